@@ -1,0 +1,78 @@
+"""Django's hooks of the control plane: route labels, error pages, CSRF refusals, client address."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import render
+from django.utils.decorators import sync_only_middleware
+
+from gateway_project.core import errors
+from gateway_project.core.handler import route_template
+from gateway_project.core.middleware import context_of
+from gateway_project.core.views import problem_response
+
+API_PREFIXES = ("/v1/", "/auth/", "/webhooks/", "/api/", "/beta/", "/health", "/metrics")
+
+
+@sync_only_middleware
+def route_label(
+    get_response: Callable[[HttpRequest], HttpResponse],
+) -> Callable[[HttpRequest], HttpResponse]:
+    """Tell metrics and logs the template of the URL that answered."""
+
+    def middleware(request: HttpRequest) -> HttpResponse:
+        response = get_response(request)
+        if request.resolver_match is not None:
+            context_of(request).route = route_template(request.resolver_match)
+        elif request.path.startswith("/static/"):
+            context_of(request).route = "/static"
+        return response
+
+    return middleware
+
+
+def client_ip(request: HttpRequest) -> str:
+    """django-ratelimit's hook: the address behind our trusted proxies."""
+    return context_of(request).client_ip or "unknown"
+
+
+def refuse(request: HttpRequest, error: errors.GatewayError) -> HttpResponse:
+    """A page for people, a problem for programs."""
+    wants_page = "text/html" in request.headers.get("accept", "")
+    if wants_page and not request.path.startswith(API_PREFIXES):
+        context = context_of(request)
+        context.error_code = error.code
+        response = render(
+            request,
+            "portal/error.html",
+            {"error": error, "request_id": context.request_id},
+            status=error.status_code,
+        )
+        for name, value in error.headers.items():
+            response[name] = value
+        return response
+    return problem_response(request, error)
+
+
+def bad_request(request: HttpRequest, exception: Exception) -> HttpResponse:
+    error = errors.translate(exception)
+    return refuse(request, error if error.status_code < 500 else errors.BadRequest())
+
+
+def permission_denied(request: HttpRequest, exception: Exception) -> HttpResponse:
+    return refuse(request, errors.translate(exception))
+
+
+def not_found(request: HttpRequest, exception: Exception) -> HttpResponse:
+    return refuse(request, errors.NotFound())
+
+
+def server_error(request: HttpRequest) -> HttpResponse:
+    return refuse(request, errors.InternalError())
+
+
+def csrf_failure(request: HttpRequest, reason: str = "", **_: Any) -> HttpResponse:
+    return refuse(request, errors.CSRFFailed())

@@ -1,0 +1,372 @@
+"""Every failure that leaves this gateway, in one tree.
+
+    GatewayError
+    ├── BadRequest               400  not HTTP as we accept it (host, headers, path)
+    ├── InvalidJSON              400  the body is not JSON
+    ├── MissingAPIKey            401  no key was sent
+    ├── InvalidAPIKey            401  malformed, unknown, revoked or expired (never says which)
+    ├── ScopeDenied              403  the key lacks the scope
+    ├── IPNotAllowed             403  the key is bound to other networks
+    ├── CSRFFailed               403  a browser form without its token
+    ├── PermissionDenied         403  anything else that is forbidden
+    ├── NotFound                 404  no such thing, or another tenant's
+    ├── MethodNotAllowed         405
+    ├── NotAcceptable            406
+    ├── RequestTimeout           408  the body came too slowly
+    ├── Conflict                 409  the thing is not in a state for that
+    ├── EmailTaken               409
+    ├── BodyTooLarge             413
+    ├── UnsupportedMediaType     415
+    ├── ValidationFailed         422  fields are wrong, each named in `errors`
+    ├── FailOpenForbidden        403  the key's policy does not allow failing open
+    ├── RateLimited              429  too many in the minute
+    ├── QuotaExceeded            429  the day's quota is used up
+    ├── InternalError            500
+    ├── StoreUnavailable         503  database or Redis away
+    ├── DetectionUnavailable     503  only when the caller chose to fail closed
+    └── DetectionTimeout         504  only when the caller chose to fail closed
+
+`problem()` is the one place that writes the RFC 9457 body; DRF, Django's own handlers and the
+ASGI layer all call it, so that a client needs one error parser. Codes are public and never
+renamed; `docs/errors.md` explains each and a test holds both together.
+"""
+
+from __future__ import annotations
+
+import math
+import typing
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+import orjson
+import pydantic
+from django.core import exceptions as django_exceptions
+from django.http import Http404
+from rest_framework import exceptions as drf
+from rest_framework import status as http
+
+CONTENT_TYPE = "application/problem+json"
+
+
+class GatewayError(drf.APIException):
+    """A refusal with a stable `code`.
+
+    `detail` is for people and says what to do next. `errors` names the fields at fault as
+    `{"field", "message"}`. `headers` go onto the answer.
+    """
+
+    status_code: int = http.HTTP_500_INTERNAL_SERVER_ERROR
+    code: ClassVar[str] = "internal_error"
+    title: ClassVar[str] = "Internal error"
+    default_detail: str = "Something went wrong on our side."
+
+    def __init__(
+        self,
+        detail: str | None = None,
+        *,
+        errors: Sequence[Mapping[str, str]] = (),
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(detail or self.default_detail, self.code)
+        self.errors = list(errors)
+        self.headers = dict(headers or {})
+
+
+class BadRequest(GatewayError):
+    status_code = 400
+    code = "bad_request"
+    title = "Bad request"
+    default_detail = "The request is not acceptable as it is. Check host name, headers and path."
+
+
+class InvalidJSON(GatewayError):
+    status_code = 400
+    code = "invalid_json"
+    title = "Body is not JSON"
+    default_detail = "The body could not be read as JSON. Send one JSON object, encoded as UTF-8."
+
+
+class MissingAPIKey(GatewayError):
+    status_code = 401
+    code = "missing_api_key"
+    title = "API key missing"
+    default_detail = (
+        "Send your API key in the X-API-Key header, or as 'Authorization: Bearer gw_…'. "
+        "POST /auth/register makes one."
+    )
+
+
+class InvalidAPIKey(GatewayError):
+    status_code = 401
+    code = "invalid_api_key"
+    title = "API key not accepted"
+    default_detail = (
+        "This API key is not valid. Check that it was copied whole; if it was revoked or has "
+        "expired, make a new one."
+    )
+
+
+class ScopeDenied(GatewayError):
+    status_code = 403
+    code = "scope_denied"
+    title = "Scope missing"
+    default_detail = "This key may not do that. Use a key that has the needed scope."
+
+
+class IPNotAllowed(GatewayError):
+    status_code = 403
+    code = "ip_not_allowed"
+    title = "Network not allowed"
+    default_detail = (
+        "This key is bound to certain networks and your address is outside them. "
+        "Call from there, or change the key's allowed_cidrs."
+    )
+
+
+class FailOpenForbidden(GatewayError):
+    status_code = 403
+    code = "fail_open_forbidden"
+    title = "Failing open is not allowed"
+    default_detail = (
+        "on_unavailable 'fail_open' needs a policy that allows it. Use 'fallback' or 'fail_closed'."
+    )
+
+
+class CSRFFailed(GatewayError):
+    status_code = 403
+    code = "csrf_failed"
+    title = "Form expired"
+    default_detail = "The form's protection token is missing or old. Reload the page and try again."
+
+
+class PermissionDenied(GatewayError):
+    status_code = 403
+    code = "permission_denied"
+    title = "Not allowed"
+    default_detail = "You may not do that."
+
+
+class NotFound(GatewayError):
+    status_code = 404
+    code = "not_found"
+    title = "Not found"
+    default_detail = "There is nothing here. /docs lists every endpoint."
+
+
+class MethodNotAllowed(GatewayError):
+    status_code = 405
+    code = "method_not_allowed"
+    title = "Method not allowed"
+    default_detail = (
+        "This address does not answer that method. The Allow header lists those it does."
+    )
+
+
+class NotAcceptable(GatewayError):
+    status_code = 406
+    code = "not_acceptable"
+    title = "Not acceptable"
+    default_detail = "This API answers application/json only. Change the Accept header."
+
+
+class RequestTimeout(GatewayError):
+    status_code = 408
+    code = "request_timeout"
+    title = "Body came too slowly"
+    default_detail = "The body did not arrive in time. Send it again in one go."
+
+
+class Conflict(GatewayError):
+    status_code = 409
+    code = "conflict"
+    title = "Conflict"
+    default_detail = "This is no longer in a state for that. Read it again and decide anew."
+
+
+class EmailTaken(GatewayError):
+    status_code = 409
+    code = "email_taken"
+    title = "E-mail already registered"
+    default_detail = "An account with this e-mail exists. Sign in, or register another address."
+
+
+class BodyTooLarge(GatewayError):
+    status_code = 413
+    code = "body_too_large"
+    title = "Body too large"
+    default_detail = "The body is too large. Split the text into several requests."
+
+
+class UnsupportedMediaType(GatewayError):
+    status_code = 415
+    code = "unsupported_media_type"
+    title = "Content type not supported"
+    default_detail = "Send JSON with the header 'Content-Type: application/json'."
+
+
+class ValidationFailed(GatewayError):
+    status_code = 422
+    code = "validation_error"
+    title = "Request not valid"
+    default_detail = "Some fields are not valid; 'errors' names each. Mend them and send again."
+
+
+class RateLimited(GatewayError):
+    status_code = 429
+    code = "rate_limited"
+    title = "Too many requests"
+    default_detail = "The rate limit is reached. Wait for the seconds in Retry-After and try again."
+
+
+class QuotaExceeded(GatewayError):
+    status_code = 429
+    code = "quota_exceeded"
+    title = "Quota used up"
+    default_detail = "The day's quota is used up. It starts anew at midnight UTC (see Retry-After)."
+
+
+class InternalError(GatewayError):
+    default_detail = (
+        "Something went wrong on our side and has been logged. Try again; if it stays, report the "
+        "request_id."
+    )
+
+
+class StoreUnavailable(GatewayError):
+    status_code = 503
+    code = "store_unavailable"
+    title = "Store unavailable"
+    default_detail = (
+        "A store that this request needs is away. Your key may be fine: try again shortly."
+    )
+
+    def __init__(self, detail: str | None = None, *, retry_after_seconds: int = 5) -> None:
+        super().__init__(detail, headers={"Retry-After": str(retry_after_seconds)})
+
+
+class DetectionUnavailable(GatewayError):
+    status_code = 503
+    code = "detection_unavailable"
+    title = "Detection engine unavailable"
+    default_detail = (
+        "The detection engine is unavailable and the request chose fail_closed. Try again shortly, "
+        "or allow the fallback with on_unavailable: 'fallback'."
+    )
+
+
+class DetectionTimeout(GatewayError):
+    status_code = 504
+    code = "detection_timeout"
+    title = "Detection took too long"
+    default_detail = (
+        "The detection engine did not answer within timeout_seconds and the request chose "
+        "fail_closed. Allow more time, or the fallback with on_unavailable: 'fallback'."
+    )
+
+
+def registered() -> dict[str, type[GatewayError]]:
+    """Every public error code with its class, the source of `docs/errors.md`."""
+
+    def walk(cls: type[GatewayError]) -> list[type[GatewayError]]:
+        return [cls, *(sub for child in cls.__subclasses__() for sub in walk(child))]
+
+    return {cls.code: cls for cls in walk(GatewayError)}
+
+
+def problem(error: GatewayError, *, instance: str, request_id: str) -> bytes:
+    """The RFC 9457 body of `error`, as bytes of JSON."""
+    return orjson.dumps(
+        {
+            "type": f"/problems/{error.code}",
+            "title": error.title,
+            "status": error.status_code,
+            "detail": str(error.detail),
+            "instance": instance,
+            "code": error.code,
+            "request_id": request_id,
+            "errors": error.errors,
+        }
+    )
+
+
+def from_pydantic(
+    error: pydantic.ValidationError, model: type[pydantic.BaseModel] | None = None
+) -> GatewayError:
+    """Say what Pydantic found wrong, without ever repeating the caller's values.
+
+    For an unknown field, the fields that `model` knows at that place are listed.
+    """
+    fields = []
+    for item in error.errors(include_url=False, include_input=False):
+        kind = item["type"]
+        if kind == "json_invalid":
+            reason = str(item.get("ctx", {}).get("error", "invalid JSON"))
+            # A lone surrogate is well-formed JSON by its grammar (RFC 8259 §8.2) but is no text.
+            if "surrogate" in reason or "end of hex escape" in reason:
+                message = f"holds half of a surrogate pair, which is not text: {reason}"
+                return ValidationFailed(errors=[{"field": "", "message": message}])
+            return InvalidJSON(f"The body could not be read as JSON: {reason}.")
+        field = ".".join(str(part) for part in item["loc"])
+        message = item["msg"].removeprefix("Value error, ")
+        if kind == "extra_forbidden":
+            known = _fields_at(model, item["loc"][:-1])
+            message = "unknown field" + (f"; known here: {', '.join(known)}" if known else "")
+        fields.append({"field": field, "message": message[:1].lower() + message[1:]})
+    return ValidationFailed(errors=fields)
+
+
+def _fields_at(model: Any, path: Sequence[int | str]) -> list[str]:
+    """The field names of the model that `path` leads to, through lists and optional values."""
+    for part in path:
+        if isinstance(part, int):
+            continue
+        field = getattr(model, "model_fields", {}).get(part)
+        if field is None:
+            return []
+        candidates = [field.annotation]
+        model = None
+        while candidates and model is None:
+            candidate = candidates.pop()
+            if hasattr(candidate, "model_fields"):
+                model = candidate
+            candidates += typing.get_args(candidate)
+    return sorted(getattr(model, "model_fields", {}))
+
+
+def translate(exc: Exception) -> GatewayError:
+    """Our error for a foreign one, most specific first; anything unknown is an InternalError."""
+    if isinstance(exc, GatewayError):
+        return exc
+    if isinstance(exc, pydantic.ValidationError):
+        return from_pydantic(exc)
+    if isinstance(exc, Http404 | drf.NotFound | django_exceptions.ObjectDoesNotExist):
+        return NotFound()
+    if isinstance(exc, drf.MethodNotAllowed):
+        return MethodNotAllowed()
+    if isinstance(exc, drf.UnsupportedMediaType):
+        return UnsupportedMediaType()
+    if isinstance(exc, drf.NotAcceptable):
+        return NotAcceptable()
+    if isinstance(exc, drf.ParseError | django_exceptions.BadRequest):
+        return InvalidJSON()
+    if isinstance(exc, drf.ValidationError):
+        return ValidationFailed(errors=_drf_fields(exc.detail))
+    if isinstance(exc, drf.Throttled):
+        wait = math.ceil(exc.wait or 1)
+        return RateLimited(headers={"Retry-After": str(wait)})
+    if isinstance(exc, drf.NotAuthenticated | drf.AuthenticationFailed):
+        return MissingAPIKey()
+    if isinstance(exc, django_exceptions.RequestDataTooBig):
+        return BodyTooLarge()
+    if isinstance(exc, drf.PermissionDenied | django_exceptions.PermissionDenied):
+        return PermissionDenied()
+    return InternalError()
+
+
+def _drf_fields(detail: Any, prefix: str = "") -> list[dict[str, str]]:
+    if isinstance(detail, Mapping):
+        items = [_drf_fields(v, f"{prefix}.{k}".strip(".")) for k, v in detail.items()]
+        return [field for item in items for field in item]
+    if isinstance(detail, Sequence) and not isinstance(detail, str):
+        return [field for item in detail for field in _drf_fields(item, prefix)]
+    return [{"field": prefix, "message": str(detail)}]

@@ -1,0 +1,143 @@
+"""The data plane: one coroutine from the socket to the answer.
+
+Django's `ASGIHandler` hops to a thread for its request signals, for closing the response and for
+every middleware written for WSGI; with those it gives a tenth of what this gives (docs/decisions/
+0001). `DataPlaneHandler` keeps what the data plane needs of it: Django's request, its URLconf, the
+view. It never runs sessions, CSRF, messages or the admin, and no view behind it may run SQL except
+through `core.database.run`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from io import BytesIO
+from typing import Any
+
+from django.core.handlers.asgi import ASGIRequest
+from django.http import HttpResponseBase
+from django.urls import Resolver404, ResolverMatch, get_resolver
+
+from gateway_project.core import errors
+from gateway_project.core.middleware import Receive, RequestContext, Scope, Send, send_problem
+
+ROUTES_REMEMBERED_MAX = 256
+
+
+class ClientGone(Exception):
+    """The client hung up before its request was whole; nobody waits for an answer."""
+
+
+class DataPlaneHandler:
+    """Serves the views of the data plane. See the module's paragraph.
+
+    `body_bytes_max` maps a path to its limit in bytes, `None` is for all others;
+    `body_seconds_max` bounds how long a body may take to arrive.
+    """
+
+    def __init__(
+        self, *, body_bytes_max: dict[str | None, int], body_seconds_max: float = 10.0
+    ) -> None:
+        self._body_bytes_max = body_bytes_max
+        self._body_seconds_max = body_seconds_max
+        self._resolver = get_resolver()
+        self._fixed_routes: dict[str, tuple[ResolverMatch, str]] = {}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        path: str = scope["path"]
+        context: RequestContext = scope["gateway"]
+        try:
+            match, context.route = self._resolve(path)
+            body = await self._read(scope, receive, path)
+        except errors.GatewayError as error:
+            await send_problem(send, error, scope)
+            return
+        except ClientGone:
+            return
+        request = ASGIRequest(scope, BytesIO(body))
+        request._body = body
+        request.resolver_match = match
+        response: HttpResponseBase = await match.func(request, *match.args, **match.kwargs)
+        await self._send(response, send, head=request.method == "HEAD")
+
+    def _resolve(self, path: str) -> tuple[ResolverMatch, str]:
+        found = self._fixed_routes.get(path)
+        if found is None:
+            try:
+                match = self._resolver.resolve(path)
+            except Resolver404 as exc:
+                raise errors.NotFound from exc
+            found = (match, route_template(match))
+            # Only paths without parts of the caller's: those are as many as there are routes.
+            if not match.kwargs and len(self._fixed_routes) < ROUTES_REMEMBERED_MAX:
+                self._fixed_routes[path] = found
+        return found
+
+    async def _read(self, scope: Scope, receive: Receive, path: str) -> bytes:
+        limit = self._body_bytes_max.get(path) or self._body_bytes_max[None]
+        for name, value in scope["headers"]:
+            if name == b"content-length" and (not value.isdigit() or int(value) > limit):
+                raise _too_large(limit)
+        body = b""
+        try:
+            async with asyncio.timeout(self._body_seconds_max):
+                message = await self._receive(receive)
+                body = message.get("body", b"")
+                if message.get("more_body", False):
+                    body = await self._read_rest(receive, [body], limit)
+        except TimeoutError as exc:
+            raise errors.RequestTimeout(
+                f"The body did not arrive within {self._body_seconds_max:g} seconds. "
+                "Send it again in one go.",
+                headers={"Connection": "close"},
+            ) from exc
+        if len(body) > limit:
+            raise _too_large(limit)
+        return body
+
+    async def _read_rest(self, receive: Receive, chunks: list[bytes], limit: int) -> bytes:
+        size, more = len(chunks[0]), True
+        while more:
+            message = await self._receive(receive)
+            chunks.append(message.get("body", b""))
+            size += len(chunks[-1])
+            if size > limit:
+                raise _too_large(limit)
+            more = message.get("more_body", False)
+        return b"".join(chunks)
+
+    async def _receive(self, receive: Receive) -> Any:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise ClientGone
+        return message
+
+    @staticmethod
+    async def _send(response: Any, send: Send, *, head: bool) -> None:
+        headers = [
+            (name.encode("latin-1").lower(), value.encode("latin-1"))
+            for name, value in response.items()
+        ]
+        content: bytes = response.content
+        headers.append((b"content-length", b"%d" % len(content)))
+        await send(
+            {"type": "http.response.start", "status": response.status_code, "headers": headers}
+        )
+        await send({"type": "http.response.body", "body": b"" if head else content})
+
+
+def route_template(match: ResolverMatch) -> str:
+    """`/v1/keys/<uuid:id>` as `/v1/keys/{id}`: the label of metrics and logs."""
+    parts = []
+    for part in match.route.split("/"):
+        if part.startswith("<") and part.endswith(">"):
+            part = "{" + part[1:-1].rpartition(":")[2] + "}"
+        parts.append(part)
+    return "/" + "/".join(parts)
+
+
+def _too_large(limit: int) -> errors.BodyTooLarge:
+    return errors.BodyTooLarge(
+        f"The body is larger than the {limit // 1024} KiB allowed here. "
+        "Split the text into several requests.",
+        headers={"Connection": "close"},
+    )

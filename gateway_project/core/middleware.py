@@ -1,0 +1,262 @@
+"""The outermost layer: what every answer of either plane gets, in plain ASGI.
+
+It mints the request id, finds the client's address, starts the clock, and on the way out adds
+the headers, compresses, counts and logs. Nothing here knows Django, so that a refusal by the
+server layer, a page of the admin and a verdict all leave in the same way.
+"""
+
+from __future__ import annotations
+
+import gzip
+import re
+import traceback
+from collections.abc import Awaitable, Callable, MutableMapping
+from contextvars import ContextVar
+from time import perf_counter
+from typing import Any, Protocol, cast
+from uuid import UUID
+
+from uuid_utils.compat import uuid7
+
+from gateway_project.core import errors
+from gateway_project.core.observability import get_logger, observe
+
+Scope = MutableMapping[str, Any]
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+CORRELATION_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{7,127}\Z")
+TRACEPARENT = re.compile(r"00-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}\Z")
+
+API_HEADERS = [
+    (b"x-content-type-options", b"nosniff"),
+    (b"referrer-policy", b"no-referrer"),
+    (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'"),
+    (b"cache-control", b"no-store"),
+]
+# Swagger UI and ReDoc set style attributes and ReDoc searches in a worker; scripts stay our own.
+PAGE_HEADERS = [
+    (b"x-content-type-options", b"nosniff"),
+    (b"referrer-policy", b"same-origin"),
+    (
+        b"content-security-policy",
+        b"default-src 'self'; img-src 'self' data:; style-src 'self' 'unsafe-inline'; "
+        b"worker-src 'self' blob:; object-src 'none'; base-uri 'self'; form-action 'self'; "
+        b"frame-ancestors 'none'",
+    ),
+]
+COMPRESSIBLE = (b"application/json", b"application/problem+json", b"text/", b"application/yaml")
+
+current: ContextVar[RequestContext | None] = ContextVar("gateway_request", default=None)
+log = get_logger("gateway.middleware")
+
+
+class UsageRecord(Protocol):
+    def finished(self, context: RequestContext, http_status: int, seconds: float) -> None: ...
+
+
+class RequestContext:
+    """What is known of the request in hand; one per request, in `scope["gateway"]`.
+
+    Seconds are floats of `perf_counter`. `headers` are added to the answer as it leaves.
+    `route` is the template of the URL, the only form of a path that metrics and logs see.
+    """
+
+    __slots__ = (
+        "client_ip",
+        "correlation_id",
+        "error_code",
+        "headers",
+        "key_prefix",
+        "limiter_seconds",
+        "request_id",
+        "request_uuid",
+        "route",
+        "started",
+        "traceparent",
+        "upstream_seconds",
+        "usage",
+        "workspace",
+    )
+
+    def __init__(self, client_ip: str, correlation_id: str | None, traceparent: str | None) -> None:
+        self.request_uuid: UUID = uuid7()
+        self.request_id = str(self.request_uuid)
+        self.correlation_id = correlation_id
+        self.traceparent = traceparent
+        self.client_ip = client_ip
+        self.started = perf_counter()
+        self.route = "unmatched"
+        self.workspace: str | None = None
+        self.key_prefix: str | None = None
+        self.limiter_seconds = 0.0
+        self.upstream_seconds = 0.0
+        self.error_code = ""
+        self.usage: UsageRecord | None = None
+        self.headers: list[tuple[bytes, bytes]] = []
+
+
+def context_of(request: Any) -> RequestContext:
+    """The request's context, also for requests that did not come through our ASGI application."""
+    http_request = getattr(request, "_request", request)
+    scope = getattr(http_request, "scope", None)
+    if scope is not None and "gateway" in scope:
+        return cast(RequestContext, scope["gateway"])
+    context: RequestContext | None = getattr(http_request, "gateway_context", None)
+    if context is None:
+        context = RequestContext(http_request.META.get("REMOTE_ADDR", ""), None, None)
+        http_request.gateway_context = context
+    return context
+
+
+def client_address(peer: str, forwarded_for: str, trusted_hops: int) -> str:
+    """The caller's address behind `trusted_hops` proxies of our own.
+
+    Each trusted proxy appends the address it saw to `X-Forwarded-For`, so only that many entries,
+    counted from the right, were written by somebody we trust; with fewer, the peer stands.
+    """
+    if trusted_hops:
+        entries = [entry.strip() for entry in forwarded_for.split(",") if entry.strip()]
+        if len(entries) >= trusted_hops:
+            return entries[-trusted_hops]
+    return peer
+
+
+class RequestMiddleware:
+    """Wraps the whole application; see the module's paragraph."""
+
+    def __init__(self, app: ASGIApp, *, trusted_hops: int = 0, gzip_bytes_min: int = 1000) -> None:
+        self.app = app
+        self.trusted_hops = trusted_hops
+        self.gzip_bytes_min = gzip_bytes_min
+
+    def _context(self, scope: Scope) -> tuple[RequestContext, bool]:
+        correlation = traceparent = None
+        forwarded = ""
+        accepts_gzip = False
+        for name, value in scope["headers"]:
+            if name == b"x-request-id":
+                correlation = value.decode("latin-1")
+            elif name == b"accept-encoding":
+                accepts_gzip = b"gzip" in value
+            elif name == b"x-forwarded-for":
+                forwarded = f"{forwarded},{value.decode('latin-1')}"
+            elif name == b"traceparent":
+                traceparent = value.decode("latin-1")
+        if correlation is not None and not CORRELATION_ID.match(correlation):
+            correlation = None
+        if traceparent is not None and not TRACEPARENT.match(traceparent):
+            traceparent = None
+        peer = scope.get("client")
+        address = client_address(peer[0] if peer else "", forwarded, self.trusted_hops)
+        return RequestContext(address, correlation, traceparent), accepts_gzip
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        context, accepts_gzip = self._context(scope)
+        scope["gateway"] = context
+        current.set(context)
+        status = 0
+        held: Message | None = None
+
+        async def send_finished(message: Message) -> None:
+            # The start is held until the first piece of body is here: only then is it known
+            # whether the answer is whole, and so whether it may be compressed.
+            nonlocal status, held
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                held = message
+                return
+            if held is not None:
+                start, held = held, None
+                headers = list(start["headers"])
+                body = message.get("body", b"")
+                if (
+                    accepts_gzip
+                    and len(body) >= self.gzip_bytes_min
+                    and not message.get("more_body", False)
+                    and _may_compress(headers)
+                ):
+                    body = gzip.compress(body, compresslevel=4, mtime=0)
+                    headers = [h for h in headers if h[0].lower() != b"content-length"]
+                    headers += [
+                        (b"content-encoding", b"gzip"),
+                        (b"content-length", str(len(body)).encode()),
+                    ]
+                    message = {**message, "body": body}
+                await send({**start, "headers": self._headers(context, headers)})
+            await send(message)
+
+        try:
+            await self.app(scope, receive, send_finished)
+        except Exception as exc:  # noqa: BLE001 - the last line: whatever failed, the client gets a problem
+            log.error(
+                "unhandled_exception",
+                request_id=context.request_id,
+                correlation_id=context.correlation_id,
+                error=type(exc).__name__,
+                stack="".join(traceback.format_exception(exc)),
+            )
+            if status == 0 or held is not None:
+                held = None
+                await send_problem(send_finished, errors.InternalError(), scope)
+        finally:
+            seconds = perf_counter() - context.started
+            # 499: the client was gone before there was an answer (nginx's convention).
+            status = status or 499
+            observe(context, method=scope["method"], status=status, seconds=seconds)
+            if context.usage is not None:
+                context.usage.finished(context, status, seconds)
+
+    def _headers(
+        self, context: RequestContext, headers: list[tuple[bytes, bytes]]
+    ) -> list[tuple[bytes, bytes]]:
+        is_page = False
+        names = set()
+        for name, value in headers:
+            lower = name.lower()
+            names.add(lower)
+            if lower == b"content-type" and not value.startswith(b"application/"):
+                is_page = True
+        headers += [h for h in (PAGE_HEADERS if is_page else API_HEADERS) if h[0] not in names]
+        headers += context.headers
+        total = (perf_counter() - context.started) * 1000
+        upstream = context.upstream_seconds * 1000
+        limiter = context.limiter_seconds * 1000
+        timing = (
+            f"gateway;dur={total - upstream - limiter:.2f}, "
+            f"limiter;dur={limiter:.2f}, upstream;dur={upstream:.2f}"
+        )
+        headers.append((b"server-timing", timing.encode()))
+        request_id = context.correlation_id or context.request_id
+        headers.append((b"x-request-id", request_id.encode()))
+        return headers
+
+
+def _may_compress(headers: list[tuple[bytes, bytes]]) -> bool:
+    compressible = False
+    for name, value in headers:
+        lower = name.lower()
+        if lower == b"content-encoding":
+            return False
+        if lower == b"content-type":
+            compressible = value.startswith(COMPRESSIBLE)
+    return compressible
+
+
+async def send_problem(send: Send, error: errors.GatewayError, scope: Scope) -> None:
+    """Answer with `error` straight from the ASGI layer."""
+    context: RequestContext = scope["gateway"]
+    context.error_code = error.code
+    body = errors.problem(error, instance=scope["path"], request_id=context.request_id)
+    headers = [
+        (b"content-type", errors.CONTENT_TYPE.encode()),
+        (b"content-length", str(len(body)).encode()),
+        *((k.lower().encode(), v.encode()) for k, v in error.headers.items()),
+    ]
+    await send({"type": "http.response.start", "status": error.status_code, "headers": headers})
+    await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else body})

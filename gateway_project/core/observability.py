@@ -1,0 +1,152 @@
+"""What an operator sees of this process: metrics and log lines.
+
+Prometheus runs in multiprocess mode whenever `PROMETHEUS_MULTIPROC_DIR` is set (`serve` and `run`
+set it before anything is imported), so `/metrics` adds up every worker. Labels are route
+templates, methods, statuses and upstream names; never ids, addresses or raw paths.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+import orjson
+import structlog
+from prometheus_client import Counter, Gauge, Histogram
+
+if TYPE_CHECKING:
+    from structlog.typing import EventDict, WrappedLogger
+
+    from gateway_project.core.middleware import RequestContext
+
+SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
+
+requests_total = Counter(
+    "gateway_requests_total", "Requests answered.", ["method", "endpoint", "status"]
+)
+request_duration = Histogram(
+    "gateway_request_duration_seconds",
+    "Time from the first byte read to the last byte sent.",
+    ["method", "endpoint"],
+    buckets=SECONDS,
+)
+breaker_state = Gauge(
+    "gateway_circuit_breaker_state",
+    "0 closed, 1 half-open, 2 open; the worst of all processes.",
+    ["service"],
+    multiprocess_mode="livemax",
+)
+rate_limit_exceeded = Counter(
+    "gateway_rate_limit_exceeded_total", "Requests refused by a limit.", ["policy"]
+)
+rate_limit_degraded = Counter(
+    "gateway_ratelimit_degraded_total",
+    "Limit decisions taken without Redis, by the failure policy.",
+    ["policy"],
+)
+upstream_duration = Histogram(
+    "gateway_upstream_duration_seconds",
+    "Time an upstream took to answer or fail.",
+    ["upstream"],
+    buckets=SECONDS,
+)
+detections_total = Counter("gateway_detections_total", "Verdicts given.", ["source", "decision"])
+key_cache_total = Counter(
+    "gateway_key_cache_total", "Look-ups in the cache of verified keys.", ["result"]
+)
+usage_dropped = Counter(
+    "gateway_usage_dropped_total", "Usage rows lost because the buffer was full."
+)
+
+
+@lru_cache(maxsize=4096)
+def _request_series(method: str, route: str, status: int) -> tuple[Counter, Histogram]:
+    # `labels()` formats and locks; the series of a route are few, so remember the children.
+    return (
+        requests_total.labels(method, route, str(status)),
+        request_duration.labels(method, route),
+    )
+
+
+METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+
+
+def observe(context: RequestContext, *, method: str, status: int, seconds: float) -> None:
+    """Count one finished request and write its log line."""
+    if method not in METHODS:
+        method = "OTHER"
+    counter, histogram = _request_series(method, context.route, status)
+    counter.inc()
+    histogram.observe(seconds)
+    request_log.info(
+        "request",
+        request_id=context.request_id,
+        correlation_id=context.correlation_id,
+        method=method,
+        route=context.route,
+        status=status,
+        duration_ms=round(seconds * 1000, 2),
+        workspace=context.workspace,
+        key_prefix=context.key_prefix,
+        upstream_ms=round(context.upstream_seconds * 1000, 2),
+    )
+
+
+def configure_logging(*, level: str, format: str) -> None:  # noqa: A002 - the setting's name
+    """Send structlog and the standard library's loggers to standard output, one line an event.
+
+    `format` is "json" (one object a line) or "console" (for people).
+    """
+    shared: list[Any] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+    ]
+    renderer: Any = (
+        structlog.processors.JSONRenderer(serializer=_dumps)
+        if format == "json"
+        else structlog.dev.ConsoleRenderer(colors=sys.stdout.isatty())
+    )
+    structlog.configure(
+        processors=[*shared, structlog.processors.format_exc_info, renderer]
+        if format == "json"
+        else [*shared, renderer],
+        wrapper_class=structlog.make_filtering_bound_logger(level),
+        logger_factory=(
+            structlog.BytesLoggerFactory() if format == "json" else structlog.PrintLoggerFactory()
+        ),
+        cache_logger_on_first_use=True,
+    )
+    handler = logging.StreamHandler(sys.stdout)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=[*shared, structlog.stdlib.add_logger_name],
+            processors=[
+                structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+                structlog.processors.format_exc_info,
+                structlog.processors.JSONRenderer()
+                if format == "json"
+                else structlog.dev.ConsoleRenderer(colors=sys.stdout.isatty()),
+            ],
+        )
+    )
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(level)
+    # One "request" event of ours says all of these, with a request id.
+    for noisy in ("uvicorn.access", "_granian.access", "httpx", "django.request", "aiohttp.access"):
+        logging.getLogger(noisy).setLevel("CRITICAL")
+
+
+def _dumps(event: EventDict, **_: Any) -> bytes:
+    return orjson.dumps(event, default=str)
+
+
+def get_logger(name: str) -> Any:
+    """A structlog logger whose events carry `component=name`."""
+    return structlog.get_logger(component=name)
+
+
+request_log: WrappedLogger = get_logger("gateway.request")

@@ -1,0 +1,388 @@
+"""Rate limits: one atomic decision over all policies of a caller.
+
+A policy is a sliding window cut into buckets. A bucket counts until the whole of it is older than
+the window, so **never more than `limit` pass in any window** (published overshoot: 0 %); the price
+is that a place comes back up to one bucket late (half a second for the minute). A day quota is the
+same with a single bucket: it starts anew at midnight UTC.
+
+A denied request consumes nothing, of any policy. The clock is Redis' own `TIME`, so that workers
+and hosts agree. `MemoryLimiter` is the twin for one process; both pass the same tests.
+
+When Redis is away, each policy says what happens (`on_failure`): `local` counts in this process,
+`open` lets pass, `closed` refuses with 503. Every such decision is counted, and `degraded` shows
+in `/health/ready`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from threading import Lock
+from time import monotonic, time
+from typing import Any, Literal, Protocol
+
+from django.conf import settings
+from redis.exceptions import NoScriptError, RedisError, ResponseError
+
+from gateway_project.core import errors, redis
+from gateway_project.core.observability import rate_limit_degraded, rate_limit_exceeded
+from gateway_project.core.redis import RedisPipe, RedisUnavailable, pack
+
+Failure = Literal["local", "open", "closed"]
+
+MINUTE_BUCKET_MS = 500
+MEMORY_SUBJECTS_MAX = 50_000
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """`limit` units in `window_seconds` for one `subject`.
+
+    `subject` begins with the tenant in braces (`{workspace}`), so that all policies of a request
+    lie in one slot of a Redis cluster.
+    """
+
+    name: str
+    subject: str
+    limit: int
+    window_seconds: int
+    bucket_ms: int
+    buckets: int
+    on_failure: Failure = "local"
+
+    @property
+    def key(self) -> str:
+        return f"rl:{self.subject}:{self.name}"
+
+
+def per_minute(name: str, subject: str, limit: int, on_failure: Failure = "local") -> Policy:
+    # One bucket more than the window holds: the oldest counts until all of it has left.
+    return Policy(
+        name, subject, limit, 60, MINUTE_BUCKET_MS, 60_000 // MINUTE_BUCKET_MS + 1, on_failure
+    )
+
+
+def per_hour(name: str, subject: str, limit: int, on_failure: Failure = "local") -> Policy:
+    return Policy(name, subject, limit, 3600, 60_000, 61, on_failure)
+
+
+def per_day(name: str, subject: str, limit: int, on_failure: Failure = "local") -> Policy:
+    return Policy(name, subject, limit, 86_400, 86_400_000, 1, on_failure)
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """One policy after the decision. `reset_seconds`: until all of `limit` is back."""
+
+    name: str
+    limit: int
+    remaining: int
+    reset_seconds: int
+    window_seconds: int
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """`denied` names the policy that refused; then `retry_after_seconds` is > 0.
+
+    `degraded` names the policies that were decided without Redis.
+    """
+
+    states: tuple[State, ...]
+    denied: str | None = None
+    retry_after_seconds: int = 0
+    degraded: tuple[str, ...] = ()
+
+    def headers(self) -> list[tuple[str, str]]:
+        """The IETF pair (draft-ietf-httpapi-ratelimit-headers-10, as lists) and the older triple.
+
+        The triple describes the policy nearest to its end; its Reset is in seconds from now.
+        """
+        if not self.states:
+            return []
+        tight = min(
+            self.states, key=lambda s: (s.name != self.denied, s.remaining / max(s.limit, 1))
+        )
+        return [
+            (
+                "RateLimit",
+                ", ".join(f'"{s.name}";r={s.remaining};t={s.reset_seconds}' for s in self.states),
+            ),
+            (
+                "RateLimit-Policy",
+                ", ".join(f'"{s.name}";q={s.limit};w={s.window_seconds}' for s in self.states),
+            ),
+            ("X-RateLimit-Limit", str(tight.limit)),
+            ("X-RateLimit-Remaining", str(tight.remaining)),
+            ("X-RateLimit-Reset", str(tight.reset_seconds)),
+        ]
+
+    def raise_if_denied(self) -> None:
+        """Raise the 429 (or, for a closed policy without its store, the 503) of this decision."""
+        if self.denied is None:
+            return
+        if self.denied in self.degraded and not self.retry_after_seconds:
+            raise errors.StoreUnavailable(
+                "The store that counts this limit is away and its policy is to refuse meanwhile."
+            )
+        state = next(s for s in self.states if s.name == self.denied)
+        rate_limit_exceeded.labels(self.denied).inc()
+        kind = errors.QuotaExceeded if state.window_seconds >= 86_400 else errors.RateLimited
+        wait = self.retry_after_seconds
+        raise kind(
+            f"The limit '{state.name}' of {state.limit} per {_window(state.window_seconds)} is "
+            f"used up. Try again in {wait} seconds.",
+            headers={"Retry-After": str(wait)},
+        )
+
+
+def _window(seconds: int) -> str:
+    return {60: "minute", 3600: "hour", 86_400: "day"}.get(seconds, f"{seconds} s")
+
+
+class Limiter(Protocol):
+    async def check(self, policies: Sequence[Policy], costs: Sequence[int]) -> Decision:
+        """Take `costs[i]` units of `policies[i]`, all or none. Cost 0 only reads."""
+        ...
+
+    def check_sync(self, policies: Sequence[Policy], costs: Sequence[int]) -> Decision: ...
+
+
+# Per policy: HASH {t: total, h: oldest bucket that may count, l: latest bucket, <bucket>: units}.
+# `h` walks forward as buckets leave, so the work is one step per elapsed bucket at most.
+SCRIPT = """
+local now = tonumber(ARGV[1])
+if now == 0 then
+  local t = redis.call('TIME')
+  now = t[1] * 1000 + math.floor(t[2] / 1000)
+end
+local out, rows, denied, wait = {0, 0, now}, {}, 0, 0
+for i = 1, #KEYS do
+  local a = 1 + (i - 1) * 4
+  local limit, size = tonumber(ARGV[a + 1]), tonumber(ARGV[a + 2])
+  local span, cost = tonumber(ARGV[a + 3]), tonumber(ARGV[a + 4])
+  local bucket = math.floor(now / size)
+  local got = redis.call('HMGET', KEYS[i], 't', 'h', 'l', bucket)
+  local total, head = tonumber(got[1]) or 0, tonumber(got[2]) or bucket
+  local last, here = tonumber(got[3]) or bucket, tonumber(got[4]) or 0
+  if total > 0 and (last <= bucket - span or last > bucket + span) then
+    redis.call('DEL', KEYS[i])
+    total, head, last, here = 0, bucket, bucket, 0
+  elseif head <= bucket - span then
+    while head <= bucket - span do
+      local c = redis.call('HGET', KEYS[i], head)
+      if c then
+        total = total - c
+        redis.call('HDEL', KEYS[i], head)
+      end
+      head = head + 1
+    end
+    redis.call('HSET', KEYS[i], 't', total, 'h', head)
+  end
+  if total + cost > limit then
+    local need, w = total + cost - limit, size * span
+    if cost <= limit then
+      local freed = 0
+      for b = head, last do
+        freed = freed + (tonumber(redis.call('HGET', KEYS[i], b)) or 0)
+        if freed >= need then w = (b + span) * size - now break end
+      end
+    end
+    if cost > 0 and w > wait then denied, wait = i, w end
+  end
+  rows[i] = {total, head, last, here, bucket, size, span, cost}
+end
+for i = 1, #KEYS do
+  local r = rows[i]
+  local total, head, last = r[1], r[2], r[3]
+  if denied == 0 and r[8] > 0 then
+    if total == 0 then head = r[5] end
+    total, last = total + r[8], r[5]
+    redis.call('HSET', KEYS[i], 't', total, 'h', head, 'l', last, r[5], r[4] + r[8])
+    if r[4] == 0 then redis.call('PEXPIRE', KEYS[i], r[6] * (r[7] + 1)) end
+  end
+  out[#out + 1] = total
+  out[#out + 1] = (total > 0) and ((last + r[7]) * r[6] - now) or 0
+end
+out[1], out[2] = denied, wait
+return out
+"""
+SHA = hashlib.sha1(SCRIPT.encode(), usedforsecurity=False).hexdigest()
+_LOAD = pack("SCRIPT", "LOAD", SCRIPT)
+
+
+@lru_cache(maxsize=20_000)
+def _command(policies: tuple[Policy, ...], costs: tuple[int, ...], now_ms: int) -> bytes:
+    # The command of a key and cost never changes, so it is packed once, not per request.
+    return pack("EVALSHA", SHA, len(policies), *_arguments(policies, costs, now_ms))
+
+
+def _arguments(
+    policies: Sequence[Policy], costs: Sequence[int], now_ms: int
+) -> Iterable[str | int]:
+    yield from (policy.key for policy in policies)
+    yield now_ms
+    for policy, cost in zip(policies, costs, strict=True):
+        yield from (policy.limit, policy.bucket_ms, policy.buckets, cost)
+
+
+def _decision(policies: Sequence[Policy], reply: Sequence[int]) -> Decision:
+    denied, wait = reply[0], reply[1]
+    states = tuple(
+        State(
+            policy.name,
+            policy.limit,
+            max(0, policy.limit - reply[3 + 2 * i]),
+            max(0, reply[4 + 2 * i] // 1000),
+            policy.window_seconds,
+        )
+        for i, policy in enumerate(policies)
+    )
+    if denied:
+        return Decision(states, policies[denied - 1].name, max(1, math.ceil(wait / 1000)))
+    return Decision(states)
+
+
+class MemoryLimiter:
+    """The same arithmetic in this process: for one process, and while Redis is away."""
+
+    def __init__(self, clock: Callable[[], float] = time) -> None:
+        self._clock = clock
+        self._lock = Lock()
+        # key -> [latest bucket, {bucket: units}, key's life in ms]
+        self._windows: dict[str, tuple[int, dict[int, int], int]] = {}
+
+    async def check(self, policies: Sequence[Policy], costs: Sequence[int]) -> Decision:
+        return self.check_sync(policies, costs)
+
+    def check_sync(self, policies: Sequence[Policy], costs: Sequence[int]) -> Decision:
+        now = int(self._clock() * 1000)
+        with self._lock:
+            rows, denied, wait = [], 0, 0
+            for i, (policy, cost) in enumerate(zip(policies, costs, strict=True), 1):
+                size, span = policy.bucket_ms, policy.buckets
+                bucket = now // size
+                counts = self._live(policy.key, bucket, span)
+                total = sum(counts.values())
+                if cost and total + cost > policy.limit:
+                    needed_ms = self._wait_ms(
+                        counts, total + cost - policy.limit, policy, cost, now
+                    )
+                    if needed_ms > wait:
+                        denied, wait = i, needed_ms
+                rows.append((policy, cost, bucket, counts, total))
+            reply = [denied, wait, now]
+            for policy, cost, bucket, counts, total in rows:
+                if not denied and cost:
+                    counts[bucket] = counts.get(bucket, 0) + cost
+                    total += cost
+                    life_ms = policy.bucket_ms * (policy.buckets + 1)
+                    self._windows[policy.key] = (bucket, counts, now + life_ms)
+                reset = (max(counts) + policy.buckets) * policy.bucket_ms - now if total else 0
+                reply += [total, reset]
+            if len(self._windows) > MEMORY_SUBJECTS_MAX:
+                self._sweep(now)
+            return _decision(policies, reply)
+
+    def _live(self, key: str, bucket: int, span: int) -> dict[int, int]:
+        last, counts, _ = self._windows.get(key, (bucket, {}, 0))
+        if last > bucket + span:  # the clock was set back: what it counted means nothing now
+            return {}
+        return {b: units for b, units in counts.items() if b > bucket - span}
+
+    @staticmethod
+    def _wait_ms(counts: dict[int, int], need: int, policy: Policy, cost: int, now: int) -> int:
+        if cost <= policy.limit:
+            freed = 0
+            for b in sorted(counts):
+                freed += counts[b]
+                if freed >= need:
+                    return (b + policy.buckets) * policy.bucket_ms - now
+        return policy.bucket_ms * policy.buckets
+
+    def _sweep(self, now_ms: int) -> None:
+        live = {k: row for k, row in self._windows.items() if row[2] > now_ms}
+        # Hostile variety of subjects must not grow without bound: the oldest half goes.
+        if len(live) > MEMORY_SUBJECTS_MAX:
+            live = dict(list(live.items())[len(live) // 2 :])
+        self._windows = live
+
+
+class RedisLimiter:
+    """All policies in one script call; falls back by each policy's `on_failure`.
+
+    `pipe` serves the event loop, `client` (a synchronous redis-py client) the control plane.
+    """
+
+    def __init__(
+        self,
+        pipe: Callable[[], RedisPipe],
+        client: Callable[[], Any],
+        now_ms: Callable[[], int] = lambda: 0,
+    ) -> None:
+        self._pipe = pipe
+        self._client = client
+        self._now_ms = now_ms
+        self.local = MemoryLimiter()
+        self.degraded_since: float | None = None
+
+    async def check(self, policies: Sequence[Policy], costs: Sequence[int]) -> Decision:
+        command = _command(tuple(policies), tuple(costs), self._now_ms())
+        pipe = self._pipe()
+        try:
+            try:
+                reply = await pipe.submit(command)
+            except NoScriptError:
+                # Redis was restarted or flushed; both leave in one batch.
+                loaded, answer = pipe.submit(_LOAD), pipe.submit(command)
+                _, reply = await asyncio.gather(loaded, answer)
+        except (RedisUnavailable, ResponseError):
+            return self._without_redis(policies, costs)
+        self.degraded_since = None
+        return _decision(policies, reply)
+
+    def check_sync(self, policies: Sequence[Policy], costs: Sequence[int]) -> Decision:
+        client = self._client()
+        arguments = list(_arguments(policies, costs, self._now_ms()))
+        try:
+            try:
+                reply = client.evalsha(SHA, len(policies), *arguments)
+            except NoScriptError:
+                reply = client.eval(SCRIPT, len(policies), *arguments)
+        except (RedisError, OSError):
+            return self._without_redis(policies, costs)
+        self.degraded_since = None
+        return _decision(policies, reply)
+
+    def _without_redis(self, policies: Sequence[Policy], costs: Sequence[int]) -> Decision:
+        self.degraded_since = self.degraded_since or monotonic()
+        names = tuple(policy.name for policy in policies)
+        for name in names:
+            rate_limit_degraded.labels(name).inc()
+        for policy in policies:
+            if policy.on_failure == "closed":
+                return Decision(self._full(policies), policy.name, 0, names)
+        counted = [(p, c) for p, c in zip(policies, costs, strict=True) if p.on_failure == "local"]
+        local = self.local.check_sync([p for p, _ in counted], [c for _, c in counted])
+        by_name = {state.name: state for state in local.states}
+        states = tuple(by_name.get(state.name, state) for state in self._full(policies))
+        return Decision(states, local.denied, local.retry_after_seconds, names)
+
+    @staticmethod
+    def _full(policies: Sequence[Policy]) -> tuple[State, ...]:
+        return tuple(State(p.name, p.limit, p.limit, 0, p.window_seconds) for p in policies)
+
+
+_limiter: Limiter | None = None
+
+
+def get_limiter() -> Limiter:
+    """This process' limiter: on Redis where `REDIS_URL` is set, else in memory."""
+    global _limiter
+    if _limiter is None:
+        _limiter = RedisLimiter(redis.pipe, redis.client) if settings.REDIS_URL else MemoryLimiter()
+    return _limiter

@@ -1,0 +1,373 @@
+"""What every endpoint of the API shares: its declaration, its errors, its answer.
+
+`@endpoint` declares body, answer, scope and cost once; the view validates with that very model and
+the OpenAPI document shows it, so the two cannot drift apart. `DataPlaneViewSet` runs it as one
+coroutine, `ControlPlaneViewSet` as plain synchronous DRF.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from time import perf_counter
+from typing import Any, ClassVar, Protocol, TypeVar, cast
+
+import orjson
+import pydantic
+from django.conf import settings
+from django.db.models import Model, QuerySet
+from django.http import HttpRequest, HttpResponse
+from drf_spectacular.utils import OpenApiParameter, OpenApiResponse, extend_schema
+from pydantic import BaseModel, ConfigDict, Field
+from rest_framework.pagination import CursorPagination
+from rest_framework.request import Request
+from rest_framework.viewsets import ViewSet
+
+from gateway_project.core import errors
+from gateway_project.core.middleware import RequestContext, context_of
+from gateway_project.core.observability import get_logger
+from gateway_project.core.ratelimit import Decision, Policy, State, get_limiter, per_minute
+
+F = TypeVar("F", bound=Callable[..., Any])
+M = TypeVar("M", bound=BaseModel)
+R = TypeVar("R", bound=Model)
+JSON = "application/json"
+log = get_logger("gateway.views")
+
+
+class Body(BaseModel):
+    """A request body that refuses fields it does not know: a typo must not be silent."""
+
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+
+class FieldError(BaseModel):
+    field: str = Field(description="Dotted path of the field; empty when it is the whole body.")
+    message: str
+
+
+class Problem(BaseModel):
+    """RFC 9457. `code` is stable; `detail` is for people."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    instance: str
+    code: str
+    request_id: str
+    errors: list[FieldError]
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """What `@endpoint` was told. `scope` None: public. Costs are units of (minute, day) limits."""
+
+    body: type[BaseModel] | None
+    scope: str | None
+    public: bool
+    minute_cost: int
+    day_cost: int
+
+
+class Principal(Protocol):
+    """Who calls, as far as limits and scopes go (`accounts.authentication.Caller`)."""
+
+    @property
+    def scopes(self) -> frozenset[str]: ...
+    @property
+    def policies(self) -> tuple[Policy, ...]: ...
+    def begin_usage(self, context: RequestContext, request_bytes: int) -> None: ...
+
+
+def endpoint(
+    *,
+    summary: str,
+    tags: Sequence[str],
+    body: type[BaseModel] | None = None,
+    answer: type[BaseModel] | None = None,
+    status: int = 200,
+    scope: str | None = None,
+    public: bool = False,
+    minute_cost: int = 1,
+    day_cost: int = 0,
+    problems: Sequence[type[errors.GatewayError]] = (),
+    parameters: Sequence[OpenApiParameter] = (),
+    description: str | None = None,
+) -> Callable[[F], F]:
+    """Declare an action. Errors that follow from the declaration are documented by themselves."""
+    kinds: list[type[errors.GatewayError]] = [errors.RateLimited, errors.InternalError, *problems]
+    if not public:
+        kinds += [errors.MissingAPIKey, errors.InvalidAPIKey, errors.IPNotAllowed]
+        kinds += [errors.StoreUnavailable]
+        kinds += [errors.ScopeDenied] if scope else []
+    if body is not None:
+        kinds += [errors.InvalidJSON, errors.UnsupportedMediaType, errors.ValidationFailed]
+        kinds += [errors.BodyTooLarge, errors.RequestTimeout]
+    by_status: dict[int, list[str]] = {}
+    for kind in kinds:
+        by_status.setdefault(kind.status_code, []).append(f"`{kind.code}`: {kind.title}")
+    responses: dict[Any, Any] = {
+        (code, errors.CONTENT_TYPE): OpenApiResponse(Problem, "; ".join(dict.fromkeys(lines)))
+        for code, lines in sorted(by_status.items())
+    }
+    responses[status] = OpenApiResponse(answer)
+
+    def mark(function: F) -> F:
+        function.endpoint = Endpoint(  # type: ignore[attr-defined]
+            body, scope, public, minute_cost, day_cost
+        )
+        return cast(
+            F,
+            extend_schema(
+                summary=summary,
+                description=description,
+                tags=list(tags),
+                request=body,
+                responses=responses,
+                parameters=list(parameters),
+            )(function),
+        )
+
+    return mark
+
+
+def reply(
+    answer: BaseModel | Mapping[str, Any] | None,
+    *,
+    status: int = 200,
+    headers: Mapping[str, str] | None = None,
+    exclude_none: bool = False,
+) -> HttpResponse:
+    """An answer as JSON; None gives an empty one (for 204)."""
+    if answer is None:
+        content = b""
+    elif isinstance(answer, BaseModel):
+        content = answer.__pydantic_serializer__.to_json(answer, exclude_none=exclude_none)
+    else:
+        content = orjson.dumps(answer, option=orjson.OPT_UTC_Z)
+    return HttpResponse(content, content_type=JSON, status=status, headers=headers)
+
+
+def problem_response(request: Any, error: errors.GatewayError) -> HttpResponse:
+    context = context_of(request)
+    context.error_code = error.code
+    body = errors.problem(error, instance=request.path, request_id=context.request_id)
+    return HttpResponse(
+        body, content_type=errors.CONTENT_TYPE, status=error.status_code, headers=error.headers
+    )
+
+
+def exception_handler(exc: Exception, context: Mapping[str, Any]) -> HttpResponse:
+    """DRF's hook: whatever was raised leaves as a problem."""
+    return problem_response(context["request"], _known(exc, context["request"]))
+
+
+def _known(exc: Exception, request: Any) -> errors.GatewayError:
+    error = errors.translate(exc)
+    if isinstance(error, errors.InternalError):
+        known = context_of(request)
+        log.error(
+            "unhandled_exception",
+            request_id=known.request_id,
+            correlation_id=known.correlation_id,
+            error=type(exc).__name__,
+            exc_info=exc,
+        )
+    return error
+
+
+def parse(request: HttpRequest, model: type[M]) -> M:
+    """The body, validated; raises the 400, 415 or 422 that says what is wrong with it."""
+    media_type = request.META.get("CONTENT_TYPE", "").partition(";")[0].strip().lower()
+    if media_type != JSON and not media_type.endswith("+json"):
+        raise errors.UnsupportedMediaType
+    try:
+        return model.model_validate_json(request.body)
+    except pydantic.ValidationError as exc:
+        raise errors.from_pydantic(exc, model) from None
+
+
+def ip_policy(address: str) -> Policy:
+    """The limit on unauthenticated and failed calls of one address."""
+    return per_minute("ip", f"{{ip:{address}}}", settings.RATE_LIMIT_PER_MINUTE)
+
+
+def _counts_as_failed(error: errors.GatewayError) -> bool:
+    return 400 <= error.status_code < 500 and error.status_code != 429
+
+
+def _note(context: RequestContext, decision: Decision, started: float) -> None:
+    context.limiter_seconds += perf_counter() - started
+    context.headers += [(k.lower().encode(), v.encode()) for k, v in decision.headers()]
+
+
+def _check_scope(principal: Principal, declared: Endpoint) -> None:
+    if declared.scope is not None and declared.scope not in principal.scopes:
+        raise errors.ScopeDenied(
+            f"This key lacks the scope '{declared.scope}'. Use a key that has it."
+        )
+
+
+def _costs(principal: Principal, declared: Endpoint) -> tuple[int, ...]:
+    return tuple(
+        declared.minute_cost if policy.name == "minute" else declared.day_cost
+        for policy in principal.policies
+    )
+
+
+class _Declared(ViewSet):
+    """What both planes share: allowed methods and the declared endpoint of an action."""
+
+    action_map: dict[str, str]
+    renderer_classes: ClassVar[list[Any]]
+
+    @classmethod
+    def declared(cls, action: str) -> Endpoint:
+        return cast(Endpoint, getattr(cls, action).endpoint)
+
+
+class DataPlaneViewSet(_Declared):
+    """An endpoint for machines at high rate: one coroutine, no SQL, one Redis trip at most.
+
+    Dispatch: authenticate (`aauthenticate` of the first authentication class) → scope → body →
+    limits → action. Actions are `async def name(self, request, …)`; the validated body is
+    `self.body`, the caller `self.principal`.
+    """
+
+    principal: Any
+    body: Any
+    context: RequestContext
+    states: tuple[State, ...] = ()
+
+    @classmethod
+    def as_view(  # type: ignore[override]
+        cls, actions: dict[str, str], **initkwargs: Any
+    ) -> Callable[..., Awaitable[HttpResponse]]:
+        # ViewSetMixin's own view is a plain function: Django would not await it.
+        actions = {"head": actions["get"], **actions} if "get" in actions else dict(actions)
+        declared = {name: cls.declared(name) for name in actions.values()}
+        authenticators = [klass() for klass in cls.authentication_classes]
+
+        async def view(request: HttpRequest, **kwargs: Any) -> HttpResponse:
+            self = cls(**initkwargs)
+            self.context = context_of(request)
+            self.request = request  # type: ignore[assignment]
+            self.kwargs = kwargs
+            try:
+                name = actions.get((request.method or "").lower())
+                if name is None:
+                    raise errors.MethodNotAllowed(
+                        headers={"Allow": ", ".join(m.upper() for m in actions)}
+                    )
+                return await self._serve(request, name, declared[name], authenticators, kwargs)
+            except Exception as exc:  # noqa: BLE001 - the border: all failures leave as problems
+                return await self._refuse(request, _known(exc, request))
+
+        view.cls = cls  # type: ignore[attr-defined]
+        view.initkwargs = initkwargs  # type: ignore[attr-defined]
+        view.actions = actions  # type: ignore[attr-defined]
+        view.csrf_exempt = True  # type: ignore[attr-defined]
+        return view
+
+    async def _serve(
+        self,
+        request: HttpRequest,
+        name: str,
+        declared: Endpoint,
+        authenticators: Sequence[Any],
+        kwargs: dict[str, Any],
+    ) -> HttpResponse:
+        if not declared.public:
+            self.principal = principal = await authenticators[0].aauthenticate(request)
+            if declared.day_cost:
+                principal.begin_usage(self.context, len(request.body))
+            _check_scope(principal, declared)
+            if declared.body is not None:
+                self.body = parse(request, declared.body)
+            if principal.policies:
+                started = perf_counter()
+                decision = await get_limiter().check(
+                    principal.policies, _costs(principal, declared)
+                )
+                self.states = decision.states
+                _note(self.context, decision, started)
+                decision.raise_if_denied()
+        return cast(HttpResponse, await getattr(self, name)(request, **kwargs))
+
+    async def _refuse(self, request: HttpRequest, error: errors.GatewayError) -> HttpResponse:
+        if _counts_as_failed(error) and settings.RATE_LIMIT_ENABLED:
+            decision = await get_limiter().check((ip_policy(self.context.client_ip),), (1,))
+            if decision.denied:
+                _note(self.context, decision, perf_counter())
+                try:
+                    decision.raise_if_denied()
+                except errors.GatewayError as limited:
+                    error = limited
+        return problem_response(request, error)
+
+
+class ControlPlaneViewSet(_Declared):
+    """An endpoint for people and their scripts: plain synchronous DRF, ORM allowed.
+
+    Same declaration, same order and same errors as the data plane.
+    """
+
+    principal: Any
+    states: tuple[State, ...] = ()
+
+    def initial(self, request: Request, *args: Any, **kwargs: Any) -> None:
+        declared = self.declared(cast(str, self.action))
+        if declared.public:
+            self.limit((ip_policy(context_of(request).client_ip),), 1)
+            return
+        self.principal = principal = request.auth
+        if principal is None:
+            raise errors.MissingAPIKey
+        _check_scope(principal, declared)
+        if principal.policies and settings.RATE_LIMIT_ENABLED:
+            self._take(principal.policies, _costs(principal, declared))
+
+    def limit(self, policies: tuple[Policy, ...], cost: int) -> None:
+        """Take `cost` units of each policy, or raise the 429."""
+        if settings.RATE_LIMIT_ENABLED:
+            self._take(policies, (cost,) * len(policies))
+
+    def _take(self, policies: tuple[Policy, ...], costs: tuple[int, ...]) -> None:
+        started = perf_counter()
+        decision = get_limiter().check_sync(policies, costs)
+        self.states = decision.states
+        _note(context_of(self.request), decision, started)
+        decision.raise_if_denied()
+
+    def parsed(self, model: type[M]) -> M:
+        """The body; `model` is checked against the declaration, so that the document is true."""
+        declared = self.declared(cast(str, self.action)).body
+        assert declared is model, f"{self.action} declares {declared}, not {model}"  # noqa: S101
+        return parse(self.request._request, model)
+
+    def handle_exception(self, exc: Exception) -> HttpResponse:  # type: ignore[override]
+        error = _known(exc, self.request)
+        declared = getattr(getattr(self, self.action or "", None), "endpoint", None)
+        is_public = declared is not None and declared.public
+        if _counts_as_failed(error) and settings.RATE_LIMIT_ENABLED and not is_public:
+            try:
+                self.limit((ip_policy(context_of(self.request).client_ip),), 1)
+            except errors.GatewayError as limited:
+                error = limited
+        if isinstance(error, errors.MethodNotAllowed):
+            error.headers["Allow"] = ", ".join(self.allowed_methods)
+        return problem_response(self.request, error)
+
+
+def page(
+    request: Request, queryset: QuerySet[R], *, ordering: tuple[str, ...]
+) -> tuple[list[R], str | None]:
+    """One page of `queryset` by cursor, and the absolute URL of the next (None at the end)."""
+    pager = CursorPagination()
+    pager.ordering = ordering  # type: ignore[assignment]
+    pager.page_size = 50
+    pager.page_size_query_param = "limit"
+    pager.max_page_size = 200
+    rows = pager.paginate_queryset(queryset, request) or []
+    return list(rows), pager.get_next_link()
