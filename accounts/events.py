@@ -1,0 +1,66 @@
+"""Facts worth telling: the outbox for customers, the audit trail for operators.
+
+Both rows join the caller's transaction: a fact that is rolled back is never told. Nothing here
+sends anything; the webhooks app reads the outbox.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+from uuid import UUID
+
+from django.utils import timezone
+
+from accounts.models import AuditEvent, OutboxEvent, Workspace, new_id
+
+
+def publish(
+    workspace: Workspace | UUID,
+    event_type: str,
+    *,
+    result: dict[str, Any],
+    metadata: dict[str, Any] | None = None,
+    request_id: str | None = None,
+    api_key_id: UUID | None = None,
+) -> OutboxEvent:
+    """Queue one event for whoever of `workspace` listens to it.
+
+    Sending may happen twice; receivers dedupe by the event's id. `result` never holds the text.
+    """
+    event_id, now = new_id(), timezone.now()
+    body: dict[str, Any] = {
+        "id": str(event_id),
+        "type": event_type,
+        "timestamp": now.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+        "data": {"result": result, "metadata": metadata or {}},
+    }
+    if request_id is not None:
+        body["request_id"] = request_id
+    if api_key_id is not None:
+        body["api_key_id"] = str(api_key_id)
+    workspace_id = workspace if isinstance(workspace, UUID) else workspace.pk
+    return OutboxEvent.objects.create(
+        id=event_id, workspace_id=workspace_id, type=event_type, body=body, created_at=now
+    )
+
+
+def audit(
+    action: str,
+    *,
+    actor: str,
+    workspace: Workspace | None = None,
+    target: object = "",
+    client_ip: str | None = None,
+    request_id: str = "",
+    **details: Any,
+) -> AuditEvent:
+    """Write one line of the audit trail: `audit("key.revoked", actor="…", target=key.id)`."""
+    return AuditEvent.objects.create(
+        action=action,
+        actor=actor,
+        workspace=workspace,
+        target=str(target),
+        client_ip=client_ip or None,
+        request_id=request_id,
+        details=details,
+    )

@@ -1,0 +1,40 @@
+"""`manage.py create_key`: a key for scripts and operators, beyond any plan if need be."""
+
+from __future__ import annotations
+
+from argparse import ArgumentParser
+from typing import Any
+
+from django.core.management.base import BaseCommand, CommandError
+from django.core.validators import slug_re
+
+from accounts import services
+from accounts.models import SCOPES
+
+
+class Command(BaseCommand):
+    help = "Make a key and print only its text. The workspace is made if it is missing."
+
+    def add_arguments(self, parser: ArgumentParser) -> None:
+        parser.add_argument("--workspace", required=True, metavar="SLUG")
+        parser.add_argument("--per-minute", type=int, metavar="N")
+        parser.add_argument("--per-day", type=int, metavar="N")
+        parser.add_argument("--name", default="Made by create_key")
+        parser.add_argument("--scope", action="append", choices=SCOPES, help="default: all")
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        for name in ("per_minute", "per_day"):
+            if options[name] is not None and options[name] < 1:
+                raise CommandError(f"--{name.replace('_', '-')} must be at least 1.")
+        if not slug_re.match(options["workspace"]):
+            raise CommandError("--workspace takes a slug: letters, digits, '-' and '_'.")
+        self.stdout.write(
+            services.operator_key(
+                options["workspace"],
+                name=options["name"],
+                scopes=options["scope"] or SCOPES,
+                per_minute=options["per_minute"],
+                per_day=options["per_day"],
+                actor=services.Actor("manage.py create_key"),
+            )
+        )

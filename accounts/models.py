@@ -1,0 +1,285 @@
+"""Tenants and what belongs to them. Log rows carry no foreign key."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any, ClassVar, NoReturn
+from uuid import UUID
+
+from django.contrib.auth.models import AbstractUser
+from django.contrib.auth.models import UserManager as DjangoUserManager
+from django.db import models
+from django.db.models import Q
+from django.utils import timezone
+from uuid_utils.compat import uuid7
+
+SCOPES = ("detect", "batch", "webhooks", "usage:read", "keys:write")
+DEFAULT_SCOPES = SCOPES[:4]
+
+
+def new_id() -> UUID:
+    """A UUIDv7 (RFC 9562): sorts by time, so that indexes grow at their end."""
+    return uuid7()
+
+
+def default_scopes() -> list[str]:
+    return list(DEFAULT_SCOPES)
+
+
+class UserManager(DjangoUserManager["User"]):
+    """Users by e-mail; the user name is the e-mail unless one is given."""
+
+    def create_user(  # type: ignore[override]
+        self, email: str, password: str | None = None, **fields: Any
+    ) -> User:
+        fields.setdefault("username", normal_email(email))
+        return super().create_user(email=normal_email(email), password=password, **fields)
+
+    def create_superuser(  # type: ignore[override]
+        self, email: str, password: str | None = None, **fields: Any
+    ) -> User:
+        fields.setdefault("username", normal_email(email))
+        return super().create_superuser(email=normal_email(email), password=password, **fields)
+
+    def get_by_natural_key(self, email: str | None) -> User:
+        return self.get(email=normal_email(email or ""))
+
+
+def normal_email(email: str) -> str:
+    """One form for one mailbox in practice: no mail host in use tells case apart."""
+    return email.strip().lower()
+
+
+class User(AbstractUser):
+    id = models.UUIDField(primary_key=True, default=new_id, editable=False)
+    email = models.EmailField("e-mail", unique=True)
+    email_confirmed_at = models.DateTimeField(null=True, blank=True)
+
+    USERNAME_FIELD = "email"
+    REQUIRED_FIELDS: ClassVar[list[str]] = []
+    objects = UserManager()
+
+    class Meta:
+        ordering = ["-date_joined"]
+
+    def __str__(self) -> str:
+        return self.email
+
+
+class Plan(models.Model):
+    """What a workspace may use. Limits are units; a detection is one."""
+
+    name = models.SlugField(primary_key=True)
+    rate_limit_per_minute = models.PositiveIntegerField()
+    rate_limit_per_day = models.PositiveIntegerField(
+        help_text="Caps each key, and is the day quota of the whole workspace."
+    )
+    log_days = models.PositiveIntegerField(help_text="How far back the request log can be read.")
+
+    def __str__(self) -> str:
+        return self.name
+
+
+class Workspace(models.Model):
+    """A tenant: what keys, limits and usage belong to."""
+
+    id = models.UUIDField(primary_key=True, default=new_id, editable=False)
+    slug = models.SlugField(unique=True)
+    name = models.CharField(max_length=100)
+    plan = models.ForeignKey(Plan, on_delete=models.PROTECT, default="free")
+    is_confirmed = models.BooleanField(
+        default=False,
+        help_text="Until an owner's e-mail is confirmed, keys work at the limits of a trial.",
+    )
+    rate_limit_per_day = models.PositiveBigIntegerField(
+        null=True, blank=True, help_text="Instead of the plan's; empty: the plan's."
+    )
+    members = models.ManyToManyField(User, through="Membership", related_name="workspaces")
+    created_at = models.DateTimeField(default=timezone.now, editable=False)
+
+    class Meta:
+        ordering = ["-created_at"]
+
+    def __str__(self) -> str:
+        return self.slug
+
+    @property
+    def day_quota(self) -> int:
+        return self.rate_limit_per_day or self.plan.rate_limit_per_day
+
+
+class Membership(models.Model):
+    class Role(models.TextChoices):
+        OWNER = "owner"
+        ADMIN = "admin"
+        MEMBER = "member"
+        VIEWER = "viewer"
+
+    user = models.ForeignKey(User, on_delete=models.CASCADE, related_name="memberships")
+    workspace = models.ForeignKey(Workspace, on_delete=models.CASCADE, related_name="memberships")
+    role = models.CharField(max_length=10, choices=Role, default=Role.MEMBER)
+    created_at = models.DateTimeField(default=timezone.now, editable=False)
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(fields=["user", "workspace"], name="membership_once"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.user} in {self.workspace} as {self.role}"
+
+
+class ApiKeyQuerySet(models.QuerySet["ApiKey"]):
+    def usable(self, at: datetime | None = None) -> ApiKeyQuerySet:
+        """Keys that would be accepted at `at` (now): not revoked, not expired, not out of grace."""
+        at = at or timezone.now()
+        return self.filter(
+            Q(expires_at=None) | Q(expires_at__gt=at),
+            Q(grace_until=None) | Q(grace_until__gt=at),
+            revoked_at=None,
+        )
+
+
+class ApiKey(models.Model):
+    id = models.UUIDField(primary_key=True, default=new_id, editable=False)
+    workspace = models.ForeignKey(Workspace, on_delete=models.CASCADE, related_name="keys")
+    name = models.CharField(max_length=100, default="Default key")
+    prefix = models.CharField(max_length=16, editable=False)
+    last4 = models.CharField(max_length=4, editable=False)
+    key_hash = models.CharField(max_length=64, unique=True, editable=False)
+    pepper_version = models.PositiveSmallIntegerField(editable=False)
+    scopes = models.JSONField(default=default_scopes)
+    allowed_cidrs = models.JSONField(
+        default=list, blank=True, help_text="Networks the key may be used from; empty: any."
+    )
+    rate_limit_per_minute = models.PositiveIntegerField(default=60)
+    rate_limit_per_day = models.PositiveBigIntegerField(default=10_000)
+    expires_at = models.DateTimeField(null=True, blank=True)
+    replaced_by = models.ForeignKey(
+        "self", on_delete=models.SET_NULL, null=True, blank=True, related_name="replaces"
+    )
+    grace_until = models.DateTimeField(
+        null=True, blank=True, help_text="A rotated key works until then."
+    )
+    revoked_at = models.DateTimeField(null=True, blank=True)
+    last_used_at = models.DateTimeField(null=True, blank=True, editable=False)
+    last_used_ip = models.GenericIPAddressField(null=True, blank=True, editable=False)
+    created_at = models.DateTimeField(default=timezone.now, editable=False)
+
+    objects = ApiKeyQuerySet.as_manager()
+
+    class Meta:
+        verbose_name = "API key"
+        ordering = ["-created_at", "-id"]
+
+    def __str__(self) -> str:
+        return f"{self.name} ({self.prefix}…{self.last4})"
+
+    @property
+    def status(self) -> str:
+        """`active`, `grace` (rotated, still working), `expired` or `revoked`."""
+        now = timezone.now()
+        if self.revoked_at is not None:
+            return "revoked"
+        if self.expires_at is not None and self.expires_at <= now:
+            return "expired"
+        if self.grace_until is not None:
+            return "grace" if self.grace_until > now else "expired"
+        return "active"
+
+
+class UsageLog(models.Model):
+    """One answered request of a key. No text, and no foreign key: the log must not slow a tenant.
+
+    Durations are milliseconds, sizes bytes. The verdict's columns are empty where none was given.
+    """
+
+    request_id = models.UUIDField()
+    api_key_id = models.UUIDField()
+    workspace_id = models.UUIDField()
+    endpoint = models.CharField(max_length=64)
+    http_status = models.PositiveSmallIntegerField()
+    error_code = models.CharField(max_length=40, blank=True, default="")
+    request_size = models.PositiveIntegerField()
+    response_time_ms = models.FloatField()
+    upstream_ms = models.FloatField(default=0)
+    status = models.CharField(max_length=10, blank=True, default="")
+    source = models.CharField(max_length=10, blank=True, default="")
+    decision = models.CharField(max_length=10, blank=True, default="")
+    is_malicious = models.BooleanField(null=True)
+    confidence = models.FloatField(null=True)
+    created_at = models.DateTimeField()
+
+    class Meta:
+        indexes = [
+            models.Index(fields=["workspace_id", "created_at"], name="usage_workspace_time"),
+            models.Index(fields=["api_key_id", "created_at"], name="usage_key_time"),
+            models.Index(fields=["created_at"], name="usage_time"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.endpoint} {self.http_status} {self.request_id}"
+
+
+class AppendOnly(models.Model):
+    """Rows that are written once: the ORM refuses to change or delete them one by one."""
+
+    class Meta:
+        abstract = True
+
+    def save(self, *args: Any, **kwargs: Any) -> None:
+        if not self._state.adding:
+            self._refuse()
+        super().save(*args, **kwargs)
+
+    def delete(self, *args: Any, **kwargs: Any) -> NoReturn:
+        self._refuse()
+
+    def _refuse(self) -> NoReturn:
+        raise TypeError(f"{type(self).__name__} rows are never changed or deleted")
+
+
+class AuditEvent(AppendOnly):
+    """Who did what to what. `details` never holds secrets or customers' texts."""
+
+    id = models.UUIDField(primary_key=True, default=new_id, editable=False)
+    at = models.DateTimeField(default=timezone.now, db_index=True)
+    action = models.CharField(max_length=60)
+    actor = models.CharField(max_length=254, help_text="E-mail, key prefix, or the command.")
+    workspace = models.ForeignKey(
+        Workspace, on_delete=models.SET_NULL, null=True, blank=True, related_name="audit_events"
+    )
+    target = models.CharField(max_length=100, blank=True, default="")
+    client_ip = models.GenericIPAddressField(null=True, blank=True)
+    request_id = models.CharField(max_length=36, blank=True, default="")
+    details = models.JSONField(default=dict, blank=True)
+
+    class Meta:
+        ordering = ["-at"]
+
+    def __str__(self) -> str:
+        return f"{self.action} by {self.actor}"
+
+
+class OutboxEvent(models.Model):
+    """A fact to tell the customer, written in the transaction of the fact itself.
+
+    `body` is the event as it will be sent: `{id, type, timestamp, request_id?, api_key_id?, data}`.
+    """
+
+    id = models.UUIDField(primary_key=True, default=new_id, editable=False)
+    workspace = models.ForeignKey(Workspace, on_delete=models.CASCADE, related_name="outbox")
+    type = models.CharField(max_length=60)
+    body = models.JSONField()
+    created_at = models.DateTimeField(default=timezone.now)
+    published_at = models.DateTimeField(null=True, blank=True)
+
+    class Meta:
+        indexes = [
+            models.Index(
+                fields=["created_at"], name="outbox_waiting", condition=Q(published_at=None)
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.type} {self.id}"

@@ -1,0 +1,238 @@
+"""Bodies and answers of the account endpoints (`docs` shows them; times are UTC)."""
+
+from __future__ import annotations
+
+import ipaddress
+from datetime import UTC, date, datetime
+from typing import Annotated, Literal
+from uuid import UUID
+
+from django.contrib.auth.password_validation import validate_password
+from django.core.exceptions import ValidationError as DjangoValidationError
+from django.utils import timezone
+from pydantic import (
+    AfterValidator,
+    AwareDatetime,
+    BaseModel,
+    EmailStr,
+    Field,
+    PlainSerializer,
+    StringConstraints,
+)
+
+from accounts.authentication import effective_limits
+from accounts.models import ApiKey, Plan, User, Workspace
+from gateway_project.core.views import Body
+
+Time = Annotated[
+    datetime,
+    PlainSerializer(
+        lambda t: t.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+        when_used="json",
+    ),
+]
+Scope = Literal["detect", "batch", "webhooks", "usage:read", "keys:write"]
+Name = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=100)]
+Limit = Annotated[int, Field(ge=1, le=2_000_000_000)]
+
+
+def _network(value: str) -> str:
+    try:
+        return str(ipaddress.ip_network(value, strict=False))
+    except ValueError:
+        raise ValueError("not a network such as 203.0.113.0/24 or 2001:db8::/32") from None
+
+
+def _acceptable(password: str) -> str:
+    if "\x00" in password:
+        raise ValueError("must not hold NUL")
+    try:
+        validate_password(password)
+    except DjangoValidationError as exc:
+        raise ValueError(" ".join(exc.messages)) from None
+    return password
+
+
+def _future(value: datetime) -> datetime:
+    if value <= timezone.now():
+        raise ValueError("lies in the past")
+    return value
+
+
+Network = Annotated[str, StringConstraints(max_length=50), AfterValidator(_network)]
+Future = Annotated[AwareDatetime, AfterValidator(_future)]
+
+
+class RegisterRequest(Body):
+    email: Annotated[EmailStr, StringConstraints(max_length=254)]
+    password: Annotated[str, StringConstraints(max_length=128), AfterValidator(_acceptable)]
+    name: Name | None = None
+
+
+class RotateRequest(Body):
+    grace_seconds: int = Field(86_400, ge=0, le=604_800)
+
+
+class KeyRequest(Body):
+    name: Name = "API key"
+    scopes: Annotated[list[Scope], Field(min_length=1)] | None = None
+    allowed_cidrs: Annotated[list[Network], Field(max_length=50)] = []
+    expires_at: Future | None = None
+    rate_limit_per_minute: Limit | None = None
+    rate_limit_per_day: Limit | None = None
+
+
+class KeyPatch(Body):
+    name: Name | None = None
+    scopes: Annotated[list[Scope], Field(min_length=1)] | None = None
+    allowed_cidrs: Annotated[list[Network], Field(max_length=50)] | None = None
+    expires_at: Future | None = None
+    rate_limit_per_minute: Limit | None = None
+    rate_limit_per_day: Limit | None = None
+
+
+class UserView(BaseModel):
+    id: UUID
+    email: str
+    confirmed: bool
+
+    @classmethod
+    def of(cls, user: User) -> UserView:
+        return cls(id=user.pk, email=user.email, confirmed=user.email_confirmed_at is not None)
+
+
+class WorkspaceView(BaseModel):
+    id: UUID
+    slug: str
+    name: str
+
+    @classmethod
+    def of(cls, workspace: Workspace) -> WorkspaceView:
+        return cls(id=workspace.pk, slug=workspace.slug, name=workspace.name)
+
+
+class PlanView(BaseModel):
+    name: str
+    rate_limit_per_minute: int
+    rate_limit_per_day: int
+    log_days: int
+
+    @classmethod
+    def of(cls, plan: Plan) -> PlanView:
+        return cls(
+            name=plan.name,
+            rate_limit_per_minute=plan.rate_limit_per_minute,
+            rate_limit_per_day=plan.rate_limit_per_day,
+            log_days=plan.log_days,
+        )
+
+
+class KeyView(BaseModel):
+    """A key without its text. The limits are the ones enforced now (lower while on trial)."""
+
+    id: UUID
+    prefix: str
+    last4: str
+    name: str
+    status: Literal["active", "grace", "expired", "revoked"]
+    scopes: list[str]
+    allowed_cidrs: list[str]
+    rate_limit_per_minute: int
+    rate_limit_per_day: int
+    created_at: Time
+    expires_at: Time | None
+    grace_until: Time | None
+    revoked_at: Time | None
+    replaced_by: UUID | None
+    last_used_at: Time | None
+    last_used_ip: str | None
+
+    @classmethod
+    def of(cls, key: ApiKey, **more: str) -> KeyView:
+        per_minute, per_day = effective_limits(key)
+        return cls(
+            id=key.pk,
+            prefix=key.prefix,
+            last4=key.last4,
+            name=key.name,
+            status=key.status,  # type: ignore[arg-type]
+            scopes=key.scopes,
+            allowed_cidrs=key.allowed_cidrs,
+            rate_limit_per_minute=per_minute,
+            rate_limit_per_day=per_day,
+            created_at=key.created_at,
+            expires_at=key.expires_at,
+            grace_until=key.grace_until,
+            revoked_at=key.revoked_at,
+            replaced_by=key.replaced_by_id,
+            last_used_at=key.last_used_at,
+            last_used_ip=key.last_used_ip,
+            **more,  # type: ignore[arg-type]
+        )
+
+
+class NewKeyView(KeyView):
+    """A key with its text, which is shown this once."""
+
+    key: str
+
+
+class Registration(BaseModel):
+    user: UserView
+    workspace: WorkspaceView
+    api_key: NewKeyView
+
+
+class PreviousKey(BaseModel):
+    id: UUID
+    grace_until: Time
+
+
+class Rotation(BaseModel):
+    api_key: NewKeyView
+    previous: PreviousKey
+
+
+class PolicyState(BaseModel):
+    name: str
+    limit: int
+    remaining: int
+    reset_seconds: int = Field(
+        description="Until all of `limit` is back, if nothing more is asked."
+    )
+    window_seconds: int
+
+
+class Limits(BaseModel):
+    policies: list[PolicyState]
+
+
+class WindowUsage(BaseModel):
+    limit: int
+    remaining: int
+    reset_seconds: int
+
+
+class DayUsage(BaseModel):
+    date: date
+    requests: int
+    flagged: int
+    errors: int
+
+
+class Usage(BaseModel):
+    minute: WindowUsage | None
+    day: WindowUsage | None
+    last_30_days: list[DayUsage]
+
+
+class Profile(BaseModel):
+    api_key: KeyView
+    workspace: WorkspaceView
+    plan: PlanView
+    usage: Usage
+
+
+class KeyList(BaseModel):
+    results: list[KeyView]
+    next: str | None

@@ -1,0 +1,254 @@
+"""What is done to accounts and keys. Every function owns its transaction and is audited."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from django.conf import settings
+from django.db import IntegrityError, transaction
+from django.utils import timezone
+from django.utils.text import slugify
+
+from accounts import authentication, keys
+from accounts.events import audit
+from accounts.models import (
+    DEFAULT_SCOPES,
+    ApiKey,
+    Membership,
+    Plan,
+    User,
+    Workspace,
+    normal_email,
+)
+from gateway_project.core import errors
+
+
+@dataclass(frozen=True, slots=True)
+class Actor:
+    """Who acts, for the audit trail: an e-mail, a key's prefix, or a command."""
+
+    name: str
+    client_ip: str | None = None
+    request_id: str = ""
+
+    def fields(self) -> dict[str, Any]:
+        return {"actor": self.name, "client_ip": self.client_ip, "request_id": self.request_id}
+
+
+@dataclass(frozen=True, slots=True)
+class Registered:
+    user: User
+    workspace: Workspace
+    key: ApiKey
+    secret: str
+
+
+def register(
+    email: str, password: str, name: str = "", *, actor: Actor | None = None
+) -> Registered:
+    """Make a developer, a personal workspace and its first key; raise `EmailTaken` (409)."""
+    email = normal_email(email)
+    if User.objects.filter(email=email).exists():
+        raise errors.EmailTaken
+    user = User(email=email, username=email, first_name=name[:150])
+    # Argon2 takes its time on purpose: hash before the transaction, not inside.
+    user.set_password(password)
+    try:
+        with transaction.atomic():
+            user.save()
+            workspace = _make_workspace(name or email.partition("@")[0])
+            Membership.objects.create(user=user, workspace=workspace, role=Membership.Role.OWNER)
+            actor = actor or Actor(email)
+            key, secret = issue_key(workspace, actor=actor)
+            audit("user.registered", workspace=workspace, target=user.pk, **actor.fields())
+    except IntegrityError as exc:  # the same e-mail, at the same moment
+        raise errors.EmailTaken from exc
+    return Registered(user, workspace, key, secret)
+
+
+def _make_workspace(name: str) -> Workspace:
+    base = slugify(name)[:40] or "workspace"
+    slug = base
+    while Workspace.objects.filter(slug=slug).exists():
+        slug = f"{base}-{secrets.token_hex(3)}"
+    return Workspace.objects.create(slug=slug, name=name[:100])
+
+
+def confirm_email(user: User, *, actor: Actor) -> None:
+    """Lift the trial's limits of the user's own workspaces."""
+    with transaction.atomic():
+        if user.email_confirmed_at is None:
+            user.email_confirmed_at = timezone.now()
+            user.save(update_fields=["email_confirmed_at"])
+        owned = Workspace.objects.filter(
+            memberships__user=user, memberships__role=Membership.Role.OWNER
+        )
+        Workspace.objects.filter(pk__in=owned).update(is_confirmed=True)
+        audit("user.email_confirmed", target=user.pk, **actor.fields())
+    authentication.forget_all()
+
+
+def issue_key(
+    workspace: Workspace,
+    *,
+    actor: Actor,
+    name: str = "Default key",
+    scopes: Iterable[str] = DEFAULT_SCOPES,
+    allowed_cidrs: Iterable[str] = (),
+    expires_at: datetime | None = None,
+    rate_limit_per_minute: int | None = None,
+    rate_limit_per_day: int | None = None,
+) -> tuple[ApiKey, str]:
+    """Make a key. Returns it with its text, which is shown this once and stored nowhere.
+
+    Limits default to the plan's; whether more is allowed is for the caller to check
+    (`check_within_plan`).
+    """
+    text = keys.make_key()
+    plan = workspace.plan
+    with transaction.atomic():
+        key = ApiKey.objects.create(
+            workspace=workspace,
+            name=name,
+            prefix=text[:12],
+            last4=text[-4:],
+            key_hash=settings.KEY_PEPPERS.digest(text),
+            pepper_version=settings.KEY_PEPPERS.current_version,
+            scopes=list(scopes),
+            allowed_cidrs=list(allowed_cidrs),
+            expires_at=expires_at,
+            rate_limit_per_minute=rate_limit_per_minute or plan.rate_limit_per_minute,
+            rate_limit_per_day=rate_limit_per_day or plan.rate_limit_per_day,
+        )
+        audit("key.created", workspace=workspace, target=key.pk, **actor.fields())
+    return key, text
+
+
+def operator_key(
+    slug: str,
+    *,
+    name: str,
+    scopes: Iterable[str],
+    per_minute: int | None,
+    per_day: int | None,
+    actor: Actor,
+) -> str:
+    """A key made by whoever operates the gateway; returns its text.
+
+    It may exceed the plan, and lifts the workspace's day quota to its own. The workspace is made,
+    confirmed, when it is missing.
+    """
+    with transaction.atomic():
+        workspace, _ = Workspace.objects.get_or_create(
+            slug=slug, defaults={"name": slug, "is_confirmed": True}
+        )
+        if per_day is not None and per_day > workspace.day_quota:
+            workspace.rate_limit_per_day = per_day
+            workspace.save(update_fields=["rate_limit_per_day"])
+        _, text = issue_key(
+            workspace,
+            actor=actor,
+            name=name,
+            scopes=scopes,
+            rate_limit_per_minute=per_minute,
+            rate_limit_per_day=per_day,
+        )
+    return text
+
+
+def check_within_plan(plan: Plan, *, per_minute: int | None, per_day: int | None) -> None:
+    """Raise 422 when a limit is above what the plan gives."""
+    asked = {
+        "rate_limit_per_minute": (per_minute, plan.rate_limit_per_minute),
+        "rate_limit_per_day": (per_day, plan.rate_limit_per_day),
+    }
+    wrong = [
+        {"field": field, "message": f"at most {most} on the plan '{plan.name}'"}
+        for field, (value, most) in asked.items()
+        if value is not None and value > most
+    ]
+    if wrong:
+        raise errors.ValidationFailed(errors=wrong)
+
+
+def update_key(
+    key: ApiKey, changes: dict[str, Any], *, actor: Actor, within_plan: bool = True
+) -> ApiKey:
+    """Change name, scopes, networks, expiry or limits.
+
+    Raises 422 beyond the plan's limits, unless the actor may go there (`within_plan=False`).
+    """
+    if within_plan:
+        check_within_plan(
+            key.workspace.plan,
+            per_minute=changes.get("rate_limit_per_minute"),
+            per_day=changes.get("rate_limit_per_day"),
+        )
+    for field, value in changes.items():
+        setattr(key, field, value)
+    with transaction.atomic():
+        key.save(update_fields=list(changes))
+        audit(
+            "key.changed",
+            workspace=key.workspace,
+            target=key.pk,
+            fields=sorted(changes),
+            **actor.fields(),
+        )
+    authentication.forget(key.pk)
+    return key
+
+
+def rotate_key(key: ApiKey, *, grace_seconds: int, actor: Actor) -> tuple[ApiKey, str]:
+    """Give `key` a successor with its scopes, networks, limits and expiry.
+
+    The old key works on for `grace_seconds`, never beyond its own expiry. A key that already has a
+    successor cannot be rotated again (409): two clients would otherwise each hold a "new" key.
+    """
+    with transaction.atomic():
+        successor, text = issue_key(
+            key.workspace,
+            actor=actor,
+            name=key.name,
+            scopes=key.scopes,
+            allowed_cidrs=key.allowed_cidrs,
+            expires_at=key.expires_at,
+            rate_limit_per_minute=key.rate_limit_per_minute,
+            rate_limit_per_day=key.rate_limit_per_day,
+        )
+        grace_until = timezone.now() + timedelta(seconds=grace_seconds)
+        if key.expires_at is not None:
+            grace_until = min(grace_until, key.expires_at)
+        # Compare-and-set: of two rotations at once, the second sees a successor and loses.
+        won = ApiKey.objects.filter(pk=key.pk, replaced_by=None, revoked_at=None).update(
+            replaced_by=successor, grace_until=grace_until
+        )
+        if not won:
+            raise errors.Conflict(
+                "This key was rotated or revoked already. Use its successor, or make a new key."
+            )
+        audit(
+            "key.rotated",
+            workspace=key.workspace,
+            target=key.pk,
+            successor=str(successor.pk),
+            **actor.fields(),
+        )
+    key.refresh_from_db()
+    authentication.forget(key.pk)
+    return successor, text
+
+
+def revoke_key(key: ApiKey, *, actor: Actor) -> None:
+    """Refuse the key from now on. Doing it twice is doing it once."""
+    with transaction.atomic():
+        revoked = ApiKey.objects.filter(pk=key.pk, revoked_at=None).update(
+            revoked_at=timezone.now()
+        )
+        if revoked:
+            audit("key.revoked", workspace=key.workspace, target=key.pk, **actor.fields())
+    authentication.forget(key.pk)

@@ -1,0 +1,30 @@
+"""What the worker does for accounts, on beat's schedule."""
+
+from typing import Any
+
+from celery import shared_task
+from celery.signals import worker_ready
+from django.core.cache import cache
+from django.utils import timezone
+
+from accounts import usage
+
+HEARTBEAT_KEY = "worker:heartbeat"
+HEARTBEAT_SECONDS = 15
+
+
+@shared_task(expires=HEARTBEAT_SECONDS)
+def record_heartbeat() -> None:
+    """Leave a sign of life: it proves beat, broker and worker in one go, for `/health`."""
+    cache.set(HEARTBEAT_KEY, timezone.now().timestamp(), timeout=3600)
+
+
+@worker_ready.connect
+def _record_first_heartbeat(**_: Any) -> None:
+    # Beat's first round is a while away; a worker that has just come up is up.
+    record_heartbeat()
+
+
+@shared_task(expires=3600)
+def prune_usage_log() -> int:
+    return usage.prune()

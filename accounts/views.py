@@ -1,0 +1,295 @@
+"""Keys and the account behind them. Shapes: `accounts/schemas.py`."""
+
+from __future__ import annotations
+
+from typing import Any
+from uuid import UUID
+
+from django.db.models import QuerySet
+from django.http import HttpRequest, HttpResponse
+from drf_spectacular.utils import OpenApiParameter
+from rest_framework.request import Request
+
+from accounts import services, usage
+from accounts.authentication import Caller
+from accounts.models import DEFAULT_SCOPES, ApiKey
+from accounts.schemas import (
+    KeyList,
+    KeyPatch,
+    KeyRequest,
+    KeyView,
+    Limits,
+    NewKeyView,
+    PlanView,
+    PolicyState,
+    PreviousKey,
+    Profile,
+    RegisterRequest,
+    Registration,
+    RotateRequest,
+    Rotation,
+    Usage,
+    UserView,
+    WindowUsage,
+    WorkspaceView,
+)
+from accounts.services import Actor
+from gateway_project.core import errors
+from gateway_project.core.middleware import context_of
+from gateway_project.core.ratelimit import State, per_hour
+from gateway_project.core.views import (
+    ControlPlaneViewSet,
+    DataPlaneViewSet,
+    endpoint,
+    page,
+    reply,
+)
+
+REGISTRATIONS_PER_HOUR = 5
+ACCOUNT = ("account",)
+KEYS = ("keys",)
+
+
+class KeyedViewSet(ControlPlaneViewSet):
+    """Endpoints of a signed-in key, all inside its own workspace."""
+
+    principal: Caller
+
+    @property
+    def actor(self) -> Actor:
+        context = context_of(self.request)
+        return Actor(f"key {self.principal.key_prefix}…", context.client_ip, context.request_id)
+
+    def own_keys(self) -> QuerySet[ApiKey]:
+        return ApiKey.objects.filter(workspace_id=self.principal.workspace_id).select_related(
+            "workspace__plan"
+        )
+
+    def get_own_key(self, key_id: UUID) -> ApiKey:
+        """The key, or 404: another tenant's is as missing as one that never was."""
+        key = self.own_keys().filter(pk=key_id).first()
+        if key is None:
+            raise errors.NotFound("This workspace has no such key. GET /v1/keys lists its keys.")
+        return key
+
+    def calling_key(self) -> ApiKey:
+        return self.get_own_key(self.principal.key_id)
+
+
+class RegistrationViewSet(ControlPlaneViewSet):
+    authentication_classes = []
+
+    @endpoint(
+        summary="Register a developer",
+        description=(
+            "Makes the account, a workspace and its first key. The key is shown this once. Until "
+            "the e-mail is confirmed it works at 10 calls a minute and 100 a day."
+        ),
+        tags=ACCOUNT,
+        body=RegisterRequest,
+        answer=Registration,
+        status=201,
+        public=True,
+        problems=[errors.EmailTaken],
+    )
+    def create(self, request: Request) -> HttpResponse:
+        body = self.parsed(RegisterRequest)
+        context = context_of(request)
+        # Counted only once the body is right: five typing errors must not cost an hour.
+        address = context.client_ip
+        self.limit((per_hour("register", f"{{ip:{address}}}", REGISTRATIONS_PER_HOUR),), 1)
+        made = services.register(
+            body.email,
+            body.password,
+            body.name or "",
+            actor=Actor(body.email, context.client_ip, context.request_id),
+        )
+        answer = Registration(
+            user=UserView.of(made.user),
+            workspace=WorkspaceView.of(made.workspace),
+            api_key=NewKeyView.of(made.key, key=made.secret),
+        )
+        return reply(answer, status=201)
+
+
+class AccountViewSet(KeyedViewSet):
+    @endpoint(
+        summary="The calling key, its workspace, limits and usage", tags=ACCOUNT, answer=Profile
+    )
+    def profile(self, request: Request) -> HttpResponse:
+        key = self.calling_key()
+        states = {state.name: state for state in self.states}
+        return reply(
+            Profile(
+                api_key=KeyView.of(key),
+                workspace=WorkspaceView.of(key.workspace),
+                plan=PlanView.of(key.workspace.plan),
+                usage=Usage(
+                    minute=_window(states.get("minute")),
+                    day=_window(states.get("day")),
+                    last_30_days=usage.per_day(key.pk),  # type: ignore[arg-type]
+                ),
+            )
+        )
+
+    @endpoint(
+        summary="Replace the calling key",
+        description=(
+            "The successor has the same scopes, networks, limits and expiry; the old key works on "
+            "for `grace_seconds`. The new key is shown this once."
+        ),
+        tags=ACCOUNT,
+        body=RotateRequest,
+        answer=Rotation,
+        status=201,
+        problems=[errors.Conflict],
+    )
+    def rotate(self, request: Request) -> HttpResponse:
+        body = self.parsed(RotateRequest)
+        old = self.calling_key()
+        successor, text = services.rotate_key(
+            old, grace_seconds=body.grace_seconds, actor=self.actor
+        )
+        old.refresh_from_db()
+        answer = Rotation(
+            api_key=NewKeyView.of(successor, key=text),
+            previous=PreviousKey(id=old.pk, grace_until=old.grace_until),  # type: ignore[arg-type]
+        )
+        return reply(answer, status=201)
+
+    @endpoint(
+        summary="Revoke a key",
+        description="The calling key, or with the scope `keys:write` another of the workspace.",
+        tags=ACCOUNT,
+        status=204,
+        minute_cost=0,  # closing a leak must never wait for a limit
+        problems=[errors.NotFound, errors.ValidationFailed, errors.ScopeDenied],
+        parameters=[OpenApiParameter("key_id", UUID, description="Default: the calling key.")],
+    )
+    def revoke(self, request: Request) -> HttpResponse:
+        asked = request.query_params.get("key_id")
+        key_id = self.principal.key_id
+        if asked is not None:
+            try:
+                key_id = UUID(asked)
+            except ValueError:
+                raise errors.ValidationFailed(
+                    errors=[{"field": "key_id", "message": "not a UUID"}]
+                ) from None
+        if key_id != self.principal.key_id and "keys:write" not in self.principal.scopes:
+            raise errors.ScopeDenied("Revoking another key needs the scope 'keys:write'.")
+        services.revoke_key(self.get_own_key(key_id), actor=self.actor)
+        return reply(None, status=204)
+
+
+class KeyViewSet(KeyedViewSet):
+    """Keys of the calling key's workspace."""
+
+    @endpoint(
+        summary="List keys",
+        tags=KEYS,
+        answer=KeyList,
+        scope="keys:write",
+        parameters=[
+            OpenApiParameter("limit", int, description="1 to 200, default 50."),
+            OpenApiParameter("cursor", str, description="From `next`."),
+        ],
+    )
+    def list(self, request: Request) -> HttpResponse:
+        keys, following = page(request, self.own_keys(), ordering=("-created_at", "-id"))
+        return reply(KeyList(results=[KeyView.of(key) for key in keys], next=following))
+
+    @endpoint(
+        summary="Make a key",
+        description="Limits never exceed the plan's. The key is shown this once.",
+        tags=KEYS,
+        body=KeyRequest,
+        answer=NewKeyView,
+        status=201,
+        scope="keys:write",
+    )
+    def create(self, request: Request) -> HttpResponse:
+        body = self.parsed(KeyRequest)
+        workspace = self.calling_key().workspace
+        services.check_within_plan(
+            workspace.plan, per_minute=body.rate_limit_per_minute, per_day=body.rate_limit_per_day
+        )
+        key, text = services.issue_key(
+            workspace,
+            actor=self.actor,
+            name=body.name,
+            scopes=body.scopes or DEFAULT_SCOPES,
+            allowed_cidrs=body.allowed_cidrs,
+            expires_at=body.expires_at,
+            rate_limit_per_minute=body.rate_limit_per_minute,
+            rate_limit_per_day=body.rate_limit_per_day,
+        )
+        return reply(
+            NewKeyView.of(key, key=text), status=201, headers={"Location": f"/v1/keys/{key.pk}"}
+        )
+
+    @endpoint(
+        summary="One key", tags=KEYS, answer=KeyView, scope="keys:write", problems=[errors.NotFound]
+    )
+    def retrieve(self, request: Request, id: UUID) -> HttpResponse:  # noqa: A002 - the URL's name
+        return reply(KeyView.of(self.get_own_key(id)))
+
+    @endpoint(
+        summary="Change a key",
+        tags=KEYS,
+        body=KeyPatch,
+        answer=KeyView,
+        scope="keys:write",
+        problems=[errors.NotFound],
+    )
+    def partial_update(self, request: Request, id: UUID) -> HttpResponse:  # noqa: A002
+        body = self.parsed(KeyPatch)
+        changes: dict[str, Any] = body.model_dump(exclude_unset=True)
+        # Only an expiry can be taken away; null elsewhere means "leave it".
+        changes = {k: v for k, v in changes.items() if v is not None or k == "expires_at"}
+        key = self.get_own_key(id)
+        if changes:
+            services.update_key(key, changes, actor=self.actor)
+        return reply(KeyView.of(key))
+
+    @endpoint(
+        summary="Revoke a key",
+        tags=KEYS,
+        status=204,
+        scope="keys:write",
+        minute_cost=0,
+        problems=[errors.NotFound],
+    )
+    def destroy(self, request: Request, id: UUID) -> HttpResponse:  # noqa: A002
+        services.revoke_key(self.get_own_key(id), actor=self.actor)
+        return reply(None, status=204)
+
+
+class LimitsViewSet(DataPlaneViewSet):
+    @endpoint(
+        summary="What is left of the calling key's limits",
+        description="Costs nothing.",
+        tags=ACCOUNT,
+        answer=Limits,
+        minute_cost=0,
+    )
+    async def retrieve(self, request: HttpRequest) -> HttpResponse:
+        return reply(Limits(policies=[_state(state) for state in self.states]))
+
+
+def _state(state: State) -> PolicyState:
+    return PolicyState(
+        name=state.name,
+        limit=state.limit,
+        remaining=state.remaining,
+        reset_seconds=state.reset_seconds,
+        window_seconds=state.window_seconds,
+    )
+
+
+def _window(state: State | None) -> WindowUsage | None:
+    if state is None:
+        return None
+    return WindowUsage(
+        limit=state.limit, remaining=state.remaining, reset_seconds=state.reset_seconds
+    )
