@@ -1,0 +1,169 @@
+"""Bodies and answers of the detection API. Requests refuse unknown fields; clients must ignore
+unknown fields of answers, which may grow."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any, Literal
+
+import orjson
+from pydantic import AfterValidator, BaseModel, Field, StringConstraints
+
+from gateway_project.core.views import Body
+
+TEXT_CHARS_MAX = 10_000
+METADATA_BYTES_MAX = 1024
+CONTROLS_SHARE_MAX = 0.10
+CONTROLS = re.compile(r"[\x01-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
+
+ContentType = Literal["user_input", "document", "tool_output", "model_output"]
+OnUnavailable = Literal["fallback", "fail_closed", "fail_open"]
+
+
+def _is_text(value: str) -> str:
+    if "\x00" in value:
+        raise ValueError("must not hold NUL (U+0000)")
+    # A few control characters are an evasion and are analysed; a tenth of the text is a binary.
+    if CONTROLS.search(value) and len(CONTROLS.findall(value)) > len(value) * CONTROLS_SHARE_MAX:
+        raise ValueError(
+            "looks like binary data: more than 10 % control characters. Send text, decoded"
+        )
+    return value
+
+
+def _is_small(value: dict[str, Any]) -> dict[str, Any]:
+    try:
+        size = len(orjson.dumps(value))
+    except orjson.JSONEncodeError:
+        raise ValueError(
+            "holds a number beyond 64 bits or another value JSON cannot keep"
+        ) from None
+    if size > METADATA_BYTES_MAX:
+        raise ValueError(f"is {size} bytes as JSON; at most {METADATA_BYTES_MAX} are echoed")
+    return value
+
+
+def _not_yet(value: str) -> str:
+    raise ValueError("is not available yet; leave it out and read the answer")
+
+
+Text = Annotated[
+    str,
+    StringConstraints(min_length=1, max_length=TEXT_CHARS_MAX),
+    AfterValidator(_is_text),
+]
+Metadata = Annotated[dict[str, Any], AfterValidator(_is_small)]
+
+
+class DetectConfig(Body):
+    confidence_threshold: float | None = Field(
+        None, ge=0, le=1, description="Default: the policy's, 0.6."
+    )
+    include_reasoning: bool = Field(True, description="Whether `reason` is in the answer.")
+    detailed_response: bool = Field(False, description="Adds `details`.")
+    timeout_seconds: float | None = Field(
+        None,
+        ge=0.1,
+        le=60,
+        description="The whole budget; default 30.",
+    )
+    content_type: ContentType = "user_input"
+    on_unavailable: OnUnavailable | None = Field(
+        None, description="When the engine is away. Default: the policy's, `fallback`."
+    )
+    mode: Literal["enforce", "monitor"] | None = Field(
+        None, description="`monitor` never flags, but says `would_flag`."
+    )
+    use_cache: bool = True
+
+
+class DetectRequest(Body):
+    text: Text = Field(description="1 to 10,000 characters, analysed exactly as sent.")
+    config: DetectConfig = DetectConfig()
+    webhook_url: Annotated[str, AfterValidator(_not_yet)] | None = None
+    metadata: Metadata | None = Field(
+        None, description="At most 1 kB as JSON; echoed, never sent to the engine."
+    )
+
+
+class PolicyRef(BaseModel):
+    id: str
+    version: int
+
+
+class CategoryScore(BaseModel):
+    type: str
+    score: float
+    detected: bool
+    threshold: float
+
+
+class EvidenceSpan(BaseModel):
+    start: int
+    end: int
+    rule_id: str
+    category: str
+    view: str
+    score: float
+    by: Literal["embedded"] = "embedded"
+
+
+class Coverage(BaseModel):
+    scanned_chars: int
+    total_chars: int
+
+
+class Timing(BaseModel):
+    queue_ms: float
+    engine_ms: float
+    fallback_ms: float
+    total_ms: float
+
+
+class DetectorRef(BaseModel):
+    name: str
+    version: str | None = None
+    weights_sha256: str | None = None
+
+
+class Details(BaseModel):
+    categories: list[CategoryScore]
+    evidence: list[EvidenceSpan]
+    offset_unit: Literal["code_point"] = "code_point"
+    views: list[str]
+    language: str
+    coverage: Coverage
+    timing: Timing
+    detector: DetectorRef
+    floor: bool = Field(
+        False, description="The engine's score is its floor: it says nothing about this text."
+    )
+
+
+class DetectResponse(BaseModel):
+    request_id: str
+    is_malicious: bool = Field(description="`confidence >= threshold`.")
+    confidence: float = Field(description="0 to 1: how surely this text is an attack.")
+    threat_types: list[str] = Field(
+        description=(
+            "`jailbreak`, `system_prompt_leak`, `injection`, `data_extraction`, "
+            "`encoding_attack`, `delimiter_attack`; may grow."
+        )
+    )
+    processing_time_ms: int
+    reason: str | None = None
+    endpoint: str | None = Field(None, description="Who answered behind the engine, or `fallback`.")
+    threshold: float
+    threshold_source: Literal["request", "policy", "default"]
+    decision: Literal["allow", "flag", "review"]
+    would_flag: bool | None = Field(None, description="Only in `monitor` mode.")
+    status: Literal["complete", "partial", "degraded"]
+    source: Literal["engine", "fallback", "none"]
+    degraded_reason: Literal["connect_error", "timeout", "engine_error", "circuit_open"] | None = (
+        None
+    )
+    cached: bool = False
+    cache_age_seconds: int = 0
+    policy: PolicyRef
+    metadata: dict[str, Any] | None = None
+    details: Details | None = None

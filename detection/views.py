@@ -1,0 +1,44 @@
+"""The detection API. Fields: `detection/schemas.py`; life of a request: `docs/request-life.md`."""
+
+from __future__ import annotations
+
+from django.http import HttpRequest, HttpResponse
+
+from accounts.usage import Record
+from detection import services
+from detection.schemas import DetectRequest, DetectResponse
+from gateway_project.core import errors
+from gateway_project.core.views import DataPlaneViewSet, endpoint, reply
+
+
+class DetectViewSet(DataPlaneViewSet):
+    body: DetectRequest
+
+    @endpoint(
+        summary="Is this text an attack?",
+        description=(
+            "Asks the detection engine; when it is away, the embedded detector answers and the "
+            "answer says so (`status: degraded`). Costs one of the minute and one of the day."
+        ),
+        tags=["detection"],
+        body=DetectRequest,
+        answer=DetectResponse,
+        scope="detect",
+        day_cost=1,
+        problems=[
+            errors.QuotaExceeded,
+            errors.FailOpenForbidden,
+            errors.DetectionUnavailable,
+            errors.DetectionTimeout,
+        ],
+    )
+    async def create(self, request: HttpRequest) -> HttpResponse:
+        verdict = await services.detect(self.body, self.context)
+        row = self.context.usage
+        if isinstance(row, Record):
+            row.status = verdict.status
+            row.source = verdict.source
+            row.decision = verdict.decision
+            row.is_malicious = verdict.is_malicious
+            row.confidence = verdict.confidence
+        return reply(verdict, exclude_none=True)
