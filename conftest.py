@@ -1,0 +1,302 @@
+"""The cast, and the stage they act on.
+
+alice owns Acme, bob is a member of it, charlie is a stranger with a workspace of his own, Globex.
+`gateway` is the real ASGI application with its lifespan, in a thread of its own; `engine` is the
+stand-in engine it talks to over HTTP, with a small vocabulary for misbehaving. Tests about workers,
+signals and sockets start real server processes instead (`served`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Awaitable, Callable, Iterator
+from typing import Any, TypeVar
+
+import httpx
+import pytest
+from aiohttp import web
+from django.conf import settings
+from django.core.cache import cache
+from django.db import connections
+
+from accounts import authentication, services, usage
+from accounts.models import ApiKey, Membership, Plan, User, Workspace
+from accounts.services import Actor
+from detection.standin import Engine, Switches
+from gateway_project.core import database, ratelimit, redis
+from gateway_project.core.ratelimit import RedisLimiter
+
+T = TypeVar("T")
+ACTOR = Actor("test")
+PLANS = {"free": (60, 10_000, 7), "team": (600, 200_000, 30), "scale": (6_000, 5_000_000, 90)}
+
+
+class Gateway:
+    """The application, reached as a client reaches it. `get("/v1/limits", key=text)`."""
+
+    def __init__(self) -> None:
+        self.loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self.loop.run_forever, name="gateway", daemon=True)
+        self._thread.start()
+        self._stop_lifespan = threading.Event()
+
+    def run(self, work: Awaitable[T], timeout: float = 30) -> T:
+        async def call() -> T:
+            return await work
+
+        return asyncio.run_coroutine_threadsafe(call(), self.loop).result(timeout)
+
+    def start(self) -> None:
+        from gateway_project.asgi import application
+
+        self.application = application
+        self.process = application.app.process
+        self.run(self.process.start())
+
+    def stop(self) -> None:
+        self.run(self.process.stop())
+        self.loop.call_soon_threadsafe(self.loop.stop)
+        self._thread.join()
+        self.loop.close()
+
+    def request(
+        self,
+        method: str,
+        path: str,
+        *,
+        key: str | None = None,
+        headers: dict[str, str] | None = None,
+        client_ip: str = "127.0.0.1",
+        **more: Any,
+    ) -> httpx.Response:
+        headers = {**({"X-API-Key": key} if key else {}), **(headers or {})}
+
+        async def call() -> httpx.Response:
+            transport = httpx.ASGITransport(
+                self.application, raise_app_exceptions=False, client=(client_ip, 50000)
+            )
+            async with httpx.AsyncClient(transport=transport, base_url="http://testserver") as http:
+                return await http.request(method, path, headers=headers, **more)
+
+        return self.run(call())
+
+    def get(self, path: str, **more: Any) -> httpx.Response:
+        return self.request("GET", path, **more)
+
+    def post(self, path: str, json: Any = None, **more: Any) -> httpx.Response:
+        return self.request("POST", path, json=json, **more)
+
+    def patch(self, path: str, json: Any = None, **more: Any) -> httpx.Response:
+        return self.request("PATCH", path, json=json, **more)
+
+    def delete(self, path: str, **more: Any) -> httpx.Response:
+        return self.request("DELETE", path, **more)
+
+    def detect(self, text: Any, *, key: str, **config: Any) -> httpx.Response:
+        body = {"text": text, **({"config": config} if config else {})}
+        return self.post("/v1/detect", body, key=key)
+
+    def flush_usage(self) -> None:
+        self.run(usage.buffer.flush())
+
+
+@pytest.fixture(scope="session")
+def _engine_session() -> Iterator[tuple[Engine, str, Callable[[], None]]]:
+    engine = Engine(keep_asked=True)
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever, name="engine", daemon=True)
+    thread.start()
+
+    async def start() -> tuple[web.AppRunner, int]:
+        runner = web.AppRunner(engine.app(), shutdown_timeout=0)
+        await runner.setup()
+        site = web.TCPSite(runner, "127.0.0.1", 0)
+        await site.start()
+        return runner, runner.addresses[0][1]
+
+    runner, port = asyncio.run_coroutine_threadsafe(start(), loop).result(10)
+    yield engine, f"http://127.0.0.1:{port}", lambda: None
+    asyncio.run_coroutine_threadsafe(runner.cleanup(), loop).result(10)
+    loop.call_soon_threadsafe(loop.stop)
+    thread.join()
+    loop.close()
+
+
+@pytest.fixture(scope="session")
+def _gateway_session(
+    _engine_session: Any, django_db_setup: None, django_db_blocker: Any
+) -> Iterator[Gateway]:
+    settings.DETECTION_ENGINE_URL = _engine_session[1]
+    # Tests flush by hand: a flusher of its own would meet a database that pytest has closed.
+    usage.FLUSH_SECONDS = 3600.0
+    gateway = Gateway()
+    gateway.start()
+    yield gateway
+    with django_db_blocker.unblock():
+        gateway.stop()
+        # The test database can only be dropped when nobody holds a connection to it.
+        connections.close_all()
+        if connections["default"].vendor == "postgresql":
+            connections["default"].close_pool()
+
+
+@pytest.fixture
+def gateway(_gateway_session: Gateway, transactional_db: None) -> Iterator[Gateway]:
+    """The application with an empty database, fresh limits and nothing remembered."""
+    for name, (per_minute, per_day, days) in PLANS.items():
+        Plan.objects.get_or_create(
+            name=name,
+            defaults={
+                "rate_limit_per_minute": per_minute,
+                "rate_limit_per_day": per_day,
+                "log_days": days,
+            },
+        )
+    forget_everything(_gateway_session)
+    yield _gateway_session
+    usage.buffer._rows.clear()
+
+
+def forget_everything(gateway: Gateway) -> None:
+    from gateway_project import views
+
+    authentication.forget_all()
+    cache.clear() if not settings.REDIS_URL else cache.delete("worker:heartbeat")
+    limiter = ratelimit.get_limiter()
+    if isinstance(limiter, RedisLimiter):
+        client = redis.client()
+        for key in client.scan_iter("rl:*", count=1000):
+            client.delete(key)
+        limiter.local = ratelimit.MemoryLimiter()
+        limiter.degraded_since = None
+    else:
+        ratelimit._limiter = None
+    for probe in views.PROBES.values():
+        probe._until = 0.0
+    usage.buffer._rows.clear()
+    usage.buffer._last_used.clear()
+    database.hops = 0
+
+
+class EngineControl:
+    """What a test can say about the engine: `engine.is_down()`, `engine.answers("half")`."""
+
+    def __init__(self, engine: Engine, gateway: Gateway, url: str) -> None:
+        self.engine = engine
+        self.url = url
+        self._gateway = gateway
+
+    @property
+    def asked(self) -> list[dict[str, Any]]:
+        return self.engine.asked
+
+    def has(self, **switches: Any) -> None:
+        for name, value in switches.items():
+            setattr(self.engine.switches, name, value)
+
+    def fails(self, status: int) -> None:
+        self.has(fail_status=status)
+
+    def answers(self, how: str) -> None:
+        self.has(answer=how)
+
+    def is_slow(self, seconds: float) -> None:
+        self.has(latency_seconds=seconds)
+
+    def is_down(self) -> None:
+        """Refuse connections: nobody listens on port 1 of the loopback."""
+        from detection import engine
+
+        engine.client().http.base_url = "http://127.0.0.1:1"
+
+    def is_well(self) -> None:
+        from detection import engine
+
+        self.engine.switches = Switches()
+        self.engine.asked.clear()
+        client = engine.client()
+        client.http.base_url = self.url
+        client.breaker._machine.close()
+        client.breaker._probing = False
+
+
+@pytest.fixture
+def engine(gateway: Gateway, _engine_session: Any) -> Iterator[EngineControl]:
+    control = EngineControl(_engine_session[0], gateway, _engine_session[1])
+    control.is_well()
+    yield control
+    control.is_well()
+
+
+# -- The cast -------------------------------------------------------------------------------------
+
+
+def make_person(email: str) -> User:
+    return User.objects.create_user(email, "a good long password")
+
+
+def make_workspace(slug: str, owner: User, *members: User) -> Workspace:
+    workspace = Workspace.objects.create(slug=slug, name=slug.title(), is_confirmed=True)
+    Membership.objects.create(workspace=workspace, user=owner, role="owner")
+    for member in members:
+        Membership.objects.create(workspace=workspace, user=member, role="member")
+    return workspace
+
+
+class Key(str):
+    """The text of a key, with its row: `acme_key.row`."""
+
+    row: ApiKey
+
+
+@pytest.fixture
+def make_key(acme: Workspace) -> Callable[..., Key]:
+    def make(workspace: Workspace = acme, **fields: Any) -> Key:
+        row, text = services.issue_key(workspace, actor=ACTOR, **fields)
+        key = Key(text)
+        key.row = row
+        return key
+
+    return make
+
+
+@pytest.fixture
+def alice(gateway: Gateway) -> User:
+    return make_person("alice@acme.example")
+
+
+@pytest.fixture
+def bob(gateway: Gateway) -> User:
+    return make_person("bob@acme.example")
+
+
+@pytest.fixture
+def charlie(gateway: Gateway) -> User:
+    return make_person("charlie@globex.example")
+
+
+@pytest.fixture
+def acme(alice: User, bob: User) -> Workspace:
+    return make_workspace("acme", alice, bob)
+
+
+@pytest.fixture
+def globex(charlie: User) -> Workspace:
+    return make_workspace("globex", charlie)
+
+
+@pytest.fixture
+def acme_key(make_key: Callable[..., Key]) -> Key:
+    """Acme's everyday key, with the scopes a new key has."""
+    return make_key(name="acme")
+
+
+@pytest.fixture
+def acme_admin_key(make_key: Callable[..., Key]) -> Key:
+    return make_key(name="acme admin", scopes=["detect", "keys:write"])
+
+
+@pytest.fixture
+def globex_key(make_key: Callable[..., Key], globex: Workspace) -> Key:
+    return make_key(globex, name="globex", scopes=["detect", "keys:write"])

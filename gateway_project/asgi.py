@@ -1,0 +1,71 @@
+"""The application a server runs: `gateway_project.asgi:application`.
+
+RequestMiddleware          request id, client address, clock, headers, metrics, log
+└── lifespan               opens and closes what a process holds
+└── data-plane prefixes →  DataPlaneHandler (one coroutine, no Django middleware)
+└── everything else     →  Django's own ASGIHandler with the middleware of settings.py
+"""
+
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("DJANGO_SETTINGS_MODULE", "gateway_project.settings")
+
+from django.core.asgi import get_asgi_application
+
+control_plane = get_asgi_application()
+
+from django.conf import settings
+
+from gateway_project.core.handler import DataPlaneHandler
+from gateway_project.core.middleware import (
+    ASGIApp,
+    Receive,
+    RequestMiddleware,
+    Scope,
+    Send,
+)
+from gateway_project.process import Process
+
+# Exact paths, so that a look-alike of one is not taken from the control plane by its prefix.
+DATA_PLANE = frozenset(
+    {"/v1/detect", "/v1/limits", "/health", "/health/live", "/health/ready"},
+)
+# Both forms of these answer; a redirect would lose the body of a POST.
+SLASH_OPTIONAL = ("/v1/", "/auth/", "/webhooks/", "/health", "/metrics", "/docs", "/redoc")
+
+
+class Router:
+    """Sends each request to its plane."""
+
+    def __init__(self, data_plane: ASGIApp, control_plane: ASGIApp) -> None:
+        self.data_plane = data_plane
+        self.control_plane = control_plane
+        self.process = Process()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await self.process.lifespan(receive, send)
+            return
+        if scope["type"] != "http":
+            # No WebSocket is served yet; closing before accepting is a 403 for the client.
+            await send({"type": "websocket.close", "code": 4404})
+            return
+        path: str = scope["path"]
+        if path.endswith("/") and len(path) > 1 and path.startswith(SLASH_OPTIONAL):
+            path = path.rstrip("/")
+            scope = {**scope, "path": path, "raw_path": path.encode()}
+        await (self.data_plane if path in DATA_PLANE else self.control_plane)(scope, receive, send)
+
+
+application = RequestMiddleware(
+    Router(
+        DataPlaneHandler(
+            body_bytes_max={None: settings.BODY_BYTES_MAX},
+            body_seconds_max=settings.BODY_SECONDS_MAX,
+        ),
+        control_plane,
+    ),
+    trusted_hops=settings.TRUSTED_PROXY_HOPS,
+)

@@ -1,0 +1,83 @@
+"""Mistakes in the settings that can be seen before a request is served (`manage.py check`)."""
+
+from __future__ import annotations
+
+from typing import Any
+from urllib.parse import urlsplit
+
+from django.conf import settings
+from django.core.checks import CheckMessage, Error, Tags, register
+from django.core.checks import Warning as CheckWarning
+
+
+@register(Tags.compatibility)
+def check_settings(app_configs: Any, **_: Any) -> list[CheckMessage]:
+    found: list[CheckMessage] = []
+    if settings.WORKERS > 1 and not settings.REDIS_URL:
+        found.append(
+            Error(
+                "WORKERS is above 1 without REDIS_URL: each worker would count limits on its own.",
+                hint="Set REDIS_URL, or WORKERS=1.",
+                id="gateway.E001",
+            )
+        )
+    if settings.LOG_FORMAT not in ("json", "console"):
+        found.append(
+            Error("LOG_FORMAT is unknown.", hint="Use json or console.", id="gateway.E002")
+        )
+    if settings.RATE_LIMIT_FAILURE_POLICY not in ("local", "open", "closed"):
+        found.append(
+            Error(
+                "RATE_LIMIT_FAILURE_POLICY is unknown.",
+                hint="Use local, open or closed.",
+                id="gateway.E003",
+            )
+        )
+    url = urlsplit(settings.DETECTION_ENGINE_URL)
+    if url.scheme not in ("http", "https") or not url.hostname:
+        found.append(
+            Error(
+                "DETECTION_ENGINE_URL is not a http(s) address.",
+                hint="For example http://detection-engine:8080",
+                id="gateway.E004",
+            )
+        )
+    if not 0 <= settings.DETECTION_ENGINE_SCORE_FLOOR < 1:
+        found.append(
+            Error(
+                "DETECTION_ENGINE_SCORE_FLOOR must lie between 0 and 1.",
+                hint="0.5 for the Go engine, 0 for an engine without a floor.",
+                id="gateway.E005",
+            )
+        )
+    if settings.EMBEDDED_WORKER and settings.WORKERS > 1:
+        found.append(
+            Error(
+                "EMBEDDED_WORKER runs in the one web process, but WORKERS is above 1.",
+                hint="Run `celery -A gateway_project worker` beside the gateway.",
+                id="gateway.E006",
+            )
+        )
+    return found
+
+
+@register(Tags.security, deploy=True)
+def check_deployment(app_configs: Any, **_: Any) -> list[CheckMessage]:
+    found: list[CheckMessage] = []
+    if settings.IS_LOCAL:
+        found.append(
+            CheckWarning(
+                "SECRET_KEY is not set: this checkout's own secrets under var/ are used.",
+                hint="Set SECRET_KEY and KEY_PEPPERS (see .env.example).",
+                id="gateway.W001",
+            )
+        )
+    if "*" in settings.CORS_ALLOWED_ORIGINS and settings.CORS_ALLOW_CREDENTIALS:
+        found.append(
+            Error(
+                "CORS_ORIGINS holds '*' while credentials are allowed.",
+                hint="Name the origins.",
+                id="gateway.E007",
+            )
+        )
+    return found

@@ -1,0 +1,53 @@
+"""Celery's worker and beat as threads of the one web process: for `make run`, without services.
+
+The broker is `memory://`, so the worker must live where tasks are sent. A bare WorkController
+would receive tasks and never run them; `celery.apps.worker.Worker` with the thread pool does.
+"""
+
+from __future__ import annotations
+
+import threading
+import warnings
+from typing import Any
+
+from celery.apps.worker import Worker
+from celery.beat import EmbeddedService
+from celery.exceptions import SecurityWarning
+
+from gateway_project.celery import app
+
+
+class EmbeddedWorker:
+    """Made, started and stopped outside the event loop: Celery touches the database at once."""
+
+    def __init__(self) -> None:
+        # Running as root is the container's business; the tasks are our own.
+        warnings.filterwarnings("ignore", category=SecurityWarning)
+        self._worker: Any = Worker(
+            app=app,
+            pool="threads",
+            concurrency=2,
+            loglevel="WARNING",
+            quiet=True,
+            without_gossip=True,
+            without_mingle=True,
+            without_heartbeat=True,
+        )
+        # Signals belong to the web server of this process.
+        self._worker.install_platform_tweaks = lambda worker: None
+        self._beat: Any = EmbeddedService(app, thread=True)
+        self._thread = threading.Thread(target=self._worker.start, name="celery", daemon=True)
+
+    @classmethod
+    def started(cls) -> EmbeddedWorker:
+        worker = cls()
+        worker._thread.start()
+        worker._beat.daemon = True
+        worker._beat.start()
+        return worker
+
+    def stop(self) -> None:
+        self._beat.stop()
+        self._worker.should_stop = True
+        self._worker.stop()
+        self._thread.join(timeout=5)

@@ -1,0 +1,41 @@
+"""`manage.py serve`: the web processes, as in production."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from django.conf import settings
+from django.core.management.base import BaseCommand, CommandError
+
+from gateway_project import server
+
+NEEDED = {
+    "SECRET_KEY": "a long random text",
+    "KEY_PEPPERS": "1:<random text>, kept for as long as keys are",
+    "DATABASE_URL": "postgres://user:password@host/name",
+    "REDIS_URL": "redis://host:6379/0",
+    "DETECTION_ENGINE_URL": "http://detection-engine:8080",
+}
+
+
+class Command(BaseCommand):
+    help = "Serve the gateway with WORKERS web processes against the stores the environment names."
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        missing = [
+            name for name in NEEDED if not (os.environ.get(name) or os.environ.get(f"{name}_FILE"))
+        ]
+        if missing:
+            lines = "\n".join(f"  {name}={NEEDED[name]}" for name in missing)
+            raise CommandError(
+                "These settings are missing (see .env.example):\n"
+                f"{lines}\nTo try the gateway without any, use: make run"
+            )
+        self.check(display_num_errors=True)
+        environment = {
+            **os.environ,
+            "PROMETHEUS_MULTIPROC_DIR": str(server.metrics_folder()),
+        }
+        command = server.command(host=settings.HOST, port=settings.PORT, workers=settings.WORKERS)
+        os.execve(command[0], command, environment)  # noqa: S606 - becomes the server

@@ -1,0 +1,79 @@
+"""What one web process holds from its start to its stop, opened and closed by the ASGI lifespan."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from contextlib import AsyncExitStack
+from typing import ClassVar
+
+import httpx
+from django.conf import settings
+
+from accounts import usage
+from detection import engine
+from gateway_project.core import redis
+from gateway_project.core.middleware import Receive, Send
+from gateway_project.core.observability import get_logger
+
+log = get_logger("gateway.process")
+started_at = time.time()
+
+
+class Process:
+    """Starts in the order of need and stops in reverse: readiness first, stores last."""
+
+    ready = False
+    probe_client: ClassVar[httpx.AsyncClient]
+
+    def __init__(self) -> None:
+        self._held = AsyncExitStack()
+
+    async def lifespan(self, receive: Receive, send: Send) -> None:
+        while True:
+            message = await receive()
+            if message["type"] == "lifespan.startup":
+                try:
+                    await self.start()
+                except Exception as exc:  # noqa: BLE001 - the server wants every failure said
+                    log.error("start_failed", error=repr(exc))
+                    await send({"type": "lifespan.startup.failed", "message": repr(exc)})
+                    return
+                await send({"type": "lifespan.startup.complete"})
+            elif message["type"] == "lifespan.shutdown":
+                await self.stop()
+                await send({"type": "lifespan.shutdown.complete"})
+                return
+
+    async def start(self) -> None:
+        if settings.REDIS_URL:
+            redis.open_pipe(settings.REDIS_URL)
+            self._held.push_async_callback(redis.close_pipe)
+        usage.buffer.start()
+        self._held.push_async_callback(usage.buffer.stop)
+        engine.open_client()
+        self._held.push_async_callback(engine.close_client)
+        # Building its TLS context takes a tenth of a second: once, not at a health check.
+        Process.probe_client = httpx.AsyncClient(timeout=1.0, trust_env=False)
+        self._held.push_async_callback(Process.probe_client.aclose)
+        if settings.EMBEDDED_WORKER:
+            from gateway_project.embedded_worker import EmbeddedWorker
+
+            worker = await asyncio.to_thread(EmbeddedWorker.started)
+            self._held.push_async_callback(asyncio.to_thread, worker.stop)
+        Process.ready = True
+        log.info("process_started", version=settings.VERSION)
+
+    async def stop(self) -> None:
+        Process.ready = False
+        await self._held.aclose()
+        log.info("process_stopped")
+
+
+def uptime_seconds() -> int:
+    return int(time.time() - started_at)
+
+
+def probes() -> httpx.AsyncClient:
+    """The client that health checks call upstreams with."""
+    return Process.probe_client

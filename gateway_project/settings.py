@@ -1,0 +1,258 @@
+"""All settings, from the environment (docs/settings.md lists each; a test holds both together).
+
+Without variables this is the laptop: SQLite, memory and secrets of its own under `var/`, which
+`make run` and `manage.py` share. `manage.py serve` refuses to start like that.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+from pathlib import Path
+
+import environ
+from django.core.exceptions import ImproperlyConfigured
+
+from accounts.keys import Peppers
+from gateway_project.core.observability import configure_logging
+
+BASE_DIR = Path(__file__).resolve().parent.parent
+VAR_DIR = Path(os.environ.get("VAR_DIR", BASE_DIR / "var")).absolute()
+VERSION = "0.1.0"
+
+env = environ.FileAwareEnv()  # NAME, or NAME_FILE with the path of a mounted secret
+environ.Env.read_env(BASE_DIR / ".env")
+
+
+def local_secret(name: str) -> str:
+    """A random value of this checkout, made once and kept readable by its owner only."""
+    path = VAR_DIR / "secrets" / name
+    if not path.exists():
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        path.touch(mode=0o600)
+        path.write_text(secrets.token_urlsafe(48))
+    return path.read_text()
+
+
+# -- Secrets --------------------------------------------------------------------------------------
+
+IS_LOCAL: bool = not env.str("SECRET_KEY", default="")
+SECRET_KEY: str = env.str("SECRET_KEY", default="") or local_secret("secret_key")
+try:
+    KEY_PEPPERS = Peppers.parse(
+        env.str("KEY_PEPPERS", default="") or f"1:{local_secret('key_pepper')}"
+    )
+except ValueError as exc:
+    raise ImproperlyConfigured(f"KEY_PEPPERS: {exc}") from None
+
+# -- Process --------------------------------------------------------------------------------------
+
+DEBUG = False
+HOST: str = env.str("HOST", default="127.0.0.1")
+PORT: int = env.int("PORT", default=8000)
+WORKERS: int = env.int("WORKERS", default=1)
+EMBEDDED_WORKER: bool = env.bool("EMBEDDED_WORKER", default=False)
+ALLOWED_HOSTS: list[str] = env.list("ALLOWED_HOSTS", default=["*"] if IS_LOCAL else ["localhost"])
+CSRF_TRUSTED_ORIGINS: list[str] = env.list("CSRF_TRUSTED_ORIGINS", default=[])
+TRUSTED_PROXY_HOPS: int = env.int("TRUSTED_PROXY_HOPS", default=0)
+HTTPS_ONLY: bool = env.bool("HTTPS_ONLY", default=not IS_LOCAL)
+METRICS_TOKEN: str = env.str("METRICS_TOKEN", default="")
+LOG_LEVEL: str = env.str("LOG_LEVEL", default="INFO").upper()
+LOG_FORMAT: str = env.str("LOG_FORMAT", default="json")
+
+# -- Stores ---------------------------------------------------------------------------------------
+
+DATABASE_URL: str = env.str("DATABASE_URL", default="") or f"sqlite:///{VAR_DIR}/gateway.sqlite3"
+REDIS_URL: str = env.str("REDIS_URL", default="")
+DATABASES = {"default": env.db_url_config(DATABASE_URL)}
+if DATABASES["default"]["ENGINE"].endswith("sqlite3"):
+    VAR_DIR.mkdir(exist_ok=True)
+    DATABASES["default"]["OPTIONS"] = {
+        "transaction_mode": "IMMEDIATE",
+        "timeout": 20,
+        "init_command": "PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL;",
+    }
+else:
+    DATABASES["default"].setdefault("OPTIONS", {})["pool"] = {
+        "min_size": 1,
+        "max_size": env.int("DATABASE_POOL_MAX", default=10),
+        "timeout": 5,
+    }
+CACHES = {
+    "default": {
+        "BACKEND": "django_redis.cache.RedisCache",
+        "LOCATION": REDIS_URL,
+        "KEY_PREFIX": "gw",
+        "OPTIONS": {"SOCKET_CONNECT_TIMEOUT": 1, "SOCKET_TIMEOUT": 1},
+    }
+    if REDIS_URL
+    else {"BACKEND": "django.core.cache.backends.locmem.LocMemCache"}
+}
+
+# -- Limits and keys ------------------------------------------------------------------------------
+
+RATE_LIMIT_ENABLED: bool = env.bool("RATE_LIMIT_ENABLED", default=True)
+RATE_LIMIT_PER_MINUTE: int = env.int("RATE_LIMIT_PER_MINUTE", default=100)
+RATE_LIMIT_FAILURE_POLICY: str = env.str("RATE_LIMIT_FAILURE_POLICY", default="local")
+LOGIN_RATE_LIMIT_PER_MINUTE: int = env.int("LOGIN_RATE_LIMIT_PER_MINUTE", default=5)
+TRIAL_RATE_LIMIT_PER_MINUTE: int = env.int("TRIAL_RATE_LIMIT_PER_MINUTE", default=10)
+TRIAL_RATE_LIMIT_PER_DAY: int = env.int("TRIAL_RATE_LIMIT_PER_DAY", default=100)
+KEY_CACHE_SECONDS: float = env.float("KEY_CACHE_SECONDS", default=5.0)
+USAGE_RETENTION_DAYS: int = env.int("USAGE_RETENTION_DAYS", default=90)
+
+# -- Detection ------------------------------------------------------------------------------------
+
+DETECTION_ENGINE_URL: str = env.str("DETECTION_ENGINE_URL", default="http://127.0.0.1:8081")
+DETECTION_ENGINE_TIMEOUT_SECONDS: float = env.float(
+    "DETECTION_ENGINE_TIMEOUT_SECONDS", default=30.0
+)
+DETECTION_ENGINE_SCORE_FLOOR: float = env.float("DETECTION_ENGINE_SCORE_FLOOR", default=0.5)
+DETECTION_ENGINE_IS_EMBEDDED: bool = env.bool("DETECTION_ENGINE_IS_EMBEDDED", default=False)
+CIRCUIT_BREAKER_FAILURE_THRESHOLD: int = env.int("CIRCUIT_BREAKER_FAILURE_THRESHOLD", default=5)
+CIRCUIT_BREAKER_TIMEOUT_SECONDS: float = env.float("CIRCUIT_BREAKER_TIMEOUT_SECONDS", default=30.0)
+
+BODY_BYTES_MAX = 160 * 1024  # 10,000 emoji escaped by a default JSON encoder are 120,012 bytes
+BODY_SECONDS_MAX: float = env.float("BODY_SECONDS_MAX", default=10.0)
+DATA_UPLOAD_MAX_MEMORY_SIZE = BODY_BYTES_MAX
+
+# -- Django ---------------------------------------------------------------------------------------
+
+INSTALLED_APPS = [
+    "gateway_project",
+    "accounts",
+    "webhooks",
+    "detection",
+    "robin",
+    "portal",
+    "django.contrib.admin",
+    "django.contrib.auth",
+    "django.contrib.contenttypes",
+    "django.contrib.sessions",
+    "django.contrib.messages",
+    "django.contrib.staticfiles",
+    "corsheaders",
+    "rest_framework",
+    "drf_spectacular",
+    "drf_spectacular_sidecar",
+    "django_celery_beat",
+    "django_prometheus",
+]
+# The control plane's. The data plane (gateway_project/asgi.py) runs none of these.
+MIDDLEWARE = [
+    "django_prometheus.middleware.PrometheusBeforeMiddleware",
+    "gateway_project.core.control_plane.route_label",
+    "django.middleware.security.SecurityMiddleware",
+    "servestatic.middleware.ServeStaticMiddleware",
+    "corsheaders.middleware.CorsMiddleware",
+    "django.contrib.sessions.middleware.SessionMiddleware",
+    "django.middleware.common.CommonMiddleware",
+    "django.middleware.csrf.CsrfViewMiddleware",
+    "django.contrib.auth.middleware.AuthenticationMiddleware",
+    "django.contrib.messages.middleware.MessageMiddleware",
+    "django.middleware.clickjacking.XFrameOptionsMiddleware",
+    "django_prometheus.middleware.PrometheusAfterMiddleware",
+]
+ROOT_URLCONF = "gateway_project.urls"
+ASGI_APPLICATION = "gateway_project.asgi.application"
+APPEND_SLASH = False  # asgi.py accepts both forms of API paths, and no POST is ever redirected
+TEMPLATES = [
+    {
+        "BACKEND": "django.template.backends.django.DjangoTemplates",
+        "DIRS": [BASE_DIR / "templates"],
+        "APP_DIRS": True,
+        "OPTIONS": {
+            "context_processors": [
+                "django.template.context_processors.request",
+                "django.contrib.auth.context_processors.auth",
+                "django.contrib.messages.context_processors.messages",
+            ],
+        },
+    }
+]
+AUTH_USER_MODEL = "accounts.User"
+PASSWORD_HASHERS = ["accounts.hashers.BoundedArgon2", "accounts.hashers.BCryptSHA256"]
+AUTH_PASSWORD_VALIDATORS = [
+    {"NAME": f"django.contrib.auth.password_validation.{name}"}
+    for name in ("MinimumLengthValidator", "CommonPasswordValidator", "NumericPasswordValidator")
+]
+AUTH_PASSWORD_VALIDATORS[0]["OPTIONS"] = {"min_length": 10}  # type: ignore[assignment]
+DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
+LANGUAGE_CODE = "en-us"
+TIME_ZONE = "UTC"
+USE_TZ = True
+STATIC_URL = "/static/"
+STATIC_ROOT = VAR_DIR / "static"
+STATICFILES_DIRS = [BASE_DIR / "static"]
+SERVESTATIC_USE_FINDERS = True  # a checkout needs no collectstatic; an image collects at build time
+SERVESTATIC_AUTOREFRESH = False
+
+SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = HTTPS_ONLY
+SESSION_COOKIE_HTTPONLY = True
+SECURE_CONTENT_TYPE_NOSNIFF = True
+SECURE_HSTS_SECONDS = 31_536_000 if HTTPS_ONLY else 0
+SECURE_HSTS_INCLUDE_SUBDOMAINS = HTTPS_ONLY
+SECURE_REFERRER_POLICY = "same-origin"
+X_FRAME_OPTIONS = "DENY"
+CSRF_FAILURE_VIEW = "gateway_project.core.control_plane.csrf_failure"
+if TRUSTED_PROXY_HOPS:
+    SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https")
+
+CORS_ALLOWED_ORIGINS: list[str] = env.list("CORS_ORIGINS", default=[])
+CORS_ALLOW_CREDENTIALS: bool = env.bool("CORS_ALLOW_CREDENTIALS", default=True)
+CORS_URLS_REGEX = r"^/api/v1/"
+CORS_EXPOSE_HEADERS = ["RateLimit", "RateLimit-Policy", "Retry-After", "X-Request-ID"]
+
+# django-ratelimit guards the browser's sign-in forms; how it finds the address is ours.
+RATELIMIT_IP_META_KEY = "gateway_project.core.control_plane.client_ip"
+SILENCED_SYSTEM_CHECKS = [
+    *([] if REDIS_URL else ["django_ratelimit.E003", "django_ratelimit.W001"]),  # one process
+    "security.W008",  # redirecting to https is the proxy's work: health probes come in plain
+    "security.W021",  # preloading HSTS is for the domain's owner to decide
+]
+
+REST_FRAMEWORK = {
+    "DEFAULT_AUTHENTICATION_CLASSES": ["accounts.authentication.APIKeyAuthentication"],
+    "DEFAULT_PERMISSION_CLASSES": ["rest_framework.permissions.IsAuthenticated"],
+    "DEFAULT_RENDERER_CLASSES": ["rest_framework.renderers.JSONRenderer"],
+    "DEFAULT_PARSER_CLASSES": ["rest_framework.parsers.JSONParser"],
+    "DEFAULT_SCHEMA_CLASS": "drf_spectacular.openapi.AutoSchema",
+    "EXCEPTION_HANDLER": "gateway_project.core.views.exception_handler",
+    "UNAUTHENTICATED_USER": None,
+}
+SPECTACULAR_SETTINGS = {
+    "TITLE": "Gateway",
+    "VERSION": VERSION,
+    "OAS_VERSION": "3.1.0",
+    "DESCRIPTION": (
+        "Detection of prompt injection behind keys and limits. Register with "
+        "`POST /auth/register`, send the key as `X-API-Key`, ask `POST /v1/detect`. Every error is "
+        "`application/problem+json` (RFC 9457) with a stable `code`."
+    ),
+    "SERVE_INCLUDE_SCHEMA": False,
+    "SERVE_PUBLIC": True,
+    "SERVE_PERMISSIONS": ["rest_framework.permissions.AllowAny"],
+    "SERVE_AUTHENTICATION": [],
+    "SWAGGER_UI_DIST": "SIDECAR",
+    "SWAGGER_UI_FAVICON_HREF": "SIDECAR",
+    "REDOC_DIST": "SIDECAR",
+    "SCHEMA_PATH_PREFIX": r"/(v1|auth)",
+    "POSTPROCESSING_HOOKS": ["gateway_project.core.openapi.finish"],
+    "SWAGGER_UI_SETTINGS": {"deepLinking": True, "persistAuthorization": False},
+}
+
+CELERY_BROKER_URL = REDIS_URL or "memory://"
+CELERY_TASK_IGNORE_RESULT = True
+CELERY_TASK_ACKS_LATE = True
+CELERY_TASK_REJECT_ON_WORKER_LOST = True
+CELERY_WORKER_HIJACK_ROOT_LOGGER = False
+CELERY_WORKER_REDIRECT_STDOUTS = False
+CELERY_BROKER_CONNECTION_RETRY_ON_STARTUP = True
+CELERY_TIMEZONE = "UTC"
+CELERY_BEAT_SCHEDULER = "django_celery_beat.schedulers:DatabaseScheduler"
+CELERY_BEAT_SCHEDULE = {
+    "worker-heartbeat": {"task": "accounts.tasks.record_heartbeat", "schedule": 15.0},
+    "prune-usage-log": {"task": "accounts.tasks.prune_usage_log", "schedule": 3600.0},
+}
+
+LOGGING_CONFIG = None
+configure_logging(level=LOG_LEVEL, format=LOG_FORMAT)

@@ -1,0 +1,204 @@
+"""What belongs to no app: health, metrics, the API's documents, the pages of errors."""
+
+from __future__ import annotations
+
+import ipaddress
+import secrets
+from typing import Any, Literal
+
+from django.conf import settings
+from django.core.cache import cache
+from django.db import connection
+from django.http import HttpRequest, HttpResponse, JsonResponse
+from django.shortcuts import render
+from django.utils import timezone
+from django_prometheus.exports import ExportToDjangoView
+from drf_spectacular.utils import extend_schema
+from pydantic import BaseModel, Field
+
+from accounts.tasks import HEARTBEAT_KEY, HEARTBEAT_SECONDS
+from gateway_project import process
+from gateway_project.core import breaker, database, errors, health, redis
+from gateway_project.core.control_plane import refuse
+from gateway_project.core.middleware import context_of
+from gateway_project.core.ratelimit import RedisLimiter, get_limiter
+from gateway_project.core.views import DataPlaneViewSet, endpoint, reply
+
+SYSTEM = ("system",)
+
+
+class ComponentView(BaseModel):
+    status: Literal["up", "degraded", "down"]
+    latency_ms: float | None = None
+
+
+class BreakerView(BaseModel):
+    state: Literal["closed", "half-open", "open"]
+    failures: int
+    open_for_seconds: float | None = None
+
+
+class HealthView(BaseModel):
+    status: Literal["up", "degraded", "down"]
+    version: str
+    uptime_seconds: int
+    components: dict[str, ComponentView]
+    breakers: dict[str, BreakerView]
+    stand_ins: list[str] = Field(
+        default=[], description="Components answered by the gateway's own stand-ins (`make run`)."
+    )
+
+
+class LiveView(BaseModel):
+    status: Literal["up"] = "up"
+
+
+class ReadyView(BaseModel):
+    status: Literal["up", "down"]
+    checks: dict[str, Literal["up", "down"]]
+    limits: Literal["exact", "degraded"]
+
+
+async def _engine() -> health.Status:
+    answer = await process.probes().get(f"{settings.DETECTION_ENGINE_URL.rstrip('/')}/health")
+    # The Go engine says 206 when it is degraded, which a client would take for success.
+    return {200: "up", 206: "degraded"}.get(answer.status_code, "down")  # type: ignore[return-value]
+
+
+async def _redis() -> health.Status:
+    await redis.pipe().ping()
+    return "up"
+
+
+async def _database() -> health.Status:
+    await database.run(_select_one)
+    return "up"
+
+
+def _select_one() -> None:
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT 1")
+
+
+async def _worker() -> health.Status:
+    seen = await database.run(cache.get, HEARTBEAT_KEY)
+    if seen is None:
+        return "down"
+    return "up" if timezone.now().timestamp() - seen < 3 * HEARTBEAT_SECONDS else "down"
+
+
+NEEDED = {"database": health.Probe(_database)}
+if settings.REDIS_URL:
+    NEEDED["redis"] = health.Probe(_redis)
+PROBES = {"engine": health.Probe(_engine), **NEEDED, "worker": health.Probe(_worker)}
+
+
+class HealthViewSet(DataPlaneViewSet):
+    authentication_classes = []
+
+    @endpoint(
+        summary="The whole installation at a glance",
+        description=(
+            "`degraded`: something is away but verdicts are given. 503 only when neither the "
+            "engine nor its fallback could answer. Probes are remembered for up to 30 s, breaker "
+            "states are of this moment."
+        ),
+        tags=SYSTEM,
+        answer=HealthView,
+        public=True,
+    )
+    async def health(self, request: HttpRequest) -> HttpResponse:
+        components = await health.check_all(PROBES)
+        breakers = breaker.reports()
+        is_fine = all(c.status == "up" for c in components.values()) and all(
+            b["state"] == "closed" for b in breakers.values()
+        )
+        answer = HealthView(
+            # The embedded detector lives in this process: while we answer, verdicts are given.
+            status="up" if is_fine else "degraded",
+            version=settings.VERSION,
+            uptime_seconds=process.uptime_seconds(),
+            components={name: ComponentView(**c.report()) for name, c in components.items()},
+            breakers={name: BreakerView(**report) for name, report in breakers.items()},
+            stand_ins=["engine"] if settings.DETECTION_ENGINE_IS_EMBEDDED else [],
+        )
+        return reply(answer, exclude_none=True)
+
+    @endpoint(
+        summary="Is the process alive?",
+        description="Touches nothing.",
+        tags=SYSTEM,
+        answer=LiveView,
+        public=True,
+    )
+    async def live(self, request: HttpRequest) -> HttpResponse:
+        return reply(LiveView())
+
+    @endpoint(
+        summary="May this process get requests?",
+        description="503 while it starts, stops, or lacks a store.",
+        tags=SYSTEM,
+        answer=ReadyView,
+        public=True,
+    )
+    async def ready(self, request: HttpRequest) -> HttpResponse:
+        found = await health.check_all(NEEDED)
+        checks: dict[str, Literal["up", "down"]] = {
+            "process": "up" if process.Process.ready else "down",
+            **{name: "down" if c.status == "down" else "up" for name, c in found.items()},
+        }
+        limiter = get_limiter()
+        is_degraded = isinstance(limiter, RedisLimiter) and limiter.degraded_since is not None
+        # Without Redis limits go on by their failure policy: visible, but no reason to stop.
+        needed = {name for name in checks if name != "redis"}
+        is_ready = all(checks[name] == "up" for name in needed)
+        answer = ReadyView(
+            status="up" if is_ready else "down",
+            checks=checks,
+            limits="degraded" if is_degraded else "exact",
+        )
+        return reply(answer, status=200 if is_ready else 503)
+
+
+@extend_schema(exclude=True)
+def metrics(request: HttpRequest) -> HttpResponse:
+    """Prometheus' text: from loopback and private networks, or with `METRICS_TOKEN`."""
+    if request.method not in ("GET", "HEAD"):
+        return refuse(request, errors.MethodNotAllowed(headers={"Allow": "GET, HEAD"}))
+    if not _may_scrape(request):
+        # 404, not 403: outsiders need not know that metrics are here.
+        return refuse(request, errors.NotFound())
+    return ExportToDjangoView(request)
+
+
+def _may_scrape(request: HttpRequest) -> bool:
+    token = settings.METRICS_TOKEN
+    given = request.headers.get("authorization", "").removeprefix("Bearer ").strip()
+    if token:
+        return bool(given) and secrets.compare_digest(given, token)
+    try:
+        address = ipaddress.ip_address(context_of(request).client_ip)
+    except ValueError:
+        return False
+    return address.is_loopback or address.is_private
+
+
+def landing(request: HttpRequest) -> HttpResponse:
+    facts = {"version": settings.VERSION, "base_url": request.build_absolute_uri("/").rstrip("/")}
+    return render(request, "portal/landing.html", facts)
+
+
+def problem_page(request: HttpRequest, code: str) -> HttpResponse:
+    """What a problem's `type` leads to: the error in words."""
+    kind = errors.registered().get(code)
+    if kind is None:
+        return refuse(request, errors.NotFound())
+    if "text/html" in request.headers.get("accept", ""):
+        return render(request, "portal/problem.html", {"kind": kind})
+    facts: dict[str, Any] = {
+        "code": kind.code,
+        "title": kind.title,
+        "status": kind.status_code,
+        "detail": kind.default_detail,
+    }
+    return JsonResponse(facts)
