@@ -81,7 +81,8 @@ class WorkspaceAdmin(admin.ModelAdmin):
     readonly_fields = ["created_at"]
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Workspace]:
-        return super().get_queryset(request).annotate(key_count=Count("keys", distinct=True))
+        found: QuerySet[Workspace] = super().get_queryset(request)
+        return found.annotate(key_count=Count("keys", distinct=True))
 
     @admin.display(ordering="key_count")
     def keys(self, workspace: Any) -> int:
@@ -115,7 +116,7 @@ class ApiKeyAdmin(admin.ModelAdmin):
     def shown(self, key: ApiKey) -> str:
         return f"{key.prefix}…{key.last4}"
 
-    def get_fields(self, request: HttpRequest, obj: ApiKey | None = None) -> list[str]:
+    def get_fields(self, request: HttpRequest, obj: ApiKey | None = None) -> list[Any]:
         return ["workspace", *self.own_fields, *(self.facts if obj else [])]
 
     def get_readonly_fields(self, request: HttpRequest, obj: ApiKey | None = None) -> list[str]:

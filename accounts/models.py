@@ -51,13 +51,15 @@ def normal_email(email: str) -> str:
 
 
 class User(AbstractUser):
+    """A person. The e-mail is what they sign in with."""
+
     id = models.UUIDField(primary_key=True, default=new_id, editable=False)
     email = models.EmailField("e-mail", unique=True)
     email_confirmed_at = models.DateTimeField(null=True, blank=True)
 
     USERNAME_FIELD = "email"
     REQUIRED_FIELDS: ClassVar[list[str]] = []
-    objects = UserManager()
+    objects: ClassVar[UserManager] = UserManager()
 
     class Meta:
         ordering = ["-date_joined"]

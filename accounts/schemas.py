@@ -32,8 +32,13 @@ Time = Annotated[
     ),
 ]
 Scope = Literal["detect", "batch", "webhooks", "usage:read", "keys:write"]
-Name = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=100)]
 Limit = Annotated[int, Field(ge=1, le=2_000_000_000)]
+
+
+def _without_nul(value: str) -> str:
+    if "\x00" in value:  # PostgreSQL cannot keep it
+        raise ValueError("must not hold NUL")
+    return value
 
 
 def _network(value: str) -> str:
@@ -44,27 +49,35 @@ def _network(value: str) -> str:
 
 
 def _acceptable(password: str) -> str:
-    if "\x00" in password:
-        raise ValueError("must not hold NUL")
     try:
-        validate_password(password)
+        validate_password(_without_nul(password))
     except DjangoValidationError as exc:
         raise ValueError(" ".join(exc.messages)) from None
     return password
 
 
 def _future(value: datetime) -> datetime:
+    try:
+        value = value.astimezone(UTC)
+    except OverflowError:  # the year 9999 with an offset
+        raise ValueError("lies beyond the calendar") from None
     if value <= timezone.now():
         raise ValueError("lies in the past")
     return value
 
 
+Name = Annotated[
+    str,
+    StringConstraints(strip_whitespace=True, min_length=1, max_length=100),
+    AfterValidator(_without_nul),
+]
 Network = Annotated[str, StringConstraints(max_length=50), AfterValidator(_network)]
 Future = Annotated[AwareDatetime, AfterValidator(_future)]
 
 
 class RegisterRequest(Body):
-    email: Annotated[EmailStr, StringConstraints(max_length=254)]
+    # It is the user name as well, which Django keeps at 150 characters.
+    email: Annotated[EmailStr, StringConstraints(max_length=150)]
     password: Annotated[str, StringConstraints(max_length=128), AfterValidator(_acceptable)]
     name: Name | None = None
 
@@ -148,14 +161,14 @@ class KeyView(BaseModel):
     last_used_ip: str | None
 
     @classmethod
-    def of(cls, key: ApiKey, **more: str) -> KeyView:
+    def of(cls, key: ApiKey, /, **more: str) -> KeyView:
         per_minute, per_day = effective_limits(key)
         return cls(
             id=key.pk,
             prefix=key.prefix,
             last4=key.last4,
             name=key.name,
-            status=key.status,  # type: ignore[arg-type]
+            status=key.status,
             scopes=key.scopes,
             allowed_cidrs=key.allowed_cidrs,
             rate_limit_per_minute=per_minute,
@@ -167,7 +180,7 @@ class KeyView(BaseModel):
             replaced_by=key.replaced_by_id,
             last_used_at=key.last_used_at,
             last_used_ip=key.last_used_ip,
-            **more,  # type: ignore[arg-type]
+            **more,
         )
 
 

@@ -73,9 +73,14 @@ def register(
 def _make_workspace(name: str) -> Workspace:
     base = slugify(name)[:40] or "workspace"
     slug = base
-    while Workspace.objects.filter(slug=slug).exists():
+    while True:
+        if not Workspace.objects.filter(slug=slug).exists():
+            try:
+                with transaction.atomic():
+                    return Workspace.objects.create(slug=slug, name=name[:100])
+            except IntegrityError:  # somebody of the same name, at the same moment
+                pass
         slug = f"{base}-{secrets.token_hex(3)}"
-    return Workspace.objects.create(slug=slug, name=name[:100])
 
 
 def confirm_email(user: User, *, actor: Actor) -> None:

@@ -16,7 +16,7 @@ from uuid import UUID
 
 from django.conf import settings
 from django.db import Error as DatabaseError
-from django.db import connection
+from django.db import connection, transaction
 from django.db.models import Count, Q
 from django.db.models.functions import TruncDate
 from django.utils import timezone
@@ -143,8 +143,9 @@ class Buffer:
         except DatabaseError as exc:
             log.error("usage_write_failed", rows=len(rows), error=type(exc).__name__)
             self._rows.extendleft(reversed(rows))
-            for key_id, _, _ in used:
+            for key_id, _, client_ip in used:
                 self._last_used.pop(key_id, None)
+                self._last_ip.setdefault(key_id, client_ip)
 
     def _to_touch(self, rows: Iterable[tuple[Any, ...]]) -> list[tuple[UUID, datetime, str]]:
         """Keys whose last-used time is due: once a minute each, so that no row is hammered."""
@@ -163,6 +164,7 @@ class Buffer:
 buffer = Buffer()
 
 
+@transaction.atomic  # all or nothing: on an error the same rows are written again
 def _write(rows: list[tuple[Any, ...]], used: list[tuple[UUID, datetime, str]]) -> None:
     if connection.vendor == "postgresql":
         columns = ", ".join(COLUMNS)
@@ -196,7 +198,7 @@ def per_day(api_key_id: UUID, *, days: int = 30) -> list[dict[str, Any]]:
         )
         .order_by("date")
     )
-    return list(rows)
+    return [dict(row) for row in rows]
 
 
 def prune(*, before: datetime | None = None) -> int:

@@ -127,7 +127,7 @@ class AccountViewSet(KeyedViewSet):
                 usage=Usage(
                     minute=_window(states.get("minute")),
                     day=_window(states.get("day")),
-                    last_30_days=usage.per_day(key.pk),  # type: ignore[arg-type]
+                    last_30_days=usage.per_day(key.pk),
                 ),
             )
         )
@@ -153,7 +153,7 @@ class AccountViewSet(KeyedViewSet):
         old.refresh_from_db()
         answer = Rotation(
             api_key=NewKeyView.of(successor, key=text),
-            previous=PreviousKey(id=old.pk, grace_until=old.grace_until),  # type: ignore[arg-type]
+            previous=PreviousKey(id=old.pk, grace_until=old.grace_until),
         )
         return reply(answer, status=201)
 

@@ -35,7 +35,7 @@ class EmbeddedWorker:
         )
         # Signals belong to the web server of this process.
         self._worker.install_platform_tweaks = lambda worker: None
-        self._beat: Any = EmbeddedService(app, thread=True)
+        self._beat: Any = EmbeddedService(app, thread=True, scheduler_cls=app.conf.beat_scheduler)
         self._thread = threading.Thread(target=self._worker.start, name="celery", daemon=True)
 
     @classmethod

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import secrets
 from pathlib import Path
+from typing import Any
 
 import environ
 from django.core.exceptions import ImproperlyConfigured
@@ -93,7 +94,7 @@ CACHES = {
 
 RATE_LIMIT_ENABLED: bool = env.bool("RATE_LIMIT_ENABLED", default=True)
 RATE_LIMIT_PER_MINUTE: int = env.int("RATE_LIMIT_PER_MINUTE", default=100)
-RATE_LIMIT_FAILURE_POLICY: str = env.str("RATE_LIMIT_FAILURE_POLICY", default="local")
+RATE_LIMIT_FAILURE_POLICY: Any = env.str("RATE_LIMIT_FAILURE_POLICY", default="local")
 LOGIN_RATE_LIMIT_PER_MINUTE: int = env.int("LOGIN_RATE_LIMIT_PER_MINUTE", default=5)
 TRIAL_RATE_LIMIT_PER_MINUTE: int = env.int("TRIAL_RATE_LIMIT_PER_MINUTE", default=10)
 TRIAL_RATE_LIMIT_PER_DAY: int = env.int("TRIAL_RATE_LIMIT_PER_DAY", default=100)

@@ -12,6 +12,7 @@ from drf_spectacular.views import (
 )
 
 from gateway_project import views
+from gateway_project.core import openapi  # noqa: F401 - drf-spectacular finds the key schemes there
 
 handler400 = "gateway_project.core.control_plane.bad_request"
 handler403 = "gateway_project.core.control_plane.permission_denied"
@@ -35,7 +36,11 @@ urlpatterns = [
     path(
         "docs", SpectacularSwaggerSplitView.as_view(url_name="system-openapi"), name="system-docs"
     ),
-    path("redoc", SpectacularRedocView.as_view(url_name="system-openapi"), name="system-redoc"),
+    path(
+        "redoc",
+        SpectacularRedocView.as_view(url_name="system-openapi", template_name="portal/redoc.html"),
+        name="system-redoc",
+    ),
     path("problems/<slug:code>", views.problem_page, name="system-problem"),
     path("admin/", admin.site.urls),
     re_path(r"^admin$", RedirectView.as_view(url="/admin/"), name="system-admin"),

@@ -32,7 +32,7 @@ class _Failure(Exception):
     pass
 
 
-class _Listener(pybreaker.CircuitBreakerListener):  # type: ignore[misc]
+class _Listener(pybreaker.CircuitBreakerListener):
     def state_change(self, cb: Any, old_state: Any, new_state: Any) -> None:
         breaker_state.labels(cb.name).set(STATES[new_state.name])
         if old_state is not None:

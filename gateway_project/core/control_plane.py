@@ -8,6 +8,7 @@ from typing import Any
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import render
 from django.utils.decorators import sync_only_middleware
+from django_ratelimit.exceptions import Ratelimited
 
 from gateway_project.core import errors
 from gateway_project.core.handler import route_template
@@ -58,11 +59,13 @@ def refuse(request: HttpRequest, error: errors.GatewayError) -> HttpResponse:
 
 
 def bad_request(request: HttpRequest, exception: Exception) -> HttpResponse:
-    error = errors.translate(exception)
-    return refuse(request, error if error.status_code < 500 else errors.BadRequest())
+    return refuse(request, errors.translate(exception))
 
 
 def permission_denied(request: HttpRequest, exception: Exception) -> HttpResponse:
+    if isinstance(exception, Ratelimited):
+        # django-ratelimit counts in windows of a minute and does not say what is left of it.
+        return refuse(request, errors.RateLimited(headers={"Retry-After": "60"}))
     return refuse(request, errors.translate(exception))
 
 

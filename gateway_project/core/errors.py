@@ -352,12 +352,14 @@ def translate(exc: Exception) -> GatewayError:
     if isinstance(exc, drf.ValidationError):
         return ValidationFailed(errors=_drf_fields(exc.detail))
     if isinstance(exc, drf.Throttled):
-        wait = math.ceil(exc.wait or 1)
+        wait = math.ceil(getattr(exc, "wait", None) or 1)
         return RateLimited(headers={"Retry-After": str(wait)})
     if isinstance(exc, drf.NotAuthenticated | drf.AuthenticationFailed):
         return MissingAPIKey()
     if isinstance(exc, django_exceptions.RequestDataTooBig):
         return BodyTooLarge()
+    if isinstance(exc, django_exceptions.SuspiciousOperation):
+        return BadRequest()
     if isinstance(exc, drf.PermissionDenied | django_exceptions.PermissionDenied):
         return PermissionDenied()
     return InternalError()

@@ -8,9 +8,11 @@ templates, methods, statuses and upstream names; never ids, addresses or raw pat
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
 import orjson
 import structlog
@@ -20,6 +22,10 @@ if TYPE_CHECKING:
     from structlog.typing import EventDict, WrappedLogger
 
     from gateway_project.core.middleware import RequestContext
+
+# The client library opens its files as metrics are declared, and does not make their folder.
+if _folder := os.environ.get("PROMETHEUS_MULTIPROC_DIR"):
+    Path(_folder).mkdir(parents=True, exist_ok=True)
 
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 
@@ -115,7 +121,9 @@ def configure_logging(*, level: str, format: str) -> None:  # noqa: A002 - the s
         else [*shared, renderer],
         wrapper_class=structlog.make_filtering_bound_logger(level),
         logger_factory=(
-            structlog.BytesLoggerFactory() if format == "json" else structlog.PrintLoggerFactory()
+            structlog.BytesLoggerFactory(cast(BinaryIO, _StandardOutput()))
+            if format == "json"
+            else structlog.PrintLoggerFactory()
         ),
         cache_logger_on_first_use=True,
     )
@@ -138,6 +146,16 @@ def configure_logging(*, level: str, format: str) -> None:  # noqa: A002 - the s
     # One "request" event of ours says all of these, with a request id.
     for noisy in ("uvicorn.access", "_granian.access", "httpx", "django.request", "aiohttp.access"):
         logging.getLogger(noisy).setLevel("CRITICAL")
+
+
+class _StandardOutput:
+    """Today's `sys.stdout`, not the one of import time: what redirects it sees the log too."""
+
+    def write(self, line: bytes) -> int:
+        return sys.stdout.buffer.write(line)
+
+    def flush(self) -> None:
+        sys.stdout.buffer.flush()
 
 
 def _dumps(event: EventDict, **_: Any) -> bytes:

@@ -17,7 +17,7 @@ RATE_LIMIT_HEADERS = {
 }
 
 
-class APIKeyScheme(OpenApiAuthenticationExtension):  # type: ignore[no-untyped-call,misc]
+class APIKeyScheme(OpenApiAuthenticationExtension):  # type: ignore[no-untyped-call]
     target_class = "accounts.authentication.APIKeyAuthentication"
     name = ["ApiKey", "BearerKey"]
 

@@ -7,10 +7,10 @@ coroutine, `ControlPlaneViewSet` as plain synchronous DRF.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from time import perf_counter
-from typing import Any, ClassVar, Protocol, TypeVar, cast
+from typing import Any, Protocol, TypeVar, cast
 
 import orjson
 import pydantic
@@ -36,9 +36,9 @@ log = get_logger("gateway.views")
 
 
 class Body(BaseModel):
-    """A request body that refuses fields it does not know: a typo must not be silent."""
+    """A request body that refuses unknown fields and other types: a typo must not be silent."""
 
-    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
 
 class FieldError(BaseModel):
@@ -117,17 +117,14 @@ def endpoint(
         function.endpoint = Endpoint(  # type: ignore[attr-defined]
             body, scope, public, minute_cost, day_cost
         )
-        return cast(
-            F,
-            extend_schema(
-                summary=summary,
-                description=description,
-                tags=list(tags),
-                request=body,
-                responses=responses,
-                parameters=list(parameters),
-            )(function),
-        )
+        return extend_schema(
+            summary=summary,
+            description=description,
+            tags=list(tags),
+            request=body,
+            responses=responses,
+            parameters=list(parameters),
+        )(function)
 
     return mark
 
@@ -199,7 +196,20 @@ def _counts_as_failed(error: errors.GatewayError) -> bool:
 
 def _note(context: RequestContext, decision: Decision, started: float) -> None:
     context.limiter_seconds += perf_counter() - started
-    context.headers += [(k.lower().encode(), v.encode()) for k, v in decision.headers()]
+    # The latest decision is the one that matters: the limit of an address replaces the key's.
+    context.headers[:] = [(k.lower().encode(), v.encode()) for k, v in decision.headers()]
+
+
+def _instead_of(
+    error: errors.GatewayError, decision: Decision, context: RequestContext
+) -> errors.GatewayError:
+    """The 429 when the address has failed too often, else the error itself."""
+    try:
+        decision.raise_if_denied()
+    except errors.GatewayError as limited:
+        _note(context, decision, perf_counter())
+        return limited
+    return error
 
 
 def _check_scope(principal: Principal, declared: Endpoint) -> None:
@@ -218,9 +228,6 @@ def _costs(principal: Principal, declared: Endpoint) -> tuple[int, ...]:
 
 class _Declared(ViewSet):
     """What both planes share: allowed methods and the declared endpoint of an action."""
-
-    action_map: dict[str, str]
-    renderer_classes: ClassVar[list[Any]]
 
     @classmethod
     def declared(cls, action: str) -> Endpoint:
@@ -243,7 +250,7 @@ class DataPlaneViewSet(_Declared):
     @classmethod
     def as_view(  # type: ignore[override]
         cls, actions: dict[str, str], **initkwargs: Any
-    ) -> Callable[..., Awaitable[HttpResponse]]:
+    ) -> Callable[..., Any]:
         # ViewSetMixin's own view is a plain function: Django would not await it.
         actions = {"head": actions["get"], **actions} if "get" in actions else dict(actions)
         declared = {name: cls.declared(name) for name in actions.values()}
@@ -298,12 +305,7 @@ class DataPlaneViewSet(_Declared):
     async def _refuse(self, request: HttpRequest, error: errors.GatewayError) -> HttpResponse:
         if _counts_as_failed(error) and settings.RATE_LIMIT_ENABLED:
             decision = await get_limiter().check((ip_policy(self.context.client_ip),), (1,))
-            if decision.denied:
-                _note(self.context, decision, perf_counter())
-                try:
-                    decision.raise_if_denied()
-                except errors.GatewayError as limited:
-                    error = limited
+            error = _instead_of(error, decision, self.context)
         return problem_response(request, error)
 
 
@@ -317,11 +319,12 @@ class ControlPlaneViewSet(_Declared):
     states: tuple[State, ...] = ()
 
     def initial(self, request: Request, *args: Any, **kwargs: Any) -> None:
-        declared = self.declared(cast(str, self.action))
+        declared = self.declared(self.action)
         if declared.public:
             self.limit((ip_policy(context_of(request).client_ip),), 1)
             return
-        self.principal = principal = request.auth
+        principal: Any = request.auth
+        self.principal = principal
         if principal is None:
             raise errors.MissingAPIKey
         _check_scope(principal, declared)
@@ -342,7 +345,7 @@ class ControlPlaneViewSet(_Declared):
 
     def parsed(self, model: type[M]) -> M:
         """The body; `model` is checked against the declaration, so that the document is true."""
-        declared = self.declared(cast(str, self.action)).body
+        declared = self.declared(self.action).body
         assert declared is model, f"{self.action} declares {declared}, not {model}"  # noqa: S101
         return parse(self.request._request, model)
 
@@ -351,10 +354,9 @@ class ControlPlaneViewSet(_Declared):
         declared = getattr(getattr(self, self.action or "", None), "endpoint", None)
         is_public = declared is not None and declared.public
         if _counts_as_failed(error) and settings.RATE_LIMIT_ENABLED and not is_public:
-            try:
-                self.limit((ip_policy(context_of(self.request).client_ip),), 1)
-            except errors.GatewayError as limited:
-                error = limited
+            context = context_of(self.request)
+            decision = get_limiter().check_sync((ip_policy(context.client_ip),), (1,))
+            error = _instead_of(error, decision, context)
         if isinstance(error, errors.MethodNotAllowed):
             error.headers["Allow"] = ", ".join(self.allowed_methods)
         return problem_response(self.request, error)
@@ -365,7 +367,7 @@ def page(
 ) -> tuple[list[R], str | None]:
     """One page of `queryset` by cursor, and the absolute URL of the next (None at the end)."""
     pager = CursorPagination()
-    pager.ordering = ordering  # type: ignore[assignment]
+    pager.ordering = ordering
     pager.page_size = 50
     pager.page_size_query_param = "limit"
     pager.max_page_size = 200

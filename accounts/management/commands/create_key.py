@@ -11,6 +11,11 @@ from django.core.validators import slug_re
 from accounts import services
 from accounts.models import SCOPES
 
+# What the columns hold.
+LIMIT_MAX = 2_000_000_000
+SLUG_CHARS_MAX = 50
+NAME_CHARS_MAX = 100
+
 
 class Command(BaseCommand):
     help = "Make a key and print only its text. The workspace is made if it is missing."
@@ -24,10 +29,14 @@ class Command(BaseCommand):
 
     def handle(self, *args: Any, **options: Any) -> None:
         for name in ("per_minute", "per_day"):
-            if options[name] is not None and options[name] < 1:
-                raise CommandError(f"--{name.replace('_', '-')} must be at least 1.")
-        if not slug_re.match(options["workspace"]):
-            raise CommandError("--workspace takes a slug: letters, digits, '-' and '_'.")
+            if options[name] is not None and not 1 <= options[name] <= LIMIT_MAX:
+                raise CommandError(f"--{name.replace('_', '-')} must be 1 to {LIMIT_MAX}.")
+        if not slug_re.match(options["workspace"]) or len(options["workspace"]) > SLUG_CHARS_MAX:
+            raise CommandError(
+                f"--workspace takes a slug: letters, digits, '-' and '_', at most {SLUG_CHARS_MAX}."
+            )
+        if not 1 <= len(options["name"]) <= NAME_CHARS_MAX:
+            raise CommandError(f"--name takes 1 to {NAME_CHARS_MAX} characters.")
         self.stdout.write(
             services.operator_key(
                 options["workspace"],
