@@ -1,0 +1,121 @@
+# `make` lists the targets. Everything works from a bare checkout with Python 3.11 or newer.
+
+VENV := .venv
+PY := $(VENV)/bin/python
+PIP := $(PY) -m pip --disable-pip-version-check --no-input --quiet
+SERVICES := $(PY) deploy/services.py run --
+# Named after the content, not dated: switching branches or restoring a cached .venv reinstalls
+# only what really changed.
+BASE := $(VENV)/.base-$(shell cksum < requirements/base.txt | cut -d' ' -f1)
+DEV := $(VENV)/.dev-$(shell cat requirements/base.txt requirements/dev.txt | cksum | cut -d' ' -f1)
+LOCK := pip compile --quiet --generate-hashes --no-emit-index-url --no-emit-find-links \
+	--python-version 3.11 --custom-compile-command "make lock"
+
+.DEFAULT_GOAL := help
+.PHONY: help setup setup-dev run serve test pytest lint migrations-check deploy-check check bench \
+	lock migrations format
+
+help: ## List the targets
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(firstword $(MAKEFILE_LIST)) \
+		| while IFS='	' read -r name text; do printf '  make %-12s %s\n' "$$name" "$$text"; done
+
+setup: $(BASE) ## Create .venv with what the gateway needs
+	@:
+
+setup-dev: $(DEV) ## The same with what checking needs on top
+	@:
+
+# Debian keeps ensurepip in a package of its own (python3-venv). Without it the machine's own pip
+# can fill the environment; only when that is missing as well does something have to be installed.
+$(PY):
+	@for python in "$$PYTHON" python3.11 python3 python3.14 python3.13 python3.12; do \
+		if "$$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then \
+			break; \
+		fi; \
+		python=; \
+	done; \
+	if [ -z "$$python" ]; then \
+		echo "Python 3.11 or newer is needed, found: $$(python3 --version 2>&1). Install it, or" \
+			"name it: PYTHON=/path/to/python3.11 make setup" >&2; \
+		exit 1; \
+	fi; \
+	echo "Creating $(VENV) with $$("$$python" --version)"; \
+	if "$$python" -c 'import ensurepip' 2>/dev/null; then \
+		"$$python" -m venv --clear $(VENV); exit; \
+	fi; \
+	if "$$python" -m pip --python "$$(command -v "$$python")" list >/dev/null 2>&1; then \
+		"$$python" -m venv --clear --without-pip $(VENV) \
+			&& "$$python" -m pip --python $(VENV)/bin/python --disable-pip-version-check \
+				--no-input --quiet install pip; \
+		exit; \
+	fi; \
+	package="$$("$$python" -c 'import sys; print("python%d.%d-venv" % sys.version_info[:2])')"; \
+	if [ "$$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then \
+		echo "Python's venv is incomplete here: please install $$package." >&2; exit 1; \
+	fi; \
+	echo "Installing $$package with apt-get"; \
+	export DEBIAN_FRONTEND=noninteractive; \
+	apt-get -qq update && apt-get -qq install -y --no-install-recommends "$$package" >/dev/null \
+		&& "$$python" -m venv --clear $(VENV)
+
+$(BASE): | $(PY)
+	@echo "Installing requirements/base.txt into $(VENV) (the first time takes a minute)"
+	@$(PIP) install -r requirements/base.txt
+	@rm -f $(VENV)/.base-* && touch $@
+
+# dev.txt holds everything that base.txt holds, so one installation makes both stamps.
+$(DEV): | $(PY)
+	@echo "Installing requirements/dev.txt into $(VENV) (the first time takes a minute or two)"
+	@$(PIP) install -r requirements/dev.txt
+	@rm -f $(VENV)/.base-* $(VENV)/.dev-* && touch $(BASE) $@
+
+run: setup ## Try everything on this machine, without services (Ctrl-C ends it)
+	@exec $(PY) manage.py run
+
+serve: setup ## The web processes as in production; the environment names the stores
+	@exec $(PY) manage.py serve
+
+ifdef T
+test: pytest ## Everything continuous integration wants; T=path runs only those tests
+else
+test: lint migrations-check deploy-check pytest
+endif
+
+pytest: setup-dev ## Only the tests, with PostgreSQL and Redis (T=path, or any arguments)
+	@$(SERVICES) $(PY) -m pytest $(if $(T),$(T),--cov --cov-branch --cov-report=term)
+
+lint: setup-dev ## Style, types, directions of imports
+	@echo "ruff, mypy, import-linter"
+	@$(VENV)/bin/ruff check --quiet
+	@$(VENV)/bin/ruff format --check --quiet || { echo "Run: make format" >&2; exit 1; }
+	@$(PY) -m mypy --no-error-summary
+	@$(VENV)/bin/lint-imports --no-logo >$(VENV)/imports.log 2>&1 \
+		|| { cat $(VENV)/imports.log >&2; exit 1; }
+
+migrations-check: setup-dev
+	@$(PY) manage.py makemigrations --check --dry-run
+
+deploy-check: setup-dev ## Dockerfile and docker-compose.yml
+	@$(VENV)/bin/hadolint Dockerfile
+	@$(VENV)/bin/check-jsonschema --builtin-schema vendor.compose-spec docker-compose.yml
+
+check: test ## test, and Django's own look at a deployment
+	@SECRET_KEY=$$($(PY) -c 'import secrets; print(secrets.token_urlsafe(60))') \
+		$(PY) manage.py check --deploy --fail-level ERROR
+
+bench: setup-dev ## Load tests against the running code (ARGS=…)
+	@$(SERVICES) $(PY) -m benchmarks.run $(ARGS)
+
+lock: | $(PY) ## Pin requirements/*.in into *.txt, with hashes
+	@[ -x $(VENV)/bin/uv ] || $(PIP) install uv
+	@for name in base dev; do \
+		echo "Locking requirements/$$name.txt"; \
+		$(VENV)/bin/uv $(LOCK) requirements/$$name.in -o requirements/$$name.txt || exit 1; \
+	done
+
+migrations: setup-dev ## Write the migrations that the models ask for
+	@$(PY) manage.py makemigrations $(ARGS)
+
+format: setup-dev ## Let ruff correct what it can
+	@$(VENV)/bin/ruff check --fix
+	@$(VENV)/bin/ruff format

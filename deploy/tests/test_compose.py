@@ -1,0 +1,129 @@
+"""The image and the compose file: valid, complete, and true to the code they start."""
+
+from __future__ import annotations
+
+import fnmatch
+import importlib.util
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from django.apps import apps
+from django.core.management import get_commands
+from django.utils.module_loading import import_string
+
+ROOT = Path(__file__).resolve().parents[2]
+COMPOSE = ROOT / "docker-compose.yml"
+OURS = ("gateway", "worker", "beat", "migrate")
+
+
+@pytest.fixture(scope="module")
+def services() -> dict[str, Any]:
+    loaded: dict[str, Any] = yaml.safe_load(COMPOSE.read_text())["services"]
+    return loaded
+
+
+def check(tool: str, *arguments: str) -> None:
+    program = Path(sys.executable).with_name(tool)
+    done = subprocess.run([program, *arguments], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def is_sent_to_the_build(path: str) -> bool:
+    """Docker's rule: the last pattern that matches a path, or a folder above it, decides."""
+    parents = [Path(path), *Path(path).parents]
+    sent = True
+    for line in (ROOT / ".dockerignore").read_text().splitlines():
+        pattern = line.strip().lstrip("!")
+        if not pattern or pattern.startswith("#"):
+            continue
+        names = [p.name if pattern.startswith("**/") else p.as_posix() for p in parents[:-1]]
+        depth = pattern.removeprefix("**/")
+        if any(
+            fnmatch.fnmatchcase(name, depth) and name.count("/") == depth.count("/")
+            for name in names
+        ):
+            sent = line.startswith("!")
+    return sent
+
+
+def test_the_compose_file_follows_its_schema() -> None:
+    check("check-jsonschema", "--builtin-schema", "vendor.compose-spec", str(COMPOSE))
+
+
+def test_hadolint_accepts_the_dockerfile() -> None:
+    check("hadolint", "Dockerfile")
+
+
+def test_the_services(services: dict[str, Any]) -> None:
+    assert set(services) == {*OURS, "postgres", "redis"}
+    for name, service in services.items():
+        assert service["read_only"] is True, name
+        assert service["init"] is True, name
+        # The image itself checks the gateway's health.
+        assert name == "gateway" or "healthcheck" in service, name
+        assert service["restart"] == ("no" if name == "migrate" else "unless-stopped"), name
+
+
+def test_everything_waits_for_the_migrations(services: dict[str, Any]) -> None:
+    for name in ("gateway", "worker", "beat"):
+        waits_for = services[name]["depends_on"]
+        assert waits_for["migrate"]["condition"] == "service_completed_successfully"
+        assert waits_for["postgres"]["condition"] == "service_healthy"
+        assert waits_for["redis"]["condition"] == "service_healthy"
+
+
+def test_commands_exist(services: dict[str, Any]) -> None:
+    commands = [services[name]["command"] for name in OURS if "command" in services[name]]
+    default = re.search(r"^CMD (\[.*\])$", (ROOT / "Dockerfile").read_text(), re.MULTILINE)
+    assert default
+    commands.append(yaml.safe_load(default[1]))
+    for command in commands:
+        if command[0] == "celery":
+            assert command[1] == "-A"
+            assert importlib.util.find_spec(f"{command[2]}.celery"), command
+            if "--scheduler" in command:
+                assert import_string(command[command.index("--scheduler") + 1].replace(":", ".")), (
+                    command
+                )
+        else:
+            assert command[:2] == ["python", "manage.py"]
+            assert command[2] in get_commands(), command
+
+
+def test_every_variable_is_in_the_example() -> None:
+    example = ROOT / ".env.example"
+    if not example.exists():
+        pytest.skip("There is no .env.example yet, so there is nothing to compare with.")
+    used = set(re.findall(r"(?<!\$)\$\{([A-Z_]+)", COMPOSE.read_text()))
+    shown = set(re.findall(r"^#? ?([A-Z_]+)=", example.read_text(), re.MULTILINE))
+    assert used <= shown, f"not in .env.example: {', '.join(sorted(used - shown))}"
+
+
+def test_the_image_gets_what_it_needs_and_no_more() -> None:
+    needed = ["manage.py", "requirements/base.txt", "templates/x.html", "static/portal/x.css"]
+    ours = [Path(app.path) for app in apps.get_app_configs() if ROOT in Path(app.path).parents]
+    for folder in ours:
+        if ".venv" not in folder.parts:
+            needed.append(f"{folder.relative_to(ROOT)}/__init__.py")
+    assert len(needed) > 8
+    assert [path for path in needed if not is_sent_to_the_build(path)] == []
+    kept_out = [
+        *(
+            ".env",
+            ".git/config",
+            "var/secrets/secret_key",
+            "var/gateway.sqlite3",
+            ".venv/bin/python",
+        ),
+        *(
+            "accounts/tests/__init__.py",
+            "gateway_project/core/__pycache__/x.pyc",
+            "requirements/dev.txt",
+        ),
+    ]
+    assert [path for path in kept_out if is_sent_to_the_build(path)] == []
