@@ -1,0 +1,1 @@
+"""Benchmarks of the gateway against a frozen reference; see README.md."""

@@ -1,0 +1,163 @@
+"""What is compared: how each contender is prepared, started and asked."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import os
+import secrets
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from benchmarks.processes import LOOPBACK, BenchError, free_port
+from benchmarks.stores import Stores
+
+ROOT = Path(__file__).resolve().parent.parent
+REFERENCE_VENV = ROOT / ".venv-bench"
+REQUIREMENTS = Path(__file__).parent / "requirements.txt"
+PER_MINUTE, PER_DAY = 10_000_000, 1_000_000_000  # limits are on, and never reached
+
+
+@dataclass(frozen=True)
+class Contender:
+    """A server under test. Commands run in `cwd` with `env` on top of a minimal environment."""
+
+    name: str
+    title: str
+    port: int
+    cwd: Path
+    make_key: tuple[str, ...]  # its last line of standard output is the API key
+    serve: tuple[str, ...]
+    env: Mapping[str, str]
+    ready_path: str
+    usage_table: str
+    switched_on: tuple[str, ...]
+    packages: tuple[str, ...]  # whose versions are printed
+    python: Path
+    prepare: tuple[tuple[str, ...], ...] = ()
+    missing: tuple[str, ...] = field(default=())  # named in the report: not on (yet)
+
+    def headers(self, key: str) -> dict[str, str]:
+        return {"X-API-Key": key}
+
+
+def reference(stores: Stores, engine_port: int, workers: int, scratch: Path) -> Contender:
+    """The plans' FastAPI stack, in its own environment."""
+    python = _reference_python()
+    metrics = scratch / "reference-metrics"
+    metrics.mkdir()
+    port = free_port()
+    return Contender(
+        name="reference",
+        title="FastAPI reference",
+        port=port,
+        cwd=Path(__file__).parent / "reference",
+        make_key=(str(python), "app.py", str(PER_MINUTE), str(PER_DAY)),
+        serve=(
+            str(python), "-m", "uvicorn", "app:app", "--host", LOOPBACK, "--port", str(port),
+            "--workers", str(workers), "--loop", "uvloop", "--http", "httptools",
+            "--no-access-log", "--log-level", "warning",
+        ),
+        env={
+            "DATABASE_URL": stores.database_url,
+            "REDIS_URL": stores.redis_url,
+            "ENGINE_URL": f"http://{LOOPBACK}:{engine_port}",
+            "PROMETHEUS_MULTIPROC_DIR": str(metrics),
+            "PYTHONDONTWRITEBYTECODE": "1",
+        },
+        ready_path="/health",
+        usage_table="usage_logs",
+        switched_on=(
+            "API key: SHA-256 against PostgreSQL, cached 60 s in Redis",
+            "limits per minute and day in Redis, with headers",
+            "verdict cache in Redis (asked and filled)",
+            "circuit breaker, httpx pool 100/20",
+            "a usage row in PostgreSQL for each request",
+            "Prometheus metrics, multiprocess",
+            "JSON access log line with request id",
+            "security headers, CORS, GZip",
+        ),
+        packages=("fastapi", "uvicorn", "httpx", "redis", "sqlalchemy", "asyncpg", "pydantic"),
+        python=python,
+    )  # fmt: skip
+
+
+def gateway(stores: Stores, engine_port: int, workers: int, scratch: Path) -> Contender:
+    """This project, started as `make serve` does."""
+    manage = ROOT / "manage.py"
+    if not manage.exists():
+        raise BenchError("There is no manage.py yet; run with `--only reference`.")
+    port = free_port()
+    command = (sys.executable, str(manage))
+    return Contender(
+        name="gateway",
+        title="this gateway (Django)",
+        port=port,
+        cwd=ROOT,
+        prepare=((*command, "migrate", "--verbosity", "0"),),
+        make_key=(
+            *command, "create_key", "--workspace", "bench",
+            "--per-minute", str(PER_MINUTE), "--per-day", str(PER_DAY),
+        ),
+        serve=(*command, "serve"),
+        env={
+            "HOST": LOOPBACK,
+            "PORT": str(port),
+            "WORKERS": str(workers),
+            "DATABASE_URL": stores.database_url,
+            "REDIS_URL": stores.redis_url,
+            "DETECTION_ENGINE_URL": f"http://{LOOPBACK}:{engine_port}",
+            # Set though most are defaults: a .env file of the checkout must not change them.
+            "RATE_LIMIT_ENABLED": "true",
+            "EMBEDDED_WORKER": "false",
+            "LOG_LEVEL": "INFO",
+            "LOG_FORMAT": "json",
+            "ALLOWED_HOSTS": LOOPBACK,
+            "SECRET_KEY": secrets.token_urlsafe(48),
+            "JWT_SECRET": secrets.token_urlsafe(48),
+            "KEY_PEPPERS": f"1:{secrets.token_hex(32)}",
+            "FIELD_ENCRYPTION_KEYS": base64.urlsafe_b64encode(os.urandom(32)).decode(),
+        },
+        ready_path="/health/ready",
+        usage_table="accounts_usagelog",
+        switched_on=(
+            "API key: keyed hash against PostgreSQL, verified keys remembered in the worker",
+            "limits per minute and day in Redis, with headers",
+            "circuit breaker, connection pool",
+            "a usage row in PostgreSQL for each request",
+            "Prometheus metrics, multiprocess",
+            "JSON access log line with request id",
+            "security headers, GZip (CORS is the Robin API's)",
+        ),
+        missing=("verdict cache",),
+        packages=("django", "djangorestframework", "granian", "aiohttp", "redis", "pydantic"),
+        python=Path(sys.executable),
+    )  # fmt: skip
+
+
+FACTORIES = {"reference": reference, "gateway": gateway}
+
+
+def _reference_python() -> Path:
+    """The interpreter of `.venv-bench`, which is made or renewed when the pins changed."""
+    python = REFERENCE_VENV / "bin" / "python"
+    stamp = REFERENCE_VENV / "requirements.sha256"
+    wanted = hashlib.sha256(REQUIREMENTS.read_bytes()).hexdigest()
+    if python.exists() and stamp.exists() and stamp.read_text().strip() == wanted:
+        return python
+    print("Installing the reference's packages into .venv-bench ...", flush=True)
+    try:
+        subprocess.run([sys.executable, "-m", "venv", "--clear", str(REFERENCE_VENV)], check=True)
+        (REFERENCE_VENV / ".gitignore").write_text("*\n")
+        subprocess.run(
+            [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check",
+             "--require-hashes", "-r", str(REQUIREMENTS)],
+            check=True, timeout=300,
+        )  # fmt: skip
+    except (subprocess.CalledProcessError, subprocess.TimeoutExpired) as error:
+        raise BenchError(f"Could not install {REQUIREMENTS.name}: {error}") from error
+    stamp.write_text(wanted + "\n")
+    return python

@@ -1,0 +1,1 @@
+"""The frozen reference; run by benchmarks.run inside its own environment."""

@@ -1,0 +1,402 @@
+"""Measure the gateway against the frozen reference in one interleaved run.
+
+    python -m benchmarks.run [--rounds 5] [--seconds 8] [--connections 32] [--workers 2]
+                             [--only NAME]... [--json FILE] [--markdown FILE]
+
+`DATABASE_URL` and `REDIS_URL` name a PostgreSQL and a Redis; `make bench` provides private ones.
+NAME is a row or a contender. Exit codes: 0 fine, 1 a must was missed, 2 the run does not count.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from statistics import median
+from types import FrameType
+
+from rich.console import Console
+
+from benchmarks import machine, report
+from benchmarks.contenders import FACTORIES, Contender
+from benchmarks.load import Load, run_wrk
+from benchmarks.processes import (
+    BenchError,
+    Child,
+    base_environment,
+    free_port,
+    request,
+    run_once,
+)
+from benchmarks.rows import ROWS, Engine, Row
+from benchmarks.stores import Stores, private_stores, versions
+
+WARM_UP_SECONDS = 3  # imports, pools, caches and the interpreter's own specialisation
+PROBE_SECONDS = 2  # each run of the latency probes
+STUB_ENDPOINT = "huggingface"  # tells the stub's answer from one of a fallback
+CHECKED_PATH = "/v1/detect"
+REQUIRED_HEADERS = ("x-ratelimit-limit", "x-request-id", "x-content-type-options")
+
+
+@dataclass
+class Side:
+    """A contender while it runs, and what it answered so far."""
+
+    contender: Contender
+    child: Child
+    stores: Stores
+    headers: dict[str, str]
+    answered: int = 0  # requests that wrk saw answered: each must leave a usage row
+    cut_off: int = 0  # at most so many more were under way when a run of wrk ended
+
+
+@dataclass
+class Bench:
+    """One whole run: the stub engine, the contenders, and the measurements."""
+
+    rounds: int
+    seconds: int
+    connections: int
+    workers: int
+    scratch: Path
+    console: Console
+    engine_port: int = 0
+    sides: dict[str, Side] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    foreign: list[float] = field(default_factory=list)  # busy share of the machine between runs
+
+    def measure(self, row: Row, side: Side, *, seconds: int, connections: int) -> report.Run:
+        """One run of wrk against one contender, checked and with its CPU time."""
+        calls, cpu = self._engine_calls(), side.child.cpu_seconds()
+        load = run_wrk(
+            row, side.contender.port, side.headers, connections=connections, seconds=seconds
+        )
+        # Work put off until after the answer belongs to the request, so CPU counts to rest.
+        settled = side.child.settle()
+        calls, cpu = self._engine_calls() - calls - 1, side.child.cpu_seconds() - cpu
+        if settled:
+            self.foreign.append(machine.busy_share(0.3))
+        if row.counts_usage:
+            side.answered += load.requests
+            side.cut_off += connections
+        self._check_engine(row, side, load, calls)
+        return report.Run(
+            round=0,
+            load=load,
+            cpu_us_per_request=cpu / load.requests * 1e6,
+            engine_calls=calls,
+            settled=settled,
+        )
+
+    def run_row(self, row: Row) -> report.Result:
+        """Warm up, then rounds in alternating order."""
+        connections = row.connections or self.connections
+        names = list(self.sides)
+        for name in names:
+            self.measure(row, self.sides[name], seconds=WARM_UP_SECONDS, connections=connections)
+        runs: dict[str, list[report.Run]] = {name: [] for name in names}
+        for number in range(self.rounds):
+            for name in names if number % 2 == 0 else reversed(names):
+                run = self.measure(
+                    row, self.sides[name], seconds=self.seconds, connections=connections
+                )
+                runs[name].append(run)
+                cores = run.load.requests_per_second * run.cpu_us_per_request / 1e6
+                self.console.print(
+                    f"  {row.name}, round {number + 1}/{self.rounds}, {name}: "
+                    f"{run.load.requests_per_second:,.0f} req/s, p95 {run.load.p95_ms:.1f} ms, "
+                    f"CPU {run.cpu_us_per_request / 1000:.2f} ms/req, {cores:.1f} cores"
+                    + ("" if run.settled else " (still busy 6 s later)"),
+                )
+        for name, measured in runs.items():
+            if unsettled := sum(not run.settled for run in measured):
+                self.notes.append(
+                    f"{name} was still busy 6 s after {unsettled} of its runs of {row.name}."
+                )
+        return report.summarise(row, runs)
+
+    def added_latency(self, row: Row) -> report.Result:
+        """p50 and p95 in ms above the bare engine, one at a time and with all connections."""
+        found: report.Result = {}
+        for key, connections in (("single", 1), ("full", self.connections)):
+            direct = run_wrk(
+                row, self.engine_port, {}, connections=connections, seconds=PROBE_SECONDS
+            )
+            found.setdefault("engine", {})[key] = asdict(direct)
+            for name, side in self.sides.items():
+                run = self.measure(row, side, seconds=PROBE_SECONDS, connections=connections)
+                found.setdefault(name, {})[key] = {
+                    "p50_ms": run.load.p50_ms - direct.p50_ms,
+                    "p95_ms": run.load.p95_ms - direct.p95_ms,
+                }
+        return found
+
+    def memory(self) -> report.Result:
+        """Memory of every process in bytes; the web workers are the busiest ones."""
+        found = {}
+        for name, side in self.sides.items():
+            processes = [asdict(process) for process in side.child.usage()]
+            found[name] = {"web": processes[: self.workers], "others": processes[self.workers :]}
+        return found
+
+    def describe_foreign_load(self, description: dict[str, str]) -> bool:
+        """Whether others disturbed the run: what was busy while both sides rested is theirs."""
+        if not self.foreign:
+            return True
+        typical, most = median(self.foreign), max(self.foreign)
+        description["foreign_load_percent"] = f"{typical * 100:.0f} (at most {most * 100:.0f})"
+        disturbed = most > 0.15
+        if disturbed:
+            self.notes.append(
+                "Disturbed: other work ran on the machine. Repeat the run before quoting a figure."
+            )
+        return disturbed
+
+    def evidence(self, rows: list[Row]) -> report.Result:
+        """What really was on: usage rows, log lines and counted requests, one for each answer."""
+        paths = {CHECKED_PATH} | {row.path for row in rows if row.counts_usage}
+        found = {}
+        for name, side in self.sides.items():
+            contender = side.contender
+            counts = {
+                "usage rows": side.stores.wait_for_rows(contender.usage_table, side.answered),
+                "log lines": _log_lines(side.child.log, paths),
+                "counted by metrics": self._counted(side, paths),
+            }
+            # wrk hangs up on the requests under way when its time is over: they may be in both,
+            # in one or in none of these.
+            low, high = side.answered, side.answered + side.cut_off
+            found[name] = {
+                "answered": side.answered,
+                "cut_off": side.cut_off,
+                "counts": counts,
+                "complete": all(low <= count <= high for count in counts.values()),
+            }
+        return found
+
+    def check_answer(self, side: Side) -> None:
+        """One request by hand: the engine's own verdict, with all the headers that cost time."""
+        body = json.dumps({"text": f"A first message, {os.urandom(8).hex()}."}).encode()
+        headers = {**side.headers, "Content-Type": "application/json"}
+        answer = request(side.contender.port, "POST", CHECKED_PATH, headers, body)
+        side.answered += 1
+        if answer.status != 200 or json.loads(answer.body).get("endpoint") != STUB_ENDPOINT:
+            raise BenchError(
+                f"{side.contender.title} did not pass on the engine's answer: {answer.excerpt()}\n"
+                f"{side.child.log_tail()}"
+            )
+        if missing := [name for name in REQUIRED_HEADERS if name not in answer.headers]:
+            raise BenchError(f"{side.contender.title} sent no {', '.join(missing)}.")
+
+    @staticmethod
+    def _counted(side: Side, paths: set[str]) -> int:
+        """Answers 200 on `paths` that the contender's own metrics show."""
+        text = request(side.contender.port, "GET", "/metrics").body.decode()
+        total = 0.0
+        for line in text.splitlines():
+            name, _, labels = line.partition("{")
+            if (
+                name == "gateway_requests_total"
+                and 'status="200"' in labels
+                and any(f'{path.lstrip("/")}"' in labels for path in paths)
+            ):
+                total += float(line.rpartition(" ")[2])
+        return round(total)
+
+    def _engine_calls(self) -> int:
+        """Requests that the stub has had since it started, this question included."""
+        text = request(self.engine_port, "GET", "/stub_status").body.decode()
+        return int(text.splitlines()[2].split()[2])
+
+    @staticmethod
+    def _check_engine(row: Row, side: Side, load: Load, calls: int) -> None:
+        asked = f"the engine was asked {calls:,} times for {load.requests:,} answers"
+        if row.engine is Engine.EACH and calls < load.requests:
+            raise BenchError(f"{row.title}, {side.contender.title}: {asked}; it must be each time.")
+        if row.engine is Engine.NEVER and calls > max(100, load.requests // 100):
+            raise BenchError(f"{row.title}, {side.contender.title}: {asked}; it must be never.")
+
+
+def _log_lines(log: Path, paths: set[str]) -> int:
+    """Access log lines of answers 200 on `paths`."""
+    marks = [path.encode() for path in paths]
+    with log.open("rb") as lines:
+        return sum(
+            b'"request"' in line and b"200" in line and any(mark in line for mark in marks)
+            for line in lines
+        )
+
+
+@contextmanager
+def running_engine(scratch: Path) -> Iterator[int]:
+    """The stub engine on a free port."""
+    port = free_port()
+    folder = scratch / "engine"
+    folder.mkdir()
+    text = (Path(__file__).parent / "stub_engine.conf").read_text()
+    # nginx started by root would give its worker to a user who cannot enter the folder.
+    user = "user root;" if os.geteuid() == 0 else ""
+    for mark, value in (("@USER@", user), ("@DIR@", str(folder)), ("@PORT@", str(port))):
+        text = text.replace(mark, value)
+    config = folder / "nginx.conf"
+    config.write_text(text)
+    command = [machine.nginx_path(), "-p", str(folder), "-c", str(config), "-e", "stderr"]
+    child = Child("stub engine", command, base_environment(), folder, scratch / "engine.log")
+    try:
+        child.wait_ready(port, "/health", seconds=10)
+        yield port
+    finally:
+        child.stop()
+
+
+@contextmanager
+def running_side(name: str, bench: Bench, database_url: str, redis_url: str) -> Iterator[Side]:
+    """A contender with stores and a key of its own."""
+    with private_stores(database_url, redis_url, name) as stores:
+        contender = FACTORIES[name](stores, bench.engine_port, bench.workers, bench.scratch)
+        env = base_environment() | dict(contender.env)
+        for command in contender.prepare:
+            run_once(command, env, contender.cwd, seconds=120)
+        lines = run_once(contender.make_key, env, contender.cwd, seconds=60).split()
+        if not lines:
+            raise BenchError(f"{contender.title}: no key came from {contender.make_key}.")
+        log = bench.scratch / f"{name}.log"
+        child = Child(contender.title, contender.serve, env, contender.cwd, log)
+        try:
+            child.wait_ready(contender.port, contender.ready_path)
+            yield Side(contender, child, stores, contender.headers(lines[-1]))
+        finally:
+            child.stop()
+
+
+def run(arguments: argparse.Namespace, console: Console) -> report.Result:
+    """Everything between the command line and the report."""
+    names, rows = _selection(arguments.only)
+    machine.require_tools()
+    try:
+        database_url, redis_url = os.environ["DATABASE_URL"], os.environ["REDIS_URL"]
+    except KeyError as error:
+        raise BenchError(
+            f"{error.args[0]} is not set; `make bench` starts private stores."
+        ) from error
+    description = machine.describe() | versions(database_url, redis_url)
+    started_at = datetime.now(UTC)
+    with ExitStack() as stack:
+        scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-")))
+        bench = Bench(
+            rounds=arguments.rounds,
+            seconds=arguments.seconds,
+            connections=arguments.connections,
+            workers=arguments.workers,
+            scratch=scratch,
+            console=console,
+        )
+        bench.engine_port = stack.enter_context(running_engine(scratch))
+        for name in names:
+            console.print(f"Starting {name} ...")
+            side = stack.enter_context(running_side(name, bench, database_url, redis_url))
+            bench.sides[name] = side
+            bench.check_answer(side)
+        contenders = [side.contender for side in bench.sides.values()]
+        result: report.Result = {
+            "started_at": started_at.strftime("%Y-%m-%dT%H:%M:%SZ"),
+            "settings": {
+                key: getattr(bench, key) for key in ("rounds", "seconds", "connections", "workers")
+            },
+            "machine": description,
+            "packages": machine.package_versions(contenders),
+            "titles": {contender.name: contender.title for contender in contenders},
+            "switched_on": {contender.name: contender.switched_on for contender in contenders},
+            "missing": {contender.name: contender.missing for contender in contenders},
+            "rows": [bench.run_row(row) for row in rows],
+            "added_latency": bench.added_latency(rows[0]),
+            "memory": bench.memory(),
+        }
+        result["disturbed"] = bench.describe_foreign_load(description)
+        for side in bench.sides.values():
+            bench.check_answer(side)
+        result["evidence"] = bench.evidence(rows)
+        result["notes"] = bench.notes
+        result["targets"] = report.plan_targets(result, report.TESTED)
+        result["took_seconds"] = round((datetime.now(UTC) - started_at).total_seconds())
+    return result
+
+
+def _selection(only: list[str]) -> tuple[list[str], list[Row]]:
+    """Contenders and rows to run; a name of `only` is either, none means all."""
+    known = {row.name for row in ROWS} | set(FACTORIES)
+    if unknown := set(only) - known:
+        raise BenchError(
+            f"Unknown: {', '.join(sorted(unknown))}; known are {', '.join(sorted(known))}."
+        )
+    return (
+        [name for name in FACTORIES if name in only] or list(FACTORIES),
+        [row for row in ROWS if row.name in only] or list(ROWS),
+    )
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError("must be 1 or more")
+    return number
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="benchmarks.run", description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=_positive, default=5)
+    parser.add_argument("--seconds", type=_positive, default=8, help="of each run")
+    parser.add_argument("--connections", type=_positive, default=32)
+    parser.add_argument("--workers", type=_positive, default=2, help="of each contender")
+    parser.add_argument(
+        "--only", action="append", default=[], metavar="NAME", help="a row or a contender"
+    )
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the whole result")
+    parser.add_argument("--markdown", type=Path, metavar="FILE", help="write a table for documents")
+    return parser.parse_args()
+
+
+def _stop(_: int, __: FrameType | None) -> None:
+    """First signal: leave by way of the clean-up, which takes seconds and must not be cut off."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    raise KeyboardInterrupt
+
+
+def main() -> int:
+    arguments = _arguments()
+    console = Console(width=None if sys.stdout.isatty() else 120, highlight=False)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _stop)
+    try:
+        result = run(arguments, console)
+    except BenchError as error:
+        console.print(f"The run does not count: {error}", style="red", markup=False)
+        return 2
+    except KeyboardInterrupt:
+        console.print("Stopped.")
+        return 130
+    report.print_tables(result, console)
+    if arguments.json:
+        arguments.json.write_text(json.dumps(result, indent=2) + "\n")
+    if arguments.markdown:
+        arguments.markdown.write_text(report.markdown(result))
+    if not all(found["complete"] for found in result["evidence"].values()):
+        console.print(
+            "The run does not count: usage rows, log lines or metrics differ from the answers.",
+            style="red",
+        )
+        return 2
+    return 1 if any(row["verdict"] == "must missed" for row in result["rows"]) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,56 @@
+-- POST /v1/detect for wrk, and the result as one JSON line.
+--
+-- Read from the environment: BENCH_HEADERS ("Name: value" lines), BENCH_RUN (a tag that no other
+-- run has), BENCH_TEXT ("unique": another text for each request, so no cache can help; "same":
+-- one text throughout), BENCH_CONNECTIONS (how many wrk opens), BENCH_SAMPLE ("1": print the
+-- first answer that is not 200, which costs time and only serves to explain a failed run).
+
+local run = os.getenv("BENCH_RUN") or "0"
+local unique = (os.getenv("BENCH_TEXT") or "unique") == "unique"
+local headers = { ["Content-Type"] = "application/json" }
+for name, value in (os.getenv("BENCH_HEADERS") or ""):gmatch("([^:\n]+):%s*([^\n]+)") do
+  headers[name] = value
+end
+
+-- wrk opens all its connections in one burst, and with a listening socket that workers share, one
+-- worker may accept them all and leave the others idle for the whole run. As with real clients,
+-- who come and go, connections are therefore renewed: each a few times at the beginning, which
+-- spreads them over the workers, and then after a hundred requests or so.
+local renewing = {}
+for name, value in pairs(headers) do renewing[name] = value end
+renewing["Connection"] = "close"
+local beginning = 5 * tonumber(os.getenv("BENCH_CONNECTIONS") or "32")
+local sent = 0
+
+local before = '{"text":"Message '
+local after = '. Please read the attached report, list its three main findings in plain words, '
+  .. 'and say which of them the team should look at before the release on Friday."}'
+local counter = 0
+
+function request()
+  sent = sent + 1
+  if unique then counter = sent end
+  local renew = sent <= beginning or sent % 100 == 0
+  local body = before .. run .. "-" .. counter .. after
+  return wrk.format("POST", nil, renew and renewing or headers, body)
+end
+
+if os.getenv("BENCH_SAMPLE") == "1" then
+  local shown = 0
+  function response(status, _, body)
+    if status ~= 200 and shown < 1 then
+      shown = shown + 1
+      print("SAMPLE " .. status .. " " .. body:sub(1, 600):gsub("%s+", " "))
+    end
+  end
+end
+
+function done(summary, latency, _)
+  local errors = summary.errors
+  print(string.format(
+    'RESULT {"requests":%d,"duration_us":%d,"p50_us":%d,"p95_us":%d,"p99_us":%d,"max_us":%d,'
+      .. '"errors":{"connect":%d,"read":%d,"write":%d,"timeout":%d,"status":%d}}',
+    summary.requests, summary.duration, latency:percentile(50), latency:percentile(95),
+    latency:percentile(99), latency.max, errors.connect, errors.read, errors.write,
+    errors.timeout, errors.status))
+end
