@@ -79,7 +79,8 @@ class DetectConfig(Body):
 
 class DetectRequest(Body):
     text: Text = Field(description="1 to 10,000 characters, analysed exactly as sent.")
-    config: DetectConfig = DetectConfig()
+    # A factory: Pydantic would deep-copy a default for each request.
+    config: DetectConfig = Field(default_factory=DetectConfig)
     webhook_url: Annotated[str, AfterValidator(_not_yet)] | None = None
     metadata: Metadata | None = Field(
         None, description="At most 1 kB as JSON; echoed, never sent to the engine."

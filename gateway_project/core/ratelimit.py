@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from threading import Lock
 from time import monotonic, time
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 from django.conf import settings
 from redis.exceptions import NoScriptError, RedisError, ResponseError
@@ -74,8 +74,7 @@ def per_day(name: str, subject: str, limit: int, on_failure: Failure = "local") 
     return Policy(name, subject, limit, 86_400, 86_400_000, 1, on_failure)
 
 
-@dataclass(frozen=True, slots=True)
-class State:
+class State(NamedTuple):
     """One policy after the decision. `reset_seconds`: until all of `limit` is back."""
 
     name: str
@@ -85,8 +84,7 @@ class State:
     window_seconds: int
 
 
-@dataclass(frozen=True, slots=True)
-class Decision:
+class Decision(NamedTuple):
     """`denied` names the policy that refused; then `retry_after_seconds` is > 0.
 
     `degraded` names the policies that were decided without Redis.
