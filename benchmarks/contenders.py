@@ -9,7 +9,7 @@ import secrets
 import subprocess
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from benchmarks.processes import LOOPBACK, BenchError, free_port
@@ -138,7 +138,26 @@ def gateway(stores: Stores, engine_port: int, workers: int, scratch: Path) -> Co
     )  # fmt: skip
 
 
-FACTORIES = {"reference": reference, "gateway": gateway}
+def gateway_on_uvicorn(stores: Stores, engine_port: int, workers: int, scratch: Path) -> Contender:
+    """The same application behind the other server: what docs/decisions/0002 rests on."""
+    usual = gateway(stores, engine_port, workers, scratch)
+    return replace(
+        usual,
+        name="uvicorn",
+        title="this gateway on uvicorn",
+        serve=(
+            sys.executable, "-m", "uvicorn", "gateway_project.asgi:application",
+            "--host", LOOPBACK, "--port", str(usual.port), "--workers", str(workers),
+            "--loop", "uvloop", "--http", "httptools", "--no-access-log", "--no-server-header",
+            "--log-level", "warning",
+        ),
+        env={**usual.env, "PROMETHEUS_MULTIPROC_DIR": str(scratch / "uvicorn-metrics")},
+        packages=("uvicorn", *usual.packages),
+    )  # fmt: skip
+
+
+FACTORIES = {"reference": reference, "gateway": gateway, "uvicorn": gateway_on_uvicorn}
+USUAL = ("reference", "gateway")  # the others run when `--only` names them
 
 
 def _reference_python() -> Path:

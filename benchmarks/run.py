@@ -26,7 +26,7 @@ from types import FrameType
 from rich.console import Console
 
 from benchmarks import machine, report
-from benchmarks.contenders import FACTORIES, Contender
+from benchmarks.contenders import FACTORIES, USUAL, Contender
 from benchmarks.load import Load, run_wrk
 from benchmarks.processes import (
     BenchError,
@@ -338,7 +338,7 @@ def _selection(only: list[str]) -> tuple[list[str], list[Row]]:
             f"Unknown: {', '.join(sorted(unknown))}; known are {', '.join(sorted(known))}."
         )
     return (
-        [name for name in FACTORIES if name in only] or list(FACTORIES),
+        [name for name in FACTORIES if name in only] or list(USUAL),
         [row for row in ROWS if row.name in only] or list(ROWS),
     )
 
