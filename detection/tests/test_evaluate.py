@@ -1,0 +1,499 @@
+"""manage.py evaluate, against a small API of the tests' own"""
+
+from __future__ import annotations
+
+import asyncio
+import csv
+import io
+import json
+import re
+import threading
+from unittest.mock import Mock
+
+import pytest
+from aiohttp import web
+from django.core.management import CommandError, call_command
+from django.db import OperationalError
+
+from accounts import services
+from accounts.models import ApiKey
+from detection import evaluation
+from detection.evaluation import Answer, Figures, Outcome, Rate, Run, Sample
+from detection.management.commands import evaluate
+
+SECRET = "xyzzy plugh"  # in every text, and never in any output
+KEY = "gw_live_given"
+PROBLEMS = {
+    "refused": (422, "validation_error"),
+    "broken": (500, "internal_error"),
+    "revoked": (401, "invalid_api_key"),
+}
+VERDICT = {"threshold": 0.6, "decision": "allow", "status": "complete", "source": "engine"}
+
+
+class API:
+    """`POST /v1/detect` that does what the words of the text say."""
+
+    def __init__(self):
+        self.asked, self.keys, self.refuses = [], [], set()
+        self.limits = [{"name": "minute", "limit": 1000, "remaining": 1000}]
+
+    async def detect(self, request):
+        self.keys.append(request.headers["x-api-key"])
+        body = await request.json()
+        self.asked.append(body)
+        words = body["text"].split()
+        again = sum(b["text"] == body["text"] for b in self.asked) > 1
+        if "always-busy" in words or ("busy" in words and not again):
+            return problem(429, "rate_limited", {"Retry-After": "0"})
+        if "quota" in words:
+            return problem(429, "quota_exceeded", {"Retry-After": "40000"})
+        for word, (status, code) in PROBLEMS.items():
+            if word in words:
+                return problem(status, code)
+        if "garbled" in words:
+            return web.Response(text="<html>")
+        if "gone" in words:
+            request.transport.abort()
+        score = 0.9 if "attack" in words else 0.2
+        answer = {**VERDICT, "confidence": score, "is_malicious": score >= 0.6, "new_field": 1}
+        answer |= {"endpoint": "huggingface", "threat_types": ["=jailbreak"] if score > 0.6 else []}
+        if "degraded" in words:
+            answer |= {"status": "degraded", "source": "fallback", "degraded_reason": "timeout"}
+        return web.json_response(answer)
+
+    async def show_limits(self, request):
+        key = request.headers.get("x-api-key")
+        self.keys.append(key)
+        if key in self.refuses or "*" in self.refuses:
+            return problem(401, "invalid_api_key")
+        return web.json_response({"policies": self.limits})
+
+    def app(self):
+        app = web.Application()
+        app.router.add_post("/v1/detect", self.detect)
+        app.router.add_get("/v1/limits", self.show_limits)
+        return app
+
+
+def problem(status, code, headers=None):
+    return web.json_response({"code": code, "detail": SECRET}, status=status, headers=headers)
+
+
+@pytest.fixture
+def api():
+    api, loop = API(), asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever, daemon=True)
+    thread.start()
+
+    def run(work):
+        return asyncio.run_coroutine_threadsafe(work, loop).result(10)
+
+    runner = web.AppRunner(api.app(), shutdown_timeout=0)
+    run(runner.setup())
+    run(web.TCPSite(runner, "127.0.0.1", 0).start())
+    api.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
+    yield api
+    run(runner.cleanup())
+    loop.call_soon_threadsafe(loop.stop)
+    thread.join()
+    loop.close()
+
+
+@pytest.fixture
+def rows(tmp_path):
+    """Write rows `(words, label)`, or raw lines, to a file and return its path."""
+
+    def line(row, source):
+        if isinstance(row, bytes):
+            return row
+        words, label = row
+        text = f"{words} {SECRET}"
+        return json.dumps({"text": text, "label": label, "source": source}).encode()
+
+    def write(*rows, source="team/kind/case"):
+        path = tmp_path / "data.jsonl"
+        path.write_bytes(b"\n".join(line(row, source) for row in rows))
+        return path
+
+    return write
+
+
+class Printed(str):
+    """What the command printed; `failed` says how it ended when it did not end well."""
+
+    failed = ""
+
+
+def run_command(api_url, *arguments, key=KEY):
+    out, failed = io.StringIO(), ""
+    given = ["--key", key] if key else []
+    try:
+        call_command("evaluate", "--url", api_url, *given, *map(str, arguments), stdout=out)
+    except CommandError as exc:
+        failed = str(exc)
+    printed = Printed(out.getvalue())
+    printed.failed = failed
+    return printed
+
+
+def outcome(label, score, *, file="a", source="", threshold=0.6):
+    said = {"confidence": score, "threshold": threshold, "status": "complete"}
+    answer = Answer(is_malicious=score >= threshold, **said)
+    return Outcome(file, 1, source, label, answer=answer, latency_ms=1.0)
+
+
+def a_run(files=(("a", 1, "ab" * 32),), **fields):
+    started = "2026-01-01 00:00:00 UTC"
+    how = ("http://gateway.example", "manage.py evaluate a", started, 16, "user_input", None)
+    return Run(*how, list(files), **fields)
+
+
+class TestTheStatistics:
+    @pytest.mark.parametrize(
+        ("hits", "n", "low", "high"),
+        # Known values of the Wilson interval at 95 %.
+        [(5, 10, 0.2366, 0.7634), (0, 10, 0.0, 0.2775), (10, 10, 0.7225, 1.0), (1, 1, 0.2065, 1)],
+    )
+    def test_it_gives_the_wilson_interval(self, hits, n, low, high):
+        rate = Rate.of(hits, n)
+
+        assert (rate.low, rate.high) == pytest.approx((low, high), abs=5e-5)
+        assert rate.low <= rate.value <= rate.high
+        assert Rate.of(0, 0) is None
+
+    def test_it_interpolates_percentiles(self):
+        assert evaluation.percentile([1, 2, 3, 4], 0.5) == 2.5
+        assert evaluation.percentile([1, 2, 3, 4], 1) == 4
+        assert evaluation.percentile([7], 0.99) == 7
+        assert evaluation.percentile([], 0.5) is None
+
+    def test_it_has_no_precision_without_both_classes(self):
+        benign, attacks = Figures("", false_alarms=1, passed=9), Figures("", caught=9, missed=1)
+
+        assert (benign.recall, benign.precision, benign.f1) == (None, None, None)
+        assert benign.false_positive_rate.value == 0.1
+        assert (attacks.false_positive_rate, attacks.precision, attacks.f1) == (None, None, None)
+        assert attacks.recall.value == 0.9
+
+    def test_it_counts_all_four_cases(self):
+        answered = [outcome(label, score) for label in (1, 0) for score in (0.9, 0.1)]
+        figures = evaluation.measure("", answered)
+
+        assert (figures.caught, figures.missed) == (1, 1)
+        assert (figures.false_alarms, figures.passed) == (1, 1)
+        assert (figures.precision, figures.f1) == (0.5, 0.5)
+
+    def test_it_shows_what_is_undefined_as_a_dash(self):
+        assert Figures("nothing").cells() == ["0", "0", "0", *[evaluation.NONE] * 9]
+
+    @pytest.mark.parametrize(
+        ("share", "text"),
+        [(0, "0"), (1, "100"), (0.0001, "<0.1"), (0.9999, ">99.9"), (0.972, "97.2"), (0.5, "50.0")],
+    )
+    def test_it_never_rounds_to_none_or_all(self, share, text):
+        assert evaluation.percent(share, "") == text
+
+    def test_it_flags_a_score_that_reaches_the_threshold(self):
+        [(_, at), (_, above)] = evaluation.sweep([outcome(1, 0.6), outcome(0, 0.6)], [0.6, 0.61])
+
+        assert (at.caught, at.false_alarms) == (1, 1)
+        assert (above.caught, above.false_alarms) == (0, 0)
+
+    def test_it_takes_a_score_at_the_engines_floor_for_none(self):
+        floor = Answer(is_malicious=False, confidence=0.5, threshold=0.3, status="complete")
+        [(_, figures)] = evaluation.sweep([Outcome("a", 1, "", 0, answer=floor)], [0.0])
+
+        assert figures.false_alarms == 0
+
+
+class TestReading:
+    @pytest.mark.parametrize(
+        ("line", "reason"),
+        [
+            (b"{", evaluation.NOT_JSON),
+            (b"\xff\xfe", evaluation.NOT_JSON),
+            (b"[" * 100_000, evaluation.NOT_JSON),
+            (b'{"text": "t", "label": ' + b"9" * 5000 + b"}", evaluation.NOT_JSON),
+            (b"[1]", evaluation.NOT_OBJECT),
+            (b'"text"', evaluation.NOT_OBJECT),
+            (b'{"label": 1}', evaluation.NO_TEXT),
+            (b'{"text": 5, "label": 1}', evaluation.NO_TEXT),
+            (b'{"text": null, "label": 1}', evaluation.NO_TEXT),
+            (b'{"text": "", "label": 1}', evaluation.EMPTY),
+            (b'{"text": "t"}', evaluation.NO_LABEL),
+            (b'{"text": "t", "label": 2}', evaluation.NO_LABEL),
+            (b'{"text": "t", "label": "1"}', evaluation.NO_LABEL),
+            (b'{"text": "t", "label": true}', evaluation.NO_LABEL),
+            (b'{"text": "t", "label": NaN}', evaluation.NO_LABEL),
+            (b'{"text": "' + b"x" * 10_001 + b'", "label": 1}', evaluation.TOO_LONG),
+            (b'{"text": "a\\u0000b", "label": 1}', evaluation.NOT_TEXT),
+            (b'{"text": "\\ud800", "label": 1}', evaluation.NOT_TEXT),
+            (b'{"text": "\\u0001\\u0002\\u0003", "label": 1}', evaluation.NOT_TEXT),
+        ],
+        ids=range(19),
+    )
+    def test_it_says_why_a_row_is_bad(self, line, reason):
+        assert evaluation.parse(line, "data", 7).skipped == reason
+
+    def test_it_reads_text_label_and_source(self):
+        line = b'\xef\xbb\xbf{"text": " t ", "label": 1, "source": "a/b/c", "other": []}'
+
+        assert evaluation.parse(line, "data", 3) == Sample("data", 3, " t ", 1, "a/b/c")
+        longest = json.dumps({"text": "é" * 10_000, "label": 0}).encode()
+        assert isinstance(evaluation.parse(longest, "data", 1), Sample)
+
+    def test_it_counts_lines_but_passes_over_blank_ones(self, rows):
+        path = rows(b"", ("one", 1), b"  ", ("two", 0), b"")
+
+        assert [row.line for row in evaluation.read(path, "data")] == [2, 4]
+        assert [row.line for row in evaluation.read(path, "data", 1)] == [2]
+        assert evaluation.rows_in(path)[0] == 2
+
+    def test_it_cleans_names_for_any_output(self):
+        assert evaluation.printable("a\x1b[31m\n\ud800b") == "a [31m ?b"
+        assert len(evaluation.printable("x" * 1000)) == evaluation.NAME_CHARS_MAX
+
+    def test_it_tells_files_of_one_name_apart(self, tmp_path):
+        paths = [tmp_path / "a" / "x.jsonl", tmp_path / "b" / "x.jsonl", tmp_path / "y.jsonl"]
+
+        assert evaluation.names_of(paths) == [str(paths[0]), str(paths[1]), "y.jsonl"]
+
+
+class TestGrouping:
+    @pytest.mark.parametrize(
+        ("source", "group"),
+        [("a/b/c/d", "a/b"), ("a/b", "a/b"), ("a", "a"), ("", "(no source)")],
+    )
+    def test_it_groups_by_two_parts_of_the_source(self, source, group):
+        assert evaluation.prefix(source) == group
+
+    def test_it_brings_answers_into_the_order_of_the_files(self):
+        run = a_run(files=[("b", 1, ""), ("a", 2, "")])
+        run.outcomes = [Outcome("a", 2), Outcome("b", 1), Outcome("a", 1)]
+        run.sort()
+
+        assert [(o.file, o.line) for o in run.outcomes] == [("b", 1), ("a", 1), ("a", 2)]
+
+
+class TestTheCsv:
+    @pytest.mark.parametrize("start", ["=", "+", "-", "@", " =", "\t="])
+    def test_it_holds_no_formula(self, start):
+        assert evaluate.cell(f"{start}1+1").startswith("'")
+        assert evaluate.cell(-1.5) == -1.5
+
+    def test_it_has_a_line_for_every_row_and_no_text(self, api, rows, tmp_path):
+        path = rows(("attack one", 1), ("two", 0), b"{", ("refused", 1), source="=cmd|'/C'!A0")
+        run_command(api.url, path, "--csv", tmp_path / "out.csv")
+
+        lines = list(csv.DictReader(io.StringIO((tmp_path / "out.csv").read_text())))
+        assert [line["line"] for line in lines] == ["1", "2", "3", "4"]
+        assert [line["is_malicious"] for line in lines] == ["True", "False", "", ""]
+        assert lines[0]["source"] == "'=cmd|'/C'!A0"
+        assert lines[0]["threat_types"] == "'=jailbreak"
+        assert (len(lines[0]["text_sha256"]), lines[0]["text_chars"]) == (16, "22")
+        assert float(lines[0]["latency_ms"]) > 0
+        assert lines[3]["skipped"] == "refused: HTTP 422 validation_error"
+        assert SECRET not in (tmp_path / "out.csv").read_text()
+
+
+class TestTheReport:
+    def test_it_shows_no_text_and_loads_nothing(self, api, rows, tmp_path):
+        path = rows(("attack one", 1), ("two", 0), ("degraded", 0), ("refused", 1))
+        run_command(api.url, path, "--html", tmp_path / "out.html")
+
+        text = (tmp_path / "out.html").read_text()
+        assert SECRET not in text
+        assert KEY not in text
+        assert not re.search(r"<script|<link|\b(src|href|srcset)=|url\(|@import", text)
+        assert text.count("<svg") > 4
+        assert "Not a clean run" in text
+        assert "refused: HTTP 422 validation_error" in text
+        assert "huggingface (3)" in text
+
+    def test_it_escapes_names(self):
+        evil = "<script>alert(1)</script>"
+        run = a_run(
+            files=[(evil, 1, "")],
+            outcomes=[outcome(1, 0.9, file=evil, source=evil), Outcome(evil, 2, skipped=evil)],
+        )
+        run.command = evil
+        text = evaluate.render(run)
+
+        assert "<script" not in text
+        assert "&lt;script&gt;alert(1)&lt;/script&gt;" in text
+
+    @pytest.mark.parametrize(
+        "outcomes",
+        [[], [outcome(1, 0.9)], [outcome(0, 0.0)], [outcome(1, 0.0), outcome(0, 1.0)]],
+        ids=["nothing", "attacks", "benign", "all wrong"],
+    )
+    def test_it_can_be_made_of_anything(self, outcomes):
+        text = evaluate.render(a_run(outcomes=outcomes))
+
+        assert "</html>" in text
+        assert "None" not in text
+        assert not re.search(r"\bnan\b", text)
+
+
+class TestTheRun:
+    def test_it_measures_what_the_api_answers(self, api, rows):
+        path = rows(("attack a", 1), ("b", 1), ("attack c", 0), ("d", 0), ("e", 0))
+        printed = run_command(api.url, path)
+
+        assert not printed.failed
+        figures = " ".join(printed.replace("│", " ").replace(evaluation.NONE, "-").split())
+        assert "data.jsonl 5 2 3 50.0 50.0 9.5-90.5 50.0 33.3 6.1-79.2" in figures
+        assert "5 of 5 texts answered" in printed
+        assert "Every answer was complete" in printed
+
+    def test_it_asks_without_the_cache_and_with_the_given_threshold(self, api, rows):
+        arguments = ["--threshold", "0.3", "--content-type", "document"]
+        run_command(api.url, rows(("a", 0)), *arguments)
+
+        [asked] = api.asked
+        config = {"content_type": "document", "confidence_threshold": 0.3}
+        assert asked["config"] == config | {"use_cache": False}
+        assert set(api.keys) == {KEY}
+
+    def test_it_goes_on_after_every_kind_of_bad_row(self, api, rows):
+        long = json.dumps({"text": "x" * 10_001, "label": 1}).encode()
+        bad = ("refused", "broken", "garbled", "gone", "quota")
+        path = rows(*((word, 1) for word in bad), b"{", b'{"label": 1}', long, ("attack", 1))
+        printed = run_command(api.url, path)
+
+        assert not printed.failed
+        assert SECRET not in printed
+        assert "1 of 9 texts answered" in printed
+        skipped = re.findall(r"skipped +1  (.+)", printed)
+        assert sorted(skipped) == [
+            "HTTP 429 quota_exceeded",
+            "HTTP 500 internal_error",
+            "connection lost",
+            "no text",
+            "not a line of JSON in UTF-8",
+            "over 10,000 characters",
+            "refused: HTTP 422 validation_error",
+            "unreadable answer",
+        ]
+
+    def test_it_waits_for_a_limit_and_asks_again_but_not_for_ever(self, api, rows):
+        printed = run_command(api.url, rows(("always-busy", 1), ("busy attack", 1)))
+
+        assert "1 of 2 texts answered" in printed
+        assert "HTTP 429 rate_limited" in printed
+        assert f"Waited {len(api.asked) - 1} times" in printed
+        assert len(api.asked) == evaluate.ATTEMPTS_MAX + 2
+
+    def test_it_stops_when_the_key_is_refused_on_the_way(self, api, rows):
+        texts = [("a", 0), ("revoked", 0), *((f"b{i}", 0) for i in range(20))]
+        printed = run_command(api.url, rows(*texts), "--concurrency", "1")
+
+        assert "refused on the way (HTTP 401 invalid_api_key)" in printed.failed
+        assert len(api.asked) == 2
+        assert "1 of 22 texts answered" in printed
+
+    def test_it_prints_what_is_known_when_interrupted(self, api, rows, monkeypatch):
+        ask = evaluate._Sender.ask
+
+        async def interrupted(self, sample):
+            if self.run.outcomes:
+                raise KeyboardInterrupt
+            return await ask(self, sample)
+
+        monkeypatch.setattr(evaluate._Sender, "ask", interrupted)
+        printed = run_command(api.url, rows(("attack", 1), ("b", 0), ("c", 0)), "--concurrency=1")
+
+        assert "1 of 3 texts answered" in printed
+        assert printed.failed.startswith("Stopped by Ctrl-C.")
+
+    def test_it_says_loudly_that_answers_were_degraded(self, api, rows):
+        printed = run_command(api.url, rows(("degraded attack", 1), ("b", 0)))
+
+        assert "NOT A CLEAN RUN" in printed
+        assert "1 of 2 answers are not complete" in printed
+        assert "degraded, fallback, timeout" in printed
+
+    def test_it_has_a_table_by_source(self, api, rows):
+        path = rows(("attack", 1), source="shield/edge/[/bold]case")
+
+        assert "shield/edge" in run_command(api.url, path, "--by-source")
+        assert "shield/edge" not in run_command(api.url, path)
+
+    def test_it_warns_of_a_limit_that_will_slow_it_down(self, api, rows):
+        limits = (("minute", 2, 2), ("day", 9, 1))
+        api.limits = [{"name": n, "limit": most, "remaining": left} for n, most, left in limits]
+        printed = run_command(api.url, rows(("a", 0), ("b", 0), ("c", 0), ("d", 0)))
+
+        assert "may send 2 a minute: expect 2 min" in printed
+        assert "has 1 left of today (day)" in printed
+
+
+class TestBeforeTheRun:
+    def test_it_asks_whether_the_gateway_is_running(self, rows):
+        printed = run_command("http://127.0.0.1:1", rows(("a", 0)))
+
+        advice = "No gateway answers at http://127.0.0.1:1: is it running? make run"
+        assert printed.failed == advice
+
+    @pytest.mark.parametrize(
+        ("arguments", "said"),
+        [
+            (["--concurrency", "0"], "--concurrency takes"),
+            (["--threshold", "1.5"], "--threshold takes"),
+            (["--threshold", "nan"], "--threshold takes"),
+            (["--limit", "0"], "--limit takes"),
+            (["--url", "localhost:8000"], "--url takes"),
+            (["--url", "http://user:password@host"], "--url takes"),
+            (["--html", "/nowhere/at/all.html"], "cannot be written"),
+            (["--csv", "/"], "cannot be written"),
+            (["--csv", "{path}"], "would be overwritten"),
+            (["/nowhere.jsonl"], "is not a file that can be read"),
+        ],
+    )
+    def test_it_refuses_senseless_options(self, rows, arguments, said):
+        path = rows(("a", 0))
+        arguments = [argument.format(path=path) for argument in arguments]
+
+        assert said in run_command("http://127.0.0.1:1", path, *arguments).failed
+
+    def test_it_reads_the_url_that_make_run_left(self, settings, tmp_path):
+        settings.VAR_DIR = tmp_path
+        assert evaluate._url(None) == "http://127.0.0.1:8000"
+
+        (tmp_path / "demo.json").write_text('{"base_url": "http://127.0.0.1:9999/"}')
+        assert evaluate._url(None) == "http://127.0.0.1:9999"
+
+
+class TestTheKey:
+    def test_it_says_when_the_one_of_the_environment_is_refused(self, api, rows, monkeypatch):
+        monkeypatch.setenv("GATEWAY_API_KEY", "gw_live_environment")
+        api.refuses = {"gw_live_environment"}
+
+        assert "refuses the key that was given (401 invalid_api_key)" in (
+            run_command(api.url, rows(("a", 0)), key=None).failed
+        )
+
+    def test_it_says_what_to_do_without_key_and_database(self, api, rows, monkeypatch):
+        monkeypatch.delenv("GATEWAY_API_KEY", raising=False)
+        monkeypatch.setattr(services, "operator_key", Mock(side_effect=OperationalError))
+
+        assert "Give a key with --key or in GATEWAY_API_KEY." in (
+            run_command(api.url, rows(("a", 0)), key=None).failed
+        )
+
+    @pytest.mark.django_db
+    @pytest.mark.parametrize("is_known", [True, False])
+    def test_it_makes_a_key_of_its_own_and_revokes_it(self, api, rows, monkeypatch, is_known):
+        monkeypatch.delenv("GATEWAY_API_KEY", raising=False)
+        if not is_known:
+            api.refuses = {"*"}
+        printed = run_command(api.url, rows(("a", 0)), key=None)
+
+        row = ApiKey.objects.get(workspace__slug="evaluation")
+        assert (row.rate_limit_per_minute, row.rate_limit_per_day) == (1_000_000, 1_000_000_000)
+        assert row.scopes == ["detect"]
+        assert row.expires_at is not None
+        assert row.revoked_at is not None
+        assert ("does not know the keys" in printed.failed) is not is_known
+        assert bool(api.asked) is is_known
