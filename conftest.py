@@ -17,10 +17,15 @@ import httpx
 import pytest
 from aiohttp import web
 from django.conf import settings
+from django.contrib.auth.management import create_permissions
+from django.contrib.contenttypes.management import create_contenttypes
+from django.contrib.contenttypes.models import ContentType
 from django.core.cache import cache
 from django.db import connections
+from django.db.models.signals import post_migrate
 
 from accounts import authentication, services, usage
+from accounts.hashers import BoundedArgon2
 from accounts.models import ApiKey, Membership, Plan, User, Workspace
 from accounts.services import Actor
 from detection.standin import Engine, Switches
@@ -29,7 +34,33 @@ from gateway_project.core.ratelimit import RedisLimiter
 
 T = TypeVar("T")
 ACTOR = Actor("test")
+PERMISSIONS = "django.contrib.auth.management.create_permissions"
 PLANS = {"free": (60, 10_000, 7), "team": (600, 200_000, 30), "scale": (6_000, 5_000_000, 90)}
+
+
+@pytest.fixture(scope="session", autouse=True)
+def quick(django_db_setup: None) -> Iterator[None]:
+    """Hash with Argon2 at its smallest, and make permissions once, not after every test.
+
+    Emptying the database ends with Django's `post_migrate`, whose content types and permissions
+    take longer than most tests. The admin makes the few that it needs when it needs them.
+    """
+    patch = pytest.MonkeyPatch()
+    patch.setattr(BoundedArgon2, "time_cost", 1)
+    patch.setattr(BoundedArgon2, "memory_cost", 8)
+    post_migrate.disconnect(create_permissions, dispatch_uid=PERMISSIONS)
+    post_migrate.disconnect(create_contenttypes)
+    post_migrate.connect(forget_contenttypes)
+    yield
+    post_migrate.disconnect(forget_contenttypes)
+    post_migrate.connect(create_contenttypes)
+    post_migrate.connect(create_permissions, dispatch_uid=PERMISSIONS)
+    patch.undo()
+
+
+def forget_contenttypes(**_: Any) -> None:
+    """Their rows are gone with the others."""
+    ContentType.objects.clear_cache()
 
 
 class Gateway:

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from typing import Any
 
+from django import forms
 from django.contrib import admin, messages
 from django.contrib.auth.admin import UserAdmin
 from django.db.models import Count, QuerySet
 from django.http import HttpRequest
 from django.utils.html import format_html
+from pydantic import ValidationError
 
 from accounts import authentication, services
 from accounts.models import ApiKey, AuditEvent, Membership, Plan, UsageLog, User, Workspace
+from accounts.schemas import KeyRequest
 from accounts.services import Actor
 from gateway_project.core.middleware import context_of
 
@@ -93,8 +96,27 @@ class WorkspaceAdmin(admin.ModelAdmin):
         authentication.forget_all()
 
 
+class KeyForm(forms.ModelForm):
+    """The API's rules for the fields of a key, except that staff may go beyond the plan."""
+
+    def clean(self) -> dict[str, Any]:
+        values: dict[str, Any] = super().clean() or self.cleaned_data
+        if "allowed_cidrs" in values:
+            values["allowed_cidrs"] = values["allowed_cidrs"] or []
+        for field in set(values) & (set(KeyRequest.model_fields) - {"expires_at"}):
+            model = KeyRequest.model_construct()
+            try:
+                KeyRequest.__pydantic_validator__.validate_assignment(model, field, values[field])
+            except ValidationError as exc:
+                self.add_error(field, "; ".join(error["msg"] for error in exc.errors()))
+            else:
+                values[field] = getattr(model, field)
+        return values
+
+
 @admin.register(ApiKey)
 class ApiKeyAdmin(admin.ModelAdmin):
+    form = KeyForm
     list_display = ["name", "workspace", "shown", "status", "last_used_at", "created_at"]
     list_filter = ["revoked_at", "created_at"]
     list_select_related = ["workspace"]

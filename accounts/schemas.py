@@ -10,6 +10,7 @@ from uuid import UUID
 from django.contrib.auth.password_validation import validate_password
 from django.core.exceptions import ValidationError as DjangoValidationError
 from django.utils import timezone
+from drf_spectacular.utils import extend_schema_serializer
 from pydantic import (
     AfterValidator,
     AwareDatetime,
@@ -246,6 +247,7 @@ class Profile(BaseModel):
     usage: Usage
 
 
+@extend_schema_serializer(many=False)  # an object that holds a list, not a list of objects
 class KeyList(BaseModel):
     results: list[KeyView]
     next: str | None

@@ -190,6 +190,7 @@ class KeyViewSet(KeyedViewSet):
         tags=KEYS,
         answer=KeyList,
         scope="keys:write",
+        problems=[errors.NotFound],  # of a broken cursor
         parameters=[
             OpenApiParameter("limit", int, description="1 to 200, default 50."),
             OpenApiParameter("cursor", str, description="From `next`."),

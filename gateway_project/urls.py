@@ -5,11 +5,7 @@ from django.contrib import admin
 from django.urls import include, path, re_path
 from django.views.generic import RedirectView
 from django_ratelimit.decorators import ratelimit
-from drf_spectacular.views import (
-    SpectacularJSONAPIView,
-    SpectacularRedocView,
-    SpectacularSwaggerSplitView,
-)
+from drf_spectacular.views import SpectacularRedocView, SpectacularSwaggerSplitView
 
 from gateway_project import views
 from gateway_project.core import openapi  # noqa: F401 - drf-spectacular finds the key schemes there
@@ -32,7 +28,7 @@ urlpatterns = [
     path("health/live", views.HealthViewSet.as_view({"get": "live"}), name="system-live"),
     path("health/ready", views.HealthViewSet.as_view({"get": "ready"}), name="system-ready"),
     path("metrics", views.metrics, name="system-metrics"),
-    path("openapi.json", SpectacularJSONAPIView.as_view(), name="system-openapi"),
+    path("openapi.json", views.OpenAPIView.as_view(), name="system-openapi"),
     path(
         "docs", SpectacularSwaggerSplitView.as_view(url_name="system-openapi"), name="system-docs"
     ),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import secrets
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from django.conf import settings
 from django.core.cache import cache
@@ -12,8 +12,11 @@ from django.db import connection
 from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.shortcuts import render
 from django.utils import timezone
+from django.views.decorators.csrf import csrf_exempt
 from django_prometheus.exports import ExportToDjangoView
+from drf_spectacular.renderers import OpenApiJsonRenderer2
 from drf_spectacular.utils import extend_schema
+from drf_spectacular.views import SpectacularJSONAPIView
 from pydantic import BaseModel, Field
 
 from accounts.tasks import HEARTBEAT_KEY, HEARTBEAT_SECONDS
@@ -160,6 +163,16 @@ class HealthViewSet(DataPlaneViewSet):
         return reply(answer, status=200 if is_ready else 503)
 
 
+class OpenAPIView(SpectacularJSONAPIView):  # type: ignore[misc]
+    """The document as plain JSON whatever is accepted: readable in a browser."""
+
+    renderer_classes: ClassVar[list[Any]] = [OpenApiJsonRenderer2]
+
+    def perform_content_negotiation(self, request: Any, force: bool = False) -> Any:
+        return super().perform_content_negotiation(request, force=True)
+
+
+@csrf_exempt  # a POST is a 405, not a missing form token
 @extend_schema(exclude=True)
 def metrics(request: HttpRequest) -> HttpResponse:
     """Prometheus' text: from loopback and private networks, or with `METRICS_TOKEN`."""

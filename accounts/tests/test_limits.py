@@ -111,4 +111,7 @@ def test_it_is_no_row_of_the_usage_log(gateway, acme_key):
 def test_its_headers_say_the_same(gateway, acme_key):
     r = gateway.get("/v1/limits", key=acme_key)
 
-    assert r.headers["ratelimit"] == '"minute";r=60;t=0, "day";r=10000;t=0, "workspace_day";r=10000;t=0'
+    assert (
+        r.headers["ratelimit"]
+        == '"minute";r=60;t=0, "day";r=10000;t=0, "workspace_day";r=10000;t=0'
+    )

@@ -110,6 +110,12 @@ class TestTheAnswer:
             "name": "株式会社",
         }
 
+    def test_it_has_the_older_limit_headers_once(self, register):
+        r = register()
+
+        names = [name for name, _ in r.headers.multi_items() if name.startswith("x-ratelimit-")]
+        assert len(names) == 3
+
     def test_it_is_not_to_be_cached(self, register):
         assert register().headers["cache-control"] == "no-store"
 
@@ -125,7 +131,9 @@ class TestTheKey:
     def test_it_is_on_trial_until_the_email_is_confirmed(self, gateway, register):
         key = register().json()["api_key"]["key"]
 
-        limits = {p["name"]: p["limit"] for p in gateway.get("/v1/limits", key=key).json()["policies"]}
+        limits = {
+            p["name"]: p["limit"] for p in gateway.get("/v1/limits", key=key).json()["policies"]
+        }
 
         assert limits == {"minute": 10, "day": 100, "workspace_day": 10_000}
 
@@ -236,7 +244,9 @@ class TestThePassword:
         assert reason in found["password"]
         assert not User.objects.exists()
 
-    @pytest.mark.parametrize("password", ["ten chars!", "x!" * 64, "  spaces are kept  ", "пароль-пароль"])
+    @pytest.mark.parametrize(
+        "password", ["ten chars!", "x!" * 64, "  spaces are kept  ", "пароль-пароль"]
+    )
     def test_it_is_accepted_within_them_and_taken_as_it_is(self, register, password):
         r = register(password=password)
 

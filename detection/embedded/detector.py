@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from time import monotonic
@@ -26,6 +27,9 @@ SCORE_MAX = 0.99
 PLAIN = ("raw", "clean")
 PLACES_BETWEEN_CLOCKS = 64
 TAIL_CHARS = 1500
+TRIES_MAX = 32  # how often a rule that was only found softened is tried again
+SOFTENED_MIN = 0.2  # what the strongest dampeners leave of a rule
+ECHO = 0.2  # what a second rule adds on the words that a stronger one already claimed
 
 _book = rules.load()
 
@@ -80,16 +84,23 @@ class _Budget:
 
     def spent(self) -> bool:
         self._steps += 1
-        if not self._steps % PLACES_BETWEEN_CLOCKS and monotonic() > self._deadline:
-            self.is_over = True
+        return self.is_over or (not self._steps % PLACES_BETWEEN_CLOCKS and self.asked())
+
+    def asked(self) -> bool:
+        self.is_over = self.is_over or monotonic() > self._deadline
         return self.is_over
 
 
 @dataclass(slots=True)
 class _Hit:
+    """The best place a rule was found at. `place` is which view, and where in that view's text."""
+
     rule: rules.Rule
     weight: float
+    place: tuple[int, int, int]
     evidence: Evidence
+    is_softened: bool
+    tries: int = 0
 
 
 def analyse(
@@ -100,35 +111,32 @@ def analyse(
 ) -> Analysis:
     """Judge one text: pure computation, the same answer every time.
 
-    Each rule counts once, with its strongest view. The score is what remains when every rule that
-    fired is an independent chance of an attack (noisy-or), less what the dampeners subtract.
+    Each rule counts once, where it is strongest. Rules that fired on different words are taken as
+    independent chances of an attack (noisy-or); a second one on the same words adds little.
     """
     is_document = content_type in ("document", "tool_output")
     budget = _Budget(budget_seconds)
     hits: dict[str, _Hit] = {}
     names: list[str] = []
-    scanned = 0
-    for view in views.views_of(text):
-        if view.name not in names:
-            names.append(view.name)
-        tried = _scan(view, is_document, hits, budget)
-        if view.name in PLAIN:
-            scanned = len(text) * tried // max(1, len(view.text))
-        elif budget.is_over:
-            # The plain reading was seen whole, this one was not: its place counts as unseen.
-            start, end = view.span(0, len(view.text))
-            scanned = min(scanned, len(text) - (end - start))
-        if budget.is_over:
+    scanned = len(text)
+    for number, view in enumerate(views.views_of(text)):
+        if number and budget.asked():
+            tried = 0
+        else:
+            tried = _scan(number, view, is_document, hits, budget)
+            if view.name not in names:
+                names.append(view.name)
+        if budget.is_over and tried < len(view.text):
+            scanned = min(scanned, _seen(text, view, tried))
             break
-    attacks = [hit for hit in hits.values() if not hit.rule.dampens]
-    relief = sum(hit.weight for hit in hits.values() if hit.rule.dampens)
-    score = _combined(attacks, relief)
+    attacks = list(hits.values())
+    score = _combined(attacks)
     categories = {
         name: value
         for name in CATEGORIES
-        if (value := _combined([h for h in attacks if h.rule.category == name], relief)) > 0
+        if (value := _combined([h for h in attacks if h.rule.category == name])) > 0
     }
-    open_score = _combined([h for h in attacks if h.evidence.view in PLAIN], relief)
+    open_score = _combined([h for h in attacks if h.evidence.view in PLAIN])
     if score >= THRESHOLD > open_score:
         # It only shows once a disguise is taken off: the disguise is part of the attack.
         categories["encoding_attack"] = max(score, categories.get("encoding_attack", 0.0))
@@ -150,35 +158,62 @@ def analyse(
     )
 
 
-def _scan(view: views.View, is_document: bool, hits: dict[str, _Hit], budget: _Budget) -> int:
+def _scan(
+    number: int, view: views.View, is_document: bool, hits: dict[str, _Hit], budget: _Budget
+) -> int:
     """Try the rules on one view; returns how many of its characters were tried."""
     text = view.text
     # The end first, so that padding cannot push an attack out of the budget.
     middle = max(0, len(text) - TAIL_CHARS) if len(text) > 2 * TAIL_CHARS else 0
     done = 0
     for first, last in ((middle, len(text)), (0, middle)):
-        for offset, rule in _book.places(text[first:last]):
+        for start, rule in _book.places(text, first, last):
             if budget.spent():
-                return done + offset
-            if rule.id in hits:
+                return done + start - first
+            known = hits.get(rule.id)
+            if known is not None and (not known.is_softened or known.tries >= TRIES_MAX):
                 continue
-            start = first + offset
             match = rule.pattern.match(text, start, start + rules.REACH)
             if match is None:
                 continue
-            weight = rule.weight_document if is_document else rule.weight
-            raw_start, raw_end = view.span(match.start(), max(match.end(), match.start() + 1))
-            evidence = Evidence(raw_start, raw_end, rule.id, rule.category, view.name, weight)
-            hits[rule.id] = _Hit(rule, weight, evidence)
+            hit = _hit(number, view, rule, match, is_document)
+            if known is None or hit.weight > known.weight:
+                hits[rule.id] = hit
+            else:
+                known.tries += 1
         done += last - first
     return done
 
 
-def _combined(hits: Iterable[_Hit], relief: float) -> float:
+def _hit(
+    number: int, view: views.View, rule: rules.Rule, match: re.Match[str], is_document: bool
+) -> _Hit:
+    start, end = match.start(), max(match.end(), match.start() + 1)
+    full = rule.weight_document if is_document else rule.weight
+    relief = _book.relief(view.text, start, end, rule)
+    weight = round(max(full * SOFTENED_MIN, full - relief), 4)
+    evidence = Evidence(*view.span(start, end), rule.id, rule.category, view.name, weight)
+    return _Hit(rule, weight, (number, start, end), evidence, relief > 0)
+
+
+def _seen(text: str, view: views.View, tried: int) -> int:
+    """How many characters of the sent text were judged when time ended inside `view`."""
+    if view.name in PLAIN:
+        return len(text) * tried // max(1, len(view.text))
+    # The plain reading was seen whole, this one was not: its place counts as unseen.
+    start, end = view.span(0, len(view.text))
+    return len(text) - max(1, end - start)
+
+
+def _combined(hits: Iterable[_Hit]) -> float:
     clean = 1.0
-    for hit in hits:
-        clean *= 1.0 - hit.weight
-    return round(min(SCORE_MAX, max(0.0, 1.0 - clean - (relief if clean < 1 else 0.0))), 4)
+    claimed: list[tuple[int, int, int]] = []
+    for hit in sorted(hits, key=lambda hit: (-hit.weight, hit.rule.id)):
+        number, start, end = hit.place
+        is_echo = any(n == number and start < e and s < end for n, s, e in claimed)
+        clean *= 1.0 - hit.weight * (ECHO if is_echo else 1.0)
+        claimed.append(hit.place)
+    return round(min(SCORE_MAX, 1.0 - clean), 4)
 
 
 def _reason(hits: list[_Hit], score: float) -> str | None:

@@ -2,7 +2,7 @@
 
 Trying every pattern at every place would take longer than a request may. A rule names words that it
 begins with: the text is cut into words once, and each word's first letters lead to the few rules
-worth trying there.
+worth trying there. Dampeners are only looked at around a place where a rule fired.
 """
 
 from __future__ import annotations
@@ -20,7 +20,13 @@ REACH = 400  # characters after an anchor that a pattern may look at
 KEY_CHARS = 2
 TOKEN = re.compile(r"[^\W_][\w'’-]*")
 MACRO = re.compile(r"\{([a-z_]+)\}")
-UNSPACED = re.compile("[\u0600-\u06ff\u0900-\u097f\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]")
+UNSPACED = re.compile(
+    "[\u0590-\u06ff\u0900-\u097f\u0e00-\u0e7f\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]"
+)
+SENTENCE_END = re.compile(r"[.!?]\s|[。！？\n]")
+BEFORE_CHARS = 140
+AFTER_CHARS = 90
+RELIEF_MAX = 0.5  # all dampeners together: they make a rule doubtful, never void
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +39,9 @@ class Rule:
     pattern: re.Pattern[str]
     weight: float
     weight_document: float
-    dampens: bool
+    languages: tuple[str, ...]
+    dampens: str  # "" for a rule; a dampener looks "before", "after" or at the whole "sentence"
+    softens: tuple[str, ...]  # what a dampener works on: categories, or beginnings of rule ids
     words: tuple[str, ...]
     signs: tuple[str, ...]
     positive: tuple[str, ...]
@@ -47,14 +55,22 @@ class RuleBook:
     version: str
     sha256: str
     rules: tuple[Rule, ...]
+    dampeners: tuple[Rule, ...] = ()
     by_key: dict[str, list[tuple[str, Rule]]] = field(default_factory=dict)
     ascii_signs: list[tuple[str, Rule]] = field(default_factory=list)
     other_signs: list[tuple[str, Rule]] = field(default_factory=list)
 
-    def places(self, text: str) -> Iterator[tuple[int, Rule]]:
-        """Where each rule is worth trying. Positions repeat when several rules begin alike."""
+    def places(
+        self, text: str, first: int = 0, last: int | None = None
+    ) -> Iterator[tuple[int, Rule]]:
+        """Where between `first` and `last` each rule is worth trying.
+
+        Positions repeat when several rules begin alike. What begins before `last` counts, even if
+        it ends behind it.
+        """
+        last = len(text) if last is None else last
         by_key = self.by_key
-        for match in TOKEN.finditer(text):
+        for match in TOKEN.finditer(text, first, last):
             start = match.start()
             for word, rule in by_key.get(text[start : start + KEY_CHARS], ()):
                 if text.startswith(word, start):
@@ -63,10 +79,28 @@ class RuleBook:
         if not text.isascii() and UNSPACED.search(text):
             signs = signs + self.other_signs
         for sign, rule in signs:
-            start = text.find(sign)
+            start = text.find(sign, first, last + len(sign) - 1)
             while start >= 0:
                 yield start, rule
-                start = text.find(sign, start + len(sign))
+                start = text.find(sign, start + len(sign), last + len(sign) - 1)
+
+    def relief(self, text: str, start: int, end: int, rule: Rule) -> float:
+        """How much the sentence around `text[start:end]` speaks against `rule`, 0..`RELIEF_MAX`.
+
+        Only the sentence: a harmless question somewhere else must not excuse an attack.
+        """
+        before = text[max(0, start - BEFORE_CHARS) : start]
+        begin = max((match.end() for match in SENTENCE_END.finditer(before)), default=0)
+        before = before[begin:]
+        after = text[end : end + AFTER_CHARS]
+        stop = SENTENCE_END.search(after)
+        after = after[: stop.end()] if stop else after
+        around = {"before": before, "after": after, "sentence": before + text[start:end] + after}
+        total = 0.0
+        for dampener in self.dampeners:
+            if rule.id.startswith(dampener.softens) or rule.category in dampener.softens:
+                total += dampener.weight if dampener.pattern.search(around[dampener.dampens]) else 0
+        return min(RELIEF_MAX, total)
 
 
 def load(path: Path = FILE) -> RuleBook:
@@ -74,8 +108,10 @@ def load(path: Path = FILE) -> RuleBook:
     raw = path.read_bytes()
     data = tomllib.loads(raw.decode())
     macros: dict[str, str] = data["macros"]
-    rules = tuple(_compile(entry, macros) for entry in data["rule"])
-    book = RuleBook(data["version"], hashlib.sha256(raw).hexdigest(), rules)
+    entries = [_compile(entry, macros) for entry in data["rule"]]
+    rules = tuple(rule for rule in entries if not rule.dampens)
+    dampeners = tuple(rule for rule in entries if rule.dampens)
+    book = RuleBook(data["version"], hashlib.sha256(raw).hexdigest(), rules, dampeners)
     for rule in rules:
         for word in rule.words:
             # One-letter words are matched with the blank that follows them.
@@ -87,8 +123,8 @@ def load(path: Path = FILE) -> RuleBook:
 
 
 def _compile(entry: dict[str, object], macros: dict[str, str]) -> Rule:
-    def texts(name: str) -> tuple[str, ...]:
-        return tuple(str(value) for value in cast(list[object], entry.get(name, [])))
+    def texts(name: str, *default: str) -> tuple[str, ...]:
+        return tuple(str(value) for value in cast(list[object], entry.get(name, default)))
 
     source = str(entry["pattern"])
     for _ in range(4):  # macros may use macros
@@ -105,7 +141,9 @@ def _compile(entry: dict[str, object], macros: dict[str, str]) -> Rule:
         pattern=pattern,
         weight=weight,
         weight_document=float(str(entry.get("weight_document", weight))),
-        dampens=bool(entry.get("dampens", False)),
+        languages=texts("languages", "en"),
+        dampens=str(entry.get("dampens", "")),
+        softens=texts("softens"),
         words=texts("words"),
         signs=texts("signs"),
         positive=texts("positive"),

@@ -37,15 +37,24 @@ LOOK_ALIKE_LETTERS = frozenset(map(chr, LOOK_ALIKES))
 CYRILLIC_OR_GREEK = re.compile("[\u0370-\u03ff\u0400-\u052f]")
 WORD = re.compile(r"\w+")
 
-SPACED = re.compile(r"(?<!\w)(?:\w[ \t.\-_*|·•/]{1,6}){6,}\w(?!\w)")
-SEPARATOR = re.compile(r"\W+")
-PIECE = re.compile(r"\w|\W+")
+SPACED = re.compile(r"(?<![^\W_])(?:[^\W_][ \t.\-_*|·•/]{1,6}){5,}[^\W_](?![^\W_])")
+SEPARATOR = re.compile(r"[\W_]+")
+PIECE = re.compile(r"[^\W_]|[\W_]+")
+# Blanks that patterns do not expect: runs, tabs, and a line that was only broken to fit a width.
+# A line that opens with a speaker ("user:") is not such a line.
+BLANKS = re.compile(
+    r"(?<=[^\W\d_]|,)[^\S\n]{0,80}\n[^\S\n]{0,80}(?=[^\W\d_][\w'’-]{0,30}(?:[ ,.;!?\n]|$))"
+    r"|[^\S\n]{2,}|[^\S\n ]"
+)
 LEET_TOKEN = re.compile(
     r"(?<![\w@$!|])(?=[\w@$!|]{0,40}[a-z])(?=[\w@$!|]{0,40}[013457@$!|])[\w@$!|]{3,40}"
 )
 LEET = str.maketrans("013457@$!|", "oieastasil")
 
-BASE64 = re.compile(r"(?<![A-Za-z0-9+/_=-])[A-Za-z0-9+/_-]{16,}={0,2}(?![A-Za-z0-9+/=])")
+BASE64 = re.compile(
+    r"(?<![A-Za-z0-9+/_=-])[A-Za-z0-9+/_-]{16,}(?:\r?\n[A-Za-z0-9+/_-]{16,}){0,200}"
+    r"(?:\r?\n[A-Za-z0-9+/_-]{2,15}(?==))?={0,2}(?![A-Za-z0-9+/=])"
+)
 BASE32 = re.compile(r"(?<![A-Z2-7=])[A-Z2-7]{24,}={0,6}(?![A-Z2-7=])")
 HEX = re.compile(
     r"(?<![0-9A-Fa-f])(?:(?:[0-9A-Fa-f]{2}){8,4000}"
@@ -99,12 +108,13 @@ class _Blob:
 
 def views_of(text: str) -> Iterator[View]:
     """Every reading of `text` that differs, the plain one first."""
-    plain = _plain(text)
+    folded = _folded_letters(text)
+    plain = _collapsed(folded)
     yield plain
     for match in TAGS.finditer(text):
         hidden = "".join(chr(ord(character) - 0xE0000) for character in match[0])
         yield _from_blob(_Blob("tags", hidden, match.start(), match.end()))
-    squashed = _squashed(plain)
+    squashed = _squashed(folded)
     if squashed is not None:
         yield squashed
     leet = _leet(plain)
@@ -113,7 +123,7 @@ def views_of(text: str) -> Iterator[View]:
     yield from _decoded(text, plain)
 
 
-def _plain(text: str) -> View:
+def _folded_letters(text: str) -> View:
     if text.isascii():
         return View("raw", text.lower())
     characters: list[str] = []
@@ -166,6 +176,35 @@ def _fold_look_alikes(text: str) -> str:
         return word.translate(LOOK_ALIKES) if is_mixed or is_disguised else word
 
     return WORD.sub(fold, text)
+
+
+def _collapsed(folded: View) -> View:
+    """One blank where several, or a tab, or a broken line stood; ends of paragraphs stay."""
+    text = folded.text
+    pieces: list[str] = []
+    starts: list[int] = []
+    ends: list[int] = []
+    done = 0
+
+    def keep(first: int, last: int) -> None:
+        pieces.append(text[first:last])
+        starts.extend(range(first, last) if folded.starts is None else folded.starts[first:last])
+        ends.extend(range(first + 1, last + 1) if folded.ends is None else folded.ends[first:last])
+
+    for match in BLANKS.finditer(text):
+        opening = text[text.rfind("\n", 0, match.start()) + 1]
+        if "\n" in match[0] and not (opening.isalnum() or opening in "\"'(“‘"):
+            continue  # a heading or a marker ends with its line
+        keep(done, match.start())
+        begin, end = folded.span(match.start(), match.end())
+        pieces.append(" ")
+        starts.append(begin)
+        ends.append(end)
+        done = match.end()
+    if not done:
+        return folded
+    keep(done, len(text))
+    return View("clean", "".join(pieces), starts, ends)
 
 
 def _squashed(plain: View) -> View | None:
@@ -253,7 +292,7 @@ def _bytes_to_text(raw: bytes) -> str | None:
 
 
 def _base64(blob: str) -> str | None:
-    body = blob.rstrip("=").replace("-", "+").replace("_", "/")
+    body = re.sub(r"\s", "", blob).rstrip("=").replace("-", "+").replace("_", "/")
     if len(body) % 4 == 1:
         body = body[:-1]
     try:

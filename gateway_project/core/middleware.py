@@ -7,9 +7,10 @@ server layer, a page of the admin and a verdict all leave in the same way.
 
 from __future__ import annotations
 
-import gzip
+import ipaddress
 import re
 import traceback
+import zlib
 from collections.abc import Awaitable, Callable, MutableMapping
 from contextvars import ContextVar
 from time import perf_counter
@@ -47,6 +48,7 @@ PAGE_HEADERS = [
         b"frame-ancestors 'none'",
     ),
 ]
+GZIP_WINDOW = 16 + zlib.MAX_WBITS
 COMPRESSIBLE = (b"application/json", b"application/problem+json", b"text/", b"application/yaml")
 
 current: ContextVar[RequestContext | None] = ContextVar("gateway_request", default=None)
@@ -119,9 +121,18 @@ def client_address(peer: str, forwarded_for: str, trusted_hops: int) -> str:
     """
     if trusted_hops:
         entries = [entry.strip() for entry in forwarded_for.split(",") if entry.strip()]
-        if len(entries) >= trusted_hops:
+        if len(entries) >= trusted_hops and _is_address(entries[-trusted_hops]):
             return entries[-trusted_hops]
     return peer
+
+
+def _is_address(text: str) -> bool:
+    # What is taken here ends in limits, logs and a column of the database: nothing but an address.
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        return False
+    return True
 
 
 class RequestMiddleware:
@@ -162,11 +173,12 @@ class RequestMiddleware:
         current.set(context)
         status = 0
         held: Message | None = None
+        gzip: zlib._Compress | None = None
 
         async def send_finished(message: Message) -> None:
-            # The start is held until the first piece of body is here: only then is it known
-            # whether the answer is whole, and so whether it may be compressed.
-            nonlocal status, held
+            # The start is held until the first piece of body is here: only then is it known how
+            # large the answer is, and so whether it pays to compress it.
+            nonlocal status, held, gzip
             if message["type"] == "http.response.start":
                 status = message["status"]
                 held = message
@@ -174,21 +186,17 @@ class RequestMiddleware:
             if held is not None:
                 start, held = held, None
                 headers = list(start["headers"])
-                body = message.get("body", b"")
-                if (
-                    accepts_gzip
-                    and len(body) >= self.gzip_bytes_min
-                    and not message.get("more_body", False)
-                    and _may_compress(headers)
-                ):
-                    body = gzip.compress(body, compresslevel=4, mtime=0)
+                if accepts_gzip and self._pays(message, headers):
+                    gzip = zlib.compressobj(4, zlib.DEFLATED, GZIP_WINDOW)
                     headers = [h for h in headers if h[0].lower() != b"content-length"]
-                    headers += [
-                        (b"content-encoding", b"gzip"),
-                        (b"content-length", str(len(body)).encode()),
-                    ]
-                    message = {**message, "body": body}
+                    headers.append((b"content-encoding", b"gzip"))
+                    headers.append((b"vary", b"accept-encoding"))
+                    message = _compressed(message, gzip)
+                    if not message.get("more_body", False):
+                        headers.append((b"content-length", b"%d" % len(message["body"])))
                 await send({**start, "headers": self._headers(context, headers)})
+            elif gzip is not None:
+                message = _compressed(message, gzip)
             await send(message)
 
         try:
@@ -211,6 +219,9 @@ class RequestMiddleware:
             observe(context, method=scope["method"], status=status, seconds=seconds)
             if context.usage is not None:
                 context.usage.finished(context, status, seconds)
+
+    def _pays(self, first: Message, headers: list[tuple[bytes, bytes]]) -> bool:
+        return len(first.get("body", b"")) >= self.gzip_bytes_min and _may_compress(headers)
 
     def _headers(
         self, context: RequestContext, headers: list[tuple[bytes, bytes]]
@@ -235,6 +246,13 @@ class RequestMiddleware:
         request_id = context.correlation_id or context.request_id
         headers.append((b"x-request-id", request_id.encode()))
         return headers
+
+
+def _compressed(message: Message, gzip: zlib._Compress) -> Message:
+    body = gzip.compress(message.get("body", b""))
+    if not message.get("more_body", False):
+        body += gzip.flush()
+    return {**message, "body": body}
 
 
 def _may_compress(headers: list[tuple[bytes, bytes]]) -> bool:

@@ -149,6 +149,8 @@ def reply(
 def problem_response(request: Any, error: errors.GatewayError) -> HttpResponse:
     context = context_of(request)
     context.error_code = error.code
+    if error.status_code == 401:  # RFC 9110 §11.6.1
+        error.headers.setdefault("WWW-Authenticate", 'Bearer realm="gateway"')
     body = errors.problem(error, instance=request.path, request_id=context.request_id)
     return HttpResponse(
         body, content_type=errors.CONTENT_TYPE, status=error.status_code, headers=error.headers
@@ -176,6 +178,8 @@ def _known(exc: Exception, request: Any) -> errors.GatewayError:
 
 def parse(request: HttpRequest, model: type[M]) -> M:
     """The body, validated; raises the 400, 415 or 422 that says what is wrong with it."""
+    if not request.body and not any(f.is_required() for f in model.model_fields.values()):
+        return model()  # every field is optional, so no body says as much as an empty object
     media_type = request.META.get("CONTENT_TYPE", "").partition(";")[0].strip().lower()
     if media_type != JSON and not media_type.endswith("+json"):
         raise errors.UnsupportedMediaType
@@ -319,6 +323,9 @@ class ControlPlaneViewSet(_Declared):
     states: tuple[State, ...] = ()
 
     def initial(self, request: Request, *args: Any, **kwargs: Any) -> None:
+        # DRF answers OPTIONS by itself, with an action that nobody declared.
+        if not hasattr(getattr(self, self.action or "", None), "endpoint"):
+            raise errors.MethodNotAllowed
         declared = self.declared(self.action)
         if declared.public:
             self.limit((ip_policy(context_of(request).client_ip),), 1)

@@ -1,0 +1,332 @@
+"""Who calls: what is accepted as a key, what is refused and how, and what is remembered."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from unittest.mock import patch
+
+import pytest
+import time_machine
+from django.db import InterfaceError, OperationalError
+from django.utils import timezone
+
+from accounts import authentication, keys, services
+from accounts.keys import Peppers
+from accounts.models import ApiKey
+from accounts.services import Actor
+from accounts.tests.shapes import problem, same_but_for_ids
+from gateway_project.core import database
+
+PLANES = ["/v1/limits", "/auth/profile"]  # the data plane and the control plane
+both = pytest.mark.parametrize("path", PLANES)
+
+
+@pytest.fixture
+def look_ups():
+    """Counts look-ups of keys in the database, on both planes."""
+    usable = ApiKey.objects.usable
+    with patch.object(ApiKey.objects, "usable", autospec=True, side_effect=usable) as spy:
+        yield spy
+
+
+@pytest.fixture
+def database_is_away():
+    gone = OperationalError("the server closed the connection: host=db.internal password=hush")
+    with patch.object(ApiKey.objects, "usable", autospec=True, side_effect=gone):
+        yield
+
+
+@both
+class TestRefused:
+    def test_no_key(self, gateway, path):
+        r = gateway.get(path)
+
+        body = problem(r, 401, "missing_api_key")
+        assert "X-API-Key" in body["detail"]
+
+    @pytest.mark.parametrize("header", ["Basic dXNlcjpwYXNz", "Bearer", "Bearer ", "gw_live_x"])
+    def test_another_form_of_authorization_is_no_key(self, gateway, path, header):
+        problem(gateway.get(path, headers={"Authorization": header}), 401, "missing_api_key")
+
+    @pytest.mark.parametrize("text", ["x", "gw_live_", "gw_live_abc_def", "é" * 10, "x" * 5000])
+    def test_what_is_no_key(self, gateway, look_ups, path, text):
+        r = gateway.request("GET", path, headers={"X-API-Key": text.encode("utf-8")})
+
+        problem(r, 401, "invalid_api_key")
+        assert not look_ups.called
+
+    def test_a_typo_without_asking_the_database(self, gateway, look_ups, acme_key, path):
+        typo = acme_key[:-1] + ("0" if acme_key[-1] != "0" else "1")
+
+        r = gateway.get(path, key=typo)
+
+        problem(r, 401, "invalid_api_key")
+        assert not look_ups.called
+        assert database.hops == 0
+
+    def test_unknown_revoked_and_expired_alike(self, gateway, make_key, path):
+        revoked, expired, out_of_grace = make_key(), make_key(), make_key()
+        services.revoke_key(revoked.row, actor=Actor("test"))
+        past = timezone.now() - timedelta(seconds=1)
+        ApiKey.objects.filter(pk=expired.row.pk).update(expires_at=past)
+        ApiKey.objects.filter(pk=out_of_grace.row.pk).update(grace_until=past)
+
+        unknown = gateway.get(path, key=keys.make_key())
+        others = [gateway.get(path, key=key) for key in (revoked, expired, out_of_grace)]
+        malformed = gateway.get(path, key="gw_live_nothing")
+
+        problem(unknown, 401, "invalid_api_key")
+        assert all(same_but_for_ids(unknown, other) for other in others)
+        assert same_but_for_ids(unknown, malformed)
+
+    def test_a_key_that_expires_while_it_is_remembered(self, gateway, look_ups, make_key, path):
+        key = make_key(expires_at=timezone.now() + timedelta(minutes=10))
+        assert gateway.get(path, key=key).status_code == 200
+
+        with time_machine.travel(timezone.now() + timedelta(minutes=10, seconds=1)):
+            r = gateway.get(path, key=key)
+
+        problem(r, 401, "invalid_api_key")
+        assert look_ups.call_count == 1
+
+    def test_many_wrong_keys_from_one_address(self, gateway, settings, path):
+        settings.RATE_LIMIT_PER_MINUTE = 3
+
+        answers = [gateway.get(path, key=keys.make_key()) for _ in range(4)]
+        elsewhere = gateway.get(path, key=keys.make_key(), client_ip="198.51.100.7")
+
+        assert [r.status_code for r in answers] == [401, 401, 401, 429]
+        problem(answers[3], 429, "rate_limited")
+        assert int(answers[3].headers["retry-after"]) > 0
+        assert elsewhere.status_code == 401
+
+
+@both
+class TestAccepted:
+    def test_the_header_of_our_own(self, gateway, acme_key, path):
+        assert gateway.get(path, headers={"X-API-Key": acme_key}).status_code == 200
+
+    @pytest.mark.parametrize("form", ["Bearer {}", "bearer {}", "BEARER  {}", "Bearer {} "])
+    def test_a_bearer_token(self, gateway, acme_key, path, form):
+        r = gateway.get(path, headers={"Authorization": form.format(acme_key)})
+
+        assert r.status_code == 200
+
+    def test_our_own_header_wins_over_a_bearer_token(self, gateway, acme_key, path):
+        headers = {"X-API-Key": acme_key, "Authorization": "Bearer of-something-else"}
+
+        assert gateway.get(path, headers=headers).status_code == 200
+
+
+@both
+class TestNetworks:
+    @pytest.mark.parametrize("address", ["203.0.113.5", "::ffff:203.0.113.5", "2001:db8::7"])
+    def test_it_accepts_from_inside(self, gateway, make_key, path, address):
+        key = make_key(allowed_cidrs=["203.0.113.0/24", "2001:db8::/32"])
+
+        assert gateway.get(path, key=key, client_ip=address).status_code == 200
+
+    @pytest.mark.parametrize("address", ["203.0.114.5", "127.0.0.1", "2001:db9::7", "", "unix"])
+    def test_it_refuses_from_outside(self, gateway, make_key, path, address):
+        key = make_key(allowed_cidrs=["203.0.113.0/24", "2001:db8::/32"])
+
+        r = gateway.get(path, key=key, client_ip=address)
+
+        problem(r, 403, "ip_not_allowed")
+
+    def test_it_believes_no_header_without_a_proxy_of_ours(self, gateway, make_key, path):
+        key = make_key(allowed_cidrs=["203.0.113.0/24"])
+
+        r = gateway.get(path, key=key, headers={"X-Forwarded-For": "203.0.113.5"})
+
+        problem(r, 403, "ip_not_allowed")
+
+    @pytest.mark.parametrize(
+        ("hops", "forwarded", "status"),
+        [
+            (1, "203.0.113.5", 200),
+            (1, "198.51.100.1, 203.0.113.5", 200),
+            (1, "203.0.113.5, 198.51.100.1", 403),  # what the client wrote itself is to the left
+            (2, "203.0.113.5, 198.51.100.1", 200),
+            (2, "203.0.113.5", 403),  # one proxy was gone around: the peer stands
+        ],
+    )
+    def test_it_takes_the_entry_that_our_proxies_wrote(
+        self, gateway, make_key, monkeypatch, path, hops, forwarded, status
+    ):
+        monkeypatch.setattr(gateway.application, "trusted_hops", hops)
+        key = make_key(allowed_cidrs=["203.0.113.0/24"])
+
+        r = gateway.get(path, key=key, headers={"X-Forwarded-For": forwarded})
+
+        assert r.status_code == status
+
+    def test_a_remembered_key_is_still_bound(self, gateway, make_key, path):
+        key = make_key(allowed_cidrs=["203.0.113.0/24"])
+        assert gateway.get(path, key=key, client_ip="203.0.113.5").status_code == 200
+
+        problem(gateway.get(path, key=key, client_ip="198.51.100.1"), 403, "ip_not_allowed")
+
+
+class TestScopes:
+    def test_it_names_the_scope_that_lacks_on_the_data_plane(self, gateway, engine, make_key):
+        r = gateway.detect("Good morning.", key=make_key(scopes=["batch"]))
+
+        body = problem(r, 403, "scope_denied")
+        assert "'detect'" in body["detail"]
+        assert engine.asked == []
+
+    def test_it_names_the_scope_that_lacks_on_the_control_plane(self, gateway, acme_key):
+        body = problem(gateway.get("/v1/keys", key=acme_key), 403, "scope_denied")
+
+        assert "'keys:write'" in body["detail"]
+
+    def test_it_is_checked_before_the_body(self, gateway, engine, make_key):
+        r = gateway.post("/v1/detect", {"nonsense": 1}, key=make_key(scopes=["batch"]))
+
+        problem(r, 403, "scope_denied")
+
+
+@both
+class TestDatabaseAway:
+    def test_an_unknown_key_is_503_and_never_401(self, gateway, database_is_away, acme_key, path):
+        r = gateway.get(path, key=acme_key)
+
+        problem(r, 503, "store_unavailable")
+        assert int(r.headers["retry-after"]) > 0
+        assert "db.internal" not in r.text
+        assert "hush" not in r.text
+
+    def test_its_words_reach_no_log(
+        self, gateway, database_is_away, acme_key, path, capsys, caplog
+    ):
+        gateway.get(path, key=acme_key)
+
+        said = capsys.readouterr().out + caplog.text
+        assert "key_lookup_failed" in said
+        assert "OperationalError" in said
+        assert "hush" not in said
+        assert acme_key not in said
+
+    def test_any_error_of_the_database_counts(self, gateway, acme_key, path):
+        gone = InterfaceError("connection already closed")
+        with patch.object(ApiKey.objects, "usable", autospec=True, side_effect=gone):
+            r = gateway.get(path, key=acme_key)
+
+        problem(r, 503, "store_unavailable")
+
+    def test_it_is_not_remembered(self, gateway, acme_key, path):
+        gone = OperationalError("gone")
+        with patch.object(ApiKey.objects, "usable", autospec=True, side_effect=gone):
+            gateway.get(path, key=acme_key)
+
+        assert gateway.get(path, key=acme_key).status_code == 200
+
+    def test_a_typo_is_still_401(self, gateway, database_is_away, path):
+        problem(gateway.get(path, key="gw_live_x"), 401, "invalid_api_key")
+
+
+def test_a_remembered_key_works_on_while_the_database_is_away(gateway, engine, acme_key):
+    assert gateway.detect("Good morning.", key=acme_key).status_code == 200
+
+    gone = OperationalError("gone")
+    with patch.object(ApiKey.objects, "usable", autospec=True, side_effect=gone):
+        r = gateway.detect("Good morning.", key=acme_key)
+
+    assert r.status_code == 200
+
+
+class TestMemory:
+    def test_the_second_call_asks_no_database(self, gateway, engine, acme_key):
+        gateway.detect("Good morning.", key=acme_key)
+        assert database.hops == 1
+
+        gateway.detect("Good evening.", key=acme_key)
+
+        assert database.hops == 1
+
+    def test_both_planes_share_it(self, gateway, look_ups, acme_key):
+        for path in PLANES * 2:
+            assert gateway.get(path, key=acme_key).status_code == 200
+
+        assert look_ups.call_count == 1
+
+    @both
+    def test_an_unknown_key_is_remembered_too(self, gateway, look_ups, path):
+        unknown = keys.make_key()
+
+        codes = [gateway.get(path, key=unknown).status_code for _ in range(3)]
+
+        assert codes == [401, 401, 401]
+        assert look_ups.call_count == 1
+
+    def test_equal_look_ups_at_once_are_one(self, gateway, look_ups, acme_key):
+        import asyncio
+
+        import httpx
+
+        async def burst():
+            transport = httpx.ASGITransport(gateway.application, client=("127.0.0.1", 1))
+            async with httpx.AsyncClient(transport=transport, base_url="http://testserver") as http:
+                calls = (http.get("/v1/limits", headers={"X-API-Key": acme_key}) for _ in range(8))
+                return await asyncio.gather(*calls)
+
+        answers = gateway.run(burst())
+
+        assert {r.status_code for r in answers} == {200}
+        assert look_ups.call_count == 1
+
+    def test_it_ends_after_its_seconds(self, gateway, look_ups, acme_key, settings):
+        settings.KEY_CACHE_SECONDS = -1.0
+
+        gateway.get("/v1/limits", key=acme_key)
+        gateway.get("/v1/limits", key=acme_key)
+
+        assert look_ups.call_count == 2
+
+    @both
+    def test_it_is_bounded(self, gateway, monkeypatch, path):
+        monkeypatch.setattr(authentication._cache, "entries_max", 3)
+
+        for _ in range(8):
+            gateway.get(path, key=keys.make_key())
+
+        assert len(authentication._cache) == 3
+
+    def test_it_holds_no_text_of_a_key(self, gateway, acme_key):
+        gateway.get("/v1/limits", key=acme_key)
+
+        assert acme_key not in repr(authentication._cache._entries)
+
+    def test_forgetting_one_key_leaves_the_others(self, gateway, look_ups, make_key):
+        one, other = make_key(), make_key()
+        for key in (one, other):
+            gateway.get("/v1/limits", key=key)
+
+        authentication.forget(one.row.pk)
+        for key in (one, other):
+            gateway.get("/v1/limits", key=key)
+
+        assert look_ups.call_count == 3
+
+
+class TestPeppers:
+    @both
+    def test_keys_of_an_older_pepper_are_accepted(self, gateway, acme_key, settings, path):
+        settings.KEY_PEPPERS = Peppers(((9, b"x" * 16), *settings.KEY_PEPPERS.by_version))
+
+        assert gateway.get(path, key=acme_key).status_code == 200
+
+    def test_a_new_key_takes_the_current_one(self, acme_key, make_key, settings):
+        settings.KEY_PEPPERS = Peppers(((9, b"x" * 16), *settings.KEY_PEPPERS.by_version))
+
+        assert make_key().row.pepper_version == 9
+        assert acme_key.row.pepper_version != 9
+
+    @both
+    def test_keys_of_a_pepper_that_was_taken_away_are_unknown(
+        self, gateway, acme_key, settings, path
+    ):
+        settings.KEY_PEPPERS = Peppers(((9, b"x" * 16),))
+
+        problem(gateway.get(path, key=acme_key), 401, "invalid_api_key")

@@ -1,0 +1,218 @@
+"""Who may do what: every route of the API, every kind of caller.
+
+A route that is missing from the table fails `test_no_route_is_missing`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import count
+from typing import Any
+
+import pytest
+from django.contrib import admin
+from django.urls import URLPattern, URLResolver, get_resolver
+
+from accounts import services
+from accounts.models import ApiKey
+from accounts.services import Actor
+
+# For every caller, in this order: nobody, a key with the needed scope, one without it, a stranger's
+# key with that scope, and a revoked key.
+CALLERS = ("nobody", "allowed", "unscoped", "stranger", "revoked")
+PUBLIC = (200, 200, 200, 200, 200)
+OWN = (401, 200, 200, 200, 401)  # needs a key, no scope: everybody sees what is theirs
+TABLE: dict[tuple[str, str], tuple[int, ...]] = {
+    ("POST", "/auth/register"): (201, 201, 201, 201, 201),
+    ("GET", "/auth/profile"): OWN,
+    ("POST", "/auth/rotate-key"): (401, 201, 201, 201, 401),
+    ("DELETE", "/auth/revoke"): (401, 204, 204, 204, 401),
+    ("DELETE", "/auth/revoke?key_id={id}"): (401, 204, 403, 404, 401),
+    ("GET", "/v1/limits"): OWN,
+    ("GET", "/v1/keys"): (401, 200, 403, 200, 401),
+    ("POST", "/v1/keys"): (401, 201, 403, 201, 401),
+    ("GET", "/v1/keys/{id}"): (401, 200, 403, 404, 401),
+    ("PATCH", "/v1/keys/{id}"): (401, 200, 403, 404, 401),
+    ("DELETE", "/v1/keys/{id}"): (401, 204, 403, 404, 401),
+    ("POST", "/v1/detect"): (401, 200, 403, 200, 401),
+    ("GET", "/health"): PUBLIC,
+    ("GET", "/health/live"): PUBLIC,
+    ("GET", "/health/ready"): PUBLIC,
+    ("GET", "/metrics"): PUBLIC,  # from here; `test_metrics_are_not_for_everybody`
+    ("GET", "/openapi.json"): PUBLIC,
+    ("GET", "/docs"): PUBLIC,
+    ("GET", "/redoc"): PUBLIC,
+    ("GET", "/problems/{code}"): PUBLIC,
+    ("GET", "/admin"): (302,) * 5,
+    ("GET", "/"): PUBLIC,
+}
+BODIES: dict[tuple[str, str], Any] = {
+    ("POST", "/auth/rotate-key"): {},
+    ("POST", "/v1/keys"): {},
+    ("PATCH", "/v1/keys/{id}"): {"name": "renamed"},
+    ("POST", "/v1/detect"): {"text": "Good morning."},
+}
+ROWS = [
+    pytest.param(method, path, who, status, id=f"{method} {path} by {who}")
+    for (method, path), statuses in TABLE.items()
+    for who, status in zip(CALLERS, statuses, strict=True)
+]
+emails = (f"person{n}@initech.example" for n in count())
+
+
+def routes(patterns: list[Any], prefix: str = "") -> Iterator[tuple[str, str, Any]]:
+    """(method, template, view) of all routes; methods of plain views are taken for GET."""
+    for pattern in patterns:
+        route = prefix + str(pattern.pattern).strip("^$")
+        if isinstance(pattern, URLResolver):
+            if pattern.app_name != "admin":
+                yield from routes(pattern.url_patterns, route)
+        elif isinstance(pattern, URLPattern):
+            names = [part for part in route.split("/") if part.startswith("<")]
+            template = "/" + route
+            for name in names:
+                template = template.replace(name, "{" + name.strip("<>").partition(":")[2] + "}")
+            for method in getattr(pattern.callback, "actions", None) or {"get": ""}:
+                if method != "head":
+                    yield method.upper(), template, pattern.callback
+
+
+ALL = list(routes(get_resolver().url_patterns))
+
+
+@pytest.fixture
+def victim(make_key: Any) -> ApiKey:
+    """The key of Acme that others reach for."""
+    row: ApiKey = make_key(name="victim").row
+    return row
+
+
+@pytest.fixture
+def caller(make_key: Any, globex: Any, request: pytest.FixtureRequest) -> str | None:
+    scopes = ["detect", "keys:write"]
+    match request.param:
+        case "allowed":
+            return str(make_key(scopes=scopes))
+        case "unscoped":
+            return str(make_key(scopes=["webhooks"]))
+        case "stranger":
+            return str(make_key(globex, scopes=scopes))
+        case "revoked":
+            key = make_key(scopes=scopes)
+            services.revoke_key(key.row, actor=Actor("test"))
+            return str(key)
+    return None
+
+
+@pytest.mark.parametrize(("method", "path", "caller", "status"), ROWS, indirect=["caller"])
+def test_it_answers_as_the_table_says(
+    gateway: Any, engine: Any, victim: ApiKey, method: str, path: str, caller: Any, status: int
+) -> None:
+    body = BODIES.get((method, path))
+    if path == "/auth/register":
+        body = {"email": next(emails), "password": "correct horse battery"}
+    json = {} if body is None else {"json": body}
+
+    r = gateway.request(method, path.format(id=victim.pk, code="not_found"), key=caller, **json)
+
+    assert r.status_code == status
+    if status >= 400:
+        assert r.headers["content-type"] == "application/problem+json"
+        victim.refresh_from_db()
+        assert victim.revoked_at is None
+        assert victim.name == "victim"
+
+
+def test_no_route_is_missing() -> None:
+    in_the_table = {(method, path.partition("?")[0]) for method, path in TABLE}
+
+    assert {(method, template) for method, template, _ in ALL} == in_the_table
+
+
+def test_no_route_is_behind_the_admins_back() -> None:
+    """The admin is the one part of the URLs that the table leaves out."""
+    left_out = [
+        str(pattern.pattern)
+        for pattern in get_resolver().url_patterns
+        if isinstance(pattern, URLResolver) and pattern.app_name == "admin"
+    ]
+
+    assert left_out == ["admin/"]
+    assert admin.site.name == "admin"
+
+
+@pytest.mark.parametrize(
+    ("method", "path"), sorted({(m, p) for m, p in TABLE if p.startswith(("/v1", "/auth"))})
+)
+def test_only_registration_is_public(method: str, path: str) -> None:
+    """What the views declare agrees with the table."""
+    views = {(m, template): view for m, template, view in ALL}
+    view = views[(method, path.partition("?")[0])]
+
+    declared = view.cls.declared(view.actions[method.lower()])
+
+    assert declared.public == (path == "/auth/register")
+    needs_scope = TABLE[(method, path)][2] == 403 and "?" not in path
+    assert (declared.scope is not None) == needs_scope
+
+
+@pytest.mark.parametrize("address", ["8.8.8.8", "2001:4860:4860::8888", "", "unix"])
+def test_metrics_are_not_for_everybody(gateway: Any, address: str) -> None:
+    assert gateway.get("/metrics", client_ip=address).status_code == 404
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1", "10.1.2.3", "192.168.0.9", "::1", "fd00::5"])
+def test_metrics_are_for_our_own_network(gateway: Any, address: str) -> None:
+    assert gateway.get("/metrics", client_ip=address).status_code == 200
+
+
+def test_a_token_for_metrics_replaces_the_network(gateway: Any, settings: Any) -> None:
+    settings.METRICS_TOKEN = "scrape-me"
+
+    def status(token: str | None, address: str) -> int:
+        headers = {} if token is None else {"Authorization": f"Bearer {token}"}
+        code: int = gateway.get("/metrics", headers=headers, client_ip=address).status_code
+        return code
+
+    assert status("scrape-me", "8.8.8.8") == 200
+    assert status("scrape-m", "127.0.0.1") == 404
+    assert status(None, "127.0.0.1") == 404
+
+
+WRONG = [
+    ("GET", "/auth/register", {"POST"}),
+    ("PUT", "/auth/profile", {"GET", "HEAD"}),
+    ("GET", "/auth/rotate-key", {"POST"}),
+    ("POST", "/auth/revoke", {"DELETE"}),
+    ("DELETE", "/v1/keys", {"GET", "HEAD", "POST"}),
+    ("PUT", "/v1/keys/{id}", {"GET", "HEAD", "PATCH", "DELETE"}),
+    ("POST", "/v1/limits", {"GET", "HEAD"}),
+    ("GET", "/v1/detect", {"POST"}),
+    ("POST", "/health", {"GET", "HEAD"}),
+    ("POST", "/metrics", {"GET", "HEAD"}),
+]
+
+
+@pytest.mark.parametrize(("method", "path", "allowed"), WRONG)
+def test_another_method_is_405_and_says_which_are_right(
+    gateway: Any, victim: ApiKey, acme_admin_key: str, method: str, path: str, allowed: set[str]
+) -> None:
+    r = gateway.request(method, path.format(id=victim.pk), key=acme_admin_key)
+
+    assert r.status_code == 405
+    assert r.json()["code"] == "method_not_allowed"
+    assert {name.strip() for name in r.headers["allow"].split(",")} - {"OPTIONS"} == allowed
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/auth/register",
+        "/auth/profile",
+        "/v1/keys",
+        "/v1/limits",
+        "/v1/detect",
+    ],
+)
+def test_options_is_never_an_error_of_ours(gateway: Any, path: str) -> None:
+    assert gateway.request("OPTIONS", path).status_code < 500
