@@ -133,30 +133,30 @@ def gateway(stores: Stores, engine_port: int, workers: int, scratch: Path) -> Co
             "security headers, GZip (CORS is the Robin API's)",
         ),
         missing=("verdict cache",),
-        packages=("django", "djangorestframework", "granian", "aiohttp", "redis", "pydantic"),
+        packages=("django", "djangorestframework", "uvicorn", "aiohttp", "redis", "pydantic"),
         python=Path(sys.executable),
     )  # fmt: skip
 
 
-def gateway_on_uvicorn(stores: Stores, engine_port: int, workers: int, scratch: Path) -> Contender:
+def gateway_on_granian(stores: Stores, engine_port: int, workers: int, scratch: Path) -> Contender:
     """The same application behind the other server: what docs/decisions/0002 rests on."""
     usual = gateway(stores, engine_port, workers, scratch)
     return replace(
         usual,
-        name="uvicorn",
-        title="this gateway on uvicorn",
+        name="granian",
+        title="this gateway on granian",
         serve=(
-            sys.executable, "-m", "uvicorn", "gateway_project.asgi:application",
-            "--host", LOOPBACK, "--port", str(usual.port), "--workers", str(workers),
-            "--loop", "uvloop", "--http", "httptools", "--no-access-log", "--no-server-header",
-            "--log-level", "warning",
+            sys.executable, "-m", "granian", "gateway_project.asgi:application",
+            "--interface", "asgi", "--host", LOOPBACK, "--port", str(usual.port),
+            "--workers", str(workers), "--loop", "uvloop", "--http", "1", "--no-ws",
+            "--no-access-log", "--log-level", "warning",
         ),
-        env={**usual.env, "PROMETHEUS_MULTIPROC_DIR": str(scratch / "uvicorn-metrics")},
-        packages=("uvicorn", *usual.packages),
+        env={**usual.env, "PROMETHEUS_MULTIPROC_DIR": str(scratch / "granian-metrics")},
+        packages=("granian", *usual.packages),
     )  # fmt: skip
 
 
-FACTORIES = {"reference": reference, "gateway": gateway, "uvicorn": gateway_on_uvicorn}
+FACTORIES = {"reference": reference, "gateway": gateway, "granian": gateway_on_granian}
 USUAL = ("reference", "gateway")  # the others run when `--only` names them
 
 

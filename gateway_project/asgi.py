@@ -48,10 +48,6 @@ class Router:
         if scope["type"] == "lifespan":
             await self.process.lifespan(receive, send)
             return
-        if scope["type"] != "http":
-            # No WebSocket is served yet; closing before accepting is a 403 for the client.
-            await send({"type": "websocket.close", "code": 4404})
-            return
         path: str = scope["path"]
         if path.endswith("/") and len(path) > 1 and path.startswith(SLASH_OPTIONAL):
             path = path.rstrip("/")

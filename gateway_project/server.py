@@ -8,27 +8,30 @@ import sys
 import tempfile
 from pathlib import Path
 
-KEEP_ALIVE_BACKLOG = 1024
+BACKLOG = 2048
+GRACEFUL_SECONDS = 15
 
 
 def command(*, host: str, port: int, workers: int) -> list[str]:
-    """The command line that serves the application (docs/decisions/0002 says why granian)."""
+    """The command line that serves the application (docs/decisions/0002 says why uvicorn)."""
     return [
         sys.executable,
         "-m",
-        "granian",
+        "uvicorn",
         "gateway_project.asgi:application",
-        "--interface=asgi",
         "--loop=uvloop",
-        "--http=1",
-        "--ws",
+        "--http=httptools",
+        "--lifespan=on",
+        "--ws=none",  # none are served yet: an upgrade is answered like any other request
         f"--host={host}",
         f"--port={port}",
         f"--workers={workers}",
-        f"--backlog={KEEP_ALIVE_BACKLOG}",
-        "--respawn-failed-workers",
-        "--workers-kill-timeout=15",
+        f"--backlog={BACKLOG}",
+        f"--timeout-graceful-shutdown={GRACEFUL_SECONDS}",
+        # Which proxies to believe is our own setting, and the access log is our own event.
+        "--no-proxy-headers",
         "--no-access-log",
+        "--no-server-header",
         "--log-level=warning",
     ]
 

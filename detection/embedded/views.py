@@ -20,6 +20,7 @@ from functools import lru_cache
 BLOBS_MAX = 8
 DECODED_CHARS_MAX = 20_000
 DEPTH_MAX = 2
+WIDE_MAX = 4
 
 INVISIBLE = re.compile(
     "[\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180e\u200b-\u200f\u202a-\u202e"
@@ -157,7 +158,8 @@ def _folded(character: str) -> str:
     name = unicodedata.name(character, "")
     if name.startswith("LATIN") or len(wide) > 1:
         wide = unicodedata.normalize("NFKD", wide)
-    return wide.lower()
+    # One code point that stands for a whole phrase is no disguised letter, and would bloat the view.
+    return wide.lower() if len(wide) <= WIDE_MAX else character
 
 
 def _fold_look_alikes(text: str) -> str:

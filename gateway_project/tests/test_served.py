@@ -287,7 +287,7 @@ class TestOnTheWire:
         assert b" 200 " not in answer[:20]
         assert served.detect(acme_key).status_code == 200
 
-    def test_a_websocket_is_refused_cleanly(self, serve):
+    def test_a_websocket_gets_a_problem_as_long_as_none_is_served(self, serve):
         served = serve(WORKERS="1")
 
         answer = raw(
@@ -298,7 +298,8 @@ class TestOnTheWire:
             seconds=3,
         )
 
-        assert answer.startswith(b"HTTP/1.1 403")
+        assert answer.startswith(b"HTTP/1.1 404")
+        assert b'"code":"not_found"' in answer
 
     def test_forwarded_addresses_count_only_behind_proxies_of_ours(self, serve, make_key):
         key = make_key(allowed_cidrs=["203.0.113.0/24"])

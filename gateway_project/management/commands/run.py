@@ -41,7 +41,8 @@ class Command(BaseCommand):
 
     def handle(self, *args: Any, **options: Any) -> None:
         self.children: dict[str, subprocess.Popen[bytes]] = {}
-        signal.signal(signal.SIGTERM, self._interrupt)
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._interrupt)
         if not _is_free(settings.HOST, settings.PORT):
             raise CommandError(
                 f"Port {settings.PORT} is taken. Stop what uses it, or choose another: "
