@@ -25,7 +25,7 @@ from django.utils import timezone
 
 from accounts import services
 from accounts.authentication import caller_of
-from accounts.models import ApiKey, UsageLog, User, new_id
+from accounts.models import SCOPES, ApiKey, UsageLog, User, new_id
 from accounts.services import Actor
 from gateway_project import server
 
@@ -160,13 +160,10 @@ def seed(base_url: str) -> dict[str, Any]:
     known: dict[str, Any] = {}
     with suppress(FileNotFoundError, json.JSONDecodeError):
         known = json.loads(path.read_text())
-    developer, developer_password = _user(DEVELOPER, known.get("developer"), is_staff=False)
-    _, staff_password = _user(STAFF, known.get("staff"), is_staff=True)
     demo = {
         "base_url": base_url,
-        "api_key": _key(developer, str(known.get("api_key", ""))),
-        "developer": {"email": DEVELOPER, "password": developer_password},
-        "staff": {"email": STAFF, "password": staff_password},
+        **_developer(known.get("developer") or {}, str(known.get("api_key", ""))),
+        "staff": _staff(known.get("staff") or {}),
     }
     path.touch(mode=0o600)
     path.chmod(0o600)
@@ -174,31 +171,43 @@ def seed(base_url: str) -> dict[str, Any]:
     return demo
 
 
-def _user(email: str, known: dict[str, str] | None, *, is_staff: bool) -> tuple[User, str]:
-    user = User.objects.filter(email=email).first()
-    password = (known or {}).get("password") or secrets.token_urlsafe(12)
+def _developer(known: dict[str, str], known_key: str) -> dict[str, Any]:
+    password = known.get("password") or secrets.token_urlsafe(12)
+    user = User.objects.filter(email=DEVELOPER).first()
     if user is None:
-        if is_staff:
-            user = User.objects.create_superuser(email, password)
-        else:
-            user = services.register(email, password, "Demo", actor=ACTOR).user
+        made = services.register(DEVELOPER, password, "Demo", actor=ACTOR)
+        services.confirm_email(made.user, actor=ACTOR)
+        made.key.refresh_from_db()
+        services.update_key(made.key, {"name": "Demo key", "scopes": list(SCOPES)}, actor=ACTOR)
+        _history(made.key)
+        key = made.secret
+    else:
+        _mend_password(user, password)
+        key = known_key
+        digests = settings.KEY_PEPPERS.digests(known_key)
+        usable = ApiKey.objects.usable().filter(workspace__members=user, key_hash__in=digests)
+        if not usable.exists():
+            workspace = user.workspaces.get(memberships__role="owner")
+            _, key = services.issue_key(workspace, actor=ACTOR, name="Demo key", scopes=SCOPES)
+    return {"api_key": key, "developer": {"email": DEVELOPER, "password": password}}
+
+
+def _staff(known: dict[str, str]) -> dict[str, str]:
+    password = known.get("password") or secrets.token_urlsafe(12)
+    user = User.objects.filter(email=STAFF).first()
+    if user is None:
+        user = User.objects.create_superuser(STAFF, password)
         services.confirm_email(user, actor=ACTOR)
-    elif not user.check_password(password):
+    else:
+        _mend_password(user, password)
+    return {"email": STAFF, "password": password}
+
+
+def _mend_password(user: User, password: str) -> None:
+    """`demo.json` may have been lost, or come from another database."""
+    if not user.check_password(password):
         user.set_password(password)
         user.save(update_fields=["password"])
-    return user, password
-
-
-def _key(developer: User, known: str) -> str:
-    usable = ApiKey.objects.usable().filter(workspace__members=developer)
-    if known and usable.filter(key_hash__in=settings.KEY_PEPPERS.digests(known)).exists():
-        return known
-    workspace = developer.workspaces.get(memberships__role="owner")
-    scopes = ["detect", "batch", "webhooks", "usage:read", "keys:write"]
-    key, text = services.issue_key(workspace, actor=ACTOR, name="Demo key", scopes=scopes)
-    if not UsageLog.objects.filter(workspace_id=workspace.pk).exists():
-        _history(key)
-    return text
 
 
 def _history(key: ApiKey, *, days: int = 14) -> None:
