@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import re
 import tomllib
+import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -126,7 +127,8 @@ def _compile(entry: dict[str, object], macros: dict[str, str]) -> Rule:
     def texts(name: str, *default: str) -> tuple[str, ...]:
         return tuple(str(value) for value in cast(list[object], entry.get(name, default)))
 
-    source = str(entry["pattern"])
+    # In the form that texts are read in: Thai, for one, is decomposed there.
+    source = unicodedata.normalize("NFKC", str(entry["pattern"]))
     for _ in range(4):  # macros may use macros
         source = MACRO.sub(lambda match: macros[match[1]], source)
     try:
