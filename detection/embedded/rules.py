@@ -11,6 +11,7 @@ import hashlib
 import re
 import tomllib
 import unicodedata
+import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -147,7 +148,7 @@ def _compile(entry: dict[str, object], macros: dict[str, str]) -> Rule:
         dampens=str(entry.get("dampens", "")),
         softens=texts("softens"),
         words=texts("words"),
-        signs=texts("signs"),
+        signs=tuple(unicodedata.normalize("NFKC", sign) for sign in texts("signs")),
         positive=texts("positive"),
         negative=texts("negative"),
     )

@@ -44,7 +44,7 @@ PIECE = re.compile(r"[^\W_]|[\W_]+")
 # Blanks that patterns do not expect: runs, tabs, and a line that was only broken to fit a width.
 # A line that opens with a speaker ("user:") is not such a line.
 BLANKS = re.compile(
-    r"(?<=[^\W\d_]|,)[^\S\n]{0,80}\n[^\S\n]{0,80}(?=[^\W\d_][\w'’-]{0,30}(?:[ ,.;!?\n]|$))"
+    r"(?<=[^\W\d_]|,)[^\S\n]{0,80}\n[^\S\n]{0,80}(?=[^\W\d_][\w'’-]{0,30}(?:[\s,.;!?]|$))"
     r"|[^\S\n]{2,}|[^\S\n ]"
 )
 LEET_TOKEN = re.compile(
@@ -158,7 +158,7 @@ def _folded(character: str) -> str:
     name = unicodedata.name(character, "")
     if name.startswith("LATIN") or len(wide) > 1:
         wide = unicodedata.normalize("NFKD", wide)
-    # One code point that stands for a whole phrase is no disguised letter, and would bloat the view.
+    # One code point that stands for a whole phrase is no disguised letter, and would bloat views.
     return wide.lower() if len(wide) <= WIDE_MAX else character
 
 
