@@ -11,7 +11,6 @@ import hashlib
 import re
 import tomllib
 import unicodedata
-import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -87,9 +86,13 @@ class RuleBook:
                 start = text.find(sign, start + len(sign), last + len(sign) - 1)
 
     def relief(self, text: str, start: int, end: int, rule: Rule) -> float:
-        """How much the sentence around `text[start:end]` speaks against `rule`, 0..`RELIEF_MAX`.
+        """How much the sentence around `text[start:end]` speaks against `rule`, 0..`RELIEF_MAX`."""
+        return min(RELIEF_MAX, sum(d.weight for d in self.softening(text, start, end, rule)))
 
-        Only the sentence: a harmless question somewhere else must not excuse an attack.
+    def softening(self, text: str, start: int, end: int, rule: Rule) -> list[Rule]:
+        """The dampeners that hold for `rule` at `text[start:end]`.
+
+        They see that sentence only: a harmless question elsewhere must not excuse an attack.
         """
         before = text[max(0, start - BEFORE_CHARS) : start]
         begin = max((match.end() for match in SENTENCE_END.finditer(before)), default=0)
@@ -98,11 +101,12 @@ class RuleBook:
         stop = SENTENCE_END.search(after)
         after = after[: stop.end()] if stop else after
         around = {"before": before, "after": after, "sentence": before + text[start:end] + after}
-        total = 0.0
-        for dampener in self.dampeners:
-            if rule.id.startswith(dampener.softens) or rule.category in dampener.softens:
-                total += dampener.weight if dampener.pattern.search(around[dampener.dampens]) else 0
-        return min(RELIEF_MAX, total)
+        return [
+            dampener
+            for dampener in self.dampeners
+            if (rule.id.startswith(dampener.softens) or rule.category in dampener.softens)
+            and dampener.pattern.search(around[dampener.dampens])
+        ]
 
 
 def load(path: Path = FILE) -> RuleBook:
