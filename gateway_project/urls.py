@@ -1,5 +1,7 @@
 """Every address of the gateway. Order matters: the product's JSON comes before the admin's site."""
 
+from typing import Any
+
 from django.conf import settings
 from django.contrib import admin
 from django.urls import include, path, re_path
@@ -21,6 +23,9 @@ admin.site.login = ratelimit(  # type: ignore[method-assign]
     key="ip", rate=f"{settings.LOGIN_RATE_LIMIT_PER_MINUTE}/m", method="POST"
 )(admin.site.login)
 
+# DRF would answer OPTIONS with a description of the view, which these have none of.
+READ: Any = {"http_method_names": ["get", "head"]}
+
 urlpatterns = [
     path("", include("accounts.urls")),
     path("", include("detection.urls")),
@@ -28,13 +33,17 @@ urlpatterns = [
     path("health/live", views.HealthViewSet.as_view({"get": "live"}), name="system-live"),
     path("health/ready", views.HealthViewSet.as_view({"get": "ready"}), name="system-ready"),
     path("metrics", views.metrics, name="system-metrics"),
-    path("openapi.json", views.OpenAPIView.as_view(), name="system-openapi"),
+    path("openapi.json", views.OpenAPIView.as_view(**READ), name="system-openapi"),
     path(
-        "docs", SpectacularSwaggerSplitView.as_view(url_name="system-openapi"), name="system-docs"
+        "docs",
+        SpectacularSwaggerSplitView.as_view(url_name="system-openapi", **READ),
+        name="system-docs",
     ),
     path(
         "redoc",
-        SpectacularRedocView.as_view(url_name="system-openapi", template_name="portal/redoc.html"),
+        SpectacularRedocView.as_view(
+            url_name="system-openapi", template_name="portal/redoc.html", **READ
+        ),
         name="system-redoc",
     ),
     path("problems/<slug:code>", views.problem_page, name="system-problem"),

@@ -188,7 +188,7 @@ def _may_scrape(request: HttpRequest) -> bool:
     token = settings.METRICS_TOKEN
     given = request.headers.get("authorization", "").removeprefix("Bearer ").strip()
     if token:
-        return bool(given) and secrets.compare_digest(given, token)
+        return bool(given) and secrets.compare_digest(given.encode(), token.encode())
     try:
         address = ipaddress.ip_address(context_of(request).client_ip)
     except ValueError:

@@ -143,9 +143,16 @@ def configure_logging(*, level: str, format: str) -> None:  # noqa: A002 - the s
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level)
-    # One "request" event of ours says all of these, with a request id.
-    for noisy in ("uvicorn.access", "_granian.access", "httpx", "django.request", "aiohttp.access"):
+    # One "request" event of ours says all that these do, with a request id and without the path.
+    for noisy in ("uvicorn.access", "httpx", "aiohttp.access"):
         logging.getLogger(noisy).setLevel("CRITICAL")
+    for refusals in ("django.request", "django.security.csrf"):
+        logging.getLogger(refusals).setLevel("ERROR")
+    # The server brings handlers of its own, which do not write JSON.
+    for name in ("uvicorn", "uvicorn.error"):
+        server = logging.getLogger(name)
+        server.handlers.clear()
+        server.propagate = True
 
 
 class _StandardOutput:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import logging
 import re
 from uuid import UUID
 
@@ -346,3 +347,29 @@ class TestServerTiming:
             r.headers["server-timing"],
         )
         assert found, r.headers["server-timing"]
+
+
+@pytest.mark.parametrize("path", ["/docs", "/redoc", "/openapi.json"])
+@pytest.mark.parametrize("method", ["OPTIONS", "POST", "DELETE"])
+def test_documents_are_only_read(gateway, path, method):
+    r = gateway.request(method, path)
+
+    assert (r.status_code, r.json()["code"]) == (405, "method_not_allowed")
+
+
+def test_a_page_that_breaks_is_a_500_whose_cause_is_logged(gateway, monkeypatch):
+    def broken(*args, **kwargs):
+        raise ZeroDivisionError("the cause")
+
+    monkeypatch.setattr("gateway_project.views.render", broken)
+
+    r = gateway.get("/")
+
+    assert (r.status_code, r.json()["code"]) == (500, "internal_error")
+    assert "the cause" not in r.text
+
+
+def test_causes_of_errors_are_not_silenced():
+    for name in ("django.request", "django.security.csrf", "uvicorn.error"):
+        assert logging.getLogger(name).isEnabledFor(logging.ERROR)
+    assert not logging.getLogger("django.request").isEnabledFor(logging.WARNING)

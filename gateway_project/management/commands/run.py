@@ -61,7 +61,7 @@ class Command(BaseCommand):
         finally:
             self._stop()
             server.drop_metrics_folder(metrics)
-        self._say("Stopped. The data stays in var/.")
+        self._say(f"Stopped. The data stays in {settings.VAR_DIR}.")
 
     def _interrupt(self, signum: int, frame: FrameType | None) -> None:
         raise KeyboardInterrupt
@@ -149,7 +149,7 @@ Try it:
   curl -s {base}/v1/detect -H 'X-API-Key: {demo["api_key"]}' \\
     -H 'Content-Type: application/json' -d '{{"text": "{text}"}}'
 
-The same facts for scripts: var/demo.json.  Ctrl-C stops everything.
+The same facts for scripts: {settings.VAR_DIR}/demo.json.  Ctrl-C stops everything.
 """
         )
 
