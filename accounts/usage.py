@@ -15,8 +15,8 @@ from typing import Any
 from uuid import UUID
 
 from django.conf import settings
+from django.db import DataError, connection, transaction
 from django.db import Error as DatabaseError
-from django.db import connection, transaction
 from django.db.models import Count, Q
 from django.db.models.functions import TruncDate
 from django.utils import timezone
@@ -105,6 +105,7 @@ class Buffer:
         self._last_ip: dict[UUID, str] = {}
         self._last_used: dict[UUID, datetime] = {}
         self._flusher: asyncio.Task[None] | None = None
+        self._writing = asyncio.Lock()
 
     def append(self, row: tuple[Any, ...], client_ip: str) -> None:
         if len(self._rows) >= ROWS_MAX:
@@ -120,7 +121,7 @@ class Buffer:
         self._flusher = asyncio.create_task(self._run(), name="usage-flusher")
 
     async def stop(self) -> None:
-        """Write what is left."""
+        """Wait for a write under way, then write what is left."""
         if self._flusher is not None:
             self._flusher.cancel()
             await asyncio.gather(self._flusher, return_exceptions=True)
@@ -130,16 +131,27 @@ class Buffer:
     async def _run(self) -> None:
         while True:
             await asyncio.sleep(FLUSH_SECONDS)
-            await asyncio.shield(self.flush())
+            try:
+                await asyncio.shield(self.flush())
+            except Exception as exc:
+                log.error("usage_flush_failed", error=type(exc).__name__, exc_info=exc)
 
     async def flush(self) -> None:
         """Write the buffer; on a database error the rows stay for the next time."""
+        async with self._writing:
+            await self._flush()
+
+    async def _flush(self) -> None:
         if not self._rows:
             return
         rows = [self._rows.popleft() for _ in range(len(self._rows))]
         used = self._to_touch(rows)
         try:
             await database.run(_write, rows, used)
+        except DataError as exc:
+            # Rows that the table cannot hold would keep all later ones out for ever.
+            log.error("usage_rows_refused", rows=len(rows), error=type(exc).__name__)
+            usage_dropped.inc(len(rows))
         except DatabaseError as exc:
             log.error("usage_write_failed", rows=len(rows), error=type(exc).__name__)
             self._rows.extendleft(reversed(rows))

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+import threading
 from datetime import UTC, datetime, timedelta
 from unittest.mock import patch
 from uuid import UUID, uuid4
 
 import pytest
 import time_machine
-from django.db import OperationalError, connection
+from django.db import DataError, OperationalError, connection
 from django.utils import timezone
 
 from accounts import usage
@@ -228,6 +230,68 @@ class TestWriting:
         gateway.run(live_and_stop())
 
         assert UsageLog.objects.count() == 1
+
+    def test_stopping_waits_for_a_write_under_way(self, gateway, acme_key, monkeypatch):
+        monkeypatch.setattr(usage, "FLUSH_SECONDS", 0)
+        buffer, begun, may_end = usage.Buffer(), threading.Event(), threading.Event()
+        write = usage._write
+
+        def slow(*args):
+            begun.set()
+            may_end.wait(10)
+            write(*args)
+
+        async def live_and_stop():
+            buffer.append(row(acme_key), "127.0.0.1")
+            buffer.start()
+            await asyncio.to_thread(begun.wait, 10)
+            stopping = asyncio.create_task(buffer.stop())
+            await asyncio.sleep(0)
+            is_waiting = not stopping.done()
+            may_end.set()
+            await stopping
+            return is_waiting
+
+        with patch.object(usage, "_write", autospec=True, side_effect=slow):
+            is_waiting = gateway.run(live_and_stop())
+
+        assert is_waiting
+        assert UsageLog.objects.count() == 1
+
+    def test_rows_that_the_table_refuses_do_not_keep_later_ones_out(self, gateway, acme_key):
+        before = dropped()
+        usage.buffer.append(row(acme_key), "127.0.0.1")
+        with patch.object(usage, "_write", autospec=True, side_effect=DataError("bad value")):
+            gateway.flush_usage()
+        usage.buffer.append(row(acme_key), "127.0.0.1")
+
+        gateway.flush_usage()
+
+        assert dropped() - before == 1
+        assert UsageLog.objects.count() == 1
+
+    def test_the_flusher_outlives_whatever_goes_wrong(self, gateway, acme_key, monkeypatch):
+        monkeypatch.setattr(usage, "FLUSH_SECONDS", 0)
+        buffer, tried = usage.Buffer(), threading.Event()
+        outcomes = iter([RuntimeError("a bug")])
+
+        def broken_once(*args):
+            for outcome in outcomes:
+                raise outcome
+            tried.set()
+
+        async def live():
+            buffer.start()
+            for _ in range(200):
+                buffer.append(row(acme_key), "127.0.0.1")
+                if await asyncio.to_thread(tried.wait, 0.05):
+                    break
+            await buffer.stop()
+
+        with patch.object(usage, "_write", autospec=True, side_effect=broken_once):
+            gateway.run(live())
+
+        assert tried.is_set()
 
     def test_flushing_nothing_asks_no_database(self, gateway):
         with patch.object(usage, "_write", autospec=True) as write:
