@@ -113,6 +113,14 @@ class Command(BaseCommand):
 
     def _watch(self) -> None:
         while True:
+            engine = self.children.get("engine")
+            if engine is not None and engine.poll() is not None:
+                # Just what the gateway is built for: it goes on, and says where verdicts come from.
+                self._say(
+                    f"The stand-in engine stopped (exit code {engine.returncode}): verdicts are "
+                    "degraded from now on. Start again to have it back."
+                )
+                del self.children["engine"]
             self._raise_if_dead()
             time.sleep(0.5)
 
