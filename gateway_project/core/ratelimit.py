@@ -361,8 +361,8 @@ class RedisLimiter:
         names = tuple(policy.name for policy in policies)
         for name in names:
             rate_limit_degraded.labels(name).inc()
-        for policy in policies:
-            if policy.on_failure == "closed":
+        for policy, cost in zip(policies, costs, strict=True):
+            if policy.on_failure == "closed" and cost:  # what costs nothing is never refused
                 return Decision(self._full(policies), policy.name, 0, names)
         counted = [(p, c) for p, c in zip(policies, costs, strict=True) if p.on_failure == "local"]
         local = self.local.check_sync([p for p, _ in counted], [c for _, c in counted])

@@ -18,7 +18,7 @@ from typing import Any
 import hiredis
 from django_redis import get_redis_connection
 from redis.asyncio.connection import ConnectionPool
-from redis.exceptions import RedisError, ResponseError
+from redis.exceptions import ResponseError
 
 BATCH_MAX = 256
 
@@ -67,6 +67,9 @@ class RedisPipe:
         `redis.ResponseError` that Redis answered to this command alone.
         """
         future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        if self._pump is None or self._pump.done():
+            future.set_exception(RedisUnavailable("closed"))
+            return future
         if self._resting_until > monotonic():
             future.set_exception(RedisUnavailable("resting after a failure"))
             return future
@@ -88,9 +91,10 @@ class RedisPipe:
                 async with asyncio.timeout(self._timeout_seconds):
                     await self._exchange(batch)
             except asyncio.CancelledError:
-                self._fail(batch, RedisUnavailable("closing"))
+                self._fail([*batch, *self._pending], RedisUnavailable("closing"))
                 raise
-            except (RedisError, OSError, TimeoutError) as exc:
+            except Exception as exc:  # noqa: BLE001 - a pump that ended would leave all callers waiting
+                # Not only Redis' and the system's errors: uvloop says RuntimeError after a reset.
                 # Replies still under way would be taken for those of the next batch.
                 await self._connection.disconnect(nowait=True)
                 self._resting_until = monotonic() + self._backoff_seconds

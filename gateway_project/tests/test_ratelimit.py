@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import socket
+import struct
 from collections.abc import Callable, Iterator
 from uuid import uuid4
 
 import pytest
 import redis as redis_py
+import uvloop
 from django.conf import settings
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
@@ -22,7 +25,7 @@ from gateway_project.core.ratelimit import (
     per_day,
     per_minute,
 )
-from gateway_project.core.redis import RedisPipe
+from gateway_project.core.redis import RedisPipe, RedisUnavailable, pack
 
 MIDNIGHT = 1_800_000_000 - 1_800_000_000 % 86_400
 
@@ -370,3 +373,56 @@ class TestPipe:
 
         assert isinstance(wrong, ResponseError)
         assert right == b"PONG"
+
+
+@pytest.mark.parametrize("new_loop", [asyncio.new_event_loop, uvloop.new_event_loop])
+def test_the_pipe_outlives_a_connection_that_is_reset_while_idle(new_loop):
+    async def main() -> list[object]:
+        async def answer_once_then_reset(
+            reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+        ) -> None:
+            while (sent := await reader.read(65536)) and b"PING" not in sent:
+                writer.write(b"+OK\r\n" * sent.count(b"\r\n*", 1) + b"+OK\r\n")
+            writer.write(b"+PONG\r\n")
+            await writer.drain()
+            linger = struct.pack("ii", 1, 0)
+            writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+            writer.transport.abort()
+
+        server = await asyncio.start_server(answer_once_then_reset, "127.0.0.1", 0)
+        port = server.sockets[0].getsockname()[1]
+        pipe = RedisPipe(f"redis://127.0.0.1:{port}/0?protocol=2", backoff_seconds=0)
+        pipe.start()
+        seen: list[object] = []
+        for _ in range(6):
+            try:
+                seen.append(await asyncio.wait_for(pipe.submit(pack("PING")), 5))
+            except RedisUnavailable:
+                seen.append("unavailable")
+            await asyncio.sleep(0.05)  # lets the reset arrive
+        await pipe.close()
+        server.close()
+        return seen
+
+    with asyncio.Runner(loop_factory=new_loop) as runner:
+        seen = runner.run(main())
+
+    assert seen[0] == b"PONG"
+    assert seen.count(b"PONG") >= 2  # it came back after a reset
+
+
+def test_a_closed_pipe_refuses_instead_of_waiting():
+    async def main() -> None:
+        pipe = RedisPipe("redis://127.0.0.1:1/0")
+        with pytest.raises(RedisUnavailable):
+            await pipe.submit(pack("PING"))
+
+    asyncio.run(main())
+
+
+def test_what_costs_nothing_is_never_refused_by_a_closed_policy():
+    limiter = RedisLimiter(lambda: None, DeadClient)  # type: ignore[arg-type,return-value]
+
+    decision = limiter.check_sync([per_minute("minute", "{x}", 1, "closed")], [0])
+
+    assert decision.denied is None
