@@ -182,7 +182,12 @@ def _write(rows: list[tuple[Any, ...]], used: list[tuple[UUID, datetime, str]]) 
         columns = ", ".join(COLUMNS)
         table = UsageLog._meta.db_table
         statement = f"COPY {table} ({columns}) FROM STDIN"
-        with connection.cursor() as cursor, cursor.copy(statement) as copy:
+        # Django does not wrap `copy`: without this, psycopg's own errors would get past `_flush`.
+        with (
+            connection.wrap_database_errors,
+            connection.cursor() as cursor,
+            cursor.copy(statement) as copy,
+        ):
             for row in rows:
                 copy.write_row(row)
     else:

@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 from unittest.mock import patch
 from uuid import UUID, uuid4
 
+import psycopg
 import pytest
 import time_machine
 from django.db import DataError, OperationalError, connection
@@ -256,6 +257,19 @@ class TestWriting:
             is_waiting = gateway.run(live_and_stop())
 
         assert is_waiting
+        assert UsageLog.objects.count() == 1
+
+    def test_rows_outlive_the_connection_that_was_to_take_them(self, gateway, acme_key):
+        if connection.vendor != "postgresql":
+            pytest.skip("COPY is PostgreSQL's")
+        usage.buffer.append(row(acme_key), "127.0.0.1")
+        terminated = psycopg.errors.AdminShutdown("terminating connection")
+
+        with patch.object(psycopg.Cursor, "copy", autospec=True, side_effect=terminated):
+            gateway.flush_usage()
+        assert len(usage.buffer) == 1
+        gateway.flush_usage()
+
         assert UsageLog.objects.count() == 1
 
     def test_rows_that_the_table_refuses_do_not_keep_later_ones_out(self, gateway, acme_key):
