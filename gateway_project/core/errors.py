@@ -40,6 +40,7 @@ from typing import Any, ClassVar
 
 import orjson
 import pydantic
+from django import db
 from django.core import exceptions as django_exceptions
 from django.http import Http404
 from rest_framework import exceptions as drf
@@ -339,6 +340,8 @@ def translate(exc: Exception) -> GatewayError:
         return exc
     if isinstance(exc, pydantic.ValidationError):
         return from_pydantic(exc)
+    if isinstance(exc, db.OperationalError | db.InterfaceError):
+        return StoreUnavailable()
     if isinstance(exc, Http404 | drf.NotFound | django_exceptions.ObjectDoesNotExist):
         return NotFound()
     if isinstance(exc, drf.MethodNotAllowed):

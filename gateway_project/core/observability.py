@@ -113,7 +113,7 @@ def configure_logging(*, level: str, format: str) -> None:  # noqa: A002 - the s
     renderer: Any = (
         structlog.processors.JSONRenderer(serializer=_dumps)
         if format == "json"
-        else structlog.dev.ConsoleRenderer(colors=sys.stdout.isatty())
+        else _console_renderer()
     )
     structlog.configure(
         processors=[*shared, structlog.processors.format_exc_info, renderer]
@@ -134,9 +134,7 @@ def configure_logging(*, level: str, format: str) -> None:  # noqa: A002 - the s
             processors=[
                 structlog.stdlib.ProcessorFormatter.remove_processors_meta,
                 structlog.processors.format_exc_info,
-                structlog.processors.JSONRenderer()
-                if format == "json"
-                else structlog.dev.ConsoleRenderer(colors=sys.stdout.isatty()),
+                structlog.processors.JSONRenderer() if format == "json" else _console_renderer(),
             ],
         )
     )
@@ -153,6 +151,13 @@ def configure_logging(*, level: str, format: str) -> None:  # noqa: A002 - the s
         server = logging.getLogger(name)
         server.handlers.clear()
         server.propagate = True
+
+
+def _console_renderer() -> Any:
+    # Plain on purpose: rich tracebacks print local variables, and those hold keys and texts.
+    return structlog.dev.ConsoleRenderer(
+        colors=sys.stdout.isatty(), exception_formatter=structlog.dev.plain_traceback
+    )
 
 
 class _StandardOutput:

@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 
 import pytest
+from django import db
 from django.core import exceptions as django_exceptions
 from django.http import Http404
 from pydantic import BaseModel, ValidationError
@@ -56,6 +57,8 @@ def test_every_code_has_one_class_and_a_sentence_that_says_what_to_do():
         (django_exceptions.RequestDataTooBig(), "body_too_large"),
         (django_exceptions.DisallowedHost(), "bad_request"),
         (drf.ValidationError({"a": ["wrong"]}), "validation_error"),
+        (db.OperationalError(), "store_unavailable"),
+        (db.InterfaceError(), "store_unavailable"),
         (ZeroDivisionError(), "internal_error"),
     ],
 )

@@ -369,6 +369,20 @@ def test_a_page_that_breaks_is_a_500_whose_cause_is_logged(gateway, monkeypatch)
     assert "the cause" not in r.text
 
 
+def test_a_stack_for_people_shows_no_local_variables():
+    from gateway_project.core.observability import _console_renderer
+
+    try:
+        api_key = "gw_live_SECRET"
+        raise ValueError(len(api_key))
+    except ValueError:
+        text = _console_renderer()(None, "error", {"event": "x", "exc_info": True})
+
+    assert "ValueError: 14" in text
+    assert "locals" not in text
+    assert "│" not in text
+
+
 def test_causes_of_errors_are_not_silenced():
     for name in ("django.request", "django.security.csrf", "uvicorn.error"):
         assert logging.getLogger(name).isEnabledFor(logging.ERROR)
