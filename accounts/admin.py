@@ -13,6 +13,7 @@ from django.utils.html import format_html
 from pydantic import ValidationError
 
 from accounts import authentication, services
+from accounts.events import audit
 from accounts.models import ApiKey, AuditEvent, Membership, Plan, UsageLog, User, Workspace
 from accounts.schemas import KeyRequest
 from accounts.services import Actor
@@ -23,6 +24,11 @@ def actor_of(request: HttpRequest) -> Actor:
     context = context_of(request)
     email = getattr(request.user, "email", "staff")
     return Actor(email, context.client_ip, context.request_id)
+
+
+def audit_form(action: str, request: HttpRequest, obj: Any, form: Any) -> None:
+    fields = sorted(form.changed_data)
+    audit(action, target=obj.pk, fields=fields, **actor_of(request).fields())
 
 
 class MembershipInline(admin.TabularInline):
@@ -62,6 +68,8 @@ class AccountAdmin(UserAdmin):
 
     @admin.action(description="Deactivate the chosen users")
     def deactivate(self, request: HttpRequest, queryset: QuerySet[User]) -> None:
+        for user in queryset:
+            audit("user.deactivated", target=user.pk, **actor_of(request).fields())
         count = queryset.update(is_active=False)
         self.message_user(request, f"Deactivated: {count}.")
 
@@ -72,6 +80,7 @@ class PlanAdmin(admin.ModelAdmin):
 
     def save_model(self, request: HttpRequest, obj: Plan, form: Any, change: bool) -> None:
         super().save_model(request, obj, form, change)
+        audit_form("plan.changed", request, obj, form)
         authentication.forget_all()
 
 
@@ -93,6 +102,7 @@ class WorkspaceAdmin(admin.ModelAdmin):
 
     def save_model(self, request: HttpRequest, obj: Workspace, form: Any, change: bool) -> None:
         super().save_model(request, obj, form, change)
+        audit_form("workspace.changed", request, obj, form)
         authentication.forget_all()
 
 

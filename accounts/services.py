@@ -144,16 +144,26 @@ def operator_key(
 ) -> str:
     """A key made by whoever operates the gateway; returns its text.
 
-    It may exceed the plan, and lifts the workspace's day quota to its own. The workspace is made,
-    confirmed, when it is missing.
+    It may exceed the plan, and lifts the workspace's day quota to its own. The workspace is made
+    when it is missing, and is confirmed from then on.
     """
     with transaction.atomic():
         workspace, _ = Workspace.objects.get_or_create(
             slug=slug, defaults={"name": slug, "is_confirmed": True}
         )
+        before = (workspace.is_confirmed, workspace.rate_limit_per_day)
+        workspace.is_confirmed = True  # the operator vouches for it
         if per_day is not None and per_day > workspace.day_quota:
             workspace.rate_limit_per_day = per_day
-            workspace.save(update_fields=["rate_limit_per_day"])
+        if (workspace.is_confirmed, workspace.rate_limit_per_day) != before:
+            workspace.save(update_fields=["is_confirmed", "rate_limit_per_day"])
+            audit(
+                "workspace.raised",
+                workspace=workspace,
+                target=workspace.pk,
+                rate_limit_per_day=workspace.rate_limit_per_day,
+                **actor.fields(),
+            )
         _, text = issue_key(
             workspace,
             actor=actor,

@@ -150,7 +150,6 @@ class AccountViewSet(KeyedViewSet):
         successor, text = services.rotate_key(
             old, grace_seconds=body.grace_seconds, actor=self.actor
         )
-        old.refresh_from_db()
         answer = Rotation(
             api_key=NewKeyView.of(successor, key=text),
             previous=PreviousKey(id=old.pk, grace_until=old.grace_until),

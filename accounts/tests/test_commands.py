@@ -53,6 +53,14 @@ class TestCreateKey:
         assert (key.workspace, key.name) == (acme, "ops")
         assert acme.rate_limit_per_day is None
 
+    def test_it_ends_the_trial_of_a_workspace_that_registered_itself(self, gateway, acme):
+        Workspace.objects.update(is_confirmed=False)
+
+        text = run("create_key", "--workspace", "acme").strip()
+
+        limits = gateway.get("/v1/limits", key=text).json()["policies"]
+        assert [policy["limit"] for policy in limits] == [60, 10_000, 10_000]
+
     def test_it_may_exceed_the_plan_and_lifts_the_days_quota(self, gateway):
         text = run(
             "create_key", "--workspace=bench", "--per-minute=1000000", "--per-day=90000000"
