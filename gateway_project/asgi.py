@@ -2,7 +2,7 @@
 
 RequestMiddleware          request id, client address, clock, headers, metrics, log
 └── lifespan               opens and closes what a process holds
-└── data-plane prefixes →  DataPlaneHandler (one coroutine, no Django middleware)
+└── data-plane paths    →  DataPlaneHandler (one coroutine, no Django middleware)
 └── everything else     →  Django's own ASGIHandler with the middleware of settings.py
 """
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from threading import Lock
 from time import monotonic
 from typing import Generic, TypeVar
 
@@ -14,39 +15,41 @@ V = TypeVar("V")
 class TTLCache(Generic[K, V]):
     """A dict of at most `entries_max` entries, each gone after its own seconds.
 
-    When full, the entries written longest ago make room. Reads and writes are single dict
-    operations, safe between the event loop and threads under the interpreter lock.
+    When full, the entries written longest ago make room. Reading is a single dict operation;
+    writers take a lock, because the control plane's threads share the map with the event loop.
     """
 
     def __init__(self, entries_max: int) -> None:
         self.entries_max = entries_max
         self._entries: dict[K, tuple[float, V]] = {}
+        self._writing = Lock()
 
     def get(self, key: K) -> V | None:
         entry = self._entries.get(key)
         if entry is None:
             return None
         if entry[0] < monotonic():
-            self._entries.pop(key, None)
+            with self._writing:
+                if self._entries.get(key) is entry:
+                    del self._entries[key]
             return None
         return entry[1]
 
     def put(self, key: K, value: V, *, seconds: float) -> None:
-        self._entries.pop(key, None)
-        while len(self._entries) >= self.entries_max:
-            oldest = next(iter(self._entries), None)
-            if oldest is None:
-                break
-            self._entries.pop(oldest, None)
-        self._entries[key] = (monotonic() + seconds, value)
+        with self._writing:
+            self._entries.pop(key, None)
+            while len(self._entries) >= self.entries_max:
+                self._entries.pop(next(iter(self._entries)), None)
+            self._entries[key] = (monotonic() + seconds, value)
 
     def drop_where(self, condition: Callable[[V], bool]) -> None:
-        for key, (_, value) in list(self._entries.items()):
-            if condition(value):
-                self._entries.pop(key, None)
+        with self._writing:
+            for key in [key for key, (_, value) in self._entries.items() if condition(value)]:
+                del self._entries[key]
 
     def clear(self) -> None:
-        self._entries.clear()
+        with self._writing:
+            self._entries.clear()
 
     def __len__(self) -> int:
         return len(self._entries)

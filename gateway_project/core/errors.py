@@ -335,14 +335,16 @@ def _fields_at(model: Any, path: Sequence[int | str]) -> list[str]:
 
 
 def translate(exc: Exception) -> GatewayError:
-    """Our error for a foreign one, most specific first; anything unknown is an InternalError."""
+    """Our error for a foreign one, most specific first; anything unknown is an InternalError.
+
+    Pydantic's and the ORM's "does not exist" are unknown on purpose: where a caller's input may
+    cause them the view says so itself, so here they are bugs of ours.
+    """
     if isinstance(exc, GatewayError):
         return exc
-    if isinstance(exc, pydantic.ValidationError):
-        return from_pydantic(exc)
     if isinstance(exc, db.OperationalError | db.InterfaceError):
         return StoreUnavailable()
-    if isinstance(exc, Http404 | drf.NotFound | django_exceptions.ObjectDoesNotExist):
+    if isinstance(exc, Http404 | drf.NotFound):
         return NotFound()
     if isinstance(exc, drf.MethodNotAllowed):
         return MethodNotAllowed()

@@ -49,6 +49,8 @@ PAGE_HEADERS = [
     ),
 ]
 GZIP_WINDOW = 16 + zlib.MAX_WBITS
+# RFC 9110 §12.5.3: `gzip;q=0` says that it is not acceptable.
+GZIP_ACCEPTED = re.compile(rb"\bgzip\b(?!\s*;\s*q=0(?:\.0*)?\s*(?:,|$))", re.IGNORECASE)
 COMPRESSIBLE = (b"application/json", b"application/problem+json", b"text/", b"application/yaml")
 
 current: ContextVar[RequestContext | None] = ContextVar("gateway_request", default=None)
@@ -129,10 +131,10 @@ def client_address(peer: str, forwarded_for: str, trusted_hops: int) -> str:
 def _is_address(text: str) -> bool:
     # What is taken here ends in limits, logs and a column of the database: nothing but an address.
     try:
-        ipaddress.ip_address(text)
+        address = ipaddress.ip_address(text)
     except ValueError:
         return False
-    return True
+    return getattr(address, "scope_id", None) is None  # `fe80::1%eth0`: PostgreSQL has no zones
 
 
 class RequestMiddleware:
@@ -151,7 +153,7 @@ class RequestMiddleware:
             if name == b"x-request-id":
                 correlation = value.decode("latin-1")
             elif name == b"accept-encoding":
-                accepts_gzip = b"gzip" in value
+                accepts_gzip = bool(GZIP_ACCEPTED.search(value))
             elif name == b"x-forwarded-for":
                 forwarded = f"{forwarded},{value.decode('latin-1')}"
             elif name == b"traceparent":
@@ -186,14 +188,15 @@ class RequestMiddleware:
             if held is not None:
                 start, held = held, None
                 headers = list(start["headers"])
-                if accepts_gzip and self._pays(message, headers):
-                    gzip = zlib.compressobj(4, zlib.DEFLATED, GZIP_WINDOW)
-                    headers = [h for h in headers if h[0].lower() != b"content-length"]
-                    headers.append((b"content-encoding", b"gzip"))
-                    headers.append((b"vary", b"accept-encoding"))
-                    message = _compressed(message, gzip)
-                    if not message.get("more_body", False):
-                        headers.append((b"content-length", b"%d" % len(message["body"])))
+                if self._pays(message, headers):
+                    headers.append((b"vary", b"accept-encoding"))  # of both variants, for caches
+                    if accepts_gzip:
+                        gzip = zlib.compressobj(4, zlib.DEFLATED, GZIP_WINDOW)
+                        headers = [h for h in headers if h[0].lower() != b"content-length"]
+                        headers.append((b"content-encoding", b"gzip"))
+                        message = _compressed(message, gzip)
+                        if not message.get("more_body", False):
+                            headers.append((b"content-length", b"%d" % len(message["body"])))
                 await send({**start, "headers": self._headers(context, headers)})
             elif gzip is not None:
                 message = _compressed(message, gzip)

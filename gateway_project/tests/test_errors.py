@@ -44,7 +44,7 @@ def test_every_code_has_one_class_and_a_sentence_that_says_what_to_do():
     [
         (Http404(), "not_found"),
         (drf.NotFound(), "not_found"),
-        (django_exceptions.ObjectDoesNotExist(), "not_found"),
+        (django_exceptions.ObjectDoesNotExist(), "internal_error"),
         (drf.MethodNotAllowed("PUT"), "method_not_allowed"),
         (drf.UnsupportedMediaType("text/plain"), "unsupported_media_type"),
         (drf.NotAcceptable(), "not_acceptable"),

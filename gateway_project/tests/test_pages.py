@@ -11,6 +11,7 @@ import httpx
 import pytest
 
 from gateway_project.core import errors
+from gateway_project.core.middleware import client_address
 
 HTML = {"Accept": "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"}
 
@@ -275,10 +276,16 @@ class TestCompression:
     def test_the_border_is_the_products(self, gateway):
         assert gateway.application.gzip_bytes_min == 1000
 
-    def test_nobody_gets_it_unasked(self, gateway):
-        headers, _ = self.raw(gateway, "/", "identity")
+    @pytest.mark.parametrize("encoding", ["identity", "br", "gzip;q=0", "br, gzip; q=0.0, *"])
+    def test_nobody_gets_it_unasked(self, gateway, encoding):
+        headers, _ = self.raw(gateway, "/", encoding)
 
         assert "content-encoding" not in headers
+        assert "accept-encoding" in headers["vary"].lower()  # a cache must keep both apart
+
+    @pytest.mark.parametrize("encoding", ["gzip", "br, GZIP;q=0.5", "deflate, gzip;q=1.0"])
+    def test_it_is_found_among_others(self, gateway, encoding):
+        assert self.raw(gateway, "/", encoding)[0]["content-encoding"] == "gzip"
 
 
 class TestRequestId:
@@ -387,3 +394,17 @@ def test_causes_of_errors_are_not_silenced():
     for name in ("django.request", "django.security.csrf", "uvicorn.error"):
         assert logging.getLogger(name).isEnabledFor(logging.ERROR)
     assert not logging.getLogger("django.request").isEnabledFor(logging.WARNING)
+
+
+@pytest.mark.parametrize(
+    ("forwarded", "taken"),
+    [
+        ("203.0.113.9", "203.0.113.9"),
+        ("2001:db8::1", "2001:db8::1"),
+        ("fe80::1%eth0", "10.0.0.1"),  # the database's column has no zones
+        ("not an address", "10.0.0.1"),
+        ("", "10.0.0.1"),
+    ],
+)
+def test_only_an_address_is_taken_from_a_proxy(forwarded, taken):
+    assert client_address("10.0.0.1", forwarded, 1) == taken
