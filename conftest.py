@@ -192,7 +192,7 @@ def gateway(_gateway_session: Gateway, transactional_db: None) -> Iterator[Gatew
 def forget_everything(gateway: Gateway) -> None:
     from gateway_project import views
 
-    authentication.forget_all()
+    authentication._memory.forget(authentication.ALL)
     cache.clear() if not settings.REDIS_URL else cache.delete("worker:heartbeat")
     limiter = ratelimit.get_limiter()
     if isinstance(limiter, RedisLimiter):
@@ -207,7 +207,7 @@ def forget_everything(gateway: Gateway) -> None:
         probe._until = 0.0
     usage.buffer._rows.clear()
     usage.buffer._last_used.clear()
-    database.hops = 0
+    database.forget_trouble()
 
 
 class EngineControl:

@@ -1,32 +1,50 @@
 """Who calls: API keys, verified once and remembered for a moment.
 
-The look-up in the database happens off the event loop, once for equal keys at once, and its result
-(also "no such key") is kept in a bounded map of this process. `forget` drops a key here at once;
-other workers notice within `KEY_CACHE_SECONDS`.
+The look-up in the database happens off the event loop, once for equal keys at once. What it found
+is believed for `KEY_CACHE_SECONDS`, "no such key" for `UNKNOWN_SECONDS`. `forget` drops a key here
+and, over the bus, in every worker; a worker that cannot hear the bus believes nothing for longer
+than `DEAF_SECONDS`. So a revoked key is refused everywhere within a second. While the database is
+away known keys go on for `OUTAGE_SECONDS`; a key that nobody knows is 503 then, never 401.
 """
 
 from __future__ import annotations
 
+import asyncio
 import ipaddress
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from time import time
+from functools import partial
+from time import monotonic, time
 from typing import Any
 from uuid import UUID
 
 from django.conf import settings
 from django.db import Error as DatabaseError
+from django.db import transaction
 from rest_framework.authentication import BaseAuthentication
 from rest_framework.request import Request
 
 from accounts import keys, usage
 from accounts.models import ApiKey, User
 from gateway_project.core import database, errors
+from gateway_project.core.bus import bus
 from gateway_project.core.caching import SingleFlight, TTLCache
 from gateway_project.core.middleware import RequestContext, context_of
 from gateway_project.core.observability import get_logger, key_cache_total
-from gateway_project.core.ratelimit import Policy, per_day, per_minute
+from gateway_project.core.ratelimit import (
+    Policy,
+    ip_policy,
+    per_day,
+    per_minute,
+    refuse_used_up,
+)
 
+UNKNOWN_SECONDS = 10.0
+DEAF_SECONDS = 0.5
+OUTAGE_SECONDS = 15 * 60.0
+CHANNEL = "keys"
+ALL = "*"
 log = get_logger("gateway.accounts")
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
@@ -43,6 +61,8 @@ class Caller:
     networks: tuple[Network, ...]
     valid_until: float | None
     policies: tuple[Policy, ...]
+    detection_policy: str = ""
+    """JSON of what the key's detections mean when they do not say; empty: the default."""
 
     @property
     def is_authenticated(self) -> bool:
@@ -63,24 +83,57 @@ class Caller:
 
 
 @dataclass(frozen=True, slots=True)
-class _NoSuchKey:
-    """A look-up that found nothing usable, remembered so that a flood of it costs no SQL."""
+class _Known:
+    caller: Caller
+    at: float
+
+    @property
+    def is_fresh(self) -> bool:
+        seconds = settings.KEY_CACHE_SECONDS if bus.is_listening else DEAF_SECONDS
+        return monotonic() - self.at < seconds
 
 
-Found = Caller | _NoSuchKey
-_cache: TTLCache[str, Found] = TTLCache(10_000)
-_flights: SingleFlight[str, Found] = SingleFlight()
-_hits = key_cache_total.labels("hit")
-_misses = key_cache_total.labels("miss")
+class _Memory:
+    """What this process knows of keys, by digest."""
+
+    def __init__(self) -> None:
+        self.known: TTLCache[str, _Known] = TTLCache(50_000)
+        # Apart, so that a flood of made-up keys pushes no real one out.
+        self.unknown: TTLCache[str, bool] = TTLCache(5_000)
+        self.generation = 0
+
+    def remember(self, digest: str, caller: Caller | None, generation: int) -> None:
+        """Keep what a look-up found, unless something was forgotten since it began."""
+        if generation != self.generation:
+            return
+        if caller is None:
+            self.known.drop(digest)
+            self.unknown.put(digest, True, seconds=UNKNOWN_SECONDS)
+        else:
+            self.known.put(digest, _Known(caller, monotonic()), seconds=OUTAGE_SECONDS)
+
+    def forget(self, word: str) -> None:
+        self.generation += 1
+        if word == ALL:
+            self.known.clear()
+            self.unknown.clear()
+        else:
+            self.known.drop_where(lambda known: str(known.caller.key_id) == word)
+
+
+_memory = _Memory()
+_flights: SingleFlight[str, Caller | None] = SingleFlight()
+_hits, _stale, _misses = (key_cache_total.labels(r) for r in ("hit", "stale", "miss"))
+bus.on(CHANNEL, _memory.forget, partial(_memory.forget, ALL))
 
 
 def forget(key_id: UUID) -> None:
-    """Drop one key from this process' cache."""
-    _cache.drop_where(lambda found: isinstance(found, Caller) and found.key_id == key_id)
+    """Drop one key from every worker's memory, once the transaction in hand is committed."""
+    transaction.on_commit(partial(bus.say, CHANNEL, str(key_id)))
 
 
 def forget_all() -> None:
-    _cache.clear()
+    transaction.on_commit(partial(bus.say, CHANNEL, ALL))
 
 
 class APIKeyAuthentication(BaseAuthentication):
@@ -90,35 +143,64 @@ class APIKeyAuthentication(BaseAuthentication):
     """
 
     async def aauthenticate(self, request: Any) -> Caller:
-        """The caller of a data-plane request; raises 401, 403 or (database away) 503."""
+        """The caller of a data-plane request; raises 401, 403, 429 or (database away) 503."""
+        context = context_of(request)
         text, digest = _read(request.META)
-        found = _cache.get(digest)
-        if found is None:
-            _misses.inc()
-            found = await _flights.do(digest, lambda: _fetch(text, digest))
-        else:
+        known = _memory.known.get(digest)
+        if known is not None and known.is_fresh:
             _hits.inc()
-        return self._admit(found, context_of(request))
+            caller: Caller | None = known.caller
+        else:
+            caller = await self._ask(text, digest, known, context)
+        return self._admit(caller, context)
+
+    async def _ask(
+        self, text: str, digest: str, known: _Known | None, context: RequestContext
+    ) -> Caller | None:
+        if known is None:
+            if _memory.unknown.get(digest):
+                _hits.inc()
+                return None
+            if settings.RATE_LIMIT_ENABLED:  # a guesser gets no look-up for each guess
+                await refuse_used_up(ip_policy(context.client_ip))
+        flight, _ = _flights.start(digest, lambda: _fetch(text, digest))
+        if known is None:
+            _misses.inc()
+            return await asyncio.shield(flight)
+        if database.trouble_since is None:
+            try:
+                return await asyncio.shield(flight)
+            except errors.StoreUnavailable:
+                pass
+        # The flight goes on behind: the first that succeeds ends the trouble.
+        _stale.inc()
+        return known.caller
 
     def authenticate(self, request: Request) -> tuple[User | None, Caller] | None:
         """DRF's hook, for the control plane; None when no key was sent."""
         if not _has_key(request.META):
             return None
         text, digest = _read(request.META)
-        found = _cache.get(digest)
-        if found is None:
-            found = _remember(digest, _look_up(text))
-        return None, self._admit(found, context_of(request))
+        known = _memory.known.get(digest)
+        if known is not None and known.is_fresh:
+            caller: Caller | None = known.caller
+        elif _memory.unknown.get(digest):
+            caller = None
+        else:
+            generation = _memory.generation
+            caller = _look_up(text)
+            _memory.remember(digest, caller, generation)
+        return None, self._admit(caller, context_of(request))
 
     def authenticate_header(self, request: Request) -> str:
         return 'ApiKey realm="gateway"'
 
     @staticmethod
-    def _admit(found: Found, context: RequestContext) -> Caller:
-        if isinstance(found, _NoSuchKey):
+    def _admit(caller: Caller | None, context: RequestContext) -> Caller:
+        if caller is None:
             raise errors.InvalidAPIKey
-        found.admit(context)
-        return found
+        caller.admit(context)
+        return caller
 
 
 def _has_key(meta: Mapping[str, Any]) -> bool:
@@ -135,21 +217,19 @@ def _read(meta: Mapping[str, Any]) -> tuple[str, str]:
             raise errors.MissingAPIKey
     digest: str = settings.KEY_PEPPERS.digest(text)
     # A remembered key was well-formed when it was looked up.
-    if _cache.get(digest) is None and not keys.is_well_formed(text):
+    if _memory.known.get(digest) is None and not keys.is_well_formed(text):
         raise errors.InvalidAPIKey
     return text, digest
 
 
-async def _fetch(text: str, digest: str) -> Found:
-    return _remember(digest, await database.run(_look_up, text))
+async def _fetch(text: str, digest: str) -> Caller | None:
+    generation = _memory.generation
+    caller = await database.run(_look_up, text)
+    _memory.remember(digest, caller, generation)
+    return caller
 
 
-def _remember(digest: str, found: Found) -> Found:
-    _cache.put(digest, found, seconds=settings.KEY_CACHE_SECONDS)
-    return found
-
-
-def _look_up(text: str) -> Found:
+def _look_up(text: str) -> Caller | None:
     try:
         key = (
             ApiKey.objects.usable()
@@ -159,8 +239,8 @@ def _look_up(text: str) -> Found:
         )
     except DatabaseError as exc:
         log.error("key_lookup_failed", error=type(exc).__name__)
-        raise errors.StoreUnavailable from exc
-    return _NoSuchKey() if key is None else caller_of(key)
+        raise
+    return None if key is None else caller_of(key)
 
 
 def caller_of(key: ApiKey) -> Caller:
@@ -175,29 +255,37 @@ def caller_of(key: ApiKey) -> Caller:
         networks=tuple(ipaddress.ip_network(cidr) for cidr in key.allowed_cidrs),
         valid_until=min(ends, default=None),
         policies=policies_of(key),
+        detection_policy=json.dumps(key.detection_policy) if key.detection_policy else "",
     )
 
 
-def effective_limits(key: ApiKey) -> tuple[int, int]:
-    """(per minute, per day) as enforced: a workspace without a confirmed e-mail is on trial."""
-    per_min, per_d = key.rate_limit_per_minute, key.rate_limit_per_day
+def effective_limits(key: ApiKey) -> tuple[int, int, int]:
+    """(key's minute, key's day, workspace's day) as enforced.
+
+    A workspace without a confirmed e-mail is on trial: however many keys it makes, they share the
+    trial's day.
+    """
+    minute, day = key.rate_limit_per_minute, key.rate_limit_per_day
+    workspace_day = key.workspace.day_quota
     if not key.workspace.is_confirmed:
-        per_min = min(per_min, settings.TRIAL_RATE_LIMIT_PER_MINUTE)
-        per_d = min(per_d, settings.TRIAL_RATE_LIMIT_PER_DAY)
-    return per_min, per_d
+        minute = min(minute, settings.TRIAL_RATE_LIMIT_PER_MINUTE)
+        day = min(day, settings.TRIAL_RATE_LIMIT_PER_DAY)
+        workspace_day = min(workspace_day, settings.TRIAL_RATE_LIMIT_PER_DAY)
+    return minute, day, workspace_day
 
 
 def policies_of(key: ApiKey) -> tuple[Policy, ...]:
     if not settings.RATE_LIMIT_ENABLED:
         return ()
-    per_min, per_d = effective_limits(key)
+    minute, day, workspace_day = effective_limits(key)
     tenant = f"{{{key.workspace_id}}}"
-    subject = f"{tenant}:{key.pk}"
+    # A successor goes on in its predecessor's counters: rotating buys nothing.
+    subject = f"{tenant}:{key.limit_subject or key.pk}"
     failure = settings.RATE_LIMIT_FAILURE_POLICY
     return (
-        per_minute("minute", subject, per_min, failure),
-        per_day("day", subject, per_d, failure),
-        per_day("workspace_day", tenant, key.workspace.day_quota, failure),
+        per_minute("minute", subject, minute, failure),
+        per_day("day", subject, day, failure),
+        per_day("workspace_day", tenant, workspace_day, failure),
     )
 
 

@@ -166,6 +166,17 @@ class ApiKey(models.Model):
     revoked_at = models.DateTimeField(null=True, blank=True)
     last_used_at = models.DateTimeField(null=True, blank=True, editable=False)
     last_used_ip = models.GenericIPAddressField(null=True, blank=True, editable=False)
+    limit_subject = models.UUIDField(
+        null=True, editable=False, help_text="Whose counters it uses; empty: its own."
+    )
+    detection_policy = models.JSONField(
+        default=dict,
+        blank=True,
+        help_text=(
+            "What its detections mean when they do not say: `threshold: {engine, fallback}`, "
+            "`mode`, `on_unavailable`."
+        ),
+    )
     created_at = models.DateTimeField(default=timezone.now, editable=False)
 
     objects = ApiKeyQuerySet.as_manager()

@@ -107,6 +107,7 @@ def issue_key(
     expires_at: datetime | None = None,
     rate_limit_per_minute: int | None = None,
     rate_limit_per_day: int | None = None,
+    **inherited: Any,
 ) -> tuple[ApiKey, str]:
     """Make a key. Returns it with its text, which is shown this once and stored nowhere.
 
@@ -128,6 +129,7 @@ def issue_key(
             expires_at=expires_at,
             rate_limit_per_minute=rate_limit_per_minute or plan.rate_limit_per_minute,
             rate_limit_per_day=rate_limit_per_day or plan.rate_limit_per_day,
+            **inherited,
         )
         audit("key.created", workspace=workspace, target=key.pk, **actor.fields())
     return key, text
@@ -234,6 +236,8 @@ def rotate_key(key: ApiKey, *, grace_seconds: int, actor: Actor) -> tuple[ApiKey
             expires_at=key.expires_at,
             rate_limit_per_minute=key.rate_limit_per_minute,
             rate_limit_per_day=key.rate_limit_per_day,
+            limit_subject=key.limit_subject or key.pk,
+            detection_policy=key.detection_policy,
         )
         grace_until = timezone.now() + timedelta(seconds=grace_seconds)
         if key.expires_at is not None:

@@ -147,7 +147,7 @@ class Buffer:
         rows = [self._rows.popleft() for _ in range(len(self._rows))]
         used = self._to_touch(rows)
         try:
-            await database.run(_write, rows, used)
+            await database.run_behind(_write, rows, used)
         except DataError as exc:
             # Rows that the table cannot hold would keep all later ones out for ever.
             log.error("usage_rows_refused", rows=len(rows), error=type(exc).__name__)

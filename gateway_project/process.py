@@ -13,6 +13,7 @@ from django.conf import settings
 from accounts import usage
 from detection import engine
 from gateway_project.core import redis
+from gateway_project.core.bus import bus
 from gateway_project.core.middleware import Receive, Send
 from gateway_project.core.observability import get_logger
 
@@ -49,6 +50,8 @@ class Process:
         if settings.REDIS_URL:
             redis.open_pipe(settings.REDIS_URL)
             self._held.push_async_callback(redis.close_pipe)
+            bus.start()
+            self._held.push_async_callback(bus.stop)
         usage.buffer.start()
         self._held.push_async_callback(usage.buffer.stop)
         engine.open_client()

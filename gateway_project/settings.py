@@ -83,8 +83,12 @@ else:
     DATABASES["default"].setdefault("OPTIONS", {})["pool"] = {
         "min_size": 1,
         "max_size": env.int("DATABASE_POOL_MAX", default=10),
-        "timeout": 5,
+        "timeout": 2,
+        # After an outage the pool would wait ever longer, up to minutes, before it tries again.
+        "reconnect_timeout": 2,
     }
+    DATABASES["default"]["OPTIONS"].setdefault("connect_timeout", 2)
+    DATABASES["default"]["CONN_HEALTH_CHECKS"] = True  # a restarted server is met with a new one
 CACHES = {
     "default": {
         "BACKEND": "django_redis.cache.RedisCache",
@@ -104,7 +108,7 @@ RATE_LIMIT_FAILURE_POLICY: Any = env.str("RATE_LIMIT_FAILURE_POLICY", default="l
 LOGIN_RATE_LIMIT_PER_MINUTE: int = env.int("LOGIN_RATE_LIMIT_PER_MINUTE", default=5)
 TRIAL_RATE_LIMIT_PER_MINUTE: int = env.int("TRIAL_RATE_LIMIT_PER_MINUTE", default=10)
 TRIAL_RATE_LIMIT_PER_DAY: int = env.int("TRIAL_RATE_LIMIT_PER_DAY", default=100)
-KEY_CACHE_SECONDS: float = env.float("KEY_CACHE_SECONDS", default=5.0)
+KEY_CACHE_SECONDS: float = env.float("KEY_CACHE_SECONDS", default=60.0)
 USAGE_RETENTION_DAYS: int = env.int("USAGE_RETENTION_DAYS", default=90)
 
 # -- Detection ------------------------------------------------------------------------------------

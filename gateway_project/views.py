@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import ipaddress
 import secrets
+from time import monotonic
 from typing import Any, ClassVar, Literal
 
 from django.conf import settings
@@ -19,6 +21,7 @@ from drf_spectacular.utils import extend_schema
 from drf_spectacular.views import SpectacularJSONAPIView
 from pydantic import BaseModel, Field
 
+from accounts.authentication import OUTAGE_SECONDS
 from accounts.tasks import HEARTBEAT_KEY, HEARTBEAT_SECONDS
 from gateway_project import process
 from gateway_project.core import breaker, database, errors, health, redis
@@ -57,7 +60,7 @@ class LiveView(BaseModel):
 
 
 class ReadyView(BaseModel):
-    status: Literal["up", "down"]
+    status: Literal["up", "degraded", "down"]
     checks: dict[str, Literal["up", "down"]]
     limits: Literal["exact", "degraded"]
 
@@ -84,7 +87,7 @@ def _select_one() -> None:
 
 
 async def _worker() -> health.Status:
-    seen = await database.run(cache.get, HEARTBEAT_KEY)
+    seen = await asyncio.to_thread(cache.get, HEARTBEAT_KEY)
     if seen is None:
         return "down"
     return "up" if timezone.now().timestamp() - seen < 3 * HEARTBEAT_SECONDS else "down"
@@ -139,7 +142,7 @@ class HealthViewSet(DataPlaneViewSet):
 
     @endpoint(
         summary="May this process get requests?",
-        description="503 while it starts, stops, or lacks a store.",
+        description="503 while it starts or stops, and when the database is away for too long.",
         tags=SYSTEM,
         answer=ReadyView,
         public=True,
@@ -152,11 +155,15 @@ class HealthViewSet(DataPlaneViewSet):
         }
         limiter = get_limiter()
         is_degraded = isinstance(limiter, RedisLimiter) and limiter.degraded_since is not None
-        # Without Redis limits go on by their failure policy: visible, but no reason to stop.
-        needed = {name for name in checks if name != "redis"}
-        is_ready = all(checks[name] == "up" for name in needed)
+        # Without Redis limits go on by their failure policy, and without the database the keys
+        # that are known: to send nobody here any more would make an outage out of a trouble.
+        away = database.trouble_since
+        is_ready = checks["process"] == "up" and (
+            checks["database"] == "up" or (away is not None and monotonic() - away < OUTAGE_SECONDS)
+        )
+        is_whole = is_ready and set(checks.values()) == {"up"} and not is_degraded
         answer = ReadyView(
-            status="up" if is_ready else "down",
+            status="up" if is_whole else "degraded" if is_ready else "down",
             checks=checks,
             limits="degraded" if is_degraded else "exact",
         )

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
 from datetime import timedelta
 from unittest.mock import patch
 
 import pytest
 import time_machine
-from django.db import InterfaceError, OperationalError
+from django.db import InterfaceError, OperationalError, transaction
 from django.utils import timezone
 
 from accounts import authentication, keys, services
@@ -15,10 +17,17 @@ from accounts.keys import Peppers
 from accounts.models import ApiKey
 from accounts.services import Actor
 from accounts.tests.shapes import problem, same_but_for_ids
-from gateway_project.core import database
+from gateway_project import views
+from gateway_project.core import database, health
+from gateway_project.core.bus import bus
+from gateway_project.core.observability import key_cache_total
 
 PLANES = ["/v1/limits", "/auth/profile"]  # the data plane and the control plane
 both = pytest.mark.parametrize("path", PLANES)
+
+
+def served_stale() -> float:
+    return key_cache_total.labels("stale")._value.get()
 
 
 @pytest.fixture
@@ -219,6 +228,7 @@ class TestDatabaseAway:
         gone = OperationalError("gone")
         with patch.object(ApiKey.objects, "usable", autospec=True, side_effect=gone):
             gateway.get(path, key=acme_key)
+        database._resting_until = 0.0
 
         assert gateway.get(path, key=acme_key).status_code == 200
 
@@ -226,14 +236,94 @@ class TestDatabaseAway:
         problem(gateway.get(path, key="gw_live_x"), 401, "invalid_api_key")
 
 
-def test_a_remembered_key_works_on_while_the_database_is_away(gateway, engine, acme_key):
-    assert gateway.detect("Good morning.", key=acme_key).status_code == 200
+class TestAKnownKeyInAnOutage:
+    @pytest.fixture
+    def outage(self, gateway, acme_key, settings):
+        """Every call finds the remembered key too old, and no database to ask."""
+        gateway.get("/v1/limits", key=acme_key)
+        settings.KEY_CACHE_SECONDS = -1.0
+        gone = OperationalError("gone")
+        with patch.object(ApiKey.objects, "usable", autospec=True, side_effect=gone) as look_ups:
+            yield look_ups
 
-    gone = OperationalError("gone")
-    with patch.object(ApiKey.objects, "usable", autospec=True, side_effect=gone):
-        r = gateway.detect("Good morning.", key=acme_key)
+    def test_it_works_on(self, gateway, outage, acme_key):
+        before = served_stale()
 
-    assert r.status_code == 200
+        codes = [gateway.get("/v1/limits", key=acme_key).status_code for _ in range(3)]
+
+        assert codes == [200] * 3
+        assert served_stale() == before + 3
+
+    def test_one_call_asks_and_the_others_do_not_wait_for_it(self, gateway, outage, acme_key):
+        for _ in range(5):
+            gateway.get("/v1/limits", key=acme_key)
+
+        assert outage.call_count == 1  # the door rests after a failure
+
+    def test_it_ends_after_15_minutes(self, gateway, outage, acme_key, monkeypatch):
+        later = time.monotonic() + 15 * 60 + 1
+        monkeypatch.setattr("gateway_project.core.caching.monotonic", lambda: later)
+
+        problem(gateway.get("/v1/limits", key=acme_key), 503, "store_unavailable")
+
+    def test_the_first_look_up_that_succeeds_ends_the_trouble(self, gateway, acme_key, settings):
+        gateway.get("/v1/limits", key=acme_key)
+        settings.KEY_CACHE_SECONDS = -1.0
+        gone = OperationalError("gone")
+        with patch.object(ApiKey.objects, "usable", autospec=True, side_effect=gone):
+            gateway.get("/v1/limits", key=acme_key)
+        ApiKey.objects.update(revoked_at=timezone.now())
+        database._resting_until = 0.0
+
+        gateway.get("/v1/limits", key=acme_key)  # still served; the look-up goes on behind
+        gateway.run(asyncio.sleep(0.2))
+
+        assert database.trouble_since is None
+        problem(gateway.get("/v1/limits", key=acme_key), 401, "invalid_api_key")
+
+    def test_readiness_says_degraded_and_stays_200(self, gateway, outage, acme_key):
+        gateway.get("/v1/limits", key=acme_key)
+
+        away = patch.object(views, "_select_one", side_effect=OperationalError("gone"))
+        with away, patch.object(views, "NEEDED", {"database": health.Probe(views._database)}):
+            r = gateway.get("/health/ready")
+
+        assert r.status_code == 200
+        assert (r.json()["status"], r.json()["checks"]["database"]) == ("degraded", "down")
+
+
+class TestForgetting:
+    def test_a_look_up_that_began_before_is_not_remembered(self, gateway, acme_key):
+        def revoked_meanwhile(text):
+            found = look_up(text)
+            authentication.forget(acme_key.row.pk)
+            return found
+
+        look_up = authentication._look_up
+        with patch.object(authentication, "_look_up", revoked_meanwhile):
+            gateway.get("/v1/limits", key=acme_key)
+
+        assert len(authentication._memory.known) == 0
+
+    def test_a_worker_that_hears_nothing_believes_nothing_for_long(
+        self, gateway, look_ups, acme_key, monkeypatch
+    ):
+        monkeypatch.setattr(bus, "is_listening", False)
+        monkeypatch.setattr(authentication, "DEAF_SECONDS", -1.0)
+
+        for _ in range(2):
+            gateway.get("/v1/limits", key=acme_key)
+
+        assert look_ups.call_count == 2
+
+    def test_it_waits_for_the_commit(self, gateway, acme_key):
+        gateway.get("/v1/limits", key=acme_key)
+
+        with transaction.atomic():
+            authentication.forget(acme_key.row.pk)
+            before = len(authentication._memory.known)
+
+        assert (before, len(authentication._memory.known)) == (1, 0)
 
 
 class TestMemory:
@@ -261,8 +351,6 @@ class TestMemory:
         assert look_ups.call_count == 1
 
     def test_equal_look_ups_at_once_are_one(self, gateway, look_ups, acme_key):
-        import asyncio
-
         import httpx
 
         async def burst():
@@ -286,17 +374,18 @@ class TestMemory:
 
     @both
     def test_it_is_bounded(self, gateway, monkeypatch, path):
-        monkeypatch.setattr(authentication._cache, "entries_max", 3)
+        monkeypatch.setattr(authentication._memory.unknown, "entries_max", 3)
 
         for _ in range(8):
             gateway.get(path, key=keys.make_key())
 
-        assert len(authentication._cache) == 3
+        assert len(authentication._memory.unknown) == 3
 
     def test_it_holds_no_text_of_a_key(self, gateway, acme_key):
         gateway.get("/v1/limits", key=acme_key)
 
-        assert acme_key not in repr(authentication._cache._entries)
+        assert len(authentication._memory.known) == 1
+        assert acme_key not in repr(authentication._memory.known._entries)
 
     def test_forgetting_one_key_leaves_the_others(self, gateway, look_ups, make_key):
         one, other = make_key(), make_key()

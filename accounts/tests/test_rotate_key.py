@@ -81,12 +81,21 @@ class TestTheAnswer:
         assert abs(moment(new["expires_at"]) - ends) < timedelta(milliseconds=1)
         assert (new["rate_limit_per_minute"], new["rate_limit_per_day"]) == (7, 70)
 
-    def test_the_successor_has_limits_of_its_own(self, gateway, make_key):
-        key = make_key(rate_limit_per_minute=1)
+    def test_the_successor_goes_on_in_the_counters_of_its_line(self, gateway, make_key):
+        key = make_key(rate_limit_per_minute=4)
+        second = rotate(gateway, key).json()["api_key"]["key"]
+        third = rotate(gateway, second).json()["api_key"]["key"]
 
-        new = rotate(gateway, key).json()["api_key"]["key"]
+        statuses = [gateway.get("/auth/profile", key=k).status_code for k in (third, key, third)]
 
-        assert gateway.get("/auth/profile", key=new).status_code == 200
+        assert statuses == [200, 200, 429]
+
+    def test_the_successor_keeps_what_its_detections_mean(self, gateway, acme_key):
+        ApiKey.objects.update(detection_policy={"mode": "monitor"})
+
+        rotate(gateway, acme_key)
+
+        assert [key.detection_policy for key in ApiKey.objects.all()] == [{"mode": "monitor"}] * 2
 
 
 class TestTheGrace:
@@ -216,4 +225,4 @@ def test_it_drops_the_old_key_from_the_memory(gateway, acme_key):
 
     rotate(gateway, acme_key)
 
-    assert len(authentication._cache) == 0
+    assert len(authentication._memory.known) == 0

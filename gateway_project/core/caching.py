@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from threading import Lock
 from time import monotonic
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 K = TypeVar("K")
 V = TypeVar("V")
@@ -42,6 +42,10 @@ class TTLCache(Generic[K, V]):
                 self._entries.pop(next(iter(self._entries)), None)
             self._entries[key] = (monotonic() + seconds, value)
 
+    def drop(self, key: K) -> None:
+        with self._writing:
+            self._entries.pop(key, None)
+
     def drop_where(self, condition: Callable[[V], bool]) -> None:
         with self._writing:
             for key in [key for key, (_, value) in self._entries.items() if condition(value)]:
@@ -61,16 +65,28 @@ class SingleFlight(Generic[K, V]):
     def __init__(self) -> None:
         self._flights: dict[K, asyncio.Task[V]] = {}
 
-    async def do(self, key: K, work: Callable[[], Awaitable[V]]) -> V:
+    def start(self, key: K, work: Callable[[], Awaitable[V]]) -> tuple[asyncio.Task[V], bool]:
+        """The flight for `key`, and whether it is a new one. It goes on whoever stops waiting."""
         flight = self._flights.get(key)
-        if flight is None:
+        if flight is not None:
+            return flight, False
+        flight = self._flights[key] = asyncio.ensure_future(self._fly(key, work))
+        flight.add_done_callback(_retrieve)
+        return flight, True
 
-            async def fly() -> V:
-                try:
-                    return await work()
-                finally:
-                    self._flights.pop(key, None)
-
-            flight = self._flights[key] = asyncio.ensure_future(fly())
+    async def do(self, key: K, work: Callable[[], Awaitable[V]]) -> V:
+        flight, _ = self.start(key, work)
         # Shielded: a caller that goes away must not take the others' answer with it.
         return await asyncio.shield(flight)
+
+    async def _fly(self, key: K, work: Callable[[], Awaitable[V]]) -> V:
+        try:
+            return await work()
+        finally:
+            self._flights.pop(key, None)
+
+
+def _retrieve(flight: asyncio.Task[Any]) -> None:
+    # Nobody may be left to see its exception, and asyncio complains of one that nobody saw.
+    if not flight.cancelled():
+        flight.exception()

@@ -1,8 +1,8 @@
 """SQL from the data plane: one door, off the event loop.
 
 Django's request signals do not fire there, so a connection taken from the pool would never go
-back; `run` closes it in `finally`. The executor is small on purpose: it bounds how many database
-connections one worker can hold, and `hops` lets a test count that a hot request uses none.
+back; a door closes it in `finally`. Its executor is small on purpose: it bounds how many database
+connections one worker can hold. `hops` lets a test count that a hot request uses none.
 """
 
 from __future__ import annotations
@@ -10,27 +10,69 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from time import monotonic
 from typing import ParamSpec, TypeVar
 
-from django.db import connections
+from django import db
+
+from gateway_project.core import errors
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
 THREADS_MAX = 4
-_executor = ThreadPoolExecutor(max_workers=THREADS_MAX, thread_name_prefix="sql")
+DEADLINE_SECONDS = 2.0
+REST_SECONDS = 1.0
+
+_requests = ThreadPoolExecutor(max_workers=THREADS_MAX, thread_name_prefix="sql")
+# A thread of its own: a slow write of the log must not keep an unknown key waiting.
+_writer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="sql-writer")
+_resting_until = 0.0
 hops = 0
+trouble_since: float | None = None
+"""`monotonic()` of the first failure since the last success; None when all is well."""
 
 
 async def run(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-    """Call `function` in a thread that may use the ORM, and give its connection back after."""
-    global hops
-    hops += 1
+    """Call `function` in a thread that may use the ORM, for a request that waits.
 
+    Raises `StoreUnavailable` when the database is away or takes longer than `DEADLINE_SECONDS`;
+    then nobody else waits for it in the next `REST_SECONDS`.
+    """
+    global hops, trouble_since, _resting_until
+    hops += 1
+    if monotonic() < _resting_until:
+        raise errors.StoreUnavailable
+    try:
+        async with asyncio.timeout(DEADLINE_SECONDS):
+            result = await _in_thread(_requests, function, *args, **kwargs)
+    except (db.OperationalError, db.InterfaceError, TimeoutError) as exc:
+        now = monotonic()
+        trouble_since = trouble_since or now
+        _resting_until = now + REST_SECONDS
+        raise errors.StoreUnavailable from exc
+    trouble_since = None
+    return result
+
+
+async def run_behind(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """The same for work that no request waits for: one at a time, without a deadline."""
+    return await _in_thread(_writer, function, *args, **kwargs)
+
+
+async def _in_thread(
+    executor: ThreadPoolExecutor, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs
+) -> T:
     def call() -> T:
         try:
             return function(*args, **kwargs)
         finally:
-            connections.close_all()
+            db.connections.close_all()
 
-    return await asyncio.get_running_loop().run_in_executor(_executor, call)
+    return await asyncio.get_running_loop().run_in_executor(executor, call)
+
+
+def forget_trouble() -> None:
+    """Start anew, as if nothing had failed."""
+    global hops, trouble_since, _resting_until
+    hops, trouble_since, _resting_until = 0, None, 0.0

@@ -384,3 +384,22 @@ def get_limiter() -> Limiter:
     if _limiter is None:
         _limiter = RedisLimiter(redis.pipe, redis.client) if settings.REDIS_URL else MemoryLimiter()
     return _limiter
+
+
+def ip_policy(address: str) -> Policy:
+    """The limit on unauthenticated and failed calls of one address."""
+    return per_minute("ip", f"{{ip:{address}}}", settings.RATE_LIMIT_PER_MINUTE)
+
+
+async def refuse_used_up(policy: Policy) -> None:
+    """Raise the 429 of a policy that has nothing left, without taking anything of it."""
+    decision = await get_limiter().check((policy,), (0,))
+    state = decision.states[0]
+    if state.remaining > 0:
+        return
+    denied = decision._replace(denied=state.name, retry_after_seconds=max(1, state.reset_seconds))
+    try:
+        denied.raise_if_denied()
+    except errors.GatewayError as error:
+        error.headers.update(denied.headers())
+        raise

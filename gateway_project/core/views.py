@@ -26,7 +26,7 @@ from rest_framework.viewsets import ViewSet
 from gateway_project.core import errors
 from gateway_project.core.middleware import RequestContext, context_of
 from gateway_project.core.observability import get_logger
-from gateway_project.core.ratelimit import Decision, Policy, State, get_limiter, per_minute
+from gateway_project.core.ratelimit import Decision, Policy, State, get_limiter, ip_policy
 
 F = TypeVar("F", bound=Callable[..., Any])
 M = TypeVar("M", bound=BaseModel)
@@ -187,11 +187,6 @@ def parse(request: HttpRequest, model: type[M]) -> M:
         return model.model_validate_json(request.body)
     except pydantic.ValidationError as exc:
         raise errors.from_pydantic(exc, model) from None
-
-
-def ip_policy(address: str) -> Policy:
-    """The limit on unauthenticated and failed calls of one address."""
-    return per_minute("ip", f"{{ip:{address}}}", settings.RATE_LIMIT_PER_MINUTE)
 
 
 def _counts_as_failed(error: errors.GatewayError) -> bool:

@@ -21,6 +21,7 @@ from django.conf import settings
 from django.db import connection, connections
 
 from accounts.models import UsageLog
+from gateway_project.tests.private_redis import PrivateRedis
 
 ROOT = Path(__file__).resolve().parents[2]
 START_SECONDS_MAX = 40
@@ -93,6 +94,12 @@ class Served:
         return httpx.post(
             f"{self.url}/v1/detect", json={"text": text}, headers={"X-API-Key": key}, timeout=30
         )
+
+    def limits(self, key: str) -> httpx.Response:
+        return httpx.get(f"{self.url}/v1/limits", headers={"X-API-Key": key}, timeout=30)
+
+    def revoke(self, key: str) -> httpx.Response:
+        return httpx.delete(f"{self.url}/auth/revoke", headers={"X-API-Key": key}, timeout=30)
 
     def stop(self) -> int:
         self.process.send_signal(signal.SIGTERM)
@@ -327,7 +334,7 @@ class TestStoresAway:
         assert r.status_code == 200
         assert r.headers["ratelimit"].startswith('"minute";r=59')
         assert ready == {
-            "status": "up",
+            "status": "degraded",
             "checks": {"process": "up", "database": "up", "redis": "down"},
             "limits": "degraded",
         }
@@ -434,3 +441,43 @@ class TestMakeRun:
         assert second == demo
         with pytest.raises(httpx.ConnectError):
             httpx.get(f"{url}/health/live")
+
+
+class TestRevocation:
+    """A revoked key is refused by every worker at once, whatever Redis does in between."""
+
+    @pytest.fixture
+    def own_redis(self, tmp_path):
+        with PrivateRedis(tmp_path) as server:
+            yield server
+
+    @pytest.fixture
+    def served(self, serve, own_redis, acme_key):
+        served = serve(WORKERS="2", REDIS_URL=own_redis.url)
+        # A connection each, so that the kernel spreads them: both workers know the key now.
+        assert {served.limits(acme_key).status_code for _ in range(30)} == {200}
+        return served
+
+    def refused_everywhere(self, served, key):
+        wait_until(lambda: served.limits(key).status_code == 401, seconds=5)
+        assert {served.limits(key).status_code for _ in range(30)} == {401}
+
+    def test_every_worker_hears_of_it(self, served, acme_key):
+        assert served.revoke(acme_key).status_code == 204
+
+        self.refused_everywhere(served, acme_key)
+
+    def test_with_redis_restarted_in_between(self, served, own_redis, acme_key):
+        own_redis.stop()
+        own_redis.start()
+
+        assert served.revoke(acme_key).status_code == 204
+
+        self.refused_everywhere(served, acme_key)
+
+    def test_with_redis_away(self, served, own_redis, acme_key):
+        own_redis.stop()
+
+        assert served.revoke(acme_key).status_code == 204
+
+        self.refused_everywhere(served, acme_key)

@@ -1,0 +1,106 @@
+"""Words between processes, over a Redis of their own that comes and goes."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+import redis as redis_py
+
+from gateway_project.core import bus as bus_module
+from gateway_project.core.bus import Bus
+from gateway_project.tests.private_redis import PrivateRedis
+
+
+@pytest.fixture
+def private_redis(tmp_path):
+    with PrivateRedis(tmp_path) as server:
+        yield server
+
+
+@pytest.fixture
+def on_it(private_redis, settings, monkeypatch):
+    settings.REDIS_URL = private_redis.url
+    client = redis_py.Redis.from_url(private_redis.url, socket_connect_timeout=1)
+    monkeypatch.setattr(bus_module.redis, "client", lambda: client)
+    yield private_redis
+    client.close()
+
+
+def listening(scenario):
+    """Run `scenario(bus, heard)` with a bus that listens on one channel."""
+
+    async def main():
+        bus, heard = Bus(), []
+        bus.on("keys", heard.append, lambda: heard.append("gap"))
+        bus.start()
+        try:
+            await until(lambda: bus.is_listening)
+            await scenario(bus, heard)
+        finally:
+            await bus.stop()
+
+    asyncio.run(main())
+
+
+async def until(condition, seconds=10.0):
+    async with asyncio.timeout(seconds):
+        while not condition():  # noqa: ASYNC110 - another process' progress cannot be awaited
+            await asyncio.sleep(0.02)
+
+
+def test_it_begins_with_a_gap_and_then_hears(on_it):
+    async def scenario(bus, heard):
+        other = Bus()
+        await asyncio.to_thread(other.say, "keys", "one")
+        await until(lambda: "one" in heard)
+        assert heard == ["gap", "one"]
+
+    listening(scenario)
+
+
+def test_the_one_who_says_hears_at_once_even_without_redis(settings):
+    settings.REDIS_URL = ""
+    bus, heard = Bus(), []
+    bus.on("keys", heard.append, lambda: None)
+
+    bus.say("keys", "one")
+
+    assert heard == ["one"]
+
+
+def test_a_restart_is_a_gap_and_what_could_not_be_said_is_said_then(on_it):
+    async def scenario(bus, heard):
+        on_it.stop()
+        await until(lambda: not bus.is_listening)
+        await asyncio.to_thread(bus.say, "keys", "while away")
+        heard.clear()
+
+        on_it.start()
+        await until(lambda: bus.is_listening and "while away" in heard)
+
+        assert heard == ["gap", "while away"]
+
+    listening(scenario)
+
+
+def test_a_connection_that_went_silent_is_noticed(on_it):
+    async def scenario(bus, heard):
+        on_it.freeze()
+        try:
+            await until(lambda: not bus.is_listening)
+        finally:
+            on_it.thaw()
+        await until(lambda: bus.is_listening)
+        assert heard == ["gap", "gap"]
+
+    listening(scenario)
+
+
+def test_what_waits_to_be_said_is_bounded(settings):
+    settings.REDIS_URL = "redis://127.0.0.1:1/0"
+    bus = Bus()
+    for number in range(3):
+        bus._send([("keys", str(number + i)) for i in range(500)])
+
+    assert len(bus._unsent) <= bus_module.UNSENT_MAX
