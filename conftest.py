@@ -28,6 +28,7 @@ from accounts import authentication, services, usage
 from accounts.hashers import BoundedArgon2
 from accounts.models import ApiKey, Membership, Plan, User, Workspace
 from accounts.services import Actor
+from detection import services as detection_services
 from detection.standin import Engine, Switches
 from gateway_project.core import database, ratelimit, redis
 from gateway_project.core.ratelimit import RedisLimiter
@@ -197,17 +198,30 @@ def forget_everything(gateway: Gateway) -> None:
     limiter = ratelimit.get_limiter()
     if isinstance(limiter, RedisLimiter):
         client = redis.client()
-        for key in client.scan_iter("rl:*", count=1000):
-            client.delete(key)
+        for pattern in ("rl:*", "gw:*"):
+            for key in client.scan_iter(pattern, count=1000):
+                client.delete(key)
         limiter.local = ratelimit.MemoryLimiter()
         limiter.degraded_since = None
     else:
         ratelimit._limiter = None
+    for flight in list(detection_services._asking._flights.values()):
+        _gateway_cancel(gateway, flight)
     for probe in views.PROBES.values():
         probe._until = 0.0
     usage.buffer._rows.clear()
     usage.buffer._last_used.clear()
     database.forget_trouble()
+
+
+def _gateway_cancel(gateway: Gateway, flight: asyncio.Task[Any]) -> None:
+    """A call of an earlier test, still waiting for its engine, would be joined by the next."""
+
+    async def cancel() -> None:
+        flight.cancel()
+        await asyncio.gather(flight, return_exceptions=True)
+
+    gateway.run(cancel())
 
 
 class EngineControl:
@@ -248,7 +262,9 @@ class EngineControl:
         self.engine.asked.clear()
         client = engine.client()
         client.http.base_url = self.url
+        client.breaker.forced = None
         client.breaker._machine.close()
+        client.breaker._generation += 1
         client.breaker._probing = False
 
 

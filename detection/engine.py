@@ -2,20 +2,26 @@
 
 `EngineClient.ask` gives an `EngineScore` or raises `EngineUnavailable` with one of four stable
 reasons. The engine's own verdict is not used: a threshold of 0 means 0.6 to it (Go's zero value),
-so only its score is believed and compared here.
+so only its score is believed, and compared by the caller.
+
+Its classifiers read the first 500 bytes of a text. A longer one is asked in windows, several at
+once, and the highest score counts; one that is sure ends the asking.
 """
 
 from __future__ import annotations
 
 import asyncio
 import math
+from contextlib import suppress
 from dataclasses import dataclass
-from time import perf_counter
+from time import monotonic
 from typing import Any, Literal
 
 import orjson
 from django.conf import settings
 
+from detection import windows
+from detection.scores import EngineScore
 from gateway_project.core import http
 from gateway_project.core.breaker import Breaker, BreakerOpen
 from gateway_project.core.middleware import RequestContext
@@ -23,26 +29,40 @@ from gateway_project.core.observability import get_logger
 
 Reason = Literal["connect_error", "timeout", "engine_error", "circuit_open"]
 log = get_logger("gateway.engine")
-FALLBACK_THRESHOLD = 0.6
+
+WINDOWS_AT_ONCE = 8
+SURE = 0.95
+FAULT_SECONDS_MIN = 2.0
+"""A call that had less than this did not show that the engine is slow."""
+VERSION_SECONDS = 30.0
 
 
 class EngineUnavailable(Exception):
     """No score from the engine, and why."""
 
-    def __init__(self, reason: Reason, retry_after_seconds: int = 5) -> None:
+    def __init__(
+        self, reason: Reason, retry_after_seconds: int = 5, *, is_outage: bool = True
+    ) -> None:
         super().__init__(reason)
         self.reason = reason
         self.retry_after_seconds = retry_after_seconds
+        self.is_outage = is_outage
+        """False when it works but refuses us: a misconfiguration, which must not fail open."""
+
+
+class _NotAnOutage(Exception):
+    """The engine works but not for this request: the breaker must not open for it."""
 
 
 @dataclass(frozen=True, slots=True)
-class EngineScore:
-    """`score` is 0..1 for "malicious"; `endpoint` is what the engine said answered."""
+class _Said:
+    """What the engine said of one window."""
 
     score: float
     threat_types: tuple[str, ...]
     reason: str | None
     endpoint: str | None
+    queued_seconds: float
 
 
 class EngineClient:
@@ -55,61 +75,120 @@ class EngineClient:
             failures_max=settings.CIRCUIT_BREAKER_FAILURE_THRESHOLD,
             open_seconds=settings.CIRCUIT_BREAKER_TIMEOUT_SECONDS,
         )
+        self.version = ""
+        self._watch = asyncio.create_task(self._watch_version(), name="engine-version")
 
     async def close(self) -> None:
+        self._watch.cancel()
+        await asyncio.gather(self._watch, return_exceptions=True)
         await self.http.close()
 
+    @property
+    def id(self) -> str:
+        """What a remembered score depends on besides its text."""
+        window = settings.DETECTION_ENGINE_WINDOW_BYTES
+        return f"{self.http.base_url} {self.version} {window}"
+
+    async def _watch_version(self) -> None:
+        # A score of an engine's last version is worth nothing once a new one is deployed.
+        while True:
+            with suppress(http.UpstreamError, orjson.JSONDecodeError, KeyError, TypeError):
+                answer = await self.http.request("GET", "/health", timeout_seconds=2)
+                self.version = str(orjson.loads(answer.content)["version"])[:64]
+            await asyncio.sleep(VERSION_SECONDS)
+
     async def ask(
-        self, text: str, *, threshold: float, timeout_seconds: float, context: RequestContext
+        self, text: str, *, timeout_seconds: float, context: RequestContext
     ) -> EngineScore:
         """Score one text. Raises `EngineUnavailable`."""
-        try:
-            self.breaker.admit()
-        except BreakerOpen as exc:
-            raise EngineUnavailable("circuit_open", math.ceil(exc.retry_after_seconds)) from exc
         headers = {
             "Content-Type": "application/json",
             "X-Request-ID": context.correlation_id or context.request_id,
         }
         if context.traceparent is not None:
             headers["traceparent"] = context.traceparent
-        body = orjson.dumps(
-            {
-                "text": text,
-                "config": {
-                    "confidence_threshold": threshold or FALLBACK_THRESHOLD,
-                    "detailed_response": True,
-                },
-            }
-        )
-        started = perf_counter()
+        data = text.encode()
+        spans = windows.spans(data, settings.DETECTION_ENGINE_WINDOW_BYTES)
+        if len(spans) == 1:
+            said = await self._ask_one(text, headers, timeout_seconds)
+            return _merged([said], len(text), len(text))
+        return await self._ask_windows(data, spans, headers, timeout_seconds)
+
+    async def _ask_windows(
+        self,
+        data: bytes,
+        spans: list[windows.Span],
+        headers: dict[str, str],
+        timeout_seconds: float,
+    ) -> EngineScore:
+        deadline = monotonic() + timeout_seconds
+        places = asyncio.Semaphore(WINDOWS_AT_ONCE)
+
+        async def ask(span: windows.Span) -> tuple[windows.Span, _Said]:
+            async with places:
+                part = data[slice(*span)].decode()
+                left = max(0.001, deadline - monotonic())
+                return span, await self._ask_one(part, headers, left)
+
+        tasks = [asyncio.create_task(ask(span)) for span in spans]
+        found: dict[windows.Span, _Said] = {}
         try:
-            status, content = await self.http.request(
-                "POST", "/v1/detect", body=body, headers=headers, timeout_seconds=timeout_seconds
-            )
-            score = self._read(status, content)
+            for task in asyncio.as_completed(tasks):
+                span, said = await task
+                found[span] = said
+                if said.score >= SURE:
+                    break
         except EngineUnavailable:
-            self.breaker.failed()
+            # What it has found so far is worth more than what the embedded detector may find.
+            if not any(said.threat_types for said in found.values()):
+                raise
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+        return _merged(list(found.values()), windows.covered_chars(data, found), len(data.decode()))
+
+    async def _ask_one(self, text: str, headers: dict[str, str], timeout_seconds: float) -> _Said:
+        try:
+            call = self.breaker.admit()
+        except BreakerOpen as exc:
+            raise EngineUnavailable("circuit_open", math.ceil(exc.retry_after_seconds)) from exc
+        try:
+            answer = await self.http.request(
+                "POST",
+                "/v1/detect",
+                body=orjson.dumps({"text": text}),
+                headers=headers,
+                timeout_seconds=timeout_seconds,
+            )
+            said = self._read(answer)
+        except EngineUnavailable:
+            call.failed()
             raise
         except _NotAnOutage as exc:
-            self.breaker.released()
-            raise EngineUnavailable("engine_error") from exc
+            call.released()
+            raise EngineUnavailable("engine_error", is_outage=False) from exc
         except http.UpstreamError as exc:
-            self.breaker.failed()
+            if isinstance(exc, http.UpstreamTimeout) and exc.had_seconds < _fault_seconds():
+                call.released()  # it waited for a place, or its caller had no time
+            else:
+                call.failed()
             log.warning(
-                "engine_failed", request_id=context.request_id, reason=exc.reason, error=str(exc)
+                "engine_failed",
+                request_id=headers["X-Request-ID"],
+                reason=exc.reason,
+                error=str(exc),
             )
             raise EngineUnavailable(exc.reason) from exc  # type: ignore[arg-type]
-        except asyncio.CancelledError:
-            self.breaker.released()
+        except BaseException:
+            call.released()  # cancelled, or a bug of ours: no word about the engine
             raise
-        finally:
-            context.upstream_seconds += perf_counter() - started
-        self.breaker.succeeded()
-        return score
+        call.succeeded()
+        return said
 
     @staticmethod
-    def _read(status: int, content: bytes) -> EngineScore:
+    def _read(answer: http.Answer) -> _Said:
+        status, content = answer.status, answer.content
         if status != 200:
             if status in (401, 403):
                 # Somebody put authentication before the engine: an operator must act.
@@ -121,27 +200,43 @@ class EngineClient:
             log.warning("engine_failed", status=status)
             raise EngineUnavailable("timeout" if status in (408, 504) else "engine_error")
         try:
-            answer: Any = orjson.loads(content)
-            raw = answer["confidence"]
-            if isinstance(raw, bool) or not isinstance(answer["is_malicious"], bool):
+            body: Any = orjson.loads(content)
+            raw = body["confidence"]
+            if isinstance(raw, bool) or not isinstance(body["is_malicious"], bool):
                 raise TypeError("wrong type")
             score = float(raw)
             if not math.isfinite(score):
                 raise ValueError("not a number")
-            threat_types = tuple(str(kind) for kind in answer.get("threat_types") or ())
-        except (orjson.JSONDecodeError, KeyError, TypeError, ValueError) as exc:
+            threat_types = tuple(str(kind) for kind in body.get("threat_types") or ())
+        except (orjson.JSONDecodeError, KeyError, TypeError, ValueError, AttributeError) as exc:
             log.warning("engine_answer_unreadable", error=type(exc).__name__)
             raise EngineUnavailable("engine_error") from exc
-        return EngineScore(
+        return _Said(
             score=min(1.0, max(0.0, score)),
             threat_types=threat_types,
-            reason=str(answer["reason"]) if answer.get("reason") else None,
-            endpoint=str(answer["endpoint"]) if answer.get("endpoint") else None,
+            reason=str(body["reason"]) if body.get("reason") else None,
+            endpoint=str(body["endpoint"]) if body.get("endpoint") else None,
+            queued_seconds=answer.queued_seconds,
         )
 
 
-class _NotAnOutage(Exception):
-    """The engine works but not for this request: the breaker must not open for it."""
+def _fault_seconds() -> float:
+    return min(FAULT_SECONDS_MIN, settings.DETECTION_ENGINE_TIMEOUT_SECONDS)
+
+
+def _merged(said: list[_Said], scanned_chars: int, total_chars: int) -> EngineScore:
+    """One score of all windows: the highest, with whatever any of them found."""
+    ranked = sorted(said, key=lambda one: -one.score)
+    kinds = dict.fromkeys(kind for one in ranked for kind in one.threat_types)
+    return EngineScore(
+        score=ranked[0].score,
+        threat_types=tuple(kinds),
+        reason=ranked[0].reason,
+        endpoint=ranked[0].endpoint,
+        scanned_chars=scanned_chars,
+        total_chars=total_chars,
+        queued_seconds=max(one.queued_seconds for one in said),
+    )
 
 
 _client: EngineClient | None = None

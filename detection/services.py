@@ -1,16 +1,22 @@
-"""From a text to a verdict: ask the engine, else the embedded detector, and always say which."""
+"""From a text to a verdict: a remembered score, else the engine, else the embedded detector.
+
+Whoever answered is said. Equal texts at once ask the engine once in each process; the call goes on
+for its own budget whoever stops waiting, so that one caller's haste is not the engine's fault.
+"""
 
 from __future__ import annotations
 
 import asyncio
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import lru_cache
 from time import perf_counter
-from typing import Any, Literal
+from typing import Literal
 
+import orjson
 from django.conf import settings
 
-from detection import embedded, engine
+from detection import embedded, engine, scores
 from detection.schemas import (
     CategoryScore,
     Coverage,
@@ -23,32 +29,70 @@ from detection.schemas import (
     PolicyRef,
     Timing,
 )
+from detection.scores import EngineScore, LookUp, Remembered
 from gateway_project.core import errors
+from gateway_project.core.caching import SingleFlight
 from gateway_project.core.middleware import RequestContext
-from gateway_project.core.observability import detections_total
+from gateway_project.core.observability import cache_requests, detections_total
 
 REVIEW_MARGIN = 0.1
+OnUnavailable = Literal["fallback", "fail_closed", "fail_open"]
+Source = Literal["engine", "fallback", "none"]
 
 # The embedded detector is pure CPU: off the event loop, and no more of it than there are cores.
 _analysts = ThreadPoolExecutor(max_workers=2, thread_name_prefix="embedded")
+_asking: SingleFlight[str, EngineScore] = SingleFlight()
+_analysing: SingleFlight[tuple[str, str], embedded.Analysis] = SingleFlight()
+_looked_up = {
+    result: cache_requests.labels("score", result)
+    for result in ("hit", "joined", "miss", "stale", "bypass")
+}
 
 
 @dataclass(frozen=True, slots=True)
 class DetectionPolicy:
-    """What a key's requests mean when they do not say."""
+    """What a key's requests mean when they do not say. A threshold of None: the default."""
 
     id: str = "default"
     version: int = 1
-    threshold: float = 0.6
+    threshold_engine: float | None = None
+    threshold_fallback: float | None = None
     mode: Literal["enforce", "monitor"] = "enforce"
-    on_unavailable: Literal["fallback", "fail_closed", "fail_open"] = "fallback"
+    on_unavailable: OnUnavailable = "fallback"
 
     @property
     def ref(self) -> PolicyRef:
         return PolicyRef(id=self.id, version=self.version)
 
+    def threshold(
+        self, source: Source, asked: float | None
+    ) -> tuple[float, Literal["request", "policy", "default"]]:
+        """The one to apply to whoever answered, and where it is from."""
+        if asked is not None:
+            return asked, "request"
+        own = self.threshold_fallback if source == "fallback" else self.threshold_engine
+        return (DEFAULT_THRESHOLD, "default") if own is None else (own, "policy")
 
+
+DEFAULT_THRESHOLD = 0.6
 DEFAULT_POLICY = DetectionPolicy()
+
+
+@lru_cache(maxsize=4096)
+def policy_of(text: str) -> DetectionPolicy:
+    """The policy of a key from its JSON (`ApiKey.detection_policy`); empty: the default."""
+    if not text:
+        return DEFAULT_POLICY
+    said = orjson.loads(text)
+    threshold = said.get("threshold") or {}
+    return DetectionPolicy(
+        id=said.get("id", "key"),
+        version=said.get("version", 1),
+        threshold_engine=threshold.get("engine"),
+        threshold_fallback=threshold.get("fallback"),
+        mode=said.get("mode", "enforce"),
+        on_unavailable=said.get("on_unavailable", "fallback"),
+    )
 
 
 @dataclass(slots=True)
@@ -59,69 +103,150 @@ class _Finding:
     threat_types: tuple[str, ...]
     reason: str | None
     endpoint: str | None
+    scanned_chars: int
+    total_chars: int
+    source: Source = "engine"
     degraded_reason: engine.Reason | None = None
     analysis: embedded.Analysis | None = None
     is_floor: bool = False
-    engine_seconds: float = 0.0
+    cached: bool = False
+    age_seconds: int = 0
+    queued_seconds: float = 0.0
     fallback_seconds: float = 0.0
 
 
+def start_look_up(request: DetectRequest) -> tuple[str, LookUp | None]:
+    """The key of the request's score, and the look-up of it, if it wants one, under way."""
+    config = request.config
+    key = scores.key_of(request.text, config.content_type, engine.client().id)
+    if not config.use_cache or settings.SCORE_CACHE_SECONDS <= 0:
+        return key, None
+    return key, LookUp(key)
+
+
 async def detect(
-    request: DetectRequest, context: RequestContext, policy: DetectionPolicy = DEFAULT_POLICY
+    request: DetectRequest,
+    context: RequestContext,
+    *,
+    policy: DetectionPolicy = DEFAULT_POLICY,
+    looked_up: tuple[str, LookUp | None] | None = None,
 ) -> DetectResponse:
     """The verdict on one text, as `POST /v1/detect` answers it.
 
-    Raises 403 when the request wants to fail open and may not, 503 or 504 when the engine is away
-    and the request fails closed.
+    `looked_up` is what `start_look_up` gave, when it was started before. Raises 403 when the
+    request wants to fail open and may not, 503 or 504 when the engine is away and the request
+    fails closed.
     """
     config = request.config
     on_unavailable = config.on_unavailable or policy.on_unavailable
     if config.on_unavailable == "fail_open" and policy.on_unavailable != "fail_open":
         raise errors.FailOpenForbidden
-    asked = config.confidence_threshold
-    threshold = policy.threshold if asked is None else asked
-    finding = await _find(request.text, config, threshold, on_unavailable, context)
-    return await _answer(request, context, policy, threshold, finding)
+    key, look_up = looked_up or start_look_up(request)
+    finding = await _find(request, key, look_up, on_unavailable, context)
+    return await _answer(request, context, policy, finding)
 
 
 async def _find(
-    text: str,
-    config: DetectConfig,
-    threshold: float,
-    on_unavailable: str,
+    request: DetectRequest,
+    key: str,
+    look_up: LookUp | None,
+    on_unavailable: OnUnavailable,
     context: RequestContext,
 ) -> _Finding:
-    timeout_seconds = config.timeout_seconds or settings.DETECTION_ENGINE_TIMEOUT_SECONDS
+    remembered = None if look_up is None else await look_up.found()
+    if remembered is not None and remembered.is_fresh:
+        _looked_up["hit"].inc()
+        return _from_engine(remembered.score, remembered=remembered)
     started = perf_counter()
     try:
-        said = await engine.client().ask(
-            text, threshold=threshold, timeout_seconds=timeout_seconds, context=context
-        )
+        said, joined = await _ask(key, request, context)
     except engine.EngineUnavailable as exc:
-        engine_seconds = perf_counter() - started
         if on_unavailable == "fail_closed":
             raise _refusal(exc) from exc
-        started = perf_counter()
-        analysis = await _analyse(text, config)
-        return _Finding(
-            score=analysis.score,
-            threat_types=analysis.threat_types,
-            reason=analysis.reason,
-            endpoint="fallback",
-            degraded_reason=exc.reason,
-            analysis=analysis,
-            engine_seconds=engine_seconds,
-            fallback_seconds=perf_counter() - started,
+        return await _without_engine(request, remembered, on_unavailable, exc)
+    finally:
+        context.upstream_seconds += perf_counter() - started
+    _looked_up["joined" if joined else "miss" if look_up is not None else "bypass"].inc()
+    finding = _from_engine(said)
+    finding.cached = joined  # who joined another's running call had it answered for nothing
+    return finding
+
+
+async def _ask(
+    key: str, request: DetectRequest, context: RequestContext
+) -> tuple[EngineScore, bool]:
+    """The engine's score, and whether somebody else's call for the same text gave it."""
+    config = request.config
+    budget = config.timeout_seconds or settings.DETECTION_ENGINE_TIMEOUT_SECONDS
+
+    async def fly() -> EngineScore:
+        said = await engine.client().ask(
+            request.text,
+            timeout_seconds=max(budget, settings.DETECTION_ENGINE_TIMEOUT_SECONDS),
+            context=context,
         )
+        if settings.SCORE_CACHE_SECONDS > 0 and said.scanned_chars == said.total_chars:
+            scores.keep(key, said)
+        return said
+
+    # Who wants no cache wants a call of its own.
+    flight_key = key if config.use_cache else context.request_id
+    flight, is_new = _asking.start(flight_key, fly)
+    left = budget - (perf_counter() - context.started)
+    try:
+        async with asyncio.timeout(left):
+            return await asyncio.shield(flight), not is_new
+    except TimeoutError as exc:
+        raise engine.EngineUnavailable("timeout") from exc
+
+
+def _from_engine(said: EngineScore, *, remembered: Remembered | None = None) -> _Finding:
     floor = settings.DETECTION_ENGINE_SCORE_FLOOR
     return _Finding(
         score=said.score,
         threat_types=said.threat_types,
         reason=said.reason,
         endpoint=said.endpoint,
+        scanned_chars=said.scanned_chars,
+        total_chars=said.total_chars,
         # The Go engine never scores below its floor: there, it has found nothing.
         is_floor=floor > 0 and not said.threat_types and abs(said.score - floor) < 1e-9,
-        engine_seconds=perf_counter() - started,
+        cached=remembered is not None,
+        age_seconds=0 if remembered is None else remembered.age_seconds,
+        queued_seconds=said.queued_seconds,
+    )
+
+
+async def _without_engine(
+    request: DetectRequest,
+    remembered: Remembered | None,
+    on_unavailable: OnUnavailable,
+    exc: engine.EngineUnavailable,
+) -> _Finding:
+    """An older score of the same text, else what the request or the key chose."""
+    if remembered is not None:
+        _looked_up["stale"].inc()
+        finding = _from_engine(remembered.score, remembered=remembered)
+        finding.degraded_reason = exc.reason
+        return finding
+    text = request.text
+    if on_unavailable == "fail_open" and exc.is_outage:
+        return _Finding(
+            0.0, (), None, None, 0, len(text), source="none", degraded_reason=exc.reason
+        )
+    started = perf_counter()
+    analysis = await _analyse(text, request.config)
+    return _Finding(
+        score=analysis.score,
+        threat_types=analysis.threat_types,
+        reason=analysis.reason,
+        endpoint="fallback",
+        scanned_chars=analysis.scanned_chars,
+        total_chars=analysis.total_chars,
+        source="fallback",
+        degraded_reason=exc.reason,
+        analysis=analysis,
+        fallback_seconds=perf_counter() - started,
     )
 
 
@@ -134,21 +259,24 @@ def _refusal(exc: engine.EngineUnavailable) -> errors.GatewayError:
 
 async def _analyse(text: str, config: DetectConfig) -> embedded.Analysis:
     loop = asyncio.get_running_loop()
-    return await loop.run_in_executor(_analysts, embedded.analyse, text, config.content_type)
+
+    async def fly() -> embedded.Analysis:
+        return await loop.run_in_executor(_analysts, embedded.analyse, text, config.content_type)
+
+    return await _analysing.do((text, config.content_type), fly)
 
 
 async def _answer(
     request: DetectRequest,
     context: RequestContext,
     policy: DetectionPolicy,
-    threshold: float,
     finding: _Finding,
 ) -> DetectResponse:
     config = request.config
+    threshold, threshold_source = policy.threshold(finding.source, config.confidence_threshold)
     is_degraded = finding.degraded_reason is not None
-    analysis = finding.analysis
-    is_whole = analysis is None or analysis.scanned_chars >= analysis.total_chars
-    is_malicious = finding.score >= threshold and not finding.is_floor
+    is_whole = finding.scanned_chars >= finding.total_chars
+    is_malicious = finding.source != "none" and finding.score >= threshold and not finding.is_floor
     is_close = is_degraded and abs(finding.score - threshold) <= REVIEW_MARGIN
     is_monitoring = (config.mode or policy.mode) == "monitor"
     decision: Literal["allow", "flag", "review"]
@@ -161,8 +289,7 @@ async def _answer(
     status: Literal["complete", "partial", "degraded"] = (
         "degraded" if is_degraded else "complete" if is_whole else "partial"
     )
-    source: Literal["engine", "fallback"] = "fallback" if is_degraded else "engine"
-    detections_total.labels(source, decision).inc()
+    detections_total.labels(finding.source, decision).inc()
     details = None
     if config.detailed_response:
         details = await _details(request, context, threshold, finding)
@@ -175,12 +302,14 @@ async def _answer(
         reason=finding.reason if config.include_reasoning else None,
         endpoint=finding.endpoint,
         threshold=threshold,
-        threshold_source="default" if config.confidence_threshold is None else "request",
+        threshold_source=threshold_source,
         decision=decision,
         would_flag=is_malicious if is_monitoring else None,
         status=status,
-        source=source,
+        source=finding.source,
         degraded_reason=finding.degraded_reason,
+        cached=finding.cached,
+        cache_age_seconds=finding.age_seconds,
         policy=policy.ref,
         metadata=request.metadata,
         details=details,
@@ -193,20 +322,20 @@ async def _details(
     """The engine has no evidence of its own: the embedded detector explains, and never decides."""
     text = request.text
     explained = finding.analysis or await _analyse(text, request.config)
-    if finding.analysis is None:
-        scores: dict[str, float] = dict.fromkeys(finding.threat_types, finding.score)
-        coverage = Coverage(scanned_chars=len(text), total_chars=len(text))
-        detector = DetectorRef(name=finding.endpoint or "engine")
-    else:
-        scores = explained.categories
-        coverage = Coverage(
-            scanned_chars=explained.scanned_chars, total_chars=explained.total_chars
+    if finding.source == "engine":
+        by_kind: dict[str, float] = dict.fromkeys(finding.threat_types, finding.score)
+        detector = DetectorRef(
+            name=finding.endpoint or "engine", version=engine.client().version or None
         )
+    elif finding.source == "none":
+        by_kind, detector = {}, DetectorRef(name="none")
+    else:
+        by_kind = explained.categories
         known = embedded.DETECTOR
         detector = DetectorRef(
             name=known.name, version=known.version, weights_sha256=known.weights_sha256
         )
-    ranked = sorted(scores.items(), key=lambda item: -item[1])
+    ranked = sorted(by_kind.items(), key=lambda item: -item[1])
     return Details(
         categories=[
             CategoryScore(
@@ -227,7 +356,7 @@ async def _details(
         ],
         views=list(explained.views),
         language=explained.language,
-        coverage=coverage,
+        coverage=Coverage(scanned_chars=finding.scanned_chars, total_chars=finding.total_chars),
         timing=_timing(context, finding),
         detector=detector,
         floor=finding.is_floor,
@@ -238,10 +367,10 @@ def _timing(context: RequestContext, finding: _Finding) -> Timing:
     def ms(seconds: float) -> float:
         return round(seconds * 1000, 2)
 
-    spent: dict[str, Any] = {
-        "engine_ms": ms(context.upstream_seconds),
-        "fallback_ms": ms(finding.fallback_seconds),
-        "queue_ms": ms(max(0.0, finding.engine_seconds - context.upstream_seconds)),
-        "total_ms": ms(perf_counter() - context.started),
-    }
-    return Timing(**spent)
+    queued = 0.0 if finding.cached else finding.queued_seconds
+    return Timing(
+        queue_ms=ms(queued),
+        engine_ms=ms(context.upstream_seconds - queued),
+        fallback_ms=ms(finding.fallback_seconds),
+        total_ms=ms(perf_counter() - context.started),
+    )

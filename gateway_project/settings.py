@@ -97,7 +97,10 @@ CACHES = {
         "OPTIONS": {"SOCKET_CONNECT_TIMEOUT": 1, "SOCKET_TIMEOUT": 1},
     }
     if REDIS_URL
-    else {"BACKEND": "django.core.cache.backends.locmem.LocMemCache"}
+    else {
+        "BACKEND": "django.core.cache.backends.locmem.LocMemCache",
+        "OPTIONS": {"MAX_ENTRIES": 10_000},
+    }
 }
 
 # -- Limits and keys ------------------------------------------------------------------------------
@@ -118,6 +121,8 @@ DETECTION_ENGINE_TIMEOUT_SECONDS: float = env.float(
     "DETECTION_ENGINE_TIMEOUT_SECONDS", default=30.0
 )
 DETECTION_ENGINE_SCORE_FLOOR: float = env.float("DETECTION_ENGINE_SCORE_FLOOR", default=0.5)
+DETECTION_ENGINE_WINDOW_BYTES: int = env.int("DETECTION_ENGINE_WINDOW_BYTES", default=500)
+SCORE_CACHE_SECONDS: int = env.int("SCORE_CACHE_SECONDS", default=300)
 DETECTION_ENGINE_IS_EMBEDDED: bool = env.bool("DETECTION_ENGINE_IS_EMBEDDED", default=False)
 CIRCUIT_BREAKER_FAILURE_THRESHOLD: int = env.int("CIRCUIT_BREAKER_FAILURE_THRESHOLD", default=5)
 CIRCUIT_BREAKER_TIMEOUT_SECONDS: float = env.float("CIRCUIT_BREAKER_TIMEOUT_SECONDS", default=30.0)

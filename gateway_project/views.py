@@ -42,6 +42,7 @@ class BreakerView(BaseModel):
     state: Literal["closed", "half-open", "open"]
     failures: int
     open_for_seconds: float | None = None
+    forced: bool | None = Field(None, description="Held in this state by an operator.")
 
 
 class HealthView(BaseModel):
@@ -115,7 +116,7 @@ class HealthViewSet(DataPlaneViewSet):
     )
     async def health(self, request: HttpRequest) -> HttpResponse:
         components = await health.check_all(PROBES)
-        breakers = breaker.reports()
+        breakers = await breaker.reports()
         is_fine = all(c.status == "up" for c in components.values()) and all(
             b["state"] == "closed" for b in breakers.values()
         )

@@ -7,6 +7,7 @@ import pytest
 from django.conf import settings
 from django.db.backends.utils import CursorWrapper
 
+from detection import scores
 from gateway_project.core import database, redis
 
 
@@ -52,9 +53,10 @@ def test_the_counters_see_what_they_are_there_for(gateway, engine, acme_key, cou
 
 
 def test_a_known_key_costs_no_sql_no_thread_hop_and_one_redis_trip(
-    gateway, engine, acme_key, counted
+    gateway, engine, acme_key, counted, monkeypatch
 ):
     gateway.detect("hello", key=acme_key)
+    monkeypatch.setattr(scores, "keep", lambda *_: None)  # sent behind, awaited by nobody
     counted.sql = counted.hops = 0
     before = redis.pipe().trips if settings.REDIS_URL else 0
 
@@ -65,6 +67,37 @@ def test_a_known_key_costs_no_sql_no_thread_hop_and_one_redis_trip(
     assert (counted.sql, counted.hops) == (0, 0)
     if settings.REDIS_URL:
         assert redis.pipe().trips - before == 1
+
+
+def test_a_cached_score_costs_the_same_and_no_engine(gateway, engine, acme_key, counted):
+    gateway.detect("hello", key=acme_key)
+    asked = len(engine.asked)
+    counted.sql = counted.hops = 0
+    before = redis.pipe().trips if settings.REDIS_URL else 0
+
+    r = gateway.detect("hello", key=acme_key)
+
+    assert r.json()["cached"] is True
+    assert (counted.sql, counted.hops, len(engine.asked)) == (0, 0, asked)
+    if settings.REDIS_URL:
+        assert redis.pipe().trips - before == 1
+
+
+@pytest.mark.skipif(not settings.REDIS_URL, reason="needs Redis: `make test` starts it")
+def test_nobody_waits_until_a_score_is_kept(gateway, engine, acme_key, monkeypatch):
+    pipe = redis.pipe()
+    submit, never = pipe.submit, []
+
+    def submit_or_lose(packed):
+        if b"SET" not in packed[:20]:
+            return submit(packed)
+        never.append(gateway.loop.create_future())
+        return never[-1]
+
+    monkeypatch.setattr(pipe, "submit", submit_or_lose)
+
+    assert gateway.detect("hello", key=acme_key).status_code == 200
+    assert len(never) == 1
 
 
 @pytest.mark.parametrize(

@@ -1,23 +1,41 @@
 """A circuit breaker for async upstreams: pybreaker as the state machine, never around I/O.
 
 pybreaker's `call()` holds a lock for as long as the guarded call runs and takes the creation of a
-coroutine for success. So `admit()` asks before the I/O, and `succeeded()` or `failed()` tell the
-machine afterwards through a trivial call. When half-open, exactly one probe is in flight.
+coroutine for success. So `admit()` asks before the I/O, and the admission it gives is told the end
+through a trivial call. An admission counts only in the state it was given in: what began before
+an outage says nothing about its end. When half-open, exactly one probe is in flight.
+
+Counts are per process. With Redis every process leaves its trouble in a hash, so that `/health`
+shows the worst of all, and a state forced by an operator reaches every process within a second.
 """
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import os
+import socket
 from collections.abc import Callable
-from time import monotonic
-from typing import Any
+from threading import Lock
+from time import monotonic, time
+from typing import Any, Literal
 
 import pybreaker
+from django.conf import settings
 
+from gateway_project.core import redis
+from gateway_project.core.bus import bus
 from gateway_project.core.observability import breaker_state, get_logger
 
 log = get_logger("gateway.breaker")
 STATES = {"closed": 0, "half-open": 1, "open": 2}
+Forced = Literal["open", "closed"]
+CHANNEL = "breakers"
+FORCED_KEY = "gw:breakers:forced"
+TROUBLE_KEY = "gw:breakers:trouble"
+TROUBLE_SECONDS = 60
 _registry: dict[str, Breaker] = {}
+_sent: set[asyncio.Future[Any]] = set()
 
 
 class BreakerOpen(Exception):
@@ -33,12 +51,33 @@ class _Failure(Exception):
 
 
 class _Listener(pybreaker.CircuitBreakerListener):
+    def __init__(self, breaker: Breaker) -> None:
+        self._breaker = breaker
+
     def state_change(self, cb: Any, old_state: Any, new_state: Any) -> None:
-        breaker_state.labels(cb.name).set(STATES[new_state.name])
-        if old_state is not None:
-            log.warning(
-                "breaker_state_changed", service=cb.name, old=old_state.name, new=new_state.name
-            )
+        if old_state is not None and old_state.name != new_state.name:
+            self._breaker._changed(old_state.name, new_state.name)
+
+
+class Admission:
+    """The right to one call. Tell exactly one of its three ends; a second one changes nothing."""
+
+    __slots__ = ("_breaker", "_generation")
+
+    def __init__(self, breaker: Breaker, generation: int) -> None:
+        self._breaker = breaker
+        self._generation = generation
+
+    def succeeded(self) -> None:
+        self._breaker._report(self._generation, _succeed)
+
+    def failed(self) -> None:
+        """Count a fault of the upstream."""
+        self._breaker._report(self._generation, _fail)
+
+    def released(self) -> None:
+        """The call ended without a word about the upstream (the caller went away)."""
+        self._breaker._report(self._generation, None)
 
 
 class Breaker:
@@ -54,25 +93,34 @@ class Breaker:
     ) -> None:
         self.name = name
         self.open_seconds = open_seconds
+        self.forced: Forced | None = None
         self._clock = clock
         self._opened_at = 0.0
         self._probing = False
+        self._generation = 0
+        self._lock = Lock()
         self._machine = pybreaker.CircuitBreaker(
-            name=name, fail_max=failures_max, reset_timeout=open_seconds, listeners=[_Listener()]
+            name=name, fail_max=failures_max, reset_timeout=open_seconds, listeners=[]
         )
+        self._machine.add_listener(_Listener(self))
         breaker_state.labels(name).set(0)
         _registry[name] = self
 
     @property
     def state(self) -> str:
-        return str(self._machine.current_state)
+        return self.forced or str(self._machine.current_state)
 
-    def admit(self) -> None:
-        """Let one call through, or raise `BreakerOpen`. An admitted call must report its end."""
-        state = self._machine.current_state
-        if state == "closed":
-            return
-        if state == "open":
+    def admit(self) -> Admission:
+        """Let one call through, or raise `BreakerOpen`."""
+        if self.forced == "open":
+            raise BreakerOpen(self.open_seconds)
+        with self._lock:
+            if self.forced is None and self._machine.current_state != "closed":
+                self._admit_probe()
+            return Admission(self, self._generation)
+
+    def _admit_probe(self) -> None:
+        if self._machine.current_state == "open":
             waited = self._clock() - self._opened_at
             if waited < self.open_seconds:
                 raise BreakerOpen(self.open_seconds - waited)
@@ -81,38 +129,152 @@ class Breaker:
             raise BreakerOpen(1.0)
         self._probing = True
 
-    def succeeded(self) -> None:
-        self._probing = False
-        if self._machine.current_state != "open":
-            self._machine.call(lambda: None)
+    def _report(self, generation: int, end: Callable[[], None] | None) -> None:
+        with self._lock:
+            if generation != self._generation or self.forced is not None:
+                return
+            self._probing = False
+            if end is None:
+                return
+            with contextlib.suppress(_Failure, pybreaker.CircuitBreakerError):
+                self._machine.call(end)
 
-    def failed(self) -> None:
-        """Count a fault of the upstream. Calls that end after it opened change nothing."""
+    def _changed(self, old: str, new: str) -> None:
+        self._generation += 1
         self._probing = False
-        if self._machine.current_state == "open":
+        if new == "open":
+            self._opened_at = self._clock()
+        self._show()
+        log.warning("breaker_state_changed", service=self.name, old=old, new=new)
+
+    def _show(self) -> None:
+        breaker_state.labels(self.name).set(STATES[self.state])
+        _leave_trouble(self)
+
+    def force(self, state: Forced | None) -> None:
+        """Hold it open or closed in this process, or (None) let it decide again."""
+        if state == self.forced:
             return
-        try:
-            self._machine.call(_fail)
-        except (_Failure, pybreaker.CircuitBreakerError):
-            if self._machine.current_state == "open":
-                self._opened_at = self._clock()
-
-    def released(self) -> None:
-        """The admitted call ended without a word about the upstream (the caller went away)."""
-        self._probing = False
+        log.warning("breaker_state_changed", service=self.name, old=self.state, new=state or "auto")
+        with self._lock:
+            self.forced = state
+            if state is None:
+                self._generation += 1
+                self._machine.close()
+        self._show()
 
     def report(self) -> dict[str, Any]:
-        """`{state, failures, open_for_seconds?}` as `/health` shows it."""
+        """`{state, failures, open_for_seconds?, forced?}` of this process."""
         report: dict[str, Any] = {"state": self.state, "failures": self._machine.fail_counter}
-        if self.state == "open":
+        if self.forced is not None:
+            report["forced"] = True
+        elif self.state == "open":
             report["open_for_seconds"] = round(self._clock() - self._opened_at, 1)
         return report
+
+
+def _succeed() -> None:
+    pass
 
 
 def _fail() -> None:
     raise _Failure
 
 
-def reports() -> dict[str, dict[str, Any]]:
-    """The report of every breaker in this process, by name."""
-    return {name: breaker.report() for name, breaker in _registry.items()}
+# -- Over all processes ---------------------------------------------------------------------------
+
+
+def force_everywhere(name: str, state: Forced | None) -> None:
+    """Hold a breaker in every process, also in those that start later, until told otherwise.
+
+    Called by the control plane and by commands. Raises redis-py's errors: an operator has to know
+    that nothing was forced.
+    """
+    if settings.REDIS_URL:
+        client = redis.client()
+        if state is None:
+            client.hdel(FORCED_KEY, name)
+        else:
+            client.hset(FORCED_KEY, name, state)
+    bus.say(CHANNEL, f"{name} {state or ''}")
+
+
+async def reports() -> dict[str, dict[str, Any]]:
+    """The report of every breaker by name: of this process, with the worst state of all."""
+    found = {name: breaker.report() for name, breaker in _registry.items()}
+    for name, state, since in await _troubles():
+        mine = found.get(name)
+        if mine is None or "forced" in mine or STATES[state] < STATES[mine["state"]]:
+            continue
+        mine["state"] = state
+        if state == "open":
+            longest = max(mine.get("open_for_seconds", 0.0), round(time() - since, 1))
+            mine["open_for_seconds"] = longest
+    return found
+
+
+def _me() -> str:
+    return f"{socket.gethostname()}/{os.getpid()}"
+
+
+def _leave_trouble(breaker: Breaker) -> None:
+    """Note in Redis that this process' breaker is not closed; nobody waits for it."""
+    if not settings.REDIS_URL or not redis.is_open() or breaker.forced is not None:
+        return
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return  # a thread of the control plane: the loop will hear of it over the bus
+    field = f"{breaker.name} {_me()}"
+    if breaker.state == "closed":
+        commands = [redis.pack("HDEL", TROUBLE_KEY, field)]
+    else:
+        word = f"{breaker.state} {time():.0f} {breaker.open_seconds + TROUBLE_SECONDS:.0f}"
+        commands = [redis.pack("HSET", TROUBLE_KEY, field, word)]
+    redis.send_behind(*commands)
+
+
+async def _troubles() -> list[tuple[str, str, float]]:
+    """(breaker, state, Unix time) of every process that left one and has not outlived it."""
+    if not settings.REDIS_URL or not redis.is_open():
+        return []
+    try:
+        reply = await redis.pipe().submit(redis.pack("HGETALL", TROUBLE_KEY))
+    except redis.RedisUnavailable:
+        return []
+    rows = []
+    for field, word in redis.pairs(reply).items():
+        name, _, process = field.decode().partition(" ")
+        state, since, seconds = word.decode().split()
+        if time() - float(since) > float(seconds):
+            # Its process ended, or nobody has called the upstream since.
+            redis.send_behind(redis.pack("HDEL", TROUBLE_KEY, field))
+        elif process != _me() and state in STATES:
+            rows.append((name, state, float(since)))
+    return rows
+
+
+def _heard(word: str) -> None:
+    name, _, state = word.partition(" ")
+    if name in _registry:
+        _registry[name].force(state or None)  # type: ignore[arg-type]
+
+
+def _read_forced_again() -> None:
+    task = asyncio.get_running_loop().create_task(_read_forced())
+    _sent.add(task)
+    task.add_done_callback(_sent.discard)
+
+
+async def _read_forced() -> None:
+    try:
+        reply = await redis.pipe().submit(redis.pack("HGETALL", FORCED_KEY))
+    except redis.RedisUnavailable:
+        return  # the bus will be cut off as well, and its next gap asks again
+    forced = redis.pairs(reply)
+    for name, breaker in _registry.items():
+        state = forced.get(name.encode(), b"").decode()
+        breaker.force(state or None)  # type: ignore[arg-type]
+
+
+bus.on(CHANNEL, _heard, _read_forced_again)

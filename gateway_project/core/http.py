@@ -11,6 +11,7 @@ import asyncio
 from collections.abc import Mapping
 from time import perf_counter
 from types import TracebackType
+from typing import NamedTuple
 
 import aiohttp
 
@@ -30,13 +31,28 @@ class ConnectFailed(UpstreamError):
 
 
 class UpstreamTimeout(UpstreamError):
-    """No whole answer within the deadline, the wait for a free place included."""
+    """No whole answer within the deadline, the wait for a free place included.
+
+    `had_seconds` is how long the upstream had the request: 0 when it never got a place.
+    """
 
     reason = "timeout"
+
+    def __init__(self, message: str, had_seconds: float) -> None:
+        super().__init__(message)
+        self.had_seconds = had_seconds
 
 
 class BadAnswer(UpstreamError):
     """An answer came, but half of it, too much of it, or not in HTTP."""
+
+
+class Answer(NamedTuple):
+    """`queued_seconds`: how long the request waited for a free place before it left."""
+
+    status: int
+    content: bytes
+    queued_seconds: float
 
 
 class UpstreamClient:
@@ -83,28 +99,34 @@ class UpstreamClient:
         body: bytes | None = None,
         headers: Mapping[str, str] | None = None,
         timeout_seconds: float,
-    ) -> tuple[int, bytes]:
+    ) -> Answer:
         """The status and whole body of the answer, whatever the status.
 
         Raises `UpstreamTimeout`, `ConnectFailed` or `BadAnswer`.
         """
-        started = perf_counter()
+        came = perf_counter()
+        began: float | None = None
         try:
             async with asyncio.timeout(timeout_seconds), self._places:
+                began = perf_counter()
                 try:
-                    return await self._exchange(method, path, body, headers)
+                    status, content = await self._exchange(method, path, body, headers)
                 except aiohttp.ServerDisconnectedError:
                     # A kept connection that the upstream closed while we reached for it. Our
                     # calls are safe to repeat, and a second one gets a fresh connection.
-                    return await self._exchange(method, path, body, headers)
+                    status, content = await self._exchange(method, path, body, headers)
         except TimeoutError as exc:
-            raise UpstreamTimeout(f"no answer in {timeout_seconds:g} s") from exc
+            had_seconds = 0.0 if began is None else perf_counter() - began
+            raise UpstreamTimeout(f"no answer in {timeout_seconds:g} s", had_seconds) from exc
         except (aiohttp.ClientPayloadError, aiohttp.ClientResponseError) as exc:
             raise BadAnswer(type(exc).__name__) from exc
-        except (aiohttp.ClientError, OSError) as exc:
+        except (aiohttp.ClientError, OSError, RuntimeError) as exc:
+            # RuntimeError: uvloop's word for a transport that is closed already.
             raise ConnectFailed(type(exc).__name__) from exc
         finally:
-            self._duration.observe(perf_counter() - started)
+            if began is not None:
+                self._duration.observe(perf_counter() - began)
+        return Answer(status, content, began - came)
 
     async def _exchange(
         self, method: str, path: str, body: bytes | None, headers: Mapping[str, str] | None

@@ -62,6 +62,9 @@ detections_total = Counter("gateway_detections_total", "Verdicts given.", ["sour
 key_cache_total = Counter(
     "gateway_key_cache_total", "Look-ups in the cache of verified keys.", ["result"]
 )
+cache_requests = Counter(
+    "gateway_cache_requests_total", "Look-ups in a cache of answers.", ["cache", "result"]
+)
 usage_dropped = Counter(
     "gateway_usage_dropped_total", "Usage rows lost because the buffer was full."
 )

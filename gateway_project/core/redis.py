@@ -150,6 +150,27 @@ def pipe() -> RedisPipe:
     return _pipe
 
 
+def is_open() -> bool:
+    return _pipe is not None
+
+
+def send_behind(*commands: bytes) -> None:
+    """Send packed commands that nobody waits for; lost when Redis is away."""
+    for command in commands:
+        pipe().submit(command).add_done_callback(ignore)
+
+
+def pairs(reply: Any) -> dict[bytes, bytes]:
+    """A hash as Redis answers it: a list in RESP2, a map in RESP3."""
+    return reply if isinstance(reply, dict) else dict(zip(reply[::2], reply[1::2], strict=True))
+
+
+def ignore(future: asyncio.Future[Any]) -> None:
+    """A done-callback for a reply that nobody may wait for."""
+    if not future.cancelled():
+        future.exception()  # seen, so that asyncio does not complain of it
+
+
 def client() -> Any:
     """The synchronous client of the control plane: django-redis' pooled connection."""
     return get_redis_connection("default")

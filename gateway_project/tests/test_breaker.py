@@ -1,4 +1,4 @@
-"""The circuit breaker: failures in a row open it, one probe decides."""
+"""The circuit breaker: failures in a row open it, one probe decides, an operator may hold it."""
 
 import pytest
 
@@ -24,8 +24,7 @@ def breaker(clock):
 
 def fail(breaker, times=1):
     for _ in range(times):
-        breaker.admit()
-        breaker.failed()
+        breaker.admit().failed()
 
 
 def test_it_opens_after_failures_in_a_row(breaker):
@@ -40,8 +39,7 @@ def test_it_opens_after_failures_in_a_row(breaker):
 
 def test_a_success_in_between_starts_the_count_anew(breaker):
     fail(breaker, 2)
-    breaker.admit()
-    breaker.succeeded()
+    breaker.admit().succeeded()
     fail(breaker, 2)
 
     breaker.admit()
@@ -63,9 +61,8 @@ def test_it_lets_one_probe_through_when_its_time_is_over(breaker, clock):
 def test_a_good_probe_closes_it(breaker, clock):
     fail(breaker, 3)
     clock.now = 30
-    breaker.admit()
 
-    breaker.succeeded()
+    breaker.admit().succeeded()
 
     assert breaker.report() == {"state": "closed", "failures": 0}
 
@@ -73,9 +70,8 @@ def test_a_good_probe_closes_it(breaker, clock):
 def test_a_bad_probe_opens_it_for_another_time(breaker, clock):
     fail(breaker, 3)
     clock.now = 30
-    breaker.admit()
 
-    breaker.failed()
+    breaker.admit().failed()
 
     clock.now = 59
     with pytest.raises(BreakerOpen):
@@ -87,18 +83,66 @@ def test_a_bad_probe_opens_it_for_another_time(breaker, clock):
 def test_a_probe_whose_caller_went_away_leaves_room_for_the_next(breaker, clock):
     fail(breaker, 3)
     clock.now = 30
+
+    breaker.admit().released()
+
     breaker.admit()
 
-    breaker.released()
 
-    breaker.admit()
-
-
-def test_calls_that_end_after_it_opened_change_nothing(breaker, clock):
-    for _ in range(5):
-        breaker.admit()
-    for _ in range(4):
-        breaker.failed()
-    breaker.succeeded()
+def test_calls_that_end_after_it_opened_change_nothing(breaker):
+    calls = [breaker.admit() for _ in range(5)]
+    for call in calls[:4]:
+        call.failed()
+    calls[4].succeeded()
 
     assert breaker.state == "open"
+
+
+@pytest.mark.parametrize("end", ["succeeded", "failed", "released"])
+def test_a_call_from_before_the_outage_does_not_speak_for_the_probe(breaker, clock, end):
+    old = breaker.admit()
+    fail(breaker, 3)
+    clock.now = 30
+    probe = breaker.admit()
+
+    getattr(old, end)()
+
+    assert breaker.state == "half-open"
+    with pytest.raises(BreakerOpen):
+        breaker.admit()
+    probe.succeeded()
+    assert breaker.state == "closed"
+
+
+class TestForced:
+    def test_open_lets_nobody_through_however_well_it_goes(self, breaker):
+        breaker.force("open")
+
+        with pytest.raises(BreakerOpen):
+            breaker.admit()
+        assert breaker.report() == {"state": "open", "failures": 0, "forced": True}
+
+    def test_closed_lets_everybody_through_however_ill_it_goes(self, breaker):
+        breaker.force("closed")
+
+        fail(breaker, 10)
+
+        breaker.admit()
+        assert breaker.state == "closed"
+
+    def test_it_ends_an_outage(self, breaker):
+        fail(breaker, 3)
+
+        breaker.force("closed")
+
+        breaker.admit()
+
+    def test_let_go_it_starts_closed_and_counts_anew(self, breaker):
+        fail(breaker, 3)
+        breaker.force("closed")
+        breaker.force(None)
+
+        fail(breaker, 2)
+        breaker.admit()
+
+        assert breaker.report() == {"state": "closed", "failures": 2}

@@ -1,0 +1,117 @@
+"""Scores remembered by their exact text: never verdicts, so that any threshold can be applied.
+
+An entry is found by a keyed digest of text, content type and engine (address, version, window), so
+that nobody can guess a text from Redis, no other text or form of it can leave a score here, and a
+new engine starts afresh. Fresh for `SCORE_CACHE_SECONDS`; kept for `STALE_SECONDS` for the time
+when the engine is in trouble. Only what an engine said is kept.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+from dataclasses import dataclass
+from time import time
+from typing import Any, NamedTuple
+
+import orjson
+from django.conf import settings
+from django.core.cache import cache
+from redis.exceptions import ResponseError
+
+from gateway_project.core import redis
+from gateway_project.core.observability import get_logger
+
+STALE_SECONDS = 3600
+AHEAD_SECONDS_MAX = 60
+"""A score from further in the future than clocks differ is not believed."""
+log = get_logger("gateway.scores")
+
+
+@dataclass(frozen=True, slots=True)
+class EngineScore:
+    """`score` is 0..1 for "malicious"; `endpoint` is what the engine said answered.
+
+    `scanned_chars` of `total_chars` were shown to it, in windows. `queued_seconds` is how long the
+    calls waited for a place.
+    """
+
+    score: float
+    threat_types: tuple[str, ...]
+    reason: str | None
+    endpoint: str | None
+    scanned_chars: int
+    total_chars: int
+    queued_seconds: float = 0.0
+
+
+class Remembered(NamedTuple):
+    score: EngineScore
+    age_seconds: int
+
+    @property
+    def is_fresh(self) -> bool:
+        return self.age_seconds < settings.SCORE_CACHE_SECONDS
+
+
+def key_of(text: str, content_type: str, engine_id: str) -> str:
+    """`engine_id` names the engine, its version and how it is asked."""
+    pepper = settings.KEY_PEPPERS.by_version[0][1]
+    material = f"score\0{engine_id}\0{content_type}\0{text}"
+    return "gw:score:" + hmac.digest(pepper, material.encode(), "sha256").hex()
+
+
+class LookUp:
+    """A look-up under way. With Redis it leaves with the batch in hand, beside the limiter's."""
+
+    __slots__ = ("_asked", "_value")
+
+    def __init__(self, key: str) -> None:
+        self._asked: asyncio.Future[Any] | None = None
+        self._value: bytes | None = None
+        if settings.REDIS_URL:
+            self._asked = redis.pipe().submit(redis.pack("GET", key))
+            self._asked.add_done_callback(redis.ignore)  # a refused request never reads it
+        else:
+            self._value = cache.get(key)
+
+    async def found(self) -> Remembered | None:
+        if self._asked is None:
+            return _read(self._value)
+        try:
+            return _read(await self._asked)
+        except (redis.RedisUnavailable, ResponseError):
+            return None
+
+
+def keep(key: str, score: EngineScore) -> None:
+    """Remember what the engine said; nobody waits for it."""
+    row = [
+        score.score,
+        score.threat_types,
+        score.reason,
+        score.endpoint,
+        score.scanned_chars,
+        score.total_chars,
+        int(time()),
+    ]
+    value = orjson.dumps(row)
+    if settings.REDIS_URL:
+        redis.send_behind(redis.pack("SET", key, value, "EX", STALE_SECONDS))
+    else:
+        cache.set(key, value, STALE_SECONDS)
+
+
+def _read(value: bytes | None) -> Remembered | None:
+    if value is None:
+        return None
+    try:
+        score, threat_types, reason, endpoint, scanned, total, at = orjson.loads(value)
+        age = int(time()) - at
+    except (orjson.JSONDecodeError, ValueError, TypeError) as exc:
+        log.warning("score_unreadable", error=type(exc).__name__)
+        return None
+    if not -AHEAD_SECONDS_MAX <= age <= STALE_SECONDS:
+        return None
+    said = EngineScore(score, tuple(threat_types), reason, endpoint, scanned, total)
+    return Remembered(said, max(0, age))
