@@ -144,12 +144,13 @@ class Breaker:
         self._probing = False
         if new == "open":
             self._opened_at = self._clock()
-        self._show()
+        self._show(new)
         log.warning("breaker_state_changed", service=self.name, old=old, new=new)
 
-    def _show(self) -> None:
-        breaker_state.labels(self.name).set(STATES[self.state])
-        _leave_trouble(self)
+    def _show(self, state: str) -> None:
+        breaker_state.labels(self.name).set(STATES[state])
+        if self.forced is None:
+            _leave_trouble(self, state)
 
     def force(self, state: Forced | None) -> None:
         """Hold it open or closed in this process, or (None) let it decide again."""
@@ -161,7 +162,7 @@ class Breaker:
             if state is None:
                 self._generation += 1
                 self._machine.close()
-        self._show()
+        self._show(self.state)
 
     def report(self) -> dict[str, Any]:
         """`{state, failures, open_for_seconds?, forced?}` of this process."""
@@ -217,19 +218,19 @@ def _me() -> str:
     return f"{socket.gethostname()}/{os.getpid()}"
 
 
-def _leave_trouble(breaker: Breaker) -> None:
+def _leave_trouble(breaker: Breaker, state: str) -> None:
     """Note in Redis that this process' breaker is not closed; nobody waits for it."""
-    if not settings.REDIS_URL or not redis.is_open() or breaker.forced is not None:
+    if not settings.REDIS_URL or not redis.is_open():
         return
     try:
         asyncio.get_running_loop()
     except RuntimeError:
         return  # a thread of the control plane: the loop will hear of it over the bus
     field = f"{breaker.name} {_me()}"
-    if breaker.state == "closed":
+    if state == "closed":
         commands = [redis.pack("HDEL", TROUBLE_KEY, field)]
     else:
-        word = f"{breaker.state} {time():.0f} {breaker.open_seconds + TROUBLE_SECONDS:.0f}"
+        word = f"{state} {time():.0f} {breaker.open_seconds + TROUBLE_SECONDS:.0f}"
         commands = [redis.pack("HSET", TROUBLE_KEY, field, word)]
     redis.send_behind(*commands)
 

@@ -390,7 +390,8 @@ class TestMakeRun:
     @staticmethod
     def degraded_answer(url: str, key: str, text: str) -> dict | None:
         headers = {"X-API-Key": key}
-        answer = httpx.post(f"{url}/v1/detect", json={"text": text}, headers=headers).json()
+        body = {"text": text, "config": {"use_cache": False}}
+        answer = httpx.post(f"{url}/v1/detect", json=body, headers=headers).json()
         return answer if answer.get("status") == "degraded" else None
 
     def test_it_serves_a_demo_keeps_it_and_stops_all_on_ctrl_c(self, tmp_path):
