@@ -24,7 +24,7 @@ from django.core.cache import cache
 from django.db import connections
 from django.db.models.signals import post_migrate
 
-from accounts import authentication, services, usage
+from accounts import authentication, services, usage, usage_log
 from accounts.hashers import BoundedArgon2
 from accounts.models import ApiKey, Membership, Plan, User, Workspace
 from accounts.services import Actor
@@ -130,7 +130,10 @@ class Gateway:
         return self.post("/v1/detect", body, key=key)
 
     def flush_usage(self) -> None:
+        """Let the rows arrive in the table, the worker's part included."""
         self.run(usage.buffer.flush())
+        if settings.REDIS_URL:
+            usage_log.drain()
 
 
 @pytest.fixture(scope="session")
@@ -187,7 +190,7 @@ def gateway(_gateway_session: Gateway, transactional_db: None) -> Iterator[Gatew
         )
     forget_everything(_gateway_session)
     yield _gateway_session
-    usage.buffer._rows.clear()
+    usage.buffer.clear()
 
 
 def forget_everything(gateway: Gateway) -> None:
@@ -209,8 +212,8 @@ def forget_everything(gateway: Gateway) -> None:
         _gateway_cancel(gateway, flight)
     for probe in views.PROBES.values():
         probe._until = 0.0
-    usage.buffer._rows.clear()
-    usage.buffer._last_used.clear()
+    usage.buffer.clear()
+    usage_log._touched.clear()
     database.forget_trouble()
 
 

@@ -221,9 +221,12 @@ class UsageLog(models.Model):
     decision = models.CharField(max_length=10, blank=True, default="")
     is_malicious = models.BooleanField(null=True)
     confidence = models.FloatField(null=True)
+    cached = models.BooleanField(default=False)
     created_at = models.DateTimeField()
 
     class Meta:
+        # On PostgreSQL partitioned by day of `created_at` (migration 0005): rows go with their
+        # partition, and only queries that name a time are cheap.
         indexes = [
             models.Index(fields=["workspace_id", "created_at"], name="usage_workspace_time"),
             models.Index(fields=["api_key_id", "created_at"], name="usage_key_time"),
@@ -232,6 +235,94 @@ class UsageLog(models.Model):
 
     def __str__(self) -> str:
         return f"{self.endpoint} {self.http_status} {self.request_id}"
+
+
+class UsageBatch(models.Model):
+    """Batches of the log that are written, so that none is written twice; kept for a day."""
+
+    id = models.UUIDField(primary_key=True)
+    written_at = models.DateTimeField(default=timezone.now, db_index=True)
+
+    def __str__(self) -> str:
+        return str(self.id)
+
+
+class Period(models.TextChoices):
+    MINUTE = "minute"
+    HOUR = "hour"
+    DAY = "day"
+
+
+class UsageRollup(models.Model):
+    """Sums of the log for one key, endpoint and status, by minute, hour and day (UTC).
+
+    `latency_NN` count requests by `usage_log.LATENCY_MS`.
+    """
+
+    period = models.CharField(max_length=6, choices=Period)
+    bucket = models.DateTimeField()
+    api_key_id = models.UUIDField()
+    workspace_id = models.UUIDField()
+    endpoint = models.CharField(max_length=64)
+    http_status = models.PositiveSmallIntegerField()
+    requests = models.PositiveBigIntegerField()
+    flagged = models.PositiveBigIntegerField()
+    degraded = models.PositiveBigIntegerField()
+    cached = models.PositiveBigIntegerField()
+    request_bytes = models.PositiveBigIntegerField()
+    latency_ms_sum = models.FloatField()
+    latency_00 = models.PositiveBigIntegerField()
+    latency_01 = models.PositiveBigIntegerField()
+    latency_02 = models.PositiveBigIntegerField()
+    latency_03 = models.PositiveBigIntegerField()
+    latency_04 = models.PositiveBigIntegerField()
+    latency_05 = models.PositiveBigIntegerField()
+    latency_06 = models.PositiveBigIntegerField()
+    latency_07 = models.PositiveBigIntegerField()
+    latency_08 = models.PositiveBigIntegerField()
+    latency_09 = models.PositiveBigIntegerField()
+    latency_10 = models.PositiveBigIntegerField()
+    latency_11 = models.PositiveBigIntegerField()
+    latency_12 = models.PositiveBigIntegerField()
+    latency_13 = models.PositiveBigIntegerField()
+    latency_14 = models.PositiveBigIntegerField()
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(
+                fields=["period", "api_key_id", "bucket", "endpoint", "http_status"],
+                name="usage_rollup_once",
+            ),
+        ]
+        indexes = [
+            models.Index(fields=["period", "bucket"], name="usage_rollup_time"),
+            models.Index(fields=["period", "workspace_id", "bucket"], name="usage_rollup_tenant"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.requests} requests in the {self.period} of {self.bucket}"
+
+
+class ScoreRollup(models.Model):
+    """How many verdicts of one key had a score in one hundredth (`bin` 0 to 99)."""
+
+    period = models.CharField(max_length=6, choices=Period)
+    bucket = models.DateTimeField()
+    api_key_id = models.UUIDField()
+    workspace_id = models.UUIDField()
+    bin = models.PositiveSmallIntegerField()
+    count = models.PositiveBigIntegerField()
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(
+                fields=["period", "api_key_id", "bucket", "bin"], name="score_rollup_once"
+            ),
+        ]
+        indexes = [models.Index(fields=["period", "bucket"], name="score_rollup_time")]
+
+    def __str__(self) -> str:
+        return f"{self.count} scores of {self.bin} % in the {self.period} of {self.bucket}"
 
 
 class AppendOnly(models.Model):

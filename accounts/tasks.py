@@ -4,10 +4,11 @@ from typing import Any
 
 from celery import shared_task
 from celery.signals import worker_ready
+from django.conf import settings
 from django.core.cache import cache
 from django.utils import timezone
 
-from accounts import usage
+from accounts import usage_log
 
 HEARTBEAT_KEY = "worker:heartbeat"
 HEARTBEAT_SECONDS = 15
@@ -25,6 +26,19 @@ def _record_first_heartbeat(**_: Any) -> None:
     record_heartbeat()
 
 
+@shared_task(expires=1)
+def drain_usage() -> int:
+    """Write the batches that web processes left in the Redis stream."""
+    return usage_log.drain() if settings.REDIS_URL else 0
+
+
 @shared_task(expires=3600)
-def prune_usage_log() -> int:
-    return usage.prune()
+def tend_usage_log() -> int:
+    """Make the partitions of the days to come, drop those past the retention."""
+    usage_log.make_partitions_ahead()
+    return usage_log.prune()
+
+
+@worker_ready.connect
+def _make_first_partitions(**_: Any) -> None:
+    usage_log.make_partitions_ahead()

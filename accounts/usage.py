@@ -1,53 +1,39 @@
-"""The usage log's writer: requests only append to a buffer; a flusher writes it behind them.
+"""The usage log's beginning: requests append to a buffer, a flusher sends it on behind them.
 
-Loss bound: nothing on a graceful stop; on `kill -9` at most the rows of the last
-`FLUSH_SECONDS`. When the database is away the rows wait, at most `ROWS_MAX` of them; what does not
-fit is counted in `gateway_usage_dropped_total`.
+With Redis the buffer goes into a stream once in `FLUSH_SECONDS`, from which a worker writes the
+table (`accounts/usage_log.py`); without Redis this process writes it.
+
+Loss bound: nothing on a graceful stop; on `kill -9` at most the rows of the last `FLUSH_SECONDS`.
+While the store is away the rows wait, at most `ROWS_MAX` of them; what does not fit, and what is
+left when the process has to end meanwhile, is counted in `gateway_usage_dropped_total`.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Iterable
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
 from django.conf import settings
-from django.db import DataError, connection, transaction
 from django.db import Error as DatabaseError
-from django.db.models import Count, Q
-from django.db.models.functions import TruncDate
-from django.utils import timezone
+from redis.exceptions import ResponseError
+from uuid_utils.compat import uuid7
 
-from accounts.models import ApiKey, UsageLog
-from gateway_project.core import database
+from accounts import usage_log
+from accounts.usage_log import STREAM, Batch, Row
+from gateway_project.core import database, redis
 from gateway_project.core.middleware import RequestContext
 from gateway_project.core.observability import get_logger, usage_dropped
 
 FLUSH_SECONDS = 1.0
 ROWS_MAX = 100_000
-LAST_USED_SECONDS = 60
-
-COLUMNS = (
-    "request_id",
-    "api_key_id",
-    "workspace_id",
-    "endpoint",
-    "http_status",
-    "error_code",
-    "request_size",
-    "response_time_ms",
-    "upstream_ms",
-    "status",
-    "source",
-    "decision",
-    "is_malicious",
-    "confidence",
-    "created_at",
-)
+BATCH_ROWS_MAX = 1000
+STREAM_ENTRIES_MAX = 20_000
+"""A stream that no worker empties must not fill Redis: beyond this, rows wait here."""
 log = get_logger("gateway.usage")
+Unavailable = (redis.RedisUnavailable, ResponseError, DatabaseError)
 
 
 class Record:
@@ -55,6 +41,7 @@ class Record:
 
     __slots__ = (
         "api_key_id",
+        "cached",
         "confidence",
         "decision",
         "is_malicious",
@@ -73,6 +60,7 @@ class Record:
         self.decision = ""
         self.is_malicious: bool | None = None
         self.confidence: float | None = None
+        self.cached = False
 
     def finished(self, context: RequestContext, http_status: int, seconds: float) -> None:
         buffer.append(
@@ -91,6 +79,7 @@ class Record:
                 self.decision,
                 self.is_malicious,
                 self.confidence,
+                self.cached,
                 datetime.now(UTC),
             ),
             context.client_ip,
@@ -98,35 +87,49 @@ class Record:
 
 
 class Buffer:
-    """Rows of this process that are not in the database yet."""
+    """Rows of this process that are not in a store yet."""
 
     def __init__(self) -> None:
-        self._rows: deque[tuple[Any, ...]] = deque()
-        self._last_ip: dict[UUID, str] = {}
-        self._last_used: dict[UUID, datetime] = {}
+        self._rows: deque[Row] = deque()
+        self._addresses: dict[UUID, str] = {}
+        # Made and perhaps sent, but not confirmed: sent again under the same id.
+        self._batches: deque[Batch] = deque()
         self._flusher: asyncio.Task[None] | None = None
-        self._writing = asyncio.Lock()
+        self._sending = asyncio.Lock()
 
-    def append(self, row: tuple[Any, ...], client_ip: str) -> None:
-        if len(self._rows) >= ROWS_MAX:
+    def append(self, row: Row, client_ip: str) -> None:
+        if len(self) >= ROWS_MAX:
             usage_dropped.inc()
             return
         self._rows.append(row)
-        self._last_ip[row[1]] = client_ip
+        self._addresses[row[1]] = client_ip
 
     def __len__(self) -> int:
-        return len(self._rows)
+        return len(self._rows) + sum(len(batch.rows) for batch in self._batches)
+
+    def clear(self) -> None:
+        self._rows.clear()
+        self._batches.clear()
+        self._addresses.clear()
 
     def start(self) -> None:
         self._flusher = asyncio.create_task(self._run(), name="usage-flusher")
 
     async def stop(self) -> None:
-        """Wait for a write under way, then write what is left."""
+        """Wait for a flush under way, then send what is left; to the database if Redis is away."""
         if self._flusher is not None:
             self._flusher.cancel()
             await asyncio.gather(self._flusher, return_exceptions=True)
             self._flusher = None
         await self.flush()
+        if not len(self):
+            return
+        try:
+            await database.run_behind(usage_log.write, list(self._batches))
+        except DatabaseError as exc:
+            log.error("usage_rows_lost", rows=len(self), error=type(exc).__name__)
+            usage_dropped.inc(len(self))
+        self.clear()
 
     async def _run(self) -> None:
         while True:
@@ -137,89 +140,34 @@ class Buffer:
                 log.error("usage_flush_failed", error=type(exc).__name__, exc_info=exc)
 
     async def flush(self) -> None:
-        """Write the buffer; on a database error the rows stay for the next time."""
-        async with self._writing:
-            await self._flush()
+        """Send the buffer; when the store is away the rows stay for the next time."""
+        async with self._sending:
+            self._make_batches()
+            try:
+                while self._batches:
+                    await self._send(self._batches[0])
+                    self._batches.popleft()
+            except Unavailable as exc:
+                log.error("usage_write_failed", rows=len(self), error=type(exc).__name__)
 
-    async def _flush(self) -> None:
-        if not self._rows:
+    def _make_batches(self) -> None:
+        while self._rows:
+            size = min(BATCH_ROWS_MAX, len(self._rows))
+            rows = [self._rows.popleft() for _ in range(size)]
+            addresses = {row[1]: self._addresses.get(row[1], "") for row in rows}
+            self._batches.append(Batch(uuid7(), rows, addresses))
+        self._addresses.clear()
+
+    @staticmethod
+    async def _send(batch: Batch) -> None:
+        if not settings.REDIS_URL:
+            await database.run_behind(usage_log.write, [batch])
             return
-        rows = [self._rows.popleft() for _ in range(len(self._rows))]
-        used = self._to_touch(rows)
-        try:
-            await database.run_behind(_write, rows, used)
-        except DataError as exc:
-            # Rows that the table cannot hold would keep all later ones out for ever.
-            log.error("usage_rows_refused", rows=len(rows), error=type(exc).__name__)
-            usage_dropped.inc(len(rows))
-        except DatabaseError as exc:
-            log.error("usage_write_failed", rows=len(rows), error=type(exc).__name__)
-            self._rows.extendleft(reversed(rows))
-            for key_id, _, client_ip in used:
-                self._last_used.pop(key_id, None)
-                self._last_ip.setdefault(key_id, client_ip)
-
-    def _to_touch(self, rows: Iterable[tuple[Any, ...]]) -> list[tuple[UUID, datetime, str]]:
-        """Keys whose last-used time is due: once a minute each, so that no row is hammered."""
-        latest = {row[1]: row[-1] for row in rows}
-        due = []
-        for key_id, at in latest.items():
-            before = self._last_used.get(key_id)
-            if before is None or at - before >= timedelta(seconds=LAST_USED_SECONDS):
-                self._last_used[key_id] = at
-                due.append((key_id, at, self._last_ip.pop(key_id, "")))
-        if len(self._last_used) > 50_000:
-            self._last_used.clear()
-        return due
+        pipe = redis.pipe()
+        if await pipe.submit(redis.pack("XLEN", STREAM)) >= STREAM_ENTRIES_MAX:
+            raise redis.RedisUnavailable("the stream is full: is a worker running?")
+        entry: tuple[Any, ...] = ("id", str(batch.id), "rows", batch.packed())
+        await pipe.submit(redis.pack("XADD", STREAM, "*", *entry))
 
 
 buffer = Buffer()
-
-
-@transaction.atomic  # all or nothing: on an error the same rows are written again
-def _write(rows: list[tuple[Any, ...]], used: list[tuple[UUID, datetime, str]]) -> None:
-    if connection.vendor == "postgresql":
-        columns = ", ".join(COLUMNS)
-        table = UsageLog._meta.db_table
-        statement = f"COPY {table} ({columns}) FROM STDIN"
-        # Django does not wrap `copy`: without this, psycopg's own errors would get past `_flush`.
-        with (
-            connection.wrap_database_errors,
-            connection.cursor() as cursor,
-            cursor.copy(statement) as copy,
-        ):
-            for row in rows:
-                copy.write_row(row)
-    else:
-        UsageLog.objects.bulk_create(
-            [UsageLog(**dict(zip(COLUMNS, row, strict=True))) for row in rows], batch_size=500
-        )
-    for key_id, at, client_ip in used:
-        ApiKey.objects.filter(pk=key_id).update(last_used_at=at, last_used_ip=client_ip or None)
-
-
-def per_day(api_key_id: UUID, *, days: int = 30) -> list[dict[str, Any]]:
-    """`[{date, requests, flagged, errors}]` of one key, days without requests left out.
-
-    `errors` are answers of 400 and above; `flagged` are verdicts that were malicious.
-    """
-    since = timezone.now() - timedelta(days=days)
-    rows = (
-        UsageLog.objects.filter(api_key_id=api_key_id, created_at__gte=since)
-        .annotate(date=TruncDate("created_at", tzinfo=UTC))
-        .values("date")
-        .annotate(
-            requests=Count("id"),
-            flagged=Count("id", filter=Q(is_malicious=True)),
-            errors=Count("id", filter=Q(http_status__gte=400)),
-        )
-        .order_by("date")
-    )
-    return [dict(row) for row in rows]
-
-
-def prune(*, before: datetime | None = None) -> int:
-    """Delete rows older than the longest plan allows; returns how many."""
-    before = before or timezone.now() - timedelta(days=settings.USAGE_RETENTION_DAYS)
-    deleted, _ = UsageLog.objects.filter(created_at__lt=before).delete()
-    return deleted

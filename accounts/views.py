@@ -10,7 +10,7 @@ from django.http import HttpRequest, HttpResponse
 from drf_spectacular.utils import OpenApiParameter
 from rest_framework.request import Request
 
-from accounts import services, usage
+from accounts import reports, services
 from accounts.authentication import Caller
 from accounts.models import DEFAULT_SCOPES, ApiKey
 from accounts.schemas import (
@@ -127,7 +127,7 @@ class AccountViewSet(KeyedViewSet):
                 usage=Usage(
                     minute=_window(states.get("minute")),
                     day=_window(states.get("day")),
-                    last_30_days=usage.per_day(key.pk),
+                    last_30_days=reports.per_day(key.pk),
                 ),
             )
         )

@@ -53,4 +53,5 @@ class DetectViewSet(DataPlaneViewSet):
             row.decision = verdict.decision
             row.is_malicious = verdict.is_malicious
             row.confidence = verdict.confidence
+            row.cached = verdict.cached
         return reply(verdict, exclude_none=True)

@@ -112,7 +112,7 @@ LOGIN_RATE_LIMIT_PER_MINUTE: int = env.int("LOGIN_RATE_LIMIT_PER_MINUTE", defaul
 TRIAL_RATE_LIMIT_PER_MINUTE: int = env.int("TRIAL_RATE_LIMIT_PER_MINUTE", default=10)
 TRIAL_RATE_LIMIT_PER_DAY: int = env.int("TRIAL_RATE_LIMIT_PER_DAY", default=100)
 KEY_CACHE_SECONDS: float = env.float("KEY_CACHE_SECONDS", default=60.0)
-USAGE_RETENTION_DAYS: int = env.int("USAGE_RETENTION_DAYS", default=90)
+USAGE_RETENTION_DAYS: int = env.int("USAGE_RETENTION_DAYS", default=0)
 
 # -- Detection ------------------------------------------------------------------------------------
 
@@ -267,7 +267,8 @@ CELERY_TIMEZONE = "UTC"
 CELERY_BEAT_SCHEDULER = "django_celery_beat.schedulers:DatabaseScheduler"
 CELERY_BEAT_SCHEDULE = {
     "worker-heartbeat": {"task": "accounts.tasks.record_heartbeat", "schedule": 15.0},
-    "prune-usage-log": {"task": "accounts.tasks.prune_usage_log", "schedule": 3600.0},
+    "drain-usage": {"task": "accounts.tasks.drain_usage", "schedule": 1.0},
+    "tend-usage-log": {"task": "accounts.tasks.tend_usage_log", "schedule": 3600.0},
 }
 
 LOGGING_CONFIG = None

@@ -7,22 +7,14 @@ from uuid import uuid4
 
 from django.utils import timezone
 
-from accounts.models import UsageLog
+from accounts import usage_log
 from accounts.tests.shapes import KEY_FIELDS, moment, problem
+from accounts.tests.test_usage import row
+from accounts.usage_log import Batch
 
 
 def log(key, *, at=None, **fields):
-    values = {
-        "request_id": uuid4(),
-        "api_key_id": key.row.pk,
-        "workspace_id": key.row.workspace_id,
-        "endpoint": "/v1/detect",
-        "http_status": 200,
-        "request_size": 10,
-        "response_time_ms": 1.5,
-        "created_at": at or timezone.now(),
-    }
-    return UsageLog.objects.create(**{**values, **fields})
+    usage_log.write([Batch(uuid4(), [row(key, at=at, **fields)], {})])
 
 
 def test_it_has_the_fields_of_the_contract(gateway, acme_key):

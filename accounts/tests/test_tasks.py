@@ -44,13 +44,13 @@ class TestHeartbeat:
         assert worker_of(gateway) == status
 
 
-def test_prune_deletes_old_rows_of_the_usage_log(gateway, acme_key):
-    old = timezone.now() - timedelta(days=settings.USAGE_RETENTION_DAYS + 1)
+def test_the_log_is_tended(gateway, acme_key):
+    old = timezone.now() - timedelta(days=91)
     usage.buffer.append(row(acme_key, at=old), "127.0.0.1")
     usage.buffer.append(row(acme_key), "127.0.0.1")
     gateway.flush_usage()
 
-    assert tasks.prune_usage_log() == 1
+    assert tasks.tend_usage_log() == 1
     assert UsageLog.objects.count() == 1
 
 

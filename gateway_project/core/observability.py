@@ -66,8 +66,9 @@ cache_requests = Counter(
     "gateway_cache_requests_total", "Look-ups in a cache of answers.", ["cache", "result"]
 )
 usage_dropped = Counter(
-    "gateway_usage_dropped_total", "Usage rows lost because the buffer was full."
+    "gateway_usage_dropped_total", "Usage rows lost: no room, refused, or no store at the stop."
 )
+usage_written = Counter("gateway_usage_written_total", "Usage rows written to the log.")
 
 
 @lru_cache(maxsize=4096)

@@ -20,6 +20,7 @@ import pytest
 from django.conf import settings
 from django.db import connection, connections
 
+from accounts import usage_log
 from accounts.models import UsageLog
 from gateway_project.tests.private_redis import PrivateRedis
 
@@ -201,6 +202,7 @@ class TestTwoWorkers:
         assert statuses == [200] * 60
         assert [float(x) for x in counted + observed] == [60, 60]
         assert len(lines) == 60
+        usage_log.drain()
         assert UsageLog.objects.filter(http_status=200).count() == 60
         assert sum(x.get("event") == "process_stopped" for x in served.lines()) == 2
 
@@ -221,7 +223,21 @@ class TestTwoWorkers:
         code = served.stop()
 
         assert code == 0
-        assert UsageLog.objects.count() == 20
+        assert usage_log.drain() == UsageLog.objects.count() == 20
+
+    def test_kill_9_loses_at_most_the_last_flush_interval(self, serve, make_key):
+        key = make_key(rate_limit_per_minute=1000)
+        served = serve(WORKERS="1")
+        for _ in range(20):
+            served.detect(key)
+        time.sleep(1.5 * usage_flush_seconds())  # theirs to lose is only what comes after
+        for _ in range(5):
+            served.detect(key)
+
+        os.killpg(served.process.pid, signal.SIGKILL)
+        served.process.wait(10)
+
+        assert 20 <= usage_log.drain() <= 25
 
     def test_the_metrics_of_an_earlier_run_are_not_added(self, serve, acme_key):
         first = serve()
@@ -442,6 +458,12 @@ class TestMakeRun:
         assert second == demo
         with pytest.raises(httpx.ConnectError):
             httpx.get(f"{url}/health/live")
+
+
+def usage_flush_seconds() -> float:
+    """The served gateway's; the tests' own is set to never."""
+    source = (ROOT / "accounts/usage.py").read_text()
+    return float(re.findall(r"^FLUSH_SECONDS = (\S+)", source, re.M)[0])
 
 
 class TestRevocation:

@@ -23,9 +23,9 @@ from django.core.management import call_command
 from django.core.management.base import BaseCommand, CommandError
 from django.utils import timezone
 
-from accounts import services
+from accounts import services, usage_log
 from accounts.authentication import caller_of
-from accounts.models import SCOPES, ApiKey, UsageLog, User, new_id
+from accounts.models import SCOPES, ApiKey, User, new_id
 from accounts.services import Actor
 from gateway_project import server
 
@@ -218,6 +218,9 @@ def _mend_password(user: User, password: str) -> None:
         user.save(update_fields=["password"])
 
 
+SCORES = {False: (0.0, 0.3), True: (0.7, 1.0)}
+
+
 def _history(key: ApiKey, *, days: int = 14) -> None:
     """Two weeks of invented usage, the same on every machine, so that no chart is empty."""
     random, caller, now = Random(7), caller_of(key), timezone.now()
@@ -226,29 +229,26 @@ def _history(key: ApiKey, *, days: int = 14) -> None:
         for _ in range(random.randint(8, 40)):
             is_malicious = random.random() < 0.2
             failed = random.random() < 0.02
-            rows.append(
-                UsageLog(
-                    request_id=new_id(),
-                    api_key_id=caller.key_id,
-                    workspace_id=caller.workspace_id,
-                    endpoint="/v1/detect",
-                    http_status=422 if failed else 200,
-                    error_code="validation_error" if failed else "",
-                    request_size=random.randint(60, 3000),
-                    response_time_ms=random.lognormvariate(2.3, 0.5),
-                    status="" if failed else "complete",
-                    source="" if failed else "engine",
-                    decision="" if failed else ("flag" if is_malicious else "allow"),
-                    is_malicious=None if failed else is_malicious,
-                    confidence=None
-                    if failed
-                    else random.uniform(0.7, 1)
-                    if is_malicious
-                    else random.uniform(0, 0.3),
-                    created_at=now - timedelta(days=day, seconds=random.randint(0, 80_000)),
-                )
-            )
-    UsageLog.objects.bulk_create(rows)
+            values: dict[str, Any] = {
+                "request_id": new_id(),
+                "api_key_id": caller.key_id,
+                "workspace_id": caller.workspace_id,
+                "endpoint": "/v1/detect",
+                "http_status": 422 if failed else 200,
+                "error_code": "validation_error" if failed else "",
+                "request_size": random.randint(60, 3000),
+                "response_time_ms": random.lognormvariate(2.3, 0.5),
+                "upstream_ms": 0.0,
+                "status": "" if failed else "complete",
+                "source": "" if failed else "engine",
+                "decision": "" if failed else ("flag" if is_malicious else "allow"),
+                "is_malicious": None if failed else is_malicious,
+                "confidence": None if failed else random.uniform(*SCORES[is_malicious]),
+                "cached": False,
+                "created_at": now - timedelta(days=day, seconds=random.randint(0, 80_000)),
+            }
+            rows.append([values[name] for name in usage_log.COLUMNS])
+    usage_log.write([usage_log.Batch(new_id(), rows, {})])
 
 
 def _is_free(host: str, port: int) -> bool:

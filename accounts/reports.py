@@ -1,0 +1,123 @@
+"""What the roll-ups say: of a key, of a workspace, of the whole installation. Reads only."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from itertools import accumulate
+from typing import Any
+from uuid import UUID
+
+from django.db.models import Q, QuerySet, Sum
+from django.utils import timezone
+
+from accounts.models import ScoreRollup, UsageRollup
+from accounts.usage_log import LATENCY_COLUMNS, LATENCY_MS, SCORE_BINS
+
+ERRORS = Sum("requests", filter=Q(http_status__gte=400), default=0)
+
+
+def per_day(api_key_id: UUID, *, days: int = 30) -> list[dict[str, Any]]:
+    """`[{date, requests, flagged, errors}]` of one key, days without requests left out.
+
+    `errors` are answers of 400 and above; `flagged` are verdicts that were malicious.
+    """
+    since = timezone.now() - timedelta(days=days)
+    rows = (
+        UsageRollup.objects.filter(
+            period="day", api_key_id=api_key_id, bucket__gt=since - timedelta(days=1)
+        )
+        .values("bucket")
+        .annotate(total=Sum("requests"), malicious=Sum("flagged"), errors=ERRORS)
+        .order_by("bucket")
+    )
+    return [
+        {
+            "date": row["bucket"].date(),
+            "requests": row["total"],
+            "flagged": row["malicious"],
+            "errors": row["errors"],
+        }
+        for row in rows
+    ]
+
+
+def totals(
+    since: datetime,
+    until: datetime,
+    *,
+    workspace_id: UUID | None = None,
+    api_key_id: UUID | None = None,
+) -> dict[str, Any]:
+    """`{requests, flagged_rate, error_rate, degraded_rate, latency_ms: {p50, p95, p99}, series}`.
+
+    Whole buckets of [since, until): hours up to a fortnight, days beyond. Rates are 0..1.
+    """
+    rows = _rows(since, until, workspace_id, api_key_id)
+    wanted = {name: Sum(name, default=0) for name in ("flagged", "degraded", *LATENCY_COLUMNS)}
+    sums = rows.aggregate(total=Sum("requests", default=0), errors=ERRORS, **wanted)
+    requests = sums["total"]
+    series = (
+        rows.values("bucket")
+        .annotate(total=Sum("requests"), malicious=Sum("flagged"), errors=ERRORS)
+        .order_by("bucket")
+    )
+    counts = [sums[name] for name in LATENCY_COLUMNS]
+    return {
+        "requests": requests,
+        "flagged_rate": sums["flagged"] / requests if requests else 0.0,
+        "error_rate": sums["errors"] / requests if requests else 0.0,
+        "degraded_rate": sums["degraded"] / requests if requests else 0.0,
+        "latency_ms": {f"p{p}": percentile(counts, p / 100) for p in (50, 95, 99)},
+        "series": [
+            {
+                "at": row["bucket"],
+                "requests": row["total"],
+                "flagged": row["malicious"],
+                "errors": row["errors"],
+            }
+            for row in series
+        ],
+    }
+
+
+def scores(api_key_id: UUID, since: datetime) -> list[int]:
+    """How many verdicts of a key had a score in each hundredth, from 0 up."""
+    rows = (
+        ScoreRollup.objects.filter(period="day", api_key_id=api_key_id, bucket__gte=since)
+        .values("bin")
+        .annotate(total=Sum("count"))
+    )
+    found = {row["bin"]: row["total"] for row in rows}
+    return [found.get(number, 0) for number in range(SCORE_BINS)]
+
+
+def _rows(
+    since: datetime, until: datetime, workspace_id: UUID | None, api_key_id: UUID | None
+) -> QuerySet[UsageRollup]:
+    period = "hour" if until - since <= timedelta(days=14) else "day"
+    rows = UsageRollup.objects.filter(period=period, bucket__gte=since, bucket__lt=until)
+    if workspace_id is not None:
+        rows = rows.filter(workspace_id=workspace_id)
+    if api_key_id is not None:
+        rows = rows.filter(api_key_id=api_key_id)
+    return rows
+
+
+def percentile(counts: Sequence[int], share: float) -> float | None:
+    """The latency in ms that `share` of requests stay within, from the bins; None without any.
+
+    Within a bin it is taken to grow evenly; above the last bound it is that bound.
+    """
+    total = sum(counts)
+    if not total:
+        return None
+    rank = share * total
+    for index, reached in enumerate(accumulate(counts)):
+        if reached >= rank and counts[index]:
+            if index == len(LATENCY_MS):
+                break
+            low = LATENCY_MS[index - 1] if index else 0
+            inside = (rank - (reached - counts[index])) / counts[index]
+            return round(low + (LATENCY_MS[index] - low) * inside, 2)
+    return float(LATENCY_MS[-1])

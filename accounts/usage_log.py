@@ -1,0 +1,395 @@
+"""The usage log at rest: rows in daily partitions, and what they add up to.
+
+`write` takes batches of rows and is safe to call twice with the same batch: its id is stored in the
+transaction of its rows. On PostgreSQL rows go in by `COPY`; elsewhere by batched inserts into one
+plain table. Each batch also adds to the roll-ups per minute, hour and day, which is what pages and
+profiles read: no page ever counts rows.
+
+`drain` is the worker's side of the Redis stream that web processes send their batches to.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from bisect import bisect_left
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, date, datetime, timedelta
+from typing import Any, NamedTuple
+from uuid import UUID
+
+import orjson
+from django.conf import settings
+from django.db import DataError, IntegrityError, connection, transaction
+from django.db.models import Max
+from django.utils import timezone
+
+from accounts.models import ApiKey, Plan, ScoreRollup, UsageBatch, UsageLog, UsageRollup
+from gateway_project.core import redis
+from gateway_project.core.observability import get_logger, usage_dropped, usage_written
+
+COLUMNS = (
+    "request_id",
+    "api_key_id",
+    "workspace_id",
+    "endpoint",
+    "http_status",
+    "error_code",
+    "request_size",
+    "response_time_ms",
+    "upstream_ms",
+    "status",
+    "source",
+    "decision",
+    "is_malicious",
+    "confidence",
+    "cached",
+    "created_at",
+)
+STREAM = "gw:usage"
+ENTRIES_AT_ONCE = 100
+LAST_USED_SECONDS = 60
+PARTITIONS_AHEAD_DAYS = 7
+BATCHES_REMEMBERED = timedelta(days=1)
+ROLLUPS_KEPT = {"minute": timedelta(days=2), "hour": timedelta(days=95)}
+SCORE_BINS = 100
+Row = Sequence[Any]
+log = get_logger("gateway.usage")
+
+
+class Batch(NamedTuple):
+    """Rows as `COLUMNS` say, and the address each key was last used from."""
+
+    id: UUID
+    rows: list[Row]
+    addresses: dict[UUID, str]
+
+    def packed(self) -> bytes:
+        return orjson.dumps([self.rows, {str(k): v for k, v in self.addresses.items()}])
+
+    @classmethod
+    def unpacked(cls, batch_id: UUID, content: bytes) -> Batch:
+        """Raises `ValueError` or the like when `content` is not a batch."""
+        rows, addresses = orjson.loads(content)
+        return cls(
+            batch_id,
+            [
+                (UUID(r), UUID(k), UUID(w), *rest, datetime.fromisoformat(at))
+                for r, k, w, *rest, at in rows
+            ],
+            {UUID(k): v for k, v in addresses.items()},
+        )
+
+
+# -- Writing --------------------------------------------------------------------------------------
+
+
+def write(batches: Sequence[Batch]) -> int:
+    """Store the rows and add them to the roll-ups, each batch once; returns the rows stored.
+
+    Rows that the table refuses are counted in `gateway_usage_dropped_total` and keep no other row
+    out. Raises Django's `OperationalError` or `InterfaceError` when the database is away; nothing
+    is stored then.
+    """
+    ensure_partitions({row[-1].date() for batch in batches for row in batch.rows})
+    with transaction.atomic():
+        known = set(
+            UsageBatch.objects.filter(pk__in=[b.id for b in batches]).values_list("pk", flat=True)
+        )
+        fresh = {batch.id: batch for batch in batches if batch.id not in known}
+        UsageBatch.objects.bulk_create([UsageBatch(id=batch_id) for batch_id in fresh])
+        stored = list(_store([row for batch in fresh.values() for row in batch.rows]))
+        _add_up(stored)
+    refused = sum(len(batch.rows) for batch in fresh.values()) - len(stored)
+    if refused:
+        log.error("usage_rows_refused", rows=refused)
+        usage_dropped.inc(refused)
+    usage_written.inc(len(stored))
+    # Apart: a key's row that somebody holds must not keep the log from being written.
+    for batch in fresh.values():
+        _touch(batch)
+    return len(stored)
+
+
+def _store(rows: list[Row]) -> Iterator[Row]:
+    """Insert `rows`; yields those that the table took. Halves until a bad row stands alone."""
+    if not rows:
+        return
+    try:
+        with transaction.atomic():
+            _insert(rows)
+    except (DataError, IntegrityError) as exc:
+        if len(rows) == 1:
+            log.error("usage_row_refused", error=type(exc).__name__)
+            return
+        middle = len(rows) // 2
+        yield from _store(rows[:middle])
+        yield from _store(rows[middle:])
+    else:
+        yield from rows
+
+
+def _insert(rows: list[Row]) -> None:
+    if connection.vendor == "postgresql":
+        columns = ", ".join(COLUMNS)
+        statement = f"COPY {UsageLog._meta.db_table} ({columns}) FROM STDIN"
+        # Django does not wrap `copy`: without this, psycopg's own errors would get past everybody.
+        with (
+            connection.wrap_database_errors,
+            connection.cursor() as cursor,
+            cursor.copy(statement) as copy,
+        ):
+            for row in rows:
+                copy.write_row(row)
+    else:
+        UsageLog.objects.bulk_create(
+            [UsageLog(**dict(zip(COLUMNS, row, strict=True))) for row in rows], batch_size=500
+        )
+
+
+_touched: dict[UUID, datetime] = {}
+
+
+def _touch(batch: Batch) -> None:
+    """Note when and from where keys were last used: once a minute each, so none is hammered."""
+    latest: dict[UUID, datetime] = {}
+    for row in batch.rows:
+        latest[row[1]] = max(row[-1], latest.get(row[1], row[-1]))
+    if len(_touched) > 50_000:
+        _touched.clear()
+    for key_id, at in latest.items():
+        before = _touched.get(key_id)
+        if before is not None and at - before < timedelta(seconds=LAST_USED_SECONDS):
+            continue
+        address = batch.addresses.get(key_id) or None
+        ApiKey.objects.filter(pk=key_id).update(last_used_at=at, last_used_ip=address)
+        _touched[key_id] = at
+
+
+def drain() -> int:
+    """Write what waits in the Redis stream; returns the rows stored.
+
+    One drain runs at a time in the whole installation. An entry is deleted once its rows are
+    committed: a worker that dies in between writes it again, which `write` notices.
+    """
+    client = redis.client()
+    stored = 0
+    with _only_drain() as is_ours:
+        while is_ours:
+            entries = client.xrange(STREAM, count=ENTRIES_AT_ONCE)
+            stored += write(list(_batches(entries)))
+            if entries:
+                client.xdel(STREAM, *(entry_id for entry_id, _ in entries))
+            if len(entries) < ENTRIES_AT_ONCE:
+                break
+    return stored
+
+
+def _batches(entries: Iterable[tuple[bytes, dict[bytes, bytes]]]) -> Iterator[Batch]:
+    for entry_id, fields in entries:
+        try:
+            yield Batch.unpacked(UUID(fields[b"id"].decode()), fields[b"rows"])
+        except (ValueError, KeyError, TypeError) as exc:
+            log.error("usage_entry_unreadable", entry=entry_id.decode(), error=type(exc).__name__)
+            usage_dropped.inc()
+
+
+def _lock_number(name: str) -> int:
+    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big", signed=True)
+
+
+@contextmanager
+def _only_drain() -> Iterator[bool]:
+    if connection.vendor != "postgresql":
+        yield True  # its transactions exclude each other anyway
+        return
+    number = [_lock_number("usage drain")]
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT pg_try_advisory_lock(%s)", number)
+        row = cursor.fetchone()
+    is_ours = bool(row and row[0])
+    try:
+        yield is_ours
+    finally:
+        if is_ours:
+            with connection.cursor() as cursor:
+                cursor.execute("SELECT pg_advisory_unlock(%s)", number)
+
+
+# -- Roll-ups -------------------------------------------------------------------------------------
+
+LATENCY_MS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10_000, 30_000)
+"""Upper bounds of the latency bins; the last bin holds everything above."""
+LATENCY_COLUMNS = tuple(f"latency_{i:02}" for i in range(len(LATENCY_MS) + 1))
+SUMS = (
+    "requests",
+    "flagged",
+    "degraded",
+    "cached",
+    "request_bytes",
+    "latency_ms_sum",
+    *LATENCY_COLUMNS,
+)
+KEYS = ("period", "bucket", "api_key_id", "workspace_id", "endpoint", "http_status")
+
+
+def _add_up(rows: Sequence[Row]) -> None:
+    sums: dict[tuple[Any, ...], list[float]] = defaultdict(lambda: [0] * len(SUMS))
+    bins: dict[tuple[Any, ...], int] = defaultdict(int)
+    first_bin = len(SUMS) - len(LATENCY_COLUMNS)
+    for row in rows:
+        values = dict(zip(COLUMNS, row, strict=True))
+        latency_bin = bisect_left(LATENCY_MS, values["response_time_ms"])
+        confidence = values["confidence"]
+        for period, bucket in _buckets(values["created_at"]):
+            key = (period, bucket, values["api_key_id"], values["workspace_id"])
+            total = sums[(*key, values["endpoint"], values["http_status"])]
+            total[0] += 1
+            total[1] += bool(values["is_malicious"])
+            total[2] += values["status"] == "degraded"
+            total[3] += values["cached"]
+            total[4] += values["request_size"]
+            total[5] += values["response_time_ms"]
+            total[first_bin + latency_bin] += 1
+            if confidence is not None:
+                bins[(*key, min(SCORE_BINS - 1, int(confidence * SCORE_BINS)))] += 1
+    # Sorted, so that two writers take the rows' locks in the same order.
+    _upsert(UsageRollup, KEYS, SUMS, [(*k, *v) for k, v in sorted(sums.items(), key=_by_key)])
+    score_keys = ("period", "bucket", "api_key_id", "workspace_id", "bin")
+    scored = [(*key, count) for key, count in sorted(bins.items(), key=_by_key)]
+    _upsert(ScoreRollup, score_keys, ("count",), scored)
+
+
+def _by_key(item: tuple[tuple[Any, ...], Any]) -> tuple[Any, ...]:
+    return item[0]
+
+
+def _buckets(at: datetime) -> tuple[tuple[str, datetime], ...]:
+    minute = at.astimezone(UTC).replace(second=0, microsecond=0)
+    hour = minute.replace(minute=0)
+    return ("minute", minute), ("hour", hour), ("day", hour.replace(hour=0))
+
+
+def _upsert(
+    model: Any, keys: Sequence[str], sums: Sequence[str], rows: list[tuple[Any, ...]]
+) -> None:
+    if not rows:
+        return
+    table = model._meta.db_table
+    columns = [*keys, *sums]
+    statement = (
+        f"INSERT INTO {table} ({', '.join(columns)}) "  # noqa: S608 - names of our own
+        f"VALUES ({', '.join(['%s'] * len(columns))}) "
+        f"ON CONFLICT ({', '.join(k for k in keys if k != 'workspace_id')}) DO UPDATE SET "
+        + ", ".join(f"{name} = {table}.{name} + excluded.{name}" for name in sums)
+    )
+    adapt = [model._meta.get_field(name).get_db_prep_value for name in columns]
+    with connection.cursor() as cursor:
+        cursor.executemany(
+            statement,
+            [
+                [prepare(value, connection) for prepare, value in zip(adapt, row, strict=True)]
+                for row in rows
+            ],
+        )
+
+
+def rebuild_rollups() -> None:
+    """Count the whole log anew (PostgreSQL): after rows were put there by other means."""
+    bins = ", ".join(
+        f"count(*) FILTER (WHERE width_bucket(response_time_ms, %(bounds)s) = {i})"
+        for i in range(len(LATENCY_COLUMNS))
+    )
+    # `width_bucket` has inclusive lower bounds, ours are inclusive upper ones.
+    bounds = [b + 1e-9 for b in LATENCY_MS]
+    with transaction.atomic(), connection.cursor() as cursor:
+        for period in ("minute", "hour", "day"):
+            cursor.execute("DELETE FROM accounts_usagerollup WHERE period = %s", [period])
+            cursor.execute("DELETE FROM accounts_scorerollup WHERE period = %s", [period])
+            values = {"period": period, "bounds": bounds, "bins": SCORE_BINS}
+            cursor.execute(
+                f"INSERT INTO accounts_usagerollup ({', '.join((*KEYS, *SUMS))}) "  # noqa: S608
+                "SELECT %(period)s, date_trunc(%(period)s, created_at AT TIME ZONE 'UTC') "
+                "AT TIME ZONE 'UTC', api_key_id, workspace_id, endpoint, http_status, count(*), "
+                "count(*) FILTER (WHERE is_malicious), count(*) FILTER (WHERE status = 'degraded'),"
+                " count(*) FILTER (WHERE cached), sum(request_size), sum(response_time_ms), "
+                f"{bins} FROM accounts_usagelog GROUP BY 2, 3, 4, 5, 6",
+                values,
+            )
+            cursor.execute(
+                "INSERT INTO accounts_scorerollup "
+                "(period, bucket, api_key_id, workspace_id, bin, count) "
+                "SELECT %(period)s, date_trunc(%(period)s, created_at AT TIME ZONE 'UTC') "
+                "AT TIME ZONE 'UTC', api_key_id, workspace_id, "
+                "least(%(bins)s - 1, floor(confidence * %(bins)s)::int), count(*) "
+                "FROM accounts_usagelog WHERE confidence IS NOT NULL GROUP BY 2, 3, 4, 5",
+                values,
+            )
+
+
+# -- Partitions and retention ---------------------------------------------------------------------
+
+_days_known: set[date] = set()
+
+
+def _partition(day: date) -> str:
+    return f"{UsageLog._meta.db_table}_p{day:%Y%m%d}"
+
+
+def ensure_partitions(days: Iterable[date]) -> None:
+    """Make the partitions that rows of `days` (UTC) need, where the log has any."""
+    missing = set(days) - _days_known
+    if not missing or connection.vendor != "postgresql":
+        return
+    with connection.cursor() as cursor:
+        for day in sorted(missing):
+            cursor.execute("SELECT to_regclass(%s)", [_partition(day)])
+            row = cursor.fetchone()
+            if row and row[0] is None:
+                cursor.execute(
+                    f"CREATE TABLE IF NOT EXISTS {_partition(day)} "
+                    f"PARTITION OF {UsageLog._meta.db_table} FOR VALUES "
+                    f"FROM ('{day} 00:00+00') TO ('{day + timedelta(days=1)} 00:00+00')"
+                )
+    _days_known.update(missing)
+
+
+def make_partitions_ahead() -> None:
+    """So that midnight finds its partition there, without a lock in the middle of the traffic."""
+    today = timezone.now().date()
+    ensure_partitions(today + timedelta(days=n) for n in range(PARTITIONS_AHEAD_DAYS + 1))
+
+
+def retention_days() -> int:
+    """Of the installation: as set, else the longest that a plan promises."""
+    longest = Plan.objects.aggregate(days=Max("log_days"))["days"] or 90
+    return settings.USAGE_RETENTION_DAYS or longest
+
+
+def prune() -> int:
+    """Drop what is older than the retention; returns how many partitions or rows."""
+    now = timezone.now()
+    before = now - timedelta(days=retention_days())
+    for period, kept in ROLLUPS_KEPT.items():
+        for model in (UsageRollup, ScoreRollup):
+            model.objects.filter(period=period, bucket__lt=now - kept).delete()
+    UsageBatch.objects.filter(written_at__lt=now - BATCHES_REMEMBERED).delete()
+    if connection.vendor != "postgresql":
+        return UsageLog.objects.filter(created_at__lt=before).delete()[0]
+    old = [day for day in partition_days() if day < before.date()]
+    with connection.cursor() as cursor:
+        for day in old:
+            cursor.execute(f"DROP TABLE {_partition(day)}")
+            _days_known.discard(day)
+    return len(old)
+
+
+def partition_days() -> list[date]:
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT inhrelid::regclass::text FROM pg_inherits WHERE inhparent = %s::regclass",
+            [UsageLog._meta.db_table],
+        )
+        names = [row[0] for row in cursor.fetchall()]
+    return sorted(datetime.strptime(name[-8:], "%Y%m%d").date() for name in names)  # noqa: DTZ007
