@@ -254,15 +254,15 @@ class Period(models.TextChoices):
 
 
 class UsageRollup(models.Model):
-    """Sums of the log for one key, endpoint and status, by minute, hour and day (UTC).
+    """Sums of the log for one subject, endpoint and status, by minute, hour and day (UTC).
 
-    `latency_NN` count requests by `usage_log.LATENCY_MS`.
+    The subject is a key, a workspace, or `usage_log.EVERYTHING`: each request is in three sums, so
+    that no page adds up thousands of keys. `latency_NN` count requests by `usage_log.LATENCY_MS`.
     """
 
     period = models.CharField(max_length=6, choices=Period)
     bucket = models.DateTimeField()
-    api_key_id = models.UUIDField()
-    workspace_id = models.UUIDField()
+    subject_id = models.UUIDField()
     endpoint = models.CharField(max_length=64)
     http_status = models.PositiveSmallIntegerField()
     requests = models.PositiveBigIntegerField()
@@ -290,33 +290,29 @@ class UsageRollup(models.Model):
     class Meta:
         constraints = [
             models.UniqueConstraint(
-                fields=["period", "api_key_id", "bucket", "endpoint", "http_status"],
+                fields=["period", "subject_id", "bucket", "endpoint", "http_status"],
                 name="usage_rollup_once",
             ),
         ]
-        indexes = [
-            models.Index(fields=["period", "bucket"], name="usage_rollup_time"),
-            models.Index(fields=["period", "workspace_id", "bucket"], name="usage_rollup_tenant"),
-        ]
+        indexes = [models.Index(fields=["period", "bucket"], name="usage_rollup_time")]
 
     def __str__(self) -> str:
         return f"{self.requests} requests in the {self.period} of {self.bucket}"
 
 
 class ScoreRollup(models.Model):
-    """How many verdicts of one key had a score in one hundredth (`bin` 0 to 99)."""
+    """How many verdicts of one subject had a score in one hundredth (`bin` 0 to 99)."""
 
     period = models.CharField(max_length=6, choices=Period)
     bucket = models.DateTimeField()
-    api_key_id = models.UUIDField()
-    workspace_id = models.UUIDField()
+    subject_id = models.UUIDField()
     bin = models.PositiveSmallIntegerField()
     count = models.PositiveBigIntegerField()
 
     class Meta:
         constraints = [
             models.UniqueConstraint(
-                fields=["period", "api_key_id", "bucket", "bin"], name="score_rollup_once"
+                fields=["period", "subject_id", "bucket", "bin"], name="score_rollup_once"
             ),
         ]
         indexes = [models.Index(fields=["period", "bucket"], name="score_rollup_time")]

@@ -8,11 +8,11 @@ from itertools import accumulate
 from typing import Any
 from uuid import UUID
 
-from django.db.models import Q, QuerySet, Sum
+from django.db.models import Q, Sum
 from django.utils import timezone
 
 from accounts.models import ScoreRollup, UsageRollup
-from accounts.usage_log import LATENCY_COLUMNS, LATENCY_MS, SCORE_BINS
+from accounts.usage_log import EVERYTHING, LATENCY_COLUMNS, LATENCY_MS, SCORE_BINS
 
 ERRORS = Sum("requests", filter=Q(http_status__gte=400), default=0)
 
@@ -25,7 +25,7 @@ def per_day(api_key_id: UUID, *, days: int = 30) -> list[dict[str, Any]]:
     since = timezone.now() - timedelta(days=days)
     rows = (
         UsageRollup.objects.filter(
-            period="day", api_key_id=api_key_id, bucket__gt=since - timedelta(days=1)
+            period="day", subject_id=api_key_id, bucket__gt=since - timedelta(days=1)
         )
         .values("bucket")
         .annotate(total=Sum("requests"), malicious=Sum("flagged"), errors=ERRORS)
@@ -42,18 +42,16 @@ def per_day(api_key_id: UUID, *, days: int = 30) -> list[dict[str, Any]]:
     ]
 
 
-def totals(
-    since: datetime,
-    until: datetime,
-    *,
-    workspace_id: UUID | None = None,
-    api_key_id: UUID | None = None,
-) -> dict[str, Any]:
+def totals(since: datetime, until: datetime, subject_id: UUID = EVERYTHING) -> dict[str, Any]:
     """`{requests, flagged_rate, error_rate, degraded_rate, latency_ms: {p50, p95, p99}, series}`.
 
-    Whole buckets of [since, until): hours up to a fortnight, days beyond. Rates are 0..1.
+    Of a key, a workspace or the whole installation, over the whole buckets of [since, until):
+    hours up to a fortnight, days beyond. Rates are 0..1.
     """
-    rows = _rows(since, until, workspace_id, api_key_id)
+    period = "hour" if until - since <= timedelta(days=14) else "day"
+    rows = UsageRollup.objects.filter(
+        period=period, subject_id=subject_id, bucket__gte=since, bucket__lt=until
+    )
     wanted = {name: Sum(name, default=0) for name in ("flagged", "degraded", *LATENCY_COLUMNS)}
     sums = rows.aggregate(total=Sum("requests", default=0), errors=ERRORS, **wanted)
     requests = sums["total"]
@@ -81,27 +79,15 @@ def totals(
     }
 
 
-def scores(api_key_id: UUID, since: datetime) -> list[int]:
-    """How many verdicts of a key had a score in each hundredth, from 0 up."""
+def scores(subject_id: UUID, since: datetime) -> list[int]:
+    """How many verdicts of a key or workspace had a score in each hundredth, from 0 up."""
     rows = (
-        ScoreRollup.objects.filter(period="day", api_key_id=api_key_id, bucket__gte=since)
+        ScoreRollup.objects.filter(period="day", subject_id=subject_id, bucket__gte=since)
         .values("bin")
         .annotate(total=Sum("count"))
     )
     found = {row["bin"]: row["total"] for row in rows}
     return [found.get(number, 0) for number in range(SCORE_BINS)]
-
-
-def _rows(
-    since: datetime, until: datetime, workspace_id: UUID | None, api_key_id: UUID | None
-) -> QuerySet[UsageRollup]:
-    period = "hour" if until - since <= timedelta(days=14) else "day"
-    rows = UsageRollup.objects.filter(period=period, bucket__gte=since, bucket__lt=until)
-    if workspace_id is not None:
-        rows = rows.filter(workspace_id=workspace_id)
-    if api_key_id is not None:
-        rows = rows.filter(api_key_id=api_key_id)
-    return rows
 
 
 def percentile(counts: Sequence[int], share: float) -> float | None:

@@ -16,6 +16,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, date, datetime, timedelta
+from itertools import product
 from typing import Any, NamedTuple
 from uuid import UUID
 
@@ -231,7 +232,10 @@ SUMS = (
     "latency_ms_sum",
     *LATENCY_COLUMNS,
 )
-KEYS = ("period", "bucket", "api_key_id", "workspace_id", "endpoint", "http_status")
+KEYS = ("period", "bucket", "subject_id", "endpoint", "http_status")
+SCORE_KEYS = ("period", "bucket", "subject_id", "bin")
+EVERYTHING = UUID(int=0)
+"""The subject of the sums over the whole installation."""
 
 
 def _add_up(rows: Sequence[Row]) -> None:
@@ -242,9 +246,9 @@ def _add_up(rows: Sequence[Row]) -> None:
         values = dict(zip(COLUMNS, row, strict=True))
         latency_bin = bisect_left(LATENCY_MS, values["response_time_ms"])
         confidence = values["confidence"]
-        for period, bucket in _buckets(values["created_at"]):
-            key = (period, bucket, values["api_key_id"], values["workspace_id"])
-            total = sums[(*key, values["endpoint"], values["http_status"])]
+        subjects = (values["api_key_id"], values["workspace_id"], EVERYTHING)
+        for (period, bucket), subject in product(_buckets(values["created_at"]), subjects):
+            total = sums[(period, bucket, subject, values["endpoint"], values["http_status"])]
             total[0] += 1
             total[1] += bool(values["is_malicious"])
             total[2] += values["status"] == "degraded"
@@ -253,12 +257,12 @@ def _add_up(rows: Sequence[Row]) -> None:
             total[5] += values["response_time_ms"]
             total[first_bin + latency_bin] += 1
             if confidence is not None:
-                bins[(*key, min(SCORE_BINS - 1, int(confidence * SCORE_BINS)))] += 1
+                score_bin = min(SCORE_BINS - 1, int(confidence * SCORE_BINS))
+                bins[(period, bucket, subject, score_bin)] += 1
     # Sorted, so that two writers take the rows' locks in the same order.
     _upsert(UsageRollup, KEYS, SUMS, [(*k, *v) for k, v in sorted(sums.items(), key=_by_key)])
-    score_keys = ("period", "bucket", "api_key_id", "workspace_id", "bin")
     scored = [(*key, count) for key, count in sorted(bins.items(), key=_by_key)]
-    _upsert(ScoreRollup, score_keys, ("count",), scored)
+    _upsert(ScoreRollup, SCORE_KEYS, ("count",), scored)
 
 
 def _by_key(item: tuple[tuple[Any, ...], Any]) -> tuple[Any, ...]:
@@ -281,7 +285,7 @@ def _upsert(
     statement = (
         f"INSERT INTO {table} ({', '.join(columns)}) "  # noqa: S608 - names of our own
         f"VALUES ({', '.join(['%s'] * len(columns))}) "
-        f"ON CONFLICT ({', '.join(k for k in keys if k != 'workspace_id')}) DO UPDATE SET "
+        f"ON CONFLICT ({', '.join(keys)}) DO UPDATE SET "
         + ", ".join(f"{name} = {table}.{name} + excluded.{name}" for name in sums)
     )
     adapt = [model._meta.get_field(name).get_db_prep_value for name in columns]
@@ -296,36 +300,46 @@ def _upsert(
 
 
 def rebuild_rollups() -> None:
-    """Count the whole log anew (PostgreSQL): after rows were put there by other means."""
+    """Count the log anew (PostgreSQL), as far back as each period is kept.
+
+    For when rows were put there by other means. Sums of days whose rows are dropped are lost.
+    """
     bins = ", ".join(
         f"count(*) FILTER (WHERE width_bucket(response_time_ms, %(bounds)s) = {i})"
         for i in range(len(LATENCY_COLUMNS))
     )
-    # `width_bucket` has inclusive lower bounds, ours are inclusive upper ones.
-    bounds = [b + 1e-9 for b in LATENCY_MS]
+    values: dict[str, Any] = {
+        # `width_bucket` has inclusive lower bounds, ours are inclusive upper ones.
+        "bounds": [bound + 1e-9 for bound in LATENCY_MS],
+        "bins": SCORE_BINS,
+        "everything": EVERYTHING,
+    }
+    bucket = "date_trunc(%(period)s, created_at AT TIME ZONE 'UTC') AT TIME ZONE 'UTC'"
     with transaction.atomic(), connection.cursor() as cursor:
         for period in ("minute", "hour", "day"):
-            cursor.execute("DELETE FROM accounts_usagerollup WHERE period = %s", [period])
-            cursor.execute("DELETE FROM accounts_scorerollup WHERE period = %s", [period])
-            values = {"period": period, "bounds": bounds, "bins": SCORE_BINS}
-            cursor.execute(
-                f"INSERT INTO accounts_usagerollup ({', '.join((*KEYS, *SUMS))}) "  # noqa: S608
-                "SELECT %(period)s, date_trunc(%(period)s, created_at AT TIME ZONE 'UTC') "
-                "AT TIME ZONE 'UTC', api_key_id, workspace_id, endpoint, http_status, count(*), "
-                "count(*) FILTER (WHERE is_malicious), count(*) FILTER (WHERE status = 'degraded'),"
-                " count(*) FILTER (WHERE cached), sum(request_size), sum(response_time_ms), "
-                f"{bins} FROM accounts_usagelog GROUP BY 2, 3, 4, 5, 6",
-                values,
-            )
-            cursor.execute(
-                "INSERT INTO accounts_scorerollup "
-                "(period, bucket, api_key_id, workspace_id, bin, count) "
-                "SELECT %(period)s, date_trunc(%(period)s, created_at AT TIME ZONE 'UTC') "
-                "AT TIME ZONE 'UTC', api_key_id, workspace_id, "
-                "least(%(bins)s - 1, floor(confidence * %(bins)s)::int), count(*) "
-                "FROM accounts_usagelog WHERE confidence IS NOT NULL GROUP BY 2, 3, 4, 5",
-                values,
-            )
+            values["period"] = period
+            kept = ROLLUPS_KEPT.get(period, timedelta(days=36_500))
+            values["since"] = (timezone.now() - kept).replace(minute=0, second=0, microsecond=0)
+            for model in (UsageRollup, ScoreRollup):
+                model.objects.filter(period=period).delete()
+            for subject in ("api_key_id", "workspace_id", "%(everything)s::uuid"):
+                cursor.execute(
+                    f"INSERT INTO accounts_usagerollup ({', '.join((*KEYS, *SUMS))}) "  # noqa: S608
+                    f"SELECT %(period)s, {bucket}, {subject}, endpoint, http_status, count(*), "
+                    "count(*) FILTER (WHERE is_malicious), "
+                    "count(*) FILTER (WHERE status = 'degraded'), count(*) FILTER (WHERE cached), "
+                    f"sum(request_size), sum(response_time_ms), {bins} "
+                    "FROM accounts_usagelog WHERE created_at >= %(since)s GROUP BY 2, 3, 4, 5",
+                    values,
+                )
+                cursor.execute(
+                    f"INSERT INTO accounts_scorerollup ({', '.join(SCORE_KEYS)}, count) "  # noqa: S608
+                    f"SELECT %(period)s, {bucket}, {subject}, "
+                    "least(%(bins)s - 1, floor(confidence * %(bins)s)::int), count(*) "
+                    "FROM accounts_usagelog "
+                    "WHERE confidence IS NOT NULL AND created_at >= %(since)s GROUP BY 2, 3, 4",
+                    values,
+                )
 
 
 # -- Partitions and retention ---------------------------------------------------------------------
