@@ -1,0 +1,29 @@
+"""What tests about real processes share beside the cast of the root's conftest.py."""
+
+from __future__ import annotations
+
+import pytest
+from django.conf import settings
+from django.db import connection
+
+from gateway_project.tests.served import Served
+
+
+@pytest.fixture
+def serve(gateway, engine, tmp_path):
+    """`serve(WORKERS="2")` starts one; all are stopped at the end."""
+    if connection.vendor != "postgresql" or not settings.REDIS_URL:
+        pytest.skip("needs PostgreSQL and Redis: `make test` starts them")
+    started: list[Served] = []
+
+    def start(**environment: str) -> Served:
+        served = Served(tmp_path, **environment)
+        started.append(served)
+        served.wait()
+        return served
+
+    yield start
+    for served in started:
+        if served.process.poll() is None:
+            served.stop()
+        served.log.close()

@@ -1,0 +1,103 @@
+"""A really served gateway: `manage.py serve` as a child process of the tests."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from pathlib import Path
+
+import httpx
+from django.conf import settings
+
+ROOT = Path(__file__).resolve().parents[2]
+START_SECONDS_MAX = 40
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def wait_until(condition, seconds: float = START_SECONDS_MAX):
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        with suppress(httpx.HTTPError):
+            if result := condition():
+                return result
+        time.sleep(0.05)  # another process' progress cannot be awaited
+    raise AssertionError("not within the time")
+
+
+class Served:
+    """`manage.py serve` with what the test says; `stop()` ends it like an orchestrator."""
+
+    def __init__(self, tmp_path: Path, **environment: str) -> None:
+        self.port = free_port()
+        self.workers = int(environment.get("WORKERS", "2"))
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.log = (tmp_path / "served.log").open("w+b")
+        database = settings.DATABASES["default"]
+        self.process = subprocess.Popen(
+            [sys.executable, "manage.py", "serve"],
+            cwd=ROOT,
+            env={
+                **os.environ,
+                "PORT": str(self.port),
+                "WORKERS": "2",
+                "SECRET_KEY": settings.SECRET_KEY,
+                "KEY_PEPPERS": ",".join(
+                    f"{v}:{p.decode()}" for v, p in settings.KEY_PEPPERS.by_version
+                ),
+                "DATABASE_URL": "postgres://{USER}:{PASSWORD}@{HOST}:{PORT}/{NAME}".format(
+                    **database
+                ),
+                "DETECTION_ENGINE_URL": settings.DETECTION_ENGINE_URL,
+                "DETECTION_ENGINE_SCORE_FLOOR": "0",
+                "ALLOWED_HOSTS": "127.0.0.1",
+                "PROMETHEUS_MULTIPROC_DIR": str(tmp_path / "metrics"),
+                **environment,
+            },
+            stdout=self.log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+
+    def wait(self) -> None:
+        wait_until(self._is_ready)
+
+    def _is_ready(self) -> bool:
+        assert self.process.poll() is None, self.output()
+        # Each worker has to be up: a stop would not reach one that is still starting.
+        started = sum(line.get("event") == "process_started" for line in self.lines())
+        is_up = started == self.workers
+        return is_up and httpx.get(f"{self.url}/health/ready").status_code == 200
+
+    def detect(self, key: str, text: str = "hello") -> httpx.Response:
+        # A connection of its own, so that the kernel spreads the calls over the workers.
+        return httpx.post(
+            f"{self.url}/v1/detect", json={"text": text}, headers={"X-API-Key": key}, timeout=30
+        )
+
+    def limits(self, key: str) -> httpx.Response:
+        return httpx.get(f"{self.url}/v1/limits", headers={"X-API-Key": key}, timeout=30)
+
+    def revoke(self, key: str) -> httpx.Response:
+        return httpx.delete(f"{self.url}/auth/revoke", headers={"X-API-Key": key}, timeout=30)
+
+    def stop(self) -> int:
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(30)
+
+    def output(self) -> str:
+        self.log.seek(0)
+        return self.log.read().decode()
+
+    def lines(self) -> list[dict]:
+        return [json.loads(raw) for raw in self.output().splitlines() if raw.startswith("{")]
