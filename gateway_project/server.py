@@ -20,7 +20,7 @@ def command(*, host: str, port: int, workers: int) -> list[str]:
         "uvicorn",
         "gateway_project.asgi:application",
         "--loop=uvloop",
-        "--http=httptools",
+        "--http=gateway_project.protocol:BoundedHTTPProtocol",
         "--lifespan=on",
         "--ws=none",  # none are served yet: an upgrade is answered like any other request
         f"--host={host}",

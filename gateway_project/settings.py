@@ -129,6 +129,7 @@ CIRCUIT_BREAKER_TIMEOUT_SECONDS: float = env.float("CIRCUIT_BREAKER_TIMEOUT_SECO
 
 BODY_BYTES_MAX = 160 * 1024  # 10,000 emoji escaped by a default JSON encoder are 120,012 bytes
 BODY_SECONDS_MAX: float = env.float("BODY_SECONDS_MAX", default=10.0)
+HEAD_SECONDS_MAX: float = env.float("HEAD_SECONDS_MAX", default=10.0)
 DATA_UPLOAD_MAX_MEMORY_SIZE = BODY_BYTES_MAX
 
 # -- Django ---------------------------------------------------------------------------------------

@@ -94,9 +94,10 @@ async def _worker() -> health.Status:
     return "up" if timezone.now().timestamp() - seen < 3 * HEARTBEAT_SECONDS else "down"
 
 
-NEEDED = {"database": health.Probe(_database)}
+# Readiness is asked every few seconds, and what it is told must be of the last few.
+NEEDED = {"database": health.Probe(_database, remember_up_seconds=5)}
 if settings.REDIS_URL:
-    NEEDED["redis"] = health.Probe(_redis)
+    NEEDED["redis"] = health.Probe(_redis, remember_up_seconds=5)
 PROBES = {"engine": health.Probe(_engine), **NEEDED, "worker": health.Probe(_worker)}
 
 
@@ -158,6 +159,8 @@ class HealthViewSet(DataPlaneViewSet):
         is_degraded = isinstance(limiter, RedisLimiter) and limiter.degraded_since is not None
         # Without Redis limits go on by their failure policy, and without the database the keys
         # that are known: to send nobody here any more would make an outage out of a trouble.
+        if checks["database"] == "down":
+            database.note_trouble()
         away = database.trouble_since
         is_ready = checks["process"] == "up" and (
             checks["database"] == "up" or (away is not None and monotonic() - away < OUTAGE_SECONDS)

@@ -47,9 +47,8 @@ async def run(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         async with asyncio.timeout(DEADLINE_SECONDS):
             result = await _in_thread(_requests, function, *args, **kwargs)
     except (db.OperationalError, db.InterfaceError, TimeoutError) as exc:
-        now = monotonic()
-        trouble_since = trouble_since or now
-        _resting_until = now + REST_SECONDS
+        note_trouble()
+        _resting_until = monotonic() + REST_SECONDS
         raise errors.StoreUnavailable from exc
     trouble_since = None
     return result
@@ -70,6 +69,12 @@ async def _in_thread(
             db.connections.close_all()
 
     return await asyncio.get_running_loop().run_in_executor(executor, call)
+
+
+def note_trouble() -> None:
+    """Somebody else found the database away."""
+    global trouble_since
+    trouble_since = trouble_since or monotonic()
 
 
 def forget_trouble() -> None:

@@ -34,8 +34,14 @@ class Probe:
     `ask` returns a status, or raises whatever it likes when the thing is down.
     """
 
-    def __init__(self, ask: Callable[[], Awaitable[Status]]) -> None:
+    def __init__(
+        self,
+        ask: Callable[[], Awaitable[Status]],
+        *,
+        remember_up_seconds: float = REMEMBER_UP_SECONDS,
+    ) -> None:
         self._ask = ask
+        self._remember_up_seconds = remember_up_seconds
         self._known: Component | None = None
         self._until = 0.0
         self._lock = asyncio.Lock()
@@ -46,7 +52,7 @@ class Probe:
             if self._known is None or fresh or monotonic() >= self._until:
                 self._known = await self._probe()
                 up = self._known.status == "up"
-                seconds = REMEMBER_UP_SECONDS if up else REMEMBER_TROUBLE_SECONDS
+                seconds = self._remember_up_seconds if up else REMEMBER_TROUBLE_SECONDS
                 self._until = monotonic() + seconds
             return self._known
 

@@ -1,0 +1,95 @@
+"""The server's HTTP protocol, bounded: a head that is endless or never ends is turned away.
+
+uvicorn limits neither the size of a request's head nor the time it may take, so a thousand
+connections that send one byte a minute would stay for ever. Bodies have limits of their own
+(`core/handler.py`). What is not HTTP at all is refused in the format of every other error.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import http
+from typing import Any
+
+from django.conf import settings
+from uuid_utils.compat import uuid7
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from gateway_project.core import errors
+
+HEAD_BYTES_MAX = 32 * 1024
+
+
+class _HeadTooLarge(Exception):
+    pass
+
+
+class BoundedHTTPProtocol(HttpToolsProtocol):
+    """See the module's paragraph."""
+
+    _is_in_head = True
+    _head_bytes = 0
+    _head_timer: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: Any) -> None:
+        super().connection_made(transport)
+        self._start_timer()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._stop_timer()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        # A head that came whole, as nearly all do, has started no timer.
+        if not self._is_in_head:
+            self._stop_timer()
+        elif self._head_timer is None and not self.transport.is_closing():
+            self._start_timer()
+
+    def on_message_begin(self) -> None:
+        self._is_in_head, self._head_bytes = True, 0
+        super().on_message_begin()
+
+    def on_url(self, url: bytes) -> None:
+        self._count(len(url))
+        super().on_url(url)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self._count(len(name) + len(value) + 4)
+        super().on_header(name, value)
+
+    def on_headers_complete(self) -> None:
+        self._is_in_head = False
+        super().on_headers_complete()
+
+    def _count(self, size: int) -> None:
+        self._head_bytes += size
+        if self._head_bytes > HEAD_BYTES_MAX:
+            raise _HeadTooLarge  # the parser passes it on as its own error
+
+    def send_400_response(self, msg: str) -> None:
+        """Refuse what is not a request, and close."""
+        detail = None
+        if self._head_bytes > HEAD_BYTES_MAX:
+            detail = f"Address and headers are larger than {HEAD_BYTES_MAX // 1024} KiB together."
+        request_id = str(uuid7())
+        body = errors.problem(errors.BadRequest(detail), instance="", request_id=request_id)
+        head = (
+            f"HTTP/1.1 400 {http.HTTPStatus(400).phrase}\r\n"
+            f"content-type: {errors.CONTENT_TYPE}\r\ncontent-length: {len(body)}\r\n"
+            f"x-request-id: {request_id}\r\nconnection: close\r\n\r\n"
+        )
+        self.transport.write(head.encode() + body)
+        self.transport.close()
+
+    def _start_timer(self) -> None:
+        self._head_timer = self.loop.call_later(settings.HEAD_SECONDS_MAX, self._give_up)
+
+    def _stop_timer(self) -> None:
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+            self._head_timer = None
+
+    def _give_up(self) -> None:
+        self.transport.close()

@@ -1,0 +1,174 @@
+"""What served processes do while their stores fail and their clients are slow.
+
+Each test is a row of the table in docs/faults.md.
+"""
+
+from __future__ import annotations
+
+import json
+import socket
+from concurrent.futures import ThreadPoolExecutor
+
+import httpx
+import pytest
+
+from accounts import usage_log
+from accounts.models import UsageLog
+from gateway_project.tests.private_redis import PrivateRedis
+from gateway_project.tests.served import wait_until
+from gateway_project.tests.test_served import database_away
+
+pytestmark = pytest.mark.served
+
+
+@pytest.fixture
+def own_redis(tmp_path):
+    with PrivateRedis(tmp_path) as server:
+        yield server
+
+
+def ready(served):
+    return httpx.get(f"{served.url}/health/ready").json()
+
+
+def spend(served, key, calls):
+    with ThreadPoolExecutor(50) as pool:
+        return list(pool.map(lambda _: served.detect(key).status_code, range(calls)))
+
+
+def test_200_at_once_through_two_workers_let_exactly_60_pass(serve, acme_key):
+    statuses = spend(serve(WORKERS="2"), acme_key, 200)
+
+    assert (statuses.count(200), statuses.count(429)) == (60, 140)
+
+
+class TestRedis:
+    def test_away_limits_are_local_and_said_so_and_exact_again_afterwards(
+        self, serve, own_redis, acme_key
+    ):
+        served = serve(WORKERS="1", REDIS_URL=own_redis.url)
+        served.detect(acme_key)
+
+        own_redis.stop()
+        away = spend(served, acme_key, 70)
+        shown = ready(served)
+        text = httpx.get(f"{served.url}/metrics").text
+        own_redis.start()
+        wait_until(lambda: served.limits(acme_key) and ready(served)["limits"] == "exact")
+        back = spend(served, acme_key, 70)
+
+        assert (away.count(200), away.count(429)) == (60, 10)
+        assert (shown["status"], shown["limits"]) == ("degraded", "degraded")
+        assert 'gateway_ratelimit_degraded_total{policy="minute"}' in text
+        assert (back.count(200), back.count(429)) == (60, 10)
+
+    def test_closed_by_policy_it_refuses_with_503(self, serve, own_redis, acme_key):
+        served = serve(WORKERS="1", REDIS_URL=own_redis.url, RATE_LIMIT_FAILURE_POLICY="closed")
+
+        own_redis.stop()
+        r = served.detect(acme_key)
+
+        assert (r.status_code, r.json()["code"]) == (503, "store_unavailable")
+
+    def test_flushed_in_the_middle_no_request_fails(self, serve, own_redis, make_key):
+        key = make_key(rate_limit_per_minute=1000)
+        served = serve(WORKERS="2", REDIS_URL=own_redis.url)
+
+        statuses = []
+        for n in range(60):
+            if n % 20 == 10:
+                with own_redis.client as client:
+                    client.flushall()
+            statuses.append(served.detect(key, f"hello {n}").status_code)
+
+        assert statuses == [200] * 60
+
+    def test_frozen_it_slows_nobody_down_for_long(self, serve, own_redis, make_key):
+        key = make_key(rate_limit_per_minute=1000)
+        served = serve(WORKERS="1", REDIS_URL=own_redis.url)
+        served.detect(key)
+
+        own_redis.freeze()
+        statuses = {served.detect(key, f"hello {n}").status_code for n in range(5)}
+        own_redis.thaw()
+
+        assert statuses == {200}
+
+
+def test_the_database_restarted_in_the_middle_costs_no_known_key_and_no_row(serve, make_key):
+    key = make_key(rate_limit_per_minute=1000)
+    served = serve(WORKERS="1")
+    statuses = [served.detect(key).status_code]
+
+    with database_away():
+        statuses += [served.detect(key, f"hello {n}").status_code for n in range(20)]
+        wait_until(lambda: ready(served)["checks"]["database"] == "down")
+        is_ready = httpx.get(f"{served.url}/health/ready").status_code
+    wait_until(lambda: ready(served)["status"] == "up")
+    statuses += [served.detect(key).status_code]
+    served.stop()
+    usage_log.drain()
+
+    assert statuses == [200] * 22
+    assert is_ready == 200  # to send nobody here any more would make an outage of a trouble
+    assert UsageLog.objects.count() == 22
+
+
+class TestSlowClients:
+    def slow(self, served, said, count):
+        clients = []
+        for _ in range(count):
+            client = socket.create_connection(("127.0.0.1", served.port), timeout=20)
+            client.sendall(said)
+            clients.append(client)
+        return clients
+
+    def test_a_thousand_of_them_keep_nobody_waiting_and_get_a_408(self, serve, make_key):
+        key = make_key(rate_limit_per_minute=1000)
+        served = serve(WORKERS="1", BODY_SECONDS_MAX="3")
+        head = (
+            f"POST /v1/detect HTTP/1.1\r\nHost: 127.0.0.1\r\nX-API-Key: {key}\r\n"
+            "Content-Type: application/json\r\nContent-Length: 100\r\n\r\n{"
+        )
+
+        clients = self.slow(served, head.encode(), 1000)
+        statuses = {served.detect(key, f"hello {n}").status_code for n in range(20)}
+        answers = {client.recv(12) for client in clients}
+        for client in clients:
+            client.close()
+
+        assert statuses == {200}
+        assert answers == {b"HTTP/1.1 408"}
+
+    def test_a_head_that_never_ends_is_given_up(self, serve, acme_key, monkeypatch):
+        served = serve(WORKERS="1", HEAD_SECONDS_MAX="1")
+
+        for said in (b"", b"GET /health/live HTT", b"GET /health/live HTTP/1.1\r\nHost: "):
+            (client,) = self.slow(served, said, 1)
+            assert client.recv(100) == b""
+            client.close()
+
+    @pytest.mark.parametrize(
+        "head",
+        [
+            b"GET /health/live HTTP/1.1\r\n" + b"X-Filler: " + b"a" * 40_000 + b"\r\n\r\n",
+            b"GET /health/live HTTP/1.1\r\n" + b"A: b\r\n" * 8_000 + b"\r\n",
+            b"GET /health/live?" + b"a" * 40_000 + b" HTTP/1.1\r\n\r\n",
+            b"\x16\x03\x01\x02\x00\x01\x00",
+        ],
+        ids=["a large header", "many headers", "a long address", "TLS"],
+    )
+    def test_a_head_that_is_none_is_a_problem_and_the_end(self, serve, head):
+        served = serve(WORKERS="1")
+        (client,) = self.slow(served, head, 1)
+
+        answer = b""
+        while part := client.recv(65536):
+            answer += part
+        client.close()
+
+        top, _, body = answer.partition(b"\r\n\r\n")
+        assert top.startswith(b"HTTP/1.1 400 ")
+        assert b"application/problem+json" in top
+        assert json.loads(body)["code"] == "bad_request"
+        assert httpx.get(f"{served.url}/health/live").status_code == 200
