@@ -38,6 +38,7 @@ class Contender:
     packages: tuple[str, ...]  # whose versions are printed
     python: Path
     prepare: tuple[tuple[str, ...], ...] = ()
+    worker: tuple[str, ...] = ()  # runs beside the web processes, and its CPU counts with theirs
     missing: tuple[str, ...] = field(default=())  # named in the report: not on (yet)
 
     def headers(self, key: str) -> dict[str, str]:
@@ -103,6 +104,11 @@ def gateway(stores: Stores, engine_port: int, workers: int, scratch: Path) -> Co
             "--per-minute", str(PER_MINUTE), "--per-day", str(PER_DAY),
         ),
         serve=(*command, "serve"),
+        worker=(
+            sys.executable, "-m", "celery", "-A", "gateway_project", "worker", "--beat",
+            "--schedule", str(scratch / "beat"), "--concurrency", "1", "--loglevel", "WARNING",
+            "--without-gossip", "--without-mingle",
+        ),
         env={
             "HOST": LOOPBACK,
             "PORT": str(port),
@@ -126,13 +132,13 @@ def gateway(stores: Stores, engine_port: int, workers: int, scratch: Path) -> Co
         switched_on=(
             "API key: keyed hash against PostgreSQL, verified keys remembered in the worker",
             "limits per minute and day in Redis, with headers",
-            "circuit breaker, connection pool",
-            "a usage row in PostgreSQL for each request",
+            "score cache in Redis (asked and filled), equal texts at once joined",
+            "circuit breaker shown to all processes, connection pool",
+            "a usage row in PostgreSQL for each request, by stream and worker, and roll-ups of them",
             "Prometheus metrics, multiprocess",
             "JSON access log line with request id",
             "security headers, GZip (CORS is the Robin API's)",
         ),
-        missing=("verdict cache",),
         packages=("django", "djangorestframework", "uvicorn", "aiohttp", "redis", "pydantic"),
         python=Path(sys.executable),
     )  # fmt: skip

@@ -54,8 +54,19 @@ class Side:
     child: Child
     stores: Stores
     headers: dict[str, str]
+    worker: Child | None = None
     answered: int = 0  # requests that wrk saw answered: each must leave a usage row
     cut_off: int = 0  # at most so many more were under way when a run of wrk ended
+
+    @property
+    def children(self) -> list[Child]:
+        return [self.child] if self.worker is None else [self.child, self.worker]
+
+    def cpu_seconds(self) -> float:
+        return sum(child.cpu_seconds() for child in self.children)
+
+    def settle(self) -> bool:
+        return all([child.settle() for child in self.children])
 
 
 @dataclass
@@ -75,13 +86,13 @@ class Bench:
 
     def measure(self, row: Row, side: Side, *, seconds: int, connections: int) -> report.Run:
         """One run of wrk against one contender, checked and with its CPU time."""
-        calls, cpu = self._engine_calls(), side.child.cpu_seconds()
+        calls, cpu = self._engine_calls(), side.cpu_seconds()
         load = run_wrk(
             row, side.contender.port, side.headers, connections=connections, seconds=seconds
         )
         # Work put off until after the answer belongs to the request, so CPU counts to rest.
-        settled = side.child.settle()
-        calls, cpu = self._engine_calls() - calls - 1, side.child.cpu_seconds() - cpu
+        settled = side.settle()
+        calls, cpu = self._engine_calls() - calls - 1, side.cpu_seconds() - cpu
         if settled:
             self.foreign.append(machine.busy_share(0.3))
         if row.counts_usage:
@@ -143,7 +154,7 @@ class Bench:
         """Memory of every process in bytes; the web workers are the busiest ones."""
         found = {}
         for name, side in self.sides.items():
-            processes = [asdict(process) for process in side.child.usage()]
+            processes = [asdict(process) for child in side.children for process in child.usage()]
             found[name] = {"web": processes[: self.workers], "others": processes[self.workers :]}
         return found
 
@@ -270,10 +281,18 @@ def running_side(name: str, bench: Bench, database_url: str, redis_url: str) -> 
             raise BenchError(f"{contender.title}: no key came from {contender.make_key}.")
         log = bench.scratch / f"{name}.log"
         child = Child(contender.title, contender.serve, env, contender.cwd, log)
+        side: Side | None = None
         try:
             child.wait_ready(contender.port, contender.ready_path)
-            yield Side(contender, child, stores, contender.headers(lines[-1]))
+            side = Side(contender, child, stores, contender.headers(lines[-1]))
+            if contender.worker:
+                log = bench.scratch / f"{name}-worker.log"
+                title = f"{contender.title}, worker"
+                side.worker = Child(title, contender.worker, env, contender.cwd, log)
+            yield side
         finally:
+            if side is not None and side.worker is not None:
+                side.worker.stop()
             child.stop()
 
 
