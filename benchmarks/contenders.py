@@ -134,7 +134,7 @@ def gateway(stores: Stores, engine_port: int, workers: int, scratch: Path) -> Co
             "limits per minute and day in Redis, with headers",
             "score cache in Redis (asked and filled), equal texts at once joined",
             "circuit breaker shown to all processes, connection pool",
-            "a usage row in PostgreSQL for each request, by stream and worker, and roll-ups of them",
+            "a usage row in PostgreSQL for each request (stream, worker), and roll-ups",
             "Prometheus metrics, multiprocess",
             "JSON access log line with request id",
             "security headers, GZip (CORS is the Robin API's)",

@@ -66,7 +66,8 @@ class Side:
         return sum(child.cpu_seconds() for child in self.children)
 
     def settle(self) -> bool:
-        return all([child.settle() for child in self.children])
+        rested = [child.settle() for child in self.children]
+        return all(rested)
 
 
 @dataclass
