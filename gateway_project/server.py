@@ -8,6 +8,8 @@ import sys
 import tempfile
 from pathlib import Path
 
+from gateway_project.core import multiprocess
+
 BACKLOG = 2048
 GRACEFUL_SECONDS = 15
 
@@ -37,17 +39,17 @@ def command(*, host: str, port: int, workers: int) -> list[str]:
 
 
 def metrics_folder() -> Path:
-    """A fresh folder for Prometheus' multiprocess files.
+    """The folder of Prometheus' multiprocess files: as configured, else a fresh one.
 
-    The files of an earlier run would be added to this run's counters for ever.
+    A configured one may be shared with a Celery worker of the same machine, so it is swept, not
+    emptied: counters of an earlier run go on.
     """
     configured = os.environ.get("PROMETHEUS_MULTIPROC_DIR")
     if configured is None:
         return Path(tempfile.mkdtemp(prefix="gateway-metrics-"))
     folder = Path(configured)
     folder.mkdir(parents=True, exist_ok=True)
-    for entry in folder.glob("*.db"):
-        entry.unlink()
+    multiprocess.sweep(folder)
     return folder
 
 

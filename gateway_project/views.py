@@ -24,7 +24,7 @@ from pydantic import BaseModel, Field
 from accounts.authentication import OUTAGE_SECONDS
 from accounts.tasks import HEARTBEAT_KEY, HEARTBEAT_SECONDS
 from gateway_project import process
-from gateway_project.core import breaker, database, errors, health, redis
+from gateway_project.core import breaker, database, errors, health, multiprocess, redis
 from gateway_project.core.control_plane import refuse
 from gateway_project.core.middleware import context_of
 from gateway_project.core.ratelimit import RedisLimiter, get_limiter
@@ -192,7 +192,8 @@ def metrics(request: HttpRequest) -> HttpResponse:
     if not _may_scrape(request):
         # 404, not 403: outsiders need not know that metrics are here.
         return refuse(request, errors.NotFound())
-    return ExportToDjangoView(request)
+    with multiprocess.scraping():
+        return ExportToDjangoView(request)
 
 
 def _may_scrape(request: HttpRequest) -> bool:

@@ -68,6 +68,10 @@ cache_requests = Counter(
 usage_dropped = Counter(
     "gateway_usage_dropped_total", "Usage rows lost: no room, refused, or no store at the stop."
 )
+tasks_total = Counter("gateway_tasks_total", "Tasks that a worker ended.", ["task", "outcome"])
+task_duration = Histogram(
+    "gateway_task_duration_seconds", "Time a task ran.", ["task"], buckets=SECONDS
+)
 usage_written = Counter("gateway_usage_written_total", "Usage rows written to the log.")
 
 
@@ -148,6 +152,9 @@ def configure_logging(*, level: str, format: str) -> None:  # noqa: A002 - the s
     # One "request" event of ours says all that these do, with a request id and without the path.
     for noisy in ("uvicorn.access", "httpx", "aiohttp.access"):
         logging.getLogger(noisy).setLevel("CRITICAL")
+    # Three lines a second for tasks that ended well; `gateway_tasks_total` counts them.
+    for noisy in ("celery.beat", "celery.worker.strategy", "celery.app.trace"):
+        logging.getLogger(noisy).setLevel("WARNING")
     for refusals in ("django.request", "django.security.csrf"):
         logging.getLogger(refusals).setLevel("ERROR")
     # The server brings handlers of its own, which do not write JSON.

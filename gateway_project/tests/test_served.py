@@ -133,16 +133,6 @@ class TestTwoWorkers:
 
         assert 20 <= usage_log.drain() <= 25
 
-    def test_the_metrics_of_an_earlier_run_are_not_added(self, serve, acme_key):
-        first = serve()
-        first.detect(acme_key)
-        first.stop()
-
-        second = serve()
-        text = httpx.get(f"{second.url}/metrics").text
-
-        assert 'endpoint="/v1/detect"' not in text
-
 
 class TestOnTheWire:
     def test_a_slow_body_is_a_408(self, serve, acme_key):
