@@ -3,7 +3,7 @@
 VENV := .venv
 PY := $(VENV)/bin/python
 PIP := $(PY) -m pip --disable-pip-version-check --no-input --quiet
-SERVICES := $(PY) deploy/services.py run --
+SERVICES := $(PY) deploy/services.py run
 # Named after the content, not dated: switching branches or restoring a cached .venv reinstalls
 # only what really changed.
 BASE := $(VENV)/.base-$(shell cksum < requirements/base.txt | cut -d' ' -f1)
@@ -82,7 +82,7 @@ test: lint migrations-check deploy-check pytest
 endif
 
 pytest: setup-dev ## Only the tests, with PostgreSQL and Redis (T=path, or any arguments)
-	@$(SERVICES) $(PY) -m pytest $(if $(T),$(T),--cov --cov-branch --cov-report=term)
+	@$(SERVICES) --want nginx -- $(PY) -m pytest $(if $(T),$(T),--cov --cov-branch --cov-report=term)
 
 lint: setup-dev ## Style, types, directions of imports
 	@echo "ruff, mypy, import-linter"
@@ -104,7 +104,7 @@ check: test ## test, and Django's own look at a deployment
 		$(PY) manage.py check --deploy --fail-level ERROR
 
 bench: setup-dev ## Load tests against the running code (ARGS=…)
-	@$(SERVICES) $(PY) -m benchmarks.run $(ARGS)
+	@$(SERVICES) -- $(PY) -m benchmarks.run $(ARGS)
 
 lock: | $(PY) ## Pin requirements/*.in into *.txt, with hashes
 	@[ -x $(VENV)/bin/uv ] || $(PIP) install uv

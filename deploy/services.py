@@ -4,7 +4,8 @@ A store that the environment names (`DATABASE_URL`, `REDIS_URL`) is used as it i
 with a sentence if it does not answer. Any other is private: started from the installed binaries
 on a free loopback port in a temporary folder, gone when CMD ends. Servers that merely happen to
 listen on the default ports are never touched: they may hold somebody's data. Binaries that are
-missing are installed when that takes no guessing (root on a machine with apt-get).
+missing are installed when that takes no guessing (root on a machine with apt-get). What CMD merely
+wants (`--want nginx`) is installed in the same way, or CMD runs without it.
 
 `doctor` prints what a run would use. Only the standard library is needed: no environment yet.
 """
@@ -33,7 +34,12 @@ from urllib.parse import urlsplit
 
 LOOPBACK = "127.0.0.1"
 VARIABLES = {"postgres": "DATABASE_URL", "redis": "REDIS_URL"}
-PACKAGES = {"postgres": "postgresql", "redis": "redis-server", "chromium": "chromium"}
+PACKAGES = {
+    "postgres": "postgresql",
+    "redis": "redis-server",
+    "chromium": "chromium",
+    "nginx": "nginx",
+}
 POSTGRES_ROOT = Path("/usr/lib/postgresql")  # Debian keeps a folder there for each major version
 Ready = Callable[[int, int], bool]  # process id and port: is it this very process that answers?
 POLICY_FILE = Path("/usr/sbin/policy-rc.d")
@@ -58,7 +64,9 @@ def say(line: str) -> None:
 def find(need: str) -> Path | None:
     """The program for a need, PostgreSQL in its newest version; None when it is not installed."""
     if need != "postgres":
-        return Path(path) if (path := shutil.which(PACKAGES[need])) else None
+        # Debian's nginx lies where only root's PATH leads.
+        places = os.pathsep.join((os.environ.get("PATH", os.defpath), "/usr/sbin"))
+        return Path(path) if (path := shutil.which(PACKAGES[need], path=places)) else None
     versions = [path for path in POSTGRES_ROOT.glob("*/bin") if path.parent.name.isdecimal()]
     folders = sorted(versions, key=lambda path: int(path.parent.name), reverse=True)
     if on_path := shutil.which("postgres"):
@@ -238,8 +246,8 @@ def listen(handler: Callable[[int, object], None]) -> None:
             signal.signal(number, handler)
 
 
-def run(needs: list[str], command: list[str]) -> int:
-    """Make the needs available, run CMD, stop what was started; CMD's exit code."""
+def run(needs: list[str], wants: list[str], command: list[str]) -> int:
+    """Make the needs available, the wants if possible, run CMD; CMD's exit code."""
     received: list[int] = []  # only noted, so that no server is forgotten while it starts
     listen(lambda number, frame: received.append(number))
     environment = dict(os.environ)
@@ -251,6 +259,11 @@ def run(needs: list[str], command: list[str]) -> int:
             raise StopError(f"{name} is set, but {reason}: start it, correct or unset {name}.")
     if missing := [need for need in wanted if find(need) is None]:
         install(missing)
+    if missing := [want for want in wants if find(want) is None]:
+        try:
+            install(missing)
+        except StopError as reason:
+            say(f"going on without {', '.join(missing)}: {reason}")
     with ExitStack() as stack:
         for need in STARTERS.keys() & set(wanted):
             if received:
@@ -281,15 +294,16 @@ def main(arguments: list[str]) -> int:
     command = arguments[at + 1 :]
     parser = argparse.ArgumentParser(usage="services.py doctor | run [--need LIST] -- CMD…")
     parser.add_argument("action", choices=["doctor", "run"])
-    parser.add_argument("--need", default="postgres,redis", help="of postgres, redis, chromium")
+    parser.add_argument("--need", default="postgres,redis", help=f"of {', '.join(PACKAGES)}")
+    parser.add_argument("--want", default="", help="the same, but CMD runs without it too")
     options = parser.parse_args(arguments[:at])
-    needs = options.need.split(",")
-    if unknown := set(needs) - PACKAGES.keys():
-        parser.error(f"--need knows {', '.join(PACKAGES)}, not {', '.join(unknown)}")
+    needs, wants = options.need.split(","), options.want.split(",") if options.want else []
+    if unknown := {*needs, *wants} - PACKAGES.keys():
+        parser.error(f"only {', '.join(PACKAGES)} are known, not {', '.join(unknown)}")
     if options.action == "run" and not command:
         parser.error("the command to run is missing after --")
     try:
-        return doctor() if options.action == "doctor" else run(needs, command)
+        return doctor() if options.action == "doctor" else run(needs, wants, command)
     except (StopError, OSError, LookupError) as end:
         say(str(end))
         return end.code if isinstance(end, StopError) else 2

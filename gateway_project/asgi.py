@@ -64,4 +64,5 @@ application = RequestMiddleware(
         control_plane,
     ),
     trusted_hops=settings.TRUSTED_PROXY_HOPS,
+    is_leaving=lambda: Process.leaving,
 )

@@ -58,6 +58,14 @@ def check_settings(app_configs: Any, **_: Any) -> list[CheckMessage]:
                 id="gateway.E006",
             )
         )
+    if not 0 <= settings.DRAIN_SECONDS < float("inf"):
+        found.append(
+            Error(
+                "DRAIN_SECONDS is no number of seconds.",
+                hint="5, or a little more than your proxy takes to notice; 0: no drain.",
+                id="gateway.E008",
+            )
+        )
     return found
 
 

@@ -25,6 +25,7 @@ class Process:
     """Starts in the order of need and stops in reverse: readiness first, stores last."""
 
     ready = False
+    leaving = False  # a signal came: every answer then says `connection: close`
     probe_client: ClassVar[httpx.AsyncClient]
 
     def __init__(self) -> None:

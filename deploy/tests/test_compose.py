@@ -13,8 +13,11 @@ from typing import Any
 import pytest
 import yaml
 from django.apps import apps
+from django.conf import settings
 from django.core.management import get_commands
 from django.utils.module_loading import import_string
+
+from gateway_project import server
 
 ROOT = Path(__file__).resolve().parents[2]
 COMPOSE = ROOT / "docker-compose.yml"
@@ -75,6 +78,12 @@ def test_everything_waits_for_the_migrations(services: dict[str, Any]) -> None:
         assert waits_for["migrate"]["condition"] == "service_completed_successfully"
         assert waits_for["postgres"]["condition"] == "service_healthy"
         assert waits_for["redis"]["condition"] == "service_healthy"
+
+
+def test_a_stop_of_the_gateway_fits_into_its_grace_period(services: dict[str, Any]) -> None:
+    grace = float(services["gateway"]["stop_grace_period"].removesuffix("s"))
+    stop = settings.DRAIN_SECONDS + server.LINGER_SECONDS + server.GRACEFUL_SECONDS
+    assert stop + 10 <= grace
 
 
 def test_commands_exist(services: dict[str, Any]) -> None:

@@ -186,6 +186,22 @@ def test_without_binaries_and_without_root_it_says_what_to_install(
     )
 
 
+def test_what_is_only_wanted_may_be_missing(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(services, "find", lambda need: None)
+    monkeypatch.setattr(services, "can_install", lambda: False)
+    monkeypatch.setattr(services, "run_command", lambda *_: 7)
+    monkeypatch.setattr(services, "listen", lambda handler: None)  # signals are pytest's here
+    monkeypatch.setenv("DATABASE_URL", "sqlite:///x.db")
+    arguments = ["run", "--need", "postgres", "--want", "nginx", "--", "true"]
+    assert services.main(arguments) == 7
+    assert capsys.readouterr().err == (
+        "services: going on without nginx: please install nginx first "
+        "(on Debian, as root, with apt-get).\n"
+    )
+
+
 def test_root_on_debian_gets_them_installed_without_daemons(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -198,10 +214,10 @@ def test_root_on_debian_gets_them_installed_without_daemons(
         "must_succeed",
         lambda command, **_: steps.append((command, os.access(policy, os.X_OK))),
     )
-    services.install(["postgres", "redis", "chromium"])
-    assert [command[-3:] for command, _ in steps] == [
+    services.install(["postgres", "redis", "chromium", "nginx"])
+    assert [command[-4:] for command, _ in steps] == [
         ["apt-get", "update"],
-        ["postgresql", "redis-server", "chromium"],
+        ["postgresql", "redis-server", "chromium", "nginx"],
     ]
     assert all(daemons_are_kept_from_starting for _, daemons_are_kept_from_starting in steps)
     assert not policy.exists()

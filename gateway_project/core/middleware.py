@@ -140,10 +140,18 @@ def _is_address(text: str) -> bool:
 class RequestMiddleware:
     """Wraps the whole application; see the module's paragraph."""
 
-    def __init__(self, app: ASGIApp, *, trusted_hops: int = 0, gzip_bytes_min: int = 1000) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        trusted_hops: int = 0,
+        gzip_bytes_min: int = 1000,
+        is_leaving: Callable[[], bool] = lambda: False,
+    ) -> None:
         self.app = app
         self.trusted_hops = trusted_hops
         self.gzip_bytes_min = gzip_bytes_min
+        self.is_leaving = is_leaving
 
     def _context(self, scope: Scope) -> tuple[RequestContext, bool]:
         correlation = traceparent = None
@@ -246,6 +254,9 @@ class RequestMiddleware:
             f"limiter;dur={limiter:.2f}, upstream;dur={upstream:.2f}"
         )
         headers.append((b"server-timing", timing.encode()))
+        if self.is_leaving() and b"connection" not in names:
+            # Proxies and clients give this connection up before the process closes it.
+            headers.append((b"connection", b"close"))
         request_id = context.correlation_id or context.request_id
         headers.append((b"x-request-id", request_id.encode()))
         return headers

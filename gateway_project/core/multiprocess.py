@@ -20,6 +20,7 @@ from threading import Lock
 from time import monotonic
 from typing import Any
 
+from django.conf import settings
 from prometheus_client import mmap_dict
 
 MmapedDict: Any = mmap_dict.MmapedDict  # it has no types
@@ -33,7 +34,7 @@ _sweeping = Lock()
 def scraping() -> Iterator[None]:
     """Hold the folder still for a scrape; sweeps it first when that is due."""
     global _swept_at
-    folder = os.environ.get("PROMETHEUS_MULTIPROC_DIR")
+    folder = settings.PROMETHEUS_MULTIPROC_DIR
     if not folder:
         yield
         return

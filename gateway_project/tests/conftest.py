@@ -11,13 +11,16 @@ from gateway_project.tests.served import Served
 
 @pytest.fixture
 def serve(gateway, engine, tmp_path):
-    """`serve(WORKERS="2")` starts one; all are stopped at the end."""
+    """`serve(WORKERS="2")` starts one; all are stopped at the end.
+
+    Those that run at the same time need folders of their own.
+    """
     if connection.vendor != "postgresql" or not settings.REDIS_URL:
         pytest.skip("needs PostgreSQL and Redis: `make test` starts them")
     started: list[Served] = []
 
-    def start(**environment: str) -> Served:
-        served = Served(tmp_path, **environment)
+    def start(folder: str = "served", **environment: str) -> Served:
+        served = Served(tmp_path / folder, **environment)
         started.append(served)
         served.wait()
         return served

@@ -38,11 +38,14 @@ def wait_until(condition, seconds: float = START_SECONDS_MAX):
 class Served:
     """`manage.py serve` with what the test says; `stop()` ends it like an orchestrator."""
 
-    def __init__(self, tmp_path: Path, **environment: str) -> None:
-        self.port = free_port()
+    def __init__(self, folder: Path, **environment: str) -> None:
+        self.port = int(environment.get("PORT") or free_port())
         self.workers = int(environment.get("WORKERS", "2"))
         self.url = f"http://127.0.0.1:{self.port}"
-        self.log = (tmp_path / "served.log").open("w+b")
+        folder.mkdir(exist_ok=True)
+        log = folder / "served.log"
+        log.unlink(missing_ok=True)
+        self.log = log.open("a+b")  # appending: the process writes while the test reads
         database = settings.DATABASES["default"]
         self.process = subprocess.Popen(
             [sys.executable, "manage.py", "serve"],
@@ -51,6 +54,7 @@ class Served:
                 **os.environ,
                 "PORT": str(self.port),
                 "WORKERS": "2",
+                "DRAIN_SECONDS": "0",  # tests about stopping say otherwise
                 "SECRET_KEY": settings.SECRET_KEY,
                 "KEY_PEPPERS": ",".join(
                     f"{v}:{p.decode()}" for v, p in settings.KEY_PEPPERS.by_version
@@ -61,7 +65,7 @@ class Served:
                 "DETECTION_ENGINE_URL": settings.DETECTION_ENGINE_URL,
                 "DETECTION_ENGINE_SCORE_FLOOR": "0",
                 "ALLOWED_HOSTS": "127.0.0.1",
-                "PROMETHEUS_MULTIPROC_DIR": str(tmp_path / "metrics"),
+                "PROMETHEUS_MULTIPROC_DIR": str(folder / "metrics"),
                 **environment,
             },
             stdout=self.log,

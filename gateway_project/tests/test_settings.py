@@ -44,6 +44,7 @@ def test_the_example_names_only_settings_that_exist():
         ("DETECTION_ENGINE_URL", "engine:8080", "gateway.E004"),
         ("DETECTION_ENGINE_SCORE_FLOOR", 1.0, "gateway.E005"),
         ("EMBEDDED_WORKER", True, "gateway.E006"),
+        ("DRAIN_SECONDS", -1.0, "gateway.E008"),
     ],
 )
 def test_a_mistake_is_a_system_check_with_a_hint(settings, setting, value, check):

@@ -71,6 +71,7 @@ class Command(BaseCommand):
             **os.environ,
             "EMBEDDED_WORKER": "" if settings.REDIS_URL else "true",
             "WORKERS": "1",
+            "DRAIN_SECONDS": "0",  # no proxy has to notice, and a person waits
             "LOG_FORMAT": os.environ.get("LOG_FORMAT", "console"),
             "LOG_LEVEL": os.environ.get("LOG_LEVEL", "WARNING"),
             "PROMETHEUS_MULTIPROC_DIR": str(metrics),

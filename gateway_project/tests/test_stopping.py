@@ -1,0 +1,224 @@
+"""Stopping, as an orchestrator and a proxy see it: not ready first, nothing refused or lost."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import httpx
+import pytest
+
+from accounts import usage_log
+from accounts.models import UsageLog
+from deploy import services
+from gateway_project.tests.served import Served, free_port, wait_until
+
+CLIENTS = 8
+THINK_SECONDS = 0.05  # a saturated machine would only start the gateways more slowly
+PER_MINUTE = 1_000_000
+# Without `max_fails=0` a gateway that was refused once is left out for ten seconds, and then
+# nobody is there when the other one stops.
+NGINX = """
+daemon off;
+master_process off;
+pid {folder}/nginx.pid;
+error_log {folder}/error.log;
+events {{ worker_connections 256; }}
+http {{
+    access_log off;
+    client_body_temp_path {folder}/body;
+    proxy_temp_path {folder}/proxy;
+    fastcgi_temp_path {folder}/fastcgi;
+    uwsgi_temp_path {folder}/uwsgi;
+    scgi_temp_path {folder}/scgi;
+    upstream gateway {{
+        {servers}
+        keepalive 16;
+    }}
+    server {{
+        listen 127.0.0.1:{port};
+        location / {{
+            proxy_pass http://gateway;
+            proxy_http_version 1.1;
+            proxy_set_header Connection "";
+        }}
+    }}
+}}
+"""
+
+pytestmark = pytest.mark.served
+
+
+@contextmanager
+def nginx(folder: Path, *ports: int):
+    """A real nginx in front of the gateways on these ports; gives its URL."""
+    program = services.find("nginx")
+    if program is None:
+        pytest.skip("needs nginx: `make test` installs it on Debian as root")
+    port = free_port()
+    folder.mkdir()
+    servers = " ".join(f"server 127.0.0.1:{each} max_fails=0;" for each in ports)
+    conf = folder / "nginx.conf"
+    conf.write_text(NGINX.format(folder=folder, servers=servers, port=port))
+    command = [program, "-p", folder, "-c", conf, "-e", folder / "error.log"]
+    with subprocess.Popen(command) as process:
+        try:
+            url = f"http://127.0.0.1:{port}"
+            wait_until(lambda: httpx.get(f"{url}/health/live").status_code == 200)
+            yield url
+        finally:
+            process.terminate()
+
+
+class Load:
+    """Clients that ask for verdicts all the time, each on a connection that it keeps."""
+
+    def __init__(self, url: str, key: str) -> None:
+        self.url = url
+        self.key = key
+        self.request_ids: list[str] = []
+        self.failures: list[str] = []
+        self._is_over = threading.Event()
+
+    def __enter__(self) -> Load:
+        self._threads = [threading.Thread(target=self._ask) for _ in range(CLIENTS)]
+        for thread in self._threads:
+            thread.start()
+        self.goes_on()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._is_over.set()
+        for thread in self._threads:
+            thread.join()
+
+    def _ask(self) -> None:
+        headers = {"X-API-Key": self.key}
+        with httpx.Client(headers=headers, timeout=30, trust_env=False) as http:
+            while not self._is_over.is_set():
+                try:
+                    r = http.post(f"{self.url}/v1/detect", json={"text": "hello"})
+                except httpx.HTTPError as exc:
+                    self.failures.append(repr(exc))
+                    continue
+                if r.status_code == 200:
+                    self.request_ids.append(r.json()["request_id"])
+                else:
+                    self.failures.append(f"{r.status_code} {r.text}")
+                time.sleep(THINK_SECONDS)
+
+    def goes_on(self) -> None:
+        """Wait until every client has been answered a few times more."""
+        enough = len(self.request_ids) + 10 * CLIENTS
+        wait_until(lambda: self.failures or len(self.request_ids) >= enough)
+
+
+def written() -> list[str]:
+    usage_log.drain()
+    rows = UsageLog.objects.filter(endpoint="/v1/detect")
+    return sorted(str(request_id) for request_id in rows.values_list("request_id", flat=True))
+
+
+def events(served: Served) -> list[str]:
+    return [line.get("event", "") for line in served.lines()]
+
+
+def ready(url: str) -> httpx.Response:
+    return httpx.get(f"{url}/health/ready", trust_env=False)
+
+
+@pytest.fixture
+def key(make_key, acme):
+    acme.rate_limit_per_day = 10_000_000
+    acme.save()
+    return make_key(rate_limit_per_minute=PER_MINUTE, rate_limit_per_day=10_000_000)
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_not_ready_first_then_what_is_in_flight_finishes_and_is_counted(
+    serve, engine, key, workers
+):
+    # So long that only the second signal can end it.
+    served = serve(WORKERS=workers, DRAIN_SECONDS="600")
+    engine.is_slow(1.0)
+
+    def is_counted(times: int) -> bool:
+        limits = httpx.get(f"{served.url}/v1/limits", headers={"X-API-Key": key}).json()
+        return limits["policies"][0]["remaining"] == PER_MINUTE - times
+
+    with ThreadPoolExecutor(2) as pool, httpx.Client(base_url=served.url) as kept_alive:
+        before = kept_alive.get("/health/live")
+        first = pool.submit(served.detect, key)
+        wait_until(lambda: is_counted(1))  # so it is in flight
+
+        served.process.send_signal(signal.SIGTERM)
+        wait_until(lambda: ready(served.url).status_code == 503)
+        draining = ready(served.url)
+        late = pool.submit(served.detect, key)
+        wait_until(lambda: is_counted(2))
+        after = kept_alive.get("/health/live")
+        served.process.send_signal(signal.SIGTERM)
+
+        code = served.process.wait(30)
+        answers = [first.result(), late.result()]
+
+    assert draining.status_code == 503
+    assert draining.json()["checks"] == {"process": "down", "database": "up", "redis": "up"}
+    assert (before.status_code, before.headers.get("connection")) == (200, None)
+    assert (after.status_code, after.headers["connection"]) == (200, "close")
+    assert [(r.status_code, r.json()["source"]) for r in answers] == [(200, "engine")] * 2
+    assert [r.headers["connection"] for r in answers] == ["close", "close"]
+    assert code == 0
+    assert written() == sorted(r.json()["request_id"] for r in answers)
+
+
+def test_gateways_restarted_one_after_the_other_behind_nginx_fail_no_request(serve, key, tmp_path):
+    """One of them with a supervisor, for there the last worker closes the port."""
+    ports = {"1": str(free_port()), "2": str(free_port())}
+
+    def start(workers: str) -> Served:
+        return serve(workers, WORKERS=workers, PORT=ports[workers], DRAIN_SECONDS="0.5")
+
+    with ThreadPoolExecutor() as pool:
+        gateways = list(pool.map(start, ports))
+    with nginx(tmp_path / "nginx", *ports.values()) as url, Load(url, key) as load:
+        for workers in ports:
+            gateways[int(workers) - 1].stop()
+            gateways.append(start(workers))
+            load.goes_on()
+    with ThreadPoolExecutor() as pool:
+        pool.map(Served.stop, gateways[2:])
+
+    assert load.failures == []
+    assert [gateway.process.returncode for gateway in gateways] == [0] * 4
+    assert written() == sorted(load.request_ids)
+
+
+def test_sighup_replaces_the_workers_and_fails_no_request(serve, key):
+    served = serve(WORKERS="2", DRAIN_SECONDS="600")  # which a worker that retires does without
+    not_ready = []
+
+    def are_replaced() -> bool:
+        with suppress(httpx.HTTPError):
+            not_ready.extend(r.text for r in [ready(served.url)] if r.status_code != 200)
+        return events(served).count("process_stopped") == 2
+
+    with Load(served.url, key) as load:
+        served.process.send_signal(signal.SIGHUP)
+        wait_until(are_replaced)
+        load.goes_on()
+    served.process.send_signal(signal.SIGHUP)
+    wait_until(lambda: events(served).count("process_started") == 5)
+    served.process.send_signal(signal.SIGINT)
+    code = served.process.wait(30)
+
+    assert load.failures == []
+    assert not_ready == []
+    assert events(served).count("process_started") == 5, "a stop waits for no restart under way"
+    assert code == 0
+    assert written() == sorted(load.request_ids)
