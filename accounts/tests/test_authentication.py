@@ -17,8 +17,7 @@ from accounts.keys import Peppers
 from accounts.models import ApiKey
 from accounts.services import Actor
 from accounts.tests.shapes import problem, same_but_for_ids
-from gateway_project import views
-from gateway_project.core import database, health
+from gateway_project.core import database
 from gateway_project.core.bus import bus
 from gateway_project.core.observability import key_cache_total
 
@@ -280,16 +279,6 @@ class TestAKnownKeyInAnOutage:
 
         assert database.trouble_since is None
         problem(gateway.get("/v1/limits", key=acme_key), 401, "invalid_api_key")
-
-    def test_readiness_says_degraded_and_stays_200(self, gateway, outage, acme_key):
-        gateway.get("/v1/limits", key=acme_key)
-
-        away = patch.object(views, "_select_one", side_effect=OperationalError("gone"))
-        with away, patch.object(views, "NEEDED", {"database": health.Probe(views._database)}):
-            r = gateway.get("/health/ready")
-
-        assert r.status_code == 200
-        assert (r.json()["status"], r.json()["checks"]["database"]) == ("degraded", "down")
 
 
 class TestForgetting:

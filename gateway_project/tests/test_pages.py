@@ -5,12 +5,16 @@ from __future__ import annotations
 import gzip
 import logging
 import re
+import time
+from unittest.mock import Mock
 from uuid import UUID
 
 import httpx
 import pytest
+from django.db import OperationalError
 
-from gateway_project.core import errors
+from gateway_project import views
+from gateway_project.core import database, errors, health
 from gateway_project.core.middleware import client_address
 
 HTML = {"Accept": "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"}
@@ -408,3 +412,18 @@ def test_causes_of_errors_are_not_silenced():
 )
 def test_only_an_address_is_taken_from_a_proxy(forwarded, taken):
     assert client_address("10.0.0.1", forwarded, 1) == taken
+
+
+@pytest.mark.parametrize(("seconds", "status"), [(0, 200), (14 * 60, 200), (15 * 60 + 1, 503)])
+def test_readiness_outlives_the_database_as_long_as_known_keys_do(
+    gateway, monkeypatch, seconds, status
+):
+    monkeypatch.setattr(views, "_select_one", Mock(side_effect=OperationalError("gone")))
+    monkeypatch.setattr(views, "NEEDED", {"database": health.Probe(views._database)})
+    monkeypatch.setattr(database, "trouble_since", time.monotonic() - seconds)
+
+    r = gateway.get("/health/ready")
+
+    assert r.status_code == status
+    assert r.json()["status"] == {200: "degraded", 503: "down"}[status]
+    assert r.json()["checks"]["database"] == "down"
