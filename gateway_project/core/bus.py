@@ -75,10 +75,11 @@ class Bus:
         self._listener = asyncio.create_task(self._run(), name="bus")
 
     async def stop(self) -> None:
-        if self._listener is not None:
+        while self._listener is not None and not self._listener.done():
+            # Again and again: a cancellation that meets redis-py's own timeout is swallowed by it.
             self._listener.cancel()
-            await asyncio.gather(self._listener, return_exceptions=True)
-            self._listener = None
+            await asyncio.wait([self._listener], timeout=PING_SECONDS)
+        self._listener = None
         self.is_listening = False
 
     async def _run(self) -> None:

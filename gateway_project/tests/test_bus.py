@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 
 import pytest
 import redis as redis_py
@@ -104,3 +105,21 @@ def test_what_waits_to_be_said_is_bounded(settings):
         bus._send([("keys", str(number + i)) for i in range(500)])
 
     assert len(bus._unsent) <= bus_module.UNSENT_MAX
+
+
+def test_it_stops_though_a_cancellation_is_swallowed(settings, monkeypatch):
+    settings.REDIS_URL = "redis://127.0.0.1:1/0"
+
+    async def swallow(self, client):
+        with suppress(asyncio.CancelledError):  # as redis-py does when its own timeout is due
+            await asyncio.sleep(60)
+        await asyncio.sleep(60)
+
+    async def main():
+        bus = Bus()
+        bus.start()
+        await asyncio.sleep(0.05)
+        await asyncio.wait_for(bus.stop(), 10)
+
+    monkeypatch.setattr(Bus, "_listen", swallow)
+    asyncio.run(main())
