@@ -88,9 +88,6 @@ class Server(uvicorn.Server):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         # The kernel resets what it has accepted and we have not when the last listener closes: no
         # await in between.
-        if os.environ.get("EXPERIMENT") == "noaccept":
-            await super().shutdown()
-            return
         late = [connection for listener in sockets or [] for connection in _accepted(listener)]
         for server in self.servers:
             server.close()
