@@ -1,6 +1,6 @@
 """The Go engine's client: its contract, its traps, and every way it can fail.
 
-`EngineClient.ask` gives an `EngineScore` or raises `EngineUnavailable` with one of four stable
+`EngineClient.ask` gives a `Score` or raises `EngineUnavailable` with one of four stable
 reasons. The engine's own verdict is not used: a threshold of 0 means 0.6 to it (Go's zero value),
 so only its score is believed, and compared by the caller.
 
@@ -12,8 +12,9 @@ from __future__ import annotations
 
 import asyncio
 import math
+from collections.abc import Iterable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import replace
 from time import monotonic
 from typing import Any, Literal
 
@@ -21,7 +22,7 @@ import orjson
 from django.conf import settings
 
 from detection import windows
-from detection.scores import EngineScore
+from detection.scores import Score
 from gateway_project.core import http
 from gateway_project.core.breaker import Breaker, BreakerOpen
 from gateway_project.core.middleware import RequestContext
@@ -52,17 +53,6 @@ class EngineUnavailable(Exception):
 
 class _NotAnOutage(Exception):
     """The engine works but not for this request: the breaker must not open for it."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Said:
-    """What the engine said of one window."""
-
-    score: float
-    threat_types: tuple[str, ...]
-    reason: str | None
-    endpoint: str | None
-    queued_seconds: float
 
 
 class EngineClient:
@@ -97,9 +87,7 @@ class EngineClient:
                 self.version = str(orjson.loads(answer.content)["version"])[:64]
             await asyncio.sleep(VERSION_SECONDS)
 
-    async def ask(
-        self, text: str, *, timeout_seconds: float, context: RequestContext
-    ) -> EngineScore:
+    async def ask(self, text: str, *, timeout_seconds: float, context: RequestContext) -> Score:
         """Score one text. Raises `EngineUnavailable`."""
         headers = {
             "Content-Type": "application/json",
@@ -110,9 +98,9 @@ class EngineClient:
         data = text.encode()
         spans = windows.spans(data, settings.DETECTION_ENGINE_WINDOW_BYTES)
         if len(spans) == 1:
-            said = await self._ask_one(text, headers, timeout_seconds)
-            return _merged([said], len(text), len(text))
-        return await self._ask_windows(data, spans, headers, timeout_seconds)
+            return await self._ask_one(text, headers, timeout_seconds)
+        found = await self._ask_windows(data, spans, headers, timeout_seconds)
+        return _merged(found.values(), windows.covered_chars(data, found), len(text))
 
     async def _ask_windows(
         self,
@@ -120,18 +108,18 @@ class EngineClient:
         spans: list[windows.Span],
         headers: dict[str, str],
         timeout_seconds: float,
-    ) -> EngineScore:
+    ) -> dict[windows.Span, Score]:
         deadline = monotonic() + timeout_seconds
         places = asyncio.Semaphore(WINDOWS_AT_ONCE)
 
-        async def ask(span: windows.Span) -> tuple[windows.Span, _Said]:
+        async def ask(span: windows.Span) -> tuple[windows.Span, Score]:
             async with places:
                 part = data[slice(*span)].decode()
                 left = max(0.001, deadline - monotonic())
                 return span, await self._ask_one(part, headers, left)
 
         tasks = [asyncio.create_task(ask(span)) for span in spans]
-        found: dict[windows.Span, _Said] = {}
+        found: dict[windows.Span, Score] = {}
         try:
             for task in asyncio.as_completed(tasks):
                 span, said = await task
@@ -146,9 +134,9 @@ class EngineClient:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
-        return _merged(list(found.values()), windows.covered_chars(data, found), len(data.decode()))
+        return found
 
-    async def _ask_one(self, text: str, headers: dict[str, str], timeout_seconds: float) -> _Said:
+    async def _ask_one(self, text: str, headers: dict[str, str], timeout_seconds: float) -> Score:
         try:
             call = self.breaker.admit()
         except BreakerOpen as exc:
@@ -161,7 +149,7 @@ class EngineClient:
                 headers=headers,
                 timeout_seconds=timeout_seconds,
             )
-            said = self._read(answer)
+            said = self._read(answer, len(text))
         except EngineUnavailable:
             call.failed()
             raise
@@ -187,7 +175,7 @@ class EngineClient:
         return said
 
     @staticmethod
-    def _read(answer: http.Answer) -> _Said:
+    def _read(answer: http.Answer, chars: int) -> Score:
         status, content = answer.status, answer.content
         if status != 200:
             if status in (401, 403):
@@ -207,15 +195,17 @@ class EngineClient:
             score = float(raw)
             if not math.isfinite(score):
                 raise ValueError("not a number")
-            threat_types = tuple(str(kind) for kind in body.get("threat_types") or ())
+            threat_types = dict.fromkeys(str(kind) for kind in body.get("threat_types") or ())
         except (orjson.JSONDecodeError, KeyError, TypeError, ValueError, AttributeError) as exc:
             log.warning("engine_answer_unreadable", error=type(exc).__name__)
             raise EngineUnavailable("engine_error") from exc
-        return _Said(
+        return Score(
             score=min(1.0, max(0.0, score)),
-            threat_types=threat_types,
+            threat_types=tuple(threat_types),
             reason=str(body["reason"]) if body.get("reason") else None,
             endpoint=str(body["endpoint"]) if body.get("endpoint") else None,
+            scanned_chars=chars,
+            total_chars=chars,
             queued_seconds=answer.queued_seconds,
         )
 
@@ -224,18 +214,16 @@ def _fault_seconds() -> float:
     return min(FAULT_SECONDS_MIN, settings.DETECTION_ENGINE_TIMEOUT_SECONDS)
 
 
-def _merged(said: list[_Said], scanned_chars: int, total_chars: int) -> EngineScore:
+def _merged(said: Iterable[Score], scanned_chars: int, total_chars: int) -> Score:
     """One score of all windows: the highest, with whatever any of them found."""
     ranked = sorted(said, key=lambda one: -one.score)
     kinds = dict.fromkeys(kind for one in ranked for kind in one.threat_types)
-    return EngineScore(
-        score=ranked[0].score,
+    return replace(
+        ranked[0],
         threat_types=tuple(kinds),
-        reason=ranked[0].reason,
-        endpoint=ranked[0].endpoint,
         scanned_chars=scanned_chars,
         total_chars=total_chars,
-        queued_seconds=max(one.queued_seconds for one in said),
+        queued_seconds=max(one.queued_seconds for one in ranked),
     )
 
 

@@ -29,10 +29,10 @@ log = get_logger("gateway.scores")
 
 
 @dataclass(frozen=True, slots=True)
-class EngineScore:
-    """`score` is 0..1 for "malicious"; `endpoint` is what the engine said answered.
+class Score:
+    """`score` is 0..1 for "malicious"; `endpoint` is who answered, in the engine's own words.
 
-    `scanned_chars` of `total_chars` were shown to it, in windows. `queued_seconds` is how long the
+    `scanned_chars` of `total_chars` were looked at. `queued_seconds` is how long the
     calls waited for a place.
     """
 
@@ -46,7 +46,7 @@ class EngineScore:
 
 
 class Remembered(NamedTuple):
-    score: EngineScore
+    score: Score
     age_seconds: int
 
     @property
@@ -84,7 +84,7 @@ class LookUp:
             return None
 
 
-def keep(key: str, score: EngineScore) -> None:
+def keep(key: str, score: Score) -> None:
     """Remember what the engine said; nobody waits for it."""
     row = [
         score.score,
@@ -113,5 +113,5 @@ def _read(value: bytes | None) -> Remembered | None:
         return None
     if not -AHEAD_SECONDS_MAX <= age <= STALE_SECONDS:
         return None
-    said = EngineScore(score, tuple(threat_types), reason, endpoint, scanned, total)
+    said = Score(score, tuple(threat_types), reason, endpoint, scanned, total)
     return Remembered(said, max(0, age))

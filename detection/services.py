@@ -29,19 +29,20 @@ from detection.schemas import (
     PolicyRef,
     Timing,
 )
-from detection.scores import EngineScore, LookUp, Remembered
+from detection.scores import LookUp, Remembered, Score
 from gateway_project.core import errors
 from gateway_project.core.caching import SingleFlight
 from gateway_project.core.middleware import RequestContext
 from gateway_project.core.observability import cache_requests, detections_total
 
+DEFAULT_THRESHOLD = 0.6
 REVIEW_MARGIN = 0.1
 OnUnavailable = Literal["fallback", "fail_closed", "fail_open"]
 Source = Literal["engine", "fallback", "none"]
 
 # The embedded detector is pure CPU: off the event loop, and no more of it than there are cores.
 _analysts = ThreadPoolExecutor(max_workers=2, thread_name_prefix="embedded")
-_asking: SingleFlight[str, EngineScore] = SingleFlight()
+_asking: SingleFlight[str, Score] = SingleFlight()
 _analysing: SingleFlight[tuple[str, str], embedded.Analysis] = SingleFlight()
 _looked_up = {
     result: cache_requests.labels("score", result)
@@ -74,7 +75,6 @@ class DetectionPolicy:
         return (DEFAULT_THRESHOLD, "default") if own is None else (own, "policy")
 
 
-DEFAULT_THRESHOLD = 0.6
 DEFAULT_POLICY = DetectionPolicy()
 
 
@@ -99,20 +99,20 @@ def policy_of(text: str) -> DetectionPolicy:
 class _Finding:
     """A score and where it came from, before any threshold."""
 
-    score: float
-    threat_types: tuple[str, ...]
-    reason: str | None
-    endpoint: str | None
-    scanned_chars: int
-    total_chars: int
+    said: Score
     source: Source = "engine"
-    degraded_reason: engine.Reason | None = None
-    analysis: embedded.Analysis | None = None
-    is_floor: bool = False
     cached: bool = False
     age_seconds: int = 0
-    queued_seconds: float = 0.0
+    degraded_reason: engine.Reason | None = None
+    analysis: embedded.Analysis | None = None
     fallback_seconds: float = 0.0
+
+    @property
+    def is_floor(self) -> bool:
+        """The Go engine never scores below its floor: there, it has found nothing."""
+        floor = settings.DETECTION_ENGINE_SCORE_FLOOR
+        is_at_it = floor > 0 and abs(self.said.score - floor) < 1e-9
+        return self.source == "engine" and is_at_it and not self.said.threat_types
 
 
 def start_look_up(request: DetectRequest) -> tuple[str, LookUp | None]:
@@ -128,21 +128,19 @@ async def detect(
     request: DetectRequest,
     context: RequestContext,
     *,
-    policy: DetectionPolicy = DEFAULT_POLICY,
-    looked_up: tuple[str, LookUp | None] | None = None,
+    policy: DetectionPolicy,
+    looked_up: tuple[str, LookUp | None],
 ) -> DetectResponse:
     """The verdict on one text, as `POST /v1/detect` answers it.
 
-    `looked_up` is what `start_look_up` gave, when it was started before. Raises 403 when the
-    request wants to fail open and may not, 503 or 504 when the engine is away and the request
-    fails closed.
+    `looked_up` is what `start_look_up` gave. Raises 403 when the request wants to fail open and may
+    not, 503 or 504 when the engine is away and the request fails closed.
     """
     config = request.config
     on_unavailable = config.on_unavailable or policy.on_unavailable
     if config.on_unavailable == "fail_open" and policy.on_unavailable != "fail_open":
         raise errors.FailOpenForbidden
-    key, look_up = looked_up or start_look_up(request)
-    finding = await _find(request, key, look_up, on_unavailable, context)
+    finding = await _find(request, *looked_up, on_unavailable, context)
     return await _answer(request, context, policy, finding)
 
 
@@ -156,7 +154,7 @@ async def _find(
     remembered = None if look_up is None else await look_up.found()
     if remembered is not None and remembered.is_fresh:
         _looked_up["hit"].inc()
-        return _from_engine(remembered.score, remembered=remembered)
+        return _recalled(remembered)
     started = perf_counter()
     try:
         said, joined = await _ask(key, request, context)
@@ -167,19 +165,25 @@ async def _find(
     finally:
         context.upstream_seconds += perf_counter() - started
     _looked_up["joined" if joined else "miss" if look_up is not None else "bypass"].inc()
-    finding = _from_engine(said)
-    finding.cached = joined  # who joined another's running call had it answered for nothing
-    return finding
+    # Who joined another's running call had it answered for nothing.
+    return _Finding(said, cached=joined)
 
 
-async def _ask(
-    key: str, request: DetectRequest, context: RequestContext
-) -> tuple[EngineScore, bool]:
+def _recalled(remembered: Remembered, reason: engine.Reason | None = None) -> _Finding:
+    return _Finding(
+        remembered.score,
+        cached=True,
+        age_seconds=remembered.age_seconds,
+        degraded_reason=reason,
+    )
+
+
+async def _ask(key: str, request: DetectRequest, context: RequestContext) -> tuple[Score, bool]:
     """The engine's score, and whether somebody else's call for the same text gave it."""
     config = request.config
     budget = config.timeout_seconds or settings.DETECTION_ENGINE_TIMEOUT_SECONDS
 
-    async def fly() -> EngineScore:
+    async def fly() -> Score:
         said = await engine.client().ask(
             request.text,
             timeout_seconds=max(budget, settings.DETECTION_ENGINE_TIMEOUT_SECONDS),
@@ -200,23 +204,6 @@ async def _ask(
         raise engine.EngineUnavailable("timeout") from exc
 
 
-def _from_engine(said: EngineScore, *, remembered: Remembered | None = None) -> _Finding:
-    floor = settings.DETECTION_ENGINE_SCORE_FLOOR
-    return _Finding(
-        score=said.score,
-        threat_types=said.threat_types,
-        reason=said.reason,
-        endpoint=said.endpoint,
-        scanned_chars=said.scanned_chars,
-        total_chars=said.total_chars,
-        # The Go engine never scores below its floor: there, it has found nothing.
-        is_floor=floor > 0 and not said.threat_types and abs(said.score - floor) < 1e-9,
-        cached=remembered is not None,
-        age_seconds=0 if remembered is None else remembered.age_seconds,
-        queued_seconds=said.queued_seconds,
-    )
-
-
 async def _without_engine(
     request: DetectRequest,
     remembered: Remembered | None,
@@ -226,23 +213,23 @@ async def _without_engine(
     """An older score of the same text, else what the request or the key chose."""
     if remembered is not None:
         _looked_up["stale"].inc()
-        finding = _from_engine(remembered.score, remembered=remembered)
-        finding.degraded_reason = exc.reason
-        return finding
+        return _recalled(remembered, exc.reason)
     text = request.text
     if on_unavailable == "fail_open" and exc.is_outage:
-        return _Finding(
-            0.0, (), None, None, 0, len(text), source="none", degraded_reason=exc.reason
-        )
+        nothing = Score(0.0, (), None, None, scanned_chars=0, total_chars=len(text))
+        return _Finding(nothing, source="none", degraded_reason=exc.reason)
     started = perf_counter()
     analysis = await _analyse(text, request.config)
+    said = Score(
+        analysis.score,
+        analysis.threat_types,
+        analysis.reason,
+        "fallback",
+        analysis.scanned_chars,
+        analysis.total_chars,
+    )
     return _Finding(
-        score=analysis.score,
-        threat_types=analysis.threat_types,
-        reason=analysis.reason,
-        endpoint="fallback",
-        scanned_chars=analysis.scanned_chars,
-        total_chars=analysis.total_chars,
+        said,
         source="fallback",
         degraded_reason=exc.reason,
         analysis=analysis,
@@ -275,9 +262,10 @@ async def _answer(
     config = request.config
     threshold, threshold_source = policy.threshold(finding.source, config.confidence_threshold)
     is_degraded = finding.degraded_reason is not None
-    is_whole = finding.scanned_chars >= finding.total_chars
-    is_malicious = finding.source != "none" and finding.score >= threshold and not finding.is_floor
-    is_close = is_degraded and abs(finding.score - threshold) <= REVIEW_MARGIN
+    said = finding.said
+    is_whole = said.scanned_chars >= said.total_chars
+    is_malicious = finding.source != "none" and said.score >= threshold and not finding.is_floor
+    is_close = is_degraded and abs(said.score - threshold) <= REVIEW_MARGIN
     is_monitoring = (config.mode or policy.mode) == "monitor"
     decision: Literal["allow", "flag", "review"]
     if is_monitoring:
@@ -296,11 +284,11 @@ async def _answer(
     return DetectResponse(
         request_id=context.request_id,
         is_malicious=is_malicious,
-        confidence=finding.score,
-        threat_types=list(finding.threat_types),
+        confidence=said.score,
+        threat_types=list(said.threat_types),
         processing_time_ms=round((perf_counter() - context.started) * 1000),
-        reason=finding.reason if config.include_reasoning else None,
-        endpoint=finding.endpoint,
+        reason=said.reason if config.include_reasoning else None,
+        endpoint=said.endpoint,
         threshold=threshold,
         threshold_source=threshold_source,
         decision=decision,
@@ -320,12 +308,12 @@ async def _details(
     request: DetectRequest, context: RequestContext, threshold: float, finding: _Finding
 ) -> Details:
     """The engine has no evidence of its own: the embedded detector explains, and never decides."""
-    text = request.text
-    explained = finding.analysis or await _analyse(text, request.config)
+    said = finding.said
+    explained = finding.analysis or await _analyse(request.text, request.config)
     if finding.source == "engine":
-        by_kind: dict[str, float] = dict.fromkeys(finding.threat_types, finding.score)
+        by_kind: dict[str, float] = dict.fromkeys(said.threat_types, said.score)
         detector = DetectorRef(
-            name=finding.endpoint or "engine", version=engine.client().version or None
+            name=said.endpoint or "engine", version=engine.client().version or None
         )
     elif finding.source == "none":
         by_kind, detector = {}, DetectorRef(name="none")
@@ -356,7 +344,7 @@ async def _details(
         ],
         views=list(explained.views),
         language=explained.language,
-        coverage=Coverage(scanned_chars=finding.scanned_chars, total_chars=finding.total_chars),
+        coverage=Coverage(scanned_chars=said.scanned_chars, total_chars=said.total_chars),
         timing=_timing(context, finding),
         detector=detector,
         floor=finding.is_floor,
@@ -367,7 +355,7 @@ def _timing(context: RequestContext, finding: _Finding) -> Timing:
     def ms(seconds: float) -> float:
         return round(seconds * 1000, 2)
 
-    queued = 0.0 if finding.cached else finding.queued_seconds
+    queued = 0.0 if finding.cached else finding.said.queued_seconds
     return Timing(
         queue_ms=ms(queued),
         engine_ms=ms(context.upstream_seconds - queued),
