@@ -145,8 +145,7 @@ class APIKeyAuthentication(BaseAuthentication):
     async def aauthenticate(self, request: Any) -> Caller:
         """The caller of a data-plane request; raises 401, 403, 429 or (database away) 503."""
         context = context_of(request)
-        text, digest = _read(request.META)
-        known = _memory.known.get(digest)
+        text, digest, known = _read(request.META)
         if known is not None and known.is_fresh:
             _hits.inc()
             caller: Caller | None = known.caller
@@ -180,8 +179,7 @@ class APIKeyAuthentication(BaseAuthentication):
         """DRF's hook, for the control plane; None when no key was sent."""
         if not _has_key(request.META):
             return None
-        text, digest = _read(request.META)
-        known = _memory.known.get(digest)
+        text, digest, known = _read(request.META)
         if known is not None and known.is_fresh:
             caller: Caller | None = known.caller
         elif _memory.unknown.get(digest):
@@ -207,8 +205,11 @@ def _has_key(meta: Mapping[str, Any]) -> bool:
     return bool(meta.get("HTTP_X_API_KEY") or meta.get("HTTP_AUTHORIZATION"))
 
 
-def _read(meta: Mapping[str, Any]) -> tuple[str, str]:
-    """The key's text and its digest; raises 401 when missing or not a key by its checksum."""
+def _read(meta: Mapping[str, Any]) -> tuple[str, str, _Known | None]:
+    """The key's text, its digest and what is remembered of it.
+
+    Raises 401 when it is missing or not a key by its checksum.
+    """
     text: str = meta.get("HTTP_X_API_KEY", "")
     if not text:
         kind, _, text = meta.get("HTTP_AUTHORIZATION", "").partition(" ")
@@ -217,9 +218,10 @@ def _read(meta: Mapping[str, Any]) -> tuple[str, str]:
             raise errors.MissingAPIKey
     digest: str = settings.KEY_PEPPERS.digest(text)
     # A remembered key was well-formed when it was looked up.
-    if _memory.known.get(digest) is None and not keys.is_well_formed(text):
+    known = _memory.known.get(digest)
+    if known is None and not keys.is_well_formed(text):
         raise errors.InvalidAPIKey
-    return text, digest
+    return text, digest, known
 
 
 async def _fetch(text: str, digest: str) -> Caller | None:

@@ -253,16 +253,24 @@ class Period(models.TextChoices):
     DAY = "day"
 
 
-class UsageRollup(models.Model):
-    """Sums of the log for one subject, endpoint and status, by minute, hour and day (UTC).
+class Rollup(models.Model):
+    """Sums of the log for one subject, by minute, hour and day (UTC).
 
     The subject is a key, a workspace, or `usage_log.EVERYTHING`: each request is in three sums, so
-    that no page adds up thousands of keys. `latency_NN` count requests by `usage_log.LATENCY_MS`.
+    that no page adds up thousands of keys.
     """
 
     period = models.CharField(max_length=6, choices=Period)
     bucket = models.DateTimeField()
     subject_id = models.UUIDField()
+
+    class Meta:
+        abstract = True
+
+
+class UsageRollup(Rollup):
+    """For each endpoint and status. `latency_NN` count requests by `usage_log.LATENCY_MS`."""
+
     endpoint = models.CharField(max_length=64)
     http_status = models.PositiveSmallIntegerField()
     requests = models.PositiveBigIntegerField()
@@ -300,12 +308,9 @@ class UsageRollup(models.Model):
         return f"{self.requests} requests in the {self.period} of {self.bucket}"
 
 
-class ScoreRollup(models.Model):
-    """How many verdicts of one subject had a score in one hundredth (`bin` 0 to 99)."""
+class ScoreRollup(Rollup):
+    """How many verdicts had a score in one hundredth (`bin` 0 to 99)."""
 
-    period = models.CharField(max_length=6, choices=Period)
-    bucket = models.DateTimeField()
-    subject_id = models.UUIDField()
     bin = models.PositiveSmallIntegerField()
     count = models.PositiveBigIntegerField()
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta
 from itertools import accumulate
 from typing import Any
 from uuid import UUID
 
-from django.db.models import Q, Sum
+from django.db.models import Q, QuerySet, Sum
 from django.utils import timezone
 
 from accounts.models import ScoreRollup, UsageRollup
@@ -23,23 +23,10 @@ def per_day(api_key_id: UUID, *, days: int = 30) -> list[dict[str, Any]]:
     `errors` are answers of 400 and above; `flagged` are verdicts that were malicious.
     """
     since = timezone.now() - timedelta(days=days)
-    rows = (
-        UsageRollup.objects.filter(
-            period="day", subject_id=api_key_id, bucket__gt=since - timedelta(days=1)
-        )
-        .values("bucket")
-        .annotate(total=Sum("requests"), malicious=Sum("flagged"), errors=ERRORS)
-        .order_by("bucket")
+    rows = UsageRollup.objects.filter(
+        period="day", subject_id=api_key_id, bucket__gt=since - timedelta(days=1)
     )
-    return [
-        {
-            "date": row["bucket"].date(),
-            "requests": row["total"],
-            "flagged": row["malicious"],
-            "errors": row["errors"],
-        }
-        for row in rows
-    ]
+    return [{"date": bucket.date(), **sums} for bucket, sums in _series(rows)]
 
 
 def totals(since: datetime, until: datetime, subject_id: UUID = EVERYTHING) -> dict[str, Any]:
@@ -55,11 +42,6 @@ def totals(since: datetime, until: datetime, subject_id: UUID = EVERYTHING) -> d
     wanted = {name: Sum(name, default=0) for name in ("flagged", "degraded", *LATENCY_COLUMNS)}
     sums = rows.aggregate(total=Sum("requests", default=0), errors=ERRORS, **wanted)
     requests = sums["total"]
-    series = (
-        rows.values("bucket")
-        .annotate(total=Sum("requests"), malicious=Sum("flagged"), errors=ERRORS)
-        .order_by("bucket")
-    )
     counts = [sums[name] for name in LATENCY_COLUMNS]
     return {
         "requests": requests,
@@ -67,16 +49,22 @@ def totals(since: datetime, until: datetime, subject_id: UUID = EVERYTHING) -> d
         "error_rate": sums["errors"] / requests if requests else 0.0,
         "degraded_rate": sums["degraded"] / requests if requests else 0.0,
         "latency_ms": {f"p{p}": percentile(counts, p / 100) for p in (50, 95, 99)},
-        "series": [
-            {
-                "at": row["bucket"],
-                "requests": row["total"],
-                "flagged": row["malicious"],
-                "errors": row["errors"],
-            }
-            for row in series
-        ],
+        "series": [{"at": bucket, **sums} for bucket, sums in _series(rows)],
     }
+
+
+def _series(rows: QuerySet[UsageRollup]) -> Iterator[tuple[datetime, dict[str, int]]]:
+    """`{requests, flagged, errors}` of each bucket, the earliest first."""
+    found = (
+        rows.values("bucket")
+        .annotate(total=Sum("requests"), malicious=Sum("flagged"), errors=ERRORS)
+        .order_by("bucket")
+    )
+    for row in found:
+        yield (
+            row["bucket"],
+            {"requests": row["total"], "flagged": row["malicious"], "errors": row["errors"]},
+        )
 
 
 def scores(subject_id: UUID, since: datetime) -> list[int]:

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
+from uuid import UUID
 
 from django.conf import settings
 from django.db import IntegrityError, transaction
@@ -107,7 +108,8 @@ def issue_key(
     expires_at: datetime | None = None,
     rate_limit_per_minute: int | None = None,
     rate_limit_per_day: int | None = None,
-    **inherited: Any,
+    limit_subject: UUID | None = None,
+    detection_policy: dict[str, Any] | None = None,
 ) -> tuple[ApiKey, str]:
     """Make a key. Returns it with its text, which is shown this once and stored nowhere.
 
@@ -129,7 +131,8 @@ def issue_key(
             expires_at=expires_at,
             rate_limit_per_minute=rate_limit_per_minute or plan.rate_limit_per_minute,
             rate_limit_per_day=rate_limit_per_day or plan.rate_limit_per_day,
-            **inherited,
+            limit_subject=limit_subject,
+            detection_policy=detection_policy or {},
         )
         audit("key.created", workspace=workspace, target=key.pk, **actor.fields())
     return key, text

@@ -10,7 +10,6 @@ profiles read: no page ever counts rows.
 
 from __future__ import annotations
 
-import hashlib
 from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
@@ -50,6 +49,7 @@ COLUMNS = (
 )
 STREAM = "gw:usage"
 ENTRIES_AT_ONCE = 100
+DRAIN_LOCK = 163_990_420_092_417_732  # any number that nobody else on the database uses
 LAST_USED_SECONDS = 60
 PARTITIONS_AHEAD_DAYS = 7
 BATCHES_REMEMBERED = timedelta(days=1)
@@ -196,18 +196,13 @@ def _batches(entries: Iterable[tuple[bytes, dict[bytes, bytes]]]) -> Iterator[Ba
             usage_dropped.inc()
 
 
-def _lock_number(name: str) -> int:
-    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big", signed=True)
-
-
 @contextmanager
 def _only_drain() -> Iterator[bool]:
     if connection.vendor != "postgresql":
         yield True  # its transactions exclude each other anyway
         return
-    number = [_lock_number("usage drain")]
     with connection.cursor() as cursor:
-        cursor.execute("SELECT pg_try_advisory_lock(%s)", number)
+        cursor.execute("SELECT pg_try_advisory_lock(%s)", [DRAIN_LOCK])
         row = cursor.fetchone()
     is_ours = bool(row and row[0])
     try:
@@ -215,7 +210,7 @@ def _only_drain() -> Iterator[bool]:
     finally:
         if is_ours:
             with connection.cursor() as cursor:
-                cursor.execute("SELECT pg_advisory_unlock(%s)", number)
+                cursor.execute("SELECT pg_advisory_unlock(%s)", [DRAIN_LOCK])
 
 
 # -- Roll-ups -------------------------------------------------------------------------------------
@@ -246,6 +241,9 @@ def _add_up(rows: Sequence[Row]) -> None:
         values = dict(zip(COLUMNS, row, strict=True))
         latency_bin = bisect_left(LATENCY_MS, values["response_time_ms"])
         confidence = values["confidence"]
+        score_bin = None
+        if confidence is not None:
+            score_bin = min(SCORE_BINS - 1, int(confidence * SCORE_BINS))
         subjects = (values["api_key_id"], values["workspace_id"], EVERYTHING)
         for (period, bucket), subject in product(_buckets(values["created_at"]), subjects):
             total = sums[(period, bucket, subject, values["endpoint"], values["http_status"])]
@@ -256,8 +254,7 @@ def _add_up(rows: Sequence[Row]) -> None:
             total[4] += values["request_size"]
             total[5] += values["response_time_ms"]
             total[first_bin + latency_bin] += 1
-            if confidence is not None:
-                score_bin = min(SCORE_BINS - 1, int(confidence * SCORE_BINS))
+            if score_bin is not None:
                 bins[(period, bucket, subject, score_bin)] += 1
     # Sorted, so that two writers take the rows' locks in the same order.
     _upsert(UsageRollup, KEYS, SUMS, [(*k, *v) for k, v in sorted(sums.items(), key=_by_key)])
