@@ -20,6 +20,7 @@ from django.core.cache import cache
 from redis.exceptions import ResponseError
 
 from gateway_project.core import redis
+from gateway_project.core.caching import ignore
 from gateway_project.core.observability import get_logger
 
 STALE_SECONDS = 3600
@@ -71,7 +72,7 @@ class LookUp:
         self._value: bytes | None = None
         if settings.REDIS_URL:
             self._asked = redis.pipe().submit(redis.pack("GET", key))
-            self._asked.add_done_callback(redis.ignore)  # a refused request never reads it
+            self._asked.add_done_callback(ignore)  # a refused request never reads it
         else:
             self._value = cache.get(key)
 

@@ -8,7 +8,6 @@ connections that send one byte a minute would stay for ever. Bodies have limits 
 from __future__ import annotations
 
 import asyncio
-import http
 from typing import Any
 
 from django.conf import settings
@@ -76,7 +75,7 @@ class BoundedHTTPProtocol(HttpToolsProtocol):
         request_id = str(uuid7())
         body = errors.problem(errors.BadRequest(detail), instance="", request_id=request_id)
         head = (
-            f"HTTP/1.1 400 {http.HTTPStatus(400).phrase}\r\n"
+            "HTTP/1.1 400 Bad Request\r\n"
             f"content-type: {errors.CONTENT_TYPE}\r\ncontent-length: {len(body)}\r\n"
             f"x-request-id: {request_id}\r\nconnection: close\r\n\r\n"
         )
@@ -84,12 +83,9 @@ class BoundedHTTPProtocol(HttpToolsProtocol):
         self.transport.close()
 
     def _start_timer(self) -> None:
-        self._head_timer = self.loop.call_later(settings.HEAD_SECONDS_MAX, self._give_up)
+        self._head_timer = self.loop.call_later(settings.HEAD_SECONDS_MAX, self.transport.close)
 
     def _stop_timer(self) -> None:
         if self._head_timer is not None:
             self._head_timer.cancel()
             self._head_timer = None
-
-    def _give_up(self) -> None:
-        self.transport.close()

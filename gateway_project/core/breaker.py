@@ -12,10 +12,10 @@ shows the worst of all, and a state forced by an operator reaches every process 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 import socket
 from collections.abc import Callable
+from contextlib import suppress
 from threading import Lock
 from time import monotonic, time
 from typing import Any, Literal
@@ -100,9 +100,11 @@ class Breaker:
         self._generation = 0
         self._lock = Lock()
         self._machine = pybreaker.CircuitBreaker(
-            name=name, fail_max=failures_max, reset_timeout=open_seconds, listeners=[]
+            name=name,
+            fail_max=failures_max,
+            reset_timeout=open_seconds,
+            listeners=[_Listener(self)],
         )
-        self._machine.add_listener(_Listener(self))
         breaker_state.labels(name).set(0)
         _registry[name] = self
 
@@ -136,7 +138,7 @@ class Breaker:
             self._probing = False
             if end is None:
                 return
-            with contextlib.suppress(_Failure, pybreaker.CircuitBreakerError):
+            with suppress(_Failure, pybreaker.CircuitBreakerError):
                 self._machine.call(end)
 
     def _changed(self, old: str, new: str) -> None:
@@ -228,11 +230,10 @@ def _leave_trouble(breaker: Breaker, state: str) -> None:
         return  # a thread of the control plane: the loop will hear of it over the bus
     field = f"{breaker.name} {_me()}"
     if state == "closed":
-        commands = [redis.pack("HDEL", TROUBLE_KEY, field)]
+        redis.send_behind(redis.pack("HDEL", TROUBLE_KEY, field))
     else:
         word = f"{state} {time():.0f} {breaker.open_seconds + TROUBLE_SECONDS:.0f}"
-        commands = [redis.pack("HSET", TROUBLE_KEY, field, word)]
-    redis.send_behind(*commands)
+        redis.send_behind(redis.pack("HSET", TROUBLE_KEY, field, word))
 
 
 async def _troubles() -> list[tuple[str, str, float]]:

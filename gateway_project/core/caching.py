@@ -71,7 +71,7 @@ class SingleFlight(Generic[K, V]):
         if flight is not None:
             return flight, False
         flight = self._flights[key] = asyncio.ensure_future(self._fly(key, work))
-        flight.add_done_callback(_retrieve)
+        flight.add_done_callback(ignore)
         return flight, True
 
     async def do(self, key: K, work: Callable[[], Awaitable[V]]) -> V:
@@ -86,7 +86,7 @@ class SingleFlight(Generic[K, V]):
             self._flights.pop(key, None)
 
 
-def _retrieve(flight: asyncio.Task[Any]) -> None:
-    # Nobody may be left to see its exception, and asyncio complains of one that nobody saw.
-    if not flight.cancelled():
-        flight.exception()
+def ignore(future: asyncio.Future[Any]) -> None:
+    """A done-callback for a result that nobody may wait for: asyncio complains of unseen errors."""
+    if not future.cancelled():
+        future.exception()

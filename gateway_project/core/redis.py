@@ -20,6 +20,8 @@ from django_redis import get_redis_connection
 from redis.asyncio.connection import ConnectionPool
 from redis.exceptions import ResponseError
 
+from gateway_project.core.caching import ignore
+
 BATCH_MAX = 256
 
 
@@ -154,21 +156,14 @@ def is_open() -> bool:
     return _pipe is not None
 
 
-def send_behind(*commands: bytes) -> None:
-    """Send packed commands that nobody waits for; lost when Redis is away."""
-    for command in commands:
-        pipe().submit(command).add_done_callback(ignore)
+def send_behind(command: bytes) -> None:
+    """Send a packed command that nobody waits for; lost when Redis is away."""
+    pipe().submit(command).add_done_callback(ignore)
 
 
 def pairs(reply: Any) -> dict[bytes, bytes]:
     """A hash as Redis answers it: a list in RESP2, a map in RESP3."""
     return reply if isinstance(reply, dict) else dict(zip(reply[::2], reply[1::2], strict=True))
-
-
-def ignore(future: asyncio.Future[Any]) -> None:
-    """A done-callback for a reply that nobody may wait for."""
-    if not future.cancelled():
-        future.exception()  # seen, so that asyncio does not complain of it
 
 
 def client() -> Any:
