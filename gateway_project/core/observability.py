@@ -68,11 +68,15 @@ cache_requests = Counter(
 usage_dropped = Counter(
     "gateway_usage_dropped_total", "Usage rows lost: no room, refused, or no store at the stop."
 )
-tasks_total = Counter("gateway_tasks_total", "Tasks that a worker ended.", ["task", "outcome"])
-task_duration = Histogram(
-    "gateway_task_duration_seconds", "Time a task ran.", ["task"], buckets=SECONDS
-)
 usage_written = Counter("gateway_usage_written_total", "Usage rows written to the log.")
+tasks_total = Counter(
+    "gateway_tasks_total",
+    "Runs of tasks that ended: success, failure, retry, ignored or rejected.",
+    ["task", "outcome"],
+)
+task_duration = Histogram(
+    "gateway_task_duration_seconds", "Time a run of a task took.", ["task"], buckets=SECONDS
+)
 
 
 @lru_cache(maxsize=4096)
@@ -138,7 +142,7 @@ def configure_logging(*, level: str, format: str) -> None:  # noqa: A002 - the s
     handler = logging.StreamHandler(sys.stdout)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
-            foreign_pre_chain=[*shared, structlog.stdlib.add_logger_name],
+            foreign_pre_chain=[*shared, _add_component],
             processors=[
                 structlog.stdlib.ProcessorFormatter.remove_processors_meta,
                 structlog.processors.format_exc_info,
@@ -152,7 +156,8 @@ def configure_logging(*, level: str, format: str) -> None:  # noqa: A002 - the s
     # One "request" event of ours says all that these do, with a request id and without the path.
     for noisy in ("uvicorn.access", "httpx", "aiohttp.access"):
         logging.getLogger(noisy).setLevel("CRITICAL")
-    # Three lines a second for tasks that ended well; `gateway_tasks_total` counts them.
+    # Three lines a second for tasks that ended well, one with what the task returned;
+    # `gateway_tasks_total` counts them.
     for noisy in ("celery.beat", "celery.worker.strategy", "celery.app.trace"):
         logging.getLogger(noisy).setLevel("WARNING")
     for refusals in ("django.request", "django.security.csrf"):
@@ -169,6 +174,12 @@ def _console_renderer() -> Any:
     return structlog.dev.ConsoleRenderer(
         colors=sys.stdout.isatty(), exception_formatter=structlog.dev.plain_traceback
     )
+
+
+def _add_component(logger: Any, name: str, event: EventDict) -> EventDict:
+    # What a library says has the fields of what we say.
+    event["component"] = event["_record"].name
+    return event
 
 
 class _StandardOutput:

@@ -1,0 +1,88 @@
+"""What an operator sees of tasks: how many ended how, how long they took, and why one failed.
+
+Celery's signals, in the worker's child processes and in the embedded worker alike. Celery's own
+log lines leave in our format (`setup_logging`); those that would quote arguments, results or whole
+messages do not leave.
+"""
+
+from __future__ import annotations
+
+import logging
+from time import perf_counter
+from typing import Any
+
+from celery import signals
+from celery.exceptions import Reject
+from django.conf import settings
+
+from gateway_project.core.observability import (
+    configure_logging,
+    get_logger,
+    task_duration,
+    tasks_total,
+)
+
+log = get_logger("gateway.tasks")
+_started: dict[str, float] = {}  # by id of the run
+
+
+@signals.task_prerun.connect
+def _begin(task_id: str, **_: Any) -> None:
+    _started[task_id] = perf_counter()
+
+
+@signals.task_postrun.connect
+def _end(task_id: str, task: Any, state: str | None, **_: Any) -> None:
+    seconds = perf_counter() - _started.pop(task_id)
+    tasks_total.labels(task.name, (state or "failure").lower()).inc()
+    task_duration.labels(task.name).observe(seconds)
+
+
+@signals.task_failure.connect
+def _failed(sender: Any, task_id: str, exception: BaseException, **_: Any) -> None:
+    if isinstance(exception, Reject):
+        return  # told a second time, by the parent; `_end` has counted it
+    if task_id not in _started:
+        # The child that ran it was lost or killed: its parent says so, and no end will follow.
+        tasks_total.labels(sender.name, "failure").inc()
+    is_expected = isinstance(exception, tuple(sender.throws or ()))
+    write = log.info if is_expected else log.error
+    write(
+        "task_failed",
+        task=sender.name,
+        task_id=task_id,
+        error=type(exception).__name__,
+        exc_info=None if is_expected else exception,
+    )
+
+
+@signals.task_retry.connect
+def _retried(sender: Any, request: Any, reason: Any, **_: Any) -> None:
+    cause = reason.exc or reason
+    log.warning("task_retried", task=sender.name, task_id=request.id, error=type(cause).__name__)
+
+
+@signals.celeryd_init.connect
+def _skip_banner(instance: Any, **_: Any) -> None:
+    instance.quiet = instance.quiet or settings.LOG_FORMAT == "json"
+
+
+@signals.setup_logging.connect
+def configure(**_: Any) -> None:
+    """Keep Celery from bringing its own format: `LOG_LEVEL` and `LOG_FORMAT` are for all of us."""
+    configure_logging(level=settings.LOG_LEVEL, format=settings.LOG_FORMAT)
+    logging.getLogger("celery.app.trace").addFilter(_is_not_about_a_run)
+    logging.getLogger("celery.worker.consumer.consumer").addFilter(_without_message)
+
+
+def _is_not_about_a_run(record: logging.LogRecord) -> bool:
+    return not hasattr(record, "data")  # those of a run's end carry it; `_failed` has said it
+
+
+def _without_message(record: logging.LogRecord) -> bool:
+    """Cut lines about tasks that cannot be read or are unknown before the message they quote."""
+    text = str(record.msg).strip()
+    if "\n" in text:
+        record.msg = text.partition("\n")[0].partition(" [")[0]
+        record.args = record.args[: record.msg.count("%")] if record.args else ()
+    return True
