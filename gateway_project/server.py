@@ -29,8 +29,6 @@ import uvicorn
 from uvicorn.config import STARTUP_FAILURE
 from uvicorn.supervisors import multiprocess
 
-from gateway_project.core.multiprocess import sweep
-
 BACKLOG = 2048
 GRACEFUL_SECONDS = 15
 # How long connections stay open behind the listeners: one that was just accepted has not sent its
@@ -222,20 +220,15 @@ def main() -> int:
 def metrics_folder() -> Path:
     """The folder of Prometheus' multiprocess files: as configured, else a fresh one.
 
-    A configured one may be shared with a Celery worker of the same machine, so it is swept, not
-    emptied: counters of an earlier run go on.
+    A configured one may be shared with a Celery worker, so nothing in it is ours to remove.
     """
     configured = os.environ.get("PROMETHEUS_MULTIPROC_DIR")
-    if configured is None:
-        return Path(tempfile.mkdtemp(prefix="gateway-metrics-"))
-    folder = Path(configured)
-    folder.mkdir(parents=True, exist_ok=True)
-    sweep(folder)
-    return folder
+    return Path(configured or tempfile.mkdtemp(prefix="gateway-metrics-"))
 
 
 def drop_metrics_folder(folder: Path) -> None:
-    shutil.rmtree(folder, ignore_errors=True)
+    if not os.environ.get("PROMETHEUS_MULTIPROC_DIR"):
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 if __name__ == "__main__":

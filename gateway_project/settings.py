@@ -17,7 +17,6 @@ import environ
 from django.core.exceptions import ImproperlyConfigured
 
 from accounts.keys import Peppers
-from gateway_project.core.observability import configure_logging
 
 BASE_DIR = Path(__file__).resolve().parent.parent
 VAR_DIR = Path(os.environ.get("VAR_DIR", BASE_DIR / "var")).absolute()
@@ -25,6 +24,9 @@ VERSION = "0.1.0"
 
 env = environ.FileAwareEnv()  # NAME, or NAME_FILE with the path of a mounted secret
 environ.Env.read_env(BASE_DIR / ".env")
+
+# Only now: metrics open their files as they are declared, in the folder that .env may name.
+from gateway_project.core.observability import configure_logging
 
 
 def local_secret(name: str) -> str:
@@ -64,7 +66,6 @@ ALLOWED_HOSTS: list[str] = env.list("ALLOWED_HOSTS", default=["*"] if IS_LOCAL e
 CSRF_TRUSTED_ORIGINS: list[str] = env.list("CSRF_TRUSTED_ORIGINS", default=[])
 TRUSTED_PROXY_HOPS: int = env.int("TRUSTED_PROXY_HOPS", default=0)
 HTTPS_ONLY: bool = env.bool("HTTPS_ONLY", default=not IS_LOCAL)
-PROMETHEUS_MULTIPROC_DIR: str = env.str("PROMETHEUS_MULTIPROC_DIR", default="")
 METRICS_TOKEN: str = env.str("METRICS_TOKEN", default="")
 LOG_LEVEL: str = env.str("LOG_LEVEL", default="INFO").upper()
 LOG_FORMAT: str = env.str("LOG_FORMAT", default="json")

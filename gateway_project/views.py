@@ -15,10 +15,10 @@ from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.shortcuts import render
 from django.utils import timezone
 from django.views.decorators.csrf import csrf_exempt
-from django_prometheus.exports import ExportToDjangoView
 from drf_spectacular.renderers import OpenApiJsonRenderer2
 from drf_spectacular.utils import extend_schema
 from drf_spectacular.views import SpectacularJSONAPIView
+from prometheus_client import CONTENT_TYPE_LATEST
 from pydantic import BaseModel, Field
 
 from accounts.authentication import OUTAGE_SECONDS
@@ -192,8 +192,7 @@ def metrics(request: HttpRequest) -> HttpResponse:
     if not _may_scrape(request):
         # 404, not 403: outsiders need not know that metrics are here.
         return refuse(request, errors.NotFound())
-    with multiprocess.scraping():
-        return ExportToDjangoView(request)
+    return HttpResponse(multiprocess.exposition(), content_type=CONTENT_TYPE_LATEST)
 
 
 def _may_scrape(request: HttpRequest) -> bool:

@@ -1,100 +1,204 @@
-"""Metrics of several processes in one folder, and what is left there of the dead.
+"""The metrics of all processes in one folder: who lives, what the dead leave, one scrape.
 
-prometheus_client gives each process files of its own and adds them all up at a scrape. A process
-that ended leaves its files: its counters still count, but with every restart there is one more to
-read. `sweep` adds the counters and histograms of the dead to one archive each and drops their live
-gauges, so that totals never go back and the folder does not grow.
-
-Processes are told by their number: a folder belongs to one machine, or one container.
+The client library has each process write files of its own, `counter_<name>.db` and the like, and
+adds them up at a scrape. Here a process also holds `<name>.lock` for as long as it lives: the
+kernel lets go of it however the process ends, also for containers that share the folder and do
+not know each other's process ids. Whoever starts or scrapes first adds the files of the dead to
+one archive for each type of metric. docs/decisions/0009 says why.
 """
 
 from __future__ import annotations
 
 import fcntl
+import logging
 import os
-from collections import defaultdict
-from collections.abc import Iterator
-from contextlib import contextmanager
+import re
+import secrets
+import socket
+import struct
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
-from threading import Lock
-from time import monotonic
 from typing import Any
 
-from django.conf import settings
-from prometheus_client import mmap_dict
+from prometheus_client import REGISTRY, CollectorRegistry, generate_latest, values
+from prometheus_client.metrics_core import Metric
+from prometheus_client.mmap_dict import MmapedDict
+from prometheus_client.multiprocess import MultiProcessCollector
 
-MmapedDict: Any = mmap_dict.MmapedDict  # it has no types
-SUMMED = ("counter", "histogram", "summary")
-SWEEP_SECONDS = 30.0
-_swept_at = 0.0
-_sweeping = Lock()
-
-
-@contextmanager
-def scraping() -> Iterator[None]:
-    """Hold the folder still for a scrape; sweeps it first when that is due."""
-    global _swept_at
-    folder = settings.PROMETHEUS_MULTIPROC_DIR
-    if not folder:
-        yield
-        return
-    with _sweeping:
-        is_due = monotonic() - _swept_at > SWEEP_SECONDS
-        if is_due:
-            _swept_at = monotonic()
-    if is_due:
-        sweep(Path(folder))
-    with _locked(Path(folder), fcntl.LOCK_SH):
-        yield
+FILE = re.compile(r"(counter|histogram|summary|gauge_[a-z]+)_([0-9a-z-]+)\.db")
+ARCHIVE = "archive"
+Sample = tuple[float, float]  # value and Unix time; only `mostrecent` gauges have the latter
+log = logging.getLogger("gateway.metrics")
 
 
-def sweep(folder: Path) -> None:
-    """Move what dead processes left into the archives."""
-    with _locked(folder, fcntl.LOCK_EX):
-        dead: dict[str, list[Path]] = defaultdict(list)
-        for path in folder.glob("*.db"):
-            kind, _, process = path.stem.rpartition("_")
-            if process.isdigit() and not _is_alive(int(process)):
-                dead[kind].append(path)
-        for kind, paths in dead.items():
-            if kind in SUMMED:
-                _archive(folder / f"{kind}_archive.db", paths)
-            elif kind.startswith("gauge_live"):
-                for path in paths:
-                    path.unlink()
+def _added(one: Sample, other: Sample) -> Sample:
+    return one[0] + other[0], 0.0
 
 
-def _archive(archive: Path, paths: list[Path]) -> None:
-    draft = archive.with_suffix(".draft")
-    draft.unlink(missing_ok=True)
-    totals: dict[str, float] = defaultdict(float)
-    for path in [archive, *paths]:
-        if path.exists() and path.stat().st_size:
-            for key, value, _, _ in MmapedDict.read_all_values_from_file(str(path)):
-                totals[key] += value
-    values = MmapedDict(str(draft))
-    for key, total in totals.items():
-        values.write_value(key, total, 0)
-    values.close()
-    # The dead go first: a crash in between loses their share, once, instead of counting it twice
-    # for ever; Prometheus takes it for a restart.
-    for path in paths:
-        path.unlink()
-    draft.replace(archive)
+def _latest(one: Sample, other: Sample) -> Sample:
+    return max(one, other, key=lambda sample: sample[1])
 
 
-def _is_alive(process: int) -> bool:
+# How two processes' values become one. What is not here goes with its process: gauges of the
+# living, and `all`, whose one series for each process would never end.
+MERGED: dict[str, Callable[[Sample, Sample], Sample]] = {
+    "counter": _added,
+    "histogram": _added,
+    "summary": _added,
+    "gauge_sum": _added,
+    "gauge_min": min,
+    "gauge_max": max,
+    "gauge_mostrecent": _latest,
+}
+
+
+class MetricsFolder:
+    """A folder that processes share. Every change of its list of files happens under one lock."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        path.mkdir(parents=True, exist_ok=True)
+
+    def enter(self) -> tuple[str, int]:
+        """A name for a process, and the open file that says that it lives."""
+        with self._alone():
+            self._sweep()
+            name = secrets.token_hex(8)
+            handle = os.open(self.path / f"{name}.lock", os.O_CREAT | os.O_RDWR, 0o644)
+            fcntl.flock(handle, fcntl.LOCK_EX)
+            os.write(handle, f"{socket.gethostname()} {os.getpid()}\n".encode())  # for people
+            return name, handle
+
+    def collect(self) -> Iterable[Metric]:
+        """The metrics of the living and the dead, each count exactly once."""
+        with self._alone():
+            self._sweep()
+            # A file is empty for the moment between its making and its first value.
+            files = [str(path) for path in self._files() if path.stat().st_size]
+            return list(MultiProcessCollector.merge(files))  # type: ignore[no-untyped-call]
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        handle = os.open(self.path / "lock", os.O_CREAT | os.O_RDWR, 0o644)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX)
+            yield
+        finally:
+            # Said, not left to the closing: a child forked meanwhile has the file open as well.
+            fcntl.flock(handle, fcntl.LOCK_UN)
+            os.close(handle)
+
+    def _files(self, kind: str = "*", name: str = "*") -> list[Path]:
+        return [p for p in self.path.glob(f"{kind}_{name}.db") if FILE.fullmatch(p.name)]
+
+    def _living(self) -> set[str]:
+        living = set()
+        for path in self.path.glob("*.lock"):
+            handle = os.open(path, os.O_RDONLY)
+            try:
+                fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                living.add(path.stem)
+            finally:
+                os.close(handle)
+        return living
+
+    def _sweep(self) -> None:
+        """Add what the dead left to the archives, and remove their files."""
+        self._finish()
+        living = self._living()
+        dead: dict[str, list[Path]] = {}
+        for path in self._files():
+            kind, name = FILE.fullmatch(path.name).groups()  # type: ignore[union-attr]
+            if name != ARCHIVE and name not in living:
+                dead.setdefault(kind, []).append(path)
+        if dead:
+            for kind in dead.keys() & MERGED.keys():
+                self._merge(kind, dead[kind])
+            draft = self.path / "sweep.draft"
+            draft.write_text("\n".join(path.name for paths in dead.values() for path in paths))
+            draft.rename(self.path / "sweep")
+            self._finish()
+        for path in self.path.glob("*.lock"):
+            if path.stem not in living:
+                path.unlink()
+
+    def _merge(self, kind: str, dead: list[Path]) -> None:
+        """Write the next archive of `kind` aside."""
+        merge, found = MERGED[kind], dict[str, Sample]()
+        for path in [*self._files(kind, ARCHIVE), *dead]:
+            for key, sample in _read(path):
+                found[key] = merge(found[key], sample) if key in found else sample
+        file: Any = MmapedDict(str(self.path / f"{kind}_{ARCHIVE}.merged"))  # type: ignore[no-untyped-call]
+        with closing(file):
+            for key, (value, timestamp) in found.items():
+                file.write_value(key, value, timestamp)
+
+    def _finish(self) -> None:
+        """Take over what was merged, if all of it was; `sweep`, the list of the dead, says so.
+
+        Each step can be done again: a process that dies in between leaves the rest to the next.
+        """
+        listed = self.path / "sweep"
+        if listed.exists():
+            for path in self.path.glob("*.merged"):
+                path.rename(path.with_suffix(".db"))
+            for name in listed.read_text().split():
+                (self.path / name).unlink(missing_ok=True)
+            listed.unlink()
+        for path in self.path.glob("*.merged"):
+            path.unlink()
+
+
+def _read(path: Path) -> list[tuple[str, Sample]]:
     try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True  # somebody else's
-    return True
+        rows = MmapedDict.read_all_values_from_file(str(path))  # type: ignore[no-untyped-call]
+        return [(key, (value, timestamp)) for key, value, timestamp, _ in rows]
+    except (struct.error, RuntimeError, UnicodeDecodeError):
+        # Nobody could be started or scraped any more if one broken file were to stop it.
+        if path.stat().st_size:
+            log.warning("metrics lost: %s cannot be read", path.name)
+        return []
 
 
-@contextmanager
-def _locked(folder: Path, how: int) -> Iterator[None]:
-    with (folder / "lock").open("a") as lock:
-        fcntl.flock(lock, how)
-        yield
+# -- This process ---------------------------------------------------------------------------------
+
+
+class Member:
+    """This process in its folder. A forked child is another one, with a name of its own."""
+
+    def __init__(self, folder: MetricsFolder) -> None:
+        self.folder = folder
+        self._held: tuple[str, int] | None = None
+
+    def name(self) -> str:
+        # The client library asks at every count, under a lock of its own.
+        if self._held is None:
+            self._held = self.folder.enter()
+        return self._held[0]
+
+    def begin_again(self) -> None:
+        if self._held is not None:
+            os.close(self._held[1])  # the parent's: it must not seem to live as long as we do
+            self._held = None
+
+
+_member: Member | None = None
+
+
+def join(path: Path) -> None:
+    """Have all metrics that are declared from now on write into `path`."""
+    global _member
+    _member = Member(MetricsFolder(path))
+    os.register_at_fork(after_in_child=_member.begin_again)
+    values.ValueClass = values.MultiProcessValue(_member.name)  # type: ignore[no-untyped-call]
+
+
+def exposition() -> bytes:
+    """Prometheus' text: of all processes in the folder, without one of this process alone."""
+    if _member is None:
+        return generate_latest(REGISTRY)
+    registry = CollectorRegistry()
+    registry.register(_member.folder)
+    return generate_latest(registry)

@@ -1,8 +1,9 @@
 """What an operator sees of this process: metrics and log lines.
 
 Prometheus runs in multiprocess mode whenever `PROMETHEUS_MULTIPROC_DIR` is set (`serve` and `run`
-set it before anything is imported), so `/metrics` adds up every worker. Labels are route
-templates, methods, statuses and upstream names; never ids, addresses or raw paths.
+set it for their web processes), so `/metrics` adds up all processes that share the folder
+(core/multiprocess.py). Labels are route templates, methods, statuses, upstreams and tasks; never
+ids, addresses or raw paths.
 """
 
 from __future__ import annotations
@@ -18,14 +19,16 @@ import orjson
 import structlog
 from prometheus_client import Counter, Gauge, Histogram
 
+from gateway_project.core import multiprocess
+
 if TYPE_CHECKING:
     from structlog.typing import EventDict, WrappedLogger
 
     from gateway_project.core.middleware import RequestContext
 
-# The client library opens its files as metrics are declared, and does not make their folder.
+# Before the first metric: each opens its file as it is declared.
 if _folder := os.environ.get("PROMETHEUS_MULTIPROC_DIR"):
-    Path(_folder).mkdir(parents=True, exist_ok=True)
+    multiprocess.join(Path(_folder))
 
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 

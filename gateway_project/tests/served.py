@@ -47,27 +47,26 @@ class Served:
         log.unlink(missing_ok=True)
         self.log = log.open("a+b")  # appending: the process writes while the test reads
         database = settings.DATABASES["default"]
+        self.environment = {
+            **os.environ,
+            "PORT": str(self.port),
+            "WORKERS": "2",
+            "DRAIN_SECONDS": "0",  # tests about stopping say otherwise
+            "SECRET_KEY": settings.SECRET_KEY,
+            "KEY_PEPPERS": ",".join(
+                f"{v}:{p.decode()}" for v, p in settings.KEY_PEPPERS.by_version
+            ),
+            "DATABASE_URL": "postgres://{USER}:{PASSWORD}@{HOST}:{PORT}/{NAME}".format(**database),
+            "DETECTION_ENGINE_URL": settings.DETECTION_ENGINE_URL,
+            "DETECTION_ENGINE_SCORE_FLOOR": "0",
+            "ALLOWED_HOSTS": "127.0.0.1",
+            "PROMETHEUS_MULTIPROC_DIR": str(folder / "metrics"),
+            **environment,
+        }
         self.process = subprocess.Popen(
             [sys.executable, "manage.py", "serve"],
             cwd=ROOT,
-            env={
-                **os.environ,
-                "PORT": str(self.port),
-                "WORKERS": "2",
-                "DRAIN_SECONDS": "0",  # tests about stopping say otherwise
-                "SECRET_KEY": settings.SECRET_KEY,
-                "KEY_PEPPERS": ",".join(
-                    f"{v}:{p.decode()}" for v, p in settings.KEY_PEPPERS.by_version
-                ),
-                "DATABASE_URL": "postgres://{USER}:{PASSWORD}@{HOST}:{PORT}/{NAME}".format(
-                    **database
-                ),
-                "DETECTION_ENGINE_URL": settings.DETECTION_ENGINE_URL,
-                "DETECTION_ENGINE_SCORE_FLOOR": "0",
-                "ALLOWED_HOSTS": "127.0.0.1",
-                "PROMETHEUS_MULTIPROC_DIR": str(folder / "metrics"),
-                **environment,
-            },
+            env=self.environment,
             stdout=self.log,
             stderr=subprocess.STDOUT,
             start_new_session=True,
