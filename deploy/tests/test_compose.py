@@ -86,6 +86,12 @@ def test_a_stop_of_the_gateway_fits_into_its_grace_period(services: dict[str, An
     assert stop + 10 <= grace
 
 
+def test_all_processes_count_in_one_folder(services: dict[str, Any]) -> None:
+    for name in ("gateway", "worker", "beat"):
+        folder = services[name]["environment"]["PROMETHEUS_MULTIPROC_DIR"]
+        assert f"metrics:{folder}" in services[name]["volumes"], name
+
+
 def test_commands_exist(services: dict[str, Any]) -> None:
     commands = [services[name]["command"] for name in OURS if "command" in services[name]]
     default = re.search(r"^CMD (\[.*\])$", (ROOT / "Dockerfile").read_text(), re.MULTILINE)
