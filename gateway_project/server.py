@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import ctypes
 import multiprocessing
 import os
 import shutil
 import signal
 import socket
+import struct
 import sys
 import tempfile
 import threading
@@ -37,7 +39,21 @@ LINGER_SECONDS = 1.0
 # More than proxies keep theirs (nginx and most balancers: 60 s). Who closes an idle connection must
 # not be the one that waits for requests on it.
 KEEP_ALIVE_SECONDS = 75
+HANDSHAKE_SECONDS = 0.02  # for those that have begun when the listeners are about to close
 START_SECONDS_MAX = 30
+
+# Berkeley packet filter: drop what has SYN without ACK, keep the rest.
+NO_SYN = b"".join(
+    struct.pack("HBBI", *instruction)
+    for instruction in (
+        (0x30, 0, 0, 13),  # load the byte of TCP's flags
+        (0x54, 0, 0, 0x12),  # keep SYN and ACK
+        (0x15, 0, 1, 0x02),  # SYN alone? else skip one
+        (0x06, 0, 0, 0),  # drop
+        (0x06, 0, 0, 0xFFFF_FFFF),  # accept
+    )
+)
+SO_ATTACH_FILTER = 26  # Linux; Python has no name for it
 
 
 def command(*, host: str, port: int, workers: int) -> list[str]:
@@ -56,6 +72,7 @@ class Server(uvicorn.Server):
     """One web process. uvicorn's own answer to SIGTERM is to close its listeners at once."""
 
     _closes_at: float | None = None
+    _is_last = False  # nobody else goes on listening on this port
     _lingers = True
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
@@ -69,6 +86,8 @@ class Server(uvicorn.Server):
 
         is_first = not Process.leaving
         Process.leaving = True
+        if is_first:
+            self._is_last = sig == signal.SIGTERM
         if sig == signal.SIGTERM and is_first and settings.DRAIN_SECONDS:
             Process.ready = False
             self._closes_at = monotonic() + settings.DRAIN_SECONDS
@@ -84,6 +103,10 @@ class Server(uvicorn.Server):
         return await super().on_tick(counter)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        if self._is_last:
+            for listener in sockets or []:
+                refuse_handshakes(listener)
+            await asyncio.sleep(HANDSHAKE_SECONDS)
         # The kernel resets what it has accepted and we have not when the last listener closes: no
         # await in between.
         late = [connection for listener in sockets or [] for connection in _accepted(listener)]
@@ -101,6 +124,22 @@ class Server(uvicorn.Server):
         return self.config.http_protocol_class(  # type: ignore[call-arg]
             config=self.config, server_state=self.server_state, app_state=self.lifespan.state
         )
+
+
+def refuse_handshakes(listener: socket.socket) -> None:
+    """Let no new connection begin, and those that have begun come through.
+
+    Who asks meanwhile asks again a second later, and is then refused.
+    """
+    if sys.platform == "linux":
+        program = ctypes.create_string_buffer(NO_SYN, len(NO_SYN))
+        count = len(NO_SYN) // struct.calcsize("HBBI")
+        with suppress(OSError):  # a sandbox that has no filters
+            listener.setsockopt(
+                socket.SOL_SOCKET,
+                SO_ATTACH_FILTER,
+                struct.pack("HP", count, ctypes.addressof(program)),
+            )
 
 
 def _accepted(listener: socket.socket) -> Iterator[socket.socket]:
