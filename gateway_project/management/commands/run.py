@@ -41,6 +41,7 @@ class Command(BaseCommand):
 
     def handle(self, *args: Any, **options: Any) -> None:
         self.children: dict[str, subprocess.Popen[bytes]] = {}
+        self._stopping = False
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, self._interrupt)
         if not _is_free(settings.HOST, settings.PORT):
@@ -48,23 +49,28 @@ class Command(BaseCommand):
                 f"Port {settings.PORT} is taken. Stop what uses it, or choose another: "
                 f"PORT={settings.PORT + 1} make run"
             )
-        self._say("Preparing the database")
-        call_command("migrate", verbosity=0, interactive=False)
-        demo = seed(f"http://{settings.HOST}:{settings.PORT}")
         metrics = server.metrics_folder()
         try:
+            self._say("Preparing the database")
+            call_command("migrate", verbosity=0, interactive=False)
+            demo = seed(f"http://{settings.HOST}:{settings.PORT}")
             self._start(metrics)
             self._print_welcome(demo)
             self._watch()
         except KeyboardInterrupt:
-            self._say("\nStopping")
+            self._say("\nStopping (once more: at once)")
         finally:
             self._stop()
             server.drop_metrics_folder(metrics)
         self._say(f"Stopped. The data stays in {settings.VAR_DIR}.")
 
     def _interrupt(self, signum: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
+        if not self._stopping:
+            self._stopping = True
+            raise KeyboardInterrupt
+        # Not another exception: it would end the stopping and leave the children behind.
+        for child in self.children.values():
+            child.kill()
 
     def _start(self, metrics: Path) -> None:
         environment = {
@@ -126,6 +132,7 @@ class Command(BaseCommand):
             time.sleep(0.5)
 
     def _stop(self) -> None:
+        self._stopping = True
         # The gateway first: requests in flight still need the engine.
         for name in ("gateway", "engine"):
             child = self.children.get(name)
