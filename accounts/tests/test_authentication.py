@@ -340,15 +340,9 @@ class TestMemory:
         assert look_ups.call_count == 1
 
     def test_equal_look_ups_at_once_are_one(self, gateway, look_ups, acme_key):
-        import httpx
+        call = {"method": "GET", "url": "/v1/limits", "headers": {"X-API-Key": acme_key}}
 
-        async def burst():
-            transport = httpx.ASGITransport(gateway.application, client=("127.0.0.1", 1))
-            async with httpx.AsyncClient(transport=transport, base_url="http://testserver") as http:
-                calls = (http.get("/v1/limits", headers={"X-API-Key": acme_key}) for _ in range(8))
-                return await asyncio.gather(*calls)
-
-        answers = gateway.run(burst())
+        answers = gateway.at_once([call] * 8)
 
         assert {r.status_code for r in answers} == {200}
         assert look_ups.call_count == 1

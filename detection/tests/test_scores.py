@@ -7,7 +7,6 @@ import io
 from datetime import timedelta
 from unittest.mock import patch
 
-import httpx
 import orjson
 import pytest
 from django.conf import settings
@@ -25,18 +24,10 @@ from gateway_project.core.observability import cache_requests
 
 def burst(gateway, calls):
     """Send `calls` (bodies, with a key) at once; the answers in order."""
-
-    async def send():
-        transport = httpx.ASGITransport(gateway.application, client=("127.0.0.1", 1))
-        async with httpx.AsyncClient(transport=transport, base_url="http://testserver") as http:
-            return await asyncio.gather(
-                *(
-                    http.post("/v1/detect", json=body, headers={"X-API-Key": key}, timeout=60)
-                    for key, body in calls
-                )
-            )
-
-    return gateway.run(send(), timeout=60)
+    return gateway.at_once(
+        {"method": "POST", "url": "/v1/detect", "json": body, "headers": {"X-API-Key": key}}
+        for key, body in calls
+    )
 
 
 def has_policy(key, **policy):

@@ -6,7 +6,15 @@ import pytest
 from django.conf import settings
 from django.db import connection
 
+from gateway_project.tests.private_redis import PrivateRedis
 from gateway_project.tests.served import Served
+
+
+@pytest.fixture
+def own_redis(tmp_path):
+    """A Redis to stop, freeze and flush: `serve(REDIS_URL=own_redis.url)`."""
+    with PrivateRedis(tmp_path) as server:
+        yield server
 
 
 @pytest.fixture

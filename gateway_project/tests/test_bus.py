@@ -10,21 +10,14 @@ import redis as redis_py
 
 from gateway_project.core import bus as bus_module
 from gateway_project.core.bus import Bus
-from gateway_project.tests.private_redis import PrivateRedis
 
 
 @pytest.fixture
-def private_redis(tmp_path):
-    with PrivateRedis(tmp_path) as server:
-        yield server
-
-
-@pytest.fixture
-def on_it(private_redis, settings, monkeypatch):
-    settings.REDIS_URL = private_redis.url
-    client = redis_py.Redis.from_url(private_redis.url, socket_connect_timeout=1)
+def on_it(own_redis, settings, monkeypatch):
+    settings.REDIS_URL = own_redis.url
+    client = redis_py.Redis.from_url(own_redis.url, socket_connect_timeout=1)
     monkeypatch.setattr(bus_module.redis, "client", lambda: client)
-    yield private_redis
+    yield own_redis
     client.close()
 
 

@@ -14,17 +14,10 @@ import pytest
 
 from accounts import usage_log
 from accounts.models import UsageLog
-from gateway_project.tests.private_redis import PrivateRedis
 from gateway_project.tests.served import wait_until
 from gateway_project.tests.test_served import database_away
 
 pytestmark = pytest.mark.served
-
-
-@pytest.fixture
-def own_redis(tmp_path):
-    with PrivateRedis(tmp_path) as server:
-        yield server
 
 
 def ready(served):

@@ -9,7 +9,6 @@ import time
 from unittest.mock import Mock
 from uuid import UUID
 
-import httpx
 import pytest
 from django.db import OperationalError
 
@@ -239,9 +238,8 @@ class TestCompression:
         """The answer before httpx undoes the compression: (headers, body as sent)."""
 
         async def call():
-            transport = httpx.ASGITransport(gateway.application, client=("127.0.0.1", 1))
             async with (
-                httpx.AsyncClient(transport=transport, base_url="http://testserver") as http,
+                gateway.http() as http,
                 http.stream("GET", path, headers={"Accept-Encoding": encoding, **more}) as response,
             ):
                 chunks = [chunk async for chunk in response.aiter_raw()]
