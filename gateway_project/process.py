@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import time
 from contextlib import AsyncExitStack
 from typing import ClassVar
@@ -41,6 +42,7 @@ class Process:
                     log.error("start_failed", error=repr(exc))
                     await send({"type": "lifespan.startup.failed", "message": repr(exc)})
                     return
+                _spare_the_collector()
                 await send({"type": "lifespan.startup.complete"})
             elif message["type"] == "lifespan.shutdown":
                 await self.stop()
@@ -72,6 +74,17 @@ class Process:
         Process.ready = False
         await self._held.aclose()
         log.info("process_stopped")
+
+
+def _spare_the_collector() -> None:
+    """Let cycle collections leave out what stays for ever, and come rarely.
+
+    With Python's defaults each walks modules, models and URL patterns again: pauses of 50 ms and
+    more, which were most of the 99th percentile. Nearly everything of a request is freed without.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 100)
 
 
 def uptime_seconds() -> int:
