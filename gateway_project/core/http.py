@@ -1,21 +1,28 @@
 """The one door to our upstreams: a pooled client, a total deadline, a bulkhead, plain errors.
 
-It wraps aiohttp, which takes a third of httpx's time per call at our concurrency (docs/decisions/
-0003). One client per upstream and process, opened in the lifespan. It refuses to follow redirects,
-to read proxies from the environment and to take more than `answer_bytes_max` of an answer.
+asyncio connects and does TLS, httptools parses, and nothing stands between them: a client library
+costs as much as the rest of a request (docs/decisions/0003). One client per upstream and process,
+opened in the lifespan. It knows no redirects, proxies, cookies or compression, and takes no more
+than `answer_bytes_max` of an answer.
 """
 
 from __future__ import annotations
 
 import asyncio
+import ssl
+from base64 import b64encode
 from collections.abc import Mapping
-from time import perf_counter
+from time import monotonic, perf_counter
 from types import TracebackType
-from typing import NamedTuple
+from typing import NamedTuple, cast
+from urllib.parse import unquote, urlsplit
 
-import aiohttp
+from httptools import HttpParserError, HttpResponseParser
 
 from gateway_project.core.observability import upstream_duration
+
+KEEP_SECONDS = 30.0  # a connection that rested longer is not trusted to be alive
+HEAD_BYTES_MAX = 64 << 10
 
 
 class UpstreamError(Exception):
@@ -55,6 +62,102 @@ class Answer(NamedTuple):
     queued_seconds: float
 
 
+class _Connection(asyncio.Protocol):
+    """One HTTP/1.1 connection with one exchange at a time. RFC 9112."""
+
+    _transport: asyncio.Transport
+    _parser: HttpResponseParser
+
+    def __init__(self, bytes_max: int) -> None:
+        self.is_open = False
+        self.rests_since = 0.0
+        self._bytes_max = bytes_max
+        self._answer: asyncio.Future[tuple[int, bytes]] | None = None
+        self._parts: list[bytes] = []
+        self._received = 0
+        self._has_head = False
+        self._ends_by_closing = True
+
+    def close(self) -> None:
+        self.is_open = False
+        self._transport.abort()
+
+    async def exchange(self, message: bytes) -> tuple[int, bytes]:
+        """Status and body. Raises `ConnectFailed` if nothing came, `BadAnswer` if half did."""
+        self._answer = asyncio.get_running_loop().create_future()
+        self._parser = HttpResponseParser(self)
+        self._parts, self._received = [], 0
+        self._has_head, self._ends_by_closing = False, True
+        try:
+            self._transport.write(message)
+            return await self._answer
+        except RuntimeError as exc:  # uvloop's word for a transport that is closed already
+            raise ConnectFailed(str(exc)) from exc
+        except BaseException:
+            self.close()  # a late answer would be taken for that to another request
+            raise
+
+    # -- asyncio's side ---------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+        self.is_open = True
+
+    def data_received(self, data: bytes) -> None:
+        if self._answer is None or self._answer.done():
+            self.close()  # nobody asked
+            return
+        self._received += len(data)
+        if self._received > self._bytes_max:
+            self._fail(BadAnswer("answer too large"))
+            return
+        try:
+            self._parser.feed_data(data)
+        except HttpParserError as exc:
+            self._fail(BadAnswer(type(exc).__name__))
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.is_open = False
+        if not self._received:
+            self._fail(ConnectFailed("closed without an answer"))
+        elif exc is None and self._has_head and self._ends_by_closing:
+            self.on_message_complete()
+        else:
+            self._fail(BadAnswer("cut off"))
+
+    def _fail(self, exc: UpstreamError) -> None:
+        if self._answer is not None and not self._answer.done():
+            self._answer.set_exception(exc)
+
+    # -- httptools' side --------------------------------------------------------------------------
+
+    def on_message_begin(self) -> None:
+        if self._answer is None or self._answer.done():
+            self.is_open = False  # a second answer to one request: what would come next?
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        name = name.lower()
+        if name in (b"content-length", b"transfer-encoding"):
+            self._ends_by_closing = False
+        elif name == b"content-encoding" and value.lower() != b"identity":
+            self._fail(BadAnswer("compressed, though it was not asked to"))
+
+    def on_headers_complete(self) -> None:
+        self._has_head = self._parser.get_status_code() >= 200
+
+    def on_body(self, body: bytes) -> None:
+        self._parts.append(body)
+
+    def on_message_complete(self) -> None:
+        status = self._parser.get_status_code()
+        if status < 200:
+            return  # RFC 9110 §15.2: the real one follows
+        if not self._parser.should_keep_alive():
+            self.is_open = False
+        if self._answer is not None and not self._answer.done():
+            self._answer.set_result((status, b"".join(self._parts)))
+
+
 class UpstreamClient:
     """Calls one upstream. `in_flight_max` bounds how many calls may wait on it at once."""
 
@@ -67,21 +170,38 @@ class UpstreamClient:
         answer_bytes_max: int = 1 << 20,
     ) -> None:
         self.name = name
-        self.base_url = base_url.rstrip("/")
         self.answer_bytes_max = answer_bytes_max
         self._places = asyncio.Semaphore(in_flight_max)
         self._duration = upstream_duration.labels(name)
-        self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=in_flight_max, keepalive_timeout=30),
-            timeout=aiohttp.ClientTimeout(total=None),
-            auto_decompress=True,
-            trust_env=False,
-            cookie_jar=aiohttp.DummyCookieJar(),
-            skip_auto_headers=("User-Agent",),
-        )
+        self._resting: list[_Connection] = []
+        self.base_url = base_url
+
+    @property
+    def base_url(self) -> str:
+        """`http[s]://[user:password@]host[:port][/path]`; a new one begins with new connections."""
+        return self._base_url
+
+    @base_url.setter
+    def base_url(self, base_url: str) -> None:
+        url = urlsplit(base_url)
+        is_tls = url.scheme == "https"
+        self._base_url = base_url.rstrip("/")
+        self._address = (url.hostname or "", url.port or (443 if is_tls else 80))
+        self._tls = ssl.create_default_context() if is_tls else None
+        self._path = url.path.rstrip("/")
+        self._head = f"Host: {url.netloc.rpartition('@')[2]}\r\n"
+        if url.username is not None:
+            pair = f"{unquote(url.username)}:{unquote(url.password or '')}"
+            self._head += f"Authorization: Basic {b64encode(pair.encode()).decode()}\r\n"
+        self._drop_resting()
 
     async def close(self) -> None:
-        await self._session.close()
+        self._drop_resting()
+
+    def _drop_resting(self) -> None:
+        for connection in self._resting:
+            connection.close()
+        self._resting.clear()
 
     async def __aenter__(self) -> UpstreamClient:
         return self
@@ -104,39 +224,64 @@ class UpstreamClient:
 
         Raises `UpstreamTimeout`, `ConnectFailed` or `BadAnswer`.
         """
+        message = self._message(method, path, body, headers or {})
         came = perf_counter()
         began: float | None = None
         try:
             async with asyncio.timeout(timeout_seconds), self._places:
                 began = perf_counter()
                 try:
-                    status, content = await self._exchange(method, path, body, headers)
-                except aiohttp.ServerDisconnectedError:
+                    status, content = await self._exchange(message)
+                except ConnectFailed:
                     # A kept connection that the upstream closed while we reached for it. Our
                     # calls are safe to repeat, and a second one gets a fresh connection.
-                    status, content = await self._exchange(method, path, body, headers)
+                    self._drop_resting()
+                    status, content = await self._exchange(message)
         except TimeoutError as exc:
             had_seconds = 0.0 if began is None else perf_counter() - began
             raise UpstreamTimeout(f"no answer in {timeout_seconds:g} s", had_seconds) from exc
-        except (aiohttp.ClientPayloadError, aiohttp.ClientResponseError) as exc:
-            raise BadAnswer(type(exc).__name__) from exc
-        except (aiohttp.ClientError, OSError, RuntimeError) as exc:
-            # RuntimeError: uvloop's word for a transport that is closed already.
+        except OSError as exc:
             raise ConnectFailed(type(exc).__name__) from exc
         finally:
             if began is not None:
                 self._duration.observe(perf_counter() - began)
         return Answer(status, content, began - came)
 
-    async def _exchange(
-        self, method: str, path: str, body: bytes | None, headers: Mapping[str, str] | None
-    ) -> tuple[int, bytes]:
-        async with self._session.request(
-            method, f"{self.base_url}{path}", data=body, headers=headers, allow_redirects=False
-        ) as response:
-            content = b""
-            async for chunk in response.content.iter_any():
-                content += chunk
-                if len(content) > self.answer_bytes_max:
-                    raise BadAnswer("answer too large")
-            return response.status, content
+    def _message(
+        self, method: str, path: str, body: bytes | None, headers: Mapping[str, str]
+    ) -> bytes:
+        lines = [f"{method} {self._path}{path} HTTP/1.1\r\n", self._head]
+        lines += [f"{name}: {value}\r\n" for name, value in headers.items()]
+        if any(line.count("\n") > 1 for line in lines[2:]) or " " in path or "\n" in path:
+            raise ValueError("a path or header would end its line")
+        if body is not None:
+            lines.append(f"Content-Length: {len(body)}\r\n")
+        lines.append("\r\n")
+        return "".join(lines).encode("latin-1") + (body or b"")
+
+    async def _exchange(self, message: bytes) -> tuple[int, bytes]:
+        connection = self._rested()
+        if connection is None:
+            host, port = self._address
+            _, connection = await asyncio.get_running_loop().create_connection(
+                lambda: _Connection(self.answer_bytes_max + HEAD_BYTES_MAX),
+                host,
+                port,
+                ssl=self._tls,
+            )
+        found = await connection.exchange(message)
+        if connection.is_open:
+            connection.rests_since = monotonic()
+            self._resting.append(connection)
+        else:
+            connection.close()
+        return found
+
+    def _rested(self) -> _Connection | None:
+        """The connection that was used last, so that those of a busy hour can age and go."""
+        while self._resting:
+            connection = self._resting.pop()
+            if connection.is_open and monotonic() - connection.rests_since < KEEP_SECONDS:
+                return connection
+            connection.close()
+        return None
