@@ -150,6 +150,14 @@ def _insert(rows: list[Row]) -> None:
 
 
 _touched: dict[UUID, datetime] = {}
+# A key that somebody holds is left for the next minute.
+TOUCH = """
+UPDATE accounts_apikey SET last_used_at = used.at, last_used_ip = used.ip
+FROM unnest(%s::uuid[], %s::timestamptz[], %s::inet[]) AS used (id, at, ip)
+WHERE accounts_apikey.id = used.id AND accounts_apikey.id IN (
+    SELECT id FROM accounts_apikey WHERE id = ANY(%s) FOR NO KEY UPDATE SKIP LOCKED
+)
+"""
 
 
 def _touch(batch: Batch) -> None:
@@ -159,13 +167,21 @@ def _touch(batch: Batch) -> None:
         latest[row[1]] = max(row[-1], latest.get(row[1], row[-1]))
     if len(_touched) > 50_000:
         _touched.clear()
-    for key_id, at in latest.items():
-        before = _touched.get(key_id)
-        if before is not None and at - before < timedelta(seconds=LAST_USED_SECONDS):
-            continue
-        address = batch.addresses.get(key_id) or None
-        ApiKey.objects.filter(pk=key_id).update(last_used_at=at, last_used_ip=address)
-        _touched[key_id] = at
+    due = {
+        key_id: at
+        for key_id, at in latest.items()
+        if key_id not in _touched or (at - _touched[key_id]).total_seconds() >= LAST_USED_SECONDS
+    }
+    if not due:
+        return
+    addresses = [batch.addresses.get(key_id) or None for key_id in due]
+    if connection.vendor == "postgresql":
+        with connection.cursor() as cursor:
+            cursor.execute(TOUCH, [list(due), list(due.values()), addresses, list(due)])
+    else:
+        for (key_id, at), address in zip(due.items(), addresses, strict=True):
+            ApiKey.objects.filter(pk=key_id).update(last_used_at=at, last_used_ip=address)
+    _touched.update(due)
 
 
 def drain() -> int:
@@ -256,14 +272,8 @@ def _add_up(rows: Sequence[Row]) -> None:
             total[first_bin + latency_bin] += 1
             if score_bin is not None:
                 bins[(period, bucket, subject, score_bin)] += 1
-    # Sorted, so that two writers take the rows' locks in the same order.
-    _upsert(UsageRollup, KEYS, SUMS, [(*k, *v) for k, v in sorted(sums.items(), key=_by_key)])
-    scored = [(*key, count) for key, count in sorted(bins.items(), key=_by_key)]
-    _upsert(ScoreRollup, SCORE_KEYS, ("count",), scored)
-
-
-def _by_key(item: tuple[tuple[Any, ...], Any]) -> tuple[Any, ...]:
-    return item[0]
+    _upsert(UsageRollup, KEYS, SUMS, [(*key, *total) for key, total in sums.items()])
+    _upsert(ScoreRollup, SCORE_KEYS, ("count",), [(*key, count) for key, count in bins.items()])
 
 
 def _buckets(at: datetime) -> tuple[tuple[str, datetime], ...]:
@@ -278,22 +288,32 @@ def _upsert(
     if not rows:
         return
     table = model._meta.db_table
-    columns = [*keys, *sums]
-    statement = (
-        f"INSERT INTO {table} ({', '.join(columns)}) "  # noqa: S608 - names of our own
-        f"VALUES ({', '.join(['%s'] * len(columns))}) "
-        f"ON CONFLICT ({', '.join(keys)}) DO UPDATE SET "
-        + ", ".join(f"{name} = {table}.{name} + excluded.{name}" for name in sums)
+    fields = [model._meta.get_field(name) for name in (*keys, *sums)]
+    insert = f"INSERT INTO {table} ({', '.join(field.column for field in fields)}) "
+    add = f" ON CONFLICT ({', '.join(keys)}) DO UPDATE SET " + ", ".join(
+        f"{name} = {table}.{name} + excluded.{name}" for name in sums
     )
-    adapt = [model._meta.get_field(name).get_db_prep_value for name in columns]
     with connection.cursor() as cursor:
-        cursor.executemany(
-            statement,
-            [
-                [prepare(value, connection) for prepare, value in zip(adapt, row, strict=True)]
-                for row in rows
-            ],
-        )
+        if connection.vendor == "postgresql":
+            # One statement: for a thousand keys at once it would be six thousand. In order, so
+            # that two writers take the rows' locks in the same one.
+            columns = [field.column for field in fields]
+            types = ", ".join(f"{field.column} {field.db_type(connection)}" for field in fields)
+            cursor.execute(
+                f"{insert} SELECT * FROM json_to_recordset(%s) AS added ({types}) "  # noqa: S608
+                f"ORDER BY {', '.join(keys)} {add}",
+                [orjson.dumps([dict(zip(columns, row, strict=True)) for row in rows]).decode()],
+            )
+        else:
+            values = f"VALUES ({', '.join(['%s'] * len(fields))})"
+            adapt = [field.get_db_prep_value for field in fields]
+            cursor.executemany(
+                insert + values + add,
+                [
+                    [prepare(value, connection) for prepare, value in zip(adapt, row, strict=True)]
+                    for row in rows
+                ],
+            )
 
 
 def rebuild_rollups() -> None:

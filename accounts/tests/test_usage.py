@@ -14,7 +14,8 @@ import psycopg
 import pytest
 import time_machine
 from django.conf import settings
-from django.db import OperationalError, connection, connections
+from django.db import OperationalError, connection, connections, transaction
+from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
 from accounts import reports, usage, usage_log
@@ -577,6 +578,39 @@ class TestLastUsed:
         gateway.flush_usage()
 
         assert ApiKey.objects.get().last_used_ip is None
+
+    def test_a_key_that_somebody_holds_keeps_neither_log_nor_other_keys_waiting(
+        self, gateway, acme_key, make_key
+    ):
+        if connection.vendor != "postgresql":
+            pytest.skip("SQLite locks no rows")
+        other = make_key()
+
+        def elsewhere():
+            try:
+                return written(row(acme_key), row(other))
+            finally:
+                connections.close_all()
+
+        with transaction.atomic(), ThreadPoolExecutor(1) as executor:
+            ApiKey.objects.select_for_update().get(pk=acme_key.row.pk)
+            executor.submit(elsewhere).result(timeout=10)
+
+        assert UsageLog.objects.count() == 2
+        assert ApiKey.objects.get(last_used_at__isnull=False) == other.row
+
+    def test_it_takes_one_statement_however_many_keys(self, gateway, make_key):
+        if connection.vendor != "postgresql":
+            pytest.skip("SQLite takes one for each")
+        keys = [make_key() for _ in range(20)]
+
+        def statements(*rows):
+            with CaptureQueriesContext(connection) as queries:
+                written(*rows)
+            return len(queries)
+
+        usage_log.ensure_partitions({timezone.now().date()})
+        assert statements(*map(row, keys)) == statements(row(make_key()))
 
     def test_what_is_remembered_of_it_is_bounded(self, gateway, acme_key):
         now = timezone.now()
