@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from time import monotonic, time
@@ -29,7 +29,7 @@ from accounts import keys, usage
 from accounts.models import ApiKey, User
 from gateway_project.core import database, errors
 from gateway_project.core.bus import bus
-from gateway_project.core.caching import SingleFlight, TTLCache
+from gateway_project.core.caching import Loader, TTLCache
 from gateway_project.core.middleware import RequestContext, context_of
 from gateway_project.core.observability import get_logger, key_cache_total
 from gateway_project.core.ratelimit import (
@@ -122,7 +122,6 @@ class _Memory:
 
 
 _memory = _Memory()
-_flights: SingleFlight[str, Caller | None] = SingleFlight()
 _hits, _stale, _misses = (key_cache_total.labels(r) for r in ("hit", "stale", "miss"))
 bus.on(CHANNEL, _memory.forget, partial(_memory.forget, ALL))
 
@@ -162,7 +161,7 @@ class APIKeyAuthentication(BaseAuthentication):
                 return None
             if settings.RATE_LIMIT_ENABLED:  # a guesser gets no look-up for each guess
                 await refuse_used_up(ip_policy(context.client_ip))
-        flight, _ = _flights.start(digest, lambda: _fetch(text, digest))
+        flight = _loader.start(text)
         if known is None:
             _misses.inc()
             return await asyncio.shield(flight)
@@ -186,7 +185,7 @@ class APIKeyAuthentication(BaseAuthentication):
             caller = None
         else:
             generation = _memory.generation
-            caller = _look_up(text)
+            caller = _look_up([text]).get(text)
             _memory.remember(digest, caller, generation)
         return None, self._admit(caller, context_of(request))
 
@@ -224,25 +223,31 @@ def _read(meta: Mapping[str, Any]) -> tuple[str, str, _Known | None]:
     return text, digest, known
 
 
-async def _fetch(text: str, digest: str) -> Caller | None:
+async def _fetch(texts: Sequence[str]) -> dict[str, Caller]:
     generation = _memory.generation
-    caller = await database.run(_look_up, text)
-    _memory.remember(digest, caller, generation)
-    return caller
+    callers = await database.run(_look_up, texts)
+    for text in texts:
+        digest = settings.KEY_PEPPERS.digest(text)
+        _memory.remember(digest, callers.get(text), generation)
+    return callers
 
 
-def _look_up(text: str) -> Caller | None:
+_loader: Loader[str, Caller] = Loader(_fetch)
+
+
+def _look_up(texts: Sequence[str]) -> dict[str, Caller]:
+    """The callers of those `texts` that are usable keys."""
+    by_digest = {d: text for text in texts for d in settings.KEY_PEPPERS.digests(text)}
     try:
-        key = (
-            ApiKey.objects.usable()
+        return {
+            by_digest[key.key_hash]: caller_of(key)
+            for key in ApiKey.objects.usable()
             .select_related("workspace__plan")
-            .filter(key_hash__in=settings.KEY_PEPPERS.digests(text), workspace__isnull=False)
-            .first()
-        )
+            .filter(key_hash__in=list(by_digest), workspace__isnull=False)
+        }
     except DatabaseError as exc:
         log.error("key_lookup_failed", error=type(exc).__name__)
         raise
-    return None if key is None else caller_of(key)
 
 
 def caller_of(key: ApiKey) -> Caller:

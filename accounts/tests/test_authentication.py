@@ -283,8 +283,8 @@ class TestAKnownKeyInAnOutage:
 
 class TestForgetting:
     def test_a_look_up_that_began_before_is_not_remembered(self, gateway, acme_key):
-        def revoked_meanwhile(text):
-            found = look_up(text)
+        def revoked_meanwhile(texts):
+            found = look_up(texts)
             authentication.forget(acme_key.row.pk)
             return found
 
@@ -346,6 +346,18 @@ class TestMemory:
 
         assert {r.status_code for r in answers} == {200}
         assert look_ups.call_count == 1
+
+    def test_many_keys_at_once_share_their_look_ups(self, gateway, look_ups, make_key):
+        calls = [
+            {"method": "GET", "url": "/v1/limits", "headers": {"X-API-Key": text}}
+            for text in [*(make_key() for _ in range(30)), keys.make_key()]
+        ]
+
+        answers = gateway.at_once(calls)
+
+        assert [r.status_code for r in answers] == [200] * 30 + [401]
+        # The first leaves alone, those that came meanwhile leave together.
+        assert look_ups.call_count <= 3
 
     def test_it_ends_after_its_seconds(self, gateway, look_ups, acme_key, settings):
         settings.KEY_CACHE_SECONDS = -1.0

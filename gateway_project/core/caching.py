@@ -1,9 +1,9 @@
-"""In-process caching: a bounded map whose entries expire, and one flight for equal look-ups."""
+"""In-process caching: a bounded map whose entries expire, and look-ups that share their work."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from threading import Lock
 from time import monotonic
 from typing import Any, Generic, TypeVar
@@ -84,6 +84,48 @@ class SingleFlight(Generic[K, V]):
             return await work()
         finally:
             self._flights.pop(key, None)
+
+
+class Loader(Generic[K, V]):
+    """Look-ups of single keys that share their trips (the pattern of GraphQL's DataLoader).
+
+    What is asked while a trip is under way leaves together with the next. `load_many` gets at
+    most `keys_max` keys and returns what it found; who is missing gets None.
+    """
+
+    def __init__(
+        self, load_many: Callable[[Sequence[K]], Awaitable[Mapping[K, V]]], *, keys_max: int = 100
+    ) -> None:
+        self._load_many = load_many
+        self._keys_max = keys_max
+        self._asked: dict[K, asyncio.Future[V | None]] = {}
+        self._waiting: list[K] = []
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self, key: K) -> asyncio.Future[V | None]:
+        """What will be found of `key`. It comes whoever stops waiting: shield it."""
+        future = self._asked.get(key)
+        if future is None:
+            future = self._asked[key] = asyncio.get_running_loop().create_future()
+            future.add_done_callback(ignore)
+            self._waiting.append(key)
+            if self._task is None or self._task.done():
+                self._task = asyncio.create_task(self._run())
+        return future
+
+    async def _run(self) -> None:
+        while self._waiting:
+            keys = self._waiting[: self._keys_max]
+            del self._waiting[: self._keys_max]
+            futures = {key: self._asked.pop(key) for key in keys}
+            try:
+                found = await self._load_many(keys)
+            except Exception as exc:  # noqa: BLE001 - it is the callers', each of them
+                for future in futures.values():
+                    future.set_exception(exc)
+            else:
+                for key, future in futures.items():
+                    future.set_result(found.get(key))
 
 
 def ignore(future: asyncio.Future[Any]) -> None:
