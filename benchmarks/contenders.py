@@ -39,6 +39,7 @@ class Contender:
     python: Path
     prepare: tuple[tuple[str, ...], ...] = ()
     worker: tuple[str, ...] = ()  # runs beside the web processes, and its CPU counts with theirs
+    fill_keys: tuple[str, ...] = ()  # with STORED ACTIVE FILE: see fill_keys.py
     missing: tuple[str, ...] = field(default=())  # named in the report: not on (yet)
 
     def headers(self, key: str) -> dict[str, str]:
@@ -104,12 +105,14 @@ def gateway(stores: Stores, engine_port: int, workers: int, scratch: Path) -> Co
             "--per-minute", str(PER_MINUTE), "--per-day", str(PER_DAY),
         ),
         serve=(*command, "serve"),
+        fill_keys=(sys.executable, "-m", "benchmarks.fill_keys"),
         worker=(
             sys.executable, "-m", "celery", "-A", "gateway_project", "worker", "--beat",
             "--schedule", str(scratch / "beat"), "--concurrency", "1", "--loglevel", "WARNING",
             "--without-gossip", "--without-mingle",
         ),
         env={
+            "DJANGO_SETTINGS_MODULE": "gateway_project.settings",
             "HOST": LOOPBACK,
             "PORT": str(port),
             "WORKERS": str(workers),
@@ -139,7 +142,7 @@ def gateway(stores: Stores, engine_port: int, workers: int, scratch: Path) -> Co
             "JSON access log line with request id",
             "security headers, GZip (CORS is the Robin API's)",
         ),
-        packages=("django", "djangorestframework", "uvicorn", "aiohttp", "redis", "pydantic"),
+        packages=("django", "djangorestframework", "uvicorn", "httptools", "redis", "pydantic"),
         python=Path(sys.executable),
     )  # fmt: skip
 

@@ -29,17 +29,23 @@ class Load:
 
 
 def run_wrk(
-    row: Row, port: int, headers: Mapping[str, str], *, connections: int, seconds: int
+    row: Row,
+    port: int,
+    headers: Mapping[str, str],
+    *,
+    connections: int,
+    seconds: int,
+    keys: Path | None = None,
 ) -> Load:
-    """Offer the row's requests for `seconds`, as fast as they are answered.
+    """Offer the row's requests for `seconds`, as fast as they are answered if it says no rate.
 
     A run with any failed request does not count: it raises, with a sample of the answers.
     """
-    output = _wrk(row, port, headers, connections, seconds, sample=False)
+    output = _wrk(row, port, headers, connections, seconds, keys, sample=False)
     result = json.loads(_line(output, "RESULT"))
     errors = {kind: count for kind, count in result["errors"].items() if count}
     if errors or not result["requests"]:
-        again = _wrk(row, port, headers, connections, 2, sample=True)
+        again = _wrk(row, port, headers, connections, 2, keys, sample=True)
         found = ", ".join(f"{count} {kind}" for kind, count in errors.items()) or "no answer"
         raise BenchError(
             f"{row.title}: of {result['requests']} requests to port {port} failed: {found}. "
@@ -56,7 +62,14 @@ def run_wrk(
 
 
 def _wrk(
-    row: Row, port: int, headers: Mapping[str, str], connections: int, seconds: int, *, sample: bool
+    row: Row,
+    port: int,
+    headers: Mapping[str, str],
+    connections: int,
+    seconds: int,
+    keys: Path | None,
+    *,
+    sample: bool,
 ) -> str:
     # The key travels in the environment: arguments are readable for every user of the machine.
     env = base_environment() | {
@@ -64,6 +77,8 @@ def _wrk(
         "BENCH_HEADERS": "\n".join(f"{name}: {value}" for name, value in headers.items()),
         "BENCH_CONNECTIONS": str(connections),
         "BENCH_SAMPLE": "1" if sample else "0",
+        "BENCH_KEYS": str(keys or ""),
+        "BENCH_RATE": str(row.offered_per_second or ""),
         **row.script_env,
     }
     command = [

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from statistics import median
 from typing import Any
@@ -14,14 +14,13 @@ from benchmarks.load import Load
 from benchmarks.rows import Row
 
 Result = dict[str, Any]  # what --json writes; README.md names its parts
-BASE, TESTED = "reference", "gateway"
+BASE, TESTED, ENGINE = "reference", "gateway", "engine"
 
 
 @dataclass(frozen=True)
 class Run:
     """One measured run of one contender."""
 
-    round: int
     load: Load
     cpu_us_per_request: float  # CPU time of the contender's whole process tree
     engine_calls: int
@@ -52,10 +51,21 @@ def summarise(row: Row, runs: dict[str, list[Run]]) -> Result:
         "title": row.title,
         "must": row.must,
         "aim": row.aim,
+        "is_growth": row.is_growth,
         "contenders": contenders,
         "ratio": None,
         "verdict": None,
     }
+    if ENGINE in runs and TESTED in runs:
+        added = spread(
+            [
+                tested.load.p95_ms - direct.load.p95_ms
+                for direct, tested in zip(runs[ENGINE], runs[TESTED], strict=True)
+            ]
+        )
+        summary["added_p95_ms"] = added
+        # Less is better here, so the comparison is turned round.
+        summary["verdict"] = verdict(-added["median"], -(row.must or 0), -(row.aim or 0))
     if BASE in runs and TESTED in runs:
         pairs = [
             tested.load.requests_per_second / base.load.requests_per_second
@@ -115,23 +125,54 @@ def plan_targets(result: Result, name: str) -> list[Result]:
 # --- Tables --------------------------------------------------------------------------------------
 
 _HEAD = ("", "req/s (median, min-max)", "p50 ms", "p95 ms", "p99 ms", "CPU ms/req", "MB/worker")
+_GROWTH_HEAD = (*_HEAD[:-1], "engine calls/req")
+_GROWTH_TITLE = "How it grows"
 
 
 def _cells(result: Result, row: Result, name: str) -> tuple[str, ...]:
-    figures = row["contenders"][name]
-    rate = figures["requests_per_second"]
     web = result["memory"].get(name, {}).get("web", [])
     memory = f"{max(process['pss_bytes'] for process in web) / 1e6:.0f}" if web else "-"
+    return (result["titles"][name], *_figures(row, name), memory)
+
+
+def _growth_cells(row: Result, name: str) -> tuple[str, ...]:
+    what = row["title"].removeprefix("POST /v1/detect, ").removeprefix("engine asked each time, ")
+    calls = row["contenders"][name]["engine_calls_per_request"]
+    return (f"{what}: {name}", *_figures(row, name), f"{calls:.1f}")
+
+
+def _figures(row: Result, name: str) -> tuple[str, ...]:
+    figures = row["contenders"][name]
+    rate, cpu = figures["requests_per_second"], figures["cpu_us_per_request"]["median"]
     return (
-        result["titles"][name],
         f"{rate['median']:,.0f} ({rate['min']:,.0f}-{rate['max']:,.0f})",
         *(f"{figures[key]['median']:.1f}" for key in ("p50_ms", "p95_ms", "p99_ms")),
-        f"{figures['cpu_us_per_request']['median'] / 1000:.2f}",
-        memory,
+        f"{cpu / 1000:.2f}" if cpu else "-",
     )
 
 
-def _ratio_sentence(row: Result, disturbed: bool) -> str | None:
+def _tables(result: Result) -> Iterator[tuple[Result, tuple[str, ...], list[tuple[str, ...]]]]:
+    """(row, heads, lines of cells): one for each row, and one for all rows of growth."""
+    for row in result["rows"]:
+        if not row["is_growth"]:
+            yield row, _HEAD, [_cells(result, row, name) for name in row["contenders"]]
+    lines = [
+        _growth_cells(row, name)
+        for row in result["rows"]
+        if row["is_growth"]
+        for name in row["contenders"]
+    ]
+    if lines:
+        yield {"title": _GROWTH_TITLE, "ratio": None, "verdict": None}, _GROWTH_HEAD, lines
+
+
+def _sentence(row: Result, disturbed: bool) -> str | None:
+    if added := row.get("added_p95_ms"):
+        return (
+            f"added to the engine's own p95: {added['median']:.2f} ms "
+            f"({added['min']:.2f}-{added['max']:.2f} by round); must < {row['must']:g} ms, "
+            f"aim < {row['aim']:g} ms: {row['verdict']}" + (" (disturbed run)" * disturbed)
+        )
     if row["ratio"] is None:
         return None
     ratio = row["ratio"]
@@ -176,16 +217,16 @@ def _footer(result: Result) -> list[str]:
 
 def print_tables(result: Result, console: Console) -> None:
     """The report for a terminal."""
-    for row in result["rows"]:
-        table = Table(*_HEAD, title=row["title"], title_justify="left")
+    for row, head, cells in _tables(result):
+        table = Table(*head, title=row["title"], title_justify="left")
         for column in table.columns:
             column.no_wrap = True
         for column in table.columns[1:]:
             column.justify = "right"
-        for name in row["contenders"]:
-            table.add_row(*_cells(result, row, name))
+        for line in cells:
+            table.add_row(*line)
         console.print(table)
-        if sentence := _ratio_sentence(row, result["disturbed"]):
+        if sentence := _sentence(row, result["disturbed"]):
             colour = "red" if row["verdict"] == "must missed" else "green"
             console.print(sentence, style=colour, soft_wrap=True)
     if result["targets"]:
@@ -201,11 +242,11 @@ def print_tables(result: Result, console: Console) -> None:
 def markdown(result: Result) -> str:
     """The report for the documentation."""
     lines = []
-    for row in result["rows"]:
-        lines += [f"**{row['title']}**", "", "| " + " | ".join(_HEAD) + " |"]
-        lines.append("|---" + "|---:" * (len(_HEAD) - 1) + "|")
-        lines += ["| " + " | ".join(_cells(result, row, name)) + " |" for name in row["contenders"]]
-        if sentence := _ratio_sentence(row, result["disturbed"]):
+    for row, head, cells in _tables(result):
+        lines += [f"**{row['title']}**", "", "| " + " | ".join(head) + " |"]
+        lines.append("|---" + "|---:" * (len(head) - 1) + "|")
+        lines += ["| " + " | ".join(line) + " |" for line in cells]
+        if sentence := _sentence(row, result["disturbed"]):
             lines += ["", sentence + "."]
         lines.append("")
     if result["targets"]:

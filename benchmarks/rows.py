@@ -20,6 +20,14 @@ class Engine(StrEnum):
 
 
 @dataclass(frozen=True)
+class Keys:
+    """How many API keys the database holds, and how many of them the requests take turns with."""
+
+    stored: int
+    active: int
+
+
+@dataclass(frozen=True)
 class Row:
     """One kind of request, offered in the same way to every contender."""
 
@@ -27,12 +35,18 @@ class Row:
     title: str
     path: str
     script: str  # below benchmarks/wrk/
-    must: float | None = None  # gateway / reference, requests per second
+    # Of gateway / reference in requests per second; with a rate, of the ms added to the p95.
+    must: float | None = None
     aim: float | None = None
     engine: Engine = Engine.ANY
     script_env: Mapping[str, str] = field(default_factory=dict)
+    warm_up_seconds: int = 3  # imports, pools, caches and the interpreter's own specialisation
     connections: int | None = None  # None: what the command line says
     counts_usage: bool = True  # every answered request must leave a usage row
+    keys: Keys | None = None  # None: the contender's one key
+    gateway_only: bool = False  # there is nothing alike to compare with
+    is_growth: bool = False  # one of several rows that differ in one size: fewer rounds
+    offered_per_second: int | None = None  # None: as many as are answered
 
 
 ROWS: tuple[Row, ...] = (
@@ -55,5 +69,54 @@ ROWS: tuple[Row, ...] = (
         aim=4.0,
         engine=Engine.NEVER,
         script_env={"BENCH_TEXT": "same"},
+    ),
+    Row(
+        name="offered",
+        title="POST /v1/detect, 1,000 req/s offered: latency above the engine's own",
+        path="/v1/detect",
+        script="detect.lua",
+        must=5.0,
+        aim=2.0,
+        engine=Engine.EACH,
+        connections=100,
+        gateway_only=True,  # the reference does not reach that rate on two cores
+        offered_per_second=1_000,
+    ),
+    *(
+        Row(
+            name=f"connections-{number}",
+            title=f"POST /v1/detect, engine asked each time, {number} connections",
+            path="/v1/detect",
+            script="detect.lua",
+            engine=Engine.EACH,
+            connections=number,
+            gateway_only=number == 512,  # the reference refuses a third with 503 then
+            is_growth=True,
+        )
+        for number in (8, 64, 512)
+    ),
+    Row(
+        name="text-10000",
+        title="POST /v1/detect, texts of 10,000 characters",
+        path="/v1/detect",
+        script="detect.lua",
+        engine=Engine.EACH,
+        script_env={"BENCH_TEXT_CHARS": "10000"},
+        gateway_only=True,  # it shows the engine all of the text, the reference what it reads
+        is_growth=True,
+    ),
+    *(
+        Row(
+            name=f"keys-{stored}",
+            title=f"POST /v1/detect, {stored:,} keys stored, {active:,} of them in turn",
+            path="/v1/detect",
+            script="detect.lua",
+            engine=Engine.EACH,
+            keys=Keys(stored, active),
+            warm_up_seconds=12,  # each worker gets to know each key
+            gateway_only=True,
+            is_growth=True,
+        )
+        for stored, active in ((10, 10), (10_000, 10_000), (1_000_000, 10_000))
     ),
 )

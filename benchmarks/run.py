@@ -39,8 +39,8 @@ from benchmarks.processes import (
 from benchmarks.rows import ROWS, Engine, Row
 from benchmarks.stores import Stores, private_stores, versions
 
-WARM_UP_SECONDS = 3  # imports, pools, caches and the interpreter's own specialisation
 PROBE_SECONDS = 2  # each run of the latency probes
+GROWTH_ROUNDS, GROWTH_SECONDS = 3, 5  # at most: there are many such rows
 STUB_ENDPOINT = "huggingface"  # tells the stub's answer from one of a fallback
 CHECKED_PATH = "/v1/detect"
 REQUIRED_HEADERS = ("x-ratelimit-limit", "x-request-id", "x-content-type-options")
@@ -85,11 +85,24 @@ class Bench:
     notes: list[str] = field(default_factory=list)
     foreign: list[float] = field(default_factory=list)  # busy share of the machine between runs
 
-    def measure(self, row: Row, side: Side, *, seconds: int, connections: int) -> report.Run:
+    def measure(
+        self,
+        row: Row,
+        side: Side,
+        *,
+        seconds: int,
+        connections: int,
+        keys: Path | None = None,
+    ) -> report.Run:
         """One run of wrk against one contender, checked and with its CPU time."""
         calls, cpu = self._engine_calls(), side.cpu_seconds()
         load = run_wrk(
-            row, side.contender.port, side.headers, connections=connections, seconds=seconds
+            row,
+            side.contender.port,
+            side.headers,
+            connections=connections,
+            seconds=seconds,
+            keys=keys,
         )
         # Work put off until after the answer belongs to the request, so CPU counts to rest.
         settled = side.settle()
@@ -101,7 +114,6 @@ class Bench:
             side.cut_off += connections
         self._check_engine(row, side, load, calls)
         return report.Run(
-            round=0,
             load=load,
             cpu_us_per_request=cpu / load.requests * 1e6,
             engine_calls=calls,
@@ -111,19 +123,40 @@ class Bench:
     def run_row(self, row: Row) -> report.Result:
         """Warm up, then rounds in alternating order."""
         connections = row.connections or self.connections
-        names = list(self.sides)
+        rounds, seconds = self.rounds, self.seconds
+        if row.is_growth:
+            rounds, seconds = min(rounds, GROWTH_ROUNDS), min(seconds, GROWTH_SECONDS)
+        names = [name for name in self.sides if name != report.BASE or not row.gateway_only]
+        keys = {name: self._fill_keys(row, self.sides[name]) for name in names}
         for name in names:
-            self.measure(row, self.sides[name], seconds=WARM_UP_SECONDS, connections=connections)
+            self.measure(
+                row,
+                self.sides[name],
+                seconds=row.warm_up_seconds,
+                connections=connections,
+                keys=keys[name],
+            )
         runs: dict[str, list[report.Run]] = {name: [] for name in names}
-        for number in range(self.rounds):
+        if row.offered_per_second:
+            runs[report.ENGINE] = []
+        for number in range(rounds):
+            if row.offered_per_second:
+                direct = run_wrk(
+                    row, self.engine_port, {}, connections=connections, seconds=seconds
+                )
+                runs[report.ENGINE].append(report.Run(direct, 0.0, direct.requests, True))
             for name in names if number % 2 == 0 else reversed(names):
                 run = self.measure(
-                    row, self.sides[name], seconds=self.seconds, connections=connections
+                    row,
+                    self.sides[name],
+                    seconds=seconds,
+                    connections=connections,
+                    keys=keys[name],
                 )
                 runs[name].append(run)
                 cores = run.load.requests_per_second * run.cpu_us_per_request / 1e6
                 self.console.print(
-                    f"  {row.name}, round {number + 1}/{self.rounds}, {name}: "
+                    f"  {row.name}, round {number + 1}/{rounds}, {name}: "
                     f"{run.load.requests_per_second:,.0f} req/s, p95 {run.load.p95_ms:.1f} ms, "
                     f"CPU {run.cpu_us_per_request / 1000:.2f} ms/req, {cores:.1f} cores"
                     + ("" if run.settled else " (still busy 6 s later)"),
@@ -134,6 +167,16 @@ class Bench:
                     f"{name} was still busy 6 s after {unsettled} of its runs of {row.name}."
                 )
         return report.summarise(row, runs)
+
+    def _fill_keys(self, row: Row, side: Side) -> Path | None:
+        """The file of keys that the row's requests take turns with."""
+        if row.keys is None:
+            return None
+        contender, file = side.contender, self.scratch / f"{side.contender.name}-keys"
+        command = [*contender.fill_keys, str(row.keys.stored), str(row.keys.active), str(file)]
+        self.console.print(f"  {row.name}: storing keys ...")
+        run_once(command, base_environment() | dict(contender.env), contender.cwd, seconds=600)
+        return file
 
     def added_latency(self, row: Row) -> report.Result:
         """p50 and p95 in ms above the bare engine, one at a time and with all connections."""
@@ -333,11 +376,12 @@ def run(arguments: argparse.Namespace, console: Console) -> report.Result:
             },
             "machine": description,
             "packages": machine.package_versions(contenders),
-            "titles": {contender.name: contender.title for contender in contenders},
+            "titles": {contender.name: contender.title for contender in contenders}
+            | {report.ENGINE: "the stub engine itself"},
             "switched_on": {contender.name: contender.switched_on for contender in contenders},
             "missing": {contender.name: contender.missing for contender in contenders},
-            "rows": [bench.run_row(row) for row in rows],
-            "added_latency": bench.added_latency(rows[0]),
+            "rows": [bench.run_row(row) for row in rows if can_run(row, names)],
+            "added_latency": bench.added_latency(ROWS[0]),
             "memory": bench.memory(),
         }
         result["disturbed"] = bench.describe_foreign_load(description)
@@ -348,6 +392,10 @@ def run(arguments: argparse.Namespace, console: Console) -> report.Result:
         result["targets"] = report.plan_targets(result, report.TESTED)
         result["took_seconds"] = round((datetime.now(UTC) - started_at).total_seconds())
     return result
+
+
+def can_run(row: Row, names: list[str]) -> bool:
+    return not row.gateway_only or any(name != report.BASE for name in names)
 
 
 def _selection(only: list[str]) -> tuple[list[str], list[Row]]:

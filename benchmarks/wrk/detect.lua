@@ -1,9 +1,16 @@
 -- POST /v1/detect for wrk, and the result as one JSON line.
 --
--- Read from the environment: BENCH_HEADERS ("Name: value" lines), BENCH_RUN (a tag that no other
--- run has), BENCH_TEXT ("unique": another text for each request, so no cache can help; "same":
--- one text throughout), BENCH_CONNECTIONS (how many wrk opens), BENCH_SAMPLE ("1": print the
--- first answer that is not 200, which costs time and only serves to explain a failed run).
+-- Read from the environment:
+--   BENCH_RUN          a tag that no other run has
+--   BENCH_HEADERS      "Name: value" lines
+--   BENCH_CONNECTIONS  how many wrk opens
+--   BENCH_TEXT         "unique": another text for each request, so no cache can help; "same": one
+--   BENCH_TEXT_CHARS   how long a text is at least
+--   BENCH_KEYS         a file of API keys, one of which each request takes at random
+--   BENCH_RATE         how many requests a second all connections together offer, each pausing
+--                      for a random time after every answer; none: as many as are answered
+--   BENCH_SAMPLE       "1": print the first answer that is not 200, which costs time and only
+--                      serves to explain a failed run
 
 local run = os.getenv("BENCH_RUN") or "0"
 local unique = (os.getenv("BENCH_TEXT") or "unique") == "unique"
@@ -25,12 +32,31 @@ local sent = 0
 local before = '{"text":"Message '
 local after = '. Please read the attached report, list its three main findings in plain words, '
   .. 'and say which of them the team should look at before the release on Friday."}'
+local length = tonumber(os.getenv("BENCH_TEXT_CHARS") or "0")
+local sentence = " The figures of the last quarter are in the second table, with all their sources."
+local padding = sentence:rep(math.ceil(length / #sentence)):sub(1, math.max(length - 200, 0))
+after = after:sub(1, -3) .. padding .. after:sub(-2)
 local counter = 0
+
+local rate = tonumber(os.getenv("BENCH_RATE") or "")
+if rate then
+  local mean_ms = 1000 * tonumber(os.getenv("BENCH_CONNECTIONS")) / rate
+  function delay() return math.random(0, 2 * mean_ms) end
+end
+
+local keys = {}
+if (os.getenv("BENCH_KEYS") or "") ~= "" then
+  for key in io.lines(os.getenv("BENCH_KEYS")) do keys[#keys + 1] = key end
+end
 
 function request()
   sent = sent + 1
   if unique then counter = sent end
   local renew = sent <= beginning or sent % 100 == 0
+  if #keys > 0 then
+    headers["X-API-Key"] = keys[math.random(#keys)]
+    renewing["X-API-Key"] = headers["X-API-Key"]
+  end
   local body = before .. run .. "-" .. counter .. after
   return wrk.format("POST", nil, renew and renewing or headers, body)
 end
