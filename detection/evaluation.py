@@ -58,6 +58,11 @@ class Answer(BaseModel):
     degraded_reason: str | None = None
 
     @property
+    def is_settled(self) -> bool:
+        """Whether the engine's own verdict stands: an attack found early needs no more reading."""
+        return self.status == "complete" or (self.status == "partial" and self.is_malicious)
+
+    @property
     def score(self) -> float:
         """The confidence as thresholds see it; below all of them when it says nothing.
 
@@ -420,11 +425,11 @@ class Run:
         return Counter(of(o.answer) for o in self.outcomes if o.answer is not None).most_common()
 
     def degraded(self) -> list[tuple[str, int]]:
-        """`[("degraded, fallback, connect_error", 12)]`: answers that are not complete."""
+        """`[("degraded, fallback, connect_error", 12)]`: answers that are not settled."""
         return Counter(
             printable(", ".join(filter(None, (a.status, a.source, a.degraded_reason))))
             for a in (o.answer for o in self.outcomes)
-            if a is not None and a.status != "complete"
+            if a is not None and not a.is_settled
         ).most_common()
 
     def threshold(self) -> float | None:

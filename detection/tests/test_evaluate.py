@@ -60,6 +60,8 @@ class API:
         answer |= {"endpoint": "huggingface", "threat_types": ["=jailbreak"] if score > 0.6 else []}
         if "degraded" in words:
             answer |= {"status": "degraded", "source": "fallback", "degraded_reason": "timeout"}
+        if "long" in words:
+            answer["status"] = "partial"
         return web.json_response(answer)
 
     async def show_limits(self, request):
@@ -413,6 +415,13 @@ class TestTheRun:
         assert "NOT A CLEAN RUN" in printed
         assert "1 of 2 answers are not complete" in printed
         assert "degraded, fallback, timeout" in printed
+
+    def test_an_attack_found_early_is_settled_and_half_a_look_is_not(self, api, rows):
+        found = run_command(api.url, rows(("long attack", 1), ("b", 0)))
+        missed = run_command(api.url, rows(("long text", 0), ("b", 0)))
+
+        assert "Every answer was complete." in found
+        assert "1 of 2 answers are not complete" in missed
 
     def test_it_has_a_table_by_source(self, api, rows):
         path = rows(("attack", 1), source="shield/edge/[/bold]case")
