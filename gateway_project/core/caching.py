@@ -122,10 +122,12 @@ class Loader(Generic[K, V]):
                 found = await self._load_many(keys)
             except Exception as exc:  # noqa: BLE001 - it is the callers', each of them
                 for future in futures.values():
-                    future.set_exception(exc)
+                    if not future.done():
+                        future.set_exception(exc)
             else:
                 for key, future in futures.items():
-                    future.set_result(found.get(key))
+                    if not future.done():
+                        future.set_result(found.get(key))
 
 
 def ignore(future: asyncio.Future[Any]) -> None:

@@ -106,7 +106,10 @@ class RedisPipe(asyncio.Protocol):
         self._waiting.extend(future for _, future in batch)
         self._timer = self._loop.call_later(self._timeout_seconds, self._give_up, "TimeoutError")
         self.trips += 1
-        self._transport.write(b"".join([packed for packed, _ in batch]))
+        try:
+            self._transport.write(b"".join([packed for packed, _ in batch]))
+        except RuntimeError as exc:  # uvloop's word for a transport that is closed already
+            self._give_up(type(exc).__name__)
 
     async def _connect(self) -> None:
         connection = self._connection
