@@ -53,7 +53,7 @@ NO_SYN = b"".join(
         (0x06, 0, 0, 0xFFFF_FFFF),  # accept
     )
 )
-SO_ATTACH_FILTER = 26  # Linux; Python has no name for it
+SO_ATTACH_FILTER, SO_DETACH_FILTER = 26, 27  # Linux; Python has no names for them
 
 
 def command(*, host: str, port: int, workers: int) -> list[str]:
@@ -142,9 +142,15 @@ def refuse_handshakes(listener: socket.socket) -> None:
             )
 
 
+def allow_handshakes(listener: socket.socket) -> None:
+    if sys.platform == "linux":
+        with suppress(OSError):  # there is no filter, which is the rule
+            listener.setsockopt(socket.SOL_SOCKET, SO_DETACH_FILTER, 0)
+
+
 def _accepted(listener: socket.socket) -> Iterator[socket.socket]:
     listener.setblocking(False)
-    with suppress(BlockingIOError):
+    with suppress(OSError):
         while True:
             yield listener.accept()[0]
 
@@ -193,6 +199,10 @@ class Supervisor(multiprocess.Multiprocess):
             self._restart.start()
 
     def keep_subprocess_alive(self) -> None:
+        # Somebody may have sent SIGTERM to one worker: it took itself for the last, and its filter
+        # is on the socket that all share.
+        for listener in self.sockets:
+            allow_handshakes(listener)
         if not self._restart.is_alive():  # who is retiring answers no pings
             super().keep_subprocess_alive()
 

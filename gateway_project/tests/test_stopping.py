@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import threading
@@ -222,3 +223,18 @@ def test_sighup_replaces_the_workers_and_fails_no_request(serve, key):
     assert events(served).count("process_started") == 5, "a stop waits for no restart under way"
     assert code == 0
     assert written() == sorted(load.request_ids)
+
+
+def test_sigterm_to_one_worker_leaves_the_port_to_the_others(serve, key):
+    served = serve(WORKERS="2")
+    children = Path(f"/proc/{served.process.pid}/task/{served.process.pid}/children").read_text()
+    worker = next(
+        int(pid)
+        for pid in children.split()
+        if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    )
+
+    os.kill(worker, signal.SIGTERM)
+    wait_until(lambda: sum(x.get("event") == "process_started" for x in served.lines()) == 3)
+
+    assert {served.detect(key).status_code for _ in range(10)} == {200}
