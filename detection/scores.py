@@ -85,8 +85,8 @@ class LookUp:
             return None
 
 
-def keep(key: str, score: Score) -> asyncio.Future[Any] | None:
-    """Remember what the engine said. The future is done when Redis has it; None: it is kept."""
+def keep(key: str, score: Score) -> None:
+    """Remember what the engine said; nobody waits for it."""
     row = [
         score.score,
         score.threat_types,
@@ -98,9 +98,9 @@ def keep(key: str, score: Score) -> asyncio.Future[Any] | None:
     ]
     value = orjson.dumps(row)
     if settings.REDIS_URL:
-        return redis.send_behind(redis.pack("SET", key, value, "EX", STALE_SECONDS))
-    cache.set(key, value, STALE_SECONDS)
-    return None
+        redis.send_behind(redis.pack("SET", key, value, "EX", STALE_SECONDS))
+    else:
+        cache.set(key, value, STALE_SECONDS)
 
 
 def _read(value: bytes | None) -> Remembered | None:

@@ -190,9 +190,7 @@ async def _ask(key: str, request: DetectRequest, context: RequestContext) -> tup
             context=context,
         )
         if settings.SCORE_CACHE_SECONDS > 0 and said.scanned_chars == said.total_chars:
-            kept = scores.keep(key, said)
-            if kept is not None:
-                _asking.hold(flight_key, kept)
+            scores.keep(key, said)
         return said
 
     # Who wants no cache wants a call of its own.

@@ -64,7 +64,6 @@ class SingleFlight(Generic[K, V]):
 
     def __init__(self) -> None:
         self._flights: dict[K, asyncio.Task[V]] = {}
-        self._held: set[K] = set()
 
     def start(self, key: K, work: Callable[[], Awaitable[V]]) -> tuple[asyncio.Task[V], bool]:
         """The flight for `key`, and whether it is a new one. It goes on whoever stops waiting."""
@@ -80,27 +79,11 @@ class SingleFlight(Generic[K, V]):
         # Shielded: a caller that goes away must not take the others' answer with it.
         return await asyncio.shield(flight)
 
-    def hold(self, key: K, until: asyncio.Future[Any]) -> None:
-        """Let the flight be joined after its end too, until its result is where all look first.
-
-        Who looked there in vain just before would start another one.
-        """
-
-        def release(_: asyncio.Future[Any]) -> None:
-            self._held.discard(key)
-            flight = self._flights.get(key)
-            if flight is not None and flight.done():
-                del self._flights[key]
-
-        self._held.add(key)
-        until.add_done_callback(release)
-
     async def _fly(self, key: K, work: Callable[[], Awaitable[V]]) -> V:
         try:
             return await work()
         finally:
-            if key not in self._held:
-                self._flights.pop(key, None)
+            self._flights.pop(key, None)
 
 
 class Loader(Generic[K, V]):

@@ -209,11 +209,9 @@ def is_open() -> bool:
     return _pipe is not None
 
 
-def send_behind(command: bytes) -> asyncio.Future[Any]:
-    """Send a packed command that nobody has to wait for; lost when Redis is away."""
-    future = pipe().submit(command)
-    future.add_done_callback(ignore)
-    return future
+def send_behind(command: bytes) -> None:
+    """Send a packed command that nobody waits for; lost when Redis is away."""
+    pipe().submit(command).add_done_callback(ignore)
 
 
 def pairs(reply: Any) -> dict[bytes, bytes]:
