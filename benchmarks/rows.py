@@ -33,8 +33,8 @@ class Row:
 
     name: str
     title: str
-    path: str
-    script: str  # below benchmarks/wrk/
+    path: str = "/v1/detect"
+    script: str = "detect.lua"  # below benchmarks/wrk/
     # Of gateway / reference in requests per second; with a rate, of the ms added to the p95.
     must: float | None = None
     aim: float | None = None
@@ -53,8 +53,6 @@ ROWS: tuple[Row, ...] = (
     Row(
         name="detect",
         title="POST /v1/detect, engine asked each time",
-        path="/v1/detect",
-        script="detect.lua",
         must=5.0,
         aim=8.0,
         engine=Engine.EACH,
@@ -63,8 +61,6 @@ ROWS: tuple[Row, ...] = (
     Row(
         name="cached",
         title="POST /v1/detect, verdict cached",
-        path="/v1/detect",
-        script="detect.lua",
         must=2.5,
         aim=4.0,
         engine=Engine.NEVER,
@@ -73,8 +69,6 @@ ROWS: tuple[Row, ...] = (
     Row(
         name="offered",
         title="POST /v1/detect, 1,000 req/s offered: latency above the engine's own",
-        path="/v1/detect",
-        script="detect.lua",
         must=5.0,
         aim=2.0,
         engine=Engine.EACH,
@@ -86,8 +80,6 @@ ROWS: tuple[Row, ...] = (
         Row(
             name=f"connections-{number}",
             title=f"POST /v1/detect, engine asked each time, {number} connections",
-            path="/v1/detect",
-            script="detect.lua",
             engine=Engine.EACH,
             connections=number,
             gateway_only=number == 512,  # the reference refuses a third with 503 then
@@ -98,8 +90,6 @@ ROWS: tuple[Row, ...] = (
     Row(
         name="text-10000",
         title="POST /v1/detect, texts of 10,000 characters",
-        path="/v1/detect",
-        script="detect.lua",
         engine=Engine.EACH,
         script_env={"BENCH_TEXT_CHARS": "10000"},
         gateway_only=True,  # it shows the engine all of the text, the reference what it reads
@@ -109,8 +99,6 @@ ROWS: tuple[Row, ...] = (
         Row(
             name=f"keys-{stored}",
             title=f"POST /v1/detect, {stored:,} keys stored, {active:,} of them in turn",
-            path="/v1/detect",
-            script="detect.lua",
             engine=Engine.EACH,
             keys=Keys(stored, active),
             warm_up_seconds=12,  # each worker gets to know each key

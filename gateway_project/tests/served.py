@@ -35,6 +35,10 @@ def wait_until(condition, seconds: float = START_SECONDS_MAX):
     raise AssertionError("not within the time")
 
 
+def children_of(pid: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
 class Served:
     """`manage.py serve` with what the test says; `stop()` ends it like an orchestrator."""
 
@@ -81,6 +85,14 @@ class Served:
         started = sum(line.get("event") == "process_started" for line in self.lines())
         is_up = started == self.workers
         return is_up and httpx.get(f"{self.url}/health/ready").status_code == 200
+
+    def web_workers(self) -> list[int]:
+        """Process ids; only where there is more than one."""
+        return [
+            child
+            for child in children_of(self.process.pid)
+            if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes()
+        ]
 
     def detect(self, key: str, text: str = "hello") -> httpx.Response:
         # A connection of its own, so that the kernel spreads the calls over the workers; without

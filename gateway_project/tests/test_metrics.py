@@ -523,16 +523,6 @@ def are_drained(served: Served, rows: int) -> bool:
     return series(served, "gateway_usage_written_total") == rows
 
 
-def web_workers(served: Served) -> list[int]:
-    pid = served.process.pid
-    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    return [
-        int(child)
-        for child in children
-        if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes()
-    ]
-
-
 @pytest.mark.served
 class TestServed:
     def test_two_web_workers_and_celery_are_one_page_whoever_answers_and_dies(
@@ -556,7 +546,7 @@ class TestServed:
         wait_until(lambda: are_drained(served, 40))
         names = owners(folder) - {"archive"}
 
-        os.kill(web_workers(served)[0], signal.SIGKILL)
+        os.kill(served.web_workers()[0], signal.SIGKILL)
         wait_until(lambda: sum(x["event"] == "process_started" for x in served.lines()) == 3)
         after_death = {detections(served) for _ in range(8)}
         with ThreadPoolExecutor(8) as pool:

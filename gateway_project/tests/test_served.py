@@ -22,7 +22,7 @@ from django.db import connection, connections
 
 from accounts import usage_log
 from accounts.models import UsageLog
-from gateway_project.tests.served import ROOT, free_port, wait_until
+from gateway_project.tests.served import ROOT, children_of, free_port, wait_until
 
 pytestmark = pytest.mark.served
 
@@ -278,14 +278,10 @@ class TestMakeRun:
         return json.loads((folder / "demo.json").read_text())
 
     @staticmethod
-    def children_of(process: subprocess.Popen[bytes]) -> list[int]:
-        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text()
-        return [int(child) for child in children.split()]
-
-    def engine_of(self, process: subprocess.Popen[bytes]) -> int:
+    def engine_of(process: subprocess.Popen[bytes]) -> int:
         [engine] = [
             child
-            for child in self.children_of(process)
+            for child in children_of(process.pid)
             if b"engine" in Path(f"/proc/{child}/cmdline").read_bytes().split(b"\0")
         ]
         return engine
@@ -302,7 +298,7 @@ class TestMakeRun:
         monkeypatch.setenv("TMPDIR", str(tmp_path / "tmp"))
         process = self.start(tmp_path, free_port())
         self.wait(tmp_path, process)
-        children = self.children_of(process)
+        children = children_of(process.pid)
         process.send_signal(signal.SIGINT)
         wait_until(lambda: "Stopping" in (tmp_path / "out.txt").read_text())
         process.send_signal(signal.SIGINT)

@@ -227,12 +227,7 @@ def test_sighup_replaces_the_workers_and_fails_no_request(serve, key):
 
 def test_sigterm_to_one_worker_leaves_the_port_to_the_others(serve, key):
     served = serve(WORKERS="2")
-    children = Path(f"/proc/{served.process.pid}/task/{served.process.pid}/children").read_text()
-    worker = next(
-        int(pid)
-        for pid in children.split()
-        if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()
-    )
+    worker = served.web_workers()[0]
 
     os.kill(worker, signal.SIGTERM)
     wait_until(lambda: sum(x.get("event") == "process_started" for x in served.lines()) == 3)
