@@ -26,7 +26,8 @@ end
 local renewing = {}
 for name, value in pairs(headers) do renewing[name] = value end
 renewing["Connection"] = "close"
-local beginning = 5 * tonumber(os.getenv("BENCH_CONNECTIONS") or "32")
+local rate = tonumber(os.getenv("BENCH_RATE") or "")
+local beginning = (rate and 1 or 5) * tonumber(os.getenv("BENCH_CONNECTIONS") or "32")
 local sent = 0
 
 local before = '{"text":"Message '
@@ -38,7 +39,6 @@ local padding = sentence:rep(math.ceil(length / #sentence)):sub(1, math.max(leng
 after = after:sub(1, -3) .. padding .. after:sub(-2)
 local counter = 0
 
-local rate = tonumber(os.getenv("BENCH_RATE") or "")
 if rate then
   local mean_ms = 1000 * tonumber(os.getenv("BENCH_CONNECTIONS")) / rate
   function delay() return math.random(0, 2 * mean_ms) end
