@@ -60,7 +60,7 @@ def timeline(subject_id: UUID, since: datetime, period: str) -> list[dict[str, A
     query over the roll-ups, whatever the traffic was.
     """
     wanted: dict[str, Any] = {f"sum_{name}": Sum(name) for name in LATENCY_COLUMNS}
-    rows = (
+    rows: Iterable[Any] = (
         UsageRollup.objects.filter(period=period, subject_id=subject_id, bucket__gte=since)
         .values("bucket")
         .annotate(total=Sum("requests"), malicious=Sum("flagged"), errors=ERRORS, **wanted)
