@@ -239,15 +239,22 @@ def _look_up(texts: Sequence[str]) -> dict[str, Caller]:
     """The callers of those `texts` that are usable keys."""
     by_digest = {d: text for text in texts for d in settings.KEY_PEPPERS.digests(text)}
     try:
-        return {
-            by_digest[key.key_hash]: caller_of(key)
-            for key in ApiKey.objects.usable()
+        found = list(
+            ApiKey.objects.usable()
             .select_related("workspace__plan")
             .filter(key_hash__in=list(by_digest), workspace__isnull=False)
-        }
+        )
     except DatabaseError as exc:
         log.error("key_lookup_failed", error=type(exc).__name__)
         raise
+    callers = {}
+    for key in found:
+        try:
+            callers[by_digest[key.key_hash]] = caller_of(key)
+        except (ValueError, TypeError) as exc:
+            # Written past our checks. It is refused, and takes no other key with it.
+            log.error("key_unreadable", key_prefix=key.prefix, error=type(exc).__name__)
+    return callers
 
 
 def caller_of(key: ApiKey) -> Caller:
