@@ -125,7 +125,7 @@ class Buffer:
         if not len(self):
             return
         try:
-            await database.run_behind(usage_log.write, list(self._batches))
+            await database.run_behind(usage_log.write, [b.plain() for b in self._batches])
         except DatabaseError as exc:
             log.error("usage_rows_lost", rows=len(self), error=type(exc).__name__)
             usage_dropped.inc(len(self))
@@ -161,7 +161,7 @@ class Buffer:
     @staticmethod
     async def _send(batch: Batch) -> None:
         if not settings.REDIS_URL:
-            await database.run_behind(usage_log.write, [batch])
+            await database.run_behind(usage_log.write, [batch.plain()])
             return
         pipe = redis.pipe()
         if await pipe.submit(redis.pack("XLEN", STREAM)) >= STREAM_ENTRIES_MAX:

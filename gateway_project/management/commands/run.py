@@ -256,7 +256,7 @@ def _history(key: ApiKey, *, days: int = 14) -> None:
                 "created_at": now - timedelta(days=day, seconds=random.randint(0, 80_000)),
             }
             rows.append([values[name] for name in usage_log.COLUMNS])
-    usage_log.write([usage_log.Batch(new_id(), rows, {})])
+    usage_log.write([usage_log.Batch(new_id(), rows, {}).plain()])
 
 
 def _is_free(host: str, port: int) -> bool:
