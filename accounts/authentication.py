@@ -44,8 +44,6 @@ UNKNOWN_SECONDS = 10.0
 DEAF_SECONDS = 0.5
 OUTAGE_SECONDS = 15 * 60.0
 CHANNEL = "keys"
-PEOPLE = "people"
-"""Its words are ids of users who changed; `robin.authentication` listens."""
 ALL = "*"
 log = get_logger("gateway.accounts")
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -135,11 +133,6 @@ def forget(key_id: UUID) -> None:
 
 def forget_all() -> None:
     transaction.on_commit(partial(bus.say, CHANNEL, ALL))
-
-
-def forget_person(user_id: UUID | str) -> None:
-    """Drop a user, or `ALL`, from every worker's memory, once the transaction is committed."""
-    transaction.on_commit(partial(bus.say, PEOPLE, str(user_id)))
 
 
 class APIKeyAuthentication(BaseAuthentication):

@@ -16,16 +16,19 @@ from dataclasses import dataclass
 from functools import partial
 from time import monotonic, time
 from typing import Any
+from urllib.parse import urlsplit
 from uuid import UUID
 
 from django.conf import settings
 from django.db import Error as DatabaseError
 from django.db import transaction
+from django.http.request import split_domain_port, validate_host
 from rest_framework.authentication import BaseAuthentication
 from rest_framework.request import Request
 from rest_framework_simplejwt.exceptions import TokenError
 
-from accounts.authentication import ALL, DEAF_SECONDS, PEOPLE
+from accounts.authentication import ALL, DEAF_SECONDS
+from accounts.models import PEOPLE
 from gateway_project.core import database, errors
 from gateway_project.core.bus import bus
 from gateway_project.core.caching import Loader, TTLCache
@@ -157,6 +160,22 @@ class StaffJWTAuthentication(JWTAuthentication):
         if found is not None and not found[1].is_staff:
             raise errors.NotFound
         return found
+
+
+def is_own_origin(origin: str, host: str) -> bool:
+    """Whether pages of `origin` may use our cookies and sockets: our own, and those named.
+
+    `host` is what the request says; it counts only when it is one of `ALLOWED_HOSTS`.
+    """
+    if origin in settings.CORS_ALLOWED_ORIGINS:
+        return True
+    domain, _ = split_domain_port(host)
+    if not domain or not validate_host(domain, settings.ALLOWED_HOSTS):
+        return False
+    try:
+        return urlsplit(origin).netloc == host
+    except ValueError:  # such as half an IPv6 address
+        return False
 
 
 def read(meta: Mapping[str, Any]) -> str:

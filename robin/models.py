@@ -2,12 +2,26 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from django.conf import settings
 from django.db import models
 from django.utils import timezone
 
-from accounts.models import new_id
+from accounts.models import new_id, say_changed
 from robin.permissions import Role
+
+
+class RobinAccessQuerySet(models.QuerySet["RobinAccess"]):
+    def update(self, **fields: Any) -> int:
+        count = super().update(**fields)
+        say_changed("*")
+        return count
+
+    def delete(self) -> tuple[int, dict[str, int]]:
+        deleted = super().delete()
+        say_changed("*")
+        return deleted
 
 
 class RobinAccess(models.Model):
@@ -19,6 +33,8 @@ class RobinAccess(models.Model):
     role = models.CharField(max_length=20, choices=Role)
     created_at = models.DateTimeField(default=timezone.now, editable=False)
 
+    objects = RobinAccessQuerySet.as_manager()
+
     class Meta:
         verbose_name = "Robin access"
         verbose_name_plural = "Robin access"
@@ -26,6 +42,15 @@ class RobinAccess(models.Model):
 
     def __str__(self) -> str:
         return f"{self.user} as {self.role}"
+
+    def save(self, *args: Any, **kwargs: Any) -> None:
+        super().save(*args, **kwargs)
+        say_changed(self.user_id)
+
+    def delete(self, *args: Any, **kwargs: Any) -> tuple[int, dict[str, int]]:
+        deleted = super().delete(*args, **kwargs)
+        say_changed(self.user_id)
+        return deleted
 
 
 class RefreshFamily(models.Model):

@@ -32,6 +32,9 @@ F = TypeVar("F", bound=Callable[..., Any])
 M = TypeVar("M", bound=BaseModel)
 R = TypeVar("R", bound=Model)
 JSON = "application/json"
+# For answers that hold a secret: kept nowhere, and never compressed beside what a caller can choose
+# (BREACH), neither by us (`core/middleware.py`) nor by a proxy.
+SECRET_HEADERS = {"Cache-Control": "no-store, no-transform"}
 log = get_logger("gateway.views")
 
 
