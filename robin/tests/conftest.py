@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from itertools import count
 
 import pytest
+from django.utils import timezone
 
 from accounts.models import User
 from robin import authentication
-from robin.models import RobinAccess
+from robin.models import RefreshFamily, RobinAccess
+from robin.tokens import Access
 
 PASSWORD = "a good long password"
 LOGIN = "/api/v1/auth/login"
@@ -32,6 +35,17 @@ class Person:
             self.token = self.login.json()["tokens"]["accessToken"]
             self.cookie = self.login.cookies["refreshToken"]
         return self.login
+
+    def enter(self):
+        """The same without the door: sign-ins take a password hash each."""
+        now = timezone.now()
+        family = RefreshFamily.objects.create(
+            user=self.user,
+            password_stamp=self.user.get_session_auth_hash(),
+            created_at=now,
+            expires_at=now + timedelta(days=7),
+        )
+        self.token = str(Access.of(self.user, None, family.pk))
 
     @property
     def bearer(self):
@@ -63,14 +77,16 @@ def member(gateway):
     addresses = (f"10.0.0.{n}" for n in count(1))  # sign-ins are counted by address
     names = count(1)
 
-    def make(role="ROLE_ADMIN", *, signed_in=True, email=None, **fields):
+    def make(role="ROLE_ADMIN", *, signed_in=True, by_hand=False, email=None, **fields):
         user = User.objects.create_user(
             email or f"person{next(names)}@robin.example", PASSWORD, **fields
         )
         if role is not None:
             RobinAccess.objects.create(user=user, role=role)
         person = Person(gateway, user, next(addresses))
-        if signed_in:
+        if by_hand:
+            person.enter()
+        elif signed_in:
             assert person.sign_in().status_code == 200, person.login.text
         return person
 
