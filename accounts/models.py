@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from datetime import datetime
+from functools import partial
 from typing import Any, ClassVar, NoReturn
 from uuid import UUID
 
 from django.contrib.auth.models import AbstractUser
 from django.contrib.auth.models import UserManager as DjangoUserManager
-from django.db import models
+from django.db import models, transaction
 from django.db.models import Q
 from django.utils import timezone
 from uuid_utils.compat import uuid7
 
+from gateway_project.core.bus import bus
+
+PEOPLE = "people"
+"""The bus' channel for users who changed: each word is an id, or `*`."""
 SCOPES = ("detect", "batch", "webhooks", "usage:read", "keys:write")
 DEFAULT_SCOPES = SCOPES[:4]
 
@@ -26,8 +31,29 @@ def default_scopes() -> list[str]:
     return list(DEFAULT_SCOPES)
 
 
+def say_changed(user: UUID | str) -> None:
+    """Tell every worker, after the commit: who remembers this user (`*`: any) must ask again."""
+    transaction.on_commit(partial(bus.say, PEOPLE, str(user)))
+
+
+class UserQuerySet(models.QuerySet["User"]):
+    def update(self, **fields: Any) -> int:
+        count = super().update(**fields)
+        if set(fields) != {"last_login"}:
+            say_changed("*")
+        return count
+
+    def delete(self) -> tuple[int, dict[str, int]]:
+        deleted = super().delete()
+        say_changed("*")
+        return deleted
+
+
 class UserManager(DjangoUserManager["User"]):
     """Users by e-mail; the user name is the e-mail unless one is given."""
+
+    def get_queryset(self) -> UserQuerySet:
+        return UserQuerySet(self.model, using=self._db)
 
     def create_user(  # type: ignore[override]
         self, email: str, password: str | None = None, **fields: Any
@@ -66,6 +92,16 @@ class User(AbstractUser):
 
     def __str__(self) -> str:
         return self.email
+
+    def save(self, *args: Any, **kwargs: Any) -> None:
+        super().save(*args, **kwargs)
+        say_changed(self.pk)
+
+    def delete(self, *args: Any, **kwargs: Any) -> tuple[int, dict[str, int]]:
+        user_id = self.pk
+        deleted = super().delete(*args, **kwargs)
+        say_changed(user_id)
+        return deleted
 
 
 class Plan(models.Model):

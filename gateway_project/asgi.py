@@ -33,7 +33,9 @@ DATA_PLANE = frozenset(
     {"/v1/detect", "/v1/limits", "/health", "/health/live", "/health/ready"},
 )
 # Both forms of these answer; a redirect would lose the body of a POST.
-SLASH_OPTIONAL = ("/v1/", "/auth/", "/webhooks/", "/health", "/metrics", "/docs", "/redoc")
+SLASH_OPTIONAL = (
+    *("/v1/", "/auth/", "/webhooks/", "/api/", "/health", "/metrics", "/docs", "/redoc"),
+)
 
 
 class Router:

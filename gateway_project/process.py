@@ -17,6 +17,7 @@ from gateway_project.core import redis
 from gateway_project.core.bus import bus
 from gateway_project.core.middleware import Receive, Send
 from gateway_project.core.observability import get_logger
+from robin import authentication as robin_authentication  # noqa: F401 - it listens on the bus
 
 log = get_logger("gateway.process")
 started_at = time.time()

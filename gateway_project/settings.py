@@ -6,11 +6,13 @@ Without variables this is the laptop: SQLite, memory and secrets of its own unde
 
 from __future__ import annotations
 
+import hmac
 import os
 import secrets
 import sys
 import tempfile
 from contextlib import suppress
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -117,6 +119,23 @@ TRIAL_RATE_LIMIT_PER_MINUTE: int = env.int("TRIAL_RATE_LIMIT_PER_MINUTE", defaul
 TRIAL_RATE_LIMIT_PER_DAY: int = env.int("TRIAL_RATE_LIMIT_PER_DAY", default=100)
 KEY_CACHE_SECONDS: float = env.float("KEY_CACHE_SECONDS", default=60.0)
 USAGE_RETENTION_DAYS: int = env.int("USAGE_RETENTION_DAYS", default=0)
+
+# -- Robin: sign-in -------------------------------------------------------------------------------
+
+JWT_SECRET: str = (
+    env.str("JWT_SECRET", default="")
+    or hmac.digest(SECRET_KEY.encode(), b"access tokens", "sha512").hex()
+)
+JWT_ALGORITHM: str = env.str("JWT_ALGORITHM", default="HS256")
+ACCESS_TOKEN_EXPIRE_MINUTES: int = env.int("ACCESS_TOKEN_EXPIRE_MINUTES", default=30)
+REFRESH_TOKEN_EXPIRE_DAYS: int = env.int("REFRESH_TOKEN_EXPIRE_DAYS", default=7)
+SIMPLE_JWT = {
+    "SIGNING_KEY": JWT_SECRET,
+    "ALGORITHM": JWT_ALGORITHM,
+    "ACCESS_TOKEN_LIFETIME": timedelta(minutes=ACCESS_TOKEN_EXPIRE_MINUTES),
+    "REFRESH_TOKEN_LIFETIME": timedelta(days=REFRESH_TOKEN_EXPIRE_DAYS),
+    "USER_ID_CLAIM": "sub",
+}
 
 # -- Detection ------------------------------------------------------------------------------------
 

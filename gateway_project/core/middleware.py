@@ -51,6 +51,7 @@ PAGE_HEADERS = [
 GZIP_WINDOW = 16 + zlib.MAX_WBITS
 # RFC 9110 §12.5.3: `gzip;q=0` says that it is not acceptable.
 GZIP_ACCEPTED = re.compile(rb"\bgzip\b(?!\s*;\s*q=0(?:\.0*)?\s*(?:,|$))", re.IGNORECASE)
+NO_TRANSFORM = b"no-transform"  # RFC 9111 §5.2.2.6: how an answer says that it holds a secret
 COMPRESSIBLE = (b"application/json", b"application/problem+json", b"text/", b"application/yaml")
 
 current: ContextVar[RequestContext | None] = ContextVar("gateway_request", default=None)
@@ -273,7 +274,7 @@ def _may_compress(headers: list[tuple[bytes, bytes]]) -> bool:
     compressible = False
     for name, value in headers:
         lower = name.lower()
-        if lower == b"content-encoding":
+        if lower == b"content-encoding" or (lower == b"cache-control" and NO_TRANSFORM in value):
             return False
         if lower == b"content-type":
             compressible = value.startswith(COMPRESSIBLE)

@@ -125,8 +125,10 @@ def test_it_answers_as_the_table_says(
 
 def test_no_route_is_missing() -> None:
     in_the_table = {(method, path.partition("?")[0]) for method, path in TABLE}
+    # Roles instead of keys: test_robin_permissions.py
+    others = {(m, template) for m, template, _ in ALL if not template.startswith("/api/v1/")}
 
-    assert {(method, template) for method, template, _ in ALL} == in_the_table
+    assert others == in_the_table
 
 
 def test_no_route_is_behind_the_admins_back() -> None:
