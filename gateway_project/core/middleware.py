@@ -37,15 +37,13 @@ API_HEADERS = [
     (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'"),
     (b"cache-control", b"no-store"),
 ]
-# Swagger UI and ReDoc set style attributes and ReDoc searches in a worker; scripts stay our own.
 PAGE_HEADERS = [
     (b"x-content-type-options", b"nosniff"),
     (b"referrer-policy", b"same-origin"),
     (
         b"content-security-policy",
-        b"default-src 'self'; img-src 'self' data:; style-src 'self' 'unsafe-inline'; "
-        b"worker-src 'self' blob:; object-src 'none'; base-uri 'self'; form-action 'self'; "
-        b"frame-ancestors 'none'",
+        b"default-src 'self'; img-src 'self' data:; object-src 'none'; base-uri 'self'; "
+        b"form-action 'self'; frame-ancestors 'none'",
     ),
 ]
 GZIP_WINDOW = 16 + zlib.MAX_WBITS
@@ -198,7 +196,7 @@ class RequestMiddleware:
                 start, held = held, None
                 headers = list(start["headers"])
                 if self._pays(message, headers):
-                    headers.append((b"vary", b"accept-encoding"))  # of both variants, for caches
+                    headers = _varying(headers)  # both variants say so, for caches
                     if accepts_gzip:
                         gzip = zlib.compressobj(4, zlib.DEFLATED, GZIP_WINDOW)
                         headers = [h for h in headers if h[0].lower() != b"content-length"]
@@ -268,6 +266,13 @@ def _compressed(message: Message, gzip: zlib._Compress) -> Message:
     if not message.get("more_body", False):
         body += gzip.flush()
     return {**message, "body": body}
+
+
+def _varying(headers: list[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
+    """With `Accept-Encoding` in the one `Vary`."""
+    before = [value for name, value in headers if name.lower() == b"vary"]
+    rest = [header for header in headers if header[0].lower() != b"vary"]
+    return [*rest, (b"vary", b", ".join([*before, b"Accept-Encoding"]))]
 
 
 def _may_compress(headers: list[tuple[bytes, bytes]]) -> bool:
