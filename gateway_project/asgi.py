@@ -2,6 +2,7 @@
 
 RequestMiddleware          request id, client address, clock, headers, metrics, log
 └── lifespan               opens and closes what a process holds
+└── /ws/queue           →  robin/consumers.py, on Channels
 └── data-plane paths    →  DataPlaneHandler (one coroutine, no Django middleware)
 └── everything else     →  Django's own ASGIHandler with the middleware of settings.py
 """
@@ -27,11 +28,13 @@ from gateway_project.core.middleware import (
     Send,
 )
 from gateway_project.process import Process
+from robin.consumers import QueueConsumer
 
 # Exact paths, so that a look-alike of one is not taken from the control plane by its prefix.
 DATA_PLANE = frozenset(
     {"/v1/detect", "/v1/limits", "/health", "/health/live", "/health/ready"},
 )
+LIVE_QUEUE = "/ws/queue"
 # Both forms of these answer; a redirect would lose the body of a POST.
 SLASH_OPTIONAL = (
     *("/v1/", "/auth/", "/webhooks/", "/api/", "/health", "/metrics", "/docs", "/redoc"),
@@ -44,11 +47,18 @@ class Router:
     def __init__(self, data_plane: ASGIApp, control_plane: ASGIApp) -> None:
         self.data_plane = data_plane
         self.control_plane = control_plane
+        self.live_queue: ASGIApp = QueueConsumer.as_asgi()
         self.process = Process()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
             await self.process.lifespan(receive, send)
+            return
+        if scope["type"] == "websocket":
+            if scope["path"].rstrip("/") == LIVE_QUEUE:
+                await self.live_queue(scope, receive, send)
+            else:
+                await send({"type": "websocket.close"})  # not accepted yet: a plain 403
             return
         path: str = scope["path"]
         if path.endswith("/") and len(path) > 1 and path.startswith(SLASH_OPTIONAL):

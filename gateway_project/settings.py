@@ -137,6 +137,18 @@ SIMPLE_JWT = {
     "USER_ID_CLAIM": "sub",
 }
 
+# -- Robin: live queue ----------------------------------------------------------------------------
+
+QUEUE_POLL_SECONDS: float = env.float("QUEUE_POLL_SECONDS", default=5.0)
+CHANNEL_LAYERS = {
+    "default": {
+        "BACKEND": "channels_redis.pubsub.RedisPubSubChannelLayer",
+        "CONFIG": {"hosts": [REDIS_URL], "prefix": "gw:layer:"},
+    }
+    if REDIS_URL
+    else {"BACKEND": "channels.layers.InMemoryChannelLayer"}
+}
+
 # -- Detection ------------------------------------------------------------------------------------
 
 DETECTION_ENGINE_URL: str = env.str("DETECTION_ENGINE_URL", default="http://127.0.0.1:8081")

@@ -176,12 +176,15 @@ class RequestMiddleware:
         return RequestContext(address, correlation, traceparent), accepts_gzip
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
+        if scope["type"] == "lifespan":
             await self.app(scope, receive, send)
             return
         context, accepts_gzip = self._context(scope)
         scope["gateway"] = context
         current.set(context)
+        if scope["type"] == "websocket":
+            await self.app(scope, receive, send)
+            return
         status = 0
         held: Message | None = None
         gzip: zlib._Compress | None = None
