@@ -22,18 +22,16 @@ WORDS_MAX = 120  # differences that a client may have missed and still resume
 PREFIX = "gw:queue:{live}:"  # one slot of a cluster
 
 HOLD = """
-if redis.call('SET', KEYS[1], ARGV[1], 'NX', 'PX', ARGV[2]) then
+local holder, fence = redis.call('GET', KEYS[1]), redis.call('GET', KEYS[2])
+if holder and holder ~= ARGV[1] then return 0 end
+fence = fence and tonumber(fence)
+redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
+if not holder or not fence then
   local t = redis.call('TIME')
-  local now = t[1] * 1000 + math.floor(t[2] / 1000)
-  local fence = math.max(now, (tonumber(redis.call('GET', KEYS[2])) or 0) + 1)
+  fence = math.max(t[1] * 1000 + math.floor(t[2] / 1000), (fence or 0) + 1)
   redis.call('SET', KEYS[2], string.format('%.0f', fence))
-  return fence
 end
-if redis.call('GET', KEYS[1]) == ARGV[1] then
-  redis.call('PEXPIRE', KEYS[1], ARGV[2])
-  return tonumber(redis.call('GET', KEYS[2]))
-end
-return 0
+return fence
 """
 RESIGN = """
 if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) end

@@ -353,8 +353,6 @@ class TestResuming:
     @needs_redis
     def test_a_word_that_was_lost_is_made_good_by_a_snapshot(self, play, robin):
         async def scenario(one, other):
-            ada, bob = Watcher(one), Watcher(other)
-            await until(lambda: ada.heard and bob.heard)
             hear, lost = other._hear, []
 
             async def lossy(word):
@@ -364,6 +362,8 @@ class TestResuming:
                 await hear(word)
 
             other._hear = lossy
+            ada, bob = Watcher(one), Watcher(other)
+            await until(lambda: ada.heard and bob.heard)
             robin.has(item(8))
             await until(lambda: lost and bob.kinds()[1:].count("snapshot"))
 
