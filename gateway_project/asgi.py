@@ -19,6 +19,7 @@ control_plane = get_asgi_application()
 
 from django.conf import settings
 
+from gateway_project.core import errors
 from gateway_project.core.handler import DataPlaneHandler
 from gateway_project.core.middleware import (
     ASGIApp,
@@ -26,6 +27,7 @@ from gateway_project.core.middleware import (
     RequestMiddleware,
     Scope,
     Send,
+    send_problem,
 )
 from gateway_project.process import Process
 from robin.consumers import QueueConsumer
@@ -58,7 +60,7 @@ class Router:
             if scope["path"].rstrip("/") == LIVE_QUEUE:
                 await self.live_queue(scope, receive, send)
             else:
-                await send({"type": "websocket.close"})  # not accepted yet: a plain 403
+                await send_problem(send, errors.NotFound(), scope)
             return
         path: str = scope["path"]
         if path.endswith("/") and len(path) > 1 and path.startswith(SLASH_OPTIONAL):

@@ -19,7 +19,7 @@ from channels.generic.websocket import AsyncWebsocketConsumer
 from django.conf import settings
 
 from gateway_project.core import errors
-from gateway_project.core.middleware import RequestContext
+from gateway_project.core.middleware import RequestContext, send_problem
 from gateway_project.core.observability import get_logger
 from gateway_project.core.ratelimit import get_limiter, ip_policy
 from robin import live, tickets
@@ -104,8 +104,10 @@ class QueueConsumer(AsyncWebsocketConsumer):  # type: ignore[misc]  # channels h
         context.error_code = error.code
         if settings.RATE_LIMIT_ENABLED:
             decision = await get_limiter().check((ip_policy(context.client_ip),), (1,))
-            if decision.denied is not None:
-                await self.close()  # before it is accepted: a plain 403, which costs us least
+            try:
+                decision.raise_if_denied()
+            except errors.GatewayError as denied:  # not even accepted, which costs us least
+                await send_problem(self.base_send, denied, self.scope)
                 return
         await self.accept(self._chosen_subprotocol())
         code = live.FORBIDDEN if error.status_code == 403 else live.EXPIRED

@@ -285,14 +285,21 @@ def _may_compress(headers: list[tuple[bytes, bytes]]) -> bool:
 
 
 async def send_problem(send: Send, error: errors.GatewayError, scope: Scope) -> None:
-    """Answer with `error` straight from the ASGI layer."""
+    """Answer with `error` straight from the ASGI layer; a WebSocket's handshake as well."""
     context: RequestContext = scope["gateway"]
     context.error_code = error.code
+    kind = "http"
+    if scope["type"] == "websocket":
+        kind = "websocket.http"
+        if "websocket.http.response" not in scope.get("extensions", {}):
+            await send({"type": "websocket.close"})  # not accepted yet: a 403 without words
+            return
     body = errors.problem(error, instance=scope["path"], request_id=context.request_id)
     headers = [
         (b"content-type", errors.CONTENT_TYPE.encode()),
         (b"content-length", str(len(body)).encode()),
         *((k.lower().encode(), v.encode()) for k, v in error.headers.items()),
     ]
-    await send({"type": "http.response.start", "status": error.status_code, "headers": headers})
-    await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else body})
+    body = b"" if scope.get("method") == "HEAD" else body
+    await send({"type": f"{kind}.response.start", "status": error.status_code, "headers": headers})
+    await send({"type": f"{kind}.response.body", "body": body})

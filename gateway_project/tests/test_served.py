@@ -194,7 +194,7 @@ class TestOnTheWire:
         assert b" 200 " not in answer[:20]
         assert served.detect(acme_key).status_code == 200
 
-    def test_a_websocket_gets_a_problem_as_long_as_none_is_served(self, serve):
+    def test_a_websocket_elsewhere_gets_a_problem(self, serve):
         served = serve(WORKERS="1")
 
         answer = raw(
