@@ -19,6 +19,7 @@ control_plane = get_asgi_application()
 
 from django.conf import settings
 
+from gateway_project import cross_origin
 from gateway_project.core import errors
 from gateway_project.core.handler import DataPlaneHandler
 from gateway_project.core.middleware import (
@@ -30,6 +31,7 @@ from gateway_project.core.middleware import (
     send_problem,
 )
 from gateway_project.process import Process
+from robin import live
 from robin.consumers import QueueConsumer
 
 # Exact paths, so that a look-alike of one is not taken from the control plane by its prefix.
@@ -57,7 +59,7 @@ class Router:
             await self.process.lifespan(receive, send)
             return
         if scope["type"] == "websocket":
-            if scope["path"].rstrip("/") == LIVE_QUEUE:
+            if scope["path"].rstrip("/") == LIVE_QUEUE and live.is_open():
                 await self.live_queue(scope, receive, send)
             else:
                 await send_problem(send, errors.NotFound(), scope)
@@ -66,7 +68,10 @@ class Router:
         if path.endswith("/") and len(path) > 1 and path.startswith(SLASH_OPTIONAL):
             path = path.rstrip("/")
             scope = {**scope, "path": path, "raw_path": path.encode()}
-        await (self.data_plane if path in DATA_PLANE else self.control_plane)(scope, receive, send)
+        plane = self.data_plane if path in DATA_PLANE else self.control_plane
+        if path.startswith(cross_origin.PREFIX):
+            plane = cross_origin.CrossOrigin(plane)
+        await plane(scope, receive, send)
 
 
 application = RequestMiddleware(
@@ -79,4 +84,5 @@ application = RequestMiddleware(
     ),
     trusted_hops=settings.TRUSTED_PROXY_HOPS,
     is_leaving=lambda: Process.leaving,
+    hsts_seconds=settings.SECURE_HSTS_SECONDS,
 )

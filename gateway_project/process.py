@@ -60,8 +60,9 @@ class Process:
         self._held.push_async_callback(usage.buffer.stop)
         engine.open_client()
         self._held.push_async_callback(engine.close_client)
-        await live.open_hub(live.fetch_queue)
-        self._held.push_async_callback(live.close_hub)
+        if live.fetch_queue is not None:
+            await live.open_hub(live.fetch_queue)
+            self._held.push_async_callback(live.close_hub)
         # Building its TLS context takes a tenth of a second: once, not at a health check.
         Process.probe_client = httpx.AsyncClient(timeout=1.0, trust_env=False)
         self._held.push_async_callback(Process.probe_client.aclose)

@@ -60,9 +60,9 @@ class Queue(NamedTuple):
 Fetch = Callable[[], Awaitable[Queue]]
 
 
-async def fetch_queue() -> Queue:
-    """What the process' hub asks; raises whatever Robin's client raises."""
-    raise errors.StoreUnavailable("Robin's client is not built yet.")
+fetch_queue: Fetch | None = None
+"""Where this installation's queue comes from, set before the process starts; None: nowhere, and
+`/ws/queue` is not there. It raises whatever Robin's client raises."""
 
 
 @dataclass
@@ -192,8 +192,11 @@ class Hub:
     async def shut(self) -> None:
         for client in list(self.clients):
             self.leave(client)
+        if self._resting is not None:
+            await self._resting
         await self._rest()
         await self._seat.close()
+        authentication.off_forget(self._suspect)
         self._loop = None
 
     def join(self, client: Client) -> None:
@@ -540,6 +543,10 @@ async def close_hub() -> None:
     if _hub is not None:
         await _hub.shut()
         _hub = None
+
+
+def is_open() -> bool:
+    return _hub is not None
 
 
 def hub() -> Hub:

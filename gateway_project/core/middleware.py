@@ -35,6 +35,7 @@ API_HEADERS = [
     (b"x-content-type-options", b"nosniff"),
     (b"referrer-policy", b"no-referrer"),
     (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'"),
+    (b"x-frame-options", b"DENY"),
     (b"cache-control", b"no-store"),
 ]
 # Swagger UI and ReDoc set style attributes and ReDoc searches in a worker; scripts stay our own.
@@ -148,11 +149,18 @@ class RequestMiddleware:
         trusted_hops: int = 0,
         gzip_bytes_min: int = 1000,
         is_leaving: Callable[[], bool] = lambda: False,
+        hsts_seconds: int = 0,
     ) -> None:
         self.app = app
         self.trusted_hops = trusted_hops
         self.gzip_bytes_min = gzip_bytes_min
         self.is_leaving = is_leaving
+        self.page_headers, self.api_headers = PAGE_HEADERS, API_HEADERS
+        if hsts_seconds:
+            # Browsers heed it over TLS only, so it may be said in plain behind a proxy as well.
+            hsts = f"max-age={hsts_seconds}; includeSubDomains".encode()
+            self.page_headers = [*PAGE_HEADERS, (b"strict-transport-security", hsts)]
+            self.api_headers = [*API_HEADERS, (b"strict-transport-security", hsts)]
 
     def _context(self, scope: Scope) -> tuple[RequestContext, bool]:
         correlation = traceparent = None
@@ -248,7 +256,9 @@ class RequestMiddleware:
             names.add(lower)
             if lower == b"content-type" and not value.startswith(b"application/"):
                 is_page = True
-        headers += [h for h in (PAGE_HEADERS if is_page else API_HEADERS) if h[0] not in names]
+        headers += [
+            h for h in (self.page_headers if is_page else self.api_headers) if h[0] not in names
+        ]
         headers += context.headers
         total = (perf_counter() - context.started) * 1000
         upstream = context.upstream_seconds * 1000

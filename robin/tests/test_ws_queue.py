@@ -16,7 +16,6 @@ from accounts.services import Actor
 from gateway_project.core.bus import bus
 from robin import live, sessions, tickets
 from robin.models import RefreshFamily, RobinAccess
-from robin.seat import LocalSeat
 from robin.tests.test_live import FakeRobin, item, until
 
 URL = "/ws/queue"
@@ -82,18 +81,12 @@ def robin(gateway, monkeypatch, settings):
     settings.QUEUE_POLL_SECONDS = 0.05
     monkeypatch.setattr(live, "HOLD_SECONDS", 0.05)
     fake = FakeRobin()
-    hub = live.hub()
-    monkeypatch.setattr(hub, "fetch", fake.fetch)
-    hub._picture = None  # what an earlier test saw
-    if isinstance(hub._seat, LocalSeat):
-        hub._seat = LocalSeat()
+    others, live._hub = live._hub, None
+    hub = gateway.run(live.open_hub(fake.fetch))
     yield fake
     assert not hub.clients
-
-    async def rest():
-        await until(lambda: not hub._tasks)
-
-    gateway.run(rest())
+    gateway.run(live.close_hub())
+    live._hub = others
 
 
 @pytest.fixture
