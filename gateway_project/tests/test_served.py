@@ -320,6 +320,10 @@ class TestMakeRun:
                 json={"text": attack},
                 headers={"X-API-Key": demo["api_key"]},
             )
+            robin = httpx.post(
+                f"{url}/api/v1/auth/login",
+                json={"username": demo["robin"]["email"], "password": demo["robin"]["password"]},
+            )
             health = wait_until(
                 lambda: (h := httpx.get(f"{url}/health").json())["status"] == "up" and h, 20
             )
@@ -347,6 +351,8 @@ class TestMakeRun:
             True,
             "engine",
         )
+        assert robin.json()["user"]["roles"] == ["ROLE_ADMIN"]
+        assert demo["robin"]["email"] == "admin@robin.local"
         assert health["stand_ins"] == ["engine"]
         assert set(health["components"]) == {"engine", "database", "worker"}
         assert (degraded["source"], degraded["is_malicious"]) == ("fallback", True)
