@@ -66,10 +66,10 @@ def check_settings(app_configs: Any, **_: Any) -> list[CheckMessage]:
                 id="gateway.E008",
             )
         )
-    return found + _sign_in()
+    return found + _robin()
 
 
-def _sign_in() -> list[CheckMessage]:
+def _robin() -> list[CheckMessage]:
     found: list[CheckMessage] = []
     if len(settings.JWT_SECRET) < 32:
         found.append(
@@ -93,6 +93,14 @@ def _sign_in() -> list[CheckMessage]:
                 "Tokens must live for some time.",
                 hint="ACCESS_TOKEN_EXPIRE_MINUTES=30 and REFRESH_TOKEN_EXPIRE_DAYS=7.",
                 id="gateway.E022",
+            )
+        )
+    if settings.QUEUE_POLL_SECONDS <= 0:
+        found.append(
+            Error(
+                "QUEUE_POLL_SECONDS is no number of seconds.",
+                hint="5, or how often Robin can bear to be asked.",
+                id="gateway.E023",
             )
         )
     return found

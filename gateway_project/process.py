@@ -17,7 +17,7 @@ from gateway_project.core import redis
 from gateway_project.core.bus import bus
 from gateway_project.core.middleware import Receive, Send
 from gateway_project.core.observability import get_logger
-from robin import authentication as robin_authentication  # noqa: F401 - it listens on the bus
+from robin import live
 
 log = get_logger("gateway.process")
 started_at = time.time()
@@ -60,6 +60,9 @@ class Process:
         self._held.push_async_callback(usage.buffer.stop)
         engine.open_client()
         self._held.push_async_callback(engine.close_client)
+        if live.fetch_queue is not None:
+            await live.open_hub(live.fetch_queue)
+            self._held.push_async_callback(live.close_hub)
         # Building its TLS context takes a tenth of a second: once, not at a health check.
         Process.probe_client = httpx.AsyncClient(timeout=1.0, trust_env=False)
         self._held.push_async_callback(Process.probe_client.aclose)

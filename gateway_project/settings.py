@@ -137,6 +137,18 @@ SIMPLE_JWT = {
     "USER_ID_CLAIM": "sub",
 }
 
+# -- Robin: live queue ----------------------------------------------------------------------------
+
+QUEUE_POLL_SECONDS: float = env.float("QUEUE_POLL_SECONDS", default=5.0)
+CHANNEL_LAYERS = {
+    "default": {
+        "BACKEND": "channels_redis.pubsub.RedisPubSubChannelLayer",
+        "CONFIG": {"hosts": [REDIS_URL], "prefix": "gw:layer:"},
+    }
+    if REDIS_URL
+    else {"BACKEND": "channels.layers.InMemoryChannelLayer"}
+}
+
 # -- Detection ------------------------------------------------------------------------------------
 
 DETECTION_ENGINE_URL: str = env.str("DETECTION_ENGINE_URL", default="http://127.0.0.1:8081")
@@ -189,7 +201,6 @@ MIDDLEWARE = [
     "gateway_project.core.control_plane.route_label",
     "django.middleware.security.SecurityMiddleware",
     "servestatic.middleware.ServeStaticMiddleware",
-    "corsheaders.middleware.CorsMiddleware",
     "django.contrib.sessions.middleware.SessionMiddleware",
     "django.middleware.common.CommonMiddleware",
     "django.middleware.csrf.CsrfViewMiddleware",
@@ -273,10 +284,18 @@ CSRF_FAILURE_VIEW = "gateway_project.core.control_plane.csrf_failure"
 if TRUSTED_PROXY_HOPS:
     SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https")
 
+# gateway_project/cross_origin.py applies these, to both planes.
 CORS_ALLOWED_ORIGINS: list[str] = env.list("CORS_ORIGINS", default=[])
 CORS_ALLOW_CREDENTIALS: bool = env.bool("CORS_ALLOW_CREDENTIALS", default=True)
 CORS_URLS_REGEX = r"^/api/v1/"
-CORS_EXPOSE_HEADERS = ["RateLimit", "RateLimit-Policy", "Retry-After", "X-Request-ID"]
+CORS_ALLOW_HEADERS = [  # its default, and what our own clients send
+    *("accept", "authorization", "content-type", "user-agent", "x-csrftoken", "x-requested-with"),
+    *("idempotency-key", "if-match", "if-none-match", "x-request-id", "x-xsrf-token"),
+]
+CORS_EXPOSE_HEADERS = [
+    *("Content-Disposition", "ETag", "RateLimit", "RateLimit-Policy", "Retry-After"),
+    *("X-Gateway-Notice", "X-Request-ID"),
+]
 
 # django-ratelimit guards the browser's sign-in forms; how it finds the address is ours.
 RATELIMIT_IP_META_KEY = "gateway_project.core.control_plane.client_ip"
@@ -330,6 +349,7 @@ CELERY_BEAT_SCHEDULE = {
     "worker-heartbeat": {"task": "accounts.tasks.record_heartbeat", "schedule": 15.0},
     "drain-usage": {"task": "accounts.tasks.drain_usage", "schedule": 1.0},
     "tend-usage-log": {"task": "accounts.tasks.tend_usage_log", "schedule": 3600.0},
+    "prune-sessions": {"task": "robin.tasks.prune_sessions", "schedule": 3600.0},
 }
 
 LOGGING_CONFIG = None

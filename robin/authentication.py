@@ -130,6 +130,10 @@ def on_forget(listener: Callable[[str], None]) -> None:
     _memory.on_forget.append(listener)
 
 
+def off_forget(listener: Callable[[str], None]) -> None:
+    _memory.on_forget.remove(listener)
+
+
 class JWTAuthentication(BaseAuthentication):
     """`Authorization: Bearer <access token>`.
 

@@ -35,6 +35,7 @@ API_HEADERS = [
     (b"x-content-type-options", b"nosniff"),
     (b"referrer-policy", b"no-referrer"),
     (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'"),
+    (b"x-frame-options", b"DENY"),
     (b"cache-control", b"no-store"),
 ]
 PAGE_HEADERS = [
@@ -146,11 +147,18 @@ class RequestMiddleware:
         trusted_hops: int = 0,
         gzip_bytes_min: int = 1000,
         is_leaving: Callable[[], bool] = lambda: False,
+        hsts_seconds: int = 0,
     ) -> None:
         self.app = app
         self.trusted_hops = trusted_hops
         self.gzip_bytes_min = gzip_bytes_min
         self.is_leaving = is_leaving
+        self.page_headers, self.api_headers = PAGE_HEADERS, API_HEADERS
+        if hsts_seconds:
+            # Browsers heed it over TLS only, so it may be said in plain behind a proxy as well.
+            hsts = f"max-age={hsts_seconds}; includeSubDomains".encode()
+            self.page_headers = [*PAGE_HEADERS, (b"strict-transport-security", hsts)]
+            self.api_headers = [*API_HEADERS, (b"strict-transport-security", hsts)]
 
     def _context(self, scope: Scope) -> tuple[RequestContext, bool]:
         correlation = traceparent = None
@@ -174,12 +182,15 @@ class RequestMiddleware:
         return RequestContext(address, correlation, traceparent), accepts_gzip
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
+        if scope["type"] == "lifespan":
             await self.app(scope, receive, send)
             return
         context, accepts_gzip = self._context(scope)
         scope["gateway"] = context
         current.set(context)
+        if scope["type"] == "websocket":
+            await self.app(scope, receive, send)
+            return
         status = 0
         held: Message | None = None
         gzip: zlib._Compress | None = None
@@ -243,7 +254,9 @@ class RequestMiddleware:
             names.add(lower)
             if lower == b"content-type" and not value.startswith(b"application/"):
                 is_page = True
-        headers += [h for h in (PAGE_HEADERS if is_page else API_HEADERS) if h[0] not in names]
+        headers += [
+            h for h in (self.page_headers if is_page else self.api_headers) if h[0] not in names
+        ]
         headers += context.headers
         total = (perf_counter() - context.started) * 1000
         upstream = context.upstream_seconds * 1000
@@ -287,14 +300,21 @@ def _may_compress(headers: list[tuple[bytes, bytes]]) -> bool:
 
 
 async def send_problem(send: Send, error: errors.GatewayError, scope: Scope) -> None:
-    """Answer with `error` straight from the ASGI layer."""
+    """Answer with `error` straight from the ASGI layer; a WebSocket's handshake as well."""
     context: RequestContext = scope["gateway"]
     context.error_code = error.code
+    kind = "http"
+    if scope["type"] == "websocket":
+        kind = "websocket.http"
+        if "websocket.http.response" not in scope.get("extensions", {}):
+            await send({"type": "websocket.close"})  # not accepted yet: a 403 without words
+            return
     body = errors.problem(error, instance=scope["path"], request_id=context.request_id)
     headers = [
         (b"content-type", errors.CONTENT_TYPE.encode()),
         (b"content-length", str(len(body)).encode()),
         *((k.lower().encode(), v.encode()) for k, v in error.headers.items()),
     ]
-    await send({"type": "http.response.start", "status": error.status_code, "headers": headers})
-    await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else body})
+    body = b"" if scope.get("method") == "HEAD" else body
+    await send({"type": f"{kind}.response.start", "status": error.status_code, "headers": headers})
+    await send({"type": f"{kind}.response.body", "body": body})

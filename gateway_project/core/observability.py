@@ -72,6 +72,8 @@ usage_dropped = Counter(
     "gateway_usage_dropped_total", "Usage rows lost: no room, refused, or no store at the stop."
 )
 usage_written = Counter("gateway_usage_written_total", "Usage rows written to the log.")
+live_clients = Gauge("gateway_live_clients", "Clients of /ws/queue.", multiprocess_mode="livesum")
+live_polls = Counter("gateway_live_polls_total", "Times that Robin was asked for the live queue.")
 tasks_total = Counter(
     "gateway_tasks_total",
     "Runs of tasks that ended: success, failure, retry, ignored or rejected.",
