@@ -6,6 +6,7 @@ Without variables this is the laptop: SQLite, memory and secrets of its own unde
 
 from __future__ import annotations
 
+import ipaddress
 import os
 import secrets
 import sys
@@ -135,6 +136,16 @@ BODY_BYTES_MAX = 160 * 1024  # 10,000 emoji escaped by a default JSON encoder ar
 BODY_SECONDS_MAX: float = env.float("BODY_SECONDS_MAX", default=10.0)
 HEAD_SECONDS_MAX: float = env.float("HEAD_SECONDS_MAX", default=10.0)
 DATA_UPLOAD_MAX_MEMORY_SIZE = BODY_BYTES_MAX
+
+# -- Webhooks -------------------------------------------------------------------------------------
+
+try:
+    WEBHOOK_ALLOWED_NETWORKS = tuple(
+        ipaddress.ip_network(network.strip())
+        for network in env.list("WEBHOOK_ALLOWED_NETWORKS", default=[])
+    )
+except ValueError as exc:
+    raise ImproperlyConfigured(f"WEBHOOK_ALLOWED_NETWORKS: {exc}") from None
 
 # -- Django ---------------------------------------------------------------------------------------
 
