@@ -12,10 +12,11 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, date, datetime, timedelta
 from itertools import product
+from types import MappingProxyType
 from typing import Any, NamedTuple
 from uuid import UUID
 
@@ -25,7 +26,16 @@ from django.db import DataError, IntegrityError, connection, transaction
 from django.db.models import Max
 from django.utils import timezone
 
-from accounts.models import ApiKey, Plan, ScoreRollup, UsageBatch, UsageLog, UsageRollup
+from accounts import announcements
+from accounts.models import (
+    ApiKey,
+    Plan,
+    QuotaNotice,
+    ScoreRollup,
+    UsageBatch,
+    UsageLog,
+    UsageRollup,
+)
 from gateway_project.core import redis
 from gateway_project.core.observability import get_logger, usage_dropped, usage_written
 
@@ -56,23 +66,31 @@ BATCHES_REMEMBERED = timedelta(days=1)
 ROLLUPS_KEPT = {"minute": timedelta(days=2), "hour": timedelta(days=95)}
 SCORE_BINS = 100
 Row = Sequence[Any]
+NOTHING: Mapping[UUID, Mapping[str, Any]] = MappingProxyType({})
 log = get_logger("gateway.usage")
 
 
 class Batch(NamedTuple):
-    """Rows as `COLUMNS` say, and the address each key was last used from."""
+    """Rows as `COLUMNS` say, and the address each key was last used from.
+
+    `extras` has, by request id, what the events of its rows tell and the log does not keep.
+    """
 
     id: UUID
     rows: list[Row]
     addresses: dict[UUID, str]
+    extras: Mapping[UUID, Mapping[str, Any]] = NOTHING
 
     def packed(self) -> bytes:
-        return orjson.dumps([self.rows, {str(k): v for k, v in self.addresses.items()}])
+        parts: list[Any] = [self.rows, {str(k): v for k, v in self.addresses.items()}]
+        if self.extras:
+            parts.append({str(k): v for k, v in self.extras.items()})
+        return orjson.dumps(parts)
 
     @classmethod
     def unpacked(cls, batch_id: UUID, content: bytes) -> Batch:
         """Raises `ValueError` or the like when `content` is not a batch."""
-        rows, addresses = orjson.loads(content)
+        rows, addresses, *more = orjson.loads(content)
         return cls(
             batch_id,
             [
@@ -80,6 +98,7 @@ class Batch(NamedTuple):
                 for r, k, w, *rest, at in rows
             ],
             {UUID(k): v for k, v in addresses.items()},
+            {UUID(k): v for extras in more for k, v in extras.items()},
         )
 
 
@@ -102,6 +121,7 @@ def write(batches: Sequence[Batch]) -> int:
         UsageBatch.objects.bulk_create([UsageBatch(id=batch_id) for batch_id in fresh])
         stored = list(_store([row for batch in fresh.values() for row in batch.rows]))
         _add_up(stored)
+        _tell(stored, fresh.values())
     refused = sum(len(batch.rows) for batch in fresh.values()) - len(stored)
     if refused:
         log.error("usage_rows_refused", rows=refused)
@@ -111,6 +131,16 @@ def write(batches: Sequence[Batch]) -> int:
     for batch in fresh.values():
         _touch(batch)
     return len(stored)
+
+
+def _tell(stored: list[Row], batches: Iterable[Batch]) -> None:
+    """Raise the events of these rows, where somebody listens."""
+    wanted = announcements.wanted_by(row[2] for row in stored)
+    if not wanted:
+        return
+    extras = {key: value for batch in batches for key, value in batch.extras.items()}
+    rows = [dict(zip(COLUMNS, row, strict=True)) for row in stored if row[2] in wanted]
+    announcements.tell_of_usage(wanted, rows, extras)
 
 
 def _store(rows: list[Row]) -> Iterator[Row]:
@@ -406,6 +436,7 @@ def prune() -> int:
         for model in (UsageRollup, ScoreRollup):
             model.objects.filter(period=period, bucket__lt=now - kept).delete()
     UsageBatch.objects.filter(written_at__lt=now - BATCHES_REMEMBERED).delete()
+    QuotaNotice.objects.filter(day__lt=before.date()).delete()
     if connection.vendor != "postgresql":
         return UsageLog.objects.filter(created_at__lt=before).delete()[0]
     old = [day for day in partition_days() if day < before.date()]
