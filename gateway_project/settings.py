@@ -286,7 +286,7 @@ SPECTACULAR_SETTINGS = {
     "SWAGGER_UI_DIST": "SIDECAR",
     "SWAGGER_UI_FAVICON_HREF": "SIDECAR",
     "REDOC_DIST": "SIDECAR",
-    "SCHEMA_PATH_PREFIX": r"/(v1|auth|webhooks)",
+    "SCHEMA_PATH_PREFIX": r"/(v1|auth)",
     "POSTPROCESSING_HOOKS": ["gateway_project.core.openapi.finish"],
     "SWAGGER_UI_SETTINGS": {"deepLinking": True, "persistAuthorization": False},
 }

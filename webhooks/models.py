@@ -91,6 +91,7 @@ class WebhookDelivery(models.Model):
     steps_max = models.PositiveSmallIntegerField()
     next_attempt_at = models.DateTimeField(null=True, blank=True, default=timezone.now)
     is_claimed = models.BooleanField(default=False)
+    is_test = models.BooleanField(default=False, help_text="Asked for by hand; nothing happened.")
     http_status = models.PositiveSmallIntegerField(null=True, blank=True)
     error = models.CharField(max_length=300, blank=True, default="")
     created_at = models.DateTimeField(default=timezone.now, editable=False)

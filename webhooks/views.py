@@ -8,7 +8,7 @@ from uuid import UUID
 
 from django.db.models import QuerySet
 from django.http import HttpResponse
-from drf_spectacular.utils import OpenApiParameter
+from drf_spectacular.utils import OpenApiParameter, extend_schema
 from rest_framework.request import Request
 
 from accounts.views import KeyedViewSet
@@ -202,6 +202,7 @@ class WebhookViewSet(KeyedViewSet):
         )
         return reply(NewSecret(secret=secret, previous_valid_until=valid_until))
 
+    @extend_schema(operation_id="webhooks_deliveries_list")
     @endpoint(
         summary="Deliveries of a webhook",
         description="The newest first, each with its attempts.",
