@@ -203,8 +203,11 @@ ALIASES = {"detection_complete": "detection.completed"}
 """Names of the plans, and ours for them."""
 
 
-def schema_of(event: EventType) -> dict[str, Any]:
-    """JSON Schema (draft 2020-12) of the whole body."""
+def schema_of(event: EventType, *, is_open: bool = True) -> dict[str, Any]:
+    """JSON Schema (draft 2020-12) of the whole body.
+
+    Not open, it refuses fields that are not declared, as our own tests do and receivers must not.
+    """
     required = ["id", "type", "timestamp", "data"]
     request = {
         "request_id": {"type": "string", "format": "uuid"},
@@ -212,6 +215,9 @@ def schema_of(event: EventType) -> dict[str, Any]:
     }
     result = event.result.model_json_schema()
     result.pop("description", None)
+    closed = {} if is_open else {"additionalProperties": False}
+    if is_open:
+        result.pop("additionalProperties", None)
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": event.name,
@@ -232,11 +238,11 @@ def schema_of(event: EventType) -> dict[str, Any]:
                     },
                 },
                 "required": ["result", "metadata"],
-                "additionalProperties": False,
+                **closed,
             },
         },
         "required": [*required, *(request if event.has_request else ())],
-        "additionalProperties": False,
+        **closed,
     }
 
 
@@ -246,7 +252,7 @@ def example_of(event: EventType) -> dict[str, Any]:
         "id": "01a206fe-7f00-7c31-b2a4-5d0e9a3c1b77",
         "type": event.name,
         "timestamp": "2026-05-01T12:00:00.000Z",
-        "data": {"result": event.example, "metadata": {}},
+        "data": {"result": {**event.example}, "metadata": {}},
     }
     if event.has_request:
         body["request_id"] = "01a206fe-78a1-766d-896f-d02e80a236de"

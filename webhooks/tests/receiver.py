@@ -48,6 +48,7 @@ class Receiver:
 
     def __init__(self) -> None:
         self.received: list[Received] = []
+        self.peers: set[Any] = set()  # each is a connection
         self._answers: dict[str, list[Answer]] = {}
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
@@ -82,6 +83,8 @@ class Receiver:
     async def _receive(self, request: web.Request) -> web.StreamResponse:
         headers = {name.lower(): value for name, value in request.headers.items()}
         self.received.append(Received(request.path, headers, await request.read()))
+        if request.transport is not None:
+            self.peers.add(request.transport.get_extra_info("peername"))
         left = self._answers.get(request.path) or self._answers.get("") or [Answer()]
         says = left.pop(0) if len(left) > 1 else left[0]
         if says.hangs:
