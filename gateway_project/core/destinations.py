@@ -20,6 +20,7 @@ import re
 import socket
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
@@ -153,6 +154,11 @@ def read(url: str) -> Destination:
 
     An address in the place of the name is vetted here.
     """
+    return _read(url, _allowed())
+
+
+@lru_cache(maxsize=4096)  # each delivery reads its URL again
+def _read(url: str, allowed: tuple[Network, ...]) -> Destination:
     if len(url) > URL_CHARS_MAX or not HARMLESS.match(url):
         raise Refused(f"Use at most {URL_CHARS_MAX} plain characters; escape others (%20).")
     try:
@@ -174,7 +180,7 @@ def read(url: str) -> Destination:
     found = Destination(url, parts.scheme, host, port)
     if found.address is not None:
         found.vet([host])
-    elif found.is_plain and not _allowed():
+    elif found.is_plain and not allowed:
         raise Refused("Use https on port 443 or 8443.")
     return found
 
