@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from datetime import date, datetime, timedelta
 from functools import lru_cache
 from operator import add, itemgetter
+from types import MappingProxyType
 from typing import Any, NamedTuple
 from uuid import UUID
 
@@ -26,7 +27,16 @@ from django.db import DataError, IntegrityError, connection, transaction
 from django.db.models import Max
 from django.utils import timezone
 
-from accounts.models import ApiKey, Plan, ScoreRollup, UsageBatch, UsageLog, UsageRollup
+from accounts import announcements
+from accounts.models import (
+    ApiKey,
+    Plan,
+    QuotaNotice,
+    ScoreRollup,
+    UsageBatch,
+    UsageLog,
+    UsageRollup,
+)
 from gateway_project.core import redis
 from gateway_project.core.observability import get_logger, usage_dropped, usage_written
 
@@ -57,18 +67,26 @@ BATCHES_REMEMBERED = timedelta(days=1)
 ROLLUPS_KEPT = {"minute": timedelta(days=2), "hour": timedelta(days=95)}
 SCORE_BINS = 100
 Row = Sequence[Any]
+NOTHING: Mapping[UUID, Mapping[str, Any]] = MappingProxyType({})
 log = get_logger("gateway.usage")
 
 
 class Batch(NamedTuple):
-    """Rows as `COLUMNS` say, and the address each key was last used from."""
+    """Rows as `COLUMNS` say, and the address each key was last used from.
+
+    `extras` has, by request id, what the events of its rows tell and the log does not keep.
+    """
 
     id: UUID
     rows: list[Row]
     addresses: Mapping[Any, str]
+    extras: Mapping[Any, Mapping[str, Any]] = NOTHING
 
     def packed(self) -> bytes:
-        return orjson.dumps([self.rows, {str(k): v for k, v in self.addresses.items()}])
+        parts: list[Any] = [self.rows, {str(k): v for k, v in self.addresses.items()}]
+        if self.extras:
+            parts.append({str(k): v for k, v in self.extras.items()})
+        return orjson.dumps(parts)
 
     @classmethod
     def unpacked(cls, batch_id: UUID, content: bytes) -> Batch:
@@ -76,10 +94,10 @@ class Batch(NamedTuple):
 
         Raises `ValueError` or the like when `content` is not a batch.
         """
-        rows, addresses = orjson.loads(content)
+        rows, addresses, *more = orjson.loads(content)
         if not all(len(row) == len(COLUMNS) and row[-1].endswith("+00:00") for row in rows):
             raise ValueError("not rows of the log, with times in UTC")
-        return cls(batch_id, rows, dict(addresses))
+        return cls(batch_id, rows, dict(addresses), dict(*more))
 
     def plain(self) -> Batch:
         """As it would come out of the stream, which is what `write` takes."""
@@ -106,6 +124,7 @@ def write(batches: Sequence[Batch]) -> int:
         UsageBatch.objects.bulk_create([UsageBatch(id=batch_id) for batch_id in fresh])
         stored = list(_store([row for batch in fresh.values() for row in batch.rows]))
         _add_up(stored)
+        _tell(stored, fresh.values())
     refused = sum(len(batch.rows) for batch in fresh.values()) - len(stored)
     if refused:
         log.error("usage_rows_refused", rows=refused)
@@ -115,6 +134,23 @@ def write(batches: Sequence[Batch]) -> int:
     for batch in fresh.values():
         _touch(batch)
     return len(stored)
+
+
+def _tell(stored: list[Row], batches: Iterable[Batch]) -> None:
+    """Raise the events of these rows, where somebody listens."""
+    wanted = announcements.wanted_by({UUID(row[2]) for row in stored})
+    if not wanted:
+        return
+    extras = {UUID(key): value for batch in batches for key, value in batch.extras.items()}
+    told = [row for row in stored if UUID(row[2]) in wanted]
+    announcements.tell_of_usage(wanted, [_values(row) for row in told], extras)
+
+
+def _values(row: Row) -> dict[str, Any]:
+    """By column, with ids and times as such."""
+    request, key, workspace, *rest, at = row
+    ids = (UUID(request), UUID(key), UUID(workspace))
+    return dict(zip(COLUMNS, (*ids, *rest, datetime.fromisoformat(at)), strict=True))
 
 
 def _store(rows: list[Row]) -> Iterator[Row]:
@@ -427,6 +463,7 @@ def prune() -> int:
         for model in (UsageRollup, ScoreRollup):
             model.objects.filter(period=period, bucket__lt=now - kept).delete()
     UsageBatch.objects.filter(written_at__lt=now - BATCHES_REMEMBERED).delete()
+    QuotaNotice.objects.filter(day__lt=before.date()).delete()
     if connection.vendor != "postgresql":
         return UsageLog.objects.filter(created_at__lt=before).delete()[0]
     old = [day for day in partition_days() if day < before.date()]

@@ -43,7 +43,7 @@ class Process:
                     log.error("start_failed", error=repr(exc))
                     await send({"type": "lifespan.startup.failed", "message": repr(exc)})
                     return
-                _spare_the_collector()
+                spare_the_collector()
                 await send({"type": "lifespan.startup.complete"})
             elif message["type"] == "lifespan.shutdown":
                 await self.stop()
@@ -80,7 +80,7 @@ class Process:
         log.info("process_stopped")
 
 
-def _spare_the_collector() -> None:
+def spare_the_collector() -> None:
     """Let cycle collections leave out what stays for ever, and come rarely.
 
     With Python's defaults each walks modules, models and URL patterns again: pauses of 50 ms and

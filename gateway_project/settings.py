@@ -6,7 +6,10 @@ Without variables this is the laptop: SQLite, memory and secrets of its own unde
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import hmac
+import ipaddress
 import os
 import secrets
 import sys
@@ -20,6 +23,7 @@ import environ
 from django.core.exceptions import ImproperlyConfigured
 
 from accounts.keys import Peppers
+from gateway_project.core.encryption import Cipher
 
 BASE_DIR = Path(__file__).resolve().parent.parent
 VAR_DIR = Path(os.environ.get("VAR_DIR", BASE_DIR / "var")).absolute()
@@ -56,6 +60,15 @@ try:
     )
 except ValueError as exc:
     raise ImproperlyConfigured(f"KEY_PEPPERS: {exc}") from None
+FIELD_ENCRYPTION_KEYS: list[str] = env.list("FIELD_ENCRYPTION_KEYS", default=[]) or [
+    base64.urlsafe_b64encode(
+        hashlib.sha256(local_secret("field_encryption_key").encode()).digest()
+    ).decode()
+]
+try:
+    Cipher(tuple(FIELD_ENCRYPTION_KEYS))
+except ValueError as exc:
+    raise ImproperlyConfigured(f"FIELD_ENCRYPTION_KEYS: {exc}") from None
 
 # -- Process --------------------------------------------------------------------------------------
 
@@ -166,6 +179,23 @@ BODY_BYTES_MAX = 160 * 1024  # 10,000 emoji escaped by a default JSON encoder ar
 BODY_SECONDS_MAX: float = env.float("BODY_SECONDS_MAX", default=10.0)
 HEAD_SECONDS_MAX: float = env.float("HEAD_SECONDS_MAX", default=10.0)
 DATA_UPLOAD_MAX_MEMORY_SIZE = BODY_BYTES_MAX
+
+# -- Webhooks -------------------------------------------------------------------------------------
+
+WEBHOOK_RATE_PER_SECOND: int = env.int("WEBHOOK_RATE_PER_SECOND", default=200)
+try:
+    WEBHOOK_ALLOWED_NETWORKS = tuple(
+        ipaddress.ip_network(network.strip())
+        for network in env.list("WEBHOOK_ALLOWED_NETWORKS", default=[])
+    )
+except ValueError as exc:
+    raise ImproperlyConfigured(f"WEBHOOK_ALLOWED_NETWORKS: {exc}") from None
+
+# -- E-mail ---------------------------------------------------------------------------------------
+
+vars().update(env.email_url_config(env.str("EMAIL_URL", default="") or "consolemail://"))
+EMAIL_TIMEOUT = 20
+DEFAULT_FROM_EMAIL: str = env.str("DEFAULT_FROM_EMAIL", default="gateway@localhost")
 
 # -- Django ---------------------------------------------------------------------------------------
 
@@ -350,6 +380,14 @@ CELERY_BEAT_SCHEDULE = {
     "drain-usage": {"task": "accounts.tasks.drain_usage", "schedule": 1.0},
     "tend-usage-log": {"task": "accounts.tasks.tend_usage_log", "schedule": 3600.0},
     "prune-sessions": {"task": "robin.tasks.prune_sessions", "schedule": 3600.0},
+    "announce-expiring-keys": {
+        "task": "accounts.tasks.announce_expiring_keys",
+        "schedule": 3600.0,
+    },
+    "deliver-webhooks": {"task": "webhooks.tasks.deliver", "schedule": 1.0},
+    "send-webhook-notices": {"task": "webhooks.tasks.send_notices", "schedule": 10.0},
+    "measure-webhooks": {"task": "webhooks.tasks.measure", "schedule": 15.0},
+    "prune-webhooks": {"task": "webhooks.tasks.prune", "schedule": 3600.0},
 }
 
 LOGGING_CONFIG = None

@@ -29,6 +29,7 @@ urlpatterns = [
     path("", include("accounts.urls")),
     path("", include("detection.urls")),
     path("", include("robin.urls")),
+    path("", include("webhooks.urls")),
     path("health", views.HealthViewSet.as_view({"get": "health"}), name="system-health"),
     path("health/live", views.HealthViewSet.as_view({"get": "live"}), name="system-live"),
     path("health/ready", views.HealthViewSet.as_view({"get": "ready"}), name="system-ready"),

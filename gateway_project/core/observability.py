@@ -82,6 +82,16 @@ tasks_total = Counter(
 task_duration = Histogram(
     "gateway_task_duration_seconds", "Time a run of a task took.", ["task"], buckets=SECONDS
 )
+webhook_attempts = Counter(
+    "gateway_webhook_attempts_total",
+    "Deliveries tried: delivered, failed (another status), timeout, error or refused.",
+    ["outcome"],
+)
+webhook_oldest_pending = Gauge(
+    "gateway_webhook_oldest_pending_seconds",
+    "How long the oldest event or delivery that is due has been waiting.",
+    multiprocess_mode="mostrecent",
+)
 
 
 @lru_cache(maxsize=4096)

@@ -26,7 +26,7 @@ from gateway_project.core import observability
 from gateway_project.core.multiprocess import FILE, MetricsFolder
 from gateway_project.tests.served import ROOT, Served, wait_until
 
-# api-shapes.md, "Health and metrics", and those that we added. Webhooks bring theirs later.
+# api-shapes.md, "Health and metrics", and those that we added.
 NAMES = {
     "gateway_requests_total": ("method", "endpoint", "status"),
     "gateway_request_duration_seconds": ("method", "endpoint"),
@@ -41,6 +41,8 @@ NAMES = {
     "gateway_usage_written_total": (),
     "gateway_tasks_total": ("task", "outcome"),
     "gateway_task_duration_seconds": ("task",),
+    "gateway_webhook_attempts_total": ("outcome",),
+    "gateway_webhook_oldest_pending_seconds": (),
 }
 
 
@@ -56,7 +58,7 @@ def test_the_metrics_have_the_names_and_labels_that_were_agreed():
 def test_no_gauge_makes_a_series_for_each_process():
     modes = {x._multiprocess_mode for x in declared().values() if x._type == "gauge"}
 
-    assert modes == {"livemax"}  # `all` would, with the process as a label
+    assert modes == {"livemax", "mostrecent"}  # `all` would, with the process as a label
 
 
 # -- The folder -----------------------------------------------------------------------------------

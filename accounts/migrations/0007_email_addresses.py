@@ -17,7 +17,7 @@ def add_addresses(apps, schema_editor):
 
 class Migration(migrations.Migration):
     dependencies = [
-        ("accounts", "0005_partition_usage_log"),
+        ("accounts", "0006_webhooks"),
         ("account", "0009_emailaddress_unique_primary_email"),
     ]
     operations = [migrations.RunPython(add_addresses, migrations.RunPython.noop)]
