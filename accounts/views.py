@@ -37,6 +37,7 @@ from gateway_project.core import errors
 from gateway_project.core.middleware import context_of
 from gateway_project.core.ratelimit import State, per_hour
 from gateway_project.core.views import (
+    SECRET_HEADERS,
     ControlPlaneViewSet,
     DataPlaneViewSet,
     endpoint,
@@ -108,7 +109,7 @@ class RegistrationViewSet(ControlPlaneViewSet):
             workspace=WorkspaceView.of(made.workspace),
             api_key=NewKeyView.of(made.key, key=made.secret),
         )
-        return reply(answer, status=201)
+        return reply(answer, status=201, headers=SECRET_HEADERS)
 
 
 class AccountViewSet(KeyedViewSet):
@@ -153,7 +154,7 @@ class AccountViewSet(KeyedViewSet):
             api_key=NewKeyView.of(successor, key=text),
             previous=PreviousKey(id=old.pk, grace_until=old.grace_until),
         )
-        return reply(answer, status=201)
+        return reply(answer, status=201, headers=SECRET_HEADERS)
 
     @endpoint(
         summary="Revoke a key",
@@ -224,7 +225,9 @@ class KeyViewSet(KeyedViewSet):
             rate_limit_per_day=body.rate_limit_per_day,
         )
         return reply(
-            NewKeyView.of(key, key=text), status=201, headers={"Location": f"/v1/keys/{key.pk}"}
+            NewKeyView.of(key, key=text),
+            status=201,
+            headers={**SECRET_HEADERS, "Location": f"/v1/keys/{key.pk}"},
         )
 
     @endpoint(
