@@ -6,7 +6,7 @@ from django.db import migrations, models
 class Migration(migrations.Migration):
 
     dependencies = [
-        ('accounts', '0005_partition_usage_log'),
+        ('accounts', '0007_email_addresses'),
     ]
 
     operations = [
