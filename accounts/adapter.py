@@ -23,8 +23,7 @@ log = get_logger("gateway.accounts")
 
 def actor_of(request: HttpRequest, email: str) -> Actor:
     """A person at a page, for the audit trail."""
-    context = context_of(request)
-    return Actor(email, client_ip=context.client_ip, request_id=context.request_id)
+    return Actor.of(email, context_of(request))
 
 
 class AccountAdapter(DefaultAccountAdapter):  # type: ignore[misc]

@@ -21,9 +21,7 @@ from gateway_project.core.middleware import context_of
 
 
 def actor_of(request: HttpRequest) -> Actor:
-    context = context_of(request)
-    email = getattr(request.user, "email", "staff")
-    return Actor(email, context.client_ip, context.request_id)
+    return Actor.of(getattr(request.user, "email", "staff"), context_of(request))
 
 
 def audit_form(action: str, request: HttpRequest, obj: Any, form: Any) -> None:

@@ -16,7 +16,7 @@ from django.db import transaction
 from django.db.models import F, Q, Sum
 from django.utils import timezone
 
-from accounts.events import event, publish, publish_all
+from accounts.events import event, publish, publish_all, utc_text
 from accounts.models import (
     ApiKey,
     OutboxEvent,
@@ -191,10 +191,9 @@ def announce_expiring_keys() -> int:
 
 def _expiry(key: ApiKey) -> dict[str, Any]:
     assert key.expires_at is not None  # noqa: S101 - asked for
-    expires_at = key.expires_at.astimezone(UTC).isoformat(timespec="milliseconds")
     return {
         "prefix": key.prefix,
         "last4": key.last4,
         "name": key.name,
-        "expires_at": expires_at.replace("+00:00", "Z"),
+        "expires_at": utc_text(key.expires_at),
     }

@@ -84,6 +84,12 @@ class Caller:
         context.usage = usage.Record(self.key_id, self.workspace_id, request_bytes)
 
 
+def is_believed(at: float) -> bool:
+    """Whether what was looked up at `at` (of `monotonic`) needs no new look."""
+    seconds = settings.KEY_CACHE_SECONDS if bus.is_listening else DEAF_SECONDS
+    return monotonic() - at < seconds
+
+
 @dataclass(frozen=True, slots=True)
 class _Known:
     caller: Caller
@@ -91,8 +97,7 @@ class _Known:
 
     @property
     def is_fresh(self) -> bool:
-        seconds = settings.KEY_CACHE_SECONDS if bus.is_listening else DEAF_SECONDS
-        return monotonic() - self.at < seconds
+        return is_believed(self.at)
 
 
 class _Memory:
@@ -202,6 +207,12 @@ class APIKeyAuthentication(BaseAuthentication):
         return caller
 
 
+def bearer(authorization: str) -> str:
+    """The token of an `Authorization` header (RFC 6750 §2.1); empty when it has none."""
+    kind, _, text = authorization.partition(" ")
+    return text.strip() if kind.lower() == "bearer" else ""
+
+
 def _has_key(meta: Mapping[str, Any]) -> bool:
     return bool(meta.get("HTTP_X_API_KEY") or meta.get("HTTP_AUTHORIZATION"))
 
@@ -213,9 +224,8 @@ def _read(meta: Mapping[str, Any]) -> tuple[str, str, _Known | None]:
     """
     text: str = meta.get("HTTP_X_API_KEY", "")
     if not text:
-        kind, _, text = meta.get("HTTP_AUTHORIZATION", "").partition(" ")
-        text = text.strip()
-        if kind.lower() != "bearer" or not text:
+        text = bearer(meta.get("HTTP_AUTHORIZATION", ""))
+        if not text:
             raise errors.MissingAPIKey
     digest: str = settings.KEY_PEPPERS.digest(text)
     # A remembered key was well-formed when it was looked up.

@@ -16,6 +16,11 @@ from django.utils import timezone
 from accounts.models import AuditEvent, OutboxEvent, Workspace, new_id
 
 
+def utc_text(at: datetime) -> str:
+    """`2026-05-01T12:00:00.000Z`: how every answer and event of ours says a time."""
+    return at.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
 def publish(
     workspace: Workspace | UUID,
     event_type: str,
@@ -58,11 +63,10 @@ def event(
 ) -> OutboxEvent:
     """One event, not stored yet. `at` (now) is when the fact happened."""
     event_id, now = new_id(), timezone.now()
-    told = (at or now).astimezone(UTC).isoformat(timespec="milliseconds")
     body: dict[str, Any] = {
         "id": str(event_id),
         "type": event_type,
-        "timestamp": told.replace("+00:00", "Z"),
+        "timestamp": utc_text(at or now),
         "data": {"result": result, "metadata": metadata or {}},
     }
     if request_id is not None:

@@ -59,22 +59,11 @@ def timeline(subject_id: UUID, since: datetime, period: str) -> list[dict[str, A
     `period` is `minute`, `hour` or `day`; `latency` are the counts that `percentile` takes. One
     query over the roll-ups, whatever the traffic was.
     """
-    wanted: dict[str, Any] = {f"sum_{name}": Sum(name) for name in LATENCY_COLUMNS}
-    rows: Iterable[Any] = (
-        UsageRollup.objects.filter(period=period, subject_id=subject_id, bucket__gte=since)
-        .values("bucket")
-        .annotate(total=Sum("requests"), malicious=Sum("flagged"), errors=ERRORS, **wanted)
-        .order_by("bucket")
-    )
+    rows = UsageRollup.objects.filter(period=period, subject_id=subject_id, bucket__gte=since)
+    wanted = {f"sum_{name}": Sum(name) for name in LATENCY_COLUMNS}
     return [
-        {
-            "at": row["bucket"],
-            "requests": row["total"],
-            "flagged": row["malicious"],
-            "errors": row["errors"],
-            "latency": [row[f"sum_{name}"] for name in LATENCY_COLUMNS],
-        }
-        for row in rows
+        {"at": at, **sums, "latency": [row[name] for name in wanted]}
+        for at, sums, row in _grouped(rows, "bucket", **wanted)
     ]
 
 
@@ -82,21 +71,10 @@ def by_subject(
     subject_ids: Iterable[UUID], since: datetime, period: str
 ) -> dict[UUID, dict[str, int]]:
     """`{requests, flagged, errors}` of each key that had any."""
-    rows = (
-        UsageRollup.objects.filter(
-            period=period, subject_id__in=list(subject_ids), bucket__gte=since
-        )
-        .values("subject_id")
-        .annotate(total=Sum("requests"), malicious=Sum("flagged"), errors=ERRORS)
+    rows = UsageRollup.objects.filter(
+        period=period, subject_id__in=list(subject_ids), bucket__gte=since
     )
-    return {
-        row["subject_id"]: {
-            "requests": row["total"],
-            "flagged": row["malicious"],
-            "errors": row["errors"],
-        }
-        for row in rows
-    }
+    return {subject_id: sums for subject_id, sums, _ in _grouped(rows, "subject_id")}
 
 
 def has_usage(subject_id: UUID) -> bool:
@@ -106,16 +84,22 @@ def has_usage(subject_id: UUID) -> bool:
 
 def _series(rows: QuerySet[UsageRollup]) -> Iterator[tuple[datetime, dict[str, int]]]:
     """`{requests, flagged, errors}` of each bucket, the earliest first."""
-    found = (
-        rows.values("bucket")
-        .annotate(total=Sum("requests"), malicious=Sum("flagged"), errors=ERRORS)
-        .order_by("bucket")
+    for bucket, sums, _ in _grouped(rows, "bucket"):
+        yield bucket, sums
+
+
+def _grouped(
+    rows: QuerySet[UsageRollup], by: str, **more: Sum
+) -> Iterator[tuple[Any, dict[str, int], dict[str, Any]]]:
+    """(value of `by`, `{requests, flagged, errors}`, the whole row) of each group, in order."""
+    found: Iterable[Any] = (
+        rows.values(by)
+        .annotate(total=Sum("requests"), malicious=Sum("flagged"), errors=ERRORS, **more)
+        .order_by(by)
     )
     for row in found:
-        yield (
-            row["bucket"],
-            {"requests": row["total"], "flagged": row["malicious"], "errors": row["errors"]},
-        )
+        sums = {"requests": row["total"], "flagged": row["malicious"], "errors": row["errors"]}
+        yield row[by], sums, row
 
 
 def scores(subject_id: UUID, since: datetime) -> list[int]:

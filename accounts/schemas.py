@@ -21,21 +21,19 @@ from pydantic import (
     StringConstraints,
 )
 
+from accounts.events import utc_text
 from accounts.models import ApiKey, Plan, User, Workspace, effective_limits
 from gateway_project.core.views import Body
 
 Time = Annotated[
     datetime,
-    PlainSerializer(
-        lambda t: t.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
-        when_used="json",
-    ),
+    PlainSerializer(utc_text, when_used="json"),
 ]
 Scope = Literal["detect", "batch", "webhooks", "usage:read", "keys:write"]
 Limit = Annotated[int, Field(ge=1, le=2_000_000_000)]
 
 
-def _without_nul(value: str) -> str:
+def without_nul(value: str) -> str:
     if "\x00" in value:  # PostgreSQL cannot keep it
         raise ValueError("must not hold NUL")
     return value
@@ -50,7 +48,7 @@ def _network(value: str) -> str:
 
 def _acceptable(password: str) -> str:
     try:
-        validate_password(_without_nul(password))
+        validate_password(without_nul(password))
     except DjangoValidationError as exc:
         raise ValueError(" ".join(exc.messages)) from None
     return password
@@ -69,7 +67,7 @@ def _future(value: datetime) -> datetime:
 Name = Annotated[
     str,
     StringConstraints(strip_whitespace=True, min_length=1, max_length=100),
-    AfterValidator(_without_nul),
+    AfterValidator(without_nul),
 ]
 Network = Annotated[str, StringConstraints(max_length=50), AfterValidator(_network)]
 Future = Annotated[AwareDatetime, AfterValidator(_future)]

@@ -27,6 +27,7 @@ from accounts.models import (
     normal_email,
 )
 from gateway_project.core import errors
+from gateway_project.core.middleware import RequestContext
 
 SESSION_KEY_LIFE = timedelta(minutes=15)
 
@@ -38,6 +39,10 @@ class Actor:
     name: str
     client_ip: str | None = None
     request_id: str = ""
+
+    @classmethod
+    def of(cls, name: str, context: RequestContext) -> Actor:
+        return cls(name, context.client_ip, context.request_id)
 
     def fields(self) -> dict[str, Any]:
         return {"actor": self.name, "client_ip": self.client_ip, "request_id": self.request_id}

@@ -37,6 +37,7 @@ from gateway_project.core import errors
 from gateway_project.core.middleware import context_of
 from gateway_project.core.ratelimit import State, per_hour
 from gateway_project.core.views import (
+    PAGING,
     SECRET_HEADERS,
     ControlPlaneViewSet,
     DataPlaneViewSet,
@@ -57,8 +58,7 @@ class KeyedViewSet(ControlPlaneViewSet):
 
     @property
     def actor(self) -> Actor:
-        context = context_of(self.request)
-        return Actor(f"key {self.principal.key_prefix}…", context.client_ip, context.request_id)
+        return Actor.of(f"key {self.principal.key_prefix}…", context_of(self.request))
 
     def own_keys(self) -> ApiKeyQuerySet:
         return ApiKey.objects.filter(workspace_id=self.principal.workspace_id).select_related(
@@ -102,7 +102,7 @@ class RegistrationViewSet(ControlPlaneViewSet):
             body.email,
             body.password,
             body.name or "",
-            actor=Actor(body.email, context.client_ip, context.request_id),
+            actor=Actor.of(body.email, context),
         )
         answer = Registration(
             user=UserView.of(made.user),
@@ -190,10 +190,7 @@ class KeyViewSet(KeyedViewSet):
         answer=KeyList,
         scope="keys:write",
         problems=[errors.NotFound],  # of a broken cursor
-        parameters=[
-            OpenApiParameter("limit", int, description="1 to 200, default 50."),
-            OpenApiParameter("cursor", str, description="From `next`."),
-        ],
+        parameters=PAGING,
     )
     def list(self, request: Request) -> HttpResponse:
         keys, following = page(request, self.own_keys().listed(), ordering=("-created_at", "-id"))

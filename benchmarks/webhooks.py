@@ -32,22 +32,12 @@ from benchmarks.contenders import gateway
 from benchmarks.processes import LOOPBACK, BenchError, Child, base_environment, request, run_once
 from benchmarks.run import running_engine
 from benchmarks.stores import private_stores, versions
+from webhooks.catalogue import VERDICT
 
 PATH = "/v1/detect"  # of the stub, which answers it to everybody
 MUST, AIM = 500, 2_000
 CONNECTIONS = 100
 WAIT_SECONDS = 120
-VERDICT = {
-    "is_malicious": True,
-    "confidence": 0.97,
-    "threat_types": ["injection"],
-    "decision": "flag",
-    "status": "complete",
-    "source": "engine",
-    "cached": False,
-    "processing_time_ms": 12.5,
-    "endpoint": PATH,
-}
 
 
 def main() -> int:

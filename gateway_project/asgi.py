@@ -19,7 +19,6 @@ control_plane = get_asgi_application()
 
 from django.conf import settings
 
-from gateway_project import cross_origin
 from gateway_project.core import errors
 from gateway_project.core.handler import DataPlaneHandler
 from gateway_project.core.middleware import (
@@ -30,6 +29,7 @@ from gateway_project.core.middleware import (
     Send,
     send_problem,
 )
+from gateway_project.cross_origin import CrossOrigin
 from gateway_project.process import Process
 from robin import live
 from robin.consumers import QueueConsumer
@@ -40,9 +40,7 @@ DATA_PLANE = frozenset(
 )
 LIVE_QUEUE = "/ws/queue"
 # Both forms of these answer; a redirect would lose the body of a POST.
-SLASH_OPTIONAL = (
-    *("/v1/", "/auth/", "/webhooks/", "/api/", "/health", "/metrics", "/docs", "/redoc"),
-)
+SLASH_OPTIONAL = ("/v1/", "/auth/", "/webhooks/", "/api/", "/health", "/metrics", "/docs", "/redoc")
 
 
 class Router:
@@ -51,6 +49,7 @@ class Router:
     def __init__(self, data_plane: ASGIApp, control_plane: ASGIApp) -> None:
         self.data_plane = data_plane
         self.control_plane = control_plane
+        self.cross_origin = {app: CrossOrigin(app) for app in (data_plane, control_plane)}
         self.live_queue: ASGIApp = QueueConsumer.as_asgi()
         self.process = Process()
 
@@ -69,8 +68,8 @@ class Router:
             path = path.rstrip("/")
             scope = {**scope, "path": path, "raw_path": path.encode()}
         plane = self.data_plane if path in DATA_PLANE else self.control_plane
-        if path.startswith(cross_origin.PREFIX):
-            plane = cross_origin.CrossOrigin(plane)
+        if path.startswith(errors.ROBIN_PREFIX):
+            plane = self.cross_origin[plane]
         await plane(scope, receive, send)
 
 

@@ -14,7 +14,6 @@ from django.http import HttpResponse
 
 from gateway_project.core.middleware import ASGIApp, Message, Receive, Scope, Send
 
-PREFIX = "/api/v1/"
 OWN = ("content-type", "content-length")
 
 

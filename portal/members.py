@@ -12,9 +12,7 @@ from django.core.exceptions import PermissionDenied
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import render
 
-from accounts.models import Membership, User, Workspace
-from accounts.services import Actor
-from gateway_project.core.middleware import context_of
+from accounts.models import ApiKey, ApiKeyQuerySet, Membership, User, Workspace
 
 P = ParamSpec("P")
 
@@ -31,6 +29,11 @@ class Member:
     def can_change(self) -> bool:
         """Viewers read; everybody else may make, rotate and revoke keys."""
         return self.role != Membership.Role.VIEWER
+
+    @property
+    def keys(self) -> ApiKeyQuerySet:
+        """The workspace's keys, without those of playgrounds."""
+        return ApiKey.objects.listed().filter(workspace=self.workspace)
 
     def must_change(self) -> None:
         if not self.can_change:
@@ -58,8 +61,3 @@ def room(
         return response
 
     return cast(Callable[..., HttpResponse], login_required(wrapped))
-
-
-def actor(request: HttpRequest, member: Member) -> Actor:
-    context = context_of(request)
-    return Actor(member.user.email, context.client_ip, context.request_id)

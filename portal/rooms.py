@@ -10,16 +10,17 @@ from uuid import UUID
 from django.contrib import messages
 from django.http import Http404, HttpRequest, HttpResponse
 from django.shortcuts import redirect, render
-from django.urls import reverse
 from django.utils import timezone
 from django.views.decorators.http import require_http_methods, require_POST, require_safe
 
 from accounts import reports, services
+from accounts.adapter import actor_of
 from accounts.models import ApiKey
 from gateway_project.core import errors
 from portal import plots
 from portal.forms import KeyForm, RevokeForm, RotateForm
-from portal.members import Member, actor, room
+from portal.members import Member, room
+from portal.views import base_url
 
 RANGES = {
     "1h": ("1 hour", timedelta(hours=1), "minute"),
@@ -37,7 +38,7 @@ def overview(request: HttpRequest, member: Member) -> HttpResponse:
     if chosen not in RANGES:
         chosen = "24h"
     _, length, period = RANGES[chosen]
-    keys = list(member.workspace.keys(manager="objects").listed())
+    keys = list(member.keys)
     facts = _usage(member.workspace.pk, length, period)
     by_key = reports.by_subject((key.pk for key in keys), facts["since"], period)
     steps = {
@@ -91,11 +92,11 @@ def keys(request: HttpRequest, member: Member) -> HttpResponse:
         member.must_change()
         if form.is_valid() and _is_within_plan(form, member):
             key, text = services.issue_key(
-                member.workspace, actor=actor(request, member), **form.cleaned_data
+                member.workspace, actor=actor_of(request, member.user.email), **form.cleaned_data
             )
-            made = {"made": key, "text": text, "base_url": _base_url(request)}
+            made = {"made": key, "text": text, "base_url": base_url(request)}
             form = KeyForm(member.workspace.plan)
-    found = member.workspace.keys(manager="objects").listed()
+    found = member.keys
     facts = {"member": member, "keys": found, "form": form, **made}
     return render(request, "portal/rooms/keys.html", facts)
 
@@ -130,12 +131,14 @@ def rotate(request: HttpRequest, member: Member, key_id: UUID) -> HttpResponse:
         return _key_page(request, member, found, RevokeForm(found))
     try:
         successor, text = services.rotate_key(
-            found, grace_seconds=form.cleaned_data["grace_seconds"], actor=actor(request, member)
+            found,
+            grace_seconds=form.cleaned_data["grace_seconds"],
+            actor=actor_of(request, member.user.email),
         )
     except errors.Conflict as exc:
         messages.error(request, str(exc.detail))
         return redirect("portal-key", key_id=found.pk)
-    facts = {"made": successor, "text": text, "base_url": _base_url(request)}
+    facts = {"made": successor, "text": text, "base_url": base_url(request)}
     return _key_page(request, member, successor, RevokeForm(successor), **facts)
 
 
@@ -147,14 +150,14 @@ def revoke(request: HttpRequest, member: Member, key_id: UUID) -> HttpResponse:
     form = RevokeForm(found, request.POST)
     if not form.is_valid():
         return _key_page(request, member, found, form)
-    services.revoke_key(found, actor=actor(request, member))
+    services.revoke_key(found, actor=actor_of(request, member.user.email))
     messages.success(request, f"“{found.name}” is revoked: no worker accepts it any more.")
     return redirect("portal-keys")
 
 
 def _key(member: Member, key_id: UUID) -> ApiKey:
     """A key of the member's workspace; another's is the same 404 as none."""
-    found = member.workspace.keys(manager="objects").listed().filter(pk=key_id).first()
+    found = member.keys.filter(pk=key_id).first()
     if found is None:
         raise Http404
     return found
@@ -172,7 +175,3 @@ def _key_page(
         **more,
     }
     return render(request, "portal/rooms/key.html", facts)
-
-
-def _base_url(request: HttpRequest) -> str:
-    return request.build_absolute_uri(reverse("portal-landing")).rstrip("/")

@@ -21,8 +21,13 @@ from accounts.models import User
 
 @require_safe
 def landing(request: HttpRequest) -> HttpResponse:
-    facts = {"version": settings.VERSION, "base_url": request.build_absolute_uri("/").rstrip("/")}
+    facts = {"version": settings.VERSION, "base_url": base_url(request)}
     return render(request, "portal/landing.html", facts)
+
+
+def base_url(request: HttpRequest) -> str:
+    """What a caller puts before a path, as this reader reached us."""
+    return request.build_absolute_uri("/").rstrip("/")
 
 
 class ProfileForm(forms.ModelForm):  # type: ignore[type-arg]
@@ -56,7 +61,7 @@ def settings_page(request: HttpRequest) -> HttpResponse:
         form.save()
         messages.success(request, "Saved.")
         return redirect("portal-settings")
-    return render(request, "portal/settings.html", {"form": form, "user": user})
+    return render(request, "portal/settings.html", {"form": form})
 
 
 @login_required

@@ -218,8 +218,7 @@ class UserViewSet(ControlPlaneViewSet):
 
 
 def _actor(request: Request, name: str) -> Actor:
-    context = context_of(request)
-    return Actor(name[:254].replace("\x00", ""), context.client_ip, context.request_id)
+    return Actor.of(name[:254].replace("\x00", ""), context_of(request))
 
 
 def _expires_in() -> int:

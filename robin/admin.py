@@ -8,16 +8,10 @@ from django.contrib import admin
 from django.db.models import QuerySet
 from django.http import HttpRequest
 
+from accounts.admin import actor_of
 from accounts.events import audit
-from accounts.services import Actor
-from gateway_project.core.middleware import context_of
 from robin import sessions
 from robin.models import RefreshFamily, RobinAccess
-
-
-def _actor(request: HttpRequest) -> Actor:
-    context = context_of(request)
-    return Actor(getattr(request.user, "email", "staff"), context.client_ip, context.request_id)
 
 
 @admin.register(RobinAccess)
@@ -41,11 +35,11 @@ class RobinAccessAdmin(admin.ModelAdmin):
 
     def save_model(self, request: HttpRequest, obj: RobinAccess, form: Any, change: bool) -> None:
         super().save_model(request, obj, form, change)
-        fields = _actor(request).fields()
+        fields = actor_of(request).fields()
         audit("robin.access_given", target=obj.user_id, role=obj.role, **fields)
 
     def delete_model(self, request: HttpRequest, obj: RobinAccess) -> None:
-        audit("robin.access_taken", target=obj.user_id, role=obj.role, **_actor(request).fields())
+        audit("robin.access_taken", target=obj.user_id, role=obj.role, **actor_of(request).fields())
         super().delete_model(request, obj)
 
     def delete_queryset(self, request: HttpRequest, queryset: QuerySet[RobinAccess]) -> None:
@@ -76,5 +70,5 @@ class SessionAdmin(admin.ModelAdmin):
     @admin.action(description="End the chosen sessions", permissions=["view"])
     def revoke(self, request: HttpRequest, queryset: QuerySet[RefreshFamily]) -> None:
         for family in queryset:
-            sessions.revoke(family.pk, because="staff", actor=_actor(request))
+            sessions.revoke(family.pk, because="staff", actor=actor_of(request))
         self.message_user(request, f"Ended: {queryset.count()}.")

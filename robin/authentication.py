@@ -27,7 +27,7 @@ from rest_framework.authentication import BaseAuthentication
 from rest_framework.request import Request
 from rest_framework_simplejwt.exceptions import TokenError
 
-from accounts.authentication import ALL, DEAF_SECONDS
+from accounts.authentication import ALL, bearer, is_believed
 from accounts.models import PEOPLE
 from gateway_project.core import database, errors
 from gateway_project.core.bus import bus
@@ -85,8 +85,7 @@ class _Known:
 
     @property
     def is_fresh(self) -> bool:
-        seconds = settings.KEY_CACHE_SECONDS if bus.is_listening else DEAF_SECONDS
-        return monotonic() - self.at < seconds
+        return is_believed(self.at)
 
 
 class _Memory:
@@ -184,11 +183,10 @@ def is_own_origin(origin: str, host: str) -> bool:
 
 def read(meta: Mapping[str, Any]) -> str:
     """The token's text; raises `MissingToken`."""
-    kind, _, text = meta.get("HTTP_AUTHORIZATION", "").partition(" ")
-    text = text.strip()
-    if kind.lower() != "bearer" or not text:
+    text = bearer(meta.get("HTTP_AUTHORIZATION", ""))
+    if not text:
         raise errors.MissingToken
-    return str(text)
+    return text
 
 
 async def member_of(text: str, client_ip: str) -> Member:

@@ -18,6 +18,7 @@ from channels.exceptions import StopConsumer
 from channels.generic.websocket import AsyncWebsocketConsumer
 from django.conf import settings
 
+from accounts.authentication import bearer
 from gateway_project.core import errors
 from gateway_project.core.middleware import RequestContext, send_problem
 from gateway_project.core.observability import get_logger
@@ -59,10 +60,7 @@ class QueueConsumer(AsyncWebsocketConsumer):  # type: ignore[misc]  # channels h
         await self.accept(self._chosen_subprotocol())
         self.client = live.Client(member, valid_until, self._send_text, self.close)
         since = query.get("since", [""])[0]
-        # More digits than any number of ours: not resumed, and nothing for Python to chew on.
-        self.client.since = (
-            int(since) if since.isascii() and since.isdigit() and len(since) < 17 else None
-        )
+        self.client.since = int(since) if SINCE.fullmatch(since) else None
         live.hub().join(self.client)
 
     async def _send_text(self, text: str) -> None:
@@ -90,9 +88,8 @@ class QueueConsumer(AsyncWebsocketConsumer):  # type: ignore[misc]  # channels h
         offered = self.scope["subprotocols"]
         if len(offered) == 2 and offered[0] == SUBPROTOCOL:
             return str(offered[1])
-        kind, _, token = headers.get(b"authorization", "").partition(" ")
-        if kind.lower() == "bearer" and token.strip():
-            return token.strip()
+        if token := bearer(headers.get(b"authorization", "")):
+            return token
         if "token" in query:
             return query["token"][0]
         raise errors.MissingToken

@@ -28,6 +28,7 @@ from django.conf import settings
 from redis.exceptions import RedisError
 
 from accounts.authentication import ALL, DEAF_SECONDS
+from accounts.events import utc_text
 from gateway_project.core import errors
 from gateway_project.core.bus import bus
 from gateway_project.core.observability import get_logger, live_clients, live_polls
@@ -524,7 +525,7 @@ def status_text(status: str, message: str, seq: int) -> str:
 
 
 def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    return utc_text(datetime.now(UTC))
 
 
 _hub: Hub | None = None

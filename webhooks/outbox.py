@@ -39,11 +39,11 @@ def fan_out() -> int:
             .order_by("created_at")
             .values_list("pk", "workspace_id", "type")[:EVENTS_AT_ONCE]
         )
-        listening: dict[UUID, list[Webhook]] = defaultdict(list)
+        active: dict[UUID, list[Webhook]] = defaultdict(list)
         for webhook in Webhook.objects.filter(
             workspace__in={workspace_id for _, workspace_id, _ in events}, is_active=True
         ):
-            listening[webhook.workspace_id].append(webhook)
+            active[webhook.workspace_id].append(webhook)
         WebhookDelivery.objects.bulk_create(
             [
                 WebhookDelivery(
@@ -53,7 +53,7 @@ def fan_out() -> int:
                     steps_max=steps_max(webhook.retry_count),
                 )
                 for event_id, workspace_id, kind in events
-                for webhook in listening[workspace_id]
+                for webhook in active[workspace_id]
                 if kind in webhook.events
             ],
             batch_size=1000,

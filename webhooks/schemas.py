@@ -16,7 +16,7 @@ from pydantic import (
     StringConstraints,
 )
 
-from accounts.schemas import Time
+from accounts.schemas import Time, without_nul
 from gateway_project.core import destinations
 from gateway_project.core.views import Body
 from webhooks import catalogue
@@ -46,17 +46,11 @@ def _each_once(names: list[str]) -> list[str]:
     return list(dict.fromkeys(names))
 
 
-def _without_nul(value: str) -> str:
-    if "\x00" in value:  # PostgreSQL cannot keep it
-        raise ValueError("must not hold NUL")
-    return value
-
-
 Url = Annotated[str, StringConstraints(max_length=2048), AfterValidator(_destination)]
 Event = Annotated[str, StringConstraints(max_length=60), AfterValidator(_event)]
 Events = Annotated[list[Event], Field(min_length=1, max_length=50), AfterValidator(_each_once)]
 Description = Annotated[
-    str, StringConstraints(strip_whitespace=True, max_length=200), AfterValidator(_without_nul)
+    str, StringConstraints(strip_whitespace=True, max_length=200), AfterValidator(without_nul)
 ]
 Retries = Annotated[int, Field(ge=0, le=ATTEMPTS_MAX - 1)]
 

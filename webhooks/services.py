@@ -92,10 +92,9 @@ def enable(webhook: Webhook, *, actor: Actor) -> Webhook:
     outcome = sending.send_once(job)
     record([(job, outcome)])
     if not outcome.is_success:
-        said = f"HTTP {outcome.http_status}" if outcome.http_status else outcome.error
         raise errors.Conflict(
-            f"The webhook stays disabled: its probe failed ({said}). Mend the receiver and try "
-            f"again; delivery {delivery.pk} has the answer."
+            f"The webhook stays disabled: its probe failed ({outcome.summary}). Mend the receiver "
+            f"and try again; delivery {delivery.pk} has the answer."
         )
     with transaction.atomic():
         workspace = listening.locked(webhook.workspace_id)

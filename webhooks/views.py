@@ -13,7 +13,7 @@ from rest_framework.request import Request
 
 from accounts.views import KeyedViewSet
 from gateway_project.core import errors
-from gateway_project.core.views import ControlPlaneViewSet, endpoint, page, reply
+from gateway_project.core.views import PAGING, ControlPlaneViewSet, endpoint, page, reply
 from webhooks import catalogue, services
 from webhooks.models import Webhook, WebhookDelivery
 from webhooks.schemas import (
@@ -37,10 +37,6 @@ from webhooks.schemas import (
 
 SCOPE = "webhooks"
 TAGS = ("webhooks",)
-PAGING = [
-    OpenApiParameter("limit", int, description="1 to 200, default 50."),
-    OpenApiParameter("cursor", str, description="From `next`."),
-]
 
 
 class WebhookViewSet(KeyedViewSet):

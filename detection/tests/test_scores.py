@@ -158,9 +158,8 @@ class TestAtOnce:
         key = make_key(rate_limit_per_minute=10_000)
 
         async def found_nothing(look_up):
-            await asyncio.sleep(
-                random.random() * 0.2
-            )  # answers before, while and after it is stored
+            # Answers before, while and after it is stored.
+            await asyncio.sleep(random.random() * 0.2)
 
         monkeypatch.setattr(scores.LookUp, "found", found_nothing)
         engine.is_slow(0.1)

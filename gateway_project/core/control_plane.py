@@ -13,7 +13,7 @@ from django_ratelimit.exceptions import Ratelimited
 
 from gateway_project.core import errors
 from gateway_project.core.handler import route_template
-from gateway_project.core.middleware import context_of
+from gateway_project.core.middleware import PAGE_POLICY, context_of
 from gateway_project.core.views import problem_response
 
 View = Callable[..., HttpResponse]
@@ -47,9 +47,7 @@ def with_inline_styles(view: View) -> View:
     def wrapped(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
         response = view(request, *args, **kwargs)
         response["Content-Security-Policy"] = (
-            "default-src 'self'; img-src 'self' data:; style-src 'self' 'unsafe-inline'; "
-            "worker-src 'self' blob:; object-src 'none'; base-uri 'self'; form-action 'self'; "
-            "frame-ancestors 'none'"
+            f"{PAGE_POLICY}; style-src 'self' 'unsafe-inline'; worker-src 'self' blob:"
         )
         return response
 

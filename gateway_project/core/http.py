@@ -204,14 +204,17 @@ class UpstreamClient:
         if url.username is not None:
             pair = f"{unquote(url.username)}:{unquote(url.password or '')}"
             self._head += f"Authorization: Basic {b64encode(pair.encode()).decode()}\r\n"
-        self._drop_resting()
+        self._drop_all()
 
     async def close(self) -> None:
+        self._drop_all()
+
+    def _drop_all(self) -> None:
+        """Close what rests, now, and what is in use, after its answer."""
+        self._generation += 1
         self._drop_resting()
 
     def _drop_resting(self) -> None:
-        """Close what rests, now, and what is in use, after its answer."""
-        self._generation += 1
         while self._resting:
             self._resting.pop().close()
 

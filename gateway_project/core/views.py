@@ -390,6 +390,13 @@ class ControlPlaneViewSet(_Declared):
         return problem_response(self.request, error)
 
 
+PAGING = (
+    OpenApiParameter("limit", int, description="1 to 200, default 50."),
+    OpenApiParameter("cursor", str, description="From `next`."),
+)
+"""What `page` reads, for `@endpoint(parameters=…)`."""
+
+
 def page(
     request: Request, queryset: QuerySet[R], *, ordering: tuple[str, ...]
 ) -> tuple[list[R], str | None]:

@@ -9,6 +9,7 @@ from django.db import connection
 from gateway_project.tests.private_redis import PrivateRedis
 from gateway_project.tests.served import Served
 from robin.tests.conftest import member  # noqa: F401 - Robin's people
+from webhooks.tests.conftest import receiver  # noqa: F401 - of webhooks
 
 
 @pytest.fixture

@@ -186,6 +186,19 @@ class TestConnections:
 
         assert run(scenario) == (200, 2)
 
+    def test_it_costs_no_other_its_connection(self):
+        async def scenario():
+            async with client_of([[OK], [0.2, OK], HANG_UP, OK, OK, OK]) as (client, _):
+                await client.request("GET", "/x", timeout_seconds=5)
+                slow = asyncio.create_task(client.request("GET", "/slow", timeout_seconds=5))
+                await asyncio.sleep(0.05)
+                used = client._generation
+                await client.request("GET", "/y", timeout_seconds=5)
+                await slow
+                return client._generation - used, len(client._resting)
+
+        assert run(scenario) == (0, 2)
+
     def test_who_closes_twice_has_failed(self):
         error, upstream = ask([HANG_UP, HANG_UP, OK])
 

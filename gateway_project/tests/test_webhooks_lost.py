@@ -6,7 +6,6 @@ What a dead worker held is due again when its lease ends; the tests end leases b
 
 from __future__ import annotations
 
-import ipaddress
 import json
 import os
 import signal
@@ -27,7 +26,7 @@ from gateway_project.tests.served import ROOT, wait_until
 from gateway_project.tests.test_served import database_away
 from webhooks import services
 from webhooks.models import WebhookDelivery
-from webhooks.tests.receiver import Answer, Receiver
+from webhooks.tests.receiver import Answer
 
 pytestmark = [pytest.mark.served, pytest.mark.timeout(240)]
 
@@ -92,14 +91,6 @@ def work(gateway, own_redis, tmp_path):
     yield start
     for worker in started:
         worker.close()
-
-
-@pytest.fixture
-def receiver(settings):
-    settings.WEBHOOK_ALLOWED_NETWORKS = (ipaddress.ip_network("127.0.0.0/8"),)
-    receiver = Receiver()
-    yield receiver
-    receiver.close()
 
 
 @pytest.fixture

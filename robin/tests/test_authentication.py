@@ -18,6 +18,7 @@ from django.db import OperationalError
 from django.db.backends.utils import CursorWrapper
 from django.utils import timezone
 
+from accounts import authentication as keys
 from gateway_project.core import database, errors
 from gateway_project.core.bus import bus
 from robin import authentication
@@ -182,7 +183,7 @@ class TestMemory:
 
     def test_a_worker_that_hears_nothing_asks_again(self, ask, member, look_ups, monkeypatch):
         monkeypatch.setattr(bus, "is_listening", False)
-        monkeypatch.setattr(authentication, "DEAF_SECONDS", -1.0)
+        monkeypatch.setattr(keys, "DEAF_SECONDS", -1.0)
         ada = member()
         ask(ada.token)
         ask(ada.token)
@@ -239,7 +240,7 @@ class TestWithoutTheDatabase:
         ada = member()
         ask(ada.token)
         away()
-        monkeypatch.setattr(authentication, "DEAF_SECONDS", -1.0)
+        monkeypatch.setattr(keys, "DEAF_SECONDS", -1.0)
         monkeypatch.setattr(bus, "is_listening", False)
 
         assert ask(ada.token).user_id == ada.user.pk
