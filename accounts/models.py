@@ -63,6 +63,10 @@ class User(AbstractUser):
 
     class Meta:
         ordering = ["-date_joined"]
+        indexes = [  # the few that staff look for among the many
+            models.Index(fields=["id"], name="user_staff", condition=Q(is_staff=True)),
+            models.Index(fields=["id"], name="user_suspended", condition=Q(is_active=False)),
+        ]
 
     def __str__(self) -> str:
         return self.email
@@ -96,11 +100,20 @@ class Workspace(models.Model):
     rate_limit_per_day = models.PositiveBigIntegerField(
         null=True, blank=True, help_text="Instead of the plan's; empty: the plan's."
     )
+    suspended_at = models.DateTimeField(
+        null=True, blank=True, editable=False, help_text="Its keys are refused from then on."
+    )
     members = models.ManyToManyField(User, through="Membership", related_name="workspaces")
     created_at = models.DateTimeField(default=timezone.now, editable=False)
 
     class Meta:
         ordering = ["-created_at"]
+        indexes = [
+            models.Index(fields=["created_at"], name="workspace_created"),
+            models.Index(
+                fields=["id"], name="workspace_suspended", condition=Q(suspended_at__isnull=False)
+            ),
+        ]
 
     def __str__(self) -> str:
         return self.slug
@@ -184,6 +197,13 @@ class ApiKey(models.Model):
     class Meta:
         verbose_name = "API key"
         ordering = ["-created_at", "-id"]
+        # None on `last_used_at`: it would make every use of a key rewrite all of its indexes.
+        indexes = [
+            models.Index(fields=["prefix", "last4"], name="key_shown"),
+            models.Index(
+                fields=["id"], name="key_revoked", condition=Q(revoked_at__isnull=False)
+            ),
+        ]
 
     def __str__(self) -> str:
         return f"{self.name} ({self.prefix}…{self.last4})"
@@ -231,6 +251,12 @@ class UsageLog(models.Model):
             models.Index(fields=["workspace_id", "created_at"], name="usage_workspace_time"),
             models.Index(fields=["api_key_id", "created_at"], name="usage_key_time"),
             models.Index(fields=["created_at"], name="usage_time"),
+            models.Index(
+                fields=["created_at"], name="usage_errors", condition=Q(http_status__gte=400)
+            ),
+            models.Index(
+                fields=["created_at"], name="usage_flagged", condition=Q(is_malicious=True)
+            ),
         ]
 
     def __str__(self) -> str:
@@ -361,6 +387,12 @@ class AuditEvent(AppendOnly):
 
     class Meta:
         ordering = ["-at"]
+        indexes = [
+            models.Index(fields=["action", "at"], name="audit_action_time"),
+            models.Index(fields=["actor", "at"], name="audit_actor_time"),
+            models.Index(fields=["target", "at"], name="audit_target_time"),
+            models.Index(fields=["request_id"], name="audit_request"),
+        ]
 
     def __str__(self) -> str:
         return f"{self.action} by {self.actor}"

@@ -99,7 +99,7 @@ def endpoint(
     kinds: list[type[errors.GatewayError]] = [errors.RateLimited, errors.InternalError, *problems]
     if not public:
         kinds += [errors.MissingAPIKey, errors.InvalidAPIKey, errors.IPNotAllowed]
-        kinds += [errors.StoreUnavailable]
+        kinds += [errors.WorkspaceSuspended, errors.StoreUnavailable]
         kinds += [errors.ScopeDenied] if scope else []
     if body is not None:
         kinds += [errors.InvalidJSON, errors.UnsupportedMediaType, errors.ValidationFailed]
