@@ -11,7 +11,8 @@ RUN /venv/bin/pip install --no-cache-dir --compile --require-hashes --only-binar
 COPY . .
 # collectstatic reads the settings but no secret matters to it; none of these reaches the image.
 # Bytecode is made now because the files are read-only for whoever runs them.
-RUN SECRET_KEY=build KEY_PEPPERS=1:only-for-the-build DATABASE_URL=sqlite:////tmp/build.sqlite3 \
+RUN SECRET_KEY=build KEY_PEPPERS=1:only-for-the-build \
+        FIELD_ENCRYPTION_KEYS=AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA= DATABASE_URL=sqlite:////tmp/build.sqlite3 \
         /venv/bin/python manage.py collectstatic --noinput \
     && /venv/bin/python -m compileall -q -j 0 /app
 

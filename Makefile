@@ -13,6 +13,7 @@ LOCK := pip compile --quiet --generate-hashes --no-emit-index-url --no-emit-find
 
 .DEFAULT_GOAL := help
 .PHONY: help setup setup-dev run serve test pytest lint migrations-check deploy-check check bench \
+	bench-webhooks \
 	lock migrations format
 
 help: ## List the targets
@@ -105,6 +106,9 @@ check: test ## test, and Django's own look at a deployment
 
 bench: setup-dev ## Load tests against the running code (ARGS=…)
 	@$(SERVICES) -- $(PY) -m benchmarks.run $(ARGS)
+
+bench-webhooks: setup-dev ## Deliveries per second of one worker process (ARGS=…)
+	@$(SERVICES) --want nginx -- $(PY) -m benchmarks.webhooks $(ARGS)
 
 lock: | $(PY) ## Pin requirements/*.in into *.txt, with hashes
 	@[ -x $(VENV)/bin/uv ] || $(PIP) install uv

@@ -28,7 +28,7 @@ from accounts import authentication, services, usage, usage_log
 from accounts.hashers import BoundedArgon2
 from accounts.models import ApiKey, Membership, Plan, User, Workspace
 from accounts.services import Actor
-from detection import services as detection_services
+from detection import engine as engine_module
 from detection.standin import Engine, Switches
 from gateway_project.core import database, ratelimit, redis
 from gateway_project.core.ratelimit import RedisLimiter
@@ -221,7 +221,7 @@ def forget_everything(gateway: Gateway) -> None:
         limiter.degraded_since = None
     else:
         ratelimit._limiter = None
-    for flight in list(detection_services._asking._flights.values()):
+    for flight in list(engine_module.client().asking._flights.values()):
         _gateway_cancel(gateway, flight)
     for probe in views.PROBES.values():
         probe._until = 0.0
@@ -267,16 +267,12 @@ class EngineControl:
 
     def is_down(self) -> None:
         """Refuse connections: nobody listens on port 1 of the loopback."""
-        from detection import engine
-
-        engine.client().http.base_url = "http://127.0.0.1:1"
+        engine_module.client().http.base_url = "http://127.0.0.1:1"
 
     def is_well(self) -> None:
-        from detection import engine
-
         self.engine.switches = Switches()
         self.engine.asked.clear()
-        client = engine.client()
+        client = engine_module.client()
         client.http.base_url = self.url
         client.breaker.forced = None
         client.breaker._machine.close()

@@ -26,7 +26,7 @@ from rest_framework.authentication import BaseAuthentication
 from rest_framework.request import Request
 
 from accounts import keys, usage
-from accounts.models import ApiKey, User
+from accounts.models import ApiKey, User, effective_limits
 from gateway_project.core import database, errors
 from gateway_project.core.bus import bus
 from gateway_project.core.caching import Loader, TTLCache
@@ -64,6 +64,8 @@ class Caller:
     is_suspended: bool = False
     detection_policy: str = ""
     """JSON of what the key's detections mean when they do not say; empty: the default."""
+    wants_detections: bool = False
+    """Whether a webhook of its workspace wants to be told of its detections."""
 
     @property
     def is_authenticated(self) -> bool:
@@ -249,15 +251,22 @@ def _look_up(texts: Sequence[str]) -> dict[str, Caller]:
     """The callers of those `texts` that are usable keys."""
     by_digest = {d: text for text in texts for d in settings.KEY_PEPPERS.digests(text)}
     try:
-        return {
-            by_digest[key.key_hash]: caller_of(key)
-            for key in ApiKey.objects.usable()
+        found = list(
+            ApiKey.objects.usable()
             .select_related("workspace__plan")
             .filter(key_hash__in=list(by_digest), workspace__isnull=False)
-        }
+        )
     except DatabaseError as exc:
         log.error("key_lookup_failed", error=type(exc).__name__)
         raise
+    callers = {}
+    for key in found:
+        try:
+            callers[by_digest[key.key_hash]] = caller_of(key)
+        except (ValueError, TypeError) as exc:
+            # Written past our checks. It is refused, and takes no other key with it.
+            log.error("key_unreadable", key_prefix=key.prefix, error=type(exc).__name__)
+    return callers
 
 
 def caller_of(key: ApiKey) -> Caller:
@@ -274,22 +283,8 @@ def caller_of(key: ApiKey) -> Caller:
         policies=policies_of(key),
         is_suspended=key.workspace.suspended_at is not None,
         detection_policy=json.dumps(key.detection_policy) if key.detection_policy else "",
+        wants_detections=any(name.startswith("detection.") for name in key.workspace.wanted_events),
     )
-
-
-def effective_limits(key: ApiKey) -> tuple[int, int, int]:
-    """(key's minute, key's day, workspace's day) as enforced.
-
-    A workspace without a confirmed e-mail is on trial: however many keys it makes, they share the
-    trial's day.
-    """
-    minute, day = key.rate_limit_per_minute, key.rate_limit_per_day
-    workspace_day = key.workspace.day_quota
-    if not key.workspace.is_confirmed:
-        minute = min(minute, settings.TRIAL_RATE_LIMIT_PER_MINUTE)
-        day = min(day, settings.TRIAL_RATE_LIMIT_PER_DAY)
-        workspace_day = min(workspace_day, settings.TRIAL_RATE_LIMIT_PER_DAY)
-    return minute, day, workspace_day
 
 
 def policies_of(key: ApiKey) -> tuple[Policy, ...]:

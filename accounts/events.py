@@ -6,6 +6,8 @@ sends anything; the webhooks app reads the outbox.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
@@ -27,19 +29,47 @@ def publish(
 
     Sending may happen twice; receivers dedupe by the event's id. `result` never holds the text.
     """
+    row = event(
+        workspace.pk if isinstance(workspace, Workspace) else workspace,
+        event_type,
+        result=result,
+        metadata=metadata,
+        request_id=request_id,
+        api_key_id=api_key_id,
+    )
+    row.save(force_insert=True)
+    return row
+
+
+def publish_all(events: Sequence[OutboxEvent]) -> None:
+    """Queue many that `event` made."""
+    OutboxEvent.objects.bulk_create(events, batch_size=500)
+
+
+def event(
+    workspace_id: UUID,
+    event_type: str,
+    *,
+    result: dict[str, Any],
+    metadata: dict[str, Any] | None = None,
+    request_id: str | None = None,
+    api_key_id: UUID | None = None,
+    at: datetime | None = None,
+) -> OutboxEvent:
+    """One event, not stored yet. `at` (now) is when the fact happened."""
     event_id, now = new_id(), timezone.now()
+    told = (at or now).astimezone(UTC).isoformat(timespec="milliseconds")
     body: dict[str, Any] = {
         "id": str(event_id),
         "type": event_type,
-        "timestamp": now.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+        "timestamp": told.replace("+00:00", "Z"),
         "data": {"result": result, "metadata": metadata or {}},
     }
     if request_id is not None:
         body["request_id"] = request_id
     if api_key_id is not None:
         body["api_key_id"] = str(api_key_id)
-    workspace_id = workspace if isinstance(workspace, UUID) else workspace.pk
-    return OutboxEvent.objects.create(
+    return OutboxEvent(
         id=event_id, workspace_id=workspace_id, type=event_type, body=body, created_at=now
     )
 

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 from datetime import datetime
+from functools import partial
 from typing import Any, ClassVar, NoReturn
 from uuid import UUID
 
+from django.conf import settings
 from django.contrib.auth.models import AbstractUser
 from django.contrib.auth.models import UserManager as DjangoUserManager
-from django.db import models
+from django.db import models, transaction
 from django.db.models import Q
 from django.utils import timezone
 from uuid_utils.compat import uuid7
 
+from gateway_project.core.bus import bus
+
+PEOPLE = "people"
+"""The bus' channel for users who changed: each word is an id, or `*`."""
 SCOPES = ("detect", "batch", "webhooks", "usage:read", "keys:write")
 DEFAULT_SCOPES = SCOPES[:4]
 
@@ -26,8 +32,29 @@ def default_scopes() -> list[str]:
     return list(DEFAULT_SCOPES)
 
 
+def say_changed(user: UUID | str) -> None:
+    """Tell every worker, after the commit: who remembers this user (`*`: any) must ask again."""
+    transaction.on_commit(partial(bus.say, PEOPLE, str(user)))
+
+
+class UserQuerySet(models.QuerySet["User"]):
+    def update(self, **fields: Any) -> int:
+        count = super().update(**fields)
+        if set(fields) != {"last_login"}:
+            say_changed("*")
+        return count
+
+    def delete(self) -> tuple[int, dict[str, int]]:
+        deleted = super().delete()
+        say_changed("*")
+        return deleted
+
+
 class UserManager(DjangoUserManager["User"]):
     """Users by e-mail; the user name is the e-mail unless one is given."""
+
+    def get_queryset(self) -> UserQuerySet:
+        return UserQuerySet(self.model, using=self._db)
 
     def create_user(  # type: ignore[override]
         self, email: str, password: str | None = None, **fields: Any
@@ -71,6 +98,16 @@ class User(AbstractUser):
     def __str__(self) -> str:
         return self.email
 
+    def save(self, *args: Any, **kwargs: Any) -> None:
+        super().save(*args, **kwargs)
+        say_changed(self.pk)
+
+    def delete(self, *args: Any, **kwargs: Any) -> tuple[int, dict[str, int]]:
+        user_id = self.pk
+        deleted = super().delete(*args, **kwargs)
+        say_changed(user_id)
+        return deleted
+
 
 class Plan(models.Model):
     """What a workspace may use. Limits are units; a detection is one."""
@@ -102,6 +139,11 @@ class Workspace(models.Model):
     )
     suspended_at = models.DateTimeField(
         null=True, blank=True, editable=False, help_text="Its keys are refused from then on."
+    )
+    wanted_events = models.JSONField(
+        default=list,
+        editable=False,
+        help_text="Types that its active webhooks ask for; kept by the webhooks app.",
     )
     members = models.ManyToManyField(User, through="Membership", related_name="workspaces")
     created_at = models.DateTimeField(default=timezone.now, editable=False)
@@ -154,6 +196,10 @@ class ApiKeyQuerySet(models.QuerySet["ApiKey"]):
             revoked_at=None,
         )
 
+    def listed(self) -> ApiKeyQuerySet:
+        """Keys that people made, without the playground's."""
+        return self.filter(is_session=False)
+
 
 class ApiKey(models.Model):
     id = models.UUIDField(primary_key=True, default=new_id, editable=False)
@@ -182,6 +228,9 @@ class ApiKey(models.Model):
     limit_subject = models.UUIDField(
         null=True, editable=False, help_text="Whose counters it uses; empty: its own."
     )
+    expiry_told_for = models.DateTimeField(
+        null=True, editable=False, help_text="The expiry that `key.expiring` has told of."
+    )
     detection_policy = models.JSONField(
         default=dict,
         blank=True,
@@ -189,6 +238,9 @@ class ApiKey(models.Model):
             "What its detections mean when they do not say: `threshold: {engine, fallback}`, "
             "`mode`, `on_unavailable`."
         ),
+    )
+    is_session = models.BooleanField(
+        default=False, editable=False, help_text="The playground's: short-lived, hidden from lists."
     )
     created_at = models.DateTimeField(default=timezone.now, editable=False)
 
@@ -219,6 +271,21 @@ class ApiKey(models.Model):
         if self.grace_until is not None:
             return "grace" if self.grace_until > now else "expired"
         return "active"
+
+
+def effective_limits(key: ApiKey) -> tuple[int, int, int]:
+    """(key's minute, key's day, workspace's day) as enforced.
+
+    A workspace without a confirmed e-mail is on trial: however many keys it makes, they share the
+    trial's day.
+    """
+    minute, day = key.rate_limit_per_minute, key.rate_limit_per_day
+    workspace_day = key.workspace.day_quota
+    if not key.workspace.is_confirmed:
+        minute = min(minute, settings.TRIAL_RATE_LIMIT_PER_MINUTE)
+        day = min(day, settings.TRIAL_RATE_LIMIT_PER_DAY)
+        workspace_day = min(workspace_day, settings.TRIAL_RATE_LIMIT_PER_DAY)
+    return minute, day, workspace_day
 
 
 class UsageLog(models.Model):
@@ -396,6 +463,28 @@ class AuditEvent(AppendOnly):
 
     def __str__(self) -> str:
         return f"{self.action} by {self.actor}"
+
+
+class QuotaNotice(models.Model):
+    """That a share of a day's quota is used up was told: once for each day and set of counters.
+
+    `subject_id` is a key, or the first of those that replaced each other.
+    """
+
+    subject_id = models.UUIDField()
+    day = models.DateField()
+    percent = models.PositiveSmallIntegerField()
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(
+                fields=["subject_id", "day", "percent"], name="quota_notice_once"
+            ),
+        ]
+        indexes = [models.Index(fields=["day"], name="quota_notice_day")]
+
+    def __str__(self) -> str:
+        return f"{self.percent} % on {self.day}"
 
 
 class OutboxEvent(models.Model):

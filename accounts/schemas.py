@@ -21,8 +21,7 @@ from pydantic import (
     StringConstraints,
 )
 
-from accounts.authentication import effective_limits
-from accounts.models import ApiKey, Plan, User, Workspace
+from accounts.models import ApiKey, Plan, User, Workspace, effective_limits
 from gateway_project.core.views import Body
 
 Time = Annotated[

@@ -9,6 +9,7 @@ from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
+from allauth.account.models import EmailAddress
 from django.conf import settings
 from django.db import IntegrityError, transaction
 from django.utils import timezone
@@ -26,6 +27,8 @@ from accounts.models import (
     normal_email,
 )
 from gateway_project.core import errors
+
+SESSION_KEY_LIFE = timedelta(minutes=15)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,23 +55,37 @@ def register(
     email: str, password: str, name: str = "", *, actor: Actor | None = None
 ) -> Registered:
     """Make a developer, a personal workspace and its first key; raise `EmailTaken` (409)."""
+    user = new_user(email, password, name)
+    actor = actor or Actor(user.email)
+    with transaction.atomic():
+        workspace = join(user, name, actor=actor)
+        EmailAddress.objects.create(user=user, email=user.email, primary=True, verified=False)
+        key, secret = issue_key(workspace, actor=actor)
+    return Registered(user, workspace, key, secret)
+
+
+def new_user(email: str, password: str, name: str = "") -> User:
+    """A user that is not stored yet. Argon2 takes its time on purpose: not in a transaction."""
     email = normal_email(email)
     if User.objects.filter(email=email).exists():
         raise errors.EmailTaken
     user = User(email=email, username=email, first_name=name[:150])
-    # Argon2 takes its time on purpose: hash before the transaction, not inside.
     user.set_password(password)
-    try:
-        with transaction.atomic():
-            user.save()
-            workspace = _make_workspace(name or email.partition("@")[0])
-            Membership.objects.create(user=user, workspace=workspace, role=Membership.Role.OWNER)
-            actor = actor or Actor(email)
-            key, secret = issue_key(workspace, actor=actor)
-            audit("user.registered", workspace=workspace, target=user.pk, **actor.fields())
-    except IntegrityError as exc:  # the same e-mail, at the same moment
-        raise errors.EmailTaken from exc
-    return Registered(user, workspace, key, secret)
+    return user
+
+
+def join(user: User, name: str = "", *, actor: Actor) -> Workspace:
+    """Store a new user with a personal workspace; raise `EmailTaken` (409)."""
+    with transaction.atomic():
+        try:
+            with transaction.atomic():
+                user.save(force_insert=True)
+        except IntegrityError as exc:  # the same e-mail, at the same moment
+            raise errors.EmailTaken from exc
+        workspace = _make_workspace(name or user.email.partition("@")[0])
+        Membership.objects.create(user=user, workspace=workspace, role=Membership.Role.OWNER)
+        audit("user.registered", workspace=workspace, target=user.pk, **actor.fields())
+    return workspace
 
 
 def _make_workspace(name: str) -> Workspace:
@@ -85,16 +102,36 @@ def _make_workspace(name: str) -> Workspace:
 
 
 def confirm_email(user: User, *, actor: Actor) -> None:
-    """Lift the trial's limits of the user's own workspaces."""
+    """Take the user's address for theirs, and lift the trial's limits of their own workspaces."""
     with transaction.atomic():
-        if user.email_confirmed_at is None:
+        if user.email_confirmed_at is None or user.username != user.email:
             user.email_confirmed_at = timezone.now()
-            user.save(update_fields=["email_confirmed_at"])
+            user.username = user.email
+            user.save(update_fields=["email_confirmed_at", "username"])
+        EmailAddress.objects.update_or_create(
+            user=user, email=user.email, defaults={"verified": True, "primary": True}
+        )
         owned = Workspace.objects.filter(
             memberships__user=user, memberships__role=Membership.Role.OWNER
         )
         Workspace.objects.filter(pk__in=owned).update(is_confirmed=True)
         audit("user.email_confirmed", target=user.pk, **actor.fields())
+    authentication.forget_all()
+
+
+def delete_account(user: User, *, actor: Actor) -> None:
+    """Delete the user, and the workspaces that nobody else owns with all their keys."""
+    with transaction.atomic():
+        owners = Membership.objects.filter(role=Membership.Role.OWNER)
+        shared = owners.exclude(user=user).values("workspace")
+        own = owners.filter(user=user).exclude(workspace__in=shared).values("workspace")
+        for workspace in Workspace.objects.filter(
+            pk__in=list(own.values_list("workspace", flat=True))
+        ):
+            audit("workspace.deleted", target=workspace.pk, slug=workspace.slug, **actor.fields())
+            workspace.delete()
+        audit("user.deleted", target=user.pk, **actor.fields())
+        user.delete()
     authentication.forget_all()
 
 
@@ -110,6 +147,7 @@ def issue_key(
     rate_limit_per_day: int | None = None,
     limit_subject: UUID | None = None,
     detection_policy: dict[str, Any] | None = None,
+    is_session: bool = False,
 ) -> tuple[ApiKey, str]:
     """Make a key. Returns it with its text, which is shown this once and stored nowhere.
 
@@ -133,9 +171,35 @@ def issue_key(
             rate_limit_per_day=rate_limit_per_day or plan.rate_limit_per_day,
             limit_subject=limit_subject,
             detection_policy=detection_policy or {},
+            is_session=is_session,
         )
         audit("key.created", workspace=workspace, target=key.pk, **actor.fields())
     return key, text
+
+
+def session_key(workspace: Workspace, user: User, *, actor: Actor) -> tuple[ApiKey, str]:
+    """A key for the playground of `user`: 15 minutes, only `detect`, hidden from lists.
+
+    All of a user's share one set of counters, so that opening the page again buys no new minute.
+    Those that ended an hour ago are removed on the way.
+    """
+    now = timezone.now()
+    with transaction.atomic():
+        ApiKey.objects.filter(
+            workspace=workspace,
+            limit_subject=user.pk,
+            is_session=True,
+            expires_at__lt=now - timedelta(hours=1),
+        ).delete()
+        return issue_key(
+            workspace,
+            actor=actor,
+            name="Playground",
+            scopes=["detect"],
+            expires_at=now + SESSION_KEY_LIFE,
+            limit_subject=user.pk,
+            is_session=True,
+        )
 
 
 def operator_key(

@@ -8,7 +8,7 @@ from django.conf import settings
 from django.core.cache import cache
 from django.utils import timezone
 
-from accounts import usage_log
+from accounts import announcements, usage_log
 
 HEARTBEAT_KEY = "worker:heartbeat"
 HEARTBEAT_SECONDS = 15
@@ -42,3 +42,9 @@ def tend_usage_log() -> int:
 @worker_ready.connect
 def _make_first_partitions(**_: Any) -> None:
     usage_log.make_partitions_ahead()
+
+
+@shared_task(expires=3600)
+def announce_expiring_keys() -> int:
+    """Tell of keys that expire within a week; returns how many were told of."""
+    return announcements.announce_expiring_keys()

@@ -44,6 +44,7 @@ class Record:
         "cached",
         "confidence",
         "decision",
+        "extra",
         "is_malicious",
         "request_bytes",
         "source",
@@ -61,6 +62,8 @@ class Record:
         self.is_malicious: bool | None = None
         self.confidence: float | None = None
         self.cached = False
+        # What its event tells beyond the row: `metadata` and `threat_types`. Empty: nobody listens.
+        self.extra: dict[str, Any] = {}
 
     def finished(self, context: RequestContext, http_status: int, seconds: float) -> None:
         buffer.append(
@@ -83,6 +86,7 @@ class Record:
                 datetime.now(UTC),
             ),
             context.client_ip,
+            self.extra,
         )
 
 
@@ -92,17 +96,20 @@ class Buffer:
     def __init__(self) -> None:
         self._rows: deque[Row] = deque()
         self._addresses: dict[UUID, str] = {}
+        self._extras: dict[UUID, dict[str, Any]] = {}
         # Made and perhaps sent, but not confirmed: sent again under the same id.
         self._batches: deque[Batch] = deque()
         self._flusher: asyncio.Task[None] | None = None
         self._sending = asyncio.Lock()
 
-    def append(self, row: Row, client_ip: str) -> None:
+    def append(self, row: Row, client_ip: str, extra: dict[str, Any] | None = None) -> None:
         if len(self) >= ROWS_MAX:
             usage_dropped.inc()
             return
         self._rows.append(row)
         self._addresses[row[1]] = client_ip
+        if extra:
+            self._extras[row[0]] = extra
 
     def __len__(self) -> int:
         return len(self._rows) + sum(len(batch.rows) for batch in self._batches)
@@ -111,6 +118,7 @@ class Buffer:
         self._rows.clear()
         self._batches.clear()
         self._addresses.clear()
+        self._extras.clear()
 
     def start(self) -> None:
         self._flusher = asyncio.create_task(self._run(), name="usage-flusher")
@@ -125,7 +133,7 @@ class Buffer:
         if not len(self):
             return
         try:
-            await database.run_behind(usage_log.write, list(self._batches))
+            await database.run_behind(usage_log.write, [b.plain() for b in self._batches])
         except DatabaseError as exc:
             log.error("usage_rows_lost", rows=len(self), error=type(exc).__name__)
             usage_dropped.inc(len(self))
@@ -155,13 +163,15 @@ class Buffer:
             size = min(BATCH_ROWS_MAX, len(self._rows))
             rows = [self._rows.popleft() for _ in range(size)]
             addresses = {row[1]: self._addresses.get(row[1], "") for row in rows}
-            self._batches.append(Batch(uuid7(), rows, addresses))
+            extras = {row[0]: self._extras[row[0]] for row in rows if row[0] in self._extras}
+            self._batches.append(Batch(uuid7(), rows, addresses, extras))
         self._addresses.clear()
+        self._extras.clear()
 
     @staticmethod
     async def _send(batch: Batch) -> None:
         if not settings.REDIS_URL:
-            await database.run_behind(usage_log.write, [batch])
+            await database.run_behind(usage_log.write, [batch.plain()])
             return
         pipe = redis.pipe()
         if await pipe.submit(redis.pack("XLEN", STREAM)) >= STREAM_ENTRIES_MAX:

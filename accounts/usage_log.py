@@ -12,10 +12,12 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from datetime import UTC, date, datetime, timedelta
-from itertools import product
+from datetime import date, datetime, timedelta
+from functools import lru_cache
+from operator import add, itemgetter
+from types import MappingProxyType
 from typing import Any, NamedTuple
 from uuid import UUID
 
@@ -25,7 +27,16 @@ from django.db import DataError, IntegrityError, connection, transaction
 from django.db.models import Max
 from django.utils import timezone
 
-from accounts.models import ApiKey, Plan, ScoreRollup, UsageBatch, UsageLog, UsageRollup
+from accounts import announcements
+from accounts.models import (
+    ApiKey,
+    Plan,
+    QuotaNotice,
+    ScoreRollup,
+    UsageBatch,
+    UsageLog,
+    UsageRollup,
+)
 from gateway_project.core import redis
 from gateway_project.core.observability import get_logger, usage_dropped, usage_written
 
@@ -56,44 +67,55 @@ BATCHES_REMEMBERED = timedelta(days=1)
 ROLLUPS_KEPT = {"minute": timedelta(days=2), "hour": timedelta(days=95)}
 SCORE_BINS = 100
 Row = Sequence[Any]
+NOTHING: Mapping[UUID, Mapping[str, Any]] = MappingProxyType({})
 log = get_logger("gateway.usage")
 
 
 class Batch(NamedTuple):
-    """Rows as `COLUMNS` say, and the address each key was last used from."""
+    """Rows as `COLUMNS` say, and the address each key was last used from.
+
+    `extras` has, by request id, what the events of its rows tell and the log does not keep.
+    """
 
     id: UUID
     rows: list[Row]
-    addresses: dict[UUID, str]
+    addresses: Mapping[Any, str]
+    extras: Mapping[Any, Mapping[str, Any]] = NOTHING
 
     def packed(self) -> bytes:
-        return orjson.dumps([self.rows, {str(k): v for k, v in self.addresses.items()}])
+        parts: list[Any] = [self.rows, {str(k): v for k, v in self.addresses.items()}]
+        if self.extras:
+            parts.append({str(k): v for k, v in self.extras.items()})
+        return orjson.dumps(parts)
 
     @classmethod
     def unpacked(cls, batch_id: UUID, content: bytes) -> Batch:
-        """Raises `ValueError` or the like when `content` is not a batch."""
-        rows, addresses = orjson.loads(content)
-        return cls(
-            batch_id,
-            [
-                (UUID(r), UUID(k), UUID(w), *rest, datetime.fromisoformat(at))
-                for r, k, w, *rest, at in rows
-            ],
-            {UUID(k): v for k, v in addresses.items()},
-        )
+        """With ids and times as text: most of them go on into the database just so.
+
+        Raises `ValueError` or the like when `content` is not a batch.
+        """
+        rows, addresses, *more = orjson.loads(content)
+        if not all(len(row) == len(COLUMNS) and row[-1].endswith("+00:00") for row in rows):
+            raise ValueError("not rows of the log, with times in UTC")
+        return cls(batch_id, rows, dict(addresses), dict(*more))
+
+    def plain(self) -> Batch:
+        """As it would come out of the stream, which is what `write` takes."""
+        return self.unpacked(self.id, self.packed())
 
 
 # -- Writing --------------------------------------------------------------------------------------
 
 
 def write(batches: Sequence[Batch]) -> int:
-    """Store the rows and add them to the roll-ups, each batch once; returns the rows stored.
+    """Store the rows of unpacked batches and add them up, each once; returns the rows stored.
 
     Rows that the table refuses are counted in `gateway_usage_dropped_total` and keep no other row
     out. Raises Django's `OperationalError` or `InterfaceError` when the database is away; nothing
     is stored then.
     """
-    ensure_partitions({row[-1].date() for batch in batches for row in batch.rows})
+    days = {row[-1][:10] for batch in batches for row in batch.rows}
+    ensure_partitions(date.fromisoformat(day) for day in days)
     with transaction.atomic():
         known = set(
             UsageBatch.objects.filter(pk__in=[b.id for b in batches]).values_list("pk", flat=True)
@@ -102,6 +124,7 @@ def write(batches: Sequence[Batch]) -> int:
         UsageBatch.objects.bulk_create([UsageBatch(id=batch_id) for batch_id in fresh])
         stored = list(_store([row for batch in fresh.values() for row in batch.rows]))
         _add_up(stored)
+        _tell(stored, fresh.values())
     refused = sum(len(batch.rows) for batch in fresh.values()) - len(stored)
     if refused:
         log.error("usage_rows_refused", rows=refused)
@@ -111,6 +134,23 @@ def write(batches: Sequence[Batch]) -> int:
     for batch in fresh.values():
         _touch(batch)
     return len(stored)
+
+
+def _tell(stored: list[Row], batches: Iterable[Batch]) -> None:
+    """Raise the events of these rows, where somebody listens."""
+    wanted = announcements.wanted_by({UUID(row[2]) for row in stored})
+    if not wanted:
+        return
+    extras = {UUID(key): value for batch in batches for key, value in batch.extras.items()}
+    told = [row for row in stored if UUID(row[2]) in wanted]
+    announcements.tell_of_usage(wanted, [_values(row) for row in told], extras)
+
+
+def _values(row: Row) -> dict[str, Any]:
+    """By column, with ids and times as such."""
+    request, key, workspace, *rest, at = row
+    ids = (UUID(request), UUID(key), UUID(workspace))
+    return dict(zip(COLUMNS, (*ids, *rest, datetime.fromisoformat(at)), strict=True))
 
 
 def _store(rows: list[Row]) -> Iterator[Row]:
@@ -149,7 +189,7 @@ def _insert(rows: list[Row]) -> None:
         )
 
 
-_touched: dict[UUID, datetime] = {}
+_touched: dict[str, datetime] = {}  # by the key's id
 # A key that somebody holds is left for the next minute.
 TOUCH = """
 UPDATE accounts_apikey SET last_used_at = used.at, last_used_ip = used.ip
@@ -162,9 +202,8 @@ WHERE accounts_apikey.id = used.id AND accounts_apikey.id IN (
 
 def _touch(batch: Batch) -> None:
     """Note when and from where keys were last used: once a minute each, so none is hammered."""
-    latest: dict[UUID, datetime] = {}
-    for row in batch.rows:
-        latest[row[1]] = max(row[-1], latest.get(row[1], row[-1]))
+    last = {row[1]: row[-1] for row in sorted(batch.rows, key=itemgetter(-1))}
+    latest = {key_id: datetime.fromisoformat(at) for key_id, at in last.items()}
     if len(_touched) > 50_000:
         _touched.clear()
     due = {
@@ -249,37 +288,55 @@ EVERYTHING = UUID(int=0)
 """The subject of the sums over the whole installation."""
 
 
-def _add_up(rows: Sequence[Row]) -> None:
-    sums: dict[tuple[Any, ...], list[float]] = defaultdict(lambda: [0] * len(SUMS))
-    bins: dict[tuple[Any, ...], int] = defaultdict(int)
+def _add_up(rows: Iterable[Row]) -> None:
+    # By minute and whatever else is told apart, so that the rest has few of them instead of rows.
+    groups: dict[tuple[Any, ...], list[float]] = {}
+    scores: dict[tuple[Any, ...], int] = defaultdict(int)
     first_bin = len(SUMS) - len(LATENCY_COLUMNS)
     for row in rows:
-        values = dict(zip(COLUMNS, row, strict=True))
-        latency_bin = bisect_left(LATENCY_MS, values["response_time_ms"])
-        confidence = values["confidence"]
-        score_bin = None
+        _, key, workspace, endpoint, http_status, _, size, latency_ms, _, status, *rest = row
+        _, _, is_malicious, confidence, cached, at = rest
+        group = (at[:16], key, workspace, endpoint, http_status)
+        total = groups.get(group)
+        if total is None:
+            total = groups[group] = [0] * len(SUMS)
+        total[0] += 1
+        total[1] += bool(is_malicious)
+        total[2] += status == "degraded"
+        total[3] += cached
+        total[4] += size
+        total[5] += latency_ms
+        total[first_bin + bisect_left(LATENCY_MS, latency_ms)] += 1
         if confidence is not None:
-            score_bin = min(SCORE_BINS - 1, int(confidence * SCORE_BINS))
-        subjects = (values["api_key_id"], values["workspace_id"], EVERYTHING)
-        for (period, bucket), subject in product(_buckets(values["created_at"]), subjects):
-            total = sums[(period, bucket, subject, values["endpoint"], values["http_status"])]
-            total[0] += 1
-            total[1] += bool(values["is_malicious"])
-            total[2] += values["status"] == "degraded"
-            total[3] += values["cached"]
-            total[4] += values["request_size"]
-            total[5] += values["response_time_ms"]
-            total[first_bin + latency_bin] += 1
-            if score_bin is not None:
-                bins[(period, bucket, subject, score_bin)] += 1
+            number = min(SCORE_BINS - 1, int(confidence * SCORE_BINS))
+            scores[(at[:16], key, workspace, number)] += 1
+    sums: dict[tuple[Any, ...], list[float]] = {}
+    for (minute, key, workspace, endpoint, http_status), total in groups.items():
+        for slot in _slots(minute, key, workspace):
+            place = (*slot, endpoint, http_status)
+            before = sums.get(place)
+            sums[place] = total if before is None else [*map(add, before, total)]
+    bins: dict[tuple[Any, ...], int] = defaultdict(int)
+    for (minute, key, workspace, number), count in scores.items():
+        for slot in _slots(minute, key, workspace):
+            bins[(*slot, number)] += count
     _upsert(UsageRollup, KEYS, SUMS, [(*key, *total) for key, total in sums.items()])
     _upsert(ScoreRollup, SCORE_KEYS, ("count",), [(*key, count) for key, count in bins.items()])
 
 
-def _buckets(at: datetime) -> tuple[tuple[str, datetime], ...]:
-    minute = at.astimezone(UTC).replace(second=0, microsecond=0)
-    hour = minute.replace(minute=0)
-    return ("minute", minute), ("hour", hour), ("day", hour.replace(hour=0))
+def _slots(minute: str, key: str, workspace: str) -> Iterator[tuple[str, datetime, str]]:
+    """Period, bucket and subject of all sums that something of this `minute` belongs to."""
+    for period, bucket in _buckets(minute):
+        for subject in (key, workspace, str(EVERYTHING)):
+            yield period, bucket, subject
+
+
+@lru_cache(maxsize=64)
+def _buckets(minute: str) -> tuple[tuple[str, datetime], ...]:
+    """Of a time in UTC, cut after its minute."""
+    at = datetime.fromisoformat(minute + ":00+00:00")
+    hour = at.replace(minute=0)
+    return ("minute", at), ("hour", hour), ("day", hour.replace(hour=0))
 
 
 def _upsert(
@@ -406,6 +463,7 @@ def prune() -> int:
         for model in (UsageRollup, ScoreRollup):
             model.objects.filter(period=period, bucket__lt=now - kept).delete()
     UsageBatch.objects.filter(written_at__lt=now - BATCHES_REMEMBERED).delete()
+    QuotaNotice.objects.filter(day__lt=before.date()).delete()
     if connection.vendor != "postgresql":
         return UsageLog.objects.filter(created_at__lt=before).delete()[0]
     old = [day for day in partition_days() if day < before.date()]

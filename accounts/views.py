@@ -5,14 +5,13 @@ from __future__ import annotations
 from typing import Any
 from uuid import UUID
 
-from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse
 from drf_spectacular.utils import OpenApiParameter
 from rest_framework.request import Request
 
 from accounts import reports, services
 from accounts.authentication import Caller
-from accounts.models import DEFAULT_SCOPES, ApiKey
+from accounts.models import DEFAULT_SCOPES, ApiKey, ApiKeyQuerySet
 from accounts.schemas import (
     KeyList,
     KeyPatch,
@@ -38,6 +37,7 @@ from gateway_project.core import errors
 from gateway_project.core.middleware import context_of
 from gateway_project.core.ratelimit import State, per_hour
 from gateway_project.core.views import (
+    SECRET_HEADERS,
     ControlPlaneViewSet,
     DataPlaneViewSet,
     endpoint,
@@ -60,7 +60,7 @@ class KeyedViewSet(ControlPlaneViewSet):
         context = context_of(self.request)
         return Actor(f"key {self.principal.key_prefix}…", context.client_ip, context.request_id)
 
-    def own_keys(self) -> QuerySet[ApiKey]:
+    def own_keys(self) -> ApiKeyQuerySet:
         return ApiKey.objects.filter(workspace_id=self.principal.workspace_id).select_related(
             "workspace__plan"
         )
@@ -109,7 +109,7 @@ class RegistrationViewSet(ControlPlaneViewSet):
             workspace=WorkspaceView.of(made.workspace),
             api_key=NewKeyView.of(made.key, key=made.secret),
         )
-        return reply(answer, status=201)
+        return reply(answer, status=201, headers=SECRET_HEADERS)
 
 
 class AccountViewSet(KeyedViewSet):
@@ -154,7 +154,7 @@ class AccountViewSet(KeyedViewSet):
             api_key=NewKeyView.of(successor, key=text),
             previous=PreviousKey(id=old.pk, grace_until=old.grace_until),
         )
-        return reply(answer, status=201)
+        return reply(answer, status=201, headers=SECRET_HEADERS)
 
     @endpoint(
         summary="Revoke a key",
@@ -196,7 +196,7 @@ class KeyViewSet(KeyedViewSet):
         ],
     )
     def list(self, request: Request) -> HttpResponse:
-        keys, following = page(request, self.own_keys(), ordering=("-created_at", "-id"))
+        keys, following = page(request, self.own_keys().listed(), ordering=("-created_at", "-id"))
         return reply(KeyList(results=[KeyView.of(key) for key in keys], next=following))
 
     @endpoint(
@@ -225,7 +225,9 @@ class KeyViewSet(KeyedViewSet):
             rate_limit_per_day=body.rate_limit_per_day,
         )
         return reply(
-            NewKeyView.of(key, key=text), status=201, headers={"Location": f"/v1/keys/{key.pk}"}
+            NewKeyView.of(key, key=text),
+            status=201,
+            headers={**SECRET_HEADERS, "Location": f"/v1/keys/{key.pk}"},
         )
 
     @endpoint(

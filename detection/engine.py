@@ -25,6 +25,7 @@ from detection import windows
 from detection.scores import Score
 from gateway_project.core import http
 from gateway_project.core.breaker import Breaker, BreakerOpen
+from gateway_project.core.caching import SingleFlight
 from gateway_project.core.middleware import RequestContext
 from gateway_project.core.observability import get_logger
 
@@ -36,6 +37,7 @@ SURE = 0.95
 FAULT_SECONDS_MIN = 2.0
 """A call that had less than this did not show that the engine is slow."""
 VERSION_SECONDS = 30.0
+LINGER_SECONDS = 0.5  # longer than the answer to a look-up can be on its way (`RedisPipe`)
 
 
 class EngineUnavailable(Exception):
@@ -65,6 +67,7 @@ class EngineClient:
             failures_max=settings.CIRCUIT_BREAKER_FAILURE_THRESHOLD,
             open_seconds=settings.CIRCUIT_BREAKER_TIMEOUT_SECONDS,
         )
+        self.asking: SingleFlight[str, Score] = SingleFlight(linger_seconds=LINGER_SECONDS)
         self.version = ""
         self._watch = asyncio.create_task(self._watch_version(), name="engine-version")
 

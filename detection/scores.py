@@ -9,8 +9,8 @@ when the engine is in trouble. Only what an engine said is kept.
 from __future__ import annotations
 
 import asyncio
-import hmac
 from dataclasses import dataclass
+from hashlib import blake2b
 from time import time
 from typing import Any, NamedTuple
 
@@ -59,15 +59,21 @@ def key_of(text: str, content_type: str, engine_id: str) -> str:
     """`engine_id` names the engine, its version and how it is asked."""
     pepper = settings.KEY_PEPPERS.by_version[0][1]
     material = f"score\0{engine_id}\0{content_type}\0{text}"
-    return "gw:score:" + hmac.digest(pepper, material.encode(), "sha256").hex()
+    # Keyed BLAKE2 (RFC 7693) is a MAC in one pass, at a fifth of the cost of OpenSSL's HMAC.
+    digest = blake2b(material.encode(), key=pepper[:64], digest_size=32, person=b"score")
+    return "gw:score:" + digest.hexdigest()
 
 
 class LookUp:
-    """A look-up under way. With Redis it leaves with the batch in hand, beside the limiter's."""
+    """A look-up under way. With Redis it leaves with the batch in hand, beside the limiter's.
 
-    __slots__ = ("_asked", "_value")
+    `at` is when it began, of the loop's clock.
+    """
+
+    __slots__ = ("_asked", "_value", "at")
 
     def __init__(self, key: str) -> None:
+        self.at = asyncio.get_running_loop().time()
         self._asked: asyncio.Future[Any] | None = None
         self._value: bytes | None = None
         if settings.REDIS_URL:

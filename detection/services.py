@@ -42,7 +42,6 @@ Source = Literal["engine", "fallback", "none"]
 
 # The embedded detector is pure CPU: off the event loop, and no more of it than there are cores.
 _analysts = ThreadPoolExecutor(max_workers=2, thread_name_prefix="embedded")
-_asking: SingleFlight[str, Score] = SingleFlight()
 _analysing: SingleFlight[tuple[str, str], embedded.Analysis] = SingleFlight()
 _looked_up = {
     result: cache_requests.labels("score", result)
@@ -157,7 +156,8 @@ async def _find(
         return _recalled(remembered)
     started = perf_counter()
     try:
-        said, joined = await _ask(key, request, context)
+        looked_at = None if look_up is None else look_up.at
+        said, joined = await _ask(key, request, context, looked_at)
     except engine.EngineUnavailable as exc:
         if on_unavailable == "fail_closed":
             raise _refusal(exc) from exc
@@ -178,7 +178,9 @@ def _recalled(remembered: Remembered, reason: engine.Reason | None = None) -> _F
     )
 
 
-async def _ask(key: str, request: DetectRequest, context: RequestContext) -> tuple[Score, bool]:
+async def _ask(
+    key: str, request: DetectRequest, context: RequestContext, looked_at: float | None
+) -> tuple[Score, bool]:
     """The engine's score, and whether somebody else's call for the same text gave it."""
     config = request.config
     budget = config.timeout_seconds or settings.DETECTION_ENGINE_TIMEOUT_SECONDS
@@ -195,13 +197,13 @@ async def _ask(key: str, request: DetectRequest, context: RequestContext) -> tup
 
     # Who wants no cache wants a call of its own.
     flight_key = key if config.use_cache else context.request_id
-    flight, is_new = _asking.start(flight_key, fly)
+    flight, is_new = engine.client().asking.start(flight_key, fly, since=looked_at)
+    # `wait` leaves the flight to the others when this caller's time is up, or the caller gone.
     left = budget - (perf_counter() - context.started)
-    try:
-        async with asyncio.timeout(left):
-            return await asyncio.shield(flight), not is_new
-    except TimeoutError as exc:
-        raise engine.EngineUnavailable("timeout") from exc
+    await asyncio.wait((flight,), timeout=max(0.0, left))
+    if not flight.done():
+        raise engine.EngineUnavailable("timeout")
+    return flight.result(), not is_new
 
 
 async def _without_engine(

@@ -40,14 +40,18 @@ class DetectViewSet(DataPlaneViewSet):
         ],
     )
     async def create(self, request: HttpRequest) -> HttpResponse:
+        row = self.context.usage
+        if isinstance(row, Record) and self.principal.wants_detections:
+            row.extra["metadata"] = self.body.metadata
         verdict = await services.detect(
             self.body,
             self.context,
             policy=services.policy_of(self.principal.detection_policy),
             looked_up=self.looked_up,
         )
-        row = self.context.usage
         if isinstance(row, Record):
+            if self.principal.wants_detections:
+                row.extra["threat_types"] = verdict.threat_types
             row.status = verdict.status
             row.source = verdict.source
             row.decision = verdict.decision

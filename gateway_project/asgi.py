@@ -2,6 +2,7 @@
 
 RequestMiddleware          request id, client address, clock, headers, metrics, log
 └── lifespan               opens and closes what a process holds
+└── /ws/queue           →  robin/consumers.py, on Channels
 └── data-plane paths    →  DataPlaneHandler (one coroutine, no Django middleware)
 └── everything else     →  Django's own ASGIHandler with the middleware of settings.py
 """
@@ -18,6 +19,8 @@ control_plane = get_asgi_application()
 
 from django.conf import settings
 
+from gateway_project import cross_origin
+from gateway_project.core import errors
 from gateway_project.core.handler import DataPlaneHandler
 from gateway_project.core.middleware import (
     ASGIApp,
@@ -25,15 +28,21 @@ from gateway_project.core.middleware import (
     RequestMiddleware,
     Scope,
     Send,
+    send_problem,
 )
 from gateway_project.process import Process
+from robin import live
+from robin.consumers import QueueConsumer
 
 # Exact paths, so that a look-alike of one is not taken from the control plane by its prefix.
 DATA_PLANE = frozenset(
     {"/v1/detect", "/v1/limits", "/health", "/health/live", "/health/ready"},
 )
+LIVE_QUEUE = "/ws/queue"
 # Both forms of these answer; a redirect would lose the body of a POST.
-SLASH_OPTIONAL = ("/v1/", "/auth/", "/webhooks/", "/health", "/metrics", "/docs", "/redoc")
+SLASH_OPTIONAL = (
+    *("/v1/", "/auth/", "/webhooks/", "/api/", "/health", "/metrics", "/docs", "/redoc"),
+)
 
 
 class Router:
@@ -42,17 +51,27 @@ class Router:
     def __init__(self, data_plane: ASGIApp, control_plane: ASGIApp) -> None:
         self.data_plane = data_plane
         self.control_plane = control_plane
+        self.live_queue: ASGIApp = QueueConsumer.as_asgi()
         self.process = Process()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
             await self.process.lifespan(receive, send)
             return
+        if scope["type"] == "websocket":
+            if scope["path"].rstrip("/") == LIVE_QUEUE and live.is_open():
+                await self.live_queue(scope, receive, send)
+            else:
+                await send_problem(send, errors.NotFound(), scope)
+            return
         path: str = scope["path"]
         if path.endswith("/") and len(path) > 1 and path.startswith(SLASH_OPTIONAL):
             path = path.rstrip("/")
             scope = {**scope, "path": path, "raw_path": path.encode()}
-        await (self.data_plane if path in DATA_PLANE else self.control_plane)(scope, receive, send)
+        plane = self.data_plane if path in DATA_PLANE else self.control_plane
+        if path.startswith(cross_origin.PREFIX):
+            plane = cross_origin.CrossOrigin(plane)
+        await plane(scope, receive, send)
 
 
 application = RequestMiddleware(
@@ -65,4 +84,5 @@ application = RequestMiddleware(
     ),
     trusted_hops=settings.TRUSTED_PROXY_HOPS,
     is_leaving=lambda: Process.leaving,
+    hsts_seconds=settings.SECURE_HSTS_SECONDS,
 )

@@ -29,6 +29,13 @@ def _keep_one_connection(**_: Any) -> None:
             connections.settings[alias]["CONN_MAX_AGE"] = CONNECTION_SECONDS
 
 
+@signals.worker_process_init.connect
+def _spare_the_collector(**_: Any) -> None:
+    from gateway_project.process import spare_the_collector
+
+    spare_the_collector()
+
+
 @signals.task_prerun.connect
 @signals.task_postrun.connect
 def _close_old_connections(task: Any, **_: Any) -> None:

@@ -66,6 +66,43 @@ def check_settings(app_configs: Any, **_: Any) -> list[CheckMessage]:
                 id="gateway.E008",
             )
         )
+    return found + _robin()
+
+
+def _robin() -> list[CheckMessage]:
+    found: list[CheckMessage] = []
+    if len(settings.JWT_SECRET) < 32:
+        found.append(
+            Error(
+                "JWT_SECRET is too short to sign tokens with.",
+                hint="At least 32 random characters, or none: it is derived from SECRET_KEY then.",
+                id="gateway.E020",
+            )
+        )
+    if settings.JWT_ALGORITHM not in ("HS256", "HS384", "HS512"):
+        found.append(
+            Error(
+                "JWT_ALGORITHM does not go with a shared secret.",
+                hint="Use HS256, HS384 or HS512.",
+                id="gateway.E021",
+            )
+        )
+    if settings.ACCESS_TOKEN_EXPIRE_MINUTES < 1 or settings.REFRESH_TOKEN_EXPIRE_DAYS < 1:
+        found.append(
+            Error(
+                "Tokens must live for some time.",
+                hint="ACCESS_TOKEN_EXPIRE_MINUTES=30 and REFRESH_TOKEN_EXPIRE_DAYS=7.",
+                id="gateway.E022",
+            )
+        )
+    if settings.QUEUE_POLL_SECONDS <= 0:
+        found.append(
+            Error(
+                "QUEUE_POLL_SECONDS is no number of seconds.",
+                hint="5, or how often Robin can bear to be asked.",
+                id="gateway.E023",
+            )
+        )
     return found
 
 

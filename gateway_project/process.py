@@ -17,6 +17,7 @@ from gateway_project.core import redis
 from gateway_project.core.bus import bus
 from gateway_project.core.middleware import Receive, Send
 from gateway_project.core.observability import get_logger
+from robin import live
 
 log = get_logger("gateway.process")
 started_at = time.time()
@@ -42,7 +43,7 @@ class Process:
                     log.error("start_failed", error=repr(exc))
                     await send({"type": "lifespan.startup.failed", "message": repr(exc)})
                     return
-                _spare_the_collector()
+                spare_the_collector()
                 await send({"type": "lifespan.startup.complete"})
             elif message["type"] == "lifespan.shutdown":
                 await self.stop()
@@ -59,6 +60,9 @@ class Process:
         self._held.push_async_callback(usage.buffer.stop)
         engine.open_client()
         self._held.push_async_callback(engine.close_client)
+        if live.fetch_queue is not None:
+            await live.open_hub(live.fetch_queue)
+            self._held.push_async_callback(live.close_hub)
         # Building its TLS context takes a tenth of a second: once, not at a health check.
         Process.probe_client = httpx.AsyncClient(timeout=1.0, trust_env=False)
         self._held.push_async_callback(Process.probe_client.aclose)
@@ -76,7 +80,7 @@ class Process:
         log.info("process_stopped")
 
 
-def _spare_the_collector() -> None:
+def spare_the_collector() -> None:
     """Let cycle collections leave out what stays for ever, and come rarely.
 
     With Python's defaults each walks modules, models and URL patterns again: pauses of 50 ms and

@@ -1,8 +1,9 @@
-"""The server's HTTP protocol, bounded: a head that is endless or never ends is turned away.
+"""The server's protocols, bounded: a head that is endless or never ends is turned away.
 
 uvicorn limits neither the size of a request's head nor the time it may take, so a thousand
 connections that send one byte a minute would stay for ever. Bodies have limits of their own
-(`core/handler.py`). What is not HTTP at all is refused in the format of every other error.
+(`core/handler.py`). What is not HTTP at all is refused in the format of every other error. A
+WebSocket that is closed from here ends within seconds, whether or not its client still reads.
 """
 
 from __future__ import annotations
@@ -13,10 +14,12 @@ from typing import Any
 from django.conf import settings
 from uuid_utils.compat import uuid7
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
 from gateway_project.core import errors
 
 HEAD_BYTES_MAX = 32 * 1024
+CLOSE_SECONDS_MAX = 5.0
 
 
 class _HeadTooLarge(Exception):
@@ -89,3 +92,17 @@ class BoundedHTTPProtocol(HttpToolsProtocol):
         if self._head_timer is not None:
             self._head_timer.cancel()
             self._head_timer = None
+
+
+class BoundedWebSocketProtocol(WebSocketsSansIOProtocol):
+    """uvicorn waits until the client has read everything, also before it says goodbye."""
+
+    async def send(self, message: Any) -> None:
+        if message["type"] == "websocket.close":
+            self.writable.set()
+            self.loop.call_later(CLOSE_SECONDS_MAX, self.transport.abort)
+        await super().send(message)
+
+    def keepalive_timeout(self) -> None:
+        super().keepalive_timeout()
+        self.transport.abort()  # who answers no ping reads no goodbye

@@ -32,6 +32,7 @@ from uvicorn.config import STARTUP_FAILURE
 from uvicorn.supervisors import multiprocess
 
 BACKLOG = 2048
+WS_BYTES_MAX = 4096  # of a message from a client; nothing is expected of one
 GRACEFUL_SECONDS = 15
 # How long connections stay open behind the listeners: one that was just accepted has not sent its
 # request yet, and an idle one may be about to.
@@ -242,7 +243,10 @@ def main() -> int:
         loop="uvloop",
         http="gateway_project.protocol:BoundedHTTPProtocol",
         lifespan="on",
-        ws="none",  # none are served yet: an upgrade is answered like any other request
+        ws="gateway_project.protocol:BoundedWebSocketProtocol",
+        ws_max_size=WS_BYTES_MAX,
+        # Each client would take 100 KB for it, and the same text would be compressed for each.
+        ws_per_message_deflate=False,
         backlog=BACKLOG,
         timeout_keep_alive=KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=GRACEFUL_SECONDS,

@@ -6,11 +6,16 @@ Without variables this is the laptop: SQLite, memory and secrets of its own unde
 
 from __future__ import annotations
 
+import base64
+import hashlib
+import hmac
+import ipaddress
 import os
 import secrets
 import sys
 import tempfile
 from contextlib import suppress
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +23,7 @@ import environ
 from django.core.exceptions import ImproperlyConfigured
 
 from accounts.keys import Peppers
+from gateway_project.core.encryption import Cipher
 
 BASE_DIR = Path(__file__).resolve().parent.parent
 VAR_DIR = Path(os.environ.get("VAR_DIR", BASE_DIR / "var")).absolute()
@@ -54,6 +60,15 @@ try:
     )
 except ValueError as exc:
     raise ImproperlyConfigured(f"KEY_PEPPERS: {exc}") from None
+FIELD_ENCRYPTION_KEYS: list[str] = env.list("FIELD_ENCRYPTION_KEYS", default=[]) or [
+    base64.urlsafe_b64encode(
+        hashlib.sha256(local_secret("field_encryption_key").encode()).digest()
+    ).decode()
+]
+try:
+    Cipher(tuple(FIELD_ENCRYPTION_KEYS))
+except ValueError as exc:
+    raise ImproperlyConfigured(f"FIELD_ENCRYPTION_KEYS: {exc}") from None
 
 # -- Process --------------------------------------------------------------------------------------
 
@@ -118,6 +133,35 @@ TRIAL_RATE_LIMIT_PER_DAY: int = env.int("TRIAL_RATE_LIMIT_PER_DAY", default=100)
 KEY_CACHE_SECONDS: float = env.float("KEY_CACHE_SECONDS", default=60.0)
 USAGE_RETENTION_DAYS: int = env.int("USAGE_RETENTION_DAYS", default=0)
 
+# -- Robin: sign-in -------------------------------------------------------------------------------
+
+JWT_SECRET: str = (
+    env.str("JWT_SECRET", default="")
+    or hmac.digest(SECRET_KEY.encode(), b"access tokens", "sha512").hex()
+)
+JWT_ALGORITHM: str = env.str("JWT_ALGORITHM", default="HS256")
+ACCESS_TOKEN_EXPIRE_MINUTES: int = env.int("ACCESS_TOKEN_EXPIRE_MINUTES", default=30)
+REFRESH_TOKEN_EXPIRE_DAYS: int = env.int("REFRESH_TOKEN_EXPIRE_DAYS", default=7)
+SIMPLE_JWT = {
+    "SIGNING_KEY": JWT_SECRET,
+    "ALGORITHM": JWT_ALGORITHM,
+    "ACCESS_TOKEN_LIFETIME": timedelta(minutes=ACCESS_TOKEN_EXPIRE_MINUTES),
+    "REFRESH_TOKEN_LIFETIME": timedelta(days=REFRESH_TOKEN_EXPIRE_DAYS),
+    "USER_ID_CLAIM": "sub",
+}
+
+# -- Robin: live queue ----------------------------------------------------------------------------
+
+QUEUE_POLL_SECONDS: float = env.float("QUEUE_POLL_SECONDS", default=5.0)
+CHANNEL_LAYERS = {
+    "default": {
+        "BACKEND": "channels_redis.pubsub.RedisPubSubChannelLayer",
+        "CONFIG": {"hosts": [REDIS_URL], "prefix": "gw:layer:"},
+    }
+    if REDIS_URL
+    else {"BACKEND": "channels.layers.InMemoryChannelLayer"}
+}
+
 # -- Detection ------------------------------------------------------------------------------------
 
 DETECTION_ENGINE_URL: str = env.str("DETECTION_ENGINE_URL", default="http://127.0.0.1:8081")
@@ -136,6 +180,23 @@ BODY_SECONDS_MAX: float = env.float("BODY_SECONDS_MAX", default=10.0)
 HEAD_SECONDS_MAX: float = env.float("HEAD_SECONDS_MAX", default=10.0)
 DATA_UPLOAD_MAX_MEMORY_SIZE = BODY_BYTES_MAX
 
+# -- Webhooks -------------------------------------------------------------------------------------
+
+WEBHOOK_RATE_PER_SECOND: int = env.int("WEBHOOK_RATE_PER_SECOND", default=200)
+try:
+    WEBHOOK_ALLOWED_NETWORKS = tuple(
+        ipaddress.ip_network(network.strip())
+        for network in env.list("WEBHOOK_ALLOWED_NETWORKS", default=[])
+    )
+except ValueError as exc:
+    raise ImproperlyConfigured(f"WEBHOOK_ALLOWED_NETWORKS: {exc}") from None
+
+# -- E-mail ---------------------------------------------------------------------------------------
+
+vars().update(env.email_url_config(env.str("EMAIL_URL", default="") or "consolemail://"))
+EMAIL_TIMEOUT = 20
+DEFAULT_FROM_EMAIL: str = env.str("DEFAULT_FROM_EMAIL", default="gateway@localhost")
+
 # -- Django ---------------------------------------------------------------------------------------
 
 INSTALLED_APPS = [
@@ -151,6 +212,12 @@ INSTALLED_APPS = [
     "django.contrib.sessions",
     "django.contrib.messages",
     "django.contrib.staticfiles",
+    "django.contrib.humanize",
+    "allauth",
+    "allauth.account",
+    "allauth.mfa",
+    "allauth.usersessions",
+    "django_htmx",
     "corsheaders",
     "rest_framework",
     "drf_spectacular",
@@ -164,13 +231,15 @@ MIDDLEWARE = [
     "gateway_project.core.control_plane.route_label",
     "django.middleware.security.SecurityMiddleware",
     "servestatic.middleware.ServeStaticMiddleware",
-    "corsheaders.middleware.CorsMiddleware",
     "django.contrib.sessions.middleware.SessionMiddleware",
     "django.middleware.common.CommonMiddleware",
     "django.middleware.csrf.CsrfViewMiddleware",
     "django.contrib.auth.middleware.AuthenticationMiddleware",
     "django.contrib.messages.middleware.MessageMiddleware",
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
+    "allauth.account.middleware.AccountMiddleware",
+    "allauth.usersessions.middleware.UserSessionsMiddleware",
+    "django_htmx.middleware.HtmxMiddleware",
     "django_prometheus.middleware.PrometheusAfterMiddleware",
 ]
 ROOT_URLCONF = "gateway_project.urls"
@@ -191,6 +260,25 @@ TEMPLATES = [
     }
 ]
 AUTH_USER_MODEL = "accounts.User"
+AUTHENTICATION_BACKENDS = [
+    "django.contrib.auth.backends.ModelBackend",
+    "allauth.account.auth_backends.AuthenticationBackend",
+]
+LOGIN_URL = "account_login"
+LOGIN_REDIRECT_URL = "/app/"
+LOGOUT_REDIRECT_URL = ACCOUNT_LOGOUT_REDIRECT_URL = "/"
+ACCOUNT_ADAPTER = "accounts.adapter.AccountAdapter"
+ACCOUNT_LOGIN_METHODS = {"email"}
+ACCOUNT_SIGNUP_FIELDS = ["email*", "password1*"]
+ACCOUNT_EMAIL_VERIFICATION = "mandatory"
+ACCOUNT_EMAIL_SUBJECT_PREFIX = ""
+ACCOUNT_CHANGE_EMAIL = True  # one address at a time; the old one stays until the new is confirmed
+ACCOUNT_REAUTHENTICATION_REQUIRED = True
+ACCOUNT_SESSION_REMEMBER = True
+# Signing in is guarded by `accounts/lockout.py`, the forms by django-ratelimit (`portal/urls.py`).
+ACCOUNT_RATE_LIMITS = {"login": None, "login_failed": None, "signup": None, "reset_password": None}
+MFA_SUPPORTED_TYPES = ["totp", "recovery_codes"]
+MFA_TOTP_ISSUER = "Gateway"
 PASSWORD_HASHERS = ["accounts.hashers.BoundedArgon2", "accounts.hashers.BCryptSHA256"]
 AUTH_PASSWORD_VALIDATORS = [
     {"NAME": f"django.contrib.auth.password_validation.{name}"}
@@ -207,6 +295,14 @@ STATICFILES_DIRS = [BASE_DIR / "static"]
 SERVESTATIC_USE_FINDERS = True  # a checkout needs no collectstatic; an image collects at build time
 SERVESTATIC_AUTOREFRESH = False
 
+EMAIL_URL: str = env.str("EMAIL_URL", default="")
+if EMAIL_URL:
+    vars().update(env.email_url_config(EMAIL_URL))
+elif IS_LOCAL:
+    EMAIL_BACKEND = "gateway_project.mail.LocalBackend"
+EMAIL_TIMEOUT = 10
+DEFAULT_FROM_EMAIL: str = env.str("DEFAULT_FROM_EMAIL", default="Gateway <gateway@localhost>")
+
 SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = HTTPS_ONLY
 SESSION_COOKIE_HTTPONLY = True
 SECURE_CONTENT_TYPE_NOSNIFF = True
@@ -218,10 +314,18 @@ CSRF_FAILURE_VIEW = "gateway_project.core.control_plane.csrf_failure"
 if TRUSTED_PROXY_HOPS:
     SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https")
 
+# gateway_project/cross_origin.py applies these, to both planes.
 CORS_ALLOWED_ORIGINS: list[str] = env.list("CORS_ORIGINS", default=[])
 CORS_ALLOW_CREDENTIALS: bool = env.bool("CORS_ALLOW_CREDENTIALS", default=True)
 CORS_URLS_REGEX = r"^/api/v1/"
-CORS_EXPOSE_HEADERS = ["RateLimit", "RateLimit-Policy", "Retry-After", "X-Request-ID"]
+CORS_ALLOW_HEADERS = [  # its default, and what our own clients send
+    *("accept", "authorization", "content-type", "user-agent", "x-csrftoken", "x-requested-with"),
+    *("idempotency-key", "if-match", "if-none-match", "x-request-id", "x-xsrf-token"),
+]
+CORS_EXPOSE_HEADERS = [
+    *("Content-Disposition", "ETag", "RateLimit", "RateLimit-Policy", "Retry-After"),
+    *("X-Gateway-Notice", "X-Request-ID"),
+]
 
 # django-ratelimit guards the browser's sign-in forms; how it finds the address is ours.
 RATELIMIT_IP_META_KEY = "gateway_project.core.control_plane.client_ip"
@@ -275,6 +379,15 @@ CELERY_BEAT_SCHEDULE = {
     "worker-heartbeat": {"task": "accounts.tasks.record_heartbeat", "schedule": 15.0},
     "drain-usage": {"task": "accounts.tasks.drain_usage", "schedule": 1.0},
     "tend-usage-log": {"task": "accounts.tasks.tend_usage_log", "schedule": 3600.0},
+    "prune-sessions": {"task": "robin.tasks.prune_sessions", "schedule": 3600.0},
+    "announce-expiring-keys": {
+        "task": "accounts.tasks.announce_expiring_keys",
+        "schedule": 3600.0,
+    },
+    "deliver-webhooks": {"task": "webhooks.tasks.deliver", "schedule": 1.0},
+    "send-webhook-notices": {"task": "webhooks.tasks.send_notices", "schedule": 10.0},
+    "measure-webhooks": {"task": "webhooks.tasks.measure", "schedule": 15.0},
+    "prune-webhooks": {"task": "webhooks.tasks.prune", "schedule": 3600.0},
 }
 
 LOGGING_CONFIG = None

@@ -207,11 +207,6 @@ def _may_scrape(request: HttpRequest) -> bool:
     return address.is_loopback or address.is_private
 
 
-def landing(request: HttpRequest) -> HttpResponse:
-    facts = {"version": settings.VERSION, "base_url": request.build_absolute_uri("/").rstrip("/")}
-    return render(request, "portal/landing.html", facts)
-
-
 def problem_page(request: HttpRequest, code: str) -> HttpResponse:
     """What a problem's `type` leads to: the error in words."""
     kind = errors.registered().get(code)

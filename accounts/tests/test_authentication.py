@@ -359,6 +359,17 @@ class TestMemory:
         # The first leaves alone, those that came meanwhile leave together.
         assert look_ups.call_count <= 3
 
+    def test_one_that_cannot_be_read_takes_no_other_with_it(self, gateway, make_key):
+        good, bad = make_key(), make_key()
+        ApiKey.objects.filter(pk=bad.row.pk).update(allowed_cidrs=["10.0.0.1/8"])
+
+        answers = gateway.at_once(
+            {"method": "GET", "url": "/v1/limits", "headers": {"X-API-Key": key}}
+            for key in [good, bad]
+        )
+
+        assert [r.status_code for r in answers] == [200, 401]
+
     def test_it_ends_after_its_seconds(self, gateway, look_ups, acme_key, settings):
         settings.KEY_CACHE_SECONDS = -1.0
 

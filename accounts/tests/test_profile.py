@@ -14,7 +14,7 @@ from accounts.usage_log import Batch
 
 
 def log(key, *, at=None, **fields):
-    usage_log.write([Batch(uuid4(), [row(key, at=at, **fields)], {})])
+    usage_log.write([Batch(uuid4(), [row(key, at=at, **fields)], {}).plain()])
 
 
 def test_it_has_the_fields_of_the_contract(gateway, acme_key):

@@ -156,7 +156,7 @@ def store_is_away(monkeypatch):
 
 
 def written(*rows, addresses=None):
-    batch = Batch(uuid4(), list(rows), addresses or {})
+    batch = Batch(uuid4(), list(rows), addresses or {}).plain()
     return usage_log.write([batch]), batch
 
 
@@ -320,7 +320,7 @@ class TestWriting:
         if connection.vendor != "postgresql":
             pytest.skip("COPY is PostgreSQL's")
         terminated = psycopg.errors.AdminShutdown("terminating connection")
-        batch = Batch(uuid4(), [row(acme_key)], {})
+        batch = Batch(uuid4(), [row(acme_key)], {}).plain()
 
         with (
             patch.object(psycopg.Cursor, "copy", autospec=True, side_effect=terminated),
@@ -381,9 +381,22 @@ class TestWriting:
 @pytest.mark.skipif(not settings.REDIS_URL, reason="needs Redis: `make test` starts it")
 class TestTheStream:
     def test_a_batch_survives_the_way(self, acme_key):
-        batch = Batch(uuid4(), [row(acme_key), row(acme_key, confidence=None)], {uuid4(): "::1"})
+        rows = [row(acme_key), row(acme_key, confidence=None)]
+        sent = Batch(uuid4(), rows, {acme_key.row.pk: "::1"})
 
-        assert Batch.unpacked(batch.id, batch.packed()) == batch
+        came = Batch.unpacked(sent.id, sent.packed())
+
+        assert came == came.plain()
+        assert came.addresses == {str(acme_key.row.pk): "::1"}
+        assert [came_row[0] for came_row in came.rows] == [str(sent_row[0]) for sent_row in rows]
+        assert datetime.fromisoformat(came.rows[1][-1]) == rows[1][-1]
+
+    @pytest.mark.parametrize(
+        "content", [b"", b"[]", b"[[[1]], {}]", b'[[[0,1,2,3,4,5,6,7,8,9,10,11,12,13,14,"?"]], {}]']
+    )
+    def test_what_is_no_batch(self, content):
+        with pytest.raises((ValueError, TypeError)):
+            Batch.unpacked(uuid4(), content)
 
     def test_it_is_empty_after_the_drain(self, gateway, acme_key):
         for _ in range(3):

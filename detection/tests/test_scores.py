@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import io
+import random
 from datetime import timedelta
 from unittest.mock import patch
 
@@ -150,6 +151,24 @@ class TestAtOnce:
         assert joined == 999
         assert cache_requests.labels("score", "joined")._value.get() >= before
         assert {r.json()["cache_age_seconds"] for r in answers} == {0}
+
+    def test_who_looked_before_the_score_was_stored_joins_after(
+        self, gateway, engine, make_key, monkeypatch
+    ):
+        key = make_key(rate_limit_per_minute=10_000)
+
+        async def found_nothing(look_up):
+            await asyncio.sleep(
+                random.random() * 0.2
+            )  # answers before, while and after it is stored
+
+        monkeypatch.setattr(scores.LookUp, "found", found_nothing)
+        engine.is_slow(0.1)
+
+        answers = burst(gateway, [(key, {"text": ATTACK})] * 50)
+
+        assert {r.status_code for r in answers} == {200}
+        assert len(engine.asked) == 1
 
     def test_one_in_a_hurry_takes_nothing_from_the_others(self, gateway, engine, acme_key):
         engine.is_slow(0.6)

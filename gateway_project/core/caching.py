@@ -60,17 +60,30 @@ class TTLCache(Generic[K, V]):
 
 
 class SingleFlight(Generic[K, V]):
-    """Equal look-ups at once run once; all callers get the one result or the one exception."""
+    """Equal look-ups at once run once; all callers get the one result or the one exception.
 
-    def __init__(self) -> None:
+    Callers that looked into a shared cache before say since when: who looked just before the result
+    was put there comes just after, and is given it for `linger_seconds`.
+    """
+
+    def __init__(self, *, linger_seconds: float = 0.0) -> None:
+        self._linger_seconds = linger_seconds
         self._flights: dict[K, asyncio.Task[V]] = {}
+        self._ended: dict[K, float] = {}
 
-    def start(self, key: K, work: Callable[[], Awaitable[V]]) -> tuple[asyncio.Task[V], bool]:
-        """The flight for `key`, and whether it is a new one. It goes on whoever stops waiting."""
+    def start(
+        self, key: K, work: Callable[[], Awaitable[V]], *, since: float | None = None
+    ) -> tuple[asyncio.Task[V], bool]:
+        """The flight for `key`, and whether it is a new one. It goes on whoever stops waiting.
+
+        A flight that ended after `since` (of the loop's clock) can be joined as well.
+        """
         flight = self._flights.get(key)
-        if flight is not None:
+        ended = self._ended.get(key)  # None: it has not
+        if flight is not None and (ended is None or (since is not None and since <= ended)):
             return flight, False
         flight = self._flights[key] = asyncio.ensure_future(self._fly(key, work))
+        self._ended.pop(key, None)
         flight.add_done_callback(ignore)
         return flight, True
 
@@ -80,10 +93,24 @@ class SingleFlight(Generic[K, V]):
         return await asyncio.shield(flight)
 
     async def _fly(self, key: K, work: Callable[[], Awaitable[V]]) -> V:
+        flight = asyncio.current_task()
         try:
-            return await work()
-        finally:
-            self._flights.pop(key, None)
+            result = await work()
+        except BaseException:
+            self._forget(key, flight)
+            raise
+        if self._linger_seconds:
+            loop = asyncio.get_running_loop()
+            self._ended[key] = loop.time()
+            loop.call_later(self._linger_seconds, self._forget, key, flight)
+        else:
+            self._forget(key, flight)
+        return result
+
+    def _forget(self, key: K, flight: asyncio.Task[Any] | None) -> None:
+        if self._flights.get(key) is flight:
+            del self._flights[key]
+            self._ended.pop(key, None)
 
 
 class Loader(Generic[K, V]):
@@ -109,8 +136,8 @@ class Loader(Generic[K, V]):
             future = self._asked[key] = asyncio.get_running_loop().create_future()
             future.add_done_callback(ignore)
             self._waiting.append(key)
-            if self._task is None or self._task.done():
-                self._task = asyncio.create_task(self._run())
+        if self._waiting and (self._task is None or self._task.done()):
+            self._task = asyncio.create_task(self._run())
         return future
 
     async def _run(self) -> None:
@@ -120,6 +147,10 @@ class Loader(Generic[K, V]):
             futures = {key: self._asked.pop(key) for key in keys}
             try:
                 found = await self._load_many(keys)
+            except asyncio.CancelledError:
+                for future in futures.values():
+                    future.cancel()
+                raise
             except Exception as exc:  # noqa: BLE001 - it is the callers', each of them
                 for future in futures.values():
                     if not future.done():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import wraps
 from typing import Any
 
 from django.http import HttpRequest, HttpResponse
@@ -15,6 +16,7 @@ from gateway_project.core.handler import route_template
 from gateway_project.core.middleware import context_of
 from gateway_project.core.views import problem_response
 
+View = Callable[..., HttpResponse]
 API_PREFIXES = ("/v1/", "/auth/", "/webhooks/", "/api/", "/beta/", "/health", "/metrics")
 
 
@@ -33,6 +35,25 @@ def route_label(
         return response
 
     return middleware
+
+
+def with_inline_styles(view: View) -> View:
+    """For Swagger UI and ReDoc: they set styles inline, and ReDoc searches in a worker.
+
+    Scripts stay our own files; all other pages have the strict policy of `RequestMiddleware`.
+    """
+
+    @wraps(view)
+    def wrapped(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
+        response = view(request, *args, **kwargs)
+        response["Content-Security-Policy"] = (
+            "default-src 'self'; img-src 'self' data:; style-src 'self' 'unsafe-inline'; "
+            "worker-src 'self' blob:; object-src 'none'; base-uri 'self'; form-action 'self'; "
+            "frame-ancestors 'none'"
+        )
+        return response
+
+    return wrapped
 
 
 def client_ip(request: HttpRequest) -> str:

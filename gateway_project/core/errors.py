@@ -5,6 +5,9 @@
     ├── InvalidJSON              400  the body is not JSON
     ├── MissingAPIKey            401  no key was sent
     ├── InvalidAPIKey            401  malformed, unknown, revoked or expired (never says which)
+    ├── MissingToken             401  no access token was sent
+    ├── InvalidToken             401  malformed, forged, expired or revoked (never says which)
+    ├── SignInRefused            401  wrong name, wrong password or no access (never says which)
     ├── ScopeDenied              403  the key lacks the scope
     ├── IPNotAllowed             403  the key is bound to other networks
     ├── WorkspaceSuspended       403  staff stopped the key's workspace
@@ -48,6 +51,7 @@ from rest_framework import exceptions as drf
 from rest_framework import status as http
 
 CONTENT_TYPE = "application/problem+json"
+ROBIN_PREFIX = "/api/v1/"
 
 
 class GatewayError(drf.APIException):
@@ -106,6 +110,27 @@ class InvalidAPIKey(GatewayError):
         "This API key is not valid. Check that it was copied whole; if it was revoked or has "
         "expired, make a new one."
     )
+
+
+class MissingToken(GatewayError):
+    status_code = 401
+    code = "missing_token"
+    title = "Access token missing"
+    default_detail = "Send an access token as 'Authorization: Bearer …'. Sign in to get one."
+
+
+class InvalidToken(GatewayError):
+    status_code = 401
+    code = "invalid_token"
+    title = "Token not accepted"
+    default_detail = "This token is not valid, or no longer. Refresh it, or sign in again."
+
+
+class SignInRefused(GatewayError):
+    status_code = 401
+    code = "sign_in_refused"
+    title = "Sign-in refused"
+    default_detail = "User name or password is wrong."
 
 
 class ScopeDenied(GatewayError):
@@ -286,19 +311,23 @@ def registered() -> dict[str, type[GatewayError]]:
 
 
 def problem(error: GatewayError, *, instance: str, request_id: str) -> bytes:
-    """The RFC 9457 body of `error`, as bytes of JSON."""
-    return orjson.dumps(
-        {
-            "type": f"/problems/{error.code}",
-            "title": error.title,
-            "status": error.status_code,
-            "detail": str(error.detail),
-            "instance": instance,
-            "code": error.code,
-            "request_id": request_id,
-            "errors": error.errors,
-        }
-    )
+    """The RFC 9457 body of `error`, as bytes of JSON.
+
+    Under `/api/v1` it says `message` as well, which is what Robin UI shows to people.
+    """
+    body = {
+        "type": f"/problems/{error.code}",
+        "title": error.title,
+        "status": error.status_code,
+        "detail": str(error.detail),
+        "instance": instance,
+        "code": error.code,
+        "request_id": request_id,
+        "errors": error.errors,
+    }
+    if instance.startswith(ROBIN_PREFIX):
+        body["message"] = body["detail"]
+    return orjson.dumps(body)
 
 
 def from_pydantic(

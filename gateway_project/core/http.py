@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 from base64 import b64encode
+from collections import deque
 from collections.abc import Mapping
 from time import monotonic, perf_counter
 from types import TracebackType
@@ -82,12 +83,18 @@ class _Connection(asyncio.Protocol):
         self.is_open = False
         self._transport.abort()
 
-    async def exchange(self, message: bytes) -> tuple[int, bytes]:
-        """Status and body. Raises `ConnectFailed` if nothing came, `BadAnswer` if half did."""
-        self._answer = asyncio.get_running_loop().create_future()
+    async def exchange(self, message: bytes, deadline: float) -> tuple[int, bytes]:
+        """Status and body; `deadline` is of the loop's clock.
+
+        Raises `ConnectFailed` if nothing came, `BadAnswer` if half did, `TimeoutError`.
+        """
+        loop = asyncio.get_running_loop()
+        self._answer = loop.create_future()
         self._parser = HttpResponseParser(self)
-        self._parts, self._received = [], 0
+        self._received = 0
         self._has_head, self._ends_by_closing = False, True
+        # A timer of our own: `asyncio.timeout` costs four times as much for each request.
+        timer = loop.call_at(deadline, self._fail, TimeoutError())
         try:
             self._transport.write(message)
             return await self._answer
@@ -96,6 +103,9 @@ class _Connection(asyncio.Protocol):
         except BaseException:
             self.close()  # a late answer would be taken for that to another request
             raise
+        finally:
+            timer.cancel()
+            self._parts = []
 
     # -- asyncio's side ---------------------------------------------------------------------------
 
@@ -113,7 +123,7 @@ class _Connection(asyncio.Protocol):
             return
         try:
             self._parser.feed_data(data)
-        except HttpParserError as exc:
+        except (HttpParserError, ValueError) as exc:
             self._fail(BadAnswer(type(exc).__name__))
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -125,7 +135,7 @@ class _Connection(asyncio.Protocol):
         else:
             self._fail(BadAnswer("cut off"))
 
-    def _fail(self, exc: UpstreamError) -> None:
+    def _fail(self, exc: Exception) -> None:
         if self._answer is not None and not self._answer.done():
             self._answer.set_exception(exc)
 
@@ -173,7 +183,8 @@ class UpstreamClient:
         self.answer_bytes_max = answer_bytes_max
         self._places = asyncio.Semaphore(in_flight_max)
         self._duration = upstream_duration.labels(name)
-        self._resting: list[_Connection] = []
+        self._resting: deque[_Connection] = deque()  # the one used last on the right
+        self._generation = 0
         self.base_url = base_url
 
     @property
@@ -199,9 +210,10 @@ class UpstreamClient:
         self._drop_resting()
 
     def _drop_resting(self) -> None:
-        for connection in self._resting:
-            connection.close()
-        self._resting.clear()
+        """Close what rests, now, and what is in use, after its answer."""
+        self._generation += 1
+        while self._resting:
+            self._resting.pop().close()
 
     async def __aenter__(self) -> UpstreamClient:
         return self
@@ -226,17 +238,22 @@ class UpstreamClient:
         """
         message = self._message(method, path, body, headers or {})
         came = perf_counter()
+        deadline = asyncio.get_running_loop().time() + timeout_seconds
         began: float | None = None
         try:
-            async with asyncio.timeout(timeout_seconds), self._places:
-                began = perf_counter()
-                try:
-                    status, content = await self._exchange(message)
-                except ConnectFailed:
-                    # A kept connection that the upstream closed while we reached for it. Our
-                    # calls are safe to repeat, and a second one gets a fresh connection.
-                    self._drop_resting()
-                    status, content = await self._exchange(message)
+            if self._places.locked():
+                async with asyncio.timeout_at(deadline):
+                    await self._places.acquire()
+            else:
+                await self._places.acquire()  # at once
+            began = perf_counter()
+            try:
+                status, content = await self._exchange(message, deadline)
+            except ConnectFailed:
+                # A kept connection that the upstream closed while we reached for it. Our
+                # calls are safe to repeat, and a second one gets a fresh connection.
+                self._drop_resting()
+                status, content = await self._exchange(message, deadline)
         except TimeoutError as exc:
             had_seconds = 0.0 if began is None else perf_counter() - began
             raise UpstreamTimeout(f"no answer in {timeout_seconds:g} s", had_seconds) from exc
@@ -244,6 +261,7 @@ class UpstreamClient:
             raise ConnectFailed(type(exc).__name__) from exc
         finally:
             if began is not None:
+                self._places.release()
                 self._duration.observe(perf_counter() - began)
         return Answer(status, content, began - came)
 
@@ -259,20 +277,24 @@ class UpstreamClient:
         lines.append("\r\n")
         return "".join(lines).encode("latin-1") + (body or b"")
 
-    async def _exchange(self, message: bytes) -> tuple[int, bytes]:
+    async def _exchange(self, message: bytes, deadline: float) -> tuple[int, bytes]:
         connection = self._rested()
+        generation = self._generation
         if connection is None:
             host, port = self._address
-            _, connection = await asyncio.get_running_loop().create_connection(
-                lambda: _Connection(self.answer_bytes_max + HEAD_BYTES_MAX),
-                host,
-                port,
-                ssl=self._tls,
-            )
-        found = await connection.exchange(message)
-        if connection.is_open:
+            async with asyncio.timeout_at(deadline):
+                _, connection = await asyncio.get_running_loop().create_connection(
+                    lambda: _Connection(self.answer_bytes_max + HEAD_BYTES_MAX),
+                    host,
+                    port,
+                    ssl=self._tls,
+                )
+        found = await connection.exchange(message, deadline)
+        if connection.is_open and generation == self._generation:
             connection.rests_since = monotonic()
             self._resting.append(connection)
+            if connection.rests_since - self._resting[0].rests_since > KEEP_SECONDS:
+                self._resting.popleft().close()
         else:
             connection.close()
         return found

@@ -35,22 +35,22 @@ API_HEADERS = [
     (b"x-content-type-options", b"nosniff"),
     (b"referrer-policy", b"no-referrer"),
     (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'"),
+    (b"x-frame-options", b"DENY"),
     (b"cache-control", b"no-store"),
 ]
-# Swagger UI and ReDoc set style attributes and ReDoc searches in a worker; scripts stay our own.
 PAGE_HEADERS = [
     (b"x-content-type-options", b"nosniff"),
     (b"referrer-policy", b"same-origin"),
     (
         b"content-security-policy",
-        b"default-src 'self'; img-src 'self' data:; style-src 'self' 'unsafe-inline'; "
-        b"worker-src 'self' blob:; object-src 'none'; base-uri 'self'; form-action 'self'; "
-        b"frame-ancestors 'none'",
+        b"default-src 'self'; img-src 'self' data:; object-src 'none'; base-uri 'self'; "
+        b"form-action 'self'; frame-ancestors 'none'",
     ),
 ]
 GZIP_WINDOW = 16 + zlib.MAX_WBITS
 # RFC 9110 §12.5.3: `gzip;q=0` says that it is not acceptable.
 GZIP_ACCEPTED = re.compile(rb"\bgzip\b(?!\s*;\s*q=0(?:\.0*)?\s*(?:,|$))", re.IGNORECASE)
+NO_TRANSFORM = b"no-transform"  # RFC 9111 §5.2.2.6: how an answer says that it holds a secret
 COMPRESSIBLE = (b"application/json", b"application/problem+json", b"text/", b"application/yaml")
 
 current: ContextVar[RequestContext | None] = ContextVar("gateway_request", default=None)
@@ -147,11 +147,18 @@ class RequestMiddleware:
         trusted_hops: int = 0,
         gzip_bytes_min: int = 1000,
         is_leaving: Callable[[], bool] = lambda: False,
+        hsts_seconds: int = 0,
     ) -> None:
         self.app = app
         self.trusted_hops = trusted_hops
         self.gzip_bytes_min = gzip_bytes_min
         self.is_leaving = is_leaving
+        self.page_headers, self.api_headers = PAGE_HEADERS, API_HEADERS
+        if hsts_seconds:
+            # Browsers heed it over TLS only, so it may be said in plain behind a proxy as well.
+            hsts = f"max-age={hsts_seconds}; includeSubDomains".encode()
+            self.page_headers = [*PAGE_HEADERS, (b"strict-transport-security", hsts)]
+            self.api_headers = [*API_HEADERS, (b"strict-transport-security", hsts)]
 
     def _context(self, scope: Scope) -> tuple[RequestContext, bool]:
         correlation = traceparent = None
@@ -175,12 +182,15 @@ class RequestMiddleware:
         return RequestContext(address, correlation, traceparent), accepts_gzip
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
+        if scope["type"] == "lifespan":
             await self.app(scope, receive, send)
             return
         context, accepts_gzip = self._context(scope)
         scope["gateway"] = context
         current.set(context)
+        if scope["type"] == "websocket":
+            await self.app(scope, receive, send)
+            return
         status = 0
         held: Message | None = None
         gzip: zlib._Compress | None = None
@@ -197,7 +207,7 @@ class RequestMiddleware:
                 start, held = held, None
                 headers = list(start["headers"])
                 if self._pays(message, headers):
-                    headers.append((b"vary", b"accept-encoding"))  # of both variants, for caches
+                    headers = _varying(headers)  # both variants say so, for caches
                     if accepts_gzip:
                         gzip = zlib.compressobj(4, zlib.DEFLATED, GZIP_WINDOW)
                         headers = [h for h in headers if h[0].lower() != b"content-length"]
@@ -244,7 +254,9 @@ class RequestMiddleware:
             names.add(lower)
             if lower == b"content-type" and not value.startswith(b"application/"):
                 is_page = True
-        headers += [h for h in (PAGE_HEADERS if is_page else API_HEADERS) if h[0] not in names]
+        headers += [
+            h for h in (self.page_headers if is_page else self.api_headers) if h[0] not in names
+        ]
         headers += context.headers
         total = (perf_counter() - context.started) * 1000
         upstream = context.upstream_seconds * 1000
@@ -269,11 +281,18 @@ def _compressed(message: Message, gzip: zlib._Compress) -> Message:
     return {**message, "body": body}
 
 
+def _varying(headers: list[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
+    """With `Accept-Encoding` in the one `Vary`."""
+    before = [value for name, value in headers if name.lower() == b"vary"]
+    rest = [header for header in headers if header[0].lower() != b"vary"]
+    return [*rest, (b"vary", b", ".join([*before, b"Accept-Encoding"]))]
+
+
 def _may_compress(headers: list[tuple[bytes, bytes]]) -> bool:
     compressible = False
     for name, value in headers:
         lower = name.lower()
-        if lower == b"content-encoding":
+        if lower == b"content-encoding" or (lower == b"cache-control" and NO_TRANSFORM in value):
             return False
         if lower == b"content-type":
             compressible = value.startswith(COMPRESSIBLE)
@@ -281,14 +300,21 @@ def _may_compress(headers: list[tuple[bytes, bytes]]) -> bool:
 
 
 async def send_problem(send: Send, error: errors.GatewayError, scope: Scope) -> None:
-    """Answer with `error` straight from the ASGI layer."""
+    """Answer with `error` straight from the ASGI layer; a WebSocket's handshake as well."""
     context: RequestContext = scope["gateway"]
     context.error_code = error.code
+    kind = "http"
+    if scope["type"] == "websocket":
+        kind = "websocket.http"
+        if "websocket.http.response" not in scope.get("extensions", {}):
+            await send({"type": "websocket.close"})  # not accepted yet: a 403 without words
+            return
     body = errors.problem(error, instance=scope["path"], request_id=context.request_id)
     headers = [
         (b"content-type", errors.CONTENT_TYPE.encode()),
         (b"content-length", str(len(body)).encode()),
         *((k.lower().encode(), v.encode()) for k, v in error.headers.items()),
     ]
-    await send({"type": "http.response.start", "status": error.status_code, "headers": headers})
-    await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else body})
+    body = b"" if scope.get("method") == "HEAD" else body
+    await send({"type": f"{kind}.response.start", "status": error.status_code, "headers": headers})
+    await send({"type": f"{kind}.response.body", "body": body})

@@ -72,6 +72,8 @@ usage_dropped = Counter(
     "gateway_usage_dropped_total", "Usage rows lost: no room, refused, or no store at the stop."
 )
 usage_written = Counter("gateway_usage_written_total", "Usage rows written to the log.")
+live_clients = Gauge("gateway_live_clients", "Clients of /ws/queue.", multiprocess_mode="livesum")
+live_polls = Counter("gateway_live_polls_total", "Times that Robin was asked for the live queue.")
 tasks_total = Counter(
     "gateway_tasks_total",
     "Runs of tasks that ended: success, failure, retry, ignored or rejected.",
@@ -79,6 +81,16 @@ tasks_total = Counter(
 )
 task_duration = Histogram(
     "gateway_task_duration_seconds", "Time a run of a task took.", ["task"], buckets=SECONDS
+)
+webhook_attempts = Counter(
+    "gateway_webhook_attempts_total",
+    "Deliveries tried: delivered, failed (another status), timeout, error or refused.",
+    ["outcome"],
+)
+webhook_oldest_pending = Gauge(
+    "gateway_webhook_oldest_pending_seconds",
+    "How long the oldest event or delivery that is due has been waiting.",
+    multiprocess_mode="mostrecent",
 )
 
 

@@ -31,6 +31,15 @@ class APIKeyScheme(OpenApiAuthenticationExtension):  # type: ignore[no-untyped-c
         ]
 
 
+class AccessTokenScheme(OpenApiAuthenticationExtension):  # type: ignore[no-untyped-call]
+    target_class = "robin.authentication.JWTAuthentication"
+    name = "AccessToken"
+    match_subclasses = True
+
+    def get_security_definition(self, auto_schema: Any) -> dict[str, str]:
+        return {"type": "http", "scheme": "bearer", "bearerFormat": "JWT"}
+
+
 def finish(result: dict[str, Any], generator: Any, **_: Any) -> dict[str, Any]:
     """Describe the headers that every answer of a keyed endpoint carries."""
     for path in result["paths"].values():

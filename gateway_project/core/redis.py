@@ -25,6 +25,7 @@ from redis.exceptions import ResponseError
 from gateway_project.core.caching import ignore
 
 BATCH_MAX = 256
+LAST_LOOK_SECONDS = 0.01
 NOTHING = object()  # what the reader gives while a reply is not whole
 
 
@@ -104,7 +105,7 @@ class RedisPipe(asyncio.Protocol):
         batch = self._pending[:BATCH_MAX]
         del self._pending[:BATCH_MAX]
         self._waiting.extend(future for _, future in batch)
-        self._timer = self._loop.call_later(self._timeout_seconds, self._give_up, "TimeoutError")
+        self._timer = self._loop.call_later(self._timeout_seconds, self._look_once_more)
         self.trips += 1
         try:
             self._transport.write(b"".join([packed for packed, _ in batch]))
@@ -158,6 +159,11 @@ class RedisPipe(asyncio.Protocol):
         self._transport = None
         if self._waiting:
             self._give_up(type(exc).__name__ if exc else "closed by Redis")
+
+    def _look_once_more(self) -> None:
+        # A loop that was blocked runs its timers before it reads what came meanwhile.
+        if self._loop is not None:
+            self._timer = self._loop.call_later(LAST_LOOK_SECONDS, self._give_up, "TimeoutError")
 
     def _give_up(self, reason: str) -> None:
         """Fail all callers, and rest: a late reply would be taken for that of another command."""

@@ -32,6 +32,9 @@ F = TypeVar("F", bound=Callable[..., Any])
 M = TypeVar("M", bound=BaseModel)
 R = TypeVar("R", bound=Model)
 JSON = "application/json"
+# For answers that hold a secret: kept nowhere, and never compressed beside what a caller can choose
+# (BREACH), neither by us (`core/middleware.py`) nor by a proxy.
+SECRET_HEADERS = {"Cache-Control": "no-store, no-transform"}
 log = get_logger("gateway.views")
 
 
@@ -60,14 +63,34 @@ class Problem(BaseModel):
 
 
 @dataclass(frozen=True, slots=True)
+class Credential:
+    """What callers of an endpoint show, and what they are told when they show too little."""
+
+    missing: type[errors.GatewayError]
+    denied: type[errors.GatewayError]
+    denied_detail: str
+    """With a place for the scope."""
+    others: tuple[type[errors.GatewayError], ...]
+
+
+API_KEY = Credential(
+    errors.MissingAPIKey,
+    errors.ScopeDenied,
+    "This key lacks the scope '{}'. Use a key that has it.",
+    (errors.InvalidAPIKey, errors.IPNotAllowed, errors.WorkspaceSuspended),
+)
+
+
+@dataclass(frozen=True, slots=True)
 class Endpoint:
-    """What `@endpoint` was told. `scope` None: public. Costs are units of (minute, day) limits."""
+    """What `@endpoint` was told. `scope` None: any caller. Costs: units of (minute, day) limits."""
 
     body: type[BaseModel] | None
     scope: str | None
     public: bool
     minute_cost: int
     day_cost: int
+    credential: Credential = API_KEY
 
 
 class Principal(Protocol):
@@ -94,13 +117,13 @@ def endpoint(
     problems: Sequence[type[errors.GatewayError]] = (),
     parameters: Sequence[OpenApiParameter] = (),
     description: str | None = None,
+    credential: Credential = API_KEY,
 ) -> Callable[[F], F]:
     """Declare an action. Errors that follow from the declaration are documented by themselves."""
     kinds: list[type[errors.GatewayError]] = [errors.RateLimited, errors.InternalError, *problems]
     if not public:
-        kinds += [errors.MissingAPIKey, errors.InvalidAPIKey, errors.IPNotAllowed]
-        kinds += [errors.WorkspaceSuspended, errors.StoreUnavailable]
-        kinds += [errors.ScopeDenied] if scope else []
+        kinds += [credential.missing, *credential.others, errors.StoreUnavailable]
+        kinds += [credential.denied] if scope else []
     if body is not None:
         kinds += [errors.InvalidJSON, errors.UnsupportedMediaType, errors.ValidationFailed]
         kinds += [errors.BodyTooLarge, errors.RequestTimeout]
@@ -115,7 +138,7 @@ def endpoint(
 
     def mark(function: F) -> F:
         function.endpoint = Endpoint(  # type: ignore[attr-defined]
-            body, scope, public, minute_cost, day_cost
+            body, scope, public, minute_cost, day_cost, credential
         )
         return extend_schema(
             summary=summary,
@@ -213,9 +236,8 @@ def _instead_of(
 
 def _check_scope(principal: Principal, declared: Endpoint) -> None:
     if declared.scope is not None and declared.scope not in principal.scopes:
-        raise errors.ScopeDenied(
-            f"This key lacks the scope '{declared.scope}'. Use a key that has it."
-        )
+        credential = declared.credential
+        raise credential.denied(credential.denied_detail.format(declared.scope))
 
 
 def _costs(principal: Principal, declared: Endpoint) -> tuple[int, ...]:
@@ -332,7 +354,7 @@ class ControlPlaneViewSet(_Declared):
         principal: Any = request.auth
         self.principal = principal
         if principal is None:
-            raise errors.MissingAPIKey
+            raise declared.credential.missing
         _check_scope(principal, declared)
         if principal.policies and settings.RATE_LIMIT_ENABLED:
             self._take(principal.policies, _costs(principal, declared))

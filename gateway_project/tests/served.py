@@ -60,6 +60,7 @@ class Served:
             "KEY_PEPPERS": ",".join(
                 f"{v}:{p.decode()}" for v, p in settings.KEY_PEPPERS.by_version
             ),
+            "FIELD_ENCRYPTION_KEYS": ",".join(settings.FIELD_ENCRYPTION_KEYS),
             "DATABASE_URL": "postgres://{USER}:{PASSWORD}@{HOST}:{PORT}/{NAME}".format(**database),
             "DETECTION_ENGINE_URL": settings.DETECTION_ENGINE_URL,
             "DETECTION_ENGINE_SCORE_FLOOR": "0",

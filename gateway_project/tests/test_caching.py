@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from gateway_project.core.caching import Loader
+from gateway_project.core.caching import Loader, SingleFlight
 
 
 class TestLoader:
@@ -46,3 +46,62 @@ class TestLoader:
             return await good
 
         assert asyncio.run(scenario()) == 1
+
+    def test_a_cancelled_trip_leaves_nobody_waiting(self):
+        async def scenario():
+            async def load_many(keys):
+                await asyncio.sleep(60)
+
+            loader = Loader(load_many)
+            asked = loader.start("a")
+            await asyncio.sleep(0)
+            loader._task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await asyncio.wait_for(asked, 5)
+
+        asyncio.run(scenario())
+
+
+class TestSingleFlight:
+    @staticmethod
+    def second_flight(*, wait=0.0, is_late=False):
+        """Whether who asks after a flight's end gets one of its own."""
+
+        async def scenario():
+            async def work():
+                await asyncio.sleep(0.01)
+
+            loop, flights = asyncio.get_running_loop(), SingleFlight(linger_seconds=0.1)
+            looked_at = loop.time()
+            first, _ = flights.start("a", work)
+            assert flights.start("a", work) == (first, False)
+            await first
+            await asyncio.sleep(wait)
+            second, is_new = flights.start(
+                "a", work, since=loop.time() + 1 if is_late else looked_at
+            )
+            await asyncio.sleep(0.2)  # the end of the first one's stay must not touch the second
+            return second is not first, is_new, flights.start("a", work)[0].done()
+
+        return asyncio.run(scenario())
+
+    def test_who_looked_before_its_end_joins_it_after(self):
+        assert self.second_flight() == (False, False, False)
+
+    def test_who_looked_after_its_end_does_not(self):
+        assert self.second_flight(is_late=True) == (True, True, False)
+
+    def test_it_does_not_linger_for_ever(self):
+        assert self.second_flight(wait=0.2) == (True, True, False)
+
+    def test_a_failure_does_not_linger(self):
+        async def scenario():
+            async def fail():
+                raise LookupError
+
+            flights = SingleFlight(linger_seconds=60)
+            first, _ = flights.start("a", fail)
+            await asyncio.wait((first,))
+            return flights.start("a", fail, since=0.0)[1]
+
+        assert asyncio.run(scenario())

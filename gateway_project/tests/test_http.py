@@ -153,6 +153,30 @@ class TestConnections:
 
         assert run(scenario) == (201, 2)
 
+    def test_one_in_use_is_not_kept_when_the_address_changes(self):
+        async def scenario():
+            async with client_of([[0.05, OK], OK]) as (client, upstream):
+                under_way = asyncio.create_task(client.request("GET", "/x", timeout_seconds=5))
+                await asyncio.sleep(0.02)
+                client.base_url = client.base_url
+                await under_way
+                await client.request("GET", "/x", timeout_seconds=5)
+                return upstream.connections
+
+        assert run(scenario) == 2
+
+    def test_those_of_a_busy_hour_are_closed_when_they_have_rested(self):
+        async def scenario():
+            async with client_of([[0.05, OK]] * 2 + [OK] * 3) as (client, _):
+                calls = [client.request("GET", "/x", timeout_seconds=5) for _ in range(2)]
+                await asyncio.gather(*calls)
+                oldest = client._resting[0]
+                oldest.rests_since -= 60
+                await client.request("GET", "/x", timeout_seconds=5)
+                return len(client._resting), oldest.is_open
+
+        assert run(scenario) == (1, False)
+
     def test_one_that_closed_while_kept_costs_no_request(self):
         async def scenario():
             async with client_of([[OK], HANG_UP, OK]) as (client, upstream):

@@ -26,8 +26,10 @@ from gateway_project.core import observability
 from gateway_project.core.multiprocess import FILE, MetricsFolder
 from gateway_project.tests.served import ROOT, Served, wait_until
 
-# api-shapes.md, "Health and metrics", and those that we added. Webhooks bring theirs later.
+# api-shapes.md, "Health and metrics", and those that we added.
 NAMES = {
+    "gateway_live_clients": (),
+    "gateway_live_polls_total": (),
     "gateway_requests_total": ("method", "endpoint", "status"),
     "gateway_request_duration_seconds": ("method", "endpoint"),
     "gateway_circuit_breaker_state": ("service",),
@@ -41,6 +43,8 @@ NAMES = {
     "gateway_usage_written_total": (),
     "gateway_tasks_total": ("task", "outcome"),
     "gateway_task_duration_seconds": ("task",),
+    "gateway_webhook_attempts_total": ("outcome",),
+    "gateway_webhook_oldest_pending_seconds": (),
 }
 
 
@@ -56,7 +60,7 @@ def test_the_metrics_have_the_names_and_labels_that_were_agreed():
 def test_no_gauge_makes_a_series_for_each_process():
     modes = {x._multiprocess_mode for x in declared().values() if x._type == "gauge"}
 
-    assert modes == {"livemax"}  # `all` would, with the process as a label
+    assert modes == {"livemax", "livesum", "mostrecent"}  # `all` would, with the process as a label
 
 
 # -- The folder -----------------------------------------------------------------------------------
@@ -621,7 +625,7 @@ class TestServed:
         asked = [x for x in requests if x["route"] not in ("/health/ready",)]
         # An event follows its answer, and Django closes its own a moment later: in no order.
         assert sorted((x["method"], x["route"], x["status"]) for x in asked) == [
-            ("GET", "/admin/login/", 200),
+            ("GET", "/admin/login/", 302),
             ("GET", "/v1/limits", 401),
             ("GET", "unmatched", 404),
             ("POST", "/admin/login/", 403),

@@ -194,7 +194,7 @@ class TestOnTheWire:
         assert b" 200 " not in answer[:20]
         assert served.detect(acme_key).status_code == 200
 
-    def test_a_websocket_gets_a_problem_as_long_as_none_is_served(self, serve):
+    def test_a_websocket_elsewhere_gets_a_problem(self, serve):
         served = serve(WORKERS="1")
 
         answer = raw(
@@ -320,6 +320,10 @@ class TestMakeRun:
                 json={"text": attack},
                 headers={"X-API-Key": demo["api_key"]},
             )
+            robin = httpx.post(
+                f"{url}/api/v1/auth/login",
+                json={"username": demo["robin"]["email"], "password": demo["robin"]["password"]},
+            )
             health = wait_until(
                 lambda: (h := httpx.get(f"{url}/health").json())["status"] == "up" and h, 20
             )
@@ -347,6 +351,8 @@ class TestMakeRun:
             True,
             "engine",
         )
+        assert robin.json()["user"]["roles"] == ["ROLE_ADMIN"]
+        assert demo["robin"]["email"] == "admin@robin.local"
         assert health["stand_ins"] == ["engine"]
         assert set(health["components"]) == {"engine", "database", "worker"}
         assert (degraded["source"], degraded["is_malicious"]) == ("fallback", True)

@@ -45,6 +45,12 @@ def test_the_example_names_only_settings_that_exist():
         ("DETECTION_ENGINE_SCORE_FLOOR", 1.0, "gateway.E005"),
         ("EMBEDDED_WORKER", True, "gateway.E006"),
         ("DRAIN_SECONDS", -1.0, "gateway.E008"),
+        ("JWT_SECRET", "short", "gateway.E020"),
+        ("JWT_ALGORITHM", "none", "gateway.E021"),
+        ("JWT_ALGORITHM", "RS256", "gateway.E021"),
+        ("ACCESS_TOKEN_EXPIRE_MINUTES", 0, "gateway.E022"),
+        ("REFRESH_TOKEN_EXPIRE_DAYS", 0, "gateway.E022"),
+        ("QUEUE_POLL_SECONDS", 0.0, "gateway.E023"),
     ],
 )
 def test_a_mistake_is_a_system_check_with_a_hint(settings, setting, value, check):

@@ -28,9 +28,12 @@ from accounts.authentication import caller_of
 from accounts.models import SCOPES, ApiKey, User, new_id
 from accounts.services import Actor
 from gateway_project import server
+from robin.models import RobinAccess
+from robin.permissions import Role
 
 DEVELOPER = "demo@example.com"
 STAFF = "staff@example.com"
+ROBIN = "admin@robin.local"
 ACTOR = Actor("manage.py run")
 START_SECONDS_MAX = 30
 STOP_SECONDS_MAX = 20
@@ -159,6 +162,7 @@ API docs     {base}/docs      ({base}/redoc, {base}/openapi.json)
 Health       {base}/health
 Admin        {base}/admin/    {demo["staff"]["email"]}  {demo["staff"]["password"]}
 Developer    {demo["developer"]["email"]}  {demo["developer"]["password"]}
+Robin        {demo["robin"]["email"]}  {demo["robin"]["password"]}
 API key      {demo["api_key"]}
 
 Try it:
@@ -180,6 +184,7 @@ def seed(base_url: str) -> dict[str, Any]:
         "base_url": base_url,
         **_developer(known.get("developer") or {}, str(known.get("api_key", ""))),
         "staff": _staff(known.get("staff") or {}),
+        "robin": _robin(known.get("robin") or {}),
     }
     path.touch(mode=0o600)
     path.chmod(0o600)
@@ -219,6 +224,17 @@ def _staff(known: dict[str, str]) -> dict[str, str]:
     return {"email": STAFF, "password": password}
 
 
+def _robin(known: dict[str, str]) -> dict[str, str]:
+    password = known.get("password") or secrets.token_urlsafe(12)
+    user = User.objects.filter(email=ROBIN).first()
+    if user is None:
+        user = User.objects.create_user(ROBIN, password)
+    else:
+        _mend_password(user, password)
+    RobinAccess.objects.get_or_create(user=user, defaults={"role": Role.ADMIN})
+    return {"email": ROBIN, "password": password}
+
+
 def _mend_password(user: User, password: str) -> None:
     """`demo.json` may have been lost, or come from another database."""
     if not user.check_password(password):
@@ -256,7 +272,7 @@ def _history(key: ApiKey, *, days: int = 14) -> None:
                 "created_at": now - timedelta(days=day, seconds=random.randint(0, 80_000)),
             }
             rows.append([values[name] for name in usage_log.COLUMNS])
-    usage_log.write([usage_log.Batch(new_id(), rows, {})])
+    usage_log.write([usage_log.Batch(new_id(), rows, {}).plain()])
 
 
 def _is_free(host: str, port: int) -> bool:

@@ -13,6 +13,7 @@ from gateway_project import server
 NEEDED = {
     "SECRET_KEY": "a long random text",
     "KEY_PEPPERS": "1:<random text>, kept for as long as keys are",
+    "FIELD_ENCRYPTION_KEYS": "a Fernet key, kept for as long as what it encrypts",
     "DATABASE_URL": "postgres://user:password@host/name",
     "REDIS_URL": "redis://host:6379/0",
     "DETECTION_ENGINE_URL": "http://detection-engine:8080",

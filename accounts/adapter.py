@@ -1,0 +1,70 @@
+"""Where allauth's pages meet our accounts: registering, confirming, and who may try to sign in."""
+
+from __future__ import annotations
+
+from smtplib import SMTPException
+from typing import Any
+
+from allauth.account.adapter import DefaultAccountAdapter
+from allauth.account.models import EmailAddress
+from django.contrib import messages
+from django.http import HttpRequest
+from django_ratelimit.exceptions import Ratelimited
+
+from accounts import lockout, services
+from accounts.models import User, normal_email
+from accounts.services import Actor
+from gateway_project.core import errors
+from gateway_project.core.middleware import context_of
+from gateway_project.core.observability import get_logger
+
+log = get_logger("gateway.accounts")
+
+
+def actor_of(request: HttpRequest, email: str) -> Actor:
+    """A person at a page, for the audit trail."""
+    context = context_of(request)
+    return Actor(email, client_ip=context.client_ip, request_id=context.request_id)
+
+
+class AccountAdapter(DefaultAccountAdapter):  # type: ignore[misc]
+    def save_user(self, request: HttpRequest, user: User, form: Any, commit: bool = True) -> User:
+        """Register as `POST /auth/register` does; a key is made on a page of its own."""
+        user.email = user.username = normal_email(form.cleaned_data["email"])
+        user.set_password(form.cleaned_data["password1"])
+        services.join(user, actor=actor_of(request, user.email))
+        return user
+
+    def confirm_email(self, request: HttpRequest, email_address: EmailAddress) -> bool:
+        confirmed = bool(super().confirm_email(request, email_address))
+        if confirmed:
+            user = User.objects.get(pk=email_address.user_id)
+            services.confirm_email(user, actor=actor_of(request, user.email))
+        return confirmed
+
+    def get_client_ip(self, request: HttpRequest) -> str:
+        return context_of(request).client_ip or "unknown"
+
+    def pre_authenticate(self, request: HttpRequest, **credentials: Any) -> None:
+        try:
+            lockout.begin(_account(credentials), self.get_client_ip(request))
+        except errors.RateLimited as limited:
+            raise Ratelimited from limited
+
+    def authentication_failed(self, request: HttpRequest, **credentials: Any) -> None:
+        lockout.note_failure(_account(credentials), self.get_client_ip(request))
+
+    def send_mail(self, template_prefix: str, email: str, context: dict[str, Any]) -> None:
+        # The account is there whatever becomes of the mail, which can be asked for again.
+        try:
+            super().send_mail(template_prefix, email, context)
+        except (OSError, SMTPException) as exc:
+            log.error("mail_failed", template=template_prefix, error=type(exc).__name__)
+            messages.error(
+                self.request,
+                "We could not send the e-mail just now. Try again in a few minutes.",
+            )
+
+
+def _account(credentials: dict[str, Any]) -> str:
+    return str(credentials.get("email") or credentials.get("username") or "")

@@ -1,0 +1,265 @@
+"""Where we may send to when a customer names the address: the one guard against SSRF.
+
+`check(url)` is for the moment an address is given (registration, change, test, a request's own
+`webhook_url`); `GuardedResolver` is for the moment it is dialled. Both ask `Destination.vet`, and
+what was vetted is what is dialled: the resolver hands its addresses straight to the connector, so
+a name that changes in between (DNS rebinding) changes nothing.
+
+The networks are listed one by one, because `ipaddress.is_global` lets through NAT64, 6to4 and
+multicast, and `is_private` misses carrier-grade NAT. Sources: IANA's special-purpose address
+registries for IPv4 and IPv6 (RFC 6890 and its updates). An address inside
+`WEBHOOK_ALLOWED_NETWORKS` may be private, and may use http and any port; all others are https on
+443 or 8443.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import re
+import socket
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
+from typing import Any, NamedTuple
+from urllib.parse import urlsplit
+
+from aiohttp.abc import AbstractResolver, ResolveResult
+from django.conf import settings
+
+Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+URL_CHARS_MAX = 2048
+PORTS = (443, 8443)
+LOOK_UPS_MAX = 16  # threads; a name server that hangs keeps one of them for its own time-out
+
+REFUSED_IPV4 = tuple(
+    ipaddress.IPv4Network(network)
+    for network in (
+        "0.0.0.0/8",  # this network
+        "10.0.0.0/8",  # private
+        "100.64.0.0/10",  # carrier-grade NAT
+        "127.0.0.0/8",  # loopback
+        "169.254.0.0/16",  # link-local, with the clouds' metadata services
+        "172.16.0.0/12",  # private
+        "192.0.0.0/24",  # protocol assignments
+        "192.0.2.0/24",  # documentation
+        "192.31.196.0/24",  # AS112
+        "192.52.193.0/24",  # automatic multicast tunnelling
+        "192.88.99.0/24",  # 6to4 relays
+        "192.168.0.0/16",  # private
+        "192.175.48.0/24",  # AS112
+        "198.18.0.0/15",  # benchmarking
+        "198.51.100.0/24",  # documentation
+        "203.0.113.0/24",  # documentation
+        "224.0.0.0/4",  # multicast
+        "240.0.0.0/4",  # reserved, and broadcast
+    )
+)
+GLOBAL_IPV6 = ipaddress.IPv6Network("2000::/3")
+"""All that is assigned for the Internet. Outside lie loopback, unspecified, NAT64 (64:ff9b::/96,
+64:ff9b:1::/48), discard (100::/64), segment routing (5f00::/16), unique-local, link-local,
+site-local and multicast addresses."""
+REFUSED_IPV6 = tuple(
+    ipaddress.IPv6Network(network)
+    for network in (
+        "2001::/23",  # protocol assignments: Teredo, benchmarking, ORCHID
+        "2001:db8::/32",  # documentation
+        "2002::/16",  # 6to4: holds an IPv4 address
+        "2620:4f:8000::/48",  # AS112
+        "3fff::/20",  # documentation
+    )
+)
+# Of a host that URL parsers and C libraries take for a number, such as 2130706433 or 0x7f.1 (WHATWG
+# URL, "ends in a number").
+NUMERIC = re.compile(r"(?:.*\.)?(?:[0-9]+|0[xX][0-9a-fA-F]*)\.?\Z")
+LABEL = re.compile(r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?\Z")
+# What `urlsplit` would drop or mend in silence: tabs, newlines, backslashes, other alphabets.
+HARMLESS = re.compile(r"[!#-\[\]-~]+\Z")
+
+
+class Refused(Exception):
+    """We do not send there; says why, and what would do."""
+
+
+class Destination(NamedTuple):
+    """A URL taken apart. `host` is a name, or an address without brackets."""
+
+    url: str
+    scheme: str
+    host: str
+    port: int
+
+    @property
+    def address(self) -> Address | None:
+        """Of a host that is an address itself."""
+        try:
+            return ipaddress.ip_address(self.host)
+        except ValueError:
+            return None
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether only allowed networks may be reached in this way: http, or an odd port."""
+        return self.scheme != "https" or self.port not in PORTS
+
+    def vet(self, addresses: Iterable[str]) -> None:
+        """Raise `Refused` unless each of `addresses` may be dialled for this destination."""
+        for text in addresses:
+            vet(text, is_plain=self.is_plain)
+
+
+def vet(text: str, *, is_plain: bool) -> None:
+    """Raise `Refused` unless the address `text` may be dialled.
+
+    `is_plain`: over http or to an odd port, which only allowed networks may have.
+    """
+    address = _unwrapped(text)
+    if address is not None and any(address in network for network in _allowed()):
+        return
+    if address is None or is_refused(address):
+        raise Refused("The address lies in a private or reserved network. Use a public one.")
+    if is_plain:
+        raise Refused("Use https on port 443 or 8443.")
+
+
+def is_refused(address: Address) -> bool:
+    """Whether the address is anything but an ordinary one of the Internet."""
+    if isinstance(address, ipaddress.IPv4Address):
+        return any(address in network for network in REFUSED_IPV4)
+    return address not in GLOBAL_IPV6 or any(address in network for network in REFUSED_IPV6)
+
+
+def _unwrapped(text: str) -> Address | None:
+    """The address that is really meant; None for what is none, or has a zone (`fe80::1%eth0`)."""
+    try:
+        address = ipaddress.ip_address(text)
+    except ValueError:
+        return None
+    if isinstance(address, ipaddress.IPv6Address):
+        if address.scope_id is not None:
+            return None
+        return address.ipv4_mapped or address
+    return address
+
+
+def _allowed() -> tuple[Network, ...]:
+    networks: tuple[Network, ...] = settings.WEBHOOK_ALLOWED_NETWORKS
+    return networks
+
+
+def read(url: str) -> Destination:
+    """Take `url` apart; raise `Refused` for what no address behind it could mend.
+
+    An address in the place of the name is vetted here.
+    """
+    return _read(url, _allowed())
+
+
+@lru_cache(maxsize=4096)  # each delivery reads its URL again
+def _read(url: str, allowed: tuple[Network, ...]) -> Destination:
+    if len(url) > URL_CHARS_MAX or not HARMLESS.match(url):
+        raise Refused(f"Use at most {URL_CHARS_MAX} plain characters; escape others (%20).")
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError:
+        raise Refused("This is not a URL such as https://example.com/hooks.") from None
+    if parts.scheme not in ("http", "https"):
+        raise Refused("Use https.")
+    if "@" in parts.netloc:
+        raise Refused("Leave out user name and password; deliveries are signed instead.")
+    if parts.fragment or url.endswith("#"):
+        raise Refused("Leave out what follows '#': it is never sent.")
+    host = _host(parts.netloc, parts.hostname or "")
+    if port is None:
+        port = 443 if parts.scheme == "https" else 80
+    elif port == 0:
+        raise Refused("Use https on port 443 or 8443.")
+    found = Destination(url, parts.scheme, host, port)
+    if found.address is not None:
+        found.vet([host])
+    elif found.is_plain and not allowed:
+        raise Refused("Use https on port 443 or 8443.")
+    return found
+
+
+def _host(netloc: str, host: str) -> str:
+    if netloc.startswith("["):
+        try:
+            return str(ipaddress.IPv6Address(host))
+        except ValueError:
+            raise Refused("What stands in brackets is not an IPv6 address.") from None
+    if NUMERIC.match(host):
+        try:
+            return str(ipaddress.IPv4Address(host))
+        except ValueError:
+            raise Refused("Write an IPv4 address as four decimal numbers.") from None
+    name = host.lower().removesuffix(".")
+    if len(name) > 253 or not all(LABEL.match(label) for label in name.split(".")):
+        raise Refused("The host is not a name (write other alphabets as xn--…).")
+    return name
+
+
+def check(url: str) -> Destination:
+    """Read `url`, look its host up, and vet all that it leads to; raise `Refused`.
+
+    Blocks on the look-up. A host that does not resolve passes, if it is to be spoken to in https
+    on a usual port: each delivery looks again.
+    """
+    destination = read(url)
+    if destination.address is not None:
+        return destination
+    try:
+        addresses = look_up(destination.host, destination.port)
+    except OSError:
+        if destination.is_plain:
+            raise Refused("The host is unknown; then use https on port 443 or 8443.") from None
+        return destination
+    destination.vet(addresses)
+    return destination
+
+
+def look_up(host: str, port: int, family: int = socket.AF_UNSPEC) -> list[str]:
+    """The addresses of `host`, as the system resolves names. Raises `OSError`."""
+    try:
+        found = socket.getaddrinfo(host, port, family, socket.SOCK_STREAM)
+    except UnicodeError as exc:  # a label that the codec of names does not take
+        raise OSError(str(exc)) from exc
+    return list(dict.fromkeys(str(entry[4][0]) for entry in found))
+
+
+class GuardedResolver(AbstractResolver):
+    """aiohttp's way to addresses: only vetted ones, and those are what it then connects to.
+
+    `is_plain`: for http and odd ports, so that the connector reaches allowed networks alone.
+    aiohttp asks no resolver for a host that is an address: `read` has vetted that.
+    """
+
+    def __init__(self, *, is_plain: bool) -> None:
+        self._is_plain = is_plain
+        self._threads = ThreadPoolExecutor(LOOK_UPS_MAX, thread_name_prefix="look-up")
+
+    async def resolve(
+        self, host: str, port: int = 0, family: Any = socket.AF_UNSPEC
+    ) -> list[ResolveResult]:
+        """Raises `Refused`, or `OSError` when there is no such host."""
+        loop = asyncio.get_running_loop()
+        addresses = await loop.run_in_executor(self._threads, look_up, host, port, family)
+        for address in addresses:
+            vet(address, is_plain=self._is_plain)
+        return [
+            ResolveResult(
+                hostname=host,
+                host=address,
+                port=port,
+                family=socket.AF_INET6 if ":" in address else socket.AF_INET,
+                proto=0,
+                flags=socket.AI_NUMERICHOST | socket.AI_NUMERICSERV,
+            )
+            for address in addresses
+        ]
+
+    async def close(self) -> None:
+        self._threads.shutdown(wait=False, cancel_futures=True)

@@ -1,0 +1,55 @@
+"""Secrets at rest that we must read again (Fernet: AES-128-CBC with HMAC-SHA256).
+
+`FIELD_ENCRYPTION_KEYS` has the current key first; the others still decrypt. What can be compared by
+digest alone, such as API keys, is not encrypted but hashed (`accounts/keys.py`).
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+from cryptography.fernet import Fernet, InvalidToken, MultiFernet
+from django.conf import settings
+
+
+class Cipher:
+    """Raises `ValueError` when a key is none."""
+
+    def __init__(self, keys: tuple[str, ...]) -> None:
+        try:
+            self._fernet = MultiFernet([Fernet(key) for key in keys])
+        except ValueError:
+            raise ValueError("each entry is 32 bytes in URL-safe base64") from None
+
+    def encrypt(self, text: str) -> str:
+        return self._fernet.encrypt(text.encode()).decode()
+
+    def decrypt(self, token: str) -> str:
+        return self._fernet.decrypt(token.encode()).decode()
+
+
+@lru_cache(maxsize=8)
+def _cipher(keys: tuple[str, ...]) -> Cipher:
+    return Cipher(keys)
+
+
+def encrypt(text: str) -> str:
+    return _cipher(tuple(settings.FIELD_ENCRYPTION_KEYS)).encrypt(text)
+
+
+def decrypt(token: str) -> str:
+    """Raises `Undecryptable` when none of the keys fits: a key was lost, or the text changed."""
+    try:
+        return _decrypt(tuple(settings.FIELD_ENCRYPTION_KEYS), token)
+    except InvalidToken as exc:
+        raise Undecryptable from exc
+
+
+@lru_cache(maxsize=4096)
+def _decrypt(keys: tuple[str, ...], token: str) -> str:
+    # The secret of a busy webhook is asked for a thousand times a second.
+    return _cipher(keys).decrypt(token)
+
+
+class Undecryptable(Exception):
+    """No key of `FIELD_ENCRYPTION_KEYS` decrypts it."""

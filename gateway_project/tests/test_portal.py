@@ -1,0 +1,345 @@
+"""The pages for developers: who may see them, and the way from registering to leaving."""
+
+from __future__ import annotations
+
+import re
+from urllib.parse import urlencode
+from uuid import uuid4
+
+import pytest
+from allauth.mfa.totp.internal.auth import (
+    format_hotp_value,
+    hotp_value,
+    yield_hotp_counters_from_time,
+)
+from django.core import mail
+from django.urls import URLPattern, get_resolver
+
+from accounts import services
+from accounts.models import ApiKey, AuditEvent, User, Workspace
+from gateway_project.tests.test_admin import Browser, value_of
+
+EMAIL, PASSWORD = "dana@initech.example", "a password of enough words"
+APP = sorted(
+    f"/{pattern.pattern}"
+    for resolver in get_resolver().url_patterns
+    for pattern in getattr(resolver, "url_patterns", [])
+    if isinstance(pattern, URLPattern) and str(pattern.pattern).startswith("app/")
+)
+
+
+def link_in(message):
+    return re.search(r"http://testserver(/\S+)|https?://[^/\s]+(/\S+)", message.body).group(0)
+
+
+def path_of(url):
+    return re.sub(r"^https?://[^/]+", "", url)
+
+
+@pytest.fixture
+def registered(gateway):
+    """A browser whose person has registered and not confirmed yet."""
+    browser = Browser(gateway)
+    r = browser.post("/accounts/signup/", email=EMAIL, password1=PASSWORD)
+    assert r.headers["location"] == "/accounts/confirm-email/"
+    return browser
+
+
+@pytest.fixture
+def signed_in(registered, gateway):
+    services.confirm_email(User.objects.get(email=EMAIL), actor=services.Actor("test"))
+    browser = Browser(gateway)
+    assert sign_in(browser).headers["location"] == "/app/settings"
+    return browser
+
+
+def sign_in(browser, email=EMAIL, password=PASSWORD):
+    return browser.post("/accounts/login/?next=/app/settings", login=email, password=password)
+
+
+class TestWhoMaySee:
+    @pytest.mark.parametrize("path", [p for p in APP if not p.endswith(("rotate", "revoke"))])
+    def test_a_stranger_is_led_to_the_form(self, gateway, path):
+        path = path.replace("<uuid:key_id>", str(uuid4()))
+        r = Browser(gateway)._request("GET", path)
+
+        assert r.status_code == 302
+        assert r.headers["location"].startswith(f"/accounts/login/?next={path}")
+
+
+class TestRegistering:
+    def test_it_makes_what_the_api_makes_but_no_key(self, registered):
+        user = User.objects.get(email=EMAIL)
+        workspace = Workspace.objects.get(members=user)
+
+        assert user.email_confirmed_at is None
+        assert not workspace.is_confirmed
+        assert user.memberships.get().role == "owner"
+        assert not ApiKey.objects.filter(workspace=workspace).exists()
+        assert AuditEvent.objects.filter(action="user.registered", actor=EMAIL).exists()
+
+    def test_the_mail_holds_the_link_that_confirms(self, registered):
+        [message] = mail.outbox
+        page = path_of(link_in(message))
+
+        registered.post(page)
+
+        user = User.objects.get(email=EMAIL)
+        assert user.email_confirmed_at is not None
+        assert Workspace.objects.get(members=user).is_confirmed
+
+    def test_a_known_address_gets_the_same_page_and_another_mail(self, gateway, alice):
+        mail.outbox.clear()
+
+        r = Browser(gateway).post("/accounts/signup/", email=alice.email, password1=PASSWORD)
+
+        assert r.headers["location"] == "/accounts/confirm-email/"
+        assert User.objects.filter(email=alice.email).count() == 1
+        assert len(mail.outbox) == 1
+        assert "already" in mail.outbox[0].body
+
+    def test_a_weak_password_is_named(self, gateway):
+        r = Browser(gateway).post("/accounts/signup/", email=EMAIL, password1="password")
+
+        assert r.status_code == 200
+        assert "too short" in r.text
+        assert not User.objects.filter(email=EMAIL).exists()
+
+    def test_the_sixth_in_a_minute_is_a_page_of_429(self, gateway):
+        tries = [
+            Browser(gateway).post("/accounts/signup/", email=f"p{i}@x.example", password1="short")
+            for i in range(6)
+        ]
+
+        assert [r.status_code for r in tries] == [200] * 5 + [429]
+        assert "Too many requests" in tries[5].text
+
+
+class TestSigningIn:
+    def test_not_before_the_address_is_confirmed(self, registered, gateway):
+        r = sign_in(Browser(gateway))
+
+        assert r.headers["location"] == "/accounts/confirm-email/"
+
+    def test_who_registered_over_the_api_signs_in_here(self, gateway, alice):
+        alice.set_password(PASSWORD)
+        alice.save()
+        services.confirm_email(alice, actor=services.Actor("test"))
+
+        assert sign_in(Browser(gateway), alice.email).headers["location"] == "/app/settings"
+
+    def test_the_pair_is_locked_after_ten_failures_and_nobody_else(
+        self, signed_in, gateway, settings
+    ):
+        settings.LOGIN_RATE_LIMIT_PER_MINUTE = 1000
+        attacker = "198.51.100.7"
+        for _ in range(10):
+            assert sign_in(Browser(gateway, attacker), password="wrong").status_code == 200
+
+        assert sign_in(Browser(gateway, attacker)).status_code == 429
+        assert sign_in(Browser(gateway)).status_code == 302
+
+    def test_a_second_factor_is_asked_for(self, signed_in, gateway):
+        enter_password_again(signed_in)
+        page = signed_in.get("/accounts/2fa/totp/activate/")
+        secret = re.search(r'id="authenticator_secret"[^>]*value="([^"]+)"', page.text).group(1)
+        # Not `post`: each look at the form is a new secret.
+        form = {
+            "csrfmiddlewaretoken": value_of(page.text, "csrfmiddlewaretoken"),
+            "code": code_of(secret),
+        }
+        done = signed_in._request("POST", "/accounts/2fa/totp/activate/", **as_form(form))
+        assert done.status_code == 302, done.text
+
+        browser = Browser(gateway)
+        r = sign_in(browser)
+
+        assert r.headers["location"].startswith("/accounts/2fa/authenticate/")
+        assert browser._request("GET", "/app/settings").status_code == 302
+
+
+def enter_password_again(browser):
+    browser.post("/accounts/reauthenticate/", password=PASSWORD)
+
+
+def as_form(fields):
+    return {
+        "content": urlencode(fields),
+        "headers": {"Content-Type": "application/x-www-form-urlencoded"},
+    }
+
+
+def code_of(secret):
+    return format_hotp_value(hotp_value(secret, next(iter(yield_hotp_counters_from_time()))))
+
+
+class TestForgottenPassword:
+    def test_the_link_sets_a_new_one_and_ends_other_sessions(self, signed_in, gateway):
+        mail.outbox.clear()
+        browser = Browser(gateway)
+        browser.post("/accounts/password/reset/", email=EMAIL)
+        form = browser._request("GET", path_of(link_in(mail.outbox[0]))).headers["location"]
+        r = browser.post(form, password1="quite another one", password2="quite another one")
+        assert r.status_code == 302, r.text
+
+        assert sign_in(Browser(gateway), password="quite another one").status_code == 302
+        assert signed_in._request("GET", "/app/settings").status_code == 302
+
+    def test_an_unknown_address_gets_the_same_page(self, gateway):
+        r = Browser(gateway).post("/accounts/password/reset/", email="nobody@x.example")
+
+        assert r.headers["location"] == "/accounts/password/reset/done/"
+
+
+class TestSettings:
+    def test_the_name(self, signed_in):
+        signed_in.post("/app/settings", first_name="Dana")
+
+        assert User.objects.get(email=EMAIL).first_name == "Dana"
+
+    @pytest.mark.parametrize(
+        "path",
+        [
+            "/app/settings",
+            "/accounts/email/",
+            "/accounts/password/change/",
+            "/accounts/2fa/",
+            "/accounts/sessions/",
+        ],
+    )
+    def test_its_pages_have_no_inline_script_or_style(self, signed_in, path):
+        r = signed_in.get(path)
+
+        assert r.status_code == 200
+        assert "unsafe" not in r.headers["content-security-policy"]
+        assert not re.findall(r"<script(?! src=)|<style| style=| on[a-z]+=", r.text)
+
+    def test_deleting_wants_the_password_again(self, signed_in):
+        r = signed_in._request("GET", "/app/settings/delete")
+
+        assert r.status_code == 302
+        assert r.headers["location"].startswith("/accounts/reauthenticate/")
+
+    def test_deleting_wants_the_address_typed(self, signed_in):
+        enter_password_again(signed_in)
+
+        r = signed_in.post("/app/settings/delete", typed="somebody@else.example")
+
+        assert r.status_code == 200
+        assert EMAIL in r.text
+        assert User.objects.filter(email=EMAIL).exists()
+
+    def test_deleting_takes_the_keys_with_it(self, signed_in, gateway):
+        workspace = Workspace.objects.get(members__email=EMAIL)
+        _, key = services.issue_key(workspace, actor=services.Actor("test"))
+        assert gateway.get("/v1/limits", key=key).status_code == 200
+        enter_password_again(signed_in)
+
+        signed_in.post("/app/settings/delete", typed=EMAIL)
+
+        assert not User.objects.filter(email=EMAIL).exists()
+        assert gateway.get("/v1/limits", key=key).status_code == 401
+        assert AuditEvent.objects.filter(action="user.deleted").exists()
+
+    def test_a_workspace_with_another_owner_stays(self, signed_in, alice):
+        workspace = Workspace.objects.get(members__email=EMAIL)
+        workspace.memberships.create(user=alice, role="owner")
+        enter_password_again(signed_in)
+
+        signed_in.post("/app/settings/delete", typed=EMAIL)
+
+        assert not User.objects.filter(email=EMAIL).exists()
+        assert Workspace.objects.filter(pk=workspace.pk).exists()
+
+
+class TestKeys:
+    FORM = {
+        "name": "First",
+        "scopes": ["detect"],
+        "allowed_cidrs": "",
+        "rate_limit_per_minute": 60,
+        "rate_limit_per_day": 10000,
+    }
+
+    def made(self, browser, **changes):
+        page = browser.post("/app/keys", **{**self.FORM, **changes}).text
+        return re.search(r'id="made-key"[^>]*>([^<]+)<', page).group(1)
+
+    def test_one_is_made_shown_once_and_works(self, signed_in, gateway, engine):
+        text = self.made(signed_in)
+
+        assert gateway.detect("Good morning.", key=text).status_code == 200
+        assert text not in signed_in.get("/app/keys").text
+        assert AuditEvent.objects.filter(action="key.created", actor=EMAIL).exists()
+
+    @pytest.mark.parametrize(
+        "changes",
+        [{"allowed_cidrs": "10.0.0.1/8"}, {"rate_limit_per_minute": 61}, {"name": ""}],
+    )
+    def test_what_is_wrong_is_named_and_makes_none(self, signed_in, changes):
+        r = signed_in.post("/app/keys", **{**self.FORM, **changes})
+
+        assert 'class="errorlist"' in r.text
+        assert not ApiKey.objects.filter(workspace__members__email=EMAIL).exists()
+
+    def test_rotating_gives_a_successor_and_the_old_one_its_grace(self, signed_in, gateway):
+        old = self.made(signed_in)
+        row = ApiKey.objects.get(workspace__members__email=EMAIL)
+        signed_in.get(f"/app/keys/{row.pk}")
+
+        page = act(signed_in, row, "rotate", grace_seconds="0").text
+
+        new = re.search(r'id="made-key"[^>]*>([^<]+)<', page).group(1)
+        assert gateway.get("/v1/limits", key=new).status_code == 200
+        assert gateway.get("/v1/limits", key=old).status_code == 401
+
+    def test_revoking_wants_its_name_typed(self, signed_in, gateway):
+        text = self.made(signed_in)
+        row = ApiKey.objects.get(workspace__members__email=EMAIL)
+
+        wrong = act(signed_in, row, "revoke", name="Second")
+        assert "This is not its name" in wrong.text
+        assert gateway.get("/v1/limits", key=text).status_code == 200
+
+        assert act(signed_in, row, "revoke", name="First").status_code == 302
+        assert gateway.get("/v1/limits", key=text).status_code == 401
+
+    def test_another_workspaces_key_is_not_there(self, signed_in, acme_key):
+        assert signed_in.get(f"/app/keys/{acme_key.row.pk}").status_code == 404
+        assert act(signed_in, acme_key.row, "revoke", name="x").status_code == 404
+
+    def test_a_viewer_reads_only(self, signed_in):
+        self.made(signed_in)
+        row = ApiKey.objects.get(workspace__members__email=EMAIL)
+        row.workspace.memberships.update(role="viewer")
+
+        assert signed_in.get(f"/app/keys/{row.pk}").status_code == 200
+        assert act(signed_in, row, "revoke", name="First").status_code == 403
+        assert act(signed_in, row, "rotate", grace_seconds="0").status_code == 403
+
+
+def act(browser, row, what, **fields):
+    token = value_of(browser.get("/app/settings").text, "csrfmiddlewaretoken")
+    form = {"csrfmiddlewaretoken": token, **fields}
+    return browser._request("POST", f"/app/keys/{row.pk}/{what}", **as_form(form))
+
+
+class TestOverview:
+    @pytest.mark.parametrize("range_", ["1h", "24h", "7d", "30d", "nonsense"])
+    def test_it_shows_what_the_keys_did(self, signed_in, gateway, engine, range_):
+        text = TestKeys().made(signed_in)
+        gateway.detect("Good morning.", key=text)
+        gateway.flush_usage()
+
+        page = signed_in.get(f"/app/?range={range_}").text
+
+        assert "1 requests, 0 flagged, 0 errors" in page
+        assert "First steps" not in page
+
+    def test_it_says_what_to_do_first(self, signed_in):
+        assert "Make a key" in signed_in.get("/app/").text
+
+    def test_a_person_without_a_workspace_is_told(self, signed_in):
+        User.objects.get(email=EMAIL).memberships.all().delete()
+
+        assert "member of no workspace" in signed_in.get("/app/").text

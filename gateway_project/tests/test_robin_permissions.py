@@ -1,0 +1,74 @@
+"""Who may do what under `/api/v1`: every route, every role. A missing route fails.
+
+The value is the permission that a route asks for, "token" for any signed-in user, "public" for
+everybody.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from gateway_project.core.views import API_KEY
+from gateway_project.tests.test_permissions import ALL
+from robin.permissions import PERMISSIONS, Role
+
+TABLE: dict[tuple[str, str], str] = {
+    ("POST", "/api/v1/auth/login"): "public",
+    ("POST", "/api/v1/auth/refresh"): "public",
+    ("POST", "/api/v1/auth/logout"): "public",
+    ("GET", "/api/v1/auth/verify"): "public",
+    ("GET", "/api/v1/auth/me"): "token",
+    ("POST", "/api/v1/auth/ws-ticket"): "VIEW_QUEUE",
+    ("GET", "/api/v1/users"): "MANAGE_USERS",
+    ("POST", "/api/v1/users"): "MANAGE_USERS",
+    ("PUT", "/api/v1/users/{username}"): "MANAGE_USERS",
+    ("DELETE", "/api/v1/users/{username}"): "MANAGE_USERS",
+}
+VIEWS = {(m, template): view for m, template, view in ALL if template.startswith("/api/v1/")}
+each_route = pytest.mark.parametrize(
+    ("method", "path"), [pytest.param(m, p, id=f"{m} {p}") for m, p in TABLE]
+)
+
+
+def test_no_route_is_missing() -> None:
+    assert set(VIEWS) == set(TABLE)
+
+
+@each_route
+def test_it_declares_what_the_table_says(method: str, path: str) -> None:
+    view = VIEWS[(method, path)]
+    declared = view.cls.declared(view.actions[method.lower()])
+    needed = TABLE[(method, path)]
+
+    assert declared.public == (needed == "public")
+    assert declared.scope == (None if needed in ("public", "token") else needed)
+    assert declared.public or declared.credential is not API_KEY
+
+
+@each_route
+def test_every_role_is_let_in_or_kept_out(
+    gateway: Any, member: Any, acme_key: str, method: str, path: str
+) -> None:
+    needed = TABLE[(method, path)]
+    path = path.format(username="nobody")
+    body = {"json": {}} if method in ("POST", "PUT") else {}
+    # An administrator who is a superuser too: giving roles takes both (robin/tests/test_users.py).
+    people: dict[Any, Any] = {
+        role: member(role, is_superuser=role == Role.ADMIN, by_hand=True) for role in Role
+    }
+    people["staff"] = member(None, is_staff=True, by_hand=True)
+    for role, person in people.items():
+        r = person.request(method, path, **body)
+        may = needed in ("public", "token") or needed in PERMISSIONS.get(role, ())
+        assert (r.status_code == 403) == (not may), (role, r.text)
+        # The refresh cookie is not there, and an empty body signs nobody in.
+        assert r.status_code != 401 or needed == "public", (role, r.text)
+    for headers in ({}, {"X-API-Key": acme_key}, {"Authorization": f"Bearer {acme_key}"}):
+        r = gateway.request(method, path, headers=headers, **body)
+        if needed == "public":
+            assert r.status_code != 403
+        else:
+            assert r.status_code == 401, headers
+            assert r.json()["message"]

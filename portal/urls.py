@@ -1,0 +1,27 @@
+"""Addresses of the pages. allauth's own stand under `/accounts/`, with a limit on each form."""
+
+from allauth.account import views as account
+from django.conf import settings
+from django.urls import include, path
+from django_ratelimit.decorators import ratelimit
+
+from portal import rooms, views
+
+# Attempts to sign in are counted by `accounts/lockout.py`; this is for what sends mail or hashes.
+limited = ratelimit(key="ip", rate=f"{settings.LOGIN_RATE_LIMIT_PER_MINUTE}/m", method="POST")
+
+urlpatterns = [
+    path("", views.landing, name="portal-landing"),
+    path("accounts/signup/", limited(account.signup), name="account_signup"),
+    path(
+        "accounts/password/reset/", limited(account.password_reset), name="account_reset_password"
+    ),
+    path("accounts/", include("allauth.urls")),
+    path("app/", rooms.overview, name="portal-overview"),
+    path("app/keys", rooms.keys, name="portal-keys"),
+    path("app/keys/<uuid:key_id>", rooms.key, name="portal-key"),
+    path("app/keys/<uuid:key_id>/rotate", rooms.rotate, name="portal-key-rotate"),
+    path("app/keys/<uuid:key_id>/revoke", rooms.revoke, name="portal-key-revoke"),
+    path("app/settings", views.settings_page, name="portal-settings"),
+    path("app/settings/delete", views.delete_account, name="portal-delete-account"),
+]

@@ -1,0 +1,72 @@
+"""The first page, and a developer's settings. Sign-in pages are allauth's, in our design."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from allauth.account.decorators import reauthentication_required
+from django import forms
+from django.conf import settings
+from django.contrib import messages
+from django.contrib.auth import logout
+from django.contrib.auth.decorators import login_required
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import redirect, render
+from django.views.decorators.http import require_safe
+
+from accounts import services
+from accounts.adapter import actor_of
+from accounts.models import User
+
+
+@require_safe
+def landing(request: HttpRequest) -> HttpResponse:
+    facts = {"version": settings.VERSION, "base_url": request.build_absolute_uri("/").rstrip("/")}
+    return render(request, "portal/landing.html", facts)
+
+
+class ProfileForm(forms.ModelForm):  # type: ignore[type-arg]
+    class Meta:
+        model = User
+        fields = ["first_name"]
+        labels = {"first_name": "Name"}
+        help_texts = {"first_name": "How we address you. Only you and members of staff see it."}
+
+
+class DeleteForm(forms.Form):
+    typed = forms.CharField(label="Your e-mail address, to be sure")
+
+    def __init__(self, *args: Any, email: str, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._email = email
+        self.fields["typed"].widget.attrs["autocomplete"] = "off"
+
+    def clean_typed(self) -> str:
+        typed: str = self.cleaned_data["typed"]
+        if typed.strip().lower() != self._email:
+            raise forms.ValidationError(f"Type {self._email} to delete this account.")
+        return typed
+
+
+@login_required
+def settings_page(request: HttpRequest) -> HttpResponse:
+    user: Any = request.user
+    form = ProfileForm(request.POST or None, instance=user)
+    if request.method == "POST" and form.is_valid():
+        form.save()
+        messages.success(request, "Saved.")
+        return redirect("portal-settings")
+    return render(request, "portal/settings.html", {"form": form, "user": user})
+
+
+@login_required
+@reauthentication_required
+def delete_account(request: HttpRequest) -> HttpResponse:
+    user: Any = request.user
+    form = DeleteForm(request.POST or None, email=user.email)
+    if request.method == "POST" and form.is_valid():
+        services.delete_account(user, actor=actor_of(request, user.email))
+        logout(request)
+        messages.success(request, "Your account is deleted, with its keys. Goodbye.")
+        return redirect("portal-landing")
+    return render(request, "portal/delete_account.html", {"form": form})

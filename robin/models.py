@@ -1,0 +1,96 @@
+"""Who may use Robin, and their sessions. Tokens are kept as digests only."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.conf import settings
+from django.db import models
+from django.utils import timezone
+
+from accounts.models import new_id, say_changed
+from robin.permissions import Role
+
+
+class RobinAccessQuerySet(models.QuerySet["RobinAccess"]):
+    def update(self, **fields: Any) -> int:
+        count = super().update(**fields)
+        say_changed("*")
+        return count
+
+    def delete(self) -> tuple[int, dict[str, int]]:
+        deleted = super().delete()
+        say_changed("*")
+        return deleted
+
+
+class RobinAccess(models.Model):
+    """A user's role at Robin. Without a row there is none: registration gives nothing here."""
+
+    user = models.OneToOneField(
+        settings.AUTH_USER_MODEL, on_delete=models.CASCADE, related_name="robin_access"
+    )
+    role = models.CharField(max_length=20, choices=Role)
+    created_at = models.DateTimeField(default=timezone.now, editable=False)
+
+    objects = RobinAccessQuerySet.as_manager()
+
+    class Meta:
+        verbose_name = "Robin access"
+        verbose_name_plural = "Robin access"
+        ordering = ["-created_at"]
+
+    def __str__(self) -> str:
+        return f"{self.user} as {self.role}"
+
+    def save(self, *args: Any, **kwargs: Any) -> None:
+        super().save(*args, **kwargs)
+        say_changed(self.user_id)
+
+    def delete(self, *args: Any, **kwargs: Any) -> tuple[int, dict[str, int]]:
+        deleted = super().delete(*args, **kwargs)
+        say_changed(self.user_id)
+        return deleted
+
+
+class RefreshFamily(models.Model):
+    """One sign-in on one device: the chain of its refresh tokens. Revoked as a whole."""
+
+    id = models.UUIDField(primary_key=True, default=new_id, editable=False)
+    user = models.ForeignKey(
+        settings.AUTH_USER_MODEL, on_delete=models.CASCADE, related_name="refresh_families"
+    )
+    password_stamp = models.CharField(
+        max_length=64, editable=False, help_text="Ends the session when the password changes."
+    )
+    client_ip = models.GenericIPAddressField(null=True, blank=True)
+    user_agent = models.CharField(max_length=200, blank=True, default="")
+    created_at = models.DateTimeField(default=timezone.now, editable=False)
+    expires_at = models.DateTimeField(help_text="When its latest refresh token does.")
+    revoked_at = models.DateTimeField(null=True, blank=True)
+    revoked_because = models.CharField(max_length=20, blank=True, default="")
+
+    class Meta:
+        verbose_name = "session"
+        ordering = ["-created_at"]
+        indexes = [models.Index(fields=["expires_at"], name="refresh_family_expiry")]
+
+    def __str__(self) -> str:
+        return f"{self.user}, since {self.created_at:%Y-%m-%d %H:%M}"
+
+
+class RefreshToken(models.Model):
+    """One refresh token. `parent` is the token that it replaced: each is replaced once."""
+
+    id = models.UUIDField(primary_key=True, default=new_id, editable=False)
+    family = models.ForeignKey(RefreshFamily, on_delete=models.CASCADE, related_name="tokens")
+    digest = models.CharField(max_length=64, unique=True, editable=False)
+    parent = models.OneToOneField(
+        "self", on_delete=models.CASCADE, null=True, editable=False, related_name="successor"
+    )
+    issued_at = models.DateTimeField()
+    expires_at = models.DateTimeField()
+    used_at = models.DateTimeField(null=True, editable=False)
+
+    def __str__(self) -> str:
+        return f"{self.id} of {self.family_id}"

@@ -1,0 +1,196 @@
+"""/api/v1/users: who has a role, and who may change that."""
+
+from __future__ import annotations
+
+import pytest
+
+from accounts.models import AuditEvent, Membership, User, Workspace
+from robin.models import RobinAccess
+
+URL = "/api/v1/users"
+NEW = {
+    "username": "newcomer",
+    "email": "new@robin.example",
+    "password": "correct horse battery",
+    "roles": ["ROLE_USER"],
+}
+
+
+@pytest.fixture
+def root(member):
+    return member("ROLE_ADMIN", by_hand=True, is_superuser=True)
+
+
+@pytest.fixture
+def admin(member):
+    return member("ROLE_ADMIN", by_hand=True)
+
+
+def put(person, user, **changes):
+    return person.request("PUT", f"{URL}/{user.username}", json=changes)
+
+
+class TestList:
+    def test_it_shows_those_with_a_role_and_nobody_else(self, member, admin):
+        member(None, by_hand=True)
+
+        r = admin.get(URL)
+
+        assert [u["email"] for u in r.json()["results"]] == [admin.user.email]
+        assert r.json()["next"] is None
+        assert "password" not in r.text
+
+    def test_it_has_pages(self, gateway, member, admin):
+        for _ in range(3):
+            member("ROLE_USER", by_hand=True)
+        first = admin.get(URL + "?limit=3").json()
+        second = admin.get(first["next"].removeprefix("http://testserver")).json()
+
+        emails = {u["email"] for u in [*first["results"], *second["results"]]}
+        assert len(first["results"]) == 3
+        assert len(emails) == 4
+
+
+class TestCreate:
+    def test_a_superuser_makes_one_who_can_sign_in(self, gateway, root):
+        r = root.post(URL, NEW)
+
+        assert r.status_code == 201
+        assert r.json()["roles"] == ["ROLE_USER"]
+        body = {"username": "newcomer", "password": NEW["password"]}
+        assert gateway.post("/api/v1/auth/login", body).status_code == 200
+        [event] = AuditEvent.objects.filter(action="robin.user_created")
+        assert event.actor == root.user.email
+
+    def test_an_administrator_gives_no_roles(self, admin):
+        r = admin.post(URL, NEW)
+
+        assert r.status_code == 403
+        assert "superuser" in r.json()["message"]
+        assert not User.objects.filter(email=NEW["email"]).exists()
+
+    @pytest.mark.parametrize("field", ["username", "email"])
+    def test_a_taken_name_is_409(self, member, root, field):
+        taken = {"username": "newcomer"} if field == "username" else {"email": NEW["email"]}
+        member("ROLE_USER", signed_in=False, **taken)
+
+        assert root.post(URL, NEW).status_code == 409
+
+    @pytest.mark.parametrize(
+        "change",
+        [
+            {"username": "a/b"},
+            {"username": "ab"},
+            {"username": "other@robin.example"},
+            {"email": "x"},
+            {"password": "short"},
+            {"password": "1234567890"},
+            {"password": "x" * 129},
+            {"roles": []},
+            {"roles": ["ROLE_GOD"]},
+            {"roles": ["ROLE_USER", "ROLE_ADMIN"]},
+            {"roles": "ROLE_USER"},
+            {"isSuperuser": True},
+        ],
+    )
+    def test_bad_fields_are_422(self, root, change):
+        r = root.post(URL, {**NEW, **change})
+
+        assert r.status_code == 422
+        assert not User.objects.filter(email=NEW["email"]).exists()
+
+
+class TestChange:
+    def test_a_superuser_gives_a_developer_a_role(self, member, root, gateway):
+        dev = member(None, signed_in=False)
+
+        r = put(root, dev.user, roles=["ROLE_OPERATOR"])
+
+        assert r.json()["roles"] == ["ROLE_OPERATOR"]
+        assert dev.sign_in().status_code == 200
+
+    def test_what_is_left_out_stays(self, member, root):
+        ada = member("ROLE_USER", by_hand=True)
+
+        assert put(root, ada.user).json()["email"] == ada.user.email
+
+    def test_an_administrator_sets_a_password_and_that_ends_sessions(self, member, admin):
+        ada = member("ROLE_USER")
+
+        assert put(admin, ada.user, password="another long password").status_code == 200
+
+        assert ada.get("/api/v1/auth/me").status_code == 401
+        assert ada.sign_in().status_code == 401
+        assert ada.sign_in("another long password").status_code == 200
+
+    def test_a_shut_account_is_out_at_once(self, member, admin):
+        ada = member("ROLE_USER", by_hand=True)
+        assert ada.get("/api/v1/auth/me").status_code == 200
+
+        assert put(admin, ada.user, isActive=False).json()["isActive"] is False
+
+        assert ada.get("/api/v1/auth/me").status_code == 401
+
+    def test_an_administrator_changes_no_roles(self, member, admin):
+        ada = member("ROLE_USER", by_hand=True)
+
+        assert put(admin, ada.user, roles=["ROLE_ADMIN"]).status_code == 403
+        assert put(admin, admin.user, roles=["ROLE_USER"]).status_code == 403
+        assert put(admin, ada.user, roles=["ROLE_USER"]).status_code == 200  # as it is
+
+    @pytest.mark.parametrize("kind", ["developer", "staff", "superuser", "administrator"])
+    def test_an_administrator_cannot_take_over_who_has_more(self, member, admin, kind):
+        role = "ROLE_ADMIN" if kind == "administrator" else "ROLE_USER"
+        victim = member(
+            role, by_hand=True, is_staff=kind == "staff", is_superuser=kind == "superuser"
+        ).user
+        if kind == "developer":
+            workspace = Workspace.objects.create(slug="acme", name="Acme")
+            Membership.objects.create(workspace=workspace, user=victim, role="owner")
+
+        for changes in ({"password": "another long password"}, {"email": "eve@robin.example"}):
+            assert put(admin, victim, **changes).status_code == 403
+        assert admin.request("DELETE", f"{URL}/{victim.username}").status_code == 403
+        assert User.objects.get(pk=victim.pk).email == victim.email
+
+    def test_who_has_no_role_is_not_there_for_an_administrator(self, member, admin):
+        dev = member(None, signed_in=False)
+
+        assert put(admin, dev.user, isActive=False).status_code == 404
+        assert put(admin, dev.user, roles=["ROLE_USER"]).status_code == 404
+
+    def test_nobody_shuts_themselves_out(self, root):
+        assert put(root, root.user, isActive=False).status_code == 409
+        assert put(root, root.user, roles=["ROLE_USER"]).status_code == 409
+        assert root.request("DELETE", f"{URL}/{root.user.username}").status_code == 409
+
+    def test_anothers_e_mail_is_409(self, member, root):
+        ada, bob = (member("ROLE_USER", by_hand=True) for _ in range(2))
+
+        assert put(root, ada.user, email=bob.user.email).status_code == 409
+
+    def test_an_unknown_user_is_404(self, root):
+        r = root.request("PUT", f"{URL}/nobody", json={})
+
+        assert (r.status_code, r.json()["code"]) == (404, "not_found")
+
+
+class TestDelete:
+    def test_an_account_for_robin_alone_goes_with_its_role(self, member, admin):
+        ada = member("ROLE_USER")
+
+        assert admin.request("DELETE", f"{URL}/{ada.user.username}").status_code == 204
+
+        assert not User.objects.filter(pk=ada.user.pk).exists()
+        assert ada.get("/api/v1/auth/me").status_code == 401
+
+    def test_a_developer_keeps_the_account(self, member, root):
+        ada = member("ROLE_USER")
+        workspace = Workspace.objects.create(slug="acme", name="Acme")
+        Membership.objects.create(workspace=workspace, user=ada.user, role="owner")
+
+        assert root.request("DELETE", f"{URL}/{ada.user.username}").status_code == 204
+
+        assert User.objects.filter(pk=ada.user.pk).exists()
+        assert not RobinAccess.objects.filter(user=ada.user).exists()
+        assert ada.get("/api/v1/auth/me").status_code == 401

@@ -1,0 +1,284 @@
+"""The delivery engine: what is due is claimed, sent and written down, many at once.
+
+One in each worker process, in a thread with an event loop of its own, because Celery's children
+know no asyncio and connections are worth keeping. Beat wakes it each second; once awake it goes on
+until nothing is due. The database is asked in two threads, one to claim and one to write results,
+which therefore come in batches when there is much to do.
+
+No receiver holds back another: of each webhook only so many deliveries are in flight, fewer when it
+answers slowly, one when it does not answer in time, and only so many begin in a second. All of
+these bounds are for each process.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from time import monotonic
+from typing import ParamSpec, TypeVar
+from uuid import UUID
+
+import uvloop
+from django import db
+from django.conf import settings
+
+from gateway_project.core.observability import get_logger
+from webhooks import outbox
+from webhooks.results import record
+from webhooks.sending import TIMEOUT_SECONDS, Job, Outcome, Sender
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+IN_FLIGHT_MAX = 512
+CLAIMED_AT_ONCE = 200
+LANE_START, LANE_MAX = 4, 32
+LANES_MAX = 10_000
+RETRY_SECONDS = 0.5  # while results cannot be written
+RATE_SECONDS = 0.05  # how long a webhook that has used up its rate is left alone
+PAUSE_SECONDS = 0.01  # between two looks at the database that may find nothing
+STOP_SECONDS = TIMEOUT_SECONDS + 5
+log = get_logger("gateway.webhooks")
+
+
+class Lane:
+    """How much one webhook may have in flight, and how much may begin in a second."""
+
+    __slots__ = ("_begun", "_filled_at", "_tokens", "in_flight", "limit")
+
+    def __init__(self) -> None:
+        self.in_flight = 0
+        self.limit = LANE_START
+        self._tokens = float(settings.WEBHOOK_RATE_PER_SECOND)
+        self._filled_at = monotonic()
+
+    def room(self) -> int:
+        now, rate = monotonic(), settings.WEBHOOK_RATE_PER_SECOND
+        self._tokens = min(rate, self._tokens + (now - self._filled_at) * rate)
+        self._filled_at = now
+        return min(self.limit - self.in_flight, int(self._tokens))
+
+    def begin(self) -> None:
+        self.in_flight += 1
+        self._tokens -= 1
+
+    def end(self, outcome: Outcome) -> None:
+        self.in_flight -= 1
+        if outcome.is_success:
+            self.limit = min(self.limit + 1, LANE_MAX)
+        elif outcome.kind == "timeout":
+            self.limit = 1
+
+    @property
+    def waits_for_rate(self) -> bool:
+        return self._tokens < 1
+
+    @property
+    def is_fresh(self) -> bool:
+        """Whether forgetting it changes nothing."""
+        return not self.in_flight and self.limit >= LANE_START
+
+
+class Engine:
+    """`drain` sends all that is due; made and used inside one event loop."""
+
+    def __init__(self, sender: Sender) -> None:
+        self._sender = sender
+        self._lanes: dict[UUID, Lane] = {}
+        self._in_flight: set[asyncio.Task[None]] = set()
+        self._results: list[tuple[Job, Outcome]] = []
+        self._changed = asyncio.Event()  # something ended, or somebody woke us
+        self._has_results = asyncio.Event()
+        self._is_over = False
+        self._claimer = ThreadPoolExecutor(1, thread_name_prefix="webhooks-claim")
+        self._writer = ThreadPoolExecutor(1, thread_name_prefix="webhooks-write")
+        self._is_stopping = False
+
+    def wake(self) -> None:
+        """Look for what is due once more."""
+        self._changed.set()
+
+    def stop(self) -> None:
+        """Claim nothing more; `drain` ends when what is in flight has."""
+        self._is_stopping = True
+        self._changed.set()
+
+    async def drain(self) -> None:
+        """Send what is due until nothing is left, and write down what became of it.
+
+        Raises what the database raised when nothing more can be claimed.
+        """
+        self._is_over = False
+        writing = asyncio.create_task(self._write_results(), name="webhooks-results")
+        try:
+            await self._send_all()
+        finally:
+            if self._in_flight:
+                await asyncio.wait(self._in_flight)
+            self._is_over = True
+            self._has_results.set()
+            await writing
+
+    async def _send_all(self) -> None:
+        while not self._is_stopping:
+            self._changed.clear()
+            events = await _in_thread(self._claimer, outbox.fan_out)
+            places = min(IN_FLIGHT_MAX - len(self._in_flight), CLAIMED_AT_ONCE)
+            room = {webhook_id: lane.room() for webhook_id, lane in self._lanes.items()}
+            jobs = await _in_thread(self._claimer, outbox.claim, places, room, LANE_START)
+            for job in jobs:
+                self._begin(job)
+            if jobs or events:
+                continue
+            is_held_back = any(lane.waits_for_rate for lane in self._lanes.values())
+            if not self._in_flight and not is_held_back and not self._changed.is_set():
+                return
+            # Nothing is due but what its own webhook, or the number in flight, holds back.
+            try:
+                async with asyncio.timeout(RATE_SECONDS if is_held_back else None):
+                    await self._changed.wait()
+            except TimeoutError:
+                pass
+            await asyncio.sleep(PAUSE_SECONDS)
+
+    def _begin(self, job: Job) -> None:
+        lane = self._lanes.get(job.webhook_id)
+        if lane is None:
+            if len(self._lanes) >= LANES_MAX:
+                self._lanes = {key: kept for key, kept in self._lanes.items() if not kept.is_fresh}
+            lane = self._lanes[job.webhook_id] = Lane()
+        lane.begin()
+        task = asyncio.create_task(self._deliver(job, lane))
+        self._in_flight.add(task)
+        task.add_done_callback(self._in_flight.discard)
+
+    async def _deliver(self, job: Job, lane: Lane) -> None:
+        outcome = await self._sender.send(job)
+        lane.end(outcome)
+        self._results.append((job, outcome))
+        self._has_results.set()
+        self._changed.set()
+
+    async def _write_results(self) -> None:
+        while self._results or not self._is_over:
+            await self._has_results.wait()
+            self._has_results.clear()
+            batch, self._results = self._results, []
+            if batch:
+                await self._write(batch)
+
+    async def _write(self, batch: list[tuple[Job, Outcome]]) -> None:
+        """Insist while the leases last; afterwards others send these deliveries again."""
+        until = monotonic() + outbox.LEASE.total_seconds()
+        while True:
+            try:
+                await _in_thread(self._writer, record, batch)
+            except (db.OperationalError, db.InterfaceError) as exc:
+                log.error("webhook_results_unwritten", count=len(batch), error=type(exc).__name__)
+                if monotonic() > until:
+                    return
+                await asyncio.sleep(RETRY_SECONDS)
+            except db.DatabaseError as exc:
+                log.error("webhook_results_refused", count=len(batch), error=type(exc).__name__)
+                if len(batch) > 1:  # one of them is at fault, the others are not
+                    for result in batch:
+                        await self._write([result])
+                return
+            else:
+                return
+
+
+async def _in_thread(
+    executor: ThreadPoolExecutor, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs
+) -> T:
+    def call() -> T:
+        db.close_old_connections()
+        try:
+            return function(*args, **kwargs)
+        finally:
+            db.close_old_connections()
+
+    return await asyncio.get_running_loop().run_in_executor(executor, call)
+
+
+class _Running:
+    """The engine of this process, in its thread."""
+
+    def __init__(self) -> None:
+        self.pid = os.getpid()
+        self._loop = uvloop.new_event_loop()
+        self._woken = asyncio.Event()
+        self._engine: Engine | None = None
+        self._is_stopping = False
+        self._thread = threading.Thread(target=self._main, name="webhooks", daemon=True)
+        self._thread.start()
+
+    def wake(self) -> None:
+        self._loop.call_soon_threadsafe(self._wake)
+
+    def stop(self) -> None:
+        """Let what is in flight end, and its results be written."""
+
+        def stop() -> None:
+            self._is_stopping = True
+            if self._engine is not None:
+                self._engine.stop()
+            self._woken.set()
+
+        self._loop.call_soon_threadsafe(stop)
+        self._thread.join(STOP_SECONDS)
+
+    def _wake(self) -> None:
+        self._woken.set()
+        if self._engine is not None:
+            self._engine.wake()
+
+    def _main(self) -> None:
+        asyncio.set_event_loop(self._loop)
+        self._loop.run_until_complete(self._run())
+
+    async def _run(self) -> None:
+        async with Sender() as sender:
+            self._engine = Engine(sender)
+            while not self._is_stopping:
+                await self._woken.wait()
+                self._woken.clear()
+                try:
+                    await self._engine.drain()
+                except Exception as exc:
+                    log.error("webhook_round_failed", error=type(exc).__name__, exc_info=exc)
+
+
+_lock = threading.Lock()
+_running: _Running | None = None
+
+
+def wake() -> None:
+    """Have this process look for what is due; returns at once."""
+    global _running
+    with _lock:
+        if _running is None or _running.pid != os.getpid():
+            _running = _Running()
+        _running.wake()
+
+
+def stop() -> None:
+    """Before the process ends; waits for what is in flight, at most `STOP_SECONDS`."""
+    global _running
+    with _lock:
+        if _running is not None and _running.pid == os.getpid():
+            _running.stop()
+        _running = None
+
+
+def deliver_all() -> None:
+    """Send all that is due and return when it is written; for commands and tests."""
+
+    async def run() -> None:
+        async with Sender() as sender:
+            await Engine(sender).drain()
+
+    asyncio.run(run())

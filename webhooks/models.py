@@ -1,0 +1,160 @@
+"""Who wants to be told what, and what became of each telling."""
+
+from __future__ import annotations
+
+from django.db import models
+from django.db.models import Q
+from django.utils import timezone
+
+from accounts.models import OutboxEvent, Workspace, new_id
+
+
+class Webhook(models.Model):
+    """An address of a workspace that gets the events it asked for."""
+
+    class DisabledReason(models.TextChoices):
+        PAUSED = "paused"  # by its owner
+        FAILING = "failing"  # nothing but failures for days
+        GONE = "gone"  # it answered 410
+
+    id = models.UUIDField(primary_key=True, default=new_id, editable=False)
+    workspace = models.ForeignKey(Workspace, on_delete=models.CASCADE, related_name="webhooks")
+    url = models.CharField(max_length=2048)
+    description = models.CharField(max_length=200, blank=True, default="")
+    events = models.JSONField(default=list)
+    retry_count = models.PositiveSmallIntegerField(
+        null=True, blank=True, help_text="Attempts after the first; empty: the whole schedule."
+    )
+    is_active = models.BooleanField(default=True)
+    disabled_reason = models.CharField(
+        max_length=10, choices=DisabledReason, blank=True, default="", editable=False
+    )
+    failing_since = models.DateTimeField(null=True, blank=True, editable=False)
+    last_failed_at = models.DateTimeField(null=True, blank=True, editable=False)
+    is_noticed = models.BooleanField(
+        default=False, editable=False, help_text="Its owner was told that it fails."
+    )
+    created_at = models.DateTimeField(default=timezone.now, editable=False)
+
+    class Meta:
+        ordering = ["-created_at", "-id"]
+
+    def __str__(self) -> str:
+        return self.url
+
+
+class WebhookSecret(models.Model):
+    """A signing secret, encrypted. One has no end; others sign beside it until theirs."""
+
+    webhook = models.ForeignKey(Webhook, on_delete=models.CASCADE, related_name="secrets")
+    encrypted = models.TextField(editable=False)
+    created_at = models.DateTimeField(default=timezone.now, editable=False)
+    expires_at = models.DateTimeField(null=True, blank=True)
+
+    class Meta:
+        ordering = ["-id"]
+        constraints = [
+            models.UniqueConstraint(
+                fields=["webhook"], condition=Q(expires_at=None), name="webhook_current_secret"
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"secret of {self.webhook_id}"
+
+
+class WebhookDelivery(models.Model):
+    """One event on its way to one webhook.
+
+    While it is pending it is due at `next_attempt_at`. A worker that claims it moves that time to
+    the end of its lease, so that another takes over when the worker dies.
+    """
+
+    class Status(models.TextChoices):
+        PENDING = "pending"
+        DELIVERED = "delivered"
+        FAILED = "failed"
+
+    id = models.UUIDField(primary_key=True, default=new_id, editable=False)
+    webhook = models.ForeignKey(
+        Webhook, on_delete=models.CASCADE, related_name="deliveries", db_index=False
+    )
+    event = models.ForeignKey(
+        OutboxEvent, on_delete=models.CASCADE, related_name="deliveries", db_index=False
+    )
+    event_type = models.CharField(max_length=60)
+    status = models.CharField(max_length=10, choices=Status, default=Status.PENDING)
+    attempts_made = models.PositiveSmallIntegerField(default=0)
+    step = models.PositiveSmallIntegerField(
+        default=0, help_text="Attempts since it was begun, or begun anew by hand."
+    )
+    steps_max = models.PositiveSmallIntegerField()
+    next_attempt_at = models.DateTimeField(null=True, blank=True, default=timezone.now)
+    is_claimed = models.BooleanField(default=False)
+    is_test = models.BooleanField(default=False, help_text="Asked for by hand; nothing happened.")
+    http_status = models.PositiveSmallIntegerField(null=True, blank=True)
+    error = models.CharField(max_length=300, blank=True, default="")
+    created_at = models.DateTimeField(default=timezone.now, editable=False)
+    finished_at = models.DateTimeField(null=True, blank=True)
+
+    class Meta:
+        ordering = ["-created_at", "-id"]
+        verbose_name_plural = "webhook deliveries"
+        constraints = [
+            models.UniqueConstraint(fields=["event", "webhook"], name="webhook_delivery_once"),
+        ]
+        indexes = [
+            models.Index(
+                fields=["next_attempt_at"],
+                name="webhook_delivery_due",
+                condition=Q(status="pending"),
+            ),
+            models.Index(fields=["webhook", "-created_at"], name="webhook_delivery_log"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.event_type} {self.status}"
+
+
+class WebhookAttempt(models.Model):
+    """One request and what came of it: a status, or an error. Bodies are cut at 16 KiB."""
+
+    delivery = models.ForeignKey(WebhookDelivery, on_delete=models.CASCADE, related_name="attempts")
+    at = models.DateTimeField()
+    duration_ms = models.PositiveIntegerField()
+    http_status = models.PositiveSmallIntegerField(null=True)
+    error = models.CharField(max_length=300, blank=True, default="")
+    response_body = models.TextField(blank=True, default="")
+    next_attempt_at = models.DateTimeField(null=True)
+
+    class Meta:
+        ordering = ["id"]
+
+    def __str__(self) -> str:
+        return f"{self.http_status or self.error}"
+
+
+class WebhookNotice(models.Model):
+    """A mail to the owners of a webhook, written in the transaction of the fact, sent by a task."""
+
+    class Kind(models.TextChoices):
+        FAILING = "failing"
+        DISABLED = "disabled"
+        ENABLED = "enabled"
+
+    webhook = models.ForeignKey(Webhook, on_delete=models.CASCADE, related_name="notices")
+    kind = models.CharField(max_length=10, choices=Kind)
+    facts = models.JSONField(default=dict)
+    created_at = models.DateTimeField(default=timezone.now, editable=False)
+    claimed_at = models.DateTimeField(null=True, editable=False)
+    sent_at = models.DateTimeField(null=True, editable=False)
+
+    class Meta:
+        indexes = [
+            models.Index(
+                fields=["created_at"], name="webhook_notice_waiting", condition=Q(sent_at=None)
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.webhook_id}"

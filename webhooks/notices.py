@@ -1,0 +1,138 @@
+"""Mails to the owners of a webhook: it fails, it was disabled, it is enabled again.
+
+A notice is a row, written with the fact it tells of, so that none is forgotten; it is sent apart,
+because a mail server is slow. One that cannot be sent is tried again for a day.
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from smtplib import SMTPException
+
+from django.core.mail import EmailMessage, get_connection
+from django.db.models import Q
+from django.utils import timezone
+
+from accounts.models import Membership, User
+from gateway_project.core.observability import get_logger
+from webhooks.models import Webhook, WebhookNotice
+from webhooks.results import DISABLE_AFTER, NOTICE_STEP
+
+AT_ONCE = 100
+CLAIM = timedelta(minutes=10)
+GIVEN_UP_AFTER = timedelta(days=1)
+Kind = WebhookNotice.Kind
+log = get_logger("gateway.webhooks")
+
+SUBJECTS = {
+    Kind.FAILING: "A webhook of {workspace} is failing",
+    Kind.DISABLED: "A webhook of {workspace} was disabled",
+    Kind.ENABLED: "A webhook of {workspace} is enabled again",
+}
+BODIES = {
+    Kind.FAILING: """\
+The webhook
+
+    {url}
+
+of your workspace {workspace} did not accept an event, {step} times in a row. The last answer was:
+
+    {last}
+
+We go on trying: an event is sent up to ten times within three days. After {days} days of nothing
+but failures the webhook is disabled.
+
+What to do: look at its deliveries (GET /webhooks/{id}/deliveries shows every attempt with the
+answer), mend the receiver, and send a test (POST /webhooks/test).
+""",
+    Kind.DISABLED: """\
+The webhook
+
+    {url}
+
+of your workspace {workspace} was disabled: {why}.
+Nothing is sent there any more. The last answer was:
+
+    {last}
+
+What to do: mend the receiver, then enable the webhook (PATCH /webhooks/{id} with
+{{"is_active": true}}); it is probed first. What it missed can be sent again with
+POST /webhooks/{id}/recover and the time of the first failure{since}.
+""",
+    Kind.ENABLED: """\
+The webhook
+
+    {url}
+
+of your workspace {workspace} answered its probe and is enabled again. New events are sent from now
+on; older ones only when you ask for them (POST /webhooks/{id}/recover).
+""",
+}
+WHY = {
+    Webhook.DisabledReason.GONE: "it answered 410 Gone, which asks us to stop",
+    Webhook.DisabledReason.FAILING: f"for {DISABLE_AFTER.days} days nothing but failures came back",
+}
+
+
+def send_waiting() -> int:
+    """Send the notices that wait; returns how many left. A mail may leave twice, never in vain."""
+    now = timezone.now()
+    is_free = Q(claimed_at=None) | Q(claimed_at__lt=now - CLAIM)
+    waiting = WebhookNotice.objects.filter(
+        is_free, sent_at=None, created_at__gt=now - GIVEN_UP_AFTER
+    ).order_by("created_at")
+    sent = 0
+    for pk in list(waiting.values_list("pk", flat=True)[:AT_ONCE]):
+        # Compare-and-set: of two workers, one gets it. No transaction is held while mails leave.
+        if not WebhookNotice.objects.filter(is_free, pk=pk, sent_at=None).update(claimed_at=now):
+            continue
+        notice = WebhookNotice.objects.select_related("webhook__workspace").filter(pk=pk).first()
+        if notice is None:
+            continue
+        try:
+            _send(notice)
+        except (OSError, SMTPException) as exc:
+            log.error("webhook_notice_unsent", notice=notice.pk, error=type(exc).__name__)
+            return sent  # the mail server is away: the others would fare no better
+        WebhookNotice.objects.filter(pk=pk).update(sent_at=timezone.now())
+        sent += 1
+    return sent
+
+
+def _send(notice: WebhookNotice) -> None:
+    subject, body = text_of(notice)
+    connection = get_connection()
+    mails = [
+        EmailMessage(subject, body, to=[email], connection=connection)
+        for email in recipients(notice.webhook)
+    ]
+    if mails:
+        connection.send_messages(mails)
+
+
+def recipients(webhook: Webhook) -> list[str]:
+    """Owners and admins of its workspace, each in a mail of their own."""
+    roles = (Membership.Role.OWNER, Membership.Role.ADMIN)
+    people = User.objects.filter(
+        memberships__workspace=webhook.workspace_id, memberships__role__in=roles, is_active=True
+    )
+    return list(people.order_by("email").values_list("email", flat=True).distinct())
+
+
+def text_of(notice: WebhookNotice) -> tuple[str, str]:
+    """Subject and body."""
+    webhook, kind = notice.webhook, Kind(notice.kind)
+    since = notice.facts.get("failing_since", "")
+    values = {
+        "url": webhook.url,
+        "id": webhook.pk,
+        "workspace": webhook.workspace.name,
+        "step": NOTICE_STEP,
+        "days": DISABLE_AFTER.days,
+        "last": notice.facts.get("last", "unknown"),
+        "why": WHY.get(notice.facts.get("reason", ""), "its owner paused it"),
+        "since": f", {since}" if since else "",
+    }
+    # A name may hold what a header must not.
+    subject = " ".join(SUBJECTS[kind].format(**values).split())
+    return subject, BODIES[kind].format(**values)

@@ -1,0 +1,128 @@
+"""From a fact to deliveries that are due, and from those to jobs: the two steps of the database.
+
+Both may run in any number of workers at once: rows are locked with SKIP LOCKED on PostgreSQL; on
+SQLite transactions exclude each other. What is taken is committed before anything is sent, and a
+worker that dies holds it no longer than `LEASE`.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping
+from datetime import timedelta
+from uuid import UUID
+
+from django.db import transaction
+from django.db.models import Min
+from django.utils import timezone
+
+from accounts.models import OutboxEvent
+from webhooks import listening, sending
+from webhooks.models import Webhook, WebhookDelivery
+from webhooks.schedule import steps_max
+
+EVENTS_AT_ONCE = 500
+CANDIDATES_PER_PLACE = 4
+LEASE = timedelta(seconds=60)
+"""Longer than a request may take and its result needs to be written."""
+PRUNED_AT_ONCE = 5_000
+
+
+def fan_out() -> int:
+    """Make a delivery of each waiting event for each webhook that wants it; returns the events."""
+    waiting = OutboxEvent.objects.filter(published_at=None)
+    if not waiting.exists():
+        return 0  # without a transaction: SQLite's would keep writers out
+    with transaction.atomic():
+        events = list(
+            waiting.select_for_update(skip_locked=True)
+            .order_by("created_at")
+            .values_list("pk", "workspace_id", "type")[:EVENTS_AT_ONCE]
+        )
+        listening: dict[UUID, list[Webhook]] = defaultdict(list)
+        for webhook in Webhook.objects.filter(
+            workspace__in={workspace_id for _, workspace_id, _ in events}, is_active=True
+        ):
+            listening[webhook.workspace_id].append(webhook)
+        WebhookDelivery.objects.bulk_create(
+            [
+                WebhookDelivery(
+                    webhook=webhook,
+                    event_id=event_id,
+                    event_type=kind,
+                    steps_max=steps_max(webhook.retry_count),
+                )
+                for event_id, workspace_id, kind in events
+                for webhook in listening[workspace_id]
+                if kind in webhook.events
+            ],
+            batch_size=1000,
+        )
+        OutboxEvent.objects.filter(pk__in=[event_id for event_id, _, _ in events]).update(
+            published_at=timezone.now()
+        )
+    return len(events)
+
+
+def claim(places: int, room: Mapping[UUID, int], room_default: int) -> list[sending.Job]:
+    """Take up to `places` due deliveries, and of each webhook no more than it has room for.
+
+    A webhook without room is not even looked at, so its backlog hides nobody else's deliveries.
+    """
+    now = timezone.now()
+    due = WebhookDelivery.objects.filter(
+        status=WebhookDelivery.Status.PENDING, next_attempt_at__lte=now
+    ).exclude(webhook_id__in=[webhook_id for webhook_id, left in room.items() if left <= 0])
+    if places <= 0 or not due.exists():
+        return []
+    with transaction.atomic():
+        candidates = list(
+            due.select_for_update(skip_locked=True, of=("self",))
+            .order_by("next_attempt_at")
+            .values_list("pk", "webhook_id")[: places * CANDIDATES_PER_PLACE]
+        )
+        taken: list[UUID] = []
+        of_webhook: dict[UUID, int] = defaultdict(int)
+        for pk, webhook_id in candidates:
+            if len(taken) < places and of_webhook[webhook_id] < room.get(webhook_id, room_default):
+                of_webhook[webhook_id] += 1
+                taken.append(pk)
+        WebhookDelivery.objects.filter(pk__in=taken).update(
+            next_attempt_at=now + LEASE, is_claimed=True
+        )
+    jobs = sending.jobs_of(taken)
+    disabled = {job.webhook_id for job in jobs if not job.is_active}
+    if disabled:  # between the event and now
+        listening.close_pending(disabled, "the webhook is disabled")
+    return [job for job in jobs if job.is_active]
+
+
+def oldest_pending_seconds() -> float:
+    """How long the oldest event or delivery that is due has been waiting; 0 when none is."""
+    now = timezone.now()
+    due = WebhookDelivery.objects.filter(
+        status=WebhookDelivery.Status.PENDING, next_attempt_at__lte=now
+    )
+    since = [
+        due.aggregate(at=Min("next_attempt_at"))["at"],
+        OutboxEvent.objects.filter(published_at=None).aggregate(at=Min("created_at"))["at"],
+    ]
+    return max([(now - at).total_seconds() for at in since if at is not None], default=0.0)
+
+
+def prune(before_days: int) -> int:
+    """Drop events that are older, with their log; those that are still on their way stay."""
+    before = timezone.now() - timedelta(days=before_days)
+    pending = WebhookDelivery.objects.filter(status=WebhookDelivery.Status.PENDING)
+    dropped = 0
+    while True:
+        old = list(
+            OutboxEvent.objects.filter(created_at__lt=before, published_at__isnull=False)
+            .exclude(pk__in=pending.values("event_id"))
+            .order_by("created_at")
+            .values_list("pk", flat=True)[:PRUNED_AT_ONCE]
+        )
+        if not old:
+            return dropped
+        OutboxEvent.objects.filter(pk__in=old).delete()
+        dropped += len(old)

@@ -1,0 +1,174 @@
+"""What became of attempts: the log, the next try, and the health of the webhook."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+from django.db import transaction
+from django.db.models import F
+from django.utils import timezone
+
+from gateway_project.core.observability import webhook_attempts
+from webhooks import listening, schedule
+from webhooks.models import Webhook, WebhookAttempt, WebhookDelivery, WebhookNotice
+from webhooks.sending import Job, Outcome
+
+NOTICE_STEP = 4
+"""The owners are told after so many attempts of one delivery."""
+DISABLE_AFTER = timedelta(days=5)
+EPISODE_GAP = timedelta(hours=60)
+"""Failures further apart are not one trouble: more than the longest wait, which a receiver may
+double."""
+GONE = 410
+Status = WebhookDelivery.Status
+Reason = Webhook.DisabledReason
+
+
+@dataclass(frozen=True, slots=True)
+class _Ending:
+    """A webhook that must not be sent to any more."""
+
+    webhook_id: UUID
+    reason: Webhook.DisabledReason
+    facts: dict[str, Any]
+
+
+def record(results: Sequence[tuple[Job, Outcome]]) -> None:
+    """Write what became of these attempts, all or nothing. Writing one twice does no harm.
+
+    Deliveries that are gone meanwhile, with their webhook, are left out.
+    """
+    with transaction.atomic():
+        deliveries = {
+            delivery.pk: delivery
+            for delivery in WebhookDelivery.objects.select_for_update()
+            .filter(pk__in=[job.delivery_id for job, _ in results])
+            .order_by("pk")
+        }
+        known = [(deliveries[j.delivery_id], o) for j, o in results if j.delivery_id in deliveries]
+        attempts = [_attempt(delivery, outcome) for delivery, outcome in known]
+        WebhookAttempt.objects.bulk_create(attempts)
+        _write([delivery for delivery, _ in known])
+        is_failing = {job.webhook_id for job, _ in results if job.is_failing}
+        endings = _judge(
+            [
+                (delivery, outcome)
+                for delivery, outcome in known
+                if not outcome.is_success or delivery.webhook_id in is_failing
+            ]
+        )
+    for _, outcome in results:
+        webhook_attempts.labels(outcome.kind).inc()
+    for ending in endings:  # with locks of its own
+        listening.disable(ending.webhook_id, ending.reason, ending.facts)
+
+
+def _attempt(delivery: WebhookDelivery, outcome: Outcome) -> WebhookAttempt:
+    """The log row; `delivery` is changed by what happened, not written."""
+    is_over = delivery.status != Status.PENDING  # delivered by another worker, or given up
+    delivery.attempts_made += 1
+    delivery.step += 1
+    delivery.is_claimed = False
+    if not (is_over and delivery.status == Status.DELIVERED):
+        delivery.http_status, delivery.error = outcome.http_status, outcome.error
+    if outcome.is_success:
+        delivery.status, delivery.next_attempt_at = Status.DELIVERED, None
+        delivery.finished_at = outcome.ended_at
+    elif not is_over:
+        if outcome.http_status == GONE or delivery.step >= delivery.steps_max:
+            delivery.status, delivery.next_attempt_at = Status.FAILED, None
+            delivery.finished_at = outcome.ended_at
+        else:
+            delivery.next_attempt_at = outcome.ended_at + timedelta(
+                seconds=schedule.delay_seconds(
+                    delivery.step,
+                    is_overloaded=outcome.is_overloaded,
+                    retry_after_seconds=outcome.retry_after_seconds,
+                )
+            )
+    return WebhookAttempt(
+        delivery=delivery,
+        at=outcome.at,
+        duration_ms=outcome.duration_ms,
+        http_status=outcome.http_status,
+        error=outcome.error,
+        response_body=outcome.response_body,
+        next_attempt_at=delivery.next_attempt_at,
+    )
+
+
+def _write(deliveries: Sequence[WebhookDelivery]) -> None:
+    """Those that arrived at the first attempt, nearly all, with one statement for each status."""
+    by_status: dict[int | None, list[UUID]] = defaultdict(list)
+    others = []
+    for delivery in deliveries:
+        if delivery.status == Status.DELIVERED and delivery.attempts_made == 1:
+            by_status[delivery.http_status].append(delivery.pk)
+        else:
+            others.append(delivery)
+    for http_status, ids in by_status.items():
+        WebhookDelivery.objects.filter(pk__in=ids).update(
+            status=Status.DELIVERED,
+            attempts_made=1,
+            step=F("step") + 1,
+            is_claimed=False,
+            http_status=http_status,
+            error="",
+            next_attempt_at=None,
+            finished_at=timezone.now(),
+        )
+    WebhookDelivery.objects.bulk_update(
+        others,
+        [
+            *("status", "attempts_made", "step", "is_claimed", "http_status", "error"),
+            *("next_attempt_at", "finished_at"),
+        ],
+        batch_size=100,
+    )
+
+
+def _judge(results: Sequence[tuple[WebhookDelivery, Outcome]]) -> list[_Ending]:
+    """Keep the health of the webhooks, and say which of them are to be disabled."""
+    if not results:
+        return []
+    ids = {delivery.webhook_id for delivery, _ in results}
+    webhooks = {
+        webhook.pk: webhook
+        for webhook in Webhook.objects.select_for_update(no_key=True)
+        .filter(pk__in=ids)
+        .order_by("pk")
+    }
+    endings = []
+    for delivery, outcome in sorted(results, key=lambda result: result[1].ended_at):
+        webhook = webhooks[delivery.webhook_id]
+        if outcome.is_success:
+            webhook.failing_since = webhook.last_failed_at = None
+            webhook.is_noticed = False
+            continue
+        at = outcome.ended_at
+        if webhook.failing_since is None or _is_long_ago(webhook.last_failed_at, at):
+            webhook.failing_since = at
+        webhook.last_failed_at = at
+        facts = {"last": outcome.summary, "failing_since": webhook.failing_since.isoformat()}
+        if delivery.step == NOTICE_STEP and not webhook.is_noticed:
+            webhook.is_noticed = True
+            WebhookNotice.objects.create(
+                webhook=webhook, kind=WebhookNotice.Kind.FAILING, facts=facts
+            )
+        if outcome.http_status == GONE:
+            endings.append(_Ending(webhook.pk, Reason.GONE, facts))
+        elif at - webhook.failing_since >= DISABLE_AFTER:
+            endings.append(_Ending(webhook.pk, Reason.FAILING, facts))
+    Webhook.objects.bulk_update(
+        webhooks.values(), ["failing_since", "last_failed_at", "is_noticed"]
+    )
+    return endings
+
+
+def _is_long_ago(then: datetime | None, now: datetime) -> bool:
+    return then is None or now - then > EPISODE_GAP

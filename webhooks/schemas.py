@@ -1,0 +1,248 @@
+"""Bodies and answers of the webhook endpoints. Times are UTC."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+from uuid import UUID
+
+from drf_spectacular.utils import extend_schema_serializer
+from pydantic import (
+    AfterValidator,
+    AwareDatetime,
+    BaseModel,
+    ConfigDict,
+    Field,
+    RootModel,
+    StringConstraints,
+)
+
+from accounts.schemas import Time
+from gateway_project.core import destinations
+from gateway_project.core.views import Body
+from webhooks import catalogue
+from webhooks.models import Webhook, WebhookAttempt, WebhookDelivery
+from webhooks.schedule import ATTEMPTS_MAX
+
+Status = Literal["pending", "delivered", "failed"]
+
+
+def _destination(url: str) -> str:
+    try:
+        destinations.check(url)
+    except destinations.Refused as exc:
+        sentence = str(exc)
+        raise ValueError(sentence[:1].lower() + sentence[1:]) from None
+    return url
+
+
+def _event(name: str) -> str:
+    name = catalogue.ALIASES.get(name, name)
+    if name not in catalogue.BY_NAME:
+        raise ValueError(f"unknown event; known are {', '.join(catalogue.BY_NAME)}")
+    return name
+
+
+def _each_once(names: list[str]) -> list[str]:
+    return list(dict.fromkeys(names))
+
+
+def _without_nul(value: str) -> str:
+    if "\x00" in value:  # PostgreSQL cannot keep it
+        raise ValueError("must not hold NUL")
+    return value
+
+
+Url = Annotated[str, StringConstraints(max_length=2048), AfterValidator(_destination)]
+Event = Annotated[str, StringConstraints(max_length=60), AfterValidator(_event)]
+Events = Annotated[list[Event], Field(min_length=1, max_length=50), AfterValidator(_each_once)]
+Description = Annotated[
+    str, StringConstraints(strip_whitespace=True, max_length=200), AfterValidator(_without_nul)
+]
+Retries = Annotated[int, Field(ge=0, le=ATTEMPTS_MAX - 1)]
+
+
+class RegisterWebhookRequest(Body):
+    url: Url = Field(description="https on port 443 or 8443, at a public address.")
+    events: Events = ["detection.completed"]
+    description: Description = ""
+    retry_count: Retries | None = Field(
+        None, description="Attempts after the first. Default: the whole schedule, 9."
+    )
+
+
+class WebhookPatch(Body):
+    url: Url | None = None
+    events: Events | None = None
+    description: Description | None = None
+    is_active: bool | None = Field(
+        None, description="True probes first: the webhook must answer a `webhook.test` with 2xx."
+    )
+    retry_count: Retries | None = None
+
+
+class TestWebhookRequest(Body):
+    webhook_id: Annotated[UUID, Field(strict=False)]
+    event: Event = Field("webhook.test", description="Whose example is sent.")
+
+
+class RotateSecretRequest(Body):
+    overlap_seconds: int = Field(86_400, ge=0, le=604_800)
+
+
+class RecoverRequest(Body):
+    since: Annotated[AwareDatetime, Field(strict=False)]
+    until: Annotated[AwareDatetime, Field(strict=False)] | None = None
+
+
+class Health(BaseModel):
+    """`delivered` and `failed` are of the last seven days."""
+
+    delivered: int
+    failed: int
+    pending: int
+    disabled_reason: Literal["paused", "failing", "gone"] | None = None
+
+
+class WebhookView(BaseModel):
+    """A webhook without its secret."""
+
+    id: UUID
+    url: str
+    events: list[str]
+    description: str
+    retry_count: int | None
+    is_active: bool
+    created_at: Time
+    health: Health
+
+    @classmethod
+    def of(cls, webhook: Webhook, counts: dict[str, int]) -> WebhookView:
+        return cls(
+            id=webhook.pk,
+            url=webhook.url,
+            events=webhook.events,
+            description=webhook.description,
+            retry_count=webhook.retry_count,
+            is_active=webhook.is_active,
+            created_at=webhook.created_at,
+            health=Health(
+                delivered=counts.get("delivered", 0),
+                failed=counts.get("failed", 0),
+                pending=counts.get("pending", 0),
+                disabled_reason=webhook.disabled_reason or None,
+            ),
+        )
+
+
+class NewWebhookView(WebhookView):
+    """A webhook with its secret, which is shown this once."""
+
+    secret: str = Field(description="`whsec_…`; verify signatures with it.")
+
+
+@extend_schema_serializer(many=False)  # an object that holds a list, not a list of objects
+class WebhookList(BaseModel):
+    results: list[WebhookView]
+    next: str | None
+
+
+class NewSecret(BaseModel):
+    """Shown this once. Deliveries carry a signature of each until the old one ends."""
+
+    secret: str
+    previous_valid_until: Time
+
+
+class Accepted(BaseModel):
+    delivery_id: UUID
+
+
+class Recovery(BaseModel):
+    deliveries: int = Field(description="How many are on their way again; call again for more.")
+    is_complete: bool
+
+
+class AttemptView(BaseModel):
+    at: Time
+    http_status: int | None
+    response_body: str = Field(description="At most 16 KiB of it.")
+    error: str | None
+    duration_ms: int
+    next_attempt_at: Time | None
+
+    @classmethod
+    def of(cls, attempt: WebhookAttempt) -> AttemptView:
+        return cls(
+            at=attempt.at,
+            http_status=attempt.http_status,
+            response_body=attempt.response_body,
+            error=attempt.error or None,
+            duration_ms=attempt.duration_ms,
+            next_attempt_at=attempt.next_attempt_at,
+        )
+
+
+class DeliveryView(BaseModel):
+    id: UUID
+    webhook_id: UUID
+    event_id: UUID = Field(description="What `webhook-id` says; receivers dedupe by it.")
+    event: str
+    status: Status
+    created_at: Time
+    finished_at: Time | None
+    next_attempt_at: Time | None
+    http_status: int | None = Field(description="Of the last attempt.")
+    error: str | None
+    attempts: list[AttemptView]
+
+    @classmethod
+    def of(cls, delivery: WebhookDelivery) -> DeliveryView:
+        return cls(**_delivery(delivery))
+
+
+class DeliveryDetail(DeliveryView):
+    """A delivery with the body that is sent."""
+
+    body: dict[str, Any]
+
+    @classmethod
+    def of(cls, delivery: WebhookDelivery) -> DeliveryDetail:
+        return cls(**_delivery(delivery), body=delivery.event.body)
+
+
+def _delivery(delivery: WebhookDelivery) -> dict[str, Any]:
+    is_waiting = delivery.status == WebhookDelivery.Status.PENDING and not delivery.is_claimed
+    return {
+        "id": delivery.pk,
+        "webhook_id": delivery.webhook_id,
+        "event_id": delivery.event_id,
+        "event": delivery.event_type,
+        "status": delivery.status,
+        "created_at": delivery.created_at,
+        "finished_at": delivery.finished_at,
+        "next_attempt_at": delivery.next_attempt_at if is_waiting else None,
+        "http_status": delivery.http_status,
+        "error": delivery.error or None,
+        "attempts": [AttemptView.of(attempt) for attempt in delivery.attempts.all()],
+    }
+
+
+@extend_schema_serializer(many=False)
+class DeliveryList(BaseModel):
+    results: list[DeliveryView]
+    next: str | None
+
+
+class EventView(BaseModel):
+    model_config = ConfigDict(serialize_by_alias=True)
+
+    name: str
+    description: str
+    schema_: dict[str, Any] = Field(
+        serialization_alias="schema", description="JSON Schema of the body."
+    )
+    example: dict[str, Any]
+
+
+class Catalogue(RootModel[list[EventView]]):
+    """Every event there is."""

@@ -1,0 +1,276 @@
+"""One request to a webhook: signed, within its time, to nowhere but a vetted address.
+
+`Sender` keeps connections and lives in one event loop; thousands of requests may be in flight.
+Redirects are never followed, cookies never kept, proxies of the environment never used.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from email.utils import parsedate_to_datetime
+from time import perf_counter
+from types import TracebackType
+from typing import Literal
+from uuid import UUID
+
+import aiohttp
+from django.conf import settings
+from django.db.models import TextField
+from django.db.models.functions import Cast
+from django.utils import timezone
+from yarl import URL
+
+from gateway_project.core import destinations, encryption
+from gateway_project.core.destinations import GuardedResolver
+from gateway_project.core.observability import get_logger
+from webhooks import signing
+from webhooks.models import Webhook, WebhookDelivery
+
+TIMEOUT_SECONDS = 15.0
+RESPONSE_BYTES_MAX = 16 << 10
+KEEP_SECONDS = 30.0
+LOOKED_UP_SECONDS = 10
+"""How long a vetted look-up is used again; what it found is still what is dialled."""
+ERROR_CHARS_MAX = 300
+SECONDS = re.compile(r"[0-9]{1,9}\Z")
+Kind = Literal["delivered", "failed", "timeout", "error", "refused"]
+log = get_logger("gateway.webhooks")
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A claimed delivery with all that sending it needs. `secrets`: the newest first."""
+
+    delivery_id: UUID
+    webhook_id: UUID
+    url: str
+    event_id: str
+    body: bytes
+    secrets: tuple[str, ...]
+    is_active: bool
+    is_failing: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """`error` says in words why there is no status; `response_body` is cut."""
+
+    at: datetime
+    duration_ms: int
+    kind: Kind
+    http_status: int | None = None
+    error: str = ""
+    response_body: str = ""
+    retry_after_seconds: float | None = None
+    ended_at: datetime = datetime.min  # noqa: DTZ901 - always given
+
+    @property
+    def is_success(self) -> bool:
+        return self.kind == "delivered"
+
+    @property
+    def is_overloaded(self) -> bool:
+        return self.kind == "timeout" or self.http_status == 429
+
+    @property
+    def summary(self) -> str:
+        return f"HTTP {self.http_status}" if self.http_status else self.error
+
+
+def jobs_of(delivery_ids: Sequence[UUID]) -> list[Job]:
+    """What sending these deliveries needs."""
+    rows = list(
+        WebhookDelivery.objects.filter(pk__in=delivery_ids)
+        .order_by("created_at")
+        # The text as the database keeps it: the same bytes at each attempt, and never decoded.
+        .values_list("pk", "webhook_id", "event_id", Cast("event__body", TextField()))
+    )
+    ids = {webhook_id for _, webhook_id, _, _ in rows}
+    webhooks = {
+        webhook.pk: (webhook, _secrets(webhook))
+        for webhook in Webhook.objects.filter(pk__in=ids).prefetch_related("secrets")
+    }
+    jobs = []
+    for pk, webhook_id, event_id, body in rows:
+        if webhook_id in webhooks:  # it may have been deleted in between
+            webhook, secrets = webhooks[webhook_id]
+            jobs.append(
+                Job(
+                    delivery_id=pk,
+                    webhook_id=webhook_id,
+                    url=webhook.url,
+                    event_id=str(event_id),
+                    body=body.encode(),
+                    secrets=secrets,
+                    is_active=webhook.is_active,
+                    is_failing=webhook.failing_since is not None,
+                )
+            )
+    return jobs
+
+
+def _secrets(webhook: Webhook) -> tuple[str, ...]:
+    now, found = timezone.now(), []
+    for secret in webhook.secrets.all():
+        if secret.expires_at is not None and secret.expires_at <= now:
+            continue
+        try:
+            found.append(encryption.decrypt(secret.encrypted))
+        except encryption.Undecryptable:
+            log.error("webhook_secret_undecryptable", webhook=str(webhook.pk))
+    return tuple(found)
+
+
+class Sender:
+    """`async with Sender() as sender: await sender.send(job)`; used inside one event loop."""
+
+    def __init__(self) -> None:
+        self._usual, self._plain = (self._session(is_plain=plain) for plain in (False, True))
+
+    @staticmethod
+    def _session(*, is_plain: bool) -> aiohttp.ClientSession:
+        return aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(
+                resolver=GuardedResolver(is_plain=is_plain),
+                limit=0,  # who sends knows how many there may be
+                ttl_dns_cache=LOOKED_UP_SECONDS,
+                keepalive_timeout=KEEP_SECONDS,
+            ),
+            cookie_jar=aiohttp.DummyCookieJar(),
+            timeout=aiohttp.ClientTimeout(total=TIMEOUT_SECONDS),
+            headers={
+                "Accept": "*/*",
+                "Accept-Encoding": "identity",
+                "Content-Type": "application/json",
+                "User-Agent": f"Gateway-Webhooks/{settings.VERSION}",
+            },
+            auto_decompress=False,
+            trust_env=False,
+        )
+
+    async def __aenter__(self) -> Sender:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
+    ) -> None:
+        await self._usual.close()
+        await self._plain.close()
+
+    async def send(self, job: Job) -> Outcome:
+        """Try once. Never raises for what a receiver does."""
+        at, started = timezone.now(), perf_counter()
+        kind: Kind
+        http_status, body, retry_after, error = None, "", None, ""
+        try:
+            http_status, body, retry_after = await self._post(job, int(at.timestamp()))
+            kind = "delivered" if 200 <= http_status < 300 else "failed"
+        except destinations.Refused as exc:
+            kind, error = "refused", str(exc)
+        except TimeoutError:
+            kind, error = "timeout", f"no answer within {TIMEOUT_SECONDS:g} s"
+        except Exception as exc:  # noqa: BLE001 - whatever a receiver causes is its attempt's end
+            kind, error = "error", _in_words(exc)
+        return Outcome(
+            at=at,
+            duration_ms=round((perf_counter() - started) * 1000),
+            kind=kind,
+            http_status=http_status,
+            error=error[:ERROR_CHARS_MAX],
+            response_body=body,
+            retry_after_seconds=retry_after,
+            ended_at=timezone.now(),
+        )
+
+    async def _post(self, job: Job, timestamp: int) -> tuple[int, str, float | None]:
+        if not job.secrets:
+            raise MissingSecret
+        destination = destinations.read(job.url)
+        session = self._plain if destination.is_plain else self._usual
+        headers = signing.headers(job.secrets, job.event_id, timestamp, job.body)
+        url = URL(job.url, encoded=True)
+        for is_last in (False, True):
+            try:
+                async with session.post(
+                    url, data=job.body, headers=headers, allow_redirects=False
+                ) as answer:
+                    body = await _read(answer)
+                    return answer.status, body, _retry_after(answer.headers.get("Retry-After"))
+            except aiohttp.ServerDisconnectedError:
+                # Mostly a kept connection that the receiver closed while we reached for it.
+                if is_last:
+                    raise
+        raise AssertionError("unreachable")
+
+
+class MissingSecret(Exception):
+    """None of the webhook's secrets could be decrypted."""
+
+
+async def _read(answer: aiohttp.ClientResponse) -> str:
+    """The beginning of the body. Its status is an answer, also when the body breaks off."""
+    parts: list[bytes] = []
+    received = 0
+    try:
+        while received < RESPONSE_BYTES_MAX:
+            part = await answer.content.read(RESPONSE_BYTES_MAX - received)
+            if not part:
+                break
+            parts.append(part)
+            received += len(part)
+    except (TimeoutError, aiohttp.ClientError):
+        answer.close()
+    if not answer.content.at_eof():
+        answer.close()  # the rest is not worth its time, and the connection not without it
+    # PostgreSQL cannot keep NUL.
+    return b"".join(parts).decode(errors="replace").replace("\x00", "\ufffd")
+
+
+def _retry_after(value: str | None) -> float | None:
+    """Seconds, from either form of the header; None for what is neither."""
+    if value is None:
+        return None
+    value = value.strip()
+    if SECONDS.match(value):
+        return float(value)
+    try:
+        at = parsedate_to_datetime(value)
+        seconds = (at - timezone.now()).total_seconds()
+    except (ValueError, TypeError, OverflowError):
+        return None
+    return seconds if math.isfinite(seconds) else None
+
+
+def _in_words(exc: Exception) -> str:
+    """For the customer: what happened at the connection, and nothing of our own network."""
+    if isinstance(exc, MissingSecret):
+        return "its secret could not be decrypted; rotate it"
+    if isinstance(exc, aiohttp.ClientConnectorDNSError):
+        return "the host is unknown"
+    if isinstance(exc, aiohttp.ClientConnectorCertificateError):
+        return "its certificate was not accepted"
+    if isinstance(exc, aiohttp.ClientSSLError):
+        return "no TLS connection could be made"
+    if isinstance(exc, aiohttp.ClientConnectorError):
+        return "no connection could be made"
+    if isinstance(exc, aiohttp.ServerDisconnectedError | aiohttp.ClientOSError):
+        return "the connection was closed without an answer"
+    if isinstance(exc, aiohttp.ClientError | OSError):
+        return "the answer was not HTTP as we understand it"
+    log.error("webhook_attempt_failed", error=type(exc).__name__, exc_info=exc)
+    return "the attempt failed on our side"
+
+
+def send_once(job: Job) -> Outcome:
+    """Try once, from a thread without an event loop; blocks for at most `TIMEOUT_SECONDS`."""
+
+    async def run() -> Outcome:
+        async with Sender() as sender:
+            return await sender.send(job)
+
+    return asyncio.run(run())

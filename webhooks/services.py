@@ -1,0 +1,291 @@
+"""What is done to webhooks. Every function owns its transaction and is audited."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+from django.db import transaction
+from django.db.models import Count, Exists, OuterRef
+from django.utils import timezone
+
+from accounts.events import audit, publish
+from accounts.models import OutboxEvent
+from accounts.services import Actor
+from gateway_project.core import destinations, encryption, errors
+from webhooks import catalogue, listening, outbox, schedule, sending, signing
+from webhooks.models import Webhook, WebhookDelivery, WebhookNotice, WebhookSecret
+from webhooks.results import record
+
+WEBHOOKS_MAX = 100
+OLD_SECRETS_MAX = 9
+RECOVERED_MAX = 10_000
+HEALTH_DAYS = 7
+Reason = Webhook.DisabledReason
+Status = WebhookDelivery.Status
+
+
+def register(
+    workspace_id: UUID,
+    url: str,
+    events: list[str],
+    *,
+    description: str = "",
+    retry_count: int | None = None,
+    actor: Actor,
+) -> tuple[Webhook, str]:
+    """Make a webhook. Returns it with its secret, which is shown this once.
+
+    Whether we may send to `url` is for the caller to check. Raises 409 when the workspace has
+    `WEBHOOKS_MAX` already.
+    """
+    secret = signing.make_secret()
+    with transaction.atomic():
+        workspace = listening.locked(workspace_id)
+        if workspace.webhooks.count() >= WEBHOOKS_MAX:
+            raise errors.Conflict(
+                f"A workspace has at most {WEBHOOKS_MAX} webhooks. Delete one that is not used."
+            )
+        webhook = Webhook.objects.create(
+            workspace=workspace,
+            url=url,
+            events=events,
+            description=description,
+            retry_count=retry_count,
+        )
+        _add_secret(webhook, secret)
+        listening.tell(workspace)
+        audit("webhook.created", workspace=workspace, target=webhook.pk, **actor.fields())
+    return webhook, secret
+
+
+def update(webhook: Webhook, changes: dict[str, Any], *, actor: Actor) -> Webhook:
+    """Change address, events, description or retries, or pause it (`is_active: False`)."""
+    with transaction.atomic():
+        workspace = listening.locked(webhook.workspace_id)
+        for field, value in changes.items():
+            setattr(webhook, field, value)
+        if changes.get("is_active") is False:
+            webhook.disabled_reason = Reason.PAUSED
+            listening.close_pending([webhook.pk], "the webhook was paused")
+        webhook.save(update_fields=[*changes, "disabled_reason"])
+        listening.tell(workspace)
+        audit(
+            "webhook.changed",
+            workspace=workspace,
+            target=webhook.pk,
+            fields=sorted(changes),
+            **actor.fields(),
+        )
+    return webhook
+
+
+def enable(webhook: Webhook, *, actor: Actor) -> Webhook:
+    """Send a probe, and let events through again when it is answered with 2xx; else raise 409.
+
+    Takes as long as the receiver, at most `sending.TIMEOUT_SECONDS`.
+    """
+    delivery = _begin_test(webhook, "webhook.test", is_claimed=True)
+    [job] = sending.jobs_of([delivery.pk])
+    outcome = sending.send_once(job)
+    record([(job, outcome)])
+    if not outcome.is_success:
+        said = f"HTTP {outcome.http_status}" if outcome.http_status else outcome.error
+        raise errors.Conflict(
+            f"The webhook stays disabled: its probe failed ({said}). Mend the receiver and try "
+            f"again; delivery {delivery.pk} has the answer."
+        )
+    with transaction.atomic():
+        workspace = listening.locked(webhook.workspace_id)
+        webhook.is_active = True
+        webhook.disabled_reason = ""
+        webhook.failing_since = webhook.last_failed_at = None
+        webhook.is_noticed = False
+        webhook.save(
+            update_fields=[
+                *("is_active", "disabled_reason", "failing_since", "last_failed_at", "is_noticed")
+            ]
+        )
+        listening.tell(workspace)
+        WebhookNotice.objects.create(webhook=webhook, kind=WebhookNotice.Kind.ENABLED)
+        audit("webhook.enabled", workspace=workspace, target=webhook.pk, **actor.fields())
+    return webhook
+
+
+def delete(webhook: Webhook, *, actor: Actor) -> None:
+    """Forget the webhook and its log."""
+    with transaction.atomic():
+        workspace = listening.locked(webhook.workspace_id)
+        target = webhook.pk
+        webhook.delete()
+        listening.tell(workspace)
+        audit("webhook.deleted", workspace=workspace, target=target, **actor.fields())
+
+
+def rotate_secret(webhook: Webhook, *, overlap_seconds: int, actor: Actor) -> tuple[str, datetime]:
+    """A new secret, shown this once, and until when the old one signs beside it."""
+    secret, now = signing.make_secret(), timezone.now()
+    valid_until = now + timedelta(seconds=overlap_seconds)
+    with transaction.atomic():
+        Webhook.objects.select_for_update().get(pk=webhook.pk)
+        webhook.secrets.filter(expires_at=None).update(expires_at=valid_until)
+        old = webhook.secrets.filter(expires_at__gt=now).order_by("-id")
+        surplus = list(old.values_list("pk", flat=True)[OLD_SECRETS_MAX:])
+        webhook.secrets.filter(pk__in=surplus).delete()
+        webhook.secrets.filter(expires_at__lte=now).delete()
+        _add_secret(webhook, secret)
+        audit(
+            "webhook.secret_rotated",
+            workspace=webhook.workspace,
+            target=webhook.pk,
+            **actor.fields(),
+        )
+    return secret, valid_until
+
+
+def test(webhook: Webhook, event_type: str) -> WebhookDelivery:
+    """Send the example of an event, once; raises 409 when it is disabled, 422 for its address."""
+    _require_active(webhook)
+    try:
+        destinations.check(webhook.url)
+    except destinations.Refused as exc:
+        raise errors.ValidationFailed(
+            errors=[{"field": "webhook_id", "message": f"its address is refused: {exc}"}]
+        ) from None
+    return _begin_test(webhook, event_type)
+
+
+def _begin_test(webhook: Webhook, event_type: str, *, is_claimed: bool = False) -> WebhookDelivery:
+    now = timezone.now()
+    with transaction.atomic():
+        event = publish(
+            webhook.workspace_id,
+            event_type,
+            result=catalogue.BY_NAME[event_type].example,
+            metadata={"test": True},
+            **_example_request(event_type),
+        )
+        # It is for this webhook alone.
+        OutboxEvent.objects.filter(pk=event.pk).update(published_at=now)
+        due = now + outbox.LEASE if is_claimed else now
+        return WebhookDelivery.objects.create(
+            webhook=webhook,
+            event=event,
+            event_type=event_type,
+            steps_max=1,
+            is_test=True,
+            next_attempt_at=due,
+            is_claimed=is_claimed,
+        )
+
+
+def _example_request(event_type: str) -> dict[str, Any]:
+    example = catalogue.example_of(catalogue.BY_NAME[event_type])
+    if "request_id" not in example:
+        return {}
+    return {"request_id": example["request_id"], "api_key_id": UUID(example["api_key_id"])}
+
+
+def resend(delivery: WebhookDelivery, *, actor: Actor) -> None:
+    """Begin the delivery anew, now, whatever became of it; raises 409 when it is disabled."""
+    _require_active(delivery.webhook)
+    with transaction.atomic():
+        _restart([delivery.pk])
+        audit(
+            "webhook.resent",
+            workspace=delivery.webhook.workspace,
+            target=delivery.pk,
+            **actor.fields(),
+        )
+
+
+def recover(
+    webhook: Webhook, since: datetime, until: datetime | None, *, actor: Actor
+) -> tuple[int, bool]:
+    """Send again what failed, and what was never tried, of the events from `since` to `until`.
+
+    At most `RECOVERED_MAX` at a time, oldest first; returns how many, and whether that is all.
+    Raises 409 when it is disabled.
+    """
+    _require_active(webhook)
+    until = until or timezone.now()
+    with transaction.atomic():
+        failed = list(
+            WebhookDelivery.objects.filter(
+                webhook=webhook,
+                status=Status.FAILED,
+                event__created_at__gte=since,
+                event__created_at__lte=until,
+            )
+            .order_by("event__created_at")
+            .values_list("pk", flat=True)[: RECOVERED_MAX + 1]
+        )
+        is_complete = len(failed) <= RECOVERED_MAX
+        failed = failed[:RECOVERED_MAX]
+        _restart(failed)
+        room = RECOVERED_MAX - len(failed)
+        told = WebhookDelivery.objects.filter(event=OuterRef("pk"))
+        missed = list(
+            OutboxEvent.objects.filter(
+                ~Exists(told.filter(webhook=webhook)),
+                ~Exists(told.filter(is_test=True)),
+                workspace_id=webhook.workspace_id,
+                type__in=webhook.events,
+                created_at__gte=since,
+                created_at__lte=until,
+                published_at__isnull=False,
+            )
+            .order_by("created_at")
+            .values_list("pk", "type")[: room + 1]
+        )
+        is_complete = is_complete and len(missed) <= room
+        steps = schedule.steps_max(webhook.retry_count)
+        made = [
+            WebhookDelivery(webhook=webhook, event_id=pk, event_type=kind, steps_max=steps)
+            for pk, kind in missed[:room]
+        ]
+        WebhookDelivery.objects.bulk_create(made, ignore_conflicts=True)
+        audit(
+            "webhook.recovered",
+            workspace=webhook.workspace,
+            target=webhook.pk,
+            deliveries=len(failed) + len(made),
+            **actor.fields(),
+        )
+    return len(failed) + len(made), is_complete
+
+
+def _restart(ids: list[UUID]) -> None:
+    WebhookDelivery.objects.filter(pk__in=ids).update(
+        status=Status.PENDING,
+        step=0,
+        next_attempt_at=timezone.now(),
+        is_claimed=False,
+        finished_at=None,
+    )
+
+
+def _require_active(webhook: Webhook) -> None:
+    if not webhook.is_active:
+        raise errors.Conflict("The webhook is disabled. Enable it first (PATCH is_active: true).")
+
+
+def counts_of(webhooks: Iterable[Webhook]) -> dict[UUID, dict[str, int]]:
+    """{webhook: {status: deliveries}}: all that are pending, others of the last days."""
+    since = timezone.now() - timedelta(days=HEALTH_DAYS)
+    mine = WebhookDelivery.objects.filter(webhook__in=[webhook.pk for webhook in webhooks])
+    pending = mine.filter(status=Status.PENDING)
+    recent = mine.filter(created_at__gte=since).exclude(status=Status.PENDING)
+    found: dict[UUID, dict[str, int]] = {}
+    for rows in (pending, recent):
+        for webhook_id, status, count in (
+            rows.order_by().values_list("webhook_id", "status").annotate(n=Count("pk"))
+        ):
+            found.setdefault(webhook_id, {})[status] = count
+    return found
+
+
+def _add_secret(webhook: Webhook, secret: str) -> None:
+    WebhookSecret.objects.create(webhook=webhook, encrypted=encryption.encrypt(secret))

@@ -1,0 +1,39 @@
+"""What the worker does for webhooks, on beat's schedule."""
+
+from typing import Any
+
+from celery import shared_task
+from celery.signals import worker_process_shutdown, worker_shutdown
+
+from accounts import usage_log
+from gateway_project.core.observability import webhook_oldest_pending
+from webhooks import engine, notices, outbox
+
+
+@shared_task(expires=1)
+def deliver() -> None:
+    """Wake this process' engine; it goes on by itself until nothing is due."""
+    engine.wake()
+
+
+@worker_process_shutdown.connect
+@worker_shutdown.connect
+def _let_deliveries_end(**_: Any) -> None:
+    engine.stop()
+
+
+@shared_task(expires=10)
+def send_notices() -> int:
+    """Send the mails that wait; returns how many left."""
+    return notices.send_waiting()
+
+
+@shared_task(expires=15)
+def measure() -> None:
+    webhook_oldest_pending.set(outbox.oldest_pending_seconds())
+
+
+@shared_task(expires=3600)
+def prune() -> int:
+    """Drop events and their deliveries past the retention of the usage log."""
+    return outbox.prune(usage_log.retention_days())

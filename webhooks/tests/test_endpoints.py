@@ -1,0 +1,537 @@
+"""The endpoints under /webhooks: shapes, refusals, and who may do what to whom."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from unittest.mock import patch
+from uuid import UUID, uuid4
+
+import pytest
+from django.conf import settings as django_settings
+from django.utils import timezone
+
+from accounts.events import publish
+from accounts.models import AuditEvent, OutboxEvent, Workspace
+from accounts.tests.shapes import fields, moment, problem
+from gateway_project.core import encryption
+from webhooks import catalogue, engine, services
+from webhooks.models import Webhook, WebhookDelivery, WebhookNotice, WebhookSecret
+from webhooks.tests.conftest import ACTOR
+from webhooks.tests.receiver import Answer
+
+WEBHOOK_FIELDS = {
+    *("id", "url", "events", "description", "retry_count", "is_active", "created_at", "health")
+}
+DELIVERY_FIELDS = {
+    *("id", "webhook_id", "event_id", "event", "status", "created_at", "finished_at"),
+    *("next_attempt_at", "http_status", "error", "attempts"),
+}
+ATTEMPT_FIELDS = {
+    *("at", "http_status", "response_body", "error", "duration_ms", "next_attempt_at")
+}
+
+
+class TestRegister:
+    def test_it_has_the_fields_of_the_contract(self, api, receiver, acme):
+        r = api("POST", "/register", {"url": receiver.url()})
+
+        body = r.json()
+        webhook = Webhook.objects.get()
+        assert r.status_code == 201
+        assert r.headers["location"] == f"/webhooks/{webhook.pk}"
+        assert set(body) == WEBHOOK_FIELDS | {"secret"}
+        assert body["secret"].startswith("whsec_")
+        assert body["url"] == receiver.url()
+        assert body["events"] == ["detection.completed"]
+        assert body["is_active"] is True
+        assert body["health"] == {
+            "delivered": 0,
+            "failed": 0,
+            "pending": 0,
+            "disabled_reason": None,
+        }
+        assert UUID(body["id"]).version == 7
+        moment(body["created_at"])
+        assert webhook.workspace == acme
+
+    def test_it_takes_every_field_and_the_plans_name_of_an_event(self, api, receiver):
+        r = api(
+            "POST",
+            "/register",
+            {
+                "url": receiver.url(),
+                "events": ["detection_complete", "quota.80", "detection.completed"],
+                "description": "  ours ",
+                "retry_count": 3,
+            },
+        )
+
+        body = r.json()
+        assert body["events"] == ["detection.completed", "quota.80"]
+        assert (body["description"], body["retry_count"]) == ("ours", 3)
+
+    def test_the_secret_is_shown_this_once_and_stored_encrypted(self, api, receiver):
+        made = api("POST", "/register", {"url": receiver.url()}).json()
+
+        later = api("GET", "/list").text + api("GET", f"/{made['id']}").text
+        assert made["secret"] not in later
+        assert "whsec_" not in later
+        stored = WebhookSecret.objects.get().encrypted
+        assert made["secret"] not in repr([*WebhookSecret.objects.values()])
+        assert encryption.decrypt(stored) == made["secret"]
+        assert made["secret"] not in repr([*AuditEvent.objects.values()])
+
+    @pytest.mark.parametrize(
+        "body",
+        [
+            {},
+            {"url": "https://example.com", "secret": "x"},
+            {"url": "https://example.com", "events": []},
+            {"url": "https://example.com", "events": ["detection.maybe"]},
+            {"url": "https://example.com", "events": "detection.completed"},
+            {"url": "https://example.com", "retry_count": -1},
+            {"url": "https://example.com", "retry_count": 10},
+            {"url": "https://example.com", "description": "x" * 201},
+            {"url": "https://example.com", "description": "nul\x00"},
+        ],
+        ids=str,
+    )
+    def test_it_names_a_bad_field_and_makes_nothing(self, api, body):
+        unresolved = patch("socket.getaddrinfo", side_effect=OSError)
+        with unresolved:
+            r = api("POST", "/register", body)
+
+        assert fields(r)
+        assert not Webhook.objects.exists()
+
+    @pytest.mark.parametrize(
+        "url",
+        [
+            "http://example.com/",
+            "https://127.0.0.1/",
+            "https://localhost/",
+            "https://10.0.0.1/",
+            "https://2130706433/",
+            "https://[::ffff:127.0.0.1]/",
+            "https://user:pw@example.com/",
+            "https://example.com:22/",
+        ],
+    )
+    def test_an_address_of_ours_is_422(self, api, url):
+        assert list(fields(api("POST", "/register", {"url": url}))) == ["url"]
+        assert not Webhook.objects.exists()
+
+    def test_a_name_that_does_not_resolve_yet_is_accepted(self, api):
+        with patch("socket.getaddrinfo", side_effect=OSError):
+            r = api("POST", "/register", {"url": "https://later.example/hook"})
+
+        assert r.status_code == 201
+
+    def test_there_is_an_end_to_them(self, api, receiver, monkeypatch):
+        monkeypatch.setattr(services, "WEBHOOKS_MAX", 2)
+        statuses = [api("POST", "/register", {"url": receiver.url()}).status_code for _ in range(3)]
+
+        assert statuses == [201, 201, 409]
+
+    def test_the_workspace_knows_what_is_wanted(self, acme, make_webhook):
+        def wanted():
+            return Workspace.objects.get(pk=acme.pk).wanted_events
+
+        one = make_webhook(events=["quota.80", "detection.flagged"])
+        other = make_webhook(events=["quota.80"])
+        assert wanted() == ["detection.flagged", "quota.80"]
+
+        services.update(one, {"events": ["key.expiring"]}, actor=ACTOR)
+        assert wanted() == ["key.expiring", "quota.80"]
+
+        services.delete(other, actor=ACTOR)
+        assert wanted() == ["key.expiring"]
+
+        services.update(one, {"is_active": False}, actor=ACTOR)
+        assert wanted() == []
+
+    def test_it_is_audited(self, api, receiver, acme_key):
+        made = api("POST", "/register", {"url": receiver.url()}).json()
+
+        event = AuditEvent.objects.get(action="webhook.created", target=made["id"])
+        assert event.actor == f"key {acme_key[:12]}…"
+
+
+class TestRead:
+    def test_a_list_has_each_with_its_health(self, api, acme, receiver, make_webhook):
+        quiet, busy = make_webhook("/a", ["quota.80"]), make_webhook("/b")
+        receiver.answers(500)
+        publish(acme, "detection.completed", result={})
+        engine.deliver_all()
+
+        body = api("GET", "/list").json()
+
+        assert set(body) == {"results", "next"}
+        assert [each["id"] for each in body["results"]] == [str(busy.pk), str(quiet.pk)]
+        assert [set(each) for each in body["results"]] == [WEBHOOK_FIELDS] * 2
+        assert body["results"][0]["health"]["pending"] == 1
+        assert api("GET", f"/{busy.pk}").json() == body["results"][0]
+
+    def test_next_leads_through_all(self, api, make_webhook):
+        for n in range(5):
+            make_webhook(f"/{n}")
+        seen, path = [], "/list?limit=2"
+        while path:
+            body = api("GET", path).json()
+            seen += [each["id"] for each in body["results"]]
+            path = (body["next"] or "").removeprefix("http://testserver/webhooks")
+
+        assert len(seen) == len(set(seen)) == 5
+
+    def test_a_list_costs_the_same_sql_however_long(
+        self, api, make_webhook, django_assert_max_num_queries
+    ):
+        from webhooks.schemas import WebhookView
+
+        rows = [make_webhook(f"/{n}") for n in range(5)]
+
+        with django_assert_max_num_queries(2):
+            counts = services.counts_of(rows)
+            assert len([WebhookView.of(row, counts.get(row.pk, {})) for row in rows]) == 5
+
+    @pytest.mark.parametrize(
+        ("method", "path"),
+        [
+            ("GET", "/{id}"),
+            ("PATCH", "/{id}"),
+            ("DELETE", "/{id}"),
+            ("POST", "/{id}/rotate-secret"),
+            ("GET", "/{id}/deliveries"),
+            ("POST", "/{id}/recover"),
+        ],
+    )
+    def test_a_strangers_is_as_missing_as_one_that_never_was(
+        self, api, make_webhook, globex, method, path
+    ):
+        theirs = make_webhook(workspace=globex)
+        json = {"PATCH": {"description": "mine"}, "POST": {}}.get(method)
+        if "recover" in path:
+            json = {"since": "2026-01-01T00:00:00Z"}
+
+        one = api(method, path.format(id=theirs.pk), json)
+        other = api(method, path.format(id=uuid4()), json)
+
+        assert problem(one, 404, "not_found")["detail"] == other.json()["detail"]
+        theirs.refresh_from_db()
+        assert theirs.description == ""
+
+
+class TestChange:
+    @pytest.mark.parametrize(
+        ("field", "value"),
+        [("description", "new"), ("events", ["quota.80"]), ("retry_count", 2)],
+    )
+    def test_it_changes_the_named_field_alone(self, api, webhook, field, value):
+        before = api("GET", f"/{webhook.pk}").json()
+
+        r = api("PATCH", f"/{webhook.pk}", {field: value})
+
+        assert r.status_code == 200
+        assert r.json() == before | {field: value}
+        assert api("GET", f"/{webhook.pk}").json() == r.json()
+
+    def test_its_address_is_checked_again(self, api, webhook, receiver):
+        assert "url" in fields(api("PATCH", f"/{webhook.pk}", {"url": "https://10.0.0.1/"}))
+        assert api("PATCH", f"/{webhook.pk}", {"url": receiver.url("/b")}).status_code == 200
+
+        webhook.refresh_from_db()
+        assert webhook.url == receiver.url("/b")
+
+    def test_a_pause_gives_up_what_is_on_its_way(self, api, acme, webhook, receiver):
+        receiver.answers(500)
+        publish(acme, "detection.completed", result={})
+        engine.deliver_all()
+
+        r = api("PATCH", f"/{webhook.pk}", {"is_active": False})
+
+        assert r.json()["is_active"] is False
+        assert r.json()["health"]["disabled_reason"] == "paused"
+        assert WebhookDelivery.objects.get().status == "failed"
+        assert not WebhookNotice.objects.exists()
+
+    def test_enabling_probes_first_and_stays_off_when_that_fails(self, api, webhook, receiver):
+        api("PATCH", f"/{webhook.pk}", {"is_active": False})
+        receiver.answers(500)
+
+        r = api("PATCH", f"/{webhook.pk}", {"is_active": True})
+
+        assert "HTTP 500" in problem(r, 409, "conflict")["detail"]
+        assert [got.json["type"] for got in receiver.received] == ["webhook.test"]
+        assert api("GET", f"/{webhook.pk}").json()["is_active"] is False
+
+    def test_enabling_with_an_answer_lets_events_through_again(self, api, acme, webhook, receiver):
+        api("PATCH", f"/{webhook.pk}", {"is_active": False})
+
+        r = api("PATCH", f"/{webhook.pk}", {"is_active": True})
+
+        assert r.status_code == 200
+        assert r.json()["is_active"] is True
+        assert r.json()["health"]["disabled_reason"] is None
+        assert WebhookNotice.objects.get().kind == "enabled"
+        assert Workspace.objects.get(pk=acme.pk).wanted_events == ["detection.completed"]
+        publish(acme, "detection.completed", result={})
+        engine.deliver_all()
+        assert len(receiver.received) == 2
+
+    def test_enabling_what_is_enabled_sends_nothing(self, api, webhook, receiver):
+        assert api("PATCH", f"/{webhook.pk}", {"is_active": True}).status_code == 200
+        assert receiver.received == []
+
+
+class TestDelete:
+    def test_it_goes_with_its_log(self, api, acme, webhook, receiver):
+        publish(acme, "detection.completed", result={})
+        engine.deliver_all()
+
+        r = api("DELETE", f"/{webhook.pk}")
+
+        assert (r.status_code, r.content) == (204, b"")
+        assert api("GET", f"/{webhook.pk}").status_code == 404
+        assert not WebhookDelivery.objects.exists()
+        assert AuditEvent.objects.filter(action="webhook.deleted").exists()
+
+
+class TestRotate:
+    def test_it_shows_the_new_secret_once(self, api, webhook):
+        r = api("POST", f"/{webhook.pk}/rotate-secret", {"overlap_seconds": 60})
+
+        assert set(r.json()) == {"secret", "previous_valid_until"}
+        assert r.json()["secret"] != webhook.secret
+        left = moment(r.json()["previous_valid_until"]) - timezone.now()
+        assert timedelta(seconds=0) < left <= timedelta(seconds=60)
+        assert r.json()["secret"] not in api("GET", f"/{webhook.pk}").text
+
+    def test_old_secrets_have_an_end(self, api, webhook):
+        for _ in range(15):
+            api("POST", f"/{webhook.pk}/rotate-secret")
+
+        assert webhook.secrets.count() == 10
+        assert webhook.secrets.filter(expires_at=None).count() == 1
+
+    def test_without_overlap_the_old_one_ends_now(self, api, acme, webhook, receiver):
+        new = api("POST", f"/{webhook.pk}/rotate-secret", {"overlap_seconds": 0}).json()["secret"]
+        publish(acme, "detection.completed", result={})
+        engine.deliver_all()
+
+        [got] = receiver.received
+        assert got.verified_by(new)
+        assert " " not in got.headers["webhook-signature"]
+
+
+class TestTest:
+    @pytest.mark.parametrize("name", catalogue.BY_NAME)
+    def test_it_sends_the_example_of_an_event_once(self, api, webhook, receiver, name):
+        receiver.answers(500)
+
+        r = api("POST", "/test", {"webhook_id": str(webhook.pk), "event": name})
+        engine.deliver_all()
+
+        assert r.status_code == 202
+        delivery = api("GET", f"/deliveries/{r.json()['delivery_id']}").json()
+        assert (delivery["status"], delivery["event"]) == ("failed", name)
+        [got] = receiver.received
+        assert got.json["type"] == name
+        assert got.json["data"]["metadata"] == {"test": True}
+        assert got.json["data"]["result"] == catalogue.BY_NAME[name].example
+
+    def test_it_goes_to_this_webhook_alone(self, api, make_webhook, receiver):
+        make_webhook("/other", list(catalogue.BY_NAME))
+        mine = make_webhook("/mine")
+
+        api("POST", "/test", {"webhook_id": str(mine.pk)})
+        engine.deliver_all()
+
+        assert [got.path for got in receiver.received] == ["/mine"]
+
+    def test_a_disabled_one_is_409(self, api, webhook):
+        services.update(webhook, {"is_active": False}, actor=ACTOR)
+
+        problem(api("POST", "/test", {"webhook_id": str(webhook.pk)}), 409, "conflict")
+
+    def test_the_guard_is_asked_here_too(self, api, webhook, settings, receiver):
+        settings.WEBHOOK_ALLOWED_NETWORKS = ()
+
+        r = api("POST", "/test", {"webhook_id": str(webhook.pk)})
+
+        assert "private or reserved" in fields(r)["webhook_id"]
+        assert receiver.received == []
+
+
+class TestDeliveries:
+    @pytest.fixture
+    def log(self, acme, make_webhook, receiver):
+        webhook = make_webhook(events=["detection.completed", "quota.80"], retry_count=0)
+        receiver.answers(Answer(200, body=b"fine"), 500, 200)
+        for kind in ("detection.completed", "quota.80", "quota.80"):
+            publish(acme, kind, result={})
+            engine.deliver_all()
+        return webhook
+
+    def test_they_have_the_fields_of_the_contract(self, api, log):
+        body = api("GET", f"/{log.pk}/deliveries").json()
+
+        assert set(body) == {"results", "next"}
+        newest, failed, oldest = body["results"]
+        assert {frozenset(each) for each in body["results"]} == {frozenset(DELIVERY_FIELDS)}
+        assert (oldest["status"], oldest["event"]) == ("delivered", "detection.completed")
+        assert (failed["status"], failed["http_status"]) == ("failed", 500)
+        [attempt] = oldest["attempts"]
+        assert set(attempt) == ATTEMPT_FIELDS
+        assert (attempt["http_status"], attempt["response_body"]) == (200, "fine")
+        moment(attempt["at"])
+        assert newest["status"] == "delivered"
+
+    def test_one_has_the_body_too(self, api, log):
+        listed = api("GET", f"/{log.pk}/deliveries").json()["results"][0]
+
+        one = api("GET", f"/deliveries/{listed['id']}").json()
+
+        event = OutboxEvent.objects.get(pk=listed["event_id"])
+        assert one == listed | {"body": event.body}
+
+    @pytest.mark.parametrize(
+        ("query", "count"),
+        [
+            ("status=delivered", 2),
+            ("status=failed", 1),
+            ("status=pending", 0),
+            ("event=quota.80", 2),
+            ("event=detection_complete", 1),
+            ("event=quota.80&status=failed", 1),
+            ("since=2020-01-01T00:00:00Z", 3),
+            ("since=2999-01-01T00:00:00Z", 0),
+        ],
+    )
+    def test_they_can_be_filtered(self, api, log, query, count):
+        assert len(api("GET", f"/{log.pk}/deliveries?{query}").json()["results"]) == count
+
+    @pytest.mark.parametrize(
+        "query", ["status=maybe", "event=x", "since=yesterday", "since=2026-01-01T00:00:00"]
+    )
+    def test_a_senseless_filter_is_422(self, api, log, query):
+        assert list(fields(api("GET", f"/{log.pk}/deliveries?{query}"))) == [query.split("=")[0]]
+
+    @pytest.mark.parametrize(("method", "path"), [("GET", ""), ("POST", "/resend")])
+    def test_a_strangers_is_missing(self, api, make_webhook, globex, method, path):
+        theirs = services.test(make_webhook(workspace=globex), "webhook.test")
+
+        problem(api(method, f"/deliveries/{theirs.pk}{path}"), 404, "not_found")
+
+
+class TestAgain:
+    def fail(self, acme, webhook, receiver, count):
+        receiver.answers(500)
+        ids = [publish(acme, "detection.completed", result={}).pk for _ in range(count)]
+        engine.deliver_all()
+        WebhookDelivery.objects.update(status="failed", next_attempt_at=None)
+        receiver.received.clear()
+        receiver.answers(200)
+        return {str(each) for each in ids}
+
+    def test_resend_begins_anew_with_the_same_id(self, api, acme, webhook, receiver):
+        [event_id] = self.fail(acme, webhook, receiver, 1)
+        delivery = WebhookDelivery.objects.get()
+
+        r = api("POST", f"/deliveries/{delivery.pk}/resend")
+        engine.deliver_all()
+
+        assert (r.status_code, r.json()) == (202, {"delivery_id": str(delivery.pk)})
+        assert [got.event_id for got in receiver.received] == [event_id]
+        delivery.refresh_from_db()
+        assert (delivery.status, delivery.attempts_made) == ("delivered", 2)
+
+    def test_what_arrived_can_be_sent_again_too(self, api, acme, webhook, receiver):
+        publish(acme, "detection.completed", result={})
+        engine.deliver_all()
+
+        api("POST", f"/deliveries/{WebhookDelivery.objects.get().pk}/resend")
+        engine.deliver_all()
+
+        assert len(receiver.received) == 2
+
+    def test_recover_sends_what_failed_since(self, api, acme, webhook, receiver):
+        old = self.fail(acme, webhook, receiver, 2)
+        OutboxEvent.objects.update(created_at=timezone.now() - timedelta(days=2))
+        new = self.fail(acme, webhook, receiver, 3)
+        since = (timezone.now() - timedelta(hours=1)).isoformat()
+
+        r = api("POST", f"/{webhook.pk}/recover", {"since": since})
+        engine.deliver_all()
+
+        assert (r.status_code, r.json()) == (202, {"deliveries": 3, "is_complete": True})
+        assert receiver.ids == new
+        until = {"since": "2020-01-01T00:00:00Z", "until": since}
+        assert api("POST", f"/{webhook.pk}/recover", until).json()["deliveries"] == 2
+        engine.deliver_all()
+        assert receiver.ids == new | old
+
+    def test_recover_sends_what_it_missed_while_disabled(self, api, acme, make_webhook, receiver):
+        make_webhook("/other")
+        mine = make_webhook("/mine")
+        services.update(mine, {"is_active": False}, actor=ACTOR)
+        event = publish(acme, "detection.completed", result={})
+        publish(acme, "quota.80", result={})
+        engine.deliver_all()
+        services.enable(mine, actor=ACTOR)
+        receiver.received.clear()
+
+        r = api("POST", f"/{mine.pk}/recover", {"since": "2020-01-01T00:00:00Z"})
+        engine.deliver_all()
+
+        assert r.json()["deliveries"] == 1
+        assert [(got.path, got.event_id) for got in receiver.received] == [("/mine", str(event.pk))]
+
+    def test_recover_says_when_there_is_more(self, api, acme, webhook, receiver, monkeypatch):
+        monkeypatch.setattr(services, "RECOVERED_MAX", 2)
+        self.fail(acme, webhook, receiver, 3)
+        body = {"since": "2020-01-01T00:00:00Z"}
+
+        answers = [api("POST", f"/{webhook.pk}/recover", body).json() for _ in range(2)]
+
+        assert answers == [
+            {"deliveries": 2, "is_complete": False},
+            {"deliveries": 1, "is_complete": True},
+        ]
+
+    @pytest.mark.parametrize("body", [{}, {"since": "yesterday"}, {"since": "2026-01-01T00:00:00"}])
+    def test_recover_wants_a_time(self, api, webhook, body):
+        assert "since" in fields(api("POST", f"/{webhook.pk}/recover", body))
+
+
+class TestCatalogue:
+    def test_everybody_may_read_it(self, gateway):
+        r = gateway.get("/webhooks/events")
+
+        assert r.status_code == 200
+        assert [set(event) for event in r.json()] == [
+            {"name", "description", "schema", "example"}
+        ] * len(catalogue.TYPES)
+        assert {event["name"] for event in r.json()} >= {
+            *("detection.completed", "detection.flagged", "detection.failed", "batch.completed"),
+            *("batch.failed", "quota.80", "quota.100", "key.expiring", "webhook.test"),
+            *("queue.spike", "queue.item_dead"),
+        }
+
+
+@pytest.mark.parametrize("path", ["/register", "/list", "/test"])
+def test_it_needs_the_scope(gateway, acme_admin_key, path):
+    method = "GET" if path == "/list" else "POST"
+    r = gateway.request(method, f"/webhooks{path}", key=acme_admin_key)
+
+    assert "'webhooks'" in problem(r, 403, "scope_denied")["detail"]
+
+
+def test_secrets_survive_a_new_key(webhook, settings):
+    new = "QUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUE="
+    settings.FIELD_ENCRYPTION_KEYS = [new, *django_settings.FIELD_ENCRYPTION_KEYS]
+    stored = WebhookSecret.objects.get().encrypted
+
+    assert encryption.decrypt(stored) == webhook.secret
+    settings.FIELD_ENCRYPTION_KEYS = [new]
+    with pytest.raises(encryption.Undecryptable):
+        encryption.decrypt(stored)

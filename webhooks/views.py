@@ -1,0 +1,327 @@
+"""Webhooks of the calling key's workspace. Shapes: `webhooks/schemas.py`."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from django.db.models import QuerySet
+from django.http import HttpResponse
+from drf_spectacular.utils import OpenApiParameter, extend_schema
+from rest_framework.request import Request
+
+from accounts.views import KeyedViewSet
+from gateway_project.core import errors
+from gateway_project.core.views import ControlPlaneViewSet, endpoint, page, reply
+from webhooks import catalogue, services
+from webhooks.models import Webhook, WebhookDelivery
+from webhooks.schemas import (
+    Accepted,
+    Catalogue,
+    DeliveryDetail,
+    DeliveryList,
+    DeliveryView,
+    EventView,
+    NewSecret,
+    NewWebhookView,
+    RecoverRequest,
+    Recovery,
+    RegisterWebhookRequest,
+    RotateSecretRequest,
+    TestWebhookRequest,
+    WebhookList,
+    WebhookPatch,
+    WebhookView,
+)
+
+SCOPE = "webhooks"
+TAGS = ("webhooks",)
+PAGING = [
+    OpenApiParameter("limit", int, description="1 to 200, default 50."),
+    OpenApiParameter("cursor", str, description="From `next`."),
+]
+
+
+class WebhookViewSet(KeyedViewSet):
+    def own(self) -> QuerySet[Webhook]:
+        return Webhook.objects.filter(workspace_id=self.principal.workspace_id)
+
+    def get_own(self, webhook_id: UUID) -> Webhook:
+        """The webhook, or 404: another tenant's is as missing as one that never was."""
+        webhook = self.own().filter(pk=webhook_id).first()
+        if webhook is None:
+            raise errors.NotFound(
+                "This workspace has no such webhook. GET /webhooks/list lists its webhooks."
+            )
+        return webhook
+
+    def get_own_delivery(self, delivery_id: UUID) -> WebhookDelivery:
+        delivery = (
+            WebhookDelivery.objects.filter(
+                pk=delivery_id, webhook__workspace_id=self.principal.workspace_id
+            )
+            .select_related("event", "webhook")
+            .prefetch_related("attempts")
+            .first()
+        )
+        if delivery is None:
+            raise errors.NotFound(
+                "This workspace has no such delivery. GET /webhooks/{id}/deliveries lists them."
+            )
+        return delivery
+
+    @staticmethod
+    def shown(webhook: Webhook) -> WebhookView:
+        return WebhookView.of(webhook, services.counts_of([webhook]).get(webhook.pk, {}))
+
+    @endpoint(
+        summary="Register a webhook",
+        description=(
+            "Its events are sent as signed POSTs (Standard Webhooks): at least once, in no "
+            "promised order; dedupe by `webhook-id`. The secret is shown this once. `url` must "
+            "lead to a public address; `detection_complete` means `detection.completed`."
+        ),
+        tags=TAGS,
+        body=RegisterWebhookRequest,
+        answer=NewWebhookView,
+        status=201,
+        scope=SCOPE,
+        problems=[errors.Conflict],
+    )
+    def create(self, request: Request) -> HttpResponse:
+        body = self.parsed(RegisterWebhookRequest)
+        webhook, secret = services.register(
+            self.principal.workspace_id,
+            body.url,
+            body.events,
+            description=body.description,
+            retry_count=body.retry_count,
+            actor=self.actor,
+        )
+        answer = NewWebhookView(**WebhookView.of(webhook, {}).model_dump(), secret=secret)
+        return reply(answer, status=201, headers={"Location": f"/webhooks/{webhook.pk}"})
+
+    @endpoint(
+        summary="List webhooks",
+        tags=TAGS,
+        answer=WebhookList,
+        scope=SCOPE,
+        problems=[errors.NotFound],  # of a broken cursor
+        parameters=PAGING,
+    )
+    def list(self, request: Request) -> HttpResponse:
+        webhooks, following = page(request, self.own(), ordering=("-created_at", "-id"))
+        counts = services.counts_of(webhooks)
+        results = [WebhookView.of(webhook, counts.get(webhook.pk, {})) for webhook in webhooks]
+        return reply(WebhookList(results=results, next=following))
+
+    @endpoint(
+        summary="One webhook",
+        tags=TAGS,
+        answer=WebhookView,
+        scope=SCOPE,
+        problems=[errors.NotFound],
+    )
+    def retrieve(self, request: Request, id: UUID) -> HttpResponse:  # noqa: A002 - the URL's name
+        return reply(self.shown(self.get_own(id)))
+
+    @endpoint(
+        summary="Change a webhook",
+        description=(
+            "`is_active: false` pauses it and gives up what is on its way. `is_active: true` "
+            "probes first: 409 with the reason when the receiver does not answer a "
+            "`webhook.test` with 2xx within 15 s."
+        ),
+        tags=TAGS,
+        body=WebhookPatch,
+        answer=WebhookView,
+        scope=SCOPE,
+        problems=[errors.NotFound, errors.Conflict],
+    )
+    def partial_update(self, request: Request, id: UUID) -> HttpResponse:  # noqa: A002
+        body = self.parsed(WebhookPatch)
+        changes: dict[str, Any] = body.model_dump(exclude_unset=True, exclude_none=True)
+        webhook = self.get_own(id)
+        is_wanted = changes.get("is_active")
+        if is_wanted is webhook.is_active or is_wanted is True:
+            del changes["is_active"]
+        if changes:
+            services.update(webhook, changes, actor=self.actor)
+        if is_wanted and not webhook.is_active:
+            services.enable(webhook, actor=self.actor)
+        return reply(self.shown(webhook))
+
+    @endpoint(
+        summary="Delete a webhook",
+        description="With its log. What is on its way is given up.",
+        tags=TAGS,
+        status=204,
+        scope=SCOPE,
+        minute_cost=0,  # closing a leak must never wait for a limit
+        problems=[errors.NotFound],
+    )
+    def destroy(self, request: Request, id: UUID) -> HttpResponse:  # noqa: A002
+        services.delete(self.get_own(id), actor=self.actor)
+        return reply(None, status=204)
+
+    @endpoint(
+        summary="Send a test",
+        description=(
+            "The example of an event, once, with `data.metadata.test: true`. Without `event` a "
+            "`webhook.test`."
+        ),
+        tags=TAGS,
+        body=TestWebhookRequest,
+        answer=Accepted,
+        status=202,
+        scope=SCOPE,
+        problems=[errors.NotFound, errors.Conflict],
+    )
+    def test(self, request: Request) -> HttpResponse:
+        body = self.parsed(TestWebhookRequest)
+        delivery = services.test(self.get_own(body.webhook_id), body.event)
+        return _accepted(delivery)
+
+    @endpoint(
+        summary="Give a webhook a new secret",
+        description=(
+            "Deliveries carry the signatures of both for `overlap_seconds`, so that receivers "
+            "can change over. The new secret is shown this once."
+        ),
+        tags=TAGS,
+        body=RotateSecretRequest,
+        answer=NewSecret,
+        scope=SCOPE,
+        problems=[errors.NotFound],
+    )
+    def rotate_secret(self, request: Request, id: UUID) -> HttpResponse:  # noqa: A002
+        body = self.parsed(RotateSecretRequest)
+        secret, valid_until = services.rotate_secret(
+            self.get_own(id), overlap_seconds=body.overlap_seconds, actor=self.actor
+        )
+        return reply(NewSecret(secret=secret, previous_valid_until=valid_until))
+
+    @extend_schema(operation_id="webhooks_deliveries_list")
+    @endpoint(
+        summary="Deliveries of a webhook",
+        description="The newest first, each with its attempts.",
+        tags=TAGS,
+        answer=DeliveryList,
+        scope=SCOPE,
+        problems=[errors.NotFound, errors.ValidationFailed],
+        parameters=[
+            OpenApiParameter("status", str, enum=WebhookDelivery.Status.values),
+            OpenApiParameter("event", str, description="An event's name."),
+            OpenApiParameter("since", datetime, description="Made at that time or later."),
+            *PAGING,
+        ],
+    )
+    def deliveries(self, request: Request, id: UUID) -> HttpResponse:  # noqa: A002
+        asked = _filters(request)
+        found = self.get_own(id).deliveries.filter(**asked).prefetch_related("attempts")
+        rows, following = page(request, found, ordering=("-created_at", "-id"))
+        return reply(DeliveryList(results=[DeliveryView.of(row) for row in rows], next=following))
+
+    @endpoint(
+        summary="One delivery, with its attempts and its body",
+        tags=TAGS,
+        answer=DeliveryDetail,
+        scope=SCOPE,
+        problems=[errors.NotFound],
+    )
+    def delivery(self, request: Request, id: UUID) -> HttpResponse:  # noqa: A002
+        return reply(DeliveryDetail.of(self.get_own_delivery(id)))
+
+    @endpoint(
+        summary="Send a delivery again",
+        description="Now, and from the beginning of the schedule; with the same `webhook-id`.",
+        tags=TAGS,
+        answer=Accepted,
+        status=202,
+        scope=SCOPE,
+        problems=[errors.NotFound, errors.Conflict],
+    )
+    def resend(self, request: Request, id: UUID) -> HttpResponse:  # noqa: A002
+        delivery = self.get_own_delivery(id)
+        services.resend(delivery, actor=self.actor)
+        return _accepted(delivery)
+
+    @endpoint(
+        summary="Send again what did not arrive",
+        description=(
+            "Of the events from `since` to `until` (now): those given up, and those that were "
+            "never tried because the webhook was disabled or did not ask for them yet. At most "
+            "10,000 a call."
+        ),
+        tags=TAGS,
+        body=RecoverRequest,
+        answer=Recovery,
+        status=202,
+        scope=SCOPE,
+        problems=[errors.NotFound, errors.Conflict],
+    )
+    def recover(self, request: Request, id: UUID) -> HttpResponse:  # noqa: A002
+        body = self.parsed(RecoverRequest)
+        count, is_complete = services.recover(
+            self.get_own(id), body.since, body.until, actor=self.actor
+        )
+        return reply(Recovery(deliveries=count, is_complete=is_complete), status=202)
+
+
+class CatalogueViewSet(ControlPlaneViewSet):
+    authentication_classes = []
+
+    @endpoint(
+        summary="The events there are",
+        description="Each with the JSON Schema of its body and an example.",
+        tags=TAGS,
+        answer=Catalogue,
+        public=True,
+    )
+    def list(self, request: Request) -> HttpResponse:
+        return reply(
+            Catalogue(
+                [
+                    EventView(
+                        name=event.name,
+                        description=event.description,
+                        schema_=catalogue.schema_of(event),
+                        example=catalogue.example_of(event),
+                    )
+                    for event in catalogue.TYPES
+                ]
+            )
+        )
+
+
+def _accepted(delivery: WebhookDelivery) -> HttpResponse:
+    location = f"/webhooks/deliveries/{delivery.pk}"
+    return reply(Accepted(delivery_id=delivery.pk), status=202, headers={"Location": location})
+
+
+def _filters(request: Request) -> dict[str, Any]:
+    """The conditions of the query string; raises 422 for values that cannot be."""
+    found: dict[str, Any] = {}
+    wrong = []
+    params = request.query_params
+    if (status := params.get("status")) is not None:
+        found["status"] = status
+        if status not in WebhookDelivery.Status.values:
+            known = ", ".join(WebhookDelivery.Status.values)
+            wrong.append({"field": "status", "message": f"one of {known}"})
+    if (event := params.get("event")) is not None:
+        found["event_type"] = event = catalogue.ALIASES.get(event, event)
+        if event not in catalogue.BY_NAME:
+            wrong.append({"field": "event", "message": "unknown event; see GET /webhooks/events"})
+    if (since := params.get("since")) is not None:
+        try:
+            found["created_at__gte"] = at = datetime.fromisoformat(since)
+            if at.tzinfo is None:
+                raise ValueError("without its offset")
+        except ValueError:
+            message = "not a time with its offset, such as 2026-05-01T00:00:00Z"
+            wrong.append({"field": "since", "message": message})
+    if wrong:
+        raise errors.ValidationFailed(errors=wrong)
+    return found
