@@ -252,9 +252,7 @@ class ApiKey(models.Model):
         # None on `last_used_at`: it would make every use of a key rewrite all of its indexes.
         indexes = [
             models.Index(fields=["prefix", "last4"], name="key_shown"),
-            models.Index(
-                fields=["id"], name="key_revoked", condition=Q(revoked_at__isnull=False)
-            ),
+            models.Index(fields=["id"], name="key_revoked", condition=Q(revoked_at__isnull=False)),
         ]
 
     def __str__(self) -> str:

@@ -11,18 +11,46 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any, Literal
 
-from django.db import models, transaction
+from django.db import connection, models, transaction
 from django.db.models import F
 from django.db.models.functions import Least
 from django.utils import timezone
 
-from accounts import authentication
+from accounts import authentication, services
 from accounts.events import audit
-from accounts.models import ApiKey, Membership, Plan, User, Workspace
+from accounts.models import ApiKey, Membership, Plan, User, Workspace, normal_email
 from accounts.services import Actor
 from gateway_project.core import breaker, errors
 
 # -- People ---------------------------------------------------------------------------------------
+
+
+def add_user(user: User, password: str, *, actor: Actor) -> None:
+    """Store a person whose address the actor vouches for: a colleague, without a workspace."""
+    user.email = normal_email(user.email)
+    user.username = user.email
+    user.set_password(password)  # takes its time on purpose: not in the transaction
+    with transaction.atomic():
+        user.save(force_insert=True)
+        audit("user.created", target=user.pk, is_staff=user.is_staff, **actor.fields())
+        services.confirm_email(user, actor=actor)
+
+
+def change_user(user: User, changes: Mapping[str, Any], *, actor: Actor) -> bool:
+    """Change names and rights; `changes` by field."""
+    with transaction.atomic():
+        changed = _changed(user, changes)
+        if changed:
+            audit("user.changed", target=user.pk, changes=changed, **actor.fields())
+    return bool(changed)
+
+
+def is_last_superuser(user: User) -> bool:
+    """Locks the superusers inside a transaction, so that two cannot suspend each other at once."""
+    superusers = User.objects.filter(is_superuser=True, is_staff=True, is_active=True)
+    if connection.in_atomic_block:
+        superusers = superusers.select_for_update()
+    return [other.pk for other in superusers] == [user.pk]
 
 
 def suspend_user(user: User, *, actor: Actor) -> bool:
@@ -31,9 +59,7 @@ def suspend_user(user: User, *, actor: Actor) -> bool:
     Raises 409 for the last active superuser: nobody could undo it.
     """
     with transaction.atomic():
-        # Locked, so that two superusers cannot suspend each other at the same moment.
-        others = User.objects.select_for_update().filter(is_superuser=True, is_active=True)
-        if user.is_superuser and not [other for other in others if other.pk != user.pk]:
+        if user.is_superuser and is_last_superuser(user):
             raise errors.Conflict("This is the last active superuser. Make another one first.")
         suspended = User.objects.filter(pk=user.pk, is_active=True).update(is_active=False)
         if suspended:
@@ -76,6 +102,12 @@ def _set_suspended(
             audit(action, workspace=workspace, target=workspace.pk, **actor.fields())
         authentication.forget_workspace(workspace.pk)
     return bool(done)
+
+
+def add_workspace(workspace: Workspace, *, actor: Actor) -> None:
+    with transaction.atomic():
+        workspace.save(force_insert=True)
+        audit("workspace.created", workspace=workspace, target=workspace.pk, **actor.fields())
 
 
 def change_workspace(workspace: Workspace, changes: Mapping[str, Any], *, actor: Actor) -> bool:
@@ -125,9 +157,7 @@ def change_plan(workspace: Workspace, plan: Plan, *, actor: Actor, fit_keys: boo
     return lowered
 
 
-def add_member(
-    workspace: Workspace, user: User, role: str, *, actor: Actor
-) -> Membership:
+def add_member(workspace: Workspace, user: User, role: str, *, actor: Actor) -> Membership:
     """Raises `IntegrityError` when the person is a member already."""
     with transaction.atomic():
         member = Membership.objects.create(workspace=workspace, user=user, role=role)
