@@ -15,6 +15,7 @@ from django.http import HttpRequest
 from django.urls import reverse
 from django.utils import timezone
 from django.utils.html import format_html, format_html_join
+from django.utils.safestring import mark_safe
 
 from accounts import oversight, reports, services
 from accounts.admin.acts import act
@@ -31,6 +32,15 @@ def recent() -> Any:
 
 
 # -- Users ----------------------------------------------------------------------------------------
+
+
+def named(queryset: QuerySet[User], term: str) -> QuerySet[User]:
+    """Those whose e-mail begins with `term`, or whose id it is."""
+    wanted = as_uuid(term)
+    if wanted is not None:
+        return queryset.filter(pk=wanted)
+    # Addresses are kept in small letters, and their index serves the beginning of one.
+    return queryset.filter(email__startswith=normal_email(term))
 
 
 class UserForm(forms.ModelForm):
@@ -143,11 +153,7 @@ class PeopleAdmin(SuperusersAct, UserAdmin):
         return [*facts, "last_login", "date_joined", "email_confirmed_at"]
 
     def find(self, queryset: QuerySet[User], term: str) -> QuerySet[User]:
-        wanted = as_uuid(term)
-        if wanted is not None:
-            return queryset.filter(pk=wanted)
-        # Addresses are kept in small letters, and their index serves the beginning of one.
-        return queryset.filter(email__startswith=normal_email(term))
+        return named(queryset, term)
 
     @admin.display(boolean=True, description="confirmed")
     def is_confirmed(self, user: User) -> bool:
@@ -165,7 +171,7 @@ class PeopleAdmin(SuperusersAct, UserAdmin):
     def their_workspaces(self, user: User) -> str:
         found = user.memberships.select_related("workspace").order_by("created_at")[:50]
         rows = ((link_to(member.workspace), member.role) for member in found)
-        return format_html_join(format_html("<br>"), "{} as {}", rows) or "none"
+        return format_html_join(mark_safe("<br>"), "{} as {}", rows) or "none"
 
     def save_model(self, request: HttpRequest, obj: User, form: Any, change: bool) -> None:
         values = form.cleaned_data
@@ -311,7 +317,7 @@ class WorkspaceAdmin(SuperusersAct):
         found = list(workspace.keys.listed().order_by("-id")[: KEYS_SHOWN_MAX + 1])
         rows = [(link_to(key), key.status) for key in found[:KEYS_SHOWN_MAX]]
         more = f", the latest {KEYS_SHOWN_MAX}" if len(found) > KEYS_SHOWN_MAX else ""
-        listed = format_html_join(format_html("<br>"), "{}: {}", rows)
+        listed = format_html_join(mark_safe("<br>"), "{}: {}", rows)
         return format_html("{}{}", listed, more) if rows else "none"
 
     @admin.display(description="usage of 30 days")
