@@ -100,6 +100,15 @@ class AdminSessionScheme(OpenApiAuthenticationExtension):
         return {"type": "apiKey", "in": "cookie", "name": settings.SESSION_COOKIE_NAME}
 
 
+class StaffTokenScheme(OpenApiAuthenticationExtension):
+    target_class = StaffToken
+    name = "StaffToken"
+    priority = 1  # above that of all access tokens
+
+    def get_security_definition(self, auto_schema: Any) -> dict[str, str]:
+        return {"type": "http", "scheme": "bearer", "bearerFormat": "JWT of a member of staff"}
+
+
 class StaffViewSet(ControlPlaneViewSet):
     authentication_classes: ClassVar[list[Any]] = [AdminSession, StaffToken]
 

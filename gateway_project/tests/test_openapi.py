@@ -162,7 +162,7 @@ class TestEveryOperation:
 
         by_key = [{"ApiKey": []}, {"BearerKey": []}]
         by_token = [{"AccessToken": []}]
-        by_staff = [{"AdminSession": []}, *by_token]
+        by_staff = [{"AdminSession": []}, {"StaffToken": []}]
         expected = by_key if declared.credential is API_KEY else by_token
         expected = by_staff if declared.credential is STAFF else expected
         expected = None if declared.public else expected
