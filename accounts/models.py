@@ -310,6 +310,7 @@ class UsageLog(models.Model):
     created_at = models.DateTimeField()
 
     class Meta:
+        verbose_name = "request"
         # On PostgreSQL partitioned by day of `created_at` (migration 0005): rows go with their
         # partition, and only queries that name a time are cheap.
         indexes = [
@@ -387,6 +388,8 @@ class UsageRollup(Rollup):
     latency_14 = models.PositiveBigIntegerField()
 
     class Meta:
+        verbose_name = "sum of requests"
+        verbose_name_plural = "sums of requests"
         constraints = [
             models.UniqueConstraint(
                 fields=["period", "subject_id", "bucket", "endpoint", "http_status"],

@@ -27,11 +27,13 @@ def act(
     run: Callable[..., object],
     form: type[forms.Form] | None = None,
     is_grave: bool = False,
+    applies: Callable[[Any], bool] = lambda row: True,
 ) -> Callable[[Any, HttpRequest, QuerySet[Any]], TemplateResponse | None]:
     """An action of a list. `run(row, actor=…, **form's fields)` is called for each row.
 
     It returns False when there was nothing to do, and raises a `GatewayError` to refuse; the others
-    go on. `means` is the sentence that the page of confirmation says.
+    go on. `means` is the sentence that the page of confirmation says; `applies(row)`, whether the
+    page of one row offers it.
     """
 
     @admin.action(description=label, permissions=["change"])
@@ -77,4 +79,5 @@ def act(
         modeladmin.message_user(request, words, messages.SUCCESS if done else messages.WARNING)
 
     action.__name__ = name
+    action.applies = applies  # type: ignore[attr-defined]
     return action

@@ -119,6 +119,7 @@ class ApiKeyAdmin(SuperusersAct):
             means="They count from the next call on, and may go beyond the plan.",
             run=change_limits,
             form=LimitsForm,
+            applies=lambda key: key.revoked_at is None,
         ),
         act(
             "revoke",
@@ -126,6 +127,7 @@ class ApiKeyAdmin(SuperusersAct):
             means="Refused within a second, for good: nobody can take it back.",
             run=revoke,
             is_grave=True,
+            applies=lambda key: key.revoked_at is None,
         ),
     ]
     own_fields = [

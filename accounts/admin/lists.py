@@ -9,15 +9,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any, ClassVar
 from uuid import UUID
 
+from django import forms
 from django.contrib import admin
+from django.contrib.admin.utils import unquote
 from django.contrib.admin.views.main import ChangeList
 from django.core.paginator import Paginator
-from django.db.models import Model, QuerySet
+from django.db.models import JSONField, Model, QuerySet
 from django.http import HttpRequest
 from django.urls import reverse
 from django.utils import timezone
@@ -102,8 +104,11 @@ class Listing(admin.ModelAdmin):
     sortable_by = ()
     ordering = ["-id"]
     change_form_template = "accounts/admin/change_form.html"
-    lookups: ClassVar[frozenset[str]] = frozenset()
+    formfield_overrides = {JSONField: {"widget": forms.Textarea(attrs={"rows": 3, "cols": 60})}}
     search_fields = ["pk"]  # shows the field; what is searched is up to `find`
+
+    class Media:
+        css = {"all": ["accounts/admin.css"]}
 
     def adorn(self, rows: list[Any]) -> None:
         pass
@@ -122,7 +127,7 @@ class Listing(admin.ModelAdmin):
 
     def lookup_allowed(self, lookup: str, value: Any, request: HttpRequest | None = None) -> bool:
         names = {name for spec in self.list_filter for name in parameters_of(spec)}
-        return lookup in names | self.lookups
+        return lookup in names
 
     def changeform_view(
         self,
@@ -132,8 +137,12 @@ class Listing(admin.ModelAdmin):
         extra_context: dict[str, Any] | None = None,
     ) -> Any:
         """With the acts of the list as buttons on the page of one row."""
-        acts: Iterable[Any] = self.get_actions(request).values() if object_id else ()
-        context = {**(extra_context or {}), "acts": [(name, text) for _, name, text in acts]}
+        row = self.get_object(request, unquote(object_id)) if object_id else None
+        acts: Any = self.get_actions(request).values() if row is not None else ()
+        context = {
+            **(extra_context or {}),
+            "acts": [(name, text) for run, name, text in acts if run.applies(row)],
+        }
         return super().changeform_view(request, object_id, form_url, context)
 
 

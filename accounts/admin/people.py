@@ -121,6 +121,7 @@ class PeopleAdmin(SuperusersAct, UserAdmin):
             "Confirm the e-mail",
             means="You vouch for the address; the workspaces they own leave their trial.",
             run=services.confirm_email,
+            applies=lambda user: user.email_confirmed_at is None,
         ),
         act(
             "suspend",
@@ -129,17 +130,19 @@ class PeopleAdmin(SuperusersAct, UserAdmin):
             "and work on: suspend the workspace to stop those.",
             run=oversight.suspend_user,
             is_grave=True,
+            applies=lambda user: user.is_active,
         ),
         act(
             "reinstate",
             "Reinstate",
             means="They can sign in again.",
             run=oversight.reinstate_user,
+            applies=lambda user: not user.is_active,
         ),
     ]
     fieldsets = [
         (None, {"fields": ["email", "password_kind", "first_name", "last_name"]}),
-        ("Rights", {"fields": ["is_active", "is_staff", "is_superuser", "groups"]}),
+        ("Rights", {"fields": ["can_sign_in", "is_staff", "is_superuser", "groups"]}),
         ("Workspaces", {"fields": ["their_workspaces"]}),
         ("Dates", {"fields": ["email_confirmed_at", "last_login", "date_joined"]}),
     ]
@@ -149,7 +152,7 @@ class PeopleAdmin(SuperusersAct, UserAdmin):
     def get_readonly_fields(self, request: HttpRequest, obj: User | None = None) -> list[str]:
         if obj is None:
             return []
-        facts = ["email", "password_kind", "is_active", "their_workspaces"]
+        facts = ["email", "password_kind", "can_sign_in", "their_workspaces"]
         return [*facts, "last_login", "date_joined", "email_confirmed_at"]
 
     def find(self, queryset: QuerySet[User], term: str) -> QuerySet[User]:
@@ -158,6 +161,10 @@ class PeopleAdmin(SuperusersAct, UserAdmin):
     @admin.display(boolean=True, description="confirmed")
     def is_confirmed(self, user: User) -> bool:
         return user.email_confirmed_at is not None
+
+    @admin.display(boolean=True, description="active")
+    def can_sign_in(self, user: User) -> bool:
+        return user.is_active
 
     @admin.display(description="password")
     def password_kind(self, user: User) -> str:
@@ -256,12 +263,14 @@ class WorkspaceAdmin(SuperusersAct):
             "Nothing is deleted.",
             run=oversight.suspend_workspace,
             is_grave=True,
+            applies=lambda workspace: workspace.suspended_at is None,
         ),
         act(
             "reinstate",
             "Reinstate",
             means="Their keys work again.",
             run=oversight.reinstate_workspace,
+            applies=lambda workspace: workspace.suspended_at is not None,
         ),
     ]
 

@@ -30,7 +30,7 @@ class Outcome(Choice):
 @admin.register(UsageLog)
 class UsageLogAdmin(ReadOnly):
     list_display = [
-        "created_at",
+        "at",
         "endpoint",
         "http_status",
         "decision",
@@ -72,6 +72,10 @@ class UsageLogAdmin(ReadOnly):
         for row in rows:
             row.api_key = keys.get(row.api_key_id)
 
+    @admin.display(description="at (UTC)")
+    def at(self, row: UsageLog) -> str:
+        return f"{row.created_at:%Y-%m-%d %H:%M:%S}"
+
     @admin.display
     def key(self, row: Any) -> str:
         key = getattr(row, "api_key", None)
@@ -104,7 +108,7 @@ class RollupPeriod(Choice):
 @admin.register(UsageRollup)
 class UsageRollupAdmin(ReadOnly):
     list_display = [
-        "bucket",
+        "from_",
         "of",
         "endpoint",
         "http_status",
@@ -147,6 +151,10 @@ class UsageRollupAdmin(ReadOnly):
         for row in rows:
             row.subject = known.get(row.subject_id, row.subject_id)
 
+    @admin.display(description="from (UTC)")
+    def from_(self, row: UsageRollup) -> str:
+        return f"{row.bucket:%Y-%m-%d}" if row.period == "day" else f"{row.bucket:%Y-%m-%d %H:%M}"
+
     @admin.display
     def of(self, row: Any) -> str:
         subject = getattr(row, "subject", row.subject_id)
@@ -159,7 +167,7 @@ class UsageRollupAdmin(ReadOnly):
 
 @admin.register(AuditEvent)
 class AuditEventAdmin(ReadOnly):
-    list_display = ["at", "action", "actor", "workspace", "target", "client_ip"]
+    list_display = ["when", "action", "actor", "workspace", "target", "client_ip"]
     list_filter = [TimeRange]
     list_select_related = ["workspace"]
     range_field = "at"
@@ -177,6 +185,10 @@ class AuditEventAdmin(ReadOnly):
 
     def window_of(self, term: str) -> None:
         return None
+
+    @admin.display(description="at (UTC)")
+    def when(self, event: AuditEvent) -> str:
+        return f"{event.at:%Y-%m-%d %H:%M:%S}"
 
     def find(self, queryset: QuerySet[AuditEvent], term: str) -> QuerySet[AuditEvent]:
         # One condition, and so one index, decided by what the words look like.

@@ -159,7 +159,9 @@ def test_it_answers_as_the_table_says(
         body = {"webhook_id": target}
     json = {} if body is None else {"json": body}
 
-    r = gateway.request(method, path.format(id=target, api_key_id=target, code="not_found"), key=caller, **json)
+    r = gateway.request(
+        method, path.format(id=target, api_key_id=target, code="not_found"), key=caller, **json
+    )
 
     assert r.status_code == status
     if status >= 400:
