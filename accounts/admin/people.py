@@ -374,7 +374,10 @@ def usage_of(subject_id: Any) -> str:
 class PlanAdmin(SuperusersAct):
     list_display = ["name", "rate_limit_per_minute", "rate_limit_per_day", "log_days"]
     ordering = ["rate_limit_per_day", "name"]
-    search_fields = []
+    search_help_text = "The beginning of a name."
+
+    def find(self, queryset: QuerySet[Plan], term: str) -> QuerySet[Plan]:
+        return queryset.filter(name__startswith=term.lower())
 
     def get_readonly_fields(self, request: HttpRequest, obj: Plan | None = None) -> list[str]:
         return ["name"] if obj else []

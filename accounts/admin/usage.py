@@ -7,7 +7,7 @@ from typing import Any
 from uuid import UUID
 
 from django.contrib import admin
-from django.db.models import Q, QuerySet
+from django.db.models import QuerySet
 from django.http import HttpRequest
 
 from accounts.admin.lists import Choice, ReadOnly, TimeRange, as_uuid, link_to, subjects
@@ -140,7 +140,7 @@ class UsageRollupAdmin(ReadOnly):
         if not term:
             return queryset.filter(subject_id=EVERYTHING), False
         found = subjects(term)
-        ids: list[UUID] = found.get("api_key_id__in") or list(found.values())
+        ids: list[UUID] = found.get("api_key_id__in", list(found.values()))
         return queryset.filter(subject_id__in=ids), False
 
     def adorn(self, rows: list[Any]) -> None:
@@ -193,7 +193,8 @@ class AuditEventAdmin(ReadOnly):
     def find(self, queryset: QuerySet[AuditEvent], term: str) -> QuerySet[AuditEvent]:
         # One condition, and so one index, decided by what the words look like.
         if as_uuid(term) is not None:
-            return queryset.filter(Q(target=term) | Q(request_id=term))
+            done_to = queryset.filter(target=term)
+            return done_to if done_to.exists() else queryset.filter(request_id=term)
         if "@" in term:
             return queryset.filter(actor=normal_email(term))
         if "." in term:

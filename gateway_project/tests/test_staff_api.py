@@ -79,7 +79,7 @@ class TestWho:
 
     @each_path
     def test_a_wrong_method_is_said_to_staff_only(self, staff, acme_key, path):
-        r = staff._request("DELETE", path.format(id=acme_key.row.pk))
+        r = staff._request("OPTIONS", path.format(id=acme_key.row.pk))
 
         problem(r, 405, "method_not_allowed")
 
