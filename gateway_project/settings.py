@@ -191,12 +191,6 @@ try:
 except ValueError as exc:
     raise ImproperlyConfigured(f"WEBHOOK_ALLOWED_NETWORKS: {exc}") from None
 
-# -- E-mail ---------------------------------------------------------------------------------------
-
-vars().update(env.email_url_config(env.str("EMAIL_URL", default="") or "consolemail://"))
-EMAIL_TIMEOUT = 20
-DEFAULT_FROM_EMAIL: str = env.str("DEFAULT_FROM_EMAIL", default="gateway@localhost")
-
 # -- Django ---------------------------------------------------------------------------------------
 
 INSTALLED_APPS = [
