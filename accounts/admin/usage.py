@@ -50,7 +50,9 @@ class UsageLogAdmin(ReadOnly):
         "last 30 days": timedelta(days=30),
     }
     ordering = ["-created_at", "-id"]
-    search_help_text = "A request id, a key as lists show it, a workspace's slug, or an id of both."
+    search_help_text = (
+        "A request id, a key as lists show it, a workspace's slug, or the id of a key or workspace."
+    )
 
     def window_of(self, term: str) -> tuple[datetime, datetime] | None:
         """When the request of that id was: its id says so, whatever range is chosen."""
