@@ -19,6 +19,7 @@ from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
 from django.utils import timezone
 
+from accounts import oversight, services
 from accounts.admin import acts, lists
 from accounts.admin.lists import BoundedPaginator
 from accounts.models import (
@@ -35,6 +36,7 @@ from accounts.models import (
 from accounts.usage_log import Batch, write
 from detection import engine as engine_module
 from gateway_project.core import breaker
+from gateway_project.tests.served import wait_until
 from gateway_project.tests.test_admin import PAGES, SHOWN_KEY, Browser
 
 MODELS = (User, Workspace, Plan, ApiKey, UsageLog, UsageRollup, AuditEvent)
@@ -222,6 +224,17 @@ class TestActs:
         assert "done for 1. 1 stayed" in page
         bob.refresh_from_db()
         assert not bob.is_active
+
+    def test_a_suspended_workspace_is_refused_by_every_worker(self, serve, acme, acme_key):
+        served = serve(WORKERS="2")
+        # A connection each, so that the kernel spreads them: both workers know the key now.
+        assert {served.limits(acme_key).status_code for _ in range(20)} == {200}
+
+        oversight.suspend_workspace(acme, actor=services.Actor("test"))
+
+        wait_until(
+            lambda: {served.limits(acme_key).status_code for _ in range(20)} == {403}, seconds=5
+        )
 
     def test_too_many_rows_at_once_are_refused(self, root, make_key, monkeypatch):
         monkeypatch.setattr(acts, "ROWS_MAX", 2)
@@ -575,8 +588,6 @@ class TestLists:
         assert listed(root.get("/admin/accounts/user/?kind=suspended")) == 1
 
     def test_playground_keys_are_shown_when_asked_for(self, root, acme, acme_key, alice):
-        from accounts import services
-
         services.session_key(acme, alice, actor=services.Actor("test"))
 
         assert listed(root.get("/admin/accounts/apikey/")) == 1
