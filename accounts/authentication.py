@@ -61,6 +61,7 @@ class Caller:
     networks: tuple[Network, ...]
     valid_until: float | None
     policies: tuple[Policy, ...]
+    is_suspended: bool = False
     detection_policy: str = ""
     """JSON of what the key's detections mean when they do not say; empty: the default."""
     wants_detections: bool = False
@@ -76,6 +77,8 @@ class Caller:
             raise errors.InvalidAPIKey
         if self.networks and not _is_inside(context.client_ip, self.networks):
             raise errors.IPNotAllowed
+        if self.is_suspended:
+            raise errors.WorkspaceSuspended
         context.workspace = self.workspace
         context.key_prefix = self.key_prefix
 
@@ -125,7 +128,9 @@ class _Memory:
             self.known.clear()
             self.unknown.clear()
         else:
-            self.known.drop_where(lambda known: str(known.caller.key_id) == word)
+            self.known.drop_where(
+                lambda known: word in (str(known.caller.key_id), str(known.caller.workspace_id))
+            )
 
 
 _memory = _Memory()
@@ -136,6 +141,11 @@ bus.on(CHANNEL, _memory.forget, partial(_memory.forget, ALL))
 def forget(key_id: UUID) -> None:
     """Drop one key from every worker's memory, once the transaction in hand is committed."""
     transaction.on_commit(partial(bus.say, CHANNEL, str(key_id)))
+
+
+def forget_workspace(workspace_id: UUID) -> None:
+    """The same for all of a workspace's keys."""
+    transaction.on_commit(partial(bus.say, CHANNEL, str(workspace_id)))
 
 
 def forget_all() -> None:
@@ -281,6 +291,7 @@ def caller_of(key: ApiKey) -> Caller:
         networks=tuple(ipaddress.ip_network(cidr) for cidr in key.allowed_cidrs),
         valid_until=min(ends, default=None),
         policies=policies_of(key),
+        is_suspended=key.workspace.suspended_at is not None,
         detection_policy=json.dumps(key.detection_policy) if key.detection_policy else "",
         wants_detections=any(name.startswith("detection.") for name in key.workspace.wanted_events),
     )

@@ -90,6 +90,10 @@ class User(AbstractUser):
 
     class Meta:
         ordering = ["-date_joined"]
+        indexes = [  # the few that staff look for among the many
+            models.Index(fields=["id"], name="user_staff", condition=Q(is_staff=True)),
+            models.Index(fields=["id"], name="user_suspended", condition=Q(is_active=False)),
+        ]
 
     def __str__(self) -> str:
         return self.email
@@ -133,6 +137,9 @@ class Workspace(models.Model):
     rate_limit_per_day = models.PositiveBigIntegerField(
         null=True, blank=True, help_text="Instead of the plan's; empty: the plan's."
     )
+    suspended_at = models.DateTimeField(
+        null=True, blank=True, editable=False, help_text="Its keys are refused from then on."
+    )
     wanted_events = models.JSONField(
         default=list,
         editable=False,
@@ -143,6 +150,12 @@ class Workspace(models.Model):
 
     class Meta:
         ordering = ["-created_at"]
+        indexes = [
+            models.Index(fields=["created_at"], name="workspace_created"),
+            models.Index(
+                fields=["id"], name="workspace_suspended", condition=Q(suspended_at__isnull=False)
+            ),
+        ]
 
     def __str__(self) -> str:
         return self.slug
@@ -236,6 +249,11 @@ class ApiKey(models.Model):
     class Meta:
         verbose_name = "API key"
         ordering = ["-created_at", "-id"]
+        # None on `last_used_at`: it would make every use of a key rewrite all of its indexes.
+        indexes = [
+            models.Index(fields=["prefix", "last4"], name="key_shown"),
+            models.Index(fields=["id"], name="key_revoked", condition=Q(revoked_at__isnull=False)),
+        ]
 
     def __str__(self) -> str:
         return f"{self.name} ({self.prefix}…{self.last4})"
@@ -292,12 +310,19 @@ class UsageLog(models.Model):
     created_at = models.DateTimeField()
 
     class Meta:
+        verbose_name = "request"
         # On PostgreSQL partitioned by day of `created_at` (migration 0005): rows go with their
         # partition, and only queries that name a time are cheap.
         indexes = [
             models.Index(fields=["workspace_id", "created_at"], name="usage_workspace_time"),
             models.Index(fields=["api_key_id", "created_at"], name="usage_key_time"),
             models.Index(fields=["created_at"], name="usage_time"),
+            models.Index(
+                fields=["created_at"], name="usage_errors", condition=Q(http_status__gte=400)
+            ),
+            models.Index(
+                fields=["created_at"], name="usage_flagged", condition=Q(is_malicious=True)
+            ),
         ]
 
     def __str__(self) -> str:
@@ -363,6 +388,8 @@ class UsageRollup(Rollup):
     latency_14 = models.PositiveBigIntegerField()
 
     class Meta:
+        verbose_name = "sum of requests"
+        verbose_name_plural = "sums of requests"
         constraints = [
             models.UniqueConstraint(
                 fields=["period", "subject_id", "bucket", "endpoint", "http_status"],
@@ -428,6 +455,12 @@ class AuditEvent(AppendOnly):
 
     class Meta:
         ordering = ["-at"]
+        indexes = [
+            models.Index(fields=["action", "at"], name="audit_action_time"),
+            models.Index(fields=["actor", "at"], name="audit_actor_time"),
+            models.Index(fields=["target", "at"], name="audit_target_time"),
+            models.Index(fields=["request_id"], name="audit_request"),
+        ]
 
     def __str__(self) -> str:
         return f"{self.action} by {self.actor}"

@@ -1,11 +1,20 @@
 from django.apps import AppConfig
+from django.contrib.admin import apps as admin_apps
 
 
 class GatewayConfig(AppConfig):
     """Commands, system checks and what Celery tells; no models."""
 
+    default = True
     name = "gateway_project"
     verbose_name = "Gateway"
 
     def ready(self) -> None:
         from gateway_project import checks, task_signals  # noqa: F401 - registers them
+
+
+class StaffAdminConfig(admin_apps.AdminConfig):
+    """Django's admin with our site: first page, breakers."""
+
+    default = False
+    default_site = "gateway_project.staff.site.StaffSite"

@@ -40,7 +40,10 @@ DATA_PLANE = frozenset(
 )
 LIVE_QUEUE = "/ws/queue"
 # Both forms of these answer; a redirect would lose the body of a POST.
-SLASH_OPTIONAL = ("/v1/", "/auth/", "/webhooks/", "/api/", "/health", "/metrics", "/docs", "/redoc")
+SLASH_OPTIONAL = (
+    *("/v1/", "/auth/", "/webhooks/", "/api/", "/health", "/metrics", "/docs", "/redoc"),
+    *("/admin/stats", "/admin/users", "/admin/usage/"),
+)
 
 
 class Router:

@@ -200,7 +200,7 @@ INSTALLED_APPS = [
     "detection",
     "robin",
     "portal",
-    "django.contrib.admin",
+    "gateway_project.apps.StaffAdminConfig",
     "django.contrib.auth",
     "django.contrib.contenttypes",
     "django.contrib.sessions",

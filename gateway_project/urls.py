@@ -11,6 +11,7 @@ from drf_spectacular.views import SpectacularRedocView, SpectacularSwaggerSplitV
 from gateway_project import views
 from gateway_project.core import openapi  # noqa: F401 - drf-spectacular finds the key schemes there
 from gateway_project.core.control_plane import with_inline_styles
+from gateway_project.staff.views import StaffViewSet
 
 handler400 = "gateway_project.core.control_plane.bad_request"
 handler403 = "gateway_project.core.control_plane.permission_denied"
@@ -50,6 +51,13 @@ urlpatterns = [
         name="system-redoc",
     ),
     path("problems/<slug:code>", views.problem_page, name="system-problem"),
+    path("admin/stats", StaffViewSet.as_view({"get": "stats"}), name="staff-stats"),
+    path("admin/users", StaffViewSet.as_view({"get": "users"}), name="staff-users"),
+    path(
+        "admin/usage/<uuid:api_key_id>",
+        StaffViewSet.as_view({"get": "usage"}),
+        name="staff-usage",
+    ),
     path("admin/", admin.site.urls),
     re_path(r"^admin$", RedirectView.as_view(url="/admin/"), name="system-admin"),
     path("", include("portal.urls")),

@@ -8,7 +8,7 @@ from django.contrib import admin
 from django.db.models import QuerySet
 from django.http import HttpRequest
 
-from accounts.admin import actor_of
+from accounts.admin.lists import actor_of
 from accounts.events import audit
 from robin import sessions
 from robin.models import RefreshFamily, RobinAccess

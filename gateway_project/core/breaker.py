@@ -13,18 +13,21 @@ from __future__ import annotations
 
 import asyncio
 import os
+import secrets
 import socket
 from collections.abc import Callable
 from contextlib import suppress
 from threading import Lock
 from time import monotonic, time
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
+import orjson
 import pybreaker
 from django.conf import settings
+from redis.exceptions import RedisError
 
 from gateway_project.core import redis
-from gateway_project.core.bus import bus
+from gateway_project.core.bus import PREFIX, bus
 from gateway_project.core.observability import breaker_state, get_logger
 
 log = get_logger("gateway.breaker")
@@ -34,6 +37,9 @@ CHANNEL = "breakers"
 FORCED_KEY = "gw:breakers:forced"
 TROUBLE_KEY = "gw:breakers:trouble"
 TROUBLE_SECONDS = 60
+ASK = "?"
+ANSWERS_KEY = "gw:breakers:answers:"
+ANSWER_SECONDS_MAX = 0.5
 _registry: dict[str, Breaker] = {}
 _sent: set[asyncio.Future[Any]] = set()
 
@@ -204,7 +210,7 @@ def force_everywhere(name: str, state: Forced | None) -> None:
 
 async def reports() -> dict[str, dict[str, Any]]:
     """The report of every breaker by name: of this process, with the worst state of all."""
-    found = {name: breaker.report() for name, breaker in _registry.items()}
+    found = _own_reports()
     for name, state, since in await _troubles():
         mine = found.get(name)
         if mine is None or "forced" in mine or STATES[state] < STATES[mine["state"]]:
@@ -216,6 +222,61 @@ async def reports() -> dict[str, dict[str, Any]]:
     return found
 
 
+class Everywhere(NamedTuple):
+    """What each web process says of its breakers, by the process' name.
+
+    `silent`: how many did not answer in time; None: nobody could be asked, since Redis is away.
+    """
+
+    processes: dict[str, dict[str, dict[str, Any]]]
+    silent: int | None
+
+    def worst(self) -> dict[str, dict[str, Any]]:
+        """For each breaker the report of the process where it is in the worst state."""
+        found: dict[str, dict[str, Any]] = {}
+        for breakers in self.processes.values():
+            for name, report in breakers.items():
+                if name not in found or STATES[report["state"]] > STATES[found[name]["state"]]:
+                    found[name] = report
+        return found
+
+
+def ask_everywhere() -> Everywhere:
+    """Ask every web process at this moment; for threads of the control plane.
+
+    Takes a few milliseconds, `ANSWER_SECONDS_MAX` when a process is silent. Costs nothing while
+    nobody asks.
+    """
+    processes = {_me(): _own_reports()}
+    if not settings.REDIS_URL:
+        return Everywhere(processes, 0)
+    answers = ANSWERS_KEY + secrets.token_hex(8)
+    try:
+        client = redis.client()
+        missing = client.publish(f"{PREFIX}{CHANNEL}", f"{ASK} {answers}")
+        until = monotonic() + ANSWER_SECONDS_MAX
+        while missing and (left := until - monotonic()) > 0.01:
+            answer = client.blpop(answers, timeout=left)
+            if answer is not None:
+                process, breakers = orjson.loads(answer[1])
+                processes[process] = breakers
+                missing -= 1
+        client.delete(answers)
+    except (RedisError, OSError):
+        return Everywhere(processes, None)
+    return Everywhere(dict(sorted(processes.items())), missing)
+
+
+def _own_reports() -> dict[str, dict[str, Any]]:
+    return {name: breaker.report() for name, breaker in _registry.items()}
+
+
+def _answer(answers: str) -> None:
+    if redis.is_open() and answers.startswith(ANSWERS_KEY):
+        redis.send_behind(redis.pack("RPUSH", answers, orjson.dumps([_me(), _own_reports()])))
+        redis.send_behind(redis.pack("EXPIRE", answers, 10))
+
+
 def _me() -> str:
     return f"{socket.gethostname()}/{os.getpid()}"
 
@@ -224,16 +285,20 @@ def _leave_trouble(breaker: Breaker, state: str) -> None:
     """Note in Redis that this process' breaker is not closed; nobody waits for it."""
     if not settings.REDIS_URL or not redis.is_open():
         return
+    field = f"{breaker.name} {_me()}"
+    if state == "closed":
+        command = redis.pack("HDEL", TROUBLE_KEY, field)
+    else:
+        word = f"{state} {time():.0f} {breaker.open_seconds + TROUBLE_SECONDS:.0f}"
+        command = redis.pack("HSET", TROUBLE_KEY, field, word)
     try:
         asyncio.get_running_loop()
     except RuntimeError:
-        return  # a thread of the control plane: the loop will hear of it over the bus
-    field = f"{breaker.name} {_me()}"
-    if state == "closed":
-        redis.send_behind(redis.pack("HDEL", TROUBLE_KEY, field))
+        # A thread of the control plane, where an operator forced it. The loop will hear of it as
+        # well, over the bus, but finds nothing changed by then.
+        redis.send_from_thread(command)
     else:
-        word = f"{state} {time():.0f} {breaker.open_seconds + TROUBLE_SECONDS:.0f}"
-        redis.send_behind(redis.pack("HSET", TROUBLE_KEY, field, word))
+        redis.send_behind(command)
 
 
 async def _troubles() -> list[tuple[str, str, float]]:
@@ -258,6 +323,8 @@ async def _troubles() -> list[tuple[str, str, float]]:
 
 def _heard(word: str) -> None:
     name, _, state = word.partition(" ")
+    if name == ASK:
+        _answer(state)
     if name in _registry:
         _registry[name].force(state or None)  # type: ignore[arg-type]
 

@@ -10,6 +10,7 @@
     ├── SignInRefused            401  wrong name, wrong password or no access (never says which)
     ├── ScopeDenied              403  the key lacks the scope
     ├── IPNotAllowed             403  the key is bound to other networks
+    ├── WorkspaceSuspended       403  staff stopped the key's workspace
     ├── CSRFFailed               403  a browser form without its token
     ├── PermissionDenied         403  anything else that is forbidden
     ├── NotFound                 404  no such thing, or another tenant's
@@ -146,6 +147,16 @@ class IPNotAllowed(GatewayError):
     default_detail = (
         "This key is bound to certain networks and your address is outside them. "
         "Call from there, or change the key's allowed_cidrs."
+    )
+
+
+class WorkspaceSuspended(GatewayError):
+    status_code = 403
+    code = "workspace_suspended"
+    title = "Workspace suspended"
+    default_detail = (
+        "This key is valid, but its workspace was suspended by the operators of this gateway. "
+        "Its owners can ask them why and have it reinstated."
     )
 
 

@@ -220,6 +220,13 @@ def send_behind(command: bytes) -> None:
     pipe().submit(command).add_done_callback(ignore)
 
 
+def send_from_thread(command: bytes) -> None:
+    """`send_behind` for threads other than the loop's."""
+    loop = pipe()._loop
+    if loop is not None:
+        loop.call_soon_threadsafe(send_behind, command)
+
+
 def pairs(reply: Any) -> dict[bytes, bytes]:
     """A hash as Redis answers it: a list in RESP2, a map in RESP3."""
     return reply if isinstance(reply, dict) else dict(zip(reply[::2], reply[1::2], strict=True))

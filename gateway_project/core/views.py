@@ -77,7 +77,7 @@ API_KEY = Credential(
     errors.MissingAPIKey,
     errors.ScopeDenied,
     "This key lacks the scope '{}'. Use a key that has it.",
-    (errors.InvalidAPIKey, errors.IPNotAllowed),
+    (errors.InvalidAPIKey, errors.IPNotAllowed, errors.WorkspaceSuspended),
 )
 
 

@@ -21,7 +21,7 @@ PAGES = [
     "/admin/",
     *(
         f"/admin/accounts/{name}/"
-        for name in ("user", "plan", "workspace", "apikey", "usagelog", "auditevent")
+        for name in ("user", "plan", "workspace", "apikey", "usagelog", "usagerollup", "auditevent")
     ),
 ]
 
@@ -441,8 +441,13 @@ class TestChangingAKey:
 
 class TestActions:
     def act(self, browser, name, action, *rows):
+        """Choose rows and an act, then confirm on the page that asks."""
         path = f"/admin/accounts/{name}/"
-        return browser.post(path, action=action, _selected_action=[str(row.pk) for row in rows])
+        chosen = {"action": action, "_selected_action": [str(row.pk) for row in rows]}
+        asked = browser.post(path, **chosen)
+        assert asked.status_code == 200
+        assert 'name="is_sure"' in asked.text
+        return browser.post(path, **chosen, is_sure="yes")
 
     def test_revoking_keys_refuses_them_at_once(self, browser, gateway, make_key, staff):
         one, two, other = make_key(), make_key(), make_key()
@@ -457,7 +462,7 @@ class TestActions:
         events = AuditEvent.objects.filter(action="key.revoked")
         assert {event.target for event in events} == {str(one.row.pk), str(two.row.pk)}
         assert {event.actor for event in events} == {staff.email}
-        assert "Revoked: 2." in browser.get("/admin/accounts/apikey/").text
+        assert "Revoke: done for 2." in browser.get("/admin/accounts/apikey/").text
 
     def test_confirming_an_email_lifts_the_trial(self, browser, gateway):
         body = {"email": "dana@initech.example", "password": "correct horse battery"}
@@ -469,7 +474,7 @@ class TestActions:
         assert gateway.get("/v1/limits", key=key).json()["policies"][0]["limit"] == 60
 
     def test_deactivating_a_person_keeps_them_out(self, browser, gateway, alice):
-        self.act(browser, "user", "deactivate", alice)
+        self.act(browser, "user", "suspend", alice)
 
         alice.refresh_from_db()
         assert not alice.is_active

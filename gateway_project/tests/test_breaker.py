@@ -1,8 +1,20 @@
 """The circuit breaker: failures in a row open it, one probe decides, an operator may hold it."""
 
-import pytest
+import socket
 
-from gateway_project.core.breaker import Breaker, BreakerOpen
+import pytest
+from django.conf import settings
+
+from detection import engine as engine_module
+from gateway_project.core import redis
+from gateway_project.core.breaker import (
+    Breaker,
+    BreakerOpen,
+    Everywhere,
+    _me,
+    ask_everywhere,
+    force_everywhere,
+)
 
 
 class Clock:
@@ -146,3 +158,73 @@ class TestForced:
         breaker.admit()
 
         assert breaker.report() == {"state": "closed", "failures": 2}
+
+
+class TestAskingEverywhere:
+    def test_every_process_answers_for_itself_and_hears_what_is_forced(self, serve):
+        served = serve(WORKERS="2")
+        client = redis.client()
+
+        def processes():
+            everywhere = ask_everywhere()
+            assert everywhere.silent == 0
+            return {
+                name: reports["engine"]
+                for name, reports in everywhere.processes.items()
+                if name != _me() and "engine" in reports
+            }
+
+        pids = {f"{socket.gethostname()}/{pid}" for pid in served.web_workers()}
+        assert set(processes()) >= pids
+        assert len(pids) == 2
+        try:
+            force_everywhere("engine", "open")
+            found = processes()
+            assert [found[pid] for pid in pids] == [
+                {"state": "open", "failures": 0, "forced": True}
+            ] * 2
+        finally:
+            force_everywhere("engine", None)
+        found = processes()
+        assert [found[pid]["state"] for pid in pids] == ["closed", "closed"]
+        assert not client.keys("gw:breakers:answers:*")
+
+    def test_who_does_not_answer_is_counted(self, gateway):
+        if not settings.REDIS_URL:
+            pytest.skip("needs Redis")
+        deaf = redis.client().pubsub()
+        deaf.subscribe("gw:breakers")
+        assert deaf.get_message(timeout=1)
+
+        everywhere = ask_everywhere()
+
+        deaf.close()
+        assert everywhere.silent == 1
+        assert "engine" in everywhere.processes[_me()]
+
+    def test_of_all_the_worst_is_told(self):
+        closed, opened = {"state": "closed", "failures": 1}, {"state": "open", "failures": 5}
+        everywhere = Everywhere({"a": {"x": closed}, "b": {"x": opened, "y": closed}}, 0)
+
+        assert everywhere.worst() == {"x": opened, "y": closed}
+
+    def test_forced_and_let_go_in_a_thread_it_leaves_no_trouble_behind(self, gateway, engine):
+        """An operator acts in a thread of the control plane, of a process that had trouble."""
+        if not settings.REDIS_URL:
+            pytest.skip("needs Redis")
+        mine = engine_module.client().breaker
+        client, field = redis.client(), f"{mine.name} {_me()}"
+
+        async def fail():
+            for _ in range(mine._machine.fail_max):
+                mine.admit().failed()
+
+        gateway.run(fail())
+        gateway.run(redis.pipe().ping())
+        assert client.hget("gw:breakers:trouble", field).startswith(b"open ")
+
+        force_everywhere("engine", "closed")
+        force_everywhere("engine", None)
+
+        gateway.run(redis.pipe().ping())
+        assert client.hget("gw:breakers:trouble", field) is None

@@ -20,6 +20,7 @@ from jsonschema.validators import validator_for
 from openapi_spec_validator import OpenAPIV31SpecValidator, validate
 
 from gateway_project.core.views import API_KEY
+from gateway_project.staff.views import STAFF
 from gateway_project.tests.test_permissions import ALL
 
 SNAPSHOT = settings.BASE_DIR / "docs" / "openapi.json"
@@ -161,7 +162,9 @@ class TestEveryOperation:
 
         by_key = [{"ApiKey": []}, {"BearerKey": []}]
         by_token = [{"AccessToken": []}]
+        by_staff = [{"AdminSession": []}, {"StaffToken": []}]
         expected = by_key if declared.credential is API_KEY else by_token
+        expected = by_staff if declared.credential is STAFF else expected
         expected = None if declared.public else expected
         assert security == expected
 

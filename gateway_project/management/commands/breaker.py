@@ -9,8 +9,8 @@ from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 from redis.exceptions import RedisError
 
-from accounts.events import audit
-from gateway_project.core import breaker
+from accounts import oversight
+from accounts.services import Actor
 
 NAMES = ("engine",)
 
@@ -30,8 +30,7 @@ class Command(BaseCommand):
             raise CommandError("Without REDIS_URL other processes cannot be reached from here.")
         name, state = options["name"], options["state"]
         try:
-            breaker.force_everywhere(name, None if state == "auto" else state)
+            oversight.force_breaker(name, state, actor=Actor(f"command ({getpass.getuser()})"))
         except RedisError as exc:
             raise CommandError(f"Redis did not answer, nothing was changed: {exc}") from exc
-        audit("breaker.forced", actor=f"command ({getpass.getuser()})", target=name, state=state)
         self.stdout.write(f"{name}: {state}")

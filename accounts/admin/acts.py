@@ -1,0 +1,83 @@
+"""What staff may do to chosen rows: each act asks first, on a page that says what it means."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from django import forms
+from django.contrib import admin, messages
+from django.contrib.admin.helpers import ACTION_CHECKBOX_NAME
+from django.db.models import QuerySet
+from django.http import HttpRequest
+from django.template.response import TemplateResponse
+
+from accounts.admin.lists import actor_of
+from gateway_project.core import errors
+
+ROWS_MAX = 500
+SHOWN_MAX = 50
+
+
+def act(
+    name: str,
+    label: str,
+    *,
+    means: str,
+    run: Callable[..., object],
+    form: type[forms.Form] | None = None,
+    is_grave: bool = False,
+    applies: Callable[[Any], bool] = lambda row: True,
+) -> Callable[[Any, HttpRequest, QuerySet[Any]], TemplateResponse | None]:
+    """An action of a list. `run(row, actor=…, **form's fields)` is called for each row.
+
+    It returns False when there was nothing to do, and raises a `GatewayError` to refuse; the others
+    go on. `means` is the sentence that the page of confirmation says; `applies(row)`, whether the
+    page of one row offers it.
+    """
+
+    @admin.action(description=label, permissions=["change"])
+    def action(
+        modeladmin: Any, request: HttpRequest, queryset: QuerySet[Any]
+    ) -> TemplateResponse | None:
+        rows = list(queryset[: ROWS_MAX + 1])
+        if len(rows) > ROWS_MAX:
+            words = f"At most {ROWS_MAX} rows at once. Narrow the list, or act page by page."
+            modeladmin.message_user(request, words, messages.ERROR)
+            return None
+        is_sure = "is_sure" in request.POST
+        filled = form(request.POST if is_sure else None) if form else None
+        if is_sure and (filled is None or filled.is_valid()):
+            _run(modeladmin, request, rows, filled.cleaned_data if filled else {})
+            return None
+        context = {
+            **modeladmin.admin_site.each_context(request),
+            "title": f"{label}?",
+            "opts": modeladmin.opts,
+            "media": modeladmin.media,
+            "name": name,
+            "label": label,
+            "means": means,
+            "is_grave": is_grave,
+            "form": filled,
+            "rows": rows,
+            "shown": rows[:SHOWN_MAX],
+            "not_shown": len(rows) - SHOWN_MAX,
+            "checkbox": ACTION_CHECKBOX_NAME,
+        }
+        return TemplateResponse(request, "accounts/admin/confirm.html", context)
+
+    def _run(modeladmin: Any, request: HttpRequest, rows: list[Any], values: Any) -> None:
+        done = 0
+        for row in rows:
+            try:
+                done += run(row, actor=actor_of(request), **values) is not False
+            except errors.GatewayError as exc:
+                modeladmin.message_user(request, f"{row}: {exc.detail}", messages.ERROR)
+        same = len(rows) - done
+        words = f"{label}: done for {done}." + (f" {same} stayed as they were." if same else "")
+        modeladmin.message_user(request, words, messages.SUCCESS if done else messages.WARNING)
+
+    action.__name__ = name
+    action.applies = applies  # type: ignore[attr-defined]
+    return action

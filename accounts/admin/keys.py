@@ -1,0 +1,182 @@
+"""API keys. The text of one is shown once, when it is made; neither it nor its hash ever again."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django import forms
+from django.contrib import admin, messages
+from django.db.models import QuerySet
+from django.http import HttpRequest
+from django.utils.html import format_html
+from pydantic import ValidationError
+
+from accounts import services
+from accounts.admin.acts import act
+from accounts.admin.lists import (
+    KEY_PREFIX,
+    Choice,
+    SuperusersAct,
+    actor_of,
+    as_uuid,
+    keys_like,
+)
+from accounts.admin.people import usage_of
+from accounts.models import ApiKey, Workspace
+from accounts.schemas import KeyRequest
+from accounts.services import Actor
+
+
+class KeyForm(forms.ModelForm):
+    """The API's rules for the fields of a key, except that staff may go beyond the plan."""
+
+    def clean(self) -> dict[str, Any]:
+        values: dict[str, Any] = super().clean() or self.cleaned_data
+        if "allowed_cidrs" in values:
+            values["allowed_cidrs"] = values["allowed_cidrs"] or []
+        for field in set(values) & (set(KeyRequest.model_fields) - {"expires_at"}):
+            model = KeyRequest.model_construct()
+            try:
+                KeyRequest.__pydantic_validator__.validate_assignment(model, field, values[field])
+            except ValidationError as exc:
+                self.add_error(field, "; ".join(error["msg"] for error in exc.errors()))
+            else:
+                values[field] = getattr(model, field)
+        return values
+
+
+class LimitsForm(forms.Form):
+    per_minute = forms.IntegerField(
+        min_value=1, max_value=2_000_000_000, required=False, help_text="Empty: as it is."
+    )
+    per_day = forms.IntegerField(
+        min_value=1, max_value=2_000_000_000, required=False, help_text="Empty: as it is."
+    )
+
+    def clean(self) -> dict[str, Any]:
+        values: dict[str, Any] = super().clean() or self.cleaned_data
+        if not self.errors and not any(values.values()):
+            raise forms.ValidationError("Give at least one limit.")
+        return values
+
+
+def change_limits(
+    key: ApiKey, *, actor: Actor, per_minute: int | None, per_day: int | None
+) -> bool:
+    """Staff may go beyond the plan; the workspace's day quota holds all the same."""
+    given = {"rate_limit_per_minute": per_minute, "rate_limit_per_day": per_day}
+    changes = {
+        name: limit
+        for name, limit in given.items()
+        if limit is not None and limit != getattr(key, name)
+    }
+    if not changes or key.revoked_at is not None:
+        return False
+    services.update_key(key, changes, actor=actor, within_plan=False)
+    return True
+
+
+def revoke(key: ApiKey, *, actor: Actor) -> bool:
+    if key.revoked_at is not None:
+        return False
+    services.revoke_key(key, actor=actor)
+    return True
+
+
+class KeyState(Choice):
+    title = "state"
+    parameter_name = "state"
+    default = {"is_session": False}
+    options = {
+        "revoked": ("Revoked", {"revoked_at__isnull": False}),
+        "playground": ("Of playgrounds", {"is_session": True}),
+    }
+
+
+@admin.register(ApiKey)
+class ApiKeyAdmin(SuperusersAct):
+    form = KeyForm
+    list_display = [
+        "name",
+        "shown",
+        "workspace",
+        "status",
+        "rate_limit_per_minute",
+        "rate_limit_per_day",
+        "last_used_at",
+        "created_at",
+    ]
+    list_filter = [KeyState]
+    list_select_related = ["workspace"]
+    search_help_text = (
+        "A key as lists show it (gw_live_Ab12 or gw_live_Ab12…9xYz), a workspace's slug, or an id."
+    )
+    autocomplete_fields = ["workspace"]
+    actions = [
+        act(
+            "change_limits",
+            "Change the limits",
+            means="They count from the next call on, and may go beyond the plan.",
+            run=change_limits,
+            form=LimitsForm,
+            applies=lambda key: key.revoked_at is None,
+        ),
+        act(
+            "revoke",
+            "Revoke",
+            means="Refused within a second, for good: nobody can take it back.",
+            run=revoke,
+            is_grave=True,
+            applies=lambda key: key.revoked_at is None,
+        ),
+    ]
+    own_fields = [
+        "name",
+        "scopes",
+        "allowed_cidrs",
+        "rate_limit_per_minute",
+        "rate_limit_per_day",
+        "expires_at",
+    ]
+    facts = [
+        *("shown", "status", "created_at", "last_used_at", "last_used_ip"),
+        *("grace_until", "revoked_at", "usage"),
+    ]
+
+    @admin.display(description="key")
+    def shown(self, key: ApiKey) -> str:
+        return f"{key.prefix}…{key.last4}"
+
+    @admin.display(description="usage of 30 days")
+    def usage(self, key: ApiKey) -> str:
+        return usage_of(key.pk)
+
+    def find(self, queryset: QuerySet[ApiKey], term: str) -> QuerySet[ApiKey]:
+        wanted = as_uuid(term)
+        if wanted is not None:
+            return queryset.filter(pk=wanted)
+        if term.startswith(KEY_PREFIX):
+            return queryset.filter(pk__in=keys_like(term).values("pk"))
+        return queryset.filter(workspace__in=Workspace.objects.filter(slug=term.lower()))
+
+    def get_fields(self, request: HttpRequest, obj: ApiKey | None = None) -> list[Any]:
+        return ["workspace", *self.own_fields, *(self.facts if obj else [])]
+
+    def get_readonly_fields(self, request: HttpRequest, obj: ApiKey | None = None) -> list[str]:
+        if obj is None:
+            return []
+        if obj.revoked_at is not None:
+            return ["workspace", *self.own_fields, *self.facts]
+        return ["workspace", *self.facts]
+
+    def save_model(self, request: HttpRequest, obj: ApiKey, form: Any, change: bool) -> None:
+        values = {field: form.cleaned_data[field] for field in form.cleaned_data}
+        if change:
+            changed = {field: values[field] for field in form.changed_data}
+            if changed:
+                services.update_key(obj, changed, actor=actor_of(request), within_plan=False)
+            return
+        workspace = values.pop("workspace")
+        made, text = services.issue_key(workspace, actor=actor_of(request), **values)
+        obj.__dict__.update(made.__dict__)
+        messages.success(request, format_html("The key, shown this once: <code>{}</code>", text))

@@ -1,0 +1,387 @@
+"""People, workspaces and plans."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+from django import forms
+from django.contrib import admin
+from django.contrib.auth.admin import UserAdmin
+from django.contrib.auth.hashers import identify_hasher
+from django.contrib.auth.password_validation import validate_password
+from django.db.models import Count, QuerySet
+from django.http import HttpRequest
+from django.urls import reverse
+from django.utils import timezone
+from django.utils.html import format_html, format_html_join
+from django.utils.safestring import mark_safe
+
+from accounts import oversight, reports, services
+from accounts.admin.acts import act
+from accounts.admin.lists import Choice, SuperusersAct, actor_of, as_uuid, link_to
+from accounts.events import audit
+from accounts.models import ApiKey, Membership, Plan, User, Workspace, new_id, normal_email
+
+USAGE_DAYS = 30
+KEYS_SHOWN_MAX = 20
+
+
+def recent() -> Any:
+    return timezone.now() - timedelta(days=USAGE_DAYS)
+
+
+# -- Users ----------------------------------------------------------------------------------------
+
+
+def named(queryset: QuerySet[User], term: str) -> QuerySet[User]:
+    """Those whose e-mail begins with `term`, or whose id it is."""
+    wanted = as_uuid(term)
+    if wanted is not None:
+        return queryset.filter(pk=wanted)
+    # Addresses are kept in small letters, and their index serves the beginning of one.
+    return queryset.filter(email__startswith=normal_email(term))
+
+
+class UserForm(forms.ModelForm):
+    def clean_is_superuser(self) -> bool:
+        wanted: bool = self.cleaned_data["is_superuser"]
+        if self.instance.is_superuser and not wanted and oversight.is_last_superuser(self.instance):
+            raise forms.ValidationError("This is the last active superuser. Make another first.")
+        return wanted
+
+
+class NewUserForm(forms.ModelForm):
+    password = forms.CharField(widget=forms.PasswordInput(attrs={"autocomplete": "new-password"}))
+
+    def clean_email(self) -> str:
+        email = normal_email(self.cleaned_data["email"])
+        if User.objects.filter(email=email).exists():
+            raise forms.ValidationError("An account with this e-mail exists.")
+        return email
+
+    def clean_password(self) -> str:
+        password: str = self.cleaned_data["password"]
+        validate_password(password)
+        return password
+
+    def save(self, commit: bool = True) -> Any:
+        return self.instance  # `save_model` does it
+
+    def save_m2m(self) -> None:
+        pass
+
+
+class UserKind(Choice):
+    title = "kind"
+    parameter_name = "kind"
+    options = {
+        "staff": ("Staff", {"is_staff": True}),
+        "suspended": ("Suspended", {"is_active": False}),
+    }
+
+
+class MemberInline(admin.TabularInline):
+    """Who is in: rows are added and taken away; another role is both."""
+
+    model = Membership
+    extra = 0
+    autocomplete_fields = ["user"]
+    fields = ["user", "role"]
+    verbose_name = "member"
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[Membership]:
+        found: QuerySet[Membership] = super().get_queryset(request)
+        return found.select_related("user", "workspace").order_by("created_at")
+
+    def has_view_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return True  # of the workspace, which one has to see first
+
+    def has_add_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return bool(getattr(request.user, "is_superuser", False))
+
+    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return bool(getattr(request.user, "is_superuser", False))
+
+    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return False
+
+
+@admin.register(User)
+class PeopleAdmin(SuperusersAct, UserAdmin):
+    form = UserForm
+    add_form = NewUserForm
+    list_display = ["email", "is_confirmed", "is_active", "is_staff", "date_joined", "last_login"]
+    list_filter = [UserKind]
+    ordering = ["-id"]
+    search_help_text = "The beginning of an e-mail address, or an id."
+    actions = [
+        act(
+            "confirm_email",
+            "Confirm the e-mail",
+            means="You vouch for the address; the workspaces they own leave their trial.",
+            run=services.confirm_email,
+            applies=lambda user: user.email_confirmed_at is None,
+        ),
+        act(
+            "suspend",
+            "Suspend",
+            means="They cannot sign in and their sessions end at once. Keys belong to workspaces "
+            "and work on: suspend the workspace to stop those.",
+            run=oversight.suspend_user,
+            is_grave=True,
+            applies=lambda user: user.is_active,
+        ),
+        act(
+            "reinstate",
+            "Reinstate",
+            means="They can sign in again.",
+            run=oversight.reinstate_user,
+            applies=lambda user: not user.is_active,
+        ),
+    ]
+    fieldsets = [
+        (None, {"fields": ["email", "password_kind", "first_name", "last_name"]}),
+        ("Rights", {"fields": ["can_sign_in", "is_staff", "is_superuser", "groups"]}),
+        ("Workspaces", {"fields": ["their_workspaces"]}),
+        ("Dates", {"fields": ["email_confirmed_at", "last_login", "date_joined"]}),
+    ]
+    add_fieldsets = [(None, {"fields": ["email", "first_name", "is_staff", "password"]})]
+    filter_horizontal = []
+
+    def get_readonly_fields(self, request: HttpRequest, obj: User | None = None) -> list[str]:
+        if obj is None:
+            return []
+        facts = ["email", "password_kind", "can_sign_in", "their_workspaces"]
+        return [*facts, "last_login", "date_joined", "email_confirmed_at"]
+
+    def find(self, queryset: QuerySet[User], term: str) -> QuerySet[User]:
+        return named(queryset, term)
+
+    @admin.display(boolean=True, description="confirmed")
+    def is_confirmed(self, user: User) -> bool:
+        return user.email_confirmed_at is not None
+
+    @admin.display(boolean=True, description="active")
+    def can_sign_in(self, user: User) -> bool:
+        return user.is_active
+
+    @admin.display(description="password")
+    def password_kind(self, user: User) -> str:
+        if not user.has_usable_password():
+            return "none"
+        url = reverse("admin:auth_user_password_change", args=[user.pk])
+        kind = identify_hasher(user.password).algorithm
+        return format_html('kept as {} (<a href="{}">set another</a>)', kind, url)
+
+    @admin.display(description="workspaces")
+    def their_workspaces(self, user: User) -> str:
+        found = user.memberships.select_related("workspace").order_by("created_at")[:50]
+        rows = ((link_to(member.workspace), member.role) for member in found)
+        return format_html_join(mark_safe("<br>"), "{} as {}", rows) or "none"
+
+    def save_model(self, request: HttpRequest, obj: User, form: Any, change: bool) -> None:
+        values = form.cleaned_data
+        if change:
+            changes = {name: values[name] for name in form.changed_data if name != "groups"}
+            oversight.change_user(obj, changes, actor=actor_of(request))
+        else:
+            oversight.add_user(obj, values["password"], actor=actor_of(request))
+
+    def save_related(self, request: HttpRequest, form: Any, formsets: Any, change: bool) -> None:
+        super().save_related(request, form, formsets, change)
+        if "groups" in form.changed_data:
+            groups = sorted(group.name for group in form.cleaned_data["groups"])
+            audit(
+                "user.groups_set",
+                target=form.instance.pk,
+                groups=groups,
+                **actor_of(request).fields(),
+            )
+
+    def user_change_password(self, request: HttpRequest, id: str, form_url: str = "") -> Any:  # noqa: A002
+        rows = User.objects.filter(pk=as_uuid(id) or new_id()).values_list("password", flat=True)
+        before = rows.first()
+        response = super().user_change_password(request, id, form_url)
+        if rows.first() != before:
+            audit("user.password_set", target=id, **actor_of(request).fields())
+        return response
+
+
+# -- Workspaces -----------------------------------------------------------------------------------
+
+
+class PlanForm(forms.Form):
+    plan = forms.ModelChoiceField(Plan.objects.order_by("rate_limit_per_day"), empty_label=None)
+    fit_keys = forms.BooleanField(
+        initial=True,
+        required=False,
+        label="Lower keys that are above it",
+        help_text="Keys keep their own limits otherwise, also those beyond the new plan.",
+    )
+
+
+class WorkspaceState(Choice):
+    title = "state"
+    parameter_name = "state"
+    options = {"suspended": ("Suspended", {"suspended_at__isnull": False})}
+
+
+class WorkspacePlan(admin.SimpleListFilter):
+    title = "plan"
+    parameter_name = "plan"
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
+        return [(name, name) for name in Plan.objects.values_list("name", flat=True)]
+
+    def queryset(self, request: HttpRequest, queryset: QuerySet[Workspace]) -> QuerySet[Workspace]:
+        return queryset.filter(plan=self.value()) if self.value() else queryset
+
+
+@admin.register(Workspace)
+class WorkspaceAdmin(SuperusersAct):
+    list_display = ["slug", "name", "plan", "state", "keys", "requests", "created_at"]
+    list_filter = [WorkspaceState, WorkspacePlan]
+    list_select_related = ["plan"]
+    search_help_text = "The beginning of a slug, a member's whole e-mail address, or an id."
+    inlines = [MemberInline]
+    own_fields = ["slug", "name", "plan", "rate_limit_per_day", "is_confirmed"]
+    facts = ["state", "created_at", "their_keys", "usage"]
+    readonly_fields = facts
+    actions = [
+        act(
+            "change_plan",
+            "Change the plan",
+            means="The new limits count from the next call on.",
+            run=oversight.change_plan,
+            form=PlanForm,
+        ),
+        act(
+            "suspend",
+            "Suspend",
+            means="Every key of theirs is refused within a second, with 403 workspace_suspended. "
+            "Nothing is deleted.",
+            run=oversight.suspend_workspace,
+            is_grave=True,
+            applies=lambda workspace: workspace.suspended_at is None,
+        ),
+        act(
+            "reinstate",
+            "Reinstate",
+            means="Their keys work again.",
+            run=oversight.reinstate_workspace,
+            applies=lambda workspace: workspace.suspended_at is not None,
+        ),
+    ]
+
+    def get_fields(self, request: HttpRequest, obj: Workspace | None = None) -> list[Any]:
+        return [*self.own_fields, *(self.facts if obj else [])]
+
+    def get_inlines(self, request: HttpRequest, obj: Any = None) -> list[Any]:
+        return self.inlines if obj else []
+
+    def find(self, queryset: QuerySet[Workspace], term: str) -> QuerySet[Workspace]:
+        wanted = as_uuid(term)
+        if wanted is not None:
+            return queryset.filter(pk=wanted)
+        if "@" in term:
+            member = User.objects.filter(email=normal_email(term))
+            return queryset.filter(
+                pk__in=Membership.objects.filter(user__in=member).values("workspace")
+            )
+        return queryset.filter(slug__startswith=term.lower())
+
+    def adorn(self, rows: list[Any]) -> None:
+        ids = [row.pk for row in rows]
+        counted = (
+            ApiKey.objects.usable()
+            .listed()
+            .filter(workspace__in=ids)
+            .order_by()
+            .values_list("workspace")
+            .annotate(count=Count("pk"))
+        )
+        key_counts = dict(counted)
+        sums = reports.by_subject(ids, recent(), "day")
+        for row in rows:
+            row.key_count = key_counts.get(row.pk, 0)
+            row.request_count = sums.get(row.pk, {}).get("requests", 0)
+
+    @admin.display(description="keys in use")
+    def keys(self, workspace: Any) -> int:
+        return int(workspace.key_count)
+
+    @admin.display(description="requests, 30 days")
+    def requests(self, workspace: Any) -> str:
+        return f"{workspace.request_count:,}"
+
+    @admin.display
+    def state(self, workspace: Workspace) -> str:
+        if workspace.suspended_at is not None:
+            return f"suspended since {workspace.suspended_at:%Y-%m-%d %H:%M} UTC"
+        return "active" if workspace.is_confirmed else "on trial"
+
+    @admin.display(description="keys")
+    def their_keys(self, workspace: Workspace) -> str:
+        found = list(workspace.keys.listed().order_by("-id")[: KEYS_SHOWN_MAX + 1])
+        rows = [(link_to(key), key.status) for key in found[:KEYS_SHOWN_MAX]]
+        more = f", the latest {KEYS_SHOWN_MAX}" if len(found) > KEYS_SHOWN_MAX else ""
+        listed = format_html_join(mark_safe("<br>"), "{}: {}", rows)
+        return format_html("{}{}", listed, more) if rows else "none"
+
+    @admin.display(description="usage of 30 days")
+    def usage(self, workspace: Workspace) -> str:
+        return usage_of(workspace.pk)
+
+    def save_model(self, request: HttpRequest, obj: Workspace, form: Any, change: bool) -> None:
+        if change:
+            changes = {name: form.cleaned_data[name] for name in form.changed_data}
+            oversight.change_workspace(obj, changes, actor=actor_of(request))
+        else:
+            oversight.add_workspace(obj, actor=actor_of(request))
+
+    def save_formset(self, request: HttpRequest, form: Any, formset: Any, change: bool) -> None:
+        for member in formset.save(commit=False):
+            oversight.add_member(
+                member.workspace, member.user, member.role, actor=actor_of(request)
+            )
+        for member in formset.deleted_objects:
+            oversight.remove_member(member, actor=actor_of(request))
+
+
+def usage_of(subject_id: Any) -> str:
+    """The last 30 days of a key or workspace in a line, with the way to its requests."""
+    sums = reports.by_subject([subject_id], recent(), "day").get(subject_id)
+    if sums is None:
+        return "no requests"
+    return format_html(
+        '{} requests, {} flagged, {} errors (<a href="{}?q={}">requests</a>, '
+        '<a href="{}?q={}">by day</a>)',
+        f"{sums['requests']:,}",
+        f"{sums['flagged']:,}",
+        f"{sums['errors']:,}",
+        reverse("admin:accounts_usagelog_changelist"),
+        subject_id,
+        reverse("admin:accounts_usagerollup_changelist"),
+        subject_id,
+    )
+
+
+# -- Plans ----------------------------------------------------------------------------------------
+
+
+@admin.register(Plan)
+class PlanAdmin(SuperusersAct):
+    list_display = ["name", "rate_limit_per_minute", "rate_limit_per_day", "log_days"]
+    ordering = ["rate_limit_per_day", "name"]
+    search_help_text = "The beginning of a name."
+
+    def find(self, queryset: QuerySet[Plan], term: str) -> QuerySet[Plan]:
+        return queryset.filter(name__startswith=term.lower())
+
+    def get_readonly_fields(self, request: HttpRequest, obj: Plan | None = None) -> list[str]:
+        return ["name"] if obj else []
+
+    def save_model(self, request: HttpRequest, obj: Plan, form: Any, change: bool) -> None:
+        changes = {name: form.cleaned_data[name] for name in form.changed_data}
+        oversight.save_plan(obj, changes, actor=actor_of(request))

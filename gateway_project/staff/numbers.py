@@ -1,0 +1,227 @@
+"""The state of the installation in numbers. All of it is read from roll-ups and small indexes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from time import time
+from typing import Any
+from uuid import UUID
+
+from django.conf import settings
+from django.core.cache import cache
+from django.db.models import Count, Min, Q
+from django.utils import timezone
+from redis.exceptions import RedisError
+
+from accounts import reports
+from accounts.models import ApiKey, Membership, UsageRollup, Workspace
+from accounts.tasks import HEARTBEAT_KEY, HEARTBEAT_SECONDS
+from accounts.usage_log import EVERYTHING, LATENCY_COLUMNS, STREAM
+from gateway_project.core import breaker, redis
+from portal import plots
+from webhooks import outbox
+from webhooks.models import WebhookDelivery, WebhookNotice
+
+HOURS_UP_TO = timedelta(days=14)
+"""Longer ranges are read by day (`reports.totals`)."""
+DASHBOARD_HOURS = 24
+
+
+def period_of(since: datetime, until: datetime) -> str:
+    return "hour" if until - since <= HOURS_UP_TO else "day"
+
+
+def floor(at: datetime, period: str) -> datetime:
+    """The beginning of the bucket that `at` lies in."""
+    start = at.replace(minute=0, second=0, microsecond=0)
+    return start if period == "hour" else start.replace(hour=0)
+
+
+# -- /admin/stats ---------------------------------------------------------------------------------
+
+
+def stats(since: datetime, until: datetime) -> dict[str, Any]:
+    """Of the whole installation in [since, until), in the shape of `schemas.Stats`.
+
+    `since` counts from the beginning of its hour (its day beyond a fortnight). Keys in use,
+    webhooks that wait, jobs and breakers are of this moment, whatever the range.
+    """
+    period = period_of(since, until)
+    return {
+        **reports.totals(floor(since, period), until),
+        "active_keys": active_keys(),
+        "new_workspaces": Workspace.objects.filter(
+            created_at__gte=since, created_at__lt=until
+        ).count(),
+        "webhooks": {
+            "delivered_rate": delivered_rate(since, until),
+            "oldest_pending_seconds": round(outbox.oldest_pending_seconds(), 1),
+        },
+        # No kind of call is answered later yet: nothing is queued, and so nothing waits.
+        "jobs": {"queued": 0, "processing": 0, "oldest_queued_seconds": None},
+        "breakers": breaker.ask_everywhere().worst(),
+    }
+
+
+def active_keys() -> dict[str, int]:
+    """Keys used within the last day, week and month; without the playground's."""
+    now = timezone.now()
+    days = {name: now - timedelta(days=n) for name, n in (("d1", 1), ("d7", 7), ("d30", 30))}
+    counts = {name: Count("pk", filter=Q(last_used_at__gte=at)) for name, at in days.items()}
+    return ApiKey.objects.listed().filter(last_used_at__gte=days["d30"]).aggregate(**counts)
+
+
+def delivered_rate(since: datetime, until: datetime) -> float | None:
+    """Of the deliveries begun in the range and ended since: 0..1, None when there are none."""
+    counts = WebhookDelivery.objects.filter(
+        # Ids are UUIDv7: a range of them is a range of time, and has an index.
+        pk__gte=_first_id(since),
+        pk__lt=_first_id(until),
+        is_test=False,
+    ).aggregate(
+        delivered=Count("pk", filter=Q(status=WebhookDelivery.Status.DELIVERED)),
+        failed=Count("pk", filter=Q(status=WebhookDelivery.Status.FAILED)),
+    )
+    ended = counts["delivered"] + counts["failed"]
+    return counts["delivered"] / ended if ended else None
+
+
+def _first_id(at: datetime) -> UUID:
+    """No UUIDv7 of that millisecond, or a later one, is smaller (RFC 9562 §5.7)."""
+    return UUID(int=max(0, int(at.timestamp() * 1000)) << 80)
+
+
+# -- /admin/users ---------------------------------------------------------------------------------
+
+
+def belongings(user_ids: Iterable[UUID]) -> dict[UUID, dict[str, int]]:
+    """`{workspaces, keys, requests_30d}` of each user: of all workspaces they are in.
+
+    Three queries, however many users. `keys` are those in use.
+    """
+    members = list(
+        Membership.objects.filter(user__in=list(user_ids)).values_list("user_id", "workspace_id")
+    )
+    workspaces = {workspace for _, workspace in members}
+    key_counts = dict(
+        ApiKey.objects.usable()
+        .listed()
+        .filter(workspace__in=workspaces)
+        .order_by()
+        .values_list("workspace")
+        .annotate(count=Count("pk"))
+    )
+    month = timezone.now() - timedelta(days=30)
+    usage = reports.by_subject(workspaces, month, "day") if workspaces else {}
+    found: dict[UUID, dict[str, int]] = {}
+    for user, workspace in members:
+        mine = found.setdefault(user, {"workspaces": 0, "keys": 0, "requests_30d": 0})
+        mine["workspaces"] += 1
+        mine["keys"] += key_counts.get(workspace, 0)
+        mine["requests_30d"] += usage.get(workspace, {}).get("requests", 0)
+    return found
+
+
+# -- /admin/usage/{api_key_id} --------------------------------------------------------------------
+
+SUMS = ("requests", "flagged", "errors", "degraded", "cached", "request_bytes")
+
+
+def usage_of(subject_id: UUID, since: datetime, until: datetime, period: str) -> dict[str, Any]:
+    """Of one key in the buckets of [since, until): `totals`, `series`, `by_endpoint`, `by_status`.
+
+    One query: the roll-up's rows are few, and everything else is adding them up.
+    """
+    rows = UsageRollup.objects.filter(
+        period=period, subject_id=subject_id, bucket__gte=floor(since, period), bucket__lt=until
+    )
+    totals = dict.fromkeys(SUMS, 0)
+    latency = [0] * len(LATENCY_COLUMNS)
+    groups: dict[str, dict[Any, dict[str, int]]] = {"at": {}, "endpoint": {}, "status": {}}
+    for row in rows.order_by("bucket"):
+        failed = row.requests if row.http_status >= 400 else 0
+        sums = {name: getattr(row, name, failed) for name in SUMS}
+        _add(totals, sums)
+        latency = [n + getattr(row, c) for n, c in zip(latency, LATENCY_COLUMNS, strict=True)]
+        names = {"at": row.bucket, "endpoint": row.endpoint, "status": row.http_status}
+        for group, name in names.items():
+            _add(groups[group].setdefault(name, dict.fromkeys(SUMS, 0)), sums)
+    return {
+        "totals": {
+            **totals,
+            "latency_ms": {f"p{p}": reports.percentile(latency, p / 100) for p in (50, 95, 99)},
+        },
+        "series": [{"at": at, **sums} for at, sums in groups["at"].items()],
+        "by_endpoint": [{"endpoint": e, **sums} for e, sums in sorted(groups["endpoint"].items())],
+        "by_status": [{"status": s, **sums} for s, sums in sorted(groups["status"].items())],
+    }
+
+
+def _add(totals: dict[str, int], more: dict[str, int]) -> None:
+    for name, value in more.items():
+        totals[name] += value
+
+
+# -- The admin's first page -----------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """What waits, and since how many seconds its oldest; None when nothing does."""
+
+    what: str
+    seconds: float | None
+    count: int | None = None
+
+
+def dashboard() -> dict[str, Any]:
+    """The last 24 hours, by the hour, and the state of this moment."""
+    now = timezone.now()
+    first = floor(now, "hour") - timedelta(hours=DASHBOARD_HOURS - 1)
+    rows = reports.timeline(EVERYTHING, first, "hour")
+    by_time = {row["at"]: row for row in rows}
+    latency = [sum(column) for column in zip(*(row["latency"] for row in rows), strict=True)]
+    times = plots.buckets(first, now, "hour")
+    requests = sum(row["requests"] for row in rows)
+    everywhere = breaker.ask_everywhere()
+    return {
+        "since": first,
+        "requests": requests,
+        "flagged": sum(row["flagged"] for row in rows),
+        "errors": sum(row["errors"] for row in rows),
+        "p95": reports.percentile(latency, 0.95) if requests else None,
+        "plots": [
+            plots.requests_plot(times, by_time, "hour"),
+            plots.latency_plot(times, by_time, "hour"),
+        ],
+        "everywhere": everywhere,
+        "breakers": everywhere.worst(),
+        "worker": worker(),
+        "waiting": list(waiting()),
+    }
+
+
+def worker() -> dict[str, Any]:
+    """`{is_up, seconds}`: how long ago the worker last gave a sign of life (None: never)."""
+    seen = cache.get(HEARTBEAT_KEY)
+    seconds = None if seen is None else max(0.0, time() - seen)
+    return {"is_up": seconds is not None and seconds < 3 * HEARTBEAT_SECONDS, "seconds": seconds}
+
+
+def waiting() -> Iterable[Waiting]:
+    seconds = outbox.oldest_pending_seconds()
+    yield Waiting("Events and deliveries to webhooks that are due", seconds or None)
+    oldest = WebhookNotice.objects.filter(sent_at=None).aggregate(at=Min("created_at"))["at"]
+    age = (timezone.now() - oldest).total_seconds() if oldest else None
+    yield Waiting("Mails about failing webhooks", age)
+    if settings.REDIS_URL:
+        try:
+            client = redis.client()
+            first = client.xrange(STREAM, count=1)
+            began = int(first[0][0].partition(b"-")[0]) / 1000 if first else None
+            age = None if began is None else max(0.0, time() - began)
+            yield Waiting("Usage not written yet (batches)", age, client.xlen(STREAM))
+        except (RedisError, OSError):
+            yield Waiting("Usage not written yet: Redis is away", None)

@@ -1,0 +1,90 @@
+"""The admin's site: its first page with the state of the installation, and the breakers' page."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.contrib import admin, messages
+from django.core.exceptions import PermissionDenied
+from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
+from django.template.response import TemplateResponse
+from django.urls import path, reverse
+from redis.exceptions import RedisError
+
+from accounts import oversight
+from accounts.services import Actor
+from gateway_project.core import breaker
+from gateway_project.core.middleware import context_of
+from gateway_project.staff import numbers
+
+LEFT_OUT = {
+    # Second factors' secrets and sessions' keys are nobody's to see, and confirming an address here
+    # would leave its workspaces on trial: the page of the user does it whole.
+    "account.emailaddress",
+    "account.emailconfirmation",
+    "mfa.authenticator",
+    "usersessions.usersession",
+}
+STATES = ("open", "closed", "auto")
+
+
+class StaffSite(admin.AdminSite):
+    index_template = "staff/index.html"
+
+    def register(self, model_or_iterable: Any, admin_class: Any = None, **options: Any) -> None:
+        models = (
+            model_or_iterable
+            if isinstance(model_or_iterable, list | tuple)
+            else [model_or_iterable]
+        )
+        shown = [model for model in models if model._meta.label_lower not in LEFT_OUT]
+        super().register(shown, admin_class, **options)
+
+    def get_urls(self) -> list[Any]:
+        return [
+            path("breakers/", self.admin_view(self.breakers), name="breakers"),
+            *super().get_urls(),
+        ]
+
+    def index(self, request: HttpRequest, extra_context: Any = None) -> TemplateResponse:
+        context = {**(extra_context or {}), "board": numbers.dashboard()}
+        return super().index(request, context)
+
+    def breakers(self, request: HttpRequest) -> HttpResponse:
+        """Every web process' view of every breaker; superusers hold them open or closed."""
+        everywhere = breaker.ask_everywhere()
+        worst = everywhere.worst()
+        if request.method == "POST":
+            if not getattr(request.user, "is_superuser", False):
+                raise PermissionDenied
+            self._force(request, set(worst))
+            return HttpResponseRedirect(reverse("admin:breakers"))
+        context = {
+            **self.each_context(request),
+            "title": "Circuit breakers",
+            "everywhere": everywhere,
+            "breakers": worst,
+            "processes": [
+                (process, [(name, reports.get(name)) for name in worst])
+                for process, reports in everywhere.processes.items()
+            ],
+            "states": STATES,
+            "may_force": getattr(request.user, "is_superuser", False),
+        }
+        return TemplateResponse(request, "staff/breakers.html", context)
+
+    @staticmethod
+    def _force(request: HttpRequest, names: set[str]) -> None:
+        name, state = request.POST.get("name", ""), request.POST.get("state", "")
+        if name not in names or state not in STATES:
+            messages.error(request, "There is no such breaker or state. Nothing was changed.")
+            return
+        # Not `accounts.admin`'s: that registers its models here, and so needs us first.
+        actor = Actor.of(request.user.email, context_of(request))  # type: ignore[union-attr]
+        try:
+            oversight.force_breaker(name, state, actor=actor)  # type: ignore[arg-type]
+        except (RedisError, OSError):
+            messages.error(request, "Redis did not answer. Nothing was changed.")
+            return
+        words = "decides by itself again" if state == "auto" else f"is held {state}"
+        messages.success(request, f"The breaker of {name} {words} in every process.")

@@ -1,0 +1,211 @@
+"""Staff JSON. To everybody else these addresses do not exist."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import timedelta
+from functools import partial
+from typing import Any, ClassVar, TypeVar
+from uuid import UUID
+
+import pydantic
+from django.conf import settings
+from django.http import HttpResponse
+from drf_spectacular.extensions import OpenApiAuthenticationExtension
+from drf_spectacular.utils import OpenApiParameter
+from rest_framework.authentication import SessionAuthentication
+from rest_framework.request import Request
+
+from accounts.admin.lists import KEY_PREFIX
+from accounts.admin.people import named
+from accounts.models import ApiKey, User
+from gateway_project.core import errors
+from gateway_project.core.middleware import RequestContext
+from gateway_project.core.ratelimit import Policy, per_minute
+from gateway_project.core.views import (
+    ControlPlaneViewSet,
+    Credential,
+    page,
+    reply,
+)
+from gateway_project.core.views import endpoint as core_endpoint
+from gateway_project.staff import numbers
+from gateway_project.staff.schemas import (
+    KeyUsage,
+    Query,
+    Range,
+    StaffUserList,
+    StaffUserView,
+    Stats,
+    UsageQuery,
+    UsersQuery,
+)
+from robin.authentication import StaffJWTAuthentication, read
+
+Q = TypeVar("Q", bound=Query)
+STAFF = Credential(errors.NotFound, errors.NotFound, "", (errors.InvalidToken,))
+TIME = "ISO 8601 with an offset or Z."
+RANGE = [
+    OpenApiParameter("since", str, description=f"{TIME} Default: a day before `until`."),
+    OpenApiParameter("until", str, description=f"{TIME} Default: now."),
+]
+endpoint = partial(
+    core_endpoint,
+    tags=("staff",),
+    credential=STAFF,
+    problems=[errors.NotFound, errors.ValidationFailed],
+)
+
+
+@dataclass(frozen=True, slots=True)
+class StaffSession:
+    """A member of staff in the admin, as a principal of `ControlPlaneViewSet`."""
+
+    policies: tuple[Policy, ...]
+    scopes: frozenset[str] = frozenset()
+
+    def begin_usage(self, context: RequestContext, request_bytes: int) -> None:
+        """Usage is what API keys have."""
+
+
+class AdminSession(SessionAuthentication):
+    """The cookie of a member of staff who is signed in."""
+
+    def authenticate(self, request: Request) -> tuple[Any, StaffSession] | None:
+        found = super().authenticate(request)
+        if found is None or not found[0].is_staff:
+            return None
+        user = found[0]
+        # The name 'minute' is what `@endpoint(minute_cost=…)` speaks of.
+        limit = per_minute("minute", f"{{user:{user.pk}}}", settings.RATE_LIMIT_PER_MINUTE)
+        return user, StaffSession((limit,) if settings.RATE_LIMIT_ENABLED else ())
+
+
+class StaffToken(StaffJWTAuthentication):
+    """An access token of a member of staff; an API key in its place is not a token at all."""
+
+    def authenticate(self, request: Request) -> tuple[None, Any] | None:
+        try:
+            text = read(request.META)
+        except errors.MissingToken:
+            return None
+        return None if text.startswith(KEY_PREFIX) else super().authenticate(request)
+
+
+class AdminSessionScheme(OpenApiAuthenticationExtension):
+    target_class = AdminSession
+    name = "AdminSession"
+
+    def get_security_definition(self, auto_schema: Any) -> dict[str, str]:
+        return {"type": "apiKey", "in": "cookie", "name": settings.SESSION_COOKIE_NAME}
+
+
+class StaffTokenScheme(OpenApiAuthenticationExtension):
+    target_class = StaffToken
+    name = "StaffToken"
+    priority = 1  # above that of all access tokens
+
+    def get_security_definition(self, auto_schema: Any) -> dict[str, str]:
+        return {"type": "http", "scheme": "bearer", "bearerFormat": "JWT of a member of staff"}
+
+
+class StaffViewSet(ControlPlaneViewSet):
+    authentication_classes: ClassVar[list[Any]] = [AdminSession, StaffToken]
+
+    def initial(self, request: Request, *args: Any, **kwargs: Any) -> None:
+        if request.auth is None:
+            raise errors.NotFound  # also before a wrong method is said to be one
+        super().initial(request, *args, **kwargs)
+
+    def asked(self, model: type[Q]) -> Q:
+        """The query string; raises the 422 that names what is wrong with it."""
+        try:
+            return model.model_validate(self.request.query_params.dict())
+        except pydantic.ValidationError as exc:
+            raise errors.from_pydantic(exc, model) from None
+
+    @endpoint(
+        summary="The installation in numbers",
+        description=(
+            "Read from roll-ups. `since` counts from the beginning of its hour (of its day when "
+            "the range is longer than a fortnight). `active_keys`, what waits of `webhooks`, "
+            "`jobs` and `breakers` are of this moment whatever the range. There are no jobs yet: "
+            "their figures are 0 and null."
+        ),
+        answer=Stats,
+        parameters=RANGE,
+    )
+    def stats(self, request: Request) -> HttpResponse:
+        since, until = self.asked(Range).bounds(timedelta(days=1))
+        return reply(Stats(**numbers.stats(since, until)))
+
+    @endpoint(
+        summary="People and what they use",
+        answer=StaffUserList,
+        parameters=[
+            OpenApiParameter("search", str, description="Beginning of an e-mail, or an id."),
+            OpenApiParameter(
+                "ordering",
+                str,
+                enum=["email", "-email", "date_joined", "-date_joined"],
+                description="Default: -date_joined.",
+            ),
+            OpenApiParameter("limit", int, description="1 to 200, default 50."),
+            OpenApiParameter("cursor", str, description="From `next`."),
+        ],
+    )
+    def users(self, request: Request) -> HttpResponse:
+        asked = self.asked(UsersQuery)
+        found = User.objects.all()
+        if term := asked.search.strip():
+            found = named(found, term)
+        # Ids are UUIDv7: by id is by the time of joining, and has an index.
+        ordering = asked.ordering.replace("date_joined", "id")
+        people, following = page(request, found, ordering=(ordering,))
+        theirs = numbers.belongings(person.pk for person in people)
+        nothing = {"workspaces": 0, "keys": 0, "requests_30d": 0}
+        rows = [
+            StaffUserView(
+                id=person.pk,
+                email=person.email,
+                confirmed=person.email_confirmed_at is not None,
+                is_active=person.is_active,
+                last_login_at=person.last_login,
+                **theirs.get(person.pk, nothing),
+            )
+            for person in people
+        ]
+        return reply(StaffUserList(results=rows, next=following))
+
+    @endpoint(
+        summary="What one key was used for",
+        description=(
+            "By hour up to a fortnight (hours are kept for 95 days), by day beyond, or as `period` "
+            "says. The range begins with the whole bucket that `since` lies in."
+        ),
+        answer=KeyUsage,
+        parameters=[
+            OpenApiParameter("since", str, description=f"{TIME} Default: 30 days before `until`."),
+            RANGE[1],
+            OpenApiParameter("period", str, enum=["hour", "day"]),
+        ],
+    )
+    def usage(self, request: Request, api_key_id: UUID) -> HttpResponse:
+        asked = self.asked(UsageQuery)
+        key = ApiKey.objects.filter(pk=api_key_id).first()
+        if key is None:
+            raise errors.NotFound("There is no such key.")
+        since, until = asked.bounds(timedelta(days=30))
+        period = asked.period or numbers.period_of(since, until)
+        since = numbers.floor(since, period)
+        found = numbers.usage_of(key.pk, since, until, period)
+        return reply(
+            KeyUsage(
+                api_key_id=key.pk,
+                workspace_id=key.workspace_id,
+                since=since,
+                until=until,
+                period=period,
+                **found,
+            )
+        )
