@@ -25,6 +25,13 @@ def landing(request: HttpRequest) -> HttpResponse:
     return render(request, "portal/landing.html", facts)
 
 
+@require_safe
+def quickstart(request: HttpRequest) -> HttpResponse:
+    """The guide that needs no account to read, with addresses of this installation."""
+    facts = {"base_url": request.build_absolute_uri("/").rstrip("/")}
+    return render(request, "portal/quickstart.html", facts)
+
+
 class ProfileForm(forms.ModelForm):  # type: ignore[type-arg]
     class Meta:
         model = User
