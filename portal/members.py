@@ -9,10 +9,11 @@ from typing import Any, Concatenate, ParamSpec, cast
 
 from django.contrib.auth.decorators import login_required
 from django.core.exceptions import PermissionDenied
+from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import render
 
-from accounts.models import Membership, User, Workspace
+from accounts.models import ApiKey, Membership, User, Workspace
 from accounts.services import Actor
 from gateway_project.core.middleware import context_of
 
@@ -31,6 +32,11 @@ class Member:
     def can_change(self) -> bool:
         """Viewers read; everybody else may make, rotate and revoke keys."""
         return self.role != Membership.Role.VIEWER
+
+    @property
+    def keys(self) -> QuerySet[ApiKey]:
+        """The workspace's keys, without those of playgrounds."""
+        return ApiKey.objects.listed().filter(workspace=self.workspace)
 
     def must_change(self) -> None:
         if not self.can_change:

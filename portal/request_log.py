@@ -22,7 +22,7 @@ from portal.members import Member, room
 @room
 def requests(request: HttpRequest, member: Member) -> HttpResponse:
     """Newest first. With wrong filters nothing is shown but what is wrong."""
-    keys = {key.pk: key for key in member.workspace.keys(manager="objects").listed()}
+    keys = {key.pk: key for key in member.keys}
     form = RequestFilter(keys.values(), request.GET)
     found = request_log.Page([], None)
     if form.is_valid():
@@ -69,11 +69,10 @@ def one(request: HttpRequest, member: Member, request_id: UUID) -> HttpResponse:
     row = request_log.get(member.workspace, request_id, _moment(request.GET.get("at", "")))
     if row is None:
         raise Http404
-    keys = member.workspace.keys(manager="objects").listed()
     facts = {
         "member": member,
         "row": row,
-        "key": keys.filter(pk=row.api_key_id).first(),
+        "key": member.keys.filter(pk=row.api_key_id).first(),
         "timing": _split(row),
     }
     return render(request, "portal/rooms/request.html", facts)

@@ -48,7 +48,7 @@ def overview(request: HttpRequest, member: Member) -> HttpResponse:
     if chosen not in RANGES:
         chosen = "24h"
     _, length, period = RANGES[chosen]
-    keys = list(member.workspace.keys(manager="objects").listed())
+    keys = list(member.keys)
     for key in keys:
         key.workspace = member.workspace  # with its plan, which was read already
     facts = _usage(member.workspace.pk, length, period)
@@ -57,6 +57,7 @@ def overview(request: HttpRequest, member: Member) -> HttpResponse:
     shown.sort(key=lambda key: -by_key.get(key.pk, NOTHING)["requests"])
     shown = shown[:KEYS_SHOWN]
     limits = reports.limits_left(shown)
+    steps = _steps(member, bool(keys), has_calls=bool(facts["requests"]))
     facts |= {
         "member": member,
         "ranges": [(name, words) for name, (words, _, _) in RANGES.items()],
@@ -67,7 +68,8 @@ def overview(request: HttpRequest, member: Member) -> HttpResponse:
         ],
         "more_keys": max(0, len(keys) - KEYS_SHOWN),
         "workspace_day": next((left["workspace_day"] for left in limits if left), None),
-        "steps": _steps(member, bool(keys), has_calls=bool(facts["requests"])),
+        "steps": steps,
+        "seen": sum(step.is_done for step in steps or ()),
     }
     return render(request, "portal/rooms/overview.html", facts)
 
@@ -79,12 +81,18 @@ def first_steps(request: HttpRequest, member: Member) -> HttpResponse:
 
     286 tells htmx to stop asking (https://htmx.org/docs/#polling).
     """
-    has_key = member.workspace.keys(manager="objects").listed().exists()
+    has_key = member.keys.exists()
     steps = _steps(member, has_key)
-    facts = {"member": member, "steps": steps, "just_done": steps is None}
-    return render(
-        request, "portal/rooms/first_steps.html", facts, status=200 if steps else STOP_POLLING
-    )
+    if steps is not None and request.GET.get("seen") == str(sum(s.is_done for s in steps)):
+        return HttpResponse(status=204)  # nothing to swap, and nobody loses their focus
+    facts = {
+        "member": member,
+        "steps": steps,
+        "seen": sum(step.is_done for step in steps or ()),
+        "just_done": steps is None,
+    }
+    status = STOP_POLLING if steps is None else 200
+    return render(request, "portal/rooms/first_steps.html", facts, status=status)
 
 
 def _steps(member: Member, has_key: bool, *, has_calls: bool = False) -> list[Step] | None:
@@ -148,14 +156,15 @@ def keys(request: HttpRequest, member: Member) -> HttpResponse:
             )
             made = {"made": key, "text": text, "base_url": _base_url(request)}
             form = KeyForm(member.workspace.plan)
-    found = member.workspace.keys(manager="objects").listed()
+    found = member.keys
     facts = {"member": member, "keys": found, "form": form, **made}
     headers = SECRET_HEADERS if made else None
     return _with_headers(render(request, "portal/rooms/keys.html", facts), headers)
 
 
 def _with_headers(response: HttpResponse, headers: dict[str, str] | None) -> HttpResponse:
-    response.headers.update(headers or {})
+    for name, value in (headers or {}).items():
+        response[name] = value
     return response
 
 
@@ -214,7 +223,7 @@ def revoke(request: HttpRequest, member: Member, key_id: UUID) -> HttpResponse:
 
 def _key(member: Member, key_id: UUID) -> ApiKey:
     """A key of the member's workspace; another's is the same 404 as none."""
-    found = member.workspace.keys(manager="objects").listed().filter(pk=key_id).first()
+    found = member.keys.filter(pk=key_id).first()
     if found is None:
         raise Http404
     found.workspace = member.workspace  # with its plan, which was read already
