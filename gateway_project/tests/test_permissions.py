@@ -58,6 +58,7 @@ TABLE: dict[tuple[str, str], tuple[int, ...]] = {
     ("GET", "/problems/{code}"): PUBLIC,
     ("GET", "/admin"): (302,) * 5,
     ("GET", "/"): PUBLIC,
+    ("GET", "/guides/quickstart"): PUBLIC,
 }
 BODIES: dict[tuple[str, str], Any] = {
     ("POST", "/auth/rotate-key"): {},
