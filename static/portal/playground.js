@@ -69,7 +69,8 @@
       const words = element("span", "", "row between");
       words.append(element("span", category.type.replaceAll("_", " ")), element("span", category.score.toFixed(2), "number"));
       const meter = document.createElement("meter");
-      Object.assign(meter, { min: 0, max: 1, value: category.score });
+      // Low is good: from the threshold on browsers draw it as bad.
+      Object.assign(meter, { min: 0, max: 1, low: category.threshold, high: category.threshold, optimum: 0, value: category.score });
       meter.setAttribute("aria-label", `${category.type}: ${category.score.toFixed(2)}`);
       row.append(words, meter);
       return row;
