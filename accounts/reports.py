@@ -1,4 +1,7 @@
-"""What the roll-ups say: of a key, of a workspace, of the whole installation. Reads only."""
+"""What the roll-ups say: of a key, of a workspace, of the whole installation. Reads only.
+
+What is left of limits comes from the limiter, which alone counts them.
+"""
 
 from __future__ import annotations
 
@@ -11,8 +14,10 @@ from uuid import UUID
 from django.db.models import Q, QuerySet, Sum
 from django.utils import timezone
 
-from accounts.models import ScoreRollup, UsageRollup
+from accounts.authentication import policies_of
+from accounts.models import ApiKey, ScoreRollup, UsageRollup
 from accounts.usage_log import EVERYTHING, LATENCY_COLUMNS, LATENCY_MS, SCORE_BINS
+from gateway_project.core.ratelimit import State, get_limiter
 
 ERRORS = Sum("requests", filter=Q(http_status__gte=400), default=0)
 
@@ -80,6 +85,19 @@ def by_subject(
 def has_usage(subject_id: UUID) -> bool:
     """Whether a key or workspace ever had a call."""
     return UsageRollup.objects.filter(period="day", subject_id=subject_id).exists()
+
+
+def limits_left(keys: Sequence[ApiKey]) -> list[dict[str, State]]:
+    """What is left to each key: `minute`, `day` and `workspace_day`; empty without limits.
+
+    One trip to the limiter for all of them, and nothing is taken. Reads `key.workspace.plan`.
+    """
+    policies = [policies_of(key) for key in keys]
+    asked = [policy for of_key in policies for policy in of_key]
+    if not asked:
+        return [{} for _ in keys]
+    states = iter(get_limiter().check_sync(asked, [0] * len(asked)).states)
+    return [{policy.name: next(states) for policy in of_key} for of_key in policies]
 
 
 def _series(rows: QuerySet[UsageRollup]) -> Iterator[tuple[datetime, dict[str, int]]]:

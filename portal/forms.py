@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ipaddress
-from typing import Any
+from collections.abc import Iterable
+from typing import Any, cast
+from uuid import UUID
 
 from django import forms
 from django.utils import timezone
@@ -19,6 +21,10 @@ SCOPE_WORDS = {
 }
 GRACE = (("0", "At once"), ("3600", "In 1 hour"), ("86400", "In 1 day"), ("604800", "In 7 days"))
 NETWORKS_MAX = 50
+
+
+def _moment() -> forms.DateTimeInput:
+    return forms.DateTimeInput(attrs={"type": "datetime-local"}, format="%Y-%m-%dT%H:%M")
 
 
 class KeyForm(forms.Form):
@@ -39,7 +45,7 @@ class KeyForm(forms.Form):
         required=False,
         label="Expires (UTC)",
         help_text="Empty: never.",
-        widget=forms.DateTimeInput(attrs={"type": "datetime-local"}, format="%Y-%m-%dT%H:%M"),
+        widget=_moment(),
     )
     rate_limit_per_minute = forms.IntegerField(min_value=1, label="Requests per minute")
     rate_limit_per_day = forms.IntegerField(min_value=1, label="Requests per day")
@@ -98,9 +104,11 @@ class RevokeForm(forms.Form):
 class RequestFilter(forms.Form):
     """Filters of the log, from the query string; a wrong one is told, not ignored."""
 
-    key = forms.UUIDField(required=False)
-    status = forms.ChoiceField(
+    key = forms.TypedChoiceField(required=False, coerce=UUID, empty_value=None)
+    status = forms.TypedChoiceField(
         required=False,
+        coerce=int,
+        empty_value=None,
         choices=[
             ("", "Any status"),
             ("2", "Answered (2xx)"),
@@ -117,9 +125,16 @@ class RequestFilter(forms.Form):
             ("flag", "Flag"),
         ],
     )
-    since = forms.DateTimeField(
-        required=False, widget=forms.DateTimeInput(attrs={"type": "datetime-local"})
-    )
-    until = forms.DateTimeField(
-        required=False, widget=forms.DateTimeInput(attrs={"type": "datetime-local"})
-    )
+    since = forms.DateTimeField(required=False, label="Since (UTC)", widget=_moment())
+    until = forms.DateTimeField(required=False, label="Until (UTC)", widget=_moment())
+
+    def __init__(self, keys: Iterable[ApiKey], data: Any = None) -> None:
+        super().__init__(data)
+        names = [("", "Any key"), *((str(key.pk), key.name) for key in keys)]
+        cast(forms.TypedChoiceField, self.fields["key"]).choices = names
+
+    def clean(self) -> dict[str, Any]:
+        since, until = self.cleaned_data.get("since"), self.cleaned_data.get("until")
+        if since and until and since >= until:
+            self.add_error("until", "This is before “since”. Choose a later time.")
+        return self.cleaned_data

@@ -1,6 +1,7 @@
 """Plots as plain shapes: the template draws them as SVG, the style sheet colours them.
 
-No script is needed: a bar says what it is by its `<title>`, and lights up under the pointer.
+No script is needed: a bar says what it is by its `<title>`, and lights up under the pointer. With
+`plots.js` the same words stand under the plot.
 """
 
 from __future__ import annotations
@@ -14,6 +15,10 @@ from accounts.reports import percentile
 
 WIDTH, HEIGHT = 720, 180
 LEFT, BOTTOM, TOP = 48, 22, 10
+LEGENDS = {
+    "Requests": (("clean", "clean"), ("flagged", "flagged"), ("errors", "errors")),
+    "Latency p95": (("latency", "p95 in ms"),),
+}
 STEPS = {"minute": timedelta(minutes=1), "hour": timedelta(hours=1), "day": timedelta(days=1)}
 LABELS = {"minute": "%H:%M", "hour": "%d %b %H:%M", "day": "%d %b"}
 
@@ -47,6 +52,7 @@ class Plot:
     columns: Sequence[Column]
     levels: Sequence[Tick]
     times: Sequence[Tick]
+    legend: Sequence[tuple[str, str]]
     width: int = WIDTH
     height: int = HEIGHT
     left: int = LEFT
@@ -121,7 +127,7 @@ def _plot(
         for index in range(0, len(times), every)
         if index + every / 2 <= len(times)
     ]
-    return Plot(label, columns, levels, marks)
+    return Plot(label, columns, levels, marks, LEGENDS[label])
 
 
 def _round_up(value: float) -> float:

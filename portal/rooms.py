@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from datetime import timedelta
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import UUID
 
 from django.contrib import messages
@@ -17,17 +17,28 @@ from accounts import reports, services
 from accounts.adapter import actor_of
 from accounts.models import ApiKey
 from gateway_project.core import errors
+from gateway_project.core.views import SECRET_HEADERS
 from portal import plots
 from portal.forms import KeyForm, RevokeForm, RotateForm
 from portal.members import Member, room
 from portal.views import base_url
 
+KEYS_SHOWN = 20
+STOP_POLLING = 286
+NOTHING = {"requests": 0, "flagged": 0, "errors": 0}
 RANGES = {
     "1h": ("1 hour", timedelta(hours=1), "minute"),
     "24h": ("24 hours", timedelta(hours=24), "hour"),
     "7d": ("7 days", timedelta(days=7), "hour"),
     "30d": ("30 days", timedelta(days=30), "day"),
 }
+
+
+class Step(NamedTuple):
+    words: str
+    is_done: bool
+    url: str
+    hint: str
 
 
 @require_safe
@@ -39,21 +50,71 @@ def overview(request: HttpRequest, member: Member) -> HttpResponse:
         chosen = "24h"
     _, length, period = RANGES[chosen]
     keys = list(member.keys)
+    for key in keys:
+        key.workspace = member.workspace  # with its plan, which was read already
     facts = _usage(member.workspace.pk, length, period)
     by_key = reports.by_subject((key.pk for key in keys), facts["since"], period)
-    steps = {
-        "Confirm your e-mail address": member.workspace.is_confirmed,
-        "Make a key": bool(keys),
-        "Send the first request": bool(facts["requests"]) or reports.has_usage(member.workspace.pk),
-    }
+    shown = [key for key in keys if key.pk in by_key or key.status in ("active", "grace")]
+    shown.sort(key=lambda key: -by_key.get(key.pk, NOTHING)["requests"])
+    shown = shown[:KEYS_SHOWN]
+    limits = reports.limits_left(shown)
+    steps = _steps(member, bool(keys), has_calls=bool(facts["requests"]))
     facts |= {
         "member": member,
         "ranges": [(name, words) for name, (words, _, _) in RANGES.items()],
         "chosen": chosen,
-        "rows": [(key, by_key[key.pk]) for key in keys if key.pk in by_key],
-        "steps": None if all(steps.values()) else steps,
+        "rows": [
+            (key, by_key.get(key.pk, NOTHING), left)
+            for key, left in zip(shown, limits, strict=True)
+        ],
+        "more_keys": max(0, len(keys) - KEYS_SHOWN),
+        "workspace_day": next((left["workspace_day"] for left in limits if left), None),
+        "steps": steps,
+        "seen": sum(step.is_done for step in steps or ()),
     }
     return render(request, "portal/rooms/overview.html", facts)
+
+
+@require_safe
+@room
+def first_steps(request: HttpRequest, member: Member) -> HttpResponse:
+    """The checklist of the overview, asked for again until all is done.
+
+    286 tells htmx to stop asking (https://htmx.org/docs/#polling).
+    """
+    has_key = member.keys.exists()
+    steps = _steps(member, has_key)
+    if steps is not None and request.GET.get("seen") == str(sum(s.is_done for s in steps)):
+        return HttpResponse(status=204)  # nothing to swap, and nobody loses their focus
+    facts = {
+        "member": member,
+        "steps": steps,
+        "seen": sum(step.is_done for step in steps or ()),
+        "just_done": steps is None,
+    }
+    status = STOP_POLLING if steps is None else 200
+    return render(request, "portal/rooms/first_steps.html", facts, status=status)
+
+
+def _steps(member: Member, has_key: bool, *, has_calls: bool = False) -> list[Step] | None:
+    """What is to do before the workspace is at work; None when nothing is left."""
+    has_calls = has_calls or reports.has_usage(member.workspace.pk)
+    steps = [
+        Step(
+            "Confirm your e-mail address",
+            member.workspace.is_confirmed,
+            reverse("account_email"),
+            "The link is in the mail we sent. Until then keys work at the limits of a trial.",
+        ),
+        Step("Make a key", has_key, reverse("portal-keys"), "It is shown once, with a first call."),
+        Step(
+            "Send the first request",
+            has_calls,
+            reverse("portal-quickstart"),
+            "From your program, or in the playground. This ticks itself within seconds.",
+        ),
+    ]
+    return None if all(step.is_done for step in steps) else steps
 
 
 def _usage(subject: UUID, length: timedelta, period: str) -> dict[str, Any]:
@@ -98,7 +159,14 @@ def keys(request: HttpRequest, member: Member) -> HttpResponse:
             form = KeyForm(member.workspace.plan)
     found = member.keys
     facts = {"member": member, "keys": found, "form": form, **made}
-    return render(request, "portal/rooms/keys.html", facts)
+    headers = SECRET_HEADERS if made else None
+    return _with_headers(render(request, "portal/rooms/keys.html", facts), headers)
+
+
+def _with_headers(response: HttpResponse, headers: dict[str, str] | None) -> HttpResponse:
+    for name, value in (headers or {}).items():
+        response[name] = value
+    return response
 
 
 def _is_within_plan(form: KeyForm, member: Member) -> bool:
@@ -139,7 +207,8 @@ def rotate(request: HttpRequest, member: Member, key_id: UUID) -> HttpResponse:
         messages.error(request, str(exc.detail))
         return redirect("portal-key", key_id=found.pk)
     facts = {"made": successor, "text": text, "base_url": base_url(request)}
-    return _key_page(request, member, successor, RevokeForm(successor), **facts)
+    page = _key_page(request, member, successor, RevokeForm(successor), **facts)
+    return _with_headers(page, SECRET_HEADERS)
 
 
 @require_POST
@@ -160,15 +229,18 @@ def _key(member: Member, key_id: UUID) -> ApiKey:
     found = member.keys.filter(pk=key_id).first()
     if found is None:
         raise Http404
+    found.workspace = member.workspace  # with its plan, which was read already
     return found
 
 
 def _key_page(
     request: HttpRequest, member: Member, found: ApiKey, revoke_form: RevokeForm, **more: Any
 ) -> HttpResponse:
+    (limits,) = reports.limits_left([found])
     facts = {
         "member": member,
         "key": found,
+        "limits": limits,
         "revoke_form": revoke_form,
         "rotate_form": RotateForm(),
         **_usage(found.pk, timedelta(days=30), "day"),

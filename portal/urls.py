@@ -5,7 +5,7 @@ from django.conf import settings
 from django.urls import include, path
 from django_ratelimit.decorators import ratelimit
 
-from portal import rooms, views
+from portal import playground, request_log, rooms, views
 
 # Attempts to sign in are counted by `accounts/lockout.py`; this is for what sends mail or hashes.
 limited = ratelimit(key="ip", rate=f"{settings.LOGIN_RATE_LIMIT_PER_MINUTE}/m", method="POST")
@@ -22,6 +22,16 @@ urlpatterns = [
     path("app/keys/<uuid:key_id>", rooms.key, name="portal-key"),
     path("app/keys/<uuid:key_id>/rotate", rooms.rotate, name="portal-key-rotate"),
     path("app/keys/<uuid:key_id>/revoke", rooms.revoke, name="portal-key-revoke"),
+    path("app/first-steps", rooms.first_steps, name="portal-first-steps"),
+    path("app/playground", playground.playground, name="portal-playground"),
+    path(
+        "app/playground/key",
+        ratelimit(key="user_or_ip", rate="20/m", method="POST")(playground.session_key),
+        name="portal-playground-key",
+    ),
+    path("app/requests", request_log.requests, name="portal-requests"),
+    path("app/requests/<uuid:request_id>", request_log.one, name="portal-request"),
+    path("guides/quickstart", views.quickstart, name="portal-quickstart"),
     path("app/settings", views.settings_page, name="portal-settings"),
     path("app/settings/delete", views.delete_account, name="portal-delete-account"),
 ]

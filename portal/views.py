@@ -30,6 +30,12 @@ def base_url(request: HttpRequest) -> str:
     return request.build_absolute_uri("/").rstrip("/")
 
 
+@require_safe
+def quickstart(request: HttpRequest) -> HttpResponse:
+    """The guide that needs no account to read, with addresses of this installation."""
+    return render(request, "portal/quickstart.html", {"base_url": base_url(request)})
+
+
 class ProfileForm(forms.ModelForm):  # type: ignore[type-arg]
     class Meta:
         model = User

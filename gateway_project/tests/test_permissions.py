@@ -62,6 +62,7 @@ TABLE: dict[tuple[str, str], tuple[int, ...]] = {
     ("GET", "/admin/users"): (404,) * 5,
     ("GET", "/admin/usage/{api_key_id}"): (404,) * 5,
     ("GET", "/"): PUBLIC,
+    ("GET", "/guides/quickstart"): PUBLIC,
 }
 BODIES: dict[tuple[str, str], Any] = {
     ("POST", "/auth/rotate-key"): {},

@@ -60,7 +60,7 @@ def sign_in(browser, email=EMAIL, password=PASSWORD):
 class TestWhoMaySee:
     @pytest.mark.parametrize("path", [p for p in APP if not p.endswith(("rotate", "revoke"))])
     def test_a_stranger_is_led_to_the_form(self, gateway, path):
-        path = path.replace("<uuid:key_id>", str(uuid4()))
+        path = re.sub("<uuid:[^>]+>", str(uuid4()), path)
         r = Browser(gateway)._request("GET", path)
 
         assert r.status_code == 302

@@ -1,0 +1,78 @@
+"""First steps and quotas, as the overview tells them."""
+
+from __future__ import annotations
+
+import pytest
+
+from accounts.models import Workspace
+
+STEPS = "/app/first-steps"
+
+
+def done(response):
+    return [step.is_done for step in response.context["steps"]]
+
+
+def test_steps_tick_one_after_the_other_and_then_stop_asking(
+    owner, acme, gateway, engine, make_key
+):
+    Workspace.objects.update(is_confirmed=False)
+    assert done(owner.get(STEPS)) == [False, False, False]
+    Workspace.objects.update(is_confirmed=True)
+    assert done(owner.get(STEPS)) == [True, False, False]
+
+    key = make_key()
+    assert owner.get(STEPS, {"seen": "1"}).status_code == 200
+    assert owner.get(STEPS, {"seen": "2"}).status_code == 204  # nothing new
+
+    gateway.detect("Good morning.", key=key)
+    gateway.flush_usage()
+    r = owner.get(STEPS, {"seen": "2"})
+    assert r.status_code == 286
+    assert b"hx-trigger" not in r.content
+    assert owner.get("/app/").context["steps"] is None
+
+
+def test_steps_are_the_workspaces_own(owner, stranger, acme_key):
+    assert done(owner.get(STEPS)) == [True, True, False]
+    assert done(stranger.get(STEPS)) == [True, False, False]
+
+
+def test_quotas_are_what_the_limiter_says(owner, acme_key, gateway, engine):
+    for _ in range(3):
+        gateway.detect("Good morning.", key=acme_key)
+
+    facts = owner.get("/app/").context
+
+    [(_, _, left)] = facts["rows"]
+    assert (left["minute"].limit, left["minute"].remaining) == (60, 57)
+    assert facts["workspace_day"].remaining == 9_997
+    page = owner.get(f"/app/keys/{acme_key.row.pk}")
+    assert page.context["limits"]["day"].remaining == 9_997
+    # Looking took nothing.
+    assert owner.get("/app/").context["workspace_day"].remaining == 9_997
+
+
+def test_without_keys_there_is_an_invitation(owner):
+    facts = owner.get("/app/").context
+
+    assert (facts["rows"], facts["workspace_day"]) == ([], None)
+
+
+@pytest.mark.parametrize("count", [1, 30])
+def test_queries_do_not_grow_with_keys(owner, make_key, django_assert_num_queries, count):
+    for number in range(count):
+        make_key(name=f"key {number}")
+
+    # Session, user, membership with workspace and plan, keys, timeline, sums by key, first call.
+    with django_assert_num_queries(7):
+        facts = owner.get("/app/").context
+
+    assert len(facts["rows"]) == min(count, 20)
+    assert facts["more_keys"] == max(0, count - 20)
+
+
+def test_the_guide_needs_no_account(gateway, client):
+    page = client.get("/guides/quickstart").content.decode()
+
+    assert "http://testserver/v1/detect" in page

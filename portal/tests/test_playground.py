@@ -1,0 +1,63 @@
+"""The playground's page and key. What its script does is seen in a browser."""
+
+from __future__ import annotations
+
+import re
+
+from django.test import Client
+
+from accounts.models import ApiKey, AuditEvent
+
+URL, KEY_URL = "/app/playground", "/app/playground/key"
+
+
+def test_its_key_asks_for_verdicts_and_counts_to_the_workspace(engine, gateway, owner, acme):
+    r = owner.post(KEY_URL)
+    assert r.status_code == 201
+    assert r["Cache-Control"] == "no-store, no-transform"
+
+    assert gateway.detect("Good morning.", key=r.json()["key"]).status_code == 200
+    gateway.flush_usage()
+
+    [(row, key)] = owner.get("/app/requests").context["rows"]
+    assert (row.workspace_id, key) == (acme.pk, None)
+    assert AuditEvent.objects.filter(action="key.created", actor="alice@acme.example").exists()
+
+
+def test_no_room_lists_it(owner, acme):
+    owner.post(KEY_URL)
+    made = ApiKey.objects.get(is_session=True)
+
+    assert list(owner.get("/app/keys").context["keys"]) == []
+    assert owner.get(f"/app/keys/{made.pk}").status_code == 404
+
+
+def test_a_viewer_gets_none(viewer):
+    assert viewer.post(KEY_URL).status_code == 403
+    assert 'id="playground"' not in viewer.get(URL).content.decode()
+    assert not ApiKey.objects.exists()
+
+
+def test_a_stranger_is_led_to_the_form(gateway):
+    assert Client().post(KEY_URL)["Location"].startswith("/accounts/login/")
+
+
+def test_a_form_of_another_site_gets_none(enter, alice, acme):
+    client = Client(enforce_csrf_checks=True)
+    client.force_login(alice, backend="django.contrib.auth.backends.ModelBackend")
+
+    assert client.post(KEY_URL).status_code == 403
+    assert not ApiKey.objects.exists()
+
+
+def test_looking_makes_none(owner):
+    assert owner.get(KEY_URL).status_code == 405
+    owner.get(URL)
+
+    assert not ApiKey.objects.exists()
+
+
+def test_the_page_holds_neither_inline_script_nor_style(owner):
+    page = owner.get(URL).content.decode()
+
+    assert not re.search(r"<style|\sstyle=|\son\w+=|<script(?![^>]*\ssrc=)", page)

@@ -1,0 +1,211 @@
+// Calls /v1/detect with a session key and draws what it says. Offsets are code points.
+"use strict";
+
+(() => {
+  const room = document.getElementById("playground");
+  if (!room) return;
+  const find = (id) => document.getElementById(id);
+  const text = find("text");
+  let key = null;
+  let language = "curl";
+
+  // -- The key: asked for when needed, kept in this page only ------------------------------------
+  async function freshKey() {
+    if (key && key.until > Date.now() + 5000) return key.text;
+    const answer = await fetch(room.dataset.keyUrl, {
+      method: "POST",
+      headers: { "X-CSRFToken": room.dataset.csrf, Accept: "application/json" },
+      redirect: "manual",
+    });
+    if (answer.type === "opaqueredirect") throw new Error("You are signed out. Reload the page to sign in.");
+    if (answer.status === 429) throw new Error("Too many keys were made. Wait a minute, then try again.");
+    if (!answer.ok) throw new Error(`No key could be made (${answer.status}). Reload the page, then try again.`);
+    const body = await answer.json();
+    key = { text: body.key, until: Date.parse(body.expires_at) };
+    return key.text;
+  }
+
+  async function ask(again) {
+    const answer = await fetch(room.dataset.detectUrl, {
+      method: "POST",
+      headers: { "X-API-Key": await freshKey(), "Content-Type": "application/json" },
+      body: JSON.stringify({ text: text.value, config: { detailed_response: true } }),
+    });
+    if (answer.status === 401 && !again) {
+      key = null; // it ended or was revoked meanwhile
+      return ask(true);
+    }
+    return answer;
+  }
+
+  // -- The answer ---------------------------------------------------------------------------------
+  function element(name, words, className) {
+    const made = document.createElement(name);
+    if (words) made.textContent = words;
+    if (className) made.className = className;
+    return made;
+  }
+
+  function shape(name, attributes) {
+    const made = document.createElementNS("http://www.w3.org/2000/svg", name);
+    for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, value);
+    return made;
+  }
+
+  function showVerdict(body) {
+    const badge = find("decision");
+    badge.textContent = body.decision;
+    badge.className = `badge ${{ flag: "bad", review: "warn" }[body.decision] || "good"}`;
+    find("confidence").textContent = body.confidence.toFixed(2);
+    find("against").textContent = `${body.is_malicious ? "at or above" : "below"} the threshold of ${body.threshold}`
+      + (body.status === "complete" ? "" : `; ${body.status}, judged by the ${body.source}`)
+      + (body.cached ? "; remembered" : "");
+    find("reason").textContent = body.reason || "";
+  }
+
+  function showScores(categories) {
+    const rows = categories.map((category) => {
+      const row = element("div", "", "bar-row");
+      const words = element("span", "", "row between");
+      words.append(element("span", category.type.replaceAll("_", " ")), element("span", category.score.toFixed(2), "number"));
+      const meter = document.createElement("meter");
+      // Low is good: from the threshold on browsers draw it as bad.
+      Object.assign(meter, { min: 0, max: 1, low: category.threshold, high: category.threshold, optimum: 0, value: category.score });
+      meter.setAttribute("aria-label", `${category.type}: ${category.score.toFixed(2)}`);
+      row.append(words, meter);
+      return row;
+    });
+    find("scores").replaceChildren(...(rows.length ? rows : [element("p", "No category has a score.", "soft")]));
+  }
+
+  // Spans may overlap: each stretch between two borders is marked by all spans that cover it.
+  function showEvidence(sent, spans) {
+    const letters = Array.from(sent);
+    const inside = spans.map((span) => ({ ...span, end: Math.min(span.end, letters.length) }));
+    const borders = [...new Set([0, letters.length, ...inside.flatMap((span) => [span.start, span.end])])]
+      .filter((at) => at <= letters.length).sort((a, b) => a - b);
+    const parts = borders.slice(1).map((end, index) => {
+      const start = borders[index];
+      const over = inside.filter((span) => span.start <= start && span.end >= end);
+      const words = letters.slice(start, end).join("");
+      if (!over.length) return document.createTextNode(words);
+      const mark = element("mark", words);
+      mark.title = over.map((span) => `${span.category.replaceAll("_", " ")} (${span.rule_id})`).join(", ");
+      return mark;
+    });
+    find("evidence").replaceChildren(...parts);
+    const kinds = [...new Set(spans.map((span) => span.category.replaceAll("_", " ")))];
+    find("rules").textContent = kinds.length
+      ? `Marked: ${kinds.join(", ")}. Found by the embedded detector; hover a mark for its rule.`
+      : "No rule of the embedded detector found a place to mark.";
+  }
+
+  // Server-Timing: gateway;dur=0.61, limiter;dur=0.20, upstream;dur=12.4 (milliseconds)
+  function showTiming(header) {
+    const parts = [...(header || "").matchAll(/(\w+);dur=([\d.]+)/g)].map(([, name, ms]) => ({ name, ms: Number(ms) }));
+    const whole = parts.reduce((sum, part) => sum + part.ms, 0) || 1;
+    const svg = find("split");
+    svg.replaceChildren();
+    find("split-words").replaceChildren();
+    let x = 0;
+    parts.forEach((part, index) => {
+      const width = (100 * part.ms) / whole;
+      const colour = `series-${index + 1}`;
+      const bar = shape("rect", { class: colour, x, y: 0, width, height: 6 });
+      const title = shape("title", {});
+      title.textContent = `${part.name} ${part.ms.toFixed(2)} ms`;
+      bar.append(title);
+      svg.append(bar);
+      x += width;
+      const legend = element("span", "", "key");
+      const swatch = shape("svg", { viewBox: "0 0 10 10", "aria-hidden": "true" });
+      swatch.append(shape("rect", { class: colour, width: 10, height: 10, rx: 2 }));
+      legend.append(swatch, element("span", `${part.name} ${part.ms.toFixed(2)} ms`, "number"));
+      find("split-words").append(legend);
+    });
+    svg.setAttribute("aria-label", parts.map((part) => `${part.name} ${part.ms.toFixed(2)} ms`).join(", "));
+  }
+
+  function showOnly(id) {
+    for (const name of ["nothing", "problem", "answer"]) find(name).hidden = name !== id;
+  }
+
+  async function send() {
+    const sent = text.value;
+    find("send").disabled = true;
+    try {
+      const answer = await ask(false);
+      const body = await answer.json();
+      if (!answer.ok) throw new Error(body.detail || body.title || `The gateway answered ${answer.status}.`);
+      showVerdict(body);
+      showScores(body.details.categories);
+      showEvidence(sent, body.details.evidence);
+      showTiming(answer.headers.get("Server-Timing"));
+      const link = find("request-link");
+      link.textContent = body.request_id;
+      link.href = `${link.dataset.url}/${body.request_id}`;
+      showOnly("answer");
+    } catch (error) {
+      find("problem").textContent = error instanceof TypeError
+        ? "The gateway cannot be reached. Look at your connection, then try again."
+        : error.message;
+      showOnly("problem");
+    } finally {
+      find("send").disabled = false;
+    }
+  }
+
+  // -- Snippets: what is in the box, quoted for each language ---------------------------------------
+  const snippets = {
+    curl: (url, body) => `curl -s ${url} \\
+  -H "X-API-Key: $GATEWAY_KEY" \\
+  -H 'Content-Type: application/json' \\
+  -d '${body.replaceAll("'", "'\\''")}'`,
+    // A JSON string is a string of Python and of JavaScript as it stands.
+    python: (url, body, quoted) => `import json, os, urllib.request
+
+request = urllib.request.Request(
+    "${url}",
+    data=json.dumps({"text": ${quoted}}).encode(),
+    headers={"X-API-Key": os.environ["GATEWAY_KEY"], "Content-Type": "application/json"},
+)
+with urllib.request.urlopen(request, timeout=30) as answer:
+    print(json.load(answer)["decision"])`,
+    javascript: (url, body, quoted) => `// Save as ask.mjs, run with: node ask.mjs
+const answer = await fetch("${url}", {
+  method: "POST",
+  headers: { "X-API-Key": process.env.GATEWAY_KEY, "Content-Type": "application/json" },
+  body: JSON.stringify({ text: ${quoted} }),
+});
+console.log((await answer.json()).decision);`,
+  };
+
+  function showSnippet() {
+    const url = room.dataset.baseUrl + room.dataset.detectUrl;
+    // Python has no \ud83d\ude00 pairs, and JSON.stringify writes none for whole characters.
+    find("snippet").textContent = snippets[language](url, JSON.stringify({ text: text.value }), JSON.stringify(text.value));
+  }
+
+  find("try").addEventListener("submit", (event) => {
+    event.preventDefault();
+    send();
+  });
+  text.addEventListener("input", showSnippet);
+  text.addEventListener("keydown", (event) => {
+    if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) find("try").requestSubmit();
+  });
+  document.addEventListener("click", (event) => {
+    const button = event.target.closest("[data-example], [data-language]");
+    if (!button) return;
+    if (button.dataset.example) {
+      text.value = button.dataset.example;
+      text.focus();
+    } else {
+      language = button.dataset.language;
+      for (const other of document.querySelectorAll("[data-language]")) other.removeAttribute("aria-current");
+      button.setAttribute("aria-current", "true");
+    }
+    showSnippet();
+  });
+  showSnippet();
+})();

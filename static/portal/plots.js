@@ -1,0 +1,28 @@
+// What a column of a plot says, under the plot: by pointer, or with the arrow keys.
+"use strict";
+
+(() => {
+  function show(svg, column) {
+    svg.querySelector(".hit.at")?.classList.remove("at");
+    const readout = svg.closest("figure").querySelector(".readout");
+    if (!column) return;
+    column.querySelector(".hit").classList.add("at");
+    readout.textContent = column.querySelector("title").textContent;
+  }
+
+  document.addEventListener("pointerover", (event) => {
+    const column = event.target.closest?.(".plot g");
+    if (column) show(column.closest("svg"), column);
+  });
+
+  document.addEventListener("keydown", (event) => {
+    const svg = event.target.closest?.(".plot svg");
+    const step = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
+    if (!svg || !step) return;
+    event.preventDefault();
+    const columns = [...svg.querySelectorAll("g")];
+    const at = columns.findIndex((column) => column.querySelector(".hit.at"));
+    const next = at < 0 ? columns.length - 1 : Math.min(columns.length - 1, Math.max(0, at + step));
+    show(svg, columns[next]);
+  });
+})();
