@@ -193,9 +193,12 @@ except ValueError as exc:
 
 # -- E-mail ---------------------------------------------------------------------------------------
 
-vars().update(env.email_url_config(env.str("EMAIL_URL", default="") or "consolemail://"))
-EMAIL_TIMEOUT = 20
-DEFAULT_FROM_EMAIL: str = env.str("DEFAULT_FROM_EMAIL", default="gateway@localhost")
+EMAIL_URL: str = env.str("EMAIL_URL", default="")
+vars().update(env.email_url_config(EMAIL_URL or "consolemail://"))
+if IS_LOCAL and not EMAIL_URL:
+    EMAIL_BACKEND = "gateway_project.mail.LocalBackend"
+EMAIL_TIMEOUT = 10
+DEFAULT_FROM_EMAIL: str = env.str("DEFAULT_FROM_EMAIL", default="Gateway <gateway@localhost>")
 
 # -- Django ---------------------------------------------------------------------------------------
 
@@ -275,10 +278,18 @@ ACCOUNT_EMAIL_SUBJECT_PREFIX = ""
 ACCOUNT_CHANGE_EMAIL = True  # one address at a time; the old one stays until the new is confirmed
 ACCOUNT_REAUTHENTICATION_REQUIRED = True
 ACCOUNT_SESSION_REMEMBER = True
-# Signing in is guarded by `accounts/lockout.py`, the forms by django-ratelimit (`portal/urls.py`).
-ACCOUNT_RATE_LIMITS = {"login": None, "login_failed": None, "signup": None, "reset_password": None}
+# Passwords are guarded by `accounts/lockout.py`, the forms by django-ratelimit (`portal/urls.py`).
+# What is left to allauth: wrong codes of the second factor, and mails to one address.
+ACCOUNT_RATE_LIMITS = {
+    "login": None,
+    "login_failed": "5/300s/key",
+    "signup": None,
+    "reset_password": "5/900s/key",
+}
+MFA_ADAPTER = "accounts.adapter.MFAAdapter"
 MFA_SUPPORTED_TYPES = ["totp", "recovery_codes"]
 MFA_TOTP_ISSUER = "Gateway"
+MFA_TOTP_TOLERANCE = 1  # a clock may be half a minute off
 PASSWORD_HASHERS = ["accounts.hashers.BoundedArgon2", "accounts.hashers.BCryptSHA256"]
 AUTH_PASSWORD_VALIDATORS = [
     {"NAME": f"django.contrib.auth.password_validation.{name}"}
@@ -294,14 +305,6 @@ STATIC_ROOT = VAR_DIR / "static"
 STATICFILES_DIRS = [BASE_DIR / "static"]
 SERVESTATIC_USE_FINDERS = True  # a checkout needs no collectstatic; an image collects at build time
 SERVESTATIC_AUTOREFRESH = False
-
-EMAIL_URL: str = env.str("EMAIL_URL", default="")
-if EMAIL_URL:
-    vars().update(env.email_url_config(EMAIL_URL))
-elif IS_LOCAL:
-    EMAIL_BACKEND = "gateway_project.mail.LocalBackend"
-EMAIL_TIMEOUT = 10
-DEFAULT_FROM_EMAIL: str = env.str("DEFAULT_FROM_EMAIL", default="Gateway <gateway@localhost>")
 
 SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = HTTPS_ONLY
 SESSION_COOKIE_HTTPONLY = True

@@ -1,20 +1,18 @@
 """Addresses of the pages. allauth's own stand under `/accounts/`, with a limit on each form."""
 
 from allauth.account import views as account
-from django.conf import settings
 from django.urls import include, path
-from django_ratelimit.decorators import ratelimit
 
 from portal import views
-
-# Attempts to sign in are counted by `accounts/lockout.py`; this is for what sends mail or hashes.
-limited = ratelimit(key="ip", rate=f"{settings.LOGIN_RATE_LIMIT_PER_MINUTE}/m", method="POST")
+from portal.limits import limited
 
 urlpatterns = [
     path("", views.landing, name="portal-landing"),
-    path("accounts/signup/", limited(account.signup), name="account_signup"),
+    path("accounts/signup/", limited("register")(account.signup), name="account_signup"),
     path(
-        "accounts/password/reset/", limited(account.password_reset), name="account_reset_password"
+        "accounts/password/reset/",
+        limited("reset")(account.password_reset),
+        name="account_reset_password",
     ),
     path("accounts/", include("allauth.urls")),
     path("app/settings", views.settings_page, name="portal-settings"),

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import re
+import time
 from urllib.parse import urlencode
 
 import pytest
-from allauth.mfa.totp.internal.auth import (
-    format_hotp_value,
-    hotp_value,
-    yield_hotp_counters_from_time,
-)
+from allauth.mfa.models import Authenticator
+from allauth.mfa.totp.internal.auth import format_hotp_value, hotp_value
 from django.core import mail
 from django.urls import URLPattern, get_resolver
 
 from accounts import services
 from accounts.models import ApiKey, AuditEvent, User, Workspace
+from gateway_project.core import encryption
 from gateway_project.tests.test_admin import Browser, value_of
 
 EMAIL, PASSWORD = "dana@initech.example", "a password of enough words"
@@ -111,6 +110,9 @@ class TestRegistering:
 
         assert [r.status_code for r in tries] == [200] * 5 + [429]
         assert "Too many requests" in tries[5].text
+        wait = int(tries[5].headers["retry-after"])
+        assert 1 <= wait <= 60
+        assert f"Try again in {wait} seconds" in tries[5].text
 
 
 class TestSigningIn:
@@ -134,26 +136,69 @@ class TestSigningIn:
         for _ in range(10):
             assert sign_in(Browser(gateway, attacker), password="wrong").status_code == 200
 
-        assert sign_in(Browser(gateway, attacker)).status_code == 429
+        locked = sign_in(Browser(gateway, attacker))
+        assert locked.status_code == 429
+        assert f"Try again in {locked.headers['retry-after']} seconds" in locked.text
         assert sign_in(Browser(gateway)).status_code == 302
 
     def test_a_second_factor_is_asked_for(self, signed_in, gateway):
-        enter_password_again(signed_in)
-        page = signed_in.get("/accounts/2fa/totp/activate/")
-        secret = re.search(r'id="authenticator_secret"[^>]*value="([^"]+)"', page.text).group(1)
-        # Not `post`: each look at the form is a new secret.
-        form = {
-            "csrfmiddlewaretoken": value_of(page.text, "csrfmiddlewaretoken"),
-            "code": code_of(secret),
-        }
-        done = signed_in._request("POST", "/accounts/2fa/totp/activate/", **as_form(form))
-        assert done.status_code == 302, done.text
-
+        activate_totp(signed_in)
         browser = Browser(gateway)
         r = sign_in(browser)
 
         assert r.headers["location"].startswith("/accounts/2fa/authenticate/")
         assert browser._request("GET", "/app/settings").status_code == 302
+
+
+class TestSecondFactor:
+    def test_its_secrets_are_encrypted_at_rest(self, signed_in):
+        secret = activate_totp(signed_in)
+
+        totp, codes = Authenticator.objects.order_by("-type")
+        assert secret not in str(totp.data)
+        assert encryption.decrypt(totp.data["secret"]) == secret
+        assert encryption.decrypt(codes.data["seed"])
+
+    def test_codes_cannot_be_tried_for_long(self, signed_in, gateway):
+        secret = activate_totp(signed_in)
+        browser = Browser(gateway)
+        sign_in(browser)
+        for _ in range(5):
+            r = browser.post("/accounts/2fa/authenticate/", code="000000")
+            assert "This code is wrong" in r.text
+
+        r = browser.post("/accounts/2fa/authenticate/", code=code_of(secret, steps_ahead=1))
+
+        assert "Too many wrong codes. Wait five minutes" in r.text
+        assert browser._request("GET", "/app/settings").status_code == 302
+
+    def test_a_recovery_code_signs_in_once(self, signed_in, gateway):
+        activate_totp(signed_in)
+        codes = re.findall(
+            r"\b[0-9a-z]{8}\b", signed_in.get("/accounts/2fa/recovery-codes/download/").text
+        )
+        first, second = Browser(gateway), Browser(gateway)
+        for browser in (first, second):
+            sign_in(browser)
+            browser.post("/accounts/2fa/authenticate/", code=codes[0])
+
+        assert first._request("GET", "/app/settings").status_code == 200
+        assert second._request("GET", "/app/settings").status_code == 302
+
+
+def activate_totp(browser):
+    """The secret of the app that the person of `browser` now has."""
+    enter_password_again(browser)
+    page = browser.get("/accounts/2fa/totp/activate/")
+    secret = re.search(r'id="secret">([A-Z2-7]+)<', page.text)[1]
+    # Not `post`: each look at the form is a new secret.
+    form = {
+        "csrfmiddlewaretoken": value_of(page.text, "csrfmiddlewaretoken"),
+        "code": code_of(secret),
+    }
+    done = browser._request("POST", "/accounts/2fa/totp/activate/", **as_form(form))
+    assert done.status_code == 302, done.text
+    return secret
 
 
 def enter_password_again(browser):
@@ -167,8 +212,9 @@ def as_form(fields):
     }
 
 
-def code_of(secret):
-    return format_hotp_value(hotp_value(secret, next(iter(yield_hotp_counters_from_time()))))
+def code_of(secret, steps_ahead=0):
+    """What an app shows. No code is taken twice, but the one of the next half minute is."""
+    return format_hotp_value(hotp_value(secret, int(time.time()) // 30 + steps_ahead))
 
 
 class TestForgottenPassword:
