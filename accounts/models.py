@@ -183,6 +183,10 @@ class ApiKeyQuerySet(models.QuerySet["ApiKey"]):
             revoked_at=None,
         )
 
+    def listed(self) -> ApiKeyQuerySet:
+        """Keys that people made, without the playground's."""
+        return self.filter(is_session=False)
+
 
 class ApiKey(models.Model):
     id = models.UUIDField(primary_key=True, default=new_id, editable=False)
@@ -221,6 +225,9 @@ class ApiKey(models.Model):
             "What its detections mean when they do not say: `threshold: {engine, fallback}`, "
             "`mode`, `on_unavailable`."
         ),
+    )
+    is_session = models.BooleanField(
+        default=False, editable=False, help_text="The playground's: short-lived, hidden from lists."
     )
     created_at = models.DateTimeField(default=timezone.now, editable=False)
 

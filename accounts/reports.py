@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime, timedelta
 from itertools import accumulate
 from typing import Any
@@ -51,6 +51,57 @@ def totals(since: datetime, until: datetime, subject_id: UUID = EVERYTHING) -> d
         "latency_ms": {f"p{p}": percentile(counts, p / 100) for p in (50, 95, 99)},
         "series": [{"at": bucket, **sums} for bucket, sums in _series(rows)],
     }
+
+
+def timeline(subject_id: UUID, since: datetime, period: str) -> list[dict[str, Any]]:
+    """`[{at, requests, flagged, errors, latency}]` of each bucket with requests, earliest first.
+
+    `period` is `minute`, `hour` or `day`; `latency` are the counts that `percentile` takes. One
+    query over the roll-ups, whatever the traffic was.
+    """
+    wanted: dict[str, Any] = {f"sum_{name}": Sum(name) for name in LATENCY_COLUMNS}
+    rows: Iterable[Any] = (
+        UsageRollup.objects.filter(period=period, subject_id=subject_id, bucket__gte=since)
+        .values("bucket")
+        .annotate(total=Sum("requests"), malicious=Sum("flagged"), errors=ERRORS, **wanted)
+        .order_by("bucket")
+    )
+    return [
+        {
+            "at": row["bucket"],
+            "requests": row["total"],
+            "flagged": row["malicious"],
+            "errors": row["errors"],
+            "latency": [row[f"sum_{name}"] for name in LATENCY_COLUMNS],
+        }
+        for row in rows
+    ]
+
+
+def by_subject(
+    subject_ids: Iterable[UUID], since: datetime, period: str
+) -> dict[UUID, dict[str, int]]:
+    """`{requests, flagged, errors}` of each key that had any."""
+    rows = (
+        UsageRollup.objects.filter(
+            period=period, subject_id__in=list(subject_ids), bucket__gte=since
+        )
+        .values("subject_id")
+        .annotate(total=Sum("requests"), malicious=Sum("flagged"), errors=ERRORS)
+    )
+    return {
+        row["subject_id"]: {
+            "requests": row["total"],
+            "flagged": row["malicious"],
+            "errors": row["errors"],
+        }
+        for row in rows
+    }
+
+
+def has_usage(subject_id: UUID) -> bool:
+    """Whether a key or workspace ever had a call."""
+    return UsageRollup.objects.filter(period="day", subject_id=subject_id).exists()
 
 
 def _series(rows: QuerySet[UsageRollup]) -> Iterator[tuple[datetime, dict[str, int]]]:

@@ -28,6 +28,8 @@ from accounts.models import (
 )
 from gateway_project.core import errors
 
+SESSION_KEY_LIFE = timedelta(minutes=15)
+
 
 @dataclass(frozen=True, slots=True)
 class Actor:
@@ -145,6 +147,7 @@ def issue_key(
     rate_limit_per_day: int | None = None,
     limit_subject: UUID | None = None,
     detection_policy: dict[str, Any] | None = None,
+    is_session: bool = False,
 ) -> tuple[ApiKey, str]:
     """Make a key. Returns it with its text, which is shown this once and stored nowhere.
 
@@ -168,9 +171,35 @@ def issue_key(
             rate_limit_per_day=rate_limit_per_day or plan.rate_limit_per_day,
             limit_subject=limit_subject,
             detection_policy=detection_policy or {},
+            is_session=is_session,
         )
         audit("key.created", workspace=workspace, target=key.pk, **actor.fields())
     return key, text
+
+
+def session_key(workspace: Workspace, user: User, *, actor: Actor) -> tuple[ApiKey, str]:
+    """A key for the playground of `user`: 15 minutes, only `detect`, hidden from lists.
+
+    All of a user's share one set of counters, so that opening the page again buys no new minute.
+    Those that ended an hour ago are removed on the way.
+    """
+    now = timezone.now()
+    with transaction.atomic():
+        ApiKey.objects.filter(
+            workspace=workspace,
+            limit_subject=user.pk,
+            is_session=True,
+            expires_at__lt=now - timedelta(hours=1),
+        ).delete()
+        return issue_key(
+            workspace,
+            actor=actor,
+            name="Playground",
+            scopes=["detect"],
+            expires_at=now + SESSION_KEY_LIFE,
+            limit_subject=user.pk,
+            is_session=True,
+        )
 
 
 def operator_key(

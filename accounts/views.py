@@ -5,14 +5,13 @@ from __future__ import annotations
 from typing import Any
 from uuid import UUID
 
-from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse
 from drf_spectacular.utils import OpenApiParameter
 from rest_framework.request import Request
 
 from accounts import reports, services
 from accounts.authentication import Caller
-from accounts.models import DEFAULT_SCOPES, ApiKey
+from accounts.models import DEFAULT_SCOPES, ApiKey, ApiKeyQuerySet
 from accounts.schemas import (
     KeyList,
     KeyPatch,
@@ -61,7 +60,7 @@ class KeyedViewSet(ControlPlaneViewSet):
         context = context_of(self.request)
         return Actor(f"key {self.principal.key_prefix}…", context.client_ip, context.request_id)
 
-    def own_keys(self) -> QuerySet[ApiKey]:
+    def own_keys(self) -> ApiKeyQuerySet:
         return ApiKey.objects.filter(workspace_id=self.principal.workspace_id).select_related(
             "workspace__plan"
         )
@@ -197,7 +196,7 @@ class KeyViewSet(KeyedViewSet):
         ],
     )
     def list(self, request: Request) -> HttpResponse:
-        keys, following = page(request, self.own_keys(), ordering=("-created_at", "-id"))
+        keys, following = page(request, self.own_keys().listed(), ordering=("-created_at", "-id"))
         return reply(KeyList(results=[KeyView.of(key) for key in keys], next=following))
 
     @endpoint(

@@ -3,7 +3,7 @@
 from allauth.account import views as account
 from django.urls import include, path
 
-from portal import views
+from portal import rooms, views
 from portal.limits import limited
 
 urlpatterns = [
@@ -15,6 +15,11 @@ urlpatterns = [
         name="account_reset_password",
     ),
     path("accounts/", include("allauth.urls")),
+    path("app/", rooms.overview, name="portal-overview"),
+    path("app/keys", rooms.keys, name="portal-keys"),
+    path("app/keys/<uuid:key_id>", rooms.key, name="portal-key"),
+    path("app/keys/<uuid:key_id>/rotate", rooms.rotate, name="portal-key-rotate"),
+    path("app/keys/<uuid:key_id>/revoke", rooms.revoke, name="portal-key-revoke"),
     path("app/settings", views.settings_page, name="portal-settings"),
     path("app/settings/delete", views.delete_account, name="portal-delete-account"),
 ]

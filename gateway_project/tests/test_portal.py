@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import time
 from urllib.parse import urlencode
+from uuid import uuid4
 
 import pytest
 from allauth.mfa.models import Authenticator
@@ -56,8 +57,9 @@ def sign_in(browser, email=EMAIL, password=PASSWORD):
 
 
 class TestWhoMaySee:
-    @pytest.mark.parametrize("path", APP)
+    @pytest.mark.parametrize("path", [p for p in APP if not p.endswith(("rotate", "revoke"))])
     def test_a_stranger_is_led_to_the_form(self, gateway, path):
+        path = path.replace("<uuid:key_id>", str(uuid4()))
         r = Browser(gateway)._request("GET", path)
 
         assert r.status_code == 302
@@ -294,3 +296,96 @@ class TestSettings:
 
         assert not User.objects.filter(email=EMAIL).exists()
         assert Workspace.objects.filter(pk=workspace.pk).exists()
+
+
+class TestKeys:
+    FORM = {
+        "name": "First",
+        "scopes": ["detect"],
+        "allowed_cidrs": "",
+        "rate_limit_per_minute": 60,
+        "rate_limit_per_day": 10000,
+    }
+
+    def made(self, browser, **changes):
+        page = browser.post("/app/keys", **{**self.FORM, **changes}).text
+        return re.search(r'id="made-key"[^>]*>([^<]+)<', page).group(1)
+
+    def test_one_is_made_shown_once_and_works(self, signed_in, gateway, engine):
+        text = self.made(signed_in)
+
+        assert gateway.detect("Good morning.", key=text).status_code == 200
+        assert text not in signed_in.get("/app/keys").text
+        assert AuditEvent.objects.filter(action="key.created", actor=EMAIL).exists()
+
+    @pytest.mark.parametrize(
+        "changes",
+        [{"allowed_cidrs": "10.0.0.1/8"}, {"rate_limit_per_minute": 61}, {"name": ""}],
+    )
+    def test_what_is_wrong_is_named_and_makes_none(self, signed_in, changes):
+        r = signed_in.post("/app/keys", **{**self.FORM, **changes})
+
+        assert 'class="errorlist"' in r.text
+        assert not ApiKey.objects.filter(workspace__members__email=EMAIL).exists()
+
+    def test_rotating_gives_a_successor_and_the_old_one_its_grace(self, signed_in, gateway):
+        old = self.made(signed_in)
+        row = ApiKey.objects.get(workspace__members__email=EMAIL)
+        signed_in.get(f"/app/keys/{row.pk}")
+
+        page = act(signed_in, row, "rotate", grace_seconds="0").text
+
+        new = re.search(r'id="made-key"[^>]*>([^<]+)<', page).group(1)
+        assert gateway.get("/v1/limits", key=new).status_code == 200
+        assert gateway.get("/v1/limits", key=old).status_code == 401
+
+    def test_revoking_wants_its_name_typed(self, signed_in, gateway):
+        text = self.made(signed_in)
+        row = ApiKey.objects.get(workspace__members__email=EMAIL)
+
+        wrong = act(signed_in, row, "revoke", name="Second")
+        assert "This is not its name" in wrong.text
+        assert gateway.get("/v1/limits", key=text).status_code == 200
+
+        assert act(signed_in, row, "revoke", name="First").status_code == 302
+        assert gateway.get("/v1/limits", key=text).status_code == 401
+
+    def test_another_workspaces_key_is_not_there(self, signed_in, acme_key):
+        assert signed_in.get(f"/app/keys/{acme_key.row.pk}").status_code == 404
+        assert act(signed_in, acme_key.row, "revoke", name="x").status_code == 404
+
+    def test_a_viewer_reads_only(self, signed_in):
+        self.made(signed_in)
+        row = ApiKey.objects.get(workspace__members__email=EMAIL)
+        row.workspace.memberships.update(role="viewer")
+
+        assert signed_in.get(f"/app/keys/{row.pk}").status_code == 200
+        assert act(signed_in, row, "revoke", name="First").status_code == 403
+        assert act(signed_in, row, "rotate", grace_seconds="0").status_code == 403
+
+
+def act(browser, row, what, **fields):
+    token = value_of(browser.get("/app/settings").text, "csrfmiddlewaretoken")
+    form = {"csrfmiddlewaretoken": token, **fields}
+    return browser._request("POST", f"/app/keys/{row.pk}/{what}", **as_form(form))
+
+
+class TestOverview:
+    @pytest.mark.parametrize("range_", ["1h", "24h", "7d", "30d", "nonsense"])
+    def test_it_shows_what_the_keys_did(self, signed_in, gateway, engine, range_):
+        text = TestKeys().made(signed_in)
+        gateway.detect("Good morning.", key=text)
+        gateway.flush_usage()
+
+        page = signed_in.get(f"/app/?range={range_}").text
+
+        assert "1 requests, 0 flagged, 0 errors" in page
+        assert "First steps" not in page
+
+    def test_it_says_what_to_do_first(self, signed_in):
+        assert "Make a key" in signed_in.get("/app/").text
+
+    def test_a_person_without_a_workspace_is_told(self, signed_in):
+        User.objects.get(email=EMAIL).memberships.all().delete()
+
+        assert "member of no workspace" in signed_in.get("/app/").text
