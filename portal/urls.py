@@ -22,4 +22,5 @@ urlpatterns = [
     path("app/keys/<uuid:key_id>/revoke", rooms.revoke, name="portal-key-revoke"),
     path("app/settings", views.settings_page, name="portal-settings"),
     path("app/settings/delete", views.delete_account, name="portal-delete-account"),
+    path("app/settings/sessions/<int:session_id>", views.end_session, name="portal-end-session"),
 ]

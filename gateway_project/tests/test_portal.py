@@ -10,6 +10,7 @@ from uuid import uuid4
 import pytest
 from allauth.mfa.models import Authenticator
 from allauth.mfa.totp.internal.auth import format_hotp_value, hotp_value
+from allauth.usersessions.models import UserSession
 from django.core import mail
 from django.urls import URLPattern, get_resolver
 
@@ -59,7 +60,7 @@ def sign_in(browser, email=EMAIL, password=PASSWORD):
 class TestWhoMaySee:
     @pytest.mark.parametrize("path", [p for p in APP if not p.endswith(("rotate", "revoke"))])
     def test_a_stranger_is_led_to_the_form(self, gateway, path):
-        path = path.replace("<uuid:key_id>", str(uuid4()))
+        path = path.replace("<uuid:key_id>", str(uuid4())).replace("<int:session_id>", "1")
         r = Browser(gateway)._request("GET", path)
 
         assert r.status_code == 302
@@ -259,6 +260,54 @@ class TestSettings:
         assert r.status_code == 200
         assert "unsafe" not in r.headers["content-security-policy"]
         assert not re.findall(r"<script(?! src=)|<style| style=| on[a-z]+=", r.text)
+
+    def test_a_session_is_ended_from_another(self, signed_in, gateway):
+        other = Browser(gateway)
+        sign_in(other)
+        page = signed_in.get("/accounts/sessions/").text
+        [session] = re.findall(r"/app/settings/sessions/\d+", page)
+
+        token = value_of(page, "csrfmiddlewaretoken")
+        signed_in._request("POST", session, **as_form({"csrfmiddlewaretoken": token}))
+
+        assert other._request("GET", "/app/settings").status_code == 302
+        assert signed_in._request("GET", "/app/settings").status_code == 200
+
+    def test_another_persons_session_is_not_there(self, signed_in, gateway, alice):
+        services.confirm_email(alice, actor=services.Actor("test"))
+        stranger = Browser(gateway)
+        sign_in(stranger, alice.email, "a good long password")
+        session = UserSession.objects.get(user=alice)
+        token = value_of(signed_in.get("/app/settings").text, "csrfmiddlewaretoken")
+
+        path = f"/app/settings/sessions/{session.pk}"
+        r = signed_in._request("POST", path, **as_form({"csrfmiddlewaretoken": token}))
+
+        assert r.status_code == 404
+        assert stranger._request("GET", "/app/settings").status_code == 200
+
+    def test_a_new_password_ends_the_other_sessions(self, signed_in, gateway):
+        other = Browser(gateway)
+        sign_in(other)
+
+        form = {"oldpassword": PASSWORD, "password1": "quite another one"}
+        r = signed_in.post("/accounts/password/change/", password2="quite another one", **form)
+
+        assert r.status_code == 302, r.text
+        assert signed_in._request("GET", "/app/settings").status_code == 200
+        assert other._request("GET", "/app/settings").status_code == 302
+
+    def test_another_address_counts_once_it_is_confirmed(self, signed_in, gateway):
+        mail.outbox.clear()
+        enter_password_again(signed_in)
+        signed_in.post("/accounts/email/", email="dana@new.example", action_add="")
+        assert User.objects.filter(email=EMAIL).exists()
+
+        link = next(path_of(link_in(m)) for m in mail.outbox if m.to == ["dana@new.example"])
+        signed_in.post(link)
+
+        assert sign_in(Browser(gateway), "dana@new.example").status_code == 302
+        assert not User.objects.filter(email=EMAIL).exists()
 
     def test_deleting_wants_the_password_again(self, signed_in):
         r = signed_in._request("GET", "/app/settings/delete")
