@@ -7,6 +7,7 @@ Playwright's page (`tab.page`) and notes console errors, policy violations and f
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -78,15 +79,20 @@ class Tab:
         self.page.goto(path)
 
     def fill(self, **fields: str) -> None:
-        """Fields by their label: `tab.fill(Email="a@b.example")`; `_` stands for a blank."""
+        """Fields by their label: `tab.fill(New_password="…")`; `_` is a blank or a hyphen."""
         for label, text in fields.items():
-            self.page.get_by_label(label.replace("_", " "), exact=True).fill(text)
+            words = re.compile(f"^{label.replace('_', '[ -]')}$")
+            self.page.get_by_label(words).fill(text)
 
     def press(self, name: str) -> None:
         self.page.get_by_role("button", name=name, exact=True).click()
 
     def follow(self, name: str) -> None:
         self.page.get_by_role("link", name=name, exact=True).first.click()
+
+    def heading(self, words: str) -> None:
+        """Wait for the page that is headed so."""
+        self.page.get_by_role("heading", name=words, exact=True).wait_for()
 
     def check(self) -> None:
         """No console error, no policy violation, nothing wider than the window, axe content."""
