@@ -191,15 +191,6 @@ try:
 except ValueError as exc:
     raise ImproperlyConfigured(f"WEBHOOK_ALLOWED_NETWORKS: {exc}") from None
 
-# -- E-mail ---------------------------------------------------------------------------------------
-
-EMAIL_URL: str = env.str("EMAIL_URL", default="")
-vars().update(env.email_url_config(EMAIL_URL or "consolemail://"))
-if IS_LOCAL and not EMAIL_URL:
-    EMAIL_BACKEND = "gateway_project.mail.LocalBackend"
-EMAIL_TIMEOUT = 10
-DEFAULT_FROM_EMAIL: str = env.str("DEFAULT_FROM_EMAIL", default="Gateway <gateway@localhost>")
-
 # -- Django ---------------------------------------------------------------------------------------
 
 INSTALLED_APPS = [
@@ -305,6 +296,14 @@ STATIC_ROOT = VAR_DIR / "static"
 STATICFILES_DIRS = [BASE_DIR / "static"]
 SERVESTATIC_USE_FINDERS = True  # a checkout needs no collectstatic; an image collects at build time
 SERVESTATIC_AUTOREFRESH = False
+
+EMAIL_URL: str = env.str("EMAIL_URL", default="")
+if EMAIL_URL:
+    vars().update(env.email_url_config(EMAIL_URL))
+elif IS_LOCAL:
+    EMAIL_BACKEND = "gateway_project.mail.LocalBackend"
+EMAIL_TIMEOUT = 10
+DEFAULT_FROM_EMAIL: str = env.str("DEFAULT_FROM_EMAIL", default="Gateway <gateway@localhost>")
 
 SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = HTTPS_ONLY
 SESSION_COOKIE_HTTPONLY = True
