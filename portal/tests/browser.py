@@ -90,6 +90,26 @@ class Tab:
     def follow(self, name: str) -> None:
         self.page.get_by_role("link", name=name, exact=True).first.click()
 
+    def focused(self) -> str:
+        """What the keyboard is at: its name in the form, or what it says."""
+        return str(
+            self.page.evaluate(
+                "() => { const at = document.activeElement; "
+                "return at.name || at.ariaLabel || at.textContent.trim(); }"
+            )
+        )
+
+    def tab_to(self, name: str) -> None:
+        """Press Tab until the focus is there, as a person without a mouse does."""
+        for _ in range(60):
+            if self.focused() == name:
+                return
+            self.page.keyboard.press("Tab")
+        raise AssertionError(f"{name} is not reached by Tab on {self.page.url}")
+
+    def background(self) -> str:
+        return str(self.page.evaluate("() => getComputedStyle(document.body).backgroundColor"))
+
     def heading(self, words: str) -> None:
         """Wait for the page that is headed so."""
         self.page.get_by_role("heading", name=words, exact=True).wait_for()
