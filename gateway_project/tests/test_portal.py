@@ -291,9 +291,13 @@ class TestSettings:
         sign_in(other)
 
         form = {"oldpassword": PASSWORD, "password1": "quite another one"}
+        mail.outbox.clear()
         r = signed_in.post("/accounts/password/change/", password2="quite another one", **form)
 
         assert r.status_code == 302, r.text
+        [notice] = mail.outbox
+        assert "password has been changed" in notice.body
+        assert "127.0.0.1" in notice.body
         assert signed_in._request("GET", "/app/settings").status_code == 200
         assert other._request("GET", "/app/settings").status_code == 302
 
