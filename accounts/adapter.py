@@ -55,6 +55,11 @@ class AccountAdapter(DefaultAccountAdapter):  # type: ignore[misc]
             services.confirm_email(user, actor=actor_of(request, user.email))
         return confirmed
 
+    def send_account_already_exists_mail(self, email: str) -> None:
+        # Whoever is new has a password hashed; the time it takes must not tell who is known.
+        User().set_password(email)
+        super().send_account_already_exists_mail(email)
+
     def get_client_ip(self, request: HttpRequest) -> str:
         return context_of(request).client_ip or "unknown"
 

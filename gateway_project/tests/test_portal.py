@@ -15,6 +15,7 @@ from django.core import mail
 from django.urls import URLPattern, get_resolver
 
 from accounts import services
+from accounts.hashers import BoundedArgon2
 from accounts.models import ApiKey, AuditEvent, User, Workspace
 from gateway_project.core import encryption
 from gateway_project.tests.test_admin import Browser, value_of
@@ -116,6 +117,42 @@ class TestRegistering:
         wait = int(tries[5].headers["retry-after"])
         assert 1 <= wait <= 60
         assert f"Try again in {wait} seconds" in tries[5].text
+
+
+class TestUniformAnswers:
+    """What a stranger could measure: each hash takes far longer than all the rest."""
+
+    @pytest.fixture
+    def hashes(self, monkeypatch):
+        done = []
+        for name in ("encode", "verify"):
+            method = getattr(BoundedArgon2, name)
+
+            def counted(self, *args, method=method):
+                done.append(method)
+                return method(self, *args)
+
+            monkeypatch.setattr(BoundedArgon2, name, counted)
+        return done
+
+    def test_signing_in_hashes_as_often_for_a_name_that_nobody_has(
+        self, signed_in, gateway, hashes
+    ):
+        known = sign_in(Browser(gateway), password="wrong")
+        count = len(hashes)
+        hashes.clear()
+        unknown = sign_in(Browser(gateway), "nobody@x.example", "wrong")
+
+        assert len(hashes) == count > 0
+        assert known.status_code == unknown.status_code == 200
+
+    def test_registering_hashes_as_often_for_a_known_address(self, gateway, alice, hashes):
+        Browser(gateway).post("/accounts/signup/", email=EMAIL, password1=PASSWORD)
+        count = len(hashes)
+        hashes.clear()
+        Browser(gateway).post("/accounts/signup/", email=alice.email, password1=PASSWORD)
+
+        assert len(hashes) == count > 0
 
 
 class TestSigningIn:
