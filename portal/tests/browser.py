@@ -43,6 +43,7 @@ class Tab:
 
     def __init__(self, browser: Browser, url: str, *, width: int, theme: Theme) -> None:
         self.url = url
+        self.theme = theme
         self.context = browser.new_context(
             base_url=url,
             viewport={"width": width, "height": 844 if width == NARROW else 900},
@@ -115,19 +116,22 @@ class Tab:
         self.page.get_by_role("heading", name=words, exact=True).wait_for()
 
     def check(self) -> None:
-        """No console error, no policy violation, nothing wider than the window, axe content."""
+        """No console error, no policy violation, nothing wider than the window, axe content.
+
+        Axe sees the page in the tab's theme, and its contrasts in the other one too.
+        """
+        self.check_quickly()
         # axe comes through the debugger's own channel, which the page's policy does not stop.
         self.page.evaluate(AXE.read_text())
-        report = self.page.evaluate(
-            "() => axe.run({runOnly: ['wcag2a', 'wcag2aa', 'wcag21a', 'wcag21aa', "
-            "'best-practice']})"
-        )
-        found = [
-            f"{finding['id']}: {node['html'][:160]} ({node['failureSummary']})"
-            for finding in report["violations"]
-            if finding["impact"] in SERIOUS
-            for node in finding["nodes"]
-        ]
+        found = self._ask_axe("['wcag2a', 'wcag2aa', 'wcag21a', 'wcag21aa', 'best-practice']")
+        self.page.emulate_media(color_scheme="dark" if self.theme == "light" else "light")
+        found += self._ask_axe("{type: 'rule', values: ['color-contrast']}")
+        self.page.emulate_media(color_scheme=self.theme)
+        assert not found, f"{self.page.url}: " + "\n".join(found)
+
+    def check_quickly(self) -> None:
+        """The same without axe."""
+        self.page.wait_for_load_state()
         overflow = self.page.evaluate(
             "() => document.documentElement.scrollWidth - document.documentElement.clientWidth"
         )
@@ -136,7 +140,15 @@ class Tab:
         assert not self.troubles, f"{where}: {self.troubles}"
         assert not violations, f"{where}: {violations}"
         assert overflow <= 0, f"{where} is {overflow} px wider than the window"
-        assert not found, f"{where}: " + "\n".join(found)
+
+    def _ask_axe(self, rules: str) -> list[str]:
+        report = self.page.evaluate(f"() => axe.run({{runOnly: {rules}}})")
+        return [
+            f"{finding['id']}: {node['html'][:160]} ({node['failureSummary']})"
+            for finding in report["violations"]
+            if finding["impact"] in SERIOUS
+            for node in finding["nodes"]
+        ]
 
     def weight(self, path: str) -> int:
         """Bytes on the wire of a first visit: the page with all it loads, as compressed."""
