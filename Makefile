@@ -83,7 +83,7 @@ test: lint migrations-check deploy-check pytest
 endif
 
 pytest: setup-dev ## Only the tests, with PostgreSQL and Redis (T=path, or any arguments)
-	@$(SERVICES) --want nginx -- $(PY) -m pytest $(if $(T),$(T),--cov --cov-branch --cov-report=term)
+	@$(SERVICES) --want nginx,chromium -- $(PY) -m pytest $(if $(T),$(T),--cov --cov-branch --cov-report=term)
 
 lint: setup-dev ## Style, types, directions of imports
 	@echo "ruff, mypy, import-linter"

@@ -7,6 +7,7 @@ from typing import Any
 
 from allauth.account.adapter import DefaultAccountAdapter
 from allauth.account.models import EmailAddress
+from allauth.mfa.adapter import DefaultMFAAdapter
 from django.contrib import messages
 from django.http import HttpRequest
 from django_ratelimit.exceptions import Ratelimited
@@ -14,7 +15,7 @@ from django_ratelimit.exceptions import Ratelimited
 from accounts import lockout, services
 from accounts.models import User, normal_email
 from accounts.services import Actor
-from gateway_project.core import errors
+from gateway_project.core import encryption, errors
 from gateway_project.core.middleware import context_of
 from gateway_project.core.observability import get_logger
 
@@ -27,6 +28,18 @@ def actor_of(request: HttpRequest, email: str) -> Actor:
 
 
 class AccountAdapter(DefaultAccountAdapter):  # type: ignore[misc]
+    error_messages = {
+        **DefaultAccountAdapter.error_messages,
+        "email_password_mismatch": (
+            "The e-mail address and the password are not correct. Try again, or reset the password."
+        ),
+        "enter_current_password": "This is not your password. Try again.",
+        "incorrect_code": "This code is wrong, or too old. Enter the one your app shows now.",
+        "incorrect_password": "This is not your password. Try again.",
+        "same_as_current": "This is your address already.",
+        "too_many_login_attempts": "Too many wrong codes. Wait five minutes and try again.",
+    }
+
     def save_user(self, request: HttpRequest, user: User, form: Any, commit: bool = True) -> User:
         """Register as `POST /auth/register` does; a key is made on a page of its own."""
         user.email = user.username = normal_email(form.cleaned_data["email"])
@@ -40,6 +53,11 @@ class AccountAdapter(DefaultAccountAdapter):  # type: ignore[misc]
             user = User.objects.get(pk=email_address.user_id)
             services.confirm_email(user, actor=actor_of(request, user.email))
         return confirmed
+
+    def send_account_already_exists_mail(self, email: str) -> None:
+        # Whoever is new has a password hashed; the time it takes must not tell who is known.
+        User().set_password(email)
+        super().send_account_already_exists_mail(email)
 
     def get_client_ip(self, request: HttpRequest) -> str:
         return context_of(request).client_ip or "unknown"
@@ -63,6 +81,21 @@ class AccountAdapter(DefaultAccountAdapter):  # type: ignore[misc]
                 self.request,
                 "We could not send the e-mail just now. Try again in a few minutes.",
             )
+
+
+class MFAAdapter(DefaultMFAAdapter):  # type: ignore[misc]
+    """Secrets of authenticator apps and seeds of recovery codes are encrypted at rest."""
+
+    error_messages = {
+        **DefaultMFAAdapter.error_messages,
+        "incorrect_code": AccountAdapter.error_messages["incorrect_code"],
+    }
+
+    def encrypt(self, text: str) -> str:
+        return encryption.encrypt(text)
+
+    def decrypt(self, encrypted_text: str) -> str:
+        return encryption.decrypt(encrypted_text)
 
 
 def _account(credentials: dict[str, Any]) -> str:

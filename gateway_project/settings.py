@@ -266,13 +266,22 @@ ACCOUNT_LOGIN_METHODS = {"email"}
 ACCOUNT_SIGNUP_FIELDS = ["email*", "password1*"]
 ACCOUNT_EMAIL_VERIFICATION = "mandatory"
 ACCOUNT_EMAIL_SUBJECT_PREFIX = ""
+ACCOUNT_EMAIL_NOTIFICATIONS = True  # of a new password, a second factor, another address
 ACCOUNT_CHANGE_EMAIL = True  # one address at a time; the old one stays until the new is confirmed
 ACCOUNT_REAUTHENTICATION_REQUIRED = True
 ACCOUNT_SESSION_REMEMBER = True
-# Signing in is guarded by `accounts/lockout.py`, the forms by django-ratelimit (`portal/urls.py`).
-ACCOUNT_RATE_LIMITS = {"login": None, "login_failed": None, "signup": None, "reset_password": None}
+# Passwords are guarded by `accounts/lockout.py`, the forms by django-ratelimit (`portal/urls.py`).
+# What is left to allauth: wrong codes of the second factor, and mails to one address.
+ACCOUNT_RATE_LIMITS = {
+    "login": None,
+    "login_failed": "5/300s/key",
+    "signup": None,
+    "reset_password": "5/900s/key",
+}
+MFA_ADAPTER = "accounts.adapter.MFAAdapter"
 MFA_SUPPORTED_TYPES = ["totp", "recovery_codes"]
 MFA_TOTP_ISSUER = "Gateway"
+MFA_TOTP_TOLERANCE = 1  # a clock may be half a minute off
 PASSWORD_HASHERS = ["accounts.hashers.BoundedArgon2", "accounts.hashers.BCryptSHA256"]
 AUTH_PASSWORD_VALIDATORS = [
     {"NAME": f"django.contrib.auth.password_validation.{name}"}

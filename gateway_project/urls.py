@@ -16,6 +16,7 @@ from gateway_project.staff.views import StaffViewSet
 handler400 = "gateway_project.core.control_plane.bad_request"
 handler403 = "gateway_project.core.control_plane.permission_denied"
 handler404 = "gateway_project.core.control_plane.not_found"
+handler429 = "gateway_project.core.control_plane.too_many_requests"  # allauth's, not Django's
 handler500 = "gateway_project.core.control_plane.server_error"
 
 admin.site.site_header = admin.site.site_title = "Gateway"

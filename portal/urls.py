@@ -1,20 +1,18 @@
 """Addresses of the pages. allauth's own stand under `/accounts/`, with a limit on each form."""
 
 from allauth.account import views as account
-from django.conf import settings
 from django.urls import include, path
-from django_ratelimit.decorators import ratelimit
 
 from portal import playground, request_log, rooms, views
-
-# Attempts to sign in are counted by `accounts/lockout.py`; this is for what sends mail or hashes.
-limited = ratelimit(key="ip", rate=f"{settings.LOGIN_RATE_LIMIT_PER_MINUTE}/m", method="POST")
+from portal.limits import limited
 
 urlpatterns = [
     path("", views.landing, name="portal-landing"),
-    path("accounts/signup/", limited(account.signup), name="account_signup"),
+    path("accounts/signup/", limited("register")(account.signup), name="account_signup"),
     path(
-        "accounts/password/reset/", limited(account.password_reset), name="account_reset_password"
+        "accounts/password/reset/",
+        limited("reset")(account.password_reset),
+        name="account_reset_password",
     ),
     path("accounts/", include("allauth.urls")),
     path("app/", rooms.overview, name="portal-overview"),
@@ -26,7 +24,7 @@ urlpatterns = [
     path("app/playground", playground.playground, name="portal-playground"),
     path(
         "app/playground/key",
-        ratelimit(key="user_or_ip", rate="20/m", method="POST")(playground.session_key),
+        limited("playground", by="user_or_ip", per_minute=20)(playground.session_key),
         name="portal-playground-key",
     ),
     path("app/requests", request_log.requests, name="portal-requests"),
@@ -34,4 +32,5 @@ urlpatterns = [
     path("guides/quickstart", views.quickstart, name="portal-quickstart"),
     path("app/settings", views.settings_page, name="portal-settings"),
     path("app/settings/delete", views.delete_account, name="portal-delete-account"),
+    path("app/settings/sessions/<int:session_id>", views.end_session, name="portal-end-session"),
 ]

@@ -5,14 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 from allauth.account.decorators import reauthentication_required
+from allauth.usersessions.models import UserSession
 from django import forms
 from django.conf import settings
 from django.contrib import messages
 from django.contrib.auth import logout
 from django.contrib.auth.decorators import login_required
 from django.http import HttpRequest, HttpResponse
-from django.shortcuts import redirect, render
-from django.views.decorators.http import require_safe
+from django.shortcuts import get_object_or_404, redirect, render
+from django.views.decorators.http import require_http_methods, require_POST, require_safe
 
 from accounts import services
 from accounts.adapter import actor_of
@@ -59,6 +60,7 @@ class DeleteForm(forms.Form):
         return typed
 
 
+@require_http_methods(["GET", "HEAD", "POST"])
 @login_required
 def settings_page(request: HttpRequest) -> HttpResponse:
     user: Any = request.user
@@ -70,6 +72,17 @@ def settings_page(request: HttpRequest) -> HttpResponse:
     return render(request, "portal/settings.html", {"form": form})
 
 
+@login_required
+@require_POST
+def end_session(request: HttpRequest, session_id: int) -> HttpResponse:
+    """One of the user's own sessions; another person's is the same 404 as none."""
+    session = get_object_or_404(UserSession, pk=session_id, user=request.user)
+    session.end()
+    messages.success(request, "That session is ended.")
+    return redirect("usersessions_list")
+
+
+@require_http_methods(["GET", "HEAD", "POST"])
 @login_required
 @reauthentication_required
 def delete_account(request: HttpRequest) -> HttpResponse:

@@ -83,9 +83,21 @@ def bad_request(request: HttpRequest, exception: Exception) -> HttpResponse:
 
 def permission_denied(request: HttpRequest, exception: Exception) -> HttpResponse:
     if isinstance(exception, Ratelimited):
-        # django-ratelimit counts in windows of a minute and does not say what is left of it.
-        return refuse(request, errors.RateLimited(headers={"Retry-After": "60"}))
+        cause = exception.__cause__  # says when to come back, where it was raised by one of ours
+        if isinstance(cause, errors.RateLimited):
+            return refuse(request, cause)
+        return too_many_requests(request)
     return refuse(request, errors.translate(exception))
+
+
+def too_many_requests(request: HttpRequest) -> HttpResponse:
+    """For limits that do not say what is left of their window, five minutes at the longest."""
+    return refuse(
+        request,
+        errors.RateLimited(
+            "That was too often. Wait five minutes and try again.", headers={"Retry-After": "300"}
+        ),
+    )
 
 
 def not_found(request: HttpRequest, exception: Exception) -> HttpResponse:

@@ -197,7 +197,7 @@ class TestTheLimitOnSigningIn:
         assert [r.status_code for r in tries] == [200] * 5 + [429]
         assert tries[5].headers["content-type"] == "text/html; charset=utf-8"
         assert "Too many requests" in tries[5].text
-        assert 0 < int(tries[5].headers["retry-after"]) <= 60
+        assert 0 < int(tries[5].headers["retry-after"]) <= 61  # the window slides by a second
 
     def test_the_right_password_has_to_wait_too(self, gateway, staff):
         browser = Browser(gateway)

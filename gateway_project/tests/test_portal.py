@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import re
+import time
 from urllib.parse import urlencode
 from uuid import uuid4
 
 import pytest
-from allauth.mfa.totp.internal.auth import (
-    format_hotp_value,
-    hotp_value,
-    yield_hotp_counters_from_time,
-)
+from allauth.mfa.models import Authenticator
+from allauth.mfa.totp.internal.auth import format_hotp_value, hotp_value
+from allauth.usersessions.models import UserSession
 from django.core import mail
 from django.urls import URLPattern, get_resolver
 
 from accounts import services
+from accounts.hashers import BoundedArgon2
 from accounts.models import ApiKey, AuditEvent, User, Workspace
+from gateway_project.core import encryption
 from gateway_project.tests.test_admin import Browser, value_of
 
 EMAIL, PASSWORD = "dana@initech.example", "a password of enough words"
@@ -60,7 +61,7 @@ def sign_in(browser, email=EMAIL, password=PASSWORD):
 class TestWhoMaySee:
     @pytest.mark.parametrize("path", [p for p in APP if not p.endswith(("rotate", "revoke"))])
     def test_a_stranger_is_led_to_the_form(self, gateway, path):
-        path = re.sub("<uuid:[^>]+>", str(uuid4()), path)
+        path = re.sub("<uuid:[^>]+>", str(uuid4()), path).replace("<int:session_id>", "1")
         r = Browser(gateway)._request("GET", path)
 
         assert r.status_code == 302
@@ -113,6 +114,45 @@ class TestRegistering:
 
         assert [r.status_code for r in tries] == [200] * 5 + [429]
         assert "Too many requests" in tries[5].text
+        wait = int(tries[5].headers["retry-after"])
+        assert 1 <= wait <= 60
+        assert f"Try again in {wait} seconds" in tries[5].text
+
+
+class TestUniformAnswers:
+    """What a stranger could measure: each hash takes far longer than all the rest."""
+
+    @pytest.fixture
+    def hashes(self, monkeypatch):
+        done = []
+        for name in ("encode", "verify"):
+            method = getattr(BoundedArgon2, name)
+
+            def counted(self, *args, method=method):
+                done.append(method)
+                return method(self, *args)
+
+            monkeypatch.setattr(BoundedArgon2, name, counted)
+        return done
+
+    def test_signing_in_hashes_as_often_for_a_name_that_nobody_has(
+        self, signed_in, gateway, hashes
+    ):
+        known = sign_in(Browser(gateway), password="wrong")
+        count = len(hashes)
+        hashes.clear()
+        unknown = sign_in(Browser(gateway), "nobody@x.example", "wrong")
+
+        assert len(hashes) == count > 0
+        assert known.status_code == unknown.status_code == 200
+
+    def test_registering_hashes_as_often_for_a_known_address(self, gateway, alice, hashes):
+        Browser(gateway).post("/accounts/signup/", email=EMAIL, password1=PASSWORD)
+        count = len(hashes)
+        hashes.clear()
+        Browser(gateway).post("/accounts/signup/", email=alice.email, password1=PASSWORD)
+
+        assert len(hashes) == count > 0
 
 
 class TestSigningIn:
@@ -136,26 +176,69 @@ class TestSigningIn:
         for _ in range(10):
             assert sign_in(Browser(gateway, attacker), password="wrong").status_code == 200
 
-        assert sign_in(Browser(gateway, attacker)).status_code == 429
+        locked = sign_in(Browser(gateway, attacker))
+        assert locked.status_code == 429
+        assert f"Try again in {locked.headers['retry-after']} seconds" in locked.text
         assert sign_in(Browser(gateway)).status_code == 302
 
     def test_a_second_factor_is_asked_for(self, signed_in, gateway):
-        enter_password_again(signed_in)
-        page = signed_in.get("/accounts/2fa/totp/activate/")
-        secret = re.search(r'id="authenticator_secret"[^>]*value="([^"]+)"', page.text).group(1)
-        # Not `post`: each look at the form is a new secret.
-        form = {
-            "csrfmiddlewaretoken": value_of(page.text, "csrfmiddlewaretoken"),
-            "code": code_of(secret),
-        }
-        done = signed_in._request("POST", "/accounts/2fa/totp/activate/", **as_form(form))
-        assert done.status_code == 302, done.text
-
+        activate_totp(signed_in)
         browser = Browser(gateway)
         r = sign_in(browser)
 
         assert r.headers["location"].startswith("/accounts/2fa/authenticate/")
         assert browser._request("GET", "/app/settings").status_code == 302
+
+
+class TestSecondFactor:
+    def test_its_secrets_are_encrypted_at_rest(self, signed_in):
+        secret = activate_totp(signed_in)
+
+        totp, codes = Authenticator.objects.order_by("-type")
+        assert secret not in str(totp.data)
+        assert encryption.decrypt(totp.data["secret"]) == secret
+        assert encryption.decrypt(codes.data["seed"])
+
+    def test_codes_cannot_be_tried_for_long(self, signed_in, gateway):
+        secret = activate_totp(signed_in)
+        browser = Browser(gateway)
+        sign_in(browser)
+        for _ in range(5):
+            r = browser.post("/accounts/2fa/authenticate/", code="000000")
+            assert "This code is wrong" in r.text
+
+        r = browser.post("/accounts/2fa/authenticate/", code=code_of(secret, steps_ahead=1))
+
+        assert "Too many wrong codes. Wait five minutes" in r.text
+        assert browser._request("GET", "/app/settings").status_code == 302
+
+    def test_a_recovery_code_signs_in_once(self, signed_in, gateway):
+        activate_totp(signed_in)
+        codes = re.findall(
+            r"\b[0-9a-z]{8}\b", signed_in.get("/accounts/2fa/recovery-codes/download/").text
+        )
+        first, second = Browser(gateway), Browser(gateway)
+        for browser in (first, second):
+            sign_in(browser)
+            browser.post("/accounts/2fa/authenticate/", code=codes[0])
+
+        assert first._request("GET", "/app/settings").status_code == 200
+        assert second._request("GET", "/app/settings").status_code == 302
+
+
+def activate_totp(browser):
+    """The secret of the app that the person of `browser` now has."""
+    enter_password_again(browser)
+    page = browser.get("/accounts/2fa/totp/activate/")
+    secret = re.search(r'id="secret">([A-Z2-7]+)<', page.text)[1]
+    # Not `post`: each look at the form is a new secret.
+    form = {
+        "csrfmiddlewaretoken": value_of(page.text, "csrfmiddlewaretoken"),
+        "code": code_of(secret),
+    }
+    done = browser._request("POST", "/accounts/2fa/totp/activate/", **as_form(form))
+    assert done.status_code == 302, done.text
+    return secret
 
 
 def enter_password_again(browser):
@@ -169,8 +252,9 @@ def as_form(fields):
     }
 
 
-def code_of(secret):
-    return format_hotp_value(hotp_value(secret, next(iter(yield_hotp_counters_from_time()))))
+def code_of(secret, steps_ahead=0):
+    """What an app shows. No code is taken twice, but the one of the next half minute is."""
+    return format_hotp_value(hotp_value(secret, int(time.time()) // 30 + steps_ahead))
 
 
 class TestForgottenPassword:
@@ -213,6 +297,58 @@ class TestSettings:
         assert r.status_code == 200
         assert "unsafe" not in r.headers["content-security-policy"]
         assert not re.findall(r"<script(?! src=)|<style| style=| on[a-z]+=", r.text)
+
+    def test_a_session_is_ended_from_another(self, signed_in, gateway):
+        other = Browser(gateway)
+        sign_in(other)
+        page = signed_in.get("/accounts/sessions/").text
+        [session] = re.findall(r"/app/settings/sessions/\d+", page)
+
+        token = value_of(page, "csrfmiddlewaretoken")
+        signed_in._request("POST", session, **as_form({"csrfmiddlewaretoken": token}))
+
+        assert other._request("GET", "/app/settings").status_code == 302
+        assert signed_in._request("GET", "/app/settings").status_code == 200
+
+    def test_another_persons_session_is_not_there(self, signed_in, gateway, alice):
+        services.confirm_email(alice, actor=services.Actor("test"))
+        stranger = Browser(gateway)
+        sign_in(stranger, alice.email, "a good long password")
+        session = UserSession.objects.get(user=alice)
+        token = value_of(signed_in.get("/app/settings").text, "csrfmiddlewaretoken")
+
+        path = f"/app/settings/sessions/{session.pk}"
+        r = signed_in._request("POST", path, **as_form({"csrfmiddlewaretoken": token}))
+
+        assert r.status_code == 404
+        assert stranger._request("GET", "/app/settings").status_code == 200
+
+    def test_a_new_password_ends_the_other_sessions(self, signed_in, gateway):
+        other = Browser(gateway)
+        sign_in(other)
+
+        form = {"oldpassword": PASSWORD, "password1": "quite another one"}
+        mail.outbox.clear()
+        r = signed_in.post("/accounts/password/change/", password2="quite another one", **form)
+
+        assert r.status_code == 302, r.text
+        [notice] = mail.outbox
+        assert "password has been changed" in notice.body
+        assert "127.0.0.1" in notice.body
+        assert signed_in._request("GET", "/app/settings").status_code == 200
+        assert other._request("GET", "/app/settings").status_code == 302
+
+    def test_another_address_counts_once_it_is_confirmed(self, signed_in, gateway):
+        mail.outbox.clear()
+        enter_password_again(signed_in)
+        signed_in.post("/accounts/email/", email="dana@new.example", action_add="")
+        assert User.objects.filter(email=EMAIL).exists()
+
+        link = next(path_of(link_in(m)) for m in mail.outbox if m.to == ["dana@new.example"])
+        signed_in.post(link)
+
+        assert sign_in(Browser(gateway), "dana@new.example").status_code == 302
+        assert not User.objects.filter(email=EMAIL).exists()
 
     def test_deleting_wants_the_password_again(self, signed_in):
         r = signed_in._request("GET", "/app/settings/delete")

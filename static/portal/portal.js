@@ -1,4 +1,5 @@
-// What every page needs: times in the reader's zone, copy buttons, dialogs, the choice of a theme.
+// What every page needs: times in the reader's zone, copy buttons, dialogs, the choice of a theme, and a
+// way for the keyboard into what scrolls.
 "use strict";
 
 (() => {
@@ -19,6 +20,19 @@
       element.title = at.toISOString().replace("T", " ").replace(/\.\d+Z$/, " UTC");
       element.textContent = form.format(at);
     }
+  }
+
+  // What scrolls sideways has to be reached by keyboard; what does not is no stop on the way.
+  function letScroll(within) {
+    for (const element of within.querySelectorAll("pre, .table")) {
+      if (element.scrollWidth > element.clientWidth) element.tabIndex = 0;
+      else element.removeAttribute("tabindex");
+    }
+  }
+
+  function prepare(within) {
+    showTimes(within);
+    letScroll(within);
   }
 
   async function copy(button) {
@@ -55,6 +69,7 @@
       localStorage.setItem("theme", root.dataset.theme);
     }
   });
-  document.addEventListener("htmx:load", (event) => showTimes(event.detail.elt.parentElement || document));
-  document.addEventListener("DOMContentLoaded", () => showTimes(document));
+  document.addEventListener("htmx:load", (event) => prepare(event.detail.elt.parentElement || document));
+  document.addEventListener("DOMContentLoaded", () => prepare(document));
+  addEventListener("resize", () => letScroll(document));
 })();

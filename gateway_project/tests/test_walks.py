@@ -1,0 +1,287 @@
+"""Walks through the pages as a person takes them: a real Chromium, `manage.py serve`, real mail.
+
+Every page on the way is checked (`Tab.check`): nothing on the console, nothing that the policy
+stops, nothing wider than the window, nothing serious that axe-core finds.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from email import message_from_bytes
+from pathlib import Path
+from urllib.parse import quote
+
+import pytest
+from allauth.mfa.totp.internal.auth import format_hotp_value, hotp_value
+
+from accounts import services
+from accounts.models import User
+from gateway_project.tests.served import wait_until
+from portal.tests.browser import NARROW, WIDE, Tab
+
+pytestmark = pytest.mark.served
+
+EMAIL, PASSWORD, NEW_PASSWORD = (
+    "dana@initech.example",
+    "a password of enough words",
+    "quite a new one",
+)
+PAGE_BYTES_MAX = 150_000
+STRANGERS_PAGES = [
+    "/",
+    "/accounts/login/",
+    "/accounts/signup/",
+    "/accounts/confirm-email/",
+    "/accounts/confirm-email/no-key/",
+    "/accounts/password/reset/",
+    "/accounts/password/reset/done/",
+    "/accounts/password/reset/key/1-no-key/",
+    "/accounts/password/reset/key/done/",
+    "/accounts/inactive/",
+    "/problems/rate_limited",
+]
+MEMBERS_PAGES = [
+    "/app/",
+    "/app/keys",
+    "/app/settings",
+    "/app/settings/delete",
+    "/accounts/email/",
+    "/accounts/password/change/",
+    "/accounts/2fa/",
+    "/accounts/2fa/totp/activate/",
+    "/accounts/sessions/",
+    "/accounts/reauthenticate/",
+    "/accounts/logout/",
+]
+
+
+class Mailbox:
+    """The mails of a served process, which writes each into a file."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._read: set[Path] = set()
+
+    def link(self) -> str:
+        """The path in the mail that has come since the last look."""
+        new = wait_until(lambda: set(self.folder.iterdir()) - self._read)
+        self._read |= new
+        raw = max(new, key=lambda path: path.stat().st_mtime_ns).read_bytes()
+        body = message_from_bytes(raw).get_payload(decode=True).decode()
+        return re.search(r"https?://[^/\s]+(/accounts/\S+)", body)[1]
+
+    def forget(self) -> None:
+        """What has come so far is of no interest: notices that something was changed."""
+        self._read |= set(self.folder.iterdir())
+
+
+@pytest.fixture
+def mailbox(tmp_path):
+    folder = tmp_path / "mail"
+    folder.mkdir()
+    return Mailbox(folder)
+
+
+@pytest.fixture
+def site(serve, mailbox):
+    served = serve(
+        WORKERS="1",
+        EMAIL_URL=f"filemail:///{mailbox.folder}",
+        HTTPS_ONLY="false",
+        LOGIN_RATE_LIMIT_PER_MINUTE="100",
+    )
+    return served.url
+
+
+@pytest.fixture
+def dana(gateway):
+    user = services.register(EMAIL, PASSWORD, "Dana").user
+    services.confirm_email(user, actor=services.Actor("test"))
+    return user
+
+
+@pytest.fixture
+def staff(gateway):
+    user = User.objects.create_superuser("root@gateway.example", PASSWORD)
+    services.confirm_email(user, actor=services.Actor("test"))
+    return user
+
+
+def sign_in(tab, password=PASSWORD):
+    tab.go("/accounts/login/")
+    tab.fill(E_mail=EMAIL, Password=password)
+    tab.press("Sign in")
+
+
+def code_of(secret: str, steps_ahead: int = 0) -> str:
+    return format_hotp_value(hotp_value(secret, int(time.time()) // 30 + steps_ahead))
+
+
+def test_from_registering_to_a_new_password(site, mailbox, open_tab):
+    tab = open_tab(site)
+    tab.go("/")
+
+    tab.follow("Get a key")
+    tab.fill(E_mail=EMAIL, Password="short")
+    tab.press("Register")
+    tab.page.get_by_text("too short").wait_for()
+    tab.check()
+    tab.fill(E_mail=EMAIL, Password=PASSWORD)
+    tab.press("Register")
+    tab.heading("Look into your mail")
+
+    tab.go(mailbox.link())
+    tab.heading("Is this your address?")
+    tab.check()
+    tab.press("Yes, confirm it")
+    sign_in(tab)
+    tab.page.wait_for_url("**/app/")
+
+    tab.follow("Settings")
+    tab.follow("Two-factor")
+    tab.follow("Set it up")
+    if "reauthenticate" in tab.page.url:
+        tab.fill(Password=PASSWORD)
+        tab.press("Go on")
+    tab.heading("Set up an authenticator app")
+    secret = tab.page.locator("#secret").inner_text()
+    tab.fill(Code_from_your_app=code_of(secret))
+    tab.press("Turn it on")
+    tab.heading("Recovery codes")
+    tab.check()
+    recovery = tab.page.locator("#codes").inner_text().split()
+    tab.press("Sign out")
+
+    sign_in(tab)
+    tab.heading("Now the code")
+    tab.check()
+    tab.page.get_by_label("Code").fill("000000")
+    tab.press("Sign in")
+    tab.page.get_by_text("This code is wrong").wait_for()
+    tab.page.get_by_label("Code").fill(code_of(secret, steps_ahead=1))
+    tab.press("Sign in")
+    tab.page.wait_for_url("**/app/")
+    tab.press("Sign out")
+
+    mailbox.forget()
+    tab.go("/accounts/login/")
+    tab.follow("Forgot your password?")
+    tab.fill(E_mail=EMAIL)
+    tab.press("Send the link")
+    tab.heading("Look into your mail")
+    tab.go(mailbox.link())
+    tab.heading("Set a new password")
+    tab.check()
+    tab.fill(New_password=NEW_PASSWORD, The_same_again=NEW_PASSWORD)
+    tab.press("Set it")
+    tab.heading("Your new password is set")
+    tab.follow("Sign in with it")
+    tab.fill(E_mail=EMAIL, Password=NEW_PASSWORD)
+    tab.press("Sign in")
+    tab.page.get_by_label("Code").fill(recovery[0])
+    tab.press("Sign in")
+    tab.page.wait_for_url("**/app/")
+
+
+def test_every_page(site, dana, staff, open_tab):
+    look_at_every_page(open_tab(site, width=NARROW, theme="dark"), Tab.check)
+    wide = open_tab(site, width=WIDE)
+    look_at_every_page(wide, Tab.check_quickly)
+    assert wide.weight("/") < PAGE_BYTES_MAX
+    assert wide.weight("/app/") < PAGE_BYTES_MAX
+    libraries_work_under_their_policy(open_tab(site))
+
+
+def look_at_every_page(tab, check):
+    for path in STRANGERS_PAGES:
+        tab.go(path)
+        check(tab)
+    tab.expect_status(404)
+    tab.go("/nowhere")
+    check(tab)
+    sign_in(tab)
+    tab.page.wait_for_url("**/app/")
+    for path in MEMBERS_PAGES:
+        tab.go(path)
+        if tab.page.url.endswith("?next=" + quote(path, safe="")):
+            tab.fill(Password=PASSWORD)
+            tab.press("Go on")
+        tab.page.wait_for_url(f"{tab.url}{path}")
+        check(tab)
+
+
+def libraries_work_under_their_policy(tab):
+    tab.go("/docs")
+    tab.page.get_by_text("/v1/detect", exact=True).first.wait_for()
+    tab.go("/admin/")
+    tab.fill(E_mail="root@gateway.example", Password=PASSWORD)
+    tab.press("Sign in")
+    tab.page.get_by_role("heading", name="Administration").wait_for()
+    tab.go("/admin/accounts/workspace/")
+    assert not tab.page.evaluate("() => window.__violations")
+    assert not tab.troubles
+    tab.go("/redoc")
+    tab.page.get_by_text("Download OpenAPI specification").wait_for()
+    # Its maker's logo comes from another host. It is not let in, and nothing else is missing.
+    assert all("logo" in trouble for trouble in tab.troubles), tab.troubles
+
+
+def test_by_keyboard_and_with_the_script(site, dana, open_tab):
+    walk_by_keyboard(open_tab(site))
+    walk_with_the_script(open_tab(site))
+
+
+def walk_by_keyboard(tab):
+    keys = tab.page.keyboard
+    tab.go("/")
+    keys.press("Tab")
+    assert tab.focused() == "Skip to content"
+    tab.tab_to("Sign in")
+    keys.press("Enter")
+    tab.heading("Sign in")
+    tab.tab_to("login")
+    keys.type(EMAIL)
+    keys.press("Tab")
+    keys.type(PASSWORD)
+    keys.press("Enter")
+    tab.page.wait_for_url("**/app/")
+
+    tab.tab_to("Settings")
+    keys.press("Enter")
+    tab.heading("Profile")
+    tab.tab_to("first_name")
+    keys.press("Control+A")
+    keys.type("Dana D.")
+    keys.press("Enter")
+    tab.page.get_by_text("Saved.").wait_for()
+    tab.tab_to("Sessions")
+    keys.press("Enter")
+    tab.heading("Where you are signed in")
+    tab.check()
+
+
+def walk_with_the_script(tab):
+    tab.go("/")
+    tab.page.locator("[data-copy='#call-1']").click()
+    tab.page.get_by_role("button", name="Copied").wait_for()
+    copied = tab.page.evaluate("navigator.clipboard.readText()")
+    assert copied.startswith(f"curl -s {tab.url}/auth/register")
+
+    # A choice of the theme outlives the page, whatever the system says.
+    tab.press("Switch between light and dark")
+    dark = tab.background()
+    tab.page.reload()
+    assert tab.background() == dark
+    tab.press("Switch between light and dark")
+    assert tab.background() != dark
+
+    sign_in(tab)
+    tab.page.wait_for_url("**/app/")
+    tab.go("/accounts/sessions/")
+    since = tab.page.locator("td time").last
+    utc = since.get_attribute("datetime")[11:16]
+    assert f" {utc}:" in since.get_attribute("title")
+    assert since.get_attribute("title").endswith(" UTC")
+    assert utc not in since.inner_text()  # the reader is in Berlin
+    tab.check()

@@ -1,0 +1,86 @@
+"""Words of the pages where a library's own are not ours."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django import template
+from django.forms import BoundField
+from django.urls import reverse
+from django.utils.safestring import SafeString, mark_safe
+
+register = template.Library()
+
+LABELS = {
+    "Email": "E-mail",
+    "Remember Me": "Stay signed in on this device",
+    "Authenticator code": "Code from your app",
+    "Code": "Code from your app, or a recovery code",
+    "Password (again)": "The same again",
+    "New Password": "New password",
+    "New Password (again)": "The same again",
+    "Current Password": "Current password",
+}
+SYSTEMS = {
+    "Windows": "Windows",
+    "Android": "Android",
+    "iPhone": "iPhone",
+    "iPad": "iPad",
+    "Macintosh": "macOS",
+    "CrOS": "ChromeOS",
+    "Linux": "Linux",
+}
+# The first that fits: most browsers name their ancestors too.
+BROWSERS = {
+    "Edg": "Edge",
+    "OPR/": "Opera",
+    "Firefox/": "Firefox",
+    "FxiOS/": "Firefox",
+    "Chrome/": "Chrome",
+    "CriOS/": "Chrome",
+    "Safari/": "Safari",
+    "curl/": "curl",
+}
+
+
+@register.filter
+def label(field: BoundField) -> str:
+    text = str(field.label).removesuffix(":")
+    return LABELS.get(text, text)
+
+
+@register.filter
+def plain(field: BoundField) -> SafeString:
+    """The input without a placeholder, which repeats the label and vanishes when it is needed."""
+    attrs = field.field.widget.attrs
+    attrs.pop("placeholder", None)
+    if not help(field):  # nothing stands below it that would describe it
+        field.help_text = ""
+    return field.as_widget()
+
+
+@register.filter
+def help(field: BoundField) -> str | SafeString:  # noqa: A001 - its name in templates
+    if field.name == "password1":
+        return "At least 10 characters; not a well-known password, and not digits alone."
+    if field.name == "password":  # its page has the link to the reset beside the button
+        return ""
+    return mark_safe(field.help_text)  # noqa: S308 - from a form class, never from people
+
+
+@register.filter
+def device(user_agent: str) -> str:
+    """`Firefox on Linux`: as much of a browser's name as a person recognises."""
+    browser = next((name for sign, name in BROWSERS.items() if sign in user_agent), None)
+    system = next((name for sign, name in SYSTEMS.items() if sign in user_agent), None)
+    if browser and system:
+        return f"{browser} on {system}"
+    return browser or system or "An unknown browser"
+
+
+@register.inclusion_tag("portal/room_link.html", takes_context=True)
+def room_link(context: Any, name: str, words: str, icon: str, *signs: str) -> dict[str, Any]:
+    """A link of the navigation; current in its own view, and where a sign begins a view's name."""
+    at = context["at"]
+    is_here = at == name or any(at.startswith(sign) for sign in signs)
+    return {"url": reverse(name), "words": words, "icon": icon, "is_here": is_here}
