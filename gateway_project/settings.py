@@ -149,6 +149,17 @@ CHANNEL_LAYERS = {
     else {"BACKEND": "channels.layers.InMemoryChannelLayer"}
 }
 
+# -- Robin: its two servers -----------------------------------------------------------------------
+
+ROBIN_CLIENT_API_URL: str = env.str("ROBIN_CLIENT_API_URL", default="")
+ROBIN_SERVICE_API_URL: str = env.str("ROBIN_SERVICE_API_URL", default="")
+ROBIN_CLIENT_API_TOKEN: str = env.str("ROBIN_CLIENT_API_TOKEN", default="")
+ROBIN_SERVICE_API_TOKEN: str = env.str("ROBIN_SERVICE_API_TOKEN", default="")
+ROBIN_TIMEOUT_SECONDS: float = env.float("ROBIN_TIMEOUT_SECONDS", default=5.0)
+ROBIN_LOGS_TIMEOUT_SECONDS: float = env.float("ROBIN_LOGS_TIMEOUT_SECONDS", default=30.0)
+ROBIN_LOG_TIMEZONE: str = env.str("ROBIN_LOG_TIMEZONE", default="UTC")
+ROBIN_IS_STANDIN: bool = env.bool("ROBIN_IS_STANDIN", default=False)
+
 # -- Detection ------------------------------------------------------------------------------------
 
 DETECTION_ENGINE_URL: str = env.str("DETECTION_ENGINE_URL", default="http://127.0.0.1:8081")
