@@ -55,11 +55,15 @@ class BadAnswer(UpstreamError):
 
 
 class Answer(NamedTuple):
-    """`queued_seconds`: how long the request waited for a free place before it left."""
+    """`queued_seconds`: how long the request waited for a free place before it left.
+
+    `content_type` is the media type in small letters, without parameters; empty when none was sent.
+    """
 
     status: int
     content: bytes
     queued_seconds: float
+    content_type: str = ""
 
 
 class _Connection(asyncio.Protocol):
@@ -77,6 +81,7 @@ class _Connection(asyncio.Protocol):
         self._received = 0
         self._has_head = False
         self._ends_by_closing = True
+        self.content_type = ""
 
     def close(self) -> None:
         self.is_open = False
@@ -87,7 +92,7 @@ class _Connection(asyncio.Protocol):
         self._answer = asyncio.get_running_loop().create_future()
         self._parser = HttpResponseParser(self)
         self._parts, self._received = [], 0
-        self._has_head, self._ends_by_closing = False, True
+        self._has_head, self._ends_by_closing, self.content_type = False, True, ""
         try:
             self._transport.write(message)
             return await self._answer
@@ -139,6 +144,8 @@ class _Connection(asyncio.Protocol):
         name = name.lower()
         if name in (b"content-length", b"transfer-encoding"):
             self._ends_by_closing = False
+        elif name == b"content-type":
+            self.content_type = value.partition(b";")[0].strip().lower().decode("latin-1")
         elif name == b"content-encoding" and value.lower() != b"identity":
             self._fail(BadAnswer("compressed, though it was not asked to"))
 
@@ -168,8 +175,10 @@ class UpstreamClient:
         *,
         in_flight_max: int = 100,
         answer_bytes_max: int = 1 << 20,
+        keep_seconds: float = KEEP_SECONDS,
     ) -> None:
         self.name = name
+        self.keep_seconds = keep_seconds
         self.answer_bytes_max = answer_bytes_max
         self._places = asyncio.Semaphore(in_flight_max)
         self._duration = upstream_duration.labels(name)
@@ -219,9 +228,12 @@ class UpstreamClient:
         body: bytes | None = None,
         headers: Mapping[str, str] | None = None,
         timeout_seconds: float,
+        is_repeatable: bool = True,
     ) -> Answer:
         """The status and whole body of the answer, whatever the status.
 
+        What must not happen twice (`is_repeatable` False) is sent over a connection of its own: of
+        a kept one that ends, nobody can tell whether the request had arrived.
         Raises `UpstreamTimeout`, `ConnectFailed` or `BadAnswer`.
         """
         message = self._message(method, path, body, headers or {})
@@ -230,13 +242,7 @@ class UpstreamClient:
         try:
             async with asyncio.timeout(timeout_seconds), self._places:
                 began = perf_counter()
-                try:
-                    status, content = await self._exchange(message)
-                except ConnectFailed:
-                    # A kept connection that the upstream closed while we reached for it. Our
-                    # calls are safe to repeat, and a second one gets a fresh connection.
-                    self._drop_resting()
-                    status, content = await self._exchange(message)
+                status, content, kind = await self._exchange(message, is_repeatable)
         except TimeoutError as exc:
             had_seconds = 0.0 if began is None else perf_counter() - began
             raise UpstreamTimeout(f"no answer in {timeout_seconds:g} s", had_seconds) from exc
@@ -245,7 +251,7 @@ class UpstreamClient:
         finally:
             if began is not None:
                 self._duration.observe(perf_counter() - began)
-        return Answer(status, content, began - came)
+        return Answer(status, content, began - came, kind)
 
     def _message(
         self, method: str, path: str, body: bytes | None, headers: Mapping[str, str]
@@ -259,17 +265,28 @@ class UpstreamClient:
         lines.append("\r\n")
         return "".join(lines).encode("latin-1") + (body or b"")
 
-    async def _exchange(self, message: bytes) -> tuple[int, bytes]:
-        connection = self._rested()
-        if connection is None:
-            host, port = self._address
-            _, connection = await asyncio.get_running_loop().create_connection(
-                lambda: _Connection(self.answer_bytes_max + HEAD_BYTES_MAX),
-                host,
-                port,
-                ssl=self._tls,
-            )
-        found = await connection.exchange(message)
+    async def _exchange(self, message: bytes, is_repeatable: bool) -> tuple[int, bytes, str]:
+        if not is_repeatable:
+            return await self._exchange_over(await self._connected(), message)
+        try:
+            return await self._exchange_over(self._rested() or await self._connected(), message)
+        except ConnectFailed:
+            # A kept connection that the upstream closed while we reached for it; the others are
+            # no younger.
+            self._drop_resting()
+            return await self._exchange_over(await self._connected(), message)
+
+    async def _connected(self) -> _Connection:
+        host, port = self._address
+        _, connection = await asyncio.get_running_loop().create_connection(
+            lambda: _Connection(self.answer_bytes_max + HEAD_BYTES_MAX), host, port, ssl=self._tls
+        )
+        return connection
+
+    async def _exchange_over(
+        self, connection: _Connection, message: bytes
+    ) -> tuple[int, bytes, str]:
+        found = (*await connection.exchange(message), connection.content_type)
         if connection.is_open:
             connection.rests_since = monotonic()
             self._resting.append(connection)
@@ -281,7 +298,7 @@ class UpstreamClient:
         """The connection that was used last, so that those of a busy hour can age and go."""
         while self._resting:
             connection = self._resting.pop()
-            if connection.is_open and monotonic() - connection.rests_since < KEEP_SECONDS:
+            if connection.is_open and monotonic() - connection.rests_since < self.keep_seconds:
                 return connection
             connection.close()
         return None
