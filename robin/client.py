@@ -2,8 +2,8 @@
 
 Both answer 200 with a page of HTML to nearly everything they do not know, and each works on one
 request at a time. So what came is checked by its media type, never by its status alone, and a page
-that was not asked for counts as a failure, as a timeout does. Robin's own words are never passed on:
-they may hold its settings.
+that was not asked for counts as a failure, as a timeout does. Robin's own words are never passed
+on: they may hold its settings.
 
 Reads may be sent again when a kept connection was dropped; what changes something is sent once.
 """
@@ -11,8 +11,8 @@ Reads may be sent again when a kept connection was dropped; what changes somethi
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import Any, Literal
+from collections.abc import Callable, Mapping
+from typing import Any, Final, Literal, TypeVar
 
 import orjson
 from django.conf import settings
@@ -21,12 +21,16 @@ from gateway_project.core import errors, http
 from gateway_project.core.breaker import Breaker, BreakerOpen
 from gateway_project.core.observability import get_logger
 
-JSON, HTML, TEXT = "application/json", "text/html", "text/plain"
+JSON: Final = "application/json"
+HTML: Final = "text/html"
+TEXT: Final = "text/plain"
 IN_FLIGHT_MAX = 2  # a server with a single thread gains nothing from more
 KEEP_SECONDS = 20.0  # Robin closes what rested for 30
 ANSWER_BYTES_MAX = 32 << 20
 FAULT_SECONDS_MIN = 0.5
 """A call that had less than this did not show that Robin is slow."""
+T = TypeVar("T")
+PEEK_SECONDS = 0.8
 Kind = Literal["application/json", "text/html", "text/plain"]
 log = get_logger("gateway.robin")
 
@@ -54,30 +58,44 @@ class Port:
         await self.http.close()
 
     async def get(
-        self, path: str, kind: Kind, *, accept: str = "", timeout_seconds: float | None = None
-    ) -> bytes:
-        """The body of a 200 of that media type."""
-        return await self._ask("GET", path, kind, accept or kind, timeout_seconds)
+        self,
+        path: str,
+        kind: Kind,
+        parse: Callable[[bytes], T],
+        *,
+        timeout_seconds: float | None = None,
+    ) -> T:
+        """What `parse` makes of a 200 of that media type; its `ValueError` is Robin's failure."""
+        return await self._ask("GET", path, kind, timeout_seconds, parse=parse)
 
     async def get_json(self, path: str, *, timeout_seconds: float | None = None) -> Any:
-        return await self._ask("GET", path, JSON, JSON, timeout_seconds, parse=orjson.loads)
+        return await self.get(path, JSON, orjson.loads, timeout_seconds=timeout_seconds)
 
     async def post(self, path: str, body: Mapping[str, Any] | None = None) -> Any:
         """The JSON that Robin answers. `body` is always made by us, never a client's."""
         content = b"" if body is None else orjson.dumps(body)
-        return await self._ask("POST", path, JSON, JSON, None, body=content, parse=orjson.loads)
+        return await self._ask("POST", path, JSON, None, body=content, parse=orjson.loads)
+
+    async def peek(self) -> Any:
+        """Its `/health`, or None. Beside the breaker: a look neither opens it nor is refused."""
+        try:
+            answer = await self.http.request(
+                "GET", "/health", headers=self._headers, timeout_seconds=PEEK_SECONDS
+            )
+            return self._read(answer, JSON, orjson.loads)
+        except (http.UpstreamError, errors.UpstreamUnexpected, _Refused):
+            return None
 
     async def _ask(
         self,
         method: str,
         path: str,
         kind: Kind,
-        accept: str,
         timeout_seconds: float | None,
         *,
+        parse: Callable[[bytes], T],
         body: bytes | None = None,
-        parse: Any = None,
-    ) -> Any:
+    ) -> T:
         try:
             call = self.breaker.admit()
         except BreakerOpen as exc:
@@ -86,7 +104,7 @@ class Port:
                 "Try again after Retry-After seconds.",
                 retry_after_seconds=max(1, math.ceil(exc.retry_after_seconds)),
             ) from exc
-        headers = {"Accept": accept, **self._headers}
+        headers = {"Accept": kind, **self._headers}
         if body is not None:
             headers["Content-Type"] = JSON
         try:
@@ -115,7 +133,7 @@ class Port:
         except (http.UpstreamError, errors.UpstreamUnexpected) as exc:
             call.failed()
             self._log(path, str(exc))
-            raise errors.UpstreamUnexpected from exc
+            raise errors.UpstreamUnexpected from exc  # what came is for the log, not for callers
         except _Refused as exc:
             call.released()
             raise exc.error from exc
@@ -125,7 +143,7 @@ class Port:
         call.succeeded()
         return found
 
-    def _read(self, answer: http.Answer, kind: Kind, parse: Any) -> Any:
+    def _read(self, answer: http.Answer, kind: Kind, parse: Callable[[bytes], T]) -> T:
         status = answer.status
         if status == 404:
             raise _Refused(errors.NotFound("Robin has no such thing."))
@@ -140,12 +158,10 @@ class Port:
         # An empty body has no type that could be wrong: a log search that found nothing.
         if answer.content_type != kind and (answer.content or kind != TEXT):
             raise errors.UpstreamUnexpected("another media type")
-        if parse is None:
-            return answer.content
         try:
             return parse(answer.content)
         except ValueError as exc:
-            raise errors.UpstreamUnexpected("not JSON") from exc
+            raise errors.UpstreamUnexpected("unreadable") from exc
 
     def _log(self, path: str, reason: str) -> None:
         where = path.partition("?")[0].split("/")[1:2]  # no names of mails, no searches

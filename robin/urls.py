@@ -3,6 +3,13 @@
 from django.urls import path
 
 from robin.account_views import SessionViewSet, SignInViewSet, UserViewSet
+from robin.views import (
+    ConfigViewSet,
+    LogViewSet,
+    QueueViewSet,
+    RobinHealthViewSet,
+    StorageViewSet,
+)
 
 urlpatterns = [
     path("api/v1/auth/login", SignInViewSet.as_view({"post": "login"}), name="robin-auth-login"),
@@ -26,5 +33,62 @@ urlpatterns = [
         "api/v1/users/<str:username>",
         UserViewSet.as_view({"put": "update", "delete": "destroy"}),
         name="robin-user",
+    ),
+    path("api/v1/health", RobinHealthViewSet.as_view({"get": "health"}), name="robin-health"),
+    path(
+        "api/v1/health/aggregate",
+        RobinHealthViewSet.as_view({"get": "health"}),
+        name="robin-health-aggregate",
+    ),
+    path("api/v1/queue", QueueViewSet.as_view({"get": "list"}), name="robin-queue"),
+    path("api/v1/queue/json", QueueViewSet.as_view({"get": "list"}), name="robin-queue-json"),
+    path("api/v1/queue/stats", QueueViewSet.as_view({"get": "stats"}), name="robin-queue-stats"),
+    path(
+        "api/v1/queue/actions",
+        QueueViewSet.as_view({"post": "actions"}),
+        name="robin-queue-actions",
+    ),
+    path("api/v1/queue/pause", QueueViewSet.as_view({"post": "hold"}), name="robin-queue-pause"),
+    path("api/v1/queue/resume", QueueViewSet.as_view({"post": "hold"}), name="robin-queue-resume"),
+    path(
+        "api/v1/queue/<str:uid>",
+        QueueViewSet.as_view({"get": "item", "delete": "destroy"}),
+        name="robin-queue-item",
+    ),
+    path(
+        "api/v1/queue/<str:uid>/retry",
+        QueueViewSet.as_view({"post": "retry"}),
+        name="robin-queue-item-retry",
+    ),
+    path(
+        "api/v1/queue/<str:uid>/bounce",
+        QueueViewSet.as_view({"post": "bounce"}),
+        name="robin-queue-item-bounce",
+    ),
+    path(
+        "api/v1/queue/<str:uid>/pause",
+        QueueViewSet.as_view({"post": "hold"}),
+        name="robin-queue-item-pause",
+    ),
+    path(
+        "api/v1/queue/<str:uid>/resume",
+        QueueViewSet.as_view({"post": "hold"}),
+        name="robin-queue-item-resume",
+    ),
+    path("api/v1/storage", StorageViewSet.as_view({"get": "browse"}), name="robin-storage"),
+    path("api/v1/storage/file", StorageViewSet.as_view({"get": "file"}), name="robin-storage-file"),
+    path("api/v1/storage/raw", StorageViewSet.as_view({"get": "raw"}), name="robin-storage-raw"),
+    path(
+        "api/v1/logs",
+        LogViewSet.as_view({"get": "list", "delete": "destroy"}),
+        name="robin-logs",
+    ),
+    path("api/v1/logs/loggers", LogViewSet.as_view({"get": "loggers"}), name="robin-logs-loggers"),
+    path("api/v1/logs/export", LogViewSet.as_view({"get": "export"}), name="robin-logs-export"),
+    path("api/v1/config", ConfigViewSet.as_view({"get": "show"}), name="robin-config"),
+    path(
+        "api/v1/config/reload",
+        ConfigViewSet.as_view({"post": "reload"}),
+        name="robin-config-reload",
     ),
 ]
