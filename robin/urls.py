@@ -67,12 +67,12 @@ urlpatterns = [
     ),
     path(
         "api/v1/queue/<str:uid>/pause",
-        QueueViewSet.as_view({"post": "hold"}),
+        QueueViewSet.as_view({"post": "pause_item"}),
         name="robin-queue-item-pause",
     ),
     path(
         "api/v1/queue/<str:uid>/resume",
-        QueueViewSet.as_view({"post": "hold"}),
+        QueueViewSet.as_view({"post": "resume_item"}),
         name="robin-queue-item-resume",
     ),
     path("api/v1/storage", StorageViewSet.as_view({"get": "browse"}), name="robin-storage"),

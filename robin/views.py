@@ -11,7 +11,7 @@ import pydantic
 from django.db import Error as DatabaseError
 from django.http import HttpRequest, HttpResponse
 from django.utils.http import content_disposition_header
-from drf_spectacular.utils import OpenApiParameter
+from drf_spectacular.utils import OpenApiParameter, extend_schema
 
 from accounts.events import audit
 from gateway_project.core import database, errors
@@ -222,8 +222,32 @@ class QueueViewSet(RobinViewSet):
         scope=Permission.MANAGE_QUEUE,
         problems=[errors.NotPossible],
     )
-    async def hold(self, request: HttpRequest, uid: str = "") -> HttpResponse:
+    async def hold(self, request: HttpRequest) -> HttpResponse:
         raise errors.NotPossible("Robin cannot pause its queue or resume it.")
+
+    @extend_schema(operation_id="queue_item_pause")
+    @endpoint(
+        summary="Pause an item: not possible",
+        description="Robin has no way to hold an item. Always 501.",
+        tags=QUEUE,
+        scope=Permission.MANAGE_QUEUE,
+        problems=[errors.NotPossible, errors.NotFound],
+    )
+    async def pause_item(self, request: HttpRequest, uid: str) -> HttpResponse:
+        queue.checked_uid(uid)
+        raise errors.NotPossible("Robin cannot pause an item of its queue.")
+
+    @extend_schema(operation_id="queue_item_resume")
+    @endpoint(
+        summary="Resume an item: not possible",
+        description="Robin has no way to hold an item. Always 501.",
+        tags=QUEUE,
+        scope=Permission.MANAGE_QUEUE,
+        problems=[errors.NotPossible, errors.NotFound],
+    )
+    async def resume_item(self, request: HttpRequest, uid: str) -> HttpResponse:
+        queue.checked_uid(uid)
+        raise errors.NotPossible("Robin cannot pause an item of its queue, so none is paused.")
 
 
 class StorageViewSet(RobinViewSet):
