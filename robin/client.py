@@ -126,6 +126,12 @@ class Port:
             call.failed()
             self._log(path, "timeout")
             raise errors.UpstreamTimedOut from exc
+        except http.AnswerTooLarge as exc:
+            call.released()  # it works, and has much to say
+            self._log(path, str(exc))
+            raise errors.UpstreamUnexpected(
+                "Robin's answer is too large to be shown. Ask for less, with a search."
+            ) from exc
         except http.ConnectFailed as exc:
             call.failed()
             self._log(path, exc.reason)

@@ -54,6 +54,10 @@ class BadAnswer(UpstreamError):
     """An answer came, but half of it, too much of it, or not in HTTP."""
 
 
+class AnswerTooLarge(BadAnswer):
+    """More than `answer_bytes_max`."""
+
+
 class Answer(NamedTuple):
     """`queued_seconds`: how long the request waited for a free place before it left.
 
@@ -114,7 +118,7 @@ class _Connection(asyncio.Protocol):
             return
         self._received += len(data)
         if self._received > self._bytes_max:
-            self._fail(BadAnswer("answer too large"))
+            self._fail(AnswerTooLarge("answer too large"))
             return
         try:
             self._parser.feed_data(data)
