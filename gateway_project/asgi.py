@@ -40,7 +40,7 @@ DATA_PLANE = frozenset(
 )
 # Robin's: these and all that is below them. There a look-alike finds nothing on either plane.
 DATA_PLANE_BELOW = tuple(
-    f"/api/v1/{name}" for name in ("queue", "storage", "logs", "config", "health")
+    f"/api/v1/{name}" for name in ("queue", "storage", "logs", "config", "health", "metrics")
 )
 LIVE_QUEUE = "/ws/queue"
 # Both forms of these answer; a redirect would lose the body of a POST.

@@ -325,6 +325,7 @@ CELERY_BEAT_SCHEDULE = {
     "drain-usage": {"task": "accounts.tasks.drain_usage", "schedule": 1.0},
     "tend-usage-log": {"task": "accounts.tasks.tend_usage_log", "schedule": 3600.0},
     "prune-sessions": {"task": "robin.tasks.prune_sessions", "schedule": 3600.0},
+    "sample-robin": {"task": "robin.tasks.sample_metrics", "schedule": 60.0},
 }
 
 LOGGING_CONFIG = None

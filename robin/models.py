@@ -1,4 +1,4 @@
-"""Who may use Robin, and their sessions. Tokens are kept as digests only."""
+"""Who may use Robin, their sessions (tokens are kept as digests only), samples of its figures."""
 
 from __future__ import annotations
 
@@ -94,3 +94,16 @@ class RefreshToken(models.Model):
 
     def __str__(self) -> str:
         return f"{self.id} of {self.family_id}"
+
+
+class MetricSample(models.Model):
+    """Robin's figures at one time, as Celery beat finds them: Robin itself keeps no history."""
+
+    at = models.DateTimeField(primary_key=True, default=timezone.now, editable=False)
+    figures = models.JSONField(help_text="Name → number, see robin/metrics.py; counters as such.")
+
+    class Meta:
+        ordering = ["at"]
+
+    def __str__(self) -> str:
+        return f"{self.at:%Y-%m-%d %H:%M:%S}"

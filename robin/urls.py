@@ -3,6 +3,7 @@
 from django.urls import path
 
 from robin.account_views import SessionViewSet, SignInViewSet, UserViewSet
+from robin.metrics_views import MetricsViewSet
 from robin.views import (
     ConfigViewSet,
     LogViewSet,
@@ -90,5 +91,21 @@ urlpatterns = [
         "api/v1/config/reload",
         ConfigViewSet.as_view({"post": "reload"}),
         name="robin-config-reload",
+    ),
+    path("api/v1/metrics", MetricsViewSet.as_view({"get": "list"}), name="robin-metrics"),
+    path(
+        "api/v1/metrics/system",
+        MetricsViewSet.as_view({"get": "system"}),
+        name="robin-metrics-system",
+    ),
+    path(
+        "api/v1/metrics/queue",
+        MetricsViewSet.as_view({"get": "queue"}),
+        name="robin-metrics-queue",
+    ),
+    path(
+        "api/v1/metrics/export",
+        MetricsViewSet.as_view({"get": "export"}),
+        name="robin-metrics-export",
     ),
 ]

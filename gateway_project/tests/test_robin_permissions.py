@@ -48,6 +48,10 @@ TABLE: dict[tuple[str, str], str] = {
     ("GET", "/api/v1/logs/export"): "VIEW_LOGS",
     ("GET", "/api/v1/config"): "VIEW_SETTINGS",
     ("POST", "/api/v1/config/reload"): "MANAGE_SERVER_CONFIG",
+    ("GET", "/api/v1/metrics"): "VIEW_METRICS",
+    ("GET", "/api/v1/metrics/system"): "VIEW_METRICS",
+    ("GET", "/api/v1/metrics/queue"): "VIEW_METRICS",
+    ("GET", "/api/v1/metrics/export"): "VIEW_METRICS",
 }
 VIEWS = {(m, template): view for m, template, view in ALL if template.startswith("/api/v1/")}
 each_route = pytest.mark.parametrize(

@@ -148,6 +148,48 @@ HEALTH = shape(
         }
     ),
 )
+METRICS = shape(
+    {
+        "series": several(
+            shape(
+                {
+                    "metric": one_of(
+                        "QUEUE_SIZE",
+                        "MESSAGES_SENT",
+                        "MESSAGES_RECEIVED",
+                        "CONNECTIONS",
+                        "CPU_USAGE",
+                        "MEMORY_USAGE",
+                        "DISK_USAGE",
+                    ),
+                    "unit": TEXT,
+                    "dataPoints": several(shape({"timestamp": Z, "value": {"type": "number"}})),
+                }
+            )
+        ),
+        "startTime": Z,
+        "endTime": Z,
+    }
+)
+PERCENT = {"type": "number", "minimum": 0, "maximum": 100}
+SYSTEM = shape(
+    {
+        "timestamp": Z,
+        "cpu": shape({"usage": PERCENT}, cores=COUNT, loadAverage=several({"type": "number"})),
+        "memory": shape(
+            {
+                "total": {"type": "integer", "minimum": 1},
+                "used": COUNT,
+                "free": COUNT,
+                "usagePercent": PERCENT,
+            }
+        ),
+        "uptime": COUNT,
+    }
+)
+QUEUE_STATS = shape(
+    {"timestamp": Z, "queueSize": COUNT, "processing": COUNT, "failed": COUNT, "completed": COUNT}
+)
 PROBLEM = shape({"message": {"type": "string", "minLength": 5}, "code": TEXT, "request_id": TEXT})
 
 
