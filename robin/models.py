@@ -107,3 +107,19 @@ class MetricSample(models.Model):
 
     def __str__(self) -> str:
         return f"{self.at:%Y-%m-%d %H:%M:%S}"
+
+
+class Document(models.Model):
+    """Settings that Robin UI edits and Robin never reads: kept here, so that the UI works."""
+
+    name = models.CharField(max_length=20, primary_key=True)
+    content = models.JSONField()
+    updated_at = models.DateTimeField(auto_now=True)
+    updated_by = models.CharField(max_length=254)
+
+    class Meta:
+        verbose_name = "document of Robin UI"
+        verbose_name_plural = "documents of Robin UI (stored here, not applied to Robin)"
+
+    def __str__(self) -> str:
+        return self.name

@@ -92,6 +92,11 @@ urlpatterns = [
         ConfigViewSet.as_view({"post": "reload"}),
         name="robin-config-reload",
     ),
+    path(
+        "api/v1/config/<str:section>",
+        ConfigViewSet.as_view({"get": "section", "put": "save"}),
+        name="robin-config-section",
+    ),
     path("api/v1/metrics", MetricsViewSet.as_view({"get": "list"}), name="robin-metrics"),
     path(
         "api/v1/metrics/system",

@@ -19,7 +19,7 @@ from gateway_project.core.caching import SingleFlight, TTLCache
 from gateway_project.core.observability import get_logger
 from gateway_project.core.views import DataPlaneViewSet, reply
 from gateway_project.core.views import endpoint as core_endpoint
-from robin import log_search, queue, settings_page, translate
+from robin import documents, log_search, queue, settings_page, translate
 from robin.authentication import TOKEN, JWTAuthentication, Member
 from robin.client import JSON, TEXT, Port, is_open, robin
 from robin.permissions import Permission
@@ -409,6 +409,48 @@ class ConfigViewSet(RobinViewSet):
         said = await settings_page.reload()
         await self.audit("robin.config.reload")
         return reply(SaidView(message=said))
+
+    @extend_schema(operation_id="config_section")
+    @endpoint(
+        summary="One section of the settings",
+        description=(
+            "`dovecot`, `clamav` and `rspamd` are the documents of Robin UI: they are stored here "
+            "and not applied to Robin (`X-Gateway-Notice`). All others are Robin's own."
+        ),
+        tags=CONFIG,
+        scope=Permission.VIEW_SETTINGS,
+        problems=[*UPSTREAM, errors.NotFound],
+    )
+    async def section(self, request: HttpRequest, section: str) -> HttpResponse:
+        if section not in documents.KINDS:
+            found = (await settings_page.read()).sections.get(section)
+            if found is None:
+                raise errors.NotFound("Robin's settings have no such section.")
+            return reply(found)
+        content = await database.run(documents.stored, section)
+        if content is None:
+            try:
+                sections = (await settings_page.read()).sections
+            except UPSTREAM:
+                sections = {}
+            content = documents.seeded(section, sections)
+        return reply(documents.shown(content), headers=documents.NOTICE)
+
+    @endpoint(
+        summary="Keep a document of Robin UI",
+        description="JSON, under whatever media type. Stored here, not applied to Robin.",
+        tags=CONFIG,
+        scope=Permission.MANAGE_SERVER_CONFIG,
+        problems=[errors.NotFound, errors.NotPossible, errors.ValidationFailed, errors.InvalidJSON],
+    )
+    async def save(self, request: HttpRequest, section: str) -> HttpResponse:
+        if section not in documents.KINDS:
+            raise errors.NotPossible("Robin offers no way to write its settings over HTTP.")
+        content = documents.parsed(section, request.body)
+        keep = partial(documents.save, section, content, by=self.principal.email)
+        saved = await database.run(keep)
+        await self.audit("robin.document.saved", target=section)
+        return reply(documents.shown(saved), headers=documents.NOTICE)
 
 
 _health: TTLCache[str, dict[str, Any]] = TTLCache(1)
