@@ -123,3 +123,31 @@ class Document(models.Model):
 
     def __str__(self) -> str:
         return self.name
+
+
+class BlocklistEntry(models.Model):
+    """Whom to refuse, as Robin UI keeps it: Robin has no way to be told over HTTP."""
+
+    class Type(models.TextChoices):
+        IP = "IP"
+        CIDR = "CIDR"
+        DOMAIN = "DOMAIN"
+
+    id = models.UUIDField(primary_key=True, default=new_id, editable=False)
+    type = models.CharField(max_length=6, choices=Type)
+    value = models.CharField(max_length=253)
+    reason = models.CharField(max_length=500)
+    created_at = models.DateTimeField(default=timezone.now, editable=False)
+    created_by = models.CharField(max_length=254, editable=False)
+    expires_at = models.DateTimeField(null=True, blank=True)
+    active = models.BooleanField(default=True)
+
+    class Meta:
+        verbose_name_plural = "blocklist (stored here, not applied to Robin)"
+        ordering = ["-created_at", "-id"]
+        constraints = [
+            models.UniqueConstraint(fields=["type", "value"], name="blocklist_entry_once")
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.type} {self.value}"

@@ -6,7 +6,6 @@ not known is left out, never null.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -14,6 +13,8 @@ from email.utils import parsedate_to_datetime
 from html import unescape
 from typing import Any, NamedTuple
 from urllib.parse import quote
+
+import orjson
 
 Item = dict[str, Any]
 RETRIES_MAX = 30
@@ -179,7 +180,7 @@ def config_page(content: bytes) -> dict[str, Any]:
     for title, raw in SECTION.findall(text):
         name = unescape(title).strip().lower().removesuffix(" configuration")
         found[name.replace(" ", "")] = raw
-    return {name: redacted(_whole(json.loads(unescape(raw)))) for name, raw in found.items()}
+    return {name: redacted(_whole(orjson.loads(unescape(raw)))) for name, raw in found.items()}
 
 
 def _whole(value: Any) -> Any:

@@ -3,6 +3,7 @@
 from django.urls import path
 
 from robin.account_views import SessionViewSet, SignInViewSet, UserViewSet
+from robin.blocklist_views import BlocklistViewSet
 from robin.metrics_views import MetricsViewSet
 from robin.views import (
     ConfigViewSet,
@@ -96,6 +97,26 @@ urlpatterns = [
         "api/v1/config/<str:section>",
         ConfigViewSet.as_view({"get": "section", "put": "save"}),
         name="robin-config-section",
+    ),
+    path(
+        "api/v1/blocklist",
+        BlocklistViewSet.as_view({"get": "list", "post": "create"}),
+        name="robin-blocklist",
+    ),
+    path(
+        "api/v1/blocklist/import",
+        BlocklistViewSet.as_view({"post": "import_file"}),
+        name="robin-blocklist-import",
+    ),
+    path(
+        "api/v1/blocklist/export",
+        BlocklistViewSet.as_view({"get": "export"}),
+        name="robin-blocklist-export",
+    ),
+    path(
+        "api/v1/blocklist/<uuid:id>",
+        BlocklistViewSet.as_view({"patch": "partial_update", "delete": "destroy"}),
+        name="robin-blocklist-entry",
     ),
     path("api/v1/metrics", MetricsViewSet.as_view({"get": "list"}), name="robin-metrics"),
     path(

@@ -50,6 +50,12 @@ TABLE: dict[tuple[str, str], str] = {
     ("POST", "/api/v1/config/reload"): "MANAGE_SERVER_CONFIG",
     ("GET", "/api/v1/config/{section}"): "VIEW_SETTINGS",
     ("PUT", "/api/v1/config/{section}"): "MANAGE_SERVER_CONFIG",
+    ("GET", "/api/v1/blocklist"): "VIEW_SECURITY",
+    ("POST", "/api/v1/blocklist"): "MANAGE_SECURITY",
+    ("PATCH", "/api/v1/blocklist/{id}"): "MANAGE_SECURITY",
+    ("DELETE", "/api/v1/blocklist/{id}"): "MANAGE_SECURITY",
+    ("POST", "/api/v1/blocklist/import"): "MANAGE_SECURITY",
+    ("GET", "/api/v1/blocklist/export"): "VIEW_SECURITY",
     ("GET", "/api/v1/metrics"): "VIEW_METRICS",
     ("GET", "/api/v1/metrics/system"): "VIEW_METRICS",
     ("GET", "/api/v1/metrics/queue"): "VIEW_METRICS",
@@ -81,10 +87,9 @@ def test_every_role_is_let_in_or_kept_out(
     gateway: Any, member: Any, acme_key: str, method: str, path: str
 ) -> None:
     needed = TABLE[(method, path)]
-    path = path.format(
-        username="nobody", uid="6f0c1a52-7c7e-4b1b-9a55-2d4b8b7f1e10", section="clamav"
-    )
-    body = {"json": {}} if method in ("POST", "PUT") else {}
+    uid = "6f0c1a52-7c7e-4b1b-9a55-2d4b8b7f1e10"
+    path = path.format(username="nobody", uid=uid, section="clamav", id=uid)
+    body = {"json": {}} if method in ("POST", "PUT", "PATCH") else {}
     # An administrator who is a superuser too: giving roles takes both (robin/tests/test_users.py).
     people: dict[Any, Any] = {
         role: member(role, is_superuser=role == Role.ADMIN, by_hand=True) for role in Role
