@@ -38,6 +38,10 @@ from robin.consumers import QueueConsumer
 DATA_PLANE = frozenset(
     {"/v1/detect", "/v1/limits", "/health", "/health/live", "/health/ready"},
 )
+# Robin's: these and all that is below them. There a look-alike finds nothing on either plane.
+DATA_PLANE_BELOW = tuple(
+    f"/api/v1/{name}" for name in ("queue", "storage", "logs", "config", "health", "metrics")
+)
 LIVE_QUEUE = "/ws/queue"
 # Both forms of these answer; a redirect would lose the body of a POST.
 SLASH_OPTIONAL = (
@@ -70,7 +74,8 @@ class Router:
         if path.endswith("/") and len(path) > 1 and path.startswith(SLASH_OPTIONAL):
             path = path.rstrip("/")
             scope = {**scope, "path": path, "raw_path": path.encode()}
-        plane = self.data_plane if path in DATA_PLANE else self.control_plane
+        is_data = path in DATA_PLANE or path.startswith(DATA_PLANE_BELOW)
+        plane = self.data_plane if is_data else self.control_plane
         if path.startswith(errors.ROBIN_PREFIX):
             plane = self.cross_origin[plane]
         await plane(scope, receive, send)

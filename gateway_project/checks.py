@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 from urllib.parse import urlsplit
+from zoneinfo import ZoneInfo
 
 from django.conf import settings
 from django.core.checks import CheckMessage, Error, Tags, register
@@ -103,7 +104,44 @@ def _robin() -> list[CheckMessage]:
                 id="gateway.E023",
             )
         )
+    return found + _robin_ports()
+
+
+def _robin_ports() -> list[CheckMessage]:
+    found: list[CheckMessage] = []
+    urls = (settings.ROBIN_CLIENT_API_URL, settings.ROBIN_SERVICE_API_URL)
+    if any(urls) and not all(_is_http(url) for url in urls):
+        found.append(
+            Error(
+                "ROBIN_CLIENT_API_URL and ROBIN_SERVICE_API_URL are not two http(s) addresses.",
+                hint="For example http://robin:8090 and http://robin:8080, or neither.",
+                id="gateway.E024",
+            )
+        )
+    if settings.ROBIN_TIMEOUT_SECONDS <= 0 or settings.ROBIN_LOGS_TIMEOUT_SECONDS <= 0:
+        found.append(
+            Error(
+                "Robin must have some time for an answer.",
+                hint="ROBIN_TIMEOUT_SECONDS=5 and ROBIN_LOGS_TIMEOUT_SECONDS=30.",
+                id="gateway.E025",
+            )
+        )
+    try:
+        ZoneInfo(settings.ROBIN_LOG_TIMEZONE)
+    except (ValueError, OSError, LookupError):
+        found.append(
+            Error(
+                "ROBIN_LOG_TIMEZONE is no time zone.",
+                hint="UTC, or a name such as Europe/Berlin.",
+                id="gateway.E026",
+            )
+        )
     return found
+
+
+def _is_http(text: str) -> bool:
+    url = urlsplit(text)
+    return url.scheme in ("http", "https") and bool(url.hostname)
 
 
 @register(Tags.security, deploy=True)

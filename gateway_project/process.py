@@ -17,6 +17,7 @@ from gateway_project.core import redis
 from gateway_project.core.bus import bus
 from gateway_project.core.middleware import Receive, Send
 from gateway_project.core.observability import get_logger
+from robin import client as robin_client
 from robin import live
 
 log = get_logger("gateway.process")
@@ -60,6 +61,9 @@ class Process:
         self._held.push_async_callback(usage.buffer.stop)
         engine.open_client()
         self._held.push_async_callback(engine.close_client)
+        if settings.ROBIN_CLIENT_API_URL:
+            robin_client.open_robin()
+            self._held.push_async_callback(robin_client.close_robin)
         if live.fetch_queue is not None:
             await live.open_hub(live.fetch_queue)
             self._held.push_async_callback(live.close_hub)

@@ -162,6 +162,17 @@ CHANNEL_LAYERS = {
     else {"BACKEND": "channels.layers.InMemoryChannelLayer"}
 }
 
+# -- Robin: its two servers -----------------------------------------------------------------------
+
+ROBIN_CLIENT_API_URL: str = env.str("ROBIN_CLIENT_API_URL", default="")
+ROBIN_SERVICE_API_URL: str = env.str("ROBIN_SERVICE_API_URL", default="")
+ROBIN_CLIENT_API_TOKEN: str = env.str("ROBIN_CLIENT_API_TOKEN", default="")
+ROBIN_SERVICE_API_TOKEN: str = env.str("ROBIN_SERVICE_API_TOKEN", default="")
+ROBIN_TIMEOUT_SECONDS: float = env.float("ROBIN_TIMEOUT_SECONDS", default=5.0)
+ROBIN_LOGS_TIMEOUT_SECONDS: float = env.float("ROBIN_LOGS_TIMEOUT_SECONDS", default=30.0)
+ROBIN_LOG_TIMEZONE: str = env.str("ROBIN_LOG_TIMEZONE", default="UTC")
+ROBIN_IS_STANDIN: bool = env.bool("ROBIN_IS_STANDIN", default=False)
+
 # -- Detection ------------------------------------------------------------------------------------
 
 DETECTION_ENGINE_URL: str = env.str("DETECTION_ENGINE_URL", default="http://127.0.0.1:8081")
@@ -391,6 +402,7 @@ CELERY_BEAT_SCHEDULE = {
     "send-webhook-notices": {"task": "webhooks.tasks.send_notices", "schedule": 10.0},
     "measure-webhooks": {"task": "webhooks.tasks.measure", "schedule": 15.0},
     "prune-webhooks": {"task": "webhooks.tasks.prune", "schedule": 3600.0},
+    "sample-robin": {"task": "robin.tasks.sample_metrics", "schedule": 60.0},
 }
 
 LOGGING_CONFIG = None

@@ -29,6 +29,7 @@ from gateway_project.core.control_plane import refuse
 from gateway_project.core.middleware import context_of
 from gateway_project.core.ratelimit import RedisLimiter, get_limiter
 from gateway_project.core.views import DataPlaneViewSet, endpoint, reply
+from robin import client as robin_client
 
 SYSTEM = ("system",)
 
@@ -101,6 +102,20 @@ if settings.REDIS_URL:
 PROBES = {"engine": health.Probe(_engine), **NEEDED, "worker": health.Probe(_worker)}
 
 
+async def _robin_client() -> health.Status:
+    return "down" if await robin_client.robin().client.peek() is None else "up"
+
+
+async def _robin_service() -> health.Status:
+    return "down" if await robin_client.robin().service.peek() is None else "up"
+
+
+if settings.ROBIN_CLIENT_API_URL:
+    PROBES["robin_client"] = health.Probe(_robin_client)
+    PROBES["robin_service"] = health.Probe(_robin_service)
+STAND_INS = {"engine": "DETECTION_ENGINE_IS_EMBEDDED", "robin": "ROBIN_IS_STANDIN"}
+
+
 class HealthViewSet(DataPlaneViewSet):
     authentication_classes = []
 
@@ -128,7 +143,7 @@ class HealthViewSet(DataPlaneViewSet):
             uptime_seconds=process.uptime_seconds(),
             components={name: ComponentView(**c.report()) for name, c in components.items()},
             breakers={name: BreakerView(**report) for name, report in breakers.items()},
-            stand_ins=["engine"] if settings.DETECTION_ENGINE_IS_EMBEDDED else [],
+            stand_ins=[name for name, flag in STAND_INS.items() if getattr(settings, flag)],
         )
         return reply(answer, exclude_none=True)
 

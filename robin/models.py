@@ -1,4 +1,4 @@
-"""Who may use Robin, and their sessions. Tokens are kept as digests only."""
+"""Who may use Robin, their sessions (tokens are kept as digests only), samples of its figures."""
 
 from __future__ import annotations
 
@@ -94,3 +94,60 @@ class RefreshToken(models.Model):
 
     def __str__(self) -> str:
         return f"{self.id} of {self.family_id}"
+
+
+class MetricSample(models.Model):
+    """Robin's figures at one time, as Celery beat finds them: Robin itself keeps no history."""
+
+    at = models.DateTimeField(primary_key=True, default=timezone.now, editable=False)
+    figures = models.JSONField(help_text="Name → number, see robin/metrics.py; counters as such.")
+
+    class Meta:
+        ordering = ["at"]
+
+    def __str__(self) -> str:
+        return f"{self.at:%Y-%m-%d %H:%M:%S}"
+
+
+class Document(models.Model):
+    """Settings that Robin UI edits and Robin never reads: kept here, so that the UI works."""
+
+    name = models.CharField(max_length=20, primary_key=True)
+    content = models.JSONField()
+    updated_at = models.DateTimeField(auto_now=True)
+    updated_by = models.CharField(max_length=254)
+
+    class Meta:
+        verbose_name = "document of Robin UI"
+        verbose_name_plural = "documents of Robin UI (stored here, not applied to Robin)"
+
+    def __str__(self) -> str:
+        return self.name
+
+
+class BlocklistEntry(models.Model):
+    """Whom to refuse, as Robin UI keeps it: Robin has no way to be told over HTTP."""
+
+    class Type(models.TextChoices):
+        IP = "IP"
+        CIDR = "CIDR"
+        DOMAIN = "DOMAIN"
+
+    id = models.UUIDField(primary_key=True, default=new_id, editable=False)
+    type = models.CharField(max_length=6, choices=Type)
+    value = models.CharField(max_length=253)
+    reason = models.CharField(max_length=500)
+    created_at = models.DateTimeField(default=timezone.now, editable=False)
+    created_by = models.CharField(max_length=254, editable=False)
+    expires_at = models.DateTimeField(null=True, blank=True)
+    active = models.BooleanField(default=True)
+
+    class Meta:
+        verbose_name_plural = "blocklist (stored here, not applied to Robin)"
+        ordering = ["-created_at", "-id"]
+        constraints = [
+            models.UniqueConstraint(fields=["type", "value"], name="blocklist_entry_once")
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.type} {self.value}"

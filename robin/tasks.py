@@ -2,10 +2,16 @@
 
 from celery import shared_task
 
-from robin import sessions
+from robin import metrics, sessions
 
 
 @shared_task(expires=3600)
 def prune_sessions() -> int:
     """Delete sessions that ended by themselves."""
     return sessions.prune()
+
+
+@shared_task(expires=60)
+def sample_metrics() -> bool:
+    """Keep Robin's figures of this minute; False where there is no Robin, or no answer."""
+    return metrics.sample()

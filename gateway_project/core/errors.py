@@ -27,6 +27,10 @@
     ├── QuotaExceeded            429  the day's quota is used up
     ├── InternalError            500
     ├── StoreUnavailable         503  database or Redis away
+    ├── NotPossible              501  Robin has no way to do that
+    ├── UpstreamUnexpected       502  Robin answered something else than was asked for
+    ├── UpstreamUnavailable      503  Robin is away, busy, or left alone by its circuit breaker
+    ├── UpstreamTimedOut         504  Robin was too slow
     ├── DetectionUnavailable     503  only when the caller chose to fail closed
     └── DetectionTimeout         504  only when the caller chose to fail closed
 
@@ -279,6 +283,40 @@ class StoreUnavailable(GatewayError):
 
     def __init__(self, detail: str | None = None, *, retry_after_seconds: int = 5) -> None:
         super().__init__(detail, headers={"Retry-After": str(retry_after_seconds)})
+
+
+class NotPossible(GatewayError):
+    status_code = 501
+    code = "not_possible"
+    title = "Not possible with Robin"
+    default_detail = "The mail server offers no way to do that."
+
+
+class UpstreamUnexpected(GatewayError):
+    status_code = 502
+    code = "upstream_unexpected"
+    title = "Unexpected answer from Robin"
+    default_detail = (
+        "Robin returned an unexpected page. Check that the configured addresses and credentials "
+        "are those of its two APIs."
+    )
+
+
+class UpstreamUnavailable(GatewayError):
+    status_code = 503
+    code = "upstream_unavailable"
+    title = "Robin unavailable"
+    default_detail = "The mail server does not answer. Try again shortly."
+
+    def __init__(self, detail: str | None = None, *, retry_after_seconds: int = 5) -> None:
+        super().__init__(detail, headers={"Retry-After": str(retry_after_seconds)})
+
+
+class UpstreamTimedOut(GatewayError):
+    status_code = 504
+    code = "upstream_timeout"
+    title = "Robin took too long"
+    default_detail = "The mail server did not answer in time. Try again, or ask for less."
 
 
 class DetectionUnavailable(GatewayError):

@@ -51,6 +51,9 @@ def test_the_example_names_only_settings_that_exist():
         ("ACCESS_TOKEN_EXPIRE_MINUTES", 0, "gateway.E022"),
         ("REFRESH_TOKEN_EXPIRE_DAYS", 0, "gateway.E022"),
         ("QUEUE_POLL_SECONDS", 0.0, "gateway.E023"),
+        ("ROBIN_CLIENT_API_URL", "http://robin:8090", "gateway.E024"),
+        ("ROBIN_TIMEOUT_SECONDS", 0.0, "gateway.E025"),
+        ("ROBIN_LOG_TIMEZONE", "Mars/Olympus", "gateway.E026"),
     ],
 )
 def test_a_mistake_is_a_system_check_with_a_hint(settings, setting, value, check):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import threading
 from datetime import timedelta
 from itertools import count
 
@@ -9,8 +11,9 @@ import pytest
 from django.utils import timezone
 
 from accounts.models import User
-from robin import authentication
+from robin import authentication, client, log_search, settings_page, views
 from robin.models import RefreshFamily, RobinAccess
+from robin.standin.robin import Robin
 from robin.tokens import Access
 
 PASSWORD = "a good long password"
@@ -91,3 +94,45 @@ def member(gateway):
         return person
 
     return make
+
+
+@pytest.fixture(scope="session")
+def _robin_session():
+    """A stand-in in a thread of its own, at ports that stay."""
+    robin, loop = Robin(), asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever, name="robin", daemon=True)
+    thread.start()
+
+    def run(work):
+        return asyncio.run_coroutine_threadsafe(work, loop).result(10)
+
+    run(robin.start())
+    robin.run = run
+    yield robin
+    run(robin.stop())
+    loop.call_soon_threadsafe(loop.stop)
+    thread.join()
+    loop.close()
+
+
+@pytest.fixture
+def robin(_robin_session, gateway, settings):
+    """The stand-in, as new, and the gateway's client of it. `robin.run(robin.client.stop())`."""
+    _robin_session.begin_anew()
+    settings.ROBIN_CLIENT_API_URL = _robin_session.client_url
+    settings.ROBIN_SERVICE_API_URL = _robin_session.service_url
+    settings_page.forget()
+    log_search.forget()
+    views.forget_health()
+
+    async def open_robin():
+        return client.open_robin()
+
+    _robin_session.ports = gateway.run(open_robin())
+    yield _robin_session
+    gateway.run(client.close_robin())
+    for port in (_robin_session.client, _robin_session.service):
+        if port._runner is None:
+            _robin_session.run(port.start())
+        port._stopping.set()  # what hangs lets go
+        port._stopping = asyncio.Event()

@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Container
 from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
@@ -85,8 +86,9 @@ class Command(BaseCommand):
             "LOG_LEVEL": os.environ.get("LOG_LEVEL", "WARNING"),
             "PROMETHEUS_MULTIPROC_DIR": str(metrics),
         }
+        taken: list[int] = []
         if not os.environ.get("DETECTION_ENGINE_URL"):
-            port = _next_free_port(8081)
+            taken.append(port := _next_free_port(8081))
             environment["DETECTION_ENGINE_URL"] = f"http://127.0.0.1:{port}"
             environment["DETECTION_ENGINE_IS_EMBEDDED"] = "true"
             environment.setdefault("DETECTION_ENGINE_SCORE_FLOOR", "0")
@@ -94,6 +96,16 @@ class Command(BaseCommand):
             self._spawn(
                 "engine", [sys.executable, "manage.py", "engine", f"--port={port}"], environment
             )
+        if not (settings.ROBIN_CLIENT_API_URL or settings.ROBIN_SERVICE_API_URL):
+            client = _next_free_port(8090, but=taken)
+            service = _next_free_port(8080, but=[*taken, client])
+            environment["ROBIN_CLIENT_API_URL"] = f"http://127.0.0.1:{client}"
+            environment["ROBIN_SERVICE_API_URL"] = f"http://127.0.0.1:{service}"
+            environment["ROBIN_IS_STANDIN"] = "true"
+            self._say(f"Starting the stand-in Robin on :{client} and :{service}")
+            ports = [f"--client-port={client}", f"--service-port={service}"]
+            command = [sys.executable, "manage.py", "robin_standin", *ports]
+            self._spawn("robin", command, environment)
         self._say(f"Starting the gateway on :{settings.PORT}")
         self._spawn(
             "gateway",
@@ -131,13 +143,20 @@ class Command(BaseCommand):
                     "degraded from now on. Start again to have it back."
                 )
                 del self.children["engine"]
+            robin = self.children.get("robin")
+            if robin is not None and robin.poll() is not None:
+                self._say(
+                    f"The stand-in Robin stopped (exit code {robin.returncode}): /api/v1 says 503 "
+                    "from now on. Start again to have it back."
+                )
+                del self.children["robin"]
             self._raise_if_dead()
             time.sleep(0.5)
 
     def _stop(self) -> None:
         self._stopping = True
-        # The gateway first: requests in flight still need the engine.
-        for name in ("gateway", "engine"):
+        # The gateway first: requests in flight still need the others.
+        for name in ("gateway", "engine", "robin"):
             child = self.children.get(name)
             if child is None or child.poll() is not None:
                 continue
@@ -285,7 +304,8 @@ def _is_free(host: str, port: int) -> bool:
     return True
 
 
-def _next_free_port(port: int) -> int:
-    while not _is_free("127.0.0.1", port):
+def _next_free_port(port: int, *, but: Container[int] = ()) -> int:
+    """`but`: ports that were given to somebody who does not listen there yet."""
+    while port in but or not _is_free("127.0.0.1", port):
         port += 1
     return port

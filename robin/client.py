@@ -1,0 +1,224 @@
+"""Robin's two HTTP servers, asked safely: a breaker and a bulkhead for each, short deadlines.
+
+Both answer 200 with a page of HTML to nearly everything they do not know, and each works on one
+request at a time. So what came is checked by its media type, never by its status alone, and a page
+that was not asked for counts as a failure, as a timeout does. Robin's own words are never passed
+on: they may hold its settings.
+
+Reads may be sent again when a kept connection was dropped; what changes something is sent once.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any, Final, Literal, TypeVar
+
+import orjson
+from django.conf import settings
+
+from gateway_project.core import errors, http
+from gateway_project.core.breaker import Breaker, BreakerOpen
+from gateway_project.core.observability import get_logger
+
+JSON: Final = "application/json"
+HTML: Final = "text/html"
+TEXT: Final = "text/plain"
+IN_FLIGHT_MAX = 2  # a server with a single thread gains nothing from more
+KEEP_SECONDS = 20.0  # Robin closes what rested for 30
+ANSWER_BYTES_MAX = 32 << 20
+FAULT_SECONDS_MIN = 0.5
+"""A call that had less than this did not show that Robin is slow."""
+T = TypeVar("T")
+PEEK_SECONDS = 0.8
+Kind = Literal["application/json", "text/html", "text/plain"]
+log = get_logger("gateway.robin")
+
+
+class Port:
+    """One of the two servers. All calls raise `errors.Upstream…` or `errors.NotFound`."""
+
+    def __init__(self, name: str, url: str, token: str = "") -> None:
+        self.name = name
+        self.http = http.UpstreamClient(
+            name,
+            url,
+            in_flight_max=IN_FLIGHT_MAX,
+            answer_bytes_max=ANSWER_BYTES_MAX,
+            keep_seconds=KEEP_SECONDS,
+        )
+        self.breaker = Breaker(
+            name,
+            failures_max=settings.CIRCUIT_BREAKER_FAILURE_THRESHOLD,
+            open_seconds=settings.CIRCUIT_BREAKER_TIMEOUT_SECONDS,
+        )
+        self._headers = {"Authorization": f"Bearer {token}"} if token else {}
+
+    async def close(self) -> None:
+        await self.http.close()
+
+    async def get(
+        self,
+        path: str,
+        kind: Kind,
+        parse: Callable[[bytes], T],
+        *,
+        timeout_seconds: float | None = None,
+    ) -> T:
+        """What `parse` makes of a 200 of that media type; its `ValueError` is Robin's failure."""
+        return await self._ask("GET", path, kind, timeout_seconds, parse=parse)
+
+    async def get_json(self, path: str, *, timeout_seconds: float | None = None) -> Any:
+        return await self.get(path, JSON, orjson.loads, timeout_seconds=timeout_seconds)
+
+    async def post(self, path: str, body: Mapping[str, Any] | None = None) -> Any:
+        """The JSON that Robin answers. `body` is always made by us, never a client's."""
+        content = b"" if body is None else orjson.dumps(body)
+        return await self._ask("POST", path, JSON, None, body=content, parse=orjson.loads)
+
+    async def peek(self) -> Any:
+        """Its `/health`, or None. Beside the breaker: a look neither opens it nor is refused."""
+        try:
+            answer = await self.http.request(
+                "GET", "/health", headers=self._headers, timeout_seconds=PEEK_SECONDS
+            )
+            return self._read(answer, JSON, orjson.loads)
+        except (http.UpstreamError, errors.UpstreamUnexpected, _Refused):
+            return None
+
+    async def _ask(
+        self,
+        method: str,
+        path: str,
+        kind: Kind,
+        timeout_seconds: float | None,
+        *,
+        parse: Callable[[bytes], T],
+        body: bytes | None = None,
+    ) -> T:
+        try:
+            call = self.breaker.admit()
+        except BreakerOpen as exc:
+            raise errors.UpstreamUnavailable(
+                "The mail server failed several times and is left alone for a while. "
+                "Try again after Retry-After seconds.",
+                retry_after_seconds=max(1, math.ceil(exc.retry_after_seconds)),
+            ) from exc
+        headers = {"Accept": kind, **self._headers}
+        if body is not None:
+            headers["Content-Type"] = JSON
+        try:
+            answer = await self.http.request(
+                method,
+                path,
+                body=body,
+                headers=headers,
+                timeout_seconds=timeout_seconds or settings.ROBIN_TIMEOUT_SECONDS,
+                is_repeatable=method == "GET",
+            )
+            found = self._read(answer, kind, parse)
+        except http.UpstreamTimeout as exc:
+            if exc.had_seconds < FAULT_SECONDS_MIN:
+                call.released()  # it waited for others; says nothing about Robin
+                raise errors.UpstreamUnavailable(
+                    "The mail server is busy with other requests. Try again shortly."
+                ) from exc
+            call.failed()
+            self._log(path, "timeout")
+            raise errors.UpstreamTimedOut from exc
+        except http.AnswerTooLarge as exc:
+            call.released()  # it works, and has much to say
+            self._log(path, str(exc))
+            raise errors.UpstreamUnexpected(
+                "Robin's answer is too large to be shown. Ask for less, with a search."
+            ) from exc
+        except http.ConnectFailed as exc:
+            call.failed()
+            self._log(path, exc.reason)
+            raise errors.UpstreamUnavailable from exc
+        except (http.UpstreamError, errors.UpstreamUnexpected) as exc:
+            call.failed()
+            self._log(path, str(exc))
+            raise errors.UpstreamUnexpected from exc  # what came is for the log, not for callers
+        except _Refused as exc:
+            call.released()
+            raise exc.error from exc
+        except BaseException:
+            call.released()  # cancelled, or a bug of ours: no word about Robin
+            raise
+        call.succeeded()
+        return found
+
+    def _read(self, answer: http.Answer, kind: Kind, parse: Callable[[bytes], T]) -> T:
+        status = answer.status
+        if status == 404:
+            raise _Refused(errors.NotFound("Robin has no such thing."))
+        if status in (401, 403):
+            log.error("robin_refuses_us", port=self.name, status=status, alert=True)
+            raise _Refused(errors.UpstreamUnexpected("Robin refuses the gateway's credentials."))
+        if 400 <= status < 500:
+            log.error("robin_rejected_request", port=self.name, status=status)
+            raise _Refused(errors.UpstreamUnexpected("Robin does not know this request."))
+        if status not in (200, 202):
+            raise errors.UpstreamUnexpected(f"status {status}")
+        # An empty body has no type that could be wrong: a log search that found nothing.
+        if answer.content_type != kind and (answer.content or kind != TEXT):
+            raise errors.UpstreamUnexpected("another media type")
+        try:
+            return parse(answer.content)
+        except ValueError as exc:
+            raise errors.UpstreamUnexpected("unreadable") from exc
+
+    def _log(self, path: str, reason: str) -> None:
+        where = path.partition("?")[0].split("/")[1:2]  # no names of mails, no searches
+        log.warning("robin_failed", port=self.name, path="/".join(["", *where]), reason=reason)
+
+
+class _Refused(Exception):
+    """Robin works, but not for this request: its breaker must not open for it."""
+
+    def __init__(self, error: errors.GatewayError) -> None:
+        super().__init__(error.code)
+        self.error = error
+
+
+class Robin:
+    """Both ports; one per process."""
+
+    def __init__(self, client_url: str, service_url: str) -> None:
+        self.client = Port("robin_client", client_url, settings.ROBIN_CLIENT_API_TOKEN)
+        self.service = Port("robin_service", service_url, settings.ROBIN_SERVICE_API_TOKEN)
+
+    async def close(self) -> None:
+        await self.client.close()
+        await self.service.close()
+
+
+_robin: Robin | None = None
+
+
+def open_robin() -> Robin:
+    """Make this process' client; called once, in the lifespan, inside the event loop."""
+    global _robin
+    _robin = Robin(settings.ROBIN_CLIENT_API_URL, settings.ROBIN_SERVICE_API_URL)
+    return _robin
+
+
+async def close_robin() -> None:
+    global _robin
+    if _robin is not None:
+        await _robin.close()
+        _robin = None
+
+
+def is_open() -> bool:
+    return _robin is not None
+
+
+def robin() -> Robin:
+    """The client that the lifespan opened; 503 where no Robin is configured."""
+    if _robin is None:
+        raise errors.UpstreamUnavailable(
+            "No mail server is configured here. See ROBIN_CLIENT_API_URL.", retry_after_seconds=3600
+        )
+    return _robin

@@ -1,0 +1,245 @@
+"""Robin away, slow, lying or half: what clients are told, what breakers count, what is sent."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from robin.tests import contracts
+from robin.tests.contracts import holds
+
+UNKNOWN = "00000000-0000-4000-8000-000000000000"
+
+
+@pytest.fixture
+def ada(member, robin, settings):
+    settings.ROBIN_TIMEOUT_SECONDS = settings.ROBIN_LOGS_TIMEOUT_SECONDS = 0.8
+    return member("ROLE_ADMIN", by_hand=True)
+
+
+def client_breaker(robin):
+    return robin.ports.client.breaker
+
+
+@pytest.mark.parametrize(
+    ("fault", "status", "code"),
+    [
+        ("500", 502, "upstream_unexpected"),
+        ("html", 502, "upstream_unexpected"),
+        ("half", 502, "upstream_unexpected"),
+        ("empty", 502, "upstream_unexpected"),
+        ("reset", 503, "upstream_unavailable"),
+        ("hang", 504, "upstream_timeout"),
+    ],
+)
+def test_each_way_to_fail(ada, robin, fault, status, code):
+    robin.client.faults.answer = fault
+
+    r = ada.get("/api/v1/queue")
+
+    assert (r.status_code, r.json()["code"]) == (status, code)
+    holds(contracts.PROBLEM, r.json())
+    assert client_breaker(robin).report()["failures"] == 1
+    assert ("retry-after" in r.headers) == (status == 503)
+    for word in ("API Endpoint", "switched", "<html", robin.client_url):
+        assert word not in r.text
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["queue", "queue/stats", f"queue/{UNKNOWN}", "storage", "storage/raw?path=a.eml", "logs",
+     "logs/loggers", "config"],
+)  # fmt: skip
+def test_no_landing_page_ever_leaks(ada, robin, path):
+    robin.client.faults.answer = robin.service.faults.answer = "html"
+    r = ada.get(f"/api/v1/{path}")
+    assert (r.status_code, r.json()["code"]) == (502, "upstream_unexpected")
+    assert "Endpoint" not in r.text
+
+
+@pytest.mark.parametrize("action", ["retry", "bounce"])
+@pytest.mark.parametrize("fault", ["reset", "half", "hang", "html", "500"])
+def test_what_changes_something_is_sent_once(ada, robin, action, fault):
+    ada.get("/api/v1/queue")  # a connection is kept from now on
+    robin.client.asked.clear()
+    robin.client.faults.answer, robin.client.faults.times = fault, 1
+
+    r = ada.post(f"/api/v1/queue/{UNKNOWN}/{action}", {})
+
+    assert r.status_code in (502, 503, 504)
+    assert [method for method, _ in robin.client.asked] == ["POST"]
+
+
+def test_a_read_is_sent_again_when_a_kept_connection_was_dropped(ada, robin):
+    ada.get("/api/v1/queue")
+    robin.client.faults.answer, robin.client.faults.times = "reset", 1
+
+    assert ada.get("/api/v1/queue").status_code == 200
+    assert len(robin.client.asked) == 3
+    assert client_breaker(robin).report()["failures"] == 0
+
+
+def test_the_breaker_opens_after_five_and_asks_no_more(ada, robin):
+    robin.run(robin.client.stop())
+    for _ in range(5):
+        assert ada.get("/api/v1/queue").status_code == 503
+    assert client_breaker(robin).state == "open"
+    robin.run(robin.client.start())
+
+    r = ada.get("/api/v1/queue")
+
+    assert (r.status_code, r.json()["code"]) == (503, "upstream_unavailable")
+    assert 1 <= int(r.headers["retry-after"]) <= 30
+    assert "left alone" in r.json()["message"]
+    assert robin.client.asked == []
+    # The other server is none of its business.
+    assert ada.get("/api/v1/config").status_code == 200
+
+
+def test_it_closes_again_by_one_probe(ada, robin):
+    breaker = client_breaker(robin)
+    robin.client.faults.answer = "500"
+    for _ in range(5):
+        ada.get("/api/v1/queue")
+    breaker._opened_at -= 31
+
+    assert ada.get("/api/v1/queue").status_code == 502
+    assert breaker.state == "open"
+    robin.client.faults.answer = ""
+    breaker._opened_at -= 31
+    assert ada.get("/api/v1/queue").status_code == 200
+    assert breaker.state == "closed"
+
+
+def test_what_a_client_asks_wrongly_never_opens_it(ada, robin):
+    for path in ("storage?path=nowhere", f"queue/{UNKNOWN}", "storage/file?path=x.eml"):
+        for _ in range(6):
+            assert ada.get(f"/api/v1/{path}").status_code == 404
+    assert client_breaker(robin).state == "closed"
+
+
+def test_refused_credentials_are_not_the_caller_s_fault(ada, robin):
+    for port in (robin.client, robin.service):
+        port.auth.kind, port.auth.value = "bearer", "secret-of-robin"
+
+    for path in ("queue", "config"):
+        r = ada.get(f"/api/v1/{path}")
+        assert (r.status_code, r.json()["code"]) == (502, "upstream_unexpected")
+        assert "credentials" in r.json()["message"]
+        assert "www-authenticate" not in r.headers
+    assert client_breaker(robin).state == "closed"
+
+
+@pytest.mark.parametrize("kind", ["bearer", "basic"])
+def test_our_credentials_open_the_door(ada, robin, gateway, settings, kind):
+    from robin import client
+
+    for port in (robin.client, robin.service):
+        port.auth.kind, port.auth.value = kind, "robin:p@ss/word" if kind == "basic" else "tok"
+    if kind == "bearer":
+        settings.ROBIN_CLIENT_API_TOKEN = settings.ROBIN_SERVICE_API_TOKEN = "tok"
+    else:
+        pair = "http://robin:p%40ss%2Fword@"
+        settings.ROBIN_CLIENT_API_URL = robin.client_url.replace("http://", pair)
+        settings.ROBIN_SERVICE_API_URL = robin.service_url.replace("http://", pair)
+
+    async def open_again():
+        await client.close_robin()
+        client.open_robin()
+
+    gateway.run(open_again())
+
+    assert ada.get("/api/v1/queue").status_code == 200
+    assert ada.get("/api/v1/config").status_code == 200
+    assert "ready" in gateway.get("/api/v1/health").json()["queue"]
+
+
+def test_health_is_quick_while_a_port_hangs(ada, robin, gateway):
+    robin.client.faults.answer = "hang"
+
+    async def ask():
+        async with gateway.http() as http:
+            slow = [
+                asyncio.create_task(http.get("/api/v1/queue", headers=ada.bearer)) for _ in range(6)
+            ]
+            await asyncio.sleep(0.05)
+            config = await http.get("/api/v1/config", headers=ada.bearer)
+            health = await http.get("/api/v1/health/aggregate")
+            whole = await http.get("/health")
+            return config, health, whole, await asyncio.gather(*slow)
+
+    config, health, whole, slow = gateway.run(ask())
+
+    assert config.status_code == 200
+    assert health.status_code == whole.status_code == 200
+    assert health.json()["robinClientApi"]["status"] == "DOWN"
+    assert health.json()["robinServiceApi"]["status"] == "UP"
+    assert health.json()["queue"]["size"] == 112
+    assert "robin_client" in whole.json()["breakers"]
+    # Two had Robin and waited in vain; the others never got there, which says nothing about it.
+    assert sorted(r.status_code for r in slow) == [503, 503, 503, 503, 504, 504]
+    assert client_breaker(robin).report()["failures"] == 2
+
+
+def test_an_operator_holds_a_breaker_open(ada, robin):
+    client_breaker(robin).force("open")
+    assert ada.get("/api/v1/queue").status_code == 503
+    client_breaker(robin).force(None)
+    assert ada.get("/api/v1/queue").status_code == 200
+
+
+def test_a_bulk_action_that_fails_says_so_and_is_not_audited(ada, robin):
+    from accounts.models import AuditEvent
+
+    uid = robin.world.queue.select()[0].uid
+    robin.client.faults.answer = "500"
+    r = ada.post("/api/v1/queue/actions", {"action": "delete", "uids": [uid]})
+    assert r.status_code == 502
+    assert not AuditEvent.objects.filter(action="robin.queue.delete").exists()
+
+
+@pytest.mark.parametrize("answer", ['{"status":"OK"}', "[]", '{"deletedCount":"1"}', "null"])
+def test_json_of_another_form(ada, robin, answer):
+    from robin.standin.server import JSON, Context, Reply
+
+    robin.client.contexts["/client/queue/delete"] = Context(lambda call: Reply(answer, 200, JSON))
+    r = ada.request("DELETE", f"/api/v1/queue/{UNKNOWN}")
+    assert (r.status_code, r.json()["code"]) == (502, "upstream_unexpected")
+
+
+def test_too_much_of_an_answer(ada, robin, gateway):
+    robin.ports.client.http.answer_bytes_max = 1000
+    day = max(robin.world.log)
+    robin.world.log[day] += [f"INFO |{day[4:]}-000000000|t|l||||" + "x" * 200] * 1000
+    for _ in range(6):
+        r = ada.get("/api/v1/logs")
+        assert r.status_code == 502
+        assert "too large" in r.json()["message"]
+    # Robin works, and the queue is not the log's business.
+    assert ada.get("/api/v1/queue?size=1").status_code == 200
+
+
+def test_nothing_is_asked_that_robin_mistakes(ada, robin):
+    """Of all addresses only those that mean what we mean; nothing of a client's goes as JSON."""
+    uid = robin.world.queue.select()[0].uid
+    for method, path in (
+        ("POST", f"queue/{uid}/retry"),
+        ("POST", f"queue/{uid}/bounce"),
+        ("DELETE", f"queue/{uid}"),
+        ("GET", f"queue/{UNKNOWN}"),
+        ("POST", "queue"),
+        ("PUT", f"queue/{uid}"),
+        ("POST", "storage"),
+        ("GET", "logs"),
+        ("GET", "client/send"),
+        ("POST", "client/queue"),
+    ):
+        ada.request(method, f"/api/v1/{path}", json={"mx": ["evil"], "uid": "x"})
+
+    asked = {(method, target.partition("?")[0]) for method, target in robin.client.asked}
+    assert asked == {
+        ("POST", "/client/queue/retry"), ("POST", "/client/queue/bounce"),
+        ("POST", "/client/queue/delete"), ("GET", "/client/queue/list"), ("GET", "/logs"),
+    }  # fmt: skip
+    assert robin.world.received == 5127

@@ -1,0 +1,271 @@
+"""`/api/v1/{storage,logs,config,health}` on the stand-in: shapes, hostile questions, secrets."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from accounts.models import AuditEvent
+from robin import settings_page
+from robin.standin.world import SECRETS
+from robin.tests import contracts
+from robin.tests.contracts import holds
+
+
+@pytest.fixture
+def ada(member, robin):
+    return member("ROLE_ADMIN", by_hand=True)
+
+
+def files(robin, ending):
+    return next(path for path in robin.world.mails if path.endswith(ending))
+
+
+class TestStorage:
+    @pytest.mark.parametrize("path", ["storage", "storage/", "storage/?path=/", "storage/?path="])
+    def test_the_root(self, ada, path):
+        found = ada.get(f"/api/v1/{path}").json()
+
+        holds(contracts.STORE, found)
+        assert [item["path"] for item in found["items"]] == [
+            "/north.example", "/south.example", "/west.example",
+        ]  # fmt: skip
+        assert found["path"] == "/"
+
+    def test_every_path_it_gives_leads_on(self, ada, robin):
+        seen, waiting = [], ["/"]
+        while waiting:
+            path = waiting.pop()
+            found = ada.get("/api/v1/storage/", params={"path": path})
+            assert found.status_code == 200, path
+            holds(contracts.STORE, found.json())
+            for item in found.json()["items"]:
+                is_file = item["type"] == "file"
+                (seen if is_file else waiting).append(item["path"])
+            if len(seen) > 20:
+                break
+
+        for path in seen:
+            mail = ada.get("/api/v1/storage/file", params={"path": path})
+            holds(contracts.FILE, mail.json())
+            assert mail.json()["size"] == len(robin.world.mails[path.strip("/")])
+
+    @pytest.mark.parametrize("ending", ["plus.eml", "latin1.eml", "100% done.eml", "big.eml"])
+    def test_mails_with_hard_names_and_bytes(self, ada, robin, ending):
+        path = files(robin, ending)
+
+        shown = ada.get("/api/v1/storage/file", params={"path": path}).json()
+        raw = ada.get("/api/v1/storage/raw", params={"path": path})
+
+        assert raw.content == robin.world.mails[path]
+        assert raw.headers["content-type"] == "message/rfc822"
+        assert raw.headers["content-disposition"].startswith("attachment")
+        assert raw.headers["x-content-type-options"] == "nosniff"
+        assert shown["size"] == len(raw.content)
+        assert shown["content"].startswith("From: ")
+        if "latin1" in ending:
+            assert "Schöne Grüße" in shown["content"]
+
+    @pytest.mark.parametrize(
+        "path", ["../etc/passwd", "/a/../../b", "..", "a/..b", "x\x00y", "a\\..\\b", "a\r\nX: y"]
+    )
+    @pytest.mark.parametrize("what", ["", "/file", "/raw"])
+    def test_a_path_that_could_lead_out_is_not_sent(self, ada, robin, what, path):
+        r = ada.get(f"/api/v1/storage{what}", params={"path": path})
+
+        assert r.status_code == 422
+        holds(contracts.PROBLEM, r.json())
+        assert robin.client.asked == []
+
+    @pytest.mark.parametrize(
+        "path",
+        ["%2e%2e/%2e%2e/etc", "%252e%252e", "/etc/passwd", "//etc//passwd", "nowhere", "a" * 2000],
+    )
+    def test_one_that_leads_nowhere_is_404(self, ada, robin, path):
+        r = ada.get("/api/v1/storage", params={"path": path})
+
+        assert r.status_code == 404
+        holds(contracts.PROBLEM, r.json())
+        assert robin.ports.client.breaker.state == "closed"
+
+    @pytest.mark.parametrize("path", ["north.example/ann", "north.example/ann/notes.txt", "x.eml"])
+    def test_what_is_no_mail_is_404(self, ada, robin, path):
+        for what in ("file", "raw"):
+            assert ada.get(f"/api/v1/storage/{what}", params={"path": path}).status_code == 404
+        assert robin.ports.client.breaker.report()["failures"] == 0
+
+    def test_a_mail_is_no_directory(self, ada, robin):
+        r = ada.get("/api/v1/storage", params={"path": files(robin, "latin1.eml")})
+        assert r.status_code == 422
+        assert robin.client.asked == []
+
+
+class TestLog:
+    def test_newest_first_with_the_rest_to_come(self, ada):
+        first = ada.get("/api/v1/logs?limit=100&offset=0").json()
+        second = ada.get("/api/v1/logs?limit=100&offset=100").json()
+
+        holds(contracts.LOGS, first)
+        assert (first["total"], first["hasMore"]) == (180, True)
+        assert (len(second["entries"]), second["hasMore"]) == (80, False)
+        times = [e["timestamp"] for e in first["entries"] + second["entries"]]
+        assert times == sorted(times, reverse=True)
+
+    @pytest.mark.parametrize("level", ["ERROR", "warn", "INFO,DEBUG", "TRACE"])
+    def test_by_level(self, ada, robin, level):
+        found = ada.get(f"/api/v1/logs?level={level}&limit=1000").json()
+
+        levels = {entry["level"] for entry in found["entries"]}
+        assert levels == set(level.upper().split(","))
+        if level == "ERROR":
+            assert any("Keystore" in e["message"] for e in found["entries"])  # it was FATAL
+
+    def test_other_filters(self, ada, robin):
+        session = robin.world.queue.select()[0].session_uid
+        found = ada.get("/api/v1/logs", params={"search": session}).json()
+        assert found["total"] >= 1
+        assert all(session in entry["message"] for entry in found["entries"])
+        found = ada.get("/api/v1/logs?logger=receipt&lines=5").json()
+        assert len(found["entries"]) == 5
+        assert {e["logger"] for e in found["entries"]} == {"smtp.EmailReceipt"}
+        at = found["entries"][2]["timestamp"]
+        found = ada.get("/api/v1/logs", params={"startTime": at, "endTime": at}).json()
+        assert {e["timestamp"] for e in found["entries"]} == {at}
+        assert ada.get("/api/v1/logs?search=nothing-says-this").json() == {
+            "entries": [], "total": 0, "hasMore": False,
+        }  # fmt: skip
+
+    @pytest.mark.parametrize("search", ["50%", "a+b", "x&q=|", "{y}", "é", "#"])
+    def test_signs_reach_robin_as_they_are(self, ada, robin, search):
+        day = max(robin.world.log)
+        robin.world.log[day].append(f"INFO |{day[4:]}-000000001|t|l||||says {search} here")
+        found = ada.get("/api/v1/logs", params={"search": f"says {search} here"}).json()
+        assert [entry["message"] for entry in found["entries"]] == [f"says {search} here"]
+
+    @pytest.mark.parametrize(
+        "query", ["level=LOUD", "limit=0", "offset=-1", "startTime=noon", "search=%0a"]
+    )
+    def test_a_question_that_makes_no_sense(self, ada, robin, query):
+        r = ada.get(f"/api/v1/logs?{query}")
+        assert r.status_code == 422
+        holds(contracts.PROBLEM, r.json())
+        assert robin.client.asked == []
+
+    def test_loggers_and_exports(self, ada):
+        loggers = ada.get("/api/v1/logs/loggers").json()
+        holds(contracts.LOGGERS, loggers)
+        assert "smtp.EmailDelivery" in loggers
+        text = ada.get("/api/v1/logs/export?format=txt&level=ERROR")
+        assert text.headers["content-type"].startswith("text/plain")
+        assert all(" ERROR " in line for line in text.text.splitlines())
+        rows = ada.get("/api/v1/logs/export?format=json").json()
+        assert len(rows) == 180
+        holds(contracts.ENTRY, rows[0])
+
+    def test_equal_searches_share_an_answer(self, ada, robin):
+        for _ in range(3):
+            ada.get("/api/v1/logs")
+        assert len(robin.client.asked) == 1
+
+    def test_ten_megabytes(self, ada, robin):
+        day = max(robin.world.log)
+        line = f"INFO |{day[4:]}-000000000|thread-1|smtp.Connection||||" + "x" * 200
+        robin.world.log[day] += [line] * 40_000
+        found = ada.get("/api/v1/logs?limit=10").json()
+        assert found["total"] == 40_180
+
+    def test_it_cannot_be_deleted(self, ada):
+        r = ada.request("DELETE", "/api/v1/logs?before=2026-01-01T00:00:00Z")
+        assert r.status_code == 501
+        holds(contracts.PROBLEM, r.json())
+
+
+class TestSettings:
+    def test_without_a_secret_and_asked_once(self, ada, robin):
+        answers = [ada.get("/api/v1/config") for _ in range(3)]
+
+        for r in answers:
+            assert r.status_code == 200
+            assert not [secret for secret in SECRETS if secret in r.text]
+        found = answers[0].json()
+        assert found["sections"]["relay"]["maxRetryCount"] == 30
+        assert found["fetchedAt"].endswith("Z")
+        assert robin.service.asked == [("GET", "/config")]
+
+    def test_many_at_once_ask_once(self, ada, robin, gateway):
+        call = {"method": "GET", "url": "/api/v1/config", "headers": ada.bearer}
+        answers = gateway.at_once([call] * 20)
+        assert {r.status_code for r in answers} == {200}
+        assert len(robin.service.asked) == 1
+
+    def test_a_reload_drops_it(self, ada, robin):
+        ada.get("/api/v1/config")
+        robin.world.config["Relay Configuration"]["maxRetryCount"] = 5
+
+        assert ada.get("/api/v1/config").json()["sections"]["relay"]["maxRetryCount"] == 30
+        assert ada.post("/api/v1/config/reload").json()["status"] == "OK"
+        assert ada.get("/api/v1/config").json()["sections"]["relay"]["maxRetryCount"] == 5
+        assert AuditEvent.objects.filter(action="robin.config.reload").count() == 1
+        # The divisor of the queue follows.
+        item = ada.get("/api/v1/queue").json()["items"][0]
+        assert item["maxRetryCount"] == 5
+
+    def test_what_is_known_goes_on_when_robin_does_not_answer(self, ada, robin):
+        before = ada.get("/api/v1/config").json()
+        settings_page._memory.is_dropped = True
+        robin.service.faults.answer = "html"
+
+        assert ada.get("/api/v1/config").json() == before
+        settings_page.forget()
+        assert ada.get("/api/v1/config").status_code == 502
+
+
+class TestHealth:
+    @pytest.mark.parametrize("path", ["/api/v1/health", "/api/v1/health/aggregate"])
+    def test_it_is_public_and_as_the_ui_reads_it(self, gateway, robin, path):
+        r = gateway.get(path)
+
+        assert r.status_code == 200
+        found = r.json()
+        holds(contracts.HEALTH, found)
+        assert found["status"] == "UP"
+        assert found["queue"]["size"] == 112
+        assert found["robinClientApi"] == {"status": "UP", "breaker": "closed"}
+        assert "127.0.0.1" not in r.text
+
+    def test_the_old_robin(self, gateway, robin):
+        robin.turn_into("legacy")
+        found = gateway.get("/api/v1/health").json()
+        holds(contracts.HEALTH, found)
+        assert sum(found["queue"]["retryHistogram"].values()) == 112
+
+    @pytest.mark.parametrize("port", ["client", "service"])
+    def test_one_port_down_leaves_the_other(self, gateway, robin, port):
+        robin.run(getattr(robin, port).stop())
+
+        r = gateway.get("/api/v1/health")
+
+        assert r.status_code == 200
+        holds(contracts.HEALTH, r.json())
+        assert r.json()["status"] == "DOWN"
+        states = [r.json()[f"robin{name}Api"]["status"] for name in ("Client", "Service")]
+        assert states == (["DOWN", "UP"] if port == "client" else ["UP", "DOWN"])
+
+    def test_it_is_asked_once_for_everybody(self, gateway, robin):
+        gateway.at_once([{"method": "GET", "url": "/api/v1/health"}] * 10)
+        assert len(robin.service.asked) == 1
+
+
+def test_no_robin_configured(member, gateway):
+    ada = member("ROLE_ADMIN", by_hand=True)
+    r = ada.get("/api/v1/queue")
+    assert r.status_code == 503
+    assert "ROBIN_CLIENT_API_URL" in r.json()["message"]
+    holds(contracts.HEALTH, gateway.get("/api/v1/health").json())
+
+
+def test_the_document_describes_what_is_answered(ada, gateway):
+    document = json.dumps(gateway.get("/openapi.json").json()["paths"])
+    for path in ("/api/v1/queue/json", "/api/v1/storage/raw", "/api/v1/logs/export"):
+        assert path in document

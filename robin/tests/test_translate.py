@@ -1,0 +1,251 @@
+"""Robin's words in the UI's: on what the stand-in really answers."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+from urllib.parse import unquote, unquote_plus
+from zoneinfo import ZoneInfo
+
+import pytest
+
+from robin import logs, translate
+from robin.standin import client_api, service_api
+from robin.standin.queue import Envelope, page
+from robin.standin.server import Call
+from robin.standin.world import SECRETS, World
+
+NOW = 1_795_424_700.0  # Mon, 23 Nov 2026 09:05:00 UTC
+
+
+@pytest.fixture(scope="module")
+def world():
+    return World(clock=lambda: NOW)
+
+
+def answer(contexts, path, **query):
+    call = Call("GET", path, query, "application/json", "", b"", True)
+    content = contexts[path].handle(call).content
+    return content.encode() if isinstance(content, str) else content
+
+
+class TestQueue:
+    def test_a_page(self, world):
+        found = translate.queue_page(
+            answer(client_api.contexts(world), "/client/queue/list", limit="50"),
+            {"": 30, "DOVECOT-LDA": 10},
+        )
+
+        assert (found.total, len(found.items)) == (112, 50)
+        items = world.queue.select()[:50]
+        assert [i["uid"] for i in found.items] == [i.uid for i in items]
+        first, real = found.items[0], items[0]
+        assert first["protocol"] == "ESMTP"
+        assert first["createTime"] == int(real.created) * 1000
+        assert first["sessionUid"] == real.session_uid
+        assert first["recipients"] == real.envelopes[0].rcpts[:5]
+        assert first["files"] == ["qeml-000.eml"]
+        assert {i["maxRetryCount"] for i in found.items} == {10, 30}
+        assert any(i["mailbox"] == "ann's@south.example" for i in found.items)
+        seven = next(i for i in found.items if i["recipientsTotal"] == 7)
+        assert len(seven["recipients"]) == 5
+
+    def test_what_is_hostile_in_a_name_stays_text(self, world):
+        fresh = World(clock=lambda: NOW).queue
+        fresh.items.clear()
+        rcpt = '"</td></tr><tr>\'&amp;"@x.example'
+        fresh.enqueue("ESMTP", [Envelope("", [rcpt], "/a/<b>'&.eml")])
+        fresh.enqueue("SMTP", [])
+
+        found = translate.queue_page(page(fresh.select(), 1, 50).encode())
+
+        assert found.items[0]["mailbox"] == rcpt
+        assert found.items[0]["files"] == ["<b>'&.eml"]
+        assert found.items[1]["mailbox"] == ""
+        assert found.items[1]["lastRetryTime"] == 0
+
+    @pytest.mark.parametrize("text", ["", client_api.LANDING, "<tbody></tbody>"])
+    def test_another_page_is_refused(self, text):
+        with pytest.raises(ValueError, match="queue"):
+            translate.queue_page(text.encode())
+
+    def test_a_row_of_another_form_is_refused(self, world):
+        text = page(world.queue.select(), 1, 5).replace("<td>ESMTP</td>", "")
+        with pytest.raises(ValueError, match="row"):
+            translate.queue_page(text.encode())
+
+    @pytest.mark.parametrize("text", ["-", "", "Mo, 23 Dez 2026", "x" * 500])
+    def test_a_date_in_another_language_is_none(self, text):
+        assert translate.java_ms(text) == 0
+
+
+class TestStorage:
+    @pytest.mark.parametrize(
+        "name", ["a b", "1+1", "100%", "%2e", "ü", "?x=1&y", "#", "a;b", "{|}", '"', "%252b"]
+    )
+    def test_robin_s_two_decodings_give_the_name_back(self, name):
+        url = translate.store_url(["north.example", name])
+
+        assert unquote_plus(unquote(url)) == f"/store/north.example/{name}"
+
+    @pytest.mark.parametrize(
+        "path", ["..", "/a/../b", "a..b", "a/./b", "a\\b", "a\x00b", "a\nb", "....//"]
+    )
+    def test_what_could_lead_out_is_refused(self, path):
+        with pytest.raises(ValueError, match="not allowed"):
+            translate.store_parts(path)
+
+    def test_a_directory(self, world):
+        contexts = client_api.contexts(world)
+        call = Call("GET", "/store/north.example/ann/new", {}, "application/json", "", b"", True)
+        raw = json.loads(contexts["/store"].handle(call).content)
+
+        found = translate.store_listing(raw, ["north.example", "ann", "new"])
+
+        assert found["path"] == "/north.example/ann/new"
+        assert found["breadcrumbs"][-2:] == [
+            {"name": "ann", "path": "/north.example/ann"},
+            {"name": "new", "path": "/north.example/ann/new"},
+        ]
+        (mail,) = found["items"]
+        assert mail["path"].startswith("/north.example/ann/new/20261123.")
+        assert mail["type"] == "file"
+        assert mail["modified"] == 1_795_392_000_000
+
+    @pytest.mark.parametrize("raw", [None, [], {}, {"items": 5}, {"items": [{}]}, {"items": [5]}])
+    def test_anything_else_is_refused(self, raw):
+        with pytest.raises(ValueError, match="not a directory"):
+            translate.store_listing(raw, [])
+
+    def test_every_mail_is_text(self):
+        assert translate.mail_text("é".encode()) == "é"
+        assert translate.mail_text("é".encode("latin-1")) == "é"
+
+
+class TestSettings:
+    def test_no_secret_passes(self, world):
+        raw = answer(service_api.contexts(world), "/config")
+        assert all(secret in raw.decode() for secret in SECRETS)
+
+        found = translate.config_page(raw)
+
+        assert not [secret for secret in SECRETS if secret in json.dumps(found)]
+        assert found["server"]["api"]["port"] == 8090
+        assert found["server"]["auth"] is True
+        assert found["queue"]["growthFactor"] == 1.2
+        assert set(found) == {
+            "properties", "server", "storage", "queue", "relay", "dovecot", "prometheus", "vault",
+            "clamav", "rspamd", "webhooks", "users",
+        }  # fmt: skip
+        assert translate.retries_max(found) == {"": 30, "DOVECOT-LDA": 10}
+
+    @pytest.mark.parametrize(
+        "value",
+        [
+            {"db": {"PassWord": "s3cret"}},
+            {"apiKey": 12345},
+            {"tokens": ["s3cret", {"x": "s3cret"}]},
+            {"url": "https://user:s3cret@host/x"},
+            {"dsn": "host=x password=s3cret user=y"},
+            {"privateKeyPem": "s3cret"},
+            {"requestHeaders": {"X-Any": "s3cret"}},
+            {"vault.token": "s3cret"},
+        ],
+    )
+    def test_a_secret_is_found_under_many_names(self, value):
+        text = json.dumps(translate.redacted(value))
+
+        assert "s3cret" not in text
+        assert "12345" not in text
+        assert translate.REDACTED in text
+
+    def test_what_is_no_secret_stays(self):
+        value = {"auth": True, "password": "", "token": None, "url": "https://host/x?a=1", "n": 5}
+        assert translate.redacted(value) == value
+
+    def test_another_page_is_refused(self):
+        with pytest.raises(ValueError, match="settings"):
+            translate.config_page(service_api.LANDING.encode())
+
+
+class TestHealth:
+    @pytest.mark.parametrize("profile", ["stock", "legacy"])
+    def test_both_shapes_give_what_the_ui_reads(self, world, profile):
+        raw = json.loads(answer(service_api.contexts(world, profile=profile), "/health"))
+
+        found = translate.health(raw, client_is_up=True)
+
+        assert found["status"] == "UP"
+        assert found["queue"]["size"] == 112
+        assert isinstance(found["queue"]["retryHistogram"], dict)
+        assert found["scheduler"]["cron"]["periodSeconds"] == 30
+        assert found["scheduler"]["config"]["growthFactor"] == 1.2
+        assert found["listeners"][0]["threadPool"]["active"] == 2
+
+    @pytest.mark.parametrize(
+        "raw", [None, [], "UP", {"status": "UP", "uptime": "1d"}, {"scheduler": {"config": {}}}]
+    )
+    def test_what_is_missing_is_left_out(self, raw):
+        found = translate.health(raw, client_is_up=False)
+
+        assert found["status"] == "DOWN"
+        assert found["listeners"] == []
+        assert "scheduler" not in found
+        assert None not in found.values()
+
+
+class TestLog:
+    def entries(self, text, now="2026-11-23T09:15:00+00:00", zone="UTC"):
+        return logs.entries(text, now=datetime.fromisoformat(now), zone=ZoneInfo(zone))
+
+    def test_a_line(self):
+        (entry,) = self.entries(
+            "ERROR|1123-091502417|pool-3|smtp.EmailDelivery||||Delivery | failed",
+            "2026-11-23T10:00:00+00:00",
+        )
+        assert entry.shown() == {
+            "id": "1123-091502417-1",
+            "timestamp": "2026-11-23T09:15:02.417Z",
+            "level": "ERROR",
+            "logger": "smtp.EmailDelivery",
+            "message": "Delivery | failed",
+            "thread": "pool-3",
+        }
+
+    def test_the_stand_in_s_log(self, world):
+        raw = answer(client_api.contexts(world), "/logs", q="|").decode()
+
+        found = self.entries(raw)
+
+        assert len(found) == raw.count("\n")
+        assert found == sorted(found, key=lambda e: e.at, reverse=True)
+        assert len({e.id for e in found}) == len(found)
+        assert {e.level for e in found} == set(logs.LEVELS)
+
+    @pytest.mark.parametrize(
+        ("day", "now", "year"),
+        [
+            ("1231", "2027-01-01T00:05:00+00:00", 2026),
+            ("0101", "2027-01-01T00:05:00+00:00", 2027),
+            ("0229", "2028-03-01T00:00:00+00:00", 2028),
+        ],
+    )
+    def test_the_year_that_no_line_names(self, day, now, year):
+        (entry,) = self.entries(f"INFO |{day}-000000001|t|l||||m", now)
+        assert entry.at.year == year
+
+    def test_its_time_zone(self):
+        (entry,) = self.entries("INFO |1123-100000000|t|l||||m", zone="Europe/Berlin")
+        assert entry.at == datetime(2026, 11, 23, 9, 0, tzinfo=UTC)
+
+    @pytest.mark.parametrize(
+        "line", ["", "\tat java.lang.Thread", "INFO |1399-000000000|t|l||||m", "Usage: GET /logs"]
+    )
+    def test_what_is_no_entry_is_left_out(self, line):
+        assert self.entries(line) == []
+
+    def test_fatal_is_an_error_and_later_lines_come_first(self):
+        text = "FATAL|1123-000000000|t|l||||one\nINFO |1123-000000000|t|l||||two"
+        assert [(e.level, e.message) for e in self.entries(text)] == [
+            ("INFO", "two"), ("ERROR", "one"),
+        ]  # fmt: skip
