@@ -41,12 +41,15 @@ PLANS = {"free": (60, 10_000, 7), "team": (600, 200_000, 30), "scale": (6_000, 5
 
 @pytest.fixture(scope="session", autouse=True)
 def quick(django_db_setup: None) -> Iterator[None]:
-    """Hash with Argon2 at its smallest, and make permissions once, not after every test.
+    """Hash with Argon2 at its smallest; empty the database by DELETE, and make no permissions.
 
-    Emptying the database ends with Django's `post_migrate`, whose content types and permissions
-    take longer than most tests. The admin makes the few that it needs when it needs them.
+    TRUNCATE makes new files for every table, partition and index: 80 ms, where tests leave a dozen
+    rows. Emptying ends with Django's `post_migrate`, whose content types and permissions take
+    longer than most tests. The admin makes the few that it needs when it needs them.
     """
     patch = pytest.MonkeyPatch()
+    if connections["default"].vendor == "postgresql":
+        patch.setattr(connections["default"].ops, "sql_flush", sql_delete)
     patch.setattr(BoundedArgon2, "time_cost", 1)
     patch.setattr(BoundedArgon2, "memory_cost", 8)
     post_migrate.disconnect(create_permissions, dispatch_uid=PERMISSIONS)
@@ -57,6 +60,13 @@ def quick(django_db_setup: None) -> Iterator[None]:
     post_migrate.connect(create_contenttypes)
     post_migrate.connect(create_permissions, dispatch_uid=PERMISSIONS)
     patch.undo()
+
+
+def sql_delete(style: Any, tables: Iterable[str], **_: Any) -> list[str]:
+    """As one statement; replicas check no foreign keys, so that the order does not matter."""
+    deletes = "".join(f'DELETE FROM "{table}";' for table in tables)
+    role = "SET session_replication_role ="
+    return [f"{role} replica; {deletes} {role} DEFAULT"]
 
 
 def forget_contenttypes(**_: Any) -> None:
