@@ -304,7 +304,7 @@ class TestMakeRun:
         process.send_signal(signal.SIGINT)
         code = process.wait(40)
         assert code == 0
-        assert len(children) == 2
+        assert len(children) == 3  # gateway, engine, Robin
         assert not [child for child in children if Path(f"/proc/{child}").exists()]
         assert not list((tmp_path / "tmp").iterdir())
 
@@ -353,8 +353,9 @@ class TestMakeRun:
         )
         assert robin.json()["user"]["roles"] == ["ROLE_ADMIN"]
         assert demo["robin"]["email"] == "admin@robin.local"
-        assert health["stand_ins"] == ["engine"]
-        assert set(health["components"]) == {"engine", "database", "worker"}
+        assert health["stand_ins"] == ["engine", "robin"]
+        robins = {"robin_client", "robin_service"}
+        assert set(health["components"]) == {"engine", "database", "worker", *robins}
         assert (degraded["source"], degraded["is_malicious"]) == ("fallback", True)
         assert code == 0
         assert f"Port {port} is taken" in taken.stderr

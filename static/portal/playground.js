@@ -110,7 +110,7 @@
     let x = 0;
     parts.forEach((part, index) => {
       const width = (100 * part.ms) / whole;
-      const colour = `series-${index + 1}`;
+      const colour = `series-${[1, 2, 4][index] ?? 3}`; // 3 is the colour of errors
       const bar = shape("rect", { class: colour, x, y: 0, width, height: 6 });
       const title = shape("title", {});
       title.textContent = `${part.name} ${part.ms.toFixed(2)} ms`;
