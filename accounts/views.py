@@ -10,6 +10,7 @@ from drf_spectacular.utils import OpenApiParameter
 from rest_framework.request import Request
 
 from accounts import reports, services
+from accounts.adapter import send_confirmation
 from accounts.authentication import Caller
 from accounts.models import DEFAULT_SCOPES, ApiKey, ApiKeyQuerySet
 from accounts.schemas import (
@@ -83,7 +84,7 @@ class RegistrationViewSet(ControlPlaneViewSet):
         summary="Register a developer",
         description=(
             "Makes the account, a workspace and its first key. The key is shown this once. Until "
-            "the e-mail is confirmed it works at 10 calls a minute and 100 a day."
+            "the link in our mail confirms the address it works at 10 calls a minute and 100 a day."
         ),
         tags=ACCOUNT,
         body=RegisterRequest,
@@ -104,6 +105,7 @@ class RegistrationViewSet(ControlPlaneViewSet):
             body.name or "",
             actor=Actor.of(body.email, context),
         )
+        send_confirmation(request._request, made.user)
         answer = Registration(
             user=UserView.of(made.user),
             workspace=WorkspaceView.of(made.workspace),

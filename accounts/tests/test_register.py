@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import re
 import threading
+from smtplib import SMTPServerDisconnected
 from unittest.mock import patch
 from uuid import UUID
 
 import pytest
+from django.core import mail
+from django.core.mail import EmailMessage, EmailMultiAlternatives
 from django.core.management import call_command
 from django.db import connection
 from django.db.models import QuerySet
@@ -426,3 +430,24 @@ def test_two_refusals_look_alike_whoever_is_registered(register):
     register(email="erin@initech.example")
 
     assert same_but_for_ids(register(), register(email="erin@initech.example"))
+
+
+class TestTheMail:
+    def test_its_link_confirms_the_address(self, register, gateway):
+        register()
+        [sent] = mail.outbox
+        path = re.search(r"https?://[^/\s]+(/accounts/confirm-email/\S+)", sent.body)[1]
+
+        assert sent.to == ["dana@initech.example"]
+        assert gateway.get(path).status_code == 200
+
+    def test_an_account_is_there_without_it(self, register, monkeypatch):
+        def refuse(*_):
+            raise SMTPServerDisconnected
+
+        monkeypatch.setattr(EmailMultiAlternatives, "send", refuse)
+        monkeypatch.setattr(EmailMessage, "send", refuse)
+        r = register()
+
+        assert r.status_code == 201
+        assert User.objects.get().email_confirmed_at is None

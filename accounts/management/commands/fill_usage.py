@@ -17,7 +17,7 @@ from django.utils import timezone
 from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress, TimeElapsedColumn
 
-from accounts import reports, services, usage_log
+from accounts import reports, request_log, services, usage_log
 from accounts.models import ApiKey, UsageLog, UsageRollup, Workspace
 from accounts.services import Actor
 
@@ -102,6 +102,7 @@ class Command(BaseCommand):
     def _measure(self, console: Console, workspace: Workspace, *, explain: bool) -> None:
         now = timezone.now()
         hour = now.replace(minute=0, second=0, microsecond=0) + timedelta(hours=1)
+        known = list(workspace.keys.values_list("pk", flat=True))
         (busiest,) = UsageLog.objects.values_list("api_key_id", flat=True)[:1]
         reads: dict[str, Callable[[], Any]] = {
             "profile of a key, 30 days": lambda: reports.per_day(busiest),
@@ -118,6 +119,19 @@ class Command(BaseCommand):
                 hour - timedelta(days=30), hour, workspace.pk
             ),
             "scores of a key, 30 days": lambda: reports.scores(busiest, now - timedelta(days=30)),
+            "plots of a workspace, 24 hours": lambda: reports.timeline(
+                workspace.pk, hour - timedelta(days=1), "hour"
+            ),
+            "plots of a workspace, 7 days by hour": lambda: reports.timeline(
+                workspace.pk, hour - timedelta(days=7), "hour"
+            ),
+            "sums of its keys, 30 days": lambda: reports.by_subject(
+                known, now - timedelta(days=30), "day"
+            ),
+            "a page of its log": lambda: request_log.page(workspace),
+            "a page of one key's log": lambda: request_log.page(workspace, api_key_id=busiest),
+            "a page of its log, flagged": lambda: request_log.page(workspace, decision="flag"),
+            "a page of its log, none matches": lambda: request_log.page(workspace, status_class=5),
         }
         for title, read in reads.items():
             spent = []
