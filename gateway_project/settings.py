@@ -280,6 +280,7 @@ ACCOUNT_EMAIL_SUBJECT_PREFIX = ""
 ACCOUNT_EMAIL_NOTIFICATIONS = True  # of a new password, a second factor, another address
 ACCOUNT_CHANGE_EMAIL = True  # one address at a time; the old one stays until the new is confirmed
 ACCOUNT_REAUTHENTICATION_REQUIRED = True
+ACCOUNT_REAUTHENTICATION_TIMEOUT = 15 * 60
 ACCOUNT_SESSION_REMEMBER = True
 # Passwords are guarded by `accounts/lockout.py`, the forms by django-ratelimit (`portal/urls.py`).
 # What is left to allauth: wrong codes of the second factor, and mails to one address.

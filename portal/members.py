@@ -5,8 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import wraps
+from time import time
 from typing import Any, Concatenate, ParamSpec, cast
 
+from allauth.account.internal.flows.login import get_authentication_records
+from allauth.core.exceptions import ReauthenticationRequired
+from django.conf import settings
 from django.contrib.auth.decorators import login_required
 from django.core.exceptions import PermissionDenied
 from django.http import HttpRequest, HttpResponse
@@ -38,6 +42,26 @@ class Member:
     def must_change(self) -> None:
         if not self.can_change:
             raise PermissionDenied
+
+
+def shows_secrets(view: Callable[P, HttpResponse]) -> Callable[P, HttpResponse]:
+    """Its POSTs want a password that was entered within `ACCOUNT_REAUTHENTICATION_TIMEOUT`.
+
+    Otherwise allauth asks for it, keeps the POST meanwhile, and goes on with it: nothing typed is
+    lost. Its own decorator would also ask who has signed in just now.
+    """
+
+    @wraps(view)
+    def wrapped(*args: P.args, **kwargs: P.kwargs) -> HttpResponse:
+        request = cast(HttpRequest, args[0])
+        if request.method == "POST" and request.user.is_authenticated:
+            records = get_authentication_records(request, request.user)
+            last = max((record["at"] for record in records), default=0.0)
+            if time() - last > settings.ACCOUNT_REAUTHENTICATION_TIMEOUT:
+                raise ReauthenticationRequired
+        return view(*args, **kwargs)
+
+    return wrapped
 
 
 def room(

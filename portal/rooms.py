@@ -21,7 +21,7 @@ from gateway_project.core import errors
 from gateway_project.core.views import SECRET_HEADERS
 from portal import plots
 from portal.forms import KeyForm, RevokeForm, RotateForm
-from portal.members import Member, room
+from portal.members import Member, room, shows_secrets
 from portal.views import base_url
 
 KEYS_SHOWN = 20
@@ -145,6 +145,7 @@ def _usage(subject: UUID, length: timedelta, period: str) -> dict[str, Any]:
 
 
 @require_http_methods(["GET", "HEAD", "POST"])
+@shows_secrets
 @room
 def keys(request: HttpRequest, member: Member) -> HttpResponse:
     """List them, and make one: its text is on the answer to that POST and nowhere else."""
@@ -192,6 +193,7 @@ def key(request: HttpRequest, member: Member, key_id: UUID) -> HttpResponse:
 
 
 @require_POST
+@shows_secrets
 @room
 def rotate(request: HttpRequest, member: Member, key_id: UUID) -> HttpResponse:
     member.must_change()

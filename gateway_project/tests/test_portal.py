@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import time
+from importlib import import_module
 from urllib.parse import urlencode
 from uuid import uuid4
 
@@ -11,6 +12,7 @@ import pytest
 from allauth.mfa.models import Authenticator
 from allauth.mfa.totp.internal.auth import format_hotp_value, hotp_value
 from allauth.usersessions.models import UserSession
+from django.conf import settings
 from django.core import mail
 from django.urls import URLPattern, get_resolver
 
@@ -407,6 +409,21 @@ class TestKeys:
         assert gateway.detect("Good morning.", key=text).status_code == 200
         assert text not in signed_in.get("/app/keys").text
         assert AuditEvent.objects.filter(action="key.created", actor=EMAIL).exists()
+
+    def test_an_old_session_enters_the_password_and_loses_nothing(self, signed_in):
+        store = import_module(settings.SESSION_ENGINE).SessionStore
+        session = store(signed_in.cookies[settings.SESSION_COOKIE_NAME])
+        for record in session["account_authentication_methods"]:
+            record["at"] -= settings.ACCOUNT_REAUTHENTICATION_TIMEOUT + 1
+        session.save()
+
+        asked = signed_in.post("/app/keys", **{**self.FORM, "name": "Kept"})
+        assert asked.headers["location"] == "/accounts/reauthenticate/?next=%2Fapp%2Fkeys"
+        assert not ApiKey.objects.filter(name="Kept").exists()
+        made = signed_in.post(asked.headers["location"], password=PASSWORD)
+
+        assert re.search(r'id="made-key"[^>]*>(gw_live_[^<]+)<', made.text)
+        assert ApiKey.objects.get(name="Kept").workspace.members.get().email == EMAIL
 
     @pytest.mark.parametrize(
         "changes",
