@@ -40,7 +40,8 @@ DATA_PLANE = frozenset(
 )
 # Robin's: these and all that is below them. There a look-alike finds nothing on either plane.
 DATA_PLANE_BELOW = tuple(
-    f"/api/v1/{name}" for name in ("queue", "storage", "logs", "config", "health", "metrics")
+    f"/api/v1/{name}"
+    for name in ("queue", "storage", "logs", "config", "health", "metrics", "scanners")
 )
 LIVE_QUEUE = "/ws/queue"
 # Both forms of these answer; a redirect would lose the body of a POST.

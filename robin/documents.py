@@ -116,14 +116,26 @@ def parsed(name: str, body: bytes) -> dict[str, Any]:
         raise errors.from_pydantic(exc, KINDS[name]) from None
 
 
+def checked(name: str, given: Mapping[str, Any], kept: Mapping[str, Any]) -> dict[str, Any]:
+    """A document that is not to be kept; its secret may be sent as it was shown."""
+    try:
+        return _with_secret(_plain(KINDS[name].model_validate(given)), kept)
+    except pydantic.ValidationError as exc:
+        raise errors.from_pydantic(exc, KINDS[name]) from None
+
+
 def save(name: str, content: dict[str, Any], *, by: str) -> dict[str, Any]:
     """Keep it; a secret that was sent back as it was shown stays what it is."""
-    before = stored(name) or {}
-    if content.get("apiKey") == REDACTED:
-        content = {**content, "apiKey": before.get("apiKey")}
-        content = {field: value for field, value in content.items() if value is not None}
+    content = _with_secret(content, stored(name) or {})
     Document.objects.update_or_create(pk=name, defaults={"content": content, "updated_by": by})
     return content
+
+
+def _with_secret(content: dict[str, Any], kept: Mapping[str, Any]) -> dict[str, Any]:
+    if content.get("apiKey") != REDACTED:
+        return content
+    others = {field: value for field, value in content.items() if field != "apiKey"}
+    return {**others, "apiKey": kept["apiKey"]} if kept.get("apiKey") else others
 
 
 def shown(content: dict[str, Any]) -> dict[str, Any]:

@@ -217,6 +217,35 @@ class SaidView(BaseModel):
     message: str
 
 
+class ScannerTestRequest(Body):
+    """`config` has the fields of the scanner's document."""
+
+    config: dict[str, Any]
+
+
+class ScannerTestView(BaseModel):
+    """`responseTime` is milliseconds."""
+
+    success: bool
+    status: Literal["UP", "DOWN", "TIMEOUT", "ERROR"]
+    message: str
+    responseTime: float
+    details: dict[str, Any] | None = None
+
+
+class ScannerStatusView(BaseModel):
+    """The last four are Rspamd's; `uptime` is seconds. What is not known is left out."""
+
+    status: Literal["UP", "DOWN", "UNKNOWN"]
+    lastCheck: str
+    error: str | None = None
+    version: str | None = None
+    uptime: int | None = None
+    scannedTotal: int | None = None
+    spamCount: int | None = None
+    hamCount: int | None = None
+
+
 class PortView(BaseModel):
     status: Literal["UP", "DOWN"]
     breaker: Literal["closed", "half-open", "open"]

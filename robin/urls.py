@@ -5,6 +5,7 @@ from django.urls import path
 from robin.account_views import SessionViewSet, SignInViewSet, UserViewSet
 from robin.blocklist_views import BlocklistViewSet
 from robin.metrics_views import MetricsViewSet
+from robin.scanner_views import ScannerViewSet
 from robin.views import (
     ConfigViewSet,
     LogViewSet,
@@ -117,6 +118,16 @@ urlpatterns = [
         "api/v1/blocklist/<uuid:id>",
         BlocklistViewSet.as_view({"patch": "partial_update", "delete": "destroy"}),
         name="robin-blocklist-entry",
+    ),
+    path(
+        "api/v1/scanners/<str:scanner>/status",
+        ScannerViewSet.as_view({"get": "status"}),
+        name="robin-scanner-status",
+    ),
+    path(
+        "api/v1/scanners/<str:scanner>/test",
+        ScannerViewSet.as_view({"post": "test"}),
+        name="robin-scanner-test",
     ),
     path("api/v1/metrics", MetricsViewSet.as_view({"get": "list"}), name="robin-metrics"),
     path(

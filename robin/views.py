@@ -13,7 +13,7 @@ from django.http import HttpRequest, HttpResponse
 from django.utils.http import content_disposition_header
 from drf_spectacular.utils import OpenApiParameter, extend_schema
 
-from accounts.events import audit
+from accounts.events import audit, utc_text
 from gateway_project.core import database, errors
 from gateway_project.core.caching import SingleFlight, TTLCache
 from gateway_project.core.observability import get_logger
@@ -381,6 +381,18 @@ class LogViewSet(RobinViewSet):
         raise errors.NotPossible("Robin cannot delete its log; it keeps a file for each day.")
 
 
+async def current_document(name: str) -> dict[str, Any]:
+    """What is kept, or what it begins with; also while Robin is away."""
+    content = await database.run(documents.stored, name)
+    if content is None:
+        try:
+            sections = (await settings_page.read()).sections
+        except UPSTREAM:
+            sections = {}
+        content = documents.seeded(name, sections)
+    return content
+
+
 class ConfigViewSet(RobinViewSet):
     @endpoint(
         summary="Robin's settings, without their secrets",
@@ -395,8 +407,7 @@ class ConfigViewSet(RobinViewSet):
     )
     async def show(self, request: HttpRequest) -> HttpResponse:
         found = await settings_page.read()
-        at = found.fetched_at.isoformat(timespec="milliseconds").replace("+00:00", "Z")
-        return reply({"sections": found.sections, "fetchedAt": at})
+        return reply({"sections": found.sections, "fetchedAt": utc_text(found.fetched_at)})
 
     @endpoint(
         summary="Let Robin read its settings again",
@@ -427,13 +438,7 @@ class ConfigViewSet(RobinViewSet):
             if found is None:
                 raise errors.NotFound("Robin's settings have no such section.")
             return reply(found)
-        content = await database.run(documents.stored, section)
-        if content is None:
-            try:
-                sections = (await settings_page.read()).sections
-            except UPSTREAM:
-                sections = {}
-            content = documents.seeded(section, sections)
+        content = await current_document(section)
         return reply(documents.shown(content), headers=documents.NOTICE)
 
     @endpoint(

@@ -56,6 +56,8 @@ TABLE: dict[tuple[str, str], str] = {
     ("DELETE", "/api/v1/blocklist/{id}"): "MANAGE_SECURITY",
     ("POST", "/api/v1/blocklist/import"): "MANAGE_SECURITY",
     ("GET", "/api/v1/blocklist/export"): "VIEW_SECURITY",
+    ("GET", "/api/v1/scanners/{scanner}/status"): "VIEW_SECURITY",
+    ("POST", "/api/v1/scanners/{scanner}/test"): "MANAGE_SECURITY",
     ("GET", "/api/v1/metrics"): "VIEW_METRICS",
     ("GET", "/api/v1/metrics/system"): "VIEW_METRICS",
     ("GET", "/api/v1/metrics/queue"): "VIEW_METRICS",
@@ -88,7 +90,7 @@ def test_every_role_is_let_in_or_kept_out(
 ) -> None:
     needed = TABLE[(method, path)]
     uid = "6f0c1a52-7c7e-4b1b-9a55-2d4b8b7f1e10"
-    path = path.format(username="nobody", uid=uid, section="clamav", id=uid)
+    path = path.format(username="nobody", uid=uid, section="clamav", id=uid, scanner="clamav")
     body = {"json": {}} if method in ("POST", "PUT", "PATCH") else {}
     # An administrator who is a superuser too: giving roles takes both (robin/tests/test_users.py).
     people: dict[Any, Any] = {

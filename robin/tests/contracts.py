@@ -190,6 +190,15 @@ SYSTEM = shape(
 QUEUE_STATS = shape(
     {"timestamp": Z, "queueSize": COUNT, "processing": COUNT, "failed": COUNT, "completed": COUNT}
 )
+SCANNER_STATUS = shape(
+    {"status": one_of("UP", "DOWN", "UNKNOWN"), "lastCheck": Z},
+    version=TEXT, error=TEXT, uptime=COUNT, scannedTotal=COUNT, spamCount=COUNT, hamCount=COUNT,
+)  # fmt: skip
+SCANNER_TEST = shape(
+    {"success": {"type": "boolean"}, "status": one_of("UP", "DOWN", "TIMEOUT", "ERROR"),
+     "message": {"type": "string", "minLength": 5}},
+    responseTime={"type": "number"}, details={"type": "object"},
+)  # fmt: skip
 PROBLEM = shape({"message": {"type": "string", "minLength": 5}, "code": TEXT, "request_id": TEXT})
 
 
