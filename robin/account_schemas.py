@@ -45,6 +45,11 @@ class LoginRequest(Body):
         description="E-mail or user name."
     )
     password: Annotated[str, StringConstraints(min_length=1, max_length=128)]
+    otp: Annotated[str, StringConstraints(max_length=20)] = Field(
+        "",
+        description="For accounts with a second factor: a code of the app, or a recovery code. "
+        "In Robin UI, which has no field for it, the app's code follows the password and a blank.",
+    )
     rememberMe: bool = Field(False, description="Taken and ignored: sessions last 7 days.")
 
 

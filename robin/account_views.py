@@ -52,7 +52,7 @@ class SignInViewSet(ControlPlaneViewSet):
         body=LoginRequest,
         answer=LoginView,
         public=True,
-        problems=[errors.SignInRefused, errors.PermissionDenied],
+        problems=[errors.SignInRefused, errors.SecondFactorRequired, errors.PermissionDenied],
     )
     def login(self, request: Request) -> HttpResponse:
         _refuse_foreign(request)
@@ -60,6 +60,7 @@ class SignInViewSet(ControlPlaneViewSet):
         session = sessions.sign_in(
             body.username,
             body.password,
+            otp=body.otp,
             actor=_actor(request, body.username),
             user_agent=request.headers.get("user-agent", "").replace("\x00", ""),
         )

@@ -6,10 +6,13 @@ it got before (two tabs, a retried request); later it was copied, and the family
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from uuid import UUID
 
+from allauth.mfa.models import Authenticator
+from allauth.mfa.utils import is_mfa_enabled
 from django.conf import settings
 from django.db import transaction
 from django.utils import timezone
@@ -26,6 +29,8 @@ from robin.models import RefreshFamily, RefreshToken
 from robin.tokens import Access, Refresh, digest
 
 DOUBLE_SUBMIT_SECONDS = 10
+PASSWORD_AND_CODE = re.compile(r"(.+) ([0-9]{6})\Z", re.DOTALL)
+"""What people with a second factor type in Robin UI, which has one field."""
 log = get_logger("gateway.robin")
 
 
@@ -39,17 +44,26 @@ class Session:
     refresh: str
 
 
-def sign_in(name: str, password: str, *, actor: Actor, user_agent: str = "") -> Session:
+def sign_in(
+    name: str, password: str, *, otp: str = "", actor: Actor, user_agent: str = ""
+) -> Session:
     """Open a session for e-mail or user name.
 
-    Raises `RateLimited`, or one and the same `SignInRefused` for an unknown name, a wrong
-    password, an inactive user and one who has no access; all take one password hash.
+    Raises `RateLimited`, or one and the same `SignInRefused` for an unknown name, a wrong password
+    or code, an inactive user and one who has no access; all take one password hash. Only the right
+    password without the code that it needs raises `SecondFactorRequired`.
     """
     address = actor.client_ip or ""
     lockout.begin(name, address)
     user = _find(name)
+    has_second = user is not None and is_mfa_enabled(user)
+    if has_second and not otp and (both := PASSWORD_AND_CODE.match(password)):
+        password, otp = both.groups()
     is_right = (user or User()).check_password(password)
-    if user is None or not is_right or not _may_enter(user):
+    is_known = user is not None and is_right and _may_enter(user)
+    if is_known and has_second and not otp:
+        raise errors.SecondFactorRequired
+    if user is None or not is_known or (has_second and not _is_code(user, otp)):
         lockout.note_failure(name, address)
         raise errors.SignInRefused
     now = timezone.now()
@@ -68,6 +82,15 @@ def sign_in(name: str, password: str, *, actor: Actor, user_agent: str = "") -> 
         audit("session.started", target=family.pk, **actor.fields())
     user.last_login = now
     return _session(user, family.pk, text)
+
+
+def _is_code(user: User, otp: str) -> bool:
+    """Whether it is a code of their app, or a recovery code; either is good once."""
+    with transaction.atomic():
+        return any(
+            authenticator.wrap().validate_code(otp)
+            for authenticator in Authenticator.objects.filter(user=user)
+        )
 
 
 def refresh(text: str, *, actor: Actor) -> Session:

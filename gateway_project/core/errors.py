@@ -8,6 +8,7 @@
     ├── MissingToken             401  no access token was sent
     ├── InvalidToken             401  malformed, forged, expired or revoked (never says which)
     ├── SignInRefused            401  wrong name, wrong password or no access (never says which)
+    ├── SecondFactorRequired     401  the password is right, a code has to come with it
     ├── ScopeDenied              403  the key lacks the scope
     ├── IPNotAllowed             403  the key is bound to other networks
     ├── WorkspaceSuspended       403  staff stopped the key's workspace
@@ -135,6 +136,16 @@ class SignInRefused(GatewayError):
     code = "sign_in_refused"
     title = "Sign-in refused"
     default_detail = "User name or password is wrong."
+
+
+class SecondFactorRequired(GatewayError):
+    status_code = 401
+    code = "second_factor_required"
+    title = "Code missing"
+    default_detail = (
+        "This account has a second factor. Type the code of your app behind the password, with a "
+        "blank between them."
+    )
 
 
 class ScopeDenied(GatewayError):

@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 import json
+import time
 from datetime import datetime
 from itertools import pairwise
 
 import jwt
 import pytest
+from allauth.mfa.recovery_codes.internal.auth import RecoveryCodes
+from allauth.mfa.totp.internal.auth import (
+    TOTP,
+    format_hotp_value,
+    generate_totp_secret,
+    hotp_value,
+)
 from django.conf import settings as django_settings
 
 from accounts import lockout
@@ -295,3 +303,58 @@ def test_each_role_has_what_the_one_before_has():
 
     assert all(a < b for a, b in pairwise(permissions_of(role) for role in Role))
     assert sizes == {"ROLE_READONLY": 5, "ROLE_USER": 9, "ROLE_OPERATOR": 12, "ROLE_ADMIN": 17}
+
+
+class TestSecondFactor:
+    @pytest.fixture
+    def ada(self, member):
+        ada = member("ROLE_ADMIN", by_hand=True)
+        ada.secret = generate_totp_secret()
+        TOTP.activate(ada.user, ada.secret)
+        ada.recovery = RecoveryCodes.activate(ada.user).get_unused_codes()
+        return ada
+
+    def code_of(self, ada):
+        return format_hotp_value(hotp_value(ada.secret, int(time.time()) // 30))
+
+    def sign_in(self, gateway, ada, password=PASSWORD, **more):
+        body = {"username": ada.user.email, "password": password, **more}
+        return gateway.post(LOGIN, body, client_ip="192.0.2.7")
+
+    def test_the_password_alone_is_told_what_is_missing(self, gateway, ada):
+        r = self.sign_in(gateway, ada)
+
+        assert (r.status_code, r.json()["code"]) == (401, "second_factor_required")
+        assert "behind the password" in r.json()["message"]
+        assert "set-cookie" not in r.headers
+
+    def test_its_code_follows_the_password(self, gateway, ada):
+        password = f"{PASSWORD} {self.code_of(ada)}"
+
+        assert self.sign_in(gateway, ada, password).status_code == 200
+        assert self.sign_in(gateway, ada, password).status_code == 401  # good once
+
+    def test_programs_send_it_by_itself(self, gateway, ada):
+        assert self.sign_in(gateway, ada, otp=self.code_of(ada)).status_code == 200
+
+    def test_a_recovery_code_is_good_once(self, gateway, ada):
+        tries = [self.sign_in(gateway, ada, otp=ada.recovery[0]).status_code for _ in "12"]
+
+        assert tries == [200, 401]
+
+    @pytest.mark.parametrize("otp", ["000000", "x", "\u0661" * 6])
+    def test_a_wrong_code_is_like_a_wrong_password(self, gateway, ada, otp):
+        r = self.sign_in(gateway, ada, otp=otp)
+
+        assert (r.status_code, r.json()["code"]) == (401, "sign_in_refused")
+
+    def test_a_right_code_with_a_wrong_password_is_nothing(self, gateway, ada):
+        r = self.sign_in(gateway, ada, "wrong password", otp=self.code_of(ada))
+
+        assert (r.status_code, r.json()["code"]) == (401, "sign_in_refused")
+
+    def test_who_has_none_needs_none(self, gateway, member):
+        bob = member("ROLE_USER", by_hand=True)
+
+        assert self.sign_in(gateway, bob, otp="").status_code == 200
+        assert self.sign_in(gateway, bob, f"{PASSWORD} 123456").status_code == 401
