@@ -3,7 +3,7 @@
 from allauth.account import views as account
 from django.urls import include, path
 
-from portal import playground, request_log, rooms, views
+from portal import mail_queue, playground, request_log, rooms, views
 from portal.limits import limited
 
 urlpatterns = [
@@ -29,6 +29,8 @@ urlpatterns = [
     ),
     path("app/requests", request_log.requests, name="portal-requests"),
     path("app/requests/<uuid:request_id>", request_log.one, name="portal-request"),
+    path("app/mail-queue", mail_queue.mail_queue, name="portal-mail-queue"),
+    path("app/mail-queue/ticket", mail_queue.ticket, name="portal-mail-queue-ticket"),
     path("guides/quickstart", views.quickstart, name="portal-quickstart"),
     path("app/settings", views.settings_page, name="portal-settings"),
     path("app/settings/delete", views.delete_account, name="portal-delete-account"),

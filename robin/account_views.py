@@ -26,7 +26,15 @@ from robin.account_schemas import (
     UserPatch,
     VerifyView,
 )
-from robin.authentication import TOKEN, JWTAuthentication, Member, check, is_own_origin, read
+from robin.authentication import (
+    TOKEN,
+    JWTAuthentication,
+    Member,
+    check,
+    expiry_of,
+    is_own_origin,
+    read,
+)
 from robin.permissions import Permission
 
 COOKIE = "refreshToken"
@@ -138,7 +146,7 @@ class SessionViewSet(ControlPlaneViewSet):
         scope=Permission.VIEW_QUEUE,
     )
     def ws_ticket(self, request: Request) -> HttpResponse:
-        ticket = tickets.issue(self.principal, read(request.META))
+        ticket = tickets.issue(self.principal.session_id, expiry_of(read(request.META)))
         answer = TicketView(ticket=ticket, expiresIn=tickets.SECONDS)
         return reply(answer, headers=SECRET_HEADERS)
 

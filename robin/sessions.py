@@ -68,20 +68,42 @@ def sign_in(
         raise errors.SignInRefused
     now = timezone.now()
     with transaction.atomic():
-        family = RefreshFamily.objects.create(
-            user=user,
-            password_stamp=user.get_session_auth_hash(),
-            client_ip=actor.client_ip or None,
-            user_agent=user_agent[:200],
-            created_at=now,
-            expires_at=now + _lifetime(),
-        )
+        family = _begin(user, now, actor, user_agent)
         text = _issue(family, parent=None, parent_text=None, at=now)
         # Not `save()`: nothing changed that other workers would have to hear of.
         User.objects.filter(pk=user.pk).update(last_login=now)
-        audit("session.started", target=family.pk, **actor.fields())
     user.last_login = now
     return _session(user, family.pk, text)
+
+
+def of_page(user: User, known: UUID | None, *, actor: Actor, user_agent: str = "") -> UUID:
+    """The session of somebody who signed in to the portal and watches there: `known`, or a new one.
+
+    It has no refresh token, so nothing but a ticket comes of it. Raises `PermissionDenied`.
+    """
+    if not _may_enter(user):
+        raise errors.PermissionDenied
+    now = timezone.now()
+    if known is not None:
+        mine = RefreshFamily.objects.filter(pk=known, user=user, expires_at__gt=now)
+        if any(_stands(family) for family in mine):
+            return known
+    with transaction.atomic():
+        family = _begin(user, now, actor, user_agent)
+    return family.pk
+
+
+def _begin(user: User, now: datetime, actor: Actor, user_agent: str) -> RefreshFamily:
+    family = RefreshFamily.objects.create(
+        user=user,
+        password_stamp=user.get_session_auth_hash(),
+        client_ip=actor.client_ip or None,
+        user_agent=user_agent[:200],
+        created_at=now,
+        expires_at=now + _lifetime(),
+    )
+    audit("session.started", target=family.pk, **actor.fields())
+    return family
 
 
 def _is_code(user: User, otp: str) -> bool:

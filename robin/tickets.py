@@ -1,6 +1,6 @@
 """One-time tickets for `/ws/queue`: a browser cannot send headers there, and a token in an address
-ends in somebody's log. A ticket stands for the session of the access token it was made with, ends
-with that token, and is gone once it was shown. Kept under a digest."""
+ends in somebody's log. A ticket stands for a session, ends when it says, and is gone once it was
+shown. Kept under a digest."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from uuid import UUID
 from django.core.cache import cache
 
 from gateway_project.core import errors
-from robin.authentication import Member, expiry_of
 from robin.tokens import digest
 
 SECONDS = 30
 
 
-def issue(member: Member, access_token: str) -> str:
+def issue(session_id: UUID, valid_until: float) -> str:
+    """A ticket whose socket may stay open until then (Unix seconds)."""
     ticket = secrets.token_urlsafe(32)
-    cache.set(_key(ticket), (str(member.session_id), expiry_of(access_token)), timeout=SECONDS)
+    cache.set(_key(ticket), (str(session_id), valid_until), timeout=SECONDS)
     return ticket
 
 

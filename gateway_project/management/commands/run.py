@@ -248,6 +248,7 @@ def _robin(known: dict[str, str]) -> dict[str, str]:
     user = User.objects.filter(email=ROBIN).first()
     if user is None:
         user = User.objects.create_user(ROBIN, password)
+        services.confirm_email(user, actor=ACTOR)  # it may sign in to the portal, too
     else:
         _mend_password(user, password)
     RobinAccess.objects.get_or_create(user=user, defaults={"role": Role.ADMIN})

@@ -1,0 +1,81 @@
+"""Robin's queue as it changes: `static/portal/mail_queue.js` draws what `/ws/queue` says.
+
+The room is for people with a role in Robin, whether or not they have a workspace. Their session
+here stands for one of Robin's (`robin/sessions.py`), so that it ends like those: with the role, the
+password, or by staff.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import timedelta
+from functools import wraps
+from time import time
+from typing import cast
+from uuid import UUID
+
+from django.conf import settings
+from django.contrib.auth.decorators import login_required
+from django.http import Http404, HttpRequest, HttpResponse, JsonResponse
+from django.shortcuts import render
+from django.utils import timezone
+from django.views.decorators.http import require_POST, require_safe
+
+from accounts.adapter import actor_of
+from accounts.models import User
+from gateway_project.core.views import SECRET_HEADERS
+from robin import metrics, sessions, tickets
+from robin.permissions import Permission, permissions_of
+
+SESSION_KEY = "robin_session"
+SOCKET_SECONDS = 30 * 60
+HISTORY = timedelta(hours=1)
+
+
+def watchers(view: Callable[[HttpRequest, User], HttpResponse]) -> Callable[..., HttpResponse]:
+    """For who may see the queue; to everybody else the room is not there."""
+
+    @wraps(view)
+    def wrapped(request: HttpRequest) -> HttpResponse:
+        user = cast(User, request.user)
+        access = getattr(user, "robin_access", None)
+        if access is None or Permission.VIEW_QUEUE not in permissions_of(access.role):
+            raise Http404
+        response = view(request, user)
+        response.setdefault("Cache-Control", "no-store")
+        return response
+
+    return cast(Callable[..., HttpResponse], login_required(wrapped))
+
+
+@require_safe
+@watchers
+def mail_queue(request: HttpRequest, user: User) -> HttpResponse:
+    now = timezone.now()
+    samples = metrics.between(now - HISTORY, now)
+    facts = {
+        "is_configured": bool(settings.ROBIN_CLIENT_API_URL),
+        # [[milliseconds, items in the queue], …], one a minute
+        "history": [
+            [round(at.timestamp() * 1000), figures["queue_size"]]
+            for at, figures in samples
+            if "queue_size" in figures
+        ],
+    }
+    return render(request, "portal/rooms/mail_queue.html", facts)
+
+
+@require_POST
+@watchers
+def ticket(request: HttpRequest, user: User) -> HttpResponse:
+    """`{ticket}` for one socket of half an hour; the page then asks for another."""
+    known = request.session.get(SESSION_KEY)
+    session_id = sessions.of_page(
+        user,
+        UUID(known) if known else None,
+        actor=actor_of(request, user.email),
+        user_agent=request.headers.get("user-agent", "").replace("\x00", ""),
+    )
+    request.session[SESSION_KEY] = str(session_id)
+    text = tickets.issue(session_id, time() + SOCKET_SECONDS)
+    return JsonResponse({"ticket": text}, status=201, headers=SECRET_HEADERS)

@@ -1,0 +1,216 @@
+// The mail server's queue as it changes: /ws/queue, drawn. Messages: robin/live.py.
+"use strict";
+
+(() => {
+  const room = document.getElementById("queue");
+  if (!room) return;
+  const find = (id) => document.getElementById(id);
+  const SHOWN = 200;
+  const HOUR = 3_600_000;
+  const SPANS = [10, 20, 30, 60]; // minutes
+  const WAITS = [1, 2, 4, 8, 15]; // seconds between tries to connect
+  const SILENCE = 30_000; // the server speaks at each poll, five seconds apart unless set otherwise
+  const items = new Map();
+  const rows = new Map();
+  const history = JSON.parse(room.dataset.history);
+  const number = new Intl.NumberFormat();
+  const precise = new Intl.DateTimeFormat(undefined, { dateStyle: "medium", timeStyle: "medium" });
+  let seq = null;
+  let tries = 0;
+  let lastWord = 0;
+
+  // -- The socket ---------------------------------------------------------------------------------
+  async function connect() {
+    const answer = await fetch(room.dataset.ticketUrl, {
+      method: "POST",
+      headers: { "X-CSRFToken": room.dataset.csrf, Accept: "application/json" },
+      redirect: "manual",
+    }).catch(() => null);
+    if (!answer) return again("The gateway cannot be reached.");
+    if (answer.type === "opaqueredirect") return stop("You are signed out. Reload the page to sign in.");
+    if (answer.status === 404 || answer.status === 403) return stop("Your role does not show the queue any more.");
+    if (!answer.ok) return again(`The gateway answered ${answer.status}.`);
+    const { ticket } = await answer.json();
+    const address = new URL("/ws/queue", location.href);
+    address.protocol = location.protocol === "https:" ? "wss:" : "ws:";
+    address.searchParams.set("ticket", ticket);
+    if (seq !== null) address.searchParams.set("since", seq);
+    const socket = new WebSocket(address);
+    lastWord = Date.now();
+    // A line that is dead does not say so.
+    const watch = setInterval(() => { if (Date.now() - lastWord > SILENCE) socket.close(); }, 5000);
+    socket.addEventListener("message", (event) => {
+      lastWord = Date.now();
+      tries = 0;
+      hear(JSON.parse(event.data));
+    });
+    socket.addEventListener("close", (event) => {
+      clearInterval(watch);
+      if (event.code === 4403) stop("Your role does not show the queue any more.");
+      else again("The connection ended.");
+    });
+  }
+
+  function again(words) {
+    const seconds = WAITS[Math.min(tries, WAITS.length - 1)];
+    tries += 1;
+    link("reconnecting", "warn");
+    if (tries > 1) trouble(`${words} Trying again every few seconds; what is shown may be old.`);
+    setTimeout(connect, seconds * 1000);
+  }
+
+  function stop(words) {
+    link("ended", "bad");
+    trouble(words);
+  }
+
+  function link(words, kind) {
+    find("link").textContent = words;
+    find("link").className = `badge ${kind}`;
+  }
+
+  function trouble(words) {
+    find("trouble").textContent = words;
+    find("trouble").hidden = !words;
+  }
+
+  // -- What it says -------------------------------------------------------------------------------
+  function hear(message) {
+    seq = message.seq;
+    if (message.type === "status") {
+      if (message.status === "up") live();
+      else {
+        link(message.status, "warn");
+        trouble(`${message.message} What is shown may be old.`);
+      }
+      return;
+    }
+    live();
+    if (message.type === "snapshot") {
+      items.clear();
+      for (const item of message.items) items.set(item.uid, item);
+    } else if (message.type === "diff") {
+      for (const uid of message.removed) items.delete(uid);
+      for (const item of [...message.added, ...message.changed]) items.set(item.uid, item);
+    }
+    showTotals(message.totals, Date.parse(message.at));
+    if (message.type !== "heartbeat") showItems(message.type === "diff");
+  }
+
+  function live() {
+    link("live", "good");
+    trouble("");
+  }
+
+  function showTotals(totals, at) {
+    for (const figure of document.querySelectorAll("[data-total]")) {
+      figure.textContent = number.format(totals[figure.dataset.total]);
+    }
+    find("changed").textContent = `as of ${precise.format(at)}`;
+    history.push([at, totals.total]);
+    draw(at);
+  }
+
+  // -- The table: rows are kept, so that a selection in them is ------------------------------------
+  function element(name, words, className) {
+    const made = document.createElement(name);
+    if (words !== undefined) made.textContent = words;
+    if (className) made.className = className;
+    return made;
+  }
+
+  function rowOf(item) {
+    const row = element("tr");
+    const state = element("td");
+    state.append(element("span", (item.state || "").toLowerCase(), `badge ${item.state === "CLAIMED" ? "good" : ""}`));
+    const since = element("time");
+    since.dateTime = new Date(item.createTime).toISOString();
+    since.title = `${since.dateTime.slice(0, 19).replace("T", " ")} UTC`;
+    since.textContent = precise.format(item.createTime);
+    const at = element("td");
+    at.append(since);
+    const more = item.recipientsTotal > 1 ? ` and ${item.recipientsTotal - 1} more` : "";
+    row.append(
+      element("td", item.mailbox + more), state,
+      element("td", `${item.retryCount} of ${item.maxRetryCount}`, "number"),
+      element("td", item.protocol), at, element("td", item.uid.slice(0, 8), "mono"),
+    );
+    row.lastChild.title = item.uid;
+    return row;
+  }
+
+  function showItems(isChange) {
+    const wanted = [...items.values()].sort((a, b) => b.createTime - a.createTime).slice(0, SHOWN);
+    const keep = new Set(wanted.map((item) => item.uid));
+    for (const [uid, known] of rows) {
+      if (!keep.has(uid)) {
+        known.row.remove();
+        rows.delete(uid);
+      }
+    }
+    let before = null;
+    for (const item of wanted) {
+      const text = JSON.stringify(item);
+      let known = rows.get(item.uid);
+      if (!known || known.text !== text) {
+        const row = rowOf(item);
+        if (isChange) row.className = "fresh";
+        if (known) known.row.replaceWith(row);
+        known = { row, text };
+        rows.set(item.uid, known);
+      }
+      const next = before ? before.nextSibling : find("items").firstChild;
+      if (known.row !== next) find("items").insertBefore(known.row, next);
+      before = known.row;
+    }
+    const hidden = items.size - wanted.length;
+    find("more").textContent = hidden > 0 ? `The latest ${SHOWN}; ${number.format(hidden)} older ones are not shown.` : "";
+    find("none").hidden = items.size > 0;
+    document.querySelector(".log").hidden = items.size === 0;
+  }
+
+  // -- The chart ----------------------------------------------------------------------------------
+  const [WIDTH, HEIGHT, LEFT, TOP, BOTTOM] = [720, 180, 48, 10, 22];
+
+  function shape(name, attributes, words) {
+    const made = document.createElementNS("http://www.w3.org/2000/svg", name);
+    for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, value);
+    if (words !== undefined) made.textContent = words;
+    return made;
+  }
+
+  function top(most) {
+    const unit = 10 ** Math.floor(Math.log10(Math.max(most, 1)));
+    return unit * [2, 4, 10, 20].find((n) => n * unit > most);
+  }
+
+  function draw(now) {
+    while (history.length && history[0][0] < now - HOUR) history.shift();
+    const most = top(Math.max(...history.map(([, total]) => total), 1));
+    // As far back as is known, ten minutes at least.
+    const span = SPANS.map((minutes) => minutes * 60_000).find((span) => history[0][0] >= now - span) || HOUR;
+    const x = (at) => LEFT + ((WIDTH - LEFT) * (at - now + span)) / span;
+    const y = (total) => TOP + (HEIGHT - TOP - BOTTOM) * (1 - total / most);
+    const parts = [];
+    for (const level of [0, most / 2, most]) {
+      parts.push(shape("line", { class: "gridline", x1: LEFT, x2: WIDTH, y1: y(level), y2: y(level) }));
+      parts.push(shape("text", { class: "axis", x: 0, y: y(level) }, number.format(level)));
+    }
+    for (const part of [1, 0.5]) {
+      const words = `${(span * part) / 60_000} min ago`;
+      parts.push(shape("text", { class: "axis", x: x(now - span * part), y: HEIGHT - 6 }, words));
+    }
+    const points = history.map(([at, total]) => `${x(at).toFixed(1)},${y(total).toFixed(1)}`);
+    // Steps: between two looks the number is what it was.
+    const path = points.map((point, index) => (index ? `H${point.split(",")[0]}V${point.split(",")[1]}` : `M${point}`));
+    const line = `${path.join("")}H${WIDTH}`;
+    const first = points[0].split(",")[0];
+    parts.push(shape("path", { class: "area", d: `${line}V${y(0)}H${first}Z` }));
+    parts.push(shape("path", { class: "line series-1", d: line }));
+    find("chart").replaceChildren(...parts);
+    const last = history.at(-1)[1];
+    find("chart").setAttribute("aria-label", `Items in the queue over ${span / 60_000} minutes, now ${number.format(last)}`);
+  }
+
+  connect();
+})();
