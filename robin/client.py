@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from time import monotonic
 from typing import Any, Final, Literal, TypeVar
 
 import orjson
@@ -31,6 +32,7 @@ FAULT_SECONDS_MIN = 0.5
 """A call that had less than this did not show that Robin is slow."""
 T = TypeVar("T")
 PEEK_SECONDS = 0.8
+PROBE_SECONDS = 3600.0
 Kind = Literal["application/json", "text/html", "text/plain"]
 log = get_logger("gateway.robin")
 
@@ -52,6 +54,7 @@ class Port:
             failures_max=settings.CIRCUIT_BREAKER_FAILURE_THRESHOLD,
             open_seconds=settings.CIRCUIT_BREAKER_TIMEOUT_SECONDS,
         )
+        self._unknown: dict[str, float] = {}  # path → until when it is not asked for again
         self._headers = {"Authorization": f"Bearer {token}"} if token else {}
 
     async def close(self) -> None:
@@ -70,6 +73,22 @@ class Port:
 
     async def get_json(self, path: str, *, timeout_seconds: float | None = None) -> Any:
         return await self.get(path, JSON, orjson.loads, timeout_seconds=timeout_seconds)
+
+    async def get_json_if_known(
+        self, path: str, query: str, parse: Callable[[bytes], T]
+    ) -> T | None:
+        """From an address that only some Robins have; None where this one does not.
+
+        Stock Robin answers such with a page or 405: that is no failure, and is asked again after
+        `PROBE_SECONDS`. What `parse` refuses is not the address that we know.
+        """
+        if monotonic() < self._unknown.get(path, 0.0):
+            return None
+        try:
+            return await self._ask("GET", f"{path}?{query}", JSON, None, parse=parse, probe=True)
+        except _Unknown:
+            self._unknown[path] = monotonic() + PROBE_SECONDS
+            return None
 
     async def post(self, path: str, body: Mapping[str, Any] | None = None) -> Any:
         """The JSON that Robin answers. `body` is always made by us, never a client's."""
@@ -95,6 +114,7 @@ class Port:
         *,
         parse: Callable[[bytes], T],
         body: bytes | None = None,
+        probe: bool = False,
     ) -> T:
         try:
             call = self.breaker.admit()
@@ -116,7 +136,15 @@ class Port:
                 timeout_seconds=timeout_seconds or settings.ROBIN_TIMEOUT_SECONDS,
                 is_repeatable=method == "GET",
             )
-            found = self._read(answer, kind, parse)
+            try:
+                found = self._read(answer, kind, parse)
+            except (_Refused, errors.UpstreamUnexpected):
+                if not probe:
+                    raise
+                call.succeeded()
+                raise _Unknown from None
+        except _Unknown:
+            raise
         except http.UpstreamTimeout as exc:
             if exc.had_seconds < FAULT_SECONDS_MIN:
                 call.released()  # it waited for others; says nothing about Robin
@@ -172,6 +200,10 @@ class Port:
     def _log(self, path: str, reason: str) -> None:
         where = path.partition("?")[0].split("/")[1:2]  # no names of mails, no searches
         log.warning("robin_failed", port=self.name, path="/".join(["", *where]), reason=reason)
+
+
+class _Unknown(Exception):
+    """Robin works, and has no such address."""
 
 
 class _Refused(Exception):

@@ -77,9 +77,16 @@ async def page(which: Filter, *, number: int, size: int) -> QueuePage:
 
 async def _page(which: Filter, number: int, size: int) -> QueuePage:
     query = urlencode({"page": number + 1, "limit": size, **which.query()})
+    told = await robin().client.get_json_if_known("/client/queue/json", query, translate.queue_json)
+    if told is not None:
+        return _with_state(told, which)
     parse = partial(translate.queue_page, retries_max=settings_page.known_retries_max())
-    found = await robin().client.get(f"/client/queue/list?{query}", HTML, parse)
-    if len(which.states) == 1:  # the page does not say it, but it was asked for
+    return _with_state(await robin().client.get(f"/client/queue/list?{query}", HTML, parse), which)
+
+
+def _with_state(found: QueuePage, which: Filter) -> QueuePage:
+    """Neither form says it; it is known when one state was asked for."""
+    if len(which.states) == 1:
         for item in found.items:
             item["state"] = which.states[0]
     return found

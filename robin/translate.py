@@ -20,6 +20,9 @@ Item = dict[str, Any]
 RETRIES_MAX = 30
 """Robin's shipped `relay.maxRetryCount`, where its settings are not known."""
 
+SHOWN_MAX = 5
+"""Of recipients and files of an item, as Robin's page has them."""
+
 # -- Queue ----------------------------------------------------------------------------------------
 
 TOTAL = re.compile(r"Total items:\s*<strong>(\d+)</strong>")
@@ -47,6 +50,42 @@ def queue_page(content: bytes, retries_max: Mapping[str, int] | None = None) -> 
         raise ValueError("not the page of the queue")
     rows = (CELL.findall(row) for row in ROW.findall(body[1]))
     return QueuePage(int(total[1]), [_item(cells, retries_max or {}) for cells in rows])
+
+
+def queue_json(content: bytes) -> QueuePage:
+    """The same from `/client/queue/json`, which Robin UI's authors had and never published (§1.6).
+
+    Raises ValueError for anything else.
+    """
+    try:
+        told = orjson.loads(content)
+        return QueuePage(int(told["totalCount"]), [_item_of(row) for row in told["items"]])
+    except (KeyError, TypeError, AttributeError) as exc:
+        raise ValueError("not the queue as JSON") from exc
+
+
+def _item_of(row: Mapping[str, Any]) -> Item:
+    session = row.get("session") or {}
+    envelopes = session.get("envelopes") or []
+    recipients = [rcpt for envelope in envelopes for rcpt in envelope.get("rcpts") or []]
+    shown = list(dict.fromkeys(recipients))[:SHOWN_MAX]
+    files = [envelope.get("file") for envelope in envelopes[:SHOWN_MAX]]
+    item: Item = {
+        "uid": str(row["uid"]),
+        "protocol": str(row["protocol"]),
+        "mailbox": shown[0] if shown else "",
+        "retryCount": int(row["retryCount"]),
+        "maxRetryCount": max(1, int(row.get("maxRetryCount") or RETRIES_MAX)),
+        "createTime": int(row["createTime"]),
+        "lastRetryTime": int(row.get("lastRetryTime") or 0),
+        "recipients": shown,
+        "recipientsTotal": len(recipients),
+        "envelopes": len(envelopes),
+        "files": [name.rpartition("/")[2] for name in files if name],
+    }
+    if session.get("uid"):
+        item["sessionUid"] = str(session["uid"])
+    return item
 
 
 def _item(cells: list[str], retries_max: Mapping[str, int]) -> Item:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 
 from accounts.models import AuditEvent
 from robin import queue
 from robin.standin.queue import Envelope
+from robin.standin.server import Reply
 from robin.tests import contracts
 from robin.tests.contracts import holds
 
@@ -37,8 +40,33 @@ def test_a_page_as_the_ui_wants_it(ada, robin, path):
 
 @pytest.mark.parametrize("profile", ["stock", "legacy", "ui-fork"])
 def test_every_profile_gives_the_same(ada, robin, profile):
+    ada.get("/api/v1/config")  # which says how often each protocol is tried
     stock = ada.get("/api/v1/queue/json").json()
     robin.turn_into(profile)
+    robin.ports.client._unknown.clear()
+
+    for _ in "12":
+        found = ada.get("/api/v1/queue/json").json()
+        for item in found["items"]:  # the page's times are whole seconds
+            for name in ("createTime", "lastRetryTime"):
+                item[name] -= item[name] % 1000
+        assert found == stock
+    asked = [path.partition("?")[0].rpartition("/")[2] for _, path in robin.client.asked[1:]]
+    # The probe is not repeated where the address is not known, and counts as no failure.
+    assert asked == (["json"] * 2 if profile == "ui-fork" else ["json", "list", "list"])
+    assert robin.ports.client.breaker.report()["failures"] == 0
+
+
+@pytest.mark.parametrize("said", ["[]", "{}", '{"items": [{}], "totalCount": 1}', "{"])
+def test_json_that_is_not_the_queue_is_not_what_we_know(ada, robin, said):
+    stock = ada.get("/api/v1/queue/json").json()
+    robin.turn_into("ui-fork")
+    robin.ports.client._unknown.clear()
+    reply = Reply(said.encode(), content_type="application/json; charset=utf-8")
+    context = robin.client.contexts["/client/queue/json"]
+    robin.client.contexts["/client/queue/json"] = dataclasses.replace(
+        context, handle=lambda call: reply
+    )
 
     assert ada.get("/api/v1/queue/json").json() == stock
 
