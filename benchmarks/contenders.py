@@ -30,6 +30,7 @@ class Contender:
     port: int
     cwd: Path
     make_key: tuple[str, ...]  # its last line of standard output is the API key
+    make_token: tuple[str, ...]  # likewise an access token of the Robin API
     serve: tuple[str, ...]
     env: Mapping[str, str]
     ready_path: str
@@ -58,6 +59,7 @@ def reference(stores: Stores, engine_port: int, workers: int, scratch: Path) -> 
         port=port,
         cwd=Path(__file__).parent / "reference",
         make_key=(str(python), "app.py", str(PER_MINUTE), str(PER_DAY)),
+        make_token=(str(python), "app.py", "token"),
         serve=(
             str(python), "-m", "uvicorn", "app:app", "--host", LOOPBACK, "--port", str(port),
             "--workers", str(workers), "--loop", "uvloop", "--http", "httptools",
@@ -67,6 +69,7 @@ def reference(stores: Stores, engine_port: int, workers: int, scratch: Path) -> 
             "DATABASE_URL": stores.database_url,
             "REDIS_URL": stores.redis_url,
             "ENGINE_URL": f"http://{LOOPBACK}:{engine_port}",
+            "JWT_SECRET": secrets.token_urlsafe(48),
             "PROMETHEUS_MULTIPROC_DIR": str(metrics),
             "PYTHONDONTWRITEBYTECODE": "1",
         },
@@ -104,6 +107,7 @@ def gateway(stores: Stores, engine_port: int, workers: int, scratch: Path) -> Co
             *command, "create_key", "--workspace", "bench",
             "--per-minute", str(PER_MINUTE), "--per-day", str(PER_DAY),
         ),
+        make_token=(sys.executable, "-m", "benchmarks.robin_token"),
         serve=(*command, "serve"),
         fill_keys=(sys.executable, "-m", "benchmarks.fill_keys"),
         worker=(
@@ -119,6 +123,10 @@ def gateway(stores: Stores, engine_port: int, workers: int, scratch: Path) -> Co
             "DATABASE_URL": stores.database_url,
             "REDIS_URL": stores.redis_url,
             "DETECTION_ENGINE_URL": f"http://{LOOPBACK}:{engine_port}",
+            "ROBIN_CLIENT_API_URL": f"http://{LOOPBACK}:{engine_port}",
+            "ROBIN_SERVICE_API_URL": f"http://{LOOPBACK}:{engine_port}",
+            "RATE_LIMIT_PER_MINUTE": str(PER_MINUTE),
+            "ACCESS_TOKEN_EXPIRE_MINUTES": "600",
             # Set though most are defaults: a .env file of the checkout must not change them.
             "RATE_LIMIT_ENABLED": "true",
             "EMBEDDED_WORKER": "false",

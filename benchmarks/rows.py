@@ -42,6 +42,7 @@ class Row:
     script_env: Mapping[str, str] = field(default_factory=dict)
     warm_up_seconds: int = 3  # imports, pools, caches and the interpreter's own specialisation
     connections: int | None = None  # None: what the command line says
+    takes_token: bool = False  # of the Robin API, instead of an API key
     counts_usage: bool = True  # every answered request must leave a usage row
     keys: Keys | None = None  # None: the contender's one key
     gateway_only: bool = False  # there is nothing alike to compare with
@@ -75,6 +76,26 @@ ROWS: tuple[Row, ...] = (
         connections=100,
         gateway_only=True,  # the reference does not reach that rate on two cores
         offered_per_second=1_000,
+    ),
+    Row(
+        name="robin-config",
+        title="GET /api/v1/config, remembered, with an access token",
+        path="/api/v1/config",
+        script_env={"BENCH_GET": "/api/v1/config"},
+        must=2.5,
+        aim=4.0,
+        takes_token=True,
+        counts_usage=False,
+    ),
+    Row(
+        name="robin-queue",
+        title="GET /api/v1/queue/json, a page of 50 from Robin, with an access token",
+        path="/api/v1/queue/json",
+        script_env={"BENCH_GET": "/api/v1/queue/json?page=0&size=50"},
+        must=5.0,
+        aim=8.0,
+        takes_token=True,
+        counts_usage=False,
     ),
     *(
         Row(

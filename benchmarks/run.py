@@ -25,7 +25,7 @@ from types import FrameType
 
 from rich.console import Console
 
-from benchmarks import machine, report
+from benchmarks import machine, report, robin_pages
 from benchmarks.contenders import FACTORIES, USUAL, Contender
 from benchmarks.load import Load, run_wrk
 from benchmarks.processes import (
@@ -54,6 +54,7 @@ class Side:
     child: Child
     stores: Stores
     headers: dict[str, str]
+    token_headers: dict[str, str]
     worker: Child | None = None
     answered: int = 0  # requests that wrk saw answered: each must leave a usage row
     cut_off: int = 0  # at most so many more were under way when a run of wrk ended
@@ -99,7 +100,7 @@ class Bench:
         load = run_wrk(
             row,
             side.contender.port,
-            side.headers,
+            side.token_headers if row.takes_token else side.headers,
             connections=connections,
             seconds=seconds,
             keys=keys,
@@ -301,6 +302,7 @@ def running_engine(scratch: Path) -> Iterator[int]:
     user = "user root;" if os.geteuid() == 0 else ""
     for mark, value in (("@USER@", user), ("@DIR@", str(folder)), ("@PORT@", str(port))):
         text = text.replace(mark, value)
+    robin_pages.write(folder)
     config = folder / "nginx.conf"
     config.write_text(text)
     command = [machine.nginx_path(), "-p", str(folder), "-c", str(config), "-e", "stderr"]
@@ -323,12 +325,14 @@ def running_side(name: str, bench: Bench, database_url: str, redis_url: str) -> 
         lines = run_once(contender.make_key, env, contender.cwd, seconds=60).split()
         if not lines:
             raise BenchError(f"{contender.title}: no key came from {contender.make_key}.")
+        token = run_once(contender.make_token, env, contender.cwd, seconds=60).split()[-1]
         log = bench.scratch / f"{name}.log"
         child = Child(contender.title, contender.serve, env, contender.cwd, log)
         side: Side | None = None
         try:
             child.wait_ready(contender.port, contender.ready_path)
-            side = Side(contender, child, stores, contender.headers(lines[-1]))
+            bearer = {"Authorization": f"Bearer {token}"}
+            side = Side(contender, child, stores, contender.headers(lines[-1]), bearer)
             if contender.worker:
                 log = bench.scratch / f"{name}-worker.log"
                 title = f"{contender.title}, worker"

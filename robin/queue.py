@@ -17,6 +17,7 @@ from uuid import UUID
 from django.core.cache import cache
 
 from gateway_project.core import errors
+from gateway_project.core.caching import SingleFlight
 from robin import live, settings_page, translate
 from robin.client import HTML, robin
 from robin.translate import Item, QueuePage
@@ -64,15 +65,22 @@ def checked_uid(text: str) -> str:
     raise errors.NotFound("There is no such item in the queue.")
 
 
+_looks: SingleFlight[tuple[int, Filter, int, int], QueuePage] = SingleFlight()
+_scans: SingleFlight[tuple[int, Filter], list[Item]] = SingleFlight()
+_acts = 0
+"""How often this process changed the queue: who asks afterwards sees what became of it."""
+
 # -- Reading --------------------------------------------------------------------------------------
 
 
 async def page(which: Filter, *, number: int, size: int) -> QueuePage:
     """Page `number` from 0. With a search the whole queue is read."""
-    if which.search:
-        found = await scan(which)
-        return QueuePage(len(found), found[number * size : (number + 1) * size])
-    return await _page(which, number, size)
+    # Equal questions at once are one for Robin, unless something was done in between.
+    key = (_acts, which, number, size)
+    if not which.search:
+        return await _looks.do(key, partial(_page, which, number, size))
+    found = await _scans.do((_acts, which), partial(scan, which))
+    return QueuePage(len(found), found[number * size : (number + 1) * size])
 
 
 async def _page(which: Filter, number: int, size: int) -> QueuePage:
@@ -138,6 +146,7 @@ async def fetch_queue() -> live.Queue:
 
 async def act(action: Action, uids: Sequence[str]) -> int:
     """Do it to these; how many there were. Raises what `Port` raises: then some may be done."""
+    global _acts
     done = 0
     for start in range(0, len(uids), UIDS_MAX):
         chunk = list(uids[start : start + UIDS_MAX])
@@ -146,6 +155,7 @@ async def act(action: Action, uids: Sequence[str]) -> int:
         if not isinstance(count, int):
             raise errors.UpstreamUnexpected
         done += count
+        _acts += 1
     return done
 
 

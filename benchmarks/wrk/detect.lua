@@ -1,4 +1,4 @@
--- POST /v1/detect for wrk, and the result as one JSON line.
+-- POST /v1/detect for wrk (or a GET), and the result as one JSON line.
 --
 -- Read from the environment:
 --   BENCH_RUN          a tag that no other run has
@@ -6,6 +6,7 @@
 --   BENCH_CONNECTIONS  how many wrk opens
 --   BENCH_TEXT         "unique": another text for each request, so no cache can help; "same": one
 --   BENCH_TEXT_CHARS   how long a text is at least
+--   BENCH_GET          a path to GET instead
 --   BENCH_KEYS         a file of API keys, one of which each request takes at random
 --   BENCH_RATE         how many requests a second all connections together offer, each pausing
 --                      for a random time after every answer; none: as many as are answered
@@ -49,10 +50,13 @@ if (os.getenv("BENCH_KEYS") or "") ~= "" then
   for key in io.lines(os.getenv("BENCH_KEYS")) do keys[#keys + 1] = key end
 end
 
+local get = os.getenv("BENCH_GET")
+
 function request()
   sent = sent + 1
   if unique then counter = sent end
   local renew = sent <= beginning or sent % 100 == 0
+  if get then return wrk.format("GET", get, renew and renewing or headers) end
   if #keys > 0 then
     headers["X-API-Key"] = keys[math.random(#keys)]
     renewing["X-API-Key"] = headers["X-API-Key"]

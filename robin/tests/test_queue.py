@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 
 import pytest
@@ -273,3 +274,26 @@ def test_robin_s_credentials_and_ours_do_not_mix(ada, robin):
 
     (seen,) = robin.client.headers_seen
     assert set(seen) == {"Host", "Accept"}
+
+
+@pytest.mark.parametrize("search", ["", "ann"])
+def test_equal_questions_at_once_are_one_for_robin(gateway, robin, search):
+    async def ask():
+        which = queue.Filter(search=search)
+        pages = await asyncio.gather(*(queue.page(which, number=0, size=50) for _ in range(20)))
+        return {len(one.items) for one in pages}
+
+    assert len(gateway.run(ask())) == 1
+    assert len(robin.client.asked) == 1
+
+
+def test_who_asks_after_a_deletion_does_not_join_who_asked_before(gateway, robin):
+    async def ask():
+        before = asyncio.ensure_future(queue.page(queue.Filter(), number=0, size=50))
+        uid = robin.world.queue.select()[0].uid
+        await queue.act("delete", [uid])
+        after = await queue.page(queue.Filter(), number=0, size=50)
+        await before
+        return uid in {item["uid"] for item in after.items}
+
+    assert gateway.run(ask()) is False
