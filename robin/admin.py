@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 from django.contrib import admin
 from django.db.models import QuerySet
 from django.http import HttpRequest
 
-from accounts.admin.lists import actor_of
+from accounts.admin.lists import ReadOnly, actor_of
 from accounts.events import audit
-from robin import sessions
-from robin.models import RefreshFamily, RobinAccess
+from robin import documents, sessions
+from robin.models import BlocklistEntry, Document, RefreshFamily, RobinAccess
 
 
 @admin.register(RobinAccess)
@@ -72,3 +73,32 @@ class SessionAdmin(admin.ModelAdmin):
         for family in queryset:
             sessions.revoke(family.pk, because="staff", actor=actor_of(request))
         self.message_user(request, f"Ended: {queryset.count()}.")
+
+
+@admin.register(Document)
+class DocumentAdmin(ReadOnly):
+    """Changed in Robin UI alone. A password in it is not shown."""
+
+    list_display = ["name", "updated_at", "updated_by"]
+    ordering = ["name"]
+    fields = ["name", "shown", "updated_at", "updated_by"]
+    search_help_text = "dovecot, clamav or rspamd."
+
+    def find(self, queryset: QuerySet[Document], term: str) -> QuerySet[Document]:
+        return queryset.filter(pk=term.lower())
+
+    @admin.display(description="content")
+    def shown(self, document: Document) -> str:
+        return json.dumps(documents.shown(document.content), indent=2)
+
+
+@admin.register(BlocklistEntry)
+class BlocklistEntryAdmin(ReadOnly):
+    """Changed in Robin UI, or by import."""
+
+    list_display = ["value", "type", "active", "reason", "expires_at", "created_by", "created_at"]
+    search_help_text = "A whole address, network or domain."
+
+    def find(self, queryset: QuerySet[BlocklistEntry], term: str) -> QuerySet[BlocklistEntry]:
+        # By both columns of its index.
+        return queryset.filter(type__in=BlocklistEntry.Type.values, value=term.lower())
