@@ -15,14 +15,16 @@ from pydantic import (
     AfterValidator,
     AwareDatetime,
     BaseModel,
+    ConfigDict,
     EmailStr,
     Field,
     PlainSerializer,
     StringConstraints,
+    model_validator,
 )
 
 from accounts.events import utc_text
-from accounts.models import ApiKey, Plan, User, Workspace, effective_limits
+from accounts.models import ApiKey, Plan, UsageLog, User, Workspace, effective_limits
 from gateway_project.core.views import Body
 
 Time = Annotated[
@@ -242,6 +244,90 @@ class Profile(BaseModel):
     workspace: WorkspaceView
     plan: PlanView
     usage: Usage
+
+
+DECISIONS = ("allow", "review", "flag")
+
+
+class RequestsQuery(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    key: UUID | None = None
+    status: Annotated[str, StringConstraints(pattern=r"^([1-5]xx|[1-5][0-9]{2})$")] | None = None
+    decision: Literal["allow", "review", "flag"] | None = None
+    since: AwareDatetime | None = None
+    until: AwareDatetime | None = None
+    limit: Annotated[int, Field(ge=1, le=200)] = 50
+    cursor: str = ""
+
+    @model_validator(mode="after")
+    def _in_order(self) -> RequestsQuery:
+        if self.since and self.until and self.since >= self.until:
+            raise ValueError("since must lie before until")
+        return self
+
+    @property
+    def statuses(self) -> range | None:
+        if self.status is None:
+            return None
+        first = int(self.status.replace("x", "0"))
+        return range(first, first + (100 if "x" in self.status else 1))
+
+
+class Timing(BaseModel):
+    """Milliseconds: all of it, what the engine took of it, and what is left for the gateway."""
+
+    total_ms: float
+    upstream_ms: float
+    gateway_ms: float
+
+
+class LoggedRequest(BaseModel):
+    """A row of the log. What no verdict was given for is null from `status` on."""
+
+    request_id: UUID
+    created_at: Time
+    api_key_id: UUID
+    endpoint: str
+    http_status: int
+    error_code: str | None
+    request_bytes: int
+    timing: Timing
+    status: str | None
+    source: str | None
+    decision: str | None
+    is_malicious: bool | None
+    confidence: float | None
+    cached: bool
+
+    @classmethod
+    def of(cls, row: UsageLog) -> LoggedRequest:
+        return cls(
+            request_id=row.request_id,
+            created_at=row.created_at,
+            api_key_id=row.api_key_id,
+            endpoint=row.endpoint,
+            http_status=row.http_status,
+            error_code=row.error_code or None,
+            request_bytes=row.request_size,
+            timing=Timing(
+                total_ms=round(row.response_time_ms, 2),
+                upstream_ms=round(row.upstream_ms, 2),
+                gateway_ms=round(max(0.0, row.response_time_ms - row.upstream_ms), 2),
+            ),
+            status=row.status or None,
+            source=row.source or None,
+            decision=row.decision or None,
+            is_malicious=row.is_malicious,
+            confidence=row.confidence,
+            cached=row.cached,
+        )
+
+
+@extend_schema_serializer(many=False)
+class LoggedRequests(BaseModel):
+    results: list[LoggedRequest]
+    next: str | None
 
 
 @extend_schema_serializer(many=False)  # an object that holds a list, not a list of objects

@@ -1,5 +1,6 @@
 from django.urls import path
 
+from accounts.request_views import RequestViewSet
 from accounts.views import AccountViewSet, KeyViewSet, LimitsViewSet, RegistrationViewSet
 
 urlpatterns = [
@@ -11,6 +12,12 @@ urlpatterns = [
     path("auth/revoke", AccountViewSet.as_view({"delete": "revoke"}), name="accounts-revoke"),
     path("v1/limits", LimitsViewSet.as_view({"get": "retrieve"}), name="accounts-limits"),
     path("v1/keys", KeyViewSet.as_view({"get": "list", "post": "create"}), name="accounts-keys"),
+    path("v1/requests", RequestViewSet.as_view({"get": "list"}), name="accounts-requests"),
+    path(
+        "v1/requests/<uuid:request_id>",
+        RequestViewSet.as_view({"get": "retrieve"}),
+        name="accounts-request",
+    ),
     path(
         "v1/keys/<uuid:id>",
         KeyViewSet.as_view({"get": "retrieve", "patch": "partial_update", "delete": "destroy"}),

@@ -48,8 +48,8 @@ def watchers(view: Callable[[HttpRequest, User], HttpResponse]) -> Callable[...,
     return cast(Callable[..., HttpResponse], login_required(wrapped))
 
 
-@require_safe
 @watchers
+@require_safe
 def mail_queue(request: HttpRequest, user: User) -> HttpResponse:
     now = timezone.now()
     samples = metrics.between(now - HISTORY, now)
@@ -65,8 +65,8 @@ def mail_queue(request: HttpRequest, user: User) -> HttpResponse:
     return render(request, "portal/rooms/mail_queue.html", facts)
 
 
-@require_POST
 @watchers
+@require_POST
 def ticket(request: HttpRequest, user: User) -> HttpResponse:
     """`{ticket}` for one socket of half an hour; the page then asks for another."""
     known = request.session.get(SESSION_KEY)

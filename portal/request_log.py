@@ -31,7 +31,7 @@ def requests(request: HttpRequest, member: Member) -> HttpResponse:
             found = request_log.page(
                 member.workspace,
                 api_key_id=wanted["key"],
-                status_class=wanted["status"],
+                statuses=wanted["status"] and request_log.class_of(wanted["status"]),
                 decision=wanted["decision"],
                 since=wanted["since"],
                 until=wanted["until"],

@@ -17,7 +17,7 @@ from rest_framework.request import Request
 from accounts.events import audit
 from gateway_project.core import errors
 from gateway_project.core.middleware import context_of
-from gateway_project.core.views import JSON, ControlPlaneViewSet, reply
+from gateway_project.core.views import JSON, ControlPlaneViewSet, asked, reply
 from robin.authentication import JWTAuthentication, Member
 from robin.blocklist_schemas import (
     EntryList,
@@ -31,7 +31,7 @@ from robin.blocklist_schemas import (
 from robin.documents import NOTICE
 from robin.models import BlocklistEntry
 from robin.permissions import Permission
-from robin.views import DOWNLOAD, asked, endpoint, parameters
+from robin.views import DOWNLOAD, endpoint, parameters
 
 BLOCKLIST = ("robin blocklist",)
 ROWS_MAX = 10_000

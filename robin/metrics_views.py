@@ -10,7 +10,7 @@ from django.http import HttpRequest, HttpResponse
 from django.utils.http import content_disposition_header
 
 from gateway_project.core import database, errors
-from gateway_project.core.views import reply
+from gateway_project.core.views import asked, reply
 from robin import metrics, queue
 from robin.client import JSON, TEXT, robin
 from robin.permissions import Permission
@@ -21,7 +21,7 @@ from robin.schemas import (
     QueueStatsView,
     SystemStatsView,
 )
-from robin.views import DOWNLOAD, UPSTREAM, RobinViewSet, asked, endpoint, parameters
+from robin.views import DOWNLOAD, UPSTREAM, RobinViewSet, endpoint, parameters
 
 METRICS = ("robin metrics",)
 DAYS_MAX = metrics.KEEP_DAYS

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 
 import orjson
 import pydantic
@@ -17,7 +17,7 @@ from accounts.events import audit, utc_text
 from gateway_project.core import database, errors
 from gateway_project.core.caching import SingleFlight, TTLCache
 from gateway_project.core.observability import get_logger
-from gateway_project.core.views import DataPlaneViewSet, reply
+from gateway_project.core.views import DataPlaneViewSet, asked, reply
 from gateway_project.core.views import endpoint as core_endpoint
 from robin import documents, log_search, queue, settings_page, translate
 from robin.authentication import TOKEN, JWTAuthentication, Member
@@ -41,7 +41,6 @@ from robin.schemas import (
     StoreView,
 )
 
-Q = TypeVar("Q", bound=pydantic.BaseModel)
 UPSTREAM = (errors.UpstreamUnavailable, errors.UpstreamTimedOut, errors.UpstreamUnexpected)
 UIDS_AUDITED_MAX = 50
 HEALTH_SECONDS = 3.0
@@ -52,14 +51,6 @@ log = get_logger("gateway.robin")
 endpoint = partial(core_endpoint, credential=TOKEN)
 QUEUE, STORAGE, LOGS = ("robin queue",), ("robin storage",), ("robin log",)
 CONFIG, HEALTH = ("robin settings",), ("robin health",)
-
-
-def asked(request: HttpRequest, model: type[Q]) -> Q:
-    """The query of the address; raises the 422 that says what is wrong with it."""
-    try:
-        return model.model_validate(request.GET.dict())
-    except pydantic.ValidationError as exc:
-        raise errors.from_pydantic(exc, model) from None
 
 
 def parameters(model: type[pydantic.BaseModel]) -> list[OpenApiParameter]:

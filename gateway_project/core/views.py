@@ -390,6 +390,17 @@ class ControlPlaneViewSet(_Declared):
         return problem_response(self.request, error)
 
 
+Q = TypeVar("Q", bound=pydantic.BaseModel)
+
+
+def asked(request: HttpRequest, model: type[Q]) -> Q:
+    """The query of the address; raises the 422 that says what is wrong with it."""
+    try:
+        return model.model_validate(request.GET.dict())
+    except pydantic.ValidationError as exc:
+        raise errors.from_pydantic(exc, model) from None
+
+
 PAGING = (
     OpenApiParameter("limit", int, description="1 to 200, default 50."),
     OpenApiParameter("cursor", str, description="From `next`."),

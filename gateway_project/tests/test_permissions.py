@@ -12,9 +12,10 @@ from typing import Any
 import pytest
 from django.contrib import admin
 from django.urls import URLPattern, URLResolver, get_resolver
+from django.utils import timezone
 
 from accounts import services
-from accounts.models import ApiKey
+from accounts.models import ApiKey, UsageLog, new_id
 from accounts.services import Actor
 from webhooks import services as webhooks
 
@@ -35,6 +36,8 @@ TABLE: dict[tuple[str, str], tuple[int, ...]] = {
     ("GET", "/v1/keys/{id}"): (401, 200, 403, 404, 401),
     ("PATCH", "/v1/keys/{id}"): (401, 200, 403, 404, 401),
     ("DELETE", "/v1/keys/{id}"): (401, 204, 403, 404, 401),
+    ("GET", "/v1/requests"): (401, 200, 403, 200, 401),
+    ("GET", "/v1/requests/{request_id}"): (401, 200, 403, 404, 401),
     ("POST", "/v1/detect"): (401, 200, 403, 200, 401),
     ("POST", "/webhooks/register"): (401, 201, 403, 201, 401),
     ("GET", "/webhooks/list"): (401, 200, 403, 200, 401),
@@ -113,8 +116,10 @@ def victim(make_key: Any) -> ApiKey:
 
 @pytest.fixture
 def target(victim: ApiKey, request: pytest.FixtureRequest) -> str:
-    """The id that the row's path speaks of: of Acme's key, webhook or delivery."""
+    """The id that the row's path speaks of: of Acme's key, request, webhook or delivery."""
     path = request.getfixturevalue("path")
+    if path.startswith("/v1/requests"):
+        return log_of(victim)
     if not path.startswith("/webhooks"):
         return str(victim.pk)
     webhook, _ = webhooks.register(
@@ -125,14 +130,26 @@ def target(victim: ApiKey, request: pytest.FixtureRequest) -> str:
     return str(webhook.pk)
 
 
+def log_of(key: ApiKey) -> str:
+    """A request of the key in the log."""
+    request_id = new_id()
+    UsageLog.objects.create(
+        request_id=request_id, api_key_id=key.pk, workspace_id=key.workspace_id,
+        endpoint="/v1/detect", http_status=200, request_size=1, response_time_ms=1,
+        created_at=timezone.now(),
+    )  # fmt: skip
+    return str(request_id)
+
+
 @pytest.fixture
 def caller(make_key: Any, globex: Any, request: pytest.FixtureRequest) -> str | None:
-    scopes = ["detect", "keys:write", "webhooks"]
+    scopes = ["detect", "keys:write", "webhooks", "usage:read"]
+    is_log = request.getfixturevalue("path").startswith("/v1/requests")
     match request.param:
         case "allowed":
             return str(make_key(scopes=scopes))
         case "unscoped":
-            return str(make_key(scopes=["usage:read"]))
+            return str(make_key(scopes=["detect" if is_log else "usage:read"]))
         case "stranger":
             return str(make_key(globex, scopes=scopes))
         case "revoked":
@@ -160,9 +177,8 @@ def test_it_answers_as_the_table_says(
         body = {"webhook_id": target}
     json = {} if body is None else {"json": body}
 
-    r = gateway.request(
-        method, path.format(id=target, api_key_id=target, code="not_found"), key=caller, **json
-    )
+    names = dict.fromkeys(("id", "api_key_id", "request_id"), target)
+    r = gateway.request(method, path.format(**names, code="not_found"), key=caller, **json)
 
     assert r.status_code == status
     if status >= 400:

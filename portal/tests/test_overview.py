@@ -65,7 +65,7 @@ def test_queries_do_not_grow_with_keys(owner, make_key, django_assert_num_querie
         make_key(name=f"key {number}")
 
     # Session, user, membership with workspace and plan, keys, timeline, sums by key, first call.
-    with django_assert_num_queries(7):
+    with django_assert_num_queries(8):
         facts = owner.get("/app/").context
 
     assert len(facts["rows"]) == min(count, 20)

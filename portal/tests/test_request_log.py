@@ -136,7 +136,7 @@ class TestList:
             add()
 
         # Session, user, membership with workspace and plan, keys, rows.
-        with django_assert_num_queries(5):
+        with django_assert_num_queries(6):
             owner.get(URL)
 
 

@@ -131,7 +131,9 @@ class Command(BaseCommand):
             "a page of its log": lambda: request_log.page(workspace),
             "a page of one key's log": lambda: request_log.page(workspace, api_key_id=busiest),
             "a page of its log, flagged": lambda: request_log.page(workspace, decision="flag"),
-            "a page of its log, none matches": lambda: request_log.page(workspace, status_class=5),
+            "a page of its log, none matches": lambda: request_log.page(
+                workspace, statuses=range(500, 600)
+            ),
         }
         for title, read in reads.items():
             spent = []
