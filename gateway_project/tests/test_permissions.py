@@ -16,6 +16,7 @@ from django.urls import URLPattern, URLResolver, get_resolver
 from accounts import services
 from accounts.models import ApiKey
 from accounts.services import Actor
+from webhooks import inbox
 from webhooks import services as webhooks
 
 # For every caller, in this order: nobody, a key with the needed scope, one without it, a stranger's
@@ -48,6 +49,7 @@ TABLE: dict[tuple[str, str], tuple[int, ...]] = {
     ("POST", "/webhooks/{id}/recover"): (401, 202, 403, 404, 401),
     ("GET", "/webhooks/deliveries/{id}"): (401, 200, 403, 404, 401),
     ("POST", "/webhooks/deliveries/{id}/resend"): (401, 202, 403, 404, 401),
+    ("POST", "/inbox/{token}"): (202,) * 5,  # the token is the right to
     ("GET", "/health"): PUBLIC,
     ("GET", "/health/live"): PUBLIC,
     ("GET", "/health/ready"): PUBLIC,
@@ -115,6 +117,8 @@ def victim(make_key: Any) -> ApiKey:
 def target(victim: ApiKey, request: pytest.FixtureRequest) -> str:
     """The id that the row's path speaks of: of Acme's key, webhook or delivery."""
     path = request.getfixturevalue("path")
+    if path.startswith("/inbox"):
+        return inbox.of(victim.workspace).token
     if not path.startswith("/webhooks"):
         return str(victim.pk)
     webhook, _ = webhooks.register(
@@ -161,7 +165,10 @@ def test_it_answers_as_the_table_says(
     json = {} if body is None else {"json": body}
 
     r = gateway.request(
-        method, path.format(id=target, api_key_id=target, code="not_found"), key=caller, **json
+        method,
+        path.format(id=target, api_key_id=target, token=target, code="not_found"),
+        key=caller,
+        **json,
     )
 
     assert r.status_code == status
