@@ -15,7 +15,7 @@ from accounts.events import publish
 from accounts.models import AuditEvent, OutboxEvent, Workspace
 from accounts.tests.shapes import fields, moment, problem
 from gateway_project.core import encryption, errors
-from webhooks import catalogue, engine, outbox, services
+from webhooks import catalogue, engine, listening, outbox, services
 from webhooks.models import Webhook, WebhookDelivery, WebhookNotice, WebhookSecret
 from webhooks.tests.conftest import ACTOR
 from webhooks.tests.receiver import Answer
@@ -569,6 +569,15 @@ class TestSuspension:
         assert services.recover(webhook, since, None, actor=ACTOR) == (2, True)
         engine.deliver_all()
         assert len(receiver.received) == 2
+
+    def test_a_long_backlog_is_given_up_in_parts(self, webhook, monkeypatch):
+        monkeypatch.setattr(listening, "CLOSED_AT_ONCE", 2)
+        for _ in range(5):
+            services.test(webhook, "webhook.test")
+
+        services.update(webhook, {"is_active": False}, actor=ACTOR)
+
+        assert {row.status for row in webhook.deliveries.all()} == {"failed"}
 
     def test_nobody_sends_by_hand(self, acme, webhook, receiver):
         delivery = services.test(webhook, "webhook.test")
