@@ -23,7 +23,7 @@ GRACE = (("0", "At once"), ("3600", "In 1 hour"), ("86400", "In 1 day"), ("60480
 NETWORKS_MAX = 50
 
 
-def _moment() -> forms.DateTimeInput:
+def moment_input() -> forms.DateTimeInput:
     return forms.DateTimeInput(attrs={"type": "datetime-local"}, format="%Y-%m-%dT%H:%M")
 
 
@@ -45,7 +45,7 @@ class KeyForm(forms.Form):
         required=False,
         label="Expires (UTC)",
         help_text="Empty: never.",
-        widget=_moment(),
+        widget=moment_input(),
     )
     rate_limit_per_minute = forms.IntegerField(min_value=1, label="Requests per minute")
     rate_limit_per_day = forms.IntegerField(min_value=1, label="Requests per day")
@@ -125,8 +125,8 @@ class RequestFilter(forms.Form):
             ("flag", "Flag"),
         ],
     )
-    since = forms.DateTimeField(required=False, label="Since (UTC)", widget=_moment())
-    until = forms.DateTimeField(required=False, label="Until (UTC)", widget=_moment())
+    since = forms.DateTimeField(required=False, label="Since (UTC)", widget=moment_input())
+    until = forms.DateTimeField(required=False, label="Until (UTC)", widget=moment_input())
 
     def __init__(self, keys: Iterable[ApiKey], data: Any = None) -> None:
         super().__init__(data)

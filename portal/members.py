@@ -17,6 +17,7 @@ from django.http import HttpRequest, HttpResponse
 from django.shortcuts import render
 
 from accounts.models import ApiKey, ApiKeyQuerySet, Membership, User, Workspace
+from gateway_project.core.views import SECRET_HEADERS
 
 P = ParamSpec("P")
 
@@ -62,6 +63,13 @@ def shows_secrets(view: Callable[P, HttpResponse]) -> Callable[P, HttpResponse]:
         return view(*args, **kwargs)
 
     return wrapped
+
+
+def secretly(response: HttpResponse) -> HttpResponse:
+    """An answer with a secret on it."""
+    for name, value in SECRET_HEADERS.items():
+        response[name] = value
+    return response
 
 
 def room(

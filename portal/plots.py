@@ -17,6 +17,7 @@ WIDTH, HEIGHT = 720, 180
 LEFT, BOTTOM, TOP = 48, 22, 10
 LEGENDS = {
     "Requests": (("clean", "clean"), ("flagged", "flagged"), ("errors", "errors")),
+    "Deliveries": (("clean", "delivered"), ("flagged", "on their way"), ("errors", "given up")),
     "Latency p95": (("latency", "p95 in ms"),),
 }
 STEPS = {"minute": timedelta(minutes=1), "hour": timedelta(hours=1), "day": timedelta(days=1)}
@@ -93,6 +94,24 @@ def latency_plot(times: Sequence[datetime], series: Mapping[datetime, Any], peri
         words = "no requests" if value is None else f"p95 {value:,.1f} ms"
         rows.append((f"{at:{LABELS[period]}} UTC: {words}", (("latency", value or 0),)))
     return _plot("Latency p95", times, rows, period, " ms")
+
+
+def deliveries_plot(
+    times: Sequence[datetime], series: Mapping[datetime, Mapping[str, int]], period: str
+) -> Plot:
+    """How the events of each bucket fared with one webhook."""
+    rows = []
+    for at in times:
+        counts = series.get(at, {})
+        delivered, pending, failed = (
+            counts.get(status, 0) for status in ("delivered", "pending", "failed")
+        )
+        title = (
+            f"{at:{LABELS[period]}} UTC: {delivered:,} delivered, {pending:,} on their way, "
+            f"{failed:,} given up"
+        )
+        rows.append((title, (("clean", delivered), ("flagged", pending), ("errors", failed))))
+    return _plot("Deliveries", times, rows, period, "")
 
 
 def _plot(

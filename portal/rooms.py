@@ -18,10 +18,9 @@ from accounts import reports, services
 from accounts.adapter import actor_of
 from accounts.models import ApiKey
 from gateway_project.core import errors
-from gateway_project.core.views import SECRET_HEADERS
 from portal import plots
 from portal.forms import KeyForm, RevokeForm, RotateForm
-from portal.members import Member, room, shows_secrets
+from portal.members import Member, room, secretly, shows_secrets
 from portal.views import base_url
 
 KEYS_SHOWN = 20
@@ -161,14 +160,8 @@ def keys(request: HttpRequest, member: Member) -> HttpResponse:
             form = KeyForm(member.workspace.plan)
     found = member.keys
     facts = {"member": member, "keys": found, "form": form, **made}
-    headers = SECRET_HEADERS if made else None
-    return _with_headers(render(request, "portal/rooms/keys.html", facts), headers)
-
-
-def _with_headers(response: HttpResponse, headers: dict[str, str] | None) -> HttpResponse:
-    for name, value in (headers or {}).items():
-        response[name] = value
-    return response
+    page = render(request, "portal/rooms/keys.html", facts)
+    return secretly(page) if made else page
 
 
 def _is_within_plan(form: KeyForm, member: Member) -> bool:
@@ -211,7 +204,7 @@ def rotate(request: HttpRequest, member: Member, key_id: UUID) -> HttpResponse:
         return redirect("portal-key", key_id=found.pk)
     facts = {"made": successor, "text": text, "base_url": base_url(request)}
     page = _key_page(request, member, successor, RevokeForm(successor), **facts)
-    return _with_headers(page, SECRET_HEADERS)
+    return secretly(page)
 
 
 @require_POST

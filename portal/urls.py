@@ -3,7 +3,7 @@
 from allauth.account import views as account
 from django.urls import include, path
 
-from portal import mail_queue, playground, request_log, rooms, views
+from portal import inbox, mail_queue, playground, request_log, rooms, views, webhooks
 from portal.limits import limited
 
 urlpatterns = [
@@ -31,6 +31,38 @@ urlpatterns = [
     path("app/requests/<uuid:request_id>", request_log.one, name="portal-request"),
     path("app/mail-queue", mail_queue.mail_queue, name="portal-mail-queue"),
     path("app/mail-queue/ticket", mail_queue.ticket, name="portal-mail-queue-ticket"),
+    path("app/webhooks", webhooks.webhooks, name="portal-webhooks"),
+    path("app/webhooks/<uuid:webhook_id>", webhooks.webhook, name="portal-webhook"),
+    path("app/webhooks/<uuid:webhook_id>/edit", webhooks.edit, name="portal-webhook-edit"),
+    path(
+        "app/webhooks/<uuid:webhook_id>/switch",
+        limited("probe", by="user_or_ip", per_minute=20)(webhooks.switch),
+        name="portal-webhook-switch",
+    ),
+    path(
+        "app/webhooks/<uuid:webhook_id>/rotate-secret",
+        webhooks.rotate_secret,
+        name="portal-webhook-rotate",
+    ),
+    path(
+        "app/webhooks/<uuid:webhook_id>/test",
+        limited("webhook-test", by="user_or_ip", per_minute=60)(webhooks.test),
+        name="portal-webhook-test",
+    ),
+    path("app/webhooks/<uuid:webhook_id>/recover", webhooks.recover, name="portal-webhook-recover"),
+    path("app/webhooks/<uuid:webhook_id>/delete", webhooks.delete, name="portal-webhook-delete"),
+    path(
+        "app/webhooks/<uuid:webhook_id>/debugger",
+        limited("debugger", by="user_or_ip", per_minute=60)(webhooks.debug),
+        name="portal-webhook-debugger",
+    ),
+    path("app/deliveries/<uuid:delivery_id>", webhooks.delivery, name="portal-delivery"),
+    path(
+        "app/deliveries/<uuid:delivery_id>/resend", webhooks.resend, name="portal-delivery-resend"
+    ),
+    path("app/inbox", inbox.inbox_room, name="portal-inbox"),
+    path("app/inbox/webhook", inbox.make_webhook, name="portal-inbox-webhook"),
+    path("app/inbox/clear", inbox.clear, name="portal-inbox-clear"),
     path("guides/quickstart", views.quickstart, name="portal-quickstart"),
     path("app/settings", views.settings_page, name="portal-settings"),
     path("app/settings/delete", views.delete_account, name="portal-delete-account"),

@@ -20,6 +20,7 @@ from accounts.models import ApiKey, Workspace
 from gateway_project.core.observability import get_logger
 from webhooks.models import Webhook, WebhookDelivery, WebhookNotice
 
+CLOSED_AT_ONCE = 5_000
 Status = WebhookDelivery.Status
 log = get_logger("gateway.webhooks")
 
@@ -63,18 +64,22 @@ def disable(webhook_id: UUID, reason: Webhook.DisabledReason, facts: dict[str, A
 
 def close_pending(webhook_ids: Iterable[UUID], why: str) -> None:
     """Give up what is on its way there; `recover` brings it back."""
+    asked = list(webhook_ids)
     with transaction.atomic():
-        # In order, so that no two writers wait for each other.
-        ids = list(
-            WebhookDelivery.objects.select_for_update()
-            .filter(webhook__in=list(webhook_ids), status=Status.PENDING)
-            .order_by("pk")
-            .values_list("pk", flat=True)
-        )
-        WebhookDelivery.objects.filter(pk__in=ids).update(
-            status=Status.FAILED,
-            error=why,
-            next_attempt_at=None,
-            is_claimed=False,
-            finished_at=timezone.now(),
-        )
+        while True:  # a backlog may be millions
+            # In order, so that no two writers wait for each other.
+            ids = list(
+                WebhookDelivery.objects.select_for_update()
+                .filter(webhook__in=asked, status=Status.PENDING)
+                .order_by("pk")
+                .values_list("pk", flat=True)[:CLOSED_AT_ONCE]
+            )
+            if not ids:
+                return
+            WebhookDelivery.objects.filter(pk__in=ids).update(
+                status=Status.FAILED,
+                error=why,
+                next_attempt_at=None,
+                is_claimed=False,
+                finished_at=timezone.now(),
+            )

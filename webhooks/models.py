@@ -9,6 +9,40 @@ from django.utils import timezone
 from accounts.models import OutboxEvent, Workspace, new_id
 
 
+class Inbox(models.Model):
+    """The receiver that the gateway has for a workspace: `POST /inbox/{token}`."""
+
+    id = models.UUIDField(primary_key=True, default=new_id, editable=False)
+    workspace = models.OneToOneField(Workspace, on_delete=models.CASCADE, related_name="inbox")
+    token = models.CharField(max_length=64, unique=True, editable=False)
+    created_at = models.DateTimeField(default=timezone.now, editable=False)
+
+    class Meta:
+        verbose_name_plural = "inboxes"
+
+    def __str__(self) -> str:
+        return f"inbox of {self.workspace_id}"
+
+
+class InboxRequest(models.Model):
+    """A request that an inbox got. `findings`: the debugger's, `[[tone, words], …]`."""
+
+    inbox = models.ForeignKey(
+        Inbox, on_delete=models.CASCADE, related_name="requests", db_index=False
+    )
+    at = models.DateTimeField(default=timezone.now, editable=False)
+    headers = models.JSONField(default=dict)
+    body = models.TextField(blank=True, default="")
+    is_valid = models.BooleanField(default=False)
+    findings = models.JSONField(default=list)
+
+    class Meta:
+        indexes = [models.Index(fields=["inbox", "-id"], name="inbox_newest")]
+
+    def __str__(self) -> str:
+        return f"request {self.pk}"
+
+
 class Webhook(models.Model):
     """An address of a workspace that gets the events it asked for."""
 
@@ -20,6 +54,14 @@ class Webhook(models.Model):
     id = models.UUIDField(primary_key=True, default=new_id, editable=False)
     workspace = models.ForeignKey(Workspace, on_delete=models.CASCADE, related_name="webhooks")
     url = models.CharField(max_length=2048)
+    inbox = models.OneToOneField(
+        Inbox,
+        on_delete=models.CASCADE,
+        null=True,
+        blank=True,
+        editable=False,
+        help_text="It is delivered there, inside this process; its URL is never dialled.",
+    )
     description = models.CharField(max_length=200, blank=True, default="")
     events = models.JSONField(default=list)
     retry_count = models.PositiveSmallIntegerField(

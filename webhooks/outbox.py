@@ -41,7 +41,9 @@ def fan_out() -> int:
         )
         active: dict[UUID, list[Webhook]] = defaultdict(list)
         for webhook in Webhook.objects.filter(
-            workspace__in={workspace_id for _, workspace_id, _ in events}, is_active=True
+            workspace__in={workspace_id for _, workspace_id, _ in events},
+            workspace__suspended_at=None,
+            is_active=True,
         ):
             active[webhook.workspace_id].append(webhook)
         WebhookDelivery.objects.bulk_create(
@@ -91,10 +93,14 @@ def claim(places: int, room: Mapping[UUID, int], room_default: int) -> list[send
             next_attempt_at=now + LEASE, is_claimed=True
         )
     jobs = sending.jobs_of(taken)
-    disabled = {job.webhook_id for job in jobs if not job.is_active}
-    if disabled:  # between the event and now
+    # Between the event and now. `recover` brings either back.
+    suspended = {job.webhook_id for job in jobs if job.is_suspended}
+    disabled = {job.webhook_id for job in jobs if not job.is_active} - suspended
+    if suspended:
+        listening.close_pending(suspended, "the workspace is suspended")
+    if disabled:
         listening.close_pending(disabled, "the webhook is disabled")
-    return [job for job in jobs if job.is_active]
+    return [job for job in jobs if job.is_active and not job.is_suspended]
 
 
 def oldest_pending_seconds() -> float:

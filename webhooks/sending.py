@@ -10,6 +10,7 @@ import asyncio
 import math
 import re
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime
 from email.utils import parsedate_to_datetime
@@ -19,16 +20,17 @@ from typing import Literal
 from uuid import UUID
 
 import aiohttp
+from django import db
 from django.conf import settings
 from django.db.models import TextField
 from django.db.models.functions import Cast
 from django.utils import timezone
 from yarl import URL
 
-from gateway_project.core import destinations, encryption
+from gateway_project.core import destinations
 from gateway_project.core.destinations import GuardedResolver
 from gateway_project.core.observability import get_logger
-from webhooks import signing
+from webhooks import inbox, keyring, signing
 from webhooks.models import Webhook, WebhookDelivery
 
 TIMEOUT_SECONDS = 15.0
@@ -38,6 +40,8 @@ LOOKED_UP_SECONDS = 10
 """How long a vetted look-up is used again; what it found is still what is dialled."""
 ERROR_CHARS_MAX = 300
 SECONDS = re.compile(r"[0-9]{1,9}\Z")
+# The text as the database keeps it: the same bytes at each attempt, and never decoded.
+BODY_TEXT = Cast("event__body", TextField())
 Kind = Literal["delivered", "failed", "timeout", "error", "refused"]
 log = get_logger("gateway.webhooks")
 
@@ -52,7 +56,9 @@ class Job:
     event_id: str
     body: bytes
     secrets: tuple[str, ...]
+    inbox_id: UUID | None  # then nothing is dialled
     is_active: bool
+    is_suspended: bool  # its workspace
     is_failing: bool
 
 
@@ -87,13 +93,14 @@ def jobs_of(delivery_ids: Sequence[UUID]) -> list[Job]:
     rows = list(
         WebhookDelivery.objects.filter(pk__in=delivery_ids)
         .order_by("created_at")
-        # The text as the database keeps it: the same bytes at each attempt, and never decoded.
-        .values_list("pk", "webhook_id", "event_id", Cast("event__body", TextField()))
+        .values_list("pk", "webhook_id", "event_id", BODY_TEXT)
     )
     ids = {webhook_id for _, webhook_id, _, _ in rows}
     webhooks = {
-        webhook.pk: (webhook, _secrets(webhook))
-        for webhook in Webhook.objects.filter(pk__in=ids).prefetch_related("secrets")
+        webhook.pk: (webhook, keyring.in_force(webhook))
+        for webhook in Webhook.objects.filter(pk__in=ids)
+        .select_related("workspace")
+        .prefetch_related("secrets")
     }
     jobs = []
     for pk, webhook_id, event_id, body in rows:
@@ -107,23 +114,29 @@ def jobs_of(delivery_ids: Sequence[UUID]) -> list[Job]:
                     event_id=str(event_id),
                     body=body.encode(),
                     secrets=secrets,
+                    inbox_id=webhook.inbox_id,
                     is_active=webhook.is_active,
+                    is_suspended=webhook.workspace.suspended_at is not None,
                     is_failing=webhook.failing_since is not None,
                 )
             )
     return jobs
 
 
-def _secrets(webhook: Webhook) -> tuple[str, ...]:
-    now, found = timezone.now(), []
-    for secret in webhook.secrets.all():
-        if secret.expires_at is not None and secret.expires_at <= now:
-            continue
-        try:
-            found.append(encryption.decrypt(secret.encrypted))
-        except encryption.Undecryptable:
-            log.error("webhook_secret_undecryptable", webhook=str(webhook.pk))
-    return tuple(found)
+def body_of(delivery_id: UUID) -> bytes:
+    """The very bytes that are sent."""
+    found = WebhookDelivery.objects.filter(pk=delivery_id)
+    body: str = found.values_list(BODY_TEXT, flat=True).get()
+    return body.encode()
+
+
+def _own_headers() -> dict[str, str]:
+    return {
+        "Accept": "*/*",
+        "Accept-Encoding": "identity",
+        "Content-Type": "application/json",
+        "User-Agent": f"Gateway-Webhooks/{settings.VERSION}",
+    }
 
 
 class Sender:
@@ -131,6 +144,7 @@ class Sender:
 
     def __init__(self) -> None:
         self._usual, self._plain = (self._session(is_plain=plain) for plain in (False, True))
+        self._inboxes = ThreadPoolExecutor(1, thread_name_prefix="webhooks-inbox")
 
     @staticmethod
     def _session(*, is_plain: bool) -> aiohttp.ClientSession:
@@ -143,12 +157,7 @@ class Sender:
             ),
             cookie_jar=aiohttp.DummyCookieJar(),
             timeout=aiohttp.ClientTimeout(total=TIMEOUT_SECONDS),
-            headers={
-                "Accept": "*/*",
-                "Accept-Encoding": "identity",
-                "Content-Type": "application/json",
-                "User-Agent": f"Gateway-Webhooks/{settings.VERSION}",
-            },
+            headers=_own_headers(),
             auto_decompress=False,
             trust_env=False,
         )
@@ -161,6 +170,7 @@ class Sender:
     ) -> None:
         await self._usual.close()
         await self._plain.close()
+        self._inboxes.shutdown(wait=False)
 
     async def send(self, job: Job) -> Outcome:
         """Try once. Never raises for what a receiver does."""
@@ -190,9 +200,11 @@ class Sender:
     async def _post(self, job: Job, timestamp: int) -> tuple[int, str, float | None]:
         if not job.secrets:
             raise MissingSecret
+        headers = signing.headers(job.secrets, job.event_id, timestamp, job.body)
+        if job.inbox_id is not None:
+            return await self._put(job.inbox_id, headers, job.body)
         destination = destinations.read(job.url)
         session = self._plain if destination.is_plain else self._usual
-        headers = signing.headers(job.secrets, job.event_id, timestamp, job.body)
         url = URL(job.url, encoded=True)
         for is_last in (False, True):
             try:
@@ -206,6 +218,23 @@ class Sender:
                 if is_last:
                     raise
         raise AssertionError("unreachable")
+
+    async def _put(
+        self, inbox_id: UUID, headers: dict[str, str], body: bytes
+    ) -> tuple[int, str, float | None]:
+        """Into the workspace's own inbox, as `POST /inbox/{token}` would, without a socket."""
+        shown = {name.lower(): value for name, value in {**_own_headers(), **headers}.items()}
+
+        def put() -> None:
+            db.close_old_connections()
+            try:
+                inbox.receive(inbox_id, shown, body)
+            finally:
+                db.close_old_connections()
+
+        async with asyncio.timeout(TIMEOUT_SECONDS):
+            await asyncio.get_running_loop().run_in_executor(self._inboxes, put)
+        return 202, "Kept in the inbox.", None
 
 
 class MissingSecret(Exception):

@@ -12,17 +12,25 @@ from django.db.models import Count, Exists, OuterRef
 from django.utils import timezone
 
 from accounts.events import audit, publish
-from accounts.models import OutboxEvent
+from accounts.models import OutboxEvent, Workspace
 from accounts.services import Actor
 from gateway_project.core import destinations, encryption, errors
-from webhooks import catalogue, listening, outbox, schedule, sending, signing
-from webhooks.models import Webhook, WebhookDelivery, WebhookNotice, WebhookSecret
+from webhooks import catalogue, debugger, keyring, listening, outbox, schedule, sending, signing
+from webhooks.models import (
+    Inbox,
+    Webhook,
+    WebhookAttempt,
+    WebhookDelivery,
+    WebhookNotice,
+    WebhookSecret,
+)
 from webhooks.results import record
 
 WEBHOOKS_MAX = 100
 OLD_SECRETS_MAX = 9
 RECOVERED_MAX = 10_000
 HEALTH_DAYS = 7
+ATTEMPTS_HELD_AGAINST = 20
 Reason = Webhook.DisabledReason
 Status = WebhookDelivery.Status
 
@@ -34,12 +42,14 @@ def register(
     *,
     description: str = "",
     retry_count: int | None = None,
+    inbox: Inbox | None = None,
     actor: Actor,
 ) -> tuple[Webhook, str]:
     """Make a webhook. Returns it with its secret, which is shown this once.
 
-    Whether we may send to `url` is for the caller to check. Raises 409 when the workspace has
-    `WEBHOOKS_MAX` already.
+    Whether we may send to `url` is for the caller to check. With `inbox`, the workspace's own, it
+    is delivered there and `url` is never dialled. Raises 409 when the workspace has `WEBHOOKS_MAX`
+    already, or one that sends to `inbox`.
     """
     secret = signing.make_secret()
     with transaction.atomic():
@@ -48,9 +58,12 @@ def register(
             raise errors.Conflict(
                 f"A workspace has at most {WEBHOOKS_MAX} webhooks. Delete one that is not used."
             )
+        if inbox is not None and Webhook.objects.filter(inbox=inbox).exists():
+            raise errors.Conflict("A webhook sends to the inbox already.")
         webhook = Webhook.objects.create(
             workspace=workspace,
             url=url,
+            inbox=inbox,
             events=events,
             description=description,
             retry_count=retry_count,
@@ -70,7 +83,9 @@ def update(webhook: Webhook, changes: dict[str, Any], *, actor: Actor) -> Webhoo
         if changes.get("is_active") is False:
             webhook.disabled_reason = Reason.PAUSED
             listening.close_pending([webhook.pk], "the webhook was paused")
-        webhook.save(update_fields=[*changes, "disabled_reason"])
+        if "url" in changes:
+            webhook.inbox = None  # from now on it is dialled, and the guard asked
+        webhook.save(update_fields=[*changes, "disabled_reason", "inbox"])
         listening.tell(workspace)
         audit(
             "webhook.changed",
@@ -87,6 +102,7 @@ def enable(webhook: Webhook, *, actor: Actor) -> Webhook:
 
     Takes as long as the receiver, at most `sending.TIMEOUT_SECONDS`.
     """
+    _require_running(webhook)
     delivery = _begin_test(webhook, "webhook.test", is_claimed=True)
     [job] = sending.jobs_of([delivery.pk])
     outcome = sending.send_once(job)
@@ -148,7 +164,8 @@ def test(webhook: Webhook, event_type: str) -> WebhookDelivery:
     """Send the example of an event, once; raises 409 when it is disabled, 422 for its address."""
     _require_active(webhook)
     try:
-        destinations.check(webhook.url)
+        if webhook.inbox_id is None:
+            destinations.check(webhook.url)
     except destinations.Refused as exc:
         raise errors.ValidationFailed(
             errors=[{"field": "webhook_id", "message": f"its address is refused: {exc}"}]
@@ -266,7 +283,16 @@ def _restart(ids: list[UUID]) -> None:
     )
 
 
+def _require_running(webhook: Webhook) -> None:
+    if Workspace.objects.filter(pk=webhook.workspace_id, suspended_at__isnull=False).exists():
+        raise errors.Conflict(
+            "This workspace is suspended: nothing is sent for it. Ask the operators of this "
+            "gateway; afterwards recover what was not sent."
+        )
+
+
 def _require_active(webhook: Webhook) -> None:
+    _require_running(webhook)
     if not webhook.is_active:
         raise errors.Conflict("The webhook is disabled. Enable it first (PATCH is_active: true).")
 
@@ -284,6 +310,41 @@ def counts_of(webhooks: Iterable[Webhook]) -> dict[UUID, dict[str, int]]:
         ):
             found.setdefault(webhook_id, {})[status] = count
     return found
+
+
+def examine(
+    webhook: Webhook, headers: str, body: bytes, *, receivers_secret: str = ""
+) -> debugger.Verdict:
+    """What is wrong with a request that a receiver of `webhook` got; see `webhooks.debugger`."""
+    found = debugger.read_headers(headers)
+    return debugger.examine(
+        found,
+        body,
+        keyring.named(webhook),
+        now=int(timezone.now().timestamp()),
+        sent=_sent(webhook, found.get(debugger.ID, ""), body),
+        receivers_secret=receivers_secret,
+    )
+
+
+def _sent(webhook: Webhook, header_id: str, body: bytes) -> debugger.Sent | None:
+    """What went out under the id of the header, or else of the body."""
+    for text in (header_id, debugger.id_in(body)):
+        try:
+            event_id = UUID(text)
+        except ValueError:
+            continue
+        delivery = webhook.deliveries.filter(event=event_id).first()
+        if delivery is None:
+            continue
+        attempts = WebhookAttempt.objects.filter(delivery=delivery).order_by("-id")
+        times = attempts.values_list("at", flat=True)[:ATTEMPTS_HELD_AGAINST]
+        return debugger.Sent(
+            str(event_id),
+            sending.body_of(delivery.pk),
+            [int(at.timestamp()) for at in times],
+        )
+    return None
 
 
 def _add_secret(webhook: Webhook, secret: str) -> None:

@@ -1,6 +1,6 @@
 from django.urls import path
 
-from webhooks.views import CatalogueViewSet, WebhookViewSet
+from webhooks.views import CatalogueViewSet, InboxViewSet, WebhookViewSet
 
 urlpatterns = [
     path("webhooks/register", WebhookViewSet.as_view({"post": "create"}), name="webhooks-register"),
@@ -37,4 +37,5 @@ urlpatterns = [
         WebhookViewSet.as_view({"post": "resend"}),
         name="webhooks-resend",
     ),
+    path("inbox/<str:token>", InboxViewSet.as_view({"post": "receive"}), name="webhooks-inbox"),
 ]

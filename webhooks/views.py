@@ -13,9 +13,17 @@ from rest_framework.request import Request
 
 from accounts.views import KeyedViewSet
 from gateway_project.core import errors
-from gateway_project.core.views import PAGING, ControlPlaneViewSet, endpoint, page, reply
-from webhooks import catalogue, services
-from webhooks.models import Webhook, WebhookDelivery
+from gateway_project.core.ratelimit import per_minute
+from gateway_project.core.views import (
+    PAGING,
+    SECRET_HEADERS,
+    ControlPlaneViewSet,
+    endpoint,
+    page,
+    reply,
+)
+from webhooks import catalogue, inbox, services
+from webhooks.models import Inbox, Webhook, WebhookDelivery
 from webhooks.schemas import (
     Accepted,
     Catalogue,
@@ -96,7 +104,8 @@ class WebhookViewSet(KeyedViewSet):
             actor=self.actor,
         )
         answer = NewWebhookView(**WebhookView.of(webhook, {}).model_dump(), secret=secret)
-        return reply(answer, status=201, headers={"Location": f"/webhooks/{webhook.pk}"})
+        headers = {"Location": f"/webhooks/{webhook.pk}", **SECRET_HEADERS}
+        return reply(answer, status=201, headers=headers)
 
     @endpoint(
         summary="List webhooks",
@@ -196,7 +205,8 @@ class WebhookViewSet(KeyedViewSet):
         secret, valid_until = services.rotate_secret(
             self.get_own(id), overlap_seconds=body.overlap_seconds, actor=self.actor
         )
-        return reply(NewSecret(secret=secret, previous_valid_until=valid_until))
+        answer = NewSecret(secret=secret, previous_valid_until=valid_until)
+        return reply(answer, headers=SECRET_HEADERS)
 
     @extend_schema(operation_id="webhooks_deliveries_list")
     @endpoint(
@@ -289,6 +299,34 @@ class CatalogueViewSet(ControlPlaneViewSet):
                 ]
             )
         )
+
+
+class InboxViewSet(ControlPlaneViewSet):
+    authentication_classes = []
+
+    @endpoint(
+        summary="Send something to an inbox",
+        description=(
+            "The receiver that the gateway has for a workspace; its address is in the portal. "
+            "Takes any body of at most 64 KiB, keeps the last 50 requests, and verifies their "
+            "signatures with the secrets of the webhook that sends there."
+        ),
+        tags=TAGS,
+        status=202,
+        public=True,
+        problems=[errors.NotFound, errors.BodyTooLarge],
+    )
+    def receive(self, request: Request, token: str) -> HttpResponse:
+        found = Inbox.objects.filter(token=token).values_list("pk", flat=True).first()
+        if found is None:
+            raise errors.NotFound("There is no such inbox. The portal shows its address.")
+        self.limit((per_minute("inbox", f"{{inbox:{found}}}", inbox.PER_MINUTE),), 1)
+        body = request._request.body
+        if len(body) > inbox.BODY_BYTES_MAX:
+            raise errors.BodyTooLarge("An inbox takes bodies of at most 64 KiB.")
+        headers = {name.lower(): value for name, value in request.headers.items()}
+        inbox.receive(found, headers, body)
+        return reply(None, status=202)
 
 
 def _accepted(delivery: WebhookDelivery) -> HttpResponse:

@@ -17,7 +17,7 @@ from gateway_project.core.middleware import PAGE_POLICY, context_of
 from gateway_project.core.views import problem_response
 
 View = Callable[..., HttpResponse]
-API_PREFIXES = ("/v1/", "/auth/", "/webhooks/", "/api/", "/beta/", "/health", "/metrics")
+API_PREFIXES = ("/v1/", "/auth/", "/webhooks/", "/inbox/", "/api/", "/beta/", "/health", "/metrics")
 
 
 @sync_only_middleware

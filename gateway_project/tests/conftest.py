@@ -9,8 +9,9 @@ from django.db import connection
 from gateway_project.tests.private_redis import PrivateRedis
 from gateway_project.tests.served import Served
 from portal.tests.browser import chromium, open_tab  # noqa: F401 - a person's browser
+from portal.tests.conftest import enter, owner, stranger, viewer  # noqa: F401 - at its rooms
 from robin.tests.conftest import _robin_session, member, robin  # noqa: F401 - Robin and its people
-from webhooks.tests.conftest import receiver  # noqa: F401 - of webhooks
+from webhooks.tests.conftest import make_webhook, receiver, webhook  # noqa: F401 - of webhooks
 
 
 @pytest.fixture

@@ -17,6 +17,7 @@ from django.utils import timezone
 from accounts import services
 from accounts.models import ApiKey, UsageLog, new_id
 from accounts.services import Actor
+from webhooks import inbox
 from webhooks import services as webhooks
 
 # For every caller, in this order: nobody, a key with the needed scope, one without it, a stranger's
@@ -51,6 +52,7 @@ TABLE: dict[tuple[str, str], tuple[int, ...]] = {
     ("POST", "/webhooks/{id}/recover"): (401, 202, 403, 404, 401),
     ("GET", "/webhooks/deliveries/{id}"): (401, 200, 403, 404, 401),
     ("POST", "/webhooks/deliveries/{id}/resend"): (401, 202, 403, 404, 401),
+    ("POST", "/inbox/{token}"): (202,) * 5,  # the token is the right to
     ("GET", "/health"): PUBLIC,
     ("GET", "/health/live"): PUBLIC,
     ("GET", "/health/ready"): PUBLIC,
@@ -120,6 +122,8 @@ def target(victim: ApiKey, request: pytest.FixtureRequest) -> str:
     path = request.getfixturevalue("path")
     if path.startswith("/v1/requests"):
         return log_of(victim)
+    if path.startswith("/inbox"):
+        return inbox.of(victim.workspace).token
     if not path.startswith("/webhooks"):
         return str(victim.pk)
     webhook, _ = webhooks.register(
@@ -177,7 +181,7 @@ def test_it_answers_as_the_table_says(
         body = {"webhook_id": target}
     json = {} if body is None else {"json": body}
 
-    names = dict.fromkeys(("id", "api_key_id", "request_id"), target)
+    names = dict.fromkeys(("id", "api_key_id", "request_id", "token"), target)
     r = gateway.request(method, path.format(**names, code="not_found"), key=caller, **json)
 
     assert r.status_code == status

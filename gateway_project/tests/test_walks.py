@@ -50,6 +50,8 @@ MEMBERS_PAGES = [
     "/app/keys",
     "/app/playground",
     "/app/requests",
+    "/app/webhooks",
+    "/app/inbox",
     "/guides/quickstart",
     "/app/settings",
     "/app/settings/delete",

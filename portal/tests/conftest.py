@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from allauth.account.internal.flows.login import record_authentication
 from django.test import Client
 
 from accounts.models import Membership
@@ -17,6 +19,11 @@ def enter() -> Any:
     def sign_in(user: Any) -> Client:
         client = Client()
         client.force_login(user, backend="django.contrib.auth.backends.ModelBackend")
+        # As a password does: without it, what shows a secret would ask for one.
+        session = client.session
+        request = SimpleNamespace(session=session)
+        record_authentication(request, user, method="password")
+        session.save()
         return client
 
     return sign_in

@@ -30,6 +30,9 @@
     }
   }
 
+  // On a phone the rooms stand in a row that scrolls: begin where the reader is.
+  document.querySelector(".rooms [aria-current]")?.scrollIntoView({ block: "nearest", inline: "center" });
+
   function prepare(within) {
     showTimes(within);
     letScroll(within);

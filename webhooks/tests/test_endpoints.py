@@ -10,11 +10,12 @@ import pytest
 from django.conf import settings as django_settings
 from django.utils import timezone
 
+from accounts import oversight
 from accounts.events import publish
 from accounts.models import AuditEvent, OutboxEvent, Workspace
 from accounts.tests.shapes import fields, moment, problem
-from gateway_project.core import encryption
-from webhooks import catalogue, engine, services
+from gateway_project.core import encryption, errors
+from webhooks import catalogue, engine, listening, outbox, services
 from webhooks.models import Webhook, WebhookDelivery, WebhookNotice, WebhookSecret
 from webhooks.tests.conftest import ACTOR
 from webhooks.tests.receiver import Answer
@@ -535,3 +536,59 @@ def test_secrets_survive_a_new_key(webhook, settings):
     settings.FIELD_ENCRYPTION_KEYS = [new]
     with pytest.raises(encryption.Undecryptable):
         encryption.decrypt(stored)
+
+
+class TestSecretsAreNotKept:
+    def test_no_cache_and_no_compressor_may_touch_them(self, api, receiver):
+        made = api("POST", "/register", {"url": receiver.url()})
+        rotated = api("POST", f"/{made.json()['id']}/rotate-secret", {})
+
+        for r in (made, rotated):
+            assert "whsec_" in r.text
+            assert r.headers["cache-control"] == "no-store, no-transform"
+
+
+class TestSuspension:
+    """What operators stop is not sent, and can be recovered afterwards."""
+
+    def test_nothing_leaves_and_it_says_why(self, acme, webhook, receiver):
+        waiting = publish(acme, "detection.completed", result={})
+        outbox.fan_out()
+        oversight.suspend_workspace(acme, actor=ACTOR)
+        publish(acme, "detection.completed", result={})
+
+        engine.deliver_all()
+
+        assert receiver.received == []
+        delivery = webhook.deliveries.get()
+        assert (delivery.event_id, delivery.status) == (waiting.pk, "failed")
+        assert delivery.error == "the workspace is suspended"
+
+        oversight.reinstate_workspace(acme, actor=ACTOR)
+        since = waiting.created_at
+        assert services.recover(webhook, since, None, actor=ACTOR) == (2, True)
+        engine.deliver_all()
+        assert len(receiver.received) == 2
+
+    def test_a_long_backlog_is_given_up_in_parts(self, webhook, monkeypatch):
+        monkeypatch.setattr(listening, "CLOSED_AT_ONCE", 2)
+        for _ in range(5):
+            services.test(webhook, "webhook.test")
+
+        services.update(webhook, {"is_active": False}, actor=ACTOR)
+
+        assert {row.status for row in webhook.deliveries.all()} == {"failed"}
+
+    def test_nobody_sends_by_hand(self, acme, webhook, receiver):
+        delivery = services.test(webhook, "webhook.test")
+        oversight.suspend_workspace(acme, actor=ACTOR)
+
+        for act in (
+            lambda: services.test(webhook, "webhook.test"),
+            lambda: services.resend(delivery, actor=ACTOR),
+            lambda: services.enable(webhook, actor=ACTOR),
+            lambda: services.recover(webhook, delivery.created_at, None, actor=ACTOR),
+        ):
+            with pytest.raises(errors.Conflict, match="suspended"):
+                act()
+        assert receiver.received == []

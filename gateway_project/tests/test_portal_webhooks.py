@@ -1,0 +1,282 @@
+"""The rooms of webhooks and the inbox: who may see and change what, and what they do."""
+
+from __future__ import annotations
+
+import pytest
+from django.urls import reverse
+from django.utils import timezone
+
+from accounts import oversight
+from accounts.events import publish
+from webhooks import engine, inbox, services, signing
+from webhooks.models import InboxRequest, Webhook, WebhookDelivery
+from webhooks.tests.conftest import ACTOR
+from webhooks.tests.receiver import Answer
+
+FORM = {"events": ["detection.completed"], "description": "", "retry_count": ""}
+SECRET = "no-store, no-transform"
+
+
+@pytest.fixture
+def delivery(webhook):
+    return services.test(webhook, "webhook.test")
+
+
+@pytest.fixture
+def own_inbox(acme):
+    return inbox.of(acme)
+
+
+def at(name, **ids):
+    return reverse(f"portal-{name}", kwargs=ids)
+
+
+def text_of(response):
+    return response.content.decode()
+
+
+class TestWebhooks:
+    def test_it_makes_one_and_shows_the_secret_once(self, owner, acme, receiver):
+        r = owner.post("/app/webhooks", {**FORM, "url": receiver.url()})
+
+        made = Webhook.objects.get(workspace=acme)
+        assert "whsec_" in text_of(r)
+        assert r["Cache-Control"] == SECRET
+        assert made.url == receiver.url()
+        assert "whsec_" not in text_of(owner.get("/app/webhooks"))
+        assert "whsec_" not in text_of(owner.get(at("webhook", webhook_id=made.pk)))
+
+    @pytest.mark.parametrize(
+        "changes",
+        [
+            {"url": "https://169.254.169.254/"},
+            {"events": []},
+            {"events": ["x"]},
+            {"retry_count": 10},
+        ],
+    )
+    def test_it_refuses_what_the_api_refuses(self, owner, receiver, changes):
+        r = owner.post("/app/webhooks", {**FORM, "url": receiver.url(), **changes})
+
+        assert "errorlist" in text_of(r)
+        assert not Webhook.objects.exists()
+
+    def test_it_edits(self, owner, webhook):
+        url = at("webhook-edit", webhook_id=webhook.pk)
+        form = {**FORM, "url": webhook.url, "description": "ours", "retry_count": "3"}
+
+        assert owner.post(url, form).status_code == 302
+        webhook.refresh_from_db()
+        assert (webhook.description, webhook.retry_count) == ("ours", 3)
+
+        assert "errorlist" in text_of(owner.post(url, {**form, "url": "https://127.0.0.1.nip/ x"}))
+
+    def test_pausing_and_enabling_tell_what_the_probe_met(self, owner, webhook, receiver):
+        url = at("webhook-switch", webhook_id=webhook.pk)
+        assert "Paused" in text_of(owner.post(url, {"to": "off"}, follow=True))
+
+        receiver.answers(Answer(503))
+        assert "HTTP 503" in text_of(owner.post(url, {"to": "on"}, follow=True))
+        receiver.answers(Answer(200))
+        assert "answered the probe" in text_of(owner.post(url, {"to": "on"}, follow=True))
+        webhook.refresh_from_db()
+        assert webhook.is_active
+
+    def test_rotating_shows_the_new_secret_and_until_when_the_old_signs(self, owner, webhook):
+        url = at("webhook-rotate", webhook_id=webhook.pk)
+
+        r = owner.post(url, {"overlap_seconds": "3600"})
+
+        assert "whsec_" in text_of(r)
+        assert webhook.secret not in text_of(r)
+        assert "Old secret" in text_of(r)
+        assert r["Cache-Control"] == SECRET
+
+    def test_recovering_sends_what_was_given_up(self, owner, webhook, acme, receiver):
+        publish(acme, "detection.completed", result={})
+        receiver.answers(Answer(410))
+        engine.deliver_all()
+        receiver.answers(Answer(200))
+        owner.post(at("webhook-switch", webhook_id=webhook.pk), {"to": "on"})
+        url = at("webhook-recover", webhook_id=webhook.pk)
+        since = f"{timezone.now():%Y-%m-%dT00:00}"
+
+        assert "1 deliveries" in text_of(owner.post(url, {"since": since}, follow=True))
+        engine.deliver_all()
+        found = WebhookDelivery.objects.get(webhook=webhook, event_type="detection.completed")
+        assert found.status == "delivered"
+
+    def test_deleting(self, owner, webhook):
+        owner.post(at("webhook-delete", webhook_id=webhook.pk))
+
+        assert not Webhook.objects.exists()
+
+
+class TestLog:
+    def test_filters_and_pages(self, owner, webhook):
+        made = [services.test(webhook, "webhook.test").pk for _ in range(55)]
+        quota = services.test(webhook, "quota.80")
+        url = at("webhook", webhook_id=webhook.pk)
+
+        seen, where = [], url
+        while where:
+            r = owner.get(where)
+            seen += [row.pk for row in r.context["rows"]]
+            where = r.context["older"]
+        assert sorted(seen) == sorted([*made, quota.pk])
+        only = owner.get(url, {"event": "quota.80"}).context["rows"]
+        assert [row.pk for row in only] == [quota.pk]
+        assert owner.get(url, {"status": "delivered"}).context["rows"] == []
+        assert "errorlist" in text_of(owner.get(url, {"status": "odd"}))
+        assert owner.get(url, {"cursor": "nonsense"}).status_code == 404
+
+    def test_a_delivery_shows_both_sides_and_is_sent_again(self, owner, delivery, receiver):
+        receiver.answers(Answer(500, body=b"<b>broken</b>"))
+        engine.deliver_all()
+
+        shown = text_of(owner.get(at("delivery", delivery_id=delivery.pk)))
+        assert "&lt;b&gt;broken" in shown
+        assert str(delivery.event_id) in shown
+        assert "given up" in shown
+
+        receiver.answers(Answer(200))
+        owner.post(at("delivery-resend", delivery_id=delivery.pk))
+        engine.deliver_all()
+        delivery.refresh_from_db()
+        assert delivery.status == "delivered"
+
+    def test_queries_do_not_grow(self, owner, webhook, django_assert_max_num_queries):
+        for _ in range(30):
+            services.test(webhook, "webhook.test")
+        with django_assert_max_num_queries(10):
+            owner.get(at("webhook", webhook_id=webhook.pk))
+
+
+class TestDebugger:
+    def test_it_knows_what_was_sent(self, owner, webhook, delivery, receiver):
+        engine.deliver_all()
+        [got] = receiver.received
+        headers = "\n".join(f"{name}: {value}" for name, value in got.headers.items())
+        url = at("webhook-debugger", webhook_id=webhook.pk)
+
+        right = owner.post(url, {"headers": headers, "body": got.body.decode()})
+        assert right.context["verdict"].is_valid
+        body = got.body.decode().replace("webhook.test", "webhook.toast")
+        wrong = owner.post(url, {"headers": headers, "body": body})
+        assert "type is not what we sent" in text_of(wrong)
+        other = owner.post(
+            url,
+            {"headers": headers, "body": got.body.decode(), "secret": signing.make_secret()},
+        )
+        assert "Wrong secret" in text_of(other)
+
+
+class TestWho:
+    POSTS = (
+        "webhook-switch",
+        "webhook-rotate",
+        "webhook-test",
+        "webhook-recover",
+        "webhook-delete",
+    )
+
+    def test_viewers_look_and_change_nothing(self, viewer, webhook, delivery):
+        ids = {"webhook_id": webhook.pk}
+        for page in ("/app/webhooks", "/app/inbox", at("webhook", **ids)):
+            assert viewer.get(page).status_code == 200
+        assert viewer.get(at("delivery", delivery_id=delivery.pk)).status_code == 200
+        assert viewer.get(at("webhook-edit", **ids)).status_code == 403
+        for name in self.POSTS:
+            assert viewer.post(at(name, **ids)).status_code == 403
+        for path in ("/app/webhooks", "/app/inbox/webhook", "/app/inbox/clear"):
+            assert viewer.post(path).status_code == 403
+        assert viewer.post(at("delivery-resend", delivery_id=delivery.pk)).status_code == 403
+
+    def test_anothers_is_as_missing_as_none(self, stranger, webhook, delivery):
+        ids = {"webhook_id": webhook.pk}
+        for name in ("webhook", "webhook-edit", "webhook-debugger"):
+            assert stranger.get(at(name, **ids)).status_code == 404
+        for name in self.POSTS:
+            assert stranger.post(at(name, **ids)).status_code == 404
+        assert stranger.get(at("delivery", delivery_id=delivery.pk)).status_code == 404
+        assert stranger.post(at("delivery-resend", delivery_id=delivery.pk)).status_code == 404
+
+    def test_a_suspended_workspace_is_told(self, owner, acme, webhook):
+        oversight.suspend_workspace(acme, actor=ACTOR)
+
+        assert "was suspended" in text_of(owner.get("/app/webhooks"))
+        url = at("webhook-test", webhook_id=webhook.pk)
+        r = owner.post(url, {"event": "webhook.test"}, follow=True)
+        assert "nothing is sent" in text_of(r)
+
+
+class TestInbox:
+    def test_a_signed_event_arrives_without_a_socket_or_an_exception(
+        self, owner, acme, own_inbox, settings
+    ):
+        settings.WEBHOOK_ALLOWED_NETWORKS = ()
+        r = owner.post("/app/inbox/webhook")
+        assert "whsec_" in text_of(r)
+        assert r["Cache-Control"] == SECRET
+        made = Webhook.objects.get(inbox=own_inbox)
+        assert "already" in text_of(owner.post("/app/inbox/webhook", follow=True))
+
+        url = at("webhook-test", webhook_id=made.pk)
+        assert owner.post(url, {"event": "webhook.test", "back": "inbox"}).status_code == 302
+        publish(acme, "detection.completed", result={})
+        engine.deliver_all()
+
+        assert {row.status for row in made.deliveries.all()} == {"delivered"}
+        got = owner.get("/app/inbox").context["received"]
+        assert [row.is_valid for row in got] == [True, True]
+        assert "webhook-signature" in got[0].headers
+
+    def test_htmx_gets_the_list_only_when_it_is_new(self, owner, own_inbox):
+        live = {"HTTP_HX_REQUEST": "true"}
+        assert owner.get("/app/inbox?seen=", **live).status_code == 204
+        inbox.receive(own_inbox.pk, {}, b"{}")
+        r = owner.get("/app/inbox?seen=", **live)
+        assert r.status_code == 200
+        assert "<html" not in text_of(r)
+
+    def test_an_address_that_is_changed_is_dialled_and_guarded(self, owner, own_inbox, settings):
+        settings.WEBHOOK_ALLOWED_NETWORKS = ()
+        owner.post("/app/inbox/webhook")
+        made = Webhook.objects.get()
+        services.update(made, {"url": "https://127.0.0.1/"}, actor=ACTOR)
+        publish(made.workspace, "detection.completed", result={})
+        engine.deliver_all()
+
+        assert made.deliveries.get().attempts.get().error.startswith("The address lies in")
+        assert not InboxRequest.objects.exists()
+
+    def test_anybody_may_post_there_and_it_stays_bounded(self, gateway, own_inbox, settings):
+        settings.RATE_LIMIT_ENABLED = False
+        url = f"/inbox/{own_inbox.token}"
+        for number in range(inbox.KEPT_MAX + 3):
+            r = gateway.request(
+                "POST", url, content=b"%d" % number, headers={"Authorization": "Bearer x"}
+            )
+            assert r.status_code == 202
+        kept = inbox.received(own_inbox)
+        assert own_inbox.requests.count() == len(kept) == inbox.KEPT_MAX
+        assert kept[0].body == str(inbox.KEPT_MAX + 2)
+        assert not kept[0].is_valid
+        assert kept[0].headers["authorization"] == "(not kept)"
+
+        assert gateway.request("POST", url, content=b"x" * 70_000).status_code == 413
+        assert gateway.request("POST", "/inbox/nonsense", content=b"").status_code == 404
+        assert gateway.request("GET", url).status_code == 405
+
+    def test_it_is_limited(self, gateway, own_inbox, monkeypatch):
+        monkeypatch.setattr(inbox, "PER_MINUTE", 2)
+        codes = [gateway.request("POST", f"/inbox/{own_inbox.token}").status_code for _ in "abc"]
+
+        assert codes == [202, 202, 429]
+
+    def test_another_workspace_has_another(self, owner, stranger, acme, globex, own_inbox):
+        inbox.receive(own_inbox.pk, {}, b"mine")
+
+        assert "mine" in text_of(owner.get("/app/inbox"))
+        assert "mine" not in text_of(stranger.get("/app/inbox"))
+        assert inbox.of(globex).token != own_inbox.token

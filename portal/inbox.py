@@ -1,0 +1,87 @@
+"""The inbox of a workspace: what its built-in receiver got, live."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.contrib import messages
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import redirect, render
+from django.urls import reverse
+from django.views.decorators.http import require_POST, require_safe
+
+from accounts.adapter import actor_of
+from gateway_project.core import errors
+from portal.members import Member, room, secretly, shows_secrets
+from webhooks import catalogue, inbox, services
+from webhooks.models import Inbox
+
+EVENTS = [event.name for event in catalogue.TYPES if event.name.startswith("detection.")]
+
+
+@require_safe
+@room
+def inbox_room(request: HttpRequest, member: Member) -> HttpResponse:
+    """All of it, or to htmx the list alone, when there is something new."""
+    found = inbox.of(member.workspace)
+    if request.headers.get("HX-Request"):
+        facts = _received(member, found)
+        if request.GET.get("seen") == facts["seen"]:
+            return HttpResponse(status=204)  # nothing to swap, and nobody loses their place
+        return render(request, "portal/rooms/inbox_received.html", facts)
+    return _page(request, member, found)
+
+
+def _received(member: Member, found: Inbox) -> dict[str, Any]:
+    received = inbox.received(found)
+    return {
+        "member": member,
+        "webhook": inbox.webhook_of(found),
+        "received": received,
+        "seen": str(received[0].pk) if received else "",
+    }
+
+
+def _page(request: HttpRequest, member: Member, found: Inbox, **more: Any) -> HttpResponse:
+    facts = {
+        **_received(member, found),
+        "address": _address(request, found),
+        "kept": inbox.KEPT_MAX,
+        **more,
+    }
+    return render(request, "portal/rooms/inbox.html", facts)
+
+
+def _address(request: HttpRequest, found: Inbox) -> str:
+    return request.build_absolute_uri(reverse("webhooks-inbox", args=[found.token]))
+
+
+@shows_secrets
+@room
+@require_POST
+def make_webhook(request: HttpRequest, member: Member) -> HttpResponse:
+    """The webhook that sends to the inbox; its secret is on this answer and nowhere else."""
+    member.must_change()
+    found = inbox.of(member.workspace)
+    try:
+        made, secret = services.register(
+            member.workspace.pk,
+            _address(request, found),
+            EVENTS,
+            description="The inbox of this workspace",
+            inbox=found,
+            actor=actor_of(request, member.user.email),
+        )
+    except errors.Conflict as exc:
+        messages.error(request, str(exc.detail))
+        return redirect("portal-inbox")
+    return secretly(_page(request, member, found, made=made, secret=secret))
+
+
+@room
+@require_POST
+def clear(request: HttpRequest, member: Member) -> HttpResponse:
+    member.must_change()
+    inbox.clear(inbox.of(member.workspace))
+    messages.success(request, "The inbox is empty.")
+    return redirect("portal-inbox")

@@ -1,0 +1,148 @@
+"""What people type about webhooks. The rules are the API's (`webhooks/schemas.py`)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django import forms
+
+from gateway_project.core import destinations
+from portal.forms import moment_input
+from webhooks import catalogue
+from webhooks.models import Webhook, WebhookDelivery
+from webhooks.schedule import ATTEMPTS_MAX
+
+OVERLAP = (("0", "At once"), ("3600", "In 1 hour"), ("86400", "In 1 day"), ("604800", "In 7 days"))
+PASTED_CHARS_MAX = 100_000
+URL_HELP = "https, on port 443 or 8443, at a public address. Answer 2xx within 15 seconds."
+
+
+class WebhookForm(forms.Form):
+    url = forms.CharField(max_length=2048, label="Address", help_text=URL_HELP)
+    events = forms.MultipleChoiceField(
+        choices=[(event.name, event.name) for event in catalogue.TYPES],
+        initial=["detection.completed"],
+        widget=forms.CheckboxSelectMultiple,
+        error_messages={"required": "Choose at least one event, or nothing would be sent."},
+    )
+    description = forms.CharField(max_length=200, required=False)
+    retry_count = forms.IntegerField(
+        min_value=0,
+        max_value=ATTEMPTS_MAX - 1,
+        required=False,
+        label="Attempts after the first",
+        help_text=f"Empty: the whole schedule, {ATTEMPTS_MAX - 1} over about three days.",
+    )
+
+    def __init__(self, data: Any = None, *, webhook: Webhook | None = None) -> None:
+        super().__init__(data)
+        if webhook is not None:
+            self.initial = {name: getattr(webhook, name) for name in self.fields}
+            if webhook.inbox_id is not None:
+                del self.fields["url"]  # the inbox has but one
+
+    def clean_url(self) -> str:
+        url: str = self.cleaned_data["url"]
+        if url == self.initial.get("url"):
+            return url
+        try:
+            destinations.check(url)
+        except destinations.Refused as exc:
+            raise forms.ValidationError(str(exc)) from None
+        return url
+
+    def changes(self) -> dict[str, Any]:
+        """What differs from the webhook that the form was made of."""
+        return {
+            name: value
+            for name, value in self.cleaned_data.items()
+            if value != self.initial.get(name)
+        }
+
+
+class RotateSecretForm(forms.Form):
+    overlap_seconds = forms.TypedChoiceField(
+        choices=OVERLAP, coerce=int, initial="86400", label="The old secret stops signing"
+    )
+
+
+class TestForm(forms.Form):
+    event = forms.ChoiceField(
+        choices=[(event.name, event.name) for event in catalogue.TYPES],
+        initial="webhook.test",
+        label="Example of",
+    )
+
+
+class RecoverForm(forms.Form):
+    since = forms.DateTimeField(label="Since (UTC)", widget=moment_input())
+    until = forms.DateTimeField(
+        required=False, label="Until (UTC)", help_text="Empty: now.", widget=moment_input()
+    )
+
+    def clean(self) -> dict[str, Any]:
+        since, until = self.cleaned_data.get("since"), self.cleaned_data.get("until")
+        if since and until and since >= until:
+            self.add_error("until", "This is before “since”. Choose a later time.")
+        return self.cleaned_data
+
+
+class DeliveryFilter(forms.Form):
+    """Filters of the delivery log, from the query string; a wrong one is told, not ignored."""
+
+    status = forms.ChoiceField(
+        required=False,
+        choices=[
+            ("", "Any state"),
+            (WebhookDelivery.Status.PENDING, "On its way"),
+            (WebhookDelivery.Status.DELIVERED, "Delivered"),
+            (WebhookDelivery.Status.FAILED, "Given up"),
+        ],
+    )
+    event = forms.ChoiceField(
+        required=False,
+        choices=[("", "Any event"), *((event.name, event.name) for event in catalogue.TYPES)],
+    )
+    since = forms.DateTimeField(required=False, label="Since (UTC)", widget=moment_input())
+    until = forms.DateTimeField(required=False, label="Until (UTC)", widget=moment_input())
+
+    clean = RecoverForm.clean
+
+    def conditions(self) -> dict[str, Any]:
+        wanted = self.cleaned_data
+        found = {
+            "status": wanted["status"],
+            "event_type": wanted["event"],
+            "created_at__gte": wanted["since"],
+            "created_at__lt": wanted["until"],
+        }
+        return {name: value for name, value in found.items() if value}
+
+
+class DebugForm(forms.Form):
+    headers = forms.CharField(
+        max_length=PASTED_CHARS_MAX,
+        label="Headers as your receiver got them",
+        help_text="One a line. Only the three that begin with webhook- are read.",
+        widget=forms.Textarea(attrs={"rows": 5, "spellcheck": "false", "class": "mono"}),
+    )
+    body = forms.CharField(
+        max_length=PASTED_CHARS_MAX,
+        required=False,
+        strip=False,
+        label="Body, byte for byte",
+        widget=forms.Textarea(attrs={"rows": 7, "spellcheck": "false", "class": "mono"}),
+    )
+    secret = forms.CharField(
+        max_length=500,
+        required=False,
+        strip=False,
+        label="Secret your receiver uses",
+        help_text="May stay empty. It is compared and kept nowhere.",
+        widget=forms.PasswordInput(attrs={"autocomplete": "off"}),
+    )
+
+    def clean_body(self) -> bytes:
+        # Browsers send every line break of a text area as CR LF.
+        body: str = self.cleaned_data["body"]
+        return body.replace("\r\n", "\n").encode(errors="replace")

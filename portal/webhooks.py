@@ -1,0 +1,302 @@
+"""Webhooks of a workspace: what they are, how they do, and what became of each delivery.
+
+All is done by `webhooks.services`, as the API does it. Viewers look; `must_change` stops them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from datetime import datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+from django.contrib import messages
+from django.http import Http404, HttpRequest, HttpResponse
+from django.shortcuts import redirect, render
+from django.utils import timezone
+from django.views.decorators.http import require_http_methods, require_POST, require_safe
+from rest_framework.exceptions import NotFound
+from rest_framework.request import Request
+
+from accounts.adapter import actor_of
+from accounts.services import Actor
+from gateway_project.core import errors
+from gateway_project.core.views import page
+from portal import plots
+from portal.members import Member, room, secretly, shows_secrets
+from portal.webhook_forms import (
+    DebugForm,
+    DeliveryFilter,
+    RecoverForm,
+    RotateSecretForm,
+    TestForm,
+    WebhookForm,
+)
+from webhooks import debugger, health, sending, services
+from webhooks.models import Webhook, WebhookDelivery
+
+CHART = timedelta(hours=24)
+
+
+def _actor(request: HttpRequest, member: Member) -> Actor:
+    return actor_of(request, member.user.email)
+
+
+def _webhook(member: Member, webhook_id: UUID) -> Webhook:
+    """One of the member's workspace; another's is the same 404 as none."""
+    found = Webhook.objects.filter(workspace=member.workspace, pk=webhook_id).first()
+    if found is None:
+        raise Http404
+    found.workspace = member.workspace
+    return found
+
+
+def _delivery(member: Member, delivery_id: UUID) -> WebhookDelivery:
+    found = (
+        WebhookDelivery.objects.filter(pk=delivery_id, webhook__workspace=member.workspace)
+        .select_related("event", "webhook")
+        .first()
+    )
+    if found is None:
+        raise Http404
+    return found
+
+
+def _try(request: HttpRequest, act: Callable[[], object], done: str) -> bool:
+    """Do it and say so, or say why not."""
+    try:
+        act()
+    except errors.GatewayError as exc:
+        wrong = "; ".join(error["message"] for error in getattr(exc, "errors", ()) or ())
+        messages.error(request, wrong or str(exc.detail))
+        return False
+    messages.success(request, done)
+    return True
+
+
+def _plots(webhooks: Sequence[Webhook]) -> dict[UUID, plots.Plot]:
+    since = (timezone.now() - CHART).replace(minute=0, second=0, microsecond=0)
+    series = health.by_hour([webhook.pk for webhook in webhooks], since)
+    times = plots.buckets(since, timezone.now(), "hour")
+    return {
+        webhook.pk: plots.deliveries_plot(times, series.get(webhook.pk, {}), "hour")
+        for webhook in webhooks
+    }
+
+
+@require_http_methods(["GET", "HEAD", "POST"])
+@shows_secrets
+@room
+def webhooks(request: HttpRequest, member: Member) -> HttpResponse:
+    """List them, and make one: its secret is on the answer to that POST and nowhere else."""
+    form = WebhookForm(request.POST if request.method == "POST" else None)
+    made: dict[str, Any] = {}
+    if request.method == "POST":
+        member.must_change()
+        if form.is_valid():
+            try:
+                webhook, secret = services.register(
+                    member.workspace.pk, actor=_actor(request, member), **form.cleaned_data
+                )
+            except errors.Conflict as exc:
+                form.add_error(None, str(exc.detail))
+            else:
+                made = {"made": webhook, "secret": secret}
+                form = WebhookForm()
+    found = list(Webhook.objects.filter(workspace=member.workspace))
+    counts, drawn = services.counts_of(found), _plots(found)
+    rows = [(webhook, counts.get(webhook.pk, {}), drawn[webhook.pk]) for webhook in found]
+    facts = {"member": member, "rows": rows, "form": form, **made}
+    answer = render(request, "portal/rooms/webhooks.html", facts)
+    return secretly(answer) if made else answer
+
+
+@require_safe
+@room
+def webhook(request: HttpRequest, member: Member, webhook_id: UUID) -> HttpResponse:
+    return _page(request, member, _webhook(member, webhook_id))
+
+
+def _page(request: HttpRequest, member: Member, found: Webhook, **more: Any) -> HttpResponse:
+    """The page of one webhook, with its log. `more` replaces forms that were filled in wrongly."""
+    form = DeliveryFilter(request.GET)
+    rows: list[WebhookDelivery] = []
+    older = None
+    if form.is_valid():
+        log = found.deliveries.filter(**form.conditions())
+        try:
+            rows, older = page(Request(request), log, ordering=("-created_at", "-id"))
+        except NotFound:
+            raise Http404 from None
+    now = timezone.now()
+    secrets = list(found.secrets.values_list("created_at", "expires_at"))
+    facts = {
+        "member": member,
+        "webhook": found,
+        "counts": services.counts_of([found]).get(found.pk, {}),
+        "plot": _plots([found])[found.pk],
+        "old_secrets": [(made, end) for made, end in secrets if end is not None and end > now],
+        "form": form,
+        "rows": rows,
+        "older": older,
+        "is_filtered": any(request.GET.get(name) for name in form.fields),
+        "has_cursor": "cursor" in request.GET,
+        "rotate_form": RotateSecretForm(),
+        "test_form": TestForm(),
+        "recover_form": RecoverForm(initial={"since": _troubled_since(found)}),
+        **more,
+    }
+    return render(request, "portal/rooms/webhook.html", facts)
+
+
+def _troubled_since(webhook: Webhook) -> datetime:
+    return webhook.failing_since or timezone.now() - timedelta(days=1)
+
+
+@require_http_methods(["GET", "HEAD", "POST"])
+@room
+def edit(request: HttpRequest, member: Member, webhook_id: UUID) -> HttpResponse:
+    member.must_change()
+    found = _webhook(member, webhook_id)
+    form = WebhookForm(request.POST if request.method == "POST" else None, webhook=found)
+    if request.method == "POST" and form.is_valid():
+        if changes := form.changes():
+            services.update(found, changes, actor=_actor(request, member))
+        messages.success(request, "Saved.")
+        return redirect("portal-webhook", webhook_id=found.pk)
+    facts = {"member": member, "webhook": found, "form": form}
+    return render(request, "portal/rooms/webhook_edit.html", facts)
+
+
+@room
+@require_POST
+def switch(request: HttpRequest, member: Member, webhook_id: UUID) -> HttpResponse:
+    """Pause it, or enable it again, which takes as long as its answer to the probe."""
+    member.must_change()
+    found, actor = _webhook(member, webhook_id), _actor(request, member)
+    if request.POST.get("to") == "on":
+        if found.is_active:
+            messages.info(request, "It is enabled already.")
+        else:
+            words = "It answered the probe with 2xx: enabled. What was missed can be recovered."
+            _try(request, lambda: services.enable(found, actor=actor), words)
+    elif found.is_active:
+        words = "Paused. What was on its way is given up, and can be recovered."
+        _try(request, lambda: services.update(found, {"is_active": False}, actor=actor), words)
+    return redirect("portal-webhook", webhook_id=found.pk)
+
+
+@shows_secrets
+@room
+@require_POST
+def rotate_secret(request: HttpRequest, member: Member, webhook_id: UUID) -> HttpResponse:
+    member.must_change()
+    found, form = _webhook(member, webhook_id), RotateSecretForm(request.POST)
+    if not form.is_valid():
+        return _page(request, member, found, rotate_form=form)
+    secret, until = services.rotate_secret(
+        found,
+        overlap_seconds=form.cleaned_data["overlap_seconds"],
+        actor=_actor(request, member),
+    )
+    return secretly(_page(request, member, found, made=found, secret=secret, until=until))
+
+
+@room
+@require_POST
+def test(request: HttpRequest, member: Member, webhook_id: UUID) -> HttpResponse:
+    member.must_change()
+    found, form = _webhook(member, webhook_id), TestForm(request.POST)
+    if not form.is_valid():
+        return _page(request, member, found, test_form=form)
+    made: list[WebhookDelivery] = []
+    is_sent = _try(
+        request,
+        lambda: made.append(services.test(found, form.cleaned_data["event"])),
+        "The test is on its way.",
+    )
+    if request.POST.get("back") == "inbox":
+        return redirect("portal-inbox")
+    if is_sent:
+        return redirect("portal-delivery", delivery_id=made[0].pk)
+    return redirect("portal-webhook", webhook_id=found.pk)
+
+
+@room
+@require_POST
+def recover(request: HttpRequest, member: Member, webhook_id: UUID) -> HttpResponse:
+    member.must_change()
+    found, form = _webhook(member, webhook_id), RecoverForm(request.POST)
+    if not form.is_valid():
+        return _page(request, member, found, recover_form=form)
+    try:
+        count, is_complete = services.recover(
+            found, **form.cleaned_data, actor=_actor(request, member)
+        )
+    except errors.GatewayError as exc:
+        messages.error(request, str(exc.detail))
+    else:
+        words = f"{count:,} deliveries are on their way again." if count else "Nothing was missed."
+        more = "" if is_complete else " There are more: recover once more when these have arrived."
+        messages.success(request, words + more)
+    return redirect("portal-webhook", webhook_id=found.pk)
+
+
+@room
+@require_POST
+def delete(request: HttpRequest, member: Member, webhook_id: UUID) -> HttpResponse:
+    member.must_change()
+    found = _webhook(member, webhook_id)
+    services.delete(found, actor=_actor(request, member))
+    messages.success(request, "The webhook is deleted, with its log.")
+    return redirect("portal-webhooks")
+
+
+@require_safe
+@room
+def delivery(request: HttpRequest, member: Member, delivery_id: UUID) -> HttpResponse:
+    """What was sent and what came back; asked for again while it is on its way."""
+    found = _delivery(member, delivery_id)
+    is_pending = found.status == WebhookDelivery.Status.PENDING
+    facts = {
+        "member": member,
+        "delivery": found,
+        "webhook": found.webhook,
+        "attempts": [
+            (attempt, int(attempt.at.timestamp())) for attempt in found.attempts.order_by("-id")
+        ],
+        "body": sending.body_of(found.pk).decode(),
+        "is_live": is_pending and found.attempts_made == 0,
+    }
+    if request.headers.get("HX-Request"):
+        return render(request, "portal/rooms/delivery_state.html", facts)
+    return render(request, "portal/rooms/delivery.html", facts)
+
+
+@room
+@require_POST
+def resend(request: HttpRequest, member: Member, delivery_id: UUID) -> HttpResponse:
+    member.must_change()
+    found = _delivery(member, delivery_id)
+    _try(
+        request,
+        lambda: services.resend(found, actor=_actor(request, member)),
+        "It is on its way again, with the same webhook-id.",
+    )
+    return redirect("portal-delivery", delivery_id=found.pk)
+
+
+@require_http_methods(["GET", "HEAD", "POST"])
+@room
+def debug(request: HttpRequest, member: Member, webhook_id: UUID) -> HttpResponse:
+    """The signature debugger: nothing pasted is stored. Viewers may: it changes nothing."""
+    found = _webhook(member, webhook_id)
+    form = DebugForm(request.POST if request.method == "POST" else None)
+    verdict: debugger.Verdict | None = None
+    if request.method == "POST" and form.is_valid():
+        pasted = form.cleaned_data
+        verdict = services.examine(
+            found, pasted["headers"], pasted["body"], receivers_secret=pasted["secret"]
+        )
+    facts = {"member": member, "webhook": found, "form": form, "verdict": verdict}
+    return render(request, "portal/rooms/debugger.html", facts)

@@ -1,0 +1,42 @@
+"""The secrets of a webhook, decrypted."""
+
+from __future__ import annotations
+
+from django.utils import timezone
+
+from gateway_project.core import encryption
+from gateway_project.core.observability import get_logger
+from webhooks import debugger
+from webhooks.models import Webhook
+
+log = get_logger("gateway.webhooks")
+
+
+def in_force(webhook: Webhook) -> tuple[str, ...]:
+    """Those that sign now, the newest first."""
+    now, found = timezone.now(), []
+    for secret in webhook.secrets.all():
+        if secret.expires_at is not None and secret.expires_at <= now:
+            continue
+        try:
+            found.append(encryption.decrypt(secret.encrypted))
+        except encryption.Undecryptable:
+            log.error("webhook_secret_undecryptable", webhook=str(webhook.pk))
+    return tuple(found)
+
+
+def named(webhook: Webhook) -> list[debugger.Secret]:
+    """All that are known, those that have ended too, for the debugger."""
+    found, now = [], timezone.now()
+    for secret in webhook.secrets.all():
+        if secret.expires_at is None:
+            words = "the current secret"
+        elif secret.expires_at > now:
+            words = f"the old secret that signs until {secret.expires_at:%Y-%m-%d %H:%M} UTC"
+        else:
+            words = f"a secret that ended at {secret.expires_at:%Y-%m-%d %H:%M} UTC"
+        try:
+            found.append(debugger.Secret(words, encryption.decrypt(secret.encrypted)))
+        except encryption.Undecryptable:
+            continue  # deliveries say so
+    return found
