@@ -6,15 +6,24 @@ from typing import Any
 
 from drf_spectacular.extensions import OpenApiAuthenticationExtension
 
-RATE_LIMIT_HEADERS = {
-    "X-Request-ID": "The caller's X-Request-ID when valid, else ours.",
-    "RateLimit": "What is left of each limit (draft-ietf-httpapi-ratelimit-headers-10).",
-    "RateLimit-Policy": "The limits in force.",
-    "X-RateLimit-Limit": "Of the limit nearest to its end.",
-    "X-RateLimit-Remaining": "Of the limit nearest to its end.",
-    "X-RateLimit-Reset": "Seconds until all of it is back.",
-    "Server-Timing": "Milliseconds spent in gateway, limiter and upstream.",
+HEADERS: dict[str, dict[str, Any]] = {
+    name: {"description": words, "schema": {"type": kind}}
+    for name, kind, words in (
+        ("X-Request-ID", "string", "The caller's X-Request-ID when valid, else ours."),
+        (
+            "RateLimit",
+            "string",
+            "What is left of each limit (draft-ietf-httpapi-ratelimit-headers-10).",
+        ),
+        ("RateLimit-Policy", "string", "The limits in force."),
+        ("X-RateLimit-Limit", "string", "Of the limit nearest to its end."),
+        ("X-RateLimit-Remaining", "string", "Of the limit nearest to its end."),
+        ("X-RateLimit-Reset", "string", "Seconds until all of it is back."),
+        ("Server-Timing", "string", "Milliseconds spent in gateway, limiter and upstream."),
+        ("Retry-After", "integer", "Seconds to wait."),
+    )
 }
+KEYED = [name for name in HEADERS if name != "Retry-After"]
 
 
 class APIKeyScheme(OpenApiAuthenticationExtension):  # type: ignore[no-untyped-call]
@@ -41,20 +50,14 @@ class AccessTokenScheme(OpenApiAuthenticationExtension):  # type: ignore[no-unty
 
 
 def finish(result: dict[str, Any], generator: Any, **_: Any) -> dict[str, Any]:
-    """Describe the headers that every answer of a keyed endpoint carries."""
+    """Describe the headers that every answer of a keyed endpoint carries, each once."""
+    result["components"]["headers"] = HEADERS
     for path in result["paths"].values():
         for operation in path.values():
-            names = RATE_LIMIT_HEADERS if operation.get("security") else ["X-Request-ID"]
+            names = KEYED if operation.get("security") else ["X-Request-ID"]
             for status, response in operation["responses"].items():
-                headers = response.setdefault("headers", {})
-                for name in names:
-                    headers[name] = {
-                        "description": RATE_LIMIT_HEADERS[name],
-                        "schema": {"type": "string"},
-                    }
-                if status in ("429", "503"):
-                    headers["Retry-After"] = {
-                        "description": "Seconds to wait.",
-                        "schema": {"type": "integer"},
-                    }
+                waits = ["Retry-After"] if status in ("429", "503") else []
+                response.setdefault("headers", {}).update(
+                    {name: {"$ref": f"#/components/headers/{name}"} for name in [*names, *waits]}
+                )
     return result
