@@ -137,6 +137,9 @@ class Workspace(models.Model):
     rate_limit_per_day = models.PositiveBigIntegerField(
         null=True, blank=True, help_text="Instead of the plan's; empty: the plan's."
     )
+    is_robin_operator = models.BooleanField(
+        default=False, help_text="Its webhooks may hear of Robin's mail queue."
+    )
     suspended_at = models.DateTimeField(
         null=True, blank=True, editable=False, help_text="Its keys are refused from then on."
     )

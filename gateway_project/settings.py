@@ -171,6 +171,7 @@ ROBIN_SERVICE_API_TOKEN: str = env.str("ROBIN_SERVICE_API_TOKEN", default="")
 ROBIN_TIMEOUT_SECONDS: float = env.float("ROBIN_TIMEOUT_SECONDS", default=5.0)
 ROBIN_LOGS_TIMEOUT_SECONDS: float = env.float("ROBIN_LOGS_TIMEOUT_SECONDS", default=30.0)
 ROBIN_LOG_TIMEZONE: str = env.str("ROBIN_LOG_TIMEZONE", default="UTC")
+ROBIN_QUEUE_SPIKE_ITEMS: int = env.int("ROBIN_QUEUE_SPIKE_ITEMS", default=1000)
 ROBIN_SCANNERS: list[str] = env.list("ROBIN_SCANNERS", default=[])
 ROBIN_IS_STANDIN: bool = env.bool("ROBIN_IS_STANDIN", default=False)
 

@@ -14,10 +14,13 @@ from typing import Any
 
 import httpx
 from django.conf import settings
+from django.db import transaction
 from django.utils import timezone
 from prometheus_client.parser import text_string_to_metric_families
 
 from gateway_project.core.observability import get_logger
+from robin import alerts
+from robin.alerts import client
 from robin.models import MetricSample
 
 KEEP_DAYS = 30
@@ -144,24 +147,20 @@ def sample() -> bool:
     """Ask Robin and keep what it says; old samples go. Called by the worker."""
     if not settings.ROBIN_SERVICE_API_URL:
         return False
-    token = settings.ROBIN_SERVICE_API_TOKEN
-    headers = {"Authorization": f"Bearer {token}"} if token else {}
     try:
-        with httpx.Client(
-            base_url=settings.ROBIN_SERVICE_API_URL,
-            headers=headers,
-            timeout=SECONDS_MAX,
-            trust_env=False,
-        ) as http:
+        with client(settings.ROBIN_SERVICE_API_URL, settings.ROBIN_SERVICE_API_TOKEN) as http:
             health = http.get("/health").raise_for_status().json()
             text = http.get("/metrics/prometheus").raise_for_status()
         if not text.headers["content-type"].startswith("text/plain"):
             raise ValueError("another media type")
         found = figures(prometheus(text.content), health)
+        dead = alerts.dead_items()
     except (httpx.HTTPError, ValueError, KeyError, AttributeError, TypeError) as exc:
         log.warning("robin_sample_failed", error=type(exc).__name__)
         return False
-    MetricSample.objects.create(figures=found)
+    with transaction.atomic():
+        alerts.tell(found, dead)
+        MetricSample.objects.create(figures=found)
     MetricSample.objects.filter(at__lt=timezone.now() - timedelta(days=KEEP_DAYS)).delete()
     return True
 

@@ -109,6 +109,16 @@ class MetricSample(models.Model):
         return f"{self.at:%Y-%m-%d %H:%M:%S}"
 
 
+class DeadItem(models.Model):
+    """An item that Robin gave up, and that was told of: once, for as long as it is there."""
+
+    uid = models.CharField(max_length=36, primary_key=True)
+    seen_at = models.DateTimeField(default=timezone.now, editable=False)
+
+    def __str__(self) -> str:
+        return self.uid
+
+
 class Document(models.Model):
     """Settings that Robin UI edits and Robin never reads: kept here, so that the UI works."""
 

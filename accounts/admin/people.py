@@ -245,7 +245,9 @@ class WorkspaceAdmin(SuperusersAct):
     list_select_related = ["plan"]
     search_help_text = "The beginning of a slug, a member's whole e-mail address, or an id."
     inlines = [MemberInline]
-    own_fields = ["slug", "name", "plan", "rate_limit_per_day", "is_confirmed"]
+    own_fields = [
+        *("slug", "name", "plan", "rate_limit_per_day", "is_confirmed", "is_robin_operator"),
+    ]
     facts = ["state", "created_at", "their_keys", "usage"]
     readonly_fields = facts
     actions = [

@@ -1,0 +1,94 @@
+"""Events of Robin's queue: told to its operators, each thing once."""
+
+from __future__ import annotations
+
+import pytest
+
+from accounts.models import OutboxEvent, Workspace
+from robin import tasks
+from robin.models import DeadItem, MetricSample
+from webhooks import catalogue
+
+
+@pytest.fixture
+def operators(robin, acme, globex):
+    """Acme is marked and listens; Globex only listens."""
+    wanted = ["queue.item_dead", "queue.spike"]
+    Workspace.objects.update(wanted_events=wanted)
+    Workspace.objects.filter(pk=acme.pk).update(is_robin_operator=True)
+    return acme
+
+
+def told(kind):
+    rows = OutboxEvent.objects.filter(type=kind).order_by("created_at")
+    for row in rows:
+        catalogue.BY_NAME[kind].result.model_validate(row.body["data"]["result"])
+    return [(row.workspace_id, row.body["data"]["result"]) for row in rows]
+
+
+def look(count=1):
+    for _ in range(count):
+        assert tasks.sample_metrics()
+
+
+def give_up(robin, count=1):
+    alive = robin.world.queue.select(["READY"])[:count]
+    for item in alive:
+        item.state = "DEAD"
+    return [item.uid for item in alive]
+
+
+def test_a_spike_is_told_once_for_each_crossing(robin, operators, settings):
+    settings.ROBIN_QUEUE_SPIKE_ITEMS = 113
+    look(2)
+    assert told("queue.spike") == []
+    settings.ROBIN_QUEUE_SPIKE_ITEMS = 112  # as many as there are
+    MetricSample.objects.all().update(figures={"queue_size": 50})
+    look(3)
+
+    assert told("queue.spike") == [(operators.pk, {"total": 112, "threshold": 112})]
+
+    MetricSample.objects.create(figures={"queue_size": 10})
+    look()
+    assert len(told("queue.spike")) == 2
+
+
+def test_a_dead_item_is_told_once(robin, operators):
+    look()
+    assert told("queue.item_dead") == []  # what was dead before anybody looked is no news
+    assert DeadItem.objects.count() == 8
+    uids = give_up(robin, 2)
+    look(3)
+
+    found = told("queue.item_dead")
+    assert {workspace for workspace, _ in found} == {operators.pk}
+    assert sorted(result["uid"] for _, result in found) == sorted(uids)
+
+
+def test_one_that_came_to_life_and_died_again_is_news(robin, operators):
+    look()
+    [uid] = give_up(robin)
+    look()
+    robin.world.queue.retry([uid])
+    look()
+    assert not DeadItem.objects.filter(pk=uid).exists()
+    [item] = [one for one in robin.world.queue.select(["READY", "CLAIMED"]) if one.uid == uid]
+    item.state = "DEAD"
+    look()
+
+    assert [result["uid"] for _, result in told("queue.item_dead")] == [uid, uid]
+
+
+def test_robin_is_not_asked_for_what_nobody_wants(robin, gateway):
+    look()
+
+    assert robin.client.asked == []
+
+
+def test_no_answer_changes_nothing(robin, operators):
+    look()
+    robin.run(robin.client.stop())
+
+    assert tasks.sample_metrics() is False
+    assert DeadItem.objects.count() == 8
+    assert told("queue.item_dead") == []
