@@ -141,6 +141,26 @@ class Details(BaseModel):
     )
 
 
+class ScoreRequest(Body):
+    text: Text
+    content_type: ContentType = "user_input"
+
+
+class RankedScore(BaseModel):
+    type: str
+    score: float
+
+
+class ScoreResponse(BaseModel):
+    """What the detector thinks, before any threshold or policy. The highest category first."""
+
+    confidence: float
+    categories: list[RankedScore]
+    threat_types: list[str]
+    source: Literal["engine", "fallback"]
+    detector: DetectorRef
+
+
 class DetectResponse(BaseModel):
     request_id: str
     is_malicious: bool = Field(description="`confidence >= threshold`.")

@@ -19,6 +19,7 @@ from django.conf import settings
 from detection import embedded, engine, scores
 from detection.schemas import (
     CategoryScore,
+    ContentType,
     Coverage,
     Details,
     DetectConfig,
@@ -27,6 +28,9 @@ from detection.schemas import (
     DetectResponse,
     EvidenceSpan,
     PolicyRef,
+    RankedScore,
+    ScoreRequest,
+    ScoreResponse,
     Timing,
 )
 from detection.scores import LookUp, Remembered, Score
@@ -114,11 +118,12 @@ class _Finding:
         return self.source == "engine" and is_at_it and not self.said.threat_types
 
 
-def start_look_up(request: DetectRequest) -> tuple[str, LookUp | None]:
-    """The key of the request's score, and the look-up of it, if it wants one, under way."""
-    config = request.config
-    key = scores.key_of(request.text, config.content_type, engine.client().id)
-    if not config.use_cache or settings.SCORE_CACHE_SECONDS <= 0:
+def start_look_up(
+    text: str, content_type: ContentType, *, use_cache: bool = True
+) -> tuple[str, LookUp | None]:
+    """The key of the text's score, and the look-up of it, if one is wanted, under way."""
+    key = scores.key_of(text, content_type, engine.client().id)
+    if not use_cache or settings.SCORE_CACHE_SECONDS <= 0:
         return key, None
     return key, LookUp(key)
 
@@ -141,6 +146,23 @@ async def detect(
         raise errors.FailOpenForbidden
     finding = await _find(request, *looked_up, on_unavailable, context)
     return await _answer(request, context, policy, finding)
+
+
+async def score(
+    request: ScoreRequest, context: RequestContext, *, looked_up: tuple[str, LookUp | None]
+) -> ScoreResponse:
+    """What the detector thinks of a text, whatever anybody's threshold."""
+    config = DetectConfig(content_type=request.content_type)
+    whole = DetectRequest(text=request.text, config=config)
+    finding = await _find(whole, *looked_up, "fallback", context)
+    ranked, detector = _ranked(finding)
+    return ScoreResponse(
+        confidence=finding.said.score,
+        categories=[RankedScore(type=kind, score=round(value, 4)) for kind, value in ranked],
+        threat_types=list(finding.said.threat_types),
+        source="engine" if finding.source == "engine" else "fallback",
+        detector=detector,
+    )
 
 
 async def _find(
@@ -306,12 +328,9 @@ async def _answer(
     )
 
 
-async def _details(
-    request: DetectRequest, context: RequestContext, threshold: float, finding: _Finding
-) -> Details:
-    """The engine has no evidence of its own: the embedded detector explains, and never decides."""
+def _ranked(finding: _Finding) -> tuple[list[tuple[str, float]], DetectorRef]:
+    """The scores by category, the highest first, and whose they are."""
     said = finding.said
-    explained = finding.analysis or await _analyse(request.text, request.config)
     if finding.source == "engine":
         by_kind: dict[str, float] = dict.fromkeys(said.threat_types, said.score)
         detector = DetectorRef(
@@ -320,12 +339,21 @@ async def _details(
     elif finding.source == "none":
         by_kind, detector = {}, DetectorRef(name="none")
     else:
-        by_kind = explained.categories
+        by_kind = finding.analysis.categories if finding.analysis is not None else {}
         known = embedded.DETECTOR
         detector = DetectorRef(
             name=known.name, version=known.version, weights_sha256=known.weights_sha256
         )
-    ranked = sorted(by_kind.items(), key=lambda item: -item[1])
+    return sorted(by_kind.items(), key=lambda item: -item[1]), detector
+
+
+async def _details(
+    request: DetectRequest, context: RequestContext, threshold: float, finding: _Finding
+) -> Details:
+    """The engine has no evidence of its own: the embedded detector explains, and never decides."""
+    said = finding.said
+    explained = finding.analysis or await _analyse(request.text, request.config)
+    ranked, detector = _ranked(finding)
     return Details(
         categories=[
             CategoryScore(

@@ -36,7 +36,7 @@ from robin.consumers import QueueConsumer
 
 # Exact paths, so that a look-alike of one is not taken from the control plane by its prefix.
 DATA_PLANE = frozenset(
-    {"/v1/detect", "/v1/limits", "/health", "/health/live", "/health/ready"},
+    {"/v1/detect", "/v1/detect/score", "/v1/limits", "/health", "/health/live", "/health/ready"},
 )
 # Robin's: these and all that is below them. There a look-alike finds nothing on either plane.
 DATA_PLANE_BELOW = tuple(
