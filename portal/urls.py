@@ -30,7 +30,11 @@ urlpatterns = [
     path("app/requests", request_log.requests, name="portal-requests"),
     path("app/requests/<uuid:request_id>", request_log.one, name="portal-request"),
     path("app/mail-queue", mail_queue.mail_queue, name="portal-mail-queue"),
-    path("app/mail-queue/ticket", mail_queue.ticket, name="portal-mail-queue-ticket"),
+    path(
+        "app/mail-queue/ticket",
+        limited("mail-queue", by="user_or_ip", per_minute=30)(mail_queue.ticket),
+        name="portal-mail-queue-ticket",
+    ),
     path("app/webhooks", webhooks.webhooks, name="portal-webhooks"),
     path("app/webhooks/<uuid:webhook_id>", webhooks.webhook, name="portal-webhook"),
     path("app/webhooks/<uuid:webhook_id>/edit", webhooks.edit, name="portal-webhook-edit"),
