@@ -10,6 +10,7 @@ import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from functools import lru_cache
 from html import unescape
 from typing import Any, NamedTuple
 from urllib.parse import quote
@@ -20,14 +21,13 @@ Item = dict[str, Any]
 RETRIES_MAX = 30
 """Robin's shipped `relay.maxRetryCount`, where its settings are not known."""
 
+ROWS_REMEMBERED = 2048
 SHOWN_MAX = 5
 """Of recipients and files of an item, as Robin's page has them."""
 
 # -- Queue ----------------------------------------------------------------------------------------
 
 TOTAL = re.compile(r"Total items:\s*<strong>(\d+)</strong>")
-BODY = re.compile(r"<tbody>(.*?)</tbody>", re.DOTALL)
-ROW = re.compile(r"<tr\b[^>]*>(.*?)</tr>", re.DOTALL)
 CELL = re.compile(r"<td\b[^>]*>(.*?)</td>", re.DOTALL)
 UID = re.compile(r"data-uid=['\"]([^'\"]+)['\"]")
 MORE = re.compile(r"\s*…\s*\(\+(\d+)\)\s*$")
@@ -45,11 +45,21 @@ class QueuePage(NamedTuple):
 def queue_page(content: bytes, retries_max: Mapping[str, int] | None = None) -> QueuePage:
     """Robin's page of its queue. `retries_max` by protocol; the entry "" is for all others."""
     text = content.decode("utf-8", errors="replace")
-    total, body = TOTAL.search(text), BODY.search(text)
-    if total is None or body is None:
+    total, (_, _, rest) = TOTAL.search(text), text.partition("<tbody>")
+    body, end, _ = rest.partition("</tbody>")
+    if total is None or not end:
         raise ValueError("not the page of the queue")
-    rows = (CELL.findall(row) for row in ROW.findall(body[1]))
-    return QueuePage(int(total[1]), [_item(cells, retries_max or {}) for cells in rows])
+    # By hand: a pattern that looks for each end letter by letter takes three times as long.
+    rows = [row.partition("<tr")[2].partition(">")[2] for row in body.split("</tr>")[:-1]]
+    known = frozenset((retries_max or {}).items())
+    # Copies: who asked may add what the page does not say.
+    return QueuePage(int(total[1]), [{**_row(row, known)} for row in rows])
+
+
+@lru_cache(maxsize=ROWS_REMEMBERED)
+def _row(row: str, retries_max: frozenset[tuple[str, int]]) -> Item:
+    """Remembered: between two looks most rows are what they were, and reading one takes 35 µs."""
+    return _item(CELL.findall(row), dict(retries_max))
 
 
 def queue_json(content: bytes) -> QueuePage:
