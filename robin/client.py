@@ -80,7 +80,8 @@ class Port:
         """From an address that only some Robins have; None where this one does not.
 
         Stock Robin answers such with a page or 405: that is no failure, and is asked again after
-        `PROBE_SECONDS`. What `parse` refuses is not the address that we know.
+        `PROBE_SECONDS`. What `parse` refuses is not the address that we know. Other errors are
+        those of any address.
         """
         if monotonic() < self._unknown.get(path, 0.0):
             return None
@@ -136,14 +137,9 @@ class Port:
                 timeout_seconds=timeout_seconds or settings.ROBIN_TIMEOUT_SECONDS,
                 is_repeatable=method == "GET",
             )
-            try:
-                found = self._read(answer, kind, parse)
-            except (_Refused, errors.UpstreamUnexpected):
-                if not probe:
-                    raise
-                call.succeeded()
-                raise _Unknown from None
+            found = (self._probe if probe else self._read)(answer, kind, parse)
         except _Unknown:
+            call.succeeded()
             raise
         except http.UpstreamTimeout as exc:
             if exc.had_seconds < FAULT_SECONDS_MIN:
@@ -196,6 +192,18 @@ class Port:
             return parse(answer.content)
         except ValueError as exc:
             raise errors.UpstreamUnexpected("unreadable") from exc
+
+    def _probe(self, answer: http.Answer, kind: Kind, parse: Callable[[bytes], T]) -> T:
+        """As `_read`, where the address may not be known: then `_Unknown`, which is no news."""
+        is_refused = 400 <= answer.status < 500 and answer.status not in (401, 403)
+        if is_refused or (answer.status == 200 and answer.content_type != kind):
+            raise _Unknown
+        if answer.status != 200:
+            return self._read(answer, kind, parse)
+        try:
+            return parse(answer.content)
+        except ValueError:
+            raise _Unknown from None
 
     def _log(self, path: str, reason: str) -> None:
         where = path.partition("?")[0].split("/")[1:2]  # no names of mails, no searches
