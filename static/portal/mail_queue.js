@@ -4,6 +4,7 @@
 (() => {
   const room = document.getElementById("queue");
   if (!room) return;
+  const { element, shape, post } = window.portal;
   const find = (id) => document.getElementById(id);
   const SHOWN = 200;
   const HOUR = 3_600_000;
@@ -21,11 +22,7 @@
 
   // -- The socket ---------------------------------------------------------------------------------
   async function connect() {
-    const answer = await fetch(room.dataset.ticketUrl, {
-      method: "POST",
-      headers: { "X-CSRFToken": room.dataset.csrf, Accept: "application/json" },
-      redirect: "manual",
-    }).catch(() => null);
+    const answer = await post(room.dataset.ticketUrl, room.dataset.csrf).catch(() => null);
     if (!answer) return again("The gateway cannot be reached.");
     if (answer.type === "opaqueredirect") return stop("You are signed out. Reload the page to sign in.");
     if (answer.status === 404 || answer.status === 403) return stop("Your role does not show the queue any more.");
@@ -112,13 +109,6 @@
   }
 
   // -- The table: rows are kept, so that a selection in them is ------------------------------------
-  function element(name, words, className) {
-    const made = document.createElement(name);
-    if (words !== undefined) made.textContent = words;
-    if (className) made.className = className;
-    return made;
-  }
-
   function rowOf(item) {
     const row = element("tr");
     const state = element("td");
@@ -171,13 +161,6 @@
 
   // -- The chart ----------------------------------------------------------------------------------
   const [WIDTH, HEIGHT, LEFT, TOP, BOTTOM] = [720, 180, 48, 10, 22];
-
-  function shape(name, attributes, words) {
-    const made = document.createElementNS("http://www.w3.org/2000/svg", name);
-    for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, value);
-    if (words !== undefined) made.textContent = words;
-    return made;
-  }
 
   function top(most) {
     const unit = 10 ** Math.floor(Math.log10(Math.max(most, 1)));

@@ -4,6 +4,7 @@
 (() => {
   const room = document.getElementById("playground");
   if (!room) return;
+  const { element, shape, post } = window.portal;
   const find = (id) => document.getElementById(id);
   const text = find("text");
   let key = null;
@@ -12,11 +13,7 @@
   // -- The key: asked for when needed, kept in this page only ------------------------------------
   async function freshKey() {
     if (key && key.until > Date.now() + 5000) return key.text;
-    const answer = await fetch(room.dataset.keyUrl, {
-      method: "POST",
-      headers: { "X-CSRFToken": room.dataset.csrf, Accept: "application/json" },
-      redirect: "manual",
-    });
+    const answer = await post(room.dataset.keyUrl, room.dataset.csrf);
     if (answer.type === "opaqueredirect") throw new Error("You are signed out. Reload the page to sign in.");
     if (answer.status === 429) throw new Error("Too many keys were made. Wait a minute, then try again.");
     if (!answer.ok) throw new Error(`No key could be made (${answer.status}). Reload the page, then try again.`);
@@ -39,19 +36,6 @@
   }
 
   // -- The answer ---------------------------------------------------------------------------------
-  function element(name, words, className) {
-    const made = document.createElement(name);
-    if (words) made.textContent = words;
-    if (className) made.className = className;
-    return made;
-  }
-
-  function shape(name, attributes) {
-    const made = document.createElementNS("http://www.w3.org/2000/svg", name);
-    for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, value);
-    return made;
-  }
-
   function showVerdict(body) {
     const badge = find("decision");
     badge.textContent = body.decision;

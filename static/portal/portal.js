@@ -30,8 +30,31 @@
     }
   }
 
-  // On a phone the rooms stand in a row that scrolls: begin where the reader is.
-  document.querySelector(".rooms [aria-current]")?.scrollIntoView({ block: "nearest", inline: "center" });
+  // -- For the scripts of single pages ---------------------------------------------------------------
+  function element(name, words, className) {
+    const made = document.createElement(name);
+    if (words !== undefined) made.textContent = words;
+    if (className) made.className = className;
+    return made;
+  }
+
+  function shape(name, attributes, words) {
+    const made = document.createElementNS("http://www.w3.org/2000/svg", name);
+    for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, value);
+    if (words !== undefined) made.textContent = words;
+    return made;
+  }
+
+  // A redirect is not followed: it leads to the form to sign in.
+  function post(url, csrf) {
+    return fetch(url, {
+      method: "POST",
+      headers: { "X-CSRFToken": csrf, Accept: "application/json" },
+      redirect: "manual",
+    });
+  }
+
+  window.portal = { element, shape, post };
 
   function prepare(within) {
     showTimes(within);
@@ -73,6 +96,10 @@
     }
   });
   document.addEventListener("htmx:load", (event) => prepare(event.detail.elt.parentElement || document));
-  document.addEventListener("DOMContentLoaded", () => prepare(document));
+  document.addEventListener("DOMContentLoaded", () => {
+    prepare(document);
+    // On a phone the rooms stand in a row that scrolls: begin where the reader is.
+    document.querySelector(".rooms [aria-current]")?.scrollIntoView({ block: "nearest", inline: "center" });
+  });
   addEventListener("resize", () => letScroll(document));
 })();
