@@ -82,6 +82,14 @@ def by_subject(
     return {subject_id: sums for subject_id, sums, _ in _grouped(rows, "subject_id")}
 
 
+def floor(at: datetime, period: str) -> datetime:
+    """The beginning of the minute, hour or day that `at` lies in."""
+    start = at.replace(second=0, microsecond=0)
+    if period == "minute":
+        return start
+    return start.replace(minute=0) if period == "hour" else start.replace(minute=0, hour=0)
+
+
 def has_usage(subject_id: UUID) -> bool:
     """Whether a key or workspace ever had a call."""
     return UsageRollup.objects.filter(period="day", subject_id=subject_id).exists()

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from robin.standin.client_api import _session_of
+from robin.standin.client_api import session_of
 from robin.standin.queue import page
 from robin.standin.server import Call
 from robin.standin.service_api import ServiceAPI
@@ -25,7 +25,7 @@ def write(folder: Path) -> None:
     call = Call("GET", "/config", {}, "*/*", "", b"", is_authorised=True)
     service = ServiceAPI(world, "stock")
     listed = {
-        "items": [_session_of(item) for item in items[:PAGE_ITEMS]],
+        "items": [session_of(item) for item in items[:PAGE_ITEMS]],
         "totalCount": len(items),
         "pageSize": PAGE_ITEMS,
         "pageNumber": 0,

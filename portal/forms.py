@@ -101,7 +101,17 @@ class RevokeForm(forms.Form):
         return name
 
 
-class RequestFilter(forms.Form):
+class SpanForm(forms.Form):
+    """With `since` and `until`, of which either may be missing."""
+
+    def clean(self) -> dict[str, Any]:
+        since, until = self.cleaned_data.get("since"), self.cleaned_data.get("until")
+        if since and until and since >= until:
+            self.add_error("until", "This is before “since”. Choose a later time.")
+        return self.cleaned_data
+
+
+class RequestFilter(SpanForm):
     """Filters of the log, from the query string; a wrong one is told, not ignored."""
 
     key = forms.TypedChoiceField(required=False, coerce=UUID, empty_value=None)
@@ -132,9 +142,3 @@ class RequestFilter(forms.Form):
         super().__init__(data)
         names = [("", "Any key"), *((str(key.pk), key.name) for key in keys)]
         cast(forms.TypedChoiceField, self.fields["key"]).choices = names
-
-    def clean(self) -> dict[str, Any]:
-        since, until = self.cleaned_data.get("since"), self.cleaned_data.get("until")
-        if since and until and since >= until:
-            self.add_error("until", "This is before “since”. Choose a later time.")
-        return self.cleaned_data

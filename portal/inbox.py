@@ -10,7 +10,6 @@ from django.shortcuts import redirect, render
 from django.urls import reverse
 from django.views.decorators.http import require_POST, require_safe
 
-from accounts.adapter import actor_of
 from gateway_project.core import errors
 from portal.members import Member, room, secretly, shows_secrets
 from webhooks import catalogue, inbox, services
@@ -70,7 +69,7 @@ def make_webhook(request: HttpRequest, member: Member) -> HttpResponse:
             EVENTS,
             description="The inbox of this workspace",
             inbox=found,
-            actor=actor_of(request, member.user.email),
+            actor=member.actor(request),
         )
     except errors.Conflict as exc:
         messages.error(request, str(exc.detail))

@@ -16,7 +16,9 @@ from django.core.exceptions import PermissionDenied
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import render
 
+from accounts.adapter import actor_of
 from accounts.models import ApiKey, ApiKeyQuerySet, Membership, User, Workspace
+from accounts.services import Actor
 from gateway_project.core.views import SECRET_HEADERS
 
 P = ParamSpec("P")
@@ -39,6 +41,9 @@ class Member:
     def keys(self) -> ApiKeyQuerySet:
         """The workspace's keys, without those of playgrounds."""
         return ApiKey.objects.listed().filter(workspace=self.workspace)
+
+    def actor(self, request: HttpRequest) -> Actor:
+        return actor_of(request, self.user.email)
 
     def must_change(self) -> None:
         if not self.can_change:

@@ -10,7 +10,6 @@ from django.shortcuts import render
 from django.views.decorators.http import require_POST, require_safe
 
 from accounts import services
-from accounts.adapter import actor_of
 from detection.schemas import TEXT_CHARS_MAX
 from gateway_project.core.views import SECRET_HEADERS
 from portal.members import Member, room
@@ -48,9 +47,7 @@ def playground(request: HttpRequest, member: Member) -> HttpResponse:
 def session_key(request: HttpRequest, member: Member) -> HttpResponse:
     """`{key, expires_at}`: for this member's playground. Viewers get 403: calls use the quota."""
     member.must_change()
-    key, text = services.session_key(
-        member.workspace, member.user, actor=actor_of(request, member.user.email)
-    )
+    key, text = services.session_key(member.workspace, member.user, actor=member.actor(request))
     # A session key always ends.
     answer = {"key": text, "expires_at": cast(datetime, key.expires_at).isoformat()}
     return JsonResponse(answer, status=201, headers=SECRET_HEADERS)

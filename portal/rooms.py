@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from datetime import timedelta
 from typing import Any, NamedTuple
 from uuid import UUID
@@ -15,10 +14,9 @@ from django.utils import timezone
 from django.views.decorators.http import require_http_methods, require_POST, require_safe
 
 from accounts import reports, services
-from accounts.adapter import actor_of
 from accounts.models import ApiKey
 from gateway_project.core import errors
-from portal import plots
+from portal import figures
 from portal.forms import KeyForm, RevokeForm, RotateForm
 from portal.members import Member, room, secretly, shows_secrets
 from portal.views import base_url
@@ -118,29 +116,7 @@ def _steps(member: Member, has_key: bool, *, has_calls: bool = False) -> list[St
 
 
 def _usage(subject: UUID, length: timedelta, period: str) -> dict[str, Any]:
-    since = (timezone.now() - length).replace(second=0, microsecond=0)
-    if period != "minute":
-        since = since.replace(minute=0)
-    if period == "day":
-        since = since.replace(hour=0)
-    rows = reports.timeline(subject, since, period)
-    series = {row["at"]: row for row in rows}
-    times = plots.buckets(since, timezone.now(), period)
-    total = Counter[str]()
-    for row in rows:
-        total.update({name: row[name] for name in ("requests", "flagged", "errors")})
-    latency = [sum(counts) for counts in zip(*(row["latency"] for row in rows), strict=True)]
-    return {
-        "since": since,
-        "requests": total["requests"],
-        "flagged": total["flagged"],
-        "errors": total["errors"],
-        "p95_ms": reports.percentile(latency, 0.95) if latency else None,
-        "plots": [
-            plots.requests_plot(times, series, period),
-            plots.latency_plot(times, series, period),
-        ],
-    }
+    return figures.since(subject, reports.floor(timezone.now() - length, period), period)
 
 
 @require_http_methods(["GET", "HEAD", "POST"])
@@ -154,7 +130,7 @@ def keys(request: HttpRequest, member: Member) -> HttpResponse:
         member.must_change()
         if form.is_valid() and _is_within_plan(form, member):
             key, text = services.issue_key(
-                member.workspace, actor=actor_of(request, member.user.email), **form.cleaned_data
+                member.workspace, actor=member.actor(request), **form.cleaned_data
             )
             made = {"made": key, "text": text, "base_url": base_url(request)}
             form = KeyForm(member.workspace.plan)
@@ -197,7 +173,7 @@ def rotate(request: HttpRequest, member: Member, key_id: UUID) -> HttpResponse:
         successor, text = services.rotate_key(
             found,
             grace_seconds=form.cleaned_data["grace_seconds"],
-            actor=actor_of(request, member.user.email),
+            actor=member.actor(request),
         )
     except errors.Conflict as exc:
         messages.error(request, str(exc.detail))
@@ -215,7 +191,7 @@ def revoke(request: HttpRequest, member: Member, key_id: UUID) -> HttpResponse:
     form = RevokeForm(found, request.POST)
     if not form.is_valid():
         return _key_page(request, member, found, form)
-    services.revoke_key(found, actor=actor_of(request, member.user.email))
+    services.revoke_key(found, actor=member.actor(request))
     messages.success(request, f"“{found.name}” is revoked: no worker accepts it any more.")
     return redirect("portal-keys")
 

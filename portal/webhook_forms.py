@@ -7,12 +7,11 @@ from typing import Any
 from django import forms
 
 from gateway_project.core import destinations
-from portal.forms import moment_input
+from portal.forms import GRACE, SpanForm, moment_input
 from webhooks import catalogue
 from webhooks.models import Webhook, WebhookDelivery
 from webhooks.schedule import ATTEMPTS_MAX
 
-OVERLAP = (("0", "At once"), ("3600", "In 1 hour"), ("86400", "In 1 day"), ("604800", "In 7 days"))
 PASTED_CHARS_MAX = 100_000
 URL_HELP = "https, on port 443 or 8443, at a public address. Answer 2xx within 15 seconds."
 
@@ -62,7 +61,7 @@ class WebhookForm(forms.Form):
 
 class RotateSecretForm(forms.Form):
     overlap_seconds = forms.TypedChoiceField(
-        choices=OVERLAP, coerce=int, initial="86400", label="The old secret stops signing"
+        choices=GRACE, coerce=int, initial="86400", label="The old secret stops signing"
     )
 
 
@@ -74,20 +73,14 @@ class TestForm(forms.Form):
     )
 
 
-class RecoverForm(forms.Form):
+class RecoverForm(SpanForm):
     since = forms.DateTimeField(label="Since (UTC)", widget=moment_input())
     until = forms.DateTimeField(
         required=False, label="Until (UTC)", help_text="Empty: now.", widget=moment_input()
     )
 
-    def clean(self) -> dict[str, Any]:
-        since, until = self.cleaned_data.get("since"), self.cleaned_data.get("until")
-        if since and until and since >= until:
-            self.add_error("until", "This is before “since”. Choose a later time.")
-        return self.cleaned_data
 
-
-class DeliveryFilter(forms.Form):
+class DeliveryFilter(SpanForm):
     """Filters of the delivery log, from the query string; a wrong one is told, not ignored."""
 
     status = forms.ChoiceField(
@@ -105,8 +98,6 @@ class DeliveryFilter(forms.Form):
     )
     since = forms.DateTimeField(required=False, label="Since (UTC)", widget=moment_input())
     until = forms.DateTimeField(required=False, label="Until (UTC)", widget=moment_input())
-
-    clean = RecoverForm.clean
 
     def conditions(self) -> dict[str, Any]:
         wanted = self.cleaned_data

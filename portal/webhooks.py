@@ -18,8 +18,7 @@ from django.views.decorators.http import require_http_methods, require_POST, req
 from rest_framework.exceptions import NotFound
 from rest_framework.request import Request
 
-from accounts.adapter import actor_of
-from accounts.services import Actor
+from accounts import reports
 from gateway_project.core import errors
 from gateway_project.core.views import page
 from portal import plots
@@ -36,10 +35,6 @@ from webhooks import debugger, health, sending, services
 from webhooks.models import Webhook, WebhookDelivery
 
 CHART = timedelta(hours=24)
-
-
-def _actor(request: HttpRequest, member: Member) -> Actor:
-    return actor_of(request, member.user.email)
 
 
 def _webhook(member: Member, webhook_id: UUID) -> Webhook:
@@ -75,7 +70,7 @@ def _try(request: HttpRequest, act: Callable[[], object], done: str) -> bool:
 
 
 def _plots(webhooks: Sequence[Webhook]) -> dict[UUID, plots.Plot]:
-    since = (timezone.now() - CHART).replace(minute=0, second=0, microsecond=0)
+    since = reports.floor(timezone.now() - CHART, "hour")
     series = health.by_hour([webhook.pk for webhook in webhooks], since)
     times = plots.buckets(since, timezone.now(), "hour")
     return {
@@ -96,7 +91,7 @@ def webhooks(request: HttpRequest, member: Member) -> HttpResponse:
         if form.is_valid():
             try:
                 webhook, secret = services.register(
-                    member.workspace.pk, actor=_actor(request, member), **form.cleaned_data
+                    member.workspace.pk, actor=member.actor(request), **form.cleaned_data
                 )
             except errors.Conflict as exc:
                 form.add_error(None, str(exc.detail))
@@ -161,7 +156,7 @@ def edit(request: HttpRequest, member: Member, webhook_id: UUID) -> HttpResponse
     form = WebhookForm(request.POST if request.method == "POST" else None, webhook=found)
     if request.method == "POST" and form.is_valid():
         if changes := form.changes():
-            services.update(found, changes, actor=_actor(request, member))
+            services.update(found, changes, actor=member.actor(request))
         messages.success(request, "Saved.")
         return redirect("portal-webhook", webhook_id=found.pk)
     facts = {"member": member, "webhook": found, "form": form}
@@ -173,7 +168,7 @@ def edit(request: HttpRequest, member: Member, webhook_id: UUID) -> HttpResponse
 def switch(request: HttpRequest, member: Member, webhook_id: UUID) -> HttpResponse:
     """Pause it, or enable it again, which takes as long as its answer to the probe."""
     member.must_change()
-    found, actor = _webhook(member, webhook_id), _actor(request, member)
+    found, actor = _webhook(member, webhook_id), member.actor(request)
     if request.POST.get("to") == "on":
         if found.is_active:
             messages.info(request, "It is enabled already.")
@@ -197,7 +192,7 @@ def rotate_secret(request: HttpRequest, member: Member, webhook_id: UUID) -> Htt
     secret, until = services.rotate_secret(
         found,
         overlap_seconds=form.cleaned_data["overlap_seconds"],
-        actor=_actor(request, member),
+        actor=member.actor(request),
     )
     return secretly(_page(request, member, found, made=found, secret=secret, until=until))
 
@@ -231,7 +226,7 @@ def recover(request: HttpRequest, member: Member, webhook_id: UUID) -> HttpRespo
         return _page(request, member, found, recover_form=form)
     try:
         count, is_complete = services.recover(
-            found, **form.cleaned_data, actor=_actor(request, member)
+            found, **form.cleaned_data, actor=member.actor(request)
         )
     except errors.GatewayError as exc:
         messages.error(request, str(exc.detail))
@@ -247,7 +242,7 @@ def recover(request: HttpRequest, member: Member, webhook_id: UUID) -> HttpRespo
 def delete(request: HttpRequest, member: Member, webhook_id: UUID) -> HttpResponse:
     member.must_change()
     found = _webhook(member, webhook_id)
-    services.delete(found, actor=_actor(request, member))
+    services.delete(found, actor=member.actor(request))
     messages.success(request, "The webhook is deleted, with its log.")
     return redirect("portal-webhooks")
 
@@ -280,7 +275,7 @@ def resend(request: HttpRequest, member: Member, delivery_id: UUID) -> HttpRespo
     found = _delivery(member, delivery_id)
     _try(
         request,
-        lambda: services.resend(found, actor=_actor(request, member)),
+        lambda: services.resend(found, actor=member.actor(request)),
         "It is on its way again, with the same webhook-id.",
     )
     return redirect("portal-delivery", delivery_id=found.pk)

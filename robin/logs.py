@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta, tzinfo
 from typing import Any
 
+from accounts.events import utc_text
+
 LINE = re.compile(
     r"(?P<level>TRACE|DEBUG|INFO|WARN|ERROR|FATAL) *\|(?P<day>\d{4})-(?P<clock>\d{9})\|"
     r"(?P<thread>[^|]*)\|(?P<logger>[^|]*)\|(?P<a>[^|]*)\|(?P<b>[^|]*)\|(?P<c>[^|]*)\|"
@@ -31,7 +33,7 @@ class Entry:
 
     def shown(self) -> dict[str, Any]:
         """As Robin UI reads it."""
-        at = self.at.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        at = utc_text(self.at)
         entry: dict[str, Any] = {"id": self.id, "timestamp": at, "level": self.level}
         entry |= {"logger": self.logger, "message": self.message}
         if self.thread:

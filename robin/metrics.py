@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from itertools import pairwise
 from typing import Any
 
@@ -18,6 +18,7 @@ from django.db import transaction
 from django.utils import timezone
 from prometheus_client.parser import text_string_to_metric_families
 
+from accounts.events import utc_text
 from gateway_project.core.observability import get_logger
 from robin import alerts
 from robin.alerts import client
@@ -96,7 +97,7 @@ def system_stats(values: Values, health: Any, *, now: datetime) -> dict[str, Any
     if load is not None and load >= 0:
         cpu["loadAverage"] = [load]
     return {
-        "timestamp": iso(now),
+        "timestamp": utc_text(now),
         "cpu": cpu,
         "memory": {
             "total": int(total),
@@ -110,7 +111,7 @@ def system_stats(values: Values, health: Any, *, now: datetime) -> dict[str, Any
 
 def queue_stats(values: Values, totals: Mapping[str, int], *, now: datetime) -> dict[str, Any]:
     return {
-        "timestamp": iso(now),
+        "timestamp": utc_text(now),
         "queueSize": totals["ready"] + totals["claimed"],
         "processing": totals["claimed"],
         "failed": totals["dead"],
@@ -120,10 +121,6 @@ def queue_stats(values: Values, totals: Mapping[str, int], *, now: datetime) -> 
 
 def _percent(share: float) -> float:
     return round(min(100.0, max(0.0, share * 100)), 2)
-
-
-def iso(at: datetime) -> str:
-    return at.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 # -- History --------------------------------------------------------------------------------------
@@ -190,7 +187,7 @@ def series(samples: Iterable[tuple[datetime, Mapping[str, float]]]) -> list[dict
                 (at, value - before if value >= before else value)
                 for (_, before), (at, value) in pairwise(known)
             ]
-        points = [{"timestamp": iso(at), "value": value} for at, value in known]
+        points = [{"timestamp": utc_text(at), "value": value} for at, value in known]
         answer.append({"metric": metric, "unit": unit, "dataPoints": points})
     return answer
 

@@ -9,6 +9,7 @@ import orjson
 from django.http import HttpRequest, HttpResponse
 from django.utils.http import content_disposition_header
 
+from accounts.events import utc_text
 from gateway_project.core import database, errors
 from gateway_project.core.views import asked, reply
 from robin import metrics, queue
@@ -41,7 +42,7 @@ class MetricsViewSet(RobinViewSet):
         start, end = _span(asked(request, MetricsQuery))
         samples = await database.run(metrics.between, start, end)
         answer = {"series": metrics.series(samples)}
-        return reply({**answer, "startTime": metrics.iso(start), "endTime": metrics.iso(end)})
+        return reply({**answer, "startTime": utc_text(start), "endTime": utc_text(end)})
 
     @endpoint(
         summary="The same as a file",

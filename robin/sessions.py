@@ -86,7 +86,8 @@ def of_page(user: User, known: UUID | None, *, actor: Actor, user_agent: str = "
     now = timezone.now()
     if known is not None:
         mine = RefreshFamily.objects.filter(pk=known, user=user, expires_at__gt=now)
-        if any(_stands(family) for family in mine):
+        family = mine.select_related("user__robin_access").first()
+        if family is not None and _stands(family):
             return known
     with transaction.atomic():
         family = _begin(user, now, actor, user_agent)

@@ -67,7 +67,7 @@ async def _fetch() -> Settings:
     _memory.is_dropped = False
     try:
         sections = await robin().service.get("/config", HTML, translate.config_page)
-    except BaseException:
+    except BaseException:  # cancelled, too: what was dropped has not been read
         _memory.is_dropped = True
         raise
     _memory.known = Settings(sections, datetime.now(UTC), monotonic())

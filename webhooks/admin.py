@@ -38,8 +38,18 @@ class WebhookState(Choice):
     }
 
 
+class Shown(SuperusersAct):
+    """All fields are only read, and none is made here: a secret would reach the wrong person."""
+
+    def get_fields(self, request: Any, obj: Any = None) -> list[Any]:
+        return list(self.readonly_fields)
+
+    def has_add_permission(self, request: Any, obj: Any = None) -> bool:
+        return False
+
+
 @admin.register(Webhook)
-class WebhookAdmin(SuperusersAct):
+class WebhookAdmin(Shown):
     """What a webhook is stays its owners': staff stop it, and only they start it again."""
 
     list_display = ["url", "workspace", "is_active", "disabled_reason", "failing_since"]
@@ -62,12 +72,6 @@ class WebhookAdmin(SuperusersAct):
         )
     ]
 
-    def get_fields(self, request: Any, obj: Any = None) -> list[Any]:
-        return list(self.readonly_fields)
-
-    def has_add_permission(self, request: Any, obj: Any = None) -> bool:
-        return False  # its secret would be shown to the wrong person
-
     def find(self, queryset: QuerySet[Webhook], term: str) -> QuerySet[Webhook]:
         wanted = as_uuid(term)
         if wanted is None:
@@ -85,7 +89,7 @@ class WebhookAdmin(SuperusersAct):
 
 
 @admin.register(WebhookDelivery)
-class WebhookDeliveryAdmin(SuperusersAct):
+class WebhookDeliveryAdmin(Shown):
     list_display = ["at", "event_type", "status", "http_status", "attempts_made", "webhook"]
     list_select_related = ["webhook"]
     search_help_text = "The id of a delivery, of a webhook, or of an event."
@@ -102,12 +106,6 @@ class WebhookDeliveryAdmin(SuperusersAct):
             run=services.resend,
         )
     ]
-
-    def get_fields(self, request: Any, obj: Any = None) -> list[Any]:
-        return list(self.readonly_fields)
-
-    def has_add_permission(self, request: Any, obj: Any = None) -> bool:
-        return False
 
     def find(self, queryset: QuerySet[WebhookDelivery], term: str) -> QuerySet[WebhookDelivery]:
         wanted = as_uuid(term)

@@ -10,7 +10,7 @@ from django.contrib import admin
 from django.contrib.auth.admin import UserAdmin
 from django.contrib.auth.hashers import identify_hasher
 from django.contrib.auth.password_validation import validate_password
-from django.db.models import Count, QuerySet
+from django.db.models import QuerySet
 from django.http import HttpRequest
 from django.urls import reverse
 from django.utils import timezone
@@ -295,15 +295,7 @@ class WorkspaceAdmin(SuperusersAct):
 
     def adorn(self, rows: list[Any]) -> None:
         ids = [row.pk for row in rows]
-        counted = (
-            ApiKey.objects.usable()
-            .listed()
-            .filter(workspace__in=ids)
-            .order_by()
-            .values_list("workspace")
-            .annotate(count=Count("pk"))
-        )
-        key_counts = dict(counted)
+        key_counts = ApiKey.objects.in_use(ids)
         sums = reports.by_subject(ids, recent(), "day")
         for row in rows:
             row.key_count = key_counts.get(row.pk, 0)

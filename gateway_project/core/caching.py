@@ -96,7 +96,7 @@ class SingleFlight(Generic[K, V]):
         flight = asyncio.current_task()
         try:
             result = await work()
-        except BaseException:
+        except BaseException:  # cancelled, too: nobody may join what ended without a result
             self._forget(key, flight)
             raise
         if self._linger_seconds:

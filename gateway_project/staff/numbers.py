@@ -20,7 +20,7 @@ from accounts.models import ApiKey, Membership, UsageRollup, Workspace
 from accounts.tasks import HEARTBEAT_KEY, HEARTBEAT_SECONDS
 from accounts.usage_log import EVERYTHING, LATENCY_COLUMNS, STREAM
 from gateway_project.core import breaker, redis
-from portal import plots
+from portal import figures
 from webhooks import outbox
 from webhooks.models import WebhookDelivery, WebhookNotice
 
@@ -31,12 +31,6 @@ DASHBOARD_HOURS = 24
 
 def period_of(since: datetime, until: datetime) -> str:
     return "hour" if until - since <= HOURS_UP_TO else "day"
-
-
-def floor(at: datetime, period: str) -> datetime:
-    """The beginning of the bucket that `at` lies in."""
-    start = at.replace(minute=0, second=0, microsecond=0)
-    return start if period == "hour" else start.replace(hour=0)
 
 
 # -- /admin/stats ---------------------------------------------------------------------------------
@@ -50,7 +44,7 @@ def stats(since: datetime, until: datetime) -> dict[str, Any]:
     """
     period = period_of(since, until)
     return {
-        **reports.totals(floor(since, period), until),
+        **reports.totals(reports.floor(since, period), until),
         "active_keys": active_keys(),
         "new_workspaces": Workspace.objects.filter(
             created_at__gte=since, created_at__lt=until
@@ -105,14 +99,7 @@ def belongings(user_ids: Iterable[UUID]) -> dict[UUID, dict[str, int]]:
         Membership.objects.filter(user__in=list(user_ids)).values_list("user_id", "workspace_id")
     )
     workspaces = {workspace for _, workspace in members}
-    key_counts = dict(
-        ApiKey.objects.usable()
-        .listed()
-        .filter(workspace__in=workspaces)
-        .order_by()
-        .values_list("workspace")
-        .annotate(count=Count("pk"))
-    )
+    key_counts = ApiKey.objects.in_use(workspaces)
     month = timezone.now() - timedelta(days=30)
     usage = reports.by_subject(workspaces, month, "day") if workspaces else {}
     found: dict[UUID, dict[str, int]] = {}
@@ -135,7 +122,10 @@ def usage_of(subject_id: UUID, since: datetime, until: datetime, period: str) ->
     One query: the roll-up's rows are few, and everything else is adding them up.
     """
     rows = UsageRollup.objects.filter(
-        period=period, subject_id=subject_id, bucket__gte=floor(since, period), bucket__lt=until
+        period=period,
+        subject_id=subject_id,
+        bucket__gte=reports.floor(since, period),
+        bucket__lt=until,
     )
     totals = dict.fromkeys(SUMS, 0)
     latency = [0] * len(LATENCY_COLUMNS)
@@ -179,23 +169,10 @@ class Waiting:
 def dashboard() -> dict[str, Any]:
     """The last 24 hours, by the hour, and the state of this moment."""
     now = timezone.now()
-    first = floor(now, "hour") - timedelta(hours=DASHBOARD_HOURS - 1)
-    rows = reports.timeline(EVERYTHING, first, "hour")
-    by_time = {row["at"]: row for row in rows}
-    latency = [sum(column) for column in zip(*(row["latency"] for row in rows), strict=True)]
-    times = plots.buckets(first, now, "hour")
-    requests = sum(row["requests"] for row in rows)
+    first = reports.floor(now, "hour") - timedelta(hours=DASHBOARD_HOURS - 1)
     everywhere = breaker.ask_everywhere()
     return {
-        "since": first,
-        "requests": requests,
-        "flagged": sum(row["flagged"] for row in rows),
-        "errors": sum(row["errors"] for row in rows),
-        "p95": reports.percentile(latency, 0.95) if requests else None,
-        "plots": [
-            plots.requests_plot(times, by_time, "hour"),
-            plots.latency_plot(times, by_time, "hour"),
-        ],
+        **figures.since(EVERYTHING, first, "hour"),
         "everywhere": everywhere,
         "breakers": everywhere.worst(),
         "worker": worker(),

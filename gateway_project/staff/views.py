@@ -15,6 +15,7 @@ from drf_spectacular.utils import OpenApiParameter
 from rest_framework.authentication import SessionAuthentication
 from rest_framework.request import Request
 
+from accounts import reports
 from accounts.admin.lists import KEY_PREFIX
 from accounts.admin.people import named
 from accounts.models import ApiKey, User
@@ -188,7 +189,7 @@ class StaffViewSet(ControlPlaneViewSet):
             raise errors.NotFound("There is no such key.")
         since, until = query.bounds(timedelta(days=30))
         period = query.period or numbers.period_of(since, until)
-        since = numbers.floor(since, period)
+        since = reports.floor(since, period)
         found = numbers.usage_of(key.pk, since, until, period)
         return reply(
             KeyUsage(

@@ -5,9 +5,12 @@ from __future__ import annotations
 import re
 from html import unescape
 from http.cookies import SimpleCookie
+from importlib import import_module
 from urllib.parse import urlencode
 
 import pytest
+from django.conf import settings
+from django.contrib.auth import BACKEND_SESSION_KEY, HASH_SESSION_KEY, SESSION_KEY
 from django.core.cache import cache
 from django.urls import reverse
 
@@ -66,6 +69,18 @@ class Browser:
 
     def sign_in(self, email, password=PASSWORD):
         return self.post("/accounts/login/", login=email, password=password, next="/admin/")
+
+
+def signed_in(gateway, user):
+    """A browser with a session of `user`, without the sign-in's hashing."""
+    session = import_module(settings.SESSION_ENGINE).SessionStore()
+    session[SESSION_KEY] = str(user.pk)
+    session[BACKEND_SESSION_KEY] = settings.AUTHENTICATION_BACKENDS[0]
+    session[HASH_SESSION_KEY] = user.get_session_auth_hash()
+    session.save()
+    browser = Browser(gateway)
+    browser.cookies[settings.SESSION_COOKIE_NAME] = session.session_key
+    return browser
 
 
 def value_of(page, name):

@@ -2,23 +2,7 @@
 
 from __future__ import annotations
 
-import pytest
-
-from accounts import services
-from accounts.models import User
-from gateway_project.tests.test_admin import Browser
 from robin.models import BlocklistEntry, Document
-
-PASSWORD = "correct horse battery"
-
-
-@pytest.fixture
-def root(gateway):
-    user = User.objects.create_superuser("root@gateway.example", PASSWORD)
-    services.confirm_email(user, actor=services.Actor("test"))
-    browser = Browser(gateway)
-    browser.sign_in(user.email, PASSWORD)
-    return browser
 
 
 def test_documents(root):

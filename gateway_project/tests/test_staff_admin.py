@@ -5,13 +5,11 @@ from __future__ import annotations
 import re
 from datetime import timedelta
 from html import unescape
-from importlib import import_module
 from itertools import product
 from uuid import uuid4
 
 import pytest
 from django.conf import settings
-from django.contrib.auth import BACKEND_SESSION_KEY, HASH_SESSION_KEY, SESSION_KEY
 from django.contrib.auth.models import Permission
 from django.contrib.contenttypes.models import ContentType
 from django.db import connection, transaction
@@ -37,28 +35,11 @@ from accounts.usage_log import Batch, write
 from detection import engine as engine_module
 from gateway_project.core import breaker
 from gateway_project.tests.served import wait_until
-from gateway_project.tests.test_admin import PAGES, SHOWN_KEY, Browser
+from gateway_project.tests.test_admin import PAGES, SHOWN_KEY, Browser, signed_in
 
 MODELS = (User, Workspace, Plan, ApiKey, UsageLog, UsageRollup, AuditEvent)
 NAMES = [model._meta.model_name for model in MODELS]
 NO_INLINE = re.compile(r"<script(?![^>]*\bsrc=)|<style|\sstyle=|\son[a-z]+=|javascript:", re.I)
-
-
-def signed_in(gateway, user):
-    """A browser with a session of `user`, without the sign-in's hashing."""
-    session = import_module(settings.SESSION_ENGINE).SessionStore()
-    session[SESSION_KEY] = str(user.pk)
-    session[BACKEND_SESSION_KEY] = settings.AUTHENTICATION_BACKENDS[0]
-    session[HASH_SESSION_KEY] = user.get_session_auth_hash()
-    session.save()
-    browser = Browser(gateway)
-    browser.cookies[settings.SESSION_COOKIE_NAME] = session.session_key
-    return browser
-
-
-@pytest.fixture
-def root(gateway):
-    return signed_in(gateway, User.objects.create_superuser("root@gateway.example", "x"))
 
 
 def viewer_of(gateway, *models):

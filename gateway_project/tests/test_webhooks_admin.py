@@ -7,7 +7,6 @@ from django.db import connection
 from django.test.utils import CaptureQueriesContext
 
 from accounts.models import AuditEvent
-from gateway_project.tests.test_robin_admin import root  # noqa: F401 - a superuser's browser
 from webhooks import services
 from webhooks.models import Webhook, WebhookDelivery
 
@@ -30,7 +29,7 @@ def was_done(action):
     return AuditEvent.objects.filter(action=action, actor="root@gateway.example").exists()
 
 
-def test_they_are_listed_and_found_without_their_secrets(root, webhook, delivery):  # noqa: F811
+def test_they_are_listed_and_found_without_their_secrets(root, webhook, delivery):
     listed = root.get(HOOKS).text
     found = root.get(f"{HOOKS}?q={webhook.workspace.slug}").text
     shown = root.get(f"{HOOKS}{webhook.pk}/change/").text
@@ -43,7 +42,7 @@ def test_they_are_listed_and_found_without_their_secrets(root, webhook, delivery
     assert webhook.secrets.get().encrypted not in shown
 
 
-def test_disabling_one_gives_up_what_waits(root, webhook, delivery):  # noqa: F811
+def test_disabling_one_gives_up_what_waits(root, webhook, delivery):
     act(root, HOOKS, "disable", webhook)
 
     delivery.refresh_from_db()
@@ -54,7 +53,7 @@ def test_disabling_one_gives_up_what_waits(root, webhook, delivery):  # noqa: F8
     ).exists()
 
 
-def test_sending_again(root, webhook, delivery):  # noqa: F811
+def test_sending_again(root, webhook, delivery):
     WebhookDelivery.objects.filter(pk=delivery.pk).update(status="failed", next_attempt_at=None)
     act(root, DELIVERIES, "resend", delivery)
 
@@ -64,14 +63,14 @@ def test_sending_again(root, webhook, delivery):  # noqa: F811
 
 
 @pytest.mark.parametrize("by", ["pk", "webhook_id", "event_id"])
-def test_a_delivery_is_found_by_each_id(root, delivery, by):  # noqa: F811
+def test_a_delivery_is_found_by_each_id(root, delivery, by):
     page = root.get(f"{DELIVERIES}?q={getattr(delivery, by)}").text
 
     assert str(delivery.pk) in page
     assert "none yet" in root.get(f"{DELIVERIES}{delivery.pk}/change/").text
 
 
-def test_a_list_never_counts_the_table(root, delivery):  # noqa: F811
+def test_a_list_never_counts_the_table(root, delivery):
     with CaptureQueriesContext(connection) as captured:
         root.get(DELIVERIES)
 

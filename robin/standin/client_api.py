@@ -81,7 +81,7 @@ class ClientAPI:
         shown = items[(number - 1) * limit : number * limit]
         return as_json(
             {
-                "items": [_session_of(item) for item in shown],
+                "items": [session_of(item) for item in shown],
                 "totalCount": len(items),
                 "pageSize": limit,
                 "pageNumber": number,
@@ -268,7 +268,7 @@ def _smtp_answer(rcpt: str) -> dict[str, Any]:
     return {"response": said, "error": is_unknown}
 
 
-def _session_of(item: queue.Item) -> dict[str, Any]:
+def session_of(item: queue.Item) -> dict[str, Any]:
     """A `RelaySession` of the profile `ui-fork`."""
     return {
         "uid": item.uid,
