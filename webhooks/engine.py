@@ -1,9 +1,8 @@
 """The delivery engine: what is due is claimed, sent and written down, many at once.
 
-One in each worker process, in a thread with an event loop of its own, because Celery's children
-know no asyncio and connections are worth keeping. Beat wakes it each second; once awake it goes on
-until nothing is due. The database is asked in two threads, one to claim and one to write results,
-which therefore come in batches when there is much to do.
+One in each worker process, in the background (`core/background.py`). The database is asked in two
+threads, one to claim and one to write results, which therefore come in batches when there is much
+to do.
 
 No receiver holds back another: of each webhook only so many deliveries are in flight, fewer when it
 answers slowly, one when it does not answer in time, and only so many begin in a second. All of
@@ -13,25 +12,20 @@ these bounds are for each process.
 from __future__ import annotations
 
 import asyncio
-import os
-import threading
-from collections.abc import Callable
+from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
 from time import monotonic
-from typing import ParamSpec, TypeVar
 from uuid import UUID
 
-import uvloop
 from django import db
 from django.conf import settings
 
+from gateway_project.core.background import Background, in_thread
 from gateway_project.core.observability import get_logger
 from webhooks import outbox
 from webhooks.results import record
 from webhooks.sending import TIMEOUT_SECONDS, Job, Outcome, Sender
-
-P = ParamSpec("P")
-T = TypeVar("T")
 
 IN_FLIGHT_MAX = 512
 CLAIMED_AT_ONCE = 200
@@ -125,10 +119,10 @@ class Engine:
     async def _send_all(self) -> None:
         while not self._is_stopping:
             self._changed.clear()
-            events = await _in_thread(self._claimer, outbox.fan_out)
+            events = await in_thread(self._claimer, outbox.fan_out)
             places = min(IN_FLIGHT_MAX - len(self._in_flight), CLAIMED_AT_ONCE)
             room = {webhook_id: lane.room() for webhook_id, lane in self._lanes.items()}
-            jobs = await _in_thread(self._claimer, outbox.claim, places, room, LANE_START)
+            jobs = await in_thread(self._claimer, outbox.claim, places, room, LANE_START)
             for job in jobs:
                 self._begin(job)
             if jobs or events:
@@ -175,7 +169,7 @@ class Engine:
         until = monotonic() + outbox.LEASE.total_seconds()
         while True:
             try:
-                await _in_thread(self._writer, record, batch)
+                await in_thread(self._writer, record, batch)
             except (db.OperationalError, db.InterfaceError) as exc:
                 log.error("webhook_results_unwritten", count=len(batch), error=type(exc).__name__)
                 if monotonic() > until:
@@ -191,87 +185,14 @@ class Engine:
                 return
 
 
-async def _in_thread(
-    executor: ThreadPoolExecutor, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs
-) -> T:
-    def call() -> T:
-        db.close_old_connections()
-        try:
-            return function(*args, **kwargs)
-        finally:
-            db.close_old_connections()
-
-    return await asyncio.get_running_loop().run_in_executor(executor, call)
+@asynccontextmanager
+async def _opened() -> AsyncIterator[Engine]:
+    async with Sender() as sender:
+        yield Engine(sender)
 
 
-class _Running:
-    """The engine of this process, in its thread."""
-
-    def __init__(self) -> None:
-        self.pid = os.getpid()
-        self._loop = uvloop.new_event_loop()
-        self._woken = asyncio.Event()
-        self._engine: Engine | None = None
-        self._is_stopping = False
-        self._thread = threading.Thread(target=self._main, name="webhooks", daemon=True)
-        self._thread.start()
-
-    def wake(self) -> None:
-        self._loop.call_soon_threadsafe(self._wake)
-
-    def stop(self) -> None:
-        """Let what is in flight end, and its results be written."""
-
-        def stop() -> None:
-            self._is_stopping = True
-            if self._engine is not None:
-                self._engine.stop()
-            self._woken.set()
-
-        self._loop.call_soon_threadsafe(stop)
-        self._thread.join(STOP_SECONDS)
-
-    def _wake(self) -> None:
-        self._woken.set()
-        if self._engine is not None:
-            self._engine.wake()
-
-    def _main(self) -> None:
-        asyncio.set_event_loop(self._loop)
-        self._loop.run_until_complete(self._run())
-
-    async def _run(self) -> None:
-        async with Sender() as sender:
-            self._engine = Engine(sender)
-            while not self._is_stopping:
-                await self._woken.wait()
-                self._woken.clear()
-                try:
-                    await self._engine.drain()
-                except Exception as exc:
-                    log.error("webhook_round_failed", error=type(exc).__name__, exc_info=exc)
-
-
-_lock = threading.Lock()
-_running: _Running | None = None
-
-
-def wake() -> None:
-    """Have this process look for what is due; returns at once."""
-    global _running
-    with _lock:
-        if _running is None or _running.pid != os.getpid():
-            _running = _Running()
-        _running.wake()
-
-
-def stop() -> None:
-    """Before the process ends; waits for what is in flight, at most `STOP_SECONDS`."""
-    global _running
-    with _lock:
-        if _running is not None and _running.pid == os.getpid():
-            _running.stop()
-        _running = None
+background = Background("webhooks", _opened, stop_seconds=STOP_SECONDS)
+"""The engine of this process."""
 
 
 def deliver_all() -> None:

@@ -13,13 +13,13 @@ from webhooks import engine, notices, outbox
 @shared_task(expires=1)
 def deliver() -> None:
     """Wake this process' engine; it goes on by itself until nothing is due."""
-    engine.wake()
+    engine.background.wake()
 
 
 @worker_process_shutdown.connect
 @worker_shutdown.connect
 def _let_deliveries_end(**_: Any) -> None:
-    engine.stop()
+    engine.background.stop()
 
 
 @shared_task(expires=10)
