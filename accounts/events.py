@@ -29,10 +29,12 @@ def publish(
     metadata: dict[str, Any] | None = None,
     request_id: str | None = None,
     api_key_id: UUID | None = None,
+    deliver_to: str = "",
 ) -> OutboxEvent:
     """Queue one event for whoever of `workspace` listens to it.
 
     Sending may happen twice; receivers dedupe by the event's id. `result` never holds the text.
+    With `deliver_to`, an address that a request named, it goes there and nowhere else.
     """
     row = event(
         workspace.pk if isinstance(workspace, Workspace) else workspace,
@@ -41,6 +43,7 @@ def publish(
         metadata=metadata,
         request_id=request_id,
         api_key_id=api_key_id,
+        deliver_to=deliver_to,
     )
     row.save(force_insert=True)
     return row
@@ -60,6 +63,7 @@ def event(
     request_id: str | None = None,
     api_key_id: UUID | None = None,
     at: datetime | None = None,
+    deliver_to: str = "",
 ) -> OutboxEvent:
     """One event, not stored yet. `at` (now) is when the fact happened."""
     event_id, now = new_id(), timezone.now()
@@ -74,7 +78,12 @@ def event(
     if api_key_id is not None:
         body["api_key_id"] = str(api_key_id)
     return OutboxEvent(
-        id=event_id, workspace_id=workspace_id, type=event_type, body=body, created_at=now
+        id=event_id,
+        workspace_id=workspace_id,
+        type=event_type,
+        body=body,
+        deliver_to=deliver_to,
+        created_at=now,
     )
 
 

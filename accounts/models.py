@@ -507,6 +507,12 @@ class OutboxEvent(models.Model):
     workspace = models.ForeignKey(Workspace, on_delete=models.CASCADE, related_name="outbox")
     type = models.CharField(max_length=60)
     body = models.JSONField()
+    deliver_to = models.CharField(
+        max_length=2048,
+        blank=True,
+        default="",
+        help_text="The one address that it goes to; empty: to whoever listens.",
+    )
     created_at = models.DateTimeField(default=timezone.now)
     published_at = models.DateTimeField(null=True, blank=True)
 

@@ -10,6 +10,7 @@ import orjson
 from pydantic import AfterValidator, BaseModel, Field, StringConstraints
 
 from gateway_project.core.views import Body
+from webhooks.schemas import CallbackUrl
 
 TEXT_CHARS_MAX = 10_000
 METADATA_BYTES_MAX = 1024
@@ -41,10 +42,6 @@ def _is_small(value: dict[str, Any]) -> dict[str, Any]:
     if size > METADATA_BYTES_MAX:
         raise ValueError(f"is {size} bytes as JSON; at most {METADATA_BYTES_MAX} are echoed")
     return value
-
-
-def _not_yet(value: str) -> str:
-    raise ValueError("is not available yet; leave it out and read the answer")
 
 
 Text = Annotated[
@@ -81,7 +78,13 @@ class DetectRequest(Body):
     text: Text = Field(description="1 to 10,000 characters, analysed exactly as sent.")
     # A factory: Pydantic would deep-copy a default for each request.
     config: DetectConfig = Field(default_factory=DetectConfig)
-    webhook_url: Annotated[str, AfterValidator(_not_yet)] | None = None
+    webhook_url: CallbackUrl | None = Field(
+        None,
+        description=(
+            "The verdict is sent there as well, as a signed `detection.completed`: https on port "
+            "443 or 8443, at a public address. GET /webhooks/per-request has its log and secret."
+        ),
+    )
     metadata: Metadata | None = Field(
         None, description="At most 1 kB as JSON; echoed, never sent to the engine."
     )

@@ -6,10 +6,11 @@ from django.http import HttpRequest, HttpResponse
 
 from accounts.authentication import Caller
 from accounts.usage import Record
-from detection import services
+from detection import callbacks, services
 from detection.schemas import DetectRequest, DetectResponse, ScoreRequest, ScoreResponse
 from gateway_project.core import errors
 from gateway_project.core.views import DataPlaneViewSet, endpoint, reply
+from webhooks.callbacks import vetted
 
 
 class DetectViewSet(DataPlaneViewSet):
@@ -28,7 +29,8 @@ class DetectViewSet(DataPlaneViewSet):
         description=(
             "Asks the detection engine, unless it scored the same text in the last five minutes "
             "(`cached`). When it is away an older score or the embedded detector answers, and the "
-            "answer says so (`status: degraded`). Costs one of the minute and one of the day."
+            "answer says so (`status: degraded`). With `webhook_url` the event that tells it there "
+            "is stored before the answer leaves. Costs one of the minute and one of the day."
         ),
         tags=["detection"],
         body=DetectRequest,
@@ -43,6 +45,9 @@ class DetectViewSet(DataPlaneViewSet):
         ],
     )
     async def create(self, request: HttpRequest) -> HttpResponse:
+        url = self.body.webhook_url
+        if url is not None:
+            await vetted(url)
         row = self.context.usage
         if isinstance(row, Record) and self.principal.wants_detections:
             row.extra["metadata"] = self.body.metadata
@@ -52,6 +57,8 @@ class DetectViewSet(DataPlaneViewSet):
             policy=services.policy_of(self.principal.detection_policy),
             looked_up=self.looked_up,
         )
+        if url is not None:
+            await callbacks.tell(url, verdict, self.principal, self.context.route)
         if isinstance(row, Record):
             if self.principal.wants_detections:
                 row.extra["threat_types"] = verdict.threat_types

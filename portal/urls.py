@@ -36,6 +36,7 @@ urlpatterns = [
         name="portal-mail-queue-ticket",
     ),
     path("app/webhooks", webhooks.webhooks, name="portal-webhooks"),
+    path("app/webhooks/per-request", webhooks.per_request, name="portal-webhook-per-request"),
     path("app/webhooks/<uuid:webhook_id>", webhooks.webhook, name="portal-webhook"),
     path("app/webhooks/<uuid:webhook_id>/edit", webhooks.edit, name="portal-webhook-edit"),
     path(

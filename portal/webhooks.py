@@ -31,16 +31,19 @@ from portal.webhook_forms import (
     TestForm,
     WebhookForm,
 )
-from webhooks import debugger, health, sending, services
+from webhooks import callbacks, debugger, health, sending, services
 from webhooks.models import Webhook, WebhookDelivery
 
 CHART = timedelta(hours=24)
 
 
-def _webhook(member: Member, webhook_id: UUID) -> Webhook:
-    """One of the member's workspace; another's is the same 404 as none."""
+def _webhook(member: Member, webhook_id: UUID, *, is_any: bool = False) -> Webhook:
+    """One of the member's workspace; another's is the same 404 as none.
+
+    `is_any`: the one of addresses named in requests too, which has little to change.
+    """
     found = Webhook.objects.filter(workspace=member.workspace, pk=webhook_id).first()
-    if found is None:
+    if found is None or (found.is_per_request and not is_any):
         raise Http404
     found.workspace = member.workspace
     return found
@@ -98,7 +101,7 @@ def webhooks(request: HttpRequest, member: Member) -> HttpResponse:
             else:
                 made = {"made": webhook, "secret": secret}
                 form = WebhookForm()
-    found = list(Webhook.objects.filter(workspace=member.workspace))
+    found = list(Webhook.objects.listed().filter(workspace=member.workspace))
     counts, drawn = services.counts_of(found), _plots(found)
     rows = [(webhook, counts.get(webhook.pk, {}), drawn[webhook.pk]) for webhook in found]
     facts = {"member": member, "rows": rows, "form": form, **made}
@@ -109,7 +112,14 @@ def webhooks(request: HttpRequest, member: Member) -> HttpResponse:
 @require_safe
 @room
 def webhook(request: HttpRequest, member: Member, webhook_id: UUID) -> HttpResponse:
-    return _page(request, member, _webhook(member, webhook_id))
+    return _page(request, member, _webhook(member, webhook_id, is_any=True))
+
+
+@require_safe
+@room
+def per_request(request: HttpRequest, member: Member) -> HttpResponse:
+    """The webhook of addresses named in requests, made when somebody first looks for it."""
+    return _page(request, member, callbacks.of(member.workspace.pk))
 
 
 def _page(request: HttpRequest, member: Member, found: Webhook, **more: Any) -> HttpResponse:
@@ -119,6 +129,7 @@ def _page(request: HttpRequest, member: Member, found: Webhook, **more: Any) -> 
     older = None
     if form.is_valid():
         log = found.deliveries.filter(**form.conditions())
+        log = log.select_related("event", "webhook").defer("event__body")
         try:
             rows, older = page(Request(request), log, ordering=("-created_at", "-id"))
         except NotFound:
@@ -186,7 +197,7 @@ def switch(request: HttpRequest, member: Member, webhook_id: UUID) -> HttpRespon
 @require_POST
 def rotate_secret(request: HttpRequest, member: Member, webhook_id: UUID) -> HttpResponse:
     member.must_change()
-    found, form = _webhook(member, webhook_id), RotateSecretForm(request.POST)
+    found, form = _webhook(member, webhook_id, is_any=True), RotateSecretForm(request.POST)
     if not form.is_valid():
         return _page(request, member, found, rotate_form=form)
     secret, until = services.rotate_secret(
@@ -221,7 +232,7 @@ def test(request: HttpRequest, member: Member, webhook_id: UUID) -> HttpResponse
 @require_POST
 def recover(request: HttpRequest, member: Member, webhook_id: UUID) -> HttpResponse:
     member.must_change()
-    found, form = _webhook(member, webhook_id), RecoverForm(request.POST)
+    found, form = _webhook(member, webhook_id, is_any=True), RecoverForm(request.POST)
     if not form.is_valid():
         return _page(request, member, found, recover_form=form)
     try:
@@ -285,7 +296,7 @@ def resend(request: HttpRequest, member: Member, delivery_id: UUID) -> HttpRespo
 @room
 def debug(request: HttpRequest, member: Member, webhook_id: UUID) -> HttpResponse:
     """The signature debugger: nothing pasted is stored. Viewers may: it changes nothing."""
-    found = _webhook(member, webhook_id)
+    found = _webhook(member, webhook_id, is_any=True)
     form = DebugForm(request.POST if request.method == "POST" else None)
     verdict: debugger.Verdict | None = None
     if request.method == "POST" and form.is_valid():

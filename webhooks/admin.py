@@ -22,7 +22,7 @@ LATEST_SHOWN = 20
 
 
 def disable(webhook: Webhook, *, actor: Actor) -> bool:
-    if not webhook.is_active:
+    if not webhook.is_active or webhook.is_per_request:
         return False
     services.update(webhook, {"is_active": False}, actor=actor)
     return True
@@ -52,12 +52,12 @@ class Shown(SuperusersAct):
 class WebhookAdmin(Shown):
     """What a webhook is stays its owners': staff stop it, and only they start it again."""
 
-    list_display = ["url", "workspace", "is_active", "disabled_reason", "failing_since"]
+    list_display = ["__str__", "workspace", "is_active", "disabled_reason", "failing_since"]
     list_filter = [WebhookState]
     list_select_related = ["workspace"]
     search_help_text = "A workspace's slug, or the id of a webhook or workspace."
     readonly_fields = [
-        *("workspace", "url", "description", "events", "retry_count"),
+        *("workspace", "url", "is_per_request", "description", "events", "retry_count"),
         *("is_active", "disabled_reason", "failing_since", "created_at", "latest"),
     ]
     actions = [
@@ -68,7 +68,8 @@ class WebhookAdmin(Shown):
             "it again, which sends a probe.",
             run=disable,
             is_grave=True,
-            applies=lambda webhook: webhook.is_active,
+            # Nobody could enable the one of requests again, for it has no address to probe.
+            applies=lambda webhook: webhook.is_active and not webhook.is_per_request,
         )
     ]
 
@@ -94,7 +95,16 @@ class WebhookDeliveryAdmin(Shown):
     list_select_related = ["webhook"]
     search_help_text = "The id of a delivery, of a webhook, or of an event."
     readonly_fields = [
-        *("webhook", "event_type", "status", "http_status", "error", "attempts_made", "is_test"),
+        *(
+            "webhook",
+            "url",
+            "event_type",
+            "status",
+            "http_status",
+            "error",
+            "attempts_made",
+            "is_test",
+        ),
         *("created_at", "next_attempt_at", "finished_at", "attempts"),
     ]
     actions = [

@@ -16,7 +16,6 @@ from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from time import monotonic
-from uuid import UUID
 
 from django import db
 from django.conf import settings
@@ -24,8 +23,9 @@ from django.conf import settings
 from gateway_project.core.background import Background, in_thread
 from gateway_project.core.observability import get_logger
 from webhooks import outbox
+from webhooks.outbox import CALLBACKS_MAX
 from webhooks.results import record
-from webhooks.sending import TIMEOUT_SECONDS, Job, Outcome, Sender
+from webhooks.sending import TIMEOUT_SECONDS, Job, LaneKey, Outcome, Sender
 
 IN_FLIGHT_MAX = 512
 CLAIMED_AT_ONCE = 200
@@ -39,13 +39,18 @@ log = get_logger("gateway.webhooks")
 
 
 class Lane:
-    """How much one webhook may have in flight, and how much may begin in a second."""
+    """How much one webhook may have in flight, and how much may begin in a second.
+
+    Each address that a request names has one; all those of a workspace have a wide one together
+    (`Whole`).
+    """
 
     __slots__ = ("_begun", "_filled_at", "_tokens", "in_flight", "limit")
+    start = LANE_START
 
     def __init__(self) -> None:
         self.in_flight = 0
-        self.limit = LANE_START
+        self.limit = self.start
         self._tokens = float(settings.WEBHOOK_RATE_PER_SECOND)
         self._filled_at = monotonic()
 
@@ -73,7 +78,17 @@ class Lane:
     @property
     def is_fresh(self) -> bool:
         """Whether forgetting it changes nothing."""
-        return not self.in_flight and self.limit >= LANE_START
+        return not self.in_flight and self.limit >= self.start
+
+
+class Whole(Lane):
+    """Of addresses that have nothing in common but who named them: none narrows it."""
+
+    __slots__ = ()
+    start = CALLBACKS_MAX
+
+    def end(self, outcome: Outcome) -> None:
+        self.in_flight -= 1
 
 
 class Engine:
@@ -81,7 +96,7 @@ class Engine:
 
     def __init__(self, sender: Sender) -> None:
         self._sender = sender
-        self._lanes: dict[UUID, Lane] = {}
+        self._lanes: dict[LaneKey, Lane] = {}
         self._in_flight: set[asyncio.Task[None]] = set()
         self._results: list[tuple[Job, Outcome]] = []
         self._changed = asyncio.Event()  # something ended, or somebody woke us
@@ -121,7 +136,7 @@ class Engine:
             self._changed.clear()
             events = await in_thread(self._claimer, outbox.fan_out)
             places = min(IN_FLIGHT_MAX - len(self._in_flight), CLAIMED_AT_ONCE)
-            room = {webhook_id: lane.room() for webhook_id, lane in self._lanes.items()}
+            room = {key: lane.room() for key, lane in self._lanes.items()}
             jobs = await in_thread(self._claimer, outbox.claim, places, room, LANE_START)
             for job in jobs:
                 self._begin(job)
@@ -139,19 +154,27 @@ class Engine:
             await asyncio.sleep(PAUSE_SECONDS)
 
     def _begin(self, job: Job) -> None:
-        lane = self._lanes.get(job.webhook_id)
-        if lane is None:
-            if len(self._lanes) >= LANES_MAX:
-                self._lanes = {key: kept for key, kept in self._lanes.items() if not kept.is_fresh}
-            lane = self._lanes[job.webhook_id] = Lane()
-        lane.begin()
-        task = asyncio.create_task(self._deliver(job, lane))
+        lanes = [self._lane((job.webhook_id, ""), Whole if job.lane else Lane)]
+        if job.lane:
+            lanes.append(self._lane((job.webhook_id, job.lane), Lane))
+        for lane in lanes:
+            lane.begin()
+        task = asyncio.create_task(self._deliver(job, lanes))
         self._in_flight.add(task)
         task.add_done_callback(self._in_flight.discard)
 
-    async def _deliver(self, job: Job, lane: Lane) -> None:
+    def _lane(self, key: LaneKey, kind: type[Lane]) -> Lane:
+        lane = self._lanes.get(key)
+        if lane is None:
+            if len(self._lanes) >= LANES_MAX:
+                self._lanes = {key: kept for key, kept in self._lanes.items() if not kept.is_fresh}
+            lane = self._lanes[key] = kind()
+        return lane
+
+    async def _deliver(self, job: Job, lanes: list[Lane]) -> None:
         outcome = await self._sender.send(job)
-        lane.end(outcome)
+        for lane in lanes:
+            lane.end(outcome)
         self._results.append((job, outcome))
         self._has_results.set()
         self._changed.set()

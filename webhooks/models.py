@@ -43,8 +43,18 @@ class InboxRequest(models.Model):
         return f"request {self.pk}"
 
 
+class WebhookQuerySet(models.QuerySet["Webhook"]):
+    def listed(self) -> WebhookQuerySet:
+        """Those that people made, without the one of addresses named in requests."""
+        return self.filter(is_per_request=False)
+
+
 class Webhook(models.Model):
-    """An address of a workspace that gets the events it asked for."""
+    """An address of a workspace that gets the events it asked for.
+
+    One that `is_per_request` has no address and asks for nothing: it stands for all addresses that
+    requests name (`webhook_url`), and holds the secret that signs for them.
+    """
 
     class DisabledReason(models.TextChoices):
         PAUSED = "paused"  # by its owner
@@ -62,6 +72,7 @@ class Webhook(models.Model):
         editable=False,
         help_text="It is delivered there, inside this process; its URL is never dialled.",
     )
+    is_per_request = models.BooleanField(default=False, editable=False)
     description = models.CharField(max_length=200, blank=True, default="")
     events = models.JSONField(default=list)
     retry_count = models.PositiveSmallIntegerField(
@@ -78,11 +89,20 @@ class Webhook(models.Model):
     )
     created_at = models.DateTimeField(default=timezone.now, editable=False)
 
+    objects = WebhookQuerySet.as_manager()
+
     class Meta:
         ordering = ["-created_at", "-id"]
+        constraints = [
+            models.UniqueConstraint(
+                fields=["workspace"],
+                condition=Q(is_per_request=True),
+                name="webhook_per_request_once",
+            ),
+        ]
 
     def __str__(self) -> str:
-        return self.url
+        return "webhook_url of requests" if self.is_per_request else self.url
 
 
 class WebhookSecret(models.Model):
@@ -133,6 +153,13 @@ class WebhookDelivery(models.Model):
     steps_max = models.PositiveSmallIntegerField()
     next_attempt_at = models.DateTimeField(null=True, blank=True, default=timezone.now)
     is_claimed = models.BooleanField(default=False)
+    lane = models.CharField(
+        max_length=300,
+        blank=True,
+        default="",
+        editable=False,
+        help_text="Of an address named in a request: deliveries of one lane wait for each other.",
+    )
     is_test = models.BooleanField(default=False, help_text="Asked for by hand; nothing happened.")
     http_status = models.PositiveSmallIntegerField(null=True, blank=True)
     error = models.CharField(max_length=300, blank=True, default="")
@@ -156,6 +183,11 @@ class WebhookDelivery(models.Model):
 
     def __str__(self) -> str:
         return f"{self.event_type} {self.status}"
+
+    @property
+    def url(self) -> str:
+        """Where it goes."""
+        return self.event.deliver_to or self.webhook.url
 
 
 class WebhookAttempt(models.Model):

@@ -17,19 +17,25 @@ from django.db.models import Min
 from django.utils import timezone
 
 from accounts.models import OutboxEvent
-from webhooks import listening, sending
+from webhooks import callbacks, listening, sending
 from webhooks.models import Webhook, WebhookDelivery
 from webhooks.schedule import steps_max
+from webhooks.sending import LaneKey
 
 EVENTS_AT_ONCE = 500
 CANDIDATES_PER_PLACE = 4
+CALLBACKS_MAX = 128
+"""Of all addresses that requests of one workspace name, in flight at once in a process."""
 LEASE = timedelta(seconds=60)
 """Longer than a request may take and its result needs to be written."""
 PRUNED_AT_ONCE = 5_000
 
 
 def fan_out() -> int:
-    """Make a delivery of each waiting event for each webhook that wants it; returns the events."""
+    """Make a delivery of each waiting event for each webhook that wants it; returns the events.
+
+    An event for an address that a request named has one delivery, whoever listens.
+    """
     waiting = OutboxEvent.objects.filter(published_at=None)
     if not waiting.exists():
         return 0  # without a transaction: SQLite's would keep writers out
@@ -37,11 +43,12 @@ def fan_out() -> int:
         events = list(
             waiting.select_for_update(skip_locked=True)
             .order_by("created_at")
-            .values_list("pk", "workspace_id", "type")[:EVENTS_AT_ONCE]
+            .values_list("pk", "workspace_id", "type", "deliver_to")[:EVENTS_AT_ONCE]
         )
+        _make_callbacks({workspace_id for _, workspace_id, _, url in events if url})
         active: dict[UUID, list[Webhook]] = defaultdict(list)
         for webhook in Webhook.objects.filter(
-            workspace__in={workspace_id for _, workspace_id, _ in events},
+            workspace__in={workspace_id for _, workspace_id, *_ in events},
             workspace__suspended_at=None,
             is_active=True,
         ):
@@ -52,42 +59,71 @@ def fan_out() -> int:
                     webhook=webhook,
                     event_id=event_id,
                     event_type=kind,
+                    lane=callbacks.lane_of(url),
                     steps_max=steps_max(webhook.retry_count),
                 )
-                for event_id, workspace_id, kind in events
+                for event_id, workspace_id, kind, url in events
                 for webhook in active[workspace_id]
-                if kind in webhook.events
+                if (webhook.is_per_request if url else kind in webhook.events)
             ],
             batch_size=1000,
         )
-        OutboxEvent.objects.filter(pk__in=[event_id for event_id, _, _ in events]).update(
+        OutboxEvent.objects.filter(pk__in=[event_id for event_id, *_ in events]).update(
             published_at=timezone.now()
         )
     return len(events)
 
 
-def claim(places: int, room: Mapping[UUID, int], room_default: int) -> list[sending.Job]:
+def _make_callbacks(workspace_ids: set[UUID]) -> None:
+    made = Webhook.objects.filter(workspace__in=workspace_ids, is_per_request=True)
+    missing = workspace_ids - set(made.values_list("workspace_id", flat=True))
+    for workspace_id in sorted(missing):  # in order, so that no two wait for each other
+        callbacks.of(workspace_id)
+
+
+def claim(
+    places: int,
+    room: Mapping[LaneKey, int],
+    room_default: int,
+    callbacks_default: int = CALLBACKS_MAX,
+) -> list[sending.Job]:
     """Take up to `places` due deliveries, and of each webhook no more than it has room for.
 
-    A webhook without room is not even looked at, so its backlog hides nobody else's deliveries.
+    What has no room is not even looked at, so its backlog hides nobody else's deliveries. Of the
+    addresses that requests name each has its lane with room of its own, and all of a workspace
+    have together what the webhook itself has: `callbacks_default` until `room` says.
     """
     now = timezone.now()
     due = WebhookDelivery.objects.filter(
         status=WebhookDelivery.Status.PENDING, next_attempt_at__lte=now
-    ).exclude(webhook_id__in=[webhook_id for webhook_id, left in room.items() if left <= 0])
+    )
+    full: dict[UUID, list[str]] = defaultdict(list)
+    for (webhook_id, lane), left in room.items():
+        if left <= 0:
+            full[webhook_id].append(lane)
+    due = due.exclude(webhook_id__in=[webhook for webhook, lanes in full.items() if "" in lanes])
+    for webhook_id, lanes in full.items():
+        if "" not in lanes:
+            due = due.exclude(webhook_id=webhook_id, lane__in=lanes)
     if places <= 0 or not due.exists():
         return []
     with transaction.atomic():
         candidates = list(
             due.select_for_update(skip_locked=True, of=("self",))
             .order_by("next_attempt_at")
-            .values_list("pk", "webhook_id")[: places * CANDIDATES_PER_PLACE]
+            .values_list("pk", "webhook_id", "lane")[: places * CANDIDATES_PER_PLACE]
         )
         taken: list[UUID] = []
-        of_webhook: dict[UUID, int] = defaultdict(int)
-        for pk, webhook_id in candidates:
-            if len(taken) < places and of_webhook[webhook_id] < room.get(webhook_id, room_default):
-                of_webhook[webhook_id] += 1
+        begun: dict[LaneKey, int] = defaultdict(int)
+        for pk, webhook_id, lane in candidates:
+            whole, own = (webhook_id, ""), (webhook_id, lane)
+            most = room.get(whole, callbacks_default if lane else room_default)
+            if len(taken) < places and begun[whole] < most:
+                if lane:
+                    if begun[own] >= room.get(own, room_default):
+                        continue
+                    begun[own] += 1
+                begun[whole] += 1
                 taken.append(pk)
         WebhookDelivery.objects.filter(pk__in=taken).update(
             next_attempt_at=now + LEASE, is_claimed=True

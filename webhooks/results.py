@@ -139,13 +139,16 @@ def _judge(results: Sequence[tuple[WebhookDelivery, Outcome]]) -> list[_Ending]:
     ids = {delivery.webhook_id for delivery, _ in results}
     webhooks = {
         webhook.pk: webhook
-        for webhook in Webhook.objects.select_for_update(no_key=True)
+        for webhook in Webhook.objects.listed()
+        .select_for_update(no_key=True)
         .filter(pk__in=ids)
         .order_by("pk")
     }
     endings = []
     for delivery, outcome in sorted(results, key=lambda result: result[1].ended_at):
-        webhook = webhooks[delivery.webhook_id]
+        webhook = webhooks.get(delivery.webhook_id)
+        if webhook is None:
+            continue  # of addresses named in requests: one that fails says nothing of the others
         if outcome.is_success:
             webhook.failing_since = webhook.last_failed_at = None
             webhook.is_noticed = False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Annotated, Any, Literal
 from uuid import UUID
 
@@ -27,8 +28,16 @@ Status = Literal["pending", "delivered", "failed"]
 
 
 def _destination(url: str) -> str:
+    return _unless_refused(destinations.check, url)
+
+
+def _readable(url: str) -> str:
+    return _unless_refused(destinations.read, url)
+
+
+def _unless_refused(look: Callable[[str], object], url: str) -> str:
     try:
-        destinations.check(url)
+        look(url)
     except destinations.Refused as exc:
         sentence = str(exc)
         raise ValueError(sentence[:1].lower() + sentence[1:]) from None
@@ -47,6 +56,12 @@ def _each_once(names: list[str]) -> list[str]:
 
 
 Url = Annotated[str, StringConstraints(max_length=2048), AfterValidator(_destination)]
+CallbackUrl = Annotated[
+    str,
+    StringConstraints(max_length=destinations.URL_CHARS_MAX),
+    AfterValidator(_readable),
+]
+"""Of a request on the data plane: `callbacks.vetted` does the look-up, which would block here."""
 Event = Annotated[str, StringConstraints(max_length=60), AfterValidator(_event)]
 Events = Annotated[list[Event], Field(min_length=1, max_length=50), AfterValidator(_each_once)]
 Description = Annotated[
@@ -96,6 +111,23 @@ class Health(BaseModel):
     pending: int
     disabled_reason: Literal["paused", "failing", "gone"] | None = None
 
+    @classmethod
+    def of(cls, webhook: Webhook, counts: dict[str, int]) -> Health:
+        return cls(
+            delivered=counts.get("delivered", 0),
+            failed=counts.get("failed", 0),
+            pending=counts.get("pending", 0),
+            disabled_reason=webhook.disabled_reason or None,
+        )
+
+
+class PerRequestView(BaseModel):
+    """What stands for the addresses that requests name."""
+
+    id: UUID = Field(description="For rotating its secret, and for its deliveries.")
+    created_at: Time
+    health: Health
+
 
 class WebhookView(BaseModel):
     """A webhook without its secret."""
@@ -119,12 +151,7 @@ class WebhookView(BaseModel):
             retry_count=webhook.retry_count,
             is_active=webhook.is_active,
             created_at=webhook.created_at,
-            health=Health(
-                delivered=counts.get("delivered", 0),
-                failed=counts.get("failed", 0),
-                pending=counts.get("pending", 0),
-                disabled_reason=webhook.disabled_reason or None,
-            ),
+            health=Health.of(webhook, counts),
         )
 
 
@@ -181,6 +208,7 @@ class DeliveryView(BaseModel):
     webhook_id: UUID
     event_id: UUID = Field(description="What `webhook-id` says; receivers dedupe by it.")
     event: str
+    url: str = Field(description="Where it goes: of the webhook, or named in the request.")
     status: Status
     created_at: Time
     finished_at: Time | None
@@ -211,6 +239,7 @@ def _delivery(delivery: WebhookDelivery) -> dict[str, Any]:
         "webhook_id": delivery.webhook_id,
         "event_id": delivery.event_id,
         "event": delivery.event_type,
+        "url": delivery.url,
         "status": delivery.status,
         "created_at": delivery.created_at,
         "finished_at": delivery.finished_at,

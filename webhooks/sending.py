@@ -42,6 +42,8 @@ ERROR_CHARS_MAX = 300
 SECONDS = re.compile(r"[0-9]{1,9}\Z")
 # The text as the database keeps it: the same bytes at each attempt, and never decoded.
 BODY_TEXT = Cast("event__body", TextField())
+LaneKey = tuple[UUID, str]
+"""A webhook, and the lane of an address that a request named; `""`: the webhook's whole."""
 Kind = Literal["delivered", "failed", "timeout", "error", "refused"]
 log = get_logger("gateway.webhooks")
 
@@ -60,6 +62,7 @@ class Job:
     is_active: bool
     is_suspended: bool  # its workspace
     is_failing: bool
+    lane: str = ""  # of an address that a request named
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,9 +96,9 @@ def jobs_of(delivery_ids: Sequence[UUID]) -> list[Job]:
     rows = list(
         WebhookDelivery.objects.filter(pk__in=delivery_ids)
         .order_by("created_at")
-        .values_list("pk", "webhook_id", "event_id", BODY_TEXT)
+        .values_list("pk", "webhook_id", "event_id", "event__deliver_to", "lane", BODY_TEXT)
     )
-    ids = {webhook_id for _, webhook_id, _, _ in rows}
+    ids = {webhook_id for _, webhook_id, *_ in rows}
     webhooks = {
         webhook.pk: (webhook, keyring.in_force(webhook))
         for webhook in Webhook.objects.filter(pk__in=ids)
@@ -103,14 +106,14 @@ def jobs_of(delivery_ids: Sequence[UUID]) -> list[Job]:
         .prefetch_related("secrets")
     }
     jobs = []
-    for pk, webhook_id, event_id, body in rows:
+    for pk, webhook_id, event_id, deliver_to, lane, body in rows:
         if webhook_id in webhooks:  # it may have been deleted in between
             webhook, secrets = webhooks[webhook_id]
             jobs.append(
                 Job(
                     delivery_id=pk,
                     webhook_id=webhook_id,
-                    url=webhook.url,
+                    url=deliver_to or webhook.url,
                     event_id=str(event_id),
                     body=body.encode(),
                     secrets=secrets,
@@ -118,6 +121,7 @@ def jobs_of(delivery_ids: Sequence[UUID]) -> list[Job]:
                     is_active=webhook.is_active,
                     is_suspended=webhook.workspace.suspended_at is not None,
                     is_failing=webhook.failing_since is not None,
+                    lane=lane,
                 )
             )
     return jobs

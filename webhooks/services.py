@@ -8,14 +8,24 @@ from typing import Any
 from uuid import UUID
 
 from django.db import transaction
-from django.db.models import Count, Exists, OuterRef
+from django.db.models import Count, Exists, OuterRef, Q
 from django.utils import timezone
 
 from accounts.events import audit, publish
 from accounts.models import OutboxEvent, Workspace
 from accounts.services import Actor
 from gateway_project.core import destinations, encryption, errors
-from webhooks import catalogue, debugger, keyring, listening, outbox, schedule, sending, signing
+from webhooks import (
+    callbacks,
+    catalogue,
+    debugger,
+    keyring,
+    listening,
+    outbox,
+    schedule,
+    sending,
+    signing,
+)
 from webhooks.models import (
     Inbox,
     Webhook,
@@ -54,7 +64,7 @@ def register(
     secret = signing.make_secret()
     with transaction.atomic():
         workspace = listening.locked(workspace_id)
-        if workspace.webhooks.count() >= WEBHOOKS_MAX:
+        if Webhook.objects.listed().filter(workspace=workspace).count() >= WEBHOOKS_MAX:
             raise errors.Conflict(
                 f"A workspace has at most {WEBHOOKS_MAX} webhooks. Delete one that is not used."
             )
@@ -243,24 +253,35 @@ def recover(
         _restart(failed)
         room = RECOVERED_MAX - len(failed)
         told = WebhookDelivery.objects.filter(event=OuterRef("pk"))
+        asked_for = (
+            ~Q(deliver_to="")
+            if webhook.is_per_request
+            else Q(deliver_to="", type__in=webhook.events)
+        )
         missed = list(
             OutboxEvent.objects.filter(
+                asked_for,
                 ~Exists(told.filter(webhook=webhook)),
                 ~Exists(told.filter(is_test=True)),
                 workspace_id=webhook.workspace_id,
-                type__in=webhook.events,
                 created_at__gte=since,
                 created_at__lte=until,
                 published_at__isnull=False,
             )
             .order_by("created_at")
-            .values_list("pk", "type")[: room + 1]
+            .values_list("pk", "type", "deliver_to")[: room + 1]
         )
         is_complete = is_complete and len(missed) <= room
         steps = schedule.steps_max(webhook.retry_count)
         made = [
-            WebhookDelivery(webhook=webhook, event_id=pk, event_type=kind, steps_max=steps)
-            for pk, kind in missed[:room]
+            WebhookDelivery(
+                webhook=webhook,
+                event_id=pk,
+                event_type=kind,
+                lane=callbacks.lane_of(url),
+                steps_max=steps,
+            )
+            for pk, kind, url in missed[:room]
         ]
         WebhookDelivery.objects.bulk_create(made, ignore_conflicts=True)
         audit(

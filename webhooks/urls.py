@@ -6,6 +6,11 @@ urlpatterns = [
     path("webhooks/register", WebhookViewSet.as_view({"post": "create"}), name="webhooks-register"),
     path("webhooks/list", WebhookViewSet.as_view({"get": "list"}), name="webhooks-list"),
     path("webhooks/test", WebhookViewSet.as_view({"post": "test"}), name="webhooks-test"),
+    path(
+        "webhooks/per-request",
+        WebhookViewSet.as_view({"get": "per_request"}),
+        name="webhooks-per-request",
+    ),
     path("webhooks/events", CatalogueViewSet.as_view({"get": "list"}), name="webhooks-events"),
     path(
         "webhooks/<uuid:id>",

@@ -22,7 +22,7 @@ from gateway_project.core.views import (
     page,
     reply,
 )
-from webhooks import catalogue, inbox, services
+from webhooks import callbacks, catalogue, inbox, services
 from webhooks.models import Inbox, Webhook, WebhookDelivery
 from webhooks.schemas import (
     Accepted,
@@ -31,8 +31,10 @@ from webhooks.schemas import (
     DeliveryList,
     DeliveryView,
     EventView,
+    Health,
     NewSecret,
     NewWebhookView,
+    PerRequestView,
     RecoverRequest,
     Recovery,
     RegisterWebhookRequest,
@@ -49,11 +51,15 @@ TAGS = ("webhooks",)
 
 class WebhookViewSet(KeyedViewSet):
     def own(self) -> QuerySet[Webhook]:
-        return Webhook.objects.filter(workspace_id=self.principal.workspace_id)
+        return Webhook.objects.listed().filter(workspace_id=self.principal.workspace_id)
 
-    def get_own(self, webhook_id: UUID) -> Webhook:
-        """The webhook, or 404: another tenant's is as missing as one that never was."""
-        webhook = self.own().filter(pk=webhook_id).first()
+    def get_own(self, webhook_id: UUID, *, is_any: bool = False) -> Webhook:
+        """The webhook, or 404: another tenant's is as missing as one that never was.
+
+        `is_any`: the one of addresses named in requests too.
+        """
+        mine = Webhook.objects.filter(workspace_id=self.principal.workspace_id)
+        webhook = (mine if is_any else self.own()).filter(pk=webhook_id).first()
         if webhook is None:
             raise errors.NotFound(
                 "This workspace has no such webhook. GET /webhooks/list lists its webhooks."
@@ -120,6 +126,24 @@ class WebhookViewSet(KeyedViewSet):
         counts = services.counts_of(webhooks)
         results = [WebhookView.of(webhook, counts.get(webhook.pk, {})) for webhook in webhooks]
         return reply(WebhookList(results=results, next=following))
+
+    @endpoint(
+        summary="The webhook of addresses named in requests",
+        description=(
+            "`webhook_url` of a request is signed with the secret of this webhook, whatever the "
+            "address. POST /webhooks/{id}/rotate-secret shows a new one; "
+            "GET /webhooks/{id}/deliveries is its log. It is in no list, and cannot be changed, "
+            "paused or deleted."
+        ),
+        tags=TAGS,
+        answer=PerRequestView,
+        scope=SCOPE,
+    )
+    def per_request(self, request: Request) -> HttpResponse:
+        webhook = callbacks.of(self.principal.workspace_id)
+        health = Health.of(webhook, services.counts_of([webhook]).get(webhook.pk, {}))
+        answer = PerRequestView(id=webhook.pk, created_at=webhook.created_at, health=health)
+        return reply(answer)
 
     @endpoint(
         summary="One webhook",
@@ -203,7 +227,7 @@ class WebhookViewSet(KeyedViewSet):
     def rotate_secret(self, request: Request, id: UUID) -> HttpResponse:  # noqa: A002
         body = self.parsed(RotateSecretRequest)
         secret, valid_until = services.rotate_secret(
-            self.get_own(id), overlap_seconds=body.overlap_seconds, actor=self.actor
+            self.get_own(id, is_any=True), overlap_seconds=body.overlap_seconds, actor=self.actor
         )
         answer = NewSecret(secret=secret, previous_valid_until=valid_until)
         return reply(answer, headers=SECRET_HEADERS)
@@ -225,7 +249,12 @@ class WebhookViewSet(KeyedViewSet):
     )
     def deliveries(self, request: Request, id: UUID) -> HttpResponse:  # noqa: A002
         asked = _filters(request)
-        found = self.get_own(id).deliveries.filter(**asked).prefetch_related("attempts")
+        deliveries = self.get_own(id, is_any=True).deliveries.filter(**asked)
+        found = (
+            deliveries.select_related("event", "webhook")
+            .defer("event__body")
+            .prefetch_related("attempts")
+        )
         rows, following = page(request, found, ordering=("-created_at", "-id"))
         return reply(DeliveryList(results=[DeliveryView.of(row) for row in rows], next=following))
 
@@ -270,7 +299,7 @@ class WebhookViewSet(KeyedViewSet):
     def recover(self, request: Request, id: UUID) -> HttpResponse:  # noqa: A002
         body = self.parsed(RecoverRequest)
         count, is_complete = services.recover(
-            self.get_own(id), body.since, body.until, actor=self.actor
+            self.get_own(id, is_any=True), body.since, body.until, actor=self.actor
         )
         return reply(Recovery(deliveries=count, is_complete=is_complete), status=202)
 

@@ -424,7 +424,9 @@ class TestBadInput:
             ({"text": "x", "metadata": {"a": "b" * 1024}}, "metadata"),
             ({"text": "x", "metadata": {"n": 10**30}}, "metadata"),
             ({"text": "x", "metadata": []}, "metadata"),
-            ({"text": "x", "webhook_url": "https://example.com/hook"}, "webhook_url"),
+            ({"text": "x", "webhook_url": "http://example.com/hook"}, "webhook_url"),
+            ({"text": "x", "webhook_url": "https://169.254.169.254/"}, "webhook_url"),
+            ({"text": "x", "webhook_url": "https://example.com/" + "x" * 2048}, "webhook_url"),
         ],
     )
     def test_it_names_the_field(self, gateway, engine, acme_key, body, at):

@@ -83,6 +83,16 @@ def test_a_cached_score_costs_the_same_and_no_engine(gateway, engine, acme_key, 
         assert redis.pipe().trips - before == 1
 
 
+def test_an_address_to_tell_costs_one_insert(gateway, engine, acme_key, counted):
+    gateway.detect("hello", key=acme_key)
+    counted.sql = counted.hops = 0
+
+    body = {"text": "hello", "webhook_url": "https://198.41.0.4/hook"}
+    assert gateway.post("/v1/detect", body, key=acme_key).status_code == 200
+
+    assert (counted.sql, counted.hops) == (1, 1)
+
+
 @pytest.mark.skipif(not settings.REDIS_URL, reason="needs Redis: `make test` starts it")
 def test_nobody_waits_until_a_score_is_kept(gateway, engine, acme_key, monkeypatch):
     pipe = redis.pipe()

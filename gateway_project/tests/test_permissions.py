@@ -44,6 +44,7 @@ TABLE: dict[tuple[str, str], tuple[int, ...]] = {
     ("POST", "/webhooks/register"): (401, 201, 403, 201, 401),
     ("GET", "/webhooks/list"): (401, 200, 403, 200, 401),
     ("POST", "/webhooks/test"): (401, 202, 403, 404, 401),
+    ("GET", "/webhooks/per-request"): (401, 200, 403, 200, 401),
     ("GET", "/webhooks/events"): PUBLIC,
     ("GET", "/webhooks/{id}"): (401, 200, 403, 404, 401),
     ("PATCH", "/webhooks/{id}"): (401, 200, 403, 404, 401),

@@ -8,7 +8,7 @@ from django.utils import timezone
 
 from accounts import oversight
 from accounts.events import publish
-from webhooks import engine, inbox, services, signing
+from webhooks import callbacks, engine, inbox, services, signing
 from webhooks.models import InboxRequest, Webhook, WebhookDelivery
 from webhooks.tests.conftest import ACTOR
 from webhooks.tests.receiver import Answer
@@ -110,6 +110,45 @@ class TestWebhooks:
         owner.post(at("webhook-delete", webhook_id=webhook.pk))
 
         assert not Webhook.objects.exists()
+
+
+class TestNamedInRequests:
+    @pytest.fixture
+    def named(self, acme, receiver):
+        publish(acme, "detection.completed", result={}, deliver_to=receiver.url("/named"))
+        engine.deliver_all()
+        return callbacks.of(acme.pk)
+
+    def test_its_page_has_the_log_with_the_addresses(self, owner, viewer, named, receiver):
+        for person in (owner, viewer):
+            page = text_of(person.get("/app/webhooks/per-request"))
+            assert receiver.url("/named") in page
+            assert "Pause or delete" not in page
+            assert "Send a test" not in page
+        found = WebhookDelivery.objects.get()
+        shown = text_of(owner.get(at("delivery", delivery_id=found.pk)))
+        assert receiver.url("/named") in shown
+        assert "webhook_url" in text_of(owner.get("/app/webhooks"))
+        assert "No webhook yet" in text_of(owner.get("/app/webhooks"))
+
+    def test_its_secret_is_shown_once_when_it_rotates(self, owner, viewer, named):
+        url = at("webhook-rotate", webhook_id=named.pk)
+        assert viewer.post(url, {"overlap_seconds": "3600"}).status_code == 403
+
+        r = owner.post(url, {"overlap_seconds": "3600"})
+
+        assert "whsec_" in text_of(r)
+        assert "Old secret" in text_of(r)
+        assert r["Cache-Control"] == SECRET
+        assert "whsec_" not in text_of(owner.get("/app/webhooks/per-request"))
+
+    @pytest.mark.parametrize("name", ["edit", "switch", "test", "delete"])
+    def test_it_cannot_be_changed(self, owner, named, name):
+        assert owner.post(at(f"webhook-{name}", webhook_id=named.pk)).status_code == 404
+        assert Webhook.objects.get().is_active
+
+    def test_another_workspaces_is_404(self, stranger, named):
+        assert stranger.get(at("webhook", webhook_id=named.pk)).status_code == 404
 
 
 class TestLog:

@@ -51,6 +51,7 @@ MEMBERS_PAGES = [
     "/app/playground",
     "/app/requests",
     "/app/webhooks",
+    "/app/webhooks/per-request",
     "/app/inbox",
     "/guides/quickstart",
     "/app/settings",

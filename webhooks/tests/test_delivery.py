@@ -357,7 +357,7 @@ class TestClaiming:
             tell(acme)
         outbox.fan_out()
 
-        jobs = outbox.claim(10, {slow.pk: 0}, 4)
+        jobs = outbox.claim(10, {(slow.pk, ""): 0}, 4)
 
         assert {job.webhook_id for job in jobs} == {quick.pk}
         assert len(jobs) == 4

@@ -24,7 +24,7 @@ WEBHOOK_FIELDS = {
     *("id", "url", "events", "description", "retry_count", "is_active", "created_at", "health")
 }
 DELIVERY_FIELDS = {
-    *("id", "webhook_id", "event_id", "event", "status", "created_at", "finished_at"),
+    *("id", "webhook_id", "event_id", "event", "url", "status", "created_at", "finished_at"),
     *("next_attempt_at", "http_status", "error", "attempts"),
 }
 ATTEMPT_FIELDS = {

@@ -1,0 +1,37 @@
+"""Telling an address that the request itself named (`webhook_url`) what became of its text."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from accounts import events
+from accounts.authentication import Caller
+from detection.schemas import DetectResponse
+from gateway_project.core import database
+from webhooks import catalogue
+
+
+def result_of(verdict: DetectResponse, endpoint: str) -> dict[str, Any]:
+    """`data.result` of a `detection.completed`: what `webhooks/catalogue.py` says, never the text.
+
+    `endpoint` is the path that was asked.
+    """
+    said = verdict.model_dump(include=set(catalogue.Verdict.model_fields) - {"endpoint"})
+    return catalogue.Verdict(**said, endpoint=endpoint).model_dump(mode="json")
+
+
+async def tell(url: str, verdict: DetectResponse, caller: Caller, endpoint: str) -> None:
+    """Store the event; when this returns it is committed, and will be sent.
+
+    Costs one INSERT. Raises `StoreUnavailable` when the database is away.
+    """
+    await database.run(
+        events.publish,
+        caller.workspace_id,
+        "detection.completed",
+        result=result_of(verdict, endpoint),
+        metadata=verdict.metadata,
+        request_id=verdict.request_id,
+        api_key_id=caller.key_id,
+        deliver_to=url,
+    )

@@ -1,0 +1,63 @@
+"""Addresses that a request names (`webhook_url`): vetted when named, signed and logged like others.
+
+A workspace has one webhook for all of them, made when it is first needed. It has no address of its
+own (each event says where it goes), asks for no events, and is never disabled for failures: an
+address that fails was named once. Its secret is the workspace's signing secret.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from concurrent.futures import ThreadPoolExecutor
+from uuid import UUID
+
+from django.db import transaction
+
+from gateway_project.core import destinations, encryption, errors
+from webhooks import signing
+from webhooks.models import Webhook, WebhookDelivery, WebhookSecret
+
+FIELD = "webhook_url"
+LOOK_UP_SECONDS = 2.0
+LANE_CHARS_MAX = WebhookDelivery._meta.get_field("lane").max_length
+# Of requests that wait: apart from the look-ups of deliveries, which may all hang.
+_look_ups = ThreadPoolExecutor(destinations.LOOK_UPS_MAX, thread_name_prefix="look-up-named")
+
+
+def of(workspace_id: UUID) -> Webhook:
+    """The workspace's, made when it is first asked for."""
+    with transaction.atomic():  # whoever loses a race waits until the secret is there
+        webhook, is_new = Webhook.objects.get_or_create(
+            workspace_id=workspace_id, is_per_request=True
+        )
+        if is_new:
+            secret = encryption.encrypt(signing.make_secret())
+            WebhookSecret.objects.create(webhook=webhook, encrypted=secret)
+    return webhook
+
+
+def lane_of(url: str) -> str:
+    """What deliveries to `url` wait for each other by: it without its query, which may be unique.
+
+    Empty for none, which is the lane of a webhook with an address of its own.
+    """
+    return url.partition("?")[0][:LANE_CHARS_MAX]
+
+
+async def vetted(url: str) -> None:
+    """Raise the 422 that names `webhook_url` when we do not send to `url`.
+
+    A name that is not found in `LOOK_UP_SECONDS` passes, as one that does not exist yet: each
+    delivery looks again.
+    """
+    try:
+        if destinations.read(url).address is None:
+            loop = asyncio.get_running_loop()
+            async with asyncio.timeout(LOOK_UP_SECONDS):
+                await loop.run_in_executor(_look_ups, destinations.check, url)
+    except TimeoutError:
+        return
+    except destinations.Refused as exc:
+        sentence = str(exc)
+        problem = {"field": FIELD, "message": sentence[:1].lower() + sentence[1:]}
+        raise errors.ValidationFailed(errors=[problem]) from None
