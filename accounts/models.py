@@ -525,3 +525,26 @@ class OutboxEvent(models.Model):
 
     def __str__(self) -> str:
         return f"{self.type} {self.id}"
+
+
+class IdempotencyRecord(models.Model):
+    """What a request with an `Idempotency-Key` was answered, for whoever sends it again.
+
+    It holds no secret: requests whose answers do are not remembered.
+    """
+
+    workspace = models.ForeignKey(Workspace, on_delete=models.CASCADE, related_name="+")
+    key = models.CharField(max_length=255)
+    fingerprint = models.CharField(max_length=64, help_text="Digest of method, path and body.")
+    status = models.PositiveSmallIntegerField()
+    headers = models.JSONField(default=dict)
+    body = models.TextField()
+    created_at = models.DateTimeField(default=timezone.now, db_index=True)
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(fields=["workspace", "key"], name="idempotency_once"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.key} of {self.workspace_id}"

@@ -8,7 +8,7 @@ from django.conf import settings
 from django.core.cache import cache
 from django.utils import timezone
 
-from accounts import announcements, usage_log
+from accounts import announcements, idempotency, usage_log
 
 HEARTBEAT_KEY = "worker:heartbeat"
 HEARTBEAT_SECONDS = 15
@@ -36,7 +36,7 @@ def drain_usage() -> int:
 def tend_usage_log() -> int:
     """Make the partitions of the days to come, drop those past the retention."""
     usage_log.make_partitions_ahead()
-    return usage_log.prune()
+    return usage_log.prune() + idempotency.prune()
 
 
 @worker_ready.connect

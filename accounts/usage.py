@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Protocol
 from uuid import UUID
 
 from django.conf import settings
@@ -34,6 +34,23 @@ STREAM_ENTRIES_MAX = 20_000
 """A stream that no worker empties must not fill Redis: beyond this, rows wait here."""
 log = get_logger("gateway.usage")
 Unavailable = (redis.RedisUnavailable, ResponseError, DatabaseError)
+
+
+class Verdict(Protocol):
+    """What the log keeps of `detection.schemas.DetectResponse`."""
+
+    @property
+    def status(self) -> str: ...
+    @property
+    def source(self) -> str: ...
+    @property
+    def decision(self) -> str: ...
+    @property
+    def is_malicious(self) -> bool: ...
+    @property
+    def confidence(self) -> float: ...
+    @property
+    def cached(self) -> bool: ...
 
 
 class Record:
@@ -65,28 +82,37 @@ class Record:
         # What its event tells beyond the row: `metadata` and `threat_types`. Empty: nobody listens.
         self.extra: dict[str, Any] = {}
 
+    def note(self, verdict: Verdict) -> None:
+        """What was found out."""
+        self.status = verdict.status
+        self.source = verdict.source
+        self.decision = verdict.decision
+        self.is_malicious = verdict.is_malicious
+        self.confidence = verdict.confidence
+        self.cached = verdict.cached
+
     def finished(self, context: RequestContext, http_status: int, seconds: float) -> None:
-        buffer.append(
-            (
-                context.request_uuid,
-                self.api_key_id,
-                self.workspace_id,
-                context.route,
-                http_status,
-                context.error_code,
-                self.request_bytes,
-                seconds * 1000,
-                context.upstream_seconds * 1000,
-                self.status,
-                self.source,
-                self.decision,
-                self.is_malicious,
-                self.confidence,
-                self.cached,
-                datetime.now(UTC),
-            ),
-            context.client_ip,
-            self.extra,
+        buffer.append(self.row(context, http_status, seconds), context.client_ip, self.extra)
+
+    def row(self, context: RequestContext, http_status: int, seconds: float) -> Row:
+        """As `usage_log.COLUMNS` say; answered now."""
+        return (
+            context.request_uuid,
+            self.api_key_id,
+            self.workspace_id,
+            context.route,
+            http_status,
+            context.error_code,
+            self.request_bytes,
+            seconds * 1000,
+            context.upstream_seconds * 1000,
+            self.status,
+            self.source,
+            self.decision,
+            self.is_malicious,
+            self.confidence,
+            self.cached,
+            datetime.now(UTC),
         )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 from uuid import UUID
 
@@ -9,7 +10,7 @@ from django.http import HttpRequest, HttpResponse
 from drf_spectacular.utils import OpenApiParameter
 from rest_framework.request import Request
 
-from accounts import reports, services
+from accounts import idempotency, reports, services
 from accounts.adapter import send_confirmation
 from accounts.authentication import Caller
 from accounts.models import DEFAULT_SCOPES, ApiKey, ApiKeyQuerySet
@@ -60,6 +61,11 @@ class KeyedViewSet(ControlPlaneViewSet):
     @property
     def actor(self) -> Actor:
         return Actor.of(f"key {self.principal.key_prefix}…", context_of(self.request))
+
+    def once(self, effect: Callable[[], HttpResponse]) -> HttpResponse:
+        """`effect`'s answer; with an `Idempotency-Key` it takes place once."""
+        request = self.request._request
+        return idempotency.once(self.principal.workspace_id, request, effect)
 
     def own_keys(self) -> ApiKeyQuerySet:
         return ApiKey.objects.filter(workspace_id=self.principal.workspace_id).select_related(

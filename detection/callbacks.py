@@ -7,7 +7,6 @@ from typing import Any
 from accounts import events
 from accounts.authentication import Caller
 from detection.schemas import DetectResponse
-from gateway_project.core import database
 from webhooks import catalogue
 
 
@@ -20,13 +19,9 @@ def result_of(verdict: DetectResponse, endpoint: str) -> dict[str, Any]:
     return catalogue.Verdict(**said, endpoint=endpoint).model_dump(mode="json")
 
 
-async def tell(url: str, verdict: DetectResponse, caller: Caller, endpoint: str) -> None:
-    """Store the event; when this returns it is committed, and will be sent.
-
-    Costs one INSERT. Raises `StoreUnavailable` when the database is away.
-    """
-    await database.run(
-        events.publish,
+def tell(url: str, verdict: DetectResponse, caller: Caller, endpoint: str) -> None:
+    """Store the event: one INSERT, which joins the caller's transaction."""
+    events.publish(
         caller.workspace_id,
         "detection.completed",
         result=result_of(verdict, endpoint),

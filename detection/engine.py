@@ -61,6 +61,8 @@ class EngineClient:
     """One per process. See the module's paragraph."""
 
     def __init__(self, url: str) -> None:
+        self.loop = asyncio.get_running_loop()
+        """The only one that may use it."""
         self.http = http.UpstreamClient("engine", url)
         self.breaker = Breaker(
             "engine",
@@ -245,6 +247,10 @@ async def close_client() -> None:
     if _client is not None:
         await _client.close()
         _client = None
+
+
+def is_open() -> bool:
+    return _client is not None
 
 
 def client() -> EngineClient:

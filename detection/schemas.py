@@ -4,11 +4,25 @@ unknown fields of answers, which may grow."""
 from __future__ import annotations
 
 import re
+from collections import Counter
+from dataclasses import dataclass
 from typing import Annotated, Any, Literal
+from uuid import UUID
 
 import orjson
-from pydantic import AfterValidator, BaseModel, Field, StringConstraints
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    TypeAdapter,
+    ValidationError,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
+)
 
+from accounts.schemas import Time, without_nul
 from gateway_project.core.views import Body
 from webhooks.schemas import CallbackUrl
 
@@ -191,3 +205,149 @@ class DetectResponse(BaseModel):
     policy: PolicyRef
     metadata: dict[str, Any] | None = None
     details: Details | None = None
+
+
+# -- Batches and jobs -----------------------------------------------------------------------------
+
+ITEMS_MAX = 1000
+ITEMS_AT_ONCE_MAX = 100
+"""A batch of more is worked on behind its request."""
+JobStatus = Literal["queued", "processing", "complete", "partial", "failed", "cancelled"]
+ItemId = Annotated[str, StringConstraints(min_length=1, max_length=64), AfterValidator(without_nul)]
+_item_id: TypeAdapter[str] = TypeAdapter(ItemId, config=ConfigDict(strict=True))
+
+
+class BatchItem(Body):
+    id: ItemId = Field(description="The caller's name for it; each once.")
+    text: Text
+    config: DetectConfig | None = Field(None, description="What it sets goes before the batch's.")
+    metadata: Metadata | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Unfit:
+    """An item that is not valid but has an id: it fails, and the others do not."""
+
+    id: str
+    error: ValidationError
+
+
+def _item_or_unfit(value: Any, validate: ValidatorFunctionWrapHandler) -> BatchItem | Unfit:
+    try:
+        item: BatchItem = validate(value)
+    except ValidationError as exc:
+        if not isinstance(value, dict):
+            raise
+        return Unfit(_item_id.validate_python(value.get("id")), exc)
+    return item
+
+
+def _ids_once(items: list[BatchItem | Unfit]) -> list[BatchItem | Unfit]:
+    counts = Counter(item.id for item in items)
+    twice = [item_id for item_id, count in counts.items() if count > 1]
+    if twice:
+        shown = ", ".join(twice[:10]) + (", …" if len(twice) > 10 else "")
+        raise ValueError(f"each id may stand once; more than once: {shown}")
+    return items
+
+
+class BatchRequest(Body):
+    requests: Annotated[
+        list[Annotated[BatchItem, WrapValidator(_item_or_unfit)]],
+        Field(min_length=1, max_length=ITEMS_MAX),
+        AfterValidator(_ids_once),
+    ]
+    config: DetectConfig = Field(
+        default_factory=DetectConfig,
+        description="For all items; `timeout_seconds` is the budget of the whole batch.",
+    )
+    webhook_url: CallbackUrl | None = None
+    metadata: Metadata | None = None
+
+
+class AsyncRequest(DetectRequest):
+    webhook_url: CallbackUrl | None = Field(
+        None,
+        description="May be left out when a webhook of the workspace asks for `detection.*`.",
+    )
+
+
+class ItemError(BaseModel):
+    code: str = Field(
+        description="`validation_error`, `deadline`, or that of a problem (see /problems/{code})."
+    )
+    message: str
+
+
+class ItemResult(BaseModel):
+    id: str
+    status: Literal["ok", "error"]
+    result: DetectResponse | None
+    error: ItemError | None
+
+
+class BatchResponse(BaseModel):
+    """All in the order of the request."""
+
+    batch_id: str
+    status: Literal["complete", "partial", "failed"]
+    results: list[ItemResult]
+    successful_count: int
+    failed_count: int
+    flagged_count: int
+    total_processing_time_ms: int
+    metadata: dict[str, Any] | None = None
+
+
+class BatchAccepted(BaseModel):
+    batch_id: UUID
+    status: Literal["queued"] = "queued"
+    total: int
+    status_url: str
+    estimated_completion_seconds: int
+
+
+class BatchView(BaseModel):
+    """A batch that is, or was, worked on. Times are null until they are."""
+
+    batch_id: UUID
+    status: JobStatus
+    total: int
+    successful_count: int
+    failed_count: int
+    flagged_count: int
+    created_at: Time
+    started_at: Time | None
+    finished_at: Time | None
+    expires_at: Time
+    webhook_url: str | None
+    metadata: dict[str, Any] | None
+    status_url: str
+
+
+class BatchPage(BatchView):
+    results: list[ItemResult] = Field(
+        description="In the order of the request, as far as they are there without a gap."
+    )
+    next: str | None = Field(description="The next page; null when there is no more of them now.")
+
+
+class AsyncAccepted(BaseModel):
+    request_id: UUID
+    status: Literal["queued"] = "queued"
+    estimated_completion_seconds: int
+    webhook_url: str | None
+    status_url: str
+
+
+class AsyncView(BaseModel):
+    request_id: UUID
+    status: JobStatus
+    result: DetectResponse | None
+    error: ItemError | None
+    created_at: Time
+    started_at: Time | None
+    finished_at: Time | None
+    expires_at: Time
+    webhook_url: str | None
+    metadata: dict[str, Any] | None

@@ -134,17 +134,19 @@ async def detect(
     *,
     policy: DetectionPolicy,
     looked_up: tuple[str, LookUp | None],
+    batch: str = "",
 ) -> DetectResponse:
     """The verdict on one text, as `POST /v1/detect` answers it.
 
-    `looked_up` is what `start_look_up` gave. Raises 403 when the request wants to fail open and may
+    `looked_up` is what `start_look_up` gave; texts of one `batch` share the engine's calls, also
+    those that want no cache. Raises 403 when the request wants to fail open and may
     not, 503 or 504 when the engine is away and the request fails closed.
     """
     config = request.config
     on_unavailable = config.on_unavailable or policy.on_unavailable
     if config.on_unavailable == "fail_open" and policy.on_unavailable != "fail_open":
         raise errors.FailOpenForbidden
-    finding = await _find(request, *looked_up, on_unavailable, context)
+    finding = await _find(request, *looked_up, on_unavailable, context, batch)
     return await _answer(request, context, policy, finding)
 
 
@@ -171,6 +173,7 @@ async def _find(
     look_up: LookUp | None,
     on_unavailable: OnUnavailable,
     context: RequestContext,
+    batch: str = "",
 ) -> _Finding:
     remembered = None if look_up is None else await look_up.found()
     if remembered is not None and remembered.is_fresh:
@@ -179,7 +182,7 @@ async def _find(
     started = perf_counter()
     try:
         looked_at = None if look_up is None else look_up.at
-        said, joined = await _ask(key, request, context, looked_at)
+        said, joined = await _ask(key, request, context, looked_at, batch)
     except engine.EngineUnavailable as exc:
         if on_unavailable == "fail_closed":
             raise _refusal(exc) from exc
@@ -201,7 +204,11 @@ def _recalled(remembered: Remembered, reason: engine.Reason | None = None) -> _F
 
 
 async def _ask(
-    key: str, request: DetectRequest, context: RequestContext, looked_at: float | None
+    key: str,
+    request: DetectRequest,
+    context: RequestContext,
+    looked_at: float | None,
+    batch: str,
 ) -> tuple[Score, bool]:
     """The engine's score, and whether somebody else's call for the same text gave it."""
     config = request.config
@@ -218,7 +225,7 @@ async def _ask(
         return said
 
     # Who wants no cache wants a call of its own.
-    flight_key = key if config.use_cache else context.request_id
+    flight_key = key if config.use_cache else f"{batch or context.request_id} {key}"
     flight, is_new = engine.client().asking.start(flight_key, fly, since=looked_at)
     # `wait` leaves the flight to the others when this caller's time is up, or the caller gone.
     left = budget - (perf_counter() - context.started)

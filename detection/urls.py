@@ -1,8 +1,19 @@
 from django.urls import path
 
+from detection.job_views import AsyncViewSet, BatchViewSet, JobViewSet
 from detection.views import DetectViewSet, ScoreViewSet
 
 urlpatterns = [
     path("v1/detect", DetectViewSet.as_view({"post": "create"}), name="detection-detect"),
     path("v1/detect/score", ScoreViewSet.as_view({"post": "create"}), name="detection-score"),
+    path("v1/detect/batch", BatchViewSet.as_view({"post": "create"}), name="detection-batches"),
+    path(
+        "v1/detect/batch/<uuid:id>",
+        JobViewSet.as_view({"get": "batch", "delete": "cancel"}),
+        name="detection-batch",
+    ),
+    path("v1/detect/async", AsyncViewSet.as_view({"post": "create"}), name="detection-async"),
+    path(
+        "v1/detect/async/<uuid:id>", JobViewSet.as_view({"get": "single"}), name="detection-outcome"
+    ),
 ]

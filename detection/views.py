@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from django.http import HttpRequest, HttpResponse
 
+from accounts import idempotency
 from accounts.authentication import Caller
 from accounts.usage import Record
 from detection import callbacks, services
@@ -16,6 +17,7 @@ from webhooks.callbacks import vetted
 class DetectViewSet(DataPlaneViewSet):
     body: DetectRequest
     principal: Caller
+    replay: HttpResponse | None = None
 
     def prefetch(self) -> None:
         # Leaves in one trip with the limiter's script.
@@ -23,6 +25,14 @@ class DetectViewSet(DataPlaneViewSet):
         self.looked_up = services.start_look_up(
             self.body.text, config.content_type, use_cache=config.use_cache
         )
+
+    async def prepare(self) -> None:
+        if self.body.webhook_url is None:
+            return
+        await vetted(self.body.webhook_url)
+        self.replay = await idempotency.aanswered(self.principal.workspace_id, self.request)
+        if self.replay is not None:
+            self.day_cost = 0
 
     @endpoint(
         summary="Is this text an attack?",
@@ -42,12 +52,14 @@ class DetectViewSet(DataPlaneViewSet):
             errors.FailOpenForbidden,
             errors.DetectionUnavailable,
             errors.DetectionTimeout,
+            *idempotency.PROBLEMS,
         ],
+        parameters=[idempotency.HEADER],
     )
     async def create(self, request: HttpRequest) -> HttpResponse:
-        url = self.body.webhook_url
-        if url is not None:
-            await vetted(url)
+        if self.replay is not None:
+            self.context.usage = None  # it is a row already
+            return self.replay
         row = self.context.usage
         if isinstance(row, Record) and self.principal.wants_detections:
             row.extra["metadata"] = self.body.metadata
@@ -57,18 +69,24 @@ class DetectViewSet(DataPlaneViewSet):
             policy=services.policy_of(self.principal.detection_policy),
             looked_up=self.looked_up,
         )
-        if url is not None:
-            await callbacks.tell(url, verdict, self.principal, self.context.route)
+        answer = await self._answer(verdict)
         if isinstance(row, Record):
             if self.principal.wants_detections:
                 row.extra["threat_types"] = verdict.threat_types
-            row.status = verdict.status
-            row.source = verdict.source
-            row.decision = verdict.decision
-            row.is_malicious = verdict.is_malicious
-            row.confidence = verdict.confidence
-            row.cached = verdict.cached
-        return reply(verdict, exclude_none=True)
+            row.note(verdict)
+        return answer
+
+    async def _answer(self, verdict: DetectResponse) -> HttpResponse:
+        """With an address to tell, only once that is stored."""
+        url = self.body.webhook_url
+        if url is None:
+            return reply(verdict, exclude_none=True)
+
+        def tell() -> HttpResponse:
+            callbacks.tell(url, verdict, self.principal, self.context.route)
+            return reply(verdict, exclude_none=True)
+
+        return await idempotency.aonce(self.principal.workspace_id, self.request, tell)
 
 
 class ScoreViewSet(DataPlaneViewSet):

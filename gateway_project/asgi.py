@@ -36,7 +36,10 @@ from robin.consumers import QueueConsumer
 
 # Exact paths, so that a look-alike of one is not taken from the control plane by its prefix.
 DATA_PLANE = frozenset(
-    {"/v1/detect", "/v1/detect/score", "/v1/limits", "/health", "/health/live", "/health/ready"},
+    {
+        *("/v1/detect", "/v1/detect/score", "/v1/detect/batch", "/v1/detect/async", "/v1/limits"),
+        *("/health", "/health/live", "/health/ready"),
+    },
 )
 # Robin's: these and all that is below them. There a look-alike finds nothing on either plane.
 DATA_PLANE_BELOW = tuple(
@@ -85,7 +88,10 @@ class Router:
 application = RequestMiddleware(
     Router(
         DataPlaneHandler(
-            body_bytes_max={None: settings.BODY_BYTES_MAX},
+            body_bytes_max={
+                None: settings.BODY_BYTES_MAX,
+                "/v1/detect/batch": settings.BATCH_BYTES_MAX,
+            },
             body_seconds_max=settings.BODY_SECONDS_MAX,
         ),
         control_plane,

@@ -193,6 +193,11 @@ BODY_SECONDS_MAX: float = env.float("BODY_SECONDS_MAX", default=10.0)
 HEAD_SECONDS_MAX: float = env.float("HEAD_SECONDS_MAX", default=10.0)
 DATA_UPLOAD_MAX_MEMORY_SIZE = BODY_BYTES_MAX
 
+# -- Batches and jobs -----------------------------------------------------------------------------
+
+JOB_RETENTION_DAYS: int = env.int("JOB_RETENTION_DAYS", default=7)
+BATCH_BYTES_MAX = 4 << 20
+
 # -- Webhooks -------------------------------------------------------------------------------------
 
 WEBHOOK_RATE_PER_SECOND: int = env.int("WEBHOOK_RATE_PER_SECOND", default=200)
@@ -405,6 +410,8 @@ CELERY_BEAT_SCHEDULE = {
     "send-webhook-notices": {"task": "webhooks.tasks.send_notices", "schedule": 10.0},
     "measure-webhooks": {"task": "webhooks.tasks.measure", "schedule": 15.0},
     "prune-webhooks": {"task": "webhooks.tasks.prune", "schedule": 3600.0},
+    "work-on-jobs": {"task": "detection.tasks.work", "schedule": 1.0},
+    "prune-jobs": {"task": "detection.tasks.prune_jobs", "schedule": 3600.0},
     "sample-robin": {"task": "robin.tasks.sample_metrics", "schedule": 60.0},
 }
 

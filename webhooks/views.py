@@ -11,6 +11,7 @@ from django.http import HttpResponse
 from drf_spectacular.utils import OpenApiParameter, extend_schema
 from rest_framework.request import Request
 
+from accounts import idempotency
 from accounts.views import KeyedViewSet
 from gateway_project.core import errors
 from gateway_project.core.ratelimit import per_minute
@@ -205,12 +206,13 @@ class WebhookViewSet(KeyedViewSet):
         answer=Accepted,
         status=202,
         scope=SCOPE,
-        problems=[errors.NotFound, errors.Conflict],
+        problems=[errors.NotFound, errors.Conflict, *idempotency.PROBLEMS],
+        parameters=[idempotency.HEADER],
     )
     def test(self, request: Request) -> HttpResponse:
         body = self.parsed(TestWebhookRequest)
-        delivery = services.test(self.get_own(body.webhook_id), body.event)
-        return _accepted(delivery)
+        webhook = self.get_own(body.webhook_id)
+        return self.once(lambda: _accepted(services.test(webhook, body.event)))
 
     @endpoint(
         summary="Give a webhook a new secret",
@@ -294,14 +296,18 @@ class WebhookViewSet(KeyedViewSet):
         answer=Recovery,
         status=202,
         scope=SCOPE,
-        problems=[errors.NotFound, errors.Conflict],
+        problems=[errors.NotFound, errors.Conflict, *idempotency.PROBLEMS],
+        parameters=[idempotency.HEADER],
     )
     def recover(self, request: Request, id: UUID) -> HttpResponse:  # noqa: A002
         body = self.parsed(RecoverRequest)
-        count, is_complete = services.recover(
-            self.get_own(id, is_any=True), body.since, body.until, actor=self.actor
-        )
-        return reply(Recovery(deliveries=count, is_complete=is_complete), status=202)
+        webhook = self.get_own(id, is_any=True)
+
+        def recover() -> HttpResponse:
+            count, is_complete = services.recover(webhook, body.since, body.until, actor=self.actor)
+            return reply(Recovery(deliveries=count, is_complete=is_complete), status=202)
+
+        return self.once(recover)
 
 
 class CatalogueViewSet(ControlPlaneViewSet):

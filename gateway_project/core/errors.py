@@ -20,6 +20,8 @@
     ├── RequestTimeout           408  the body came too slowly
     ├── Conflict                 409  the thing is not in a state for that
     ├── EmailTaken               409
+    ├── IdempotencyInProgress    409  the first call with this Idempotency-Key is being served
+    ├── IdempotencyMismatch      422  the Idempotency-Key belongs to another request
     ├── BodyTooLarge             413
     ├── UnsupportedMediaType     415
     ├── ValidationFailed         422  fields are wrong, each named in `errors`
@@ -240,6 +242,29 @@ class EmailTaken(GatewayError):
     code = "email_taken"
     title = "E-mail already registered"
     default_detail = "An account with this e-mail exists. Sign in, or register another address."
+
+
+class IdempotencyInProgress(GatewayError):
+    status_code = 409
+    code = "idempotency_in_progress"
+    title = "First call still running"
+    default_detail = (
+        "A request with this Idempotency-Key is being served right now. Send it again in a second: "
+        "it will be given the same answer."
+    )
+
+    def __init__(self) -> None:
+        super().__init__(headers={"Retry-After": "1"})
+
+
+class IdempotencyMismatch(GatewayError):
+    status_code = 422
+    code = "idempotency_mismatch"
+    title = "Idempotency-Key used before"
+    default_detail = (
+        "This Idempotency-Key belongs to another request of the last 24 hours. Use a new key for a "
+        "new request; to repeat the old one send exactly its body."
+    )
 
 
 class BodyTooLarge(GatewayError):

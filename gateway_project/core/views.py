@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from time import perf_counter
+from types import MappingProxyType
 from typing import Any, Protocol, TypeVar, cast
 
 import orjson
@@ -110,6 +111,7 @@ def endpoint(
     body: type[BaseModel] | None = None,
     answer: type[BaseModel] | None = None,
     status: int = 200,
+    more_answers: Mapping[int, type[BaseModel]] = MappingProxyType({}),
     scope: str | None = None,
     public: bool = False,
     minute_cost: int = 1,
@@ -135,6 +137,8 @@ def endpoint(
         for code, lines in sorted(by_status.items())
     }
     responses[status] = OpenApiResponse(answer)
+    for code, other in more_answers.items():
+        responses[code] = OpenApiResponse(other)
 
     def mark(function: F) -> F:
         function.endpoint = Endpoint(  # type: ignore[attr-defined]
@@ -240,10 +244,9 @@ def _check_scope(principal: Principal, declared: Endpoint) -> None:
         raise credential.denied(credential.denied_detail.format(declared.scope))
 
 
-def _costs(principal: Principal, declared: Endpoint) -> tuple[int, ...]:
+def _costs(principal: Principal, minute_cost: int, day_cost: int) -> tuple[int, ...]:
     return tuple(
-        declared.minute_cost if policy.name == "minute" else declared.day_cost
-        for policy in principal.policies
+        minute_cost if policy.name == "minute" else day_cost for policy in principal.policies
     )
 
 
@@ -266,6 +269,8 @@ class DataPlaneViewSet(_Declared):
     principal: Any
     body: Any
     context: RequestContext
+    day_cost: int
+    """Units of the day; from the declaration, unless `prefetch` or `prepare` knows better."""
     states: tuple[State, ...] = ()
 
     @classmethod
@@ -313,11 +318,13 @@ class DataPlaneViewSet(_Declared):
             _check_scope(principal, declared)
             if declared.body is not None:
                 self.body = parse(request, declared.body)
+            self.day_cost = declared.day_cost
             self.prefetch()
+            await self.prepare()
             if principal.policies:
                 started = perf_counter()
                 decision = await get_limiter().check(
-                    principal.policies, _costs(principal, declared)
+                    principal.policies, _costs(principal, declared.minute_cost, self.day_cost)
                 )
                 self.states = decision.states
                 _note(self.context, decision, started)
@@ -326,6 +333,9 @@ class DataPlaneViewSet(_Declared):
 
     def prefetch(self) -> None:
         """Start what the action will need from Redis, so that it leaves with the limiter's call."""
+
+    async def prepare(self) -> None:
+        """Refuse what must cost nothing, and find out what the rest costs, before the limits."""
 
     async def _refuse(self, request: HttpRequest, error: errors.GatewayError) -> HttpResponse:
         if _counts_as_failed(error) and settings.RATE_LIMIT_ENABLED:
@@ -357,7 +367,8 @@ class ControlPlaneViewSet(_Declared):
             raise declared.credential.missing
         _check_scope(principal, declared)
         if principal.policies and settings.RATE_LIMIT_ENABLED:
-            self._take(principal.policies, _costs(principal, declared))
+            costs = _costs(principal, declared.minute_cost, declared.day_cost)
+            self._take(principal.policies, costs)
 
     def limit(self, policies: tuple[Policy, ...], cost: int) -> None:
         """Take `cost` units of each policy, or raise the 429."""

@@ -8,7 +8,7 @@ from django.db import connection
 
 from accounts.models import User
 from gateway_project.tests.private_redis import PrivateRedis
-from gateway_project.tests.served import Served
+from gateway_project.tests.served import Served, Worker
 from gateway_project.tests.test_admin import signed_in
 from portal.tests.browser import chromium, open_tab  # noqa: F401 - a person's browser
 from portal.tests.conftest import enter, owner, stranger, viewer  # noqa: F401 - at its rooms
@@ -50,3 +50,19 @@ def serve(gateway, engine, tmp_path):
         if served.process.poll() is None:
             served.stop()
         served.log.close()
+
+
+@pytest.fixture
+def work(gateway, own_redis, tmp_path):
+    """`work()` starts a real Celery worker; all are killed at the end."""
+    if connection.vendor != "postgresql":
+        pytest.skip("needs PostgreSQL: `make test` starts it")
+    started = []
+
+    def start():
+        started.append(Worker(tmp_path, own_redis.url))
+        return started[-1]
+
+    yield start
+    for worker in started:
+        worker.close()

@@ -126,3 +126,54 @@ class Served:
 
     def lines(self) -> list[dict]:
         return [json.loads(raw) for raw in self.output().splitlines() if raw.startswith("{")]
+
+
+class Worker:
+    """A real worker with its beat, as `celery -A gateway_project worker --beat` starts it."""
+
+    def __init__(self, folder, redis_url):
+        database = settings.DATABASES["default"]
+        url = "postgres://{USER}:{PASSWORD}@{HOST}:{PORT}/{NAME}".format(**database)
+        peppers = [f"{v}:{p.decode()}" for v, p in settings.KEY_PEPPERS.by_version]
+        self._log = (folder / "worker.log").open("a+b")
+        self.process = subprocess.Popen(
+            [
+                *(sys.executable, "-m", "celery", "-A", "gateway_project", "worker", "--beat"),
+                *("--concurrency=1", "--without-gossip", "--without-mingle"),
+            ],
+            cwd=ROOT,
+            env={
+                **os.environ,
+                "DATABASE_URL": url,
+                "REDIS_URL": redis_url,
+                "KEY_PEPPERS": ",".join(peppers),
+                "FIELD_ENCRYPTION_KEYS": ",".join(settings.FIELD_ENCRYPTION_KEYS),
+                "DETECTION_ENGINE_URL": settings.DETECTION_ENGINE_URL,
+                "DETECTION_ENGINE_SCORE_FLOOR": "0",
+                "WEBHOOK_ALLOWED_NETWORKS": "127.0.0.0/8",
+                "PROMETHEUS_MULTIPROC_DIR": str(folder / "metrics"),
+            },
+            stdout=self._log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+
+    def kill(self):
+        """All of it at once: parent, beat and the child that works."""
+        if self.process.poll() is None:
+            os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.wait()
+
+    def stop(self):
+        """As an orchestrator does."""
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(60)
+
+    def lines(self):
+        self._log.seek(0)
+        lines = self._log.read().decode().splitlines()
+        return [json.loads(line) for line in lines if line.startswith("{")]
+
+    def close(self):
+        self.kill()
+        self._log.close()

@@ -17,6 +17,9 @@ from django.utils import timezone
 from accounts import services
 from accounts.models import ApiKey, UsageLog, new_id
 from accounts.services import Actor
+from detection import jobs
+from detection.batches import Item
+from detection.models import Job
 from webhooks import inbox
 from webhooks import services as webhooks
 
@@ -41,6 +44,11 @@ TABLE: dict[tuple[str, str], tuple[int, ...]] = {
     ("GET", "/v1/requests/{request_id}"): (401, 200, 403, 404, 401),
     ("POST", "/v1/detect"): (401, 200, 403, 200, 401),
     ("POST", "/v1/detect/score"): (401, 200, 403, 200, 401),
+    ("POST", "/v1/detect/batch"): (401, 200, 403, 200, 401),
+    ("GET", "/v1/detect/batch/{id}"): (401, 200, 403, 404, 401),
+    ("DELETE", "/v1/detect/batch/{id}"): (401, 200, 403, 404, 401),
+    ("POST", "/v1/detect/async"): (401, 202, 403, 202, 401),
+    ("GET", "/v1/detect/async/{id}"): (401, 200, 403, 404, 401),
     ("POST", "/webhooks/register"): (401, 201, 403, 201, 401),
     ("GET", "/webhooks/list"): (401, 200, 403, 200, 401),
     ("POST", "/webhooks/test"): (401, 202, 403, 404, 401),
@@ -77,6 +85,11 @@ BODIES: dict[tuple[str, str], Any] = {
     ("PATCH", "/v1/keys/{id}"): {"name": "renamed"},
     ("POST", "/v1/detect"): {"text": "Good morning."},
     ("POST", "/v1/detect/score"): {"text": "Good morning."},
+    ("POST", "/v1/detect/batch"): {"requests": [{"id": "1", "text": "Good morning."}]},
+    ("POST", "/v1/detect/async"): {
+        "text": "Good morning.",
+        "webhook_url": "https://198.41.0.4/hook",
+    },
     ("POST", "/webhooks/register"): {"url": "https://198.41.0.4/hook"},
     ("PATCH", "/webhooks/{id}"): {"description": "renamed"},
     ("POST", "/webhooks/{id}/rotate-secret"): {},
@@ -125,6 +138,8 @@ def target(victim: ApiKey, request: pytest.FixtureRequest) -> str:
     path = request.getfixturevalue("path")
     if path.startswith("/v1/requests"):
         return log_of(victim)
+    if path.startswith("/v1/detect/"):
+        return job_of(victim, path)
     if path.startswith("/inbox"):
         return inbox.of(victim.workspace).token
     if not path.startswith("/webhooks"):
@@ -135,6 +150,13 @@ def target(victim: ApiKey, request: pytest.FixtureRequest) -> str:
     if path.startswith("/webhooks/deliveries"):
         return str(webhooks.test(webhook, "webhook.test").pk)
     return str(webhook.pk)
+
+
+def job_of(key: ApiKey, path: str) -> str:
+    """A batch or a single text of the key that waits."""
+    kind = Job.Kind.ASYNC if "async" in path else Job.Kind.BATCH
+    order = jobs.Order(kind, key.workspace_id, key.pk, str(new_id()))
+    return str(jobs.create(order, [Item("1", None, {"code": "x", "message": "x"})]).pk)
 
 
 def log_of(key: ApiKey) -> str:
@@ -150,7 +172,7 @@ def log_of(key: ApiKey) -> str:
 
 @pytest.fixture
 def caller(make_key: Any, globex: Any, request: pytest.FixtureRequest) -> str | None:
-    scopes = ["detect", "keys:write", "webhooks", "usage:read"]
+    scopes = ["detect", "batch", "keys:write", "webhooks", "usage:read"]
     is_log = request.getfixturevalue("path").startswith("/v1/requests")
     match request.param:
         case "allowed":

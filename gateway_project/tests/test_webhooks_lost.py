@@ -6,91 +6,23 @@ What a dead worker held is due again when its lease ends; the tests end leases b
 
 from __future__ import annotations
 
-import json
-import os
-import signal
-import subprocess
-import sys
 import threading
 from contextlib import contextmanager
 
 import pytest
-from django.conf import settings
 from django.db import connection, transaction
 from django.utils import timezone
 
 from accounts.events import publish
 from accounts.models import OutboxEvent
 from accounts.services import Actor
-from gateway_project.tests.served import ROOT, wait_until
+from gateway_project.tests.served import wait_until
 from gateway_project.tests.test_served import database_away
 from webhooks import services
 from webhooks.models import WebhookDelivery
 from webhooks.tests.receiver import Answer
 
 pytestmark = [pytest.mark.served, pytest.mark.timeout(240)]
-
-
-class Worker:
-    """A real worker with its beat, as `celery -A gateway_project worker --beat` starts it."""
-
-    def __init__(self, folder, redis_url):
-        database = settings.DATABASES["default"]
-        url = "postgres://{USER}:{PASSWORD}@{HOST}:{PORT}/{NAME}".format(**database)
-        self._log = (folder / "worker.log").open("a+b")
-        self.process = subprocess.Popen(
-            [
-                *(sys.executable, "-m", "celery", "-A", "gateway_project", "worker", "--beat"),
-                *("--concurrency=1", "--without-gossip", "--without-mingle"),
-            ],
-            cwd=ROOT,
-            env={
-                **os.environ,
-                "DATABASE_URL": url,
-                "REDIS_URL": redis_url,
-                "FIELD_ENCRYPTION_KEYS": ",".join(settings.FIELD_ENCRYPTION_KEYS),
-                "WEBHOOK_ALLOWED_NETWORKS": "127.0.0.0/8",
-                "PROMETHEUS_MULTIPROC_DIR": str(folder / "metrics"),
-            },
-            stdout=self._log,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-
-    def kill(self):
-        """All of it at once: parent, beat and the child that sends."""
-        if self.process.poll() is None:
-            os.killpg(self.process.pid, signal.SIGKILL)
-            self.process.wait()
-
-    def stop(self):
-        """As an orchestrator does."""
-        self.process.send_signal(signal.SIGTERM)
-        return self.process.wait(60)
-
-    def lines(self):
-        self._log.seek(0)
-        lines = self._log.read().decode().splitlines()
-        return [json.loads(line) for line in lines if line.startswith("{")]
-
-    def close(self):
-        self.kill()
-        self._log.close()
-
-
-@pytest.fixture
-def work(gateway, own_redis, tmp_path):
-    if connection.vendor != "postgresql":
-        pytest.skip("needs PostgreSQL: `make test` starts it")
-    started = []
-
-    def start():
-        started.append(Worker(tmp_path, own_redis.url))
-        return started[-1]
-
-    yield start
-    for worker in started:
-        worker.close()
 
 
 @pytest.fixture

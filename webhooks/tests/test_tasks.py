@@ -43,7 +43,7 @@ class TestDeliver:
             tasks.deliver()
             wait_until(lambda: len(receiver.received) == 31)
         finally:
-            engine.stop()
+            engine.background.stop()
 
         assert WebhookDelivery.objects.filter(status="delivered").count() == 31
 
@@ -54,7 +54,7 @@ class TestDeliver:
                 tasks.deliver()
                 wait_until(lambda n=n: len(receiver.received) == n)
         finally:
-            engine.stop()
+            engine.background.stop()
 
         assert len(receiver.peers) == 1
 

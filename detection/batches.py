@@ -1,0 +1,174 @@
+"""Many texts together: each has a verdict or an error of its own, and none spoils the others.
+
+Equal texts ask the engine once, because they are under way at the same time
+(`services.detect(batch=…)`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from time import perf_counter
+from typing import Any, NamedTuple
+from uuid import UUID
+
+import orjson
+from uuid_utils.compat import uuid7
+
+from accounts.usage import Record
+from accounts.usage_log import Row
+from detection import services
+from detection.schemas import DetectRequest, DetectResponse
+from detection.services import DetectionPolicy
+from gateway_project.core import errors
+from gateway_project.core.middleware import RequestContext
+from gateway_project.core.observability import get_logger
+
+DEADLINE = "deadline"
+GRACE_SECONDS = 0.5
+"""Longer than the embedded detector needs for the texts whose time with the engine is up."""
+log = get_logger("gateway.batches")
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Whose texts they are and how they came. `endpoint` is the route that the log names."""
+
+    api_key_id: UUID
+    workspace_id: UUID
+    endpoint: str
+    policy: DetectionPolicy
+    wants_detections: bool
+    client_ip: str = ""
+    correlation_id: str | None = None
+    traceparent: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One text under the caller's `id`; without a request it was refused, and `error` says why.
+
+    `request_id`: its own in the log, if somebody knows it already.
+    """
+
+    id: str
+    request: DetectRequest | None
+    error: dict[str, str] | None = None
+    request_id: UUID | None = None
+
+
+class Judged(NamedTuple):
+    """`line` is the item's JSON as callers get it; `row` and `extra` are for the usage log."""
+
+    line: bytes
+    is_ok: bool
+    is_flagged: bool = False
+    row: Row | None = None
+    extra: dict[str, Any] | None = None
+    verdict: DetectResponse | None = None
+    error: dict[str, str] | None = None
+
+
+async def judge(
+    items: Sequence[Item], origin: Origin, *, deadline_seconds: float | None = None
+) -> list[Judged]:
+    """A verdict or an error for each, in their order.
+
+    After `deadline_seconds` what has no verdict yet gets the error `deadline`.
+    """
+    batch = str(uuid7())
+    tasks = [
+        asyncio.create_task(_judge_one(item, item.request, origin, batch))
+        if item.request is not None
+        else None
+        for item in items
+    ]
+    running = [task for task in tasks if task is not None]
+    try:
+        if running:
+            await asyncio.wait(
+                running,
+                timeout=None if deadline_seconds is None else deadline_seconds + GRACE_SECONDS,
+            )
+    finally:
+        late = [task for task in running if not task.done()]
+        for task in late:
+            task.cancel()
+        await asyncio.gather(*late, return_exceptions=True)
+    too_late = {"code": DEADLINE, "message": "There was no verdict before the batch's deadline."}
+    return [
+        _failed(item, item.error or errors_of(errors.InternalError()))
+        if task is None
+        else _failed(item, too_late)
+        if task.cancelled()
+        else task.result()
+        for item, task in zip(items, tasks, strict=True)
+    ]
+
+
+async def _judge_one(item: Item, request: DetectRequest, origin: Origin, batch: str) -> Judged:
+    context = RequestContext(origin.client_ip, origin.correlation_id, origin.traceparent)
+    context.route = origin.endpoint
+    if item.request_id is not None:
+        context.request_uuid, context.request_id = item.request_id, str(item.request_id)
+    row = Record(origin.api_key_id, origin.workspace_id, len(request.text.encode()))
+    config = request.config
+    looked_up = services.start_look_up(
+        request.text, config.content_type, use_cache=config.use_cache
+    )
+    try:
+        verdict = await services.detect(
+            request, context, policy=origin.policy, looked_up=looked_up, batch=batch
+        )
+    except Exception as exc:
+        error = errors.translate(exc)
+        if isinstance(error, errors.InternalError):
+            log.error("item_failed", request_id=context.request_id, exc_info=exc)
+        context.error_code = error.code
+        said = row.row(context, error.status_code, perf_counter() - context.started)
+        return _failed(item, errors_of(error))._replace(row=said)
+    row.note(verdict)
+    extra = None
+    if origin.wants_detections:
+        extra = {"threat_types": verdict.threat_types, "metadata": request.metadata}
+    result = verdict.__pydantic_serializer__.to_json(verdict, exclude_none=True)
+    line = {"id": item.id, "status": "ok", "result": orjson.Fragment(result), "error": None}
+    return Judged(
+        orjson.dumps(line),
+        is_ok=True,
+        is_flagged=verdict.decision == "flag",
+        row=row.row(context, 200, perf_counter() - context.started),
+        extra=extra,
+        verdict=verdict,
+    )
+
+
+def errors_of(error: errors.GatewayError) -> dict[str, str]:
+    """As an item says it. Of several fields at fault each is named."""
+    message = str(error.detail)
+    if error.errors:
+        message = "; ".join(f"{e['field']}: {e['message']}".lstrip(": ") for e in error.errors)
+    return {"code": error.code, "message": message}
+
+
+def refused(item_id: str, error: errors.GatewayError) -> Item:
+    """One that is not fit to be judged, and fails alone."""
+    return Item(item_id, None, errors_of(error))
+
+
+def _failed(item: Item, error: dict[str, str]) -> Judged:
+    line = {"id": item.id, "status": "error", "result": None, "error": error}
+    return Judged(orjson.dumps(line), is_ok=False, error=error)
+
+
+class Counts(NamedTuple):
+    succeeded: int
+    failed: int
+    flagged: int
+
+
+def counts_of(judged: Iterable[Judged]) -> Counts:
+    found = list(judged)
+    ok = sum(one.is_ok for one in found)
+    return Counts(ok, len(found) - ok, sum(one.is_flagged for one in found))

@@ -1,0 +1,354 @@
+"""Batches and single texts that are judged behind their request. Shapes: `detection/schemas.py`."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import AsyncIterator, Sequence
+from functools import partial
+from time import perf_counter
+from typing import Any
+from uuid import UUID
+
+import orjson
+from asgiref.sync import sync_to_async
+from django.conf import settings
+from django.db import transaction
+from django.http import HttpRequest, HttpResponse, StreamingHttpResponse
+from drf_spectacular.utils import OpenApiParameter
+from rest_framework.request import Request
+
+from accounts import idempotency, usage
+from accounts.authentication import Caller
+from accounts.events import utc_text
+from accounts.views import KeyedViewSet
+from detection import batches, jobs, services, tasks
+from detection.batches import Item, Origin
+from detection.models import Job
+from detection.schemas import (
+    ITEMS_AT_ONCE_MAX,
+    AsyncAccepted,
+    AsyncRequest,
+    AsyncView,
+    BatchAccepted,
+    BatchItem,
+    BatchPage,
+    BatchRequest,
+    BatchResponse,
+    BatchView,
+    DetectConfig,
+    DetectRequest,
+    Unfit,
+)
+from gateway_project.core import errors
+from gateway_project.core.views import PAGING, DataPlaneViewSet, endpoint, reply
+from webhooks.callbacks import vetted
+
+SCOPE = "batch"
+TAGS = ("batches",)
+NDJSON = "application/x-ndjson"
+RESPOND_ASYNC = re.compile(r"(?:^|[,;\s])respond-async(?:[,;\s]|$)", re.IGNORECASE)  # RFC 7240
+PAGE_MAX = 200
+
+
+class _Queueing(DataPlaneViewSet):
+    """What is stored before it is answered: 202, once for each `Idempotency-Key`."""
+
+    principal: Caller
+    replay: HttpResponse | None = None
+
+    async def admit(self, webhook_url: str | None) -> None:
+        """Check the address; a request that was answered before costs nothing of the day."""
+        if webhook_url is not None:
+            await vetted(webhook_url)
+        self.replay = await idempotency.aanswered(self.principal.workspace_id, self.request)
+        if self.replay is not None:
+            self.day_cost = 0
+
+    async def queue(self, order: jobs.Order, items: Sequence[Item]) -> HttpResponse:
+        self.context.usage = None  # each item will be a row of its own
+        if self.replay is not None:
+            return self.replay
+
+        def make() -> HttpResponse:
+            ahead = jobs.seconds_ahead(len(items))
+            job = jobs.create(order, items)
+            transaction.on_commit(tasks.work_soon)
+            return self.accepted(job, ahead)
+
+        return await idempotency.aonce(self.principal.workspace_id, self.request, make)
+
+    def order(
+        self, kind: Job.Kind, body: BatchRequest | AsyncRequest, job_id: UUID | None = None
+    ) -> jobs.Order:
+        context = self.context
+        return jobs.Order(
+            kind,
+            self.principal.workspace_id,
+            self.principal.key_id,
+            context.request_id,
+            webhook_url=body.webhook_url or "",
+            metadata=body.metadata,
+            correlation_id=context.correlation_id or "",
+            client_ip=context.client_ip,
+            job_id=job_id,
+        )
+
+    @staticmethod
+    def accepted(job: Job, ahead: int) -> HttpResponse:
+        raise NotImplementedError
+
+
+class BatchViewSet(_Queueing):
+    body: BatchRequest
+    is_queued: bool
+
+    def prefetch(self) -> None:
+        self.day_cost = len(self.body.requests)
+
+    async def prepare(self) -> None:
+        wish = RESPOND_ASYNC.search(self.request.META.get("HTTP_PREFER", ""))
+        body = self.body
+        self.is_queued = bool(
+            wish or body.webhook_url is not None or len(body.requests) > ITEMS_AT_ONCE_MAX
+        )
+        if self.is_queued:
+            await self.admit(body.webhook_url)
+
+    @endpoint(
+        summary="Are these texts attacks?",
+        description=(
+            "1 to 1,000 texts. Up to 100 are answered at once; more, or with `webhook_url` or "
+            "`Prefer: respond-async`, are accepted (202) and worked on behind the request: "
+            "`Location` says where progress and results are. An item that is not valid, or that "
+            "gets no verdict, fails alone. Equal texts are asked about once. Costs one of the "
+            "minute and one of the day for each item, all or nothing."
+        ),
+        tags=TAGS,
+        body=BatchRequest,
+        answer=BatchResponse,
+        more_answers={202: BatchAccepted},
+        scope=SCOPE,
+        day_cost=1,
+        problems=[errors.QuotaExceeded, *idempotency.PROBLEMS],
+        parameters=[
+            OpenApiParameter(
+                "Prefer", str, OpenApiParameter.HEADER, description="`respond-async`: answer 202."
+            ),
+            idempotency.HEADER,
+        ],
+    )
+    async def create(self, request: HttpRequest) -> HttpResponse:
+        body = self.body
+        items = [_item(one, body.config) for one in body.requests]
+        if self.is_queued:
+            return await self.queue(self.order(Job.Kind.BATCH, body), items)
+        budget = body.config.timeout_seconds or settings.DETECTION_ENGINE_TIMEOUT_SECONDS
+        judged = await batches.judge(items, self._origin(), deadline_seconds=budget)
+        self.context.usage = None  # its items are the rows
+        for one in judged:
+            if one.row is not None:
+                usage.buffer.append(one.row, self.context.client_ip, one.extra)
+        counts = batches.counts_of(judged)
+        answer = {
+            "batch_id": self.context.request_id,
+            "status": jobs.status_of(counts.succeeded, counts.failed),
+            "results": [orjson.Fragment(one.line) for one in judged],
+            "successful_count": counts.succeeded,
+            "failed_count": counts.failed,
+            "flagged_count": counts.flagged,
+            "total_processing_time_ms": round((perf_counter() - self.context.started) * 1000),
+        }
+        return reply(answer if body.metadata is None else {**answer, "metadata": body.metadata})
+
+    def _origin(self) -> Origin:
+        caller, context = self.principal, self.context
+        return Origin(
+            caller.key_id,
+            caller.workspace_id,
+            context.route,
+            services.policy_of(caller.detection_policy),
+            caller.wants_detections,
+            context.client_ip,
+            context.correlation_id,
+            context.traceparent,
+        )
+
+    @staticmethod
+    def accepted(job: Job, ahead: int) -> HttpResponse:
+        url = jobs.status_url(job)
+        answer = BatchAccepted(
+            batch_id=job.pk, total=job.total, status_url=url, estimated_completion_seconds=ahead
+        )
+        headers = {"Location": url, "Preference-Applied": "respond-async"}
+        return reply(answer, status=202, headers=headers)
+
+
+class AsyncViewSet(_Queueing):
+    body: AsyncRequest
+
+    async def prepare(self) -> None:
+        if self.body.webhook_url is None and not self.principal.wants_detections:
+            message = (
+                "is needed, because no webhook of this workspace asks for detection.* events; "
+                "POST /webhooks/register makes one"
+            )
+            raise errors.ValidationFailed(errors=[{"field": "webhook_url", "message": message}])
+        await self.admit(self.body.webhook_url)
+
+    @endpoint(
+        summary="Judge this text later",
+        description=(
+            "Accepts one text (202) and sends the outcome to `webhook_url`, and to the webhooks "
+            "that ask for `detection.*` events; `Location` has it too. Costs one of the minute "
+            "and one of the day."
+        ),
+        tags=TAGS,
+        body=AsyncRequest,
+        answer=AsyncAccepted,
+        status=202,
+        scope=SCOPE,
+        day_cost=1,
+        problems=[errors.QuotaExceeded, *idempotency.PROBLEMS],
+        parameters=[idempotency.HEADER],
+    )
+    async def create(self, request: HttpRequest) -> HttpResponse:
+        body, request_id = self.body, self.context.request_uuid
+        whole = DetectRequest.model_construct(
+            text=body.text, config=body.config, metadata=body.metadata
+        )
+        item = Item(self.context.request_id, whole, request_id=request_id)
+        return await self.queue(self.order(Job.Kind.ASYNC, body, request_id), [item])
+
+    @staticmethod
+    def accepted(job: Job, ahead: int) -> HttpResponse:
+        url = jobs.status_url(job)
+        answer = AsyncAccepted(
+            request_id=job.pk,
+            estimated_completion_seconds=ahead,
+            webhook_url=job.webhook_url or None,
+            status_url=url,
+        )
+        return reply(answer, status=202, headers={"Location": url})
+
+
+class JobViewSet(KeyedViewSet):
+    """Jobs of the workspace; another's is as missing as one that never was."""
+
+    def own(self, kind: Job.Kind, job_id: UUID) -> Job:
+        job = jobs.of_workspace(self.principal.workspace_id).filter(kind=kind, pk=job_id).first()
+        if job is None:
+            raise errors.NotFound(
+                "This workspace has no such job. Results are kept for "
+                f"{settings.JOB_RETENTION_DAYS} days; a batch that was answered at once is not "
+                "kept at all."
+            )
+        return job
+
+    @endpoint(
+        summary="Progress and results of a batch",
+        description=(
+            "Pages of results by `next`. With `Accept: application/x-ndjson` all that are there, "
+            "a line of JSON for each item."
+        ),
+        tags=TAGS,
+        answer=BatchPage,
+        scope=SCOPE,
+        problems=[errors.NotFound, errors.ValidationFailed],
+        parameters=PAGING,
+    )
+    def batch(self, request: Request, id: UUID) -> HttpResponse | StreamingHttpResponse:  # noqa: A002
+        job = self.own(Job.Kind.BATCH, id)
+        if NDJSON in request.headers.get("Accept", ""):
+            return StreamingHttpResponse(_lines(job), content_type=NDJSON)
+        first, limit = _asked(request)
+        lines, following = jobs.results(job, first, limit)
+        address = None
+        if following is not None:
+            query = f"?limit={limit}&cursor={following}"
+            address = request.build_absolute_uri(f"{request.path}{query}")
+        results = [orjson.Fragment(line) for line in lines]
+        return reply({**_shown(job), "results": results, "next": address})
+
+    @endpoint(
+        summary="Cancel a batch",
+        description=(
+            "Within a second no more of it is judged. What is judged can still be read; the other "
+            "texts are erased. 409 when it is over already."
+        ),
+        tags=TAGS,
+        answer=BatchView,
+        scope=SCOPE,
+        minute_cost=0,  # stopping what costs must never wait for a limit
+        problems=[errors.NotFound, errors.Conflict],
+    )
+    def cancel(self, request: Request, id: UUID) -> HttpResponse:  # noqa: A002
+        return reply(_shown(jobs.cancel(self.own(Job.Kind.BATCH, id), actor=self.actor)))
+
+    @endpoint(
+        summary="Outcome of a text that was judged later",
+        tags=TAGS,
+        answer=AsyncView,
+        scope=SCOPE,
+        problems=[errors.NotFound],
+    )
+    def single(self, request: Request, id: UUID) -> HttpResponse:  # noqa: A002
+        job = self.own(Job.Kind.ASYNC, id)
+        lines, _ = jobs.results(job, 0, 1)
+        outcome = orjson.loads(lines[0]) if lines else {"result": None, "error": None}
+        shown = _shown(job)
+        known = {name: shown[name] for name in AsyncView.model_fields if name in shown}
+        found = {"result": outcome["result"], "error": outcome["error"]}
+        return reply({"request_id": str(job.pk), **known, **found})
+
+
+def _item(asked: BatchItem | Unfit, config: DetectConfig) -> Item:
+    if isinstance(asked, Unfit):
+        return batches.refused(asked.id, errors.from_pydantic(asked.error, BatchItem))
+    own = asked.config
+    if own is not None:
+        config = config.model_copy(
+            update={name: getattr(own, name) for name in own.model_fields_set}
+        )
+    request = DetectRequest.model_construct(text=asked.text, config=config, metadata=asked.metadata)
+    return Item(asked.id, request)
+
+
+def _shown(job: Job) -> dict[str, Any]:
+    def time(at: Any) -> str | None:
+        return utc_text(at) if at is not None else None
+
+    return {
+        "batch_id": str(job.pk),
+        "status": job.status,
+        "total": job.total,
+        "successful_count": job.succeeded,
+        "failed_count": job.failed,
+        "flagged_count": job.flagged,
+        "created_at": time(job.created_at),
+        "started_at": time(job.started_at),
+        "finished_at": time(job.finished_at),
+        "expires_at": time(job.expires_at),
+        "webhook_url": job.webhook_url or None,
+        "metadata": job.metadata,
+        "status_url": jobs.status_url(job),
+    }
+
+
+def _asked(request: Request) -> tuple[int, int]:
+    """Position and size of the page; raises 422."""
+    params, wrong = request.query_params, []
+    first, limit = params.get("cursor", "0"), params.get("limit", "50")
+    if not (first.isascii() and first.isdigit() and len(first) <= 6):
+        wrong.append({"field": "cursor", "message": "is not one of ours: take it from 'next'"})
+    if not (limit.isascii() and limit.isdigit() and 1 <= int(limit[:6]) <= PAGE_MAX):
+        wrong.append({"field": "limit", "message": f"1 to {PAGE_MAX}"})
+    if wrong:
+        raise errors.ValidationFailed(errors=wrong)
+    return int(first), int(limit)
+
+
+async def _lines(job: Job) -> AsyncIterator[str]:
+    parts = jobs.all_results(job)
+    following = sync_to_async(partial(next, parts, None))
+    while (part := await following()) is not None:
+        yield part + "\n"

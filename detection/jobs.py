@@ -1,0 +1,431 @@
+"""Texts that are judged behind their request: made, claimed by workers, finished, read, cancelled.
+
+A job lies in chunks of `CHUNK_ITEMS`. A worker claims a chunk, renews its lease while it lives, and
+writes results, rows of the usage log, counts and events in one transaction: a chunk whose worker
+died is claimed by another when the lease ends, and nothing that was finished is judged again.
+Texts are encrypted, and erased in the transaction that makes them needless.
+
+Locks are taken in one order everywhere: chunks by their id, then jobs.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any, NamedTuple
+from uuid import UUID
+
+import orjson
+from django.conf import settings
+from django.db import transaction
+from django.db.models import F, Q, QuerySet, Sum
+from django.utils import timezone
+
+from accounts import usage_log
+from accounts.events import audit, publish
+from accounts.models import ApiKey
+from accounts.services import Actor
+from detection import callbacks, services
+from detection.batches import Item, Judged, Origin, counts_of
+from detection.models import Job, JobChunk
+from detection.schemas import DetectConfig, DetectRequest
+from gateway_project.core import encryption, errors
+from gateway_project.core.observability import get_logger
+
+CHUNK_ITEMS = 25
+LEASE = timedelta(seconds=8)
+ATTEMPTS_MAX = 5
+"""A chunk that so many workers died over is not tried again."""
+ITEMS_PER_SECOND = 500  # what is promised; measured are more (`make bench`)
+PRUNED_AT_ONCE = 500
+State = JobChunk.State
+Status = Job.Status
+log = get_logger("gateway.jobs")
+
+
+# -- Making ---------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """What a request asks for, beside its items."""
+
+    kind: Job.Kind
+    workspace_id: UUID
+    api_key_id: UUID
+    request_id: str
+    webhook_url: str = ""
+    metadata: dict[str, Any] | None = None
+    correlation_id: str = ""
+    client_ip: str = ""
+    job_id: UUID | None = None
+
+
+def create(order: Order, items: Sequence[Item]) -> Job:
+    """Store a job. SQL; joins the caller's transaction."""
+    now = timezone.now()
+    job = Job(
+        kind=order.kind,
+        workspace_id=order.workspace_id,
+        api_key_id=order.api_key_id,
+        total=len(items),
+        webhook_url=order.webhook_url,
+        metadata=order.metadata,
+        request_id=order.request_id,
+        correlation_id=order.correlation_id,
+        client_ip=order.client_ip,
+        created_at=now,
+        expires_at=now + timedelta(days=settings.JOB_RETENTION_DAYS),
+    )
+    if order.job_id is not None:
+        job.id = order.job_id
+    with transaction.atomic():
+        job.save(force_insert=True)
+        JobChunk.objects.bulk_create(
+            [
+                JobChunk(
+                    job=job,
+                    number=number,
+                    first=first,
+                    size=len(part),
+                    items=encryption.encrypt(orjson.dumps([*map(_packed, part)]).decode()),
+                )
+                for number, (first, part) in enumerate(_parts(items))
+            ]
+        )
+    return job
+
+
+def _parts(items: Sequence[Item]) -> Iterator[tuple[int, Sequence[Item]]]:
+    for first in range(0, len(items), CHUNK_ITEMS):
+        yield first, items[first : first + CHUNK_ITEMS]
+
+
+def _packed(item: Item) -> dict[str, Any]:
+    if item.request is None:
+        return {"id": item.id, "error": item.error}
+    request = item.request
+    return {
+        "id": item.id,
+        "text": request.text,
+        "config": request.config.model_dump(exclude_defaults=True),
+        "metadata": request.metadata,
+        "request_id": item.request_id,
+    }
+
+
+def _unpacked(said: dict[str, Any]) -> Item:
+    if "error" in said:
+        return Item(said["id"], None, said["error"])
+    # It was validated when it came.
+    request = DetectRequest.model_construct(
+        text=said["text"],
+        config=DetectConfig(**said["config"]),
+        metadata=said["metadata"],
+    )
+    request_id = said["request_id"]
+    return Item(said["id"], request, request_id=UUID(request_id) if request_id else None)
+
+
+def seconds_ahead(items: int) -> int:
+    """About how long `items` more will take, behind those that wait."""
+    waiting = JobChunk.objects.filter(state=State.QUEUED).aggregate(n=Sum("size"))["n"] or 0
+    return 1 + math.ceil((waiting + items) / ITEMS_PER_SECOND)
+
+
+# -- Working --------------------------------------------------------------------------------------
+
+
+class Work(NamedTuple):
+    """A claimed chunk. Hopeless: it has been tried often enough."""
+
+    chunk_id: UUID
+    items: list[Item]
+    origin: Origin
+    is_hopeless: bool
+
+
+class Done(NamedTuple):
+    work: Work
+    judged: list[Judged]
+
+
+def claim(worker: UUID, places: int) -> list[Work]:
+    """Take up to `places` chunks that wait, or whose worker has died."""
+    now = timezone.now()
+    due = JobChunk.objects.filter(
+        Q(state=State.QUEUED) | Q(state=State.PROCESSING, leased_until__lt=now),
+        job__workspace__suspended_at=None,
+    )
+    if not due.exists():
+        return []  # without a transaction: SQLite's would keep writers out
+    with transaction.atomic():
+        chunks = list(
+            due.select_for_update(skip_locked=True, of=("self",))
+            .order_by("number", "pk")
+            .select_related("job__workspace")[:places]
+        )
+        JobChunk.objects.filter(pk__in=[chunk.pk for chunk in chunks]).update(
+            state=State.PROCESSING,
+            worker=worker,
+            leased_until=now + LEASE,
+            attempts=F("attempts") + 1,
+        )
+        Job.objects.filter(pk__in={chunk.job_id for chunk in chunks}, status=Status.QUEUED).update(
+            status=Status.PROCESSING, started_at=now
+        )
+    keys = ApiKey.objects.in_bulk({chunk.job.api_key_id for chunk in chunks})
+    return [_work(chunk, keys.get(chunk.job.api_key_id)) for chunk in chunks]
+
+
+def _work(chunk: JobChunk, key: ApiKey | None) -> Work:
+    job = chunk.job
+    is_hopeless = chunk.attempts >= ATTEMPTS_MAX
+    try:
+        items = [_unpacked(said) for said in orjson.loads(encryption.decrypt(chunk.items))]
+    except encryption.Undecryptable:
+        # A key of `FIELD_ENCRYPTION_KEYS` was lost. Not even the ids are known.
+        log.error("job_items_undecryptable", job=str(job.pk), chunk=chunk.number)
+        items, is_hopeless = [Item("", None)] * chunk.size, True
+    policy = key.detection_policy if key is not None else None
+    return Work(
+        chunk.pk,
+        items,
+        Origin(
+            api_key_id=job.api_key_id,
+            workspace_id=job.workspace_id,
+            endpoint=path_of(job.kind),
+            policy=services.policy_of(json.dumps(policy) if policy else ""),
+            wants_detections=any(
+                name.startswith("detection.") for name in job.workspace.wanted_events
+            ),
+            client_ip=job.client_ip,
+            correlation_id=job.correlation_id or None,
+        ),
+        is_hopeless,
+    )
+
+
+def path_of(kind: str) -> str:
+    return f"/v1/detect/{kind}"
+
+
+def renew(worker: UUID, chunk_ids: Sequence[UUID]) -> set[UUID]:
+    """Keep these chunks; returns those that are still the worker's (others were cancelled)."""
+    with transaction.atomic():
+        kept = _own(worker, chunk_ids)
+        JobChunk.objects.filter(pk__in=kept).update(leased_until=timezone.now() + LEASE)
+    return kept
+
+
+def _own(worker: UUID, chunk_ids: Iterable[UUID]) -> set[UUID]:
+    """Locked."""
+    mine = JobChunk.objects.filter(pk__in=chunk_ids, worker=worker, state=State.PROCESSING)
+    return set(mine.select_for_update().order_by("pk").values_list("pk", flat=True))
+
+
+def finish(worker: UUID, done: Sequence[Done]) -> None:
+    """Write what became of these chunks, all or nothing.
+
+    A chunk that is not the worker's any more (cancelled, or its lease ended) is left out.
+    """
+    with transaction.atomic():
+        mine = _own(worker, [one.work.chunk_id for one in done])
+        kept = {one.work.chunk_id: one.judged for one in done if one.work.chunk_id in mine}
+        if not kept:
+            return
+        usage_log.write([_usage(one) for one in done if one.work.chunk_id in kept])
+        by_job: dict[UUID, list[Judged]] = defaultdict(list)
+        for chunk in JobChunk.objects.filter(pk__in=kept).only("pk", "job_id"):
+            judged = kept[chunk.pk]
+            by_job[chunk.job_id] += judged
+            JobChunk.objects.filter(pk=chunk.pk).update(
+                state=State.DONE,
+                items="",
+                results="\n".join(one.line.decode() for one in judged),
+                worker=None,
+                leased_until=None,
+            )
+        for job_id in sorted(by_job):
+            _add(job_id, by_job[job_id])
+
+
+def _usage(done: Done) -> usage_log.Batch:
+    rows = [one.row for one in done.judged if one.row is not None]
+    extras = {one.row[0]: one.extra for one in done.judged if one.row is not None and one.extra}
+    origin = done.work.origin
+    addresses = {origin.api_key_id: origin.client_ip}
+    return usage_log.Batch(done.work.chunk_id, rows, addresses, extras).plain()
+
+
+def _add(job_id: UUID, judged: Sequence[Judged]) -> None:
+    counts = counts_of(judged)
+    Job.objects.filter(pk=job_id).update(
+        succeeded=F("succeeded") + counts.succeeded,
+        failed=F("failed") + counts.failed,
+        flagged=F("flagged") + counts.flagged,
+    )
+    job = Job.objects.select_related("workspace").get(pk=job_id)
+    if job.done < job.total:
+        return
+    job.status = status_of(job.succeeded, job.failed)
+    job.finished_at = timezone.now()
+    job.save(update_fields=["status", "finished_at"])
+    _tell(job, judged)
+
+
+def status_of(succeeded: int, failed: int) -> Job.Status:
+    """Of a job all of whose items are done."""
+    if not failed:
+        return Status.COMPLETE
+    return Status.PARTIAL if succeeded else Status.FAILED
+
+
+def _tell(job: Job, judged: Sequence[Judged]) -> None:
+    """In the transaction of the fact: the address that the request named, and who subscribed.
+
+    Of single texts subscribers hear from the usage log.
+    """
+    if job.kind == Job.Kind.ASYNC:
+        name, result = _outcome(judged[-1])
+        listeners = []
+    else:
+        name, result = _summary(job, judged)
+        listeners = [""] if name in job.workspace.wanted_events else []
+    if job.webhook_url:
+        listeners.append(job.webhook_url)
+    for deliver_to in listeners:
+        publish(
+            job.workspace,
+            name,
+            result=result,
+            metadata=job.metadata,
+            request_id=job.request_id,
+            api_key_id=job.api_key_id,
+            deliver_to=deliver_to,
+        )
+
+
+def _outcome(judged: Judged) -> tuple[str, dict[str, Any]]:
+    endpoint = path_of(Job.Kind.ASYNC)
+    verdict = judged.verdict
+    if verdict is None:
+        code = (judged.error or {}).get("code", "internal_error")
+        status = errors.registered().get(code, errors.InternalError).status_code
+        failure = {"code": code, "http_status": status, "endpoint": endpoint}
+        return "detection.failed", failure
+    return "detection.completed", callbacks.result_of(verdict, endpoint)
+
+
+def _summary(job: Job, judged: Sequence[Judged]) -> tuple[str, dict[str, Any]]:
+    known = {"batch_id": str(job.pk), "total": job.total, "status_url": status_url(job)}
+    if job.status == Status.FAILED:
+        return "batch.failed", {**known, "code": (judged[-1].error or {}).get("code", "")}
+    counts = {"succeeded": job.succeeded, "failed": job.failed, "flagged": job.flagged}
+    return "batch.completed", {**known, **counts, "status": str(job.status)}
+
+
+# -- Reading and ending ---------------------------------------------------------------------------
+
+
+def status_url(job: Job) -> str:
+    return f"{path_of(job.kind)}/{job.pk}"
+
+
+def of_workspace(workspace_id: UUID) -> QuerySet[Job]:
+    return Job.objects.filter(workspace_id=workspace_id, expires_at__gt=timezone.now())
+
+
+def results(job: Job, first: int = 0, limit: int = 50) -> tuple[list[str], int | None]:
+    """Up to `limit` lines of JSON from position `first` on, and where the next page begins.
+
+    In order, and while the job runs only as far as there is no gap. None: no more now.
+    """
+    lines: list[str] = []
+    at = first
+    chunks_max = limit // CHUNK_ITEMS + 1
+    chunks = list(
+        job.chunks.filter(first__gt=first - F("size"))
+        .order_by("first")
+        .only("first", "state", "results")[: chunks_max + 1]
+    )
+    for chunk in chunks[:chunks_max]:
+        if chunk.state in (State.QUEUED, State.PROCESSING):
+            return lines, None
+        if chunk.state == State.DONE:
+            for position, line in enumerate(chunk.results.split("\n"), chunk.first):
+                if position < first:
+                    continue
+                if len(lines) == limit:
+                    return lines, at
+                lines.append(line)
+                at = position + 1
+    return lines, at if len(chunks) > chunks_max else None
+
+
+def all_results(job: Job) -> Iterator[str]:
+    """The lines of all chunks that are done, a chunk at a time."""
+    done = job.chunks.filter(state=State.DONE)
+    for number in list(done.order_by("number").values_list("number", flat=True)):
+        yield done.values_list("results", flat=True).get(number=number)
+
+
+def cancel(job: Job, *, actor: Actor) -> Job:
+    """End it; what is judged stays, the texts are erased. Raises 409 when it is over already.
+
+    Workers notice within `worker.LOOK_SECONDS`.
+    """
+    now = timezone.now()
+    with transaction.atomic():
+        running = job.chunks.filter(state__in=[State.QUEUED, State.PROCESSING])
+        ids = list(running.select_for_update().order_by("pk").values_list("pk", flat=True))
+        JobChunk.objects.filter(pk__in=ids).update(
+            state=State.CANCELLED, items="", worker=None, leased_until=None
+        )
+        if not Job.objects.filter(pk=job.pk, finished_at=None).update(
+            status=Status.CANCELLED, finished_at=now
+        ):
+            job.refresh_from_db()
+            raise errors.Conflict(
+                f"The {job.kind} is {job.status} already: nothing is left to cancel. Its results "
+                f"are at {status_url(job)}."
+            )
+        audit("job.cancelled", workspace=job.workspace, target=job.pk, **actor.fields())
+    job.refresh_from_db()
+    return job
+
+
+def prune() -> int:
+    """Drop jobs whose results can be read no longer, texts that still waited included."""
+    dropped = 0
+    while True:
+        old = list(
+            Job.objects.filter(expires_at__lt=timezone.now())
+            .order_by("expires_at")
+            .values_list("pk", flat=True)[:PRUNED_AT_ONCE]
+        )
+        if not old:
+            return dropped
+        # Chunks first, as everywhere.
+        JobChunk.objects.filter(job__in=old).delete()
+        Job.objects.filter(pk__in=old).delete()
+        dropped += len(old)
+
+
+class Backlog(NamedTuple):
+    """Jobs of the installation at this moment."""
+
+    queued: int
+    processing: int
+    oldest_queued_at: datetime | None
+
+
+def backlog() -> Backlog:
+    waiting = Job.objects.filter(finished_at=None)
+    queued = waiting.filter(status=Status.QUEUED)
+    oldest = queued.order_by("created_at").values_list("created_at", flat=True).first()
+    return Backlog(queued.count(), waiting.filter(status=Status.PROCESSING).count(), oldest)

@@ -1,0 +1,114 @@
+"""Texts that wait for their verdict."""
+
+from __future__ import annotations
+
+from django.db import models
+from django.db.models import Q
+from django.utils import timezone
+
+from accounts.models import Workspace, new_id
+
+
+class Job(models.Model):
+    """A batch that is worked on behind its request, or a single text (`async`).
+
+    Its items lie in chunks. `id` is the `batch_id`, or the `request_id` of the single text.
+    """
+
+    class Kind(models.TextChoices):
+        BATCH = "batch"
+        ASYNC = "async"
+
+    class Status(models.TextChoices):
+        QUEUED = "queued"
+        PROCESSING = "processing"
+        COMPLETE = "complete"
+        PARTIAL = "partial"  # some items failed
+        FAILED = "failed"  # all did
+        CANCELLED = "cancelled"
+
+    id = models.UUIDField(primary_key=True, default=new_id, editable=False)
+    kind = models.CharField(max_length=10, choices=Kind, default=Kind.BATCH)
+    workspace = models.ForeignKey(
+        Workspace, on_delete=models.CASCADE, related_name="jobs", db_index=False
+    )
+    api_key_id = models.UUIDField()
+    status = models.CharField(max_length=10, choices=Status, default=Status.QUEUED)
+    total = models.PositiveIntegerField()
+    succeeded = models.PositiveIntegerField(default=0)
+    failed = models.PositiveIntegerField(default=0)
+    flagged = models.PositiveIntegerField(default=0)
+    webhook_url = models.CharField(max_length=2048, blank=True, default="")
+    metadata = models.JSONField(null=True, blank=True)
+    request_id = models.CharField(max_length=36)
+    correlation_id = models.CharField(max_length=128, blank=True, default="")
+    client_ip = models.CharField(max_length=45, blank=True, default="")
+    created_at = models.DateTimeField(default=timezone.now, editable=False)
+    started_at = models.DateTimeField(null=True, blank=True)
+    finished_at = models.DateTimeField(null=True, blank=True)
+    expires_at = models.DateTimeField(help_text="Results can be read until then.")
+
+    class Meta:
+        ordering = ["-created_at", "-id"]
+        indexes = [
+            models.Index(fields=["workspace", "-created_at"], name="job_workspace_time"),
+            models.Index(fields=["-created_at"], name="job_time"),
+            models.Index(fields=["expires_at"], name="job_expiry"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.kind} of {self.total}: {self.status}"
+
+    @property
+    def is_over(self) -> bool:
+        return self.finished_at is not None
+
+    @property
+    def done(self) -> int:
+        return self.succeeded + self.failed
+
+
+class JobChunk(models.Model):
+    """Some items of a job that are judged together.
+
+    A worker that claims it holds it until `leased_until` and moves that on while it lives, so that
+    another takes over when it dies. The texts are gone once the results are there.
+    """
+
+    class State(models.TextChoices):
+        QUEUED = "queued"
+        PROCESSING = "processing"
+        DONE = "done"
+        CANCELLED = "cancelled"
+
+    id = models.UUIDField(primary_key=True, default=new_id, editable=False)
+    job = models.ForeignKey(Job, on_delete=models.CASCADE, related_name="chunks", db_index=False)
+    number = models.PositiveSmallIntegerField()
+    first = models.PositiveIntegerField(help_text="Position of its first item in the job.")
+    size = models.PositiveSmallIntegerField()
+    state = models.CharField(max_length=10, choices=State, default=State.QUEUED)
+    items = models.TextField(
+        blank=True, default="", help_text="Encrypted JSON of what is to be judged."
+    )
+    results = models.TextField(blank=True, default="", help_text="A line of JSON for each item.")
+    worker = models.UUIDField(null=True, blank=True)
+    leased_until = models.DateTimeField(null=True, blank=True)
+    attempts = models.PositiveSmallIntegerField(default=0)
+
+    class Meta:
+        ordering = ["number"]
+        constraints = [
+            models.UniqueConstraint(fields=["job", "number"], name="job_chunk_once"),
+        ]
+        indexes = [
+            # Every job's first chunk comes before any other's second: nobody waits for a giant.
+            models.Index(
+                fields=["number", "id"], name="job_chunk_queued", condition=Q(state="queued")
+            ),
+            models.Index(
+                fields=["leased_until"], name="job_chunk_leased", condition=Q(state="processing")
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"chunk {self.number} of {self.job_id}: {self.state}"

@@ -1,0 +1,1 @@
+from webhooks.tests.conftest import make_webhook, receiver, webhook  # noqa: F401 - who is told

@@ -1,0 +1,98 @@
+"""A batch outlives its worker: a real one is killed with -9 in the middle, and another goes on.
+
+What a dead worker held is due again when its lease ends; the test ends it by hand.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+from django.utils import timezone
+
+from accounts.models import UsageLog
+from detection.models import Job, JobChunk
+from gateway_project.tests.served import wait_until
+
+pytestmark = [pytest.mark.served, pytest.mark.timeout(120)]
+COUNT = 1000
+
+
+def submit(gateway, key):
+    requests = [{"id": str(n), "text": f"What is the {n}th prime number?"} for n in range(COUNT)]
+    r = gateway.post("/v1/detect/batch", {"requests": requests}, key=key)
+    assert r.status_code == 202
+    return r.json()["status_url"]
+
+
+def test_a_worker_killed_in_the_middle(work, gateway, engine, acme_key):
+    engine.is_slow(0.05)
+    url = submit(gateway, acme_key)
+    worker = work()
+    wait_until(lambda: Job.objects.get().done >= 100)
+
+    worker.kill()
+
+    finished = Job.objects.get().done
+    assert finished < COUNT
+    kept = {
+        int(line["id"])
+        for line in pages(gateway, acme_key, url)  # only as far as there is no gap
+    }
+    JobChunk.objects.filter(state="processing").update(leased_until=timezone.now())
+    work()
+    wait_until(lambda: Job.objects.get().status == "complete", seconds=60)
+
+    asked = Counter(one["text"] for one in engine.asked)
+    assert len(asked) == COUNT
+    assert all(asked[f"What is the {n}th prime number?"] == 1 for n in kept)
+    again = sum(asked.values()) - COUNT
+    assert again <= COUNT - finished
+    results = pages(gateway, acme_key, url)
+    assert [int(one["id"]) for one in results] == list(range(COUNT))
+    assert {one["status"] for one in results} == {"ok"}
+    assert UsageLog.objects.count() == COUNT
+    assert not JobChunk.objects.exclude(items="").exists()
+
+
+def test_a_stop_lets_what_is_under_way_end(work, gateway, engine, acme_key):
+    engine.is_slow(0.2)
+    submit(gateway, acme_key)
+    worker = work()
+    wait_until(lambda: JobChunk.objects.filter(state="processing").exists())
+
+    assert worker.stop() == 0
+
+    assert not JobChunk.objects.filter(state="processing").exists()
+    assert 0 < Job.objects.get().done < COUNT
+
+
+def test_a_cancel_reaches_the_worker(work, gateway, engine, acme_key):
+    engine.is_slow(0.2)
+    url = submit(gateway, acme_key)
+    work()
+    wait_until(lambda: Job.objects.get().done > 0)
+    gateway.delete(url, key=acme_key)
+    wait_until(lambda: len(engine.asked) == settled(engine))
+
+    done = Job.objects.get().done
+    assert done < COUNT
+    assert len(engine.asked) < COUNT
+    assert Job.objects.get().status == "cancelled"
+
+
+def settled(engine):
+    import time
+
+    before = len(engine.asked)
+    time.sleep(1.0)  # the promise: within a second
+    return before
+
+
+def pages(gateway, key, path):
+    found = []
+    while path is not None:
+        body = gateway.get(f"{path}", key=key).json()
+        found += body["results"]
+        path = body["next"] and body["next"].removeprefix("http://testserver")
+    return found
