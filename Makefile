@@ -13,7 +13,7 @@ LOCK := pip compile --quiet --generate-hashes --no-emit-index-url --no-emit-find
 
 .DEFAULT_GOAL := help
 .PHONY: help setup setup-dev run serve test pytest lint migrations-check deploy-check check bench \
-	bench-webhooks bench-live \
+	bench-batches bench-webhooks bench-live \
 	lock migrations format
 
 help: ## List the targets
@@ -106,6 +106,9 @@ check: test ## test, and Django's own look at a deployment
 
 bench: setup-dev ## Load tests against the running code (ARGS=…)
 	@$(SERVICES) -- $(PY) -m benchmarks.run $(ARGS)
+
+bench-batches: setup-dev ## Batch items per second of one worker process (ARGS=…)
+	@$(SERVICES) --want nginx -- $(PY) -m benchmarks.batches $(ARGS)
 
 bench-live: setup-dev ## The live queue with 1,000 watchers on one worker (ARGS=…)
 	@$(SERVICES) -- $(PY) -m benchmarks.live $(ARGS)

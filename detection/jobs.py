@@ -36,7 +36,7 @@ from detection.schemas import DetectConfig, DetectRequest
 from gateway_project.core import encryption, errors
 from gateway_project.core.observability import get_logger
 
-CHUNK_ITEMS = 25
+CHUNK_ITEMS = 50
 LEASE = timedelta(seconds=8)
 ATTEMPTS_MAX = 5
 """A chunk that so many workers died over is not tried again."""

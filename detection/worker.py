@@ -1,7 +1,7 @@
 """Works on jobs: one in each worker process, in the background (`core/background.py`).
 
-Some chunks are under way at once, with all of their items at the engine together; one thread does
-the SQL. Each `LOOK_SECONDS` the leases of what is under way are renewed, and what was cancelled
+Some chunks are under way at once, with all of their items at the engine together; one thread claims,
+another writes results, which therefore come in batches when there is much to do. Each `LOOK_SECONDS` the leases of what is under way are renewed, and what was cancelled
 meanwhile is let go.
 """
 
@@ -27,7 +27,7 @@ from gateway_project.core.bus import bus
 from gateway_project.core.observability import get_logger
 
 T = TypeVar("T")
-CHUNKS_AT_ONCE = 8
+CHUNKS_AT_ONCE = 4
 LOOK_SECONDS = 0.4
 RETRY_SECONDS = 0.5  # while results cannot be written
 STOP_SECONDS = 10.0
@@ -39,9 +39,11 @@ class Worker:
 
     def __init__(self) -> None:
         self.id = new_id()
-        self._sql = ThreadPoolExecutor(1, thread_name_prefix="jobs-sql")
+        self._claimer = ThreadPoolExecutor(1, thread_name_prefix="jobs-claim")
+        self._writer = ThreadPoolExecutor(1, thread_name_prefix="jobs-write")
         self._under_way: dict[UUID, asyncio.Task[None]] = {}
         self._done: list[jobs.Done] = []
+        self._writing: asyncio.Task[None] | None = None
         self._changed = asyncio.Event()
         self._is_stopping = False
 
@@ -55,25 +57,34 @@ class Worker:
     async def drain(self) -> None:
         keeping = asyncio.create_task(self._keep(), name="jobs-leases")
         try:
-            while not self._is_stopping or self._under_way or self._done:
+            while True:
                 self._changed.clear()
-                if self._done:
-                    await self._write()
+                self._write_behind()
                 works = await self._claim()
-                if works or self._done or self._changed.is_set():
+                if works or self._changed.is_set():
                     continue
-                if not self._under_way:
+                if not self._under_way and self._writing is None:
                     return
                 await self._changed.wait()
         finally:
             keeping.cancel()
             await asyncio.gather(keeping, return_exceptions=True)
 
+    def _write_behind(self) -> None:
+        """Begin to write what is done, unless that is under way. Raises what failed in it."""
+        if self._writing is not None and self._writing.done():
+            writing, self._writing = self._writing, None
+            writing.result()
+        if self._done and self._writing is None:
+            done, self._done = self._done, []
+            self._writing = asyncio.create_task(self._write(done))
+            self._writing.add_done_callback(lambda _: self._changed.set())
+
     async def _claim(self) -> list[jobs.Work]:
         places = CHUNKS_AT_ONCE - len(self._under_way)
         if places <= 0 or self._is_stopping:
             return []
-        works = await in_thread(self._sql, jobs.claim, self.id, places)
+        works = await in_thread(self._claimer, jobs.claim, self.id, places)
         for work in works:
             self._under_way[work.chunk_id] = asyncio.create_task(self._work(work))
         return works
@@ -97,13 +108,12 @@ class Worker:
             return await batches.judge(items, work.origin)
         return await _at_home(batches.judge(work.items, work.origin))
 
-    async def _write(self) -> None:
+    async def _write(self, done: list[jobs.Done]) -> None:
         """Insist while the leases last; afterwards others do it again."""
         until = monotonic() + jobs.LEASE.total_seconds()
-        done, self._done = self._done, []
         while True:
             try:
-                await in_thread(self._sql, jobs.finish, self.id, done)
+                await in_thread(self._writer, jobs.finish, self.id, done)
             except (db.OperationalError, db.InterfaceError) as exc:
                 log.error("job_results_unwritten", chunks=len(done), error=type(exc).__name__)
                 if monotonic() > until:
@@ -119,7 +129,7 @@ class Worker:
             if not asked:
                 continue
             try:
-                kept = await in_thread(self._sql, jobs.renew, self.id, asked)
+                kept = await in_thread(self._writer, jobs.renew, self.id, asked)
             except (db.OperationalError, db.InterfaceError) as exc:
                 log.error("job_leases_unrenewed", chunks=len(asked), error=type(exc).__name__)
                 continue

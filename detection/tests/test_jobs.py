@@ -23,6 +23,7 @@ from gateway_project.core import encryption
 from webhooks.engine import deliver_all
 
 BATCH, ASYNC = "/v1/detect/batch", "/v1/detect/async"
+COUNT = jobs.CHUNK_ITEMS + 5
 LATER = {"Prefer": "respond-async"}
 
 
@@ -89,7 +90,7 @@ class TestABatchBehindItsRequest:
         assert [one["id"] for one in found if one["result"]["decision"] == "flag"] == ["t7"]
 
     def test_all_of_it_as_lines(self, gateway, submit, acme_key):
-        r = submit(*different(60))
+        r = submit(*different(jobs.CHUNK_ITEMS + 10))
         worker.work_all()
         lines = gateway.get(
             r.json()["status_url"], key=acme_key, headers={"Accept": "application/x-ndjson"}
@@ -98,7 +99,7 @@ class TestABatchBehindItsRequest:
         assert lines.headers["content-type"] == "application/x-ndjson"
         assert lines.text.endswith("\n")
         found = [json.loads(line) for line in lines.text.splitlines()]
-        assert [one["id"] for one in found] == [f"t{n}" for n in range(60)]
+        assert [one["id"] for one in found] == [f"t{n}" for n in range(jobs.CHUNK_ITEMS + 10)]
         assert {one["result"]["decision"] for one in found} == {"allow"}
 
     def test_each_verdict_is_a_row_of_the_log(self, gateway, submit, acme_key):
@@ -140,7 +141,7 @@ class TestABatchBehindItsRequest:
         submit(HARMLESS)
         first = jobs.claim(uuid4(), 2)
 
-        assert [len(work.items) for work in first] == [25, 1]
+        assert [len(work.items) for work in first] == [jobs.CHUNK_ITEMS, 1]
 
     def test_a_suspended_workspace_waits(self, gateway, submit, acme):
         submit(HARMLESS)
@@ -183,7 +184,7 @@ class TestTexts:
 
 class TestCancelling:
     def test_it_ends_and_what_is_judged_stays(self, gateway, submit, acme_key):
-        url = submit(*different(60)).json()["status_url"]
+        url = submit(*different(jobs.CHUNK_ITEMS + 10)).json()["status_url"]
         mine = uuid4()
         [work] = jobs.claim(mine, 1)
         judged = gateway.run(judge(work))
@@ -194,8 +195,8 @@ class TestCancelling:
         assert r.json()["status"] == "cancelled"
         worker.work_all()
         shown = gateway.get(url, key=acme_key).json()
-        assert (shown["status"], shown["successful_count"]) == ("cancelled", 25)
-        assert len(pages(gateway, acme_key, url)) == 25
+        assert (shown["status"], shown["successful_count"]) == ("cancelled", jobs.CHUNK_ITEMS)
+        assert len(pages(gateway, acme_key, url)) == jobs.CHUNK_ITEMS
         assert AuditEvent.objects.filter(action="job.cancelled").exists()
 
     def test_what_a_worker_brings_too_late_is_dropped(self, gateway, submit, acme_key):
@@ -251,18 +252,18 @@ def wait_for(condition, seconds=10):
 
 class TestAWorkerThatDies:
     def test_its_chunk_is_taken_over_when_the_lease_ends(self, gateway, submit, acme_key):
-        url = submit(*different(30)).json()["status_url"]
+        url = submit(*different(COUNT)).json()["status_url"]
         dead = uuid4()
         first, _second = jobs.claim(dead, 2)
         jobs.finish(dead, [jobs.Done(first, gateway.run(judge(first)))])
         worker.work_all()
-        assert gateway.get(url, key=acme_key).json()["successful_count"] == 25
+        assert gateway.get(url, key=acme_key).json()["successful_count"] == jobs.CHUNK_ITEMS
 
         JobChunk.objects.filter(state="processing").update(leased_until=timezone.now())
         worker.work_all()
         assert gateway.get(url, key=acme_key).json()["status"] == "complete"
-        assert UsageLog.objects.count() == 30
-        assert len(pages(gateway, acme_key, url)) == 30
+        assert UsageLog.objects.count() == COUNT
+        assert len(pages(gateway, acme_key, url)) == COUNT
 
     def test_it_may_come_back_but_says_nothing_more(self, gateway, submit, acme_key):
         submit(HARMLESS)
