@@ -1,5 +1,6 @@
 from django.urls import path
 
+from detection.feedback_views import FeedbackViewSet
 from detection.job_views import AsyncViewSet, BatchViewSet, JobViewSet
 from detection.views import DetectViewSet, ScoreViewSet
 
@@ -16,4 +17,5 @@ urlpatterns = [
     path(
         "v1/detect/async/<uuid:id>", JobViewSet.as_view({"get": "single"}), name="detection-outcome"
     ),
+    path("v1/feedback", FeedbackViewSet.as_view({"post": "create"}), name="detection-feedback"),
 ]

@@ -1,8 +1,9 @@
 """Works on jobs: one in each worker process, in the background (`core/background.py`).
 
-Some chunks are under way at once, with all of their items at the engine together; one thread claims,
-another writes results, which therefore come in batches when there is much to do. Each `LOOK_SECONDS` the leases of what is under way are renewed, and what was cancelled
-meanwhile is let go.
+Some chunks are under way at once, with all of their items at the engine together. One thread
+claims, another writes results, which therefore come in batches when there is much to do. Each
+`LOOK_SECONDS` the leases of what is under way are renewed, and what was cancelled meanwhile is let
+go.
 """
 
 from __future__ import annotations

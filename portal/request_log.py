@@ -14,6 +14,7 @@ from django.views.decorators.http import require_safe
 
 from accounts import request_log
 from accounts.models import UsageLog
+from portal import feedback
 from portal.forms import RequestFilter
 from portal.members import Member, room
 
@@ -74,6 +75,7 @@ def one(request: HttpRequest, member: Member, request_id: UUID) -> HttpResponse:
         "row": row,
         "key": member.keys.filter(pk=row.api_key_id).first(),
         "timing": _split(row),
+        **feedback.facts(member, row),
     }
     return render(request, "portal/rooms/request.html", facts)
 

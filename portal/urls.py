@@ -3,7 +3,7 @@
 from allauth.account import views as account
 from django.urls import include, path
 
-from portal import inbox, mail_queue, playground, request_log, rooms, views, webhooks
+from portal import feedback, inbox, mail_queue, playground, request_log, rooms, views, webhooks
 from portal.limits import limited
 
 urlpatterns = [
@@ -29,6 +29,7 @@ urlpatterns = [
     ),
     path("app/requests", request_log.requests, name="portal-requests"),
     path("app/requests/<uuid:request_id>", request_log.one, name="portal-request"),
+    path("app/requests/<uuid:request_id>/feedback", feedback.give, name="portal-request-feedback"),
     path("app/mail-queue", mail_queue.mail_queue, name="portal-mail-queue"),
     path(
         "app/mail-queue/ticket",

@@ -175,6 +175,8 @@ class Engine:
         outcome = await self._sender.send(job)
         for lane in lanes:
             lane.end(outcome)
+        if job.lane and lanes[-1].is_fresh:  # there are as many addresses as requests name
+            self._lanes.pop((job.webhook_id, job.lane), None)
         self._results.append((job, outcome))
         self._has_results.set()
         self._changed.set()

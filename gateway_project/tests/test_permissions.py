@@ -49,6 +49,7 @@ TABLE: dict[tuple[str, str], tuple[int, ...]] = {
     ("DELETE", "/v1/detect/batch/{id}"): (401, 200, 403, 404, 401),
     ("POST", "/v1/detect/async"): (401, 202, 403, 202, 401),
     ("GET", "/v1/detect/async/{id}"): (401, 200, 403, 404, 401),
+    ("POST", "/v1/feedback"): (401, 201, 403, 404, 401),
     ("POST", "/webhooks/register"): (401, 201, 403, 201, 401),
     ("GET", "/webhooks/list"): (401, 200, 403, 200, 401),
     ("POST", "/webhooks/test"): (401, 202, 403, 404, 401),
@@ -136,7 +137,7 @@ def victim(make_key: Any) -> ApiKey:
 def target(victim: ApiKey, request: pytest.FixtureRequest) -> str:
     """The id that the row's path speaks of: of Acme's key, request, webhook or delivery."""
     path = request.getfixturevalue("path")
-    if path.startswith("/v1/requests"):
+    if path.startswith(("/v1/requests", "/v1/feedback")):
         return log_of(victim)
     if path.startswith("/v1/detect/"):
         return job_of(victim, path)
@@ -165,7 +166,7 @@ def log_of(key: ApiKey) -> str:
     UsageLog.objects.create(
         request_id=request_id, api_key_id=key.pk, workspace_id=key.workspace_id,
         endpoint="/v1/detect", http_status=200, request_size=1, response_time_ms=1,
-        created_at=timezone.now(),
+        created_at=timezone.now(), is_malicious=False, confidence=0.1, decision="allow",
     )  # fmt: skip
     return str(request_id)
 
@@ -204,6 +205,8 @@ def test_it_answers_as_the_table_says(
         body = {"email": next(emails), "password": "correct horse battery"}
     if path == "/webhooks/test":
         body = {"webhook_id": target}
+    if path == "/v1/feedback":
+        body = {"request_id": target, "verdict": "correct"}
     json = {} if body is None else {"json": body}
 
     names = dict.fromkeys(("id", "api_key_id", "request_id", "token"), target)

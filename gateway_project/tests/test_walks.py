@@ -288,6 +288,10 @@ def find_in_the_log(tab, request_id):
     tab.page.locator("tr", has_text="Playground").get_by_role("link").click()
     tab.page.get_by_text(request_id).wait_for()
     tab.check()
+    tab.page.get_by_label("Note (optional)").fill("A line of our manual.")
+    tab.press("False alarm")
+    tab.page.get_by_text("the last word counts").wait_for()
+    tab.check()
 
 
 def revoke(tab):

@@ -7,7 +7,7 @@ from django.db import connection
 from django.test.utils import CaptureQueriesContext
 
 from accounts.models import AuditEvent
-from webhooks import services
+from webhooks import callbacks, services
 from webhooks.models import Webhook, WebhookDelivery
 
 HOOKS, DELIVERIES = "/admin/webhooks/webhook/", "/admin/webhooks/webhookdelivery/"
@@ -51,6 +51,15 @@ def test_disabling_one_gives_up_what_waits(root, webhook, delivery):
     assert AuditEvent.objects.filter(
         action="webhook.changed", actor="root@gateway.example"
     ).exists()
+
+
+def test_the_one_of_addresses_named_in_requests_stays(root, acme):
+    named = callbacks.of(acme.pk)
+    act(root, HOOKS, "disable", named)
+
+    assert Webhook.objects.get(pk=named.pk).is_active
+    assert "webhook_url of requests" in root.get(HOOKS).text
+    assert "disable" not in root.get(f"{HOOKS}{named.pk}/change/").text.partition("gw-acts")[2]
 
 
 def test_sending_again(root, webhook, delivery):

@@ -1,0 +1,111 @@
+"""Staff's view of what customers say of verdicts."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from datetime import timedelta
+
+from asgiref.sync import sync_to_async
+from django.contrib import admin, messages
+from django.db.models import QuerySet
+from django.http import HttpRequest, StreamingHttpResponse
+
+from accounts.admin.lists import Choice, ReadOnly, TimeRange, actor_of, as_uuid, link_to, subjects
+from accounts.events import audit
+from detection import feedback
+from detection.models import Feedback
+
+EXPORTED_MAX = 10_000
+
+
+class FeedbackVerdict(Choice):
+    title = "verdict"
+    parameter_name = "verdict"
+    options = {
+        Feedback.Verdict.FALSE_POSITIVE: ("False alarms", {"verdict": "false_positive"}),
+        Feedback.Verdict.FALSE_NEGATIVE: ("Missed attacks", {"verdict": "false_negative"}),
+        Feedback.Verdict.CORRECT: ("Right", {"verdict": "correct"}),
+    }
+
+
+@admin.register(Feedback)
+class FeedbackAdmin(ReadOnly):
+    list_display = ["at", "verdict", "score", "decision", "source", "request_id", "of"]
+    list_filter = [FeedbackVerdict, TimeRange]
+    list_select_related = ["workspace"]
+    range_field = "created_at"
+    ranges = {
+        "any time": None,
+        "last 24 hours": timedelta(hours=24),
+        "last 7 days": timedelta(days=7),
+        "last 30 days": timedelta(days=30),
+    }
+    ordering = ["-created_at", "-id"]
+    search_help_text = (
+        "A request id, a workspace's slug, a key as lists show it, or the id of a key or workspace."
+    )
+    actions = ["export"]
+
+    def window_of(self, term: str) -> None:
+        return None
+
+    def find(self, queryset: QuerySet[Feedback], term: str) -> QuerySet[Feedback]:
+        conditions = subjects(term)
+        if conditions:
+            return queryset.filter(**conditions)
+        wanted = as_uuid(term)
+        return queryset.filter(request_id=wanted) if wanted else queryset.none()
+
+    @admin.display(description="at (UTC)")
+    def at(self, row: Feedback) -> str:
+        return f"{row.created_at:%Y-%m-%d %H:%M:%S}"
+
+    @admin.display
+    def score(self, row: Feedback) -> str:
+        return f"{row.confidence:.3f}"
+
+    @admin.display(description="workspace")
+    def of(self, row: Feedback) -> str:
+        return link_to(row.workspace)
+
+    def has_export_permission(self, request: HttpRequest) -> bool:
+        """Texts of customers: like every act, for superusers."""
+        return bool(getattr(request.user, "is_superuser", False))
+
+    @admin.action(description="Export as JSONL", permissions=["export"])
+    def export(
+        self, request: HttpRequest, queryset: QuerySet[Feedback]
+    ) -> StreamingHttpResponse | None:
+        """What `manage.py evaluate` reads, of the rows whose texts are stored."""
+        rows = list(queryset[: EXPORTED_MAX + 1])
+        if len(rows) > EXPORTED_MAX:
+            words = f"At most {EXPORTED_MAX:,} rows at once. Narrow the list."
+            self.message_user(request, words, messages.ERROR)
+            return None
+        stored = feedback.count_stored(rows)
+        left_out = len(rows) - stored
+        words = f"Exported {stored:,} of {len(rows):,}."
+        if left_out:
+            words += f" Of {left_out:,} no text is stored; their keys' policies do not ask for it."
+        self.message_user(request, words, messages.SUCCESS if stored else messages.WARNING)
+        if not stored:
+            return None
+        audit("feedback.exported", rows=stored, **actor_of(request).fields())
+        return StreamingHttpResponse(
+            _pieces(rows),
+            content_type="application/x-ndjson",
+            headers={
+                "Content-Disposition": 'attachment; filename="feedback.jsonl"',
+                "Cache-Control": "no-store",
+            },
+        )
+
+    # As `accounts.admin.acts` says: the page of one row offers it.
+    export.applies = lambda row: True  # type: ignore[attr-defined]
+
+
+async def _pieces(rows: list[Feedback]) -> AsyncIterator[bytes]:
+    pieces = feedback.jsonl(rows)
+    following = sync_to_async(lambda: next(pieces, None))
+    while (piece := await following()) is not None:
+        yield piece

@@ -1,0 +1,104 @@
+"""What people say of verdicts, and how it becomes labelled data."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from datetime import datetime
+from uuid import UUID
+
+import orjson
+from django.db import transaction
+from django.utils import timezone
+
+from accounts import request_log
+from accounts.events import audit
+from accounts.models import Workspace
+from accounts.services import Actor
+from detection.models import Feedback
+from gateway_project.core import errors
+
+NOTE_CHARS_MAX = 1000
+TEXTS_AT_ONCE = 200
+
+
+def give(
+    workspace: Workspace,
+    request_id: UUID,
+    verdict: str,
+    note: str = "",
+    *,
+    at: datetime | None = None,
+    actor: Actor,
+) -> tuple[Feedback, bool]:
+    """Say what a verdict of the workspace was; returns the row, and whether it is the first.
+
+    A second word replaces the first. `at`: when the request was answered, if its id does not tell.
+    Raises 404 when the log has no such request, 422 for one that ended without a verdict.
+    """
+    row = request_log.get(workspace, request_id, at)
+    if row is None:
+        raise errors.NotFound(
+            "The log has no such request of this workspace. A request is in it a few seconds after "
+            "its answer: try again in some seconds. It is kept for the days of the plan."
+        )
+    if row.is_malicious is None or row.confidence is None:
+        message = "ended without a verdict, so there is nothing to say of one"
+        raise errors.ValidationFailed(errors=[{"field": "request_id", "message": message}])
+    said = {
+        "api_key_id": row.api_key_id,
+        "verdict": verdict,
+        "note": note,
+        "confidence": row.confidence,
+        "is_malicious": row.is_malicious,
+        "decision": row.decision,
+        "source": row.source,
+        "created_at": timezone.now(),
+    }
+    with transaction.atomic():
+        feedback, is_first = Feedback.objects.update_or_create(
+            workspace=workspace, request_id=request_id, defaults=said
+        )
+        audit(
+            "feedback.given",
+            workspace=workspace,
+            target=request_id,
+            verdict=verdict,
+            **actor.fields(),
+        )
+    return feedback, is_first
+
+
+def texts_of(request_ids: Iterable[UUID]) -> dict[UUID, str]:
+    """The texts of these requests, as far as they were stored. None are: no policy stores them."""
+    return {}
+
+
+def jsonl(rows: Sequence[Feedback]) -> Iterator[bytes]:
+    """`{"text", "label", "source"}` for each row whose text is stored: what `evaluate` reads.
+
+    In pieces of some lines, so that few texts are in memory at a time; a piece may be empty.
+    """
+    for some in _pieces(rows):
+        found = texts_of([row.request_id for row in some])
+        yield b"".join(
+            orjson.dumps(
+                {
+                    "text": found[row.request_id],
+                    "label": row.label,
+                    "source": f"feedback {row.verdict}",
+                },
+                option=orjson.OPT_APPEND_NEWLINE,
+            )
+            for row in some
+            if row.request_id in found
+        )
+
+
+def count_stored(rows: Sequence[Feedback]) -> int:
+    """How many lines `jsonl` would have."""
+    return sum(len(texts_of([row.request_id for row in some])) for some in _pieces(rows))
+
+
+def _pieces(rows: Sequence[Feedback]) -> Iterator[Sequence[Feedback]]:
+    for start in range(0, len(rows), TEXTS_AT_ONCE):
+        yield rows[start : start + TEXTS_AT_ONCE]

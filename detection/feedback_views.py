@@ -1,0 +1,84 @@
+"""`/v1/feedback`: what the workspace's people and programs say of its verdicts."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, cast
+from uuid import UUID
+
+from django.http import HttpResponse
+from pydantic import AfterValidator, BaseModel, Field, StringConstraints
+from rest_framework.request import Request
+
+from accounts import idempotency
+from accounts.models import Workspace
+from accounts.schemas import Time, without_nul
+from accounts.views import KeyedViewSet
+from detection import feedback
+from detection.models import Feedback
+from gateway_project.core import errors
+from gateway_project.core.views import Body, endpoint, reply
+
+Verdict = Literal["false_positive", "false_negative", "correct"]
+Note = Annotated[
+    str,
+    StringConstraints(strip_whitespace=True, max_length=feedback.NOTE_CHARS_MAX),
+    AfterValidator(without_nul),
+]
+
+
+class FeedbackRequest(Body):
+    request_id: Annotated[UUID, Field(strict=False)] = Field(
+        description="Of the answer; any key of the workspace may have asked."
+    )
+    verdict: Verdict = Field(description="`false_positive` is a false alarm.")
+    note: Note | None = Field(None, description="For people; at most 1,000 characters.")
+
+
+class FeedbackView(BaseModel):
+    id: UUID
+    request_id: UUID
+    verdict: Verdict
+    note: str | None
+    confidence: float = Field(description="The score that the verdict was given for.")
+    created_at: Time
+
+    @classmethod
+    def of(cls, row: Feedback) -> FeedbackView:
+        return cls(
+            id=row.pk,
+            request_id=row.request_id,
+            verdict=cast(Verdict, row.verdict),
+            note=row.note or None,
+            confidence=row.confidence,
+            created_at=row.created_at,
+        )
+
+
+class FeedbackViewSet(KeyedViewSet):
+    @endpoint(
+        summary="Say whether a verdict was right",
+        description=(
+            "201 for the first word on a request; a later one replaces it and is 200, with the "
+            "same id. The request must be in the log (GET /v1/requests/{request_id}), which takes "
+            "a few seconds after its answer: until then 404, so try again in some seconds. Costs "
+            "one of the minute."
+        ),
+        tags=["detection"],
+        body=FeedbackRequest,
+        answer=FeedbackView,
+        status=201,
+        scope="detect",
+        problems=[errors.NotFound, *idempotency.PROBLEMS],
+        parameters=[idempotency.HEADER],
+    )
+    def create(self, request: Request) -> HttpResponse:
+        body = self.parsed(FeedbackRequest)
+        workspace = Workspace.objects.select_related("plan").get(pk=self.principal.workspace_id)
+
+        def give() -> HttpResponse:
+            row, is_first = feedback.give(
+                workspace, body.request_id, body.verdict, body.note or "", actor=self.actor
+            )
+            return reply(FeedbackView.of(row), status=201 if is_first else 200)
+
+        return self.once(give)

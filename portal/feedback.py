@@ -1,0 +1,85 @@
+"""What members say of a verdict: right, a false alarm, a missed attack."""
+
+from __future__ import annotations
+
+from urllib.parse import urlencode
+from uuid import UUID
+
+from django import forms
+from django.contrib import messages
+from django.http import Http404, HttpRequest, HttpResponse
+from django.shortcuts import redirect
+from django.urls import reverse
+from django.views.decorators.http import require_POST
+
+from accounts.models import UsageLog
+from detection import feedback
+from detection.models import Feedback
+from gateway_project.core import errors
+from portal.members import Member, room
+
+WORDS = {
+    Feedback.Verdict.CORRECT: "Right",
+    Feedback.Verdict.FALSE_POSITIVE: "False alarm",
+    Feedback.Verdict.FALSE_NEGATIVE: "Missed attack",
+}
+
+
+class FeedbackForm(forms.Form):
+    """The verdict is the button that was pressed. `at`: when the request was answered."""
+
+    note = forms.CharField(
+        required=False,
+        max_length=feedback.NOTE_CHARS_MAX,
+        label="Note (optional)",
+        widget=forms.Textarea(attrs={"rows": 2}),
+    )
+    at = forms.DateTimeField()
+    verdict = forms.ChoiceField(choices=list(WORDS.items()))
+
+
+def facts(member: Member, row: UsageLog) -> dict[str, object]:
+    """For the page of a request: what was said of it, and the form to say it."""
+    said = Feedback.objects.filter(workspace=member.workspace, request_id=row.request_id).first()
+    form = FeedbackForm(initial={"note": said.note if said else ""})
+    return {
+        "has_verdict": row.is_malicious is not None,
+        "said": said,
+        "said_words": WORDS[Feedback.Verdict(said.verdict)] if said else "",
+        "feedback_form": form,
+        "answered_at": row.created_at.isoformat(),
+        "verdicts": list(WORDS.items()),
+    }
+
+
+@room
+@require_POST
+def give(request: HttpRequest, member: Member, request_id: UUID) -> HttpResponse:
+    member.must_change()
+    form = FeedbackForm(request.POST)
+    if not form.is_valid():
+        if "at" in form.errors or "verdict" in form.errors:  # which nobody typed
+            raise Http404
+        messages.error(request, " ".join(form.errors["note"]))
+        return redirect(_page_of(request_id, request.POST["at"]))
+    try:
+        feedback.give(
+            member.workspace,
+            request_id,
+            form.cleaned_data["verdict"],
+            form.cleaned_data["note"],
+            at=form.cleaned_data["at"],
+            actor=member.actor(request),
+        )
+    except errors.NotFound:
+        raise Http404 from None
+    except errors.ValidationFailed as exc:
+        messages.error(request, f"This request {exc.errors[0]['message']}.")
+    else:
+        messages.success(request, "Noted, thank you.")
+    return redirect(_page_of(request_id, request.POST["at"]))
+
+
+def _page_of(request_id: UUID, at: str) -> str:
+    page = reverse("portal-request", kwargs={"request_id": request_id})
+    return f"{page}?{urlencode({'at': at})}"
