@@ -16,11 +16,11 @@ from uuid import UUID
 import orjson
 from uuid_utils.compat import uuid7
 
-from accounts.usage import Record
+from accounts.usage import Record, buffer
 from accounts.usage_log import Row
 from detection import services
+from detection.policies import DetectionPolicy
 from detection.schemas import DetectRequest, DetectResponse
-from detection.services import DetectionPolicy
 from gateway_project.core import errors
 from gateway_project.core.middleware import RequestContext
 from gateway_project.core.observability import get_logger
@@ -28,7 +28,7 @@ from gateway_project.core.observability import get_logger
 DEADLINE = "deadline"
 GRACE_SECONDS = 0.5
 """Longer than the embedded detector needs for the texts whose time with the engine is up."""
-log = get_logger("gateway.batches")
+events_log = get_logger("gateway.batches")
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,10 +121,10 @@ async def _judge_one(item: Item, request: DetectRequest, origin: Origin, batch: 
         verdict = await services.detect(
             request, context, policy=origin.policy, looked_up=looked_up, batch=batch
         )
-    except Exception as exc:
+    except Exception as exc:  # noqa: BLE001 - whatever it is, it is this item's and no other's
         error = errors.translate(exc)
         if isinstance(error, errors.InternalError):
-            log.error("item_failed", request_id=context.request_id, exc_info=exc)
+            events_log.error("item_failed", request_id=context.request_id, exc_info=exc)
         context.error_code = error.code
         said = row.row(context, error.status_code, perf_counter() - context.started)
         return _failed(item, errors_of(error))._replace(row=said)
@@ -160,6 +160,14 @@ def refused(item_id: str, error: errors.GatewayError) -> Item:
 def _failed(item: Item, error: dict[str, str]) -> Judged:
     line = {"id": item.id, "status": "error", "result": None, "error": error}
     return Judged(orjson.dumps(line), is_ok=False, error=error)
+
+
+def log(judged: Iterable[Judged], context: RequestContext) -> None:
+    """Put them into the usage log, instead of the one request that brought them."""
+    context.usage = None
+    for one in judged:
+        if one.row is not None:
+            buffer.append(one.row, context.client_ip, one.extra)
 
 
 class Counts(NamedTuple):

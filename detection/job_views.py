@@ -17,11 +17,11 @@ from django.http import HttpRequest, HttpResponse, StreamingHttpResponse
 from drf_spectacular.utils import OpenApiParameter
 from rest_framework.request import Request
 
-from accounts import idempotency, usage
+from accounts import idempotency
 from accounts.authentication import Caller
 from accounts.events import utc_text
 from accounts.views import KeyedViewSet
-from detection import batches, jobs, services, tasks
+from detection import batches, jobs, policies, tasks
 from detection.batches import Item, Origin
 from detection.models import Job
 from detection.schemas import (
@@ -40,6 +40,7 @@ from detection.schemas import (
     Unfit,
 )
 from gateway_project.core import errors
+from gateway_project.core.middleware import RequestContext
 from gateway_project.core.views import PAGING, DataPlaneViewSet, endpoint, reply
 from webhooks.callbacks import vetted
 
@@ -143,11 +144,10 @@ class BatchViewSet(_Queueing):
         if self.is_queued:
             return await self.queue(self.order(Job.Kind.BATCH, body), items)
         budget = body.config.timeout_seconds or settings.DETECTION_ENGINE_TIMEOUT_SECONDS
-        judged = await batches.judge(items, self._origin(), deadline_seconds=budget)
-        self.context.usage = None  # its items are the rows
-        for one in judged:
-            if one.row is not None:
-                usage.buffer.append(one.row, self.context.client_ip, one.extra)
+        judged = await batches.judge(
+            items, origin_of(self.principal, self.context), deadline_seconds=budget
+        )
+        batches.log(judged, self.context)
         counts = batches.counts_of(judged)
         answer = {
             "batch_id": self.context.request_id,
@@ -160,19 +160,6 @@ class BatchViewSet(_Queueing):
         }
         return reply(answer if body.metadata is None else {**answer, "metadata": body.metadata})
 
-    def _origin(self) -> Origin:
-        caller, context = self.principal, self.context
-        return Origin(
-            caller.key_id,
-            caller.workspace_id,
-            context.route,
-            services.policy_of(caller.detection_policy),
-            caller.wants_detections,
-            context.client_ip,
-            context.correlation_id,
-            context.traceparent,
-        )
-
     @staticmethod
     def accepted(job: Job, ahead: int) -> HttpResponse:
         url = jobs.status_url(job)
@@ -181,6 +168,19 @@ class BatchViewSet(_Queueing):
         )
         headers = {"Location": url, "Preference-Applied": "respond-async"}
         return reply(answer, status=202, headers=headers)
+
+
+def origin_of(caller: Caller, context: RequestContext) -> Origin:
+    return Origin(
+        caller.key_id,
+        caller.workspace_id,
+        context.route,
+        policies.in_force(caller.detection_policy),
+        caller.wants_detections,
+        context.client_ip,
+        context.correlation_id,
+        context.traceparent,
+    )
 
 
 class AsyncViewSet(_Queueing):

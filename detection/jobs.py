@@ -10,7 +10,6 @@ Locks are taken in one order everywhere: chunks by their id, then jobs.
 
 from __future__ import annotations
 
-import json
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
@@ -29,7 +28,7 @@ from accounts import usage_log
 from accounts.events import audit, publish
 from accounts.models import ApiKey
 from accounts.services import Actor
-from detection import callbacks, services
+from detection import callbacks, policies
 from detection.batches import Item, Judged, Origin, counts_of
 from detection.models import Job, JobChunk
 from detection.schemas import DetectConfig, DetectRequest
@@ -191,7 +190,6 @@ def _work(chunk: JobChunk, key: ApiKey | None) -> Work:
         # A key of `FIELD_ENCRYPTION_KEYS` was lost. Not even the ids are known.
         log.error("job_items_undecryptable", job=str(job.pk), chunk=chunk.number)
         items, is_hopeless = [Item("", None)] * chunk.size, True
-    policy = key.detection_policy if key is not None else None
     return Work(
         chunk.pk,
         items,
@@ -199,7 +197,7 @@ def _work(chunk: JobChunk, key: ApiKey | None) -> Work:
             api_key_id=job.api_key_id,
             workspace_id=job.workspace_id,
             endpoint=path_of(job.kind),
-            policy=services.policy_of(json.dumps(policy) if policy else ""),
+            policy=policies.of_key(key) if key is not None else policies.DEFAULT,
             wants_detections=any(
                 name.startswith("detection.") for name in job.workspace.wanted_events
             ),

@@ -6,7 +6,7 @@ from django.db import models
 from django.db.models import Q
 from django.utils import timezone
 
-from accounts.models import Workspace, new_id
+from accounts.models import ApiKey, AppendOnly, Workspace, new_id
 
 
 class Job(models.Model):
@@ -162,3 +162,27 @@ class Feedback(models.Model):
         if self.verdict == self.Verdict.CORRECT:
             return int(self.is_malicious)
         return int(self.verdict == self.Verdict.FALSE_NEGATIVE)
+
+
+class PolicyVersion(AppendOnly):
+    """A state that a key's policy had. The one in force is repeated on the key."""
+
+    id = models.UUIDField(primary_key=True, default=new_id, editable=False)
+    subject_id = models.UUIDField(help_text="A key, or the first of those that replaced it.")
+    version = models.PositiveIntegerField()
+    api_key = models.ForeignKey(
+        ApiKey, on_delete=models.CASCADE, related_name="policy_versions", db_index=False
+    )
+    policy = models.JSONField()
+    actor = models.CharField(max_length=254)
+    created_at = models.DateTimeField(default=timezone.now, editable=False)
+
+    class Meta:
+        ordering = ["-created_at"]
+        constraints = [
+            models.UniqueConstraint(fields=["subject_id", "version"], name="policy_version_once"),
+        ]
+        indexes = [models.Index(fields=["-created_at"], name="policy_version_time")]
+
+    def __str__(self) -> str:
+        return f"version {self.version} of {self.subject_id}"

@@ -35,7 +35,7 @@ ContentType = Literal["user_input", "document", "tool_output", "model_output"]
 OnUnavailable = Literal["fallback", "fail_closed", "fail_open"]
 
 
-def _is_text(value: str) -> str:
+def is_text(value: str) -> str:
     if "\x00" in value:
         raise ValueError("must not hold NUL (U+0000)")
     # A few control characters are an evasion and are analysed; a tenth of the text is a binary.
@@ -61,7 +61,7 @@ def _is_small(value: dict[str, Any]) -> dict[str, Any]:
 Text = Annotated[
     str,
     StringConstraints(min_length=1, max_length=TEXT_CHARS_MAX),
-    AfterValidator(_is_text),
+    AfterValidator(is_text),
 ]
 Metadata = Annotated[dict[str, Any], AfterValidator(_is_small)]
 
@@ -107,6 +107,9 @@ class DetectRequest(Body):
 class PolicyRef(BaseModel):
     id: str
     version: int
+    matched: Literal["allow", "deny"] | None = Field(
+        None, description="The list of the policy that the whole text stands on."
+    )
 
 
 class CategoryScore(BaseModel):
@@ -180,7 +183,9 @@ class ScoreResponse(BaseModel):
 
 class DetectResponse(BaseModel):
     request_id: str
-    is_malicious: bool = Field(description="`confidence >= threshold`.")
+    is_malicious: bool = Field(
+        description="`confidence >= threshold`, unless the policy's lists or categories decide."
+    )
     confidence: float = Field(description="0 to 1: how surely this text is an attack.")
     threat_types: list[str] = Field(
         description=(

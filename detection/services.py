@@ -9,14 +9,13 @@ from __future__ import annotations
 import asyncio
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import lru_cache
 from time import perf_counter
 from typing import Literal
 
-import orjson
 from django.conf import settings
 
 from detection import embedded, engine, scores
+from detection.policies import DetectionPolicy, Source
 from detection.schemas import (
     CategoryScore,
     ContentType,
@@ -27,7 +26,7 @@ from detection.schemas import (
     DetectRequest,
     DetectResponse,
     EvidenceSpan,
-    PolicyRef,
+    OnUnavailable,
     RankedScore,
     ScoreRequest,
     ScoreResponse,
@@ -39,10 +38,7 @@ from gateway_project.core.caching import SingleFlight
 from gateway_project.core.middleware import RequestContext
 from gateway_project.core.observability import cache_requests, detections_total
 
-DEFAULT_THRESHOLD = 0.6
 REVIEW_MARGIN = 0.1
-OnUnavailable = Literal["fallback", "fail_closed", "fail_open"]
-Source = Literal["engine", "fallback", "none"]
 
 # The embedded detector is pure CPU: off the event loop, and no more of it than there are cores.
 _analysts = ThreadPoolExecutor(max_workers=2, thread_name_prefix="embedded")
@@ -51,51 +47,6 @@ _looked_up = {
     result: cache_requests.labels("score", result)
     for result in ("hit", "joined", "miss", "stale", "bypass")
 }
-
-
-@dataclass(frozen=True, slots=True)
-class DetectionPolicy:
-    """What a key's requests mean when they do not say. A threshold of None: the default."""
-
-    id: str = "default"
-    version: int = 1
-    threshold_engine: float | None = None
-    threshold_fallback: float | None = None
-    mode: Literal["enforce", "monitor"] = "enforce"
-    on_unavailable: OnUnavailable = "fallback"
-
-    @property
-    def ref(self) -> PolicyRef:
-        return PolicyRef(id=self.id, version=self.version)
-
-    def threshold(
-        self, source: Source, asked: float | None
-    ) -> tuple[float, Literal["request", "policy", "default"]]:
-        """The one to apply to whoever answered, and where it is from."""
-        if asked is not None:
-            return asked, "request"
-        own = self.threshold_fallback if source == "fallback" else self.threshold_engine
-        return (DEFAULT_THRESHOLD, "default") if own is None else (own, "policy")
-
-
-DEFAULT_POLICY = DetectionPolicy()
-
-
-@lru_cache(maxsize=4096)
-def policy_of(text: str) -> DetectionPolicy:
-    """The policy of a key from its JSON (`ApiKey.detection_policy`); empty: the default."""
-    if not text:
-        return DEFAULT_POLICY
-    said = orjson.loads(text)
-    threshold = said.get("threshold") or {}
-    return DetectionPolicy(
-        id=said.get("id", "key"),
-        version=said.get("version", 1),
-        threshold_engine=threshold.get("engine"),
-        threshold_fallback=threshold.get("fallback"),
-        mode=said.get("mode", "enforce"),
-        on_unavailable=said.get("on_unavailable", "fallback"),
-    )
 
 
 @dataclass(slots=True)
@@ -139,13 +90,11 @@ async def detect(
     """The verdict on one text, as `POST /v1/detect` answers it.
 
     `looked_up` is what `start_look_up` gave; texts of one `batch` share the engine's calls, also
-    those that want no cache. Raises 403 when the request wants to fail open and may
-    not, 503 or 504 when the engine is away and the request fails closed.
+    those that want no cache. Raises 403 for what the policy does not let a request change, 503 or
+    504 when the engine is away and the request fails closed.
     """
-    config = request.config
-    on_unavailable = config.on_unavailable or policy.on_unavailable
-    if config.on_unavailable == "fail_open" and policy.on_unavailable != "fail_open":
-        raise errors.FailOpenForbidden
+    policy.check(request.config)
+    on_unavailable = request.config.on_unavailable or policy.on_unavailable
     finding = await _find(request, *looked_up, on_unavailable, context, batch)
     return await _answer(request, context, policy, finding)
 
@@ -295,13 +244,20 @@ async def _answer(
     is_degraded = finding.degraded_reason is not None
     said = finding.said
     is_whole = said.scanned_chars >= said.total_chars
-    is_malicious = finding.source != "none" and said.score >= threshold and not finding.is_floor
+    matched = policy.match(request.text)
+    is_malicious = matched == "deny" or (
+        matched is None
+        and finding.source != "none"
+        and said.score >= threshold
+        and not finding.is_floor
+        and policy.counts(said.threat_types)
+    )
     is_close = is_degraded and abs(said.score - threshold) <= REVIEW_MARGIN
     is_monitoring = (config.mode or policy.mode) == "monitor"
     decision: Literal["allow", "flag", "review"]
     if is_monitoring:
         decision = "allow"
-    elif is_close or (not is_whole and not is_malicious):
+    elif matched is None and (is_close or (not is_whole and not is_malicious)):
         decision = "review"
     else:
         decision = "flag" if is_malicious else "allow"
@@ -311,7 +267,7 @@ async def _answer(
     detections_total.labels(finding.source, decision).inc()
     details = None
     if config.detailed_response:
-        details = await _details(request, context, threshold, finding)
+        details = await _details(request, context, policy, threshold, finding)
     return DetectResponse(
         request_id=context.request_id,
         is_malicious=is_malicious,
@@ -329,7 +285,7 @@ async def _answer(
         degraded_reason=finding.degraded_reason,
         cached=finding.cached,
         cache_age_seconds=finding.age_seconds,
-        policy=policy.ref,
+        policy=policy.ref(matched),
         metadata=request.metadata,
         details=details,
     )
@@ -355,7 +311,11 @@ def _ranked(finding: _Finding) -> tuple[list[tuple[str, float]], DetectorRef]:
 
 
 async def _details(
-    request: DetectRequest, context: RequestContext, threshold: float, finding: _Finding
+    request: DetectRequest,
+    context: RequestContext,
+    policy: DetectionPolicy,
+    threshold: float,
+    finding: _Finding,
 ) -> Details:
     """The engine has no evidence of its own: the embedded detector explains, and never decides."""
     said = finding.said
@@ -364,7 +324,10 @@ async def _details(
     return Details(
         categories=[
             CategoryScore(
-                type=kind, score=round(score, 4), detected=score >= threshold, threshold=threshold
+                type=kind,
+                score=round(score, 4),
+                detected=score >= threshold and policy.counts((kind,)),
+                threshold=threshold,
             )
             for kind, score in ranked
         ],

@@ -2,6 +2,8 @@ from django.urls import path
 
 from detection.feedback_views import FeedbackViewSet
 from detection.job_views import AsyncViewSet, BatchViewSet, JobViewSet
+from detection.litellm_views import GuardrailViewSet
+from detection.policy_views import PolicyViewSet
 from detection.views import DetectViewSet, ScoreViewSet
 
 urlpatterns = [
@@ -16,6 +18,16 @@ urlpatterns = [
     path("v1/detect/async", AsyncViewSet.as_view({"post": "create"}), name="detection-async"),
     path(
         "v1/detect/async/<uuid:id>", JobViewSet.as_view({"get": "single"}), name="detection-outcome"
+    ),
+    path(
+        "v1/policy",
+        PolicyViewSet.as_view({"get": "retrieve", "put": "update"}),
+        name="detection-policy",
+    ),
+    path(
+        "beta/litellm_basic_guardrail_api",
+        GuardrailViewSet.as_view({"post": "create"}),
+        name="detection-litellm",
     ),
     path("v1/feedback", FeedbackViewSet.as_view({"post": "create"}), name="detection-feedback"),
 ]

@@ -7,7 +7,7 @@ from django.http import HttpRequest, HttpResponse
 from accounts import idempotency
 from accounts.authentication import Caller
 from accounts.usage import Record
-from detection import callbacks, services
+from detection import callbacks, policies, services
 from detection.schemas import DetectRequest, DetectResponse, ScoreRequest, ScoreResponse
 from gateway_project.core import errors
 from gateway_project.core.views import DataPlaneViewSet, endpoint, reply
@@ -66,7 +66,7 @@ class DetectViewSet(DataPlaneViewSet):
         verdict = await services.detect(
             self.body,
             self.context,
-            policy=services.policy_of(self.principal.detection_policy),
+            policy=policies.in_force(self.principal.detection_policy),
             looked_up=self.looked_up,
         )
         answer = await self._answer(verdict)

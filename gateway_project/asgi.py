@@ -38,7 +38,7 @@ from robin.consumers import QueueConsumer
 DATA_PLANE = frozenset(
     {
         *("/v1/detect", "/v1/detect/score", "/v1/detect/batch", "/v1/detect/async", "/v1/limits"),
-        *("/health", "/health/live", "/health/ready"),
+        *("/health", "/health/live", "/health/ready", "/beta/litellm_basic_guardrail_api"),
     },
 )
 # Robin's: these and all that is below them. There a look-alike finds nothing on either plane.
@@ -49,7 +49,7 @@ DATA_PLANE_BELOW = tuple(
 LIVE_QUEUE = "/ws/queue"
 # Both forms of these answer; a redirect would lose the body of a POST.
 SLASH_OPTIONAL = (
-    *("/v1/", "/auth/", "/webhooks/", "/api/", "/health", "/metrics", "/docs", "/redoc"),
+    *("/v1/", "/beta/", "/auth/", "/webhooks/", "/api/", "/health", "/metrics", "/docs", "/redoc"),
     *("/admin/stats", "/admin/users", "/admin/usage/"),
 )
 
@@ -91,6 +91,7 @@ application = RequestMiddleware(
             body_bytes_max={
                 None: settings.BODY_BYTES_MAX,
                 "/v1/detect/batch": settings.BATCH_BYTES_MAX,
+                "/beta/litellm_basic_guardrail_api": settings.BATCH_BYTES_MAX,
             },
             body_seconds_max=settings.BODY_SECONDS_MAX,
         ),

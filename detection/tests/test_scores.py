@@ -16,7 +16,7 @@ from django.utils import timezone
 
 from accounts.models import ApiKey, AuditEvent
 from detection import engine as engine_module
-from detection import scores, services
+from detection import policies, scores
 from detection.tests.test_detect import ATTACK, HARMLESS, problem
 from gateway_project.core import breaker as breaker_module
 from gateway_project.core import redis
@@ -365,8 +365,8 @@ class TestKeyPolicy:
 
 
 def test_a_policy_is_parsed_once():
-    assert services.policy_of('{"mode": "monitor"}') is services.policy_of('{"mode": "monitor"}')
-    assert services.policy_of("") is services.DEFAULT_POLICY
+    assert policies.in_force('{"mode": "monitor"}') is policies.in_force('{"mode": "monitor"}')
+    assert policies.in_force("") is policies.DEFAULT
 
 
 @pytest.mark.skipif(not settings.REDIS_URL, reason="needs Redis: `make test` starts it")

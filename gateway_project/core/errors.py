@@ -12,6 +12,7 @@
     ├── ScopeDenied              403  the key lacks the scope
     ├── IPNotAllowed             403  the key is bound to other networks
     ├── WorkspaceSuspended       403  staff stopped the key's workspace
+    ├── PolicyLocked             403  the key's policy does not let a request change that
     ├── CSRFFailed               403  a browser form without its token
     ├── PermissionDenied         403  anything else that is forbidden
     ├── NotFound                 404  no such thing, or another tenant's
@@ -22,6 +23,7 @@
     ├── EmailTaken               409
     ├── IdempotencyInProgress    409  the first call with this Idempotency-Key is being served
     ├── IdempotencyMismatch      422  the Idempotency-Key belongs to another request
+    ├── PreconditionFailed       412  If-Match names another version
     ├── BodyTooLarge             413
     ├── UnsupportedMediaType     415
     ├── ValidationFailed         422  fields are wrong, each named in `errors`
@@ -186,6 +188,13 @@ class FailOpenForbidden(GatewayError):
     )
 
 
+class PolicyLocked(GatewayError):
+    status_code = 403
+    code = "policy_locked"
+    title = "Locked by the key's policy"
+    default_detail = "This key's policy does not let a request change that. Leave it out."
+
+
 class CSRFFailed(GatewayError):
     status_code = 403
     code = "csrf_failed"
@@ -265,6 +274,13 @@ class IdempotencyMismatch(GatewayError):
         "This Idempotency-Key belongs to another request of the last 24 hours. Use a new key for a "
         "new request; to repeat the old one send exactly its body."
     )
+
+
+class PreconditionFailed(GatewayError):
+    status_code = 412
+    code = "precondition_failed"
+    title = "Changed meanwhile"
+    default_detail = "This was changed since it was read. Read it again, and decide anew."
 
 
 class BodyTooLarge(GatewayError):

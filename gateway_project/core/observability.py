@@ -62,6 +62,9 @@ upstream_duration = Histogram(
     buckets=SECONDS,
 )
 detections_total = Counter("gateway_detections_total", "Verdicts given.", ["source", "decision"])
+policy_matches = Counter(
+    "gateway_policy_matches_total", "Texts that stand on a list of their key's policy.", ["list"]
+)
 key_cache_total = Counter(
     "gateway_key_cache_total", "Look-ups in the cache of verified keys.", ["result"]
 )

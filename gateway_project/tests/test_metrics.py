@@ -38,6 +38,7 @@ NAMES = {
     "gateway_cache_requests_total": ("cache", "result"),
     "gateway_upstream_duration_seconds": ("upstream",),
     "gateway_detections_total": ("source", "decision"),
+    "gateway_policy_matches_total": ("list",),
     "gateway_key_cache_total": ("result",),
     "gateway_usage_dropped_total": (),
     "gateway_usage_written_total": (),

@@ -49,6 +49,9 @@ TABLE: dict[tuple[str, str], tuple[int, ...]] = {
     ("DELETE", "/v1/detect/batch/{id}"): (401, 200, 403, 404, 401),
     ("POST", "/v1/detect/async"): (401, 202, 403, 202, 401),
     ("GET", "/v1/detect/async/{id}"): (401, 200, 403, 404, 401),
+    ("POST", "/beta/litellm_basic_guardrail_api"): (401, 200, 403, 200, 401),
+    ("GET", "/v1/policy"): (401, 200, 403, 200, 401),
+    ("PUT", "/v1/policy"): (401, 200, 403, 200, 401),
     ("POST", "/v1/feedback"): (401, 201, 403, 404, 401),
     ("POST", "/webhooks/register"): (401, 201, 403, 201, 401),
     ("GET", "/webhooks/list"): (401, 200, 403, 200, 401),
@@ -86,6 +89,8 @@ BODIES: dict[tuple[str, str], Any] = {
     ("PATCH", "/v1/keys/{id}"): {"name": "renamed"},
     ("POST", "/v1/detect"): {"text": "Good morning."},
     ("POST", "/v1/detect/score"): {"text": "Good morning."},
+    ("PUT", "/v1/policy"): {"mode": "monitor"},
+    ("POST", "/beta/litellm_basic_guardrail_api"): {"texts": ["Good morning."]},
     ("POST", "/v1/detect/batch"): {"requests": [{"id": "1", "text": "Good morning."}]},
     ("POST", "/v1/detect/async"): {
         "text": "Good morning.",

@@ -1,0 +1,201 @@
+"""What a key's detections mean when they do not say, and what no request of it may change.
+
+A policy belongs to a key, and goes over to its successors. What is in force lies on the key itself
+(`ApiKey.detection_policy`), where the data plane finds it with the key; every state that it ever
+had is a `PolicyVersion`.
+
+Entries match the **whole** text, normalised, and never a part of it. They are kept as digests; the
+texts are not.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import unicodedata
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, Literal
+from uuid import UUID
+
+import orjson
+from django.db import transaction
+from django.utils import timezone
+
+from accounts import authentication
+from accounts.events import audit
+from accounts.models import ApiKey
+from accounts.services import Actor
+from detection.models import PolicyVersion
+from detection.schemas import DetectConfig, OnUnavailable, PolicyRef
+from gateway_project.core import errors
+from gateway_project.core.observability import policy_matches
+
+DEFAULT_THRESHOLD = 0.6
+Source = Literal["engine", "fallback", "none"]
+Match = Literal["allow", "deny"]
+
+
+@dataclass(frozen=True, slots=True)
+class DetectionPolicy:
+    """The policy in force. A threshold of None: the default."""
+
+    id: str = "default"
+    version: int = 1
+    threshold_engine: float | None = None
+    threshold_fallback: float | None = None
+    mode: Literal["enforce", "monitor"] = "enforce"
+    on_unavailable: OnUnavailable = "fallback"
+    locked: frozenset[str] = frozenset()
+    switched_off: frozenset[str] = frozenset()
+    allow: frozenset[str] = frozenset()
+    deny: frozenset[str] = frozenset()
+    store_text: bool = False
+
+    def ref(self, matched: Match | None = None) -> PolicyRef:
+        return PolicyRef(id=self.id, version=self.version, matched=matched)
+
+    def threshold(
+        self, source: Source, asked: float | None
+    ) -> tuple[float, Literal["request", "policy", "default"]]:
+        """The one to apply to whoever answered, and where it is from."""
+        if asked is not None:
+            return asked, "request"
+        own = self.threshold_fallback if source == "fallback" else self.threshold_engine
+        return (DEFAULT_THRESHOLD, "default") if own is None else (own, "policy")
+
+    def check(self, config: DetectConfig) -> None:
+        """Refuse a request that wants something else than the policy where that is locked, or that
+        wants to fail open without leave."""
+        wanted = config.on_unavailable
+        if wanted == "fail_open" and self.on_unavailable != "fail_open":
+            raise errors.FailOpenForbidden
+        if not self.locked:
+            return
+        asked = {
+            "threshold": (config.confidence_threshold, self.threshold("engine", None)[0]),
+            "mode": (config.mode, self.mode),
+            "on_unavailable": (wanted, self.on_unavailable),
+        }
+        for name in sorted(self.locked):
+            value, ours = asked[name]
+            if value is not None and value != ours:
+                raise errors.PolicyLocked(
+                    f"This key's policy locks '{name}' at {ours}. Leave it out of the request, or "
+                    "change the policy (PUT /v1/policy)."
+                )
+
+    def match(self, text: str) -> Match | None:
+        """Which list the text stands on; a text on both is denied."""
+        if not self.allow and not self.deny:
+            return None
+        digest = digest_of(text)
+        found: Match | None = (
+            "deny" if digest in self.deny else "allow" if digest in self.allow else None
+        )
+        if found is not None:
+            policy_matches.labels(found).inc()
+        return found
+
+    def counts(self, threat_types: tuple[str, ...]) -> bool:
+        """Whether a score counts: not when every type it names is switched off."""
+        return not (
+            self.switched_off and threat_types and self.switched_off.issuperset(threat_types)
+        )
+
+
+DEFAULT = DetectionPolicy()
+
+
+def normalised(text: str) -> str:
+    """As entries compare texts: NFKC, case folded, whitespace collapsed."""
+    return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
+
+
+def digest_of(text: str) -> str:
+    """SHA-256 in hexadecimal, of the normalised text in UTF-8."""
+    return hashlib.sha256(normalised(text).encode()).hexdigest()
+
+
+@lru_cache(maxsize=4096)
+def in_force(text: str) -> DetectionPolicy:
+    """The policy of a key from its JSON (`ApiKey.detection_policy`); empty: the default."""
+    return read(orjson.loads(text)) if text else DEFAULT
+
+
+def of_key(key: ApiKey) -> DetectionPolicy:
+    return read(key.detection_policy) if key.detection_policy else DEFAULT
+
+
+def read(said: Mapping[str, Any]) -> DetectionPolicy:
+    threshold = said.get("threshold") or {}
+    categories = said.get("categories") or {}
+    return DetectionPolicy(
+        id=said.get("id", "key"),
+        version=said.get("version", 1),
+        threshold_engine=threshold.get("engine"),
+        threshold_fallback=threshold.get("fallback"),
+        mode=said.get("mode", "enforce"),
+        on_unavailable=said.get("on_unavailable", "fallback"),
+        locked=frozenset(said.get("locked") or ()),
+        switched_off=frozenset(name for name, is_on in categories.items() if not is_on),
+        allow=frozenset(entry["digest"] for entry in said.get("allow") or ()),
+        deny=frozenset(entry["digest"] for entry in said.get("deny") or ()),
+        store_text=bool(said.get("store_text")),
+    )
+
+
+# -- Changing -------------------------------------------------------------------------------------
+
+
+def subject_of(key: ApiKey) -> UUID:
+    """Whose versions are counted: a key and its successors are one."""
+    return key.limit_subject or key.pk
+
+
+def save(
+    key: ApiKey, policy: Mapping[str, Any], *, expected: int | None = None, actor: Actor
+) -> PolicyVersion:
+    """Put `policy` (without `id` and `version`) in force for the key, as its next version.
+
+    `expected`: raise 412 when another version is in force (0: none yet).
+    """
+    with transaction.atomic():
+        held = ApiKey.objects.select_for_update().get(pk=key.pk)
+        now = held.detection_policy.get("version", 0) if held.detection_policy else 0
+        if expected is not None and expected != now:
+            raise errors.PreconditionFailed(
+                f"Version {now} of the policy is in force, not {expected}: somebody changed it "
+                "meanwhile. Read it again, and decide anew."
+            )
+        subject = subject_of(held)
+        last = PolicyVersion.objects.filter(subject_id=subject).order_by("-version").first()
+        version = PolicyVersion.objects.create(
+            subject_id=subject,
+            version=(last.version if last is not None else 0) + 1,
+            api_key=held,
+            policy=dict(policy),
+            actor=actor.name,
+        )
+        held.detection_policy = {
+            "id": str(subject),
+            "version": version.version,
+            "updated_at": timezone.now().isoformat(),
+            **policy,
+        }
+        held.save(update_fields=["detection_policy"])
+        audit(
+            "policy.changed",
+            workspace=held.workspace,
+            target=held.pk,
+            version=version.version,
+            **actor.fields(),
+        )
+        authentication.forget(held.pk)
+    key.detection_policy = held.detection_policy
+    return version
+
+
+def versions_of(key: ApiKey) -> list[PolicyVersion]:
+    """The newest first."""
+    return list(PolicyVersion.objects.filter(subject_id=subject_of(key)).order_by("-version")[:50])

@@ -1,0 +1,186 @@
+"""`/v1/policy`: what the calling key's detections mean when they do not say."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated, Any, Literal, get_args
+
+from django.http import HttpResponse
+from drf_spectacular.types import OpenApiTypes
+from drf_spectacular.utils import OpenApiParameter
+from pydantic import AfterValidator, BaseModel, Field, StringConstraints, model_validator
+from rest_framework.request import Request
+
+from accounts.models import ApiKey
+from accounts.schemas import Time, without_nul
+from accounts.views import KeyedViewSet
+from detection import policies
+from detection.schemas import TEXT_CHARS_MAX, OnUnavailable
+from gateway_project.core import errors
+from gateway_project.core.views import Body, endpoint, reply
+
+TAGS = ("policy",)
+ENTRIES_MAX = 1000
+Lock = Literal["threshold", "mode", "on_unavailable"]
+ThreatType = Literal[
+    "jailbreak",
+    "system_prompt_leak",
+    "injection",
+    "data_extraction",
+    "encoding_attack",
+    "delimiter_attack",
+]
+THREAT_TYPES: tuple[str, ...] = get_args(ThreatType)
+Threshold = Annotated[float, Field(ge=0, le=1)]
+
+
+class Thresholds(Body):
+    """By who answered; null: the default, 0.6."""
+
+    engine: Threshold | None = None
+    fallback: Threshold | None = None
+
+
+class Entry(Body):
+    """A whole text: as its digest, or as `text`, of which only the digest is kept."""
+
+    digest: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")] | None = Field(
+        None,
+        description=(
+            "SHA-256 in hexadecimal of the text after NFKC, case folding, and collapsing of "
+            "whitespace."
+        ),
+    )
+    text: Annotated[str, StringConstraints(min_length=1, max_length=TEXT_CHARS_MAX)] | None = None
+    note: Annotated[str, StringConstraints(max_length=200), AfterValidator(without_nul)] = ""
+
+    @model_validator(mode="after")
+    def _one_of_both(self) -> Entry:
+        if (self.digest is None) == (self.text is None):
+            raise ValueError("needs either digest or text")
+        return self
+
+    def kept(self) -> dict[str, str]:
+        digest = self.digest or policies.digest_of(self.text or "")
+        return {"digest": digest, "note": self.note}
+
+
+Entries = Annotated[list[Entry], Field(max_length=ENTRIES_MAX)]
+
+
+class PolicyRequest(Body):
+    """The whole policy: what is left out is at its default again."""
+
+    threshold: Thresholds = Field(default_factory=Thresholds)
+    locked: list[Lock] = Field([], description="What no request of this key may change.")
+    mode: Literal["enforce", "monitor"] = "enforce"
+    on_unavailable: OnUnavailable = "fallback"
+    categories: dict[ThreatType, bool] = Field(
+        {},
+        description=(
+            "Threat types switched off (false). A score all of whose types are off is not "
+            "malicious; one that names no type counts."
+        ),
+    )
+    allow: Entries = Field([], description="Never malicious, whatever the score.")
+    deny: Entries = Field([], description="Always malicious; goes before `allow`.")
+    store_text: bool = Field(
+        False, description="Keep texts, encrypted, for the days of the plan: to look at in the log."
+    )
+
+    def kept(self) -> dict[str, Any]:
+        said = self.model_dump(exclude={"allow", "deny", "locked"})
+        said["locked"] = sorted(set(self.locked))
+        for name in ("allow", "deny"):
+            entries = [entry.kept() for entry in getattr(self, name)]
+            said[name] = list({entry["digest"]: entry for entry in entries}.values())
+        return said
+
+
+class KeptEntry(BaseModel):
+    digest: str
+    note: str
+
+
+class PolicyView(BaseModel):
+    id: str
+    version: int
+    updated_at: Time | None
+    threshold: dict[str, float | None]
+    locked: list[str]
+    mode: str
+    on_unavailable: str
+    categories: dict[str, bool]
+    allow: list[KeptEntry]
+    deny: list[KeptEntry]
+    store_text: bool
+
+    @classmethod
+    def of(cls, key: ApiKey) -> PolicyView:
+        said = key.detection_policy or {}
+        updated_at = said.get("updated_at")
+        known = policies.of_key(key)
+        return cls(
+            id=known.id,
+            version=known.version,
+            updated_at=datetime.fromisoformat(updated_at) if updated_at else None,
+            threshold={"engine": known.threshold_engine, "fallback": known.threshold_fallback},
+            locked=sorted(known.locked),
+            mode=known.mode,
+            on_unavailable=known.on_unavailable,
+            categories={name: name not in known.switched_off for name in THREAT_TYPES},
+            allow=[KeptEntry(**entry) for entry in said.get("allow") or ()],
+            deny=[KeptEntry(**entry) for entry in said.get("deny") or ()],
+            store_text=known.store_text,
+        )
+
+
+class PolicyViewSet(KeyedViewSet):
+    @endpoint(
+        summary="The calling key's policy",
+        description="`ETag` is for `If-Match` of PUT. Without a policy of its own: the default.",
+        tags=TAGS,
+        answer=PolicyView,
+        scope="detect",
+    )
+    def retrieve(self, request: Request) -> HttpResponse:
+        return _shown(self.calling_key())
+
+    @endpoint(
+        summary="Change the calling key's policy",
+        description=(
+            "Replaces the whole policy and makes a version. In force in every worker within a "
+            "second. With `If-Match` only when nobody changed it since."
+        ),
+        tags=TAGS,
+        body=PolicyRequest,
+        answer=PolicyView,
+        scope="keys:write",
+        problems=[errors.PreconditionFailed],
+        parameters=[
+            OpenApiParameter(
+                "If-Match", OpenApiTypes.STR, OpenApiParameter.HEADER, description="An `ETag`."
+            )
+        ],
+    )
+    def update(self, request: Request) -> HttpResponse:
+        body = self.parsed(PolicyRequest)
+        key = self.calling_key()
+        expected = _version_of(request.headers.get("If-Match"))
+        policies.save(key, body.kept(), expected=expected, actor=self.actor)
+        return _shown(key)
+
+
+def _shown(key: ApiKey) -> HttpResponse:
+    version = key.detection_policy.get("version", 0) if key.detection_policy else 0
+    return reply(PolicyView.of(key), headers={"ETag": f'"{version}"'})
+
+
+def _version_of(tag: str | None) -> int | None:
+    """Of an `If-Match`; raises 412 for one that is none of ours. `*` is any."""
+    if tag is None or tag.strip() == "*":
+        return None
+    digits = tag.strip().removeprefix("W/").strip('"')
+    if not (digits.isascii() and digits.isdigit() and len(digits) < 10):
+        raise errors.PreconditionFailed("If-Match takes the ETag of GET /v1/policy, or *.")
+    return int(digits)
