@@ -338,6 +338,18 @@ class UsageLog(models.Model):
         return f"{self.endpoint} {self.http_status} {self.request_id}"
 
 
+class StoredText(models.Model):
+    """The text of a request whose key's policy asks for it (`store_text`), encrypted."""
+
+    request_id = models.UUIDField(primary_key=True)
+    workspace_id = models.UUIDField()
+    encrypted = models.TextField()
+    created_at = models.DateTimeField(db_index=True)
+
+    def __str__(self) -> str:
+        return f"text of {self.request_id}"
+
+
 class UsageBatch(models.Model):
     """Batches of the log that are written, so that none is written twice; kept for a day."""
 

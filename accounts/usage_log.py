@@ -33,11 +33,12 @@ from accounts.models import (
     Plan,
     QuotaNotice,
     ScoreRollup,
+    StoredText,
     UsageBatch,
     UsageLog,
     UsageRollup,
 )
-from gateway_project.core import redis
+from gateway_project.core import encryption, redis
 from gateway_project.core.observability import get_logger, usage_dropped, usage_written
 
 COLUMNS = (
@@ -125,6 +126,7 @@ def write(batches: Sequence[Batch]) -> int:
         stored = list(_store([row for batch in fresh.values() for row in batch.rows]))
         _add_up(stored)
         _tell(stored, fresh.values())
+        _keep_texts(stored, fresh.values())
     refused = sum(len(batch.rows) for batch in fresh.values()) - len(stored)
     if refused:
         log.error("usage_rows_refused", rows=refused)
@@ -144,6 +146,42 @@ def _tell(stored: list[Row], batches: Iterable[Batch]) -> None:
     extras = {UUID(key): value for batch in batches for key, value in batch.extras.items()}
     told = [row for row in stored if UUID(row[2]) in wanted]
     announcements.tell_of_usage(wanted, [_values(row) for row in told], extras)
+
+
+def _keep_texts(stored: list[Row], batches: Iterable[Batch]) -> None:
+    """Of the rows whose keys' policies ask for it; encrypted already."""
+    texts = {
+        request_id: extra["text"]
+        for batch in batches
+        for request_id, extra in batch.extras.items()
+        if "text" in extra
+    }
+    if texts:
+        StoredText.objects.bulk_create(
+            [
+                StoredText(
+                    request_id=row[0],
+                    workspace_id=row[2],
+                    encrypted=texts[row[0]],
+                    created_at=datetime.fromisoformat(row[-1]),
+                )
+                for row in stored
+                if row[0] in texts
+            ],
+            ignore_conflicts=True,
+        )
+
+
+def text_of(request_id: UUID, workspace_id: UUID) -> str | None:
+    """The stored text of a request of the workspace."""
+    found = StoredText.objects.filter(pk=request_id, workspace_id=workspace_id).first()
+    if found is None:
+        return None
+    try:
+        return encryption.decrypt(found.encrypted)
+    except encryption.Undecryptable:
+        log.error("stored_text_undecryptable", request_id=str(request_id))
+        return None
 
 
 def _values(row: Row) -> dict[str, Any]:
@@ -464,6 +502,7 @@ def prune() -> int:
             model.objects.filter(period=period, bucket__lt=now - kept).delete()
     UsageBatch.objects.filter(written_at__lt=now - BATCHES_REMEMBERED).delete()
     QuotaNotice.objects.filter(day__lt=before.date()).delete()
+    StoredText.objects.filter(created_at__lt=before).delete()
     if connection.vendor != "postgresql":
         return UsageLog.objects.filter(created_at__lt=before).delete()[0]
     old = [day for day in partition_days() if day < before.date()]

@@ -13,9 +13,80 @@ from django.http import HttpRequest, StreamingHttpResponse
 from accounts.admin.lists import Choice, ReadOnly, TimeRange, actor_of, as_uuid, link_to, subjects
 from accounts.events import audit
 from detection import feedback
-from detection.models import Feedback
+from detection.models import Feedback, Job, PolicyVersion
 
 EXPORTED_MAX = 10_000
+
+
+class JobState(Choice):
+    title = "state"
+    parameter_name = "state"
+    options = {
+        "running": ("Waiting or running", {"finished_at__isnull": True}),
+        "over": ("Over", {"finished_at__isnull": False}),
+    }
+
+
+@admin.register(Job)
+class JobAdmin(ReadOnly):
+    """Without items: their texts are the customer's."""
+
+    list_display = ["at", "kind", "status", "progress", "flagged", "failed", "of"]
+    list_filter = [JobState, TimeRange]
+    list_select_related = ["workspace"]
+    range_field = "created_at"
+    ranges = {
+        "last 24 hours": timedelta(hours=24),
+        "last 7 days": timedelta(days=7),
+        "any time": None,
+    }
+    ordering = ["-created_at"]
+    search_help_text = "A job's id, a workspace's slug, or the id of a workspace."
+
+    def window_of(self, term: str) -> None:
+        return None
+
+    def find(self, queryset: QuerySet[Job], term: str) -> QuerySet[Job]:
+        wanted = as_uuid(term)
+        if (wanted is None or not queryset.filter(pk=wanted).exists()) and (
+            conditions := subjects(term)
+        ):
+            return queryset.filter(**conditions)
+        return queryset.filter(pk=wanted) if wanted else queryset.none()
+
+    @admin.display(description="at (UTC)")
+    def at(self, row: Job) -> str:
+        return f"{row.created_at:%Y-%m-%d %H:%M:%S}"
+
+    @admin.display
+    def progress(self, row: Job) -> str:
+        return f"{row.done:,} of {row.total:,}"
+
+    @admin.display(description="workspace")
+    def of(self, row: Job) -> str:
+        return link_to(row.workspace)
+
+
+@admin.register(PolicyVersion)
+class PolicyVersionAdmin(ReadOnly):
+    list_display = ["at", "version", "actor", "api_key"]
+    list_filter = [TimeRange]
+    list_select_related = ["api_key"]
+    range_field = "created_at"
+    ranges = {"last 30 days": timedelta(days=30), "any time": None}
+    ordering = ["-created_at"]
+    search_help_text = "The id of a key."
+
+    def window_of(self, term: str) -> None:
+        return None
+
+    def find(self, queryset: QuerySet[PolicyVersion], term: str) -> QuerySet[PolicyVersion]:
+        wanted = as_uuid(term)
+        return queryset.filter(subject_id=wanted) if wanted else queryset.none()
+
+    @admin.display(description="at (UTC)")
+    def at(self, row: PolicyVersion) -> str:
+        return f"{row.created_at:%Y-%m-%d %H:%M:%S}"
 
 
 class FeedbackVerdict(Choice):

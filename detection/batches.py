@@ -21,7 +21,7 @@ from accounts.usage_log import Row
 from detection import services
 from detection.policies import DetectionPolicy
 from detection.schemas import DetectRequest, DetectResponse
-from gateway_project.core import errors
+from gateway_project.core import encryption, errors
 from gateway_project.core.middleware import RequestContext
 from gateway_project.core.observability import get_logger
 
@@ -129,9 +129,11 @@ async def _judge_one(item: Item, request: DetectRequest, origin: Origin, batch: 
         said = row.row(context, error.status_code, perf_counter() - context.started)
         return _failed(item, errors_of(error))._replace(row=said)
     row.note(verdict)
-    extra = None
+    extra: dict[str, Any] = {}
     if origin.wants_detections:
         extra = {"threat_types": verdict.threat_types, "metadata": request.metadata}
+    if origin.policy.store_text:
+        extra["text"] = encryption.encrypt(request.text)
     result = verdict.__pydantic_serializer__.to_json(verdict, exclude_none=True)
     line = {"id": item.id, "status": "ok", "result": orjson.Fragment(result), "error": None}
     return Judged(
@@ -139,7 +141,7 @@ async def _judge_one(item: Item, request: DetectRequest, origin: Origin, batch: 
         is_ok=True,
         is_flagged=verdict.decision == "flag",
         row=row.row(context, 200, perf_counter() - context.started),
-        extra=extra,
+        extra=extra or None,
         verdict=verdict,
     )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from datetime import datetime
 from uuid import UUID
 
@@ -12,10 +13,10 @@ from django.utils import timezone
 
 from accounts import request_log
 from accounts.events import audit
-from accounts.models import Workspace
+from accounts.models import StoredText, Workspace
 from accounts.services import Actor
 from detection.models import Feedback
-from gateway_project.core import errors
+from gateway_project.core import encryption, errors
 
 NOTE_CHARS_MAX = 1000
 TEXTS_AT_ONCE = 200
@@ -69,8 +70,12 @@ def give(
 
 
 def texts_of(request_ids: Iterable[UUID]) -> dict[UUID, str]:
-    """The texts of these requests, as far as they were stored. None are: no policy stores them."""
-    return {}
+    """The texts of these requests, as far as they are stored (`store_text` of a key's policy)."""
+    found = {}
+    for row in StoredText.objects.filter(pk__in=list(request_ids)):
+        with suppress(encryption.Undecryptable):
+            found[row.pk] = encryption.decrypt(row.encrypted)
+    return found
 
 
 def jsonl(rows: Sequence[Feedback]) -> Iterator[bytes]:

@@ -14,7 +14,7 @@ import math
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Any, NamedTuple
 from uuid import UUID
 
@@ -419,11 +419,12 @@ class Backlog(NamedTuple):
 
     queued: int
     processing: int
-    oldest_queued_at: datetime | None
+    oldest_queued_seconds: float | None
 
 
 def backlog() -> Backlog:
     waiting = Job.objects.filter(finished_at=None)
     queued = waiting.filter(status=Status.QUEUED)
     oldest = queued.order_by("created_at").values_list("created_at", flat=True).first()
-    return Backlog(queued.count(), waiting.filter(status=Status.PROCESSING).count(), oldest)
+    age = None if oldest is None else round((timezone.now() - oldest).total_seconds(), 1)
+    return Backlog(queued.count(), waiting.filter(status=Status.PROCESSING).count(), age)

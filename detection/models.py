@@ -54,6 +54,7 @@ class Job(models.Model):
             models.Index(fields=["workspace", "-created_at"], name="job_workspace_time"),
             models.Index(fields=["-created_at"], name="job_time"),
             models.Index(fields=["expires_at"], name="job_expiry"),
+            models.Index(fields=["created_at"], name="job_running", condition=Q(finished_at=None)),
         ]
 
     def __str__(self) -> str:

@@ -9,7 +9,7 @@ from accounts.authentication import Caller
 from accounts.usage import Record
 from detection import callbacks, policies, services
 from detection.schemas import DetectRequest, DetectResponse, ScoreRequest, ScoreResponse
-from gateway_project.core import errors
+from gateway_project.core import encryption, errors
 from gateway_project.core.views import DataPlaneViewSet, endpoint, reply
 from webhooks.callbacks import vetted
 
@@ -63,10 +63,13 @@ class DetectViewSet(DataPlaneViewSet):
         row = self.context.usage
         if isinstance(row, Record) and self.principal.wants_detections:
             row.extra["metadata"] = self.body.metadata
+        policy = policies.in_force(self.principal.detection_policy)
+        if isinstance(row, Record) and policy.store_text:
+            row.extra["text"] = encryption.encrypt(self.body.text)
         verdict = await services.detect(
             self.body,
             self.context,
-            policy=policies.in_force(self.principal.detection_policy),
+            policy=policy,
             looked_up=self.looked_up,
         )
         answer = await self._answer(verdict)

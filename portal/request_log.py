@@ -12,7 +12,7 @@ from django.utils import timezone
 from django.utils.dateparse import parse_datetime
 from django.views.decorators.http import require_safe
 
-from accounts import request_log
+from accounts import request_log, usage_log
 from accounts.models import UsageLog
 from portal import feedback
 from portal.forms import RequestFilter
@@ -75,6 +75,7 @@ def one(request: HttpRequest, member: Member, request_id: UUID) -> HttpResponse:
         "row": row,
         "key": member.keys.filter(pk=row.api_key_id).first(),
         "timing": _split(row),
+        "text": usage_log.text_of(row.request_id, member.workspace.pk),
         **feedback.facts(member, row),
     }
     return render(request, "portal/rooms/request.html", facts)

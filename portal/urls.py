@@ -3,7 +3,18 @@
 from allauth.account import views as account
 from django.urls import include, path
 
-from portal import feedback, inbox, mail_queue, playground, request_log, rooms, views, webhooks
+from portal import (
+    feedback,
+    inbox,
+    jobs,
+    mail_queue,
+    playground,
+    policy,
+    request_log,
+    rooms,
+    views,
+    webhooks,
+)
 from portal.limits import limited
 
 urlpatterns = [
@@ -20,6 +31,9 @@ urlpatterns = [
     path("app/keys/<uuid:key_id>", rooms.key, name="portal-key"),
     path("app/keys/<uuid:key_id>/rotate", rooms.rotate, name="portal-key-rotate"),
     path("app/keys/<uuid:key_id>/revoke", rooms.revoke, name="portal-key-revoke"),
+    path("app/keys/<uuid:key_id>/policy", policy.policy, name="portal-key-policy"),
+    path("app/keys/<uuid:key_id>/calibrate", policy.calibrate, name="portal-key-calibrate"),
+    path("app/keys/<uuid:key_id>/threshold", policy.use_threshold, name="portal-key-use-threshold"),
     path("app/first-steps", rooms.first_steps, name="portal-first-steps"),
     path("app/playground", playground.playground, name="portal-playground"),
     path(
@@ -36,6 +50,10 @@ urlpatterns = [
         limited("mail-queue", by="user_or_ip", per_minute=30)(mail_queue.ticket),
         name="portal-mail-queue-ticket",
     ),
+    path("app/jobs", jobs.job_list, name="portal-jobs"),
+    path("app/jobs/<uuid:job_id>", jobs.job, name="portal-job"),
+    path("app/jobs/<uuid:job_id>/download", jobs.download, name="portal-job-download"),
+    path("app/jobs/<uuid:job_id>/cancel", jobs.cancel, name="portal-job-cancel"),
     path("app/webhooks", webhooks.webhooks, name="portal-webhooks"),
     path("app/webhooks/per-request", webhooks.per_request, name="portal-webhook-per-request"),
     path("app/webhooks/<uuid:webhook_id>", webhooks.webhook, name="portal-webhook"),

@@ -19,6 +19,7 @@ from accounts import reports
 from accounts.models import ApiKey, Membership, UsageRollup, Workspace
 from accounts.tasks import HEARTBEAT_KEY, HEARTBEAT_SECONDS
 from accounts.usage_log import EVERYTHING, LATENCY_COLUMNS, STREAM
+from detection import jobs
 from gateway_project.core import breaker, redis
 from portal import figures
 from webhooks import outbox
@@ -53,8 +54,7 @@ def stats(since: datetime, until: datetime) -> dict[str, Any]:
             "delivered_rate": delivered_rate(since, until),
             "oldest_pending_seconds": round(outbox.oldest_pending_seconds(), 1),
         },
-        # No kind of call is answered later yet: nothing is queued, and so nothing waits.
-        "jobs": {"queued": 0, "processing": 0, "oldest_queued_seconds": None},
+        "jobs": jobs.backlog()._asdict(),
         "breakers": breaker.ask_everywhere().worst(),
     }
 

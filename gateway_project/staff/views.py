@@ -121,8 +121,7 @@ class StaffViewSet(ControlPlaneViewSet):
         description=(
             "Read from roll-ups. `since` counts from the beginning of its hour (of its day when "
             "the range is longer than a fortnight). `active_keys`, what waits of `webhooks`, "
-            "`jobs` and `breakers` are of this moment whatever the range. There are no jobs yet: "
-            "their figures are 0 and null."
+            "`jobs` and `breakers` are of this moment whatever the range."
         ),
         answer=Stats,
         parameters=RANGE,

@@ -19,6 +19,7 @@ from jsonschema import Draft202012Validator
 from jsonschema.validators import validator_for
 from openapi_spec_validator import OpenAPIV31SpecValidator, validate
 
+from detection.litellm_views import GuardrailRequest
 from gateway_project.core.views import API_KEY
 from gateway_project.staff.views import STAFF
 from gateway_project.tests.test_permissions import ALL
@@ -33,6 +34,8 @@ OPERATIONS = [
     if hasattr(view, "actions") and hasattr(view.cls, "declared")
 ]
 each_operation = pytest.mark.parametrize(("method", "template", "view"), OPERATIONS)
+
+OPEN = {GuardrailRequest}  # LiteLLM's contract grows without notice
 
 
 @pytest.fixture(scope="module")
@@ -150,7 +153,8 @@ class TestEveryOperation:
         assert content_type == "application/json"
         assert components[name] == model
         assert {part: components[part] for part in parts} == parts
-        assert model["additionalProperties"] is False
+        if declared.body not in OPEN:
+            assert model["additionalProperties"] is False
         # What is sent and what is documented must be one: no alias, no second name.
         assert set(model["properties"]) == set(declared.body.model_fields)
 

@@ -50,6 +50,7 @@ MEMBERS_PAGES = [
     "/app/keys",
     "/app/playground",
     "/app/requests",
+    "/app/jobs",
     "/app/webhooks",
     "/app/webhooks/per-request",
     "/app/inbox",

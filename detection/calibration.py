@@ -1,0 +1,105 @@
+"""Choosing a threshold: what a key's scores of the past, and labelled texts, would give at each.
+
+Scores are kept in hundredths (`accounts.models.ScoreRollup`), and so is everything here. No text is
+stored: those that are uploaded are scored, counted and forgotten.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from datetime import timedelta
+from uuid import UUID
+
+from django.utils import timezone
+
+from accounts import reports
+from detection import engine, services
+from detection.evaluation import Sample, parse
+from detection.models import Feedback
+from detection.schemas import ScoreRequest
+from gateway_project.core.middleware import RequestContext
+
+BINS = 100
+DAYS = 30
+ROWS_MAX = 500
+BYTES_MAX = 1 << 20
+SECONDS_MAX = 25.0
+AT_ONCE = 50
+
+
+def bin_of(score: float) -> int:
+    return min(BINS - 1, int(score * BINS))
+
+
+@dataclass(slots=True)
+class Known:
+    """Counts by hundredths of the score: of verdicts, and of what people said of them."""
+
+    scores: list[int]
+    false_alarms: list[int] = field(default_factory=lambda: [0] * BINS)
+    missed: list[int] = field(default_factory=lambda: [0] * BINS)
+
+
+@dataclass(slots=True)
+class Compared:
+    """Labelled texts by hundredths of their scores, and how many rows could not be used."""
+
+    attacks: list[int] = field(default_factory=lambda: [0] * BINS)
+    harmless: list[int] = field(default_factory=lambda: [0] * BINS)
+    left_out: int = 0
+
+
+def known_of(key_id: UUID) -> Known:
+    """Of the last `DAYS` days of a key."""
+    since = timezone.now() - timedelta(days=DAYS)
+    known = Known(reports.scores(key_id, reports.floor(since, "day")))
+    said = Feedback.objects.filter(api_key_id=key_id, created_at__gte=since)
+    for verdict, confidence in said.values_list("verdict", "confidence"):
+        if verdict == Feedback.Verdict.FALSE_POSITIVE:
+            known.false_alarms[bin_of(confidence)] += 1
+        elif verdict == Feedback.Verdict.FALSE_NEGATIVE:
+            known.missed[bin_of(confidence)] += 1
+    return known
+
+
+def from_threshold(counts: Sequence[int], threshold: float) -> int:
+    """How many of them are flagged at a threshold in whole hundredths."""
+    return sum(counts[round(threshold * BINS) :])
+
+
+def compare(lines: Iterable[bytes]) -> Compared:
+    """Score the labelled texts of a JSONL (`{"text", "label"}`, as `manage.py evaluate` reads it).
+
+    At most `ROWS_MAX` are scored. Blocks until the detector has, at most `SECONDS_MAX`; raises
+    `TimeoutError`. Not for the event loop.
+    """
+    found = Compared()
+    samples: list[Sample] = []
+    for number, line in enumerate((line for line in lines if line.strip()), 1):
+        sample = parse(line, "", number)
+        if isinstance(sample, Sample) and len(samples) < ROWS_MAX:
+            samples.append(sample)
+        else:
+            found.left_out += 1
+    scoring = _score([sample.text for sample in samples])
+    loop = engine.client().loop  # of the web process, which this is a thread of
+    scores = asyncio.run_coroutine_threadsafe(scoring, loop).result(SECONDS_MAX)
+    for sample, score in zip(samples, scores, strict=True):
+        (found.attacks if sample.label else found.harmless)[bin_of(score)] += 1
+    return found
+
+
+async def _score(texts: Sequence[str]) -> list[float]:
+    places = asyncio.Semaphore(AT_ONCE)
+
+    async def score(text: str) -> float:
+        async with places:
+            request = ScoreRequest.model_construct(text=text, content_type="user_input")
+            looked_up = services.start_look_up(text, "user_input")
+            context = RequestContext("", None, None)
+            found = await services.score(request, context, looked_up=looked_up)
+            return found.confidence
+
+    return list(await asyncio.gather(*map(score, texts)))

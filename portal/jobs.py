@@ -1,0 +1,103 @@
+"""Batches and single texts that are judged behind their request. No text: none is stored."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+from typing import Any
+from uuid import UUID
+
+from asgiref.sync import sync_to_async
+from django.contrib import messages
+from django.http import Http404, HttpRequest, HttpResponse, StreamingHttpResponse
+from django.shortcuts import redirect, render
+from django.views.decorators.http import require_POST, require_safe
+from rest_framework.exceptions import NotFound
+from rest_framework.request import Request
+
+from detection import jobs
+from detection.models import Job
+from gateway_project.core import errors
+from gateway_project.core.views import page
+from portal.members import Member, room
+from portal.views import base_url
+
+RESULTS_ON_A_PAGE = 50
+
+
+@require_safe
+@room
+def job_list(request: HttpRequest, member: Member) -> HttpResponse:
+    found = jobs.of_workspace(member.workspace.pk)
+    try:
+        rows, older = page(Request(request), found, ordering=("-created_at", "-id"))
+    except NotFound:
+        raise Http404 from None
+    facts = {
+        "member": member,
+        "rows": rows,
+        "older": older,
+        "has_cursor": "cursor" in request.GET,
+        "base_url": base_url(request),
+    }
+    return render(request, "portal/rooms/jobs.html", facts)
+
+
+@require_safe
+@room
+def job(request: HttpRequest, member: Member, job_id: UUID) -> HttpResponse:
+    """Progress, asked for again while it runs, and a page of results."""
+    found = _job(member, job_id)
+    first = request.GET.get("from", "0")
+    if not (first.isascii() and first.isdigit() and len(first) <= 6):
+        raise Http404
+    lines, following = jobs.results(found, int(first), RESULTS_ON_A_PAGE)
+    facts = {
+        "member": member,
+        "job": found,
+        "key": member.keys.filter(pk=found.api_key_id).first(),
+        "rows": [json.loads(line) for line in lines],
+        "first": int(first),
+        "following": following,
+        "metadata": json.dumps(found.metadata, indent=2) if found.metadata else "",
+    }
+    is_poll = bool(request.headers.get("HX-Request"))
+    return render(request, f"portal/rooms/job{'_state' if is_poll else ''}.html", facts)
+
+
+@require_safe
+@room
+def download(request: HttpRequest, member: Member, job_id: UUID) -> HttpResponse:
+    found = _job(member, job_id)
+    answer: Any = StreamingHttpResponse(_lines(found), content_type="application/x-ndjson")
+    answer["Content-Disposition"] = f'attachment; filename="{found.pk}.ndjson"'
+    return answer  # type: ignore[no-any-return]
+
+
+async def _lines(found: Job) -> AsyncIterator[str]:
+    parts = jobs.all_results(found)
+    following = sync_to_async(lambda: next(parts, None))
+    while (part := await following()) is not None:
+        yield part + "\n"
+
+
+@room
+@require_POST
+def cancel(request: HttpRequest, member: Member, job_id: UUID) -> HttpResponse:
+    member.must_change()
+    found = _job(member, job_id)
+    try:
+        jobs.cancel(found, actor=member.actor(request))
+    except errors.Conflict as exc:
+        messages.error(request, str(exc.detail))
+    else:
+        messages.success(request, "Cancelled. What was judged stays; the other texts are erased.")
+    return redirect("portal-job", job_id=found.pk)
+
+
+def _job(member: Member, job_id: UUID) -> Job:
+    """One of the member's workspace; another's is the same 404 as none."""
+    found = jobs.of_workspace(member.workspace.pk).filter(pk=job_id).first()
+    if found is None:
+        raise Http404
+    return found
