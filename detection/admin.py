@@ -4,16 +4,21 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from datetime import timedelta
+from typing import Any
 
+import pydantic
 from asgiref.sync import sync_to_async
+from django import forms
 from django.contrib import admin, messages
 from django.db.models import QuerySet
 from django.http import HttpRequest, StreamingHttpResponse
 
 from accounts.admin.lists import Choice, ReadOnly, TimeRange, actor_of, as_uuid, link_to, subjects
 from accounts.events import audit
-from detection import feedback
+from detection import feedback, policies
 from detection.models import Feedback, Job, PolicyVersion
+from detection.policy_views import PolicyRequest
+from gateway_project.core import errors
 
 EXPORTED_MAX = 10_000
 
@@ -67,8 +72,30 @@ class JobAdmin(ReadOnly):
         return link_to(row.workspace)
 
 
+class PolicyVersionForm(forms.ModelForm):  # type: ignore[type-arg]
+    """A whole policy, as `PUT /v1/policy` takes it."""
+
+    class Meta:
+        model = PolicyVersion
+        fields = ("api_key", "policy")
+
+    def clean_policy(self) -> dict[str, Any]:
+        try:
+            said = PolicyRequest.model_validate(self.cleaned_data["policy"])
+        except pydantic.ValidationError as exc:
+            wrong = errors.from_pydantic(exc, PolicyRequest).errors
+            raise forms.ValidationError(
+                [f"{error['field']}: {error['message']}".lstrip(": ") for error in wrong]
+            ) from None
+        return said.kept()
+
+
 @admin.register(PolicyVersion)
 class PolicyVersionAdmin(ReadOnly):
+    """Adding a version puts it in force; what was is never changed."""
+
+    form = PolicyVersionForm
+    raw_id_fields = ("api_key",)
     list_display = ["at", "version", "actor", "api_key"]
     list_filter = [TimeRange]
     list_select_related = ["api_key"]
@@ -79,6 +106,20 @@ class PolicyVersionAdmin(ReadOnly):
 
     def window_of(self, term: str) -> None:
         return None
+
+    def has_add_permission(self, request: HttpRequest) -> bool:
+        return bool(getattr(request.user, "is_superuser", False))
+
+    def get_fields(self, request: HttpRequest, obj: Any = None) -> Any:
+        return (
+            ("api_key", "policy")
+            if obj is None
+            else ("api_key", "version", "policy", "actor", "created_at")
+        )
+
+    def save_model(self, request: HttpRequest, obj: PolicyVersion, form: Any, change: bool) -> None:
+        saved = policies.save(obj.api_key, obj.policy, actor=actor_of(request))
+        obj.pk, obj.version = saved.pk, saved.version
 
     def find(self, queryset: QuerySet[PolicyVersion], term: str) -> QuerySet[PolicyVersion]:
         wanted = as_uuid(term)

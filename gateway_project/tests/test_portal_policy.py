@@ -169,3 +169,22 @@ class TestStoredTexts:
         [line] = b"".join(feedback.jsonl([row])).splitlines()
 
         assert json.loads(line) == {"text": ATTACK, "label": 1, "source": "feedback correct"}
+
+
+class TestStaff:
+    ADD = "/admin/detection/policyversion/add/"
+
+    def test_they_put_a_version_in_force(self, root, acme_key):
+        said = {"api_key": str(acme_key.row.pk), "policy": '{"mode": "monitor"}'}
+        root.post(self.ADD, **said)
+
+        assert policy_of(acme_key).mode == "monitor"
+        assert PolicyVersion.objects.get().actor == "root@gateway.example"
+        assert "root@gateway.example" in root.get("/admin/detection/policyversion/").text
+
+    def test_what_is_wrong_is_said_and_nothing_changed(self, root, acme_key):
+        said = {"api_key": str(acme_key.row.pk), "policy": '{"mod": "monitor"}'}
+        page = root.post(self.ADD, **said).text
+
+        assert "unknown field" in page
+        assert not PolicyVersion.objects.exists()

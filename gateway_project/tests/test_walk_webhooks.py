@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from accounts import services
+from gateway_project.tests.served import Worker
 from gateway_project.tests.test_walks import (  # noqa: F401
     EMAIL,
     PASSWORD,
@@ -19,7 +20,6 @@ from gateway_project.tests.test_walks import (  # noqa: F401
     served_site,
     site,
 )
-from gateway_project.tests.test_webhooks_lost import Worker
 from portal.tests.browser import NARROW, WIDE
 
 pytestmark = [pytest.mark.served, pytest.mark.timeout(240)]

@@ -323,6 +323,11 @@ def look_at_every_page(tab, check):
             tab.press("Go on")
         tab.page.wait_for_url(f"{tab.url}{path}")
         check(tab)
+    for words in ("Its policy", "Calibrate its threshold"):
+        tab.go("/app/keys")
+        tab.page.locator("main a[href^='/app/keys/']").first.click()
+        tab.follow(words)
+        check(tab)
 
 
 def libraries_work_under_their_policy(tab):

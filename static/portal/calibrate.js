@@ -22,6 +22,9 @@
     document.getElementById("chosen").textContent = at.toFixed(2);
     const use = document.getElementById("use");
     if (use) use.value = at.toFixed(2);
+    for (const bar of document.querySelectorAll(".histogram rect")) {
+      bar.classList.toggle("over", Math.floor(Number(bar.getAttribute("x"))) >= Math.round(at * 100));
+    }
     const line = document.getElementById("line");
     line.setAttribute("x1", at * 100);
     line.setAttribute("x2", at * 100);
