@@ -293,7 +293,7 @@ def caller_of(key: ApiKey) -> Caller:
         policies=policies_of(key),
         is_suspended=key.workspace.suspended_at is not None,
         detection_policy=json.dumps(key.detection_policy) if key.detection_policy else "",
-        wants_detections=any(name.startswith("detection.") for name in key.workspace.wanted_events),
+        wants_detections=key.workspace.wants_detections,
     )
 
 

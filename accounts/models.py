@@ -165,6 +165,11 @@ class Workspace(models.Model):
         return self.slug
 
     @property
+    def wants_detections(self) -> bool:
+        """Whether a webhook wants to be told of its detections."""
+        return any(name.startswith("detection.") for name in self.wanted_events)
+
+    @property
     def day_quota(self) -> int:
         return self.rate_limit_per_day or self.plan.rate_limit_per_day
 

@@ -9,7 +9,6 @@ from drf_spectacular.utils import OpenApiParameter
 from rest_framework.request import Request
 
 from accounts import request_log
-from accounts.models import Workspace
 from accounts.schemas import DECISIONS, LoggedRequest, LoggedRequests, RequestsQuery
 from accounts.views import KeyedViewSet
 from gateway_project.core import errors
@@ -42,7 +41,7 @@ class RequestViewSet(KeyedViewSet):
         query = asked(request._request, RequestsQuery)
         try:
             found = request_log.page(
-                self._workspace(),
+                self.workspace(),
                 api_key_id=query.key,
                 statuses=query.statuses,
                 decision=query.decision or "",
@@ -73,13 +72,10 @@ class RequestViewSet(KeyedViewSet):
         problems=[errors.NotFound],
     )
     def retrieve(self, request: Request, request_id: UUID) -> HttpResponse:
-        row = request_log.get(self._workspace(), request_id)
+        row = request_log.get(self.workspace(), request_id)
         if row is None:
             raise errors.NotFound(
                 "The log has no such request of this workspace. It keeps them for the days of the "
                 "plan, and shows them a second or two after their answer."
             )
         return reply(LoggedRequest.of(row))
-
-    def _workspace(self) -> Workspace:
-        return Workspace.objects.select_related("plan").get(pk=self.principal.workspace_id)

@@ -346,7 +346,7 @@ def _add_up(rows: Iterable[Row]) -> None:
         total[5] += latency_ms
         total[first_bin + bisect_left(LATENCY_MS, latency_ms)] += 1
         if confidence is not None:
-            number = min(SCORE_BINS - 1, int(confidence * SCORE_BINS))
+            number = bin_of(confidence)
             scores[(at[:16], key, workspace, number)] += 1
     sums: dict[tuple[Any, ...], list[float]] = {}
     for (minute, key, workspace, endpoint, http_status), total in groups.items():
@@ -360,6 +360,11 @@ def _add_up(rows: Iterable[Row]) -> None:
             bins[(*slot, number)] += count
     _upsert(UsageRollup, KEYS, SUMS, [(*key, *total) for key, total in sums.items()])
     _upsert(ScoreRollup, SCORE_KEYS, ("count",), [(*key, count) for key, count in bins.items()])
+
+
+def bin_of(score: float) -> int:
+    """The hundredth that a score of 0 to 1 lies in; the last holds 1 as well."""
+    return min(SCORE_BINS - 1, int(score * SCORE_BINS))
 
 
 def _slots(minute: str, key: str, workspace: str) -> Iterator[tuple[str, datetime, str]]:

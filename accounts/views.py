@@ -13,7 +13,7 @@ from rest_framework.request import Request
 from accounts import idempotency, reports, services
 from accounts.adapter import send_confirmation
 from accounts.authentication import Caller
-from accounts.models import DEFAULT_SCOPES, ApiKey, ApiKeyQuerySet
+from accounts.models import DEFAULT_SCOPES, ApiKey, ApiKeyQuerySet, Workspace
 from accounts.schemas import (
     KeyList,
     KeyPatch,
@@ -66,6 +66,10 @@ class KeyedViewSet(ControlPlaneViewSet):
         """`effect`'s answer; with an `Idempotency-Key` it takes place once."""
         request = self.request._request
         return idempotency.once(self.principal.workspace_id, request, effect)
+
+    def workspace(self) -> Workspace:
+        """With its plan."""
+        return Workspace.objects.select_related("plan").get(pk=self.principal.workspace_id)
 
     def own_keys(self) -> ApiKeyQuerySet:
         return ApiKey.objects.filter(workspace_id=self.principal.workspace_id).select_related(

@@ -26,8 +26,8 @@ from rich.console import Console
 
 from benchmarks import machine
 from benchmarks.contenders import gateway
-from benchmarks.processes import BenchError, Child, base_environment, request, run_once
-from benchmarks.run import running_engine
+from benchmarks.processes import BenchError, Child, base_environment, run_once
+from benchmarks.run import engine_calls, running_engine
 from benchmarks.stores import private_stores, versions
 
 MUST = 2_000
@@ -96,13 +96,13 @@ def run(arguments: argparse.Namespace, console: Console) -> dict[str, Any]:
         act("submit")  # warm up: imports, connections, the interpreter's specialisation
         _wait(worker, act)
         for number in range(arguments.rounds):
-            asked, used = _answered(port), worker.cpu_seconds()
+            asked, used = engine_calls(port), worker.cpu_seconds()
             act("submit")
             found = _wait(worker, act)
             worker.settle()
             rates.append(found["per_second"])
             cpu.append((worker.cpu_seconds() - used) / items * 1000)
-            if (reached := _answered(port) - asked - 1) < items:
+            if (reached := engine_calls(port) - asked - 1) < items:
                 raise BenchError(f"{items} items, and only {reached} requests at the engine.")
             console.print(
                 f"  round {number + 1}/{arguments.rounds}: {rates[-1]:,.0f} items/s, "
@@ -114,11 +114,6 @@ def run(arguments: argparse.Namespace, console: Console) -> dict[str, Any]:
             "items_per_second": {"median": median(rates), "rounds": rates},
             "cpu_ms": median(cpu),
         }
-
-
-def _answered(port: int) -> int:
-    text = request(port, "GET", "/stub_status").body.decode()
-    return int(text.splitlines()[2].split()[2])
 
 
 def _wait(worker: Child, act: Any) -> dict[str, Any]:
@@ -148,7 +143,7 @@ def _submit(batches: int) -> dict[str, Any]:
     from detection import jobs
     from detection.batches import Item
     from detection.models import Job
-    from detection.schemas import DetectConfig, DetectRequest
+    from detection.schemas import DetectConfig
 
     key = ApiKey.objects.get()
     config = DetectConfig()
@@ -157,13 +152,10 @@ def _submit(batches: int) -> dict[str, Any]:
         for _ in range(batches):
             run = new_id()
             items = [
-                Item(
+                Item.of(
                     str(number),
-                    DetectRequest.model_construct(
-                        text=f"Please summarise the quarterly report number {number} of {run}.",
-                        config=config,
-                        metadata=None,
-                    ),
+                    f"Please summarise the quarterly report number {number} of {run}.",
+                    config,
                 )
                 for number in range(ITEMS)
             ]

@@ -96,7 +96,7 @@ class Bench:
         keys: Path | None = None,
     ) -> report.Run:
         """One run of wrk against one contender, checked and with its CPU time."""
-        calls, cpu = self._engine_calls(), side.cpu_seconds()
+        calls, cpu = engine_calls(self.engine_port), side.cpu_seconds()
         load = run_wrk(
             row,
             side.contender.port,
@@ -107,7 +107,7 @@ class Bench:
         )
         # Work put off until after the answer belongs to the request, so CPU counts to rest.
         settled = side.settle()
-        calls, cpu = self._engine_calls() - calls - 1, side.cpu_seconds() - cpu
+        calls, cpu = engine_calls(self.engine_port) - calls - 1, side.cpu_seconds() - cpu
         if settled:
             self.foreign.append(machine.busy_share(0.3))
         if row.counts_usage:
@@ -267,11 +267,6 @@ class Bench:
                 total += float(line.rpartition(" ")[2])
         return round(total)
 
-    def _engine_calls(self) -> int:
-        """Requests that the stub has had since it started, this question included."""
-        text = request(self.engine_port, "GET", "/stub_status").body.decode()
-        return int(text.splitlines()[2].split()[2])
-
     @staticmethod
     def _check_engine(row: Row, side: Side, load: Load, calls: int) -> None:
         asked = f"the engine was asked {calls:,} times for {load.requests:,} answers"
@@ -289,6 +284,12 @@ def _log_lines(log: Path, paths: set[str]) -> int:
             b'"request"' in line and b"200" in line and any(mark in line for mark in marks)
             for line in lines
         )
+
+
+def engine_calls(port: int) -> int:
+    """Requests that the stub has had since it started, this question included."""
+    text = request(port, "GET", "/stub_status").body.decode()
+    return int(text.splitlines()[2].split()[2])
 
 
 @contextmanager

@@ -29,8 +29,8 @@ from rich.table import Table
 
 from benchmarks import machine
 from benchmarks.contenders import gateway
-from benchmarks.processes import LOOPBACK, BenchError, Child, base_environment, request, run_once
-from benchmarks.run import running_engine
+from benchmarks.processes import LOOPBACK, BenchError, Child, base_environment, run_once
+from benchmarks.run import engine_calls, running_engine
 from benchmarks.stores import private_stores, versions
 from webhooks.catalogue import VERDICT
 
@@ -105,13 +105,13 @@ def run(arguments: argparse.Namespace, console: Console) -> dict[str, Any]:
         _wait(worker, act, count)
         for number in range(rounds):
             floor.append(act("post")["per_second"])
-            asked, used = _answered(port), worker.cpu_seconds()
+            asked, used = engine_calls(port), worker.cpu_seconds()
             act("publish")
             found = _wait(worker, act, count)
             worker.settle()
             ours.append(found["per_second"])
             cpu.append((worker.cpu_seconds() - used) / count * 1000)
-            if (reached := _answered(port) - asked - 1) < count:
+            if (reached := engine_calls(port) - asked - 1) < count:
                 raise BenchError(f"{count} events, and only {reached} requests at the receiver.")
             console.print(
                 f"  round {number + 1}/{rounds}: httpx alone {floor[-1]:,.0f}/s, "
@@ -124,11 +124,6 @@ def run(arguments: argparse.Namespace, console: Console) -> dict[str, Any]:
             "httpx": {"median": median(floor), "rounds": floor},
             "gateway": {"median": median(ours), "rounds": ours, "cpu_ms": median(cpu)},
         }
-
-
-def _answered(port: int) -> int:
-    text = request(port, "GET", "/stub_status").body.decode()
-    return int(text.splitlines()[2].split()[2])
 
 
 def _wait(worker: Child, act: Any, count: int) -> dict[str, Any]:

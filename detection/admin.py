@@ -1,26 +1,40 @@
-"""Staff's view of what customers say of verdicts."""
+"""Staff's view of jobs, of keys' policies, and of what customers say of verdicts."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from datetime import timedelta
 from typing import Any
 
 import pydantic
-from asgiref.sync import sync_to_async
 from django import forms
 from django.contrib import admin, messages
 from django.db.models import QuerySet
 from django.http import HttpRequest, StreamingHttpResponse
 
-from accounts.admin.lists import Choice, ReadOnly, TimeRange, actor_of, as_uuid, link_to, subjects
+from accounts.admin.lists import (
+    Choice,
+    ReadOnly,
+    TimeRange,
+    actor_of,
+    as_uuid,
+    at,
+    is_superuser,
+    link_to,
+    of_subject,
+)
 from accounts.events import audit
 from detection import feedback, policies
 from detection.models import Feedback, Job, PolicyVersion
 from detection.policy_views import PolicyRequest
 from gateway_project.core import errors
+from gateway_project.core.control_plane import ndjson
 
 EXPORTED_MAX = 10_000
+
+
+@admin.display(description="workspace")
+def of(row: Job | Feedback) -> str:
+    return link_to(row.workspace)
 
 
 class JobState(Choice):
@@ -36,7 +50,7 @@ class JobState(Choice):
 class JobAdmin(ReadOnly):
     """Without items: their texts are the customer's."""
 
-    list_display = ["at", "kind", "status", "progress", "flagged", "failed", "of"]
+    list_display = [at, "kind", "status", "progress", "flagged", "failed", of]
     list_filter = [JobState, TimeRange]
     list_select_related = ["workspace"]
     range_field = "created_at"
@@ -48,28 +62,12 @@ class JobAdmin(ReadOnly):
     ordering = ["-created_at"]
     search_help_text = "A job's id, a workspace's slug, or the id of a workspace."
 
-    def window_of(self, term: str) -> None:
-        return None
-
     def find(self, queryset: QuerySet[Job], term: str) -> QuerySet[Job]:
-        wanted = as_uuid(term)
-        if (wanted is None or not queryset.filter(pk=wanted).exists()) and (
-            conditions := subjects(term)
-        ):
-            return queryset.filter(**conditions)
-        return queryset.filter(pk=wanted) if wanted else queryset.none()
-
-    @admin.display(description="at (UTC)")
-    def at(self, row: Job) -> str:
-        return f"{row.created_at:%Y-%m-%d %H:%M:%S}"
+        return of_subject(queryset, term, "pk")
 
     @admin.display
     def progress(self, row: Job) -> str:
         return f"{row.done:,} of {row.total:,}"
-
-    @admin.display(description="workspace")
-    def of(self, row: Job) -> str:
-        return link_to(row.workspace)
 
 
 class PolicyVersionForm(forms.ModelForm):  # type: ignore[type-arg]
@@ -83,10 +81,8 @@ class PolicyVersionForm(forms.ModelForm):  # type: ignore[type-arg]
         try:
             said = PolicyRequest.model_validate(self.cleaned_data["policy"])
         except pydantic.ValidationError as exc:
-            wrong = errors.from_pydantic(exc, PolicyRequest).errors
-            raise forms.ValidationError(
-                [f"{error['field']}: {error['message']}".lstrip(": ") for error in wrong]
-            ) from None
+            wrong = errors.from_pydantic(exc, PolicyRequest).sentences
+            raise forms.ValidationError(wrong) from None
         return said.kept()
 
 
@@ -96,7 +92,7 @@ class PolicyVersionAdmin(ReadOnly):
 
     form = PolicyVersionForm
     raw_id_fields = ("api_key",)
-    list_display = ["at", "version", "actor", "api_key"]
+    list_display = [at, "version", "actor", "api_key"]
     list_filter = [TimeRange]
     list_select_related = ["api_key"]
     range_field = "created_at"
@@ -104,11 +100,8 @@ class PolicyVersionAdmin(ReadOnly):
     ordering = ["-created_at"]
     search_help_text = "The id of a key."
 
-    def window_of(self, term: str) -> None:
-        return None
-
     def has_add_permission(self, request: HttpRequest) -> bool:
-        return bool(getattr(request.user, "is_superuser", False))
+        return is_superuser(request)
 
     def get_fields(self, request: HttpRequest, obj: Any = None) -> Any:
         return (
@@ -125,10 +118,6 @@ class PolicyVersionAdmin(ReadOnly):
         wanted = as_uuid(term)
         return queryset.filter(subject_id=wanted) if wanted else queryset.none()
 
-    @admin.display(description="at (UTC)")
-    def at(self, row: PolicyVersion) -> str:
-        return f"{row.created_at:%Y-%m-%d %H:%M:%S}"
-
 
 class FeedbackVerdict(Choice):
     title = "verdict"
@@ -142,7 +131,7 @@ class FeedbackVerdict(Choice):
 
 @admin.register(Feedback)
 class FeedbackAdmin(ReadOnly):
-    list_display = ["at", "verdict", "score", "decision", "source", "request_id", "of"]
+    list_display = [at, "verdict", "score", "decision", "source", "request_id", of]
     list_filter = [FeedbackVerdict, TimeRange]
     list_select_related = ["workspace"]
     range_field = "created_at"
@@ -158,31 +147,16 @@ class FeedbackAdmin(ReadOnly):
     )
     actions = ["export"]
 
-    def window_of(self, term: str) -> None:
-        return None
-
     def find(self, queryset: QuerySet[Feedback], term: str) -> QuerySet[Feedback]:
-        conditions = subjects(term)
-        if conditions:
-            return queryset.filter(**conditions)
-        wanted = as_uuid(term)
-        return queryset.filter(request_id=wanted) if wanted else queryset.none()
-
-    @admin.display(description="at (UTC)")
-    def at(self, row: Feedback) -> str:
-        return f"{row.created_at:%Y-%m-%d %H:%M:%S}"
+        return of_subject(queryset, term, "request_id")
 
     @admin.display
     def score(self, row: Feedback) -> str:
         return f"{row.confidence:.3f}"
 
-    @admin.display(description="workspace")
-    def of(self, row: Feedback) -> str:
-        return link_to(row.workspace)
-
     def has_export_permission(self, request: HttpRequest) -> bool:
         """Texts of customers: like every act, for superusers."""
-        return bool(getattr(request.user, "is_superuser", False))
+        return is_superuser(request)
 
     @admin.action(description="Export as JSONL", permissions=["export"])
     def export(
@@ -203,21 +177,11 @@ class FeedbackAdmin(ReadOnly):
         if not stored:
             return None
         audit("feedback.exported", rows=stored, **actor_of(request).fields())
-        return StreamingHttpResponse(
-            _pieces(rows),
-            content_type="application/x-ndjson",
-            headers={
-                "Content-Disposition": 'attachment; filename="feedback.jsonl"',
-                "Cache-Control": "no-store",
-            },
-        )
+        headers = {
+            "Content-Disposition": 'attachment; filename="feedback.jsonl"',
+            "Cache-Control": "no-store",
+        }
+        return ndjson(feedback.jsonl(rows), **headers)
 
     # As `accounts.admin.acts` says: the page of one row offers it.
     export.applies = lambda row: True  # type: ignore[attr-defined]
-
-
-async def _pieces(rows: list[Feedback]) -> AsyncIterator[bytes]:
-    pieces = feedback.jsonl(rows)
-    following = sync_to_async(lambda: next(pieces, None))
-    while (piece := await following()) is not None:
-        yield piece

@@ -20,7 +20,7 @@ from accounts.usage import Record, buffer
 from accounts.usage_log import Row
 from detection import services
 from detection.policies import DetectionPolicy
-from detection.schemas import DetectRequest, DetectResponse
+from detection.schemas import DetectConfig, DetectRequest, DetectResponse
 from gateway_project.core import encryption, errors
 from gateway_project.core.middleware import RequestContext
 from gateway_project.core.observability import get_logger
@@ -56,6 +56,20 @@ class Item:
     request: DetectRequest | None
     error: dict[str, str] | None = None
     request_id: UUID | None = None
+
+    @classmethod
+    def of(
+        cls,
+        item_id: str,
+        text: str,
+        config: DetectConfig,
+        metadata: dict[str, Any] | None = None,
+        *,
+        request_id: UUID | None = None,
+    ) -> Item:
+        """Of parts that were validated."""
+        request = DetectRequest.model_construct(text=text, config=config, metadata=metadata)
+        return cls(item_id, request, request_id=request_id)
 
 
 class Judged(NamedTuple):
@@ -148,10 +162,7 @@ async def _judge_one(item: Item, request: DetectRequest, origin: Origin, batch: 
 
 def errors_of(error: errors.GatewayError) -> dict[str, str]:
     """As an item says it. Of several fields at fault each is named."""
-    message = str(error.detail)
-    if error.errors:
-        message = "; ".join(f"{e['field']}: {e['message']}".lstrip(": ") for e in error.errors)
-    return {"code": error.code, "message": message}
+    return {"code": error.code, "message": "; ".join(error.sentences) or str(error.detail)}
 
 
 def refused(item_id: str, error: errors.GatewayError) -> Item:

@@ -15,22 +15,19 @@ from uuid import UUID
 from django.utils import timezone
 
 from accounts import reports
+from accounts.usage_log import SCORE_BINS as BINS
+from accounts.usage_log import bin_of
 from detection import engine, services
 from detection.evaluation import Sample, parse
 from detection.models import Feedback
 from detection.schemas import ScoreRequest
 from gateway_project.core.middleware import RequestContext
 
-BINS = 100
 DAYS = 30
 ROWS_MAX = 500
 BYTES_MAX = 1 << 20
 SECONDS_MAX = 25.0
 AT_ONCE = 50
-
-
-def bin_of(score: float) -> int:
-    return min(BINS - 1, int(score * BINS))
 
 
 @dataclass(slots=True)

@@ -10,7 +10,6 @@ from pydantic import AfterValidator, BaseModel, Field, StringConstraints
 from rest_framework.request import Request
 
 from accounts import idempotency
-from accounts.models import Workspace
 from accounts.schemas import Time, without_nul
 from accounts.views import KeyedViewSet
 from detection import feedback
@@ -73,7 +72,7 @@ class FeedbackViewSet(KeyedViewSet):
     )
     def create(self, request: Request) -> HttpResponse:
         body = self.parsed(FeedbackRequest)
-        workspace = Workspace.objects.select_related("plan").get(pk=self.principal.workspace_id)
+        workspace = self.workspace()
 
         def give() -> HttpResponse:
             row, is_first = feedback.give(

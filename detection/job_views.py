@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator, Sequence
-from functools import partial
+from collections.abc import Sequence
 from time import perf_counter
 from typing import Any
 from uuid import UUID
 
 import orjson
-from asgiref.sync import sync_to_async
 from django.conf import settings
 from django.db import transaction
 from django.http import HttpRequest, HttpResponse, StreamingHttpResponse
@@ -36,37 +34,25 @@ from detection.schemas import (
     BatchResponse,
     BatchView,
     DetectConfig,
-    DetectRequest,
     Unfit,
 )
+from detection.views import OnceViewSet
 from gateway_project.core import errors
+from gateway_project.core.control_plane import NDJSON, ndjson
 from gateway_project.core.middleware import RequestContext
-from gateway_project.core.views import PAGING, DataPlaneViewSet, endpoint, reply
-from webhooks.callbacks import vetted
+from gateway_project.core.views import PAGING, endpoint, reply
 
 SCOPE = "batch"
 TAGS = ("batches",)
-NDJSON = "application/x-ndjson"
 RESPOND_ASYNC = re.compile(r"(?:^|[,;\s])respond-async(?:[,;\s]|$)", re.IGNORECASE)  # RFC 7240
 PAGE_MAX = 200
 
 
-class _Queueing(DataPlaneViewSet):
-    """What is stored before it is answered: 202, once for each `Idempotency-Key`."""
-
-    principal: Caller
-    replay: HttpResponse | None = None
-
-    async def admit(self, webhook_url: str | None) -> None:
-        """Check the address; a request that was answered before costs nothing of the day."""
-        if webhook_url is not None:
-            await vetted(webhook_url)
-        self.replay = await idempotency.aanswered(self.principal.workspace_id, self.request)
-        if self.replay is not None:
-            self.day_cost = 0
+class _Queueing(OnceViewSet):
+    """What is stored before it is answered: 202, and each item will be a row of the log."""
 
     async def queue(self, order: jobs.Order, items: Sequence[Item]) -> HttpResponse:
-        self.context.usage = None  # each item will be a row of its own
+        self.context.usage = None
         if self.replay is not None:
             return self.replay
 
@@ -213,10 +199,9 @@ class AsyncViewSet(_Queueing):
     )
     async def create(self, request: HttpRequest) -> HttpResponse:
         body, request_id = self.body, self.context.request_uuid
-        whole = DetectRequest.model_construct(
-            text=body.text, config=body.config, metadata=body.metadata
+        item = Item.of(
+            self.context.request_id, body.text, body.config, body.metadata, request_id=request_id
         )
-        item = Item(self.context.request_id, whole, request_id=request_id)
         return await self.queue(self.order(Job.Kind.ASYNC, body, request_id), [item])
 
     @staticmethod
@@ -259,7 +244,7 @@ class JobViewSet(KeyedViewSet):
     def batch(self, request: Request, id: UUID) -> HttpResponse | StreamingHttpResponse:  # noqa: A002
         job = self.own(Job.Kind.BATCH, id)
         if NDJSON in request.headers.get("Accept", ""):
-            return StreamingHttpResponse(_lines(job), content_type=NDJSON)
+            return ndjson(jobs.all_results(job))
         first, limit = _asked(request)
         lines, following = jobs.results(job, first, limit)
         address = None
@@ -309,8 +294,7 @@ def _item(asked: BatchItem | Unfit, config: DetectConfig) -> Item:
         config = config.model_copy(
             update={name: getattr(own, name) for name in own.model_fields_set}
         )
-    request = DetectRequest.model_construct(text=asked.text, config=config, metadata=asked.metadata)
-    return Item(asked.id, request)
+    return Item.of(asked.id, asked.text, config, asked.metadata)
 
 
 def _shown(job: Job) -> dict[str, Any]:
@@ -345,10 +329,3 @@ def _asked(request: Request) -> tuple[int, int]:
     if wrong:
         raise errors.ValidationFailed(errors=wrong)
     return int(first), int(limit)
-
-
-async def _lines(job: Job) -> AsyncIterator[str]:
-    parts = jobs.all_results(job)
-    following = sync_to_async(partial(next, parts, None))
-    while (part := await following()) is not None:
-        yield part + "\n"

@@ -20,7 +20,6 @@ from detection.schemas import (
     ITEMS_AT_ONCE_MAX,
     TEXT_CHARS_MAX,
     DetectConfig,
-    DetectRequest,
     is_text,
 )
 from gateway_project.core import errors
@@ -68,13 +67,7 @@ class GuardrailViewSet(DataPlaneViewSet):
     async def create(self, request: HttpRequest) -> HttpResponse:
         kind = "user_input" if self.body.input_type == "request" else "model_output"
         config = DetectConfig(content_type=kind)  # type: ignore[arg-type]
-        items = [
-            Item(
-                str(number),
-                DetectRequest.model_construct(text=text, config=config, metadata=None),
-            )
-            for number, text in enumerate(self.texts)
-        ]
+        items = [Item.of(str(number), text, config) for number, text in enumerate(self.texts)]
         judged = await batches.judge(
             items,
             origin_of(self.principal, self.context),

@@ -32,6 +32,7 @@ from gateway_project.core import errors
 from gateway_project.core.observability import policy_matches
 
 DEFAULT_THRESHOLD = 0.6
+VERSIONS_SHOWN = 20
 Source = Literal["engine", "fallback", "none"]
 Match = Literal["allow", "deny"]
 
@@ -145,6 +146,18 @@ def read(said: Mapping[str, Any]) -> DetectionPolicy:
     )
 
 
+def version_of(key: ApiKey) -> int:
+    """Of the policy in force; 0: the key has none of its own."""
+    version: int = key.detection_policy.get("version", 0)
+    return version
+
+
+def body_of(key: ApiKey) -> dict[str, Any]:
+    """The policy in force, as `save` takes it."""
+    said: dict[str, Any] = key.detection_policy
+    return {name: said[name] for name in said if name not in ("id", "version", "updated_at")}
+
+
 # -- Changing -------------------------------------------------------------------------------------
 
 
@@ -162,7 +175,7 @@ def save(
     """
     with transaction.atomic():
         held = ApiKey.objects.select_for_update().get(pk=key.pk)
-        now = held.detection_policy.get("version", 0) if held.detection_policy else 0
+        now = version_of(held)
         if expected is not None and expected != now:
             raise errors.PreconditionFailed(
                 f"Version {now} of the policy is in force, not {expected}: somebody changed it "
@@ -197,5 +210,6 @@ def save(
 
 
 def versions_of(key: ApiKey) -> list[PolicyVersion]:
-    """The newest first."""
-    return list(PolicyVersion.objects.filter(subject_id=subject_of(key)).order_by("-version")[:50])
+    """The newest first; at most `VERSIONS_SHOWN`."""
+    found = PolicyVersion.objects.filter(subject_id=subject_of(key)).order_by("-version")
+    return list(found[:VERSIONS_SHOWN])

@@ -117,7 +117,7 @@ class PolicyView(BaseModel):
 
     @classmethod
     def of(cls, key: ApiKey) -> PolicyView:
-        said = key.detection_policy or {}
+        said = key.detection_policy
         updated_at = said.get("updated_at")
         known = policies.of_key(key)
         return cls(
@@ -172,8 +172,7 @@ class PolicyViewSet(KeyedViewSet):
 
 
 def _shown(key: ApiKey) -> HttpResponse:
-    version = key.detection_policy.get("version", 0) if key.detection_policy else 0
-    return reply(PolicyView.of(key), headers={"ETag": f'"{version}"'})
+    return reply(PolicyView.of(key), headers={"ETag": f'"{policies.version_of(key)}"'})
 
 
 def _version_of(tag: str | None) -> int | None:

@@ -14,10 +14,23 @@ from gateway_project.core.views import DataPlaneViewSet, endpoint, reply
 from webhooks.callbacks import vetted
 
 
-class DetectViewSet(DataPlaneViewSet):
-    body: DetectRequest
+class OnceViewSet(DataPlaneViewSet):
+    """What an `Idempotency-Key` keeps from being done twice: `replay` is what it was answered."""
+
     principal: Caller
     replay: HttpResponse | None = None
+
+    async def admit(self, webhook_url: str | None) -> None:
+        """Check the address; a request that was answered before costs nothing of the day."""
+        if webhook_url is not None:
+            await vetted(webhook_url)
+        self.replay = await idempotency.aanswered(self.principal.workspace_id, self.request)
+        if self.replay is not None:
+            self.day_cost = 0
+
+
+class DetectViewSet(OnceViewSet):
+    body: DetectRequest
 
     def prefetch(self) -> None:
         # Leaves in one trip with the limiter's script.
@@ -27,12 +40,8 @@ class DetectViewSet(DataPlaneViewSet):
         )
 
     async def prepare(self) -> None:
-        if self.body.webhook_url is None:
-            return
-        await vetted(self.body.webhook_url)
-        self.replay = await idempotency.aanswered(self.principal.workspace_id, self.request)
-        if self.replay is not None:
-            self.day_cost = 0
+        if self.body.webhook_url is not None:
+            await self.admit(self.body.webhook_url)
 
     @endpoint(
         summary="Is this text an attack?",

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator
-from typing import Any
 from uuid import UUID
 
-from asgiref.sync import sync_to_async
 from django.contrib import messages
-from django.http import Http404, HttpRequest, HttpResponse, StreamingHttpResponse
+from django.http import Http404, HttpRequest, HttpResponse, HttpResponseBase
 from django.shortcuts import redirect, render
 from django.views.decorators.http import require_POST, require_safe
 from rest_framework.exceptions import NotFound
@@ -18,6 +15,7 @@ from rest_framework.request import Request
 from detection import jobs
 from detection.models import Job
 from gateway_project.core import errors
+from gateway_project.core.control_plane import ndjson
 from gateway_project.core.views import page
 from portal.members import Member, room
 from portal.views import base_url
@@ -67,18 +65,10 @@ def job(request: HttpRequest, member: Member, job_id: UUID) -> HttpResponse:
 
 @require_safe
 @room
-def download(request: HttpRequest, member: Member, job_id: UUID) -> HttpResponse:
+def download(request: HttpRequest, member: Member, job_id: UUID) -> HttpResponseBase:
     found = _job(member, job_id)
-    answer: Any = StreamingHttpResponse(_lines(found), content_type="application/x-ndjson")
-    answer["Content-Disposition"] = f'attachment; filename="{found.pk}.ndjson"'
-    return answer  # type: ignore[no-any-return]
-
-
-async def _lines(found: Job) -> AsyncIterator[str]:
-    parts = jobs.all_results(found)
-    following = sync_to_async(lambda: next(parts, None))
-    while (part := await following()) is not None:
-        yield part + "\n"
+    headers = {"Content-Disposition": f'attachment; filename="{found.pk}.ndjson"'}
+    return ndjson(jobs.all_results(found), **headers)
 
 
 @room

@@ -7,13 +7,14 @@ from dataclasses import dataclass
 from functools import wraps
 from time import time
 from typing import Any, Concatenate, ParamSpec, cast
+from uuid import UUID
 
 from allauth.account.internal.flows.login import get_authentication_records
 from allauth.core.exceptions import ReauthenticationRequired
 from django.conf import settings
 from django.contrib.auth.decorators import login_required
 from django.core.exceptions import PermissionDenied
-from django.http import HttpRequest, HttpResponse
+from django.http import Http404, HttpRequest, HttpResponse
 from django.shortcuts import render
 
 from accounts.adapter import actor_of
@@ -41,6 +42,14 @@ class Member:
     def keys(self) -> ApiKeyQuerySet:
         """The workspace's keys, without those of playgrounds."""
         return ApiKey.objects.listed().filter(workspace=self.workspace)
+
+    def key(self, key_id: UUID) -> ApiKey:
+        """One of the workspace's; another's is the same 404 as none."""
+        found = self.keys.filter(pk=key_id).first()
+        if found is None:
+            raise Http404
+        found.workspace = self.workspace  # with its plan, which was read already
+        return found
 
     def actor(self, request: HttpRequest) -> Actor:
         return actor_of(request, self.user.email)

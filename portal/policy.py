@@ -9,13 +9,14 @@ from uuid import UUID
 
 from django import forms
 from django.contrib import messages
-from django.http import Http404, HttpRequest, HttpResponse
+from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect, render
 from django.views.decorators.http import require_http_methods, require_POST
 
 from accounts.models import ApiKey
+from accounts.usage_log import SCORE_BINS as BINS
 from detection import calibration, policies
-from detection.calibration import BINS, Compared, Known, from_threshold
+from detection.calibration import Compared, Known, from_threshold
 from detection.policy_views import ENTRIES_MAX, THREAT_TYPES
 from gateway_project.core import errors
 from portal.members import Member, room
@@ -81,12 +82,12 @@ class PolicyForm(forms.Form):
     )
 
     def __init__(self, key: ApiKey, data: Any = None) -> None:
-        said = key.detection_policy or {}
+        said = key.detection_policy
         known = policies.of_key(key)
         super().__init__(
             data,
             initial={
-                "version": said.get("version", 0),
+                "version": policies.version_of(key),
                 "threshold_engine": known.threshold_engine,
                 "threshold_fallback": known.threshold_fallback,
                 "mode": known.mode,
@@ -145,7 +146,7 @@ class PolicyForm(forms.Form):
 @require_http_methods(["GET", "HEAD", "POST"])
 @room
 def policy(request: HttpRequest, member: Member, key_id: UUID) -> HttpResponse:
-    key = _key(member, key_id)
+    key = member.key(key_id)
     form = PolicyForm(key, request.POST if request.method == "POST" else None)
     if request.method == "POST":
         member.must_change()
@@ -166,8 +167,8 @@ def policy(request: HttpRequest, member: Member, key_id: UUID) -> HttpResponse:
         "member": member,
         "key": key,
         "form": form,
-        "versions": policies.versions_of(key)[:20],
-        "now": (key.detection_policy or {}).get("version", 0),
+        "versions": policies.versions_of(key),
+        "now": policies.version_of(key),
     }
     return render(request, "portal/rooms/policy.html", facts)
 
@@ -192,7 +193,7 @@ class UploadForm(forms.Form):
 @room
 def calibrate(request: HttpRequest, member: Member, key_id: UUID) -> HttpResponse:
     """The threshold over the scores of 30 days, and over labelled texts that are not kept."""
-    key = _key(member, key_id)
+    key = member.key(key_id)
     form = UploadForm(
         request.POST if request.method == "POST" else None,
         request.FILES if request.method == "POST" else None,
@@ -234,16 +235,12 @@ def calibrate(request: HttpRequest, member: Member, key_id: UUID) -> HttpRespons
 def use_threshold(request: HttpRequest, member: Member, key_id: UUID) -> HttpResponse:
     """One click: the policy as it is, with this threshold."""
     member.must_change()
-    key = _key(member, key_id)
+    key = member.key(key_id)
     chosen = _chosen(request.POST.get("threshold"), -1.0)
     if chosen < 0:
         messages.error(request, "Choose a threshold from 0 to 1.")
         return redirect("portal-key-calibrate", key_id=key.pk)
-    said = {
-        name: value
-        for name, value in (key.detection_policy or {}).items()
-        if name not in ("id", "version", "updated_at")
-    }
+    said = policies.body_of(key)
     said["threshold"] = {**(said.get("threshold") or {}), "engine": chosen}
     saved = policies.save(key, said, actor=member.actor(request))
     messages.success(request, f"{chosen:.2f} is in force, as version {saved.version}.")
@@ -302,10 +299,3 @@ def _bars(known: Known, compared: Compared | None) -> list[dict[str, Any]]:
                     }
                 )
     return bars
-
-
-def _key(member: Member, key_id: UUID) -> ApiKey:
-    found = member.keys.filter(pk=key_id).first()
-    if found is None:
-        raise Http404
-    return found

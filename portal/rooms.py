@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from uuid import UUID
 
 from django.contrib import messages
-from django.http import Http404, HttpRequest, HttpResponse
+from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect, render
 from django.urls import reverse
 from django.utils import timezone
@@ -157,7 +157,7 @@ def _is_within_plan(form: KeyForm, member: Member) -> bool:
 @require_safe
 @room
 def key(request: HttpRequest, member: Member, key_id: UUID) -> HttpResponse:
-    found = _key(member, key_id)
+    found = member.key(key_id)
     return _key_page(request, member, found, RevokeForm(found))
 
 
@@ -166,7 +166,7 @@ def key(request: HttpRequest, member: Member, key_id: UUID) -> HttpResponse:
 @room
 def rotate(request: HttpRequest, member: Member, key_id: UUID) -> HttpResponse:
     member.must_change()
-    found, form = _key(member, key_id), RotateForm(request.POST)
+    found, form = member.key(key_id), RotateForm(request.POST)
     if not form.is_valid():
         return _key_page(request, member, found, RevokeForm(found))
     try:
@@ -187,22 +187,13 @@ def rotate(request: HttpRequest, member: Member, key_id: UUID) -> HttpResponse:
 @room
 def revoke(request: HttpRequest, member: Member, key_id: UUID) -> HttpResponse:
     member.must_change()
-    found = _key(member, key_id)
+    found = member.key(key_id)
     form = RevokeForm(found, request.POST)
     if not form.is_valid():
         return _key_page(request, member, found, form)
     services.revoke_key(found, actor=member.actor(request))
     messages.success(request, f"“{found.name}” is revoked: no worker accepts it any more.")
     return redirect("portal-keys")
-
-
-def _key(member: Member, key_id: UUID) -> ApiKey:
-    """A key of the member's workspace; another's is the same 404 as none."""
-    found = member.keys.filter(pk=key_id).first()
-    if found is None:
-        raise Http404
-    found.workspace = member.workspace  # with its plan, which was read already
-    return found
 
 
 def _key_page(

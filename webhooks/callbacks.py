@@ -58,6 +58,5 @@ async def vetted(url: str) -> None:
     except TimeoutError:
         return
     except destinations.Refused as exc:
-        sentence = str(exc)
-        problem = {"field": FIELD, "message": sentence[:1].lower() + sentence[1:]}
+        problem = {"field": FIELD, "message": exc.of_field}
         raise errors.ValidationFailed(errors=[problem]) from None

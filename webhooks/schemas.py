@@ -39,8 +39,7 @@ def _unless_refused(look: Callable[[str], object], url: str) -> str:
     try:
         look(url)
     except destinations.Refused as exc:
-        sentence = str(exc)
-        raise ValueError(sentence[:1].lower() + sentence[1:]) from None
+        raise ValueError(exc.of_field) from None
     return url
 
 

@@ -111,6 +111,10 @@ class Listing(admin.ModelAdmin):
     def adorn(self, rows: list[Any]) -> None:
         pass
 
+    def window_of(self, term: str) -> tuple[datetime, datetime] | None:
+        """From when to when rows that `term` names can be, whatever `TimeRange` says."""
+        return None
+
     def find(self, queryset: QuerySet[Any], term: str) -> QuerySet[Any]:
         raise NotImplementedError
 
@@ -148,6 +152,10 @@ def parameters_of(spec: Any) -> tuple[str, ...]:
     return getattr(spec, "names", None) or (spec.parameter_name,)
 
 
+def is_superuser(request: HttpRequest) -> bool:
+    return bool(getattr(request.user, "is_superuser", False))
+
+
 class SuperusersAct(Listing):
     """Others of staff see what their view permissions say, and change nothing.
 
@@ -155,10 +163,10 @@ class SuperusersAct(Listing):
     """
 
     def has_add_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        return bool(getattr(request.user, "is_superuser", False))
+        return is_superuser(request)
 
     def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        return bool(getattr(request.user, "is_superuser", False))
+        return is_superuser(request)
 
     def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         return False  # what belongs to a customer is suspended; only its owners delete it
@@ -284,6 +292,20 @@ def subjects(term: str) -> dict[str, Any]:
         return {"api_key_id__in": list(keys_like(term).values_list("pk", flat=True)[:100])}
     workspace = Workspace.objects.filter(slug=term.lower()).values_list("pk", flat=True).first()
     return {"workspace_id": workspace} if workspace else {}
+
+
+def of_subject(queryset: QuerySet[Any], term: str, id_column: str) -> QuerySet[Any]:
+    """Rows of the key or workspace that `term` names, else the one of that id, or none."""
+    if conditions := subjects(term):
+        return queryset.filter(**conditions)
+    wanted = as_uuid(term)
+    return queryset.filter(**{id_column: wanted}) if wanted else queryset.none()
+
+
+@admin.display(description="at (UTC)")
+def at(row: Any) -> str:
+    """A column for `list_display`: when the row was made."""
+    return f"{row.created_at:%Y-%m-%d %H:%M:%S}"
 
 
 def keys_like(term: str) -> QuerySet[ApiKey]:

@@ -10,7 +10,16 @@ from django.contrib import admin
 from django.db.models import QuerySet
 from django.http import HttpRequest
 
-from accounts.admin.lists import Choice, ReadOnly, TimeRange, as_uuid, link_to, subjects
+from accounts.admin.lists import (
+    Choice,
+    ReadOnly,
+    TimeRange,
+    as_uuid,
+    at,
+    link_to,
+    of_subject,
+    subjects,
+)
 from accounts.models import ApiKey, AuditEvent, UsageLog, UsageRollup, Workspace, normal_email
 from accounts.usage_log import EVERYTHING
 
@@ -30,7 +39,7 @@ class Outcome(Choice):
 @admin.register(UsageLog)
 class UsageLogAdmin(ReadOnly):
     list_display = [
-        "at",
+        at,
         "endpoint",
         "http_status",
         "decision",
@@ -63,20 +72,12 @@ class UsageLogAdmin(ReadOnly):
         return began - timedelta(seconds=1), began + timedelta(seconds=REQUEST_SECONDS_MAX)
 
     def find(self, queryset: QuerySet[UsageLog], term: str) -> QuerySet[UsageLog]:
-        conditions = subjects(term)
-        if conditions:
-            return queryset.filter(**conditions)
-        wanted = as_uuid(term)
-        return queryset.filter(request_id=wanted) if wanted else queryset.none()
+        return of_subject(queryset, term, "request_id")
 
     def adorn(self, rows: list[Any]) -> None:
         keys = ApiKey.objects.select_related("workspace").in_bulk({row.api_key_id for row in rows})
         for row in rows:
             row.api_key = keys.get(row.api_key_id)
-
-    @admin.display(description="at (UTC)")
-    def at(self, row: UsageLog) -> str:
-        return f"{row.created_at:%Y-%m-%d %H:%M:%S}"
 
     @admin.display
     def key(self, row: Any) -> str:
@@ -132,9 +133,6 @@ class UsageRollupAdmin(ReadOnly):
     ordering = ["-bucket", "endpoint", "http_status", "-id"]
     search_help_text = "A key as lists show it, a workspace's slug, or an id. Empty: all together."
 
-    def window_of(self, term: str) -> None:
-        return None
-
     def get_search_results(
         self, request: HttpRequest, queryset: QuerySet[Any], search_term: str
     ) -> tuple[QuerySet[Any], bool]:
@@ -184,9 +182,6 @@ class AuditEventAdmin(ReadOnly):
         "An action (key.revoked), an actor's whole e-mail address, a workspace's slug, the id of "
         "what was acted on, or a request id."
     )
-
-    def window_of(self, term: str) -> None:
-        return None
 
     @admin.display(description="at (UTC)")
     def when(self, event: AuditEvent) -> str:

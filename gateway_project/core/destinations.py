@@ -82,6 +82,12 @@ HARMLESS = re.compile(r"[!#-\[\]-~]+\Z")
 class Refused(Exception):
     """We do not send there; says why, and what would do."""
 
+    @property
+    def of_field(self) -> str:
+        """The same behind the name of a field."""
+        sentence = str(self)
+        return sentence[:1].lower() + sentence[1:]
+
 
 class Destination(NamedTuple):
     """A URL taken apart. `host` is a name, or an address without brackets."""

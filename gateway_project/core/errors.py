@@ -86,6 +86,11 @@ class GatewayError(drf.APIException):
         self.errors = list(errors)
         self.headers = dict(headers or {})
 
+    @property
+    def sentences(self) -> list[str]:
+        """What is wrong with each field, with its name before it."""
+        return [f"{error['field']}: {error['message']}".lstrip(": ") for error in self.errors]
+
 
 class BadRequest(GatewayError):
     status_code = 400

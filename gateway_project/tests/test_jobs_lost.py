@@ -12,6 +12,7 @@ from django.utils import timezone
 
 from accounts.models import UsageLog
 from detection.models import Job, JobChunk
+from detection.tests.test_jobs import pages
 from gateway_project.tests.served import wait_until
 
 pytestmark = [pytest.mark.served, pytest.mark.timeout(120)]
@@ -87,12 +88,3 @@ def settled(engine):
     before = len(engine.asked)
     time.sleep(1.0)  # the promise: within a second
     return before
-
-
-def pages(gateway, key, path):
-    found = []
-    while path is not None:
-        body = gateway.get(f"{path}", key=key).json()
-        found += body["results"]
-        path = body["next"] and body["next"].removeprefix("http://testserver")
-    return found
