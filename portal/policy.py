@@ -215,7 +215,7 @@ def calibrate(request: HttpRequest, member: Member, key_id: UUID) -> HttpRespons
         "chosen": chosen,
         "words": _words(known, compared, chosen),
         "bars": _bars(known, compared),
-        "at": chosen * BINS,
+        "at": round(chosen * BINS),
         "height": HEIGHT,
         "total": sum(known.scores),
         "compared": compared,
