@@ -8,7 +8,10 @@ SERVICES := $(PY) deploy/services.py run
 # only what really changed.
 BASE := $(VENV)/.base-$(shell cksum < requirements/base.txt | cut -d' ' -f1)
 DEV := $(VENV)/.dev-$(shell cat requirements/base.txt requirements/dev.txt | cksum | cut -d' ' -f1)
-LOCK := pip compile --quiet --generate-hashes --no-emit-index-url --no-emit-find-links \
+# Extras stay in the lock: an older pip that meets `coverage[toml]` where only `coverage` is pinned
+# takes the newest there is, and refuses it for want of a hash. Universal: for each Python we test.
+LOCK := pip compile --quiet --generate-hashes --no-strip-extras --universal \
+	--no-emit-index-url --no-emit-find-links \
 	--python-version 3.11 --custom-compile-command "make lock"
 
 .DEFAULT_GOAL := help
@@ -116,11 +119,11 @@ bench-live: setup-dev ## The live queue with 1,000 watchers on one worker (ARGS=
 bench-webhooks: setup-dev ## Deliveries per second of one worker process (ARGS=…)
 	@$(SERVICES) --want nginx -- $(PY) -m benchmarks.webhooks $(ARGS)
 
-lock: | $(PY) ## Pin requirements/*.in into *.txt, with hashes
+lock: | $(PY) ## Pin requirements/*.in and benchmarks/requirements.in, with hashes
 	@[ -x $(VENV)/bin/uv ] || $(PIP) install uv
-	@for name in base dev; do \
-		echo "Locking requirements/$$name.txt"; \
-		$(VENV)/bin/uv $(LOCK) requirements/$$name.in -o requirements/$$name.txt || exit 1; \
+	@for name in requirements/base requirements/dev benchmarks/requirements; do \
+		echo "Locking $$name.txt"; \
+		$(VENV)/bin/uv $(LOCK) $$name.in -o $$name.txt || exit 1; \
 	done
 
 migrations: setup-dev ## Write the migrations that the models ask for
