@@ -16,8 +16,8 @@ from accounts import lockout, services
 from accounts.models import User, normal_email
 from accounts.services import Actor
 from gateway_project.core import encryption, errors
-from gateway_project.core.middleware import context_of
-from gateway_project.core.observability import get_logger
+from gateway_project.core.context import context_of
+from gateway_project.core.telemetry.logging import get_logger
 
 log = get_logger("gateway.accounts")
 

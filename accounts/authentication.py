@@ -30,8 +30,7 @@ from accounts.models import ApiKey, User, effective_limits
 from gateway_project.core import database, errors
 from gateway_project.core.bus import bus
 from gateway_project.core.caching import Loader, TTLCache
-from gateway_project.core.middleware import RequestContext, context_of
-from gateway_project.core.observability import get_logger, key_cache_total
+from gateway_project.core.context import RequestContext, context_of
 from gateway_project.core.ratelimit import (
     Policy,
     ip_policy,
@@ -39,6 +38,8 @@ from gateway_project.core.ratelimit import (
     per_minute,
     refuse_used_up,
 )
+from gateway_project.core.telemetry.logging import get_logger
+from gateway_project.core.telemetry.metrics import key_cache_total
 
 UNKNOWN_SECONDS = 10.0
 DEAF_SECONDS = 0.5

@@ -27,7 +27,7 @@ from accounts.models import (
     normal_email,
 )
 from gateway_project.core import errors
-from gateway_project.core.middleware import RequestContext
+from gateway_project.core.context import RequestContext
 
 SESSION_KEY_LIFE = timedelta(minutes=15)
 

@@ -24,8 +24,9 @@ from uuid_utils.compat import uuid7
 from accounts import usage_log
 from accounts.usage_log import STREAM, Batch, Row
 from gateway_project.core import database, redis
-from gateway_project.core.middleware import RequestContext
-from gateway_project.core.observability import get_logger, usage_dropped
+from gateway_project.core.context import RequestContext
+from gateway_project.core.telemetry.logging import get_logger
+from gateway_project.core.telemetry.metrics import usage_dropped
 
 FLUSH_SECONDS = 1.0
 ROWS_MAX = 100_000

@@ -39,7 +39,8 @@ from accounts.models import (
     UsageRollup,
 )
 from gateway_project.core import encryption, redis
-from gateway_project.core.observability import get_logger, usage_dropped, usage_written
+from gateway_project.core.telemetry.logging import get_logger
+from gateway_project.core.telemetry.metrics import usage_dropped, usage_written
 
 COLUMNS = (
     "request_id",

@@ -36,7 +36,7 @@ from accounts.schemas import (
 )
 from accounts.services import Actor
 from gateway_project.core import errors
-from gateway_project.core.middleware import context_of
+from gateway_project.core.context import context_of
 from gateway_project.core.ratelimit import State, per_hour
 from gateway_project.core.views import (
     PAGING,

@@ -22,8 +22,8 @@ from detection import services
 from detection.policies import DetectionPolicy
 from detection.schemas import DetectConfig, DetectRequest, DetectResponse
 from gateway_project.core import encryption, errors
-from gateway_project.core.middleware import RequestContext
-from gateway_project.core.observability import get_logger
+from gateway_project.core.context import RequestContext
+from gateway_project.core.telemetry.logging import get_logger
 
 DEADLINE = "deadline"
 GRACE_SECONDS = 0.5

@@ -21,7 +21,7 @@ from detection import engine, services
 from detection.evaluation import Sample, parse
 from detection.models import Feedback
 from detection.schemas import ScoreRequest
-from gateway_project.core.middleware import RequestContext
+from gateway_project.core.context import RequestContext
 
 DAYS = 30
 ROWS_MAX = 500

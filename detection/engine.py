@@ -26,8 +26,8 @@ from detection.scores import Score
 from gateway_project.core import http
 from gateway_project.core.breaker import Breaker, BreakerOpen
 from gateway_project.core.caching import SingleFlight
-from gateway_project.core.middleware import RequestContext
-from gateway_project.core.observability import get_logger
+from gateway_project.core.context import RequestContext
+from gateway_project.core.telemetry.logging import get_logger
 
 Reason = Literal["connect_error", "timeout", "engine_error", "circuit_open"]
 log = get_logger("gateway.engine")

@@ -38,8 +38,8 @@ from detection.schemas import (
 )
 from detection.views import OnceViewSet
 from gateway_project.core import errors
+from gateway_project.core.context import RequestContext
 from gateway_project.core.control_plane import NDJSON, ndjson
-from gateway_project.core.middleware import RequestContext
 from gateway_project.core.views import PAGING, endpoint, reply
 
 SCOPE = "batch"

@@ -33,7 +33,7 @@ from detection.batches import Item, Judged, Origin, counts_of
 from detection.models import Job, JobChunk
 from detection.schemas import DetectConfig
 from gateway_project.core import encryption, errors
-from gateway_project.core.observability import get_logger
+from gateway_project.core.telemetry.logging import get_logger
 
 CHUNK_ITEMS = 50
 LEASE = timedelta(seconds=8)

@@ -29,7 +29,7 @@ from accounts.services import Actor
 from detection.models import PolicyVersion
 from detection.schemas import DetectConfig, OnUnavailable, PolicyRef
 from gateway_project.core import errors
-from gateway_project.core.observability import policy_matches
+from gateway_project.core.telemetry.metrics import policy_matches
 
 DEFAULT_THRESHOLD = 0.6
 VERSIONS_SHOWN = 20

@@ -21,7 +21,7 @@ from redis.exceptions import ResponseError
 
 from gateway_project.core import redis
 from gateway_project.core.caching import ignore
-from gateway_project.core.observability import get_logger
+from gateway_project.core.telemetry.logging import get_logger
 
 STALE_SECONDS = 3600
 AHEAD_SECONDS_MAX = 60

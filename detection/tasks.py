@@ -7,7 +7,7 @@ from celery.signals import worker_process_shutdown, worker_shutdown
 from kombu.exceptions import OperationalError
 
 from detection import jobs, worker
-from gateway_project.core.observability import get_logger
+from gateway_project.core.telemetry.logging import get_logger
 
 log = get_logger("gateway.jobs")
 

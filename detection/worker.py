@@ -25,7 +25,7 @@ from detection.batches import Judged
 from gateway_project.core import redis
 from gateway_project.core.background import Background, in_thread
 from gateway_project.core.bus import bus
-from gateway_project.core.observability import get_logger
+from gateway_project.core.telemetry.logging import get_logger
 
 T = TypeVar("T")
 CHUNKS_AT_ONCE = 4

@@ -20,15 +20,9 @@ control_plane = get_asgi_application()
 from django.conf import settings
 
 from gateway_project.core import errors
+from gateway_project.core.context import ASGIApp, Receive, Scope, Send
 from gateway_project.core.handler import DataPlaneHandler
-from gateway_project.core.middleware import (
-    ASGIApp,
-    Receive,
-    RequestMiddleware,
-    Scope,
-    Send,
-    send_problem,
-)
+from gateway_project.core.middleware import RequestMiddleware, send_problem
 from gateway_project.cross_origin import CrossOrigin
 from gateway_project.process import Process
 from robin import live

@@ -31,7 +31,7 @@ def _keep_one_connection(**_: Any) -> None:
 
 @signals.worker_process_init.connect
 def _spare_the_collector(**_: Any) -> None:
-    from gateway_project.process import spare_the_collector
+    from gateway_project.core.memory import spare_the_collector
 
     spare_the_collector()
 

@@ -12,7 +12,7 @@ from corsheaders.middleware import CorsMiddleware
 from django.core.handlers.asgi import ASGIRequest
 from django.http import HttpResponse
 
-from gateway_project.core.middleware import ASGIApp, Message, Receive, Scope, Send
+from gateway_project.core.context import ASGIApp, Message, Receive, Scope, Send
 
 OWN = ("content-type", "content-length")
 

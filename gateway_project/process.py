@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import time
 from contextlib import AsyncExitStack
 from typing import ClassVar
@@ -15,8 +14,9 @@ from accounts import usage
 from detection import engine
 from gateway_project.core import redis
 from gateway_project.core.bus import bus
-from gateway_project.core.middleware import Receive, Send
-from gateway_project.core.observability import get_logger
+from gateway_project.core.context import Receive, Send
+from gateway_project.core.memory import spare_the_collector
+from gateway_project.core.telemetry.logging import get_logger
 from robin import client as robin_client
 from robin import live
 
@@ -82,17 +82,6 @@ class Process:
         Process.ready = False
         await self._held.aclose()
         log.info("process_stopped")
-
-
-def spare_the_collector() -> None:
-    """Let cycle collections leave out what stays for ever, and come rarely.
-
-    With Python's defaults each walks modules, models and URL patterns again: pauses of 50 ms and
-    more, which were most of the 99th percentile. Nearly everything of a request is freed without.
-    """
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(50_000, 20, 100)
 
 
 def uptime_seconds() -> int:

@@ -24,6 +24,7 @@ from django.core.exceptions import ImproperlyConfigured
 
 from accounts.keys import Peppers
 from gateway_project.core.encryption import Cipher
+from gateway_project.core.telemetry.logging import configure_logging
 
 BASE_DIR = Path(__file__).resolve().parent.parent
 VAR_DIR = Path(os.environ.get("VAR_DIR", BASE_DIR / "var")).absolute()
@@ -31,9 +32,6 @@ VERSION = "0.1.0"
 
 env = environ.FileAwareEnv()  # NAME, or NAME_FILE with the path of a mounted secret
 environ.Env.read_env(BASE_DIR / ".env")
-
-# Only now: metrics open their files as they are declared, in the folder that .env may name.
-from gateway_project.core.observability import configure_logging
 
 
 def local_secret(name: str) -> str:

@@ -15,12 +15,8 @@ from celery import signals
 from celery.exceptions import Reject
 from django.conf import settings
 
-from gateway_project.core.observability import (
-    configure_logging,
-    get_logger,
-    task_duration,
-    tasks_total,
-)
+from gateway_project.core.telemetry.logging import configure_logging, get_logger
+from gateway_project.core.telemetry.metrics import task_duration, tasks_total
 
 log = get_logger("gateway.tasks")
 _started: dict[str, float] = {}  # by id of the run

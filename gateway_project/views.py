@@ -24,10 +24,11 @@ from pydantic import BaseModel, Field
 from accounts.authentication import OUTAGE_SECONDS
 from accounts.tasks import HEARTBEAT_KEY, HEARTBEAT_SECONDS
 from gateway_project import process
-from gateway_project.core import breaker, database, errors, health, multiprocess, redis
+from gateway_project.core import breaker, database, errors, redis
+from gateway_project.core.context import context_of
 from gateway_project.core.control_plane import refuse
-from gateway_project.core.middleware import context_of
 from gateway_project.core.ratelimit import RedisLimiter, get_limiter
+from gateway_project.core.telemetry import health, multiprocess
 from gateway_project.core.views import DataPlaneViewSet, endpoint, reply
 from robin import client as robin_client
 

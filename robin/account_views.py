@@ -11,7 +11,7 @@ from rest_framework.request import Request
 from accounts.models import User
 from accounts.services import Actor
 from gateway_project.core import errors
-from gateway_project.core.middleware import context_of
+from gateway_project.core.context import context_of
 from gateway_project.core.views import SECRET_HEADERS, ControlPlaneViewSet, page, reply
 from gateway_project.core.views import endpoint as core_endpoint
 from robin import people, sessions, tickets

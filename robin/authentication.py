@@ -32,9 +32,9 @@ from accounts.models import PEOPLE
 from gateway_project.core import database, errors
 from gateway_project.core.bus import bus
 from gateway_project.core.caching import Loader, TTLCache
-from gateway_project.core.middleware import RequestContext, context_of
-from gateway_project.core.observability import get_logger
+from gateway_project.core.context import RequestContext, context_of
 from gateway_project.core.ratelimit import Policy, ip_policy, per_minute, refuse_used_up
+from gateway_project.core.telemetry.logging import get_logger
 from gateway_project.core.views import Credential
 from robin.models import RefreshFamily
 from robin.permissions import permissions_of

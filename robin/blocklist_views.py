@@ -16,7 +16,7 @@ from rest_framework.request import Request
 
 from accounts.events import audit
 from gateway_project.core import errors
-from gateway_project.core.middleware import context_of
+from gateway_project.core.context import context_of
 from gateway_project.core.views import JSON, ControlPlaneViewSet, asked, reply
 from robin.authentication import JWTAuthentication, Member
 from robin.blocklist_schemas import (

@@ -20,7 +20,7 @@ from django.conf import settings
 
 from gateway_project.core import errors, http
 from gateway_project.core.breaker import Breaker, BreakerOpen
-from gateway_project.core.observability import get_logger
+from gateway_project.core.telemetry.logging import get_logger
 
 JSON: Final = "application/json"
 HTML: Final = "text/html"

@@ -20,9 +20,10 @@ from django.conf import settings
 
 from accounts.authentication import bearer
 from gateway_project.core import errors
-from gateway_project.core.middleware import RequestContext, send_problem
-from gateway_project.core.observability import get_logger
+from gateway_project.core.context import RequestContext
+from gateway_project.core.middleware import send_problem
 from gateway_project.core.ratelimit import get_limiter, ip_policy
+from gateway_project.core.telemetry.logging import get_logger
 from robin import live, tickets
 from robin.authentication import Member, expiry_of, is_own_origin, member_of, still_standing
 from robin.permissions import Permission

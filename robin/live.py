@@ -31,7 +31,8 @@ from accounts.authentication import ALL, DEAF_SECONDS
 from accounts.events import utc_text
 from gateway_project.core import errors
 from gateway_project.core.bus import bus
-from gateway_project.core.observability import get_logger, live_clients, live_polls
+from gateway_project.core.telemetry.logging import get_logger
+from gateway_project.core.telemetry.metrics import live_clients, live_polls
 from robin import authentication
 from robin.authentication import Member
 from robin.permissions import Permission

@@ -19,7 +19,7 @@ from django.utils import timezone
 from prometheus_client.parser import text_string_to_metric_families
 
 from accounts.events import utc_text
-from gateway_project.core.observability import get_logger
+from gateway_project.core.telemetry.logging import get_logger
 from robin import alerts
 from robin.alerts import client
 from robin.models import MetricSample

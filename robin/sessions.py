@@ -22,7 +22,7 @@ from accounts.events import audit
 from accounts.models import User, normal_email
 from accounts.services import Actor
 from gateway_project.core import errors
-from gateway_project.core.observability import get_logger
+from gateway_project.core.telemetry.logging import get_logger
 from robin.authentication import forget
 from robin.models import RefreshFamily, RefreshToken
 from robin.tokens import Access, Refresh, digest

@@ -16,7 +16,7 @@ from drf_spectacular.utils import OpenApiParameter, extend_schema
 from accounts.events import audit, utc_text
 from gateway_project.core import database, errors
 from gateway_project.core.caching import SingleFlight, TTLCache
-from gateway_project.core.observability import get_logger
+from gateway_project.core.telemetry.logging import get_logger
 from gateway_project.core.views import DataPlaneViewSet, asked, reply
 from gateway_project.core.views import endpoint as core_endpoint
 from robin import documents, log_search, queue, settings_page, translate

@@ -21,7 +21,7 @@ from django import db
 from django.conf import settings
 
 from gateway_project.core.background import Background, in_thread
-from gateway_project.core.observability import get_logger
+from gateway_project.core.telemetry.logging import get_logger
 from webhooks import outbox
 from webhooks.outbox import CALLBACKS_MAX
 from webhooks.results import record

@@ -5,7 +5,7 @@ from __future__ import annotations
 from django.utils import timezone
 
 from gateway_project.core import encryption
-from gateway_project.core.observability import get_logger
+from gateway_project.core.telemetry.logging import get_logger
 from webhooks import debugger
 from webhooks.models import Webhook
 

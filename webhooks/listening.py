@@ -17,7 +17,7 @@ from django.utils import timezone
 from accounts import authentication
 from accounts.events import audit
 from accounts.models import ApiKey, Workspace
-from gateway_project.core.observability import get_logger
+from gateway_project.core.telemetry.logging import get_logger
 from webhooks.models import Webhook, WebhookDelivery, WebhookNotice
 
 CLOSED_AT_ONCE = 5_000

@@ -14,7 +14,7 @@ from django.db.models import Q
 from django.utils import timezone
 
 from accounts.models import Membership, User
-from gateway_project.core.observability import get_logger
+from gateway_project.core.telemetry.logging import get_logger
 from webhooks.models import Webhook, WebhookNotice
 from webhooks.results import DISABLE_AFTER, NOTICE_STEP
 

@@ -13,7 +13,7 @@ from django.db import transaction
 from django.db.models import F
 from django.utils import timezone
 
-from gateway_project.core.observability import webhook_attempts
+from gateway_project.core.telemetry.metrics import webhook_attempts
 from webhooks import listening, schedule
 from webhooks.models import Webhook, WebhookAttempt, WebhookDelivery, WebhookNotice
 from webhooks.sending import Job, Outcome

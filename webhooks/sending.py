@@ -29,7 +29,7 @@ from yarl import URL
 
 from gateway_project.core import destinations
 from gateway_project.core.destinations import GuardedResolver
-from gateway_project.core.observability import get_logger
+from gateway_project.core.telemetry.logging import get_logger
 from webhooks import inbox, keyring, signing
 from webhooks.models import Webhook, WebhookDelivery
 

@@ -6,7 +6,7 @@ from celery import shared_task
 from celery.signals import worker_process_shutdown, worker_shutdown
 
 from accounts import usage_log
-from gateway_project.core.observability import webhook_oldest_pending
+from gateway_project.core.telemetry.metrics import webhook_oldest_pending
 from webhooks import engine, notices, outbox
 
 

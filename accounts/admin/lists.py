@@ -30,7 +30,7 @@ from django.utils.safestring import SafeString
 
 from accounts.models import ApiKey, Workspace
 from accounts.services import Actor
-from gateway_project.core.middleware import context_of
+from gateway_project.core.context import context_of
 
 COUNT_MAX = 2_000
 KEY_PREFIX = "gw_"

@@ -19,7 +19,7 @@ from accounts.services import Actor
 from accounts.tests.shapes import problem, same_but_for_ids
 from gateway_project.core import database
 from gateway_project.core.bus import bus
-from gateway_project.core.observability import key_cache_total
+from gateway_project.core.telemetry.metrics import key_cache_total
 
 PLANES = ["/v1/limits", "/auth/profile"]  # the data plane and the control plane
 both = pytest.mark.parametrize("path", PLANES)

@@ -12,7 +12,7 @@ from accounts.services import Actor
 from detection import policies
 from detection.models import PolicyVersion
 from detection.tests.test_detect import ATTACK, HARMLESS, problem
-from gateway_project.core.observability import policy_matches
+from gateway_project.core.telemetry.metrics import policy_matches
 
 PATH = "/v1/policy"
 DEFAULT = {

@@ -20,7 +20,7 @@ from detection import policies, scores
 from detection.tests.test_detect import ATTACK, HARMLESS, problem
 from gateway_project.core import breaker as breaker_module
 from gateway_project.core import redis
-from gateway_project.core.observability import cache_requests
+from gateway_project.core.telemetry.metrics import cache_requests
 
 
 def burst(gateway, calls):

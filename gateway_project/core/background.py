@@ -17,7 +17,7 @@ from typing import ParamSpec, Protocol, TypeVar
 import uvloop
 from django import db
 
-from gateway_project.core.observability import get_logger
+from gateway_project.core.telemetry.logging import get_logger
 
 P = ParamSpec("P")
 T = TypeVar("T")

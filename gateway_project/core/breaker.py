@@ -28,7 +28,8 @@ from redis.exceptions import RedisError
 
 from gateway_project.core import redis
 from gateway_project.core.bus import PREFIX, bus
-from gateway_project.core.observability import breaker_state, get_logger
+from gateway_project.core.telemetry.logging import get_logger
+from gateway_project.core.telemetry.metrics import breaker_state
 
 log = get_logger("gateway.breaker")
 STATES = {"closed": 0, "half-open": 1, "open": 2}

@@ -22,7 +22,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
 from gateway_project.core import redis
-from gateway_project.core.observability import get_logger
+from gateway_project.core.telemetry.logging import get_logger
 
 PING_SECONDS = 0.3
 RECONNECT_SECONDS = 0.2

@@ -13,8 +13,9 @@ from django.utils.decorators import sync_only_middleware
 from django_ratelimit.exceptions import Ratelimited
 
 from gateway_project.core import errors
+from gateway_project.core.context import context_of
 from gateway_project.core.handler import route_template
-from gateway_project.core.middleware import PAGE_POLICY, context_of
+from gateway_project.core.middleware import PAGE_POLICY
 from gateway_project.core.views import problem_response
 
 View = Callable[..., HttpResponse]

@@ -20,7 +20,7 @@ from urllib.parse import unquote, urlsplit
 
 from httptools import HttpParserError, HttpResponseParser
 
-from gateway_project.core.observability import upstream_duration
+from gateway_project.core.telemetry.metrics import upstream_duration
 
 KEEP_SECONDS = 30.0  # a connection that rested longer is not trusted to be alive
 HEAD_BYTES_MAX = 64 << 10

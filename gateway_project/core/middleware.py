@@ -11,22 +11,21 @@ import ipaddress
 import re
 import traceback
 import zlib
-from collections.abc import Awaitable, Callable, MutableMapping
-from contextvars import ContextVar
+from collections.abc import Callable
 from time import perf_counter
-from typing import Any, Protocol, cast
-from uuid import UUID
-
-from uuid_utils.compat import uuid7
 
 from gateway_project.core import errors
-from gateway_project.core.observability import get_logger, observe
-
-Scope = MutableMapping[str, Any]
-Message = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
-ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
+from gateway_project.core.context import (
+    ASGIApp,
+    Message,
+    Receive,
+    RequestContext,
+    Scope,
+    Send,
+    current,
+)
+from gateway_project.core.telemetry.access_log import observe
+from gateway_project.core.telemetry.logging import get_logger
 
 CORRELATION_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{7,127}\Z")
 TRACEPARENT = re.compile(r"00-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}\Z")
@@ -52,67 +51,7 @@ GZIP_WINDOW = 16 + zlib.MAX_WBITS
 GZIP_ACCEPTED = re.compile(rb"\bgzip\b(?!\s*;\s*q=0(?:\.0*)?\s*(?:,|$))", re.IGNORECASE)
 NO_TRANSFORM = b"no-transform"  # RFC 9111 §5.2.2.6: how an answer says that it holds a secret
 COMPRESSIBLE = (b"application/json", b"application/problem+json", b"text/", b"application/yaml")
-
-current: ContextVar[RequestContext | None] = ContextVar("gateway_request", default=None)
 log = get_logger("gateway.middleware")
-
-
-class UsageRecord(Protocol):
-    def finished(self, context: RequestContext, http_status: int, seconds: float) -> None: ...
-
-
-class RequestContext:
-    """What is known of the request in hand; one per request, in `scope["gateway"]`.
-
-    Seconds are floats of `perf_counter`. `headers` are added to the answer as it leaves.
-    `route` is the template of the URL, the only form of a path that metrics and logs see.
-    """
-
-    __slots__ = (
-        "client_ip",
-        "correlation_id",
-        "error_code",
-        "headers",
-        "key_prefix",
-        "limiter_seconds",
-        "request_id",
-        "request_uuid",
-        "route",
-        "started",
-        "traceparent",
-        "upstream_seconds",
-        "usage",
-        "workspace",
-    )
-
-    def __init__(self, client_ip: str, correlation_id: str | None, traceparent: str | None) -> None:
-        self.request_uuid: UUID = uuid7()
-        self.request_id = str(self.request_uuid)
-        self.correlation_id = correlation_id
-        self.traceparent = traceparent
-        self.client_ip = client_ip
-        self.started = perf_counter()
-        self.route = "unmatched"
-        self.workspace: str | None = None
-        self.key_prefix: str | None = None
-        self.limiter_seconds = 0.0
-        self.upstream_seconds = 0.0
-        self.error_code = ""
-        self.usage: UsageRecord | None = None
-        self.headers: list[tuple[bytes, bytes]] = []
-
-
-def context_of(request: Any) -> RequestContext:
-    """The request's context, also for requests that did not come through our ASGI application."""
-    http_request = getattr(request, "_request", request)
-    scope = getattr(http_request, "scope", None)
-    if scope is not None and "gateway" in scope:
-        return cast(RequestContext, scope["gateway"])
-    context: RequestContext | None = getattr(http_request, "gateway_context", None)
-    if context is None:
-        context = RequestContext(http_request.META.get("REMOTE_ADDR", ""), None, None)
-        http_request.gateway_context = context
-    return context
 
 
 def client_address(peer: str, forwarded_for: str, trusted_hops: int) -> str:

@@ -29,8 +29,8 @@ from django.conf import settings
 from redis.exceptions import NoScriptError, RedisError, ResponseError
 
 from gateway_project.core import errors, redis
-from gateway_project.core.observability import rate_limit_degraded, rate_limit_exceeded
 from gateway_project.core.redis import RedisPipe, RedisUnavailable, pack
+from gateway_project.core.telemetry.metrics import rate_limit_degraded, rate_limit_exceeded
 
 Failure = Literal["local", "open", "closed"]
 

@@ -25,9 +25,9 @@ from rest_framework.request import Request
 from rest_framework.viewsets import ViewSet
 
 from gateway_project.core import errors
-from gateway_project.core.middleware import RequestContext, context_of
-from gateway_project.core.observability import get_logger
+from gateway_project.core.context import RequestContext, context_of
 from gateway_project.core.ratelimit import Decision, Policy, State, get_limiter, ip_policy
+from gateway_project.core.telemetry.logging import get_logger
 
 F = TypeVar("F", bound=Callable[..., Any])
 M = TypeVar("M", bound=BaseModel)

@@ -20,7 +20,7 @@ from accounts.admin.lists import KEY_PREFIX
 from accounts.admin.people import named
 from accounts.models import ApiKey, User
 from gateway_project.core import errors
-from gateway_project.core.middleware import RequestContext
+from gateway_project.core.context import RequestContext
 from gateway_project.core.ratelimit import Policy, per_minute
 from gateway_project.core.views import (
     ControlPlaneViewSet,

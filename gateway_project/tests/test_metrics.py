@@ -22,8 +22,8 @@ from prometheus_client import REGISTRY, metrics
 from prometheus_client.mmap_dict import MmapedDict, mmap_key
 
 from gateway_project import server, task_signals
-from gateway_project.core import observability
-from gateway_project.core.multiprocess import FILE, MetricsFolder
+from gateway_project.core.telemetry import metrics as observability
+from gateway_project.core.telemetry.multiprocess import FILE, MetricsFolder
 from gateway_project.tests.served import ROOT, Served, wait_until
 
 # api-shapes.md, "Health and metrics", and those that we added.

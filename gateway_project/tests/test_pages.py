@@ -13,8 +13,9 @@ import pytest
 from django.db import OperationalError
 
 from gateway_project import views
-from gateway_project.core import database, errors, health
+from gateway_project.core import database, errors
 from gateway_project.core.middleware import client_address
+from gateway_project.core.telemetry import health
 
 HTML = {"Accept": "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"}
 
@@ -379,7 +380,7 @@ def test_a_page_that_breaks_is_a_500_whose_cause_is_logged(gateway, monkeypatch)
 
 
 def test_a_stack_for_people_shows_no_local_variables():
-    from gateway_project.core.observability import _console_renderer
+    from gateway_project.core.telemetry.logging import _console_renderer
 
     try:
         api_key = "gw_live_SECRET"

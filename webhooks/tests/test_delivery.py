@@ -10,7 +10,7 @@ from django.utils import timezone
 
 from accounts.events import publish
 from accounts.models import AuditEvent, OutboxEvent, Workspace
-from gateway_project.core.observability import webhook_attempts
+from gateway_project.core.telemetry.metrics import webhook_attempts
 from webhooks import engine, outbox, schedule, services
 from webhooks.models import Webhook, WebhookAttempt, WebhookDelivery, WebhookNotice
 from webhooks.tests.conftest import ACTOR

@@ -10,7 +10,7 @@ from django.utils import timezone
 
 from accounts.events import publish
 from accounts.models import OutboxEvent
-from gateway_project.core.observability import webhook_oldest_pending
+from gateway_project.core.telemetry.metrics import webhook_oldest_pending
 from webhooks import engine, outbox, tasks
 from webhooks.models import WebhookDelivery
 

@@ -1,0 +1,102 @@
+"""The format of the log. Declares no metric, so that settings may import it first."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from typing import TYPE_CHECKING, Any, BinaryIO, cast
+
+import orjson
+import structlog
+
+if TYPE_CHECKING:
+    from structlog.typing import EventDict
+
+
+def configure_logging(*, level: str, format: str) -> None:  # noqa: A002 - the setting's name
+    """Send structlog and the standard library's loggers to standard output, one line an event.
+
+    `format` is "json" (one object a line) or "console" (for people).
+    """
+    shared: list[Any] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+    ]
+    renderer: Any = (
+        structlog.processors.JSONRenderer(serializer=_dumps)
+        if format == "json"
+        else _console_renderer()
+    )
+    structlog.configure(
+        processors=[*shared, structlog.processors.format_exc_info, renderer]
+        if format == "json"
+        else [*shared, renderer],
+        wrapper_class=structlog.make_filtering_bound_logger(level),
+        logger_factory=(
+            structlog.BytesLoggerFactory(cast(BinaryIO, _StandardOutput()))
+            if format == "json"
+            else structlog.PrintLoggerFactory()
+        ),
+        cache_logger_on_first_use=True,
+    )
+    handler = logging.StreamHandler(sys.stdout)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=[*shared, _add_component],
+            processors=[
+                structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+                structlog.processors.format_exc_info,
+                structlog.processors.JSONRenderer() if format == "json" else _console_renderer(),
+            ],
+        )
+    )
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(level)
+    # One "request" event of ours says all that these do, with a request id and without the path.
+    for noisy in ("uvicorn.access", "httpx", "aiohttp.access"):
+        logging.getLogger(noisy).setLevel("CRITICAL")
+    # Three lines a second for tasks that ended well, one with what the task returned;
+    # `gateway_tasks_total` counts them.
+    for noisy in ("celery.beat", "celery.worker.strategy", "celery.app.trace"):
+        logging.getLogger(noisy).setLevel("WARNING")
+    for refusals in ("django.request", "django.security.csrf"):
+        logging.getLogger(refusals).setLevel("ERROR")
+    # The server brings handlers of its own, which do not write JSON.
+    for name in ("uvicorn", "uvicorn.error"):
+        server = logging.getLogger(name)
+        server.handlers.clear()
+        server.propagate = True
+
+
+def _console_renderer() -> Any:
+    # Plain on purpose: rich tracebacks print local variables, and those hold keys and texts.
+    return structlog.dev.ConsoleRenderer(
+        colors=sys.stdout.isatty(), exception_formatter=structlog.dev.plain_traceback
+    )
+
+
+def _add_component(logger: Any, name: str, event: EventDict) -> EventDict:
+    # What a library says has the fields of what we say.
+    event["component"] = event["_record"].name
+    return event
+
+
+class _StandardOutput:
+    """Today's `sys.stdout`, not the one of import time: what redirects it sees the log too."""
+
+    def write(self, line: bytes) -> int:
+        return sys.stdout.buffer.write(line)
+
+    def flush(self) -> None:
+        sys.stdout.buffer.flush()
+
+
+def _dumps(event: EventDict, **_: Any) -> bytes:
+    return orjson.dumps(event, default=str)
+
+
+def get_logger(name: str) -> Any:
+    """A structlog logger whose events carry `component=name`."""
+    return structlog.get_logger(component=name)

@@ -1,0 +1,86 @@
+"""Every Prometheus series of the gateway.
+
+Prometheus runs in multiprocess mode whenever `PROMETHEUS_MULTIPROC_DIR` is set (`serve` and `run`
+set it for their web processes), so `/metrics` adds up all processes that share the folder
+(core/telemetry/multiprocess.py). Labels are route templates, methods, statuses, upstreams and
+tasks; never ids, addresses or raw paths.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from prometheus_client import Counter, Gauge, Histogram
+
+from gateway_project.core.telemetry import multiprocess
+
+# Before the first metric: each opens its file as it is declared.
+if _folder := os.environ.get("PROMETHEUS_MULTIPROC_DIR"):
+    multiprocess.join(Path(_folder))
+
+SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
+
+requests_total = Counter(
+    "gateway_requests_total", "Requests answered.", ["method", "endpoint", "status"]
+)
+request_duration = Histogram(
+    "gateway_request_duration_seconds",
+    "Time from the first byte read to the last byte sent.",
+    ["method", "endpoint"],
+    buckets=SECONDS,
+)
+breaker_state = Gauge(
+    "gateway_circuit_breaker_state",
+    "0 closed, 1 half-open, 2 open; the worst of all processes.",
+    ["service"],
+    multiprocess_mode="livemax",
+)
+rate_limit_exceeded = Counter(
+    "gateway_rate_limit_exceeded_total", "Requests refused by a limit.", ["policy"]
+)
+rate_limit_degraded = Counter(
+    "gateway_ratelimit_degraded_total",
+    "Limit decisions taken without Redis, by the failure policy.",
+    ["policy"],
+)
+upstream_duration = Histogram(
+    "gateway_upstream_duration_seconds",
+    "Time an upstream took to answer or fail.",
+    ["upstream"],
+    buckets=SECONDS,
+)
+detections_total = Counter("gateway_detections_total", "Verdicts given.", ["source", "decision"])
+policy_matches = Counter(
+    "gateway_policy_matches_total", "Texts that stand on a list of their key's policy.", ["list"]
+)
+key_cache_total = Counter(
+    "gateway_key_cache_total", "Look-ups in the cache of verified keys.", ["result"]
+)
+cache_requests = Counter(
+    "gateway_cache_requests_total", "Look-ups in a cache of answers.", ["cache", "result"]
+)
+usage_dropped = Counter(
+    "gateway_usage_dropped_total", "Usage rows lost: no room, refused, or no store at the stop."
+)
+usage_written = Counter("gateway_usage_written_total", "Usage rows written to the log.")
+live_clients = Gauge("gateway_live_clients", "Clients of /ws/queue.", multiprocess_mode="livesum")
+live_polls = Counter("gateway_live_polls_total", "Times that Robin was asked for the live queue.")
+tasks_total = Counter(
+    "gateway_tasks_total",
+    "Runs of tasks that ended: success, failure, retry, ignored or rejected.",
+    ["task", "outcome"],
+)
+task_duration = Histogram(
+    "gateway_task_duration_seconds", "Time a run of a task took.", ["task"], buckets=SECONDS
+)
+webhook_attempts = Counter(
+    "gateway_webhook_attempts_total",
+    "Deliveries tried: delivered, failed (another status), timeout, error or refused.",
+    ["outcome"],
+)
+webhook_oldest_pending = Gauge(
+    "gateway_webhook_oldest_pending_seconds",
+    "How long the oldest event or delivery that is due has been waiting.",
+    multiprocess_mode="mostrecent",
+)
