@@ -12,7 +12,7 @@ def main() -> None:
     django.setup()
     from accounts.models import User
     from accounts.services import Actor
-    from robin import sessions
+    from robin.access import sessions
     from robin.models import RobinAccess
     from robin.permissions import Role
 

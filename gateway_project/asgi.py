@@ -2,7 +2,7 @@
 
 RequestMiddleware          request id, client address, clock, headers, metrics, log
 └── lifespan               opens and closes what a process holds
-└── /ws/queue           →  robin/consumers.py, on Channels
+└── /ws/queue           →  robin/queue/consumers.py, on Channels
 └── data-plane paths    →  DataPlaneHandler (one coroutine, no Django middleware)
 └── everything else     →  Django's own ASGIHandler with the middleware of settings.py
 """
@@ -25,8 +25,8 @@ from gateway_project.core.handler import DataPlaneHandler
 from gateway_project.core.middleware import RequestMiddleware, send_problem
 from gateway_project.cross_origin import CrossOrigin
 from gateway_project.process import Process
-from robin import live
-from robin.consumers import QueueConsumer
+from robin.queue import live
+from robin.queue.consumers import QueueConsumer
 
 # Exact paths, so that a look-alike of one is not taken from the control plane by its prefix.
 DATA_PLANE = frozenset(

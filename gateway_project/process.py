@@ -17,8 +17,8 @@ from gateway_project.core.bus import bus
 from gateway_project.core.context import Receive, Send
 from gateway_project.core.memory import spare_the_collector
 from gateway_project.core.telemetry.logging import get_logger
-from robin import client as robin_client
-from robin import live
+from robin.queue import live
+from robin.upstream import client as robin_client
 
 log = get_logger("gateway.process")
 started_at = time.time()

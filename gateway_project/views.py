@@ -30,7 +30,7 @@ from gateway_project.core.control_plane import refuse
 from gateway_project.core.ratelimit import RedisLimiter, get_limiter
 from gateway_project.core.telemetry import health, multiprocess
 from gateway_project.core.views import DataPlaneViewSet, endpoint, reply
-from robin import client as robin_client
+from robin.upstream import client as robin_client
 
 SYSTEM = ("system",)
 

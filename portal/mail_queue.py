@@ -1,8 +1,8 @@
 """Robin's queue as it changes: `static/portal/mail_queue.js` draws what `/ws/queue` says.
 
 The room is for people with a role in Robin, whether or not they have a workspace. Their session
-here stands for one of Robin's (`robin/sessions.py`), so that it ends like those: with the role, the
-password, or by staff.
+here stands for one of Robin's (`robin/access/sessions.py`), so that it ends like those: with the
+role, the password, or by staff.
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ from django.views.decorators.http import require_POST, require_safe
 from accounts.adapter import actor_of
 from accounts.models import User
 from gateway_project.core.views import SECRET_HEADERS
-from robin import metrics, sessions, tickets
+from robin.access import sessions, tickets
+from robin.metrics import sampling
 from robin.permissions import Permission, permissions_of
 
 SESSION_KEY = "robin_session"
@@ -52,7 +53,7 @@ def watchers(view: Callable[[HttpRequest, User], HttpResponse]) -> Callable[...,
 @require_safe
 def mail_queue(request: HttpRequest, user: User) -> HttpResponse:
     now = timezone.now()
-    samples = metrics.between(now - HISTORY, now)
+    samples = sampling.between(now - HISTORY, now)
     facts = {
         "is_configured": bool(settings.ROBIN_CLIENT_API_URL),
         # [[milliseconds, items in the queue], …], one a minute

@@ -11,7 +11,8 @@ from django.http import HttpRequest
 
 from accounts.admin.lists import ReadOnly, actor_of
 from accounts.events import audit
-from robin import documents, sessions
+from robin.access import sessions
+from robin.config import documents
 from robin.models import BlocklistEntry, Document, RefreshFamily, RobinAccess
 
 

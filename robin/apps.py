@@ -8,7 +8,7 @@ class RobinConfig(AppConfig):
     name = "robin"
 
     def ready(self) -> None:
-        from robin import live, queue
+        from robin.queue import live, services
 
         if settings.ROBIN_CLIENT_API_URL:
-            live.fetch_queue = queue.fetch_queue
+            live.fetch_queue = services.fetch_queue

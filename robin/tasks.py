@@ -2,7 +2,8 @@
 
 from celery import shared_task
 
-from robin import metrics, sessions
+from robin.access import sessions
+from robin.metrics import sampling
 
 
 @shared_task(expires=3600)
@@ -14,4 +15,4 @@ def prune_sessions() -> int:
 @shared_task(expires=60)
 def sample_metrics() -> bool:
     """Keep Robin's figures of this minute; False where there is no Robin, or no answer."""
-    return metrics.sample()
+    return sampling.sample()

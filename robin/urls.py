@@ -2,17 +2,15 @@
 
 from django.urls import path
 
-from robin.account_views import SessionViewSet, SignInViewSet, UserViewSet
-from robin.blocklist_views import BlocklistViewSet
-from robin.metrics_views import MetricsViewSet
-from robin.scanner_views import ScannerViewSet
-from robin.views import (
-    ConfigViewSet,
-    LogViewSet,
-    QueueViewSet,
-    RobinHealthViewSet,
-    StorageViewSet,
-)
+from robin.access.views import SessionViewSet, SignInViewSet, UserViewSet
+from robin.blocklist.views import BlocklistViewSet
+from robin.config.scanner_views import ScannerViewSet
+from robin.config.views import ConfigViewSet
+from robin.health.views import RobinHealthViewSet
+from robin.logs.views import LogViewSet
+from robin.metrics.views import MetricsViewSet
+from robin.queue.views import QueueViewSet
+from robin.storage.views import StorageViewSet
 
 urlpatterns = [
     path("api/v1/auth/login", SignInViewSet.as_view({"post": "login"}), name="robin-auth-login"),

@@ -41,7 +41,7 @@ class APIKeyScheme(OpenApiAuthenticationExtension):  # type: ignore[no-untyped-c
 
 
 class AccessTokenScheme(OpenApiAuthenticationExtension):  # type: ignore[no-untyped-call]
-    target_class = "robin.authentication.JWTAuthentication"
+    target_class = "robin.access.authentication.JWTAuthentication"
     name = "AccessToken"
     match_subclasses = True
 

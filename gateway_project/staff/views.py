@@ -40,7 +40,7 @@ from gateway_project.staff.schemas import (
     UsageQuery,
     UsersQuery,
 )
-from robin.authentication import StaffJWTAuthentication, read
+from robin.access.authentication import StaffJWTAuthentication, read
 
 STAFF = Credential(errors.NotFound, errors.NotFound, "", (errors.InvalidToken,))
 TIME = "ISO 8601 with an offset or Z."

@@ -15,7 +15,7 @@ class FakeRobinConfig(AppConfig):
     label = "fake_robin"
 
     def ready(self):
-        from robin import live
+        from robin.queue import live
 
         live.fetch_queue = fetch_queue
 
@@ -25,7 +25,7 @@ async def fetch_queue():
 
 
 def _read():
-    from robin.live import Queue
+    from robin.queue.live import Queue
 
     path = Path(os.environ["FAKE_ROBIN"])
     with path.with_suffix(".asked").open("a") as log:

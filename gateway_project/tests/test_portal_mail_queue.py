@@ -9,7 +9,7 @@ import pytest
 from accounts import services
 from gateway_project.tests.test_admin import Browser
 from portal.tests.browser import NARROW
-from robin import sessions, tickets
+from robin.access import sessions, tickets
 from robin.models import RefreshFamily, RobinAccess
 from robin.tests.conftest import PASSWORD
 

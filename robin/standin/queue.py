@@ -173,9 +173,6 @@ def wait_seconds(
     return 0 if retry > total else 60 * round(first_minutes * growth**retry)
 
 
-# -- The page -------------------------------------------------------------------------------------
-
-
 def page(items: list[Item], number: int, limit: int) -> str:
     """`/client/queue/list` as HTML: page `number` from 1, `limit` items on each."""
     total = len(items)

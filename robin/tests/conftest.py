@@ -12,10 +12,14 @@ import pytest
 from django.utils import timezone
 
 from accounts.models import User
-from robin import authentication, client, log_search, settings_page, views
+from robin.access import authentication
+from robin.access.tokens import Access
+from robin.config import settings_page
+from robin.health import views
+from robin.logs import search
 from robin.models import RefreshFamily, RobinAccess
 from robin.standin.robin import Robin
-from robin.tokens import Access
+from robin.upstream import client
 
 PASSWORD = "a good long password"
 LOGIN = "/api/v1/auth/login"
@@ -123,7 +127,7 @@ def robin(_robin_session, gateway, settings):
     settings.ROBIN_CLIENT_API_URL = _robin_session.client_url
     settings.ROBIN_SERVICE_API_URL = _robin_session.service_url
     settings_page.forget()
-    log_search.forget()
+    search.forget()
     views.forget_health()
 
     async def open_robin():

@@ -21,8 +21,8 @@ from django.utils import timezone
 from accounts import authentication as keys
 from gateway_project.core import database, errors
 from gateway_project.core.bus import bus
-from robin import authentication
-from robin.authentication import JWTAuthentication, StaffJWTAuthentication
+from robin.access import authentication
+from robin.access.authentication import JWTAuthentication, StaffJWTAuthentication
 from robin.models import RefreshFamily
 
 KEY = django_settings.JWT_SECRET

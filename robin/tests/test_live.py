@@ -10,10 +10,10 @@ from uuid import uuid4
 import pytest
 from django.conf import settings as django_settings
 
-from robin import live, seat
-from robin.authentication import Member
-from robin.live import Client, Hub, Picture, Queue, merged
-from robin.seat import LocalSeat, RedisSeat
+from robin.access.authentication import Member
+from robin.queue import leader, live
+from robin.queue.leader import LocalSeat, RedisSeat
+from robin.queue.live import Client, Hub, Picture, Queue, merged
 
 needs_redis = pytest.mark.skipif(
     not django_settings.REDIS_URL, reason="needs Redis: `make test` starts it"
@@ -377,7 +377,7 @@ class TestResuming:
             ada = Watcher(hub)
             await until(lambda: "heartbeat" in ada.kinds())
             for name in ("holder", "fence", "picture", "words"):
-                await hub._seat._redis.delete(seat.PREFIX + name)
+                await hub._seat._redis.delete(leader.PREFIX + name)
             robin.has(item(6))
             await until(lambda: after(ada.heard) == {"uid-6": item(6)})
 

@@ -7,7 +7,8 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from django.utils import timezone
 
-from robin import metrics, tasks
+from robin import tasks
+from robin.metrics import sampling
 from robin.models import MetricSample
 from robin.tests import contracts
 from robin.tests.contracts import holds
@@ -46,7 +47,7 @@ def test_the_page_of_charts_is_not_taken_for_figures(ada, robin):
     [("4d 2h 7m 5s", 353_225_000), ("0d 0h 0m 0s", 0), ("5s", 5000), ("soon", 0), (None, 0)],
 )
 def test_uptime(text, ms):
-    assert metrics.uptime_ms(text) == ms
+    assert sampling.uptime_ms(text) == ms
 
 
 def test_samples_become_series(ada, robin):
@@ -70,7 +71,7 @@ def test_samples_become_series(ada, robin):
 def test_a_counter_that_began_anew():
     values = [100, 130, 10, 15]
     rows = [(AT + timedelta(minutes=n), {"sent": v}) for n, v in enumerate(values)]
-    sent = next(one for one in metrics.series(rows) if one["metric"] == "MESSAGES_SENT")
+    sent = next(one for one in sampling.series(rows) if one["metric"] == "MESSAGES_SENT")
     assert [point["value"] for point in sent["dataPoints"]] == [30, 10, 5]
 
 
@@ -78,8 +79,8 @@ def test_many_samples_are_thinned_out(db):
     MetricSample.objects.bulk_create(
         MetricSample(at=AT + timedelta(seconds=n), figures={"queue_size": n}) for n in range(1201)
     )
-    found = metrics.between(AT, AT + timedelta(hours=1))
-    assert 300 <= len(found) <= metrics.POINTS_MAX
+    found = sampling.between(AT, AT + timedelta(hours=1))
+    assert 300 <= len(found) <= sampling.POINTS_MAX
     assert found[-1][1] == {"queue_size": 1200}
 
 

@@ -8,7 +8,7 @@ import dataclasses
 import pytest
 
 from accounts.models import AuditEvent
-from robin import queue
+from robin.queue import services
 from robin.standin.queue import Envelope
 from robin.standin.server import Reply
 from robin.tests import contracts
@@ -262,7 +262,7 @@ def test_a_long_queue_is_searched_whole(ada, robin):
 
 
 def test_what_the_live_queue_is_told(ada, robin, gateway):
-    found = gateway.run(queue.fetch_queue())
+    found = gateway.run(services.fetch_queue())
 
     assert found.totals == {"total": 120, "ready": 104, "claimed": 8, "dead": 8}
     assert len(found.items) == 112
@@ -279,8 +279,8 @@ def test_robin_s_credentials_and_ours_do_not_mix(ada, robin):
 @pytest.mark.parametrize("search", ["", "ann"])
 def test_equal_questions_at_once_are_one_for_robin(gateway, robin, search):
     async def ask():
-        which = queue.Filter(search=search)
-        pages = await asyncio.gather(*(queue.page(which, number=0, size=50) for _ in range(20)))
+        which = services.Filter(search=search)
+        pages = await asyncio.gather(*(services.page(which, number=0, size=50) for _ in range(20)))
         return {len(one.items) for one in pages}
 
     assert len(gateway.run(ask())) == 1
@@ -289,10 +289,10 @@ def test_equal_questions_at_once_are_one_for_robin(gateway, robin, search):
 
 def test_who_asks_after_a_deletion_does_not_join_who_asked_before(gateway, robin):
     async def ask():
-        before = asyncio.ensure_future(queue.page(queue.Filter(), number=0, size=50))
+        before = asyncio.ensure_future(services.page(services.Filter(), number=0, size=50))
         uid = robin.world.queue.select()[0].uid
-        await queue.act("delete", [uid])
-        after = await queue.page(queue.Filter(), number=0, size=50)
+        await services.act("delete", [uid])
+        after = await services.page(services.Filter(), number=0, size=50)
         await before
         return uid in {item["uid"] for item in after.items}
 

@@ -11,7 +11,7 @@ from django.utils import timezone
 
 from accounts.models import AuditEvent
 from accounts.services import Actor
-from robin import sessions
+from robin.access import sessions
 from robin.models import RefreshFamily, RefreshToken, RobinAccess
 from robin.tests.conftest import REFRESH, refresh
 

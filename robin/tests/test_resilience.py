@@ -133,7 +133,7 @@ def test_refused_credentials_are_not_the_caller_s_fault(ada, robin):
 
 @pytest.mark.parametrize("kind", ["bearer", "basic"])
 def test_our_credentials_open_the_door(ada, robin, gateway, settings, kind):
-    from robin import client
+    from robin.upstream import client
 
     for port in (robin.client, robin.service):
         port.auth.kind, port.auth.value = kind, "robin:p@ss/word" if kind == "basic" else "tok"

@@ -8,9 +8,9 @@ import threading
 
 import pytest
 
+from robin.config.translate import REDACTED
 from robin.models import Document
 from robin.tests.contracts import SCANNER_STATUS, SCANNER_TEST, holds
-from robin.translate import REDACTED
 
 STAT = {"version": "3.8.1", "uptime": 7, "scanned": 40, "spam_count": 3, "ham_count": 37}
 

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from accounts.models import AuditEvent
-from robin import settings_page
+from robin.config import settings_page
 from robin.standin.world import SECRETS
 from robin.tests import contracts
 from robin.tests.contracts import holds

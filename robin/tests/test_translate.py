@@ -9,11 +9,15 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from robin import logs, translate
+from robin.config import translate
+from robin.health import translate as health_translate
+from robin.logs import parsing
+from robin.queue import translate as queue_translate
 from robin.standin import client_api, service_api
 from robin.standin.queue import Envelope, page
 from robin.standin.server import Call
 from robin.standin.world import SECRETS, World
+from robin.storage import translate as storage_translate
 
 NOW = 1_795_424_700.0  # Mon, 23 Nov 2026 09:05:00 UTC
 
@@ -31,7 +35,7 @@ def answer(contexts, path, **query):
 
 class TestQueue:
     def test_a_page(self, world):
-        found = translate.queue_page(
+        found = queue_translate.queue_page(
             answer(client_api.contexts(world), "/client/queue/list", limit="50"),
             {"": 30, "DOVECOT-LDA": 10},
         )
@@ -57,7 +61,7 @@ class TestQueue:
         fresh.enqueue("ESMTP", [Envelope("", [rcpt], "/a/<b>'&.eml")])
         fresh.enqueue("SMTP", [])
 
-        found = translate.queue_page(page(fresh.select(), 1, 50).encode())
+        found = queue_translate.queue_page(page(fresh.select(), 1, 50).encode())
 
         assert found.items[0]["mailbox"] == rcpt
         assert found.items[0]["files"] == ["<b>'&.eml"]
@@ -67,16 +71,16 @@ class TestQueue:
     @pytest.mark.parametrize("text", ["", client_api.LANDING, "<tbody></tbody>"])
     def test_another_page_is_refused(self, text):
         with pytest.raises(ValueError, match="queue"):
-            translate.queue_page(text.encode())
+            queue_translate.queue_page(text.encode())
 
     def test_a_row_of_another_form_is_refused(self, world):
         text = page(world.queue.select(), 1, 5).replace("<td>ESMTP</td>", "")
         with pytest.raises(ValueError, match="row"):
-            translate.queue_page(text.encode())
+            queue_translate.queue_page(text.encode())
 
     @pytest.mark.parametrize("text", ["-", "", "Mo, 23 Dez 2026", "x" * 500])
     def test_a_date_in_another_language_is_none(self, text):
-        assert translate.java_ms(text) == 0
+        assert queue_translate.java_ms(text) == 0
 
 
 class TestStorage:
@@ -84,7 +88,7 @@ class TestStorage:
         "name", ["a b", "1+1", "100%", "%2e", "ü", "?x=1&y", "#", "a;b", "{|}", '"', "%252b"]
     )
     def test_robin_s_two_decodings_give_the_name_back(self, name):
-        url = translate.store_url(["north.example", name])
+        url = storage_translate.store_url(["north.example", name])
 
         assert unquote_plus(unquote(url)) == f"/store/north.example/{name}"
 
@@ -93,14 +97,14 @@ class TestStorage:
     )
     def test_what_could_lead_out_is_refused(self, path):
         with pytest.raises(ValueError, match="not allowed"):
-            translate.store_parts(path)
+            storage_translate.store_parts(path)
 
     def test_a_directory(self, world):
         contexts = client_api.contexts(world)
         call = Call("GET", "/store/north.example/ann/new", {}, "application/json", "", b"", True)
         raw = json.loads(contexts["/store"].handle(call).content)
 
-        found = translate.store_listing(raw, ["north.example", "ann", "new"])
+        found = storage_translate.store_listing(raw, ["north.example", "ann", "new"])
 
         assert found["path"] == "/north.example/ann/new"
         assert found["breadcrumbs"][-2:] == [
@@ -115,11 +119,11 @@ class TestStorage:
     @pytest.mark.parametrize("raw", [None, [], {}, {"items": 5}, {"items": [{}]}, {"items": [5]}])
     def test_anything_else_is_refused(self, raw):
         with pytest.raises(ValueError, match="not a directory"):
-            translate.store_listing(raw, [])
+            storage_translate.store_listing(raw, [])
 
     def test_every_mail_is_text(self):
-        assert translate.mail_text("é".encode()) == "é"
-        assert translate.mail_text("é".encode("latin-1")) == "é"
+        assert storage_translate.mail_text("é".encode()) == "é"
+        assert storage_translate.mail_text("é".encode("latin-1")) == "é"
 
 
 class TestSettings:
@@ -173,7 +177,7 @@ class TestHealth:
     def test_both_shapes_give_what_the_ui_reads(self, world, profile):
         raw = json.loads(answer(service_api.contexts(world, profile=profile), "/health"))
 
-        found = translate.health(raw, client_is_up=True)
+        found = health_translate.health(raw, client_is_up=True)
 
         assert found["status"] == "UP"
         assert found["queue"]["size"] == 112
@@ -186,7 +190,7 @@ class TestHealth:
         "raw", [None, [], "UP", {"status": "UP", "uptime": "1d"}, {"scheduler": {"config": {}}}]
     )
     def test_what_is_missing_is_left_out(self, raw):
-        found = translate.health(raw, client_is_up=False)
+        found = health_translate.health(raw, client_is_up=False)
 
         assert found["status"] == "DOWN"
         assert found["listeners"] == []
@@ -196,7 +200,7 @@ class TestHealth:
 
 class TestLog:
     def entries(self, text, now="2026-11-23T09:15:00+00:00", zone="UTC"):
-        return logs.entries(text, now=datetime.fromisoformat(now), zone=ZoneInfo(zone))
+        return parsing.entries(text, now=datetime.fromisoformat(now), zone=ZoneInfo(zone))
 
     def test_a_line(self):
         (entry,) = self.entries(
@@ -220,7 +224,7 @@ class TestLog:
         assert len(found) == raw.count("\n")
         assert found == sorted(found, key=lambda e: e.at, reverse=True)
         assert len({e.id for e in found}) == len(found)
-        assert {e.level for e in found} == set(logs.LEVELS)
+        assert {e.level for e in found} == set(parsing.LEVELS)
 
     @pytest.mark.parametrize(
         ("day", "now", "year"),

@@ -14,8 +14,9 @@ from django.utils import timezone
 
 from accounts.services import Actor
 from gateway_project.core.bus import bus
-from robin import live, sessions, tickets
+from robin.access import sessions, tickets
 from robin.models import RefreshFamily, RobinAccess
+from robin.queue import live
 from robin.tests.test_live import FakeRobin, item, until
 
 URL = "/ws/queue"
@@ -223,7 +224,7 @@ class TestOpening:
     def test_the_database_away_is_no_verdict_on_the_token(self, member, play, monkeypatch):
         from django.db import OperationalError
 
-        from robin import authentication
+        from robin.access import authentication
 
         ada = member()
 

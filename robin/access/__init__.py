@@ -1,0 +1,1 @@
+"""Who may use Robin's API: tokens, sessions, tickets, people."""

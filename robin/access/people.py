@@ -1,0 +1,145 @@
+"""Who has a role at Robin, and who may change that.
+
+Only superusers give roles. An administrator of Robin looks after accounts that are for Robin alone:
+one that is also a developer's, staff's or another administrator's would be a way to keys and rights
+that the administrator does not have.
+"""
+
+from __future__ import annotations
+
+from django.db import IntegrityError, transaction
+from django.db.models import QuerySet
+
+from accounts.events import audit
+from accounts.models import User, normal_email
+from accounts.services import Actor
+from gateway_project.core import errors
+from robin.access.authentication import Member
+from robin.access.sessions import find_user, revoke_all
+from robin.models import RobinAccess
+from robin.permissions import Role
+
+TAKEN = (
+    "An account with this user name or e-mail exists. PUT /api/v1/users/{username} gives it a role."
+)
+
+
+def with_access() -> QuerySet[User]:
+    return User.objects.filter(robin_access__isnull=False).select_related("robin_access")
+
+
+def create(
+    *,
+    username: str,
+    email: str,
+    password: str,
+    role: str,
+    is_active: bool,
+    by: Member,
+    actor: Actor,
+) -> User:
+    """A new account with a role; raises 403 or `Conflict`."""
+    _check_may_give_roles(by)
+    email = normal_email(email)
+    if "@" in username and normal_email(username) != email:
+        message = "a user name with '@' has to be the e-mail"
+        raise errors.ValidationFailed(errors=[{"field": "username", "message": message}])
+    if User.objects.filter(email=email).exists() or User.objects.filter(username=username).exists():
+        raise errors.Conflict(TAKEN)
+    user = User(username=username, email=email, is_active=is_active)
+    user.set_password(password)  # Argon2 takes its time: not inside the transaction
+    try:
+        with transaction.atomic():
+            user.save()
+            RobinAccess.objects.create(user=user, role=role)
+            audit("robin.user_created", target=user.pk, role=role, **actor.fields())
+    except IntegrityError as exc:  # the same name, at the same moment
+        raise errors.Conflict(TAKEN) from exc
+    return user
+
+
+def change(
+    username: str,
+    *,
+    email: str | None,
+    password: str | None,
+    role: str | None,
+    is_active: bool | None,
+    by: Member,
+    actor: Actor,
+) -> User:
+    """Change what is not None; a superuser's `role` for one who has none gives access.
+
+    Raises 404, 403 or `Conflict`. A new password or a shut account ends all sessions.
+    """
+    user = _get(username, by)
+    before = getattr(user, "robin_access", None)
+    if role is not None and (before is None or before.role != role):
+        _check_may_give_roles(by)
+        _check_not_oneself(user, by, "role")
+    elif before is None:
+        raise errors.NotFound
+    if is_active is False:
+        _check_not_oneself(user, by, "account")
+    if email is not None:
+        user.email = normal_email(email)
+    if password is not None:
+        user.set_password(password)
+    if is_active is not None:
+        user.is_active = is_active
+    try:
+        with transaction.atomic():
+            user.save()
+            if role is not None:
+                RobinAccess.objects.update_or_create(user=user, defaults={"role": role})
+            if password is not None or is_active is False:
+                revoke_all(user, because="user", actor=actor)
+            given = {"email": email, "password": password, "role": role, "is_active": is_active}
+            fields = sorted(name for name, value in given.items() if value is not None)
+            audit("robin.user_changed", target=user.pk, fields=fields, **actor.fields())
+    except IntegrityError as exc:
+        raise errors.Conflict("Another account has this e-mail.") from exc
+    return with_access().get(pk=user.pk)
+
+
+def remove(username: str, *, by: Member, actor: Actor) -> None:
+    """Take the role away, and the account with it when it was only for Robin."""
+    user = _get(username, by)
+    if not hasattr(user, "robin_access"):
+        raise errors.NotFound
+    _check_not_oneself(user, by, "account")
+    with transaction.atomic():
+        audit("robin.user_removed", target=user.pk, role=user.robin_access.role, **actor.fields())
+        revoke_all(user, because="user", actor=actor)
+        if _is_only_for_robin(user):
+            user.delete()
+        else:
+            user.robin_access.delete()
+
+
+def _get(username: str, by: Member) -> User:
+    """The user, whom `by` may look after; another is 404 to those who may not see, else 403."""
+    user = find_user(username)
+    if user is None or not (by.is_superuser or hasattr(user, "robin_access")):
+        raise errors.NotFound
+    if by.is_superuser or user.pk == by.user_id:
+        return user
+    if user.robin_access.role == Role.ADMIN or not _is_only_for_robin(user):
+        raise errors.PermissionDenied(
+            "This account is more than a user of Robin: only a superuser may change it."
+        )
+    return user
+
+
+def _is_only_for_robin(user: User) -> bool:
+    return not (user.is_staff or user.is_superuser or user.memberships.exists())
+
+
+def _check_may_give_roles(by: Member) -> None:
+    if not by.is_superuser:
+        raise errors.PermissionDenied("Only superusers give roles. Ask one.")
+
+
+def _check_not_oneself(user: User, by: Member, what: str) -> None:
+    if user.pk == by.user_id:
+        raise errors.Conflict(f"Nobody changes the {what} they are signed in with.")

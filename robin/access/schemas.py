@@ -1,0 +1,137 @@
+"""Bodies and answers of sign-in and users. Names and forms are those that Robin UI checks:
+camelCase, times ending in `Z`, and what is not known is absent, never null."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, TypeVar
+
+from django.contrib.auth.password_validation import validate_password
+from django.core.exceptions import ValidationError
+from pydantic import AfterValidator, BaseModel, EmailStr, Field, StringConstraints
+
+from accounts.models import User
+from accounts.schemas import Time
+from gateway_project.core.views import Body
+from robin.access.sessions import Session
+from robin.permissions import Permission, Role, permissions_of
+
+RoleName = Literal["ROLE_READONLY", "ROLE_USER", "ROLE_OPERATOR", "ROLE_ADMIN"]
+
+
+def _acceptable(password: str) -> str:
+    if "\x00" in password:
+        raise ValueError("must not hold NUL")
+    try:
+        validate_password(password)
+    except ValidationError as exc:
+        raise ValueError(" ".join(exc.messages)) from None
+    return password
+
+
+Password = Annotated[str, StringConstraints(max_length=128), AfterValidator(_acceptable)]
+Email = Annotated[EmailStr, StringConstraints(max_length=150)]
+# "/" would end the address of /users/{username}.
+Username = Annotated[
+    str, StringConstraints(min_length=3, max_length=150, pattern=r"^[A-Za-z0-9_.@+-]+$")
+]
+# Robin UI refuses null where it expects a text or nothing.
+T = TypeVar("T")
+Absent = Annotated[T | None, Field(exclude_if=lambda value: value is None)]
+Roles = Annotated[list[RoleName], Field(min_length=1, max_length=1)]
+
+
+class LoginRequest(Body):
+    username: Annotated[str, StringConstraints(min_length=1, max_length=254)] = Field(
+        description="E-mail or user name."
+    )
+    password: Annotated[str, StringConstraints(min_length=1, max_length=128)]
+    otp: Annotated[str, StringConstraints(max_length=20)] = Field(
+        "",
+        description="For accounts with a second factor: a code of the app, or a recovery code. "
+        "In Robin UI, which has no field for it, the app's code follows the password and a blank.",
+    )
+    rememberMe: bool = Field(False, description="Taken and ignored: sessions last 7 days.")
+
+
+class RobinUserView(BaseModel):
+    id: str
+    username: str
+    email: str
+    roles: list[Role]
+    firstName: Absent[str] = None
+    lastName: Absent[str] = None
+    createdAt: Time
+    lastLoginAt: Absent[Time] = None
+    isActive: bool
+    permissions: list[Permission]
+
+    @classmethod
+    def of(cls, user: User, role: str | None) -> RobinUserView:
+        return cls(
+            id=str(user.pk),
+            username=user.username,
+            email=user.email,
+            roles=[Role(role)] if role is not None else [],
+            firstName=user.first_name or None,
+            lastName=user.last_name or None,
+            createdAt=user.date_joined,
+            lastLoginAt=user.last_login,
+            isActive=user.is_active,
+            permissions=sorted(permissions_of(role)),
+        )
+
+
+class TokensView(BaseModel):
+    accessToken: str
+    refreshToken: None = Field(None, description="It is in the HttpOnly cookie `refreshToken`.")
+    tokenType: Literal["Bearer"] = "Bearer"
+    expiresIn: int = Field(description="Seconds.")
+
+
+class LoginView(BaseModel):
+    user: RobinUserView
+    tokens: TokensView
+    permissions: list[Permission]
+
+    @classmethod
+    def of(cls, session: Session, expires_in: int) -> LoginView:
+        user = RobinUserView.of(session.user, session.role)
+        tokens = TokensView(accessToken=session.access, expiresIn=expires_in)
+        return cls(user=user, tokens=tokens, permissions=user.permissions)
+
+
+class RefreshView(BaseModel):
+    accessToken: str
+    tokenType: Literal["Bearer"] = "Bearer"
+    expiresIn: int = Field(description="Seconds.")
+
+
+class VerifyView(BaseModel):
+    valid: bool
+
+
+class TicketView(BaseModel):
+    ticket: str
+    expiresIn: int = Field(description="Seconds.")
+
+
+class NewUserRequest(Body):
+    username: Username
+    email: Email
+    password: Password
+    roles: Roles
+    isActive: bool = True
+
+
+class UserPatch(Body):
+    """Fields that are left out stay as they are."""
+
+    email: Email | None = None
+    password: Password | None = None
+    roles: Roles | None = None
+    isActive: bool | None = None
+
+
+class UserList(BaseModel):
+    results: list[RobinUserView]
+    next: str | None

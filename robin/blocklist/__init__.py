@@ -1,0 +1,1 @@
+"""Addresses that Robin's operators keep out."""

@@ -1,0 +1,1 @@
+"""Robin's settings, Robin UI's documents, and the scanners."""

@@ -1,0 +1,93 @@
+"""Robin's settings, read from its page, without their secrets, and remembered for five minutes.
+
+One request at a time asks Robin. When it does not answer, what was known goes on for an hour.
+The page itself is never kept: it holds passwords.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import partial
+from time import monotonic
+from typing import Any
+
+from gateway_project.core import errors
+from gateway_project.core.bus import bus
+from gateway_project.core.caching import SingleFlight
+from robin.config import translate
+from robin.upstream.client import HTML, robin
+
+FRESH_SECONDS = 300.0
+STALE_SECONDS = 3600.0
+CHANNEL = "robin-config"
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    sections: dict[str, Any]
+    fetched_at: datetime
+    known_since: float  # monotonic()
+
+    @property
+    def is_fresh(self) -> bool:
+        return monotonic() - self.known_since < FRESH_SECONDS
+
+
+class _Memory:
+    def __init__(self) -> None:
+        self.known: Settings | None = None
+        self.is_dropped = False
+        self.flights: SingleFlight[str, Settings] = SingleFlight()
+
+    def drop(self, word: str = "") -> None:
+        """It changed: ask again, but go on with it when Robin does not answer."""
+        self.is_dropped = True
+
+
+_memory = _Memory()
+bus.on(CHANNEL, _memory.drop, partial(_memory.drop, ""))
+
+
+async def read() -> Settings:
+    """Raises what `Port` raises, when nothing is known that is younger than an hour."""
+    known = _memory.known
+    if known is not None and known.is_fresh and not _memory.is_dropped:
+        return known
+    try:
+        return await _memory.flights.do("", _fetch)
+    except (errors.UpstreamUnavailable, errors.UpstreamTimedOut, errors.UpstreamUnexpected):
+        if known is None or monotonic() - known.known_since > STALE_SECONDS:
+            raise
+        return known
+
+
+async def _fetch() -> Settings:
+    _memory.is_dropped = False
+    try:
+        sections = await robin().service.get("/config", HTML, translate.config_page)
+    except BaseException:  # cancelled, too: what was dropped has not been read
+        _memory.is_dropped = True
+        raise
+    _memory.known = Settings(sections, datetime.now(UTC), monotonic())
+    return _memory.known
+
+
+async def reload() -> str:
+    """Let Robin read its files again; its word for how that went."""
+    answer = await robin().service.post("/config/reload")
+    if not isinstance(answer, dict) or answer.get("status") != "OK":
+        raise errors.UpstreamUnexpected("Robin could not read its settings again. See its log.")
+    await asyncio.to_thread(bus.say, CHANNEL, "reloaded")
+    _memory.drop()
+    return "Configuration reloaded"
+
+
+def known_retries_max() -> dict[str, int]:
+    """Of the settings that were read last, never asking for them: they serve as a divisor."""
+    return translate.retries_max(_memory.known.sections if _memory.known is not None else {})
+
+
+def forget() -> None:
+    _memory.known, _memory.is_dropped = None, False

@@ -1,0 +1,85 @@
+"""Robin's settings as Robin UI reads them. Pure functions; `ValueError` when it is not that.
+
+Names are the UI's (camelCase). Times are milliseconds, or ISO texts that end in `Z`; a fact that is
+not known is left out, never null.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from html import unescape
+from typing import Any
+
+import orjson
+
+RETRIES_MAX = 30
+"""Robin's shipped `relay.maxRetryCount`, where its settings are not known."""
+
+
+def retries_max(config: Mapping[str, Any]) -> dict[str, int]:
+    """Protocol → how often Robin tries, from its settings (`config_page`)."""
+    found = {"": RETRIES_MAX}
+    for section, protocol in (("relay", ""), ("dovecot", "DOVECOT-LDA")):
+        value = (config.get(section) or {}).get("maxRetryCount")
+        if isinstance(value, int) and value > 0:
+            found[protocol] = value
+    return found
+
+
+PRE = re.compile(r"<pre\b[^>]*\bid=['\"](properties|server)Config['\"][^>]*>(.*?)</pre>", re.DOTALL)
+SECTION = re.compile(
+    r"<div class=['\"]config-section['\"]>\s*<h2>(.*?)</h2>\s*<pre[^>]*>(.*?)</pre>", re.DOTALL
+)
+SECRET = re.compile(
+    r"pass|secret|token|authvalue|authorization|credential|api[_-]?key|auth$|private|cookie|salt",
+    re.IGNORECASE,
+)
+HEADERS = re.compile(r"headers$", re.IGNORECASE)
+IN_TEXT = re.compile(
+    r"(?P<user>://[^/\s:@]*:)[^@\s/]+(?=@)|(?P<name>(?:password|passwd|pwd|secret|token)=)[^&;\s]+",
+    re.IGNORECASE,
+)
+REDACTED = "[redacted]"
+
+
+def config_page(content: bytes) -> dict[str, Any]:
+    """Robin's settings by section (`server`, `relay`, …), without the secrets they hold."""
+    text = content.decode("utf-8", errors="replace")
+    found: dict[str, str] = dict(PRE.findall(text))
+    if "server" not in found:
+        raise ValueError("not the page of the settings")
+    for title, raw in SECTION.findall(text):
+        name = unescape(title).strip().lower().removesuffix(" configuration")
+        found[name.replace(" ", "")] = raw
+    return {name: redacted(_whole(orjson.loads(unescape(raw)))) for name, raw in found.items()}
+
+
+def _whole(value: Any) -> Any:
+    """Robin shows every number as a float."""
+    if isinstance(value, dict):
+        return {name: _whole(inner) for name, inner in value.items()}
+    if isinstance(value, list):
+        return [_whole(inner) for inner in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def redacted(value: Any, *, is_secret: bool = False) -> Any:
+    """The same with every secret replaced: by the name it stands under, or inside of a text."""
+    if isinstance(value, dict):
+        return {
+            name: redacted(
+                inner,
+                is_secret=is_secret or bool(SECRET.search(str(name)) or HEADERS.search(str(name))),
+            )
+            for name, inner in value.items()
+        }
+    if isinstance(value, list):
+        return [redacted(inner, is_secret=is_secret) for inner in value]
+    if isinstance(value, bool) or value is None or value == "":
+        return value  # whether something is set is no secret
+    if is_secret:
+        return REDACTED
+    if isinstance(value, str):
+        return IN_TEXT.sub(lambda m: (m["user"] or m["name"]) + REDACTED, value)
+    return value

@@ -1,0 +1,96 @@
+"""Robin's queue, storage, log, settings and health under `/api/v1`. Shapes: `robin/schemas.py`."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+from django.http import HttpRequest, HttpResponse
+from drf_spectacular.utils import extend_schema
+
+from accounts.events import utc_text
+from gateway_project.core import database, errors
+from gateway_project.core.views import reply
+from robin.config import documents, settings_page
+from robin.config.schemas import ConfigView, SaidView
+from robin.permissions import Permission
+from robin.upstream.viewset import UPSTREAM, RobinViewSet, endpoint
+
+CONFIG = ("robin settings",)
+
+
+async def current_document(name: str) -> dict[str, Any]:
+    """What is kept, or what it begins with; also while Robin is away."""
+    content = await database.run(documents.stored, name)
+    if content is None:
+        try:
+            sections = (await settings_page.read()).sections
+        except UPSTREAM:
+            sections = {}
+        content = documents.seeded(name, sections)
+    return content
+
+
+class ConfigViewSet(RobinViewSet):
+    @endpoint(
+        summary="Robin's settings, without their secrets",
+        description=(
+            "Remembered for five minutes, and for up to an hour while Robin does not answer; "
+            "`fetchedAt` says of when they are."
+        ),
+        tags=CONFIG,
+        answer=ConfigView,
+        scope=Permission.VIEW_SETTINGS,
+        problems=UPSTREAM,
+    )
+    async def show(self, request: HttpRequest) -> HttpResponse:
+        found = await settings_page.read()
+        return reply({"sections": found.sections, "fetchedAt": utc_text(found.fetched_at)})
+
+    @endpoint(
+        summary="Let Robin read its settings again",
+        tags=CONFIG,
+        answer=SaidView,
+        scope=Permission.MANAGE_SERVER_CONFIG,
+        problems=UPSTREAM,
+    )
+    async def reload(self, request: HttpRequest) -> HttpResponse:
+        said = await settings_page.reload()
+        await self.audit("robin.config.reload")
+        return reply(SaidView(message=said))
+
+    @extend_schema(operation_id="config_section")
+    @endpoint(
+        summary="One section of the settings",
+        description=(
+            "`dovecot`, `clamav` and `rspamd` are the documents of Robin UI: they are stored here "
+            "and not applied to Robin (`X-Gateway-Notice`). All others are Robin's own."
+        ),
+        tags=CONFIG,
+        scope=Permission.VIEW_SETTINGS,
+        problems=[*UPSTREAM, errors.NotFound],
+    )
+    async def section(self, request: HttpRequest, section: str) -> HttpResponse:
+        if section not in documents.KINDS:
+            found = (await settings_page.read()).sections.get(section)
+            if found is None:
+                raise errors.NotFound("Robin's settings have no such section.")
+            return reply(found)
+        content = await current_document(section)
+        return reply(documents.shown(content), headers=documents.NOTICE)
+
+    @endpoint(
+        summary="Keep a document of Robin UI",
+        description="JSON, under whatever media type. Stored here, not applied to Robin.",
+        tags=CONFIG,
+        scope=Permission.MANAGE_SERVER_CONFIG,
+        problems=[errors.NotFound, errors.NotPossible, errors.ValidationFailed, errors.InvalidJSON],
+    )
+    async def save(self, request: HttpRequest, section: str) -> HttpResponse:
+        if section not in documents.KINDS:
+            raise errors.NotPossible("Robin offers no way to write its settings over HTTP.")
+        content = documents.parsed(section, request.body)
+        keep = partial(documents.save, section, content, by=self.principal.email)
+        saved = await database.run(keep)
+        await self.audit("robin.document.saved", target=section)
+        return reply(documents.shown(saved), headers=documents.NOTICE)

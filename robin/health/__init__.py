@@ -1,0 +1,1 @@
+"""How Robin and its two servers stand."""

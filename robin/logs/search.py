@@ -1,0 +1,58 @@
+"""Searching Robin's log: one search at a time, and what came is shared for two seconds.
+
+Robin gives every line that matches at once, tens of megabytes on a busy day, and does nothing else
+meanwhile. So equal searches share an answer, and it is read into entries off the event loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import UTC, datetime
+from urllib.parse import quote
+from zoneinfo import ZoneInfo
+
+from django.conf import settings
+
+from gateway_project.core.caching import SingleFlight, TTLCache
+from robin.logs import parsing
+from robin.logs.parsing import Entry, Filter
+from robin.upstream.client import TEXT, robin
+
+SHARED_SECONDS = 2.0
+_found: TTLCache[str, list[Entry]] = TTLCache(4)
+_flights: SingleFlight[str, list[Entry]] = SingleFlight()
+
+
+async def search(which: Filter) -> list[Entry]:
+    """The entries that match, newest first. Raises what `Port` raises."""
+    found: list[Entry] = []
+    queries = which.queries()
+    for query in queries:
+        entries = _found.get(query)
+        if entries is None:
+            entries = await _flights.do(query, lambda query=query: _ask(query))  # type: ignore[misc]
+        found += entries
+    if len(queries) > 1:
+        found.sort(key=lambda entry: entry.at, reverse=True)
+    return await asyncio.to_thread(which.keep, found)
+
+
+async def _ask(query: str) -> list[Entry]:
+    content = await robin().client.get(
+        f"/logs?query={quote(query, safe='')}",
+        TEXT,
+        bytes,
+        timeout_seconds=settings.ROBIN_LOGS_TIMEOUT_SECONDS,
+    )
+    entries = await asyncio.to_thread(_read, content)
+    _found.put(query, entries, seconds=SHARED_SECONDS)
+    return entries
+
+
+def _read(content: bytes) -> list[Entry]:
+    text = content.decode("utf-8", errors="replace")
+    return parsing.entries(text, now=datetime.now(UTC), zone=ZoneInfo(settings.ROBIN_LOG_TIMEZONE))
+
+
+def forget() -> None:
+    _found.clear()

@@ -1,0 +1,1 @@
+"""Robin's figures, sampled and served as series."""

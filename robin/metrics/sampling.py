@@ -1,0 +1,202 @@
+"""Robin's figures: as they are now, and as series of samples, since Robin keeps no history.
+
+A sample is a dict of plain numbers: `queue_size, connections, cpu_percent, memory_percent` as they
+were, `received, sent` as counters that begin at 0 when Robin starts.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from datetime import datetime, timedelta
+from itertools import pairwise
+from typing import Any
+
+import httpx
+from django.conf import settings
+from django.db import transaction
+from django.utils import timezone
+from prometheus_client.parser import text_string_to_metric_families
+
+from accounts.events import utc_text
+from gateway_project.core.telemetry.logging import get_logger
+from robin.models import MetricSample
+from robin.queue import alerts
+from robin.queue.alerts import client
+
+KEEP_DAYS = 30
+POINTS_MAX = 500
+SECONDS_MAX = 5.0
+# The UI's name → (unit, figure, whether it is a counter)
+SERIES = {
+    "QUEUE_SIZE": ("items", "queue_size", False),
+    "MESSAGES_RECEIVED": ("messages", "received", True),
+    "MESSAGES_SENT": ("messages", "sent", True),
+    "CONNECTIONS": ("connections", "connections", False),
+    "CPU_USAGE": ("percent", "cpu_percent", False),
+    "MEMORY_USAGE": ("percent", "memory_percent", False),
+}
+UPTIME = re.compile(r"(?:(\d+)d )?(?:(\d+)h )?(?:(\d+)m )?(\d+)s\Z")
+Values = dict[str, list[tuple[dict[str, str], float]]]
+log = get_logger("gateway.robin")
+
+
+def prometheus(content: bytes) -> Values:
+    """Name → (labels, value) of every sample; `ValueError` when it is no exposition."""
+    found: Values = {}
+    for family in text_string_to_metric_families(content.decode()):
+        for sample in family.samples:
+            found.setdefault(sample.name, []).append((sample.labels, sample.value))
+    if not found:
+        raise ValueError("no metrics")
+    return found
+
+
+def _one(values: Values, name: str) -> float | None:
+    rows = values.get(name)
+    return rows[0][1] if rows else None
+
+
+def _heap(values: Values, name: str) -> float:
+    """The sum over the heap's pools; -1 stands for a pool without a limit."""
+    rows = values.get(name, [])
+    return sum(max(0.0, value) for labels, value in rows if labels.get("area") == "heap")
+
+
+def _memory(values: Values) -> tuple[float, float]:
+    """Bytes of the heap in use, and of the whole heap: never less, and never 0."""
+    used = _heap(values, "jvm_memory_used_bytes")
+    return used, max(used, _heap(values, "jvm_memory_max_bytes"), 1.0)
+
+
+def uptime_ms(text: Any) -> int:
+    """`4d 2h 7m 5s` in milliseconds; 0 when it is none."""
+    match = UPTIME.match(text) if isinstance(text, str) else None
+    days, hours, minutes, seconds = (
+        (int(part or 0) for part in match.groups()) if match else [0] * 4
+    )
+    return (((days * 24 + hours) * 60 + minutes) * 60 + seconds) * 1000
+
+
+def _connections(health: Mapping[str, Any]) -> int:
+    listeners = health.get("listeners")
+    pools = [one.get("threadPool") or {} for one in listeners or [] if isinstance(one, dict)]
+    return sum(pool.get("active", 0) for pool in pools)
+
+
+# -- Now ------------------------------------------------------------------------------------------
+
+
+def system_stats(values: Values, health: Any, *, now: datetime) -> dict[str, Any]:
+    """The UI's SystemStats. Robin tells nothing of its disk, so that is left out."""
+    used, total = _memory(values)
+    cpu: dict[str, Any] = {"usage": _percent(_one(values, "system_cpu_usage") or 0.0)}
+    cores, load = _one(values, "system_cpu_count"), _one(values, "system_load_average_1m")
+    if cores:
+        cpu["cores"] = int(cores)
+    if load is not None and load >= 0:
+        cpu["loadAverage"] = [load]
+    return {
+        "timestamp": utc_text(now),
+        "cpu": cpu,
+        "memory": {
+            "total": int(total),
+            "used": int(used),
+            "free": int(total - used),
+            "usagePercent": _percent(used / total),
+        },
+        "uptime": uptime_ms(health.get("uptime") if isinstance(health, dict) else None),
+    }
+
+
+def queue_stats(values: Values, totals: Mapping[str, int], *, now: datetime) -> dict[str, Any]:
+    return {
+        "timestamp": utc_text(now),
+        "queueSize": totals["ready"] + totals["claimed"],
+        "processing": totals["claimed"],
+        "failed": totals["dead"],
+        "completed": int(_one(values, "robin_email_receipt_success_total") or 0),
+    }
+
+
+def _percent(share: float) -> float:
+    return round(min(100.0, max(0.0, share * 100)), 2)
+
+
+# -- History --------------------------------------------------------------------------------------
+
+
+def figures(values: Values, health: Mapping[str, Any]) -> dict[str, float]:
+    """One sample; what is not known is left out."""
+    used, total = _memory(values)
+    found: dict[str, float | None] = {
+        "queue_size": (health.get("queue") or {}).get("size"),
+        "connections": _connections(health) if health.get("listeners") is not None else None,
+        "cpu_percent": _percent(_one(values, "system_cpu_usage") or 0.0),
+        "memory_percent": _percent(used / total),
+        "received": _one(values, "robin_email_receipt_start_total"),
+        "sent": _one(values, "robin_email_receipt_success_total"),
+    }
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def sample() -> bool:
+    """Ask Robin and keep what it says; old samples go. Called by the worker."""
+    if not settings.ROBIN_SERVICE_API_URL:
+        return False
+    try:
+        with client(settings.ROBIN_SERVICE_API_URL, settings.ROBIN_SERVICE_API_TOKEN) as http:
+            health = http.get("/health").raise_for_status().json()
+            text = http.get("/metrics/prometheus").raise_for_status()
+        if not text.headers["content-type"].startswith("text/plain"):
+            raise ValueError("another media type")
+        found = figures(prometheus(text.content), health)
+        dead = alerts.dead_items()
+    except (httpx.HTTPError, ValueError, KeyError, AttributeError, TypeError) as exc:
+        log.warning("robin_sample_failed", error=type(exc).__name__)
+        return False
+    with transaction.atomic():
+        alerts.tell(found, dead)
+        MetricSample.objects.create(figures=found)
+    MetricSample.objects.filter(at__lt=timezone.now() - timedelta(days=KEEP_DAYS)).delete()
+    return True
+
+
+def between(start: datetime, end: datetime) -> list[tuple[datetime, dict[str, float]]]:
+    """At most `POINTS_MAX` samples, evenly chosen; the last is always among them."""
+    # The times alone first: a month has 43,200 of them, and few are shown.
+    times = list(
+        MetricSample.objects.filter(at__gte=start, at__lte=end)
+        .order_by("-at")
+        .values_list("at", flat=True)
+    )
+    step = -(-len(times) // POINTS_MAX) or 1
+    chosen = MetricSample.objects.filter(at__in=times[::step]).order_by("at")
+    return list(chosen.values_list("at", "figures"))
+
+
+def series(samples: Iterable[tuple[datetime, Mapping[str, float]]]) -> list[dict[str, Any]]:
+    """The UI's series. Of a counter each point shows how much came since the point before."""
+    rows = list(samples)
+    answer = []
+    for metric, (unit, name, is_counter) in SERIES.items():
+        known = [(at, row[name]) for at, row in rows if name in row]
+        if is_counter:
+            # Less than before: Robin was started anew, and all of it came since.
+            known = [
+                (at, value - before if value >= before else value)
+                for (_, before), (at, value) in pairwise(known)
+            ]
+        points = [{"timestamp": utc_text(at), "value": value} for at, value in known]
+        answer.append({"metric": metric, "unit": unit, "dataPoints": points})
+    return answer
+
+
+def as_csv(found: Iterable[Mapping[str, Any]]) -> str:
+    lines = ["metric,unit,timestamp,value"]
+    for one in found:
+        lines += [
+            f"{one['metric']},{one['unit']},{point['timestamp']},{point['value']}"
+            for point in one["dataPoints"]
+        ]
+    return "\n".join(lines) + "\n"

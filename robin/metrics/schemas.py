@@ -1,0 +1,57 @@
+"""Queries and answers about Robin's figures, in the names that Robin UI checks."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, Field
+
+from robin.schemas import Query, When
+
+
+class MetricsQuery(Query):
+    start: When | None = Field(None, description="An hour before `end`, unless given.")
+    end: When | None = Field(None, description="Now, unless given.")
+
+
+class MetricsExportQuery(MetricsQuery):
+    format: Literal["csv", "json"] = "csv"
+
+
+class PointView(BaseModel):
+    timestamp: str
+    value: float
+
+
+class SeriesView(BaseModel):
+    metric: Literal[
+        "QUEUE_SIZE",
+        "MESSAGES_SENT",
+        "MESSAGES_RECEIVED",
+        "CONNECTIONS",
+        "CPU_USAGE",
+        "MEMORY_USAGE",
+    ]
+    unit: str
+    dataPoints: list[PointView]
+
+
+class MetricsView(BaseModel):
+    series: list[SeriesView]
+    startTime: str
+    endTime: str
+
+
+class SystemStatsView(BaseModel):
+    timestamp: str
+    cpu: dict[str, Any]
+    memory: dict[str, Any]
+    uptime: int = Field(description="Milliseconds.")
+
+
+class QueueStatsView(BaseModel):
+    timestamp: str
+    queueSize: int
+    processing: int
+    failed: int
+    completed: int

@@ -1,0 +1,105 @@
+"""Robin's figures under `/api/v1/metrics`: now, and over time. Shapes: `robin/schemas.py`."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import UTC, datetime, timedelta
+
+import orjson
+from django.http import HttpRequest, HttpResponse
+from django.utils.http import content_disposition_header
+
+from accounts.events import utc_text
+from gateway_project.core import database, errors
+from gateway_project.core.views import asked, reply
+from robin.metrics import sampling
+from robin.metrics.schemas import (
+    MetricsExportQuery,
+    MetricsQuery,
+    MetricsView,
+    QueueStatsView,
+    SystemStatsView,
+)
+from robin.permissions import Permission
+from robin.queue import services as queue
+from robin.upstream.client import JSON, TEXT, robin
+from robin.upstream.viewset import DOWNLOAD, UPSTREAM, RobinViewSet, endpoint, parameters
+
+METRICS = ("robin metrics",)
+DAYS_MAX = sampling.KEEP_DAYS
+
+
+class MetricsViewSet(RobinViewSet):
+    @endpoint(
+        summary="Series of samples, one a minute",
+        description="Counters as what came since the point before; at most 500 points each.",
+        tags=METRICS,
+        answer=MetricsView,
+        scope=Permission.VIEW_METRICS,
+        problems=[errors.ValidationFailed],
+        parameters=parameters(MetricsQuery),
+    )
+    async def list(self, request: HttpRequest) -> HttpResponse:
+        start, end = _span(asked(request, MetricsQuery))
+        samples = await database.run(sampling.between, start, end)
+        answer = {"series": sampling.series(samples)}
+        return reply({**answer, "startTime": utc_text(start), "endTime": utc_text(end)})
+
+    @endpoint(
+        summary="The same as a file",
+        tags=METRICS,
+        scope=Permission.VIEW_METRICS,
+        problems=[errors.ValidationFailed],
+        parameters=parameters(MetricsExportQuery),
+    )
+    async def export(self, request: HttpRequest) -> HttpResponse:
+        query = asked(request, MetricsExportQuery)
+        found = sampling.series(await database.run(sampling.between, *_span(query)))
+        is_csv = query.format == "csv"
+        content = sampling.as_csv(found).encode() if is_csv else orjson.dumps(found)
+        name = content_disposition_header(True, f"robin-metrics.{query.format}")
+        return HttpResponse(
+            content,
+            content_type="text/csv; charset=utf-8" if is_csv else JSON,
+            headers={**DOWNLOAD, "Content-Disposition": str(name)},
+        )
+
+    @endpoint(
+        summary="Robin's processor, memory and uptime",
+        tags=METRICS,
+        answer=SystemStatsView,
+        scope=Permission.VIEW_METRICS,
+        problems=UPSTREAM,
+    )
+    async def system(self, request: HttpRequest) -> HttpResponse:
+        port = robin().service
+        values = await port.get("/metrics/prometheus", TEXT, sampling.prometheus)
+        health = await port.get_json("/health")
+        return reply(sampling.system_stats(values, health, now=datetime.now(UTC)))
+
+    @endpoint(
+        summary="Robin's queue in figures",
+        tags=METRICS,
+        answer=QueueStatsView,
+        scope=Permission.VIEW_METRICS,
+        problems=UPSTREAM,
+    )
+    async def queue(self, request: HttpRequest) -> HttpResponse:
+        values, totals = await asyncio.gather(
+            robin().service.get("/metrics/prometheus", TEXT, sampling.prometheus), queue.totals()
+        )
+        return reply(sampling.queue_stats(values, totals, now=datetime.now(UTC)))
+
+
+def _span(query: MetricsQuery) -> tuple[datetime, datetime]:
+    try:
+        end = (query.end or datetime.now(UTC)).astimezone(UTC)
+        start = query.start.astimezone(UTC) if query.start else end - timedelta(hours=1)
+    except OverflowError:
+        raise errors.ValidationFailed(
+            errors=[{"field": "end", "message": "is no time that can be meant"}]
+        ) from None
+    if not timedelta() <= end - start <= timedelta(days=DAYS_MAX + 1):
+        message = f"must be before end, by {DAYS_MAX} days at most"
+        raise errors.ValidationFailed(errors=[{"field": "start", "message": message}])
+    return start, end

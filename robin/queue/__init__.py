@@ -1,0 +1,1 @@
+"""Robin's mail queue: pages, actions, and the live feed of /ws/queue."""

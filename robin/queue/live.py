@@ -1,0 +1,557 @@
+"""The queue as it changes, for everybody who watches it at `/ws/queue`.
+
+One process of the installation asks Robin (`leader.py` says which), and only while somebody
+watches. What changed goes over the channel layer to the `Hub` of each process, which encodes
+nothing again: the same text goes to all of its clients. A word that is missing shows by its number;
+the hub then reads the stored picture and tells its clients anew.
+
+    snapshot   {type, seq, at, totals, items}                    the first 1,000 items
+    diff       {type, seq, at, totals, added, changed, removed}  `removed` are uids
+    heartbeat  {type, seq, at, totals}                           nothing changed
+    status     {type, seq, at, status, message}                  `up`, `down` (Robin), `stale` (we)
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from time import monotonic, time
+from typing import Any, NamedTuple, cast
+
+import orjson
+from channels.layers import get_channel_layer
+from django.conf import settings
+from redis.exceptions import RedisError
+
+from accounts.authentication import ALL, DEAF_SECONDS
+from accounts.events import utc_text
+from gateway_project.core import errors
+from gateway_project.core.bus import bus
+from gateway_project.core.telemetry.logging import get_logger
+from gateway_project.core.telemetry.metrics import live_clients, live_polls
+from robin.access import authentication
+from robin.access.authentication import Member
+from robin.permissions import Permission
+from robin.queue.leader import WORDS_MAX, Seat, make_seat
+
+GROUP = "robin.queue"
+ITEMS_MAX = 1000
+UNSENT_MAX = 8  # messages that may wait for one client: 40 s of a busy queue
+TICK_SECONDS = 0.25
+HOLD_SECONDS = 1.0
+FETCH_SECONDS_MAX = 10.0
+STALE_POLLS = 3
+STALE = "stale"
+EXPIRED, FORBIDDEN, TOO_SLOW = 4401, 4403, 4408
+log = get_logger("gateway.live")
+Item = dict[str, Any]
+
+
+class Queue(NamedTuple):
+    """What Robin has now. `items` as `/api/v1/queue/json` shows them, each with its `uid`."""
+
+    items: list[Item]
+    totals: dict[str, int]
+    """`total, ready, claimed, dead`."""
+
+
+Fetch = Callable[[], Awaitable[Queue]]
+
+
+fetch_queue: Fetch | None = None
+"""Where this installation's queue comes from, set before the process starts; None: nowhere, and
+`/ws/queue` is not there. It raises whatever Robin's client raises."""
+
+
+@dataclass
+class Picture:
+    """The queue at one number."""
+
+    seq: int
+    at: str
+    totals: dict[str, int]
+    items: dict[str, Item]
+
+    def json(self) -> bytes:
+        return orjson.dumps(
+            {"seq": self.seq, "at": self.at, "totals": self.totals, "items": [*self.items.values()]}
+        )
+
+    @classmethod
+    def of(cls, text: bytes) -> Picture:
+        raw = orjson.loads(text)
+        items = {item["uid"]: item for item in raw["items"]}
+        return cls(raw["seq"], raw["at"], raw["totals"], items)
+
+    def difference(self, queue: Queue, at: str) -> dict[str, Any] | None:
+        """The `diff` from here to `queue`; None when nothing changed."""
+        items = {item["uid"]: item for item in queue.items[:ITEMS_MAX]}
+        added = [item for uid, item in items.items() if uid not in self.items]
+        removed = [uid for uid in self.items if uid not in items]
+        changed = [
+            item for uid, item in items.items() if uid in self.items and self.items[uid] != item
+        ]
+        if not (added or removed or changed or queue.totals != self.totals):
+            return None
+        return {
+            "type": "diff",
+            "seq": self.seq + 1,
+            "at": at,
+            "totals": queue.totals,
+            "added": added,
+            "changed": changed,
+            "removed": removed,
+        }
+
+    def apply(self, diff: dict[str, Any]) -> None:
+        for uid in diff["removed"]:
+            self.items.pop(uid, None)
+        for item in (*diff["changed"], *diff["added"]):
+            self.items[item["uid"]] = item
+        self.seq, self.at, self.totals = diff["seq"], diff["at"], diff["totals"]
+
+
+@dataclass(eq=False)
+class Client:
+    """One socket. `send` waits while the client does not read; `close(code)` must not."""
+
+    member: Member
+    valid_until: float  # Unix seconds
+    send: Callable[[str], Awaitable[None]]
+    close: Callable[[int], Awaitable[None]]
+    since: int | None = None
+    unsent: asyncio.Queue[str] = field(default_factory=lambda: asyncio.Queue(UNSENT_MAX))
+    is_greeted: bool = False
+    is_gone: bool = False
+    tasks: list[asyncio.Task[None] | asyncio.TimerHandle] = field(default_factory=list)
+
+    def begin(self) -> None:
+        loop = asyncio.get_running_loop()
+        self.tasks = [
+            loop.create_task(self._deliver()),
+            loop.call_later(max(0.0, self.valid_until - time()), self.drop, EXPIRED),
+        ]
+
+    def end(self) -> None:
+        self.is_gone = True
+        for task in self.tasks:
+            task.cancel()
+
+    async def _deliver(self) -> None:
+        while True:
+            await self.send(await self.unsent.get())
+
+    def offer(self, text: str) -> None:
+        """Send `text` when the client is ready; one that is not for too long is dropped."""
+        if self.is_gone:
+            return
+        try:
+            self.unsent.put_nowait(text)
+        except asyncio.QueueFull:
+            self.drop(TOO_SLOW)
+
+    def drop(self, code: int) -> None:
+        if self.is_gone:
+            return
+        self.end()
+        log.info("live_client_dropped", code=code, session=str(self.member.session_id))
+        self.tasks = [asyncio.get_running_loop().create_task(self._close(code))]
+
+    async def _close(self, code: int) -> None:
+        with suppress(Exception):  # it may be gone already; then it needs no closing
+            await self.close(code)
+
+
+class Hub:
+    """The clients of this process and what they know. Lives in one event loop."""
+
+    def __init__(self, fetch: Fetch, *, seat: Seat | None = None) -> None:
+        self.fetch = fetch
+        self.clients: set[Client] = set()
+        self._seat = seat or make_seat()
+        self._picture: Picture | None = None
+        self._words: deque[tuple[int, str]] = deque(maxlen=WORDS_MAX)
+        self._snapshot: tuple[int, str] = (-1, "")
+        self._fence = 0
+        self._status = ""  # the last status that is not `up`, as text
+        self._heard_at = 0.0
+        self._is_awake = False
+        self._tasks: list[asyncio.Task[None]] = []
+        self._resting: asyncio.Task[None] | None = None
+        self._suspects: set[str] = set()
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    # -- Clients ----------------------------------------------------------------------------------
+
+    async def open(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        authentication.on_forget(self._suspect)
+
+    async def shut(self) -> None:
+        for client in list(self.clients):
+            self.leave(client)
+        if self._resting is not None:
+            await self._resting
+        await self._rest()
+        await self._seat.close()
+        authentication.off_forget(self._suspect)
+        self._loop = None
+
+    def join(self, client: Client) -> None:
+        """From here on `client` is told; first a snapshot, or what it missed since `since`."""
+        self.clients.add(client)
+        live_clients.inc()
+        client.begin()
+        if not self._tasks:
+            self._wake()
+        if self._picture is not None and self._is_awake:
+            self._greet(client)
+        # A word about this session may have come between its look-up and now.
+        self._suspects.add(str(client.member.session_id))
+
+    def leave(self, client: Client) -> None:
+        if client in self.clients:
+            self.clients.discard(client)
+            live_clients.dec()
+            if not client.is_gone:
+                client.end()
+        if not self.clients and self._tasks:
+            self._resting = asyncio.get_running_loop().create_task(self._rest())
+
+    def _greet(self, client: Client) -> None:
+        client.is_greeted = True
+        missed = self._missed_since(client.since)
+        if missed is None:
+            client.offer(self._snapshot_text())
+        elif missed:
+            client.offer(orjson.dumps(merged([orjson.loads(text) for text in missed])).decode())
+        else:
+            client.offer(self._text("heartbeat"))
+        if self._status:
+            client.offer(self._status)
+
+    def _missed_since(self, since: int | None) -> list[str] | None:
+        """The differences after `since`; None when they are not all here."""
+        if since is None or self._picture is None or since > self._picture.seq:
+            return None
+        if since == self._picture.seq:
+            return []
+        missed = [text for seq, text in self._words if seq > since]
+        return missed if len(missed) == self._picture.seq - since else None
+
+    def _snapshot_text(self) -> str:
+        assert self._picture is not None  # noqa: S101
+        if self._snapshot[0] != self._picture.seq:
+            items = [*self._picture.items.values()]
+            self._snapshot = (self._picture.seq, self._text("snapshot", items=items))
+        return self._snapshot[1]
+
+    def _text(self, kind: str, **more: Any) -> str:
+        assert self._picture is not None  # noqa: S101
+        p = self._picture
+        base = {"type": kind, "seq": p.seq, "at": p.at, "totals": p.totals}
+        return orjson.dumps({**base, **more}).decode()
+
+    def _tell(self, text: str) -> None:
+        for client in list(self.clients):
+            if client.is_greeted:
+                client.offer(text)
+
+    # -- What is heard ----------------------------------------------------------------------------
+
+    def _wake(self) -> None:
+        loop = asyncio.get_running_loop()
+        self._heard_at, self._is_awake = monotonic(), False
+        work = (self._listen(), self._lead(), self._guard())
+        self._tasks = [loop.create_task(w) for w in work]
+
+    async def _rest(self) -> None:
+        if self.clients or not self._tasks:
+            return  # somebody came meanwhile
+        tasks, self._tasks = set(self._tasks), []
+        while tasks:
+            # Again and again: a cancellation that meets redis-py's own timeout is swallowed by it.
+            for task in tasks:
+                task.cancel()
+            _, tasks = await asyncio.wait(tasks, timeout=TICK_SECONDS)
+        if not self._tasks:
+            with suppress(RedisError, OSError):
+                await self._seat.resign()
+
+    async def _listen(self) -> None:
+        layer = cast(Any, get_channel_layer())
+        while True:
+            channel = ""
+            try:
+                channel = await layer.new_channel()
+                await layer.group_add(GROUP, channel)
+                await self._read_again()  # only now: what is said from here on is heard
+                self._is_awake = True
+                self._greet_all()
+                while True:
+                    await self._hear(await layer.receive(channel))
+                    self._greet_all()
+            except Exception as exc:  # noqa: BLE001 - whatever broke it: listen again
+                log.warning("live_layer_lost", error=type(exc).__name__)
+            finally:
+                if channel:
+                    with suppress(RedisError, OSError):
+                        await layer.group_discard(GROUP, channel)
+            await asyncio.sleep(HOLD_SECONDS)
+
+    def _greet_all(self) -> None:
+        for client in list(self.clients):
+            if not client.is_greeted and self._picture is not None:
+                self._greet(client)
+
+    async def _hear(self, word: dict[str, Any]) -> None:
+        if word["fence"] < self._fence:
+            return  # of somebody who does not sit there any more
+        is_new_term = word["fence"] > self._fence
+        self._fence, self._heard_at = word["fence"], monotonic()
+        kind, seq, text, picture = word["kind"], word["seq"], word["text"], self._picture
+        if kind == "status":
+            self._status = "" if orjson.loads(text)["status"] == "up" else text
+            self._tell(text)
+            return
+        if STALE in self._status:
+            self._status = ""
+            self._tell(status_text("up", "Robin is asked again.", seq))
+        if picture is not None and kind == "diff" and seq == picture.seq + 1:
+            picture.apply(orjson.loads(text))
+            self._words.append((seq, text))
+            self._tell(text)
+        elif picture is not None and kind == "heartbeat" and seq == picture.seq:
+            picture.at = orjson.loads(text)["at"]
+            self._tell(text)
+        # Numbers only go back when Redis was set back, and then a term began.
+        elif picture is None or seq > picture.seq or (is_new_term and seq != picture.seq):
+            await self._read_again()
+
+    async def _read_again(self) -> None:
+        """A word was missed, or this is the first: take the stored picture, and tell everybody."""
+        found = await self._seat.found()
+        if found.picture is None:
+            return
+        before, self._picture = self._picture, Picture.of(found.picture)
+        self._snapshot = (-1, "")
+        self._words.clear()
+        self._words.extend((orjson.loads(w)["seq"], w.decode()) for w in found.words)
+        if before is None or before.seq != self._picture.seq:
+            for client in list(self.clients):
+                if client.is_greeted:
+                    client.offer(self._snapshot_text())
+
+    # -- Who asks ---------------------------------------------------------------------------------
+
+    async def _lead(self) -> None:
+        leader = Leader(self._seat, self.fetch)
+        try:
+            while True:
+                try:
+                    await leader.turn()
+                except (RedisError, OSError) as exc:
+                    log.warning("live_seat_lost", error=type(exc).__name__)
+                except Exception as exc:
+                    log.error("live_turn_failed", error=type(exc).__name__, exc_info=exc)
+                await asyncio.sleep(leader.rest_seconds())
+        finally:
+            leader.stop()
+
+    # -- Who may watch ----------------------------------------------------------------------------
+
+    def _suspect(self, word: str) -> None:
+        """A session or a user may have ended. Called in any thread."""
+        loop = self._loop
+        if loop is not None and not loop.is_closed():
+            loop.call_soon_threadsafe(self._suspects.add, word)
+
+    async def _guard(self) -> None:
+        deaf_since = monotonic()
+        while True:
+            await asyncio.sleep(TICK_SECONDS)
+            is_deaf = bool(settings.REDIS_URL) and not bus.is_listening
+            if is_deaf and monotonic() - deaf_since >= DEAF_SECONDS:
+                deaf_since = monotonic()
+                self._suspects.add(ALL)
+            if self._suspects:
+                words, self._suspects = self._suspects, set()
+                if not await self._check(words):
+                    self._suspects |= words
+            limit = STALE_POLLS * settings.QUEUE_POLL_SECONDS + FETCH_SECONDS_MAX
+            if not self._status and self._picture and monotonic() - self._heard_at > limit:
+                self._status = status_text(STALE, "Nobody asks Robin.", self._picture.seq)
+                self._tell(self._status)
+
+    async def _check(self, words: set[str]) -> bool:
+        """Close what may not watch any more; False when the database could not say."""
+        meant = [c for c in self.clients if not c.is_gone and _is_meant(c.member, words)]
+        try:
+            found = await authentication.still_standing({c.member.session_id for c in meant})
+        except errors.StoreUnavailable:
+            return False
+        for client in meant:
+            member = found.get(client.member.session_id)
+            if member is None:
+                client.drop(EXPIRED)
+            elif Permission.VIEW_QUEUE not in member.scopes:
+                client.drop(FORBIDDEN)
+        return True
+
+
+def _is_meant(member: Member, words: set[str]) -> bool:
+    ids = (ALL, str(member.session_id), str(member.user_id))
+    return not words.isdisjoint(ids)
+
+
+def merged(diffs: list[dict[str, Any]]) -> dict[str, Any]:
+    """Several differences, in their order, as the one that they make together."""
+    added: dict[str, Item] = {}
+    changed: dict[str, Item] = {}
+    removed: dict[str, None] = {}
+    for diff in diffs:
+        for uid in diff["removed"]:
+            changed.pop(uid, None)
+            if added.pop(uid, None) is None:
+                removed[uid] = None
+        for item in diff["changed"]:
+            (added if item["uid"] in added else changed)[item["uid"]] = item
+        for item in diff["added"]:
+            uid = item["uid"]
+            if uid in removed:  # it was there, went, and is back
+                del removed[uid]
+                changed[uid] = item
+            else:
+                added[uid] = item
+    lists = {"added": [*added.values()], "changed": [*changed.values()], "removed": [*removed]}
+    return {**diffs[-1], **lists}
+
+
+class Leader:
+    """Takes its turns on the seat: holds it, asks Robin when it is time, says what changed."""
+
+    def __init__(self, seat: Seat, fetch: Fetch) -> None:
+        self._seat, self._fetch = seat, fetch
+        self._fence = 0
+        self._picture: Picture | None = None
+        self._next_poll = 0.0
+        self._asking: asyncio.Task[Queue] | None = None
+        self._is_down = False
+
+    def stop(self) -> None:
+        if self._asking is not None:
+            self._asking.cancel()
+            self._asking = None
+
+    def rest_seconds(self) -> float:
+        """Until the next turn: a holder comes back to hold on, others to see if it is free."""
+        if not self._fence:
+            return HOLD_SECONDS
+        wait = self._next_poll - monotonic()
+        return min(HOLD_SECONDS, max(0.01, wait if self._asking is None else 0.05))
+
+    async def turn(self) -> None:
+        fence = await self._seat.hold()
+        if fence != self._fence:
+            self._fence, self._picture, self._next_poll = fence, None, 0.0
+            self.stop()
+            if fence:
+                log.info("live_leads", fence=fence)
+        if not fence:
+            return
+        if self._asking is None and monotonic() >= self._next_poll:
+            self._next_poll = monotonic() + settings.QUEUE_POLL_SECONDS
+            self._asking = asyncio.ensure_future(self._ask())
+        if self._asking is not None:
+            # Not longer than a turn: the seat has to be held while Robin takes its time.
+            await asyncio.wait([self._asking], timeout=HOLD_SECONDS)
+            if self._asking.done():
+                asking, self._asking = self._asking, None
+                await self._tell(asking)
+
+    async def _ask(self) -> Queue:
+        live_polls.inc()
+        async with asyncio.timeout(FETCH_SECONDS_MAX):
+            return await self._fetch()
+
+    async def _tell(self, asked: asyncio.Task[Queue]) -> None:
+        if self._picture is None:
+            found = await self._seat.found()
+            self._picture = Picture.of(found.picture) if found.picture is not None else None
+        seq = self._picture.seq if self._picture is not None else 0
+        if (error := asked.exception()) is not None:
+            if not self._is_down:
+                log.warning("live_poll_failed", error=type(error).__name__)
+            self._is_down = True
+            await self._say("status", seq, status_text("down", "Robin does not answer.", seq))
+            return
+        if self._is_down:
+            self._is_down = False
+            await self._say("status", seq, status_text("up", "Robin answers again.", seq))
+        queue, at = asked.result(), _now()
+        if self._picture is None:
+            # Above every number that was ever given, also to those who come back after a day.
+            items = {item["uid"]: item for item in queue.items[:ITEMS_MAX]}
+            picture = Picture(int(time() * 1000), at, queue.totals, items)
+            if await self._seat.store(self._fence, picture.json(), b""):
+                self._picture = picture
+                await self._say("snapshot", picture.seq, "{}")
+            return
+        diff = self._picture.difference(queue, at)
+        if diff is None:
+            self._picture.at = at
+            p = self._picture
+            base = {"type": "heartbeat", "seq": p.seq, "at": at, "totals": p.totals}
+            await self._say("heartbeat", p.seq, orjson.dumps(base).decode())
+            return
+        self._picture.apply(diff)
+        text = orjson.dumps(diff)
+        if await self._seat.store(self._fence, self._picture.json(), text):
+            await self._say("diff", diff["seq"], text.decode())
+        else:
+            self._picture = None  # somebody else sits there: begin from what they stored
+
+    async def _say(self, kind: str, seq: int, text: str) -> None:
+        word = {"type": "queue.word", "fence": self._fence, "kind": kind, "seq": seq, "text": text}
+        await cast(Any, get_channel_layer()).group_send(GROUP, word)
+
+
+def status_text(status: str, message: str, seq: int) -> str:
+    body = {"type": "status", "seq": seq, "at": _now(), "status": status, "message": message}
+    return orjson.dumps(body).decode()
+
+
+def _now() -> str:
+    return utc_text(datetime.now(UTC))
+
+
+_hub: Hub | None = None
+
+
+async def open_hub(fetch: Fetch) -> Hub:
+    """Make the hub of this process; called once, in the lifespan, inside the event loop."""
+    global _hub
+    _hub = Hub(fetch)
+    await _hub.open()
+    return _hub
+
+
+async def close_hub() -> None:
+    global _hub
+    if _hub is not None:
+        await _hub.shut()
+        _hub = None
+
+
+def is_open() -> bool:
+    return _hub is not None
+
+
+def hub() -> Hub:
+    if _hub is None:
+        raise RuntimeError("the application was not started: its lifespan opens the hub")
+    return _hub

@@ -1,0 +1,1 @@
+"""Robin's mail store."""

@@ -1,0 +1,1 @@
+"""Robin's two servers, as the gateway calls them."""

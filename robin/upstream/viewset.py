@@ -1,0 +1,57 @@
+"""What every view of Robin's API stands on: who asks, and the audit of what was done."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import pydantic
+from django.db import Error as DatabaseError
+from drf_spectacular.utils import OpenApiParameter
+
+from accounts.events import audit
+from gateway_project.core import database, errors
+from gateway_project.core.telemetry.logging import get_logger
+from gateway_project.core.views import DataPlaneViewSet
+from gateway_project.core.views import endpoint as core_endpoint
+from robin.access.authentication import TOKEN, JWTAuthentication, Member
+
+UPSTREAM = (errors.UpstreamUnavailable, errors.UpstreamTimedOut, errors.UpstreamUnexpected)
+# Whoever may look may also keep looking: a mail or a log is not for shared caches.
+DOWNLOAD = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
+log = get_logger("gateway.robin")
+endpoint = partial(core_endpoint, credential=TOKEN)
+
+
+def parameters(model: type[pydantic.BaseModel]) -> list[OpenApiParameter]:
+    """The query of an address, for the API's document."""
+    found = []
+    for name, about in model.model_json_schema()["properties"].items():
+        schema = {k: v for k, v in about.items() if k not in ("title", "description")}
+        found.append(OpenApiParameter(name, type=schema, description=about.get("description", "")))
+    return found
+
+
+class RobinViewSet(DataPlaneViewSet):
+    authentication_classes = [JWTAuthentication]
+    principal: Member
+
+    async def audit(self, action: str, *, target: str = "", **details: Any) -> None:
+        """Note what was done. A database that is away is no reason to say that it was not."""
+        context = self.context
+        try:
+            await database.run(
+                audit,
+                action,
+                actor=self.principal.email,
+                target=target[:100],
+                client_ip=context.client_ip,
+                request_id=context.request_id,
+                **details,
+            )
+        except (errors.StoreUnavailable, DatabaseError) as exc:
+            log.error("audit_failed", action=action, target=target, error=type(exc).__name__)
+
+
+def invalid(field: str, message: str) -> errors.ValidationFailed:
+    return errors.ValidationFailed(errors=[{"field": field, "message": message}])
