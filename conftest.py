@@ -28,8 +28,8 @@ from accounts import authentication, services, usage, usage_log
 from accounts.hashers import BoundedArgon2
 from accounts.models import ApiKey, Membership, Plan, User, Workspace
 from accounts.services import Actor
-from detection import engine as engine_module
-from detection.standin import Engine, Switches
+from detection.engines import go as engine_module
+from detection.engines.standin import Engine, Switches
 from gateway_project.core import database, ratelimit, redis
 from gateway_project.core.ratelimit import RedisLimiter
 

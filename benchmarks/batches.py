@@ -140,8 +140,8 @@ def _submit(batches: int) -> dict[str, Any]:
     from django.db import transaction
 
     from accounts.models import ApiKey, new_id
-    from detection import jobs
-    from detection.batches import Item
+    from detection.jobs import store
+    from detection.jobs.judging import Item
     from detection.models import Job
     from detection.schemas import DetectConfig
 
@@ -159,8 +159,8 @@ def _submit(batches: int) -> dict[str, Any]:
                 )
                 for number in range(ITEMS)
             ]
-            order = jobs.Order(Job.Kind.BATCH, key.workspace_id, key.pk, str(new_id()))
-            jobs.create(order, items)
+            order = store.Order(Job.Kind.BATCH, key.workspace_id, key.pk, str(new_id()))
+            store.create(order, items)
     return {}
 
 

@@ -23,9 +23,10 @@ from accounts.admin.lists import (
     of_subject,
 )
 from accounts.events import audit
-from detection import feedback, policies
+from detection.feedback import services
 from detection.models import Feedback, Job, PolicyVersion
-from detection.policy_views import PolicyRequest
+from detection.policies import policy
+from detection.policies.views import PolicyRequest
 from gateway_project.core import errors
 from gateway_project.core.control_plane import ndjson
 
@@ -111,7 +112,7 @@ class PolicyVersionAdmin(ReadOnly):
         )
 
     def save_model(self, request: HttpRequest, obj: PolicyVersion, form: Any, change: bool) -> None:
-        saved = policies.save(obj.api_key, obj.policy, actor=actor_of(request))
+        saved = policy.save(obj.api_key, obj.policy, actor=actor_of(request))
         obj.pk, obj.version = saved.pk, saved.version
 
     def find(self, queryset: QuerySet[PolicyVersion], term: str) -> QuerySet[PolicyVersion]:
@@ -168,7 +169,7 @@ class FeedbackAdmin(ReadOnly):
             words = f"At most {EXPORTED_MAX:,} rows at once. Narrow the list."
             self.message_user(request, words, messages.ERROR)
             return None
-        stored = feedback.count_stored(rows)
+        stored = services.count_stored(rows)
         left_out = len(rows) - stored
         words = f"Exported {stored:,} of {len(rows):,}."
         if left_out:
@@ -181,7 +182,7 @@ class FeedbackAdmin(ReadOnly):
             "Content-Disposition": 'attachment; filename="feedback.jsonl"',
             "Cache-Control": "no-store",
         }
-        return ndjson(feedback.jsonl(rows), **headers)
+        return ndjson(services.jsonl(rows), **headers)
 
     # As `accounts.admin.acts` says: the page of one row offers it.
     export.applies = lambda row: True  # type: ignore[attr-defined]

@@ -13,9 +13,9 @@ from django.http import HttpRequest, HttpResponse
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
 
 from accounts.authentication import Caller
-from detection import batches
-from detection.batches import Item, Judged
-from detection.job_views import origin_of
+from detection.jobs import judging
+from detection.jobs.judging import Item, Judged
+from detection.jobs.views import origin_of
 from detection.schemas import (
     ITEMS_AT_ONCE_MAX,
     TEXT_CHARS_MAX,
@@ -68,12 +68,12 @@ class GuardrailViewSet(DataPlaneViewSet):
         kind = "user_input" if self.body.input_type == "request" else "model_output"
         config = DetectConfig(content_type=kind)  # type: ignore[arg-type]
         items = [Item.of(str(number), text, config) for number, text in enumerate(self.texts)]
-        judged = await batches.judge(
+        judged = await judging.judge(
             items,
             origin_of(self.principal, self.context),
             deadline_seconds=settings.DETECTION_ENGINE_TIMEOUT_SECONDS,
         )
-        batches.log(judged, self.context)
+        judging.log(judged, self.context)
         return reply(_action(judged), exclude_none=True)
 
 

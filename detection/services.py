@@ -14,8 +14,10 @@ from typing import Literal
 
 from django.conf import settings
 
-from detection import embedded, engine, scores
-from detection.policies import DetectionPolicy, Source
+from detection import embedded
+from detection.engines import go, scores
+from detection.engines.scores import LookUp, Remembered, Score
+from detection.policies.policy import DetectionPolicy, Source
 from detection.schemas import (
     CategoryScore,
     ContentType,
@@ -32,7 +34,6 @@ from detection.schemas import (
     ScoreResponse,
     Timing,
 )
-from detection.scores import LookUp, Remembered, Score
 from gateway_project.core import errors
 from gateway_project.core.caching import SingleFlight
 from gateway_project.core.context import RequestContext
@@ -57,7 +58,7 @@ class _Finding:
     source: Source = "engine"
     cached: bool = False
     age_seconds: int = 0
-    degraded_reason: engine.Reason | None = None
+    degraded_reason: go.Reason | None = None
     analysis: embedded.Analysis | None = None
     fallback_seconds: float = 0.0
 
@@ -73,7 +74,7 @@ def start_look_up(
     text: str, content_type: ContentType, *, use_cache: bool = True
 ) -> tuple[str, LookUp | None]:
     """The key of the text's score, and the look-up of it, if one is wanted, under way."""
-    key = scores.key_of(text, content_type, engine.client().id)
+    key = scores.key_of(text, content_type, go.client().id)
     if not use_cache or settings.SCORE_CACHE_SECONDS <= 0:
         return key, None
     return key, LookUp(key)
@@ -132,7 +133,7 @@ async def _find(
     try:
         looked_at = None if look_up is None else look_up.at
         said, joined = await _ask(key, request, context, looked_at, batch)
-    except engine.EngineUnavailable as exc:
+    except go.EngineUnavailable as exc:
         if on_unavailable == "fail_closed":
             raise _refusal(exc) from exc
         return await _without_engine(request, remembered, on_unavailable, exc)
@@ -143,7 +144,7 @@ async def _find(
     return _Finding(said, cached=joined)
 
 
-def _recalled(remembered: Remembered, reason: engine.Reason | None = None) -> _Finding:
+def _recalled(remembered: Remembered, reason: go.Reason | None = None) -> _Finding:
     return _Finding(
         remembered.score,
         cached=True,
@@ -164,7 +165,7 @@ async def _ask(
     budget = config.timeout_seconds or settings.DETECTION_ENGINE_TIMEOUT_SECONDS
 
     async def fly() -> Score:
-        said = await engine.client().ask(
+        said = await go.client().ask(
             request.text,
             timeout_seconds=max(budget, settings.DETECTION_ENGINE_TIMEOUT_SECONDS),
             context=context,
@@ -175,12 +176,12 @@ async def _ask(
 
     # Who wants no cache wants a call of its own.
     flight_key = key if config.use_cache else f"{batch or context.request_id} {key}"
-    flight, is_new = engine.client().asking.start(flight_key, fly, since=looked_at)
+    flight, is_new = go.client().asking.start(flight_key, fly, since=looked_at)
     # `wait` leaves the flight to the others when this caller's time is up, or the caller gone.
     left = budget - (perf_counter() - context.started)
     await asyncio.wait((flight,), timeout=max(0.0, left))
     if not flight.done():
-        raise engine.EngineUnavailable("timeout")
+        raise go.EngineUnavailable("timeout")
     return flight.result(), not is_new
 
 
@@ -188,7 +189,7 @@ async def _without_engine(
     request: DetectRequest,
     remembered: Remembered | None,
     on_unavailable: OnUnavailable,
-    exc: engine.EngineUnavailable,
+    exc: go.EngineUnavailable,
 ) -> _Finding:
     """An older score of the same text, else what the request or the key chose."""
     if remembered is not None:
@@ -217,7 +218,7 @@ async def _without_engine(
     )
 
 
-def _refusal(exc: engine.EngineUnavailable) -> errors.GatewayError:
+def _refusal(exc: go.EngineUnavailable) -> errors.GatewayError:
     headers = {"Retry-After": str(exc.retry_after_seconds)}
     if exc.reason == "timeout":
         return errors.DetectionTimeout(headers=headers)
@@ -296,9 +297,7 @@ def _ranked(finding: _Finding) -> tuple[list[tuple[str, float]], DetectorRef]:
     said = finding.said
     if finding.source == "engine":
         by_kind: dict[str, float] = dict.fromkeys(said.threat_types, said.score)
-        detector = DetectorRef(
-            name=said.endpoint or "engine", version=engine.client().version or None
-        )
+        detector = DetectorRef(name=said.endpoint or "engine", version=go.client().version or None)
     elif finding.source == "none":
         by_kind, detector = {}, DetectorRef(name="none")
     else:

@@ -6,7 +6,7 @@ from celery import shared_task
 from celery.signals import worker_process_shutdown, worker_shutdown
 from kombu.exceptions import OperationalError
 
-from detection import jobs, worker
+from detection.jobs import store, worker
 from gateway_project.core.telemetry.logging import get_logger
 
 log = get_logger("gateway.jobs")
@@ -34,4 +34,4 @@ def _let_chunks_end(**_: Any) -> None:
 
 @shared_task(expires=3600)
 def prune_jobs() -> int:
-    return jobs.prune()
+    return store.prune()

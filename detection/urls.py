@@ -1,9 +1,9 @@
 from django.urls import path
 
-from detection.feedback_views import FeedbackViewSet
-from detection.job_views import AsyncViewSet, BatchViewSet, JobViewSet
+from detection.feedback.views import FeedbackViewSet
+from detection.jobs.views import AsyncViewSet, BatchViewSet, JobViewSet
 from detection.litellm_views import GuardrailViewSet
-from detection.policy_views import PolicyViewSet
+from detection.policies.views import PolicyViewSet
 from detection.views import DetectViewSet, ScoreViewSet
 
 urlpatterns = [

@@ -7,7 +7,8 @@ from django.http import HttpRequest, HttpResponse
 from accounts import idempotency
 from accounts.authentication import Caller
 from accounts.usage import Record
-from detection import callbacks, policies, services
+from detection import callbacks, services
+from detection.policies import policy as policies
 from detection.schemas import DetectRequest, DetectResponse, ScoreRequest, ScoreResponse
 from gateway_project.core import encryption, errors
 from gateway_project.core.views import DataPlaneViewSet, endpoint, reply

@@ -11,7 +11,7 @@ import httpx
 from django.conf import settings
 
 from accounts import usage
-from detection import engine
+from detection.engines import go
 from gateway_project.core import redis
 from gateway_project.core.bus import bus
 from gateway_project.core.context import Receive, Send
@@ -59,8 +59,8 @@ class Process:
             self._held.push_async_callback(bus.stop)
         usage.buffer.start()
         self._held.push_async_callback(usage.buffer.stop)
-        engine.open_client()
-        self._held.push_async_callback(engine.close_client)
+        go.open_client()
+        self._held.push_async_callback(go.close_client)
         if settings.ROBIN_CLIENT_API_URL:
             robin_client.open_robin()
             self._held.push_async_callback(robin_client.close_robin)

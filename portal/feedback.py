@@ -13,7 +13,7 @@ from django.urls import reverse
 from django.views.decorators.http import require_POST
 
 from accounts.models import UsageLog
-from detection import feedback
+from detection.feedback import services
 from detection.models import Feedback
 from gateway_project.core import errors
 from portal.members import Member, room
@@ -30,7 +30,7 @@ class FeedbackForm(forms.Form):
 
     note = forms.CharField(
         required=False,
-        max_length=feedback.NOTE_CHARS_MAX,
+        max_length=services.NOTE_CHARS_MAX,
         label="Note (optional)",
         widget=forms.Textarea(attrs={"rows": 2}),
     )
@@ -63,7 +63,7 @@ def give(request: HttpRequest, member: Member, request_id: UUID) -> HttpResponse
         messages.error(request, " ".join(form.errors["note"]))
         return redirect(_page_of(request_id, request.POST["at"]))
     try:
-        feedback.give(
+        services.give(
             member.workspace,
             request_id,
             form.cleaned_data["verdict"],

@@ -12,7 +12,7 @@ from django.views.decorators.http import require_POST, require_safe
 from rest_framework.exceptions import NotFound
 from rest_framework.request import Request
 
-from detection import jobs
+from detection.jobs import store
 from detection.models import Job
 from gateway_project.core import errors
 from gateway_project.core.control_plane import ndjson
@@ -26,7 +26,7 @@ RESULTS_ON_A_PAGE = 50
 @require_safe
 @room
 def job_list(request: HttpRequest, member: Member) -> HttpResponse:
-    found = jobs.of_workspace(member.workspace.pk)
+    found = store.of_workspace(member.workspace.pk)
     try:
         rows, older = page(Request(request), found, ordering=("-created_at", "-id"))
     except NotFound:
@@ -49,7 +49,7 @@ def job(request: HttpRequest, member: Member, job_id: UUID) -> HttpResponse:
     first = request.GET.get("from", "0")
     if not (first.isascii() and first.isdigit() and len(first) <= 6):
         raise Http404
-    lines, following = jobs.results(found, int(first), RESULTS_ON_A_PAGE)
+    lines, following = store.results(found, int(first), RESULTS_ON_A_PAGE)
     facts = {
         "member": member,
         "job": found,
@@ -68,7 +68,7 @@ def job(request: HttpRequest, member: Member, job_id: UUID) -> HttpResponse:
 def download(request: HttpRequest, member: Member, job_id: UUID) -> HttpResponseBase:
     found = _job(member, job_id)
     headers = {"Content-Disposition": f'attachment; filename="{found.pk}.ndjson"'}
-    return ndjson(jobs.all_results(found), **headers)
+    return ndjson(store.all_results(found), **headers)
 
 
 @room
@@ -77,7 +77,7 @@ def cancel(request: HttpRequest, member: Member, job_id: UUID) -> HttpResponse:
     member.must_change()
     found = _job(member, job_id)
     try:
-        jobs.cancel(found, actor=member.actor(request))
+        store.cancel(found, actor=member.actor(request))
     except errors.Conflict as exc:
         messages.error(request, str(exc.detail))
     else:
@@ -87,7 +87,7 @@ def cancel(request: HttpRequest, member: Member, job_id: UUID) -> HttpResponse:
 
 def _job(member: Member, job_id: UUID) -> Job:
     """One of the member's workspace; another's is the same 404 as none."""
-    found = jobs.of_workspace(member.workspace.pk).filter(pk=job_id).first()
+    found = store.of_workspace(member.workspace.pk).filter(pk=job_id).first()
     if found is None:
         raise Http404
     return found

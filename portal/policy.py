@@ -15,9 +15,10 @@ from django.views.decorators.http import require_http_methods, require_POST
 
 from accounts.models import ApiKey
 from accounts.usage_log import SCORE_BINS as BINS
-from detection import calibration, policies
-from detection.calibration import Compared, Known, from_threshold
-from detection.policy_views import ENTRIES_MAX, THREAT_TYPES
+from detection.evaluation import calibration
+from detection.evaluation.calibration import Compared, Known, from_threshold
+from detection.policies import policy as policies
+from detection.policies.views import ENTRIES_MAX, THREAT_TYPES
 from gateway_project.core import errors
 from portal.members import Member, room
 

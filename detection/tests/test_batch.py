@@ -9,7 +9,7 @@ import pytest
 
 from accounts import usage_log
 from accounts.models import UsageLog
-from detection.engine import EngineClient
+from detection.engines.go import EngineClient
 from detection.models import Job
 from detection.tests.test_detect import ATTACK, HARMLESS, field, problem
 

@@ -17,8 +17,8 @@ from django.db import OperationalError
 
 from accounts import services
 from accounts.models import ApiKey
-from detection import evaluation
-from detection.evaluation import Answer, Figures, Outcome, Rate, Run, Sample
+from detection.evaluation import report
+from detection.evaluation.report import Answer, Figures, Outcome, Rate, Run, Sample
 from detection.management.commands import evaluate
 
 SECRET = "xyzzy plugh"  # in every text, and never in any output
@@ -165,10 +165,10 @@ class TestTheStatistics:
         assert Rate.of(0, 0) is None
 
     def test_it_interpolates_percentiles(self):
-        assert evaluation.percentile([1, 2, 3, 4], 0.5) == 2.5
-        assert evaluation.percentile([1, 2, 3, 4], 1) == 4
-        assert evaluation.percentile([7], 0.99) == 7
-        assert evaluation.percentile([], 0.5) is None
+        assert report.percentile([1, 2, 3, 4], 0.5) == 2.5
+        assert report.percentile([1, 2, 3, 4], 1) == 4
+        assert report.percentile([7], 0.99) == 7
+        assert report.percentile([], 0.5) is None
 
     def test_it_has_no_precision_without_both_classes(self):
         benign, attacks = Figures("", false_alarms=1, passed=9), Figures("", caught=9, missed=1)
@@ -180,31 +180,31 @@ class TestTheStatistics:
 
     def test_it_counts_all_four_cases(self):
         answered = [outcome(label, score) for label in (1, 0) for score in (0.9, 0.1)]
-        figures = evaluation.measure("", answered)
+        figures = report.measure("", answered)
 
         assert (figures.caught, figures.missed) == (1, 1)
         assert (figures.false_alarms, figures.passed) == (1, 1)
         assert (figures.precision, figures.f1) == (0.5, 0.5)
 
     def test_it_shows_what_is_undefined_as_a_dash(self):
-        assert Figures("nothing").cells() == ["0", "0", "0", *[evaluation.NONE] * 9]
+        assert Figures("nothing").cells() == ["0", "0", "0", *[report.NONE] * 9]
 
     @pytest.mark.parametrize(
         ("share", "text"),
         [(0, "0"), (1, "100"), (0.0001, "<0.1"), (0.9999, ">99.9"), (0.972, "97.2"), (0.5, "50.0")],
     )
     def test_it_never_rounds_to_none_or_all(self, share, text):
-        assert evaluation.percent(share, "") == text
+        assert report.percent(share, "") == text
 
     def test_it_flags_a_score_that_reaches_the_threshold(self):
-        [(_, at), (_, above)] = evaluation.sweep([outcome(1, 0.6), outcome(0, 0.6)], [0.6, 0.61])
+        [(_, at), (_, above)] = report.sweep([outcome(1, 0.6), outcome(0, 0.6)], [0.6, 0.61])
 
         assert (at.caught, at.false_alarms) == (1, 1)
         assert (above.caught, above.false_alarms) == (0, 0)
 
     def test_it_takes_a_score_at_the_engines_floor_for_none(self):
         floor = Answer(is_malicious=False, confidence=0.5, threshold=0.3, status="complete")
-        [(_, figures)] = evaluation.sweep([Outcome("a", 1, "", 0, answer=floor)], [0.0])
+        [(_, figures)] = report.sweep([Outcome("a", 1, "", 0, answer=floor)], [0.0])
 
         assert figures.false_alarms == 0
 
@@ -213,53 +213,53 @@ class TestReading:
     @pytest.mark.parametrize(
         ("line", "reason"),
         [
-            (b"{", evaluation.NOT_JSON),
-            (b"\xff\xfe", evaluation.NOT_JSON),
-            (b"[" * 100_000, evaluation.NOT_JSON),
-            (b'{"text": "t", "label": ' + b"9" * 5000 + b"}", evaluation.NOT_JSON),
-            (b"[1]", evaluation.NOT_OBJECT),
-            (b'"text"', evaluation.NOT_OBJECT),
-            (b'{"label": 1}', evaluation.NO_TEXT),
-            (b'{"text": 5, "label": 1}', evaluation.NO_TEXT),
-            (b'{"text": null, "label": 1}', evaluation.NO_TEXT),
-            (b'{"text": "", "label": 1}', evaluation.EMPTY),
-            (b'{"text": "t"}', evaluation.NO_LABEL),
-            (b'{"text": "t", "label": 2}', evaluation.NO_LABEL),
-            (b'{"text": "t", "label": "1"}', evaluation.NO_LABEL),
-            (b'{"text": "t", "label": true}', evaluation.NO_LABEL),
-            (b'{"text": "t", "label": NaN}', evaluation.NO_LABEL),
-            (b'{"text": "' + b"x" * 10_001 + b'", "label": 1}', evaluation.TOO_LONG),
-            (b'{"text": "a\\u0000b", "label": 1}', evaluation.NOT_TEXT),
-            (b'{"text": "\\ud800", "label": 1}', evaluation.NOT_TEXT),
-            (b'{"text": "\\u0001\\u0002\\u0003", "label": 1}', evaluation.NOT_TEXT),
+            (b"{", report.NOT_JSON),
+            (b"\xff\xfe", report.NOT_JSON),
+            (b"[" * 100_000, report.NOT_JSON),
+            (b'{"text": "t", "label": ' + b"9" * 5000 + b"}", report.NOT_JSON),
+            (b"[1]", report.NOT_OBJECT),
+            (b'"text"', report.NOT_OBJECT),
+            (b'{"label": 1}', report.NO_TEXT),
+            (b'{"text": 5, "label": 1}', report.NO_TEXT),
+            (b'{"text": null, "label": 1}', report.NO_TEXT),
+            (b'{"text": "", "label": 1}', report.EMPTY),
+            (b'{"text": "t"}', report.NO_LABEL),
+            (b'{"text": "t", "label": 2}', report.NO_LABEL),
+            (b'{"text": "t", "label": "1"}', report.NO_LABEL),
+            (b'{"text": "t", "label": true}', report.NO_LABEL),
+            (b'{"text": "t", "label": NaN}', report.NO_LABEL),
+            (b'{"text": "' + b"x" * 10_001 + b'", "label": 1}', report.TOO_LONG),
+            (b'{"text": "a\\u0000b", "label": 1}', report.NOT_TEXT),
+            (b'{"text": "\\ud800", "label": 1}', report.NOT_TEXT),
+            (b'{"text": "\\u0001\\u0002\\u0003", "label": 1}', report.NOT_TEXT),
         ],
         ids=range(19),
     )
     def test_it_says_why_a_row_is_bad(self, line, reason):
-        assert evaluation.parse(line, "data", 7).skipped == reason
+        assert report.parse(line, "data", 7).skipped == reason
 
     def test_it_reads_text_label_and_source(self):
         line = b'\xef\xbb\xbf{"text": " t ", "label": 1, "source": "a/b/c", "other": []}'
 
-        assert evaluation.parse(line, "data", 3) == Sample("data", 3, " t ", 1, "a/b/c")
+        assert report.parse(line, "data", 3) == Sample("data", 3, " t ", 1, "a/b/c")
         longest = json.dumps({"text": "é" * 10_000, "label": 0}).encode()
-        assert isinstance(evaluation.parse(longest, "data", 1), Sample)
+        assert isinstance(report.parse(longest, "data", 1), Sample)
 
     def test_it_counts_lines_but_passes_over_blank_ones(self, rows):
         path = rows(b"", ("one", 1), b"  ", ("two", 0), b"")
 
-        assert [row.line for row in evaluation.read(path, "data")] == [2, 4]
-        assert [row.line for row in evaluation.read(path, "data", 1)] == [2]
-        assert evaluation.rows_in(path)[0] == 2
+        assert [row.line for row in report.read(path, "data")] == [2, 4]
+        assert [row.line for row in report.read(path, "data", 1)] == [2]
+        assert report.rows_in(path)[0] == 2
 
     def test_it_cleans_names_for_any_output(self):
-        assert evaluation.printable("a\x1b[31m\n\ud800b") == "a [31m ?b"
-        assert len(evaluation.printable("x" * 1000)) == evaluation.NAME_CHARS_MAX
+        assert report.printable("a\x1b[31m\n\ud800b") == "a [31m ?b"
+        assert len(report.printable("x" * 1000)) == report.NAME_CHARS_MAX
 
     def test_it_tells_files_of_one_name_apart(self, tmp_path):
         paths = [tmp_path / "a" / "x.jsonl", tmp_path / "b" / "x.jsonl", tmp_path / "y.jsonl"]
 
-        assert evaluation.names_of(paths) == [str(paths[0]), str(paths[1]), "y.jsonl"]
+        assert report.names_of(paths) == [str(paths[0]), str(paths[1]), "y.jsonl"]
 
 
 class TestGrouping:
@@ -268,7 +268,7 @@ class TestGrouping:
         [("a/b/c/d", "a/b"), ("a/b", "a/b"), ("a", "a"), ("", "(no source)")],
     )
     def test_it_groups_by_two_parts_of_the_source(self, source, group):
-        assert evaluation.prefix(source) == group
+        assert report.prefix(source) == group
 
     def test_it_brings_answers_into_the_order_of_the_files(self):
         run = a_run(files=[("b", 1, ""), ("a", 2, "")])
@@ -344,7 +344,7 @@ class TestTheRun:
         printed = run_command(api.url, path)
 
         assert not printed.failed
-        figures = " ".join(printed.replace("│", " ").replace(evaluation.NONE, "-").split())
+        figures = " ".join(printed.replace("│", " ").replace(report.NONE, "-").split())
         assert "data.jsonl 5 2 3 50.0 50.0 9.5-90.5 50.0 33.3 6.1-79.2" in figures
         assert "5 of 5 texts answered" in printed
         assert "Every answer was complete" in printed

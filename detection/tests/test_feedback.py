@@ -12,7 +12,8 @@ from django.utils import timezone
 from accounts import usage_log
 from accounts.models import AuditEvent, UsageLog, new_id
 from accounts.tests.shapes import fields, moment, problem
-from detection import evaluation, feedback
+from detection.evaluation import report
+from detection.feedback import services
 from detection.models import Feedback
 from detection.tests.test_detect import ATTACK, HARMLESS
 
@@ -173,17 +174,17 @@ class TestExport:
             say(asked.request_id, "correct" if number % 2 else "false_positive")
             if number < 5:
                 texts[asked.request_id] = f"text {number}\u2028 ä"
-        monkeypatch.setattr(feedback, "TEXTS_AT_ONCE", 2)
+        monkeypatch.setattr(services, "TEXTS_AT_ONCE", 2)
         monkeypatch.setattr(
-            feedback, "texts_of", lambda ids: {key: texts[key] for key in ids if key in texts}
+            services, "texts_of", lambda ids: {key: texts[key] for key in ids if key in texts}
         )
         rows = list(Feedback.objects.order_by("id"))
 
-        assert feedback.count_stored(rows) == 5
+        assert services.count_stored(rows) == 5
         path = tmp_path / "feedback.jsonl"
-        path.write_bytes(b"".join(feedback.jsonl(rows)))
+        path.write_bytes(b"".join(services.jsonl(rows)))
 
-        samples = list(evaluation.read(path, "feedback"))
+        samples = list(report.read(path, "feedback"))
         assert [(s.text, s.label) for s in samples] == [
             (f"text {number}\u2028 ä", number % 2) for number in range(5)
         ]

@@ -7,7 +7,7 @@ import pytest
 from django.conf import settings
 from django.db.backends.utils import CursorWrapper
 
-from detection import scores
+from detection.engines import scores
 from gateway_project.core import database, redis
 
 

@@ -15,7 +15,7 @@ from django.utils import timezone
 from accounts import idempotency, usage_log
 from accounts.models import AuditEvent, IdempotencyRecord, OutboxEvent, UsageLog, Workspace
 from accounts.services import Actor
-from detection import jobs, worker
+from detection.jobs import store, worker
 from detection.models import Job, JobChunk
 from detection.tests.test_batch import items, remaining
 from detection.tests.test_detect import ATTACK, HARMLESS, field, problem
@@ -23,7 +23,7 @@ from gateway_project.core import encryption
 from webhooks.engine import deliver_all
 
 BATCH, ASYNC = "/v1/detect/batch", "/v1/detect/async"
-COUNT = jobs.CHUNK_ITEMS + 5
+COUNT = store.CHUNK_ITEMS + 5
 LATER = {"Prefer": "respond-async"}
 
 
@@ -90,7 +90,7 @@ class TestABatchBehindItsRequest:
         assert [one["id"] for one in found if one["result"]["decision"] == "flag"] == ["t7"]
 
     def test_all_of_it_as_lines(self, gateway, submit, acme_key):
-        r = submit(*different(jobs.CHUNK_ITEMS + 10))
+        r = submit(*different(store.CHUNK_ITEMS + 10))
         worker.work_all()
         lines = gateway.get(
             r.json()["status_url"], key=acme_key, headers={"Accept": "application/x-ndjson"}
@@ -99,7 +99,7 @@ class TestABatchBehindItsRequest:
         assert lines.headers["content-type"] == "application/x-ndjson"
         assert lines.text.endswith("\n")
         found = [json.loads(line) for line in lines.text.splitlines()]
-        assert [one["id"] for one in found] == [f"t{n}" for n in range(jobs.CHUNK_ITEMS + 10)]
+        assert [one["id"] for one in found] == [f"t{n}" for n in range(store.CHUNK_ITEMS + 10)]
         assert {one["result"]["decision"] for one in found} == {"allow"}
 
     def test_each_verdict_is_a_row_of_the_log(self, gateway, submit, acme_key):
@@ -139,9 +139,9 @@ class TestABatchBehindItsRequest:
     def test_nobody_waits_for_a_giant(self, submit):
         submit(*different(200))
         submit(HARMLESS)
-        first = jobs.claim(uuid4(), 2)
+        first = store.claim(uuid4(), 2)
 
-        assert [len(work.items) for work in first] == [jobs.CHUNK_ITEMS, 1]
+        assert [len(work.items) for work in first] == [store.CHUNK_ITEMS, 1]
 
     def test_a_suspended_workspace_waits(self, gateway, submit, acme):
         submit(HARMLESS)
@@ -184,32 +184,32 @@ class TestTexts:
 
 class TestCancelling:
     def test_it_ends_and_what_is_judged_stays(self, gateway, submit, acme_key):
-        url = submit(*different(jobs.CHUNK_ITEMS + 10)).json()["status_url"]
+        url = submit(*different(store.CHUNK_ITEMS + 10)).json()["status_url"]
         mine = uuid4()
-        [work] = jobs.claim(mine, 1)
+        [work] = store.claim(mine, 1)
         judged = gateway.run(judge(work))
-        jobs.finish(mine, [jobs.Done(work, judged)])
+        store.finish(mine, [store.Done(work, judged)])
         r = gateway.delete(url, key=acme_key)
 
         assert r.status_code == 200
         assert r.json()["status"] == "cancelled"
         worker.work_all()
         shown = gateway.get(url, key=acme_key).json()
-        assert (shown["status"], shown["successful_count"]) == ("cancelled", jobs.CHUNK_ITEMS)
-        assert len(pages(gateway, acme_key, url)) == jobs.CHUNK_ITEMS
+        assert (shown["status"], shown["successful_count"]) == ("cancelled", store.CHUNK_ITEMS)
+        assert len(pages(gateway, acme_key, url)) == store.CHUNK_ITEMS
         assert AuditEvent.objects.filter(action="job.cancelled").exists()
 
     def test_what_a_worker_brings_too_late_is_dropped(self, gateway, submit, acme_key):
         url = submit(HARMLESS).json()["status_url"]
         mine = uuid4()
-        [work] = jobs.claim(mine, 1)
+        [work] = store.claim(mine, 1)
         gateway.delete(url, key=acme_key)
-        jobs.finish(mine, [jobs.Done(work, gateway.run(judge(work)))])
+        store.finish(mine, [store.Done(work, gateway.run(judge(work)))])
 
         shown = gateway.get(url, key=acme_key).json()
         assert (shown["status"], shown["results"]) == ("cancelled", [])
         assert not UsageLog.objects.exists()
-        assert jobs.renew(mine, [work.chunk_id]) == set()
+        assert store.renew(mine, [work.chunk_id]) == set()
 
     def test_a_running_worker_lets_go(self, gateway, engine, submit, acme_key):
         engine.is_slow(3)
@@ -236,9 +236,9 @@ class TestCancelling:
 
 
 async def judge(work):
-    from detection import batches
+    from detection.jobs import judging
 
-    return await batches.judge(work.items, work.origin)
+    return await judging.judge(work.items, work.origin)
 
 
 def wait_for(condition, seconds=10):
@@ -254,10 +254,10 @@ class TestAWorkerThatDies:
     def test_its_chunk_is_taken_over_when_the_lease_ends(self, gateway, submit, acme_key):
         url = submit(*different(COUNT)).json()["status_url"]
         dead = uuid4()
-        first, _second = jobs.claim(dead, 2)
-        jobs.finish(dead, [jobs.Done(first, gateway.run(judge(first)))])
+        first, _second = store.claim(dead, 2)
+        store.finish(dead, [store.Done(first, gateway.run(judge(first)))])
         worker.work_all()
-        assert gateway.get(url, key=acme_key).json()["successful_count"] == jobs.CHUNK_ITEMS
+        assert gateway.get(url, key=acme_key).json()["successful_count"] == store.CHUNK_ITEMS
 
         JobChunk.objects.filter(state="processing").update(leased_until=timezone.now())
         worker.work_all()
@@ -268,19 +268,19 @@ class TestAWorkerThatDies:
     def test_it_may_come_back_but_says_nothing_more(self, gateway, submit, acme_key):
         submit(HARMLESS)
         slow, quick = uuid4(), uuid4()
-        [work] = jobs.claim(slow, 1)
+        [work] = store.claim(slow, 1)
         JobChunk.objects.update(leased_until=timezone.now())
-        [again] = jobs.claim(quick, 1)
+        [again] = store.claim(quick, 1)
         judged = gateway.run(judge(again))
-        jobs.finish(quick, [jobs.Done(again, judged)])
-        jobs.finish(slow, [jobs.Done(work, judged)])
+        store.finish(quick, [store.Done(again, judged)])
+        store.finish(slow, [store.Done(work, judged)])
 
         assert Job.objects.get().succeeded == 1
         assert UsageLog.objects.count() == 1
 
     def test_what_kills_every_worker_is_given_up(self, gateway, submit, acme_key):
         url = submit(HARMLESS).json()["status_url"]
-        JobChunk.objects.update(attempts=jobs.ATTEMPTS_MAX)
+        JobChunk.objects.update(attempts=store.ATTEMPTS_MAX)
         worker.work_all()
 
         shown = gateway.get(url, key=acme_key).json()
@@ -399,7 +399,7 @@ class TestWhoMayRead:
         worker.work_all()
         with time_machine.travel(timezone.now() + timedelta(days=7, minutes=1), tick=True):
             problem(gateway.get(url, key=acme_key), 404, "not_found")
-            jobs.prune()
+            store.prune()
         assert not Job.objects.exists()
         assert not JobChunk.objects.exists()
 
@@ -620,7 +620,7 @@ def test_the_request_ids_are_minted_here(submit, gateway, acme_key):
 
 def test_an_actor_may_cancel_from_elsewhere(submit, acme):
     submit(HARMLESS)
-    job = jobs.cancel(Job.objects.get(), actor=Actor("ada@acme.example"))
+    job = store.cancel(Job.objects.get(), actor=Actor("ada@acme.example"))
 
     assert job.status == "cancelled"
     assert AuditEvent.objects.get(action="job.cancelled").actor == "ada@acme.example"

@@ -6,7 +6,7 @@ import pytest
 
 from accounts.models import UsageLog
 from accounts.services import Actor
-from detection import policies
+from detection.policies import policy
 from detection.tests.test_batch import remaining
 from detection.tests.test_detect import ATTACK, HARMLESS, field, problem
 
@@ -52,7 +52,7 @@ def test_texts_without_words_are_nothing(guard, engine):
 
 
 def test_a_key_that_only_monitors_blocks_nothing(guard, acme_key):
-    policies.save(acme_key.row, {"mode": "monitor"}, actor=Actor("test"))
+    policy.save(acme_key.row, {"mode": "monitor"}, actor=Actor("test"))
 
     assert guard(ATTACK).json() == {"action": "NONE"}
 
@@ -60,7 +60,7 @@ def test_a_key_that_only_monitors_blocks_nothing(guard, acme_key):
 def test_without_a_verdict_it_is_the_policy_that_decides(guard, engine, acme_key):
     engine.is_down()
     assert guard(ATTACK).json()["action"] == "BLOCKED"  # the embedded detector
-    policies.save(acme_key.row, {"on_unavailable": "fail_closed"}, actor=Actor("test"))
+    policy.save(acme_key.row, {"on_unavailable": "fail_closed"}, actor=Actor("test"))
 
     r = guard(HARMLESS)
     problem(r, 503, "detection_unavailable")

@@ -9,8 +9,8 @@ import pytest
 from accounts import services
 from accounts.models import ApiKey, AuditEvent
 from accounts.services import Actor
-from detection import policies
 from detection.models import PolicyVersion
+from detection.policies import policy as policies
 from detection.tests.test_detect import ATTACK, HARMLESS, problem
 from gateway_project.core.telemetry.metrics import policy_matches
 

@@ -15,8 +15,9 @@ from django.core.management import call_command
 from django.utils import timezone
 
 from accounts.models import ApiKey, AuditEvent
-from detection import engine as engine_module
-from detection import policies, scores
+from detection.engines import go as engine_module
+from detection.engines import scores
+from detection.policies import policy as policies
 from detection.tests.test_detect import ATTACK, HARMLESS, problem
 from gateway_project.core import breaker as breaker_module
 from gateway_project.core import redis

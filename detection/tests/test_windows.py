@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from detection import windows
+from detection.engines import windows
 
 texts = st.text(
     st.sampled_from("aé€😀"),  # one to four bytes

@@ -19,7 +19,7 @@ from accounts import reports
 from accounts.models import ApiKey, Membership, UsageRollup, Workspace
 from accounts.tasks import HEARTBEAT_KEY, HEARTBEAT_SECONDS
 from accounts.usage_log import EVERYTHING, LATENCY_COLUMNS, STREAM
-from detection import jobs
+from detection.jobs import store
 from gateway_project.core import breaker, redis
 from portal import figures
 from webhooks import outbox
@@ -54,7 +54,7 @@ def stats(since: datetime, until: datetime) -> dict[str, Any]:
             "delivered_rate": delivered_rate(since, until),
             "oldest_pending_seconds": round(outbox.oldest_pending_seconds(), 1),
         },
-        "jobs": jobs.backlog()._asdict(),
+        "jobs": store.backlog()._asdict(),
         "breakers": breaker.ask_everywhere().worst(),
     }
 

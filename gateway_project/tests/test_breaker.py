@@ -5,7 +5,7 @@ import socket
 import pytest
 from django.conf import settings
 
-from detection import engine as engine_module
+from detection.engines import go as engine_module
 from gateway_project.core import redis
 from gateway_project.core.breaker import (
     Breaker,

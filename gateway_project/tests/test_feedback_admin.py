@@ -9,7 +9,7 @@ from django.urls import reverse
 
 from accounts.models import AuditEvent, User, new_id
 from accounts.services import Actor
-from detection import feedback
+from detection.feedback import services
 from detection.models import Feedback
 from detection.tests.test_feedback import log
 from gateway_project.tests.test_admin import signed_in
@@ -24,7 +24,7 @@ def asked(acme_key):
 
 @pytest.fixture
 def said(acme, asked):
-    row, _ = feedback.give(
+    row, _ = services.give(
         acme, asked.request_id, "false_positive", "our manual", actor=Actor("test")
     )
     return row
@@ -46,10 +46,10 @@ class TestAdmin:
         self, root, said, acme, acme_key, monkeypatch
     ):
         other = log(acme_key)
-        feedback.give(acme, other.request_id, "correct", actor=Actor("test"))
+        services.give(acme, other.request_id, "correct", actor=Actor("test"))
         texts = {said.request_id: "How do I reset it?"}
         monkeypatch.setattr(
-            feedback, "texts_of", lambda ids: {key: texts[key] for key in ids if key in texts}
+            services, "texts_of", lambda ids: {key: texts[key] for key in ids if key in texts}
         )
         rows = [str(pk) for pk in Feedback.objects.values_list("pk", flat=True)]
 

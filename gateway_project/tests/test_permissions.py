@@ -17,8 +17,8 @@ from django.utils import timezone
 from accounts import services
 from accounts.models import ApiKey, UsageLog, new_id
 from accounts.services import Actor
-from detection import jobs
-from detection.batches import Item
+from detection.jobs import store
+from detection.jobs.judging import Item
 from detection.models import Job
 from webhooks import inbox
 from webhooks import services as webhooks
@@ -161,8 +161,8 @@ def target(victim: ApiKey, request: pytest.FixtureRequest) -> str:
 def job_of(key: ApiKey, path: str) -> str:
     """A batch or a single text of the key that waits."""
     kind = Job.Kind.ASYNC if "async" in path else Job.Kind.BATCH
-    order = jobs.Order(kind, key.workspace_id, key.pk, str(new_id()))
-    return str(jobs.create(order, [Item("1", None, {"code": "x", "message": "x"})]).pk)
+    order = store.Order(kind, key.workspace_id, key.pk, str(new_id()))
+    return str(store.create(order, [Item("1", None, {"code": "x", "message": "x"})]).pk)
 
 
 def log_of(key: ApiKey) -> str:

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from accounts.models import new_id
-from detection import worker
+from detection.jobs import worker
 from detection.models import Job
 from detection.tests.test_detect import ATTACK, HARMLESS
 from gateway_project.tests.test_admin import signed_in

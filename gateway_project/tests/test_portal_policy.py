@@ -10,9 +10,10 @@ from django.core.files.uploadedfile import SimpleUploadedFile
 
 from accounts.models import StoredText
 from accounts.services import Actor
-from detection import feedback, policies
+from detection.feedback import services
 from detection.models import PolicyVersion
-from detection.policy_views import THREAT_TYPES
+from detection.policies import policy
+from detection.policies.views import THREAT_TYPES
 from detection.tests.test_detect import ATTACK, HARMLESS
 
 
@@ -41,7 +42,7 @@ def form(**changes):
 
 def policy_of(key):
     key.row.refresh_from_db()
-    return policies.of_key(key.row)
+    return policy.of_key(key.row)
 
 
 class TestTheForm:
@@ -53,13 +54,13 @@ class TestTheForm:
         assert (found.threshold_engine, found.threshold_fallback) == (0.8, None)
         assert found.locked == {"mode"}
         assert found.switched_off == {"jailbreak"}
-        assert found.allow == {policies.digest_of(ATTACK)}
+        assert found.allow == {policy.digest_of(ATTACK)}
         assert ATTACK not in r.text
-        assert policies.digest_of(ATTACK)[:16] in r.text
+        assert policy.digest_of(ATTACK)[:16] in r.text
 
     def test_an_entry_is_taken_off(self, owner, at, acme_key):
         owner.post(at("policy"), form(deny_add=ATTACK))
-        drop = [f"deny:{policies.digest_of(ATTACK)}"]
+        drop = [f"deny:{policy.digest_of(ATTACK)}"]
         owner.post(at("policy"), form(version=1, drop=drop))
 
         assert policy_of(acme_key).deny == frozenset()
@@ -96,7 +97,7 @@ class TestCalibrating:
         ]
         gateway.flush_usage()
         workspace = acme_key.row.workspace
-        feedback.give(workspace, UUID(ids[0]["request_id"]), "false_positive", actor=Actor("test"))
+        services.give(workspace, UUID(ids[0]["request_id"]), "false_positive", actor=Actor("test"))
         return ids
 
     def test_it_says_what_a_threshold_would_have_flagged(self, owner, at, traffic):
@@ -146,7 +147,7 @@ class TestCalibrating:
 class TestStoredTexts:
     def test_they_are_kept_where_the_policy_says_so(self, gateway, engine, owner, acme_key):
         before = gateway.detect(HARMLESS, key=acme_key).json()["request_id"]
-        policies.save(acme_key.row, {"store_text": True}, actor=Actor("test"))
+        policy.save(acme_key.row, {"store_text": True}, actor=Actor("test"))
         after = gateway.detect(ATTACK, key=acme_key).json()["request_id"]
         body = {"requests": [{"id": "1", "text": f"{ATTACK} Again."}]}
         r = gateway.post("/v1/detect/batch", body, key=acme_key)
@@ -160,13 +161,13 @@ class TestStoredTexts:
         assert StoredText.objects.count() == 2
 
     def test_feedback_on_them_becomes_labelled_data(self, gateway, engine, acme_key):
-        policies.save(acme_key.row, {"store_text": True}, actor=Actor("test"))
+        policy.save(acme_key.row, {"store_text": True}, actor=Actor("test"))
         request_id = gateway.detect(ATTACK, key=acme_key).json()["request_id"]
         gateway.flush_usage()
-        row, _ = feedback.give(
+        row, _ = services.give(
             acme_key.row.workspace, UUID(request_id), "correct", actor=Actor("test")
         )
-        [line] = b"".join(feedback.jsonl([row])).splitlines()
+        [line] = b"".join(services.jsonl([row])).splitlines()
 
         assert json.loads(line) == {"text": ATTACK, "label": 1, "source": "feedback correct"}
 

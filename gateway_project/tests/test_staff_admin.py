@@ -32,7 +32,7 @@ from accounts.models import (
     new_id,
 )
 from accounts.usage_log import Batch, write
-from detection import engine as engine_module
+from detection.engines import go as engine_module
 from gateway_project.core import breaker
 from gateway_project.tests.served import wait_until
 from gateway_project.tests.test_admin import PAGES, SHOWN_KEY, Browser, signed_in

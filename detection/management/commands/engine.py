@@ -8,7 +8,7 @@ from typing import Any
 from aiohttp import web
 from django.core.management.base import BaseCommand
 
-from detection.standin import Engine, Switches
+from detection.engines.standin import Engine, Switches
 
 
 class Command(BaseCommand):

@@ -35,7 +35,7 @@ from rich.text import Text
 
 from accounts import services
 from accounts.models import ApiKey
-from detection.evaluation import (
+from detection.evaluation.report import (
     COLUMNS,
     Answer,
     Figures,

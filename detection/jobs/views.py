@@ -19,9 +19,11 @@ from accounts import idempotency
 from accounts.authentication import Caller
 from accounts.events import utc_text
 from accounts.views import KeyedViewSet
-from detection import batches, jobs, policies, tasks
-from detection.batches import Item, Origin
+from detection import tasks
+from detection.jobs import judging, store
+from detection.jobs.judging import Item, Origin
 from detection.models import Job
+from detection.policies import policy
 from detection.schemas import (
     ITEMS_AT_ONCE_MAX,
     AsyncAccepted,
@@ -51,14 +53,14 @@ PAGE_MAX = 200
 class _Queueing(OnceViewSet):
     """What is stored before it is answered: 202, and each item will be a row of the log."""
 
-    async def queue(self, order: jobs.Order, items: Sequence[Item]) -> HttpResponse:
+    async def queue(self, order: store.Order, items: Sequence[Item]) -> HttpResponse:
         self.context.usage = None
         if self.replay is not None:
             return self.replay
 
         def make() -> HttpResponse:
-            ahead = jobs.seconds_ahead(len(items))
-            job = jobs.create(order, items)
+            ahead = store.seconds_ahead(len(items))
+            job = store.create(order, items)
             transaction.on_commit(tasks.work_soon)
             return self.accepted(job, ahead)
 
@@ -66,9 +68,9 @@ class _Queueing(OnceViewSet):
 
     def order(
         self, kind: Job.Kind, body: BatchRequest | AsyncRequest, job_id: UUID | None = None
-    ) -> jobs.Order:
+    ) -> store.Order:
         context = self.context
-        return jobs.Order(
+        return store.Order(
             kind,
             self.principal.workspace_id,
             self.principal.key_id,
@@ -130,14 +132,14 @@ class BatchViewSet(_Queueing):
         if self.is_queued:
             return await self.queue(self.order(Job.Kind.BATCH, body), items)
         budget = body.config.timeout_seconds or settings.DETECTION_ENGINE_TIMEOUT_SECONDS
-        judged = await batches.judge(
+        judged = await judging.judge(
             items, origin_of(self.principal, self.context), deadline_seconds=budget
         )
-        batches.log(judged, self.context)
-        counts = batches.counts_of(judged)
+        judging.log(judged, self.context)
+        counts = judging.counts_of(judged)
         answer = {
             "batch_id": self.context.request_id,
-            "status": jobs.status_of(counts.succeeded, counts.failed),
+            "status": store.status_of(counts.succeeded, counts.failed),
             "results": [orjson.Fragment(one.line) for one in judged],
             "successful_count": counts.succeeded,
             "failed_count": counts.failed,
@@ -148,7 +150,7 @@ class BatchViewSet(_Queueing):
 
     @staticmethod
     def accepted(job: Job, ahead: int) -> HttpResponse:
-        url = jobs.status_url(job)
+        url = store.status_url(job)
         answer = BatchAccepted(
             batch_id=job.pk, total=job.total, status_url=url, estimated_completion_seconds=ahead
         )
@@ -161,7 +163,7 @@ def origin_of(caller: Caller, context: RequestContext) -> Origin:
         caller.key_id,
         caller.workspace_id,
         context.route,
-        policies.in_force(caller.detection_policy),
+        policy.in_force(caller.detection_policy),
         caller.wants_detections,
         context.client_ip,
         context.correlation_id,
@@ -206,7 +208,7 @@ class AsyncViewSet(_Queueing):
 
     @staticmethod
     def accepted(job: Job, ahead: int) -> HttpResponse:
-        url = jobs.status_url(job)
+        url = store.status_url(job)
         answer = AsyncAccepted(
             request_id=job.pk,
             estimated_completion_seconds=ahead,
@@ -220,7 +222,7 @@ class JobViewSet(KeyedViewSet):
     """Jobs of the workspace; another's is as missing as one that never was."""
 
     def own(self, kind: Job.Kind, job_id: UUID) -> Job:
-        job = jobs.of_workspace(self.principal.workspace_id).filter(kind=kind, pk=job_id).first()
+        job = store.of_workspace(self.principal.workspace_id).filter(kind=kind, pk=job_id).first()
         if job is None:
             raise errors.NotFound(
                 "This workspace has no such job. Results are kept for "
@@ -244,9 +246,9 @@ class JobViewSet(KeyedViewSet):
     def batch(self, request: Request, id: UUID) -> HttpResponse | StreamingHttpResponse:  # noqa: A002
         job = self.own(Job.Kind.BATCH, id)
         if NDJSON in request.headers.get("Accept", ""):
-            return ndjson(jobs.all_results(job))
+            return ndjson(store.all_results(job))
         first, limit = _asked(request)
-        lines, following = jobs.results(job, first, limit)
+        lines, following = store.results(job, first, limit)
         address = None
         if following is not None:
             query = f"?limit={limit}&cursor={following}"
@@ -267,7 +269,7 @@ class JobViewSet(KeyedViewSet):
         problems=[errors.NotFound, errors.Conflict],
     )
     def cancel(self, request: Request, id: UUID) -> HttpResponse:  # noqa: A002
-        return reply(_shown(jobs.cancel(self.own(Job.Kind.BATCH, id), actor=self.actor)))
+        return reply(_shown(store.cancel(self.own(Job.Kind.BATCH, id), actor=self.actor)))
 
     @endpoint(
         summary="Outcome of a text that was judged later",
@@ -278,7 +280,7 @@ class JobViewSet(KeyedViewSet):
     )
     def single(self, request: Request, id: UUID) -> HttpResponse:  # noqa: A002
         job = self.own(Job.Kind.ASYNC, id)
-        lines, _ = jobs.results(job, 0, 1)
+        lines, _ = store.results(job, 0, 1)
         outcome = orjson.loads(lines[0]) if lines else {"result": None, "error": None}
         shown = _shown(job)
         known = {name: shown[name] for name in AsyncView.model_fields if name in shown}
@@ -288,7 +290,7 @@ class JobViewSet(KeyedViewSet):
 
 def _item(asked: BatchItem | Unfit, config: DetectConfig) -> Item:
     if isinstance(asked, Unfit):
-        return batches.refused(asked.id, errors.from_pydantic(asked.error, BatchItem))
+        return judging.refused(asked.id, errors.from_pydantic(asked.error, BatchItem))
     own = asked.config
     if own is not None:
         config = config.model_copy(
@@ -314,7 +316,7 @@ def _shown(job: Job) -> dict[str, Any]:
         "expires_at": time(job.expires_at),
         "webhook_url": job.webhook_url or None,
         "metadata": job.metadata,
-        "status_url": jobs.status_url(job),
+        "status_url": store.status_url(job),
     }
 
 

@@ -17,8 +17,9 @@ from django.utils import timezone
 from accounts import reports
 from accounts.usage_log import SCORE_BINS as BINS
 from accounts.usage_log import bin_of
-from detection import engine, services
-from detection.evaluation import Sample, parse
+from detection import services
+from detection.engines import go
+from detection.evaluation.report import Sample, parse
 from detection.models import Feedback
 from detection.schemas import ScoreRequest
 from gateway_project.core.context import RequestContext
@@ -81,7 +82,7 @@ def compare(lines: Iterable[bytes]) -> Compared:
         else:
             found.left_out += 1
     scoring = _score([sample.text for sample in samples])
-    loop = engine.client().loop  # of the web process, which this is a thread of
+    loop = go.client().loop  # of the web process, which this is a thread of
     scores = asyncio.run_coroutine_threadsafe(scoring, loop).result(SECONDS_MAX)
     for sample, score in zip(samples, scores, strict=True):
         (found.attacks if sample.label else found.harmless)[bin_of(score)] += 1

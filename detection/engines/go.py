@@ -21,8 +21,8 @@ from typing import Any, Literal
 import orjson
 from django.conf import settings
 
-from detection import windows
-from detection.scores import Score
+from detection.engines import windows
+from detection.engines.scores import Score
 from gateway_project.core import http
 from gateway_project.core.breaker import Breaker, BreakerOpen
 from gateway_project.core.caching import SingleFlight

@@ -158,9 +158,6 @@ def body_of(key: ApiKey) -> dict[str, Any]:
     return {name: said[name] for name in said if name not in ("id", "version", "updated_at")}
 
 
-# -- Changing -------------------------------------------------------------------------------------
-
-
 def subject_of(key: ApiKey) -> UUID:
     """Whose versions are counted: a key and its successors are one."""
     return key.limit_subject or key.pk

@@ -28,9 +28,10 @@ from accounts import usage_log
 from accounts.events import audit, publish
 from accounts.models import ApiKey
 from accounts.services import Actor
-from detection import callbacks, policies
-from detection.batches import Item, Judged, Origin, counts_of
+from detection import callbacks
+from detection.jobs.judging import Item, Judged, Origin, counts_of
 from detection.models import Job, JobChunk
+from detection.policies import policy
 from detection.schemas import DetectConfig
 from gateway_project.core import encryption, errors
 from gateway_project.core.telemetry.logging import get_logger
@@ -192,7 +193,7 @@ def _work(chunk: JobChunk, key: ApiKey | None) -> Work:
             api_key_id=job.api_key_id,
             workspace_id=job.workspace_id,
             endpoint=path_of(job.kind),
-            policy=policies.of_key(key) if key is not None else policies.DEFAULT,
+            policy=policy.of_key(key) if key is not None else policy.DEFAULT,
             wants_detections=job.workspace.wants_detections,
             client_ip=job.client_ip,
             correlation_id=job.correlation_id or None,

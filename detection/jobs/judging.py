@@ -19,7 +19,7 @@ from uuid_utils.compat import uuid7
 from accounts.usage import Record, buffer
 from accounts.usage_log import Row
 from detection import services
-from detection.policies import DetectionPolicy
+from detection.policies.policy import DetectionPolicy
 from detection.schemas import DetectConfig, DetectRequest, DetectResponse
 from gateway_project.core import encryption, errors
 from gateway_project.core.context import RequestContext

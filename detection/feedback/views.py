@@ -12,7 +12,7 @@ from rest_framework.request import Request
 from accounts import idempotency
 from accounts.schemas import Time, without_nul
 from accounts.views import KeyedViewSet
-from detection import feedback
+from detection.feedback import services
 from detection.models import Feedback
 from gateway_project.core import errors
 from gateway_project.core.views import Body, endpoint, reply
@@ -20,7 +20,7 @@ from gateway_project.core.views import Body, endpoint, reply
 Verdict = Literal["false_positive", "false_negative", "correct"]
 Note = Annotated[
     str,
-    StringConstraints(strip_whitespace=True, max_length=feedback.NOTE_CHARS_MAX),
+    StringConstraints(strip_whitespace=True, max_length=services.NOTE_CHARS_MAX),
     AfterValidator(without_nul),
 ]
 
@@ -75,7 +75,7 @@ class FeedbackViewSet(KeyedViewSet):
         workspace = self.workspace()
 
         def give() -> HttpResponse:
-            row, is_first = feedback.give(
+            row, is_first = services.give(
                 workspace, body.request_id, body.verdict, body.note or "", actor=self.actor
             )
             return reply(FeedbackView.of(row), status=201 if is_first else 200)

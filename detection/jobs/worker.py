@@ -20,8 +20,9 @@ from django import db
 from django.conf import settings
 
 from accounts.models import new_id
-from detection import batches, engine, jobs
-from detection.batches import Judged
+from detection.engines import go
+from detection.jobs import judging, store
+from detection.jobs.judging import Judged
 from gateway_project.core import redis
 from gateway_project.core.background import Background, in_thread
 from gateway_project.core.bus import bus
@@ -43,7 +44,7 @@ class Worker:
         self._claimer = ThreadPoolExecutor(1, thread_name_prefix="jobs-claim")
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="jobs-write")
         self._under_way: dict[UUID, asyncio.Task[None]] = {}
-        self._done: list[jobs.Done] = []
+        self._done: list[store.Done] = []
         self._writing: asyncio.Task[None] | None = None
         self._changed = asyncio.Event()
         self._is_stopping = False
@@ -81,40 +82,40 @@ class Worker:
             self._writing = asyncio.create_task(self._write(done))
             self._writing.add_done_callback(lambda _: self._changed.set())
 
-    async def _claim(self) -> list[jobs.Work]:
+    async def _claim(self) -> list[store.Work]:
         places = CHUNKS_AT_ONCE - len(self._under_way)
         if places <= 0 or self._is_stopping:
             return []
-        works = await in_thread(self._claimer, jobs.claim, self.id, places)
+        works = await in_thread(self._claimer, store.claim, self.id, places)
         for work in works:
             self._under_way[work.chunk_id] = asyncio.create_task(self._work(work))
         return works
 
-    async def _work(self, work: jobs.Work) -> None:
+    async def _work(self, work: store.Work) -> None:
         try:
             judged = await self._judged(work)
         except Exception as exc:
             # It stays claimed until its lease ends; then it is tried again, some times.
             log.error("chunk_failed", chunk=str(work.chunk_id), exc_info=exc)
         else:
-            self._done.append(jobs.Done(work, judged))
+            self._done.append(store.Done(work, judged))
         finally:
             del self._under_way[work.chunk_id]
             self._changed.set()
 
     @staticmethod
-    async def _judged(work: jobs.Work) -> list[Judged]:
+    async def _judged(work: store.Work) -> list[Judged]:
         if work.is_hopeless:
-            items = [batches.Item(item.id, None) for item in work.items]
-            return await batches.judge(items, work.origin)
-        return await _at_home(batches.judge(work.items, work.origin))
+            items = [judging.Item(item.id, None) for item in work.items]
+            return await judging.judge(items, work.origin)
+        return await _at_home(judging.judge(work.items, work.origin))
 
-    async def _write(self, done: list[jobs.Done]) -> None:
+    async def _write(self, done: list[store.Done]) -> None:
         """Insist while the leases last; afterwards others do it again."""
-        until = monotonic() + jobs.LEASE.total_seconds()
+        until = monotonic() + store.LEASE.total_seconds()
         while True:
             try:
-                await in_thread(self._writer, jobs.finish, self.id, done)
+                await in_thread(self._writer, store.finish, self.id, done)
             except (db.OperationalError, db.InterfaceError) as exc:
                 log.error("job_results_unwritten", chunks=len(done), error=type(exc).__name__)
                 if monotonic() > until:
@@ -130,7 +131,7 @@ class Worker:
             if not asked:
                 continue
             try:
-                kept = await in_thread(self._writer, jobs.renew, self.id, asked)
+                kept = await in_thread(self._writer, store.renew, self.id, asked)
             except (db.OperationalError, db.InterfaceError) as exc:
                 log.error("job_leases_unrenewed", chunks=len(asked), error=type(exc).__name__)
                 continue
@@ -145,7 +146,7 @@ async def _at_home(work: Coroutine[Any, Any, T]) -> T:
 
     That is this one, but for the embedded worker: its web process has them already.
     """
-    home = engine.client().loop
+    home = go.client().loop
     if home is asyncio.get_running_loop():
         return await work
     return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(work, home))
@@ -155,14 +156,14 @@ async def _at_home(work: Coroutine[Any, Any, T]) -> T:
 async def opened() -> AsyncIterator[Worker]:
     """A worker with all that it needs."""
     async with AsyncExitStack() as held:
-        if not engine.is_open():
+        if not go.is_open():
             if settings.REDIS_URL:
                 redis.open_pipe(settings.REDIS_URL)
                 held.push_async_callback(redis.close_pipe)
                 bus.start()
                 held.push_async_callback(bus.stop)
-            engine.open_client()
-            held.push_async_callback(engine.close_client)
+            go.open_client()
+            held.push_async_callback(go.close_client)
         yield Worker()
 
 

@@ -14,7 +14,7 @@ from rest_framework.request import Request
 from accounts.models import ApiKey
 from accounts.schemas import Time, without_nul
 from accounts.views import KeyedViewSet
-from detection import policies
+from detection.policies import policy
 from detection.schemas import TEXT_CHARS_MAX, OnUnavailable
 from gateway_project.core import errors
 from gateway_project.core.views import Body, endpoint, reply
@@ -61,7 +61,7 @@ class Entry(Body):
         return self
 
     def kept(self) -> dict[str, str]:
-        digest = self.digest or policies.digest_of(self.text or "")
+        digest = self.digest or policy.digest_of(self.text or "")
         return {"digest": digest, "note": self.note}
 
 
@@ -119,7 +119,7 @@ class PolicyView(BaseModel):
     def of(cls, key: ApiKey) -> PolicyView:
         said = key.detection_policy
         updated_at = said.get("updated_at")
-        known = policies.of_key(key)
+        known = policy.of_key(key)
         return cls(
             id=known.id,
             version=known.version,
@@ -167,12 +167,12 @@ class PolicyViewSet(KeyedViewSet):
         body = self.parsed(PolicyRequest)
         key = self.calling_key()
         expected = _version_of(request.headers.get("If-Match"))
-        policies.save(key, body.kept(), expected=expected, actor=self.actor)
+        policy.save(key, body.kept(), expected=expected, actor=self.actor)
         return _shown(key)
 
 
 def _shown(key: ApiKey) -> HttpResponse:
-    return reply(PolicyView.of(key), headers={"ETag": f'"{policies.version_of(key)}"'})
+    return reply(PolicyView.of(key), headers={"ETag": f'"{policy.version_of(key)}"'})
 
 
 def _version_of(tag: str | None) -> int | None:

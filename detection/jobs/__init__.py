@@ -1,0 +1,1 @@
+"""Batches and asynchronous detection."""
