@@ -12,7 +12,7 @@ from detection.policies import policy as policies
 from detection.schemas import DetectRequest, DetectResponse, ScoreRequest, ScoreResponse
 from gateway_project.core import encryption, errors
 from gateway_project.core.views import DataPlaneViewSet, endpoint, reply
-from webhooks.callbacks import vetted
+from webhooks.delivery.callbacks import vetted
 
 
 class OnceViewSet(DataPlaneViewSet):

@@ -12,8 +12,9 @@ from django.views.decorators.http import require_POST, require_safe
 
 from gateway_project.core import errors
 from portal.members import Member, room, secretly, shows_secrets
-from webhooks import catalogue, inbox, services
+from webhooks import catalogue, services
 from webhooks.models import Inbox
+from webhooks.receiving import inbox
 
 EVENTS = [event.name for event in catalogue.TYPES if event.name.startswith("detection.")]
 

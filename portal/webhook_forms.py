@@ -9,8 +9,8 @@ from django import forms
 from gateway_project.core import destinations
 from portal.forms import GRACE, SpanForm, moment_input
 from webhooks import catalogue
+from webhooks.delivery.schedule import ATTEMPTS_MAX
 from webhooks.models import Webhook, WebhookDelivery
-from webhooks.schedule import ATTEMPTS_MAX
 
 PASTED_CHARS_MAX = 100_000
 URL_HELP = "https, on port 443 or 8443, at a public address. Answer 2xx within 15 seconds."

@@ -31,8 +31,10 @@ from portal.webhook_forms import (
     TestForm,
     WebhookForm,
 )
-from webhooks import callbacks, debugger, health, sending, services
+from webhooks import services
+from webhooks.delivery import callbacks, health, sending
 from webhooks.models import Webhook, WebhookDelivery
+from webhooks.receiving import debugger
 
 CHART = timedelta(hours=24)
 

@@ -6,8 +6,8 @@ from django.utils import timezone
 
 from gateway_project.core import encryption
 from gateway_project.core.telemetry.logging import get_logger
-from webhooks import debugger
 from webhooks.models import Webhook
+from webhooks.receiving import debugger
 
 log = get_logger("gateway.webhooks")
 

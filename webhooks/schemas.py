@@ -21,8 +21,8 @@ from accounts.schemas import Time, without_nul
 from gateway_project.core import destinations
 from gateway_project.core.views import Body
 from webhooks import catalogue
+from webhooks.delivery.schedule import ATTEMPTS_MAX
 from webhooks.models import Webhook, WebhookAttempt, WebhookDelivery
-from webhooks.schedule import ATTEMPTS_MAX
 
 Status = Literal["pending", "delivered", "failed"]
 

@@ -15,17 +15,9 @@ from accounts.events import audit, publish
 from accounts.models import OutboxEvent, Workspace
 from accounts.services import Actor
 from gateway_project.core import destinations, encryption, errors
-from webhooks import (
-    callbacks,
-    catalogue,
-    debugger,
-    keyring,
-    listening,
-    outbox,
-    schedule,
-    sending,
-    signing,
-)
+from webhooks import catalogue, keyring, signing
+from webhooks.delivery import callbacks, outbox, schedule, sending, subscriptions
+from webhooks.delivery.results import record
 from webhooks.models import (
     Inbox,
     Webhook,
@@ -34,7 +26,7 @@ from webhooks.models import (
     WebhookNotice,
     WebhookSecret,
 )
-from webhooks.results import record
+from webhooks.receiving import debugger
 
 WEBHOOKS_MAX = 100
 OLD_SECRETS_MAX = 9
@@ -63,7 +55,7 @@ def register(
     """
     secret = signing.make_secret()
     with transaction.atomic():
-        workspace = listening.locked(workspace_id)
+        workspace = subscriptions.locked(workspace_id)
         if Webhook.objects.listed().filter(workspace=workspace).count() >= WEBHOOKS_MAX:
             raise errors.Conflict(
                 f"A workspace has at most {WEBHOOKS_MAX} webhooks. Delete one that is not used."
@@ -79,7 +71,7 @@ def register(
             retry_count=retry_count,
         )
         _add_secret(webhook, secret)
-        listening.tell(workspace)
+        subscriptions.tell(workspace)
         audit("webhook.created", workspace=workspace, target=webhook.pk, **actor.fields())
     return webhook, secret
 
@@ -87,16 +79,16 @@ def register(
 def update(webhook: Webhook, changes: dict[str, Any], *, actor: Actor) -> Webhook:
     """Change address, events, description or retries, or pause it (`is_active: False`)."""
     with transaction.atomic():
-        workspace = listening.locked(webhook.workspace_id)
+        workspace = subscriptions.locked(webhook.workspace_id)
         for field, value in changes.items():
             setattr(webhook, field, value)
         if changes.get("is_active") is False:
             webhook.disabled_reason = Reason.PAUSED
-            listening.close_pending([webhook.pk], "the webhook was paused")
+            subscriptions.close_pending([webhook.pk], "the webhook was paused")
         if "url" in changes:
             webhook.inbox = None  # from now on it is dialled, and the guard asked
         webhook.save(update_fields=[*changes, "disabled_reason", "inbox"])
-        listening.tell(workspace)
+        subscriptions.tell(workspace)
         audit(
             "webhook.changed",
             workspace=workspace,
@@ -123,7 +115,7 @@ def enable(webhook: Webhook, *, actor: Actor) -> Webhook:
             f"and try again; delivery {delivery.pk} has the answer."
         )
     with transaction.atomic():
-        workspace = listening.locked(webhook.workspace_id)
+        workspace = subscriptions.locked(webhook.workspace_id)
         webhook.is_active = True
         webhook.disabled_reason = ""
         webhook.failing_since = webhook.last_failed_at = None
@@ -133,7 +125,7 @@ def enable(webhook: Webhook, *, actor: Actor) -> Webhook:
                 *("is_active", "disabled_reason", "failing_since", "last_failed_at", "is_noticed")
             ]
         )
-        listening.tell(workspace)
+        subscriptions.tell(workspace)
         WebhookNotice.objects.create(webhook=webhook, kind=WebhookNotice.Kind.ENABLED)
         audit("webhook.enabled", workspace=workspace, target=webhook.pk, **actor.fields())
     return webhook
@@ -142,10 +134,10 @@ def enable(webhook: Webhook, *, actor: Actor) -> Webhook:
 def delete(webhook: Webhook, *, actor: Actor) -> None:
     """Forget the webhook and its log."""
     with transaction.atomic():
-        workspace = listening.locked(webhook.workspace_id)
+        workspace = subscriptions.locked(webhook.workspace_id)
         target = webhook.pk
         webhook.delete()
-        listening.tell(workspace)
+        subscriptions.tell(workspace)
         audit("webhook.deleted", workspace=workspace, target=target, **actor.fields())
 
 
@@ -336,7 +328,7 @@ def counts_of(webhooks: Iterable[Webhook]) -> dict[UUID, dict[str, int]]:
 def examine(
     webhook: Webhook, headers: str, body: bytes, *, receivers_secret: str = ""
 ) -> debugger.Verdict:
-    """What is wrong with a request that a receiver of `webhook` got; see `webhooks.debugger`."""
+    """What is wrong with a request that a receiver of `webhook` got; see `debugger`."""
     found = debugger.read_headers(headers)
     return debugger.examine(
         found,

@@ -7,7 +7,7 @@ from celery.signals import worker_process_shutdown, worker_shutdown
 
 from accounts import usage_log
 from gateway_project.core.telemetry.metrics import webhook_oldest_pending
-from webhooks import engine, notices, outbox
+from webhooks.delivery import engine, notices, outbox
 
 
 @shared_task(expires=1)

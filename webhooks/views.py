@@ -23,8 +23,10 @@ from gateway_project.core.views import (
     page,
     reply,
 )
-from webhooks import callbacks, catalogue, inbox, services
+from webhooks import catalogue, services
+from webhooks.delivery import callbacks
 from webhooks.models import Inbox, Webhook, WebhookDelivery
+from webhooks.receiving import inbox
 from webhooks.schemas import (
     Accepted,
     Catalogue,

@@ -20,7 +20,7 @@ from detection.models import Job, JobChunk
 from detection.tests.test_batch import items, remaining
 from detection.tests.test_detect import ATTACK, HARMLESS, field, problem
 from gateway_project.core import encryption
-from webhooks.engine import deliver_all
+from webhooks.delivery.engine import deliver_all
 
 BATCH, ASYNC = "/v1/detect/batch", "/v1/detect/async"
 COUNT = store.CHUNK_ITEMS + 5

@@ -22,7 +22,7 @@ from accounts.usage_log import EVERYTHING, LATENCY_COLUMNS, STREAM
 from detection.jobs import store
 from gateway_project.core import breaker, redis
 from portal import figures
-from webhooks import outbox
+from webhooks.delivery import outbox
 from webhooks.models import WebhookDelivery, WebhookNotice
 
 HOURS_UP_TO = timedelta(days=14)

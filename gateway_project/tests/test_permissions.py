@@ -20,8 +20,8 @@ from accounts.services import Actor
 from detection.jobs import store
 from detection.jobs.judging import Item
 from detection.models import Job
-from webhooks import inbox
 from webhooks import services as webhooks
+from webhooks.receiving import inbox
 
 # For every caller, in this order: nobody, a key with the needed scope, one without it, a stranger's
 # key with that scope, and a revoked key.

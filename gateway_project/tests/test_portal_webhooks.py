@@ -8,8 +8,10 @@ from django.utils import timezone
 
 from accounts import oversight
 from accounts.events import publish
-from webhooks import callbacks, engine, inbox, services, signing
+from webhooks import services, signing
+from webhooks.delivery import callbacks, engine
 from webhooks.models import InboxRequest, Webhook, WebhookDelivery
+from webhooks.receiving import inbox
 from webhooks.tests.conftest import ACTOR
 from webhooks.tests.receiver import Answer
 

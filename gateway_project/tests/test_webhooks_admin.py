@@ -7,7 +7,8 @@ from django.db import connection
 from django.test.utils import CaptureQueriesContext
 
 from accounts.models import AuditEvent
-from webhooks import callbacks, services
+from webhooks import services
+from webhooks.delivery import callbacks
 from webhooks.models import Webhook, WebhookDelivery
 
 HOOKS, DELIVERIES = "/admin/webhooks/webhook/", "/admin/webhooks/webhookdelivery/"

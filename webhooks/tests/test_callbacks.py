@@ -16,9 +16,10 @@ from accounts.events import publish
 from accounts.models import AuditEvent, OutboxEvent, UsageLog, Workspace
 from accounts.tests.shapes import fields, problem
 from gateway_project.core import destinations
-from webhooks import callbacks, outbox, services
-from webhooks import engine as delivering
-from webhooks.engine import deliver_all
+from webhooks import services
+from webhooks.delivery import callbacks, outbox
+from webhooks.delivery import engine as delivering
+from webhooks.delivery.engine import deliver_all
 from webhooks.models import Webhook, WebhookDelivery, WebhookNotice
 from webhooks.tests.conftest import ACTOR
 from webhooks.tests.receiver import Answer

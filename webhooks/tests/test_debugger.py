@@ -12,7 +12,7 @@ import pytest
 from standardwebhooks import Webhook as Library
 
 from webhooks import signing
-from webhooks.debugger import Secret, Sent, examine, read_headers
+from webhooks.receiving.debugger import Secret, Sent, examine, read_headers
 
 CURRENT, OLD, FOREIGN = (signing.make_secret() for _ in range(3))
 SECRETS = [Secret("the current secret", CURRENT), Secret("the old secret", OLD)]

@@ -11,7 +11,8 @@ from django.utils import timezone
 from accounts.events import publish
 from accounts.models import AuditEvent, OutboxEvent, Workspace
 from gateway_project.core.telemetry.metrics import webhook_attempts
-from webhooks import engine, outbox, schedule, services
+from webhooks import services
+from webhooks.delivery import engine, outbox, schedule
 from webhooks.models import Webhook, WebhookAttempt, WebhookDelivery, WebhookNotice
 from webhooks.tests.conftest import ACTOR
 from webhooks.tests.receiver import Answer
@@ -196,7 +197,7 @@ class TestTheLog:
         assert delivery().error == "the connection was closed without an answer"
 
     def test_one_that_does_not_answer_in_time(self, receiver, acme, webhook, monkeypatch):
-        monkeypatch.setattr("webhooks.sending.TIMEOUT_SECONDS", 0.2)
+        monkeypatch.setattr("webhooks.delivery.sending.TIMEOUT_SECONDS", 0.2)
         receiver.answers(Answer(hangs=True))
         tell(acme)
         before = timezone.now()
@@ -379,8 +380,8 @@ class TestClaiming:
         assert delivery().status == "failed"
 
     def test_one_that_was_deleted_in_flight_harms_nobody(self, receiver, acme, make_webhook):
-        from webhooks.results import record
-        from webhooks.sending import send_once
+        from webhooks.delivery.results import record
+        from webhooks.delivery.sending import send_once
 
         gone, stays = make_webhook("/gone"), make_webhook("/stays")
         tell(acme)

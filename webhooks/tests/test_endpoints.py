@@ -15,7 +15,8 @@ from accounts.events import publish
 from accounts.models import AuditEvent, OutboxEvent, Workspace
 from accounts.tests.shapes import fields, moment, problem
 from gateway_project.core import encryption, errors
-from webhooks import catalogue, engine, listening, outbox, services
+from webhooks import catalogue, services
+from webhooks.delivery import engine, outbox, subscriptions
 from webhooks.models import Webhook, WebhookDelivery, WebhookNotice, WebhookSecret
 from webhooks.tests.conftest import ACTOR
 from webhooks.tests.receiver import Answer
@@ -571,7 +572,7 @@ class TestSuspension:
         assert len(receiver.received) == 2
 
     def test_a_long_backlog_is_given_up_in_parts(self, webhook, monkeypatch):
-        monkeypatch.setattr(listening, "CLOSED_AT_ONCE", 2)
+        monkeypatch.setattr(subscriptions, "CLOSED_AT_ONCE", 2)
         for _ in range(5):
             services.test(webhook, "webhook.test")
 

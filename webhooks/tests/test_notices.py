@@ -11,7 +11,8 @@ from django.utils import timezone
 
 from accounts.events import publish
 from accounts.models import Membership
-from webhooks import engine, notices, services, tasks
+from webhooks import services, tasks
+from webhooks.delivery import engine, notices
 from webhooks.models import Webhook, WebhookDelivery, WebhookNotice
 from webhooks.tests.conftest import ACTOR
 from webhooks.tests.receiver import Answer

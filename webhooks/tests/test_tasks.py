@@ -11,7 +11,8 @@ from django.utils import timezone
 from accounts.events import publish
 from accounts.models import OutboxEvent
 from gateway_project.core.telemetry.metrics import webhook_oldest_pending
-from webhooks import engine, outbox, tasks
+from webhooks import tasks
+from webhooks.delivery import engine, outbox
 from webhooks.models import WebhookDelivery
 
 

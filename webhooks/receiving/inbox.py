@@ -15,8 +15,9 @@ from uuid import UUID
 from django.utils import timezone
 
 from accounts.models import Workspace
-from webhooks import debugger, keyring
+from webhooks import keyring
 from webhooks.models import Inbox, InboxRequest, Webhook
+from webhooks.receiving import debugger
 
 KEPT_MAX = 50
 PER_MINUTE = 120

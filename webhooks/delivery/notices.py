@@ -15,8 +15,8 @@ from django.utils import timezone
 
 from accounts.models import Membership, User
 from gateway_project.core.telemetry.logging import get_logger
+from webhooks.delivery.results import DISABLE_AFTER, NOTICE_STEP
 from webhooks.models import Webhook, WebhookNotice
-from webhooks.results import DISABLE_AFTER, NOTICE_STEP
 
 AT_ONCE = 100
 CLAIM = timedelta(minutes=10)

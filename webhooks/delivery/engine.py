@@ -22,10 +22,10 @@ from django.conf import settings
 
 from gateway_project.core.background import Background, in_thread
 from gateway_project.core.telemetry.logging import get_logger
-from webhooks import outbox
-from webhooks.outbox import CALLBACKS_MAX
-from webhooks.results import record
-from webhooks.sending import TIMEOUT_SECONDS, Job, LaneKey, Outcome, Sender
+from webhooks.delivery import outbox
+from webhooks.delivery.outbox import CALLBACKS_MAX
+from webhooks.delivery.results import record
+from webhooks.delivery.sending import TIMEOUT_SECONDS, Job, LaneKey, Outcome, Sender
 
 IN_FLIGHT_MAX = 512
 CLAIMED_AT_ONCE = 200

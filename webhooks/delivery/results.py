@@ -14,9 +14,9 @@ from django.db.models import F
 from django.utils import timezone
 
 from gateway_project.core.telemetry.metrics import webhook_attempts
-from webhooks import listening, schedule
+from webhooks.delivery import schedule, subscriptions
+from webhooks.delivery.sending import Job, Outcome
 from webhooks.models import Webhook, WebhookAttempt, WebhookDelivery, WebhookNotice
-from webhooks.sending import Job, Outcome
 
 NOTICE_STEP = 4
 """The owners are told after so many attempts of one delivery."""
@@ -65,7 +65,7 @@ def record(results: Sequence[tuple[Job, Outcome]]) -> None:
     for _, outcome in results:
         webhook_attempts.labels(outcome.kind).inc()
     for ending in endings:  # with locks of its own
-        listening.disable(ending.webhook_id, ending.reason, ending.facts)
+        subscriptions.disable(ending.webhook_id, ending.reason, ending.facts)
 
 
 def _attempt(delivery: WebhookDelivery, outcome: Outcome) -> WebhookAttempt:

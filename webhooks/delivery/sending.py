@@ -30,8 +30,9 @@ from yarl import URL
 from gateway_project.core import destinations
 from gateway_project.core.destinations import GuardedResolver
 from gateway_project.core.telemetry.logging import get_logger
-from webhooks import inbox, keyring, signing
+from webhooks import keyring, signing
 from webhooks.models import Webhook, WebhookDelivery
+from webhooks.receiving import inbox
 
 TIMEOUT_SECONDS = 15.0
 RESPONSE_BYTES_MAX = 16 << 10

@@ -17,10 +17,10 @@ from django.db.models import Min
 from django.utils import timezone
 
 from accounts.models import OutboxEvent
-from webhooks import callbacks, listening, sending
+from webhooks.delivery import callbacks, sending, subscriptions
+from webhooks.delivery.schedule import steps_max
+from webhooks.delivery.sending import LaneKey
 from webhooks.models import Webhook, WebhookDelivery
-from webhooks.schedule import steps_max
-from webhooks.sending import LaneKey
 
 EVENTS_AT_ONCE = 500
 CANDIDATES_PER_PLACE = 4
@@ -133,9 +133,9 @@ def claim(
     suspended = {job.webhook_id for job in jobs if job.is_suspended}
     disabled = {job.webhook_id for job in jobs if not job.is_active} - suspended
     if suspended:
-        listening.close_pending(suspended, "the workspace is suspended")
+        subscriptions.close_pending(suspended, "the workspace is suspended")
     if disabled:
-        listening.close_pending(disabled, "the webhook is disabled")
+        subscriptions.close_pending(disabled, "the webhook is disabled")
     return [job for job in jobs if job.is_active and not job.is_suspended]
 
 

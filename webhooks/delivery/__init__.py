@@ -1,0 +1,1 @@
+"""From an event's row to the receiver's answer."""

@@ -1,0 +1,1 @@
+"""What helps those who receive: an inbox, a signature debugger."""
