@@ -24,10 +24,12 @@ from django.core.cache import cache
 from django.db import connections
 from django.db.models.signals import post_migrate
 
-from accounts import authentication, services, usage, usage_log
+from accounts import authentication, services
 from accounts.hashers import BoundedArgon2
 from accounts.models import ApiKey, Membership, Plan, User, Workspace
 from accounts.services import Actor
+from accounts.usage import buffer, log, stream
+from accounts.usage.buffer import buffer as usage_buffer
 from detection.engines import go as engine_module
 from detection.engines.standin import Engine, Switches
 from gateway_project.core import database, ratelimit, redis
@@ -154,9 +156,9 @@ class Gateway:
 
     def flush_usage(self) -> None:
         """Let the rows arrive in the table, the worker's part included."""
-        self.run(usage.buffer.flush())
+        self.run(usage_buffer.flush())
         if settings.REDIS_URL:
-            usage_log.drain()
+            stream.drain()
 
 
 @pytest.fixture(scope="session")
@@ -187,7 +189,7 @@ def _gateway_session(
 ) -> Iterator[Gateway]:
     settings.DETECTION_ENGINE_URL = _engine_session[1]
     # Tests flush by hand: a flusher of its own would meet a database that pytest has closed.
-    usage.FLUSH_SECONDS = 3600.0
+    buffer.FLUSH_SECONDS = 3600.0
     gateway = Gateway()
     gateway.start()
     yield gateway
@@ -213,7 +215,7 @@ def gateway(_gateway_session: Gateway, transactional_db: None) -> Iterator[Gatew
         )
     forget_everything(_gateway_session)
     yield _gateway_session
-    usage.buffer.clear()
+    usage_buffer.clear()
 
 
 def forget_everything(gateway: Gateway) -> None:
@@ -235,8 +237,8 @@ def forget_everything(gateway: Gateway) -> None:
         _gateway_cancel(gateway, flight)
     for probe in views.PROBES.values():
         probe._until = 0.0
-    usage.buffer.clear()
-    usage_log._touched.clear()
+    usage_buffer.clear()
+    log._touched.clear()
     database.forget_trouble()
 
 

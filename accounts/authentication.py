@@ -25,8 +25,9 @@ from django.db import transaction
 from rest_framework.authentication import BaseAuthentication
 from rest_framework.request import Request
 
-from accounts import keys, usage
+from accounts import keys
 from accounts.models import ApiKey, User, effective_limits
+from accounts.usage.buffer import Record
 from gateway_project.core import database, errors
 from gateway_project.core.bus import bus
 from gateway_project.core.caching import Loader, TTLCache
@@ -85,7 +86,7 @@ class Caller:
 
     def begin_usage(self, context: RequestContext, request_bytes: int) -> None:
         """From here on the request is one row of the usage log, whatever its end."""
-        context.usage = usage.Record(self.key_id, self.workspace_id, request_bytes)
+        context.usage = Record(self.key_id, self.workspace_id, request_bytes)
 
 
 def is_believed(at: float) -> bool:

@@ -7,18 +7,14 @@ sends anything; the webhooks app reads the outbox.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 from uuid import UUID
 
 from django.utils import timezone
 
 from accounts.models import AuditEvent, OutboxEvent, Workspace, new_id
-
-
-def utc_text(at: datetime) -> str:
-    """`2026-05-01T12:00:00.000Z`: how every answer and event of ours says a time."""
-    return at.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+from gateway_project.core.clock import utc_text
 
 
 def publish(

@@ -23,8 +23,8 @@ from pydantic import (
     model_validator,
 )
 
-from accounts.events import utc_text
 from accounts.models import ApiKey, Plan, UsageLog, User, Workspace, effective_limits
+from gateway_project.core.clock import utc_text
 from gateway_project.core.views import Body
 
 Time = Annotated[

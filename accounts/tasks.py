@@ -8,7 +8,8 @@ from django.conf import settings
 from django.core.cache import cache
 from django.utils import timezone
 
-from accounts import announcements, idempotency, usage_log
+from accounts import idempotency
+from accounts.usage import announcements, partitions, stream
 
 HEARTBEAT_KEY = "worker:heartbeat"
 HEARTBEAT_SECONDS = 15
@@ -29,19 +30,19 @@ def _record_first_heartbeat(**_: Any) -> None:
 @shared_task(expires=1)
 def drain_usage() -> int:
     """Write the batches that web processes left in the Redis stream."""
-    return usage_log.drain() if settings.REDIS_URL else 0
+    return stream.drain() if settings.REDIS_URL else 0
 
 
 @shared_task(expires=3600)
 def tend_usage_log() -> int:
     """Make the partitions of the days to come, drop those past the retention."""
-    usage_log.make_partitions_ahead()
-    return usage_log.prune() + idempotency.prune()
+    partitions.make_partitions_ahead()
+    return partitions.prune() + idempotency.prune()
 
 
 @worker_ready.connect
 def _make_first_partitions(**_: Any) -> None:
-    usage_log.make_partitions_ahead()
+    partitions.make_partitions_ahead()
 
 
 @shared_task(expires=3600)

@@ -1,6 +1,6 @@
 from django.urls import path
 
-from accounts.request_views import RequestViewSet
+from accounts.usage.views import RequestViewSet
 from accounts.views import AccountViewSet, KeyViewSet, LimitsViewSet, RegistrationViewSet
 
 urlpatterns = [

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 from uuid import UUID
 
@@ -10,10 +9,9 @@ from django.http import HttpRequest, HttpResponse
 from drf_spectacular.utils import OpenApiParameter
 from rest_framework.request import Request
 
-from accounts import idempotency, reports, services
+from accounts import services
 from accounts.adapter import send_confirmation
-from accounts.authentication import Caller
-from accounts.models import DEFAULT_SCOPES, ApiKey, ApiKeyQuerySet, Workspace
+from accounts.models import DEFAULT_SCOPES
 from accounts.schemas import (
     KeyList,
     KeyPatch,
@@ -35,6 +33,8 @@ from accounts.schemas import (
     WorkspaceView,
 )
 from accounts.services import Actor
+from accounts.usage import reports
+from accounts.viewsets import KeyedViewSet
 from gateway_project.core import errors
 from gateway_project.core.context import context_of
 from gateway_project.core.ratelimit import State, per_hour
@@ -51,40 +51,6 @@ from gateway_project.core.views import (
 REGISTRATIONS_PER_HOUR = 5
 ACCOUNT = ("account",)
 KEYS = ("keys",)
-
-
-class KeyedViewSet(ControlPlaneViewSet):
-    """Endpoints of a signed-in key, all inside its own workspace."""
-
-    principal: Caller
-
-    @property
-    def actor(self) -> Actor:
-        return Actor.of(f"key {self.principal.key_prefix}…", context_of(self.request))
-
-    def once(self, effect: Callable[[], HttpResponse]) -> HttpResponse:
-        """`effect`'s answer; with an `Idempotency-Key` it takes place once."""
-        request = self.request._request
-        return idempotency.once(self.principal.workspace_id, request, effect)
-
-    def workspace(self) -> Workspace:
-        """With its plan."""
-        return Workspace.objects.select_related("plan").get(pk=self.principal.workspace_id)
-
-    def own_keys(self) -> ApiKeyQuerySet:
-        return ApiKey.objects.filter(workspace_id=self.principal.workspace_id).select_related(
-            "workspace__plan"
-        )
-
-    def get_own_key(self, key_id: UUID) -> ApiKey:
-        """The key, or 404: another tenant's is as missing as one that never was."""
-        key = self.own_keys().filter(pk=key_id).first()
-        if key is None:
-            raise errors.NotFound("This workspace has no such key. GET /v1/keys lists its keys.")
-        return key
-
-    def calling_key(self) -> ApiKey:
-        return self.get_own_key(self.principal.key_id)
 
 
 class RegistrationViewSet(ControlPlaneViewSet):

@@ -6,7 +6,7 @@ from django.http import HttpRequest, HttpResponse
 
 from accounts import idempotency
 from accounts.authentication import Caller
-from accounts.usage import Record
+from accounts.usage.buffer import Record
 from detection import callbacks, services
 from detection.policies import policy as policies
 from detection.schemas import DetectRequest, DetectResponse, ScoreRequest, ScoreResponse

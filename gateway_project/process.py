@@ -10,7 +10,7 @@ from typing import ClassVar
 import httpx
 from django.conf import settings
 
-from accounts import usage
+from accounts.usage.buffer import buffer as usage_buffer
 from detection.engines import go
 from gateway_project.core import redis
 from gateway_project.core.bus import bus
@@ -57,8 +57,8 @@ class Process:
             self._held.push_async_callback(redis.close_pipe)
             bus.start()
             self._held.push_async_callback(bus.stop)
-        usage.buffer.start()
-        self._held.push_async_callback(usage.buffer.stop)
+        usage_buffer.start()
+        self._held.push_async_callback(usage_buffer.stop)
         go.open_client()
         self._held.push_async_callback(go.close_client)
         if settings.ROBIN_CLIENT_API_URL:

@@ -9,7 +9,7 @@ from uuid import UUID
 
 from django.utils import timezone
 
-from accounts import reports
+from accounts.usage import reports
 from portal import plots
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from accounts.reports import percentile
+from accounts.usage.reports import percentile
 
 WIDTH, HEIGHT = 720, 180
 LEFT, BOTTOM, TOP = 48, 22, 10

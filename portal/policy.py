@@ -14,7 +14,7 @@ from django.shortcuts import redirect, render
 from django.views.decorators.http import require_http_methods, require_POST
 
 from accounts.models import ApiKey
-from accounts.usage_log import SCORE_BINS as BINS
+from accounts.usage.rollups import SCORE_BINS as BINS
 from detection.evaluation import calibration
 from detection.evaluation.calibration import Compared, Known, from_threshold
 from detection.policies import policy as policies

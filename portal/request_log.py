@@ -12,8 +12,8 @@ from django.utils import timezone
 from django.utils.dateparse import parse_datetime
 from django.views.decorators.http import require_safe
 
-from accounts import request_log, usage_log
 from accounts.models import UsageLog
+from accounts.usage import log, reading
 from portal import feedback
 from portal.forms import RequestFilter
 from portal.members import Member, room
@@ -25,14 +25,14 @@ def requests(request: HttpRequest, member: Member) -> HttpResponse:
     """Newest first. With wrong filters nothing is shown but what is wrong."""
     keys = {key.pk: key for key in member.keys}
     form = RequestFilter(keys.values(), request.GET)
-    found = request_log.Page([], None)
+    found = reading.Page([], None)
     if form.is_valid():
         wanted = form.cleaned_data
         try:
-            found = request_log.page(
+            found = reading.page(
                 member.workspace,
                 api_key_id=wanted["key"],
-                statuses=wanted["status"] and request_log.class_of(wanted["status"]),
+                statuses=wanted["status"] and reading.class_of(wanted["status"]),
                 decision=wanted["decision"],
                 since=wanted["since"],
                 until=wanted["until"],
@@ -67,7 +67,7 @@ def _link(request: HttpRequest, cursor: str | None) -> str | None:
 @room
 def one(request: HttpRequest, member: Member, request_id: UUID) -> HttpResponse:
     """`?at=` (ISO 8601) spares the search where the id does not tell the time."""
-    row = request_log.get(member.workspace, request_id, _moment(request.GET.get("at", "")))
+    row = reading.get(member.workspace, request_id, _moment(request.GET.get("at", "")))
     if row is None:
         raise Http404
     facts = {
@@ -75,7 +75,7 @@ def one(request: HttpRequest, member: Member, request_id: UUID) -> HttpResponse:
         "row": row,
         "key": member.keys.filter(pk=row.api_key_id).first(),
         "timing": _split(row),
-        "text": usage_log.text_of(row.request_id, member.workspace.pk),
+        "text": log.text_of(row.request_id, member.workspace.pk),
         **feedback.facts(member, row),
     }
     return render(request, "portal/rooms/request.html", facts)

@@ -13,8 +13,9 @@ from django.urls import reverse
 from django.utils import timezone
 from django.views.decorators.http import require_http_methods, require_POST, require_safe
 
-from accounts import reports, services
+from accounts import services
 from accounts.models import ApiKey
+from accounts.usage import reports
 from gateway_project.core import errors
 from portal import figures
 from portal.forms import KeyForm, RevokeForm, RotateForm

@@ -18,7 +18,7 @@ from django.views.decorators.http import require_http_methods, require_POST, req
 from rest_framework.exceptions import NotFound
 from rest_framework.request import Request
 
-from accounts import reports
+from accounts.usage import reports
 from gateway_project.core import errors
 from gateway_project.core.views import page
 from portal import plots

@@ -5,7 +5,7 @@ from typing import Any
 from celery import shared_task
 from celery.signals import worker_process_shutdown, worker_shutdown
 
-from accounts import usage_log
+from accounts.usage import partitions
 from gateway_project.core.telemetry.metrics import webhook_oldest_pending
 from webhooks.delivery import engine, notices, outbox
 
@@ -36,4 +36,4 @@ def measure() -> None:
 @shared_task(expires=3600)
 def prune() -> int:
     """Drop events and their deliveries past the retention of the usage log."""
-    return outbox.prune(usage_log.retention_days())
+    return outbox.prune(partitions.retention_days())

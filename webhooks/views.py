@@ -12,7 +12,7 @@ from drf_spectacular.utils import OpenApiParameter, extend_schema
 from rest_framework.request import Request
 
 from accounts import idempotency
-from accounts.views import KeyedViewSet
+from accounts.viewsets import KeyedViewSet
 from gateway_project.core import errors
 from gateway_project.core.ratelimit import per_minute
 from gateway_project.core.views import (

@@ -17,11 +17,12 @@ from django.utils import timezone
 from django.utils.html import format_html, format_html_join
 from django.utils.safestring import mark_safe
 
-from accounts import oversight, reports, services
+from accounts import oversight, services
 from accounts.admin.acts import act
 from accounts.admin.lists import Choice, SuperusersAct, actor_of, as_uuid, link_to
 from accounts.events import audit
 from accounts.models import ApiKey, Membership, Plan, User, Workspace, new_id, normal_email
+from accounts.usage import reports
 
 USAGE_DAYS = 30
 KEYS_SHOWN_MAX = 20

@@ -21,7 +21,7 @@ from accounts.admin.lists import (
     subjects,
 )
 from accounts.models import ApiKey, AuditEvent, UsageLog, UsageRollup, Workspace, normal_email
-from accounts.usage_log import EVERYTHING
+from accounts.usage.rollups import EVERYTHING
 
 REQUEST_SECONDS_MAX = 120
 """Longer no request takes: so far behind its id, which holds its beginning, its row may lie."""

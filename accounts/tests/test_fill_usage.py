@@ -4,8 +4,8 @@ import pytest
 from django.core.management import CommandError, call_command
 from django.db import connection
 
-from accounts import usage_log
 from accounts.models import ApiKey, UsageLog, UsageRollup
+from accounts.usage import rollups
 
 pytestmark = pytest.mark.skipif(
     connection.vendor != "postgresql", reason="needs PostgreSQL: `make test` starts it"
@@ -16,7 +16,7 @@ def test_it_fills_an_empty_database_and_times_what_pages_read(gateway, capsys):
     call_command("fill_usage", rows=2000, keys=3, days=4, explain=True)
 
     said = capsys.readouterr().out
-    day_sums = UsageRollup.objects.filter(period="day", subject_id=usage_log.EVERYTHING)
+    day_sums = UsageRollup.objects.filter(period="day", subject_id=rollups.EVERYTHING)
     assert UsageLog.objects.count() == sum(s.requests for s in day_sums) == 2000
     assert ApiKey.objects.count() == 3
     assert {s.bucket.date() for s in day_sums} == {

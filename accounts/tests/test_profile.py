@@ -7,10 +7,10 @@ from uuid import uuid4
 
 from django.utils import timezone
 
-from accounts import usage_log
 from accounts.tests.shapes import KEY_FIELDS, moment, problem
 from accounts.tests.test_usage import row
-from accounts.usage_log import Batch
+from accounts.usage import log as usage_log
+from accounts.usage.rows import Batch
 
 
 def log(key, *, at=None, **fields):

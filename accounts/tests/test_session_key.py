@@ -6,10 +6,11 @@ from datetime import timedelta
 
 from django.utils import timezone
 
-from accounts import reports, services
+from accounts import services
 from accounts.authentication import policies_of
 from accounts.models import ApiKey
 from accounts.services import Actor
+from accounts.usage import reports
 
 ACTOR = Actor("test")
 

@@ -10,9 +10,11 @@ from celery import current_app as app
 from django.conf import settings
 from django.utils import timezone
 
-from accounts import tasks, usage, usage_log
+from accounts import tasks
 from accounts.models import UsageLog
 from accounts.tests.test_usage import row
+from accounts.usage import partitions
+from accounts.usage.buffer import buffer as usage_buffer
 
 
 def worker_of(gateway):
@@ -45,10 +47,10 @@ class TestHeartbeat:
 
 
 def test_the_log_is_tended(gateway, acme_key):
-    usage_log.prune()  # emptying the database between tests leaves their partitions
+    partitions.prune()  # emptying the database between tests leaves their partitions
     old = timezone.now() - timedelta(days=91)
-    usage.buffer.append(row(acme_key, at=old), "127.0.0.1")
-    usage.buffer.append(row(acme_key), "127.0.0.1")
+    usage_buffer.append(row(acme_key, at=old), "127.0.0.1")
+    usage_buffer.append(row(acme_key), "127.0.0.1")
     gateway.flush_usage()
 
     assert tasks.tend_usage_log() == 1

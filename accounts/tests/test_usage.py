@@ -18,9 +18,11 @@ from django.db import OperationalError, connection, connections, transaction
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
-from accounts import reports, usage, usage_log
 from accounts.models import ApiKey, ScoreRollup, UsageBatch, UsageLog, UsageRollup
-from accounts.usage_log import COLUMNS, Batch
+from accounts.usage import buffer as usage
+from accounts.usage import log as usage_log
+from accounts.usage import partitions, reports, rollups, stream
+from accounts.usage.rows import COLUMNS, Batch
 from gateway_project.core import redis
 from gateway_project.core.telemetry.metrics import usage_dropped
 
@@ -161,7 +163,7 @@ def written(*rows, addresses=None):
 
 
 def sums(**conditions):
-    return UsageRollup.objects.get(subject_id=usage_log.EVERYTHING, **conditions)
+    return UsageRollup.objects.get(subject_id=rollups.EVERYTHING, **conditions)
 
 
 class TestWriting:
@@ -402,30 +404,30 @@ class TestTheStream:
         for _ in range(3):
             usage.buffer.append(row(acme_key), "127.0.0.1")
             gateway.run(usage.buffer.flush())
-        waiting = redis.client().xlen(usage_log.STREAM)
+        waiting = redis.client().xlen(stream.STREAM)
 
-        assert usage_log.drain() == 3
-        assert (waiting, redis.client().xlen(usage_log.STREAM)) == (3, 0)
+        assert stream.drain() == 3
+        assert (waiting, redis.client().xlen(stream.STREAM)) == (3, 0)
 
     def test_a_worker_that_died_before_it_deleted_writes_nothing_twice(self, gateway, acme_key):
         usage.buffer.append(row(acme_key), "127.0.0.1")
         gateway.run(usage.buffer.flush())
-        entries = redis.client().xrange(usage_log.STREAM)
-        usage_log.drain()
+        entries = redis.client().xrange(stream.STREAM)
+        stream.drain()
         for _, fields in entries:
-            redis.client().xadd(usage_log.STREAM, fields)
+            redis.client().xadd(stream.STREAM, fields)
 
-        assert usage_log.drain() == 0
+        assert stream.drain() == 0
         assert UsageLog.objects.count() == 1
 
     def test_what_cannot_be_read_is_counted_and_keeps_nothing_out(self, gateway, acme_key):
         before = dropped()
-        redis.client().xadd(usage_log.STREAM, {"id": str(uuid4()), "rows": "{"})
+        redis.client().xadd(stream.STREAM, {"id": str(uuid4()), "rows": "{"})
         usage.buffer.append(row(acme_key), "127.0.0.1")
         gateway.run(usage.buffer.flush())
 
-        assert (usage_log.drain(), dropped() - before) == (1, 1)
-        assert redis.client().xlen(usage_log.STREAM) == 0
+        assert (stream.drain(), dropped() - before) == (1, 1)
+        assert redis.client().xlen(stream.STREAM) == 0
 
     def test_only_one_drains_at_a_time(self, gateway, acme_key):
         if connection.vendor != "postgresql":
@@ -435,14 +437,14 @@ class TestTheStream:
 
         def elsewhere():
             try:
-                return usage_log.drain()
+                return stream.drain()
             finally:
                 connections.close_all()
 
-        with usage_log._only_drain() as is_ours, ThreadPoolExecutor(1) as other:
+        with stream._only_drain() as is_ours, ThreadPoolExecutor(1) as other:
             assert is_ours
             assert other.submit(elsewhere).result() == 0
-        assert usage_log.drain() == 1
+        assert stream.drain() == 1
 
     def test_a_stream_that_nobody_empties_does_not_fill_redis(self, gateway, acme_key, monkeypatch):
         monkeypatch.setattr(usage, "STREAM_ENTRIES_MAX", 1)
@@ -450,7 +452,7 @@ class TestTheStream:
             usage.buffer.append(row(acme_key), "127.0.0.1")
             gateway.run(usage.buffer.flush())
 
-        assert (redis.client().xlen(usage_log.STREAM), len(usage.buffer)) == (1, 2)
+        assert (redis.client().xlen(stream.STREAM), len(usage.buffer)) == (1, 2)
 
 
 class TestRollups:
@@ -478,20 +480,20 @@ class TestRollups:
             period: {0: 10, 99: 20} for period in ("minute", "hour", "day")
         }
         if connection.vendor == "postgresql":
-            usage_log.rebuild_rollups()
+            rollups.rebuild_rollups()
             assert self.everything() == by_batches
 
     def everything(self):
         fields = [f.name for f in UsageRollup._meta.concrete_fields if f.name != "id"]
         sums, scores = {}, {}
         for period in ("minute", "hour", "day"):
-            found = UsageRollup.objects.filter(period=period, subject_id=usage_log.EVERYTHING)
+            found = UsageRollup.objects.filter(period=period, subject_id=rollups.EVERYTHING)
             sums[period] = tuple(
                 sum(getattr(r, name) for r in found)
                 for name in ("requests", "flagged", "degraded", "cached", "request_bytes")
             )
             scores[period] = {}
-            everything = usage_log.EVERYTHING
+            everything = rollups.EVERYTHING
             for score in ScoreRollup.objects.filter(period=period, subject_id=everything):
                 scores[period].setdefault(score.bin, 0)
                 scores[period][score.bin] += score.count
@@ -505,7 +507,7 @@ class TestRollups:
         written(*(row(acme_key, response_time_ms=ms) for ms in (1.0, 1.001, 30_000.0, 30_000.1)))
 
         day = sums(period="day")
-        counts = [getattr(day, name) for name in usage_log.LATENCY_COLUMNS]
+        counts = [getattr(day, name) for name in rollups.LATENCY_COLUMNS]
         assert (counts[0], counts[1], counts[13], counts[14]) == (1, 1, 1, 1)
 
 
@@ -622,7 +624,7 @@ class TestLastUsed:
                 written(*rows)
             return len(queries)
 
-        usage_log.ensure_partitions({timezone.now().date()})
+        partitions.ensure_partitions({timezone.now().date()})
         assert statements(*map(row, keys)) == statements(row(make_key()))
 
     def test_what_is_remembered_of_it_is_bounded(self, gateway, acme_key):
@@ -689,19 +691,19 @@ class TestRetention:
         now = timezone.now()
         written(*(row(acme_key, at=now - timedelta(days=d)) for d in (0, 29, 31, 89, 92, 400)))
 
-        usage_log.prune()
+        partitions.prune()
 
         days = {(now - at).days for at in UsageLog.objects.values_list("created_at", flat=True)}
         assert days == left
         if connection.vendor == "postgresql":
             # A row that comes after all has no place any more, and does not make one.
-            assert min(usage_log.partition_days()) >= (now - timedelta(days=max(left) + 1)).date()
+            assert min(partitions.partition_days()) >= (now - timedelta(days=max(left) + 1)).date()
 
     def test_rollups_stay_as_long_as_their_use(self, gateway, acme_key):
         now = timezone.now()
         written(*(row(acme_key, at=now - timedelta(days=d)) for d in (1, 3, 100)))
 
-        usage_log.prune()
+        partitions.prune()
 
         counts = {
             p: UsageRollup.objects.filter(period=p, subject_id=acme_key.row.pk).count()
@@ -713,18 +715,18 @@ class TestRetention:
         written(row(acme_key))
         UsageBatch.objects.update(written_at=timezone.now() - timedelta(days=2))
 
-        usage_log.prune()
+        partitions.prune()
 
         assert not UsageBatch.objects.exists()
 
     @pytest.mark.skipif(connection.vendor != "postgresql", reason="PostgreSQL has partitions")
     def test_the_days_to_come_have_their_partition(self, gateway):
-        usage_log._days_known.clear()
+        partitions._days_known.clear()
 
-        usage_log.make_partitions_ahead()
+        partitions.make_partitions_ahead()
 
         today = timezone.now().date()
-        assert {today + timedelta(days=n) for n in range(8)} <= set(usage_log.partition_days())
+        assert {today + timedelta(days=n) for n in range(8)} <= set(partitions.partition_days())
 
     @pytest.mark.skipif(connection.vendor != "postgresql", reason="PostgreSQL has partitions")
     def test_a_query_of_one_day_reads_one_partition(self, gateway, acme_key):

@@ -14,9 +14,9 @@ from uuid import UUID
 
 from django.utils import timezone
 
-from accounts import reports
-from accounts.usage_log import SCORE_BINS as BINS
-from accounts.usage_log import bin_of
+from accounts.usage import reports
+from accounts.usage.rollups import SCORE_BINS as BINS
+from accounts.usage.rollups import bin_of
 from detection import services
 from detection.engines import go
 from detection.evaluation.report import Sample, parse

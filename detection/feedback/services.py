@@ -11,10 +11,10 @@ import orjson
 from django.db import transaction
 from django.utils import timezone
 
-from accounts import request_log
 from accounts.events import audit
 from accounts.models import StoredText, Workspace
 from accounts.services import Actor
+from accounts.usage import reading
 from detection.models import Feedback
 from gateway_project.core import encryption, errors
 
@@ -36,7 +36,7 @@ def give(
     A second word replaces the first. `at`: when the request was answered, if its id does not tell.
     Raises 404 when the log has no such request, 422 for one that ended without a verdict.
     """
-    row = request_log.get(workspace, request_id, at)
+    row = reading.get(workspace, request_id, at)
     if row is None:
         raise errors.NotFound(
             "The log has no such request of this workspace. A request is in it a few seconds after "

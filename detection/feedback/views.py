@@ -11,7 +11,7 @@ from rest_framework.request import Request
 
 from accounts import idempotency
 from accounts.schemas import Time, without_nul
-from accounts.views import KeyedViewSet
+from accounts.viewsets import KeyedViewSet
 from detection.feedback import services
 from detection.models import Feedback
 from gateway_project.core import errors

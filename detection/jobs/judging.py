@@ -16,8 +16,8 @@ from uuid import UUID
 import orjson
 from uuid_utils.compat import uuid7
 
-from accounts.usage import Record, buffer
-from accounts.usage_log import Row
+from accounts.usage.buffer import Record, buffer
+from accounts.usage.rows import Row
 from detection import services
 from detection.policies.policy import DetectionPolicy
 from detection.schemas import DetectConfig, DetectRequest, DetectResponse

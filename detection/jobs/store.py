@@ -24,10 +24,11 @@ from django.db import transaction
 from django.db.models import F, Q, QuerySet, Sum
 from django.utils import timezone
 
-from accounts import usage_log
 from accounts.events import audit, publish
 from accounts.models import ApiKey
 from accounts.services import Actor
+from accounts.usage import log as usage_log
+from accounts.usage import rows as usage_rows
 from detection import callbacks
 from detection.jobs.judging import Item, Judged, Origin, counts_of
 from detection.models import Job, JobChunk
@@ -246,12 +247,12 @@ def finish(worker: UUID, done: Sequence[Done]) -> None:
             _add(job_id, by_job[job_id])
 
 
-def _usage(done: Done) -> usage_log.Batch:
+def _usage(done: Done) -> usage_rows.Batch:
     rows = [one.row for one in done.judged if one.row is not None]
     extras = {one.row[0]: one.extra for one in done.judged if one.row is not None and one.extra}
     origin = done.work.origin
     addresses = {origin.api_key_id: origin.client_ip}
-    return usage_log.Batch(done.work.chunk_id, rows, addresses, extras).plain()
+    return usage_rows.Batch(done.work.chunk_id, rows, addresses, extras).plain()
 
 
 def _add(job_id: UUID, judged: Sequence[Judged]) -> None:

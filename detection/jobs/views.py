@@ -17,8 +17,7 @@ from rest_framework.request import Request
 
 from accounts import idempotency
 from accounts.authentication import Caller
-from accounts.events import utc_text
-from accounts.views import KeyedViewSet
+from accounts.viewsets import KeyedViewSet
 from detection import tasks
 from detection.jobs import judging, store
 from detection.jobs.judging import Item, Origin
@@ -40,6 +39,7 @@ from detection.schemas import (
 )
 from detection.views import OnceViewSet
 from gateway_project.core import errors
+from gateway_project.core.clock import utc_text
 from gateway_project.core.context import RequestContext
 from gateway_project.core.control_plane import NDJSON, ndjson
 from gateway_project.core.views import PAGING, endpoint, reply

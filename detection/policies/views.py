@@ -13,7 +13,7 @@ from rest_framework.request import Request
 
 from accounts.models import ApiKey
 from accounts.schemas import Time, without_nul
-from accounts.views import KeyedViewSet
+from accounts.viewsets import KeyedViewSet
 from detection.policies import policy
 from detection.schemas import TEXT_CHARS_MAX, OnUnavailable
 from gateway_project.core import errors

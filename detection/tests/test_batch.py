@@ -7,8 +7,8 @@ from uuid import UUID
 
 import pytest
 
-from accounts import usage_log
 from accounts.models import UsageLog
+from accounts.usage import stream
 from detection.engines.go import EngineClient
 from detection.models import Job
 from detection.tests.test_detect import ATTACK, HARMLESS, field, problem
@@ -142,7 +142,7 @@ class TestWhatItCosts:
     def test_each_verdict_is_a_row_of_the_log(self, gateway, engine, acme_key):
         body = gateway.post(PATH, {"requests": items(HARMLESS, ATTACK)}, key=acme_key).json()
         gateway.flush_usage()
-        usage_log.drain()
+        stream.drain()
 
         rows = {str(row.request_id): row for row in UsageLog.objects.all()}
         assert set(rows) == {one["result"]["request_id"] for one in body["results"]}

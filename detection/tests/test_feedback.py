@@ -9,9 +9,9 @@ from uuid import uuid4
 import pytest
 from django.utils import timezone
 
-from accounts import usage_log
 from accounts.models import AuditEvent, UsageLog, new_id
 from accounts.tests.shapes import fields, moment, problem
+from accounts.usage import partitions
 from detection.evaluation import report
 from detection.feedback import services
 from detection.models import Feedback
@@ -27,7 +27,7 @@ def log(key, **more):
         "status": "complete", "source": "engine", "decision": "flag", "is_malicious": True,
         "confidence": 0.9, "created_at": timezone.now(),
     }  # fmt: skip
-    usage_log.ensure_partitions([more.get("created_at", timezone.now()).date()])
+    partitions.ensure_partitions([more.get("created_at", timezone.now()).date()])
     return UsageLog.objects.create(**{**values, **more})
 
 

@@ -12,9 +12,10 @@ import time_machine
 from django.db import connection
 from django.utils import timezone
 
-from accounts import idempotency, usage_log
+from accounts import idempotency
 from accounts.models import AuditEvent, IdempotencyRecord, OutboxEvent, UsageLog, Workspace
 from accounts.services import Actor
+from accounts.usage import stream
 from detection.jobs import store, worker
 from detection.models import Job, JobChunk
 from detection.tests.test_batch import items, remaining
@@ -538,7 +539,7 @@ class TestIdempotency:
         [got] = receiver.received
         assert json.loads(got.body)["request_id"] == first.json()["request_id"]
         gateway.flush_usage()
-        usage_log.drain()
+        stream.drain()
         assert UsageLog.objects.count() == 1
 
     def test_also_on_a_test_of_a_webhook(self, gateway, acme_key, webhook, receiver):

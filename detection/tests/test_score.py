@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from accounts import usage_log
 from accounts.models import UsageLog
+from accounts.usage import stream
 from detection.tests.test_detect import ATTACK, HARMLESS, field, problem
 
 PATH = "/v1/detect/score"
@@ -54,7 +54,7 @@ def test_it_costs_the_minute_and_not_the_day_and_is_no_traffic(gateway, engine, 
         p["name"]: p["remaining"] for p in gateway.get("/v1/limits", key=key).json()["policies"]
     }
     gateway.flush_usage()
-    usage_log.drain()
+    stream.drain()
 
     assert {name: before[name] - after[name] for name in before} == {
         "minute": 1, "day": 0, "workspace_day": 0,

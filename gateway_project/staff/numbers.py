@@ -15,10 +15,11 @@ from django.db.models import Count, Min, Q
 from django.utils import timezone
 from redis.exceptions import RedisError
 
-from accounts import reports
 from accounts.models import ApiKey, Membership, UsageRollup, Workspace
 from accounts.tasks import HEARTBEAT_KEY, HEARTBEAT_SECONDS
-from accounts.usage_log import EVERYTHING, LATENCY_COLUMNS, STREAM
+from accounts.usage import reports
+from accounts.usage.rollups import EVERYTHING, LATENCY_COLUMNS
+from accounts.usage.stream import STREAM
 from detection.jobs import store
 from gateway_project.core import breaker, redis
 from portal import figures

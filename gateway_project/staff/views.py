@@ -15,10 +15,10 @@ from drf_spectacular.utils import OpenApiParameter
 from rest_framework.authentication import SessionAuthentication
 from rest_framework.request import Request
 
-from accounts import reports
 from accounts.admin.lists import KEY_PREFIX
 from accounts.admin.people import named
 from accounts.models import ApiKey, User
+from accounts.usage import reports
 from gateway_project.core import errors
 from gateway_project.core.context import RequestContext
 from gateway_project.core.ratelimit import Policy, per_minute

@@ -12,8 +12,8 @@ from concurrent.futures import ThreadPoolExecutor
 import httpx
 import pytest
 
-from accounts import usage_log
 from accounts.models import UsageLog
+from accounts.usage import stream
 from gateway_project.tests.served import wait_until
 from gateway_project.tests.test_served import database_away
 
@@ -100,7 +100,7 @@ def test_the_database_restarted_in_the_middle_costs_no_known_key_and_no_row(serv
     wait_until(lambda: ready(served)["status"] == "up")
     statuses += [served.detect(key).status_code]
     served.stop()
-    usage_log.drain()
+    stream.drain()
 
     assert statuses == [200] * 22
     assert is_ready == 200  # to send nobody here any more would make an outage of a trouble

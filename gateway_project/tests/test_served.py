@@ -20,8 +20,8 @@ import pytest
 from django.conf import settings
 from django.db import connection, connections
 
-from accounts import usage_log
 from accounts.models import UsageLog
+from accounts.usage import stream
 from gateway_project.tests.served import ROOT, children_of, free_port, wait_until
 
 pytestmark = pytest.mark.served
@@ -95,7 +95,7 @@ class TestTwoWorkers:
         assert statuses == [200] * 60
         assert [float(x) for x in counted + observed] == [60, 60]
         assert len(lines) == 60
-        usage_log.drain()
+        stream.drain()
         assert UsageLog.objects.filter(http_status=200).count() == 60
         assert sum(x.get("event") == "process_stopped" for x in served.lines()) == 2
 
@@ -116,21 +116,21 @@ class TestTwoWorkers:
         code = served.stop()
 
         assert code == 0
-        assert usage_log.drain() == UsageLog.objects.count() == 20
+        assert stream.drain() == UsageLog.objects.count() == 20
 
     def test_kill_9_loses_at_most_the_last_flush_interval(self, serve, make_key):
         key = make_key(rate_limit_per_minute=1000)
         served = serve(WORKERS="1")
         for _ in range(20):
             served.detect(key)
-        wait_until(lambda: (usage_log.drain(), UsageLog.objects.count())[1] == 20)
+        wait_until(lambda: (stream.drain(), UsageLog.objects.count())[1] == 20)
         for _ in range(5):
             served.detect(key)
 
         os.killpg(served.process.pid, signal.SIGKILL)
         served.process.wait(10)
 
-        usage_log.drain()
+        stream.drain()
         assert 20 <= UsageLog.objects.count() <= 25
 
 

@@ -31,7 +31,8 @@ from accounts.models import (
     Workspace,
     new_id,
 )
-from accounts.usage_log import Batch, write
+from accounts.usage.log import write
+from accounts.usage.rows import Batch
 from detection.engines import go as engine_module
 from gateway_project.core import breaker
 from gateway_project.tests.served import wait_until

@@ -14,8 +14,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from accounts import usage_log
 from accounts.models import UsageLog
+from accounts.usage import stream
 from deploy import services
 from gateway_project.tests.served import Served, free_port, wait_until
 
@@ -120,7 +120,7 @@ class Load:
 
 
 def written() -> list[str]:
-    usage_log.drain()
+    stream.drain()
     rows = UsageLog.objects.filter(endpoint="/v1/detect")
     return sorted(str(request_id) for request_id in rows.values_list("request_id", flat=True))
 

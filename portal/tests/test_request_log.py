@@ -8,8 +8,8 @@ from uuid import uuid4
 import pytest
 from django.utils import timezone
 
-from accounts import usage_log
 from accounts.models import UsageLog, new_id
+from accounts.usage import partitions
 
 URL = "/app/requests"
 
@@ -34,7 +34,7 @@ def add(acme, acme_key):
             "created_at": timezone.now(),
         }
         row |= fields
-        usage_log.ensure_partitions([row["created_at"].date()])
+        partitions.ensure_partitions([row["created_at"].date()])
         return UsageLog.objects.create(**row)
 
     return add

@@ -5,8 +5,8 @@ from __future__ import annotations
 from django.http import HttpRequest, HttpResponse
 from django.utils import timezone
 
-from accounts.events import utc_text
 from gateway_project.core import errors
+from gateway_project.core.clock import utc_text
 from gateway_project.core.views import reply
 from robin.config import documents, scanners
 from robin.config.schemas import ScannerStatusView, ScannerTestRequest, ScannerTestView

@@ -8,8 +8,8 @@ from typing import Any
 from django.http import HttpRequest, HttpResponse
 from drf_spectacular.utils import extend_schema
 
-from accounts.events import utc_text
 from gateway_project.core import database, errors
+from gateway_project.core.clock import utc_text
 from gateway_project.core.views import reply
 from robin.config import documents, settings_page
 from robin.config.schemas import ConfigView, SaidView

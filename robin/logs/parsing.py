@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta, tzinfo
 from typing import Any
 
-from accounts.events import utc_text
+from gateway_project.core.clock import utc_text
 
 LINE = re.compile(
     r"(?P<level>TRACE|DEBUG|INFO|WARN|ERROR|FATAL) *\|(?P<day>\d{4})-(?P<clock>\d{9})\|"

@@ -18,7 +18,7 @@ from django.db import transaction
 from django.utils import timezone
 from prometheus_client.parser import text_string_to_metric_families
 
-from accounts.events import utc_text
+from gateway_project.core.clock import utc_text
 from gateway_project.core.telemetry.logging import get_logger
 from robin.models import MetricSample
 from robin.queue import alerts

@@ -9,8 +9,8 @@ import orjson
 from django.http import HttpRequest, HttpResponse
 from django.utils.http import content_disposition_header
 
-from accounts.events import utc_text
 from gateway_project.core import database, errors
+from gateway_project.core.clock import utc_text
 from gateway_project.core.views import asked, reply
 from robin.metrics import sampling
 from robin.metrics.schemas import (

@@ -28,9 +28,9 @@ from django.conf import settings
 from redis.exceptions import RedisError
 
 from accounts.authentication import ALL, DEAF_SECONDS
-from accounts.events import utc_text
 from gateway_project.core import errors
 from gateway_project.core.bus import bus
+from gateway_project.core.clock import utc_text
 from gateway_project.core.telemetry.logging import get_logger
 from gateway_project.core.telemetry.metrics import live_clients, live_polls
 from robin.access import authentication

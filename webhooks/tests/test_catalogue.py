@@ -9,9 +9,9 @@ import pytest
 from django.utils import timezone
 from jsonschema import Draft202012Validator
 
-from accounts import announcements, usage_log
 from accounts.tests.test_usage import row
-from accounts.usage_log import Batch
+from accounts.usage import announcements, log
+from accounts.usage.rows import Batch
 from webhooks import catalogue, services
 from webhooks.delivery import engine
 
@@ -87,7 +87,7 @@ class TestWhatIsReallySent:
 
     def test_of_quotas(self, make_key, everything, receiver):
         key = make_key(rate_limit_per_day=1)
-        usage_log.write([Batch(uuid4(), [row(key, decision="")], {}).plain()])
+        log.write([Batch(uuid4(), [row(key, decision="")], {}).plain()])
 
         bodies = self.sent(receiver, everything)
 

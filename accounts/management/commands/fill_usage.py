@@ -17,9 +17,10 @@ from django.utils import timezone
 from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress, TimeElapsedColumn
 
-from accounts import reports, request_log, services, usage_log
+from accounts import services
 from accounts.models import ApiKey, UsageLog, UsageRollup, Workspace
 from accounts.services import Actor
+from accounts.usage import partitions, reading, reports, rollups
 
 ROUNDS = 20
 INSERT = """
@@ -67,7 +68,7 @@ class Command(BaseCommand):
             services.issue_key(workspace, actor=Actor("fill_usage"))
         self._fill(console, workspace, rows, keys, days)
         started = perf_counter()
-        usage_log.rebuild_rollups()
+        rollups.rebuild_rollups()
         with connection.cursor() as cursor:
             cursor.execute("VACUUM ANALYZE")
         console.print(
@@ -87,7 +88,7 @@ class Command(BaseCommand):
                 share = left // (days - ago)
                 day = midnight - timedelta(days=ago)
                 span = min(timedelta(days=1), now - day)
-                usage_log.ensure_partitions([day.date()])
+                partitions.ensure_partitions([day.date()])
                 values: dict[str, Any] = {
                     "rows": share,
                     "keys": keys,
@@ -128,10 +129,10 @@ class Command(BaseCommand):
             "sums of its keys, 30 days": lambda: reports.by_subject(
                 known, now - timedelta(days=30), "day"
             ),
-            "a page of its log": lambda: request_log.page(workspace),
-            "a page of one key's log": lambda: request_log.page(workspace, api_key_id=busiest),
-            "a page of its log, flagged": lambda: request_log.page(workspace, decision="flag"),
-            "a page of its log, none matches": lambda: request_log.page(
+            "a page of its log": lambda: reading.page(workspace),
+            "a page of one key's log": lambda: reading.page(workspace, api_key_id=busiest),
+            "a page of its log, flagged": lambda: reading.page(workspace, decision="flag"),
+            "a page of its log, none matches": lambda: reading.page(
                 workspace, statuses=range(500, 600)
             ),
         }

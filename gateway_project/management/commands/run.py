@@ -24,10 +24,12 @@ from django.core.management import call_command
 from django.core.management.base import BaseCommand, CommandError
 from django.utils import timezone
 
-from accounts import services, usage_log
+from accounts import services
 from accounts.authentication import caller_of
 from accounts.models import SCOPES, ApiKey, User, new_id
 from accounts.services import Actor
+from accounts.usage import log
+from accounts.usage import rows as usage_log
 from gateway_project import server
 from robin.models import RobinAccess
 from robin.permissions import Role
@@ -292,7 +294,7 @@ def _history(key: ApiKey, *, days: int = 14) -> None:
                 "created_at": now - timedelta(days=day, seconds=random.randint(0, 80_000)),
             }
             rows.append([values[name] for name in usage_log.COLUMNS])
-    usage_log.write([usage_log.Batch(new_id(), rows, {}).plain()])
+    log.write([usage_log.Batch(new_id(), rows, {}).plain()])
 
 
 def _is_free(host: str, port: int) -> bool:

@@ -8,9 +8,9 @@ from django.http import HttpResponse
 from drf_spectacular.utils import OpenApiParameter
 from rest_framework.request import Request
 
-from accounts import request_log
 from accounts.schemas import DECISIONS, LoggedRequest, LoggedRequests, RequestsQuery
-from accounts.views import KeyedViewSet
+from accounts.usage import reading
+from accounts.viewsets import KeyedViewSet
 from gateway_project.core import errors
 from gateway_project.core.views import PAGING, asked, endpoint, reply
 
@@ -40,7 +40,7 @@ class RequestViewSet(KeyedViewSet):
     def list(self, request: Request) -> HttpResponse:
         query = asked(request._request, RequestsQuery)
         try:
-            found = request_log.page(
+            found = reading.page(
                 self.workspace(),
                 api_key_id=query.key,
                 statuses=query.statuses,
@@ -72,7 +72,7 @@ class RequestViewSet(KeyedViewSet):
         problems=[errors.NotFound],
     )
     def retrieve(self, request: Request, request_id: UUID) -> HttpResponse:
-        row = request_log.get(self.workspace(), request_id)
+        row = reading.get(self.workspace(), request_id)
         if row is None:
             raise errors.NotFound(
                 "The log has no such request of this workspace. It keeps them for the days of the "

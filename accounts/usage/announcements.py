@@ -16,7 +16,7 @@ from django.db import transaction
 from django.db.models import F, Q, Sum
 from django.utils import timezone
 
-from accounts.events import event, publish, publish_all, utc_text
+from accounts.events import event, publish, publish_all
 from accounts.models import (
     ApiKey,
     OutboxEvent,
@@ -25,6 +25,7 @@ from accounts.models import (
     Workspace,
     effective_limits,
 )
+from gateway_project.core.clock import utc_text
 
 EXPIRY_AHEAD = timedelta(days=7)
 PERCENTS = (80, 100)

@@ -16,7 +16,7 @@ from django.utils import timezone
 
 from accounts.authentication import policies_of
 from accounts.models import ApiKey, ScoreRollup, UsageRollup
-from accounts.usage_log import EVERYTHING, LATENCY_COLUMNS, LATENCY_MS, SCORE_BINS
+from accounts.usage.rollups import EVERYTHING, LATENCY_COLUMNS, LATENCY_MS, SCORE_BINS
 from gateway_project.core.ratelimit import State, get_limiter
 
 ERRORS = Sum("requests", filter=Q(http_status__gte=400), default=0)

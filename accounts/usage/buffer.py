@@ -1,7 +1,7 @@
 """The usage log's beginning: requests append to a buffer, a flusher sends it on behind them.
 
 With Redis the buffer goes into a stream once in `FLUSH_SECONDS`, from which a worker writes the
-table (`accounts/usage_log.py`); without Redis this process writes it.
+table (`accounts/usage/log.py`); without Redis this process writes it.
 
 Loss bound: nothing on a graceful stop; on `kill -9` at most the rows of the last `FLUSH_SECONDS`.
 While the store is away the rows wait, at most `ROWS_MAX` of them; what does not fit, and what is
@@ -21,8 +21,9 @@ from django.db import Error as DatabaseError
 from redis.exceptions import ResponseError
 from uuid_utils.compat import uuid7
 
-from accounts import usage_log
-from accounts.usage_log import STREAM, Batch, Row
+from accounts.usage import log as usage_log
+from accounts.usage.rows import Batch, Row
+from accounts.usage.stream import STREAM
 from gateway_project.core import database, redis
 from gateway_project.core.context import RequestContext
 from gateway_project.core.telemetry.logging import get_logger

@@ -1,0 +1,1 @@
+"""What calls cost and did: from the request's row to reports."""
