@@ -32,8 +32,9 @@ from accounts.usage import buffer, log, stream
 from accounts.usage.buffer import buffer as usage_buffer
 from detection.engines import go as engine_module
 from detection.engines.standin import Engine, Switches
-from gateway_project.core import database, ratelimit, redis
+from gateway_project.core import ratelimit
 from gateway_project.core.ratelimit import RedisLimiter
+from gateway_project.core.stores import database, redis
 
 T = TypeVar("T")
 ACTOR = Actor("test")
@@ -219,7 +220,7 @@ def gateway(_gateway_session: Gateway, transactional_db: None) -> Iterator[Gatew
 
 
 def forget_everything(gateway: Gateway) -> None:
-    from gateway_project import views
+    from gateway_project.system import views
 
     authentication._memory.forget(authentication.ALL)
     cache.clear() if not settings.REDIS_URL else cache.delete("worker:heartbeat")

@@ -28,9 +28,7 @@ from rest_framework.request import Request
 from accounts import keys
 from accounts.models import ApiKey, User, effective_limits
 from accounts.usage.buffer import Record
-from gateway_project.core import database, errors
-from gateway_project.core.bus import bus
-from gateway_project.core.caching import Loader, TTLCache
+from gateway_project.core import errors
 from gateway_project.core.context import RequestContext, context_of
 from gateway_project.core.ratelimit import (
     Policy,
@@ -39,6 +37,9 @@ from gateway_project.core.ratelimit import (
     per_minute,
     refuse_used_up,
 )
+from gateway_project.core.stores import database
+from gateway_project.core.stores.bus import bus
+from gateway_project.core.stores.caching import Loader, TTLCache
 from gateway_project.core.telemetry.logging import get_logger
 from gateway_project.core.telemetry.metrics import key_cache_total
 

@@ -22,7 +22,8 @@ from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import OpenApiParameter
 
 from accounts.models import IdempotencyRecord
-from gateway_project.core import database, errors
+from gateway_project.core import errors
+from gateway_project.core.stores import database
 
 KEPT = timedelta(hours=24)
 KEY = re.compile(r"[\x21-\x7e]{1,255}\Z")

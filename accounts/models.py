@@ -16,7 +16,7 @@ from django.db.models import Q
 from django.utils import timezone
 from uuid_utils.compat import uuid7
 
-from gateway_project.core.bus import bus
+from gateway_project.core.stores.bus import bus
 
 PEOPLE = "people"
 """The bus' channel for users who changed: each word is an id, or `*`."""

@@ -20,7 +20,8 @@ from accounts import authentication, services
 from accounts.events import audit
 from accounts.models import ApiKey, Membership, Plan, User, Workspace, normal_email
 from accounts.services import Actor
-from gateway_project.core import breaker, errors
+from gateway_project.core import errors
+from gateway_project.core.upstream import breaker
 
 # -- People ---------------------------------------------------------------------------------------
 

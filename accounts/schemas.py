@@ -24,8 +24,8 @@ from pydantic import (
 )
 
 from accounts.models import ApiKey, Plan, UsageLog, User, Workspace, effective_limits
+from gateway_project.core.api.endpoint import Body
 from gateway_project.core.clock import utc_text
-from gateway_project.core.views import Body
 
 Time = Annotated[
     datetime,

@@ -36,17 +36,12 @@ from accounts.services import Actor
 from accounts.usage import reports
 from accounts.viewsets import KeyedViewSet
 from gateway_project.core import errors
+from gateway_project.core.api.endpoint import endpoint
+from gateway_project.core.api.pagination import PAGING, page
+from gateway_project.core.api.responses import SECRET_HEADERS, reply
+from gateway_project.core.api.viewsets import ControlPlaneViewSet, DataPlaneViewSet
 from gateway_project.core.context import context_of
 from gateway_project.core.ratelimit import State, per_hour
-from gateway_project.core.views import (
-    PAGING,
-    SECRET_HEADERS,
-    ControlPlaneViewSet,
-    DataPlaneViewSet,
-    endpoint,
-    page,
-    reply,
-)
 
 REGISTRATIONS_PER_HOUR = 5
 ACCOUNT = ("account",)

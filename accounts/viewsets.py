@@ -12,10 +12,8 @@ from accounts.authentication import Caller
 from accounts.models import ApiKey, ApiKeyQuerySet, Workspace
 from accounts.services import Actor
 from gateway_project.core import errors
+from gateway_project.core.api.viewsets import ControlPlaneViewSet
 from gateway_project.core.context import context_of
-from gateway_project.core.views import (
-    ControlPlaneViewSet,
-)
 
 
 class KeyedViewSet(ControlPlaneViewSet):

@@ -28,7 +28,7 @@ from detection.models import Feedback, Job, PolicyVersion
 from detection.policies import policy
 from detection.policies.views import PolicyRequest
 from gateway_project.core import errors
-from gateway_project.core.control_plane import ndjson
+from gateway_project.core.api.responses import ndjson
 
 EXPORTED_MAX = 10_000
 

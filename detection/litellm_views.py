@@ -23,7 +23,9 @@ from detection.schemas import (
     is_text,
 )
 from gateway_project.core import errors
-from gateway_project.core.views import DataPlaneViewSet, endpoint, reply
+from gateway_project.core.api.endpoint import endpoint
+from gateway_project.core.api.responses import reply
+from gateway_project.core.api.viewsets import DataPlaneViewSet
 
 # An empty text is what LiteLLM sends for a message without words.
 Text = Annotated[str, StringConstraints(max_length=TEXT_CHARS_MAX), AfterValidator(is_text)]

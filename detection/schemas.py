@@ -23,7 +23,7 @@ from pydantic import (
 )
 
 from accounts.schemas import Time, without_nul
-from gateway_project.core.views import Body
+from gateway_project.core.api.endpoint import Body
 from webhooks.schemas import CallbackUrl
 
 TEXT_CHARS_MAX = 10_000

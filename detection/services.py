@@ -35,8 +35,8 @@ from detection.schemas import (
     Timing,
 )
 from gateway_project.core import errors
-from gateway_project.core.caching import SingleFlight
 from gateway_project.core.context import RequestContext
+from gateway_project.core.stores.caching import SingleFlight
 from gateway_project.core.telemetry.metrics import cache_requests, detections_total
 
 REVIEW_MARGIN = 0.1

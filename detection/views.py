@@ -11,7 +11,9 @@ from detection import callbacks, services
 from detection.policies import policy as policies
 from detection.schemas import DetectRequest, DetectResponse, ScoreRequest, ScoreResponse
 from gateway_project.core import encryption, errors
-from gateway_project.core.views import DataPlaneViewSet, endpoint, reply
+from gateway_project.core.api.endpoint import endpoint
+from gateway_project.core.api.responses import reply
+from gateway_project.core.api.viewsets import DataPlaneViewSet
 from webhooks.delivery.callbacks import vetted
 
 

@@ -20,11 +20,11 @@ control_plane = get_asgi_application()
 from django.conf import settings
 
 from gateway_project.core import errors
+from gateway_project.core.api.handler import DataPlaneHandler
+from gateway_project.core.api.middleware import RequestMiddleware, send_problem
 from gateway_project.core.context import ASGIApp, Receive, Scope, Send
-from gateway_project.core.handler import DataPlaneHandler
-from gateway_project.core.middleware import RequestMiddleware, send_problem
-from gateway_project.cross_origin import CrossOrigin
-from gateway_project.process import Process
+from gateway_project.server.cors import CrossOrigin
+from gateway_project.server.lifespan import Process
 from robin.queue import live
 from robin.queue.consumers import QueueConsumer
 

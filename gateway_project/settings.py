@@ -238,7 +238,7 @@ INSTALLED_APPS = [
 # The control plane's. The data plane (gateway_project/asgi.py) runs none of these.
 MIDDLEWARE = [
     "django_prometheus.middleware.PrometheusBeforeMiddleware",
-    "gateway_project.core.control_plane.route_label",
+    "gateway_project.core.api.error_pages.route_label",
     "django.middleware.security.SecurityMiddleware",
     "servestatic.middleware.ServeStaticMiddleware",
     "django.contrib.sessions.middleware.SessionMiddleware",
@@ -330,11 +330,11 @@ SECURE_HSTS_SECONDS = 31_536_000 if HTTPS_ONLY else 0
 SECURE_HSTS_INCLUDE_SUBDOMAINS = HTTPS_ONLY
 SECURE_REFERRER_POLICY = "same-origin"
 X_FRAME_OPTIONS = "DENY"
-CSRF_FAILURE_VIEW = "gateway_project.core.control_plane.csrf_failure"
+CSRF_FAILURE_VIEW = "gateway_project.core.api.error_pages.csrf_failure"
 if TRUSTED_PROXY_HOPS:
     SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https")
 
-# gateway_project/cross_origin.py applies these, to both planes.
+# gateway_project/server/cors.py applies these, to both planes.
 CORS_ALLOWED_ORIGINS: list[str] = env.list("CORS_ORIGINS", default=[])
 CORS_ALLOW_CREDENTIALS: bool = env.bool("CORS_ALLOW_CREDENTIALS", default=True)
 CORS_URLS_REGEX = r"^/api/v1/"
@@ -348,7 +348,7 @@ CORS_EXPOSE_HEADERS = [
 ]
 
 # django-ratelimit guards the browser's sign-in forms; how it finds the address is ours.
-RATELIMIT_IP_META_KEY = "gateway_project.core.control_plane.client_ip"
+RATELIMIT_IP_META_KEY = "gateway_project.core.api.error_pages.client_ip"
 SILENCED_SYSTEM_CHECKS = [
     *([] if REDIS_URL else ["django_ratelimit.E003", "django_ratelimit.W001"]),  # one process
     "security.W008",  # redirecting to https is the proxy's work: health probes come in plain
@@ -361,7 +361,7 @@ REST_FRAMEWORK = {
     "DEFAULT_RENDERER_CLASSES": ["rest_framework.renderers.JSONRenderer"],
     "DEFAULT_PARSER_CLASSES": ["rest_framework.parsers.JSONParser"],
     "DEFAULT_SCHEMA_CLASS": "drf_spectacular.openapi.AutoSchema",
-    "EXCEPTION_HANDLER": "gateway_project.core.views.exception_handler",
+    "EXCEPTION_HANDLER": "gateway_project.core.api.responses.exception_handler",
     "UNAUTHENTICATED_USER": None,
 }
 SPECTACULAR_SETTINGS = {
@@ -381,7 +381,7 @@ SPECTACULAR_SETTINGS = {
     "SWAGGER_UI_FAVICON_HREF": "SIDECAR",
     "REDOC_DIST": "SIDECAR",
     "SCHEMA_PATH_PREFIX": r"/(v1|auth)",
-    "POSTPROCESSING_HOOKS": ["gateway_project.core.openapi.finish"],
+    "POSTPROCESSING_HOOKS": ["gateway_project.core.api.openapi.finish"],
     "SWAGGER_UI_SETTINGS": {"deepLinking": True, "persistAuthorization": False},
 }
 

@@ -8,16 +8,16 @@ from django.urls import include, path, re_path
 from django.views.generic import RedirectView
 from drf_spectacular.views import SpectacularRedocView, SpectacularSwaggerSplitView
 
-from gateway_project import views
-from gateway_project.core import openapi  # noqa: F401 - drf-spectacular finds the key schemes there
-from gateway_project.core.control_plane import with_inline_styles
+from gateway_project.core.api import openapi  # noqa: F401 - drf-spectacular finds the key schemes there
+from gateway_project.core.api.error_pages import with_inline_styles
 from gateway_project.staff.views import StaffViewSet
+from gateway_project.system import views
 
-handler400 = "gateway_project.core.control_plane.bad_request"
-handler403 = "gateway_project.core.control_plane.permission_denied"
-handler404 = "gateway_project.core.control_plane.not_found"
-handler429 = "gateway_project.core.control_plane.too_many_requests"  # allauth's, not Django's
-handler500 = "gateway_project.core.control_plane.server_error"
+handler400 = "gateway_project.core.api.error_pages.bad_request"
+handler403 = "gateway_project.core.api.error_pages.permission_denied"
+handler404 = "gateway_project.core.api.error_pages.not_found"
+handler429 = "gateway_project.core.api.error_pages.too_many_requests"  # allauth's, not Django's
+handler500 = "gateway_project.core.api.error_pages.server_error"
 
 admin.site.site_header = admin.site.site_title = "Gateway"
 admin.site.index_title = "Administration"

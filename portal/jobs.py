@@ -15,8 +15,8 @@ from rest_framework.request import Request
 from detection.jobs import store
 from detection.models import Job
 from gateway_project.core import errors
-from gateway_project.core.control_plane import ndjson
-from gateway_project.core.views import page
+from gateway_project.core.api.pagination import page
+from gateway_project.core.api.responses import ndjson
 from portal.members import Member, room
 from portal.views import base_url
 

@@ -23,7 +23,7 @@ from django.views.decorators.http import require_POST, require_safe
 
 from accounts.adapter import actor_of
 from accounts.models import User
-from gateway_project.core.views import SECRET_HEADERS
+from gateway_project.core.api.responses import SECRET_HEADERS
 from robin.access import sessions, tickets
 from robin.metrics import sampling
 from robin.permissions import Permission, permissions_of

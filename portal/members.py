@@ -20,7 +20,7 @@ from django.shortcuts import render
 from accounts.adapter import actor_of
 from accounts.models import ApiKey, ApiKeyQuerySet, Membership, User, Workspace
 from accounts.services import Actor
-from gateway_project.core.views import SECRET_HEADERS
+from gateway_project.core.api.responses import SECRET_HEADERS
 
 P = ParamSpec("P")
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from django import forms
 
-from gateway_project.core import destinations
+from gateway_project.core.upstream import destinations
 from portal.forms import GRACE, SpanForm, moment_input
 from webhooks import catalogue
 from webhooks.delivery.schedule import ATTEMPTS_MAX

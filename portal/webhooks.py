@@ -20,7 +20,7 @@ from rest_framework.request import Request
 
 from accounts.usage import reports
 from gateway_project.core import errors
-from gateway_project.core.views import page
+from gateway_project.core.api.pagination import page
 from portal import plots
 from portal.members import Member, room, secretly, shows_secrets
 from portal.webhook_forms import (

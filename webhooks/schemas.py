@@ -18,8 +18,8 @@ from pydantic import (
 )
 
 from accounts.schemas import Time, without_nul
-from gateway_project.core import destinations
-from gateway_project.core.views import Body
+from gateway_project.core.api.endpoint import Body
+from gateway_project.core.upstream import destinations
 from webhooks import catalogue
 from webhooks.delivery.schedule import ATTEMPTS_MAX
 from webhooks.models import Webhook, WebhookAttempt, WebhookDelivery

@@ -14,7 +14,8 @@ from django.utils import timezone
 from accounts.events import audit, publish
 from accounts.models import OutboxEvent, Workspace
 from accounts.services import Actor
-from gateway_project.core import destinations, encryption, errors
+from gateway_project.core import encryption, errors
+from gateway_project.core.upstream import destinations
 from webhooks import catalogue, keyring, signing
 from webhooks.delivery import callbacks, outbox, schedule, sending, subscriptions
 from webhooks.delivery.results import record

@@ -14,15 +14,11 @@ from rest_framework.request import Request
 from accounts import idempotency
 from accounts.viewsets import KeyedViewSet
 from gateway_project.core import errors
+from gateway_project.core.api.endpoint import endpoint
+from gateway_project.core.api.pagination import PAGING, page
+from gateway_project.core.api.responses import SECRET_HEADERS, reply
+from gateway_project.core.api.viewsets import ControlPlaneViewSet
 from gateway_project.core.ratelimit import per_minute
-from gateway_project.core.views import (
-    PAGING,
-    SECRET_HEADERS,
-    ControlPlaneViewSet,
-    endpoint,
-    page,
-    reply,
-)
 from webhooks import catalogue, services
 from webhooks.delivery import callbacks
 from webhooks.models import Inbox, Webhook, WebhookDelivery

@@ -17,8 +17,8 @@ from accounts.keys import Peppers
 from accounts.models import ApiKey
 from accounts.services import Actor
 from accounts.tests.shapes import problem, same_but_for_ids
-from gateway_project.core import database
-from gateway_project.core.bus import bus
+from gateway_project.core.stores import database
+from gateway_project.core.stores.bus import bus
 from gateway_project.core.telemetry.metrics import key_cache_total
 
 PLANES = ["/v1/limits", "/auth/profile"]  # the data plane and the control plane
@@ -261,7 +261,7 @@ class TestAKnownKeyInAnOutage:
 
     def test_it_ends_after_15_minutes(self, gateway, outage, acme_key, monkeypatch):
         later = time.monotonic() + 15 * 60 + 1
-        monkeypatch.setattr("gateway_project.core.caching.monotonic", lambda: later)
+        monkeypatch.setattr("gateway_project.core.stores.caching.monotonic", lambda: later)
 
         problem(gateway.get("/v1/limits", key=acme_key), 503, "store_unavailable")
 

@@ -24,8 +24,8 @@ from uuid_utils.compat import uuid7
 from accounts.usage import log as usage_log
 from accounts.usage.rows import Batch, Row
 from accounts.usage.stream import STREAM
-from gateway_project.core import database, redis
 from gateway_project.core.context import RequestContext
+from gateway_project.core.stores import database, redis
 from gateway_project.core.telemetry.logging import get_logger
 from gateway_project.core.telemetry.metrics import usage_dropped
 

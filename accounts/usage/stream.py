@@ -10,7 +10,7 @@ from django.db import connection
 
 from accounts.usage.log import write
 from accounts.usage.rows import Batch
-from gateway_project.core import redis
+from gateway_project.core.stores import redis
 from gateway_project.core.telemetry.logging import get_logger
 from gateway_project.core.telemetry.metrics import usage_dropped
 

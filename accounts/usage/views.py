@@ -12,7 +12,9 @@ from accounts.schemas import DECISIONS, LoggedRequest, LoggedRequests, RequestsQ
 from accounts.usage import reading
 from accounts.viewsets import KeyedViewSet
 from gateway_project.core import errors
-from gateway_project.core.views import PAGING, asked, endpoint, reply
+from gateway_project.core.api.endpoint import asked, endpoint
+from gateway_project.core.api.pagination import PAGING
+from gateway_project.core.api.responses import reply
 
 LOG = ("requests",)
 FILTERS = (

@@ -17,7 +17,7 @@ from django.conf import settings
 from django.core.management import get_commands
 from django.utils.module_loading import import_string
 
-from gateway_project import server
+from gateway_project.server import __main__, web_process
 
 ROOT = Path(__file__).resolve().parents[2]
 COMPOSE = ROOT / "docker-compose.yml"
@@ -82,7 +82,7 @@ def test_everything_waits_for_the_migrations(services: dict[str, Any]) -> None:
 
 def test_a_stop_of_the_gateway_fits_into_its_grace_period(services: dict[str, Any]) -> None:
     grace = float(services["gateway"]["stop_grace_period"].removesuffix("s"))
-    stop = settings.DRAIN_SECONDS + server.LINGER_SECONDS + server.GRACEFUL_SECONDS
+    stop = settings.DRAIN_SECONDS + web_process.LINGER_SECONDS + __main__.GRACEFUL_SECONDS
     assert stop + 10 <= grace
 
 

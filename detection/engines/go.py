@@ -23,11 +23,11 @@ from django.conf import settings
 
 from detection.engines import windows
 from detection.engines.scores import Score
-from gateway_project.core import http
-from gateway_project.core.breaker import Breaker, BreakerOpen
-from gateway_project.core.caching import SingleFlight
 from gateway_project.core.context import RequestContext
+from gateway_project.core.stores.caching import SingleFlight
 from gateway_project.core.telemetry.logging import get_logger
+from gateway_project.core.upstream import client as http
+from gateway_project.core.upstream.breaker import Breaker, BreakerOpen
 
 Reason = Literal["connect_error", "timeout", "engine_error", "circuit_open"]
 log = get_logger("gateway.engine")

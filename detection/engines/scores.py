@@ -19,8 +19,8 @@ from django.conf import settings
 from django.core.cache import cache
 from redis.exceptions import ResponseError
 
-from gateway_project.core import redis
-from gateway_project.core.caching import ignore
+from gateway_project.core.stores import redis
+from gateway_project.core.stores.caching import ignore
 from gateway_project.core.telemetry.logging import get_logger
 
 STALE_SECONDS = 3600

@@ -15,7 +15,8 @@ from accounts.viewsets import KeyedViewSet
 from detection.feedback import services
 from detection.models import Feedback
 from gateway_project.core import errors
-from gateway_project.core.views import Body, endpoint, reply
+from gateway_project.core.api.endpoint import Body, endpoint
+from gateway_project.core.api.responses import reply
 
 Verdict = Literal["false_positive", "false_negative", "correct"]
 Note = Annotated[

@@ -39,10 +39,11 @@ from detection.schemas import (
 )
 from detection.views import OnceViewSet
 from gateway_project.core import errors
+from gateway_project.core.api.endpoint import endpoint
+from gateway_project.core.api.pagination import PAGING
+from gateway_project.core.api.responses import NDJSON, ndjson, reply
 from gateway_project.core.clock import utc_text
 from gateway_project.core.context import RequestContext
-from gateway_project.core.control_plane import NDJSON, ndjson
-from gateway_project.core.views import PAGING, endpoint, reply
 
 SCOPE = "batch"
 TAGS = ("batches",)

@@ -23,9 +23,9 @@ from accounts.models import new_id
 from detection.engines import go
 from detection.jobs import judging, store
 from detection.jobs.judging import Judged
-from gateway_project.core import redis
 from gateway_project.core.background import Background, in_thread
-from gateway_project.core.bus import bus
+from gateway_project.core.stores import redis
+from gateway_project.core.stores.bus import bus
 from gateway_project.core.telemetry.logging import get_logger
 
 T = TypeVar("T")

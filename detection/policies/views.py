@@ -17,7 +17,8 @@ from accounts.viewsets import KeyedViewSet
 from detection.policies import policy
 from detection.schemas import TEXT_CHARS_MAX, OnUnavailable
 from gateway_project.core import errors
-from gateway_project.core.views import Body, endpoint, reply
+from gateway_project.core.api.endpoint import Body, endpoint
+from gateway_project.core.api.responses import reply
 
 TAGS = ("policy",)
 ENTRIES_MAX = 1000

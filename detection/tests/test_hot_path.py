@@ -8,7 +8,7 @@ from django.conf import settings
 from django.db.backends.utils import CursorWrapper
 
 from detection.engines import scores
-from gateway_project.core import database, redis
+from gateway_project.core.stores import database, redis
 
 
 class Count:

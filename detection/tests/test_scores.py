@@ -19,9 +19,9 @@ from detection.engines import go as engine_module
 from detection.engines import scores
 from detection.policies import policy as policies
 from detection.tests.test_detect import ATTACK, HARMLESS, problem
-from gateway_project.core import breaker as breaker_module
-from gateway_project.core import redis
+from gateway_project.core.stores import redis
 from gateway_project.core.telemetry.metrics import cache_requests
+from gateway_project.core.upstream import breaker as breaker_module
 
 
 def burst(gateway, calls):

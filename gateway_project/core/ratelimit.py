@@ -28,8 +28,9 @@ from typing import Any, Literal, NamedTuple, Protocol
 from django.conf import settings
 from redis.exceptions import NoScriptError, RedisError, ResponseError
 
-from gateway_project.core import errors, redis
-from gateway_project.core.redis import RedisPipe, RedisUnavailable, pack
+from gateway_project.core import errors
+from gateway_project.core.stores import redis
+from gateway_project.core.stores.redis import RedisPipe, RedisUnavailable, pack
 from gateway_project.core.telemetry.metrics import rate_limit_degraded, rate_limit_exceeded
 
 Failure = Literal["local", "open", "closed"]

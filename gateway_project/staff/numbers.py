@@ -21,7 +21,8 @@ from accounts.usage import reports
 from accounts.usage.rollups import EVERYTHING, LATENCY_COLUMNS
 from accounts.usage.stream import STREAM
 from detection.jobs import store
-from gateway_project.core import breaker, redis
+from gateway_project.core.stores import redis
+from gateway_project.core.upstream import breaker
 from portal import figures
 from webhooks.delivery import outbox
 from webhooks.models import WebhookDelivery, WebhookNotice

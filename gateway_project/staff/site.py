@@ -13,8 +13,8 @@ from redis.exceptions import RedisError
 
 from accounts import oversight
 from accounts.services import Actor
-from gateway_project.core import breaker
 from gateway_project.core.context import context_of
+from gateway_project.core.upstream import breaker
 from gateway_project.staff import numbers
 
 LEFT_OUT = {

@@ -20,16 +20,13 @@ from accounts.admin.people import named
 from accounts.models import ApiKey, User
 from accounts.usage import reports
 from gateway_project.core import errors
+from gateway_project.core.api.endpoint import Credential, asked
+from gateway_project.core.api.endpoint import endpoint as core_endpoint
+from gateway_project.core.api.pagination import page
+from gateway_project.core.api.responses import reply
+from gateway_project.core.api.viewsets import ControlPlaneViewSet
 from gateway_project.core.context import RequestContext
 from gateway_project.core.ratelimit import Policy, per_minute
-from gateway_project.core.views import (
-    ControlPlaneViewSet,
-    Credential,
-    asked,
-    page,
-    reply,
-)
-from gateway_project.core.views import endpoint as core_endpoint
 from gateway_project.staff import numbers
 from gateway_project.staff.schemas import (
     KeyUsage,

@@ -6,8 +6,8 @@ import pytest
 from django.conf import settings
 
 from detection.engines import go as engine_module
-from gateway_project.core import redis
-from gateway_project.core.breaker import (
+from gateway_project.core.stores import redis
+from gateway_project.core.upstream.breaker import (
     Breaker,
     BreakerOpen,
     Everywhere,

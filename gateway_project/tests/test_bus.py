@@ -8,8 +8,8 @@ from contextlib import suppress
 import pytest
 import redis as redis_py
 
-from gateway_project.core import bus as bus_module
-from gateway_project.core.bus import Bus
+from gateway_project.core.stores import bus as bus_module
+from gateway_project.core.stores.bus import Bus
 
 
 @pytest.fixture

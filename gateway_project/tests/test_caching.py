@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from gateway_project.core.caching import Loader, SingleFlight
+from gateway_project.core.stores.caching import Loader, SingleFlight
 
 
 class TestLoader:

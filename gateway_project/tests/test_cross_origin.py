@@ -123,7 +123,7 @@ class TestSecurityHeaders:
         assert "default-src 'none'" in headers["content-security-policy"]
 
     def test_strict_transport_where_there_is_tls(self, gateway):
-        from gateway_project.core.middleware import RequestMiddleware
+        from gateway_project.core.api.middleware import RequestMiddleware
 
         wrapped = RequestMiddleware(gateway.application.app, hsts_seconds=600)
 

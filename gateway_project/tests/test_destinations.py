@@ -11,8 +11,8 @@ import aiohttp
 import pytest
 from aiohttp import web
 
-from gateway_project.core import destinations
-from gateway_project.core.destinations import GuardedResolver, Refused
+from gateway_project.core.upstream import destinations
+from gateway_project.core.upstream.destinations import GuardedResolver, Refused
 
 # Addresses at the beginning, the end or in the middle of each network that must never be dialled.
 REFUSED = [

@@ -14,7 +14,12 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from gateway_project.core.http import BadAnswer, ConnectFailed, UpstreamClient, UpstreamTimeout
+from gateway_project.core.upstream.client import (
+    BadAnswer,
+    ConnectFailed,
+    UpstreamClient,
+    UpstreamTimeout,
+)
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 HANG_UP = object()

@@ -21,10 +21,11 @@ from celery.signals import setup_logging
 from prometheus_client import REGISTRY, metrics
 from prometheus_client.mmap_dict import MmapedDict, mmap_key
 
-from gateway_project import server, task_signals
 from gateway_project.core.telemetry import metrics as observability
+from gateway_project.core.telemetry import multiprocess
 from gateway_project.core.telemetry.multiprocess import FILE, MetricsFolder
 from gateway_project.tests.served import ROOT, Served, wait_until
+from gateway_project.worker import signals
 
 # api-shapes.md, "Health and metrics", and those that we added.
 NAMES = {
@@ -290,16 +291,16 @@ class TestRun:
         dead.counts(2)
         dead.dies()
 
-        assert server.metrics_folder() == folder.path
-        server.drop_metrics_folder(folder.path)
+        assert multiprocess.metrics_folder() == folder.path
+        multiprocess.drop_metrics_folder(folder.path)
 
         assert scraped(folder) == {("calls_total",): 3.0}
 
     def test_one_of_its_own_goes_with_the_run(self, monkeypatch):
         monkeypatch.delenv("PROMETHEUS_MULTIPROC_DIR", raising=False)
-        folder = server.metrics_folder()
+        folder = multiprocess.metrics_folder()
 
-        server.drop_metrics_folder(folder)
+        multiprocess.drop_metrics_folder(folder)
 
         assert not folder.exists()
 
@@ -391,7 +392,7 @@ class TestTasks:
             "gateway_task_duration_seconds_count", {"task": "scratch.ends"}
         )
         assert runs == 4
-        assert task_signals._started == {}
+        assert signals._started == {}
 
     def test_a_retry_is_no_failure(self, scratch, capsys):
         @scratch.task(name="scratch.tries", bind=True, max_retries=1, default_retry_delay=0)
@@ -414,7 +415,7 @@ class TestTasks:
         def lost():
             pass
 
-        task_signals._failed(lost, "id", WorkerLostError("signal 9"))
+        signals._failed(lost, "id", WorkerLostError("signal 9"))
 
         assert total("scratch.lost", "failure") == 1
 
@@ -423,7 +424,7 @@ class TestTasks:
         def fails(text, *, key):
             raise RuntimeError("broken")
 
-        task_signals.configure()
+        signals.configure()
         with events(capsys) as said:
             fails.apply(args=["a private text"], kwargs={"key": "a private key"})
 
@@ -449,7 +450,7 @@ class TestTasks:
     def test_celery_brings_no_format_of_its_own(self):
         receivers = [ref() for _, ref in setup_logging.receivers]
 
-        assert task_signals.configure in receivers
+        assert signals.configure in receivers
 
 
 # -- All of it, served ----------------------------------------------------------------------------
@@ -646,7 +647,7 @@ class TestServed:
 
 
 def test_a_breaker_says_when_its_state_changes(capsys):
-    from gateway_project.core.breaker import Breaker
+    from gateway_project.core.upstream.breaker import Breaker
 
     breaker = Breaker("scratch", failures_max=1)
     with events(capsys) as said:

@@ -20,7 +20,7 @@ from jsonschema.validators import validator_for
 from openapi_spec_validator import OpenAPIV31SpecValidator, validate
 
 from detection.litellm_views import GuardrailRequest
-from gateway_project.core.views import API_KEY
+from gateway_project.core.api.endpoint import API_KEY
 from gateway_project.staff.views import STAFF
 from gateway_project.tests.test_permissions import ALL
 

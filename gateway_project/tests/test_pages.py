@@ -12,10 +12,11 @@ from uuid import UUID
 import pytest
 from django.db import OperationalError
 
-from gateway_project import views
-from gateway_project.core import database, errors
-from gateway_project.core.middleware import client_address
+from gateway_project.core import errors
+from gateway_project.core.api.middleware import client_address
+from gateway_project.core.stores import database
 from gateway_project.core.telemetry import health
+from gateway_project.system import views
 
 HTML = {"Accept": "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"}
 

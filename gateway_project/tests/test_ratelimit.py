@@ -25,7 +25,7 @@ from gateway_project.core.ratelimit import (
     per_day,
     per_minute,
 )
-from gateway_project.core.redis import RedisPipe, RedisUnavailable, pack
+from gateway_project.core.stores.redis import RedisPipe, RedisUnavailable, pack
 
 MIDNIGHT = 1_800_000_000 - 1_800_000_000 % 86_400
 
@@ -335,7 +335,7 @@ class TestPipe:
         policy = per_minute("minute", f"{{{uuid4()}}}", 60)
 
         async def work(pipe: RedisPipe) -> Decision:
-            from gateway_project.core.redis import pack
+            from gateway_project.core.stores.redis import pack
 
             await pipe.submit(pack("SCRIPT", "FLUSH"))
             return await RedisLimiter(lambda: pipe, lambda: None).check([policy], [1])
@@ -362,7 +362,7 @@ class TestPipe:
     def test_an_error_of_one_command_is_its_own(self):
         from redis.exceptions import ResponseError
 
-        from gateway_project.core.redis import pack
+        from gateway_project.core.stores.redis import pack
 
         async def work(pipe: RedisPipe) -> list[object]:
             return await asyncio.gather(

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from gateway_project.core.views import API_KEY
+from gateway_project.core.api.endpoint import API_KEY
 from gateway_project.tests.test_permissions import ALL
 from robin.permissions import PERMISSIONS, Role
 

@@ -140,7 +140,7 @@ def test_nothing_but_the_composition_reads_the_environment():
         "settings.py",
         "celery.py",
         "asgi.py",
-        "server.py",
+        "server/__main__.py",
         "run.py",
         "serve.py",
         "evaluate.py",

@@ -34,7 +34,7 @@ from accounts.models import (
 from accounts.usage.log import write
 from accounts.usage.rows import Batch
 from detection.engines import go as engine_module
-from gateway_project.core import breaker
+from gateway_project.core.upstream import breaker
 from gateway_project.tests.served import wait_until
 from gateway_project.tests.test_admin import PAGES, SHOWN_KEY, Browser, signed_in
 

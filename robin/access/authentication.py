@@ -29,13 +29,14 @@ from rest_framework_simplejwt.exceptions import TokenError
 
 from accounts.authentication import ALL, bearer, is_believed
 from accounts.models import PEOPLE
-from gateway_project.core import database, errors
-from gateway_project.core.bus import bus
-from gateway_project.core.caching import Loader, TTLCache
+from gateway_project.core import errors
+from gateway_project.core.api.endpoint import Credential
 from gateway_project.core.context import RequestContext, context_of
 from gateway_project.core.ratelimit import Policy, ip_policy, per_minute, refuse_used_up
+from gateway_project.core.stores import database
+from gateway_project.core.stores.bus import bus
+from gateway_project.core.stores.caching import Loader, TTLCache
 from gateway_project.core.telemetry.logging import get_logger
-from gateway_project.core.views import Credential
 from robin.access.tokens import Access, digest
 from robin.models import RefreshFamily
 from robin.permissions import permissions_of

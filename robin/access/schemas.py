@@ -11,7 +11,7 @@ from pydantic import AfterValidator, BaseModel, EmailStr, Field, StringConstrain
 
 from accounts.models import User
 from accounts.schemas import Time
-from gateway_project.core.views import Body
+from gateway_project.core.api.endpoint import Body
 from robin.access.sessions import Session
 from robin.permissions import Permission, Role, permissions_of
 

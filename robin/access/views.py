@@ -11,9 +11,11 @@ from rest_framework.request import Request
 from accounts.models import User
 from accounts.services import Actor
 from gateway_project.core import errors
+from gateway_project.core.api.endpoint import endpoint as core_endpoint
+from gateway_project.core.api.pagination import page
+from gateway_project.core.api.responses import SECRET_HEADERS, reply
+from gateway_project.core.api.viewsets import ControlPlaneViewSet
 from gateway_project.core.context import context_of
-from gateway_project.core.views import SECRET_HEADERS, ControlPlaneViewSet, page, reply
-from gateway_project.core.views import endpoint as core_endpoint
 from robin.access import people, sessions, tickets
 from robin.access.authentication import (
     TOKEN,

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, Field, ValidationInfo, field_validator
 
 from accounts.schemas import Time
-from gateway_project.core.views import Body
+from gateway_project.core.api.endpoint import Body
 from robin.models import BlocklistEntry
 from robin.schemas import Query, When, _one_line
 

@@ -16,8 +16,10 @@ from rest_framework.request import Request
 
 from accounts.events import audit
 from gateway_project.core import errors
+from gateway_project.core.api.endpoint import asked
+from gateway_project.core.api.responses import JSON, reply
+from gateway_project.core.api.viewsets import ControlPlaneViewSet
 from gateway_project.core.context import context_of
-from gateway_project.core.views import JSON, ControlPlaneViewSet, asked, reply
 from robin.access.authentication import JWTAuthentication, Member
 from robin.blocklist.schemas import (
     EntryList,

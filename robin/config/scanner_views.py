@@ -6,8 +6,8 @@ from django.http import HttpRequest, HttpResponse
 from django.utils import timezone
 
 from gateway_project.core import errors
+from gateway_project.core.api.responses import reply
 from gateway_project.core.clock import utc_text
-from gateway_project.core.views import reply
 from robin.config import documents, scanners
 from robin.config.schemas import ScannerStatusView, ScannerTestRequest, ScannerTestView
 from robin.config.views import current_document

@@ -16,7 +16,7 @@ from typing import Any, Literal
 import orjson
 from django.conf import settings
 
-from gateway_project.core import http
+from gateway_project.core.upstream import client as http
 
 SECONDS_MAX = 5.0
 VERSION_BYTES_MAX = 500

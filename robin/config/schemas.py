@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel
 
-from gateway_project.core.views import Body
+from gateway_project.core.api.endpoint import Body
 
 
 class ConfigView(BaseModel):

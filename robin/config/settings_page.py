@@ -14,8 +14,8 @@ from time import monotonic
 from typing import Any
 
 from gateway_project.core import errors
-from gateway_project.core.bus import bus
-from gateway_project.core.caching import SingleFlight
+from gateway_project.core.stores.bus import bus
+from gateway_project.core.stores.caching import SingleFlight
 from robin.config import translate
 from robin.upstream.client import HTML, robin
 

@@ -8,9 +8,10 @@ from typing import Any
 from django.http import HttpRequest, HttpResponse
 from drf_spectacular.utils import extend_schema
 
-from gateway_project.core import database, errors
+from gateway_project.core import errors
+from gateway_project.core.api.responses import reply
 from gateway_project.core.clock import utc_text
-from gateway_project.core.views import reply
+from gateway_project.core.stores import database
 from robin.config import documents, settings_page
 from robin.config.schemas import ConfigView, SaidView
 from robin.permissions import Permission

@@ -7,8 +7,9 @@ from typing import Any
 
 from django.http import HttpRequest, HttpResponse
 
-from gateway_project.core.caching import SingleFlight, TTLCache
-from gateway_project.core.views import DataPlaneViewSet, reply
+from gateway_project.core.api.responses import reply
+from gateway_project.core.api.viewsets import DataPlaneViewSet
+from gateway_project.core.stores.caching import SingleFlight, TTLCache
 from robin.health import translate
 from robin.health.schemas import RobinHealthView
 from robin.upstream.client import Port, is_open, robin

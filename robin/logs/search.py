@@ -13,7 +13,7 @@ from zoneinfo import ZoneInfo
 
 from django.conf import settings
 
-from gateway_project.core.caching import SingleFlight, TTLCache
+from gateway_project.core.stores.caching import SingleFlight, TTLCache
 from robin.logs import parsing
 from robin.logs.parsing import Entry, Filter
 from robin.upstream.client import TEXT, robin

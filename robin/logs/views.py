@@ -9,7 +9,8 @@ from django.http import HttpRequest, HttpResponse
 from django.utils.http import content_disposition_header
 
 from gateway_project.core import errors
-from gateway_project.core.views import asked, reply
+from gateway_project.core.api.endpoint import asked
+from gateway_project.core.api.responses import reply
 from robin.logs import search
 from robin.logs.schemas import LogExportQuery, LogQuery, LogView
 from robin.permissions import Permission

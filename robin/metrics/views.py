@@ -9,9 +9,11 @@ import orjson
 from django.http import HttpRequest, HttpResponse
 from django.utils.http import content_disposition_header
 
-from gateway_project.core import database, errors
+from gateway_project.core import errors
+from gateway_project.core.api.endpoint import asked
+from gateway_project.core.api.responses import reply
 from gateway_project.core.clock import utc_text
-from gateway_project.core.views import asked, reply
+from gateway_project.core.stores import database
 from robin.metrics import sampling
 from robin.metrics.schemas import (
     MetricsExportQuery,

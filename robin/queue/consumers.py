@@ -20,8 +20,8 @@ from django.conf import settings
 
 from accounts.authentication import bearer
 from gateway_project.core import errors
+from gateway_project.core.api.middleware import send_problem
 from gateway_project.core.context import RequestContext
-from gateway_project.core.middleware import send_problem
 from gateway_project.core.ratelimit import get_limiter, ip_policy
 from gateway_project.core.telemetry.logging import get_logger
 from robin.access import tickets

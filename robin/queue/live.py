@@ -29,8 +29,8 @@ from redis.exceptions import RedisError
 
 from accounts.authentication import ALL, DEAF_SECONDS
 from gateway_project.core import errors
-from gateway_project.core.bus import bus
 from gateway_project.core.clock import utc_text
+from gateway_project.core.stores.bus import bus
 from gateway_project.core.telemetry.logging import get_logger
 from gateway_project.core.telemetry.metrics import live_clients, live_polls
 from robin.access import authentication

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, BeforeValidator, Field
 
-from gateway_project.core.views import Body
+from gateway_project.core.api.endpoint import Body
 from robin.queue import services
 from robin.schemas import NUMBER_MAX, Query, Text, upper_words
 

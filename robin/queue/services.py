@@ -17,7 +17,7 @@ from uuid import UUID
 from django.core.cache import cache
 
 from gateway_project.core import errors
-from gateway_project.core.caching import SingleFlight
+from gateway_project.core.stores.caching import SingleFlight
 from robin.config import settings_page
 from robin.queue import live, translate
 from robin.queue.translate import Item, QueuePage

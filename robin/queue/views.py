@@ -6,7 +6,8 @@ from django.http import HttpRequest, HttpResponse
 from drf_spectacular.utils import extend_schema
 
 from gateway_project.core import errors
-from gateway_project.core.views import asked, reply
+from gateway_project.core.api.endpoint import asked
+from gateway_project.core.api.responses import reply
 from robin.access.authentication import TOKEN
 from robin.permissions import Permission
 from robin.queue import services

@@ -6,7 +6,8 @@ from django.http import HttpRequest, HttpResponse
 from django.utils.http import content_disposition_header
 
 from gateway_project.core import errors
-from gateway_project.core.views import asked, reply
+from gateway_project.core.api.endpoint import asked
+from gateway_project.core.api.responses import reply
 from robin.permissions import Permission
 from robin.storage import translate
 from robin.storage.schemas import MailView, PathQuery, StoreView

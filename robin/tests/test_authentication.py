@@ -19,8 +19,9 @@ from django.db.backends.utils import CursorWrapper
 from django.utils import timezone
 
 from accounts import authentication as keys
-from gateway_project.core import database, errors
-from gateway_project.core.bus import bus
+from gateway_project.core import errors
+from gateway_project.core.stores import database
+from gateway_project.core.stores.bus import bus
 from robin.access import authentication
 from robin.access.authentication import JWTAuthentication, StaffJWTAuthentication
 from robin.models import RefreshFamily

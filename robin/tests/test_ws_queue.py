@@ -13,7 +13,7 @@ from django.core.cache import cache
 from django.utils import timezone
 
 from accounts.services import Actor
-from gateway_project.core.bus import bus
+from gateway_project.core.stores.bus import bus
 from robin.access import sessions, tickets
 from robin.models import RefreshFamily, RobinAccess
 from robin.queue import live

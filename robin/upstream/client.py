@@ -18,9 +18,10 @@ from typing import Any, Final, Literal, TypeVar
 import orjson
 from django.conf import settings
 
-from gateway_project.core import errors, http
-from gateway_project.core.breaker import Breaker, BreakerOpen
+from gateway_project.core import errors
 from gateway_project.core.telemetry.logging import get_logger
+from gateway_project.core.upstream import client
+from gateway_project.core.upstream.breaker import Breaker, BreakerOpen
 
 JSON: Final = "application/json"
 HTML: Final = "text/html"
@@ -42,7 +43,7 @@ class Port:
 
     def __init__(self, name: str, url: str, token: str = "") -> None:
         self.name = name
-        self.http = http.UpstreamClient(
+        self.http = client.UpstreamClient(
             name,
             url,
             in_flight_max=IN_FLIGHT_MAX,
@@ -103,7 +104,7 @@ class Port:
                 "GET", "/health", headers=self._headers, timeout_seconds=PEEK_SECONDS
             )
             return self._read(answer, JSON, orjson.loads)
-        except (http.UpstreamError, errors.UpstreamUnexpected, _Refused):
+        except (client.UpstreamError, errors.UpstreamUnexpected, _Refused):
             return None
 
     async def _ask(
@@ -141,7 +142,7 @@ class Port:
         except _Unknown:
             call.succeeded()
             raise
-        except http.UpstreamTimeout as exc:
+        except client.UpstreamTimeout as exc:
             if exc.had_seconds < FAULT_SECONDS_MIN:
                 call.released()  # it waited for others; says nothing about Robin
                 raise errors.UpstreamUnavailable(
@@ -150,17 +151,17 @@ class Port:
             call.failed()
             self._log(path, "timeout")
             raise errors.UpstreamTimedOut from exc
-        except http.AnswerTooLarge as exc:
+        except client.AnswerTooLarge as exc:
             call.released()  # it works, and has much to say
             self._log(path, str(exc))
             raise errors.UpstreamUnexpected(
                 "Robin's answer is too large to be shown. Ask for less, with a search."
             ) from exc
-        except http.ConnectFailed as exc:
+        except client.ConnectFailed as exc:
             call.failed()
             self._log(path, exc.reason)
             raise errors.UpstreamUnavailable from exc
-        except (http.UpstreamError, errors.UpstreamUnexpected) as exc:
+        except (client.UpstreamError, errors.UpstreamUnexpected) as exc:
             call.failed()
             self._log(path, str(exc))
             raise errors.UpstreamUnexpected from exc  # what came is for the log, not for callers
@@ -173,7 +174,7 @@ class Port:
         call.succeeded()
         return found
 
-    def _read(self, answer: http.Answer, kind: Kind, parse: Callable[[bytes], T]) -> T:
+    def _read(self, answer: client.Answer, kind: Kind, parse: Callable[[bytes], T]) -> T:
         status = answer.status
         if status == 404:
             raise _Refused(errors.NotFound("Robin has no such thing."))
@@ -193,7 +194,7 @@ class Port:
         except ValueError as exc:
             raise errors.UpstreamUnexpected("unreadable") from exc
 
-    def _probe(self, answer: http.Answer, kind: Kind, parse: Callable[[bytes], T]) -> T:
+    def _probe(self, answer: client.Answer, kind: Kind, parse: Callable[[bytes], T]) -> T:
         """As `_read`, where the address may not be known: then `_Unknown`, which is no news."""
         is_refused = 400 <= answer.status < 500 and answer.status not in (401, 403)
         if is_refused or (answer.status == 200 and answer.content_type != kind):

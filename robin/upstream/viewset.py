@@ -10,10 +10,11 @@ from django.db import Error as DatabaseError
 from drf_spectacular.utils import OpenApiParameter
 
 from accounts.events import audit
-from gateway_project.core import database, errors
+from gateway_project.core import errors
+from gateway_project.core.api.endpoint import endpoint as core_endpoint
+from gateway_project.core.api.viewsets import DataPlaneViewSet
+from gateway_project.core.stores import database
 from gateway_project.core.telemetry.logging import get_logger
-from gateway_project.core.views import DataPlaneViewSet
-from gateway_project.core.views import endpoint as core_endpoint
 from robin.access.authentication import TOKEN, JWTAuthentication, Member
 
 UPSTREAM = (errors.UpstreamUnavailable, errors.UpstreamTimedOut, errors.UpstreamUnexpected)

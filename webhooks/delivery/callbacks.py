@@ -13,7 +13,8 @@ from uuid import UUID
 
 from django.db import transaction
 
-from gateway_project.core import destinations, encryption, errors
+from gateway_project.core import encryption, errors
+from gateway_project.core.upstream import destinations
 from webhooks import signing
 from webhooks.models import Webhook, WebhookDelivery, WebhookSecret
 

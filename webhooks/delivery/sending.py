@@ -27,9 +27,9 @@ from django.db.models.functions import Cast
 from django.utils import timezone
 from yarl import URL
 
-from gateway_project.core import destinations
-from gateway_project.core.destinations import GuardedResolver
 from gateway_project.core.telemetry.logging import get_logger
+from gateway_project.core.upstream import destinations
+from gateway_project.core.upstream.destinations import GuardedResolver
 from webhooks import keyring, signing
 from webhooks.models import Webhook, WebhookDelivery
 from webhooks.receiving import inbox

@@ -1,9 +1,9 @@
 """The inbox: a receiver of the workspace's own, to see events before there is a server for them.
 
 A webhook that sends here is delivered inside this process, by `receive`, without a socket: the
-guard against SSRF (`core/destinations.py`) has no exception, because nothing is dialled. Its URL is
-words for people; what makes it the inbox is `Webhook.inbox`, which nobody but `services.register`
-sets. The same address takes POSTs from outside (`POST /inbox/{token}`).
+guard against SSRF (`core/upstream/destinations.py`) has no exception, because nothing is dialled.
+Its URL is words for people; what makes it the inbox is `Webhook.inbox`, which nobody but
+`services.register` sets. The same address takes POSTs from outside (`POST /inbox/{token}`).
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ from accounts import oversight
 from accounts.events import publish
 from accounts.models import AuditEvent, OutboxEvent, UsageLog, Workspace
 from accounts.tests.shapes import fields, problem
-from gateway_project.core import destinations
+from gateway_project.core.upstream import destinations
 from webhooks import services
 from webhooks.delivery import callbacks, outbox
 from webhooks.delivery import engine as delivering

@@ -126,7 +126,7 @@ class TestTheRequest:
     ):
         from unittest.mock import patch
 
-        from gateway_project.core import destinations
+        from gateway_project.core.upstream import destinations
 
         Webhook.objects.update(url=f"https://rebinding.example:8443/{receiver.port}")
         tell(acme)

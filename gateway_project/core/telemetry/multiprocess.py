@@ -14,8 +14,10 @@ import logging
 import os
 import re
 import secrets
+import shutil
 import socket
 import struct
+import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -162,9 +164,6 @@ def _read(path: Path) -> list[tuple[str, Sample]]:
         return []
 
 
-# -- This process ---------------------------------------------------------------------------------
-
-
 class Member:
     """This process in its folder. A forked child is another one, with a name of its own."""
 
@@ -202,3 +201,17 @@ def exposition() -> bytes:
     registry = CollectorRegistry()
     registry.register(_member.folder)
     return generate_latest(registry)
+
+
+def metrics_folder() -> Path:
+    """The folder of Prometheus' multiprocess files: as configured, else a fresh one.
+
+    A configured one may be shared with a Celery worker, so nothing in it is ours to remove.
+    """
+    configured = os.environ.get("PROMETHEUS_MULTIPROC_DIR")
+    return Path(configured or tempfile.mkdtemp(prefix="gateway-metrics-"))
+
+
+def drop_metrics_folder(folder: Path) -> None:
+    if not os.environ.get("PROMETHEUS_MULTIPROC_DIR"):
+        shutil.rmtree(folder, ignore_errors=True)

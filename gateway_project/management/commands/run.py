@@ -30,7 +30,8 @@ from accounts.models import SCOPES, ApiKey, User, new_id
 from accounts.services import Actor
 from accounts.usage import log
 from accounts.usage import rows as usage_log
-from gateway_project import server
+from gateway_project.core.telemetry import multiprocess
+from gateway_project.server.command import command as server_command
 from robin.models import RobinAccess
 from robin.permissions import Role
 
@@ -55,7 +56,7 @@ class Command(BaseCommand):
                 f"Port {settings.PORT} is taken. Stop what uses it, or choose another: "
                 f"PORT={settings.PORT + 1} make run"
             )
-        metrics = server.metrics_folder()
+        metrics = multiprocess.metrics_folder()
         try:
             self._say("Preparing the database")
             call_command("migrate", verbosity=0, interactive=False)
@@ -67,7 +68,7 @@ class Command(BaseCommand):
             self._say("\nStopping (once more: at once)")
         finally:
             self._stop()
-            server.drop_metrics_folder(metrics)
+            multiprocess.drop_metrics_folder(metrics)
         self._say(f"Stopped. The data stays in {settings.VAR_DIR}.")
 
     def _interrupt(self, signum: int, frame: FrameType | None) -> None:
@@ -111,7 +112,7 @@ class Command(BaseCommand):
         self._say(f"Starting the gateway on :{settings.PORT}")
         self._spawn(
             "gateway",
-            server.command(host=settings.HOST, port=settings.PORT, workers=1),
+            server_command(host=settings.HOST, port=settings.PORT, workers=1),
             environment,
         )
         deadline = time.monotonic() + START_SECONDS_MAX

@@ -8,7 +8,8 @@ from typing import Any
 from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError
 
-from gateway_project import server
+from gateway_project.core.telemetry import multiprocess
+from gateway_project.server.command import command as server_command
 
 NEEDED = {
     "SECRET_KEY": "a long random text",
@@ -36,7 +37,7 @@ class Command(BaseCommand):
         self.check(display_num_errors=True)
         environment = {
             **os.environ,
-            "PROMETHEUS_MULTIPROC_DIR": str(server.metrics_folder()),
+            "PROMETHEUS_MULTIPROC_DIR": str(multiprocess.metrics_folder()),
         }
-        command = server.command(host=settings.HOST, port=settings.PORT, workers=settings.WORKERS)
+        command = server_command(host=settings.HOST, port=settings.PORT, workers=settings.WORKERS)
         os.execve(command[0], command, environment)  # noqa: S606 - becomes the server

@@ -26,8 +26,8 @@ import pybreaker
 from django.conf import settings
 from redis.exceptions import RedisError
 
-from gateway_project.core import redis
-from gateway_project.core.bus import PREFIX, bus
+from gateway_project.core.stores import redis
+from gateway_project.core.stores.bus import PREFIX, bus
 from gateway_project.core.telemetry.logging import get_logger
 from gateway_project.core.telemetry.metrics import breaker_state
 
@@ -189,9 +189,6 @@ def _succeed() -> None:
 
 def _fail() -> None:
     raise _Failure
-
-
-# -- Over all processes ---------------------------------------------------------------------------
 
 
 def force_everywhere(name: str, state: Forced | None) -> None:

@@ -23,13 +23,17 @@ from pydantic import BaseModel, Field
 
 from accounts.authentication import OUTAGE_SECONDS
 from accounts.tasks import HEARTBEAT_KEY, HEARTBEAT_SECONDS
-from gateway_project import process
-from gateway_project.core import breaker, database, errors, redis
+from gateway_project.core import errors
+from gateway_project.core.api.endpoint import endpoint
+from gateway_project.core.api.error_pages import refuse
+from gateway_project.core.api.responses import reply
+from gateway_project.core.api.viewsets import DataPlaneViewSet
 from gateway_project.core.context import context_of
-from gateway_project.core.control_plane import refuse
 from gateway_project.core.ratelimit import RedisLimiter, get_limiter
+from gateway_project.core.stores import database, redis
 from gateway_project.core.telemetry import health, multiprocess
-from gateway_project.core.views import DataPlaneViewSet, endpoint, reply
+from gateway_project.core.upstream import breaker
+from gateway_project.server import lifespan
 from robin.upstream import client as robin_client
 
 SYSTEM = ("system",)
@@ -69,7 +73,7 @@ class ReadyView(BaseModel):
 
 
 async def _engine() -> health.Status:
-    answer = await process.probes().get(f"{settings.DETECTION_ENGINE_URL.rstrip('/')}/health")
+    answer = await lifespan.probes().get(f"{settings.DETECTION_ENGINE_URL.rstrip('/')}/health")
     # The Go engine says 206 when it is degraded, which a client would take for success.
     return {200: "up", 206: "degraded"}.get(answer.status_code, "down")  # type: ignore[return-value]
 
@@ -141,7 +145,7 @@ class HealthViewSet(DataPlaneViewSet):
             # The embedded detector lives in this process: while we answer, verdicts are given.
             status="up" if is_fine else "degraded",
             version=settings.VERSION,
-            uptime_seconds=process.uptime_seconds(),
+            uptime_seconds=lifespan.uptime_seconds(),
             components={name: ComponentView(**c.report()) for name, c in components.items()},
             breakers={name: BreakerView(**report) for name, report in breakers.items()},
             stand_ins=[name for name, flag in STAND_INS.items() if getattr(settings, flag)],
@@ -168,7 +172,7 @@ class HealthViewSet(DataPlaneViewSet):
     async def ready(self, request: HttpRequest) -> HttpResponse:
         found = await health.check_all(NEEDED)
         checks: dict[str, Literal["up", "down"]] = {
-            "process": "up" if process.Process.ready else "down",
+            "process": "up" if lifespan.Process.ready else "down",
             **{name: "down" if c.status == "down" else "up" for name, c in found.items()},
         }
         limiter = get_limiter()

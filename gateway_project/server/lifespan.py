@@ -12,10 +12,10 @@ from django.conf import settings
 
 from accounts.usage.buffer import buffer as usage_buffer
 from detection.engines import go
-from gateway_project.core import redis
-from gateway_project.core.bus import bus
 from gateway_project.core.context import Receive, Send
 from gateway_project.core.memory import spare_the_collector
+from gateway_project.core.stores import redis
+from gateway_project.core.stores.bus import bus
 from gateway_project.core.telemetry.logging import get_logger
 from robin.queue import live
 from robin.upstream import client as robin_client
@@ -71,7 +71,7 @@ class Process:
         Process.probe_client = httpx.AsyncClient(timeout=1.0, trust_env=False)
         self._held.push_async_callback(Process.probe_client.aclose)
         if settings.EMBEDDED_WORKER:
-            from gateway_project.embedded_worker import EmbeddedWorker
+            from gateway_project.worker.embedded import EmbeddedWorker
 
             worker = await asyncio.to_thread(EmbeddedWorker.started)
             self._held.push_async_callback(asyncio.to_thread, worker.stop)

@@ -2,38 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterator
-from functools import partial, wraps
+from collections.abc import Callable
+from functools import wraps
 from typing import Any
 
-from asgiref.sync import sync_to_async
-from django.http import HttpRequest, HttpResponse, StreamingHttpResponse
+from django.http import HttpRequest, HttpResponse
 from django.shortcuts import render
 from django.utils.decorators import sync_only_middleware
 from django_ratelimit.exceptions import Ratelimited
 
 from gateway_project.core import errors
+from gateway_project.core.api.handler import route_template
+from gateway_project.core.api.middleware import PAGE_POLICY
+from gateway_project.core.api.responses import problem_response
 from gateway_project.core.context import context_of
-from gateway_project.core.handler import route_template
-from gateway_project.core.middleware import PAGE_POLICY
-from gateway_project.core.views import problem_response
 
 View = Callable[..., HttpResponse]
 API_PREFIXES = ("/v1/", "/auth/", "/webhooks/", "/inbox/", "/api/", "/beta/", "/health", "/metrics")
-
-
-NDJSON = "application/x-ndjson"
-
-
-def ndjson(pieces: Iterator[bytes], **headers: str) -> StreamingHttpResponse:
-    """Lines of JSON as they come; each piece is fetched in a thread that may use the ORM."""
-
-    async def fetched() -> AsyncIterator[bytes]:
-        following = sync_to_async(partial(next, pieces, None))
-        while (piece := await following()) is not None:
-            yield piece
-
-    return StreamingHttpResponse(fetched(), content_type=NDJSON, headers=headers)
 
 
 @sync_only_middleware

@@ -22,7 +22,7 @@ from redis.asyncio.connection import ConnectionPool
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import ResponseError
 
-from gateway_project.core.caching import ignore
+from gateway_project.core.stores.caching import ignore
 
 BATCH_MAX = 256
 LAST_LOOK_SECONDS = 0.01

@@ -2,7 +2,7 @@
 
 uvicorn limits neither the size of a request's head nor the time it may take, so a thousand
 connections that send one byte a minute would stay for ever. Bodies have limits of their own
-(`core/handler.py`). What is not HTTP at all is refused in the format of every other error. A
+(`core/api/handler.py`). What is not HTTP at all is refused in the format of every other error. A
 WebSocket that is closed from here ends within seconds, whether or not its client still reads.
 """
 

@@ -21,7 +21,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
-from gateway_project.core import redis
+from gateway_project.core.stores import redis
 from gateway_project.core.telemetry.logging import get_logger
 
 PING_SECONDS = 0.3

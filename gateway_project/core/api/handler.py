@@ -18,8 +18,8 @@ from django.http import HttpResponseBase
 from django.urls import Resolver404, ResolverMatch, get_resolver
 
 from gateway_project.core import errors
+from gateway_project.core.api.middleware import send_problem
 from gateway_project.core.context import Receive, RequestContext, Scope, Send
-from gateway_project.core.middleware import send_problem
 
 ROUTES_REMEMBERED_MAX = 256
 

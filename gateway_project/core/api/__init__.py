@@ -1,0 +1,1 @@
+"""What every endpoint stands on, from the socket to the answer."""

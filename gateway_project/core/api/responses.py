@@ -1,0 +1,83 @@
+"""Answers: JSON, NDJSON and problems."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator, Mapping
+from functools import partial
+from typing import Any
+
+import orjson
+from asgiref.sync import sync_to_async
+from django.http import HttpResponse, StreamingHttpResponse
+from pydantic import BaseModel
+
+from gateway_project.core import errors
+from gateway_project.core.context import context_of
+from gateway_project.core.telemetry.logging import get_logger
+
+JSON = "application/json"
+# For answers that hold a secret: kept nowhere, and never compressed beside what a caller can choose
+# (BREACH), neither by us (`core/api/middleware.py`) nor by a proxy.
+SECRET_HEADERS = {"Cache-Control": "no-store, no-transform"}
+log = get_logger("gateway.views")
+
+
+def reply(
+    answer: BaseModel | Mapping[str, Any] | None,
+    *,
+    status: int = 200,
+    headers: Mapping[str, str] | None = None,
+    exclude_none: bool = False,
+) -> HttpResponse:
+    """An answer as JSON; None gives an empty one (for 204)."""
+    if answer is None:
+        content = b""
+    elif isinstance(answer, BaseModel):
+        content = answer.__pydantic_serializer__.to_json(answer, exclude_none=exclude_none)
+    else:
+        content = orjson.dumps(answer, option=orjson.OPT_UTC_Z)
+    return HttpResponse(content, content_type=JSON, status=status, headers=headers)
+
+
+def problem_response(request: Any, error: errors.GatewayError) -> HttpResponse:
+    context = context_of(request)
+    context.error_code = error.code
+    if error.status_code == 401:  # RFC 9110 §11.6.1
+        error.headers.setdefault("WWW-Authenticate", 'Bearer realm="gateway"')
+    body = errors.problem(error, instance=request.path, request_id=context.request_id)
+    return HttpResponse(
+        body, content_type=errors.CONTENT_TYPE, status=error.status_code, headers=error.headers
+    )
+
+
+def exception_handler(exc: Exception, context: Mapping[str, Any]) -> HttpResponse:
+    """DRF's hook: whatever was raised leaves as a problem."""
+    return problem_response(context["request"], _known(exc, context["request"]))
+
+
+def _known(exc: Exception, request: Any) -> errors.GatewayError:
+    error = errors.translate(exc)
+    if isinstance(error, errors.InternalError):
+        known = context_of(request)
+        log.error(
+            "unhandled_exception",
+            request_id=known.request_id,
+            correlation_id=known.correlation_id,
+            error=type(exc).__name__,
+            exc_info=exc,
+        )
+    return error
+
+
+NDJSON = "application/x-ndjson"
+
+
+def ndjson(pieces: Iterator[bytes], **headers: str) -> StreamingHttpResponse:
+    """Lines of JSON as they come; each piece is fetched in a thread that may use the ORM."""
+
+    async def fetched() -> AsyncIterator[bytes]:
+        following = sync_to_async(partial(next, pieces, None))
+        while (piece := await following()) is not None:
+            yield piece
+
+    return StreamingHttpResponse(fetched(), content_type=NDJSON, headers=headers)

@@ -1,0 +1,1 @@
+"""Redis, the database and caches, as the data plane uses them."""

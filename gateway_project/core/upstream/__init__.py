@@ -1,0 +1,1 @@
+"""Calling others: pooled clients, breakers, destinations that are allowed."""

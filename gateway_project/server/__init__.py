@@ -1,0 +1,1 @@
+"""What `serve` starts: the web processes and who watches them."""

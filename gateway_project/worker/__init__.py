@@ -1,0 +1,1 @@
+"""What a Celery worker of the gateway has beyond Celery's own."""
