@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
@@ -36,3 +36,8 @@ def since(subject: UUID, first: datetime, period: str) -> dict[str, Any]:
             plots.latency_plot(times, series, period),
         ],
     }
+
+
+def recent(subject: UUID, length: timedelta, period: str) -> dict[str, Any]:
+    """`since`, of the stretch of `length` that ends now."""
+    return since(subject, reports.floor(timezone.now() - length, period), period)
