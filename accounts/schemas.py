@@ -18,27 +18,16 @@ from pydantic import (
     ConfigDict,
     EmailStr,
     Field,
-    PlainSerializer,
     StringConstraints,
     model_validator,
 )
 
 from accounts.models import ApiKey, Plan, UsageLog, User, Workspace, effective_limits
 from gateway_project.core.api.endpoint import Body
-from gateway_project.core.clock import utc_text
+from gateway_project.core.api.fields import Time, without_nul
 
-Time = Annotated[
-    datetime,
-    PlainSerializer(utc_text, when_used="json"),
-]
 Scope = Literal["detect", "batch", "webhooks", "usage:read", "keys:write"]
 Limit = Annotated[int, Field(ge=1, le=2_000_000_000)]
-
-
-def without_nul(value: str) -> str:
-    if "\x00" in value:  # PostgreSQL cannot keep it
-        raise ValueError("must not hold NUL")
-    return value
 
 
 def _network(value: str) -> str:

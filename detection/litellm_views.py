@@ -16,12 +16,8 @@ from accounts.authentication import Caller
 from detection.jobs import judging
 from detection.jobs.judging import Item, Judged
 from detection.jobs.views import origin_of
-from detection.schemas import (
-    ITEMS_AT_ONCE_MAX,
-    TEXT_CHARS_MAX,
-    DetectConfig,
-    is_text,
-)
+from detection.models import TEXT_CHARS_MAX
+from detection.schemas import ITEMS_AT_ONCE_MAX, DetectConfig, is_text
 from gateway_project.core import errors
 from gateway_project.core.api.endpoint import endpoint
 from gateway_project.core.api.responses import reply

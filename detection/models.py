@@ -8,6 +8,9 @@ from django.utils import timezone
 
 from accounts.models import ApiKey, AppendOnly, Workspace, new_id
 
+TEXT_CHARS_MAX = 10_000
+"""Of a text that customers send for detection."""
+
 
 class Job(models.Model):
     """A batch that is worked on behind its request, or a single text (`async`).

@@ -22,11 +22,11 @@ from pydantic import (
     WrapValidator,
 )
 
-from accounts.schemas import Time, without_nul
+from detection.models import TEXT_CHARS_MAX
 from gateway_project.core.api.endpoint import Body
-from webhooks.schemas import CallbackUrl
+from gateway_project.core.api.fields import Time, without_nul
+from webhooks.delivery.callbacks import CallbackUrl
 
-TEXT_CHARS_MAX = 10_000
 METADATA_BYTES_MAX = 1024
 CONTROLS_SHARE_MAX = 0.10
 CONTROLS = re.compile(r"[\x01-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")

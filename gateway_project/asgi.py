@@ -10,6 +10,7 @@ RequestMiddleware          request id, client address, clock, headers, metrics, 
 from __future__ import annotations
 
 import os
+from typing import cast
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "gateway_project.settings")
 
@@ -89,7 +90,7 @@ application = RequestMiddleware(
             },
             body_seconds_max=settings.BODY_SECONDS_MAX,
         ),
-        control_plane,
+        cast(ASGIApp, control_plane),
     ),
     trusted_hops=settings.TRUSTED_PROXY_HOPS,
     is_leaving=lambda: Process.leaving,

@@ -60,7 +60,7 @@ def give(request: HttpRequest, member: Member, request_id: UUID) -> HttpResponse
     if not form.is_valid():
         if "at" in form.errors or "verdict" in form.errors:  # which nobody typed
             raise Http404
-        messages.error(request, " ".join(form.errors["note"]))
+        messages.error(request, " ".join(map(str, form.errors["note"])))
         return redirect(_page_of(request_id, request.POST["at"]))
     try:
         services.give(

@@ -7,13 +7,13 @@ from functools import wraps
 from typing import Any
 
 from django.conf import settings
-from django.http import HttpRequest, HttpResponse
+from django.http import HttpRequest, HttpResponseBase
 from django_ratelimit.core import get_usage
 from django_ratelimit.exceptions import Ratelimited
 
 from gateway_project.core import errors
 
-View = Callable[..., HttpResponse]
+View = Callable[..., HttpResponseBase]
 
 
 def limited(form: str, *, by: str = "ip", per_minute: int | None = None) -> Callable[[View], View]:
@@ -24,7 +24,7 @@ def limited(form: str, *, by: str = "ip", per_minute: int | None = None) -> Call
 
     def decorate(view: View) -> View:
         @wraps(view)
-        def wrapped(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
+        def wrapped(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
             if request.method == "POST" and settings.RATE_LIMIT_ENABLED:
                 rate = per_minute or settings.LOGIN_RATE_LIMIT_PER_MINUTE
                 _count(request, form, by, f"{rate}/m")

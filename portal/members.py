@@ -14,7 +14,7 @@ from allauth.core.exceptions import ReauthenticationRequired
 from django.conf import settings
 from django.contrib.auth.decorators import login_required
 from django.core.exceptions import PermissionDenied
-from django.http import Http404, HttpRequest, HttpResponse
+from django.http import Http404, HttpRequest, HttpResponse, HttpResponseBase
 from django.shortcuts import render
 
 from accounts.adapter import actor_of
@@ -59,7 +59,7 @@ class Member:
             raise PermissionDenied
 
 
-def shows_secrets(view: Callable[P, HttpResponse]) -> Callable[P, HttpResponse]:
+def shows_secrets(view: Callable[P, HttpResponseBase]) -> Callable[P, HttpResponseBase]:
     """Its POSTs want a password that was entered within `ACCOUNT_REAUTHENTICATION_TIMEOUT`.
 
     Otherwise allauth asks for it, keeps the POST meanwhile, and goes on with it: nothing typed is
@@ -67,7 +67,7 @@ def shows_secrets(view: Callable[P, HttpResponse]) -> Callable[P, HttpResponse]:
     """
 
     @wraps(view)
-    def wrapped(*args: P.args, **kwargs: P.kwargs) -> HttpResponse:
+    def wrapped(*args: P.args, **kwargs: P.kwargs) -> HttpResponseBase:
         request = cast(HttpRequest, args[0])
         if request.method == "POST" and request.user.is_authenticated:
             records = get_authentication_records(request, request.user)
@@ -87,12 +87,12 @@ def secretly(response: HttpResponse) -> HttpResponse:
 
 
 def room(
-    view: Callable[Concatenate[HttpRequest, Member, P], HttpResponse],
-) -> Callable[..., HttpResponse]:
+    view: Callable[Concatenate[HttpRequest, Member, P], HttpResponseBase],
+) -> Callable[..., HttpResponseBase]:
     """A page of `/app/…`: for signed-in members, never kept by a cache."""
 
     @wraps(view)
-    def wrapped(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
+    def wrapped(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
         user = cast(User, request.user)
         found = (
             Membership.objects.filter(user=user)
@@ -106,4 +106,4 @@ def room(
         response.setdefault("Cache-Control", "no-store")  # an answer with a secret says more
         return response
 
-    return cast(Callable[..., HttpResponse], login_required(wrapped))
+    return cast(Callable[..., HttpResponseBase], login_required(wrapped))

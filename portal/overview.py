@@ -89,7 +89,7 @@ def first_steps(request: HttpRequest, member: Member) -> HttpResponse:
 
 def _steps(member: Member, has_key: bool, *, has_calls: bool = False) -> list[Step] | None:
     """What is to do before the workspace is at work; None when nothing is left."""
-    has_calls = has_calls or reports.hasfigures.recent(member.workspace.pk)
+    has_calls = has_calls or reports.has_usage(member.workspace.pk)
     steps = [
         Step(
             "Confirm your e-mail address",

@@ -10,7 +10,7 @@ from django.shortcuts import render
 from django.views.decorators.http import require_POST, require_safe
 
 from accounts import services
-from detection.schemas import TEXT_CHARS_MAX
+from detection.models import TEXT_CHARS_MAX
 from gateway_project.core.api.responses import SECRET_HEADERS
 from portal.members import Member, room
 from portal.views import base_url

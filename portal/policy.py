@@ -18,7 +18,7 @@ from accounts.usage.rollups import SCORE_BINS as BINS
 from detection.evaluation import calibration
 from detection.evaluation.calibration import Compared, Known, from_threshold
 from detection.policies import policy as policies
-from detection.policies.views import ENTRIES_MAX, THREAT_TYPES
+from detection.policies.policy import ENTRIES_MAX, THREAT_TYPES
 from gateway_project.core import errors
 from portal.members import Member, room
 

@@ -84,7 +84,7 @@ def end_session(request: HttpRequest, session_id: int) -> HttpResponse:
 
 @require_http_methods(["GET", "HEAD", "POST"])
 @login_required
-@reauthentication_required
+@reauthentication_required  # type: ignore[untyped-decorator]
 def delete_account(request: HttpRequest) -> HttpResponse:
     user: Any = request.user
     form = DeleteForm(request.POST or None, email=user.email)

@@ -20,7 +20,7 @@ def upper_words(value: Any) -> Any:
     return value
 
 
-def _one_line(text: str) -> str:
+def one_line(text: str) -> str:
     if text and not text.isprintable():
         raise ValueError("must be one line of printable characters")
     return text
@@ -30,7 +30,7 @@ def _aware(at: datetime) -> datetime:
     return at if at.tzinfo is not None else at.replace(tzinfo=UTC)
 
 
-Text = Annotated[str, Field(max_length=200), AfterValidator(_one_line)]
+Text = Annotated[str, Field(max_length=200), AfterValidator(one_line)]
 When = Annotated[datetime, AfterValidator(_aware)]
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Annotated, Any, Literal
 from uuid import UUID
 
@@ -17,8 +16,8 @@ from pydantic import (
     StringConstraints,
 )
 
-from accounts.schemas import Time, without_nul
 from gateway_project.core.api.endpoint import Body
+from gateway_project.core.api.fields import Time, without_nul
 from gateway_project.core.upstream import destinations
 from webhooks import catalogue
 from webhooks.delivery.schedule import ATTEMPTS_MAX
@@ -28,16 +27,8 @@ Status = Literal["pending", "delivered", "failed"]
 
 
 def _destination(url: str) -> str:
-    return _unless_refused(destinations.check, url)
-
-
-def _readable(url: str) -> str:
-    return _unless_refused(destinations.read, url)
-
-
-def _unless_refused(look: Callable[[str], object], url: str) -> str:
     try:
-        look(url)
+        destinations.check(url)
     except destinations.Refused as exc:
         raise ValueError(exc.of_field) from None
     return url
@@ -55,12 +46,6 @@ def _each_once(names: list[str]) -> list[str]:
 
 
 Url = Annotated[str, StringConstraints(max_length=2048), AfterValidator(_destination)]
-CallbackUrl = Annotated[
-    str,
-    StringConstraints(max_length=destinations.URL_CHARS_MAX),
-    AfterValidator(_readable),
-]
-"""Of a request on the data plane: `callbacks.vetted` does the look-up, which would block here."""
 Event = Annotated[str, StringConstraints(max_length=60), AfterValidator(_event)]
 Events = Annotated[list[Event], Field(min_length=1, max_length=50), AfterValidator(_each_once)]
 Description = Annotated[

@@ -21,7 +21,8 @@ from typing import Any
 
 from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 
-from detection.schemas import TEXT_CHARS_MAX, Text
+from detection.models import TEXT_CHARS_MAX
+from detection.schemas import Text
 
 NOT_JSON = "not a line of JSON in UTF-8"
 NOT_OBJECT = "not a JSON object"

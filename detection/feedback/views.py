@@ -10,12 +10,12 @@ from pydantic import AfterValidator, BaseModel, Field, StringConstraints
 from rest_framework.request import Request
 
 from accounts import idempotency
-from accounts.schemas import Time, without_nul
 from accounts.viewsets import KeyedViewSet
 from detection.feedback import services
 from detection.models import Feedback
 from gateway_project.core import errors
 from gateway_project.core.api.endpoint import Body, endpoint
+from gateway_project.core.api.fields import Time, without_nul
 from gateway_project.core.api.responses import reply
 
 Verdict = Literal["false_positive", "false_negative", "correct"]

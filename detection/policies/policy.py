@@ -15,7 +15,7 @@ import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 from uuid import UUID
 
 import orjson
@@ -31,6 +31,16 @@ from detection.schemas import DetectConfig, OnUnavailable, PolicyRef
 from gateway_project.core import errors
 from gateway_project.core.telemetry.metrics import policy_matches
 
+ENTRIES_MAX = 1000
+ThreatType = Literal[
+    "jailbreak",
+    "system_prompt_leak",
+    "injection",
+    "data_extraction",
+    "encoding_attack",
+    "delimiter_attack",
+]
+THREAT_TYPES: tuple[str, ...] = get_args(ThreatType)
 DEFAULT_THRESHOLD = 0.6
 VERSIONS_SHOWN = 20
 Source = Literal["engine", "fallback", "none"]

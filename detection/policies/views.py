@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
 from django.http import HttpResponse
 from drf_spectacular.types import OpenApiTypes
@@ -12,26 +12,18 @@ from pydantic import AfterValidator, BaseModel, Field, StringConstraints, model_
 from rest_framework.request import Request
 
 from accounts.models import ApiKey
-from accounts.schemas import Time, without_nul
 from accounts.viewsets import KeyedViewSet
+from detection.models import TEXT_CHARS_MAX
 from detection.policies import policy
-from detection.schemas import TEXT_CHARS_MAX, OnUnavailable
+from detection.policies.policy import ENTRIES_MAX, THREAT_TYPES, ThreatType
+from detection.schemas import OnUnavailable
 from gateway_project.core import errors
 from gateway_project.core.api.endpoint import Body, endpoint
+from gateway_project.core.api.fields import Time, without_nul
 from gateway_project.core.api.responses import reply
 
 TAGS = ("policy",)
-ENTRIES_MAX = 1000
 Lock = Literal["threshold", "mode", "on_unavailable"]
-ThreatType = Literal[
-    "jailbreak",
-    "system_prompt_leak",
-    "injection",
-    "data_extraction",
-    "encoding_attack",
-    "delimiter_attack",
-]
-THREAT_TYPES: tuple[str, ...] = get_args(ThreatType)
 Threshold = Annotated[float, Field(ge=0, le=1)]
 
 

@@ -10,7 +10,7 @@ from django.utils import timezone
 from drf_spectacular.utils import extend_schema_serializer
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
-from accounts.schemas import Time
+from gateway_project.core.api.fields import Time
 
 YEARS_MAX = timedelta(days=3660)
 HOURS_KEPT = timedelta(days=95)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
-from typing import Any, ClassVar
+from typing import Any
 from uuid import UUID
 
 from django.conf import settings
@@ -88,7 +88,7 @@ class StaffToken(StaffJWTAuthentication):
         return None if text.startswith(KEY_PREFIX) else super().authenticate(request)
 
 
-class AdminSessionScheme(OpenApiAuthenticationExtension):
+class AdminSessionScheme(OpenApiAuthenticationExtension):  # type: ignore[no-untyped-call]
     target_class = AdminSession
     name = "AdminSession"
 
@@ -96,7 +96,7 @@ class AdminSessionScheme(OpenApiAuthenticationExtension):
         return {"type": "apiKey", "in": "cookie", "name": settings.SESSION_COOKIE_NAME}
 
 
-class StaffTokenScheme(OpenApiAuthenticationExtension):
+class StaffTokenScheme(OpenApiAuthenticationExtension):  # type: ignore[no-untyped-call]
     target_class = StaffToken
     name = "StaffToken"
     priority = 1  # above that of all access tokens
@@ -106,7 +106,7 @@ class StaffTokenScheme(OpenApiAuthenticationExtension):
 
 
 class StaffViewSet(ControlPlaneViewSet):
-    authentication_classes: ClassVar[list[Any]] = [AdminSession, StaffToken]
+    authentication_classes = [AdminSession, StaffToken]
 
     def initial(self, request: Request, *args: Any, **kwargs: Any) -> None:
         if request.auth is None:

@@ -13,7 +13,7 @@ from accounts.services import Actor
 from detection.feedback import services
 from detection.models import PolicyVersion
 from detection.policies import policy
-from detection.policies.views import THREAT_TYPES
+from detection.policies.policy import THREAT_TYPES
 from detection.tests.test_detect import ATTACK, HARMLESS
 
 

@@ -34,7 +34,7 @@ class EmbeddedWorker:
             without_heartbeat=True,
         )
         # Signals belong to the web server of this process.
-        self._worker.install_platform_tweaks = lambda worker: None
+        self._worker.install_platform_tweaks = lambda worker: None  # type: ignore[method-assign]
         self._beat: Any = EmbeddedService(app, thread=True, scheduler_cls=app.conf.beat_scheduler)
         self._thread = threading.Thread(target=self._worker.start, name="celery", daemon=True)
 

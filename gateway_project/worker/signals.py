@@ -80,5 +80,6 @@ def _without_message(record: logging.LogRecord) -> bool:
     text = str(record.msg).strip()
     if "\n" in text:
         record.msg = text.partition("\n")[0].partition(" [")[0]
-        record.args = record.args[: record.msg.count("%")] if record.args else ()
+        if isinstance(record.args, tuple):
+            record.args = record.args[: record.msg.count("%")]
     return True

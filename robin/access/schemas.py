@@ -10,8 +10,8 @@ from django.core.exceptions import ValidationError
 from pydantic import AfterValidator, BaseModel, EmailStr, Field, StringConstraints
 
 from accounts.models import User
-from accounts.schemas import Time
 from gateway_project.core.api.endpoint import Body
+from gateway_project.core.api.fields import Time
 from robin.access.sessions import Session
 from robin.permissions import Permission, Role, permissions_of
 

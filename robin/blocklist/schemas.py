@@ -8,13 +8,13 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, Field, ValidationInfo, field_validator
 
-from accounts.schemas import Time
 from gateway_project.core.api.endpoint import Body
+from gateway_project.core.api.fields import Time
 from robin.models import BlocklistEntry
-from robin.schemas import Query, When, _one_line
+from robin.schemas import Query, When, one_line
 
 Type = Literal["IP", "CIDR", "DOMAIN"]
-Reason = Annotated[str, Field(min_length=1, max_length=500), AfterValidator(_one_line)]
+Reason = Annotated[str, Field(min_length=1, max_length=500), AfterValidator(one_line)]
 DOMAIN = re.compile(
     r"(?=.{3,253}\Z)(?:[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?\.)+[a-z0-9-]{1,62}[a-z0-9]\Z"
 )

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import asyncio
 from concurrent.futures import ThreadPoolExecutor
+from typing import Annotated
 from uuid import UUID
 
 from django.db import transaction
+from pydantic import AfterValidator, StringConstraints
 
 from gateway_project.core import encryption, errors
 from gateway_project.core.upstream import destinations
@@ -19,6 +21,20 @@ from webhooks import signing
 from webhooks.models import Webhook, WebhookDelivery, WebhookSecret
 
 FIELD = "webhook_url"
+
+
+def _readable(url: str) -> str:
+    try:
+        destinations.read(url)
+    except destinations.Refused as exc:
+        raise ValueError(exc.of_field) from None
+    return url
+
+
+CallbackUrl = Annotated[
+    str, StringConstraints(max_length=destinations.URL_CHARS_MAX), AfterValidator(_readable)
+]
+"""Of a request on the data plane: `vetted` does the look-up, which would block here."""
 LOOK_UP_SECONDS = 2.0
 LANE_CHARS_MAX = WebhookDelivery._meta.get_field("lane").max_length
 # Of requests that wait: apart from the look-ups of deliveries, which may all hang.

@@ -52,10 +52,10 @@ def problem_response(request: Any, error: errors.GatewayError) -> HttpResponse:
 
 def exception_handler(exc: Exception, context: Mapping[str, Any]) -> HttpResponse:
     """DRF's hook: whatever was raised leaves as a problem."""
-    return problem_response(context["request"], _known(exc, context["request"]))
+    return problem_response(context["request"], gateway_error(exc, context["request"]))
 
 
-def _known(exc: Exception, request: Any) -> errors.GatewayError:
+def gateway_error(exc: Exception, request: Any) -> errors.GatewayError:
     error = errors.translate(exc)
     if isinstance(error, errors.InternalError):
         known = context_of(request)

@@ -18,7 +18,7 @@ from rest_framework.viewsets import ViewSet
 
 from gateway_project.core import errors
 from gateway_project.core.api.endpoint import Endpoint, M, Principal, parse
-from gateway_project.core.api.responses import _known, problem_response
+from gateway_project.core.api.responses import gateway_error, problem_response
 from gateway_project.core.context import RequestContext, context_of
 from gateway_project.core.ratelimit import Decision, Policy, State, get_limiter, ip_policy
 
@@ -102,7 +102,7 @@ class DataPlaneViewSet(_Declared):
                     )
                 return await self._serve(request, name, declared[name], authenticators, kwargs)
             except Exception as exc:  # noqa: BLE001 - the border: all failures leave as problems
-                return await self._refuse(request, _known(exc, request))
+                return await self._refuse(request, gateway_error(exc, request))
 
         view.cls = cls  # type: ignore[attr-defined]
         view.initkwargs = initkwargs  # type: ignore[attr-defined]
@@ -196,7 +196,7 @@ class ControlPlaneViewSet(_Declared):
         return parse(self.request._request, model)
 
     def handle_exception(self, exc: Exception) -> HttpResponse:  # type: ignore[override]
-        error = _known(exc, self.request)
+        error = gateway_error(exc, self.request)
         declared = getattr(getattr(self, self.action or "", None), "endpoint", None)
         is_public = declared is not None and declared.public
         if _counts_as_failed(error) and settings.RATE_LIMIT_ENABLED and not is_public:

@@ -271,7 +271,7 @@ SCORES = {False: (0.0, 0.3), True: (0.7, 1.0)}
 def _history(key: ApiKey, *, days: int = 14) -> None:
     """Two weeks of invented usage, the same on every machine, so that no chart is empty."""
     random, caller, now = Random(7), caller_of(key), timezone.now()
-    rows = []
+    rows: list[usage_log.Row] = []
     for day in range(1, days + 1):
         for _ in range(random.randint(8, 40)):
             is_malicious = random.random() < 0.2
