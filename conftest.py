@@ -34,7 +34,7 @@ from detection.engines import go as engine_module
 from detection.engines.standin import Engine, Switches
 from gateway_project.core import ratelimit
 from gateway_project.core.ratelimit import RedisLimiter
-from gateway_project.core.stores import database, redis
+from gateway_project.core.stores import database, queues, redis
 
 T = TypeVar("T")
 ACTOR = Actor("test")
@@ -227,7 +227,7 @@ def forget_everything(gateway: Gateway) -> None:
     limiter = ratelimit.get_limiter()
     if isinstance(limiter, RedisLimiter):
         client = redis.client()
-        for pattern in ("rl:*", "gw:*"):
+        for pattern in ("rl:*", "gw:*", f"{queues.DETECTION}*"):
             for key in client.scan_iter(pattern, count=1000):
                 client.delete(key)
         limiter.local = ratelimit.MemoryLimiter()

@@ -37,6 +37,12 @@ def require_tools() -> None:
         )
 
 
+def nginx_echo_module() -> Path | None:
+    """What lets nginx wait before it answers (Debian: libnginx-mod-http-echo)."""
+    path = Path("/usr/lib/nginx/modules/ngx_http_echo_module.so")
+    return path if path.exists() else None
+
+
 def nginx_path() -> str:
     """nginx lies in /usr/sbin, which is not on everybody's PATH."""
     return shutil.which("nginx", path=_tool_path()) or "nginx"

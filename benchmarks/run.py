@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import signal
 import sys
 import tempfile
@@ -292,6 +293,10 @@ def engine_calls(port: int) -> int:
     return int(text.splitlines()[2].split()[2])
 
 
+VERDICT = re.compile(r"return 200 ('.*?');")
+THINKING = "location = /thinking/v1/detect { echo_sleep 0.02; echo -n %s; }"
+
+
 @contextmanager
 def running_engine(scratch: Path) -> Iterator[int]:
     """The stub engine on a free port."""
@@ -301,7 +306,15 @@ def running_engine(scratch: Path) -> Iterator[int]:
     text = (Path(__file__).parent / "stub_engine.conf").read_text()
     # nginx started by root would give its worker to a user who cannot enter the folder.
     user = "user root;" if os.geteuid() == 0 else ""
-    for mark, value in (("@USER@", user), ("@DIR@", str(folder)), ("@PORT@", str(port))):
+    module = machine.nginx_echo_module()
+    marks = {
+        "@USER@": user,
+        "@DIR@": str(folder),
+        "@PORT@": str(port),
+        "@MODULES@": f"load_module {module};" if module else "",
+        "@ECHO@": THINKING % VERDICT.search(text)[1] if module else "",  # type: ignore[index]
+    }
+    for mark, value in marks.items():
         text = text.replace(mark, value)
     robin_pages.write(folder)
     config = folder / "nginx.conf"

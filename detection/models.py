@@ -73,10 +73,11 @@ class Job(models.Model):
 
 
 class JobChunk(models.Model):
-    """Some items of a job that are judged together.
+    """Some items of a job that are judged together, as one task.
 
-    A worker that claims it holds it until `leased_until` and moves that on while it lives, so that
-    another takes over when it dies. The texts are gone once the results are there.
+    The run of that task which claims it (`worker`) holds it until `leased_until` and moves that on
+    while it lives, so that another takes over when it dies. The texts are gone once the results are
+    there.
     """
 
     class State(models.TextChoices):
@@ -98,6 +99,7 @@ class JobChunk(models.Model):
     worker = models.UUIDField(null=True, blank=True)
     leased_until = models.DateTimeField(null=True, blank=True)
     attempts = models.PositiveSmallIntegerField(default=0)
+    sent_at = models.DateTimeField(null=True, blank=True, help_text="When its task was sent last.")
 
     class Meta:
         ordering = ["number"]

@@ -1,29 +1,63 @@
-"""What the worker does for detections, on beat's schedule and when a job is made."""
+"""What the worker does for detections: the chunks of jobs, and what beat asks for."""
 
+from collections.abc import Iterable
 from typing import Any
+from uuid import UUID
 
-from celery import shared_task
+from celery import current_app, shared_task
 from celery.signals import worker_process_shutdown, worker_shutdown
 from kombu.exceptions import OperationalError
+from redis.exceptions import RedisError
 
 from detection.jobs import store, worker
+from detection.models import JobChunk
+from gateway_project.core.stores import queues
 from gateway_project.core.telemetry.logging import get_logger
 
+TIME_LIMIT = worker.CHUNK_SECONDS_MAX + 30  # for pools of processes; by then ours has failed
 log = get_logger("gateway.jobs")
 
 
+@shared_task(
+    autoretry_for=(Exception,),
+    retry_backoff=True,
+    retry_backoff_max=60,
+    max_retries=store.ATTEMPTS_MAX,
+    soft_time_limit=TIME_LIMIT,
+    time_limit=TIME_LIMIT + 30,
+)
+def judge_chunk(chunk_id: str) -> bool:
+    """Judge one chunk of a job; False when there is nothing to do: a message may come twice."""
+    return worker.judge_chunk(UUID(chunk_id))
+
+
 @shared_task(expires=1)
-def work() -> None:
-    """Wake this process' worker; it goes on by itself until no job waits."""
-    worker.background.wake()
+def work() -> int:
+    """Send the tasks of chunks again whose message, or whose worker, was lost; returns how many."""
+    chunks = store.lost(in_line=bool(queues.length(queues.DETECTION)))
+    send(chunks)
+    return len(chunks)
 
 
-def work_soon() -> None:
-    """Have a worker begin now instead of within a second. Never raises."""
+def send(chunks: Iterable[JobChunk]) -> None:
+    """Send the tasks of these chunks. Never raises: what cannot be sent, `work` sends later.
+
+    The first chunk of every job comes before any other's second: nobody waits for a giant.
+    """
+    unsent = list(chunks)
     try:
-        work.apply_async(retry=False)
-    except (OperationalError, OSError) as exc:
-        log.warning("jobs_not_announced", error=type(exc).__name__)
+        with current_app.producer_or_acquire() as producer:
+            while unsent:
+                judge_chunk.apply_async(
+                    (str(unsent[0].pk),),
+                    producer=producer,
+                    priority=min(unsent[0].number, queues.PRIORITY_LAST),
+                    retry=False,
+                )
+                del unsent[0]
+    except (OperationalError, RedisError, OSError) as exc:
+        log.warning("chunks_unsent", chunks=len(unsent), error=type(exc).__name__)
+        store.note_unsent(unsent)
 
 
 @worker_process_shutdown.connect

@@ -21,9 +21,11 @@ from typing import Any
 
 import environ
 from django.core.exceptions import ImproperlyConfigured
+from kombu import Queue
 
 from accounts.keys import Peppers
 from gateway_project.core.encryption import Cipher
+from gateway_project.core.stores import queues
 from gateway_project.core.telemetry.logging import configure_logging
 
 BASE_DIR = Path(__file__).resolve().parent.parent
@@ -389,6 +391,28 @@ CELERY_BROKER_URL = REDIS_URL or "memory://localhost/"
 CELERY_TASK_IGNORE_RESULT = True
 CELERY_TASK_ACKS_LATE = True
 CELERY_TASK_REJECT_ON_WORKER_LOST = True
+CELERY_TASK_TIME_LIMIT = 900  # of pools of processes; tasks that may hang have less
+CELERY_WORKER_PREFETCH_MULTIPLIER = 1
+CELERY_BROKER_TRANSPORT_OPTIONS = {
+    "priority_steps": list(range(queues.PRIORITY_LAST + 1)),
+    "sep": ":",
+    "queue_order_strategy": "priority",
+    # Whoever sends a task has a caller waiting: one more try at once, not six seconds of them.
+    "max_retries": 1,
+    "interval_start": 0,
+    "socket_connect_timeout": 2,
+    "socket_timeout": 5,
+}
+CELERY_TASK_QUEUES = [Queue(name) for name in queues.NAMES]  # a worker without -Q takes all
+CELERY_TASK_CREATE_MISSING_QUEUES = False
+CELERY_TASK_DEFAULT_QUEUE = queues.MAINTENANCE
+CELERY_TASK_ROUTES = {
+    "detection.tasks.judge_chunk": {"queue": queues.DETECTION},
+    "webhooks.tasks.deliver": {"queue": queues.WEBHOOKS},
+    "webhooks.tasks.send_notices": {"queue": queues.MAIL},
+    "accounts.tasks.drain_usage": {"queue": queues.USAGE},
+    "accounts.tasks.tend_usage_log": {"queue": queues.USAGE},
+}
 CELERY_WORKER_HIJACK_ROOT_LOGGER = False
 CELERY_WORKER_REDIRECT_STDOUTS = False
 CELERY_BROKER_CONNECTION_RETRY_ON_STARTUP = True

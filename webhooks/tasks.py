@@ -13,7 +13,7 @@ from webhooks.delivery import engine, notices, outbox
 @shared_task(expires=1)
 def deliver() -> None:
     """Wake this process' engine; it goes on by itself until nothing is due."""
-    engine.background.wake()
+    engine.background.submit(engine.Engine.wake)
 
 
 @worker_process_shutdown.connect

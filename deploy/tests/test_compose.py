@@ -17,11 +17,12 @@ from django.conf import settings
 from django.core.management import get_commands
 from django.utils.module_loading import import_string
 
+from gateway_project.core.stores import queues
 from gateway_project.server import __main__, web_process
 
 ROOT = Path(__file__).resolve().parents[2]
 COMPOSE = ROOT / "docker-compose.yml"
-OURS = ("gateway", "worker", "beat", "migrate")
+OURS = ("gateway", "worker", "worker-detection", "beat", "migrate")
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +74,7 @@ def test_the_services(services: dict[str, Any]) -> None:
 
 
 def test_everything_waits_for_the_migrations(services: dict[str, Any]) -> None:
-    for name in ("gateway", "worker", "beat"):
+    for name in ("gateway", "worker", "worker-detection", "beat"):
         waits_for = services[name]["depends_on"]
         assert waits_for["migrate"]["condition"] == "service_completed_successfully"
         assert waits_for["postgres"]["condition"] == "service_healthy"
@@ -87,7 +88,7 @@ def test_a_stop_of_the_gateway_fits_into_its_grace_period(services: dict[str, An
 
 
 def test_all_processes_count_in_one_folder(services: dict[str, Any]) -> None:
-    for name in ("gateway", "worker", "beat"):
+    for name in ("gateway", "worker", "worker-detection", "beat"):
         folder = services[name]["environment"]["PROMETHEUS_MULTIPROC_DIR"]
         assert f"metrics:{folder}" in services[name]["volumes"], name
 
@@ -108,6 +109,12 @@ def test_commands_exist(services: dict[str, Any]) -> None:
         else:
             assert command[:2] == ["python", "manage.py"]
             assert command[2] in get_commands(), command
+
+
+def test_each_queue_has_one_kind_of_worker(services: dict[str, Any]) -> None:
+    lines = [" ".join(services[name]["command"]) for name in ("worker", "worker-detection")]
+    taken = [name for line in lines for name in re.findall(r"--queues=(\S+)", line)[0].split(",")]
+    assert sorted(taken) == sorted(queues.NAMES)
 
 
 def test_every_variable_is_in_the_example() -> None:

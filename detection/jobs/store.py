@@ -1,20 +1,21 @@
-"""Texts that are judged behind their request: made, claimed by workers, finished, read, cancelled.
+"""Jobs at rest: made, claimed, finished, read, cancelled.
 
-A job lies in chunks of `CHUNK_ITEMS`. A worker claims a chunk, renews its lease while it lives, and
-writes results, rows of the usage log, counts and events in one transaction: a chunk whose worker
-died is claimed by another when the lease ends, and nothing that was finished is judged again.
-Texts are encrypted, and erased in the transaction that makes them needless.
+A job lies in chunks of `CHUNK_ITEMS`, and each chunk is a task (`detection.tasks.judge_chunk`). The
+row is the truth, and the message only says that there is something to do: a claim holds a chunk
+under a lease, and results, rows of the usage log, counts and events are one transaction. A chunk
+whose worker died is claimed again when its lease has ended, a message that comes twice finds
+nothing to do, and `lost` names those whose message never came. Texts are encrypted, and erased in
+the transaction that makes them needless.
 
-Locks are taken in one order everywhere: chunks by their id, then jobs.
+Locks are taken in one order everywhere: chunks by their id, jobs, then the log's sums.
 """
 
 from __future__ import annotations
 
 import math
-from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 from uuid import UUID
 
@@ -25,7 +26,7 @@ from django.db.models import F, Q, QuerySet, Sum
 from django.utils import timezone
 
 from accounts.events import audit, publish
-from accounts.models import ApiKey
+from accounts.models import ApiKey, new_id
 from accounts.services import Actor
 from accounts.usage import log as usage_log
 from accounts.usage import rows as usage_rows
@@ -43,6 +44,9 @@ ATTEMPTS_MAX = 5
 """A chunk that so many workers died over is not tried again."""
 ITEMS_PER_SECOND = 500  # what is promised; measured are more (`make bench-batches`)
 PRUNED_AT_ONCE = 500
+SENT_AT_ONCE = 500
+TRUST = timedelta(seconds=10)
+"""How long a message may be on its way before it is taken for lost."""
 State = JobChunk.State
 Status = Job.Status
 log = get_logger("gateway.jobs")
@@ -66,8 +70,8 @@ class Order:
     job_id: UUID | None = None
 
 
-def create(order: Order, items: Sequence[Item]) -> Job:
-    """Store a job. SQL; joins the caller's transaction."""
+def create(order: Order, items: Sequence[Item]) -> tuple[Job, list[JobChunk]]:
+    """Store a job. SQL; joins the caller's transaction, after which the chunks' tasks are sent."""
     now = timezone.now()
     job = Job(
         kind=order.kind,
@@ -86,7 +90,7 @@ def create(order: Order, items: Sequence[Item]) -> Job:
         job.id = order.job_id
     with transaction.atomic():
         job.save(force_insert=True)
-        JobChunk.objects.bulk_create(
+        chunks = JobChunk.objects.bulk_create(
             [
                 JobChunk(
                     job=job,
@@ -94,11 +98,12 @@ def create(order: Order, items: Sequence[Item]) -> Job:
                     first=first,
                     size=len(part),
                     items=encryption.encrypt(orjson.dumps([*map(_packed, part)]).decode()),
+                    sent_at=now,
                 )
                 for number, (first, part) in enumerate(_parts(items))
             ]
         )
-    return job
+    return job, chunks
 
 
 def _parts(items: Sequence[Item]) -> Iterator[tuple[int, Sequence[Item]]]:
@@ -137,58 +142,59 @@ def seconds_ahead(items: int) -> int:
 
 
 class Work(NamedTuple):
-    """A claimed chunk. Hopeless: it has been tried often enough."""
+    """A claimed chunk. Whoever claims it next has another `run`. Exhausted: tried often enough."""
 
     chunk_id: UUID
+    run: UUID
     items: list[Item]
     origin: Origin
-    is_hopeless: bool
+    is_exhausted: bool
 
 
-class Done(NamedTuple):
-    work: Work
-    judged: list[Judged]
+def claim(chunk_id: UUID) -> Work | None:
+    """Take the chunk if it waits, or if who had it has died. None: there is nothing to do.
 
-
-def claim(worker: UUID, places: int) -> list[Work]:
-    """Take up to `places` chunks that wait, or whose worker has died."""
-    now = timezone.now()
-    due = JobChunk.objects.filter(
-        Q(state=State.QUEUED) | Q(state=State.PROCESSING, leased_until__lt=now),
-        job__workspace__suspended_at=None,
-    )
-    if not due.exists():
-        return []  # without a transaction: SQLite's would keep writers out
+    That is so when it is done, cancelled or another's, and while its workspace is suspended.
+    """
+    now, run = timezone.now(), new_id()
     with transaction.atomic():
-        chunks = list(
-            due.select_for_update(skip_locked=True, of=("self",))
-            .order_by("number", "pk")
-            .select_related("job__workspace")[:places]
+        chunk = (
+            JobChunk.objects.select_for_update(skip_locked=True, of=("self",))
+            .select_related("job__workspace")
+            .filter(_is_free(now), pk=chunk_id, job__workspace__suspended_at=None)
+            .first()
         )
-        JobChunk.objects.filter(pk__in=[chunk.pk for chunk in chunks]).update(
+        if chunk is None:
+            return None
+        JobChunk.objects.filter(pk=chunk_id).update(
             state=State.PROCESSING,
-            worker=worker,
+            worker=run,
             leased_until=now + LEASE,
             attempts=F("attempts") + 1,
         )
-        Job.objects.filter(pk__in={chunk.job_id for chunk in chunks}, status=Status.QUEUED).update(
-            status=Status.PROCESSING, started_at=now
-        )
-    keys = ApiKey.objects.in_bulk({chunk.job.api_key_id for chunk in chunks})
-    return [_work(chunk, keys.get(chunk.job.api_key_id)) for chunk in chunks]
+        if chunk.job.status == Status.QUEUED:
+            Job.objects.filter(pk=chunk.job_id, status=Status.QUEUED).update(
+                status=Status.PROCESSING, started_at=now
+            )
+    return _work(chunk, run, ApiKey.objects.filter(pk=chunk.job.api_key_id).first())
 
 
-def _work(chunk: JobChunk, key: ApiKey | None) -> Work:
+def _is_free(now: datetime) -> Q:
+    return Q(state=State.QUEUED) | Q(state=State.PROCESSING, leased_until__lt=now)
+
+
+def _work(chunk: JobChunk, run: UUID, key: ApiKey | None) -> Work:
     job = chunk.job
-    is_hopeless = chunk.attempts >= ATTEMPTS_MAX
+    is_exhausted = chunk.attempts >= ATTEMPTS_MAX
     try:
         items = [_unpacked(said) for said in orjson.loads(encryption.decrypt(chunk.items))]
     except encryption.Undecryptable:
         # A key of `FIELD_ENCRYPTION_KEYS` was lost. Not even the ids are known.
         log.error("job_items_undecryptable", job=str(job.pk), chunk=chunk.number)
-        items, is_hopeless = [Item("", None)] * chunk.size, True
+        items, is_exhausted = [Item("", None)] * chunk.size, True
     return Work(
         chunk.pk,
+        run,
         items,
         Origin(
             api_key_id=job.api_key_id,
@@ -199,7 +205,7 @@ def _work(chunk: JobChunk, key: ApiKey | None) -> Work:
             client_ip=job.client_ip,
             correlation_id=job.correlation_id or None,
         ),
-        is_hopeless,
+        is_exhausted,
     )
 
 
@@ -207,52 +213,78 @@ def path_of(kind: str) -> str:
     return f"/v1/detect/{kind}"
 
 
-def renew(worker: UUID, chunk_ids: Sequence[UUID]) -> set[UUID]:
-    """Keep these chunks; returns those that are still the worker's (others were cancelled)."""
+def renew(works: Iterable[Work]) -> set[UUID]:
+    """Keep these chunks; returns the runs that still hold theirs (others were cancelled)."""
     with transaction.atomic():
-        kept = _own(worker, chunk_ids)
-        JobChunk.objects.filter(pk__in=kept).update(leased_until=timezone.now() + LEASE)
-    return kept
+        held = _held({work.chunk_id: work.run for work in works})
+        JobChunk.objects.filter(pk__in=held).update(leased_until=timezone.now() + LEASE)
+    return set(held.values())
 
 
-def _own(worker: UUID, chunk_ids: Iterable[UUID]) -> set[UUID]:
-    """Locked."""
-    mine = JobChunk.objects.filter(pk__in=chunk_ids, worker=worker, state=State.PROCESSING)
-    return set(mine.select_for_update().order_by("pk").values_list("pk", flat=True))
+def _held(runs: Mapping[UUID, UUID]) -> dict[UUID, UUID]:
+    """Chunks that are held by just these runs, locked."""
+    mine = JobChunk.objects.filter(pk__in=runs, worker__in=runs.values(), state=State.PROCESSING)
+    rows = mine.select_for_update().order_by("pk").values_list("pk", "worker")
+    return {pk: run for pk, run in rows if runs[pk] == run}
 
 
-def finish(worker: UUID, done: Sequence[Done]) -> None:
-    """Write what became of these chunks, all or nothing.
+def release(work: Work) -> None:
+    """Give the chunk back untouched; whoever does that sends its task again."""
+    with transaction.atomic():
+        JobChunk.objects.filter(pk__in=_held({work.chunk_id: work.run})).update(
+            state=State.QUEUED, worker=None, leased_until=None, sent_at=timezone.now()
+        )
 
-    A chunk that is not the worker's any more (cancelled, or its lease ended) is left out.
+
+def finish(work: Work, judged: Sequence[Judged]) -> bool:
+    """Write what became of the chunk, all or nothing.
+
+    False, and nothing is written, when this run holds it no more (cancelled, or its lease ended).
     """
     with transaction.atomic():
-        mine = _own(worker, [one.work.chunk_id for one in done])
-        kept = {one.work.chunk_id: one.judged for one in done if one.work.chunk_id in mine}
-        if not kept:
-            return
-        usage_log.write([_usage(one) for one in done if one.work.chunk_id in kept])
-        by_job: dict[UUID, list[Judged]] = defaultdict(list)
-        for chunk in JobChunk.objects.filter(pk__in=kept).only("pk", "job_id"):
-            judged = kept[chunk.pk]
-            by_job[chunk.job_id] += judged
-            JobChunk.objects.filter(pk=chunk.pk).update(
-                state=State.DONE,
-                items="",
-                results="\n".join(one.line.decode() for one in judged),
-                worker=None,
-                leased_until=None,
-            )
-        for job_id in sorted(by_job):
-            _add(job_id, by_job[job_id])
+        if not _held({work.chunk_id: work.run}):
+            return False
+        JobChunk.objects.filter(pk=work.chunk_id).update(
+            state=State.DONE,
+            items="",
+            results="\n".join(one.line.decode() for one in judged),
+            worker=None,
+            leased_until=None,
+        )
+        job_id = JobChunk.objects.values_list("job_id", flat=True).get(pk=work.chunk_id)
+        _add(job_id, judged)
+        # Last: its sums are shared with everybody's calls, and held until the commit.
+        usage_log.write([_usage(work, judged)])
+    return True
 
 
-def _usage(done: Done) -> usage_rows.Batch:
-    rows = [one.row for one in done.judged if one.row is not None]
-    extras = {one.row[0]: one.extra for one in done.judged if one.row is not None and one.extra}
-    origin = done.work.origin
-    addresses = {origin.api_key_id: origin.client_ip}
-    return usage_rows.Batch(done.work.chunk_id, rows, addresses, extras).plain()
+def lost(*, in_line: bool) -> list[JobChunk]:
+    """Chunks whose task has to be sent again, noted as sent now; at most `SENT_AT_ONCE`.
+
+    Those are the ones that a dead worker held, that could not be sent, and, unless messages are
+    still `in_line`, that wait although theirs was sent `TRUST` ago.
+    """
+    now = timezone.now()
+    is_lost = Q(state=State.PROCESSING, leased_until__lt=now)
+    is_lost |= Q(state=State.QUEUED) if not in_line else Q(state=State.QUEUED, sent_at=None)
+    found = JobChunk.objects.filter(
+        Q(sent_at=None) | Q(sent_at__lt=now - TRUST), is_lost, job__workspace__suspended_at=None
+    )
+    chunks = list(found.order_by("number", "pk").only("pk", "number")[:SENT_AT_ONCE])
+    if chunks:  # not even a transaction otherwise: SQLite's would keep writers out
+        JobChunk.objects.filter(pk__in=[chunk.pk for chunk in chunks]).update(sent_at=now)
+    return chunks
+
+
+def note_unsent(chunks: Iterable[JobChunk]) -> None:
+    JobChunk.objects.filter(pk__in=[chunk.pk for chunk in chunks]).update(sent_at=None)
+
+
+def _usage(work: Work, judged: Sequence[Judged]) -> usage_rows.Batch:
+    rows = [one.row for one in judged if one.row is not None]
+    extras = {one.row[0]: one.extra for one in judged if one.row is not None and one.extra}
+    addresses = {work.origin.api_key_id: work.origin.client_ip}
+    return usage_rows.Batch(work.chunk_id, rows, addresses, extras).plain()
 
 
 def _add(job_id: UUID, judged: Sequence[Judged]) -> None:
@@ -370,7 +402,7 @@ def all_results(job: Job) -> Iterator[bytes]:
 def cancel(job: Job, *, actor: Actor) -> Job:
     """End it; what is judged stays, the texts are erased. Raises 409 when it is over already.
 
-    Workers notice within `worker.LOOK_SECONDS`.
+    Workers notice within `worker.RENEW_SECONDS`.
     """
     now = timezone.now()
     with transaction.atomic():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from functools import partial
 from time import perf_counter
 from typing import Any
 from uuid import UUID
@@ -61,8 +62,8 @@ class _Queueing(OnceViewSet):
 
         def make() -> HttpResponse:
             ahead = store.seconds_ahead(len(items))
-            job = store.create(order, items)
-            transaction.on_commit(tasks.work_soon)
+            job, chunks = store.create(order, items)
+            transaction.on_commit(partial(tasks.send, chunks))
             return self.accepted(job, ahead)
 
         return await idempotency.aonce(self.principal.workspace_id, self.request, make)

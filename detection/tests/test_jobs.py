@@ -16,11 +16,15 @@ from accounts import idempotency
 from accounts.models import AuditEvent, IdempotencyRecord, OutboxEvent, UsageLog, Workspace
 from accounts.services import Actor
 from accounts.usage import stream
-from detection.jobs import store, worker
+from detection import tasks
+from detection.jobs import judging, store, worker
 from detection.models import Job, JobChunk
 from detection.tests.test_batch import items, remaining
 from detection.tests.test_detect import ATTACK, HARMLESS, field, problem
+from detection.tests.working import free_chunks, in_line, work_all
 from gateway_project.core import encryption
+from gateway_project.core.stores import queues, redis
+from gateway_project.tests.served import broker_at
 from webhooks.delivery.engine import deliver_all
 
 BATCH, ASYNC = "/v1/detect/batch", "/v1/detect/async"
@@ -76,7 +80,7 @@ class TestABatchBehindItsRequest:
         texts = different(110)
         texts[7] = ATTACK
         r = submit(*texts, metadata={"run": 1})
-        worker.work_all()
+        work_all()
 
         url = r.json()["status_url"]
         shown = gateway.get(f"{url}?limit=30", key=acme_key).json()
@@ -92,7 +96,7 @@ class TestABatchBehindItsRequest:
 
     def test_all_of_it_as_lines(self, gateway, submit, acme_key):
         r = submit(*different(store.CHUNK_ITEMS + 10))
-        worker.work_all()
+        work_all()
         lines = gateway.get(
             r.json()["status_url"], key=acme_key, headers={"Accept": "application/x-ndjson"}
         )
@@ -105,7 +109,7 @@ class TestABatchBehindItsRequest:
 
     def test_each_verdict_is_a_row_of_the_log(self, gateway, submit, acme_key):
         r = submit(HARMLESS, ATTACK)
-        worker.work_all()
+        work_all()
 
         found = pages(gateway, acme_key, r.json()["status_url"])
         rows = {str(row.request_id): row for row in UsageLog.objects.all()}
@@ -130,7 +134,7 @@ class TestABatchBehindItsRequest:
     def test_bad_items_fail_alone_and_all_of_them_fail_the_batch(self, gateway, submit, acme_key):
         some = submit(HARMLESS, "x" * 10_001).json()["status_url"]
         none = submit("x" * 10_001, "").json()["status_url"]
-        worker.work_all()
+        work_all()
 
         some, none = (gateway.get(url, key=acme_key).json() for url in (some, none))
         assert (some["status"], some["successful_count"], some["failed_count"]) == ("partial", 1, 1)
@@ -140,18 +144,18 @@ class TestABatchBehindItsRequest:
     def test_nobody_waits_for_a_giant(self, submit):
         submit(*different(200))
         submit(HARMLESS)
-        first = store.claim(uuid4(), 2)
+        sizes = [JobChunk.objects.get(pk=chunk_id).size for chunk_id in in_line()]
 
-        assert [len(work.items) for work in first] == [store.CHUNK_ITEMS, 1]
+        assert sizes == [store.CHUNK_ITEMS, 1, *[store.CHUNK_ITEMS] * 3]
 
     def test_a_suspended_workspace_waits(self, gateway, submit, acme):
         submit(HARMLESS)
         Workspace.objects.update(suspended_at=timezone.now())
-        worker.work_all()
+        work_all()
         assert Job.objects.get().status == "queued"
 
         Workspace.objects.update(suspended_at=None)
-        worker.work_all()
+        work_all()
         assert Job.objects.get().status == "complete"
 
 
@@ -162,7 +166,7 @@ class TestTexts:
         assert ATTACK not in chunk.items
         assert ATTACK in encryption.decrypt(chunk.items)
 
-        worker.work_all()
+        work_all()
         chunk.refresh_from_db()
         assert chunk.items == ""
         assert ATTACK not in chunk.results
@@ -176,7 +180,7 @@ class TestTexts:
     def test_what_cannot_be_decrypted_fails_and_blocks_nothing(self, gateway, submit, acme_key):
         url = submit(ATTACK).json()["status_url"]
         JobChunk.objects.update(items="gAAAAA")
-        worker.work_all()
+        work_all()
 
         shown = gateway.get(url, key=acme_key).json()
         assert shown["status"] == "failed"
@@ -186,15 +190,13 @@ class TestTexts:
 class TestCancelling:
     def test_it_ends_and_what_is_judged_stays(self, gateway, submit, acme_key):
         url = submit(*different(store.CHUNK_ITEMS + 10)).json()["status_url"]
-        mine = uuid4()
-        [work] = store.claim(mine, 1)
-        judged = gateway.run(judge(work))
-        store.finish(mine, [store.Done(work, judged)])
+        work = store.claim(free_chunks()[0])
+        assert store.finish(work, gateway.run(judge(work)))
         r = gateway.delete(url, key=acme_key)
 
         assert r.status_code == 200
         assert r.json()["status"] == "cancelled"
-        worker.work_all()
+        work_all()
         shown = gateway.get(url, key=acme_key).json()
         assert (shown["status"], shown["successful_count"]) == ("cancelled", store.CHUNK_ITEMS)
         assert len(pages(gateway, acme_key, url)) == store.CHUNK_ITEMS
@@ -202,20 +204,20 @@ class TestCancelling:
 
     def test_what_a_worker_brings_too_late_is_dropped(self, gateway, submit, acme_key):
         url = submit(HARMLESS).json()["status_url"]
-        mine = uuid4()
-        [work] = store.claim(mine, 1)
+        [chunk_id] = free_chunks()
+        work = store.claim(chunk_id)
         gateway.delete(url, key=acme_key)
-        store.finish(mine, [store.Done(work, gateway.run(judge(work)))])
+        assert not store.finish(work, gateway.run(judge(work)))
 
         shown = gateway.get(url, key=acme_key).json()
         assert (shown["status"], shown["results"]) == ("cancelled", [])
         assert not UsageLog.objects.exists()
-        assert store.renew(mine, [work.chunk_id]) == set()
+        assert store.renew([work]) == set()
 
     def test_a_running_worker_lets_go(self, gateway, engine, submit, acme_key):
         engine.is_slow(3)
         url = submit(HARMLESS).json()["status_url"]
-        working = threading.Thread(target=worker.work_all)
+        working = threading.Thread(target=work_all)
         working.start()
         wait_for(lambda: JobChunk.objects.filter(state="processing").exists())
         gateway.delete(url, key=acme_key)
@@ -228,7 +230,7 @@ class TestCancelling:
     def test_what_is_over_cannot_be_cancelled(self, gateway, submit, acme_key, end):
         url = submit(HARMLESS).json()["status_url"]
         if end == "finish":
-            worker.work_all()
+            work_all()
         else:
             gateway.delete(url, key=acme_key)
         body = problem(gateway.delete(url, key=acme_key), 409, "conflict")
@@ -254,27 +256,26 @@ def wait_for(condition, seconds=10):
 class TestAWorkerThatDies:
     def test_its_chunk_is_taken_over_when_the_lease_ends(self, gateway, submit, acme_key):
         url = submit(*different(COUNT)).json()["status_url"]
-        dead = uuid4()
-        first, _second = store.claim(dead, 2)
-        store.finish(dead, [store.Done(first, gateway.run(judge(first)))])
-        worker.work_all()
+        first, _second = map(store.claim, free_chunks())
+        store.finish(first, gateway.run(judge(first)))
+        work_all()
         assert gateway.get(url, key=acme_key).json()["successful_count"] == store.CHUNK_ITEMS
 
         JobChunk.objects.filter(state="processing").update(leased_until=timezone.now())
-        worker.work_all()
+        work_all()
         assert gateway.get(url, key=acme_key).json()["status"] == "complete"
         assert UsageLog.objects.count() == COUNT
         assert len(pages(gateway, acme_key, url)) == COUNT
 
     def test_it_may_come_back_but_says_nothing_more(self, gateway, submit, acme_key):
         submit(HARMLESS)
-        slow, quick = uuid4(), uuid4()
-        [work] = store.claim(slow, 1)
+        [chunk_id] = free_chunks()
+        slow = store.claim(chunk_id)
         JobChunk.objects.update(leased_until=timezone.now())
-        [again] = store.claim(quick, 1)
-        judged = gateway.run(judge(again))
-        store.finish(quick, [store.Done(again, judged)])
-        store.finish(slow, [store.Done(work, judged)])
+        quick = store.claim(chunk_id)
+        judged = gateway.run(judge(quick))
+        assert store.finish(quick, judged)
+        assert not store.finish(slow, judged)
 
         assert Job.objects.get().succeeded == 1
         assert UsageLog.objects.count() == 1
@@ -282,7 +283,7 @@ class TestAWorkerThatDies:
     def test_what_kills_every_worker_is_given_up(self, gateway, submit, acme_key):
         url = submit(HARMLESS).json()["status_url"]
         JobChunk.objects.update(attempts=store.ATTEMPTS_MAX)
-        worker.work_all()
+        work_all()
 
         shown = gateway.get(url, key=acme_key).json()
         assert shown["status"] == "failed"
@@ -316,7 +317,7 @@ class TestASingleText:
         assert r.headers["location"] == f"{ASYNC}/{accepted['request_id']}"
         waiting = gateway.get(accepted["status_url"], key=acme_key).json()
         assert (waiting["status"], waiting["result"]) == ("queued", None)
-        worker.work_all()
+        work_all()
         done = gateway.get(accepted["status_url"], key=acme_key).json()
         assert (done["status"], done["error"]) == ("complete", None)
         assert done["result"]["decision"] == "flag"
@@ -326,7 +327,7 @@ class TestASingleText:
 
     def test_the_outcome_is_sent_to_its_webhook_url(self, gateway, later, receiver, acme_key):
         accepted = later(metadata={"user": "u1"}).json()
-        worker.work_all()
+        work_all()
         deliver_all()
 
         [got] = receiver.received
@@ -347,7 +348,7 @@ class TestASingleText:
         self, gateway, engine, acme_key, webhook, receiver
     ):
         r = gateway.post(ASYNC, {"text": HARMLESS}, key=acme_key)
-        worker.work_all()
+        work_all()
         deliver_all()
 
         assert r.status_code == 202
@@ -357,7 +358,7 @@ class TestASingleText:
     def test_no_verdict_is_an_outcome_too(self, gateway, engine, later, receiver, acme_key):
         engine.is_down()
         url = later(config={"on_unavailable": "fail_closed"}).json()["status_url"]
-        worker.work_all()
+        work_all()
         deliver_all()
 
         done = gateway.get(url, key=acme_key).json()
@@ -397,7 +398,7 @@ class TestWhoMayRead:
 
     def test_results_end_after_their_days(self, gateway, submit, acme_key):
         url = submit(HARMLESS).json()["status_url"]
-        worker.work_all()
+        work_all()
         with time_machine.travel(timezone.now() + timedelta(days=7, minutes=1), tick=True):
             problem(gateway.get(url, key=acme_key), 404, "not_found")
             store.prune()
@@ -411,7 +412,7 @@ class TestWhoIsTold:
     ):
         make_webhook("/registered", ["batch.completed"])
         r = submit(HARMLESS, "x" * 10_001, webhook_url=receiver.url("/named"), metadata={"n": 1})
-        worker.work_all()
+        work_all()
         deliver_all()
 
         assert sorted(got.path for got in receiver.received) == ["/named", "/registered"]
@@ -431,7 +432,7 @@ class TestWhoIsTold:
 
     def test_nobody_is_told_twice_and_nobody_who_did_not_ask(self, submit, receiver, webhook):
         submit(HARMLESS)
-        worker.work_all()
+        work_all()
         deliver_all()
 
         assert [json.loads(got.body)["type"] for got in receiver.received] == [
@@ -441,7 +442,7 @@ class TestWhoIsTold:
     def test_a_failed_batch(self, submit, make_webhook, receiver):
         make_webhook("/a", ["batch.failed"])
         submit("")
-        worker.work_all()
+        work_all()
         deliver_all()
 
         [got] = receiver.received
@@ -613,7 +614,7 @@ def rf_post(rf):
 
 def test_the_request_ids_are_minted_here(submit, gateway, acme_key):
     url = submit(HARMLESS).json()["status_url"]
-    worker.work_all()
+    work_all()
     [one] = gateway.get(url, key=acme_key).json()["results"]
 
     assert UUID(one["result"]["request_id"]).version == 7
@@ -625,3 +626,98 @@ def test_an_actor_may_cancel_from_elsewhere(submit, acme):
 
     assert job.status == "cancelled"
     assert AuditEvent.objects.get(action="job.cancelled").actor == "ada@acme.example"
+
+
+class TestTheTaskOfAChunk:
+    """`detection.tasks.judge_chunk`: a message may be lost, come twice, or fail."""
+
+    def test_there_is_one_for_each_and_it_waits_in_the_queue(self, submit):
+        submit(*different(COUNT))
+
+        chunks = JobChunk.objects.order_by("number")
+        assert in_line() == [chunk.pk for chunk in chunks]
+        assert queues.length(queues.DETECTION) == 2
+        assert queues.lengths() == {
+            name: 2 if name == queues.DETECTION else 0 for name in queues.NAMES
+        }
+
+    def test_a_message_that_comes_twice_finds_nothing_to_do(self, engine, submit):
+        submit(HARMLESS)
+        [chunk_id] = in_line()
+
+        assert tasks.judge_chunk(str(chunk_id)) is True
+        assert tasks.judge_chunk(str(chunk_id)) is False
+        assert len(engine.asked) == 1
+        assert UsageLog.objects.count() == 1
+
+    def test_what_fails_waits_again_and_is_tried_again(self, submit, monkeypatch):
+        submit(HARMLESS)
+        [chunk_id] = in_line()
+        monkeypatch.setattr(judging, "judge", broken)
+
+        with pytest.raises(ZeroDivisionError):
+            worker.judge_chunk(chunk_id)
+
+        chunk = JobChunk.objects.get()
+        assert (chunk.state, chunk.worker, chunk.attempts) == ("queued", None, 1)
+        monkeypatch.undo()
+        assert worker.judge_chunk(chunk_id)
+
+    def test_celery_tries_again_later_and_ever_later(self):
+        task = tasks.judge_chunk
+        assert task.acks_late
+        assert task.autoretry_for == (Exception,)
+        assert (task.retry_backoff, task.max_retries) == (True, store.ATTEMPTS_MAX)
+        assert worker.CHUNK_SECONDS_MAX < task.soft_time_limit < task.time_limit
+
+    def test_what_takes_too_long_is_given_up_and_waits_again(self, engine, submit, monkeypatch):
+        submit(HARMLESS, config={"on_unavailable": "fail_closed"})
+        engine.is_slow(3)
+        monkeypatch.setattr(worker, "CHUNK_SECONDS_MAX", 0.1)
+
+        with pytest.raises(TimeoutError):
+            worker.judge_chunk(in_line()[0])
+
+        assert JobChunk.objects.get().state == "queued"
+
+    def test_a_message_that_was_lost_is_sent_again(self, submit):
+        submit(*different(COUNT))
+        sent = in_line()
+        redis.client().flushdb()
+        assert tasks.work() == 0  # it may still be on its way
+        assert in_line() == []
+
+        with time_machine.travel(timezone.now() + store.TRUST + timedelta(seconds=1)):
+            assert tasks.work() == 2
+            assert in_line() == sent
+            assert tasks.work() == 0
+
+    def test_what_waits_in_line_is_not_sent_twice(self, submit):
+        submit(*different(COUNT))
+
+        with time_machine.travel(timezone.now() + timedelta(hours=1)):
+            assert tasks.work() == 0
+
+    def test_a_chunk_whose_worker_died_is_sent_again(self, submit):
+        submit(HARMLESS)
+        [chunk_id] = in_line()
+        store.claim(chunk_id)
+        redis.client().flushdb()
+        assert tasks.work() == 0
+
+        with time_machine.travel(timezone.now() + store.TRUST + timedelta(seconds=1)):
+            assert tasks.work() == 1
+        assert in_line() == [chunk_id]
+
+    def test_without_a_broker_it_is_accepted_and_sent_when_it_is_back(self, submit):
+        with broker_at("redis://127.0.0.1:1/0"):
+            r = submit(HARMLESS)
+
+        assert r.status_code == 202
+        assert JobChunk.objects.get().sent_at is None
+        assert tasks.work() == 1
+        assert len(in_line()) == 1
+
+
+async def broken(items, origin):
+    return 1 / 0

@@ -1,7 +1,7 @@
-"""Work of a worker process that outlives a task: a thread with an event loop of its own.
+"""An event loop in a worker process: a thread of its own, beside Celery's tasks.
 
-Celery's children know no asyncio, and clients and connections are worth keeping. Beat wakes the
-thread each second; once awake it goes on until nothing is left to do.
+Tasks know no asyncio, and clients and connections are worth keeping between them. The loop starts
+with the first work, in each process anew, and holds what the work needs until the process ends.
 """
 
 from __future__ import annotations
@@ -9,44 +9,35 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Coroutine
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager
-from typing import ParamSpec, Protocol, TypeVar
+from typing import Any, Generic, ParamSpec, Protocol, TypeVar
 
 import uvloop
 from django import db
 
-from gateway_project.core.telemetry.logging import get_logger
-
 P = ParamSpec("P")
 T = TypeVar("T")
-log = get_logger("gateway.background")
 
 
-class Rounds(Protocol):
-    """What is done. Made and used inside the thread's event loop."""
-
-    async def drain(self) -> None:
-        """Do what there is to do, until nothing is left."""
-
-    def wake(self) -> None:
-        """Look for work once more before ending; called inside the loop."""
-
+class Stoppable(Protocol):
     def stop(self) -> None:
-        """Begin nothing more; `drain` ends when what is under way has. Called inside the loop."""
+        """Begin nothing more; called inside the loop."""
 
 
-class Background:
-    """One for each kind of work; its thread starts at the first `wake`, in each process anew.
+R = TypeVar("R", bound=Stoppable)
 
-    `opened` gives the rounds and closes what they hold.
+
+class Background(Generic[R]):
+    """One for each kind of work. `opened` gives the runner of that work and closes what it holds;
+    both happen inside the loop.
     """
 
     def __init__(
         self,
         name: str,
-        opened: Callable[[], AbstractAsyncContextManager[Rounds]],
+        opened: Callable[[], AbstractAsyncContextManager[R]],
         *,
         stop_seconds: float,
     ) -> None:
@@ -54,72 +45,72 @@ class Background:
         self.opened = opened
         self.stop_seconds = stop_seconds
         self._lock = threading.Lock()
-        self._running: _Thread | None = None
+        self._thread: _Thread[R] | None = None
 
-    def wake(self) -> None:
-        """Have this process look for work; returns at once."""
+    def submit(self, work: Callable[[R], Coroutine[Any, Any, T]]) -> Future[T]:
+        """Run `work(runner)` in the loop. The future raises what `opened` raised, too."""
         with self._lock:
-            if self._running is None or not self._running.is_alive:
-                self._running = _Thread(self)
-            self._running.wake()
+            if self._thread is None or not self._thread.is_alive:
+                self._thread = _Thread(self)
+            return self._thread.submit(work)
 
     def stop(self) -> None:
         """Before the process ends; waits for what is under way, at most `stop_seconds`."""
         with self._lock:
-            if self._running is not None and self._running.is_alive:
-                self._running.stop()
-            self._running = None
+            if self._thread is not None and self._thread.is_alive:
+                self._thread.stop()
+            self._thread = None
 
 
-class _Thread:
-    def __init__(self, background: Background) -> None:
+class _Thread(Generic[R]):
+    def __init__(self, background: Background[R]) -> None:
         self.pid = os.getpid()
         self._background = background
         self._loop = uvloop.new_event_loop()
-        self._woken = asyncio.Event()
-        self._rounds: Rounds | None = None
-        self._is_stopping = False
+        self._runner: asyncio.Future[R] = self._loop.create_future()
+        self._stopping = asyncio.Event()
+        self._under_way: set[asyncio.Task[Any]] = set()
         self._thread = threading.Thread(target=self._main, name=background.name, daemon=True)
         self._thread.start()
-
-    def wake(self) -> None:
-        self._loop.call_soon_threadsafe(self._wake)
 
     @property
     def is_alive(self) -> bool:
         """False also in a process that was forked off: threads are not."""
         return self.pid == os.getpid() and self._thread.is_alive()
 
+    def submit(self, work: Callable[[R], Coroutine[Any, Any, T]]) -> Future[T]:
+        return asyncio.run_coroutine_threadsafe(self._call(work), self._loop)
+
+    async def _call(self, work: Callable[[R], Coroutine[Any, Any, T]]) -> T:
+        task = asyncio.current_task()
+        assert task is not None  # noqa: S101
+        self._under_way.add(task)
+        try:
+            return await work(await asyncio.shield(self._runner))
+        finally:
+            self._under_way.discard(task)
+
     def stop(self) -> None:
-        self._loop.call_soon_threadsafe(self._stop)
+        self._loop.call_soon_threadsafe(self._stopping.set)
         self._thread.join(self._background.stop_seconds)
-
-    def _wake(self) -> None:
-        self._woken.set()
-        if self._rounds is not None:
-            self._rounds.wake()
-
-    def _stop(self) -> None:
-        self._is_stopping = True
-        if self._rounds is not None:
-            self._rounds.stop()
-        self._woken.set()
 
     def _main(self) -> None:
         asyncio.set_event_loop(self._loop)
         self._loop.run_until_complete(self._run())
 
     async def _run(self) -> None:
-        async with self._background.opened() as rounds:
-            self._rounds = rounds
-            while not self._is_stopping:
-                await self._woken.wait()
-                self._woken.clear()
-                try:
-                    await rounds.drain()
-                except Exception as exc:
-                    name = self._background.name
-                    log.error("round_failed", work=name, error=type(exc).__name__, exc_info=exc)
+        try:
+            async with self._background.opened() as runner:
+                self._runner.set_result(runner)
+                await self._stopping.wait()
+                runner.stop()
+                while self._under_way:
+                    await asyncio.wait(self._under_way)
+        except Exception as exc:
+            if self._runner.done():
+                raise
+            self._runner.set_exception(exc)  # the next work starts another thread
+            await asyncio.gather(*self._under_way, return_exceptions=True)
 
 
 async def in_thread(

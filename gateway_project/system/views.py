@@ -34,6 +34,7 @@ from gateway_project.core.stores import database, redis
 from gateway_project.core.telemetry import health, multiprocess
 from gateway_project.core.upstream import breaker
 from gateway_project.server import lifespan
+from gateway_project.system.backlog import BacklogCollector
 from robin.upstream import client as robin_client
 
 SYSTEM = ("system",)
@@ -212,7 +213,9 @@ def metrics(request: HttpRequest) -> HttpResponse:
     if not _may_scrape(request):
         # 404, not 403: outsiders need not know that metrics are here.
         return refuse(request, errors.NotFound())
-    return HttpResponse(multiprocess.exposition(), content_type=CONTENT_TYPE_LATEST)
+    return HttpResponse(
+        multiprocess.exposition(BacklogCollector()), content_type=CONTENT_TYPE_LATEST
+    )
 
 
 def _may_scrape(request: HttpRequest) -> bool:

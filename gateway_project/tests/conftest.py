@@ -8,7 +8,7 @@ from django.db import connection
 
 from accounts.models import User
 from gateway_project.tests.private_redis import PrivateRedis
-from gateway_project.tests.served import Served, Worker
+from gateway_project.tests.served import Served, Worker, broker_at
 from gateway_project.tests.test_admin import signed_in
 from portal.tests.browser import chromium, open_tab  # noqa: F401 - a person's browser
 from portal.tests.conftest import enter, owner, stranger, viewer  # noqa: F401 - at its rooms
@@ -54,15 +54,19 @@ def serve(gateway, engine, tmp_path):
 
 @pytest.fixture
 def work(gateway, own_redis, tmp_path):
-    """`work()` starts a real Celery worker; all are killed at the end."""
+    """`work()` starts a real Celery worker; all are killed at the end.
+
+    `work("--pool=threads", …)` has options of its own.
+    """
     if connection.vendor != "postgresql":
         pytest.skip("needs PostgreSQL: `make test` starts it")
     started = []
 
-    def start():
-        started.append(Worker(tmp_path, own_redis.url))
+    def start(*options):
+        started.append(Worker(tmp_path, own_redis.url, *options))
         return started[-1]
 
-    yield start
+    with broker_at(own_redis.url):
+        yield start
     for worker in started:
         worker.close()

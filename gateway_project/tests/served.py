@@ -9,10 +9,12 @@ import socket
 import subprocess
 import sys
 import time
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import httpx
+import pytest
+from celery import current_app
 from django.conf import settings
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -128,10 +130,20 @@ class Served:
         return [json.loads(raw) for raw in self.output().splitlines() if raw.startswith("{")]
 
 
+@contextmanager
+def broker_at(url):
+    """Send tasks there: the tests' own Redis has no worker."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(current_app.conf, "broker_write_url", url)
+        current_app._after_fork()  # forgets its connections
+        yield
+    current_app._after_fork()
+
+
 class Worker:
     """A real worker with its beat, as `celery -A gateway_project worker --beat` starts it."""
 
-    def __init__(self, folder, redis_url):
+    def __init__(self, folder, redis_url, *options):
         database = settings.DATABASES["default"]
         url = "postgres://{USER}:{PASSWORD}@{HOST}:{PORT}/{NAME}".format(**database)
         peppers = [f"{v}:{p.decode()}" for v, p in settings.KEY_PEPPERS.by_version]
@@ -139,7 +151,7 @@ class Worker:
         self.process = subprocess.Popen(
             [
                 *(sys.executable, "-m", "celery", "-A", "gateway_project", "worker", "--beat"),
-                *("--concurrency=1", "--without-gossip", "--without-mingle"),
+                *("--without-gossip", "--without-mingle", *(options or ("--concurrency=1",))),
             ],
             cwd=ROOT,
             env={

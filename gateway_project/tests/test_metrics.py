@@ -24,7 +24,7 @@ from prometheus_client.mmap_dict import MmapedDict, mmap_key
 from gateway_project.core.telemetry import metrics as observability
 from gateway_project.core.telemetry import multiprocess
 from gateway_project.core.telemetry.multiprocess import FILE, MetricsFolder
-from gateway_project.tests.served import ROOT, Served, wait_until
+from gateway_project.tests.served import ROOT, Served, broker_at, wait_until
 from gateway_project.worker import signals
 
 # api-shapes.md, "Health and metrics", and those that we added.
@@ -684,3 +684,31 @@ def test_the_page_has_our_metrics_and_those_of_django(gateway):
 
     assert "# TYPE gateway_requests_total counter" in text
     assert "# TYPE django_http_requests_before_middlewares_total counter" in text
+
+
+class TestWhatWaits:
+    def test_jobs_and_queues_are_looked_up_at_the_scrape(self, gateway, acme_key):
+        before = gateway.get("/metrics").text
+        body = {"requests": [{"id": str(n), "text": "hello"} for n in range(101)]}
+        assert gateway.post("/v1/detect/batch", body, key=acme_key).status_code == 202
+        after = gateway.get("/metrics").text
+
+        assert value(before, "gateway_jobs_queued") == 0
+        assert value(before, "gateway_jobs_oldest_queued_seconds") == 0
+        assert value(after, "gateway_jobs_queued") == 1
+        assert value(after, "gateway_jobs_oldest_queued_seconds") > 0
+        assert value(before, 'gateway_celery_queue_length{queue="detection"}') == 0
+        assert value(after, 'gateway_celery_queue_length{queue="detection"}') == 3
+        assert value(after, 'gateway_celery_queue_length{queue="mail"}') == 0
+
+    def test_without_a_broker_its_series_are_missing_and_the_others_there(self, gateway):
+        with broker_at("redis://127.0.0.1:1/0"):
+            text = gateway.get("/metrics").text
+
+        assert "gateway_celery_queue_length{" not in text
+        assert value(text, "gateway_jobs_queued") == 0
+
+
+def value(page, series):
+    [line] = [line for line in page.splitlines() if line.startswith(f"{series} ")]
+    return float(line.rpartition(" ")[2])

@@ -162,7 +162,8 @@ def job_of(key: ApiKey, path: str) -> str:
     """A batch or a single text of the key that waits."""
     kind = Job.Kind.ASYNC if "async" in path else Job.Kind.BATCH
     order = store.Order(kind, key.workspace_id, key.pk, str(new_id()))
-    return str(store.create(order, [Item("1", None, {"code": "x", "message": "x"})]).pk)
+    job, _ = store.create(order, [Item("1", None, {"code": "x", "message": "x"})])
+    return str(job.pk)
 
 
 def log_of(key: ApiKey) -> str:

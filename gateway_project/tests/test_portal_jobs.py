@@ -7,9 +7,9 @@ import json
 import pytest
 
 from accounts.models import new_id
-from detection.jobs import worker
 from detection.models import Job
 from detection.tests.test_detect import ATTACK, HARMLESS
+from detection.tests.working import work_all
 from gateway_project.tests.test_admin import signed_in
 
 BATCH = "/v1/detect/batch"
@@ -38,7 +38,7 @@ def test_it_is_listed_and_shown_with_its_results(owner, viewer, submit):
     waiting = owner.get(f"/app/jobs/{job}").text
     assert "hx-trigger" in waiting
     assert "Nothing is judged yet" in waiting
-    worker.work_all()
+    work_all()
 
     for person in (owner, viewer):
         assert job in person.get("/app/jobs").text
@@ -53,7 +53,7 @@ def test_it_is_listed_and_shown_with_its_results(owner, viewer, submit):
 
 def test_results_come_in_pages_and_as_a_file(gateway, alice, owner, submit):
     job = submit(*[f"{HARMLESS} {n}" for n in range(60)])
-    worker.work_all()
+    work_all()
 
     first, second = (owner.get(f"/app/jobs/{job}?from={at}").text for at in (0, 50))
     assert "t49" in first
@@ -102,7 +102,7 @@ def test_staff_find_it_without_its_texts(root, submit):
 def test_staff_count_what_waits(root, submit):
     submit(HARMLESS)
     before = root.get("/admin/stats").json()["jobs"]
-    worker.work_all()
+    work_all()
     after = root.get("/admin/stats").json()["jobs"]
 
     assert (before["queued"], before["processing"]) == (1, 0)

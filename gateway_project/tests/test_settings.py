@@ -140,11 +140,11 @@ def test_nothing_but_the_composition_reads_the_environment():
         "settings.py",
         "celery.py",
         "asgi.py",
-        "server/__main__.py",
+        "multiprocess.py",
+        "metrics.py",
         "run.py",
         "serve.py",
         "evaluate.py",
-        "observability.py",
     }
     readers = {
         path.name

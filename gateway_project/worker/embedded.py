@@ -16,6 +16,9 @@ from celery.exceptions import SecurityWarning
 
 from gateway_project.celery import app
 
+CONCURRENCY = 6
+"""A chunk of a job takes a thread while the engine is asked; beat's tasks must not wait for it."""
+
 
 class EmbeddedWorker:
     """Made, started and stopped outside the event loop: Celery touches the database at once."""
@@ -26,7 +29,7 @@ class EmbeddedWorker:
         self._worker: Any = Worker(
             app=app,
             pool="threads",
-            concurrency=2,
+            concurrency=CONCURRENCY,
             loglevel="WARNING",
             quiet=True,
             without_gossip=True,

@@ -102,13 +102,27 @@ class Engine:
         self._changed = asyncio.Event()  # something ended, or somebody woke us
         self._has_results = asyncio.Event()
         self._is_over = False
+        self._is_woken = False
         self._claimer = ThreadPoolExecutor(1, thread_name_prefix="webhooks-claim")
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="webhooks-write")
+        self._is_running = False
         self._is_stopping = False
 
-    def wake(self) -> None:
-        """Look for what is due once more."""
+    async def wake(self) -> None:
+        """Send what is due; whoever calls meanwhile has it look once more, and returns at once."""
+        self._is_woken = True
         self._changed.set()
+        if self._is_running:
+            return
+        self._is_running = True
+        try:
+            while self._is_woken and not self._is_stopping:
+                self._is_woken = False
+                await self.drain()
+        except Exception as exc:
+            log.error("webhooks_round_failed", error=type(exc).__name__, exc_info=exc)
+        finally:
+            self._is_running = False
 
     def stop(self) -> None:
         """Claim nothing more; `drain` ends when what is in flight has."""

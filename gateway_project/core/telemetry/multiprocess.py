@@ -27,6 +27,7 @@ from prometheus_client import REGISTRY, CollectorRegistry, generate_latest, valu
 from prometheus_client.metrics_core import Metric
 from prometheus_client.mmap_dict import MmapedDict
 from prometheus_client.multiprocess import MultiProcessCollector
+from prometheus_client.registry import Collector
 
 FILE = re.compile(r"(counter|histogram|summary|gauge_[a-z]+)_([0-9a-z-]+)\.db")
 ARCHIVE = "archive"
@@ -194,12 +195,14 @@ def join(path: Path) -> None:
     values.ValueClass = values.MultiProcessValue(_member.name)  # type: ignore[no-untyped-call]
 
 
-def exposition() -> bytes:
-    """Prometheus' text: of all processes in the folder, without one of this process alone."""
-    if _member is None:
-        return generate_latest(REGISTRY)
+def exposition(*more: Collector) -> bytes:
+    """Prometheus' text: of all processes in the folder, and what `more` is asked at the scrape.
+
+    Without a folder it is that of this process alone.
+    """
     registry = CollectorRegistry()
-    registry.register(_member.folder)
+    for collector in (REGISTRY if _member is None else _member.folder, *more):
+        registry.register(collector)
     return generate_latest(registry)
 
 

@@ -1,0 +1,37 @@
+"""The worker's part, without a worker: what the tasks of all chunks that wait would do."""
+
+from __future__ import annotations
+
+import json
+from uuid import UUID
+
+from django.utils import timezone
+
+from detection.jobs import store, worker
+from detection.models import JobChunk
+from gateway_project.core.stores import queues, redis
+
+
+def free_chunks():
+    """Nobody has these, in the order in which their tasks are sent."""
+    found = JobChunk.objects.filter(
+        store._is_free(timezone.now()), job__workspace__suspended_at=None
+    )
+    return list(found.order_by("number", "pk").values_list("pk", flat=True))
+
+
+def work_all() -> None:
+    before: list[UUID] = []
+    while chunks := free_chunks():
+        assert chunks != before, "nobody gets on with them"
+        before = chunks
+        for chunk_id in chunks:
+            worker.judge_chunk(chunk_id)
+
+
+def in_line() -> list[UUID]:
+    """The chunks whose messages wait in Redis, in the order in which workers get them."""
+    client = redis.client()
+    keys = [queues.DETECTION] + [f"{queues.DETECTION}:{n}" for n in range(1, 10)]
+    found = [raw for key in keys for raw in reversed(client.lrange(key, 0, -1))]
+    return [UUID(json.loads(raw)["headers"]["argsrepr"].strip("(',)")) for raw in found]

@@ -1,0 +1,55 @@
+"""What waits, looked up at the scrape: right also when every worker is dead.
+
+A store that is away takes its own series with it (`absent()` in an alert), not the whole page.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from django import db
+from kombu.exceptions import OperationalError
+from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+from redis.exceptions import RedisError
+
+from detection.jobs import store
+from gateway_project.core.stores import queues
+from gateway_project.core.telemetry.logging import get_logger
+
+log = get_logger("gateway.metrics")
+
+
+class BacklogCollector(Collector):
+    def collect(self) -> Iterator[Metric]:
+        try:
+            yield from _jobs()
+        except db.Error as exc:
+            log.warning("jobs_not_counted", error=type(exc).__name__)
+        try:
+            yield _queues()
+        except (OperationalError, RedisError, OSError) as exc:
+            log.warning("queues_not_counted", error=type(exc).__name__)
+
+
+def _jobs() -> Iterator[Metric]:
+    found = store.backlog()
+    yield GaugeMetricFamily(
+        "gateway_jobs_queued", "Jobs of which nothing is judged yet.", value=found.queued
+    )
+    yield GaugeMetricFamily(
+        "gateway_jobs_oldest_queued_seconds",
+        "How long the oldest of them has been waiting; 0 when none is.",
+        value=found.oldest_queued_seconds or 0.0,
+    )
+
+
+def _queues() -> Metric:
+    family = GaugeMetricFamily(
+        "gateway_celery_queue_length",
+        "Messages that wait in a queue of Celery.",
+        labels=["queue"],
+    )
+    for name, length in queues.lengths().items():
+        family.add_metric([name], length)
+    return family
