@@ -10,14 +10,17 @@ BASE := $(VENV)/.base-$(shell cksum < requirements/base.txt | cut -d' ' -f1)
 DEV := $(VENV)/.dev-$(shell cat requirements/base.txt requirements/dev.txt | cksum | cut -d' ' -f1)
 # Extras stay in the lock: an older pip that meets `coverage[toml]` where only `coverage` is pinned
 # takes the newest there is, and refuses it for want of a hash. Universal: for each Python we test.
-LOCK := pip compile --quiet --generate-hashes --no-strip-extras --universal \
-	--no-emit-index-url --no-emit-find-links \
-	--python-version 3.11 --custom-compile-command "make lock"
+# The flags also stand in the locks' heads: Dependabot repeats those that it reads there.
+FLAGS := --generate-hashes --no-strip-extras --universal --python-version 3.11
+LOCK := pip compile --quiet $(FLAGS) --no-emit-index-url --no-emit-find-links \
+	--custom-compile-command "make lock  (uv pip compile $(FLAGS))"
+AUDIT := pip-audit@2.10.1 --require-hashes --disable-pip --progress-spinner off
+WORKFLOWS := .github/workflows/*.yml
 
 .DEFAULT_GOAL := help
 .PHONY: help setup setup-dev run serve test pytest lint migrations-check deploy-check check bench \
 	bench-batches bench-webhooks bench-live \
-	lock migrations format
+	lock audit migrations format
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(firstword $(MAKEFILE_LIST)) \
@@ -99,9 +102,20 @@ lint: setup-dev ## Style, types, directions of imports
 migrations-check: setup-dev
 	@$(PY) manage.py makemigrations --check --dry-run
 
-deploy-check: setup-dev ## Dockerfile and docker-compose.yml
+# What GitHub reads is refused there without a word in a pull request, so its schemas are held here.
+deploy-check: setup-dev ## Dockerfile, docker-compose.yml, what GitHub and pre-commit read
 	@$(VENV)/bin/hadolint Dockerfile
-	@$(VENV)/bin/check-jsonschema --builtin-schema vendor.compose-spec docker-compose.yml
+	@check() { \
+			report=$$($(VENV)/bin/check-jsonschema --builtin-schema "$$@") || { echo "$$report" >&2; false; }; \
+		}; \
+		check vendor.compose-spec docker-compose.yml \
+		&& check vendor.github-workflows $(WORKFLOWS) \
+		&& check custom.github-workflows-require-timeout $(WORKFLOWS) \
+		&& check vendor.dependabot .github/dependabot.yml \
+		&& check vendor.github-issue-forms .github/ISSUE_TEMPLATE/bug.yml .github/ISSUE_TEMPLATE/idea.yml \
+		&& check vendor.github-issue-config .github/ISSUE_TEMPLATE/config.yml
+	@$(VENV)/bin/zizmor --offline --no-progress --quiet --persona pedantic .github
+	@$(VENV)/bin/pre-commit validate-config
 
 check: test ## test, and Django's own look at a deployment
 	@SECRET_KEY=$$($(PY) -c 'import secrets; print(secrets.token_urlsafe(60))') \
@@ -124,6 +138,13 @@ lock: | $(PY) ## Pin requirements/*.in and benchmarks/requirements.in, with hash
 	@for name in requirements/base requirements/dev benchmarks/requirements; do \
 		echo "Locking $$name.txt"; \
 		$(VENV)/bin/uv $(LOCK) $$name.in -o $$name.txt || exit 1; \
+	done
+
+audit: | $(PY) ## Ask for known holes in what is locked (needs the network)
+	@[ -x $(VENV)/bin/uvx ] || $(PIP) install uv
+	@for name in requirements/base requirements/dev benchmarks/requirements; do \
+		echo "Auditing $$name.txt"; \
+		$(VENV)/bin/uvx $(AUDIT) -r $$name.txt || exit 1; \
 	done
 
 migrations: setup-dev ## Write the migrations that the models ask for

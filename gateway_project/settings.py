@@ -24,13 +24,14 @@ from django.core.exceptions import ImproperlyConfigured
 from kombu import Queue
 
 from accounts.keys import Peppers
+from gateway_project import __version__
 from gateway_project.core.encryption import Cipher
 from gateway_project.core.stores import queues
 from gateway_project.core.telemetry.logging import configure_logging
 
 BASE_DIR = Path(__file__).resolve().parent.parent
 VAR_DIR = Path(os.environ.get("VAR_DIR", BASE_DIR / "var")).absolute()
-VERSION = "0.1.0"
+VERSION = __version__
 
 env = environ.FileAwareEnv()  # NAME, or NAME_FILE with the path of a mounted secret
 environ.Env.read_env(BASE_DIR / ".env")

@@ -125,7 +125,14 @@ def test_every_variable_is_in_the_example() -> None:
 
 
 def test_the_image_gets_what_it_needs_and_no_more() -> None:
-    needed = ["manage.py", "requirements/base.txt", "templates/x.html", "static/portal/x.css"]
+    needed = [
+        "manage.py",
+        "LICENSE",
+        "NOTICE",
+        "requirements/base.txt",
+        "templates/x.html",
+        "static/portal/x.css",
+    ]
     ours = [Path(app.path) for app in apps.get_app_configs() if ROOT in Path(app.path).parents]
     for folder in ours:
         if ".venv" not in folder.parts:
