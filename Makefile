@@ -1,7 +1,8 @@
 # `make` lists the targets. Everything works from a bare checkout with Python 3.11 or newer.
 
 VENV := .venv
-PY := $(VENV)/bin/python
+# Not to be set from outside (PYTHON is): when it is missing, $(VENV) is emptied and made anew.
+override PY := $(VENV)/bin/python
 PIP := $(PY) -m pip --disable-pip-version-check --no-input --quiet
 SERVICES := $(PY) deploy/services.py run
 # All tests: N processes side by side, which a few tests would not repay.
