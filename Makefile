@@ -1,9 +1,13 @@
 # `make` lists the targets. Everything works from a bare checkout with Python 3.11 or newer.
 
 VENV := .venv
-PY := $(VENV)/bin/python
+# Not to be set from outside (PYTHON is): when it is missing, $(VENV) is emptied and made anew.
+override PY := $(VENV)/bin/python
 PIP := $(PY) -m pip --disable-pip-version-check --no-input --quiet
 SERVICES := $(PY) deploy/services.py run
+# All tests: N processes side by side, which a few tests would not repay.
+N := 2
+ALL = -n $(N) --dist loadgroup --max-worker-restart 0 --cov --cov-branch --cov-report=term
 # Named after the content, not dated: switching branches or restoring a cached .venv reinstalls
 # only what really changed.
 BASE := $(VENV)/.base-$(shell cksum < requirements/base.txt | cut -d' ' -f1)
@@ -18,7 +22,8 @@ AUDIT := pip-audit@2.10.1 --require-hashes --disable-pip --progress-spinner off
 WORKFLOWS := .github/workflows/*.yml
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev run serve test pytest lint migrations-check deploy-check check bench \
+.PHONY: help setup setup-dev run serve test pytest checks lint style types imports \
+	migrations-check deploy-check check bench \
 	bench-batches bench-webhooks bench-live \
 	lock audit migrations format
 
@@ -85,17 +90,33 @@ serve: setup ## The web processes as in production; the environment names the st
 ifdef T
 test: pytest ## Everything continuous integration wants; T=path runs only those tests
 else
-test: lint migrations-check deploy-check pytest
+test: # The stages one after the other; at the end the seconds of each
+	@times=; for stage in setup-dev checks pytest; do \
+		began=$$(date +%s); code=0; \
+		$(MAKE) --no-print-directory $$stage || code=$$?; \
+		times="$$times  $$stage $$(($$(date +%s) - began)) s"; \
+		[ $$code = 0 ] || break; \
+	done; \
+	[ $$code = 0 ] && echo "Passed:$$times" || echo "Failed in $$stage:$$times" >&2; \
+	exit $$code
 endif
 
 pytest: setup-dev ## Only the tests, with PostgreSQL and Redis (T=path, or any arguments)
-	@$(SERVICES) --want nginx,chromium -- $(PY) -m pytest $(if $(T),$(T),--cov --cov-branch --cov-report=term)
+	@$(SERVICES) --want nginx,chromium -- $(PY) -m pytest $(if $(T),$(T),$(ALL))
 
-lint: setup-dev ## Style, types, directions of imports
-	@echo "ruff, mypy, import-linter"
+checks: setup-dev # What needs no stores, two at a time: the types take as long as all others
+	@$(MAKE) --no-print-directory -j 2 types style imports migrations-check deploy-check
+
+lint: style types imports ## Style, types, directions of imports
+
+style: setup-dev
 	@$(VENV)/bin/ruff check --quiet
 	@$(VENV)/bin/ruff format --check --quiet || { echo "Run: make format" >&2; exit 1; }
+
+types: setup-dev
 	@$(PY) -m mypy --no-error-summary
+
+imports: setup-dev
 	@$(VENV)/bin/lint-imports --no-logo >$(VENV)/imports.log 2>&1 \
 		|| { cat $(VENV)/imports.log >&2; exit 1; }
 

@@ -9,6 +9,7 @@ signals and sockets start real server processes instead (`served`).
 from __future__ import annotations
 
 import asyncio
+import functools
 import threading
 from collections.abc import Awaitable, Callable, Iterable, Iterator
 from typing import Any, TypeVar
@@ -17,64 +18,69 @@ import httpx
 import pytest
 from aiohttp import web
 from django.conf import settings
-from django.contrib.auth.management import create_permissions
-from django.contrib.contenttypes.management import create_contenttypes
 from django.contrib.contenttypes.models import ContentType
 from django.core.cache import cache
+from django.core.management import call_command
 from django.db import connections
-from django.db.models.signals import post_migrate
+from django.test import TransactionTestCase
 
 from accounts import authentication, services
 from accounts.hashers import BoundedArgon2
 from accounts.models import ApiKey, Membership, Plan, User, Workspace
 from accounts.services import Actor
-from accounts.usage import buffer, log, stream
+from accounts.usage import buffer, log, partitions, stream
 from accounts.usage.buffer import buffer as usage_buffer
 from detection.engines import go as engine_module
 from detection.engines.standin import Engine, Switches
 from gateway_project.core import ratelimit
 from gateway_project.core.ratelimit import RedisLimiter
 from gateway_project.core.stores import database, queues, redis
+from gateway_project.system import views as system_views
+from robin.access import authentication as members
+from robin.config import settings_page
+from robin.health import views as robin_health
+from robin.logs import search
 
+pytest_plugins = ["deploy.tests.processes"]
 T = TypeVar("T")
 ACTOR = Actor("test")
-PERMISSIONS = "django.contrib.auth.management.create_permissions"
 PLANS = {"free": (60, 10_000, 7), "team": (600, 200_000, 30), "scale": (6_000, 5_000_000, 90)}
 
 
 @pytest.fixture(scope="session", autouse=True)
-def quick(django_db_setup: None) -> Iterator[None]:
-    """Hash with Argon2 at its smallest; empty the database by DELETE, and make no permissions.
-
-    TRUNCATE makes new files for every table, partition and index: 80 ms, where tests leave a dozen
-    rows. Emptying ends with Django's `post_migrate`, whose content types and permissions take
-    longer than most tests. The admin makes the few that it needs when it needs them.
-    """
+def quick() -> Iterator[None]:
+    """Hash with Argon2 at its smallest, and empty the database in a few milliseconds."""
     patch = pytest.MonkeyPatch()
-    if connections["default"].vendor == "postgresql":
-        patch.setattr(connections["default"].ops, "sql_flush", sql_delete)
     patch.setattr(BoundedArgon2, "time_cost", 1)
     patch.setattr(BoundedArgon2, "memory_cost", 8)
-    post_migrate.disconnect(create_permissions, dispatch_uid=PERMISSIONS)
-    post_migrate.disconnect(create_contenttypes)
-    post_migrate.connect(forget_contenttypes)
+    patch.setattr(TransactionTestCase, "_fixture_teardown", lambda _: empty_the_database())
     yield
-    post_migrate.disconnect(forget_contenttypes)
-    post_migrate.connect(create_contenttypes)
-    post_migrate.connect(create_permissions, dispatch_uid=PERMISSIONS)
     patch.undo()
 
 
-def sql_delete(style: Any, tables: Iterable[str], **_: Any) -> list[str]:
-    """As one statement; replicas check no foreign keys, so that the order does not matter."""
+def empty_the_database() -> None:
+    """What Django's `flush` does, without what it takes most of its time for.
+
+    TRUNCATE makes new files for every table, partition and index: 80 ms, where tests leave a dozen
+    rows. And the permissions and content types, which `flush` makes anew, the admin makes when it
+    needs them.
+    """
+    connection = connections["default"]
+    if connection.vendor == "postgresql":
+        with connection.cursor() as cursor:
+            cursor.execute(sql_delete())
+    else:
+        call_command("flush", interactive=False, verbosity=0, inhibit_post_migrate=True)
+    ContentType.objects.clear_cache()
+
+
+@functools.cache
+def sql_delete() -> str:
+    """One text; replicas check no foreign keys, so that the order does not matter."""
+    tables = connections["default"].introspection.django_table_names(only_existing=True)
     deletes = "".join(f'DELETE FROM "{table}";' for table in tables)
     role = "SET session_replication_role ="
-    return [f"{role} replica; {deletes} {role} DEFAULT"]
-
-
-def forget_contenttypes(**_: Any) -> None:
-    """Their rows are gone with the others."""
-    ContentType.objects.clear_cache()
+    return f"{role} replica; {deletes} {role} DEFAULT"
 
 
 class Gateway:
@@ -220,27 +226,36 @@ def gateway(_gateway_session: Gateway, transactional_db: None) -> Iterator[Gatew
 
 
 def forget_everything(gateway: Gateway) -> None:
-    from gateway_project.system import views
-
+    """All that a process keeps from one request to the next. What is new there is new here."""
     authentication._memory.forget(authentication.ALL)
-    cache.clear() if not settings.REDIS_URL else cache.delete("worker:heartbeat")
-    limiter = ratelimit.get_limiter()
-    if isinstance(limiter, RedisLimiter):
-        client = redis.client()
-        for pattern in ("rl:*", "gw:*", f"{queues.DETECTION}*"):
-            for key in client.scan_iter(pattern, count=1000):
-                client.delete(key)
-        limiter.local = ratelimit.MemoryLimiter()
-        limiter.degraded_since = None
-    else:
-        ratelimit._limiter = None
+    members._memory.forget(members.ALL)
+    settings_page.forget()
+    search.forget()
+    robin_health.forget_health()
+    for probe in system_views.PROBES.values():
+        probe._until = 0.0
     for flight in list(engine_module.client().asking._flights.values()):
         _gateway_cancel(gateway, flight)
-    for probe in views.PROBES.values():
-        probe._until = 0.0
     usage_buffer.clear()
     log._touched.clear()
+    partitions._days_known.clear()
     database.forget_trouble()
+    forget_limits()
+
+
+def forget_limits() -> None:
+    """The counts of all limits, and what else is in Redis."""
+    limiter = ratelimit.get_limiter()
+    if not isinstance(limiter, RedisLimiter):
+        cache.clear()
+        ratelimit._limiter = None
+        return
+    client = redis.client()
+    for pattern in ("rl:*", "gw:*", f"{queues.DETECTION}*"):
+        if keys := list(client.scan_iter(pattern, count=10_000)):
+            client.delete(*keys)
+    limiter.local = ratelimit.MemoryLimiter()
+    limiter.degraded_since = None
 
 
 def _gateway_cancel(gateway: Gateway, flight: asyncio.Task[Any]) -> None:

@@ -79,3 +79,12 @@ def same_but_for_ids(one: httpx.Response, other: httpx.Response) -> bool:
         return r.status_code, body, headers
 
     return bare(one) == bare(other)
+
+
+def refusal(r: Any) -> tuple[int, str]:
+    """The status and the code of an error, of a problem or of a page for people."""
+    if r.headers["content-type"].startswith("text/html"):
+        [code] = re.findall(r'<p class="code">\d+ · (\w+)</p>', r.content.decode())
+    else:
+        code = r.json()["code"]
+    return r.status_code, code

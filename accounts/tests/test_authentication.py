@@ -16,7 +16,7 @@ from accounts import authentication, keys, services
 from accounts.keys import Peppers
 from accounts.models import ApiKey
 from accounts.services import Actor
-from accounts.tests.shapes import problem, same_but_for_ids
+from accounts.tests.shapes import problem, refusal, same_but_for_ids
 from gateway_project.core.stores import database
 from gateway_project.core.stores.bus import bus
 from gateway_project.core.telemetry.metrics import key_cache_total
@@ -368,7 +368,8 @@ class TestMemory:
             for key in [good, bad]
         )
 
-        assert [r.status_code for r in answers] == [200, 401]
+        assert answers[0].status_code == 200
+        assert refusal(answers[1]) == (401, "invalid_api_key")
 
     def test_it_ends_after_its_seconds(self, gateway, look_ups, acme_key, settings):
         settings.KEY_CACHE_SECONDS = -1.0

@@ -7,7 +7,7 @@ from uuid import uuid4
 import pytest
 
 from accounts.models import ApiKey, AuditEvent
-from accounts.tests.shapes import fields, problem, same_but_for_ids
+from accounts.tests.shapes import fields, problem, refusal, same_but_for_ids
 
 
 def revoke(gateway, key, key_id=None):
@@ -86,7 +86,7 @@ def test_doing_it_twice_is_doing_it_once(gateway, acme_key, acme_admin_key):
 def test_it_waits_for_no_limit(gateway, make_key):
     key = make_key(rate_limit_per_minute=1)
     gateway.get("/auth/profile", key=key)
-    assert gateway.get("/auth/profile", key=key).status_code == 429
+    assert refusal(gateway.get("/auth/profile", key=key)) == (429, "rate_limited")
 
     assert revoke(gateway, key).status_code == 204
 
@@ -106,5 +106,5 @@ def test_the_successor_of_a_rotation_outlives_the_old_key(gateway, acme_key):
 
     revoke(gateway, acme_key)
 
-    assert gateway.get("/v1/limits", key=acme_key).status_code == 401
+    assert refusal(gateway.get("/v1/limits", key=acme_key)) == (401, "invalid_api_key")
     assert gateway.get("/v1/limits", key=new).status_code == 200

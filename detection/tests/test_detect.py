@@ -12,6 +12,7 @@ from django.utils import timezone
 from accounts import keys, services
 from accounts.models import UsageLog
 from accounts.services import Actor
+from accounts.tests.shapes import refusal
 from detection.models import TEXT_CHARS_MAX
 from gateway_project.core.stores import database
 
@@ -466,7 +467,7 @@ class TestBadInput:
 
         r = gateway.post("/v1/detect", key=acme_key, content=content, headers=JSON)
 
-        assert r.status_code in (400, 422)
+        assert refusal(r) in [(400, "invalid_json"), (422, "validation_error")]
 
     @pytest.mark.parametrize(
         "content_type", ["text/plain", "application/x-www-form-urlencoded", "application/xml", ""]

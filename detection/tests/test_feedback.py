@@ -10,7 +10,7 @@ import pytest
 from django.utils import timezone
 
 from accounts.models import AuditEvent, UsageLog, new_id
-from accounts.tests.shapes import fields, moment, problem
+from accounts.tests.shapes import fields, moment, problem, refusal
 from accounts.usage import partitions
 from detection.evaluation import report
 from detection.feedback import services
@@ -125,8 +125,8 @@ class TestNotFound:
         request_id = new_id()
         old = log(acme_key, request_id=request_id, created_at=at)
 
-        assert say(old.request_id).status_code == 404
-        assert say(uuid4()).status_code == 404
+        assert refusal(say(old.request_id)) == (404, "not_found")
+        assert refusal(say(uuid4())) == (404, "not_found")
 
 
 class TestWrong:

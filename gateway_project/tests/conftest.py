@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from django.conf import settings
 from django.db import connection
@@ -35,21 +37,35 @@ def serve(gateway, engine, tmp_path):
 
     Those that run at the same time need folders of their own.
     """
-    if connection.vendor != "postgresql" or not settings.REDIS_URL:
-        pytest.skip("needs PostgreSQL and Redis: `make test` starts them")
+    need_stores()
     started: list[Served] = []
 
-    def start(folder: str = "served", **environment: str) -> Served:
-        served = Served(tmp_path / folder, **environment)
+    def start(folder: str = "served", **options: Any) -> Served:
+        served = Served(tmp_path / folder, **options)
         started.append(served)
         served.wait()
         return served
 
     yield start
     for served in started:
-        if served.process.poll() is None:
-            served.stop()
-        served.log.close()
+        served.close()
+
+
+@pytest.fixture(scope="class")
+def shared(_gateway_session, tmp_path_factory):
+    """One of one process for all tests of a class, none of which does it any harm."""
+    need_stores()
+    served = Served(tmp_path_factory.mktemp("shared"), WORKERS="1")
+    try:
+        served.wait()
+        yield served
+    finally:
+        served.close()
+
+
+def need_stores() -> None:
+    if connection.vendor != "postgresql" or not settings.REDIS_URL:
+        pytest.skip("needs PostgreSQL and Redis: `make test` starts them")
 
 
 @pytest.fixture

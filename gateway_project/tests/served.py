@@ -1,4 +1,4 @@
-"""A really served gateway: `manage.py serve` as a child process of the tests."""
+"""A really served gateway: the process that `manage.py serve` becomes, as a child of the tests."""
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ import httpx
 import pytest
 from celery import current_app
 from django.conf import settings
+
+from gateway_project.server.command import command
 
 ROOT = Path(__file__).resolve().parents[2]
 START_SECONDS_MAX = 40
@@ -42,9 +44,12 @@ def children_of(pid: int) -> list[int]:
 
 
 class Served:
-    """`manage.py serve` with what the test says; `stop()` ends it like an orchestrator."""
+    """A gateway with what the test says; `stop()` ends it like an orchestrator.
 
-    def __init__(self, folder: Path, **environment: str) -> None:
+    `by_command`: by way of `manage.py serve`, whose own checks take longer than the server's start.
+    """
+
+    def __init__(self, folder: Path, *, by_command: bool = False, **environment: str) -> None:
         self.port = int(environment.get("PORT") or free_port())
         self.workers = int(environment.get("WORKERS", "2"))
         self.url = f"http://127.0.0.1:{self.port}"
@@ -70,8 +75,9 @@ class Served:
             "PROMETHEUS_MULTIPROC_DIR": str(folder / "metrics"),
             **environment,
         }
+        server = command(host="127.0.0.1", port=self.port, workers=self.workers)
         self.process = subprocess.Popen(
-            [sys.executable, "manage.py", "serve"],
+            [sys.executable, "manage.py", "serve"] if by_command else server,
             cwd=ROOT,
             env=self.environment,
             stdout=self.log,
@@ -121,6 +127,12 @@ class Served:
     def stop(self) -> int:
         self.process.send_signal(signal.SIGTERM)
         return self.process.wait(30)
+
+    def close(self) -> None:
+        """What is left to do when the test is over, however it went."""
+        if self.process.poll() is None:
+            self.stop()
+        self.log.close()
 
     def output(self) -> str:
         self.log.seek(0)

@@ -11,12 +11,12 @@ from urllib.parse import urlencode
 import pytest
 from django.conf import settings
 from django.contrib.auth import BACKEND_SESSION_KEY, HASH_SESSION_KEY, SESSION_KEY
-from django.core.cache import cache
 from django.urls import reverse
 
 from accounts import services
 from accounts.keys import is_well_formed
 from accounts.models import ApiKey, AuditEvent, Plan, UsageLog, User, Workspace
+from accounts.tests.shapes import refusal
 
 PASSWORD = "a good long password"
 SHOWN_KEY = re.compile(r"gw_live_[0-9A-Za-z]{22,64}_[0-9A-Za-z]{6}")
@@ -90,15 +90,6 @@ def value_of(page, name):
     return ""
 
 
-@pytest.fixture(autouse=True)
-def fresh_login_limit(gateway):
-    """django-ratelimit counts in the cache, which outlives a test."""
-    if hasattr(cache, "delete_pattern"):
-        cache.delete_pattern("rl:*")
-    else:
-        cache.clear()
-
-
 @pytest.fixture
 def staff(gateway):
     user = User.objects.create_superuser("root@gateway.example", PASSWORD)
@@ -149,7 +140,7 @@ class TestSigningIn:
         browser = Browser(gateway)
         browser.sign_in(alice.email)
 
-        assert browser.get("/admin/").status_code == 403
+        assert refusal(browser.get("/admin/")) == (403, "permission_denied")
 
     @pytest.mark.parametrize("path", PAGES)
     def test_nobody_is_led_to_the_form(self, gateway, path):
@@ -219,7 +210,7 @@ class TestTheLimitOnSigningIn:
         for _ in range(5):
             browser.sign_in(staff.email, "wrong")
 
-        assert browser.sign_in(staff.email).status_code == 429
+        assert refusal(browser.sign_in(staff.email)) == (429, "rate_limited")
 
     def test_another_address_is_free(self, gateway, staff):
         for _ in range(6):
@@ -333,7 +324,7 @@ class TestThePages:
         assert 'value="delete_selected"' not in browser.get("/admin/accounts/apikey/").text
 
     def test_a_page_that_is_not_there_is_404(self, browser):
-        assert browser.get("/admin/nowhere/").status_code == 404
+        assert refusal(browser.get("/admin/nowhere/")) == (404, "not_found")
 
 
 class TestMakingAKey:

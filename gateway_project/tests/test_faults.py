@@ -151,9 +151,8 @@ class TestSlowClients:
         ],
         ids=["a large header", "many headers", "a long address", "TLS"],
     )
-    def test_a_head_that_is_none_is_a_problem_and_the_end(self, serve, head):
-        served = serve(WORKERS="1")
-        (client,) = self.slow(served, head, 1)
+    def test_a_head_that_is_none_is_a_problem_and_the_end(self, shared, head):
+        (client,) = self.slow(shared, head, 1)
 
         answer = b""
         while part := client.recv(65536):
@@ -164,4 +163,4 @@ class TestSlowClients:
         assert top.startswith(b"HTTP/1.1 400 ")
         assert b"application/problem+json" in top
         assert json.loads(body)["code"] == "bad_request"
-        assert httpx.get(f"{served.url}/health/live").status_code == 200
+        assert httpx.get(f"{shared.url}/health/live").status_code == 200

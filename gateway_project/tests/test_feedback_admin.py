@@ -9,6 +9,7 @@ from django.urls import reverse
 
 from accounts.models import AuditEvent, User, new_id
 from accounts.services import Actor
+from accounts.tests.shapes import refusal
 from detection.feedback import services
 from detection.models import Feedback
 from detection.tests.test_feedback import log
@@ -83,7 +84,7 @@ class TestAdmin:
             gateway, User.objects.create_user("staff@gateway.example", is_staff=True)
         )
 
-        assert person.get(LIST).status_code == 403
+        assert refusal(person.get(LIST)) == (403, "permission_denied")
 
 
 class TestPortal:
@@ -132,7 +133,7 @@ class TestPortal:
     def test_what_nobody_typed_is_404(self, owner, asked, changes):
         r = owner.post(self.at("request-feedback", asked), self.form(asked, **changes))
 
-        assert r.status_code == 404
+        assert refusal(r) == (404, "not_found")
 
     def test_a_long_note_is_told(self, owner, asked):
         form = self.form(asked, note="x" * 1001)

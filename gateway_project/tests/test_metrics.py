@@ -307,7 +307,7 @@ class TestRun:
 
 COUNTING = r"""
 import os, signal
-from gateway_project.core.observability import usage_dropped
+from gateway_project.core.telemetry.metrics import usage_dropped
 
 usage_dropped.inc(1)
 child = os.fork()
@@ -606,7 +606,7 @@ class TestServed:
 
     def test_the_log_has_one_event_a_request_and_no_secret(self, serve, make_key):
         key = make_key(name="logged")
-        served = serve(WORKERS="1", LOG_LEVEL="DEBUG")
+        served = serve(WORKERS="1", LOG_LEVEL="DEBUG", by_command=True)
         text, query = "a very private text", "privatequery"
         correlation = {"X-Request-ID": "caller-12345678"}
         with httpx.Client(base_url=served.url, verify=False, headers={"X-API-Key": key}) as http:

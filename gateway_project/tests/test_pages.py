@@ -12,6 +12,7 @@ from uuid import UUID
 import pytest
 from django.db import OperationalError
 
+from accounts.tests.shapes import refusal
 from gateway_project.core import errors
 from gateway_project.core.api.middleware import client_address
 from gateway_project.core.stores import database
@@ -119,8 +120,8 @@ class TestProblemPages:
             }
 
     def test_an_unknown_code_has_none(self, gateway):
-        assert gateway.get("/problems/nonsense").status_code == 404
-        assert gateway.get("/problems/nonsense", headers=HTML).status_code == 404
+        assert refusal(gateway.get("/problems/nonsense")) == (404, "not_found")
+        assert refusal(gateway.get("/problems/nonsense", headers=HTML)) == (404, "not_found")
 
     def test_the_type_of_a_problem_leads_there(self, gateway):
         problem = gateway.get("/v1/limits").json()
@@ -230,8 +231,8 @@ class TestTrailingSlash:
         assert len(r.json()["results"]) == 1
 
     def test_a_missing_path_is_not_redirected_either(self, gateway):
-        assert gateway.post("/nowhere", {}).status_code == 404
-        assert gateway.get("/v1/nowhere/").status_code == 404
+        assert refusal(gateway.post("/nowhere", {})) == (404, "not_found")
+        assert refusal(gateway.get("/v1/nowhere/")) == (404, "not_found")
 
 
 class TestCompression:

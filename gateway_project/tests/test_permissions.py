@@ -17,6 +17,7 @@ from django.utils import timezone
 from accounts import services
 from accounts.models import ApiKey, UsageLog, new_id
 from accounts.services import Actor
+from accounts.tests.shapes import refusal
 from detection.jobs import store
 from detection.jobs.judging import Item
 from detection.models import Job
@@ -264,7 +265,7 @@ def test_only_registration_and_the_catalogue_of_events_are_public(method: str, p
 
 @pytest.mark.parametrize("address", ["8.8.8.8", "2001:4860:4860::8888", "", "unix"])
 def test_metrics_are_not_for_everybody(gateway: Any, address: str) -> None:
-    assert gateway.get("/metrics", client_ip=address).status_code == 404
+    assert refusal(gateway.get("/metrics", client_ip=address)) == (404, "not_found")
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1", "10.1.2.3", "192.168.0.9", "::1", "fd00::5"])

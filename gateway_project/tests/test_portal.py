@@ -19,6 +19,7 @@ from django.urls import URLPattern, get_resolver
 from accounts import services
 from accounts.hashers import BoundedArgon2
 from accounts.models import ApiKey, AuditEvent, User, Workspace
+from accounts.tests.shapes import refusal
 from gateway_project.core import encryption
 from gateway_project.tests.test_admin import Browser, value_of
 
@@ -322,7 +323,7 @@ class TestSettings:
         path = f"/app/settings/sessions/{session.pk}"
         r = signed_in._request("POST", path, **as_form({"csrfmiddlewaretoken": token}))
 
-        assert r.status_code == 404
+        assert refusal(r) == (404, "not_found")
         assert stranger._request("GET", "/app/settings").status_code == 200
 
     def test_a_new_password_ends_the_other_sessions(self, signed_in, gateway):
@@ -444,7 +445,7 @@ class TestKeys:
 
         new = re.search(r'id="made-key"[^>]*>([^<]+)<', page).group(1)
         assert gateway.get("/v1/limits", key=new).status_code == 200
-        assert gateway.get("/v1/limits", key=old).status_code == 401
+        assert refusal(gateway.get("/v1/limits", key=old)) == (401, "invalid_api_key")
 
     def test_revoking_wants_its_name_typed(self, signed_in, gateway):
         text = self.made(signed_in)
@@ -458,8 +459,8 @@ class TestKeys:
         assert gateway.get("/v1/limits", key=text).status_code == 401
 
     def test_another_workspaces_key_is_not_there(self, signed_in, acme_key):
-        assert signed_in.get(f"/app/keys/{acme_key.row.pk}").status_code == 404
-        assert act(signed_in, acme_key.row, "revoke", name="x").status_code == 404
+        assert refusal(signed_in.get(f"/app/keys/{acme_key.row.pk}")) == (404, "not_found")
+        assert refusal(act(signed_in, acme_key.row, "revoke", name="x")) == (404, "not_found")
 
     def test_a_viewer_reads_only(self, signed_in):
         self.made(signed_in)
@@ -467,8 +468,9 @@ class TestKeys:
         row.workspace.memberships.update(role="viewer")
 
         assert signed_in.get(f"/app/keys/{row.pk}").status_code == 200
-        assert act(signed_in, row, "revoke", name="First").status_code == 403
-        assert act(signed_in, row, "rotate", grace_seconds="0").status_code == 403
+        assert refusal(act(signed_in, row, "revoke", name="First")) == (403, "permission_denied")
+        r = act(signed_in, row, "rotate", grace_seconds="0")
+        assert refusal(r) == (403, "permission_denied")
 
 
 def act(browser, row, what, **fields):

@@ -7,6 +7,7 @@ import json
 import pytest
 
 from accounts import services
+from accounts.tests.shapes import refusal
 from gateway_project.tests.test_admin import Browser
 from portal.tests.browser import NARROW
 from robin.access import sessions, tickets
@@ -81,7 +82,7 @@ class TestTickets:
         browser, user = enter("ROLE_USER")
         RobinAccess.objects.get(user=user).delete()
 
-        assert ask_for_a_ticket(browser).status_code == 404
+        assert refusal(ask_for_a_ticket(browser)) == (404, "not_found")
 
 
 @pytest.mark.served

@@ -10,6 +10,7 @@ from django.core.files.uploadedfile import SimpleUploadedFile
 
 from accounts.models import StoredText
 from accounts.services import Actor
+from accounts.tests.shapes import refusal
 from detection.feedback import services
 from detection.models import PolicyVersion
 from detection.policies import policy
@@ -84,7 +85,7 @@ class TestTheForm:
 
     @pytest.mark.parametrize("page", ["policy", "calibrate"])
     def test_another_workspaces_key_is_missing(self, stranger, at, page):
-        assert stranger.get(at(page)).status_code == 404
+        assert refusal(stranger.get(at(page))) == (404, "not_found")
 
 
 class TestCalibrating:

@@ -8,6 +8,7 @@ from django.utils import timezone
 
 from accounts import oversight
 from accounts.events import publish
+from accounts.tests.shapes import refusal
 from webhooks import services, signing
 from webhooks.delivery import callbacks, engine
 from webhooks.models import InboxRequest, Webhook, WebhookDelivery
@@ -150,7 +151,7 @@ class TestNamedInRequests:
         assert Webhook.objects.get().is_active
 
     def test_another_workspaces_is_404(self, stranger, named):
-        assert stranger.get(at("webhook", webhook_id=named.pk)).status_code == 404
+        assert refusal(stranger.get(at("webhook", webhook_id=named.pk))) == (404, "not_found")
 
 
 class TestLog:
@@ -226,21 +227,23 @@ class TestWho:
         for page in ("/app/webhooks", "/app/inbox", at("webhook", **ids)):
             assert viewer.get(page).status_code == 200
         assert viewer.get(at("delivery", delivery_id=delivery.pk)).status_code == 200
-        assert viewer.get(at("webhook-edit", **ids)).status_code == 403
+        assert refusal(viewer.get(at("webhook-edit", **ids))) == (403, "permission_denied")
         for name in self.POSTS:
-            assert viewer.post(at(name, **ids)).status_code == 403
+            assert refusal(viewer.post(at(name, **ids))) == (403, "permission_denied")
         for path in ("/app/webhooks", "/app/inbox/webhook", "/app/inbox/clear"):
-            assert viewer.post(path).status_code == 403
-        assert viewer.post(at("delivery-resend", delivery_id=delivery.pk)).status_code == 403
+            assert refusal(viewer.post(path)) == (403, "permission_denied")
+        r = viewer.post(at("delivery-resend", delivery_id=delivery.pk))
+        assert refusal(r) == (403, "permission_denied")
 
     def test_anothers_is_as_missing_as_none(self, stranger, webhook, delivery):
         ids = {"webhook_id": webhook.pk}
         for name in ("webhook", "webhook-edit", "webhook-debugger"):
-            assert stranger.get(at(name, **ids)).status_code == 404
+            assert refusal(stranger.get(at(name, **ids))) == (404, "not_found")
         for name in self.POSTS:
-            assert stranger.post(at(name, **ids)).status_code == 404
-        assert stranger.get(at("delivery", delivery_id=delivery.pk)).status_code == 404
-        assert stranger.post(at("delivery-resend", delivery_id=delivery.pk)).status_code == 404
+            assert refusal(stranger.post(at(name, **ids))) == (404, "not_found")
+        assert refusal(stranger.get(at("delivery", delivery_id=delivery.pk))) == (404, "not_found")
+        r = stranger.post(at("delivery-resend", delivery_id=delivery.pk))
+        assert refusal(r) == (404, "not_found")
 
     def test_a_suspended_workspace_is_told(self, owner, acme, webhook):
         oversight.suspend_workspace(acme, actor=ACTOR)

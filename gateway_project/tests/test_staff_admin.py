@@ -31,6 +31,7 @@ from accounts.models import (
     Workspace,
     new_id,
 )
+from accounts.tests.shapes import refusal
 from accounts.usage.log import write
 from accounts.usage.rows import Batch
 from detection.engines import go as engine_module
@@ -335,7 +336,8 @@ class TestForms:
 
         assert nobody.get("/admin/").status_code == 200
         for name in NAMES:
-            assert nobody._request("GET", f"/admin/accounts/{name}/").status_code == 403
+            r = nobody._request("GET", f"/admin/accounts/{name}/")
+            assert refusal(r) == (403, "permission_denied")
 
 
 # -- What is shown --------------------------------------------------------------------------------
@@ -395,7 +397,8 @@ class TestNoSecretIsShown:
         ]
 
         for path in lookups:
-            assert root._request("GET", f"/admin/accounts/{path}").status_code == 400, path
+            r = root._request("GET", f"/admin/accounts/{path}")
+            assert refusal(r) == (400, "bad_request"), path
 
     @pytest.mark.parametrize(
         "path",
@@ -407,7 +410,7 @@ class TestNoSecretIsShown:
         ],
     )
     def test_nor_do_other_packages_pages_show_theirs(self, root, path):
-        assert root.get(f"/admin/{path}/").status_code == 404
+        assert refusal(root.get(f"/admin/{path}/")) == (404, "not_found")
 
     def test_the_pages_that_ask_need_nothing_inline(self, root, furnished, engine):
         r = begin(root, "apikey", "revoke", furnished[0].row)

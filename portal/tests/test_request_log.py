@@ -9,6 +9,7 @@ import pytest
 from django.utils import timezone
 
 from accounts.models import UsageLog, new_id
+from accounts.tests.shapes import refusal
 from accounts.usage import partitions
 
 URL = "/app/requests"
@@ -81,7 +82,7 @@ class TestList:
         "query",
         [
             "key=nonsense",
-            f"key={uuid4()}",
+            "key=0195e7a0-0000-7000-8000-000000000000",  # nobody's
             "status=9",
             "decision=maybe",
             "since=yesterday",
@@ -121,7 +122,7 @@ class TestList:
 
     @pytest.mark.parametrize("cursor", ["nonsense", "AAAA", "MjAyNi0wNS0wMSAx", "é"])
     def test_a_broken_cursor_is_404(self, owner, cursor):
-        assert owner.get(URL, {"cursor": cursor}).status_code == 404
+        assert refusal(owner.get(URL, {"cursor": cursor})) == (404, "not_found")
 
     def test_beyond_the_plans_days_nothing_is_shown(self, owner, add):
         add(created_at=timezone.now() - timedelta(days=6))
@@ -154,7 +155,7 @@ class TestOne:
     def test_the_lists_link_finds_ids_that_tell_no_time(self, owner, add):
         row = add(request_id=uuid4(), created_at=timezone.now() - timedelta(days=2))
 
-        assert owner.get(f"{URL}/{row.request_id}").status_code == 404
+        assert refusal(owner.get(f"{URL}/{row.request_id}")) == (404, "not_found")
         at = {"at": row.created_at.isoformat()}
         assert owner.get(f"{URL}/{row.request_id}", at).status_code == 200
 
@@ -163,7 +164,7 @@ class TestOne:
 
         for request_id in (row.request_id, new_id()):
             r = stranger.get(f"{URL}/{request_id}", {"at": row.created_at.isoformat()})
-            assert r.status_code == 404
+            assert refusal(r) == (404, "not_found")
 
     @pytest.mark.parametrize("at", ["", "nonsense", "2026-02-31", "0001-01-01T00:00:00"])
     def test_a_wrong_moment_is_no_error(self, owner, add, at):
@@ -172,4 +173,5 @@ class TestOne:
         assert r.status_code in (200, 404)
 
     def test_an_id_of_a_far_future_is_missing(self, owner, acme):
-        assert owner.get(f"{URL}/ffffffff-ffff-7fff-bfff-ffffffffffff").status_code == 404
+        r = owner.get(f"{URL}/ffffffff-ffff-7fff-bfff-ffffffffffff")
+        assert refusal(r) == (404, "not_found")

@@ -12,11 +12,7 @@ import pytest
 from django.utils import timezone
 
 from accounts.models import User
-from robin.access import authentication
 from robin.access.tokens import Access
-from robin.config import settings_page
-from robin.health import views
-from robin.logs import search
 from robin.models import RefreshFamily, RobinAccess
 from robin.standin.robin import Robin
 from robin.upstream import client
@@ -81,7 +77,6 @@ def refresh(gateway, cookie, **more):
 @pytest.fixture
 def member(gateway):
     """`member(role, **fields of the user)`; role None: none."""
-    authentication._memory.forget(authentication.ALL)
     addresses = (f"10.0.0.{n}" for n in count(1))  # sign-ins are counted by address
     names = count(1)
 
@@ -126,9 +121,6 @@ def robin(_robin_session, gateway, settings):
     _robin_session.begin_anew()
     settings.ROBIN_CLIENT_API_URL = _robin_session.client_url
     settings.ROBIN_SERVICE_API_URL = _robin_session.service_url
-    settings_page.forget()
-    search.forget()
-    views.forget_health()
 
     async def open_robin():
         return client.open_robin()

@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from django.utils import timezone
 
+from accounts.tests.shapes import refusal
 from robin import tasks
 from robin.metrics import sampling
 from robin.models import MetricSample
@@ -91,7 +92,7 @@ def test_many_samples_are_thinned_out(db):
 )  # fmt: skip
 def test_a_span_that_makes_no_sense(ada, query):
     r = ada.get(f"/api/v1/metrics?{query}")
-    assert r.status_code == 422
+    assert refusal(r) == (422, "validation_error")
     holds(contracts.PROBLEM, r.json())
 
 

@@ -8,6 +8,7 @@ import dataclasses
 import pytest
 
 from accounts.models import AuditEvent
+from accounts.tests.shapes import refusal
 from robin.queue import services
 from robin.standin.queue import Envelope
 from robin.standin.server import Reply
@@ -241,7 +242,7 @@ def test_bad_bulk_actions(ada, robin, body):
 def test_who_may_not_delete_may_not_in_bulk_either(robin, member):
     reader = member("ROLE_USER", by_hand=True)
     r = reader.post("/api/v1/queue/actions", {"action": "delete", "uids": [UNKNOWN]})
-    assert r.status_code == 403
+    assert refusal(r) == (403, "permission_denied")
 
 
 @pytest.mark.parametrize("what", ["pause", "resume", f"{UNKNOWN}/pause", f"{UNKNOWN}/resume"])

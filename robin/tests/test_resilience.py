@@ -6,6 +6,7 @@ import asyncio
 
 import pytest
 
+from accounts.tests.shapes import refusal
 from robin.tests import contracts
 from robin.tests.contracts import holds
 
@@ -185,7 +186,7 @@ def test_health_is_quick_while_a_port_hangs(ada, robin, gateway):
 
 def test_an_operator_holds_a_breaker_open(ada, robin):
     client_breaker(robin).force("open")
-    assert ada.get("/api/v1/queue").status_code == 503
+    assert refusal(ada.get("/api/v1/queue")) == (503, "upstream_unavailable")
     client_breaker(robin).force(None)
     assert ada.get("/api/v1/queue").status_code == 200
 

@@ -8,6 +8,7 @@ import threading
 
 import pytest
 
+from accounts.tests.shapes import refusal
 from robin.config.translate import REDACTED
 from robin.models import Document
 from robin.tests.contracts import SCANNER_STATUS, SCANNER_TEST, holds
@@ -153,5 +154,5 @@ def test_wrong_settings_are_named(ada, config):
 
 
 def test_there_are_two(ada):
-    assert ada.get("/api/v1/scanners/sophos/status").status_code == 404
-    assert ada.post("/api/v1/scanners/sophos/test", {"config": {}}).status_code == 404
+    assert refusal(ada.get("/api/v1/scanners/sophos/status")) == (404, "not_found")
+    assert refusal(ada.post("/api/v1/scanners/sophos/test", {"config": {}})) == (404, "not_found")

@@ -21,6 +21,7 @@ from django.conf import settings as django_settings
 from accounts import lockout
 from accounts.hashers import BoundedArgon2
 from accounts.models import AuditEvent, User
+from accounts.tests.shapes import refusal
 from robin.models import RefreshFamily, RefreshToken
 from robin.permissions import Permission, Role, permissions_of
 from robin.tests.conftest import LOGIN, PASSWORD
@@ -137,7 +138,8 @@ class TestLogin:
         assert r.json()["message"] == r.json()["detail"]
 
     def test_a_form_is_no_json(self, gateway):
-        assert gateway.request("POST", LOGIN, data={"username": "a"}).status_code == 415
+        r = gateway.request("POST", LOGIN, data={"username": "a"})
+        assert refusal(r) == (415, "unsupported_media_type")
 
     def test_a_page_of_another_origin_may_not(self, gateway, member, settings):
         settings.CORS_ALLOWED_ORIGINS = ["https://ui.example"]
@@ -270,7 +272,7 @@ class TestGuessing:
         r = attempt(gateway, "n@robin.example", client_ip="2001:db8:1:2:ffff::1")
         other = attempt(gateway, "n@robin.example", client_ip="2001:db8:1:3::1")
 
-        assert (r.status_code, other.status_code) == (429, 401)
+        assert [refusal(r), refusal(other)] == [(429, "rate_limited"), (401, "sign_in_refused")]
 
 
 class TestVerifyAndMe:
@@ -334,7 +336,8 @@ class TestSecondFactor:
         assert self.sign_in(gateway, ada, password).status_code == 200
         assert self.sign_in(gateway, ada, password).status_code == 401  # good once
 
-    def test_programs_send_it_by_itself(self, gateway, ada):
+        r = self.sign_in(gateway, ada, password)  # good once
+        assert refusal(r) == (401, "sign_in_refused")
         assert self.sign_in(gateway, ada, otp=self.code_of(ada)).status_code == 200
 
     def test_a_recovery_code_is_good_once(self, gateway, ada):
@@ -357,4 +360,4 @@ class TestSecondFactor:
         bob = member("ROLE_USER", by_hand=True)
 
         assert self.sign_in(gateway, bob, otp="").status_code == 200
-        assert self.sign_in(gateway, bob, f"{PASSWORD} 123456").status_code == 401
+        assert refusal(self.sign_in(gateway, bob, f"{PASSWORD} 123456")) == (401, "sign_in_refused")

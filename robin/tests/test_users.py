@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from accounts.models import AuditEvent, Membership, User, Workspace
+from accounts.tests.shapes import refusal
 from robin.models import RobinAccess
 
 URL = "/api/v1/users"
@@ -74,7 +75,7 @@ class TestCreate:
         taken = {"username": "newcomer"} if field == "username" else {"email": NEW["email"]}
         member("ROLE_USER", signed_in=False, **taken)
 
-        assert root.post(URL, NEW).status_code == 409
+        assert refusal(root.post(URL, NEW)) == (409, "conflict")
 
     @pytest.mark.parametrize(
         "change",
@@ -119,8 +120,8 @@ class TestChange:
 
         assert put(admin, ada.user, password="another long password").status_code == 200
 
-        assert ada.get("/api/v1/auth/me").status_code == 401
-        assert ada.sign_in().status_code == 401
+        assert refusal(ada.get("/api/v1/auth/me")) == (401, "invalid_token")
+        assert refusal(ada.sign_in()) == (401, "sign_in_refused")
         assert ada.sign_in("another long password").status_code == 200
 
     def test_a_shut_account_is_out_at_once(self, member, admin):
@@ -134,8 +135,8 @@ class TestChange:
     def test_an_administrator_changes_no_roles(self, member, admin):
         ada = member("ROLE_USER", by_hand=True)
 
-        assert put(admin, ada.user, roles=["ROLE_ADMIN"]).status_code == 403
-        assert put(admin, admin.user, roles=["ROLE_USER"]).status_code == 403
+        assert refusal(put(admin, ada.user, roles=["ROLE_ADMIN"])) == (403, "permission_denied")
+        assert refusal(put(admin, admin.user, roles=["ROLE_USER"])) == (403, "permission_denied")
         assert put(admin, ada.user, roles=["ROLE_USER"]).status_code == 200  # as it is
 
     @pytest.mark.parametrize("kind", ["developer", "staff", "superuser", "administrator"])
@@ -156,18 +157,18 @@ class TestChange:
     def test_who_has_no_role_is_not_there_for_an_administrator(self, member, admin):
         dev = member(None, signed_in=False)
 
-        assert put(admin, dev.user, isActive=False).status_code == 404
-        assert put(admin, dev.user, roles=["ROLE_USER"]).status_code == 404
+        assert refusal(put(admin, dev.user, isActive=False)) == (404, "not_found")
+        assert refusal(put(admin, dev.user, roles=["ROLE_USER"])) == (404, "not_found")
 
     def test_nobody_shuts_themselves_out(self, root):
-        assert put(root, root.user, isActive=False).status_code == 409
-        assert put(root, root.user, roles=["ROLE_USER"]).status_code == 409
-        assert root.request("DELETE", f"{URL}/{root.user.username}").status_code == 409
+        assert refusal(put(root, root.user, isActive=False)) == (409, "conflict")
+        assert refusal(put(root, root.user, roles=["ROLE_USER"])) == (409, "conflict")
+        assert refusal(root.request("DELETE", f"{URL}/{root.user.username}")) == (409, "conflict")
 
     def test_anothers_e_mail_is_409(self, member, root):
         ada, bob = (member("ROLE_USER", by_hand=True) for _ in range(2))
 
-        assert put(root, ada.user, email=bob.user.email).status_code == 409
+        assert refusal(put(root, ada.user, email=bob.user.email)) == (409, "conflict")
 
     def test_an_unknown_user_is_404(self, root):
         r = root.request("PUT", f"{URL}/nobody", json={})

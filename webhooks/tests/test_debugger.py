@@ -92,7 +92,9 @@ def test_milliseconds_are_named():
     assert "milliseconds" in words(verdict)
 
 
-@pytest.mark.parametrize("key", [CURRENT, CURRENT.removeprefix("whsec_")])
+@pytest.mark.parametrize(
+    "key", [CURRENT, CURRENT.removeprefix("whsec_")], ids=["as we show it", "without its prefix"]
+)
 def test_a_secret_that_was_not_decoded_is_named(key):
     digest = hmac.digest(key.encode(), b"evt-1.%d." % NOW + BODY, hashlib.sha256)
     made = {**headers(), "webhook-signature": "v1," + base64.b64encode(digest).decode()}
@@ -124,6 +126,7 @@ def test_another_webhooks_signature_matches_nothing():
         (FOREIGN, "Wrong secret"),
         ("nonsensé", "Wrong secret"),
     ],
+    ids=["current", "old", "with blanks", "foreign", "nonsense"],
 )
 def test_the_receivers_secret_is_compared(given, says):
     assert says in words(examine(headers(), BODY, SECRETS, now=NOW, receivers_secret=given))

@@ -1,0 +1,70 @@
+"""Test processes side by side (`make test`, or `pytest -n 2`): each with stores of its own.
+
+pytest-django gives each process a database; here each gets a Redis server, because channels of
+publish and subscribe cross the numbered databases of one. Tests that start servers (`served`) stay
+together in one process (`--dist loadgroup`), so that no two of them want the same ports, and those
+with a browser in the other, at first beside them.
+
+xdist compares what the processes have collected: a parameter's id that is random, or that depends
+on the order of a set, ends the run and is named.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from deploy import services
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_setupnodes(config: pytest.Config, specs: list[Any]) -> None:
+    if not os.environ.get("REDIS_URL"):
+        return  # everything is in memory
+    if (program := services.find("redis")) is None:
+        raise pytest.UsageError(
+            "Each test process needs a Redis of its own, and redis-server is not installed here: "
+            "install it, or run the tests in one process (make test N=0, or pytest -n 0)."
+        )
+    stack = ExitStack()
+    config.add_cleanup(stack.close)
+    for spec in specs:
+        home = Path(tempfile.mkdtemp(prefix="gateway-tests-"))
+        stack.callback(shutil.rmtree, home, ignore_errors=True)
+        # xdist would make a specification without this word anew, from its text, and a URL's
+        # two strokes are what separates the parts of that text.
+        spec.execmodel = "main_thread_only"
+        spec.env["REDIS_URL"] = services.start_redis(stack, program, home)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: Any) -> None:
+    node.workerinput["redis_url"] = node.gateway.spec.env.get("REDIS_URL", "")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    expected = getattr(config, "workerinput", {}).get("redis_url", "")
+    if expected and os.environ.get("REDIS_URL") != expected:
+        raise pytest.UsageError("this test process was not given the Redis made for it")
+
+
+@pytest.hookimpl(tryfirst=True)  # before xdist writes the groups into the names
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.get_closest_marker("served"):
+            has_browser = "chromium" in getattr(item, "fixturenames", ())
+            item.add_marker(pytest.mark.xdist_group("browser" if has_browser else "served"))
+
+
+def pytest_terminal_summary(
+    terminalreporter: pytest.TerminalReporter, exitstatus: int, config: pytest.Config
+) -> None:
+    if exitstatus:  # pytest-randomly says it in a heading, which `-q` leaves out
+        seed = config.getoption("randomly_seed", None)
+        terminalreporter.write_line(f"To repeat the order of this run: --randomly-seed={seed}")

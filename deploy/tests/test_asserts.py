@@ -1,0 +1,65 @@
+"""A refusal says why: no test is content with the number of an error."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+# An error's status alone is enough here, because …
+ENOUGH = {
+    "gateway_project/tests/test_openapi.py::test_registrations": "the document describes the body",
+    "gateway_project/tests/test_openapi.py::test_the_account": "the document describes the body",
+    "gateway_project/tests/test_permissions.py::test_options_is_never_an_error_of_ours": "or any",
+    "portal/tests/test_request_log.py::test_a_wrong_moment_is_no_error": "it may be found or not",
+}
+
+
+def all_tests() -> Iterator[tuple[str, ast.FunctionDef]]:
+    for path in sorted(ROOT.glob("*/tests/test_*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.FunctionDef) and node.name.startswith("test_"):
+                yield f"{path.relative_to(ROOT)}::{node.name}", node
+
+
+def says_only_the_number_of_an_error(test: ast.FunctionDef) -> bool:
+    """Every assert compares statuses with numbers, one of them an error's, and nothing is called.
+
+    A success's number may stand alone: that somebody is let in is all that such a test says.
+    """
+    asserts = [node.test for node in ast.walk(test) if isinstance(node, ast.Assert)]
+    if not asserts or not all(compares_statuses(condition) for condition in asserts):
+        return False
+    numbers = {
+        node.value
+        for condition in asserts
+        for node in ast.walk(condition)
+        if isinstance(node, ast.Constant) and isinstance(node.value, int)
+    }
+    return any(400 <= number < 600 for number in numbers)
+
+
+def compares_statuses(condition: ast.expr) -> bool:
+    if isinstance(condition, ast.BoolOp):
+        return all(compares_statuses(part) for part in condition.values)
+    if not isinstance(condition, ast.Compare):
+        return False
+    attributes = {node.attr for node in ast.walk(condition) if isinstance(node, ast.Attribute)}
+    # What is read of an answer; the words of the call that asks are no part of it.
+    return "status_code" in attributes and not attributes & {"text", "content", "headers", "json"}
+
+
+def test_an_error_is_told_by_more_than_its_number():
+    bare = {name for name, test in all_tests() if says_only_the_number_of_an_error(test)}
+
+    assert bare <= set(ENOUGH), f"say what the body holds: {sorted(bare - set(ENOUGH))}"
+    assert set(ENOUGH) <= bare, f"take from the list: {sorted(set(ENOUGH) - bare)}"
+
+
+def test_it_finds_one():
+    [test] = ast.parse("def test_x(r):\n    assert r.status_code == 404\n").body
+    [told] = ast.parse("def test_x(r):\n    assert (r.status_code, r.json()) == (404, {})\n").body
+
+    assert says_only_the_number_of_an_error(test)
+    assert not says_only_the_number_of_an_error(told)
