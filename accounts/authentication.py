@@ -128,6 +128,9 @@ class _Memory:
             self.known.drop(digest)
             self.unknown.put(digest, True, seconds=UNKNOWN_SECONDS)
         else:
+            before = self.known.get(digest)
+            if before is not None and before.caller == caller:
+                caller = before.caller  # the limiter remembers its policies already
             self.known.put(digest, _Known(caller, monotonic()), seconds=OUTAGE_SECONDS)
 
     def forget(self, word: str) -> None:
