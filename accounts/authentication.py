@@ -26,7 +26,7 @@ from rest_framework.authentication import BaseAuthentication
 from rest_framework.request import Request
 
 from accounts import keys
-from accounts.models import ApiKey, User, effective_limits
+from accounts.models import ApiKey, effective_limits
 from accounts.usage.buffer import Record
 from gateway_project.core import errors
 from gateway_project.core.context import RequestContext, context_of
@@ -72,7 +72,12 @@ class Caller:
 
     @property
     def is_authenticated(self) -> bool:
+        """It is DRF's `request.user` as well: its permissions ask this, its throttles `pk`."""
         return True
+
+    @property
+    def pk(self) -> UUID:
+        return self.key_id
 
     def admit(self, context: RequestContext) -> None:
         """Check what can change between two requests; raise 401 or 403."""
@@ -123,6 +128,9 @@ class _Memory:
             self.known.drop(digest)
             self.unknown.put(digest, True, seconds=UNKNOWN_SECONDS)
         else:
+            before = self.known.get(digest)
+            if before is not None and before.caller == caller:
+                caller = before.caller  # the limiter remembers its policies already
             self.known.put(digest, _Known(caller, monotonic()), seconds=OUTAGE_SECONDS)
 
     def forget(self, word: str) -> None:
@@ -194,7 +202,7 @@ class APIKeyAuthentication(BaseAuthentication):
         _stale.inc()
         return known.caller
 
-    def authenticate(self, request: Request) -> tuple[User | None, Caller] | None:
+    def authenticate(self, request: Request) -> tuple[Caller, Caller] | None:
         """DRF's hook, for the control plane; None when no key was sent."""
         if not _has_key(request.META):
             return None
@@ -207,7 +215,8 @@ class APIKeyAuthentication(BaseAuthentication):
             generation = _memory.generation
             caller = _look_up([text]).get(text)
             _memory.remember(digest, caller, generation)
-        return None, self._admit(caller, context_of(request))
+        caller = self._admit(caller, context_of(request))
+        return caller, caller
 
     def authenticate_header(self, request: Request) -> str:
         return 'ApiKey realm="gateway"'

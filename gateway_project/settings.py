@@ -94,6 +94,7 @@ REDIS_URL: str = env.str("REDIS_URL", default="")
 DATABASES = {"default": env.db_url_config(DATABASE_URL)}
 if DATABASES["default"]["ENGINE"].endswith("sqlite3"):
     VAR_DIR.mkdir(exist_ok=True)
+    DATABASES["default"]["CONN_MAX_AGE"] = 600  # threads that look every second open none for it
     DATABASES["default"]["OPTIONS"] = {
         "transaction_mode": "IMMEDIATE",
         "timeout": 20,
@@ -360,12 +361,12 @@ SILENCED_SYSTEM_CHECKS = [
 
 REST_FRAMEWORK = {
     "DEFAULT_AUTHENTICATION_CLASSES": ["accounts.authentication.APIKeyAuthentication"],
-    "DEFAULT_PERMISSION_CLASSES": ["rest_framework.permissions.IsAuthenticated"],
+    "DEFAULT_PERMISSION_CLASSES": ["gateway_project.core.api.permissions.IsDeclared"],
     "DEFAULT_RENDERER_CLASSES": ["rest_framework.renderers.JSONRenderer"],
     "DEFAULT_PARSER_CLASSES": ["rest_framework.parsers.JSONParser"],
     "DEFAULT_SCHEMA_CLASS": "drf_spectacular.openapi.AutoSchema",
     "EXCEPTION_HANDLER": "gateway_project.core.api.responses.exception_handler",
-    "UNAUTHENTICATED_USER": None,
+    "NUM_PROXIES": TRUSTED_PROXY_HOPS,  # its throttles would believe any X-Forwarded-For
 }
 SPECTACULAR_SETTINGS = {
     "TITLE": "Gateway",
@@ -419,10 +420,9 @@ CELERY_WORKER_REDIRECT_STDOUTS = False
 CELERY_BROKER_CONNECTION_RETRY_ON_STARTUP = True
 CELERY_DB_REUSE_MAX = sys.maxsize  # `gateway_project/celery.py` closes them
 CELERY_TIMEZONE = "UTC"
-CELERY_BEAT_SCHEDULER = "django_celery_beat.schedulers:DatabaseScheduler"
+CELERY_BEAT_SCHEDULER = "gateway_project.worker.beat:Scheduler"
 CELERY_BEAT_SCHEDULE = {
     "worker-heartbeat": {"task": "accounts.tasks.record_heartbeat", "schedule": 15.0},
-    "drain-usage": {"task": "accounts.tasks.drain_usage", "schedule": 1.0},
     "tend-usage-log": {"task": "accounts.tasks.tend_usage_log", "schedule": 3600.0},
     "prune-sessions": {"task": "robin.tasks.prune_sessions", "schedule": 3600.0},
     "announce-expiring-keys": {
@@ -437,6 +437,11 @@ CELERY_BEAT_SCHEDULE = {
     "prune-jobs": {"task": "detection.tasks.prune_jobs", "schedule": 3600.0},
     "sample-robin": {"task": "robin.tasks.sample_metrics", "schedule": 60.0},
 }
+if REDIS_URL:  # without it usage goes straight to the database
+    CELERY_BEAT_SCHEDULE["drain-usage"] = {
+        "task": "accounts.tasks.drain_usage",
+        "schedule": 1.0,
+    }
 
 LOGGING_CONFIG = None
 configure_logging(level=LOG_LEVEL, format=LOG_FORMAT)

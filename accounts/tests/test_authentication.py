@@ -316,6 +316,22 @@ class TestForgetting:
 
 
 class TestMemory:
+    @both
+    def test_a_new_look_keeps_the_caller_where_nothing_changed(
+        self, gateway, acme_key, settings, path
+    ):
+        def caller():
+            gateway.get(path, key=acme_key)
+            [(_, known)] = authentication._memory.known._entries.values()
+            return known.caller
+
+        settings.KEY_CACHE_SECONDS = -1.0  # every look is a new one
+        first = caller()
+
+        assert caller() is first
+        ApiKey.objects.update(scopes=["batch"])
+        assert caller().scopes == {"batch"}
+
     def test_the_second_call_asks_no_database(self, gateway, engine, acme_key):
         gateway.detect("Good morning.", key=acme_key)
         assert database.hops == 1

@@ -3,12 +3,17 @@
 It speaks the contract of the engine the gateway was planned for (version 2.1.0): the same routes,
 fields, error bodies and oddities, so that the gateway's real client is what `make run` and the
 tests exercise. It is never active where `DETECTION_ENGINE_URL` names a real engine.
+
+`python -m detection.engines.standin` serves it without Django, in a third of the memory;
+`manage.py engine` is the same.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
+from argparse import ArgumentParser
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from time import monotonic, perf_counter
 from typing import Any, Literal
@@ -176,3 +181,51 @@ class Engine:
                 "detections_by_threat": {},
             }
         )
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    parser.add_argument("--host", default="127.0.0.1")
+    parser.add_argument("--port", type=int, default=8081)
+    parser.add_argument(
+        "--traps", action="store_true", help="floor 0.5, 500 bytes, threshold 0 is 0.6"
+    )
+    parser.add_argument("--score-floor", type=float, default=0.0)
+    parser.add_argument("--cut-bytes", type=int, default=0)
+    parser.add_argument("--threshold-zero-is-default", action="store_true")
+    parser.add_argument("--null-threat-types", action="store_true")
+    parser.add_argument("--latency-ms", type=float, default=0.0)
+    parser.add_argument("--fail-status", type=int, default=0, metavar="408|500|503|…")
+    parser.add_argument(
+        "--answer",
+        default="",
+        choices=["", "broken_json", "html", "nan", "missing_fields", "half", "hang"],
+    )
+    parser.add_argument("--health-status", type=int, default=200, metavar="200|206|503")
+
+
+def serve(options: Mapping[str, Any]) -> None:
+    """Until SIGINT or SIGTERM. `options` are those of `add_arguments`."""
+    traps = options["traps"]
+    switches = Switches(
+        score_floor=options["score_floor"] or (0.5 if traps else 0.0),
+        cut_bytes=options["cut_bytes"] or (500 if traps else 0),
+        threshold_zero_is_default=options["threshold_zero_is_default"] or traps,
+        null_threat_types=options["null_threat_types"],
+        latency_seconds=options["latency_ms"] / 1000,
+        fail_status=options["fail_status"],
+        answer=options["answer"],
+        health_status=options["health_status"],
+    )
+    web.run_app(
+        Engine(switches).app(),
+        host=options["host"],
+        port=options["port"],
+        print=None,
+        access_log=None,
+    )
+
+
+if __name__ == "__main__":
+    parser = ArgumentParser(prog="python -m detection.engines.standin", description=__doc__)
+    add_arguments(parser)
+    serve(vars(parser.parse_args()))

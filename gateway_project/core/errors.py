@@ -500,7 +500,11 @@ def translate(exc: Exception) -> GatewayError:
         return BodyTooLarge()
     if isinstance(exc, django_exceptions.SuspiciousOperation):
         return BadRequest()
-    if isinstance(exc, drf.PermissionDenied | django_exceptions.PermissionDenied):
+    if isinstance(exc, drf.PermissionDenied):
+        # DRF's own sentence says no more than ours; that of a permission says what is wanted.
+        own = exc.detail == drf.PermissionDenied.default_detail
+        return PermissionDenied(None if own else str(exc.detail))
+    if isinstance(exc, django_exceptions.PermissionDenied):
         return PermissionDenied()
     return InternalError()
 

@@ -9,6 +9,7 @@ from typing import ClassVar
 
 import httpx
 from django.conf import settings
+from django.urls import get_resolver
 
 from accounts.usage.buffer import buffer as usage_buffer
 from detection.engines import go
@@ -44,6 +45,9 @@ class Process:
                     log.error("start_failed", error=repr(exc))
                     await send({"type": "lifespan.startup.failed", "message": repr(exc)})
                     return
+                # Imports every view now: the first request would in its event loop, and what comes
+                # after the freeze is walked by each collection.
+                get_resolver().reverse_dict  # noqa: B018 - reading it does
                 spare_the_collector()
                 await send({"type": "lifespan.startup.complete"})
             elif message["type"] == "lifespan.shutdown":

@@ -80,7 +80,7 @@ class AdminSession(SessionAuthentication):
 class StaffToken(StaffJWTAuthentication):
     """An access token of a member of staff; an API key in its place is not a token at all."""
 
-    def authenticate(self, request: Request) -> tuple[None, Any] | None:
+    def authenticate(self, request: Request) -> tuple[Any, Any] | None:
         try:
             text = read(request.META)
         except errors.MissingToken:

@@ -6,7 +6,47 @@ import asyncio
 
 import pytest
 
-from gateway_project.core.stores.caching import Loader, SingleFlight
+from gateway_project.core.stores import caching
+from gateway_project.core.stores.caching import Loader, SingleFlight, TTLCache
+
+
+class TestTTLCache:
+    @pytest.fixture
+    def at(self, monkeypatch):
+        """`at(seconds)` sets the cache's clock."""
+        now = [0.0]
+        monkeypatch.setattr(caching, "monotonic", lambda: now[0])
+        return lambda seconds: now.__setitem__(0, seconds)
+
+    def test_what_has_expired_leaves_without_being_asked_for(self, at):
+        cache: TTLCache[int, str] = TTLCache(1000)
+        for key in range(10):
+            at(key)
+            cache.put(key, "value", seconds=5)
+
+        assert len(cache) == 6  # those of the last five seconds, to the very end
+        at(100)
+        cache.put(0, "again", seconds=5)
+        assert len(cache) == 1
+
+    def test_one_that_is_written_again_starts_anew(self, at):
+        cache: TTLCache[str, int] = TTLCache(1000)
+        cache.put("a", 1, seconds=5)
+        cache.put("b", 1, seconds=5)
+        at(4)
+        cache.put("a", 2, seconds=5)
+        at(6)
+        cache.put("c", 1, seconds=5)
+
+        assert [cache.get(key) for key in "abc"] == [2, None, 1]
+        assert len(cache) == 2
+
+    def test_when_full_the_oldest_makes_room(self, at):
+        cache: TTLCache[int, int] = TTLCache(3)
+        for key in range(5):
+            cache.put(key, key, seconds=60)
+
+        assert [cache.get(key) for key in range(5)] == [None, None, 2, 3, 4]
 
 
 class TestLoader:

@@ -72,7 +72,12 @@ class Member:
 
     @property
     def is_authenticated(self) -> bool:
+        """It is DRF's `request.user` as well: its permissions ask this, its throttles `pk`."""
         return True
+
+    @property
+    def pk(self) -> UUID:
+        return self.user_id
 
     def begin_usage(self, context: RequestContext, request_bytes: int) -> None:
         """Usage is what API keys have."""
@@ -144,13 +149,14 @@ class JWTAuthentication(BaseAuthentication):
         """The caller of a data-plane request; raises 401, 429 or (database away) 503."""
         return await member_of(read(request.META), context_of(request).client_ip)
 
-    def authenticate(self, request: Request) -> tuple[None, Member] | None:
+    def authenticate(self, request: Request) -> tuple[Member, Member] | None:
         """DRF's hook, for the control plane; None when no token was sent."""
         try:
             text = read(request.META)
         except errors.MissingToken:
             return None
-        return None, check(text)
+        member = check(text)
+        return member, member
 
     def authenticate_header(self, request: Request) -> str:
         return 'Bearer realm="gateway"'
@@ -159,7 +165,7 @@ class JWTAuthentication(BaseAuthentication):
 class StaffJWTAuthentication(JWTAuthentication):
     """The same for `/admin/*`: whoever is not staff finds nothing there (404)."""
 
-    def authenticate(self, request: Request) -> tuple[None, Member] | None:
+    def authenticate(self, request: Request) -> tuple[Member, Member] | None:
         found = super().authenticate(request)
         if found is not None and not found[1].is_staff:
             raise errors.NotFound

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gc
+import ssl
+
 import pytest
 
 from accounts.models import OutboxEvent, Workspace
@@ -51,6 +54,22 @@ def test_a_spike_is_told_once_for_each_crossing(robin, operators, settings):
     MetricSample.objects.create(figures={"queue_size": 10})
     look()
     assert len(told("queue.spike")) == 2
+
+
+def test_looking_every_minute_makes_no_tls_context(robin, operators):
+    look()
+    gc.collect()
+    gc.disable()
+    try:
+        before = contexts()
+        look(3)
+        assert contexts() == before
+    finally:
+        gc.enable()
+
+
+def contexts():
+    return sum(isinstance(thing, ssl.SSLContext) for thing in gc.get_objects())
 
 
 def test_a_dead_item_is_told_once(robin, operators):

@@ -2,25 +2,32 @@
 
 `@endpoint` declares body, answer, scope and cost once; the view validates with that very model and
 the OpenAPI document shows it, so the two cannot drift apart. `DataPlaneViewSet` runs it as one
-coroutine, `ControlPlaneViewSet` as plain synchronous DRF.
+coroutine, `ControlPlaneViewSet` as plain synchronous DRF, where `permission_classes` are asked
+after the scope and `throttle_classes` before the limits. What a plane cannot honour of DRF's is
+never passed over: `as_view` raises `ImproperlyConfigured`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from time import perf_counter
 from typing import Any, cast
 
 from django.conf import settings
+from django.core.exceptions import ImproperlyConfigured
 from django.http import HttpRequest, HttpResponse
+from rest_framework.permissions import AllowAny
 from rest_framework.request import Request
 from rest_framework.viewsets import ViewSet
 
 from gateway_project.core import errors
 from gateway_project.core.api.endpoint import Endpoint, M, Principal, parse
+from gateway_project.core.api.permissions import IsDeclared
 from gateway_project.core.api.responses import gateway_error, problem_response
 from gateway_project.core.context import RequestContext, context_of
 from gateway_project.core.ratelimit import Decision, Policy, State, get_limiter, ip_policy
+
+Authenticate = Callable[[HttpRequest], Awaitable[Any]]
 
 
 def _counts_as_failed(error: errors.GatewayError) -> bool:
@@ -51,10 +58,23 @@ def _check_scope(principal: Principal, declared: Endpoint) -> None:
         raise credential.denied(credential.denied_detail.format(declared.scope))
 
 
+def _names(classes: Iterable[type]) -> str:
+    return ", ".join(one.__name__ for one in classes)
+
+
 def _costs(principal: Principal, minute_cost: int, day_cost: int) -> tuple[int, ...]:
     return tuple(
         minute_cost if policy.name == "minute" else day_cost for policy in principal.policies
     )
+
+
+POLICIES = ("authentication_classes", "permission_classes", "throttle_classes")
+# What DRF calls for each request, and the data plane never does.
+HOOKS = (
+    *("initial", "dispatch", "initialize_request", "finalize_response", "handle_exception"),
+    *("perform_authentication", "get_authenticators", "permission_denied", "throttled"),
+    *("check_permissions", "get_permissions", "check_throttles", "get_throttles"),
+)
 
 
 class _Declared(ViewSet):
@@ -63,6 +83,17 @@ class _Declared(ViewSet):
     @classmethod
     def declared(cls, action: str) -> Endpoint:
         return cast(Endpoint, getattr(cls, action).endpoint)
+
+    @classmethod
+    def _refuse_unheard(cls, actions: Iterable[str], initkwargs: Mapping[str, Any]) -> None:
+        """Only DRF's routers read `@action(permission_classes=…)`, and give it to `as_view`."""
+        for action in actions:
+            for name in POLICIES:
+                if name in getattr(getattr(cls, action), "kwargs", {}) and name not in initkwargs:
+                    raise ImproperlyConfigured(
+                        f"{cls.__name__}.{action}: @action({name}=…) works only behind a router of "
+                        f"DRF's. Give {name} to as_view(…) of its path, or to the class."
+                    )
 
 
 class DataPlaneViewSet(_Declared):
@@ -87,7 +118,9 @@ class DataPlaneViewSet(_Declared):
         # ViewSetMixin's own view is a plain function: Django would not await it.
         actions = {"head": actions["get"], **actions} if "get" in actions else dict(actions)
         declared = {name: cls.declared(name) for name in actions.values()}
-        authenticators = [klass() for klass in cls.authentication_classes]
+        cls._refuse_unheard(declared, initkwargs)
+        cls._refuse_what_costs(initkwargs)
+        authenticate = cls._authenticator(declared, initkwargs)
 
         async def view(request: HttpRequest, **kwargs: Any) -> HttpResponse:
             self = cls(**initkwargs)
@@ -100,7 +133,7 @@ class DataPlaneViewSet(_Declared):
                     raise errors.MethodNotAllowed(
                         headers={"Allow": ", ".join(m.upper() for m in actions)}
                     )
-                return await self._serve(request, name, declared[name], authenticators, kwargs)
+                return await self._serve(request, name, declared[name], authenticate, kwargs)
             except Exception as exc:  # noqa: BLE001 - the border: all failures leave as problems
                 return await self._refuse(request, gateway_error(exc, request))
 
@@ -110,16 +143,68 @@ class DataPlaneViewSet(_Declared):
         view.csrf_exempt = True  # type: ignore[attr-defined]
         return view
 
+    @classmethod
+    def _refuse_what_costs(cls, initkwargs: Mapping[str, Any]) -> None:
+        """DRF's permissions and throttles are synchronous and mostly ask a store: not here."""
+        permissions = initkwargs.get("permission_classes", cls.permission_classes)
+        if foreign := [one for one in permissions if one not in (AllowAny, IsDeclared)]:
+            raise ImproperlyConfigured(
+                f"{cls.__name__}: the data plane runs no permission_classes ({_names(foreign)}). "
+                "Say who may call by @endpoint(scope=…), or make it a ControlPlaneViewSet and "
+                "take its path from DATA_PLANE in asgi.py."
+            )
+        if throttles := initkwargs.get("throttle_classes", cls.throttle_classes):
+            raise ImproperlyConfigured(
+                f"{cls.__name__}: the data plane runs no throttle_classes ({_names(throttles)}). "
+                "Its limits are those of the key: say by @endpoint(minute_cost=…, day_cost=…) what "
+                "a call takes of them, or make it a ControlPlaneViewSet and take its path from "
+                "DATA_PLANE in asgi.py."
+            )
+        for hook in HOOKS:
+            if getattr(cls, hook) is not getattr(DataPlaneViewSet, hook):
+                raise ImproperlyConfigured(
+                    f"{cls.__name__}.{hook}: the data plane never calls it. Use "
+                    "@endpoint(scope=…), prefetch() or prepare(), or make it a ControlPlaneViewSet."
+                )
+
+    @classmethod
+    def _authenticator(
+        cls, declared: Mapping[str, Endpoint], initkwargs: Mapping[str, Any]
+    ) -> Authenticate | None:
+        classes = initkwargs.get("authentication_classes", cls.authentication_classes)
+        if len(classes) > 1:
+            raise ImproperlyConfigured(
+                f"{cls.__name__}: the data plane asks one authenticator, not {_names(classes)}. "
+                "Name one in authentication_classes that knows each of their credentials, or make "
+                "it a ControlPlaneViewSet."
+            )
+        if not classes:
+            if keyed := [name for name, endpoint in declared.items() if not endpoint.public]:
+                raise ImproperlyConfigured(
+                    f"{cls.__name__}: {', '.join(keyed)} wants a caller, but "
+                    "authentication_classes is empty. Name an authenticator, or say "
+                    "@endpoint(public=True)."
+                )
+            return None
+        authenticate: Authenticate | None = getattr(classes[0](), "aauthenticate", None)
+        if authenticate is None:
+            raise ImproperlyConfigured(
+                f"{cls.__name__}: {_names(classes)} has no `async def aauthenticate(request)`, "
+                "which the data plane calls. Add it, or make the view a ControlPlaneViewSet."
+            )
+        return authenticate
+
     async def _serve(
         self,
         request: HttpRequest,
         name: str,
         declared: Endpoint,
-        authenticators: Sequence[Any],
+        authenticate: Authenticate | None,
         kwargs: dict[str, Any],
     ) -> HttpResponse:
         if not declared.public:
-            self.principal = principal = await authenticators[0].aauthenticate(request)
+            assert authenticate is not None  # noqa: S101 - `as_view` has seen to it
+            self.principal = principal = await authenticate(request)
             if declared.day_cost:
                 principal.begin_usage(self.context, len(request.body))
             _check_scope(principal, declared)
@@ -160,22 +245,48 @@ class ControlPlaneViewSet(_Declared):
     principal: Any
     states: tuple[State, ...] = ()
 
+    @classmethod
+    def as_view(  # type: ignore[override]
+        cls, actions: dict[str, str], **initkwargs: Any
+    ) -> Callable[..., Any]:
+        cls._refuse_unheard(actions.values(), initkwargs)
+        view: Callable[..., Any] = super().as_view(actions, **initkwargs)  # type: ignore[arg-type]
+        return view
+
     def initial(self, request: Request, *args: Any, **kwargs: Any) -> None:
         # DRF answers OPTIONS by itself, with an action that nobody declared.
         if not hasattr(getattr(self, self.action or "", None), "endpoint"):
             raise errors.MethodNotAllowed
         declared = self.declared(self.action)
         if declared.public:
+            self.check_permissions(request)
+            self.check_throttles(request)
             self.limit((ip_policy(context_of(request).client_ip),), 1)
             return
-        principal: Any = request.auth
-        self.principal = principal
+        self.principal = principal = self._authenticated(request)
         if principal is None:
             raise declared.credential.missing
         _check_scope(principal, declared)
+        self.check_permissions(request)
+        self.check_throttles(request)
         if principal.policies and settings.RATE_LIMIT_ENABLED:
             costs = _costs(principal, declared.minute_cost, declared.day_cost)
             self._take(principal.policies, costs)
+
+    @staticmethod
+    def _authenticated(request: Request) -> Any:
+        """What the first authenticator that knew the credential gave as `auth`; None: nobody did.
+
+        An authenticator of DRF's own knows users, but neither scopes nor limits.
+        """
+        principal = request.auth
+        found = request.successful_authenticator
+        if found is not None and not hasattr(principal, "policies"):
+            raise ImproperlyConfigured(
+                f"{type(found).__name__}.authenticate must return (user, auth) where `auth` has "
+                "`scopes` and `policies`, as accounts.authentication.Caller has."
+            )
+        return principal
 
     def limit(self, policies: tuple[Policy, ...], cost: int) -> None:
         """Take `cost` units of each policy, or raise the 429."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from threading import Lock
 from time import monotonic
@@ -15,13 +16,15 @@ V = TypeVar("V")
 class TTLCache(Generic[K, V]):
     """A dict of at most `entries_max` entries, each gone after its own seconds.
 
-    When full, the entries written longest ago make room. Reading is a single dict operation;
-    writers take a lock, because the control plane's threads share the map with the event loop.
+    When full, the entries written longest ago make room; those of them that have expired leave at
+    each write, full or not. Reading is a single dict operation; writers take a lock, because the
+    control plane's threads share the map with the event loop.
     """
 
     def __init__(self, entries_max: int) -> None:
         self.entries_max = entries_max
-        self._entries: dict[K, tuple[float, V]] = {}
+        # A plain dict would look for its first entry past all that were removed before it.
+        self._entries: OrderedDict[K, tuple[float, V]] = OrderedDict()
         self._writing = Lock()
 
     def get(self, key: K) -> V | None:
@@ -36,11 +39,15 @@ class TTLCache(Generic[K, V]):
         return entry[1]
 
     def put(self, key: K, value: V, *, seconds: float) -> None:
+        now = monotonic()
         with self._writing:
             self._entries.pop(key, None)
-            while len(self._entries) >= self.entries_max:
-                self._entries.pop(next(iter(self._entries)), None)
-            self._entries[key] = (monotonic() + seconds, value)
+            while self._entries:
+                oldest = next(iter(self._entries))
+                if len(self._entries) < self.entries_max and self._entries[oldest][0] >= now:
+                    break
+                del self._entries[oldest]
+            self._entries[key] = (now + seconds, value)
 
     def drop(self, key: K) -> None:
         with self._writing:

@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import signal
-import socket
 from argparse import ArgumentParser
 from typing import Any
 
 from django.core.management.base import BaseCommand
 
-from robin.standin.robin import Robin
-from robin.standin.server import Auth
-from robin.standin.world import World
+from robin.standin import __main__ as standin
 
 
 class Command(BaseCommand):
@@ -20,60 +16,7 @@ class Command(BaseCommand):
     requires_system_checks = []
 
     def add_arguments(self, parser: ArgumentParser) -> None:
-        parser.add_argument("--host", default="127.0.0.1")
-        parser.add_argument("--client-port", type=int, default=8090, help="the next free if taken")
-        parser.add_argument("--service-port", type=int, default=8080, help="the next free if taken")
-        parser.add_argument("--control-port", type=int, default=None, help="takes POST /faults/…")
-        parser.add_argument("--profile", default="stock", choices=["stock", "legacy", "ui-fork"])
-        parser.add_argument("--auth", default="none", choices=["none", "basic", "bearer"])
-        parser.add_argument("--auth-value", default="", metavar="user:password|TOKEN")
-        parser.add_argument("--allow", action="append", default=[], metavar="ADDRESS/BITS")
-        parser.add_argument("--tick-seconds", type=float, default=2.0, help="0: no deliveries")
-        parser.add_argument("--no-traffic", action="store_true", help="no new mails by themselves")
-        parser.add_argument("--seed", type=int, default=7)
-        parser.add_argument("--parallel", action="store_true", help="many requests at a time")
+        standin.add_arguments(parser)
 
     def handle(self, *args: Any, **options: Any) -> None:
-        asyncio.run(self._serve(options))
-
-    async def _serve(self, options: dict[str, Any]) -> None:
-        auth = Auth(options["auth"], options["auth_value"], tuple(options["allow"]))
-        robin = Robin(
-            World(seed=options["seed"]),
-            options["profile"],
-            auth,
-            tick_seconds=options["tick_seconds"],
-            traffic=not options["no_traffic"],
-        )
-        robin.client.one_at_a_time = robin.service.one_at_a_time = not options["parallel"]
-        host = options["host"]
-        client_port = _next_free(host, options["client_port"])
-        await robin.start(
-            host=host,
-            client_port=client_port,
-            service_port=_next_free(host, options["service_port"], but=client_port),
-            control_port=options["control_port"],
-        )
-        self.stdout.write(f"client API {robin.client.port}, service API {robin.service.port}")
-        self.stdout.flush()
-        stopped = asyncio.Event()
-        for number in (signal.SIGINT, signal.SIGTERM):
-            asyncio.get_running_loop().add_signal_handler(number, stopped.set)
-        await stopped.wait()
-        await robin.stop()
-
-
-def _next_free(host: str, port: int, *, but: int = 0) -> int:
-    while port == but or not _is_free(host, port):
-        port += 1
-    return port
-
-
-def _is_free(host: str, port: int) -> bool:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError:
-            return False
-    return True
+        asyncio.run(standin.serve(options))

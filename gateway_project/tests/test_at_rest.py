@@ -1,0 +1,125 @@
+"""What a gateway that nobody uses must not do: make anew what it has, keep what is over."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import subprocess
+import sys
+
+import pytest
+from django.conf import settings as project
+from django.urls import clear_url_caches, get_resolver, path
+from drf_spectacular.generators import SchemaGenerator
+
+from gateway_project.server import lifespan
+from gateway_project.system.views import OpenAPIView
+
+urlpatterns = [path("late", lambda request: None, name="late")]
+
+
+def run_python(code: str, **environment: str) -> list[str]:
+    """What `code` prints in a fresh process with no settings but these, word by word."""
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=project.BASE_DIR,
+        env={"PATH": os.environ["PATH"], **environment},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return done.stdout.split()
+
+
+def test_the_api_document_is_made_once_for_any_number_of_readers(gateway, monkeypatch):
+    made = []
+    generate = SchemaGenerator.get_schema
+    monkeypatch.setattr(OpenAPIView, "_made", b"")
+    monkeypatch.setattr(
+        SchemaGenerator, "get_schema", lambda *a, **k: made.append(1) or generate(*a, **k)
+    )
+
+    answers = gateway.at_once([{"method": "GET", "url": "/openapi.json"}] * 4)
+    head = gateway.request("HEAD", "/openapi.json?version=9")
+
+    assert len(made) == 1
+    assert {answer.status_code for answer in answers} == {200}
+    assert len({answer.content for answer in answers}) == 1
+    assert head.status_code == 200
+    assert head.headers["content-disposition"] == 'inline; filename="Gateway.json"'
+
+
+def test_every_view_is_imported_before_the_collector_is_told_what_stays(monkeypatch, settings):
+    settings.ROOT_URLCONF = __name__
+    clear_url_caches()
+    imported = []
+    monkeypatch.setattr(
+        lifespan, "spare_the_collector", lambda: imported.append(get_resolver()._populated)
+    )
+    messages = [{"type": "lifespan.startup"}, {"type": "lifespan.shutdown"}]
+    sent = []
+
+    class Quick(lifespan.Process):
+        async def start(self):
+            pass
+
+        async def stop(self):
+            pass
+
+    async def receive():
+        return messages.pop(0)
+
+    async def send(message):
+        sent.append(message["type"])
+
+    asyncio.run(Quick().lifespan(receive, send))
+
+    assert imported == [True]
+    assert sent == ["lifespan.startup.complete", "lifespan.shutdown.complete"]
+
+
+@pytest.mark.parametrize("module", ["detection.engines.standin", "robin.standin.__main__"])
+def test_a_stand_in_needs_no_django(module):
+    packages = run_python(
+        f"import sys, {module}; print(*{{name.partition('.')[0] for name in sys.modules}})"
+    )
+
+    assert "aiohttp" in packages
+    assert {"django", "celery", "gateway_project"}.isdisjoint(packages)
+
+
+def test_who_only_waits_needs_nothing_but_the_standard_library():
+    packages = run_python(
+        "import runpy, sys; before = set(sys.modules);"
+        "runpy.run_path('gateway_project/server/local_supervisor.py');"
+        "print(*{name.partition('.')[0] for name in set(sys.modules) - before})"
+    )
+
+    assert "subprocess" in packages
+    assert set(packages) <= sys.stdlib_module_names
+
+
+@pytest.mark.parametrize("redis_url", ["", "redis://127.0.0.1:1/0"])
+def test_without_redis_nobody_looks_into_its_stream(tmp_path, redis_url):
+    names = run_python(
+        "from gateway_project import settings; print(*settings.CELERY_BEAT_SCHEDULE)",
+        VAR_DIR=str(tmp_path),
+        REDIS_URL=redis_url,
+    )
+
+    assert "deliver-webhooks" in names
+    assert ("drain-usage" in names) == bool(redis_url)
+
+
+def test_threads_keep_their_connection_to_sqlite(tmp_path):
+    code = """if True:
+        import django; django.setup()
+        from django.db import close_old_connections, connection
+        connection.ensure_connection()
+        first = connection.connection
+        close_old_connections()
+        print(connection.vendor, connection.connection is first)
+    """
+    environment = {"DJANGO_SETTINGS_MODULE": "gateway_project.settings"}
+
+    assert run_python(code, VAR_DIR=str(tmp_path), **environment) == ["sqlite", "True"]
