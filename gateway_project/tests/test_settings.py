@@ -145,8 +145,6 @@ def test_nothing_but_the_composition_reads_the_environment():
         "run.py",
         "serve.py",
         "evaluate.py",
-        "metrics.py",
-        "multiprocess.py",
     }
     readers = {
         path.name
