@@ -178,3 +178,14 @@ def test_what_is_sent():
     ]  # fmt: skip
     assert (second["accept"], second["content-length"]) == ("x", "2")
     assert not any("cookie" in head for head in (first, second, third))
+
+
+def test_the_answer_says_its_media_type():
+    typed = OK.replace(b"\r\n", b"\r\nContent-Type: Text/HTML; charset=utf-8\r\n", 1)
+
+    async def scenario():
+        async with robin_saying([typed, OK]) as (http, _):
+            answers = [await http.request("GET", "/x", timeout_seconds=5) for _ in "12"]
+            return [answer.content_type for answer in answers]
+
+    assert run(scenario) == ["text/html", ""]

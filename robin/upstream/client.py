@@ -22,7 +22,7 @@ from gateway_project.core import errors
 from gateway_project.core.telemetry.logging import get_logger
 from gateway_project.core.upstream import client
 from gateway_project.core.upstream.breaker import Breaker, BreakerOpen
-from robin.upstream.http import RobinHTTP
+from robin.upstream.http import Answer, RobinHTTP
 
 JSON: Final = "application/json"
 HTML: Final = "text/html"
@@ -163,7 +163,7 @@ class Port:
         call.succeeded()
         return found
 
-    def _read(self, answer: client.Answer, kind: Kind, parse: Callable[[bytes], T]) -> T:
+    def _read(self, answer: Answer, kind: Kind, parse: Callable[[bytes], T]) -> T:
         status = answer.status
         if status == 404:
             raise _Refused(errors.NotFound("Robin has no such thing."))
@@ -183,7 +183,7 @@ class Port:
         except ValueError as exc:
             raise errors.UpstreamUnexpected("unreadable") from exc
 
-    def _probe(self, answer: client.Answer, kind: Kind, parse: Callable[[bytes], T]) -> T:
+    def _probe(self, answer: Answer, kind: Kind, parse: Callable[[bytes], T]) -> T:
         """As `_read`, where the address may not be known: then `_Unknown`, which is no news."""
         is_refused = 400 <= answer.status < 500 and answer.status not in (401, 403)
         if is_refused or (answer.status == 200 and answer.content_type != kind):

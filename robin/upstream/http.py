@@ -12,13 +12,13 @@ import ssl
 from collections.abc import Mapping
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from time import perf_counter
+from typing import NamedTuple
 
 import httpx
 
 from gateway_project.core.context import current
 from gateway_project.core.telemetry.metrics import upstream_duration
 from gateway_project.core.upstream.client import (
-    Answer,
     AnswerTooLarge,
     BadAnswer,
     ConnectFailed,
@@ -29,6 +29,14 @@ IN_FLIGHT_MAX = 2  # a server with a single thread gains nothing from more
 KEEP_SECONDS = 20.0  # Robin closes what rested for 30
 ANSWER_BYTES_MAX = 32 << 20
 HEADERS = {"User-Agent": "gateway", "Accept-Encoding": "identity"}
+
+
+class Answer(NamedTuple):
+    """`content_type` is the media type in small letters, without parameters; empty when none."""
+
+    status: int
+    content: bytes
+    content_type: str
 
 
 class RobinHTTP:
@@ -67,7 +75,6 @@ class RobinHTTP:
         request = self._client.build_request(method, path, content=body, headers=headers)
         if (context := current.get()) is not None:
             request.headers["X-Request-ID"] = context.correlation_id or context.request_id
-        came = perf_counter()
         began: float | None = None
         try:
             async with asyncio.timeout(timeout_seconds), self._slots:
@@ -83,7 +90,7 @@ class RobinHTTP:
         finally:
             if began is not None:
                 self._duration.observe(perf_counter() - began)
-        return Answer(response.status_code, content, began - came, _media_type(response))
+        return Answer(response.status_code, content, _media_type(response))
 
     async def _send(self, request: httpx.Request) -> httpx.Response:
         """The answer as far as its head."""
