@@ -1,6 +1,10 @@
 from django.apps import AppConfig
 from django.contrib.admin import apps as admin_apps
 
+# The first application that Django loads: before any other can declare a metric, it is settled
+# where they are written.
+from gateway_project.core.telemetry import metrics  # noqa: F401
+
 
 class GatewayConfig(AppConfig):
     """Commands, system checks and what Celery tells; no models."""

@@ -78,6 +78,7 @@ HOST: str = env.str("HOST", default="127.0.0.1")
 PORT: int = env.int("PORT", default=8000)
 WORKERS: int = env.int("WORKERS", default=1)
 DRAIN_SECONDS: float = env.float("DRAIN_SECONDS", default=5.0)
+SERVER_CLOSE_FILTER: bool = env.bool("SERVER_CLOSE_FILTER", default=False)
 EMBEDDED_WORKER: bool = env.bool("EMBEDDED_WORKER", default=False)
 ALLOWED_HOSTS: list[str] = env.list("ALLOWED_HOSTS", default=["*"] if IS_LOCAL else ["localhost"])
 CSRF_TRUSTED_ORIGINS: list[str] = env.list("CSRF_TRUSTED_ORIGINS", default=[])
@@ -92,15 +93,18 @@ LOG_FORMAT: str = env.str("LOG_FORMAT", default="json")
 DATABASE_URL: str = env.str("DATABASE_URL", default="") or f"sqlite:///{VAR_DIR}/gateway.sqlite3"
 REDIS_URL: str = env.str("REDIS_URL", default="")
 DATABASES = {"default": env.db_url_config(DATABASE_URL)}
+COUNTED = "gateway_project.core.stores.counted"  # for /metrics
 if DATABASES["default"]["ENGINE"].endswith("sqlite3"):
     VAR_DIR.mkdir(exist_ok=True)
     DATABASES["default"]["CONN_MAX_AGE"] = 600  # threads that look every second open none for it
+    DATABASES["default"]["ENGINE"] = f"{COUNTED}.sqlite3"
     DATABASES["default"]["OPTIONS"] = {
         "transaction_mode": "IMMEDIATE",
         "timeout": 20,
         "init_command": "PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL;",
     }
 else:
+    DATABASES["default"]["ENGINE"] = f"{COUNTED}.postgresql"
     DATABASES["default"].setdefault("OPTIONS", {})["pool"] = {
         "min_size": 1,
         "max_size": env.int("DATABASE_POOL_MAX", default=10),
@@ -112,14 +116,14 @@ else:
     DATABASES["default"]["CONN_HEALTH_CHECKS"] = True  # a restarted server is met with a new one
 CACHES = {
     "default": {
-        "BACKEND": "django_redis.cache.RedisCache",
+        "BACKEND": "django_prometheus.cache.backends.redis.RedisCache",  # django-redis, counted
         "LOCATION": REDIS_URL,
         "KEY_PREFIX": "gw",
         "OPTIONS": {"SOCKET_CONNECT_TIMEOUT": 1, "SOCKET_TIMEOUT": 1},
     }
     if REDIS_URL
     else {
-        "BACKEND": "django.core.cache.backends.locmem.LocMemCache",
+        "BACKEND": f"{COUNTED}.locmem.LocMemCache",
         "OPTIONS": {"MAX_ENTRIES": 10_000},
     }
 }
@@ -239,9 +243,13 @@ INSTALLED_APPS = [
     "django_celery_beat",
     "django_prometheus",
 ]
-# The control plane's. The data plane (gateway_project/asgi.py) runs none of these.
+PROMETHEUS_LATENCY_BUCKETS = (  # of `django_db_…`: those of our own, `core/telemetry/metrics.py`
+    *(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30),
+    float("inf"),
+)
+# The control plane's. The data plane (gateway_project/asgi.py) runs none of these. Requests are
+# counted in front of both (`gateway_requests_total`), so django-prometheus' middleware is not here.
 MIDDLEWARE = [
-    "django_prometheus.middleware.PrometheusBeforeMiddleware",
     "gateway_project.core.api.error_pages.route_label",
     "django.middleware.security.SecurityMiddleware",
     "servestatic.middleware.ServeStaticMiddleware",
@@ -254,7 +262,6 @@ MIDDLEWARE = [
     "allauth.account.middleware.AccountMiddleware",
     "allauth.usersessions.middleware.UserSessionsMiddleware",
     "django_htmx.middleware.HtmxMiddleware",
-    "django_prometheus.middleware.PrometheusAfterMiddleware",
 ]
 ROOT_URLCONF = "gateway_project.urls"
 ASGI_APPLICATION = "gateway_project.asgi.application"
@@ -354,7 +361,7 @@ CORS_EXPOSE_HEADERS = [
 # django-ratelimit guards the browser's sign-in forms; how it finds the address is ours.
 RATELIMIT_IP_META_KEY = "gateway_project.core.api.error_pages.client_ip"
 SILENCED_SYSTEM_CHECKS = [
-    *([] if REDIS_URL else ["django_ratelimit.E003", "django_ratelimit.W001"]),  # one process
+    "django_ratelimit.W001",  # it knows our back-ends only by the names of what they wrap
     "security.W008",  # redirecting to https is the proxy's work: health probes come in plain
     "security.W021",  # preloading HSTS is for the domain's owner to decide
 ]

@@ -19,6 +19,7 @@ from accounts.services import Actor
 from accounts.tests.shapes import problem, refusal, same_but_for_ids
 from gateway_project.core.stores import database
 from gateway_project.core.stores.bus import bus
+from gateway_project.core.stores.caching import TTLCache
 from gateway_project.core.telemetry.metrics import key_cache_total
 
 PLANES = ["/v1/limits", "/auth/profile"]  # the data plane and the control plane
@@ -397,7 +398,7 @@ class TestMemory:
 
     @both
     def test_it_is_bounded(self, gateway, monkeypatch, path):
-        monkeypatch.setattr(authentication._memory.unknown, "entries_max", 3)
+        monkeypatch.setattr(authentication._memory, "unknown", TTLCache(3))
 
         for _ in range(8):
             gateway.get(path, key=keys.make_key())

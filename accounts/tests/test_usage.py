@@ -629,11 +629,12 @@ class TestLastUsed:
 
     def test_what_is_remembered_of_it_is_bounded(self, gateway, acme_key):
         now = timezone.now()
-        usage_log._touched.update({uuid4(): now for _ in range(50_001)})
+        usage_log._touched.update({str(uuid4()): now for _ in range(50_001)})
 
         written(row(acme_key))
 
-        assert len(usage_log._touched) == 1
+        assert len(usage_log._touched) == 50_000
+        assert str(acme_key.row.pk) in map(str, usage_log._touched)
 
 
 class TestPerDay:

@@ -11,9 +11,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import date, datetime
 from operator import itemgetter
+from threading import Lock
 from typing import Any
 from uuid import UUID
 
+from cachetools import LRUCache
 from django.db import DataError, IntegrityError, connection, transaction
 
 from accounts.models import (
@@ -153,7 +155,9 @@ def _insert(rows: list[Row]) -> None:
         )
 
 
-_touched: dict[str, datetime] = {}  # by the key's id
+# When a key was last noted as used, by its id. Whoever falls out is noted once too often.
+_touched: LRUCache[str, datetime] = LRUCache(50_000)
+_touching = Lock()
 # A key that somebody holds is left for the next minute.
 TOUCH = """
 UPDATE accounts_apikey SET last_used_at = used.at, last_used_ip = used.ip
@@ -168,12 +172,13 @@ def _touch(batch: Batch) -> None:
     """Note when and from where keys were last used: once a minute each, so none is hammered."""
     last = {row[1]: row[-1] for row in sorted(batch.rows, key=itemgetter(-1))}
     latest = {key_id: datetime.fromisoformat(at) for key_id, at in last.items()}
-    if len(_touched) > 50_000:
-        _touched.clear()
+    with _touching:
+        before = {key_id: _touched.get(key_id) for key_id in latest}
     due = {
         key_id: at
         for key_id, at in latest.items()
-        if key_id not in _touched or (at - _touched[key_id]).total_seconds() >= LAST_USED_SECONDS
+        if (last_at := before[key_id]) is None
+        or (at - last_at).total_seconds() >= LAST_USED_SECONDS
     }
     if not due:
         return
@@ -184,4 +189,5 @@ def _touch(batch: Batch) -> None:
     else:
         for (key_id, at), address in zip(due.items(), addresses, strict=True):
             ApiKey.objects.filter(pk=key_id).update(last_used_at=at, last_used_ip=address)
-    _touched.update(due)
+    with _touching:
+        _touched.update(due)

@@ -1,4 +1,7 @@
-"""Closing a listener without losing a connection that has begun (docs/decisions/0010)."""
+"""Closing a listener without losing a connection that has begun (docs/decisions/0010).
+
+`accepted` is for every stop; the filter only where `SERVER_CLOSE_FILTER` asks for it.
+"""
 
 from __future__ import annotations
 

@@ -17,6 +17,7 @@ from gateway_project.core.context import Receive, Send
 from gateway_project.core.memory import spare_the_collector
 from gateway_project.core.stores import redis
 from gateway_project.core.stores.bus import bus
+from gateway_project.core.telemetry import migration_counts
 from gateway_project.core.telemetry.logging import get_logger
 from robin.queue import live
 from robin.upstream import client as robin_client
@@ -48,6 +49,7 @@ class Process:
                 # Imports every view now: the first request would in its event loop, and what comes
                 # after the freeze is walked by each collection.
                 get_resolver().reverse_dict  # noqa: B018 - reading it does
+                self._count_migrations()
                 spare_the_collector()
                 await send({"type": "lifespan.startup.complete"})
             elif message["type"] == "lifespan.shutdown":
@@ -81,6 +83,15 @@ class Process:
             self._held.push_async_callback(asyncio.to_thread, worker.stop)
         Process.ready = True
         log.info("process_started", version=settings.VERSION)
+
+    def _count_migrations(self) -> None:
+        counting = asyncio.create_task(migration_counts.export())
+
+        async def end() -> None:
+            counting.cancel()
+            await asyncio.wait([counting])
+
+        self._held.push_async_callback(end)
 
     async def stop(self) -> None:
         Process.ready = False

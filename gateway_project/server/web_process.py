@@ -15,7 +15,7 @@ from gateway_project.server.handshakes import accepted, refuse_handshakes
 # How long connections stay open behind the listeners: one that was just accepted has not sent its
 # request yet, and an idle one may be about to.
 LINGER_SECONDS = 1.0
-HANDSHAKE_SECONDS = 0.02  # for those that have begun when the listeners are about to close
+HANDSHAKE_SECONDS = 0.02  # with the filter: for those that have begun when the listeners close
 
 
 class Server(uvicorn.Server):
@@ -53,7 +53,9 @@ class Server(uvicorn.Server):
         return await super().on_tick(counter)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        if self._is_last:
+        from django.conf import settings
+
+        if self._is_last and settings.SERVER_CLOSE_FILTER:
             for listener in sockets or []:
                 refuse_handshakes(listener)
             await asyncio.sleep(HANDSHAKE_SECONDS)

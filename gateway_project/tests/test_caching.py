@@ -1,52 +1,18 @@
-"""Look-ups that share their work."""
+"""A bounded map whose entries expire, and look-ups that share their work."""
 
 from __future__ import annotations
 
 import asyncio
+import random
+import time
+from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
 import pytest
+from cachetools import Cache
 
 from gateway_project.core.stores import caching
 from gateway_project.core.stores.caching import Loader, SingleFlight, TTLCache
-
-
-class TestTTLCache:
-    @pytest.fixture
-    def at(self, monkeypatch):
-        """`at(seconds)` sets the cache's clock."""
-        now = [0.0]
-        monkeypatch.setattr(caching, "monotonic", lambda: now[0])
-        return lambda seconds: now.__setitem__(0, seconds)
-
-    def test_what_has_expired_leaves_without_being_asked_for(self, at):
-        cache: TTLCache[int, str] = TTLCache(1000)
-        for key in range(10):
-            at(key)
-            cache.put(key, "value", seconds=5)
-
-        assert len(cache) == 6  # those of the last five seconds, to the very end
-        at(100)
-        cache.put(0, "again", seconds=5)
-        assert len(cache) == 1
-
-    def test_one_that_is_written_again_starts_anew(self, at):
-        cache: TTLCache[str, int] = TTLCache(1000)
-        cache.put("a", 1, seconds=5)
-        cache.put("b", 1, seconds=5)
-        at(4)
-        cache.put("a", 2, seconds=5)
-        at(6)
-        cache.put("c", 1, seconds=5)
-
-        assert [cache.get(key) for key in "abc"] == [2, None, 1]
-        assert len(cache) == 2
-
-    def test_when_full_the_oldest_makes_room(self, at):
-        cache: TTLCache[int, int] = TTLCache(3)
-        for key in range(5):
-            cache.put(key, key, seconds=60)
-
-        assert [cache.get(key) for key in range(5)] == [None, None, 2, 3, 4]
 
 
 class TestLoader:
@@ -145,3 +111,110 @@ class TestSingleFlight:
             return flights.start("a", fail, since=0.0)[1]
 
         assert asyncio.run(scenario())
+
+
+class TestTTLCache:
+    @pytest.fixture
+    def clock(self, monkeypatch):
+        """`clock.now += 1` passes a second."""
+        clock = SimpleNamespace(now=1000.0)
+        monkeypatch.setattr(caching, "monotonic", lambda: clock.now)
+        return clock
+
+    def held(self, cache):
+        """What it has in memory, in both of its maps, whether it would still be given out."""
+        assert set(Cache.__iter__(cache._bound)) == set(cache._entries)
+        return list(cache._entries)
+
+    def test_each_entry_lasts_as_long_as_it_was_given(self, clock):
+        cache = TTLCache(10)
+        cache.put("short", 1, seconds=5)
+        cache.put("long", 2, seconds=50)
+        assert (cache.get("short"), cache.get("long"), cache.get("never")) == (1, 2, None)
+
+        clock.now += 5
+
+        assert (cache.get("short"), cache.get("long")) == (None, 2)
+
+    def test_a_new_entry_drops_all_that_expired_and_no_other(self, clock):
+        cache = TTLCache(100)
+        for n in range(50):
+            cache.put(n, n, seconds=5 if n % 2 else 50)
+        clock.now += 6
+
+        cache.put("new", 1, seconds=5)
+
+        assert self.held(cache) == [*range(0, 50, 2), "new"]
+
+    def test_what_expired_makes_room_before_what_is_good(self, clock):
+        cache = TTLCache(3)
+        cache.put("oldest", 1, seconds=50)
+        cache.put("gone", 2, seconds=5)
+        cache.put("good", 3, seconds=50)
+        clock.now += 6
+
+        cache.put("new", 4, seconds=5)
+
+        assert self.held(cache) == ["oldest", "good", "new"]
+
+    def test_when_full_what_was_written_longest_ago_makes_room(self, clock):
+        cache = TTLCache(3)
+        for key in "abc":
+            cache.put(key, key, seconds=50)
+        cache.put("a", "again", seconds=50)
+        cache.get("b")  # looking at it does not count
+
+        cache.put("d", "d", seconds=50)
+
+        assert set(self.held(cache)) == {"a", "c", "d"}
+        assert cache.get("a") == "again"
+
+    def test_a_longer_life_replaces_a_shorter_one_and_none_at_all_ends_it(self, clock):
+        cache = TTLCache(3)
+        cache.put("a", 1, seconds=5)
+        cache.put("a", 2, seconds=50)
+        clock.now += 6
+        assert cache.get("a") == 2
+
+        cache.put("a", 3, seconds=0)
+
+        assert cache.get("a") is None
+        assert self.held(cache) == []
+
+    def test_dropping(self, clock):
+        cache = TTLCache(10)
+        for n in range(6):
+            cache.put(n, n, seconds=50)
+        cache.drop(5)
+        cache.drop("never")
+        cache.drop_where(lambda value: value % 2)
+        assert self.held(cache) == [0, 2, 4]
+
+        cache.clear()
+
+        assert self.held(cache) == []
+        cache.put("a", 1, seconds=50)
+        assert cache.get("a") == 1
+
+    def test_threads_that_write_leave_both_maps_alike(self):
+        cache = TTLCache(50)
+
+        def write(seed):
+            dice = random.Random(seed)
+            for _ in range(2_000):
+                key = dice.randrange(100)
+                match dice.randrange(3):
+                    case 0:
+                        cache.put(key, key, seconds=dice.choice((0.0, 0.0005, 50)))
+                    case 1:
+                        cache.drop(key)
+                    case _:
+                        assert cache.get(key) in (key, None)
+
+        with ThreadPoolExecutor(4) as pool:
+            list(pool.map(write, range(4)))
+        time.sleep(0.001)
+        cache.put("last", 1, seconds=50)  # what was short-lived has gone by now
+
+        assert "last" in self.held(cache)
+        assert len(cache) <= 50

@@ -204,29 +204,6 @@ class TestConnections:
 
         assert run(scenario) == (0, 2)
 
-    def test_what_must_not_happen_twice_is_sent_once_over_a_connection_of_its_own(self):
-        async def scenario():
-            async with client_of([OK, HANG_UP, OK]) as (client, upstream):
-                await client.request("GET", "/x", timeout_seconds=5)
-                with pytest.raises(ConnectFailed):
-                    await client.request("POST", "/x", timeout_seconds=5, is_repeatable=False)
-                return upstream
-
-        upstream = run(scenario)
-
-        assert upstream.connections == 2
-        assert len(upstream.heads) == 2
-
-    def test_the_answer_says_its_media_type(self):
-        typed = OK.replace(b"\r\n", b"\r\nContent-Type: Text/HTML; charset=utf-8\r\n", 1)
-
-        async def scenario():
-            async with client_of([typed, OK]) as (client, _):
-                asked = [await client.request("GET", "/x", timeout_seconds=5) for _ in "12"]
-                return [answer.content_type for answer in asked]
-
-        assert run(scenario) == ["text/html", ""]
-
     def test_who_closes_twice_has_failed(self):
         error, upstream = ask([HANG_UP, HANG_UP, OK])
 

@@ -683,7 +683,7 @@ def test_the_page_has_our_metrics_and_those_of_django(gateway):
     text = gateway.get("/metrics").text
 
     assert "# TYPE gateway_requests_total counter" in text
-    assert "# TYPE django_http_requests_before_middlewares_total counter" in text
+    assert "# TYPE django_db_execute_total counter" in text
 
 
 class TestWhatWaits:

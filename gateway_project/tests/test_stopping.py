@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
+import socket
 import subprocess
+import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -13,10 +16,13 @@ from pathlib import Path
 
 import httpx
 import pytest
+import uvicorn
 
 from accounts.models import UsageLog
 from accounts.usage import stream
 from deploy import services
+from gateway_project.server.handshakes import allow_handshakes
+from gateway_project.server.web_process import Server
 from gateway_project.tests.served import Served, free_port, wait_until
 
 CLIENTS = 8
@@ -183,7 +189,14 @@ def test_gateways_restarted_one_after_the_other_behind_nginx_fail_no_request(ser
     ports = {"1": str(free_port()), "2": str(free_port())}
 
     def start(workers: str) -> Served:
-        return serve(workers, WORKERS=workers, PORT=ports[workers], DRAIN_SECONDS="0.5")
+        # nginx does not look at /health/ready: without the filter a request could meet the closing.
+        return serve(
+            workers,
+            WORKERS=workers,
+            PORT=ports[workers],
+            DRAIN_SECONDS="0.5",
+            SERVER_CLOSE_FILTER="true",
+        )
 
     with ThreadPoolExecutor() as pool:
         gateways = list(pool.map(start, ports))
@@ -233,3 +246,62 @@ def test_sigterm_to_one_worker_leaves_the_port_to_the_others(serve, key):
     wait_until(lambda: sum(x.get("event") == "process_started" for x in served.lines()) == 3)
 
     assert {served.detect(key).status_code for _ in range(10)} == {200}
+
+
+class TestCloseFilter:
+    """A stop of the last process; a second handle keeps the port, to ask it afterwards."""
+
+    def stop(self, listener: socket.socket, *, is_last: bool) -> None:
+        async def scenario() -> None:
+            server = Server(uvicorn.Config(asgi_app, lifespan="off", log_config=None))
+            server.config.load()
+            server.lifespan = server.config.lifespan_class(server.config)
+            await server.startup(sockets=[listener])
+            server._is_last = is_last
+            await server.shutdown([listener])
+
+        asyncio.run(scenario())
+
+    @pytest.mark.parametrize(
+        ("is_on", "is_last", "begins"),
+        [(False, True, True), (True, False, True), (True, True, False)],
+        ids=["off", "on, but others go on listening", "on"],
+    )
+    def test_it_is_attached_only_where_asked_for_and_by_who_goes_for_good(
+        self, settings, is_on, is_last, begins
+    ):
+        settings.SERVER_CLOSE_FILTER = is_on
+        with socket.create_server(("127.0.0.1", 0)) as listener, listener.dup() as kept:
+            self.stop(listener, is_last=is_last)
+
+            assert can_connect(kept) is begins or sys.platform != "linux"
+            allow_handshakes(kept)
+            assert can_connect(kept)
+
+    @pytest.mark.parametrize("is_on", [False, True])
+    def test_what_the_kernel_has_accepted_is_served_either_way(self, settings, is_on):
+        settings.SERVER_CLOSE_FILTER = is_on
+        with (
+            socket.create_server(("127.0.0.1", 0)) as listener,
+            socket.create_connection(listener.getsockname()) as client,
+        ):
+            client.sendall(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+
+            self.stop(listener, is_last=True)
+
+            client.settimeout(5)
+            assert client.recv(100).startswith(b"HTTP/1.1 204")
+
+
+async def asgi_app(scope, receive, send):
+    await send({"type": "http.response.start", "status": 204, "headers": []})
+    await send({"type": "http.response.body"})
+
+
+def can_connect(listener: socket.socket) -> bool:
+    """Whether a handshake is answered: the kernel's doing, nobody has to accept."""
+    try:
+        socket.create_connection(listener.getsockname(), timeout=0.3).close()
+    except TimeoutError:
+        return False
+    return True

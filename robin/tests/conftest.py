@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import math
 import threading
 from datetime import timedelta
 from itertools import count
@@ -127,7 +126,7 @@ def robin(_robin_session, gateway, settings):
 
     _robin_session.ports = gateway.run(open_robin())
     # Nobody asks for what stock Robin has not, but the tests about that.
-    _robin_session.ports.client._unknown["/client/queue/json"] = math.inf
+    _robin_session.ports.client._unknown["/client/queue/json"] = True
     yield _robin_session
     gateway.run(client.close_robin())
     for port in (_robin_session.client, _robin_session.service):

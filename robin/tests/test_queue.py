@@ -274,7 +274,9 @@ def test_robin_s_credentials_and_ours_do_not_mix(ada, robin):
     ada.get("/api/v1/queue", headers={"Cookie": "refreshToken=x", "X-Evil": "y"})
 
     (seen,) = robin.client.headers_seen
-    assert set(seen) == {"Host", "Accept"}
+    ours = {"Accept-Encoding": "identity", "Connection": "keep-alive", "User-Agent": "gateway"}
+    assert set(seen) == {"Host", "Accept", "X-Request-ID", *ours}
+    assert {name: seen[name] for name in ours} == ours
 
 
 @pytest.mark.parametrize("search", ["", "ann"])

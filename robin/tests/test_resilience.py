@@ -211,7 +211,7 @@ def test_json_of_another_form(ada, robin, answer):
 
 
 def test_too_much_of_an_answer(ada, robin, gateway):
-    robin.ports.client.http.answer_bytes_max = 1000
+    robin.ports.client.http.answer_bytes_max = 64 << 10  # a page of the queue is shorter
     day = max(robin.world.log)
     robin.world.log[day] += [f"INFO |{day[4:]}-000000000|t|l||||" + "x" * 200] * 1000
     for _ in range(6):

@@ -12,23 +12,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from time import monotonic
 from typing import Any, Final, Literal, TypeVar
 
 import orjson
+from cachetools import TTLCache
 from django.conf import settings
 
 from gateway_project.core import errors
 from gateway_project.core.telemetry.logging import get_logger
 from gateway_project.core.upstream import client
 from gateway_project.core.upstream.breaker import Breaker, BreakerOpen
+from robin.upstream.http import Answer, RobinHTTP
 
 JSON: Final = "application/json"
 HTML: Final = "text/html"
 TEXT: Final = "text/plain"
-IN_FLIGHT_MAX = 2  # a server with a single thread gains nothing from more
-KEEP_SECONDS = 20.0  # Robin closes what rested for 30
-ANSWER_BYTES_MAX = 32 << 20
 FAULT_SECONDS_MIN = 0.5
 """A call that had less than this did not show that Robin is slow."""
 T = TypeVar("T")
@@ -43,20 +41,14 @@ class Port:
 
     def __init__(self, name: str, url: str, token: str = "") -> None:
         self.name = name
-        self.http = client.UpstreamClient(
-            name,
-            url,
-            in_flight_max=IN_FLIGHT_MAX,
-            answer_bytes_max=ANSWER_BYTES_MAX,
-            keep_seconds=KEEP_SECONDS,
-        )
+        self.http = RobinHTTP(name, url, {"Authorization": f"Bearer {token}"} if token else {})
         self.breaker = Breaker(
             name,
             failures_max=settings.CIRCUIT_BREAKER_FAILURE_THRESHOLD,
             open_seconds=settings.CIRCUIT_BREAKER_TIMEOUT_SECONDS,
         )
-        self._unknown: dict[str, float] = {}  # path → until when it is not asked for again
-        self._headers = {"Authorization": f"Bearer {token}"} if token else {}
+        # Paths that are not asked for again for a while. They are ours, so there are few.
+        self._unknown: TTLCache[str, bool] = TTLCache(16, ttl=PROBE_SECONDS)
 
     async def close(self) -> None:
         await self.http.close()
@@ -84,12 +76,12 @@ class Port:
         `PROBE_SECONDS`. What `parse` refuses is not the address that we know. Other errors are
         those of any address.
         """
-        if monotonic() < self._unknown.get(path, 0.0):
+        if path in self._unknown:
             return None
         try:
             return await self._ask("GET", f"{path}?{query}", JSON, None, parse=parse, probe=True)
         except _Unknown:
-            self._unknown[path] = monotonic() + PROBE_SECONDS
+            self._unknown[path] = True
             return None
 
     async def post(self, path: str, body: Mapping[str, Any] | None = None) -> Any:
@@ -100,9 +92,7 @@ class Port:
     async def peek(self) -> Any:
         """Its `/health`, or None. Beside the breaker: a look neither opens it nor is refused."""
         try:
-            answer = await self.http.request(
-                "GET", "/health", headers=self._headers, timeout_seconds=PEEK_SECONDS
-            )
+            answer = await self.http.request("GET", "/health", timeout_seconds=PEEK_SECONDS)
             return self._read(answer, JSON, orjson.loads)
         except (client.UpstreamError, errors.UpstreamUnexpected, _Refused):
             return None
@@ -126,7 +116,7 @@ class Port:
                 "Try again after Retry-After seconds.",
                 retry_after_seconds=max(1, math.ceil(exc.retry_after_seconds)),
             ) from exc
-        headers = {"Accept": kind, **self._headers}
+        headers = {"Accept": kind}
         if body is not None:
             headers["Content-Type"] = JSON
         try:
@@ -136,7 +126,6 @@ class Port:
                 body=body,
                 headers=headers,
                 timeout_seconds=timeout_seconds or settings.ROBIN_TIMEOUT_SECONDS,
-                is_repeatable=method == "GET",
             )
             found = (self._probe if probe else self._read)(answer, kind, parse)
         except _Unknown:
@@ -174,7 +163,7 @@ class Port:
         call.succeeded()
         return found
 
-    def _read(self, answer: client.Answer, kind: Kind, parse: Callable[[bytes], T]) -> T:
+    def _read(self, answer: Answer, kind: Kind, parse: Callable[[bytes], T]) -> T:
         status = answer.status
         if status == 404:
             raise _Refused(errors.NotFound("Robin has no such thing."))
@@ -194,7 +183,7 @@ class Port:
         except ValueError as exc:
             raise errors.UpstreamUnexpected("unreadable") from exc
 
-    def _probe(self, answer: client.Answer, kind: Kind, parse: Callable[[bytes], T]) -> T:
+    def _probe(self, answer: Answer, kind: Kind, parse: Callable[[bytes], T]) -> T:
         """As `_read`, where the address may not be known: then `_Unknown`, which is no news."""
         is_refused = 400 <= answer.status < 500 and answer.status not in (401, 403)
         if is_refused or (answer.status == 200 and answer.content_type != kind):

@@ -1,8 +1,8 @@
 """Why a signature does not verify: what was received, held against all that we know. Pure.
 
-`examine` first does what a receiver's library does. When nothing matches it changes one thing at a
-time (secret, its encoding, id, time, body, what was signed) until the signature does match: that
-one thing is what went wrong on the way.
+`examine` first has Standard Webhooks' library say what it says at a receiver. When that accepts
+none, one thing at a time is changed (the clock, secret, its encoding, id, time, body, what was
+signed) until the signature does match: that one thing is what went wrong on the way.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
+from webhooks import signing
 from webhooks.signing import PREFIX
 
 TOLERANCE_SECONDS = 300
@@ -159,6 +160,11 @@ def _match(
     sent: Sent | None,
     verdict: Verdict,
 ) -> None:
+    for secret in secrets:
+        if signing.is_accepted(secret.text, headers, body):
+            _say_valid(secret, verdict)
+            return
+    # Not now, or not at all. The library tells neither which, nor why.
     event_id, timestamp = headers[ID], headers[TIMESTAMP]
     as_received = _Content(_signed(event_id, timestamp, body), "")
     contents = [as_received, *_others(event_id, timestamp, body, sent)]
@@ -168,11 +174,10 @@ def _match(
                 digest = hmac.digest(key, content.signed, "sha256")
                 if not any(hmac.compare_digest(digest, one) for one in signatures):
                     continue
-                verdict.matched = secret.words
                 if not content.meaning and not mistake:
-                    verdict.is_valid = True
-                    verdict.say("good", f"The signature is right: it was made with {secret.words}.")
+                    _say_valid(secret, verdict)
                     return
+                verdict.matched = secret.words
                 for words in filter(None, (content.meaning, mistake)):
                     verdict.say("bad", words)
                 verdict.say("warn", f"But for that it fits {secret.words}.")
@@ -184,6 +189,12 @@ def _match(
         "No secret of this webhook made this signature. It is another webhook's, or the secret "
         "has ended since, or the signature was changed on its way.",
     )
+
+
+def _say_valid(secret: Secret, verdict: Verdict) -> None:
+    verdict.matched = secret.words
+    verdict.is_valid = True
+    verdict.say("good", f"The signature is right: it was made with {secret.words}.")
 
 
 def _signed(event_id: str, timestamp: str, body: bytes) -> bytes:
@@ -232,7 +243,7 @@ def _bodies(body: bytes) -> Iterator[tuple[bytes, str]]:
 def _keys(secret: str) -> Iterator[tuple[bytes, str]]:
     """The key of a secret, then what people take for it."""
     encoded = secret.removeprefix(PREFIX)
-    yield base64.b64decode(encoded), ""
+    yield signing.key(secret), ""
     wrong = "Wrong encoding of the secret: the key is what follows “whsec_”, decoded from base64; "
     yield secret.encode(), wrong + "here the whole text was the key."
     yield encoded.encode(), wrong + "here it was not decoded."

@@ -87,7 +87,9 @@ def test_an_old_or_early_timestamp_is_told_beside_a_right_signature(away):
 
 
 def test_milliseconds_are_named():
-    verdict = examine(headers(at=NOW * 1000), BODY, SECRETS, now=NOW)
+    made = {**headers(), "webhook-timestamp": str(NOW * 1000)}
+
+    verdict = examine(made, BODY, SECRETS, now=NOW)
 
     assert "milliseconds" in words(verdict)
 

@@ -3,67 +3,86 @@
 from __future__ import annotations
 
 import asyncio
-from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
 from threading import Lock
 from time import monotonic
 from typing import Any, Generic, TypeVar
+
+from cachetools import TLRUCache
 
 K = TypeVar("K")
 V = TypeVar("V")
 
 
 class TTLCache(Generic[K, V]):
-    """A dict of at most `entries_max` entries, each gone after its own seconds.
+    """At most `entries_max` entries, each gone after its own seconds; cachetools keeps the bound.
 
-    When full, the entries written longest ago make room; those of them that have expired leave at
-    each write, full or not. Reading is a single dict operation; writers take a lock, because the
-    control plane's threads share the map with the event loop.
+    Readers look into a plain dict beside it, which mirrors what cachetools holds: its own reading
+    moves the entry in an order, so it would need the writers' lock, and costs ten times as much
+    and more for each request. So when full, the entries written longest ago make room. Writers
+    take a lock, because the control plane's threads share the map with the event loop.
     """
 
     def __init__(self, entries_max: int) -> None:
-        self.entries_max = entries_max
-        # A plain dict would look for its first entry past all that were removed before it.
-        self._entries: OrderedDict[K, tuple[float, V]] = OrderedDict()
+        self._entries: dict[K, tuple[float, V]] = {}
+        self._bound = _Bound(entries_max, self._entries)
         self._writing = Lock()
 
     def get(self, key: K) -> V | None:
         entry = self._entries.get(key)
-        if entry is None:
-            return None
-        if entry[0] < monotonic():
-            with self._writing:
-                if self._entries.get(key) is entry:
-                    del self._entries[key]
-            return None
-        return entry[1]
+        return entry[1] if entry is not None and monotonic() < entry[0] else None
 
     def put(self, key: K, value: V, *, seconds: float) -> None:
-        now = monotonic()
+        """Keep it, and drop all that has expired."""
+        entry = (monotonic() + seconds, value)
         with self._writing:
-            self._entries.pop(key, None)
-            while self._entries:
-                oldest = next(iter(self._entries))
-                if len(self._entries) < self.entries_max and self._entries[oldest][0] >= now:
-                    break
-                del self._entries[oldest]
-            self._entries[key] = (now + seconds, value)
+            self._bound[key] = entry
+            if key in self._bound:
+                self._entries[key] = entry
+            else:  # it has expired already, and with it what was there
+                self._entries.pop(key, None)
 
     def drop(self, key: K) -> None:
         with self._writing:
-            self._entries.pop(key, None)
+            self._drop(key)
 
     def drop_where(self, condition: Callable[[V], bool]) -> None:
         with self._writing:
             for key in [key for key, (_, value) in self._entries.items() if condition(value)]:
-                del self._entries[key]
+                self._drop(key)
 
     def clear(self) -> None:
         with self._writing:
+            self._bound.clear()
             self._entries.clear()
 
     def __len__(self) -> int:
         return len(self._entries)
+
+    def _drop(self, key: K) -> None:
+        self._entries.pop(key, None)
+        with suppress(KeyError):  # also of what has expired, which it deletes all the same
+            del self._bound[key]
+
+
+class _Bound(TLRUCache[Any, tuple[float, Any]]):
+    """What goes here, by age or for want of room, goes from `entries` as well."""
+
+    def __init__(self, entries_max: int, entries: dict[Any, tuple[float, Any]]) -> None:
+        super().__init__(entries_max, ttu=lambda _, entry, now: entry[0], timer=lambda: monotonic())
+        self._mirror = entries
+
+    def expire(self, time: float | None = None) -> list[tuple[Any, tuple[float, Any]]]:
+        expired = list(super().expire(time))
+        for key, _ in expired:
+            self._mirror.pop(key, None)
+        return expired
+
+    def popitem(self) -> tuple[Any, tuple[float, Any]]:
+        item = super().popitem()
+        self._mirror.pop(item[0], None)
+        return item
 
 
 class SingleFlight(Generic[K, V]):

@@ -206,6 +206,12 @@ def force_everywhere(name: str, state: Forced | None) -> None:
     bus.say(CHANNEL, f"{name} {state or ''}")
 
 
+def forced_everywhere() -> dict[str, str]:
+    """Which breakers are held, and how; for commands. Raises redis-py's errors."""
+    held = redis.client().hgetall(FORCED_KEY)
+    return {name.decode(): state.decode() for name, state in held.items()}
+
+
 async def reports() -> dict[str, dict[str, Any]]:
     """The report of every breaker by name: of this process, with the worst state of all."""
     found = _own_reports()

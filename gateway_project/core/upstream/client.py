@@ -60,15 +60,11 @@ class AnswerTooLarge(BadAnswer):
 
 
 class Answer(NamedTuple):
-    """`queued_seconds`: how long the request waited for a free place before it left.
-
-    `content_type` is the media type in small letters, without parameters; empty when none was sent.
-    """
+    """`queued_seconds`: how long the request waited for a free place before it left."""
 
     status: int
     content: bytes
     queued_seconds: float
-    content_type: str = ""
 
 
 class _Connection(asyncio.Protocol):
@@ -86,7 +82,6 @@ class _Connection(asyncio.Protocol):
         self._received = 0
         self._has_head = False
         self._ends_by_closing = True
-        self.content_type = ""
 
     def close(self) -> None:
         self.is_open = False
@@ -101,7 +96,7 @@ class _Connection(asyncio.Protocol):
         self._answer = loop.create_future()
         self._parser = HttpResponseParser(self)
         self._received = 0
-        self._has_head, self._ends_by_closing, self.content_type = False, True, ""
+        self._has_head, self._ends_by_closing = False, True
         # A timer of our own: `asyncio.timeout` costs four times as much for each request.
         timer = loop.call_at(deadline, self._fail, TimeoutError())
         try:
@@ -158,8 +153,6 @@ class _Connection(asyncio.Protocol):
         name = name.lower()
         if name in (b"content-length", b"transfer-encoding"):
             self._ends_by_closing = False
-        elif name == b"content-type":
-            self.content_type = value.partition(b";")[0].strip().lower().decode("latin-1")
         elif name == b"content-encoding" and value.lower() != b"identity":
             self._fail(BadAnswer("compressed, though it was not asked to"))
 
@@ -189,10 +182,8 @@ class UpstreamClient:
         *,
         in_flight_max: int = 100,
         answer_bytes_max: int = 1 << 20,
-        keep_seconds: float = KEEP_SECONDS,
     ) -> None:
         self.name = name
-        self.keep_seconds = keep_seconds
         self.answer_bytes_max = answer_bytes_max
         self._places = asyncio.Semaphore(in_flight_max)
         self._duration = upstream_duration.labels(name)
@@ -247,13 +238,11 @@ class UpstreamClient:
         body: bytes | None = None,
         headers: Mapping[str, str] | None = None,
         timeout_seconds: float,
-        is_repeatable: bool = True,
     ) -> Answer:
         """The status and whole body of the answer, whatever the status.
 
-        What must not happen twice (`is_repeatable` False) is sent over a connection of its own: of
-        a kept one that ends, nobody can tell whether the request had arrived.
-        Raises `UpstreamTimeout`, `ConnectFailed` or `BadAnswer`.
+        Sent again when a kept connection ends without an answer, so not for what must not happen
+        twice. Raises `UpstreamTimeout`, `ConnectFailed` or `BadAnswer`.
         """
         message = self._message(method, path, body, headers or {})
         came = perf_counter()
@@ -266,7 +255,7 @@ class UpstreamClient:
             else:
                 await self._places.acquire()  # at once
             began = perf_counter()
-            status, content, kind = await self._exchange(message, deadline, is_repeatable)
+            status, content = await self._exchange(message, deadline)
         except TimeoutError as exc:
             had_seconds = 0.0 if began is None else perf_counter() - began
             raise UpstreamTimeout(f"no answer in {timeout_seconds:g} s", had_seconds) from exc
@@ -276,7 +265,7 @@ class UpstreamClient:
             if began is not None:
                 self._places.release()
                 self._duration.observe(perf_counter() - began)
-        return Answer(status, content, began - came, kind)
+        return Answer(status, content, began - came)
 
     def _message(
         self, method: str, path: str, body: bytes | None, headers: Mapping[str, str]
@@ -290,11 +279,7 @@ class UpstreamClient:
         lines.append("\r\n")
         return "".join(lines).encode("latin-1") + (body or b"")
 
-    async def _exchange(
-        self, message: bytes, deadline: float, is_repeatable: bool
-    ) -> tuple[int, bytes, str]:
-        if not is_repeatable:
-            return await self._exchange_over(None, message, deadline)
+    async def _exchange(self, message: bytes, deadline: float) -> tuple[int, bytes]:
         try:
             return await self._exchange_over(self._rested(), message, deadline)
         except ConnectFailed:
@@ -305,7 +290,7 @@ class UpstreamClient:
 
     async def _exchange_over(
         self, connection: _Connection | None, message: bytes, deadline: float
-    ) -> tuple[int, bytes, str]:
+    ) -> tuple[int, bytes]:
         """Over that connection, or over a new one."""
         generation = self._generation
         if connection is None:
@@ -317,7 +302,7 @@ class UpstreamClient:
                     port,
                     ssl=self._tls,
                 )
-        found = (*await connection.exchange(message, deadline), connection.content_type)
+        found = await connection.exchange(message, deadline)
         if connection.is_open and generation == self._generation:
             connection.rests_since = monotonic()
             self._resting.append(connection)
@@ -331,7 +316,7 @@ class UpstreamClient:
         """The connection that was used last, so that those of a busy hour can age and go."""
         while self._resting:
             connection = self._resting.pop()
-            if connection.is_open and monotonic() - connection.rests_since < self.keep_seconds:
+            if connection.is_open and monotonic() - connection.rests_since < KEEP_SECONDS:
                 return connection
             connection.close()
         return None
