@@ -1,7 +1,7 @@
 """Signatures after Standard Webhooks (https://www.standardwebhooks.com), symmetric `v1`.
 
 `webhook-signature` is `v1,<base64>` of HMAC-SHA256 over `<id>.<timestamp>.<body>`, one for each
-secret in force, separated by spaces. `x-signature` is the plans' older form: hexadecimal, over the
+secret in force, separated by spaces. `x-signature` is an older form: hexadecimal, over the
 body alone, with the newest secret.
 """
 

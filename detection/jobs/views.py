@@ -122,7 +122,7 @@ class BatchViewSet(_Queueing):
             "1 to 1,000 texts. Up to 100 are answered at once; more, or with `webhook_url` or "
             "`Prefer: respond-async`, are accepted (202) and worked on behind the request: "
             "`Location` says where progress and results are. An item that is not valid, or that "
-            "gets no verdict, fails alone. Equal texts are asked about once. A batch of n items "
+            "gets no verdict, fails alone. Equal texts are judged once. A batch of n items "
             "costs 1 of the minute and n of the day; when n do not fit, nothing is taken (429)."
         ),
         tags=TAGS,
@@ -247,8 +247,9 @@ class JobViewSet(KeyedViewSet):
     @endpoint(
         summary="Progress and results of a batch",
         description=(
-            "Pages of results by `next`. With `Accept: application/x-ndjson` all that are there, "
-            "a line of JSON for each item."
+            "Pages of results by `next`, up to the first unfinished item. With `Accept: "
+            "application/x-ndjson` all finished ones, a line of JSON for each. Each call costs 1 "
+            "of the minute."
         ),
         tags=TAGS,
         answer=BatchPage,
@@ -273,7 +274,7 @@ class JobViewSet(KeyedViewSet):
         summary="Cancel a batch",
         description=(
             "Within a second no more of it is judged. What is judged can still be read; the other "
-            "texts are erased. 409 when it is over already."
+            "texts are erased. 409 when it is finished. Costs nothing."
         ),
         tags=TAGS,
         answer=BatchView,
