@@ -82,7 +82,7 @@ $(DEV): | $(PY)
 	@rm -f $(VENV)/.base-* $(VENV)/.dev-* && touch $(BASE) $@
 
 run: setup ## Try everything on this machine, without services (Ctrl-C ends it)
-	@exec $(PY) manage.py run
+	@exec $(PY) manage.py run $(ARGS)
 
 serve: setup ## The web processes as in production; the environment names the stores
 	@exec $(PY) manage.py serve

@@ -198,7 +198,8 @@ def _gateway_session(
     # Tests flush by hand: a flusher of its own would meet a database that pytest has closed.
     buffer.FLUSH_SECONDS = 3600.0
     gateway = Gateway()
-    gateway.start()
+    with django_db_blocker.unblock():  # it looks for missing migrations
+        gateway.start()
     yield gateway
     with django_db_blocker.unblock():
         gateway.stop()

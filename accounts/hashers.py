@@ -27,6 +27,6 @@ class BoundedArgon2(Argon2PasswordHasher):
 
 
 class BCryptSHA256(BCryptSHA256PasswordHasher):
-    """Accepted for imported accounts (the plan's cost 12); Argon2 replaces it at sign-in."""
+    """Accepted for imported accounts (cost 12); Argon2 replaces it at sign-in."""
 
     rounds = 12

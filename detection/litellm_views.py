@@ -51,7 +51,7 @@ class GuardrailViewSet(DataPlaneViewSet):
         summary="Guardrail of a LiteLLM proxy",
         description=(
             "Blocks when a text is flagged and the key's policy enforces. Fields that are not "
-            "listed are ignored. Costs one of the minute and one of the day for each text. When no "
+            "listed are ignored. Costs 1 of the minute and 1 of the day for each text. When no "
             "verdict can be given and the policy fails closed, it answers 503 or 504: LiteLLM then "
             "does what it is configured to do without its guardrail."
         ),

@@ -83,7 +83,11 @@ class DetectConfig(Body):
         None, description="When the engine is away. Default: the policy's, `fallback`."
     )
     mode: Literal["enforce", "monitor"] | None = Field(
-        None, description="`monitor` never flags, but says `would_flag`."
+        None,
+        description=(
+            "`monitor`: `decision` is never `flag`, and `would_flag` says what it would be. "
+            "`is_malicious` knows no mode: branch on `decision`."
+        ),
     )
     use_cache: bool = True
 
@@ -184,7 +188,10 @@ class ScoreResponse(BaseModel):
 class DetectResponse(BaseModel):
     request_id: str
     is_malicious: bool = Field(
-        description="`confidence >= threshold`, unless the policy's lists or categories decide."
+        description=(
+            "`confidence >= threshold`, unless the policy's lists or categories decide. The same "
+            "in `monitor` mode: branch on `decision`."
+        )
     )
     confidence: float = Field(description="0 to 1: how surely this text is an attack.")
     threat_types: list[str] = Field(
@@ -332,7 +339,7 @@ class BatchView(BaseModel):
 
 class BatchPage(BatchView):
     results: list[ItemResult] = Field(
-        description="In the order of the request, as far as they are there without a gap."
+        description="In the order of the request, up to the first unfinished item."
     )
     next: str | None = Field(description="The next page; null when there is no more of them now.")
 

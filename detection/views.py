@@ -52,7 +52,7 @@ class DetectViewSet(OnceViewSet):
             "Asks the detection engine, unless it scored the same text in the last five minutes "
             "(`cached`). When it is away an older score or the embedded detector answers, and the "
             "answer says so (`status: degraded`). With `webhook_url` the event that tells it there "
-            "is stored before the answer leaves. Costs one of the minute and one of the day."
+            "is stored before the answer leaves. Costs 1 of the minute and 1 of the day."
         ),
         tags=["detection"],
         body=DetectRequest,
@@ -115,7 +115,7 @@ class ScoreViewSet(DataPlaneViewSet):
         summary="How sure is the detector?",
         description=(
             "Scores by category without threshold, policy or decision, for choosing a threshold. "
-            "Costs one of the minute and nothing of the day, and is no row of the log."
+            "Costs 1 of the minute and nothing of the day, and is no row of the log."
         ),
         tags=["detection"],
         body=ScoreRequest,

@@ -14,6 +14,7 @@ class GatewayConfig(AppConfig):
     verbose_name = "Gateway"
 
     def ready(self) -> None:
+        from gateway_project import checks  # noqa: F401 - registers them
         from gateway_project.worker import signals  # noqa: F401 - registers them
 
 

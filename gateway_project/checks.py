@@ -10,6 +10,8 @@ from django.conf import settings
 from django.core.checks import CheckMessage, Error, Tags, register
 from django.core.checks import Warning as CheckWarning
 
+SECRET_CHARS_MIN = 32
+
 
 @register(Tags.compatibility)
 def check_settings(app_configs: Any, **_: Any) -> list[CheckMessage]:
@@ -32,6 +34,14 @@ def check_settings(app_configs: Any, **_: Any) -> list[CheckMessage]:
                 "RATE_LIMIT_FAILURE_POLICY is unknown.",
                 hint="Use local, open or closed.",
                 id="gateway.E003",
+            )
+        )
+    if len(settings.SECRET_KEY) < SECRET_CHARS_MIN:
+        found.append(
+            Error(
+                f"SECRET_KEY is shorter than {SECRET_CHARS_MIN} characters: it could be guessed.",
+                hint='python3 -c "import secrets; print(secrets.token_urlsafe(60))"',
+                id="gateway.E009",
             )
         )
     url = urlsplit(settings.DETECTION_ENGINE_URL)

@@ -28,12 +28,15 @@ from gateway_project import __version__
 from gateway_project.core.encryption import Cipher
 from gateway_project.core.stores import queues
 from gateway_project.core.telemetry.logging import configure_logging
+from gateway_project.environment import Environment
 
 BASE_DIR = Path(__file__).resolve().parent.parent
 VAR_DIR = Path(os.environ.get("VAR_DIR", BASE_DIR / "var")).absolute()
 VERSION = __version__
 
-env = environ.FileAwareEnv()  # NAME, or NAME_FILE with the path of a mounted secret
+HOW_TO_MAKE = "docs/settings.md and .env.example say how to make one"
+
+env = Environment()
 environ.Env.read_env(BASE_DIR / ".env")
 
 
@@ -60,7 +63,7 @@ try:
         env.str("KEY_PEPPERS", default="") or f"1:{local_secret('key_pepper')}"
     )
 except ValueError as exc:
-    raise ImproperlyConfigured(f"KEY_PEPPERS: {exc}") from None
+    raise ImproperlyConfigured(f"KEY_PEPPERS: {exc} ({HOW_TO_MAKE})") from None
 FIELD_ENCRYPTION_KEYS: list[str] = env.list("FIELD_ENCRYPTION_KEYS", default=[]) or [
     base64.urlsafe_b64encode(
         hashlib.sha256(local_secret("field_encryption_key").encode()).digest()
@@ -69,7 +72,7 @@ FIELD_ENCRYPTION_KEYS: list[str] = env.list("FIELD_ENCRYPTION_KEYS", default=[])
 try:
     Cipher(tuple(FIELD_ENCRYPTION_KEYS))
 except ValueError as exc:
-    raise ImproperlyConfigured(f"FIELD_ENCRYPTION_KEYS: {exc}") from None
+    raise ImproperlyConfigured(f"FIELD_ENCRYPTION_KEYS: {exc} ({HOW_TO_MAKE})") from None
 
 # -- Process --------------------------------------------------------------------------------------
 
@@ -90,8 +93,9 @@ LOG_FORMAT: str = env.str("LOG_FORMAT", default="json")
 
 # -- Stores ---------------------------------------------------------------------------------------
 
-DATABASE_URL: str = env.str("DATABASE_URL", default="") or f"sqlite:///{VAR_DIR}/gateway.sqlite3"
-REDIS_URL: str = env.str("REDIS_URL", default="")
+LOCAL_DATABASE_URL = f"sqlite:///{VAR_DIR}/gateway.sqlite3"
+DATABASE_URL: str = env.database_url("DATABASE_URL", default=LOCAL_DATABASE_URL)
+REDIS_URL: str = env.store_url("REDIS_URL")
 DATABASES = {"default": env.db_url_config(DATABASE_URL)}
 COUNTED = "gateway_project.core.stores.counted"  # for /metrics
 if DATABASES["default"]["ENGINE"].endswith("sqlite3"):

@@ -17,7 +17,7 @@ SCOPE_WORDS = {
     "batch": "Batches and jobs",
     "webhooks": "Manage webhooks",
     "usage:read": "Read the request log",
-    "keys:write": "Manage keys (give this to few)",
+    "keys:write": "Manage keys and change their policies (give this to few)",
 }
 GRACE = (("0", "At once"), ("3600", "In 1 hour"), ("86400", "In 1 day"), ("604800", "In 7 days"))
 NETWORKS_MAX = 50

@@ -1,4 +1,4 @@
-"""Batches and single texts that are judged behind their request. No text: none is stored."""
+"""Batches and single texts that are judged behind their request. No text is shown."""
 
 from __future__ import annotations
 

@@ -101,7 +101,10 @@ def room(
             .first()
         )
         if found is None:
-            return render(request, "portal/rooms/no_workspace.html", status=404)
+            # After signing in this is where one lands; any other page is really not there.
+            is_landing = request.path == settings.LOGIN_REDIRECT_URL
+            status = 200 if is_landing else 404
+            return render(request, "portal/rooms/no_workspace.html", status=status)
         response = view(request, Member(user, found.workspace, found.role), *args, **kwargs)
         response.setdefault("Cache-Control", "no-store")  # an answer with a secret says more
         return response

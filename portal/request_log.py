@@ -1,4 +1,4 @@
-"""The log of requests and a page for each, without texts: none is stored."""
+"""The log of requests and a page for each, with its text where a policy keeps it."""
 
 from __future__ import annotations
 

@@ -200,7 +200,7 @@ TYPES = (
 )
 BY_NAME = {event.name: event for event in TYPES}
 ALIASES = {"detection_complete": "detection.completed"}
-"""Names of the plans, and ours for them."""
+"""Older names that clients still send, and ours for them."""
 
 
 def schema_of(event: EventType, *, is_open: bool = True) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """Signatures after Standard Webhooks (https://www.standardwebhooks.com), by its own library.
 
 `webhook-signature` holds one symmetric `v1` signature for each secret in force, separated by
-spaces. `x-signature` is the plans' older form, which the library does not know: hexadecimal
+spaces. `x-signature` is an older form, which the library does not know: hexadecimal
 HMAC-SHA256 over the body alone, with the newest secret.
 """
 

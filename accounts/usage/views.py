@@ -1,4 +1,4 @@
-"""`/v1/requests`: the log of the workspace's requests. No text: none is stored."""
+"""`/v1/requests`: the log of the workspace's requests. No text is in it."""
 
 from __future__ import annotations
 

@@ -104,6 +104,18 @@ class BatchViewSet(_Queueing):
         )
         if self.is_queued:
             await self.admit(body.webhook_url)
+        self._refuse_what_never_fits()
+
+    def _refuse_what_never_fits(self) -> None:
+        """A 429 would send the client away to wait for nothing."""
+        for limit in self.principal.policies:
+            if limit.name != "minute" and self.day_cost > limit.limit:
+                raise errors.BatchOverLimit(
+                    f"The batch has {self.day_cost} items, and the limit '{limit.name}' lets "
+                    f"{limit.limit} a day through, so it would be refused on any day. Split it "
+                    f"into batches of at most {limit.limit} and spread them over days, or ask for "
+                    "a higher limit."
+                )
 
     @endpoint(
         summary="Are these texts attacks?",
@@ -111,8 +123,8 @@ class BatchViewSet(_Queueing):
             "1 to 1,000 texts. Up to 100 are answered at once; more, or with `webhook_url` or "
             "`Prefer: respond-async`, are accepted (202) and worked on behind the request: "
             "`Location` says where progress and results are. An item that is not valid, or that "
-            "gets no verdict, fails alone. Equal texts are asked about once. Costs one of the "
-            "minute and one of the day for each item, all or nothing."
+            "gets no verdict, fails alone. Equal texts are judged once. A batch of n items "
+            "costs 1 of the minute and n of the day; when n do not fit, nothing is taken (429)."
         ),
         tags=TAGS,
         body=BatchRequest,
@@ -120,7 +132,7 @@ class BatchViewSet(_Queueing):
         more_answers={202: BatchAccepted},
         scope=SCOPE,
         day_cost=1,
-        problems=[errors.QuotaExceeded, *idempotency.PROBLEMS],
+        problems=[errors.QuotaExceeded, errors.BatchOverLimit, *idempotency.PROBLEMS],
         parameters=[
             OpenApiParameter(
                 "Prefer", str, OpenApiParameter.HEADER, description="`respond-async`: answer 202."
@@ -236,8 +248,9 @@ class JobViewSet(KeyedViewSet):
     @endpoint(
         summary="Progress and results of a batch",
         description=(
-            "Pages of results by `next`. With `Accept: application/x-ndjson` all that are there, "
-            "a line of JSON for each item."
+            "Pages of results by `next`, up to the first unfinished item. With `Accept: "
+            "application/x-ndjson` all finished ones, a line of JSON for each. Each call costs 1 "
+            "of the minute."
         ),
         tags=TAGS,
         answer=BatchPage,
@@ -262,7 +275,7 @@ class JobViewSet(KeyedViewSet):
         summary="Cancel a batch",
         description=(
             "Within a second no more of it is judged. What is judged can still be read; the other "
-            "texts are erased. 409 when it is over already."
+            "texts are erased. 409 when it is finished. Costs nothing."
         ),
         tags=TAGS,
         answer=BatchView,

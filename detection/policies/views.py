@@ -71,8 +71,8 @@ class PolicyRequest(Body):
     categories: dict[ThreatType, bool] = Field(
         {},
         description=(
-            "Threat types switched off (false). A score all of whose types are off is not "
-            "malicious; one that names no type counts."
+            "Threat types switched off (false). If every type that was found is off, the text is "
+            "not malicious; a score without any type is still judged by the threshold."
         ),
     )
     allow: Entries = Field([], description="Never malicious, whatever the score.")

@@ -140,6 +140,20 @@ class TestWhatItCosts:
         assert r.status_code == 200
         assert remaining(gateway, key)["day"] == 0
 
+    @pytest.mark.parametrize("headers", [{}, {"Prefer": "respond-async"}])
+    def test_a_batch_that_no_day_could_fit_is_not_told_to_wait(
+        self, gateway, engine, make_key, headers
+    ):
+        key = make_key(rate_limit_per_day=10)
+        r = gateway.post(PATH, {"requests": items(*[ATTACK] * 11)}, key=key, headers=headers)
+
+        problem(r, 422, "batch_over_limit")
+        assert "retry-after" not in r.headers
+        assert "11 items" in r.json()["detail"]
+        assert "'day' lets 10 a day through" in r.json()["detail"]
+        assert remaining(gateway, key)["day"] == 10
+        assert not Job.objects.exists()
+
     def test_each_verdict_is_a_row_of_the_log(self, gateway, engine, acme_key):
         body = gateway.post(PATH, {"requests": items(HARMLESS, ATTACK)}, key=acme_key).json()
         gateway.flush_usage()

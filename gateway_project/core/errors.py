@@ -27,6 +27,7 @@
     ├── BodyTooLarge             413
     ├── UnsupportedMediaType     415
     ├── ValidationFailed         422  fields are wrong, each named in `errors`
+    ├── BatchOverLimit           422  more items than the day's limit lets through at any time
     ├── FailOpenForbidden        403  the key's policy does not allow failing open
     ├── RateLimited              429  too many in the minute
     ├── QuotaExceeded            429  the day's quota is used up
@@ -307,6 +308,18 @@ class ValidationFailed(GatewayError):
     code = "validation_error"
     title = "Request not valid"
     default_detail = "Some fields are not valid; 'errors' names each. Mend them and send again."
+
+
+class BatchOverLimit(GatewayError):
+    """Not a 429: waiting does not help."""
+
+    status_code = 422
+    code = "batch_over_limit"
+    title = "Batch larger than the limit"
+    default_detail = (
+        "The batch has more items than this key may send in a whole day. Split it, or ask for a "
+        "higher limit."
+    )
 
 
 class RateLimited(GatewayError):

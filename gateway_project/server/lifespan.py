@@ -15,7 +15,7 @@ from accounts.usage.buffer import buffer as usage_buffer
 from detection.engines import go
 from gateway_project.core.context import Receive, Send
 from gateway_project.core.memory import spare_the_collector
-from gateway_project.core.stores import redis
+from gateway_project.core.stores import migrations, redis
 from gateway_project.core.stores.bus import bus
 from gateway_project.core.telemetry import migration_counts
 from gateway_project.core.telemetry.logging import get_logger
@@ -58,6 +58,7 @@ class Process:
                 return
 
     async def start(self) -> None:
+        await migrations.look()
         if settings.REDIS_URL:
             redis.open_pipe(settings.REDIS_URL)
             self._held.push_async_callback(redis.close_pipe)

@@ -84,7 +84,7 @@ class WebhooksView(BaseModel):
 
 
 class JobsView(BaseModel):
-    """No call is answered later yet: 0 and null until then."""
+    """Batches and single texts that wait or are worked on; null: none waits."""
 
     queued: int
     processing: int

@@ -45,6 +45,7 @@ def test_the_example_names_only_settings_that_exist():
         ("DETECTION_ENGINE_SCORE_FLOOR", 1.0, "gateway.E005"),
         ("EMBEDDED_WORKER", True, "gateway.E006"),
         ("DRAIN_SECONDS", -1.0, "gateway.E008"),
+        ("SECRET_KEY", "short", "gateway.E009"),
         ("JWT_SECRET", "short", "gateway.E020"),
         ("JWT_ALGORITHM", "none", "gateway.E021"),
         ("JWT_ALGORITHM", "RS256", "gateway.E021"),
@@ -64,6 +65,13 @@ def test_a_mistake_is_a_system_check_with_a_hint(settings, setting, value, check
     found = {message.id: message for message in checks.check_settings(None)}
 
     assert found[check].hint
+
+
+def test_the_checks_are_registered(tmp_path):
+    done = manage("check", VAR_DIR=str(tmp_path), WORKERS="2")
+
+    assert "gateway.E001" in done.stderr
+    assert done.returncode != 0
 
 
 def test_the_tests_own_settings_have_no_mistake():
@@ -113,6 +121,82 @@ def test_bad_peppers_are_refused_in_a_sentence(tmp_path):
 
     assert done.returncode != 0
     assert "KEY_PEPPERS: each entry is <version>:<pepper" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("setting", "value", "sentence"),
+    [
+        ("WORKERS", "two", "WORKERS must be a whole number, not 'two'."),
+        ("DRAIN_SECONDS", "soon", "DRAIN_SECONDS must be a number, not 'soon'."),
+        ("HTTPS_ONLY", "ture", "HTTPS_ONLY must be true or false, not 'ture'."),
+        ("SECRET_KEY_FILE", "/nowhere", "SECRET_KEY_FILE names a file that cannot be read"),
+        ("DATABASE_URL", "postgres:/x", "DATABASE_URL must look like postgres://user:password@"),
+        ("REDIS_URL", "localhost:6379", "REDIS_URL must look like redis://"),
+        ("KEY_PEPPERS", "1:", "KEY_PEPPERS: each entry is <version>:<pepper"),
+        ("FIELD_ENCRYPTION_KEYS", "x", "FIELD_ENCRYPTION_KEYS: each entry is 32 bytes"),
+        ("WEBHOOK_ALLOWED_NETWORKS", "10.1/8", "WEBHOOK_ALLOWED_NETWORKS: "),
+        ("SECRET_KEY", "short", "SECRET_KEY is shorter than 32 characters"),
+    ],
+)
+def test_a_value_that_cannot_be_right_ends_in_a_sentence(tmp_path, setting, value, sentence):
+    done = manage("check", VAR_DIR=str(tmp_path), **{setting: value})
+
+    assert done.returncode != 0
+    assert sentence in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_wrong_address_of_a_store_is_not_repeated_for_it_may_hold_a_password(tmp_path):
+    done = manage("check", VAR_DIR=str(tmp_path), DATABASE_URL="mysql://me:hunter2@host/name")
+
+    assert "DATABASE_URL" in done.stderr
+    assert "hunter2" not in done.stderr
+
+
+def test_serve_with_the_example_as_it_is_says_what_is_missing_and_how_to_make_it(tmp_path):
+    example = dict(
+        line.split("=", 1)
+        for line in (ROOT / ".env.example").read_text().splitlines()
+        if line and not line.startswith("#")
+    )
+
+    done = manage("serve", **{**example, "VAR_DIR": str(tmp_path)})
+
+    assert re.findall(r"^  ([A-Z_]+)=", done.stderr, re.M) == [
+        *("SECRET_KEY", "KEY_PEPPERS", "FIELD_ENCRYPTION_KEYS"),
+    ]
+    assert ".env.example" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_each_secret_of_the_example_is_made_by_the_command_above_it(tmp_path):
+    text = (ROOT / ".env.example").read_text()
+    made = {
+        name: subprocess.run(
+            ["sh", "-c", command], capture_output=True, text=True, check=True
+        ).stdout.strip()
+        for command, name in re.findall(r"^#   (python3 .*)\n(?:#.*\n)*([A-Z_]+)=", text, re.M)
+    }
+
+    assert set(made) == {
+        *("SECRET_KEY", "KEY_PEPPERS", "FIELD_ENCRYPTION_KEYS", "POSTGRES_PASSWORD"),
+    }
+    assert manage("check", **{**made, "VAR_DIR": str(tmp_path)}).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [("DATABASE_URL", "sqlite:////tmp/of-somebody.sqlite3"), ("SECRET_KEY", "s" * 40)],
+)
+def test_run_writes_no_demo_where_the_environment_names_an_installation(tmp_path, setting, value):
+    done = manage("run", VAR_DIR=str(tmp_path), **{setting: value})
+
+    assert done.returncode == 1
+    assert f"This environment sets {setting}" in done.stderr
+    assert "make serve" in done.stderr
+    assert "ARGS=--demo-in-this-database" in done.stderr
+    assert not (tmp_path / "demo.json").exists()
+    assert not Path("/tmp/of-somebody.sqlite3").exists()
 
 
 def test_a_secret_may_come_from_a_file(tmp_path):

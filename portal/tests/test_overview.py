@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from accounts.models import Workspace
+from accounts.models import User, Workspace
 
 STEPS = "/app/first-steps"
 
@@ -76,3 +76,20 @@ def test_the_guide_needs_no_account(gateway, client):
     page = client.get("/guides/quickstart").content.decode()
 
     assert "http://testserver/v1/detect" in page
+
+
+def test_staff_without_a_workspace_land_on_a_page_that_leads_on(enter, gateway):
+    root = enter(User.objects.create_superuser("root@gateway.example", "x"))
+    landed, elsewhere = root.get("/app/"), root.get("/app/keys")
+
+    assert landed.status_code == 200
+    assert b'href="/admin/"' in landed.content
+    assert elsewhere.status_code == 404
+
+
+def test_a_person_without_a_workspace_is_told_whom_to_ask(enter, bob):
+    landed = enter(bob).get("/app/")
+
+    assert landed.status_code == 200
+    assert b"add bob@acme.example to it" in landed.content
+    assert b"/admin/" not in landed.content

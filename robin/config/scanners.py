@@ -1,4 +1,4 @@
-"""ClamAV and Rspamd, asked whether they are there. Robin offers nothing of the kind (§6b).
+"""ClamAV and Rspamd, asked whether they are there. Robin offers nothing of the kind.
 
 The document that Robin UI edits names the host. Only addresses that the operator lists are dialled
 (`ROBIN_SCANNERS`), or whoever may edit it could search the gateway's network for open ports.

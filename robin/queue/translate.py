@@ -59,7 +59,7 @@ def _row(row: str, retries_max: frozenset[tuple[str, int]]) -> Item:
 
 
 def queue_json(content: bytes) -> QueuePage:
-    """The same from `/client/queue/json`, which Robin UI's authors had and never published (§1.6).
+    """The same from `/client/queue/json`, which Robin UI's authors had and never published.
 
     Raises ValueError for anything else.
     """

@@ -361,6 +361,7 @@ class TestTest:
         r = api("POST", "/test", {"webhook_id": str(webhook.pk)})
 
         assert "private or reserved" in fields(r)["webhook_id"]
+        assert "WEBHOOK_ALLOWED_NETWORKS" in fields(r)["webhook_id"]
         assert receiver.received == []
 
 

@@ -59,7 +59,7 @@ class Credential:
 API_KEY = Credential(
     errors.MissingAPIKey,
     errors.ScopeDenied,
-    "This key lacks the scope '{}'. Use a key that has it.",
+    "This key lacks the scope '{}'. Use a key that has it; the portal makes one (/app/keys).",
     (errors.InvalidAPIKey, errors.IPNotAllowed, errors.WorkspaceSuspended),
 )
 
@@ -128,7 +128,7 @@ def endpoint(
         )
         return extend_schema(
             summary=summary,
-            description=description,
+            description=_described(summary, description, scope, credential),
             tags=list(tags),
             request=body,
             responses=responses,
@@ -136,6 +136,16 @@ def endpoint(
         )(function)
 
     return mark
+
+
+def _described(
+    summary: str, description: str | None, scope: str | None, credential: Credential
+) -> str:
+    """Never empty: the document would show the docstring of the view instead."""
+    kind = "scope" if credential is API_KEY else "permission"
+    needs = f"Needs the {kind} `{scope}`." if scope else ""
+    text = " ".join(filter(None, (description, needs)))
+    return text or (summary if summary.endswith("?") else f"{summary}.")
 
 
 def parse(request: HttpRequest, model: type[M]) -> M:

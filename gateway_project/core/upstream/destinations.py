@@ -125,7 +125,10 @@ def vet(text: str, *, is_plain: bool) -> None:
     if address is not None and any(address in network for network in _allowed()):
         return
     if address is None or is_refused(address):
-        raise Refused("The address lies in a private or reserved network. Use a public one.")
+        raise Refused(
+            "The address lies in a private or reserved network. Use a public one, or have the "
+            "operators of this gateway allow that network (WEBHOOK_ALLOWED_NETWORKS)."
+        )
     if is_plain:
         raise Refused("Use https on port 443 or 8443.")
 

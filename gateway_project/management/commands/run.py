@@ -11,6 +11,7 @@ import secrets
 import signal
 import socket
 import sys
+from argparse import ArgumentParser
 from collections.abc import Container
 from contextlib import suppress
 from datetime import timedelta
@@ -44,7 +45,16 @@ ACTOR = Actor("manage.py run")
 class Command(BaseCommand):
     help = "Run everything on this machine: gateway, worker, stand-in engine, and a demo account."
 
+    def add_arguments(self, parser: ArgumentParser) -> None:
+        parser.add_argument(
+            "--demo-in-this-database",
+            action="store_true",
+            help="write the demo accounts although the environment names a database or secrets",
+        )
+
     def handle(self, *args: Any, **options: Any) -> None:
+        if not options["demo_in_this_database"]:
+            refuse_foreign_environment()
         signal.signal(signal.SIGTERM, signal.default_int_handler)
         if not _is_free(settings.HOST, settings.PORT):
             raise CommandError(
@@ -130,6 +140,25 @@ Try it:
 
 The same facts for scripts: {settings.VAR_DIR}/demo.json.  Ctrl-C stops everything.
 """
+
+
+def refuse_foreign_environment() -> None:
+    """The demo, a superuser in it, belongs into this checkout's own database and no other."""
+    named = []
+    if settings.DATABASE_URL != settings.LOCAL_DATABASE_URL:
+        named.append("DATABASE_URL")
+    if not settings.IS_LOCAL:
+        named.append("SECRET_KEY")
+    if named:
+        raise CommandError(
+            "`make run` writes demo accounts, one of them a superuser, and prints their passwords. "
+            f"This environment sets {' and '.join(named)}, in {settings.BASE_DIR / '.env'} or in "
+            "variables, so it may be an installation in use. Nothing was changed.\n"
+            "  To serve that installation:        make serve\n"
+            "  To try the gateway:                make run in a checkout without .env, and\n"
+            f"                                     without these variables ({', '.join(named)})\n"
+            "  To put the demo into it after all: make run ARGS=--demo-in-this-database"
+        )
 
 
 def seed(base_url: str) -> dict[str, Any]:

@@ -5,16 +5,18 @@ from __future__ import annotations
 import os
 from typing import Any
 
+from django import db
 from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError
 
+from gateway_project.core.stores import migrations
 from gateway_project.core.telemetry import multiprocess
 from gateway_project.server.command import command as server_command
 
 NEEDED = {
-    "SECRET_KEY": "a long random text",
-    "KEY_PEPPERS": "1:<random text>, kept for as long as keys are",
-    "FIELD_ENCRYPTION_KEYS": "a Fernet key, kept for as long as what it encrypts",
+    "SECRET_KEY": "a long random text (.env.example has a command that makes one)",
+    "KEY_PEPPERS": "1:<random text> (likewise), kept for as long as keys are",
+    "FIELD_ENCRYPTION_KEYS": "a Fernet key (likewise), kept for as long as what it encrypts",
     "DATABASE_URL": "postgres://user:password@host/name",
     "REDIS_URL": "redis://host:6379/0",
     "DETECTION_ENGINE_URL": "http://detection-engine:8080",
@@ -35,9 +37,25 @@ class Command(BaseCommand):
                 f"{lines}\nTo try the gateway without any, use: make run"
             )
         self.check(display_num_errors=True)
+        self._warn_of_the_database()
         environment = {
             **os.environ,
             "PROMETHEUS_MULTIPROC_DIR": str(multiprocess.metrics_folder()),
         }
         command = server_command(host=settings.HOST, port=settings.PORT, workers=settings.WORKERS)
         os.execve(command[0], command, environment)  # noqa: S606 - becomes the server
+
+    def _warn_of_the_database(self) -> None:
+        """Not refused: the processes look again, and are not ready until all is there."""
+        try:
+            missing = migrations.find_missing()
+        except db.Error as exc:
+            self.stderr.write(
+                f"The database of DATABASE_URL does not answer ({type(exc).__name__}). The gateway "
+                "starts, and is not ready until it does."
+            )
+        else:
+            if missing:
+                self.stderr.write(migrations.sentence(missing))
+        finally:
+            db.connections.close_all()
