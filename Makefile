@@ -25,7 +25,7 @@ WORKFLOWS := .github/workflows/*.yml
 .PHONY: help setup setup-dev run serve test pytest checks lint style types imports \
 	migrations-check deploy-check check bench \
 	bench-batches bench-webhooks bench-live \
-	lock audit migrations format
+	cold lock audit migrations format
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(firstword $(MAKEFILE_LIST)) \
@@ -153,6 +153,9 @@ bench-live: setup-dev ## The live queue with 1,000 watchers on one worker (ARGS=
 
 bench-webhooks: setup-dev ## Deliveries per second of one worker process (ARGS=…)
 	@$(SERVICES) --want nginx -- $(PY) -m benchmarks.webhooks $(ARGS)
+
+cold: ## Both commands of the README in an empty clone, with a fresh HOME and no cache
+	@PYTHON="$(PYTHON)" bash deploy/cold.sh
 
 lock: | $(PY) ## Pin requirements/*.in and benchmarks/requirements.in, with hashes
 	@[ -x $(VENV)/bin/uv ] || $(PIP) install uv

@@ -21,10 +21,9 @@ from detection.jobs import judging, store, worker
 from detection.models import Job, JobChunk
 from detection.tests.test_batch import items, remaining
 from detection.tests.test_detect import ATTACK, HARMLESS, field, problem
-from detection.tests.working import free_chunks, in_line, work_all
+from detection.tests.working import broker_at, free_chunks, in_line, work_all
 from gateway_project.core import encryption
 from gateway_project.core.stores import queues, redis
-from gateway_project.tests.served import broker_at
 from webhooks.delivery.engine import deliver_all
 
 BATCH, ASYNC = "/v1/detect/batch", "/v1/detect/async"

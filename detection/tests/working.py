@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+from contextlib import contextmanager
 from uuid import UUID
 
+import pytest
+from celery import current_app
 from django.utils import timezone
 
 from detection.jobs import store, worker
@@ -35,3 +38,13 @@ def in_line() -> list[UUID]:
     keys = [queues.DETECTION] + [f"{queues.DETECTION}:{n}" for n in range(1, 10)]
     found = [raw for key in keys for raw in reversed(client.lrange(key, 0, -1))]
     return [UUID(json.loads(raw)["headers"]["argsrepr"].strip("(',)")) for raw in found]
+
+
+@contextmanager
+def broker_at(url):
+    """Send tasks there: the tests' own Redis has no worker."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(current_app.conf, "broker_write_url", url)
+        current_app._after_fork()  # forgets its connections
+        yield
+    current_app._after_fork()

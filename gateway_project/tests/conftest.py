@@ -9,8 +9,9 @@ from django.conf import settings
 from django.db import connection
 
 from accounts.models import User
+from detection.tests.working import broker_at
 from gateway_project.tests.private_redis import PrivateRedis
-from gateway_project.tests.served import Served, Worker, broker_at
+from gateway_project.tests.served import Served, Worker
 from gateway_project.tests.test_admin import signed_in
 from portal.tests.browser import chromium, open_tab  # noqa: F401 - a person's browser
 from portal.tests.conftest import enter, owner, stranger, viewer  # noqa: F401 - at its rooms

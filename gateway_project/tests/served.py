@@ -9,12 +9,10 @@ import socket
 import subprocess
 import sys
 import time
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 
 import httpx
-import pytest
-from celery import current_app
 from django.conf import settings
 
 from gateway_project.server.command import command
@@ -140,16 +138,6 @@ class Served:
 
     def lines(self) -> list[dict]:
         return [json.loads(raw) for raw in self.output().splitlines() if raw.startswith("{")]
-
-
-@contextmanager
-def broker_at(url):
-    """Send tasks there: the tests' own Redis has no worker."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(current_app.conf, "broker_write_url", url)
-        current_app._after_fork()  # forgets its connections
-        yield
-    current_app._after_fork()
 
 
 class Worker:

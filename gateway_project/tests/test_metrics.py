@@ -21,10 +21,11 @@ from celery.signals import setup_logging
 from prometheus_client import REGISTRY, metrics
 from prometheus_client.mmap_dict import MmapedDict, mmap_key
 
+from detection.tests.working import broker_at
 from gateway_project.core.telemetry import metrics as observability
 from gateway_project.core.telemetry import multiprocess
 from gateway_project.core.telemetry.multiprocess import FILE, MetricsFolder
-from gateway_project.tests.served import ROOT, Served, broker_at, wait_until
+from gateway_project.tests.served import ROOT, Served, wait_until
 from gateway_project.worker import signals
 
 # api-shapes.md, "Health and metrics", and those that we added.
