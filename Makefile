@@ -16,7 +16,7 @@ LOCK := pip compile --quiet --generate-hashes --no-strip-extras --universal \
 
 .DEFAULT_GOAL := help
 .PHONY: help setup setup-dev run serve test pytest lint migrations-check deploy-check check bench \
-	bench-batches bench-webhooks bench-live \
+	bench-batches bench-webhooks bench-live bench-idle \
 	lock migrations format
 
 help: ## List the targets
@@ -115,6 +115,9 @@ bench-batches: setup-dev ## Batch items per second of one worker process (ARGS=�
 
 bench-live: setup-dev ## The live queue with 1,000 watchers on one worker (ARGS=…)
 	@$(SERVICES) -- $(PY) -m benchmarks.live $(ARGS)
+
+bench-idle: setup-dev ## CPU and memory of `make run` while nobody uses it (ARGS=…)
+	@$(PY) -m benchmarks.idle $(ARGS)
 
 bench-webhooks: setup-dev ## Deliveries per second of one worker process (ARGS=…)
 	@$(SERVICES) --want nginx -- $(PY) -m benchmarks.webhooks $(ARGS)
