@@ -24,7 +24,7 @@ WORKFLOWS := .github/workflows/*.yml
 .DEFAULT_GOAL := help
 .PHONY: help setup setup-dev run serve test pytest checks lint style types imports \
 	migrations-check deploy-check check bench \
-	bench-batches bench-webhooks bench-live \
+	bench-batches bench-webhooks bench-live bench-idle \
 	cold lock audit migrations format
 
 help: ## List the targets
@@ -150,6 +150,9 @@ bench-batches: setup-dev ## Batch items per second of one worker process (ARGS=�
 
 bench-live: setup-dev ## The live queue with 1,000 watchers on one worker (ARGS=…)
 	@$(SERVICES) -- $(PY) -m benchmarks.live $(ARGS)
+
+bench-idle: setup-dev ## CPU and memory of `make run` while nobody uses it (ARGS=…)
+	@$(PY) -m benchmarks.idle $(ARGS)
 
 bench-webhooks: setup-dev ## Deliveries per second of one worker process (ARGS=…)
 	@$(SERVICES) --want nginx -- $(PY) -m benchmarks.webhooks $(ARGS)
