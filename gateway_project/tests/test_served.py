@@ -249,17 +249,19 @@ class TestStoresAway:
 class TestMakeRun:
     """`manage.py run` on an empty folder, as `make run` calls it."""
 
+    @staticmethod
+    def environment(folder: Path, port: int) -> dict[str, str]:
+        """Without the stores of the tests: beside them it would refuse to write its demo."""
+        named = ("DATABASE_URL", "REDIS_URL", "DETECTION_ENGINE_URL")
+        clean = {k: v for k, v in os.environ.items() if k not in named}
+        return {**clean, "VAR_DIR": str(folder), "PORT": str(port), "PYTHONUNBUFFERED": "1"}
+
     def start(self, folder: Path, port: int) -> subprocess.Popen[bytes]:
-        clean = {
-            k: v
-            for k, v in os.environ.items()
-            if k not in ("DATABASE_URL", "REDIS_URL", "DETECTION_ENGINE_URL")
-        }
         with (folder / "out.txt").open("ab") as out:
             return subprocess.Popen(
                 [sys.executable, "manage.py", "run"],
                 cwd=ROOT,
-                env={**clean, "VAR_DIR": str(folder), "PORT": str(port), "PYTHONUNBUFFERED": "1"},
+                env=self.environment(folder, port),
                 stdout=out,
                 stderr=subprocess.STDOUT,
             )
@@ -328,7 +330,7 @@ class TestMakeRun:
             taken = subprocess.run(
                 [sys.executable, "manage.py", "run"],
                 cwd=ROOT,
-                env={**os.environ, "VAR_DIR": str(tmp_path), "PORT": str(port)},
+                env=self.environment(tmp_path, port),
                 capture_output=True,
                 text=True,
                 check=False,
