@@ -122,6 +122,16 @@ class TestTheDocument:
 
 class TestEveryOperation:
     @each_operation
+    def test_its_description_is_for_callers_and_names_the_scope(
+        self, written, method, template, view
+    ):
+        told = written["paths"][template][method.lower()]["description"]
+        declared = getattr(view.cls, view.actions[method.lower()]).endpoint
+
+        assert all(klass.__doc__ not in told for klass in view.cls.__mro__ if klass.__doc__)
+        assert declared.scope is None or f"`{declared.scope}`" in told
+
+    @each_operation
     def test_its_errors_are_problems(self, written, method, template, view):
         responses = written["paths"][template][method.lower()]["responses"]
 
