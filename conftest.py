@@ -235,8 +235,8 @@ def forget_everything(gateway: Gateway) -> None:
     robin_health.forget_health()
     for probe in system_views.PROBES.values():
         probe._until = 0.0
-    for flight in list(engine_module.client().asking._flights.values()):
-        _gateway_cancel(gateway, flight)
+    for call in list(engine_module.client().asking._in_flight.values()):
+        _gateway_cancel(gateway, call)
     usage_buffer.clear()
     log._touched.clear()
     partitions._days_known.clear()
@@ -259,12 +259,12 @@ def forget_limits() -> None:
     limiter.degraded_since = None
 
 
-def _gateway_cancel(gateway: Gateway, flight: asyncio.Task[Any]) -> None:
+def _gateway_cancel(gateway: Gateway, call: asyncio.Task[Any]) -> None:
     """A call of an earlier test, still waiting for its engine, would be joined by the next."""
 
     async def cancel() -> None:
-        flight.cancel()
-        await asyncio.gather(flight, return_exceptions=True)
+        call.cancel()
+        await asyncio.gather(call, return_exceptions=True)
 
     gateway.run(cancel())
 

@@ -2,9 +2,10 @@
 
 The look-up in the database happens off the event loop, once for equal keys at once. What it found
 is believed for `KEY_CACHE_SECONDS`, "no such key" for `UNKNOWN_SECONDS`. `forget` drops a key here
-and, over the bus, in every worker; a worker that cannot hear the bus believes nothing for longer
-than `DEAF_SECONDS`. So a revoked key is refused everywhere within a second. While the database is
-away known keys go on for `OUTAGE_SECONDS`; a key that nobody knows is 503 then, never 401.
+and, over the bus, in every worker; a worker that is cut off from the bus believes nothing for
+longer than `BUS_DISCONNECTED_TTL`. So a revoked key is refused everywhere within a second. While
+the database is away known keys go on for `OUTAGE_SECONDS`; a key that nobody knows is 503 then,
+never 401.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ from gateway_project.core.telemetry.logging import get_logger
 from gateway_project.core.telemetry.metrics import key_cache_total
 
 UNKNOWN_SECONDS = 10.0
-DEAF_SECONDS = 0.5
+BUS_DISCONNECTED_TTL = 0.5
 OUTAGE_SECONDS = 15 * 60.0
 CHANNEL = "keys"
 ALL = "*"
@@ -97,12 +98,12 @@ class Caller:
 
 def is_believed(at: float) -> bool:
     """Whether what was looked up at `at` (of `monotonic`) needs no new look."""
-    seconds = settings.KEY_CACHE_SECONDS if bus.is_listening else DEAF_SECONDS
+    seconds = settings.KEY_CACHE_SECONDS if bus.is_listening else BUS_DISCONNECTED_TTL
     return monotonic() - at < seconds
 
 
 @dataclass(frozen=True, slots=True)
-class _Known:
+class _CachedEntry:
     caller: Caller
     at: float
 
@@ -115,7 +116,7 @@ class _Memory:
     """What this process knows of keys, by digest."""
 
     def __init__(self) -> None:
-        self.known: TTLCache[str, _Known] = TTLCache(50_000)
+        self.known: TTLCache[str, _CachedEntry] = TTLCache(50_000)
         # Apart, so that a flood of made-up keys pushes no real one out.
         self.unknown: TTLCache[str, bool] = TTLCache(5_000)
         self.generation = 0
@@ -131,7 +132,7 @@ class _Memory:
             before = self.known.get(digest)
             if before is not None and before.caller == caller:
                 caller = before.caller  # the limiter remembers its policies already
-            self.known.put(digest, _Known(caller, monotonic()), seconds=OUTAGE_SECONDS)
+            self.known.put(digest, _CachedEntry(caller, monotonic()), seconds=OUTAGE_SECONDS)
 
     def forget(self, word: str) -> None:
         self.generation += 1
@@ -181,7 +182,7 @@ class APIKeyAuthentication(BaseAuthentication):
         return self._admit(caller, context)
 
     async def _ask(
-        self, text: str, digest: str, known: _Known | None, context: RequestContext
+        self, text: str, digest: str, known: _CachedEntry | None, context: RequestContext
     ) -> Caller | None:
         if known is None:
             if _memory.unknown.get(digest):
@@ -239,7 +240,7 @@ def _has_key(meta: Mapping[str, Any]) -> bool:
     return bool(meta.get("HTTP_X_API_KEY") or meta.get("HTTP_AUTHORIZATION"))
 
 
-def _read(meta: Mapping[str, Any]) -> tuple[str, str, _Known | None]:
+def _read(meta: Mapping[str, Any]) -> tuple[str, str, _CachedEntry | None]:
     """The key's text, its digest and what is remembered of it.
 
     Raises 401 when it is missing or not a key by its checksum.

@@ -176,13 +176,13 @@ async def _ask(
 
     # Who wants no cache wants a call of its own.
     flight_key = key if config.use_cache else f"{batch or context.request_id} {key}"
-    flight, is_new = go.client().asking.start(flight_key, fly, since=looked_at)
-    # `wait` leaves the flight to the others when this caller's time is up, or the caller gone.
+    call, is_new = go.client().asking.start(flight_key, fly, since=looked_at)
+    # `wait` leaves the call to the others when this caller's time is up, or the caller gone.
     left = budget - (perf_counter() - context.started)
-    await asyncio.wait((flight,), timeout=max(0.0, left))
-    if not flight.done():
+    await asyncio.wait((call,), timeout=max(0.0, left))
+    if not call.done():
         raise go.EngineUnavailable("timeout")
-    return flight.result(), not is_new
+    return call.result(), not is_new
 
 
 async def _without_engine(

@@ -30,10 +30,10 @@ def _keep_one_connection(**_: Any) -> None:
 
 
 @signals.worker_process_init.connect
-def _spare_the_collector(**_: Any) -> None:
-    from gateway_project.core.memory import spare_the_collector
+def _tune_gc(**_: Any) -> None:
+    from gateway_project.core.memory import tune_gc
 
-    spare_the_collector()
+    tune_gc()
 
 
 @signals.task_prerun.connect

@@ -228,7 +228,7 @@ class TestDatabaseAway:
         gone = OperationalError("gone")
         with patch.object(ApiKey.objects, "usable", autospec=True, side_effect=gone):
             gateway.get(path, key=acme_key)
-        database._resting_until = 0.0
+        database._backing_off_until = 0.0
 
         assert gateway.get(path, key=acme_key).status_code == 200
 
@@ -273,7 +273,7 @@ class TestAKnownKeyInAnOutage:
         with patch.object(ApiKey.objects, "usable", autospec=True, side_effect=gone):
             gateway.get("/v1/limits", key=acme_key)
         ApiKey.objects.update(revoked_at=timezone.now())
-        database._resting_until = 0.0
+        database._backing_off_until = 0.0
 
         gateway.get("/v1/limits", key=acme_key)  # still served; the look-up goes on behind
         gateway.run(asyncio.sleep(0.2))

@@ -145,7 +145,7 @@ def store_is_away(monkeypatch):
                 def refuse(packed):
                     raise redis.RedisUnavailable("password=hush")
 
-                patched.setattr(redis.pipe(), "submit", refuse)
+                patched.setattr(redis.connection(), "submit", refuse)
             else:
 
                 def fail(batches):

@@ -201,11 +201,11 @@ class Buffer:
         if not settings.REDIS_URL:
             await database.run_behind(usage_log.write, [batch.plain()])
             return
-        pipe = redis.pipe()
-        if await pipe.submit(redis.pack("XLEN", STREAM)) >= STREAM_ENTRIES_MAX:
+        connection = redis.connection()
+        if await connection.submit(redis.pack("XLEN", STREAM)) >= STREAM_ENTRIES_MAX:
             raise redis.RedisUnavailable("the stream is full: is a worker running?")
         entry: tuple[Any, ...] = ("id", str(batch.id), "rows", batch.packed())
-        await pipe.submit(redis.pack("XADD", STREAM, "*", *entry))
+        await connection.submit(redis.pack("XADD", STREAM, "*", *entry))
 
 
 buffer = Buffer()

@@ -37,7 +37,8 @@ SURE = 0.95
 FAULT_SECONDS_MIN = 2.0
 """A call that had less than this did not show that the engine is slow."""
 VERSION_SECONDS = 30.0
-LINGER_SECONDS = 0.5  # longer than the answer to a look-up can be on its way (`RedisPipe`)
+# Longer than the answer to a look-up can be on its way (`PipelinedConnection`).
+GRACE_SECONDS = 0.5
 
 
 class EngineUnavailable(Exception):
@@ -69,7 +70,7 @@ class EngineClient:
             failures_max=settings.CIRCUIT_BREAKER_FAILURE_THRESHOLD,
             open_seconds=settings.CIRCUIT_BREAKER_TIMEOUT_SECONDS,
         )
-        self.asking: SingleFlight[str, Score] = SingleFlight(linger_seconds=LINGER_SECONDS)
+        self.asking: SingleFlight[str, Score] = SingleFlight(grace_seconds=GRACE_SECONDS)
         self.version = ""
         self._watch = asyncio.create_task(self._watch_version(), name="engine-version")
 
@@ -143,7 +144,7 @@ class EngineClient:
 
     async def _ask_one(self, text: str, headers: dict[str, str], timeout_seconds: float) -> Score:
         try:
-            call = self.breaker.admit()
+            call = self.breaker.acquire()
         except BreakerOpen as exc:
             raise EngineUnavailable("circuit_open", math.ceil(exc.retry_after_seconds)) from exc
         try:
@@ -159,11 +160,11 @@ class EngineClient:
             call.failed()
             raise
         except _NotAnOutage as exc:
-            call.released()
+            call.release()
             raise EngineUnavailable("engine_error", is_outage=False) from exc
         except http.UpstreamError as exc:
             if isinstance(exc, http.UpstreamTimeout) and exc.had_seconds < _fault_seconds():
-                call.released()  # it waited for a place, or its caller had no time
+                call.release()  # it waited for a place, or its caller had no time
             else:
                 call.failed()
             log.warning(
@@ -174,7 +175,7 @@ class EngineClient:
             )
             raise EngineUnavailable(exc.reason) from exc  # type: ignore[arg-type]
         except BaseException:
-            call.released()  # cancelled, or a bug of ours: no word about the engine
+            call.release()  # cancelled, or a bug of ours: no word about the engine
             raise
         call.succeeded()
         return said

@@ -77,7 +77,7 @@ class LookUp:
         self._asked: asyncio.Future[Any] | None = None
         self._value: bytes | None = None
         if settings.REDIS_URL:
-            self._asked = redis.pipe().submit(redis.pack("GET", key))
+            self._asked = redis.connection().submit(redis.pack("GET", key))
             self._asked.add_done_callback(ignore)  # a refused request never reads it
         else:
             self._value = cache.get(key)

@@ -138,8 +138,8 @@ async def opened() -> AsyncIterator[Judge]:
     async with AsyncExitStack() as held:
         if not go.is_open():
             if settings.REDIS_URL:
-                redis.open_pipe(settings.REDIS_URL)
-                held.push_async_callback(redis.close_pipe)
+                redis.open_connection(settings.REDIS_URL)
+                held.push_async_callback(redis.close_connection)
                 bus.start()
                 held.push_async_callback(bus.stop)
             go.open_client()

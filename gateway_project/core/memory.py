@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 
 
-def spare_the_collector() -> None:
+def tune_gc() -> None:
     """Let cycle collections leave out what stays for ever, and come rarely.
 
     With Python's defaults each walks modules, models and URL patterns again: pauses of 50 ms and

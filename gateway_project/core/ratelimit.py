@@ -31,7 +31,7 @@ from redis.exceptions import NoScriptError, RedisError, ResponseError
 
 from gateway_project.core import errors
 from gateway_project.core.stores import redis
-from gateway_project.core.stores.redis import RedisPipe, RedisUnavailable, pack
+from gateway_project.core.stores.redis import PipelinedConnection, RedisUnavailable, pack
 from gateway_project.core.telemetry.metrics import rate_limit_degraded, rate_limit_exceeded
 
 Failure = Literal["local", "open", "closed"]
@@ -315,7 +315,7 @@ class RedisLimiter:
 
     def __init__(
         self,
-        pipe: Callable[[], RedisPipe],
+        pipe: Callable[[], PipelinedConnection],
         client: Callable[[], Any],
         now_ms: Callable[[], int] = lambda: 0,
     ) -> None:
@@ -379,7 +379,9 @@ def get_limiter() -> Limiter:
     """This process' limiter: on Redis where `REDIS_URL` is set, else in memory."""
     global _limiter
     if _limiter is None:
-        _limiter = RedisLimiter(redis.pipe, redis.client) if settings.REDIS_URL else MemoryLimiter()
+        _limiter = (
+            RedisLimiter(redis.connection, redis.client) if settings.REDIS_URL else MemoryLimiter()
+        )
     return _limiter
 
 

@@ -14,7 +14,7 @@ from django.urls import get_resolver
 from accounts.usage.buffer import buffer as usage_buffer
 from detection.engines import go
 from gateway_project.core.context import Receive, Send
-from gateway_project.core.memory import spare_the_collector
+from gateway_project.core.memory import tune_gc
 from gateway_project.core.stores import migrations, redis
 from gateway_project.core.stores.bus import bus
 from gateway_project.core.telemetry import migration_counts
@@ -50,7 +50,7 @@ class Process:
                 # after the freeze is walked by each collection.
                 get_resolver().reverse_dict  # noqa: B018 - reading it does
                 self._count_migrations()
-                spare_the_collector()
+                tune_gc()
                 await send({"type": "lifespan.startup.complete"})
             elif message["type"] == "lifespan.shutdown":
                 await self.stop()
@@ -60,8 +60,8 @@ class Process:
     async def start(self) -> None:
         await migrations.look()
         if settings.REDIS_URL:
-            redis.open_pipe(settings.REDIS_URL)
-            self._held.push_async_callback(redis.close_pipe)
+            redis.open_connection(settings.REDIS_URL)
+            self._held.push_async_callback(redis.close_connection)
             bus.start()
             self._held.push_async_callback(bus.stop)
         usage_buffer.start()

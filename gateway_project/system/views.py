@@ -86,7 +86,7 @@ async def _engine() -> health.Status:
 
 
 async def _redis() -> health.Status:
-    await redis.pipe().ping()
+    await redis.connection().ping()
     return "up"
 
 

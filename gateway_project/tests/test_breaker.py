@@ -36,14 +36,14 @@ def breaker(clock):
 
 def fail(breaker, times=1):
     for _ in range(times):
-        breaker.admit().failed()
+        breaker.acquire().failed()
 
 
 def test_it_opens_after_failures_in_a_row(breaker):
     fail(breaker, 3)
 
     with pytest.raises(BreakerOpen) as caught:
-        breaker.admit()
+        breaker.acquire()
 
     assert caught.value.retry_after_seconds == 30
     assert breaker.report() == {"state": "open", "failures": 3, "open_for_seconds": 0.0}
@@ -51,10 +51,10 @@ def test_it_opens_after_failures_in_a_row(breaker):
 
 def test_a_success_in_between_starts_the_count_anew(breaker):
     fail(breaker, 2)
-    breaker.admit().succeeded()
+    breaker.acquire().succeeded()
     fail(breaker, 2)
 
-    breaker.admit()
+    breaker.acquire()
 
     assert breaker.state == "closed"
 
@@ -63,18 +63,18 @@ def test_it_lets_one_probe_through_when_its_time_is_over(breaker, clock):
     fail(breaker, 3)
     clock.now = 30
 
-    breaker.admit()
+    breaker.acquire()
 
     assert breaker.state == "half-open"
     with pytest.raises(BreakerOpen):
-        breaker.admit()
+        breaker.acquire()
 
 
 def test_a_good_probe_closes_it(breaker, clock):
     fail(breaker, 3)
     clock.now = 30
 
-    breaker.admit().succeeded()
+    breaker.acquire().succeeded()
 
     assert breaker.report() == {"state": "closed", "failures": 0}
 
@@ -83,26 +83,26 @@ def test_a_bad_probe_opens_it_for_another_time(breaker, clock):
     fail(breaker, 3)
     clock.now = 30
 
-    breaker.admit().failed()
+    breaker.acquire().failed()
 
     clock.now = 59
     with pytest.raises(BreakerOpen):
-        breaker.admit()
+        breaker.acquire()
     clock.now = 60
-    breaker.admit()
+    breaker.acquire()
 
 
 def test_a_probe_whose_caller_went_away_leaves_room_for_the_next(breaker, clock):
     fail(breaker, 3)
     clock.now = 30
 
-    breaker.admit().released()
+    breaker.acquire().release()
 
-    breaker.admit()
+    breaker.acquire()
 
 
 def test_calls_that_end_after_it_opened_change_nothing(breaker):
-    calls = [breaker.admit() for _ in range(5)]
+    calls = [breaker.acquire() for _ in range(5)]
     for call in calls[:4]:
         call.failed()
     calls[4].succeeded()
@@ -112,16 +112,16 @@ def test_calls_that_end_after_it_opened_change_nothing(breaker):
 
 @pytest.mark.parametrize("end", ["succeeded", "failed", "released"])
 def test_a_call_from_before_the_outage_does_not_speak_for_the_probe(breaker, clock, end):
-    old = breaker.admit()
+    old = breaker.acquire()
     fail(breaker, 3)
     clock.now = 30
-    probe = breaker.admit()
+    probe = breaker.acquire()
 
     getattr(old, end)()
 
     assert breaker.state == "half-open"
     with pytest.raises(BreakerOpen):
-        breaker.admit()
+        breaker.acquire()
     probe.succeeded()
     assert breaker.state == "closed"
 
@@ -131,7 +131,7 @@ class TestForced:
         breaker.force("open")
 
         with pytest.raises(BreakerOpen):
-            breaker.admit()
+            breaker.acquire()
         assert breaker.report() == {"state": "open", "failures": 0, "forced": True}
 
     def test_closed_lets_everybody_through_however_ill_it_goes(self, breaker):
@@ -139,7 +139,7 @@ class TestForced:
 
         fail(breaker, 10)
 
-        breaker.admit()
+        breaker.acquire()
         assert breaker.state == "closed"
 
     def test_it_ends_an_outage(self, breaker):
@@ -147,7 +147,7 @@ class TestForced:
 
         breaker.force("closed")
 
-        breaker.admit()
+        breaker.acquire()
 
     def test_let_go_it_starts_closed_and_counts_anew(self, breaker):
         fail(breaker, 3)
@@ -155,7 +155,7 @@ class TestForced:
         breaker.force(None)
 
         fail(breaker, 2)
-        breaker.admit()
+        breaker.acquire()
 
         assert breaker.report() == {"state": "closed", "failures": 2}
 
@@ -217,14 +217,14 @@ class TestAskingEverywhere:
 
         async def fail():
             for _ in range(mine._machine.fail_max):
-                mine.admit().failed()
+                mine.acquire().failed()
 
         gateway.run(fail())
-        gateway.run(redis.pipe().ping())
+        gateway.run(redis.connection().ping())
         assert client.hget("gw:breakers:trouble", field).startswith(b"open ")
 
         force_everywhere("engine", "closed")
         force_everywhere("engine", None)
 
-        gateway.run(redis.pipe().ping())
+        gateway.run(redis.connection().ping())
         assert client.hget("gw:breakers:trouble", field) is None

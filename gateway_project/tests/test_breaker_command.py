@@ -76,9 +76,9 @@ def test_each_is_held_and_let_go_by_name_and_no_other(gateway, breakers, name):
 
 def test_without_a_name_it_lists_them_all_with_their_state(gateway, breakers):
     for _ in range(2):
-        breakers["robin_client"].admit().failed()
+        breakers["robin_client"].acquire().failed()
     for _ in range(5):
-        breakers["robin_service"].admit().failed()
+        breakers["robin_service"].acquire().failed()
 
     engine_line, client_line, service_line = said()
 

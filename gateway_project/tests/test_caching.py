@@ -77,7 +77,7 @@ class TestSingleFlight:
             async def work():
                 await asyncio.sleep(0.01)
 
-            loop, flights = asyncio.get_running_loop(), SingleFlight(linger_seconds=0.1)
+            loop, flights = asyncio.get_running_loop(), SingleFlight(grace_seconds=0.1)
             looked_at = loop.time()
             first, _ = flights.start("a", work)
             assert flights.start("a", work) == (first, False)
@@ -105,7 +105,7 @@ class TestSingleFlight:
             async def fail():
                 raise LookupError
 
-            flights = SingleFlight(linger_seconds=60)
+            flights = SingleFlight(grace_seconds=60)
             first, _ = flights.start("a", fail)
             await asyncio.wait((first,))
             return flights.start("a", fail, since=0.0)[1]

@@ -1,4 +1,4 @@
-"""/ws/queue on real sockets: two workers with one seat, and clients of every kind."""
+"""/ws/queue on real sockets: two workers with one lock, and clients of every kind."""
 
 from __future__ import annotations
 
@@ -123,13 +123,13 @@ def test_two_workers_have_one_seat_and_one_mind(served, robin, member):
             os.kill(leader, signal.SIGKILL)
             started = time.monotonic()
             robin.has(3, 4)
-            heard = await asyncio.gather(
+            received = await asyncio.gather(
                 *(viewer.sees(3, 4) for viewer in all_of_them), return_exceptions=True
             )
             took = time.monotonic() - started
 
-            left = [viewer for viewer, e in zip(all_of_them, heard, strict=True) if e is None]
-            gone = [e for e in heard if e is not None]
+            left = [viewer for viewer, e in zip(all_of_them, received, strict=True) if e is None]
+            gone = [e for e in received if e is not None]
             assert left, "all sockets were the dead worker's: the kernel did not spread them"
             assert all(isinstance(e, websockets.ConnectionClosed) for e in gone)
             assert robin.asked()[-1] != leader

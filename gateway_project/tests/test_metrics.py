@@ -652,7 +652,7 @@ def test_a_breaker_says_when_its_state_changes(capsys):
 
     breaker = Breaker("scratch", failures_max=1)
     with events(capsys) as said:
-        breaker.admit().failed()
+        breaker.acquire().failed()
 
     [change] = said
     assert (change["event"], change["service"], change["old"], change["new"]) == (

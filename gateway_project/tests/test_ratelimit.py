@@ -25,7 +25,7 @@ from gateway_project.core.ratelimit import (
     per_day,
     per_minute,
 )
-from gateway_project.core.stores.redis import RedisPipe, RedisUnavailable, pack
+from gateway_project.core.stores.redis import PipelinedConnection, RedisUnavailable, pack
 
 MIDNIGHT = 1_800_000_000 - 1_800_000_000 % 86_400
 
@@ -309,40 +309,40 @@ class TestPipe:
     """The shared connection, on real Redis."""
 
     @staticmethod
-    def run(work: Callable[[RedisPipe], object], url: str | None = None) -> object:
+    def run(work: Callable[[PipelinedConnection], object], url: str | None = None) -> object:
         async def main() -> object:
-            pipe = RedisPipe(url or settings.REDIS_URL)
-            pipe.start()
+            connection = PipelinedConnection(url or settings.REDIS_URL)
+            connection.start()
             try:
-                return await work(pipe)  # type: ignore[misc]
+                return await work(connection)  # type: ignore[misc]
             finally:
-                await pipe.close()
+                await connection.close()
 
         return asyncio.run(main())
 
     def test_concurrent_commands_share_round_trips(self):
         policy = per_minute("minute", f"{{{uuid4()}}}", 60)
 
-        async def work(pipe: RedisPipe) -> tuple[list[Decision], int]:
-            limiter = RedisLimiter(lambda: pipe, lambda: None)
+        async def work(connection: PipelinedConnection) -> tuple[list[Decision], int]:
+            limiter = RedisLimiter(lambda: connection, lambda: None)
             await limiter.check([policy], [0])  # loads the script
-            before = pipe.trips
+            before = connection.round_trips
             decisions = await asyncio.gather(*(limiter.check([policy], [1]) for _ in range(200)))
-            return decisions, pipe.trips - before
+            return decisions, connection.round_trips - before
 
-        decisions, trips = self.run(work)  # type: ignore[misc]
+        decisions, round_trips = self.run(work)  # type: ignore[misc]
 
         assert sum(d.denied is None for d in decisions) == 60
-        assert trips <= 2
+        assert round_trips <= 2
 
     def test_the_script_is_loaded_again_after_a_flush(self):
         policy = per_minute("minute", f"{{{uuid4()}}}", 60)
 
-        async def work(pipe: RedisPipe) -> Decision:
+        async def work(connection: PipelinedConnection) -> Decision:
             from gateway_project.core.stores.redis import pack
 
-            await pipe.submit(pack("SCRIPT", "FLUSH"))
-            return await RedisLimiter(lambda: pipe, lambda: None).check([policy], [1])
+            await connection.submit(pack("SCRIPT", "FLUSH"))
+            return await RedisLimiter(lambda: connection, lambda: None).check([policy], [1])
 
         decision = self.run(work)
 
@@ -352,25 +352,27 @@ class TestPipe:
     def test_a_dead_redis_fails_all_at_once_and_then_without_waiting(self):
         policy = per_minute("minute", "{x}", 1000)
 
-        async def work(pipe: RedisPipe) -> tuple[list[Decision], int]:
-            limiter = RedisLimiter(lambda: pipe, lambda: None)
+        async def work(connection: PipelinedConnection) -> tuple[list[Decision], int]:
+            limiter = RedisLimiter(lambda: connection, lambda: None)
             decisions = await asyncio.gather(*(limiter.check([policy], [1]) for _ in range(50)))
             decisions.append(await limiter.check([policy], [1]))
-            return decisions, pipe.trips
+            return decisions, connection.round_trips
 
-        decisions, trips = self.run(work, "redis://127.0.0.1:1/0")  # type: ignore[misc]
+        decisions, round_trips = self.run(work, "redis://127.0.0.1:1/0")  # type: ignore[misc]
 
         assert all(d.degraded == ("minute",) and d.denied is None for d in decisions)
-        assert trips == 0
+        assert round_trips == 0
 
     def test_an_error_of_one_command_is_its_own(self):
         from redis.exceptions import ResponseError
 
         from gateway_project.core.stores.redis import pack
 
-        async def work(pipe: RedisPipe) -> list[object]:
+        async def work(connection: PipelinedConnection) -> list[object]:
             return await asyncio.gather(
-                pipe.submit(pack("NOSUCH")), pipe.submit(pack("PING")), return_exceptions=True
+                connection.submit(pack("NOSUCH")),
+                connection.submit(pack("PING")),
+                return_exceptions=True,
             )
 
         wrong, right = self.run(work)  # type: ignore[misc]
@@ -395,16 +397,18 @@ def test_the_pipe_outlives_a_connection_that_is_reset_while_idle(new_loop):
 
         server = await asyncio.start_server(answer_once_then_reset, "127.0.0.1", 0)
         port = server.sockets[0].getsockname()[1]
-        pipe = RedisPipe(f"redis://127.0.0.1:{port}/0?protocol=2", backoff_seconds=0)
-        pipe.start()
+        connection = PipelinedConnection(
+            f"redis://127.0.0.1:{port}/0?protocol=2", backoff_seconds=0
+        )
+        connection.start()
         seen: list[object] = []
         for _ in range(6):
             try:
-                seen.append(await asyncio.wait_for(pipe.submit(pack("PING")), 5))
+                seen.append(await asyncio.wait_for(connection.submit(pack("PING")), 5))
             except RedisUnavailable:
                 seen.append("unavailable")
             await asyncio.sleep(0.05)  # lets the reset arrive
-        await pipe.close()
+        await connection.close()
         server.close()
         return seen
 
@@ -417,9 +421,9 @@ def test_the_pipe_outlives_a_connection_that_is_reset_while_idle(new_loop):
 
 def test_a_closed_pipe_refuses_instead_of_waiting():
     async def main() -> None:
-        pipe = RedisPipe("redis://127.0.0.1:1/0")
+        connection = PipelinedConnection("redis://127.0.0.1:1/0")
         with pytest.raises(RedisUnavailable):
-            await pipe.submit(pack("PING"))
+            await connection.submit(pack("PING"))
 
     asyncio.run(main())
 

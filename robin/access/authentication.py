@@ -2,8 +2,8 @@
 
 The signature is checked in the process. Whether the session and its user still stand is looked up
 in the database, off the event loop, with the role of this moment; both are believed for
-`KEY_CACHE_SECONDS`, as API keys are. A word on the bus ends that at once in every worker, and a
-worker that cannot hear the bus believes nothing for longer than `DEAF_SECONDS`: so a revoked
+`KEY_CACHE_SECONDS`, as API keys are. A message on the bus ends that at once in every worker, and a
+worker that is cut off from it believes nothing for longer than `BUS_DISCONNECTED_TTL`: so a revoked
 session is refused everywhere within a second. While the database is away, known tokens go on until
 they expire; a token that nobody knows is 503 then, never 401.
 """
@@ -84,7 +84,7 @@ class Member:
 
 
 @dataclass(frozen=True, slots=True)
-class _Known:
+class _CachedEntry:
     member: Member
     valid_until: float  # Unix seconds
     at: float
@@ -98,11 +98,11 @@ class _Memory:
     """What this process knows of tokens, by digest; and whoever wants to hear of an end."""
 
     def __init__(self) -> None:
-        self.known: TTLCache[str, _Known] = TTLCache(20_000)
+        self.known: TTLCache[str, _CachedEntry] = TTLCache(20_000)
         self.generation = 0
         self.on_forget: list[Callable[[str], None]] = []
 
-    def remember(self, key: str, known: _Known, generation: int) -> None:
+    def remember(self, key: str, known: _CachedEntry, generation: int) -> None:
         """Keep what a look-up found, unless something was forgotten since it began."""
         if generation == self.generation:
             self.known.put(key, known, seconds=known.valid_until - time())
@@ -234,7 +234,7 @@ def expiry_of(text: str) -> float:
     return float(_verified(text)["exp"])
 
 
-async def still_standing(session_ids: Iterable[UUID]) -> dict[UUID, Member | None]:
+async def active_sessions(session_ids: Iterable[UUID]) -> dict[UUID, Member | None]:
     """What the database says of sessions now, from the event loop; may raise 503."""
     ids = list(session_ids)
     found = await asyncio.gather(*(asyncio.shield(_loader.start(i)) for i in ids))
@@ -245,7 +245,7 @@ def _kept(key: str, token: Access, member: Member | None, generation: int) -> Me
     if member is None or str(member.user_id) != token["sub"]:
         _memory.known.drop(key)
         raise errors.InvalidToken
-    _memory.remember(key, _Known(member, token["exp"], monotonic()), generation)
+    _memory.remember(key, _CachedEntry(member, token["exp"], monotonic()), generation)
     return member
 
 

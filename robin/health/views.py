@@ -12,7 +12,7 @@ from gateway_project.core.api.viewsets import DataPlaneViewSet
 from gateway_project.core.stores.caching import SingleFlight, TTLCache
 from robin.health import translate
 from robin.health.schemas import RobinHealthView
-from robin.upstream.client import Port, is_open, robin
+from robin.upstream.client import RobinAPI, is_open, robin
 from robin.upstream.viewset import endpoint
 
 HEALTH_SECONDS = 3.0
@@ -58,7 +58,7 @@ def _is_up(said: Any) -> bool:
     return isinstance(said, dict) and said.get("status") == "UP"
 
 
-def _port(port: Port, said: Any) -> dict[str, str]:
+def _port(port: RobinAPI, said: Any) -> dict[str, str]:
     return {"status": "UP" if _is_up(said) else "DOWN", "breaker": port.breaker.state}
 
 

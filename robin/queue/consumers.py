@@ -25,7 +25,7 @@ from gateway_project.core.context import RequestContext
 from gateway_project.core.ratelimit import get_limiter, ip_policy
 from gateway_project.core.telemetry.logging import get_logger
 from robin.access import tickets
-from robin.access.authentication import Member, expiry_of, is_own_origin, member_of, still_standing
+from robin.access.authentication import Member, active_sessions, expiry_of, is_own_origin, member_of
 from robin.permissions import Permission
 from robin.queue import live
 
@@ -75,7 +75,7 @@ class QueueConsumer(AsyncWebsocketConsumer):  # type: ignore[misc]  # channels h
             raise errors.PermissionDenied("This origin may not. See CORS_ORIGINS.")
         if "ticket" in query:
             session_id, valid_until = await asyncio.to_thread(tickets.redeem, query["ticket"][0])
-            found = (await still_standing([session_id]))[session_id]
+            found = (await active_sessions([session_id]))[session_id]
             if found is None or valid_until <= time():
                 raise errors.InvalidToken
             member = found

@@ -1,10 +1,10 @@
-"""Who asks Robin for the queue, and what was found: one seat for the whole installation.
+"""Who asks Robin for the queue, and what was found: one leader in the whole installation.
 
-`RedisSeat` is a lock that must be held anew every second, with a fencing number that grows whenever
-it changes hands (by Redis' clock, so that it grows also when Redis lost everything). What is found
-is stored by a script that looks at both, so that a holder who slept through the end of its term
-stores nothing, and its late words are known by their lower number. Without Redis there is one web
-process, which always sits (`LocalSeat`).
+`RedisLeaderLock` has to be acquired anew every second. Its fencing token grows whenever it changes
+hands (by Redis' clock, so that it grows also when Redis lost everything). What is found is stored
+by a script that looks at both, so that a leader who slept through the end of its term stores
+nothing, and its late messages are known by their lower token. Without Redis there is one web
+process, which always leads (`LocalLeaderLock`).
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from redis.asyncio import Redis
 
 TERM_SECONDS = 5.0
 KEEP_SECONDS = 3600
-WORDS_MAX = 120  # differences that a client may have missed and still resume
+MESSAGES_MAX = 120  # differences that a client may have missed and still resume
 PREFIX = "gw:queue:{live}:"  # one slot of a cluster
 
-HOLD = """
+ACQUIRE = """
 local holder, fence = redis.call('GET', KEYS[1]), redis.call('GET', KEYS[2])
 if holder and holder ~= ARGV[1] then return 0 end
 fence = fence and tonumber(fence)
@@ -33,7 +33,7 @@ if not holder or not fence then
 end
 return fence
 """
-RESIGN = """
+RELEASE = """
 if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) end
 return 0
 """
@@ -52,23 +52,23 @@ return 1
 
 
 class Found(NamedTuple):
-    """The last picture, and the differences that led to it, oldest first; all as JSON."""
+    """The last snapshot, and the differences that led to it, oldest first; all as JSON."""
 
-    picture: bytes | None
-    words: list[bytes]
+    snapshot: bytes | None
+    messages: list[bytes]
 
 
-class Seat(Protocol):
-    async def hold(self) -> int:
-        """Take or keep the seat: its fencing number, or 0 when somebody else sits there."""
+class LeaderLock(Protocol):
+    async def acquire(self) -> int:
+        """Take or keep the lock: its fencing token, or 0 when somebody else has it."""
         ...
 
-    async def resign(self) -> None: ...
+    async def release(self) -> None: ...
 
-    async def store(self, fence: int, picture: bytes, word: bytes) -> bool:
-        """Keep a picture, and the difference that led to it; without one, the past is dropped.
+    async def store(self, fencing_token: int, snapshot: bytes, message: bytes) -> bool:
+        """Keep a snapshot, and the difference that led to it; without one, the past is dropped.
 
-        False when the seat is not ours any more: then nothing was stored.
+        False when the lock is not ours any more: then nothing was stored.
         """
         ...
 
@@ -77,7 +77,7 @@ class Seat(Protocol):
     async def close(self) -> None: ...
 
 
-class RedisSeat:
+class RedisLeaderLock:
     """Every call may raise `redis.RedisError` or `OSError`."""
 
     def __init__(self, url: str, *, term_seconds: float = TERM_SECONDS) -> None:
@@ -87,51 +87,51 @@ class RedisSeat:
         # No retries of its own: the loop that calls comes back in a second anyway.
         self._redis: Any = Redis.from_url(url, socket_timeout=2, socket_connect_timeout=1)
 
-    async def hold(self) -> int:
-        return int(await self._redis.eval(HOLD, 2, *self._keys[:2], self._me, self._term_ms))
+    async def acquire(self) -> int:
+        return int(await self._redis.eval(ACQUIRE, 2, *self._keys[:2], self._me, self._term_ms))
 
-    async def resign(self) -> None:
-        await self._redis.eval(RESIGN, 1, self._keys[0], self._me)
+    async def release(self) -> None:
+        await self._redis.eval(RELEASE, 1, self._keys[0], self._me)
 
-    async def store(self, fence: int, picture: bytes, word: bytes) -> bool:
-        values = (self._me, fence, picture, word, KEEP_SECONDS, WORDS_MAX)
+    async def store(self, fencing_token: int, snapshot: bytes, message: bytes) -> bool:
+        values = (self._me, fencing_token, snapshot, message, KEEP_SECONDS, MESSAGES_MAX)
         return bool(await self._redis.eval(STORE, 4, *self._keys, *values))
 
     async def found(self) -> Found:
         pipeline = self._redis.pipeline(transaction=True)
         pipeline.get(self._keys[2]).lrange(self._keys[3], 0, -1)
-        picture, words = await pipeline.execute()
-        return Found(picture, words)
+        snapshot, messages = await pipeline.execute()
+        return Found(snapshot, messages)
 
     async def close(self) -> None:
         await self._redis.aclose()
 
 
-class LocalSeat:
+class LocalLeaderLock:
     def __init__(self) -> None:
-        self._picture: bytes | None = None
-        self._words: deque[bytes] = deque(maxlen=WORDS_MAX)
+        self._snapshot: bytes | None = None
+        self._messages: deque[bytes] = deque(maxlen=MESSAGES_MAX)
 
-    async def hold(self) -> int:
+    async def acquire(self) -> int:
         return 1
 
-    async def resign(self) -> None:
+    async def release(self) -> None:
         """Nobody else waits for it."""
 
-    async def store(self, fence: int, picture: bytes, word: bytes) -> bool:
-        self._picture = picture
-        if word:
-            self._words.append(word)
+    async def store(self, fencing_token: int, snapshot: bytes, message: bytes) -> bool:
+        self._snapshot = snapshot
+        if message:
+            self._messages.append(message)
         else:
-            self._words.clear()
+            self._messages.clear()
         return True
 
     async def found(self) -> Found:
-        return Found(self._picture, list(self._words))
+        return Found(self._snapshot, list(self._messages))
 
     async def close(self) -> None:
         """Nothing is held."""
 
 
-def make_seat() -> Seat:
-    return RedisSeat(settings.REDIS_URL) if settings.REDIS_URL else LocalSeat()
+def make_leader_lock() -> LeaderLock:
+    return RedisLeaderLock(settings.REDIS_URL) if settings.REDIS_URL else LocalLeaderLock()

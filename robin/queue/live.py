@@ -2,8 +2,8 @@
 
 One process of the installation asks Robin (`leader.py` says which), and only while somebody
 watches. What changed goes over the channel layer to the `Hub` of each process, which encodes
-nothing again: the same text goes to all of its clients. A word that is missing shows by its number;
-the hub then reads the stored picture and tells its clients anew.
+nothing again: the same text goes to all of its clients. A message that is missing shows by its
+number; the hub then reads the stored snapshot and sends it to its clients.
 
     snapshot   {type, seq, at, totals, items}                    the first 1,000 items
     diff       {type, seq, at, totals, added, changed, removed}  `removed` are uids
@@ -27,7 +27,7 @@ from channels.layers import get_channel_layer
 from django.conf import settings
 from redis.exceptions import RedisError
 
-from accounts.authentication import ALL, DEAF_SECONDS
+from accounts.authentication import ALL, BUS_DISCONNECTED_TTL
 from gateway_project.core import errors
 from gateway_project.core.clock import utc_text
 from gateway_project.core.stores.bus import bus
@@ -36,13 +36,13 @@ from gateway_project.core.telemetry.metrics import live_clients, live_polls
 from robin.access import authentication
 from robin.access.authentication import Member
 from robin.permissions import Permission
-from robin.queue.leader import WORDS_MAX, Seat, make_seat
+from robin.queue.leader import MESSAGES_MAX, LeaderLock, make_leader_lock
 
 GROUP = "robin.queue"
 ITEMS_MAX = 1000
 UNSENT_MAX = 8  # messages that may wait for one client: 40 s of a busy queue
 TICK_SECONDS = 0.25
-HOLD_SECONDS = 1.0
+RENEW_SECONDS = 1.0
 FETCH_SECONDS_MAX = 10.0
 STALE_POLLS = 3
 STALE = "stale"
@@ -68,7 +68,7 @@ fetch_queue: Fetch | None = None
 
 
 @dataclass
-class Picture:
+class Snapshot:
     """The queue at one number."""
 
     seq: int
@@ -82,7 +82,7 @@ class Picture:
         )
 
     @classmethod
-    def of(cls, text: bytes) -> Picture:
+    def of(cls, text: bytes) -> Snapshot:
         raw = orjson.loads(text)
         items = {item["uid"]: item for item in raw["items"]}
         return cls(raw["seq"], raw["at"], raw["totals"], items)
@@ -125,7 +125,7 @@ class Client:
     close: Callable[[int], Awaitable[None]]
     since: int | None = None
     unsent: asyncio.Queue[str] = field(default_factory=lambda: asyncio.Queue(UNSENT_MAX))
-    is_greeted: bool = False
+    has_initial: bool = False
     is_gone: bool = False
     tasks: list[asyncio.Task[None] | asyncio.TimerHandle] = field(default_factory=list)
 
@@ -169,27 +169,27 @@ class Client:
 class Hub:
     """The clients of this process and what they know. Lives in one event loop."""
 
-    def __init__(self, fetch: Fetch, *, seat: Seat | None = None) -> None:
+    def __init__(self, fetch: Fetch, *, lock: LeaderLock | None = None) -> None:
         self.fetch = fetch
         self.clients: set[Client] = set()
-        self._seat = seat or make_seat()
-        self._picture: Picture | None = None
-        self._words: deque[tuple[int, str]] = deque(maxlen=WORDS_MAX)
-        self._snapshot: tuple[int, str] = (-1, "")
-        self._fence = 0
+        self._lock = lock or make_leader_lock()
+        self._snapshot: Snapshot | None = None
+        self._messages: deque[tuple[int, str]] = deque(maxlen=MESSAGES_MAX)
+        self._snapshot_message: tuple[int, str] = (-1, "")
+        self._fencing_token = 0
         self._status = ""  # the last status that is not `up`, as text
-        self._heard_at = 0.0
+        self._received_at = 0.0
         self._is_awake = False
         self._tasks: list[asyncio.Task[None]] = []
         self._resting: asyncio.Task[None] | None = None
-        self._suspects: set[str] = set()
+        self._to_recheck: set[str] = set()
         self._loop: asyncio.AbstractEventLoop | None = None
 
     # -- Clients ----------------------------------------------------------------------------------
 
     async def open(self) -> None:
         self._loop = asyncio.get_running_loop()
-        authentication.on_forget(self._suspect)
+        authentication.on_forget(self._recheck_later)
 
     async def shut(self) -> None:
         for client in list(self.clients):
@@ -197,8 +197,8 @@ class Hub:
         if self._resting is not None:
             await self._resting
         await self._rest()
-        await self._seat.close()
-        authentication.off_forget(self._suspect)
+        await self._lock.close()
+        authentication.off_forget(self._recheck_later)
         self._loop = None
 
     def join(self, client: Client) -> None:
@@ -208,10 +208,10 @@ class Hub:
         client.begin()
         if not self._tasks:
             self._wake()
-        if self._picture is not None and self._is_awake:
-            self._greet(client)
-        # A word about this session may have come between its look-up and now.
-        self._suspects.add(str(client.member.session_id))
+        if self._snapshot is not None and self._is_awake:
+            self._send_initial(client)
+        # A message about this session may have come between its look-up and now.
+        self._to_recheck.add(str(client.member.session_id))
 
     def leave(self, client: Client) -> None:
         if client in self.clients:
@@ -222,8 +222,8 @@ class Hub:
         if not self.clients and self._tasks:
             self._resting = asyncio.get_running_loop().create_task(self._rest())
 
-    def _greet(self, client: Client) -> None:
-        client.is_greeted = True
+    def _send_initial(self, client: Client) -> None:
+        client.has_initial = True
         missed = self._missed_since(client.since)
         if missed is None:
             client.offer(self._snapshot_text())
@@ -236,36 +236,36 @@ class Hub:
 
     def _missed_since(self, since: int | None) -> list[str] | None:
         """The differences after `since`; None when they are not all here."""
-        if since is None or self._picture is None or since > self._picture.seq:
+        if since is None or self._snapshot is None or since > self._snapshot.seq:
             return None
-        if since == self._picture.seq:
+        if since == self._snapshot.seq:
             return []
-        missed = [text for seq, text in self._words if seq > since]
-        return missed if len(missed) == self._picture.seq - since else None
+        missed = [text for seq, text in self._messages if seq > since]
+        return missed if len(missed) == self._snapshot.seq - since else None
 
     def _snapshot_text(self) -> str:
-        assert self._picture is not None  # noqa: S101
-        if self._snapshot[0] != self._picture.seq:
-            items = [*self._picture.items.values()]
-            self._snapshot = (self._picture.seq, self._text("snapshot", items=items))
-        return self._snapshot[1]
+        assert self._snapshot is not None  # noqa: S101
+        if self._snapshot_message[0] != self._snapshot.seq:
+            items = [*self._snapshot.items.values()]
+            self._snapshot_message = (self._snapshot.seq, self._text("snapshot", items=items))
+        return self._snapshot_message[1]
 
     def _text(self, kind: str, **more: Any) -> str:
-        assert self._picture is not None  # noqa: S101
-        p = self._picture
+        assert self._snapshot is not None  # noqa: S101
+        p = self._snapshot
         base = {"type": kind, "seq": p.seq, "at": p.at, "totals": p.totals}
         return orjson.dumps({**base, **more}).decode()
 
-    def _tell(self, text: str) -> None:
+    def _broadcast(self, text: str) -> None:
         for client in list(self.clients):
-            if client.is_greeted:
+            if client.has_initial:
                 client.offer(text)
 
     # -- What is heard ----------------------------------------------------------------------------
 
     def _wake(self) -> None:
         loop = asyncio.get_running_loop()
-        self._heard_at, self._is_awake = monotonic(), False
+        self._received_at, self._is_awake = monotonic(), False
         work = (self._listen(), self._lead(), self._guard())
         self._tasks = [loop.create_task(w) for w in work]
 
@@ -280,7 +280,7 @@ class Hub:
             _, tasks = await asyncio.wait(tasks, timeout=TICK_SECONDS)
         if not self._tasks:
             with suppress(RedisError, OSError):
-                await self._seat.resign()
+                await self._lock.release()
 
     async def _listen(self) -> None:
         layer = cast(Any, get_channel_layer())
@@ -291,71 +291,71 @@ class Hub:
                 await layer.group_add(GROUP, channel)
                 await self._read_again()  # only now: what is said from here on is heard
                 self._is_awake = True
-                self._greet_all()
+                self._send_initial_to_all()
                 while True:
-                    await self._hear(await layer.receive(channel))
-                    self._greet_all()
+                    await self._on_message(await layer.receive(channel))
+                    self._send_initial_to_all()
             except Exception as exc:  # noqa: BLE001 - whatever broke it: listen again
                 log.warning("live_layer_lost", error=type(exc).__name__)
             finally:
                 if channel:
                     with suppress(RedisError, OSError):
                         await layer.group_discard(GROUP, channel)
-            await asyncio.sleep(HOLD_SECONDS)
+            await asyncio.sleep(RENEW_SECONDS)
 
-    def _greet_all(self) -> None:
+    def _send_initial_to_all(self) -> None:
         for client in list(self.clients):
-            if not client.is_greeted and self._picture is not None:
-                self._greet(client)
+            if not client.has_initial and self._snapshot is not None:
+                self._send_initial(client)
 
-    async def _hear(self, word: dict[str, Any]) -> None:
-        if word["fence"] < self._fence:
-            return  # of somebody who does not sit there any more
-        is_new_term = word["fence"] > self._fence
-        self._fence, self._heard_at = word["fence"], monotonic()
-        kind, seq, text, picture = word["kind"], word["seq"], word["text"], self._picture
+    async def _on_message(self, message: dict[str, Any]) -> None:
+        if message["fence"] < self._fencing_token:
+            return  # of somebody who does not lead any more
+        is_new_term = message["fence"] > self._fencing_token
+        self._fencing_token, self._received_at = message["fence"], monotonic()
+        kind, seq, text, snapshot = message["kind"], message["seq"], message["text"], self._snapshot
         if kind == "status":
             self._status = "" if orjson.loads(text)["status"] == "up" else text
-            self._tell(text)
+            self._broadcast(text)
             return
         if STALE in self._status:
             self._status = ""
-            self._tell(status_text("up", "Robin is asked again.", seq))
-        if picture is not None and kind == "diff" and seq == picture.seq + 1:
-            picture.apply(orjson.loads(text))
-            self._words.append((seq, text))
-            self._tell(text)
-        elif picture is not None and kind == "heartbeat" and seq == picture.seq:
-            picture.at = orjson.loads(text)["at"]
-            self._tell(text)
+            self._broadcast(status_text("up", "Robin is asked again.", seq))
+        if snapshot is not None and kind == "diff" and seq == snapshot.seq + 1:
+            snapshot.apply(orjson.loads(text))
+            self._messages.append((seq, text))
+            self._broadcast(text)
+        elif snapshot is not None and kind == "heartbeat" and seq == snapshot.seq:
+            snapshot.at = orjson.loads(text)["at"]
+            self._broadcast(text)
         # Numbers only go back when Redis was set back, and then a term began.
-        elif picture is None or seq > picture.seq or (is_new_term and seq != picture.seq):
+        elif snapshot is None or seq > snapshot.seq or (is_new_term and seq != snapshot.seq):
             await self._read_again()
 
     async def _read_again(self) -> None:
-        """A word was missed, or this is the first: take the stored picture, and tell everybody."""
-        found = await self._seat.found()
-        if found.picture is None:
+        """A message was missed, or this is the first: send everybody the stored snapshot."""
+        found = await self._lock.found()
+        if found.snapshot is None:
             return
-        before, self._picture = self._picture, Picture.of(found.picture)
-        self._snapshot = (-1, "")
-        self._words.clear()
-        self._words.extend((orjson.loads(w)["seq"], w.decode()) for w in found.words)
-        if before is None or before.seq != self._picture.seq:
+        before, self._snapshot = self._snapshot, Snapshot.of(found.snapshot)
+        self._snapshot_message = (-1, "")
+        self._messages.clear()
+        self._messages.extend((orjson.loads(w)["seq"], w.decode()) for w in found.messages)
+        if before is None or before.seq != self._snapshot.seq:
             for client in list(self.clients):
-                if client.is_greeted:
+                if client.has_initial:
                     client.offer(self._snapshot_text())
 
     # -- Who asks ---------------------------------------------------------------------------------
 
     async def _lead(self) -> None:
-        leader = Leader(self._seat, self.fetch)
+        leader = Leader(self._lock, self.fetch)
         try:
             while True:
                 try:
                     await leader.turn()
                 except (RedisError, OSError) as exc:
-                    log.warning("live_seat_lost", error=type(exc).__name__)
+                    log.warning("live_lock_lost", error=type(exc).__name__)
                 except Exception as exc:
                     log.error("live_turn_failed", error=type(exc).__name__, exc_info=exc)
                 await asyncio.sleep(leader.rest_seconds())
@@ -364,34 +364,34 @@ class Hub:
 
     # -- Who may watch ----------------------------------------------------------------------------
 
-    def _suspect(self, word: str) -> None:
+    def _recheck_later(self, message: str) -> None:
         """A session or a user may have ended. Called in any thread."""
         loop = self._loop
         if loop is not None and not loop.is_closed():
-            loop.call_soon_threadsafe(self._suspects.add, word)
+            loop.call_soon_threadsafe(self._to_recheck.add, message)
 
     async def _guard(self) -> None:
-        deaf_since = monotonic()
+        disconnected_since = monotonic()
         while True:
             await asyncio.sleep(TICK_SECONDS)
-            is_deaf = bool(settings.REDIS_URL) and not bus.is_listening
-            if is_deaf and monotonic() - deaf_since >= DEAF_SECONDS:
-                deaf_since = monotonic()
-                self._suspects.add(ALL)
-            if self._suspects:
-                words, self._suspects = self._suspects, set()
-                if not await self._check(words):
-                    self._suspects |= words
+            is_disconnected = bool(settings.REDIS_URL) and not bus.is_listening
+            if is_disconnected and monotonic() - disconnected_since >= BUS_DISCONNECTED_TTL:
+                disconnected_since = monotonic()
+                self._to_recheck.add(ALL)
+            if self._to_recheck:
+                messages, self._to_recheck = self._to_recheck, set()
+                if not await self._check(messages):
+                    self._to_recheck |= messages
             limit = STALE_POLLS * settings.QUEUE_POLL_SECONDS + FETCH_SECONDS_MAX
-            if not self._status and self._picture and monotonic() - self._heard_at > limit:
-                self._status = status_text(STALE, "Nobody asks Robin.", self._picture.seq)
-                self._tell(self._status)
+            if not self._status and self._snapshot and monotonic() - self._received_at > limit:
+                self._status = status_text(STALE, "Nobody asks Robin.", self._snapshot.seq)
+                self._broadcast(self._status)
 
-    async def _check(self, words: set[str]) -> bool:
+    async def _check(self, messages: set[str]) -> bool:
         """Close what may not watch any more; False when the database could not say."""
-        meant = [c for c in self.clients if not c.is_gone and _is_meant(c.member, words)]
+        meant = [c for c in self.clients if not c.is_gone and _is_meant(c.member, messages)]
         try:
-            found = await authentication.still_standing({c.member.session_id for c in meant})
+            found = await authentication.active_sessions({c.member.session_id for c in meant})
         except errors.StoreUnavailable:
             return False
         for client in meant:
@@ -403,9 +403,9 @@ class Hub:
         return True
 
 
-def _is_meant(member: Member, words: set[str]) -> bool:
+def _is_meant(member: Member, messages: set[str]) -> bool:
     ids = (ALL, str(member.session_id), str(member.user_id))
-    return not words.isdisjoint(ids)
+    return not messages.isdisjoint(ids)
 
 
 def merged(diffs: list[dict[str, Any]]) -> dict[str, Any]:
@@ -432,12 +432,12 @@ def merged(diffs: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 class Leader:
-    """Takes its turns on the seat: holds it, asks Robin when it is time, says what changed."""
+    """Keeps the lock, asks Robin when it is time, and publishes what changed."""
 
-    def __init__(self, seat: Seat, fetch: Fetch) -> None:
-        self._seat, self._fetch = seat, fetch
-        self._fence = 0
-        self._picture: Picture | None = None
+    def __init__(self, lock: LeaderLock, fetch: Fetch) -> None:
+        self._lock, self._fetch = lock, fetch
+        self._fencing_token = 0
+        self._snapshot: Snapshot | None = None
         self._next_poll = 0.0
         self._asking: asyncio.Task[Queue] | None = None
         self._is_down = False
@@ -449,75 +449,81 @@ class Leader:
 
     def rest_seconds(self) -> float:
         """Until the next turn: a holder comes back to hold on, others to see if it is free."""
-        if not self._fence:
-            return HOLD_SECONDS
+        if not self._fencing_token:
+            return RENEW_SECONDS
         wait = self._next_poll - monotonic()
-        return min(HOLD_SECONDS, max(0.01, wait if self._asking is None else 0.05))
+        return min(RENEW_SECONDS, max(0.01, wait if self._asking is None else 0.05))
 
     async def turn(self) -> None:
-        fence = await self._seat.hold()
-        if fence != self._fence:
-            self._fence, self._picture, self._next_poll = fence, None, 0.0
+        fencing_token = await self._lock.acquire()
+        if fencing_token != self._fencing_token:
+            self._fencing_token, self._snapshot, self._next_poll = fencing_token, None, 0.0
             self.stop()
-            if fence:
-                log.info("live_leads", fence=fence)
-        if not fence:
+            if fencing_token:
+                log.info("live_leads", fencing_token=fencing_token)
+        if not fencing_token:
             return
         if self._asking is None and monotonic() >= self._next_poll:
             self._next_poll = monotonic() + settings.QUEUE_POLL_SECONDS
             self._asking = asyncio.ensure_future(self._ask())
         if self._asking is not None:
-            # Not longer than a turn: the seat has to be held while Robin takes its time.
-            await asyncio.wait([self._asking], timeout=HOLD_SECONDS)
+            # Not longer than a turn: the lock has to be held while Robin takes its time.
+            await asyncio.wait([self._asking], timeout=RENEW_SECONDS)
             if self._asking.done():
                 asking, self._asking = self._asking, None
-                await self._tell(asking)
+                await self._broadcast(asking)
 
     async def _ask(self) -> Queue:
         live_polls.inc()
         async with asyncio.timeout(FETCH_SECONDS_MAX):
             return await self._fetch()
 
-    async def _tell(self, asked: asyncio.Task[Queue]) -> None:
-        if self._picture is None:
-            found = await self._seat.found()
-            self._picture = Picture.of(found.picture) if found.picture is not None else None
-        seq = self._picture.seq if self._picture is not None else 0
+    async def _broadcast(self, asked: asyncio.Task[Queue]) -> None:
+        if self._snapshot is None:
+            found = await self._lock.found()
+            self._snapshot = Snapshot.of(found.snapshot) if found.snapshot is not None else None
+        seq = self._snapshot.seq if self._snapshot is not None else 0
         if (error := asked.exception()) is not None:
             if not self._is_down:
                 log.warning("live_poll_failed", error=type(error).__name__)
             self._is_down = True
-            await self._say("status", seq, status_text("down", "Robin does not answer.", seq))
+            await self._publish("status", seq, status_text("down", "Robin does not answer.", seq))
             return
         if self._is_down:
             self._is_down = False
-            await self._say("status", seq, status_text("up", "Robin answers again.", seq))
+            await self._publish("status", seq, status_text("up", "Robin answers again.", seq))
         queue, at = asked.result(), _now()
-        if self._picture is None:
+        if self._snapshot is None:
             # Above every number that was ever given, also to those who come back after a day.
             items = {item["uid"]: item for item in queue.items[:ITEMS_MAX]}
-            picture = Picture(int(time() * 1000), at, queue.totals, items)
-            if await self._seat.store(self._fence, picture.json(), b""):
-                self._picture = picture
-                await self._say("snapshot", picture.seq, "{}")
+            snapshot = Snapshot(int(time() * 1000), at, queue.totals, items)
+            if await self._lock.store(self._fencing_token, snapshot.json(), b""):
+                self._snapshot = snapshot
+                await self._publish("snapshot", snapshot.seq, "{}")
             return
-        diff = self._picture.difference(queue, at)
+        diff = self._snapshot.difference(queue, at)
         if diff is None:
-            self._picture.at = at
-            p = self._picture
+            self._snapshot.at = at
+            p = self._snapshot
             base = {"type": "heartbeat", "seq": p.seq, "at": at, "totals": p.totals}
-            await self._say("heartbeat", p.seq, orjson.dumps(base).decode())
+            await self._publish("heartbeat", p.seq, orjson.dumps(base).decode())
             return
-        self._picture.apply(diff)
+        self._snapshot.apply(diff)
         text = orjson.dumps(diff)
-        if await self._seat.store(self._fence, self._picture.json(), text):
-            await self._say("diff", diff["seq"], text.decode())
+        if await self._lock.store(self._fencing_token, self._snapshot.json(), text):
+            await self._publish("diff", diff["seq"], text.decode())
         else:
-            self._picture = None  # somebody else sits there: begin from what they stored
+            self._snapshot = None  # somebody else leads: begin from what they stored
 
-    async def _say(self, kind: str, seq: int, text: str) -> None:
-        word = {"type": "queue.word", "fence": self._fence, "kind": kind, "seq": seq, "text": text}
-        await cast(Any, get_channel_layer()).group_send(GROUP, word)
+    async def _publish(self, kind: str, seq: int, text: str) -> None:
+        message = {
+            "type": "queue.word",
+            "fence": self._fencing_token,
+            "kind": kind,
+            "seq": seq,
+            "text": text,
+        }
+        await cast(Any, get_channel_layer()).group_send(GROUP, message)
 
 
 def status_text(status: str, message: str, seq: int) -> str:

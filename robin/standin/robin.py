@@ -11,7 +11,7 @@ from aiohttp import web
 
 from robin.standin import client_api, service_api
 from robin.standin.queue import Envelope
-from robin.standin.server import Auth, Port
+from robin.standin.server import Auth, RobinAPI
 from robin.standin.world import DOMAINS, NAMES, PROTOCOLS, World
 
 Profile = Literal["stock", "legacy", "ui-fork"]
@@ -29,15 +29,15 @@ class Robin:
     auth: Auth = field(default_factory=Auth)
     tick_seconds: float = 0.0
     traffic: bool = False
-    client: Port = field(init=False)
-    service: Port = field(init=False)
+    client: RobinAPI = field(init=False)
+    service: RobinAPI = field(init=False)
     _held: list[Any] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         client = client_api.contexts(self.world, profile=self.profile)
         service = service_api.contexts(self.world, profile=self.profile)
-        self.client = Port("client", "API", client_api.LANDING, client, self.auth)
-        self.service = Port(
+        self.client = RobinAPI("client", "API", client_api.LANDING, client, self.auth)
+        self.service = RobinAPI(
             "service", "Service Endpoint", service_api.LANDING, service, Auth(**asdict(self.auth))
         )
 

@@ -117,7 +117,7 @@ class Faults:
 
 
 @dataclass
-class Port:
+class RobinAPI:
     """A listener. `asked` holds (method, raw target) of every request, oldest first."""
 
     name: str

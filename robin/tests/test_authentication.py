@@ -284,7 +284,7 @@ class TestTheClasses:
         ids = [f.pk for f in (member(), member()) and RefreshFamily.objects.all()]
 
         async def ask():
-            return await authentication.still_standing([*ids, uuid4()])
+            return await authentication.active_sessions([*ids, uuid4()])
 
         found = gateway.run(ask())
 

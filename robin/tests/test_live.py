@@ -1,4 +1,4 @@
-"""What watchers of the queue are told: the hub, its leader, and two processes with one seat."""
+"""What watchers of the queue are told: the hub, its leader, and two processes with one lock."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from django.conf import settings as django_settings
 
 from robin.access.authentication import Member
 from robin.queue import leader, live
-from robin.queue.leader import LocalSeat, RedisSeat
-from robin.queue.live import Client, Hub, Picture, Queue, merged
+from robin.queue.leader import LocalLeaderLock, RedisLeaderLock
+from robin.queue.live import Client, Hub, Queue, Snapshot, merged
 
 needs_redis = pytest.mark.skipif(
     not django_settings.REDIS_URL, reason="needs Redis: `make test` starts it"
@@ -72,7 +72,7 @@ class Watcher:
     """A client whose socket is a list; `is_stuck`: it reads nothing more."""
 
     def __init__(self, hub, *, since=None, seconds=60.0):
-        self.heard, self.code, self.is_stuck = [], None, False
+        self.received, self.code, self.is_stuck = [], None, False
         member = Member(
             *(uuid4(), uuid4(), "ada", "ada@robin.example", "ROLE_ADMIN", False, False),
             frozenset({"VIEW_QUEUE"}),
@@ -84,13 +84,13 @@ class Watcher:
     async def _send(self, text):
         while self.is_stuck:  # noqa: ASYNC110 - as long as the test says
             await asyncio.sleep(0.01)
-        self.heard.append(json.loads(text))
+        self.received.append(json.loads(text))
 
     async def _close(self, code):
         self.code = code
 
     def kinds(self):
-        return [message["type"] for message in self.heard]
+        return [message["type"] for message in self.received]
 
 
 async def until(condition, seconds=10.0):
@@ -110,21 +110,21 @@ def play(gateway, robin, settings, monkeypatch):
     settings.QUEUE_POLL_SECONDS = 0.03
     monkeypatch.setattr(live, "HOLD_SECONDS", 0.05)
 
-    async def allowed(self, words):
+    async def allowed(self, messages):
         return True
 
     monkeypatch.setattr(Hub, "_check", allowed)  # invented sessions; test_ws_queue.py has real ones
 
-    def make_seats():
+    def make_locks():
         if django_settings.REDIS_URL:
             url = django_settings.REDIS_URL
-            return RedisSeat(url, term_seconds=0.5), RedisSeat(url, term_seconds=0.5)
-        one = LocalSeat()
+            return RedisLeaderLock(url, term_seconds=0.5), RedisLeaderLock(url, term_seconds=0.5)
+        one = LocalLeaderLock()
         return one, one
 
     def play(scenario):
         async def main():
-            hubs = [Hub(robin.fetch, seat=s) for s in make_seats()]
+            hubs = [Hub(robin.fetch, lock=s) for s in make_locks()]
             for hub in hubs:
                 await hub.open()
             try:
@@ -146,7 +146,7 @@ class TestWhatIsTold:
             robin.has(item(2, retryCount=1), item(3))
             await until(lambda: "diff" in ada.kinds())
 
-            first, diff = ada.heard[0], ada.heard[ada.kinds().index("diff")]
+            first, diff = ada.received[0], ada.received[ada.kinds().index("diff")]
             assert first["type"] == "snapshot"
             assert [i["uid"] for i in first["items"]] == ["uid-1", "uid-2"]
             assert first["totals"] == {"total": 2, "ready": 2, "claimed": 0, "dead": 0}
@@ -156,7 +156,7 @@ class TestWhatIsTold:
             assert diff["changed"] == [item(2, retryCount=1)]
             assert diff["removed"] == ["uid-1"]
             assert set(diff) == {"type", "seq", "at", "totals", "added", "changed", "removed"}
-            assert {m["seq"] for m in ada.heard if m["type"] == "heartbeat"} <= {
+            assert {m["seq"] for m in ada.received if m["type"] == "heartbeat"} <= {
                 first["seq"],
                 diff["seq"],
             }
@@ -168,44 +168,46 @@ class TestWhatIsTold:
 
         async def scenario(hub, _):
             ada = Watcher(hub)
-            await until(lambda: ada.heard)
-            assert len(ada.heard[0]["items"]) == live.ITEMS_MAX
-            assert ada.heard[0]["totals"]["total"] == 1200
+            await until(lambda: ada.received)
+            assert len(ada.received[0]["items"]) == live.ITEMS_MAX
+            assert ada.received[0]["totals"]["total"] == 1200
 
         play(scenario)
 
     def test_who_comes_later_sees_what_the_others_see(self, play, robin):
         async def scenario(hub, _):
             ada = Watcher(hub)
-            await until(lambda: ada.heard)
+            await until(lambda: ada.received)
             for n in range(3, 8):
                 robin.has(item(n), item(n + 1))
                 count = ada.kinds().count("diff")
                 await until(lambda count=count: ada.kinds().count("diff") > count)
             bob = Watcher(hub)
-            await until(lambda: bob.heard)
+            await until(lambda: bob.received)
 
-            assert after(ada.heard) == after(bob.heard) == {"uid-7": item(7), "uid-8": item(8)}
+            assert (
+                after(ada.received) == after(bob.received) == {"uid-7": item(7), "uid-8": item(8)}
+            )
 
         play(scenario)
 
     def test_robin_away_is_said_once_and_the_last_picture_stays(self, play, robin):
         async def scenario(hub, _):
             ada = Watcher(hub)
-            await until(lambda: ada.heard)
+            await until(lambda: ada.received)
             robin.trouble = OSError("refused")
             asked = robin.asked
             await until(lambda: "status" in ada.kinds())
             bob = Watcher(hub)
             await until(lambda: "status" in bob.kinds())
             robin.trouble = None
-            await until(lambda: ada.heard[-1]["type"] == "heartbeat" and robin.asked > asked + 3)
+            await until(lambda: ada.received[-1]["type"] == "heartbeat" and robin.asked > asked + 3)
 
-            said = [m["status"] for m in ada.heard if m["type"] == "status"]
+            said = [m["status"] for m in ada.received if m["type"] == "status"]
             assert said[-1] == "up"
             assert set(said[:-1]) == {"down"}
             assert bob.kinds()[:2] == ["snapshot", "status"]
-            assert "refused" not in json.dumps(ada.heard)  # no inside of ours
+            assert "refused" not in json.dumps(ada.received)  # no inside of ours
 
         play(scenario)
 
@@ -216,7 +218,7 @@ class TestWhoIsAsked:
             await asyncio.sleep(0.1)
             assert robin.asked == 0
             ada = Watcher(hub)
-            await until(lambda: ada.heard)
+            await until(lambda: ada.received)
             hub.leave(ada.client)
             await until(lambda: not hub._tasks)
             asked = robin.asked
@@ -229,12 +231,12 @@ class TestWhoIsAsked:
     def test_one_of_two_processes_asks_for_both(self, play, robin):
         async def scenario(one, other):
             ada, bob = Watcher(one), Watcher(other)
-            await until(lambda: ada.heard and bob.heard)
+            await until(lambda: ada.received and bob.received)
             robin.has(item(5))
             await until(lambda: "diff" in ada.kinds() and "diff" in bob.kinds())
 
-            assert after(ada.heard) == after(bob.heard) == {"uid-5": item(5)}
-            diffs = [[m for m in w.heard if m["type"] == "diff"] for w in (ada, bob)]
+            assert after(ada.received) == after(bob.received) == {"uid-5": item(5)}
+            diffs = [[m for m in w.received if m["type"] == "diff"] for w in (ada, bob)]
             assert diffs[0] == diffs[1]
 
         play(scenario)
@@ -243,14 +245,14 @@ class TestWhoIsAsked:
     def test_a_process_that_leaves_gives_the_seat_to_the_other(self, play, robin):
         async def scenario(one, other):
             ada = Watcher(one)
-            await until(lambda: ada.heard)
+            await until(lambda: ada.received)
             bob = Watcher(other)
-            await until(lambda: bob.heard)
+            await until(lambda: bob.received)
             one.leave(ada.client)
             robin.has(item(9))
             await until(lambda: "diff" in bob.kinds())
 
-            assert after(bob.heard) == {"uid-9": item(9)}
+            assert after(bob.received) == {"uid-9": item(9)}
 
         play(scenario)
 
@@ -260,26 +262,26 @@ class TestWhoIsAsked:
     ):
         async def scenario(one, other):
             ada = Watcher(one)
-            await until(lambda: ada.heard)
+            await until(lambda: ada.received)
             bob = Watcher(other)
-            await until(lambda: bob.heard)
-            # On a busy machine the first may have lost the seat to the second already.
-            holder, fence = await one._seat._redis.mget(one._seat._keys[:2])
-            if holder == other._seat._me.encode():
+            await until(lambda: bob.received)
+            # On a busy machine the first may have lost the lock to the second already.
+            holder, fencing_token = await one._lock._redis.mget(one._lock._keys[:2])
+            if holder == other._lock._me.encode():
                 one, other, bob = other, one, ada
-            old_fence, lead = int(fence), one._tasks[1]
+            old_token, lead = int(fencing_token), one._tasks[1]
             while not lead.done():  # redis-py swallows a cancellation that meets its own timeout
                 lead.cancel()  # as `kill -9` would: nothing is resigned
                 await asyncio.wait({lead}, timeout=0.1)
             robin.has(item(9))
-            await until(lambda: after(bob.heard) == {"uid-9": item(9)})
-            assert other._fence > old_fence
+            await until(lambda: after(bob.received) == {"uid-9": item(9)})
+            assert other._fencing_token > old_token
 
-            assert not await one._seat.store(old_fence, b"{}", b"")
-            count = len(bob.heard)
-            late = {"fence": old_fence, "kind": "status", "seq": 0, "text": "{}"}
-            await other._hear(late)
-            assert len(bob.heard) <= count + 1  # nothing but, perhaps, a heartbeat
+            assert not await one._lock.store(old_token, b"{}", b"")
+            count = len(bob.received)
+            late = {"fence": old_token, "kind": "status", "seq": 0, "text": "{}"}
+            await other._on_message(late)
+            assert len(bob.received) <= count + 1  # nothing but, perhaps, a heartbeat
             assert "status" not in bob.kinds()
 
         play(scenario)
@@ -301,32 +303,32 @@ class TestResuming:
     def test_who_was_away_gets_what_was_missed_in_one(self, play, robin):
         async def scenario(hub, _):
             ada = Watcher(hub)
-            await until(lambda: ada.heard)
-            before, seq = after(ada.heard), ada.heard[-1]["seq"]
+            await until(lambda: ada.received)
+            before, seq = after(ada.received), ada.received[-1]["seq"]
             for n in range(3, 20):
                 robin.has(item(2, retryCount=n), item(n))
-                await until(lambda n=n: f"uid-{n}" in after(ada.heard))
+                await until(lambda n=n: f"uid-{n}" in after(ada.received))
             bob = Watcher(hub, since=seq)
-            await until(lambda: bob.heard)
+            await until(lambda: bob.received)
 
-            diff = bob.heard[0]
+            diff = bob.received[0]
             assert diff["type"] == "diff"
             start = {"type": "snapshot", "items": list(before.values())}
-            assert after([start, diff]) == after(ada.heard)
+            assert after([start, diff]) == after(ada.received)
 
         play(scenario)
 
     def test_also_when_nobody_else_stayed(self, play, robin):
         async def scenario(hub, _):
             ada = Watcher(hub)
-            await until(lambda: ada.heard)
-            seq = ada.heard[-1]["seq"]
+            await until(lambda: ada.received)
+            seq = ada.received[-1]["seq"]
             hub.leave(ada.client)
             await until(lambda: not hub._tasks)
             bob = Watcher(hub, since=seq)
-            await until(lambda: bob.heard)
+            await until(lambda: bob.received)
 
-            assert bob.heard[0]["type"] == "heartbeat"
+            assert bob.received[0]["type"] == "heartbeat"
 
         play(scenario)
 
@@ -334,15 +336,15 @@ class TestResuming:
     def test_also_at_another_process(self, play, robin):
         async def scenario(one, other):
             ada = Watcher(one)
-            await until(lambda: ada.heard)
-            seq = ada.heard[-1]["seq"]
+            await until(lambda: ada.received)
+            seq = ada.received[-1]["seq"]
             robin.has(item(7))
             await until(lambda: "diff" in ada.kinds())
             bob = Watcher(other, since=seq)
-            await until(lambda: bob.heard)
+            await until(lambda: bob.received)
 
-            assert bob.heard[0]["type"] == "diff"
-            assert bob.heard[0]["removed"] == ["uid-1", "uid-2"]
+            assert bob.received[0]["type"] == "diff"
+            assert bob.received[0]["removed"] == ["uid-1", "uid-2"]
 
         play(scenario)
 
@@ -350,29 +352,29 @@ class TestResuming:
     def test_a_number_that_is_not_ours_gets_a_snapshot(self, play, robin, since):
         async def scenario(hub, _):
             ada = Watcher(hub, since=since)
-            await until(lambda: ada.heard)
-            assert ada.heard[0]["type"] == "snapshot"
+            await until(lambda: ada.received)
+            assert ada.received[0]["type"] == "snapshot"
 
         play(scenario)
 
     @needs_redis
     def test_a_word_that_was_lost_is_made_good_by_a_snapshot(self, play, robin):
         async def scenario(one, other):
-            hear, lost = other._hear, []
+            hear, lost = other._on_message, []
 
-            async def lossy(word):
-                if word["kind"] == "diff" and not lost:
-                    lost.append(word)
+            async def lossy(message):
+                if message["kind"] == "diff" and not lost:
+                    lost.append(message)
                     return
-                await hear(word)
+                await hear(message)
 
-            other._hear = lossy
+            other._on_message = lossy
             ada, bob = Watcher(one), Watcher(other)
-            await until(lambda: ada.heard and bob.heard)
+            await until(lambda: ada.received and bob.received)
             robin.has(item(8))
             await until(lambda: lost and bob.kinds()[1:].count("snapshot"))
 
-            assert after(bob.heard) == {"uid-8": item(8)}
+            assert after(bob.received) == {"uid-8": item(8)}
 
         play(scenario)
 
@@ -382,9 +384,9 @@ class TestResuming:
             ada = Watcher(hub)
             await until(lambda: "heartbeat" in ada.kinds())
             for name in ("holder", "fence", "picture", "words"):
-                await hub._seat._redis.delete(leader.PREFIX + name)
+                await hub._lock._redis.delete(leader.PREFIX + name)
             robin.has(item(6))
-            await until(lambda: after(ada.heard) == {"uid-6": item(6)})
+            await until(lambda: after(ada.received) == {"uid-6": item(6)})
 
         play(scenario)
 
@@ -393,14 +395,14 @@ class TestSlowAndOld:
     def test_a_slow_reader_is_dropped_and_the_others_are_not(self, play, robin):
         async def scenario(hub, _):
             ada, bob = Watcher(hub), Watcher(hub)
-            await until(lambda: ada.heard and bob.heard)
+            await until(lambda: ada.received and bob.received)
             ada.is_stuck = True
             await until(lambda: ada.code is not None)
 
             assert ada.code == 4408
             assert ada.client.unsent.qsize() <= live.UNSENT_MAX
-            count = len(bob.heard)
-            await until(lambda: len(bob.heard) > count)
+            count = len(bob.received)
+            await until(lambda: len(bob.received) > count)
             assert bob.code is None
 
         play(scenario)
@@ -416,7 +418,7 @@ class TestSlowAndOld:
     def test_leaving_leaves_nothing_behind(self, play, robin):
         async def scenario(hub, _):
             ada = Watcher(hub)
-            await until(lambda: ada.heard)
+            await until(lambda: ada.received)
             hub.leave(ada.client)
             hub.leave(ada.client)
             await until(lambda: not hub._tasks)
@@ -430,12 +432,12 @@ def test_differences_merge_into_the_one_that_they_make_together():
     def diff(seq, queue):
         found = pictures[-1].difference(queue, "now")
         assert found["seq"] == seq
-        copy = Picture(pictures[-1].seq, "now", {}, dict(pictures[-1].items))
+        copy = Snapshot(pictures[-1].seq, "now", {}, dict(pictures[-1].items))
         copy.apply(found)
         pictures.append(copy)
         return found
 
-    pictures = [Picture(1, "now", {}, {i["uid"]: i for i in (item(1), item(2), item(3))})]
+    pictures = [Snapshot(1, "now", {}, {i["uid"]: i for i in (item(1), item(2), item(3))})]
     diffs = [
         diff(2, queue_of(item(2), item(3), item(4))),
         diff(3, queue_of(item(2, retryCount=1), item(4, retryCount=1), item(5))),

@@ -311,7 +311,7 @@ class TestEnding:
         ada = member()
         family = RefreshFamily.objects.get(user=ada.user)
         ada.get("/api/v1/auth/me")  # it is remembered
-        RefreshFamily.objects.filter(pk=family.pk).update(revoked_at=timezone.now())  # no word
+        RefreshFamily.objects.filter(pk=family.pk).update(revoked_at=timezone.now())  # no message
 
         async def scenario(open_socket):
             assert await (await open_socket(**bearer(ada))).closed() == 4401
@@ -329,7 +329,7 @@ class TestEnding:
         async def scenario(open_socket):
             socket = await open_socket(**bearer(ada))
             await socket.says()
-            await until(lambda: not live.hub()._suspects)
+            await until(lambda: not live.hub()._to_recheck)
             monkeypatch.setattr(bus, "is_listening", False)
             update = RefreshFamily.objects.filter(pk=family.pk).update
             await asyncio.to_thread(update, revoked_at=timezone.now())

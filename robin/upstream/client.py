@@ -36,7 +36,7 @@ Kind = Literal["application/json", "text/html", "text/plain"]
 log = get_logger("gateway.robin")
 
 
-class Port:
+class RobinAPI:
     """One of the two servers. All calls raise `errors.Upstream…` or `errors.NotFound`."""
 
     def __init__(self, name: str, url: str, token: str = "") -> None:
@@ -109,7 +109,7 @@ class Port:
         probe: bool = False,
     ) -> T:
         try:
-            call = self.breaker.admit()
+            call = self.breaker.acquire()
         except BreakerOpen as exc:
             raise errors.UpstreamUnavailable(
                 "The mail server failed several times and is left alone for a while. "
@@ -133,7 +133,7 @@ class Port:
             raise
         except client.UpstreamTimeout as exc:
             if exc.had_seconds < FAULT_SECONDS_MIN:
-                call.released()  # it waited for others; says nothing about Robin
+                call.release()  # it waited for others; says nothing about Robin
                 raise errors.UpstreamUnavailable(
                     "The mail server is busy with other requests. Try again shortly."
                 ) from exc
@@ -141,7 +141,7 @@ class Port:
             self._log(path, "timeout")
             raise errors.UpstreamTimedOut from exc
         except client.AnswerTooLarge as exc:
-            call.released()  # it works, and has much to say
+            call.release()  # it works, and has much to say
             self._log(path, str(exc))
             raise errors.UpstreamUnexpected(
                 "Robin's answer is too large to be shown. Ask for less, with a search."
@@ -155,10 +155,10 @@ class Port:
             self._log(path, str(exc))
             raise errors.UpstreamUnexpected from exc  # what came is for the log, not for callers
         except _Refused as exc:
-            call.released()
+            call.release()
             raise exc.error from exc
         except BaseException:
-            call.released()  # cancelled, or a bug of ours: no word about Robin
+            call.release()  # cancelled, or a bug of ours: no word about Robin
             raise
         call.succeeded()
         return found
@@ -216,8 +216,8 @@ class Robin:
     """Both ports; one per process."""
 
     def __init__(self, client_url: str, service_url: str) -> None:
-        self.client = Port("robin_client", client_url, settings.ROBIN_CLIENT_API_TOKEN)
-        self.service = Port("robin_service", service_url, settings.ROBIN_SERVICE_API_TOKEN)
+        self.client = RobinAPI("robin_client", client_url, settings.ROBIN_CLIENT_API_TOKEN)
+        self.service = RobinAPI("robin_service", service_url, settings.ROBIN_SERVICE_API_TOKEN)
 
     async def close(self) -> None:
         await self.client.close()

@@ -25,12 +25,12 @@ from gateway_project.core.telemetry.logging import get_logger
 from webhooks.delivery import outbox
 from webhooks.delivery.outbox import CALLBACKS_MAX
 from webhooks.delivery.results import record
-from webhooks.delivery.sending import TIMEOUT_SECONDS, Job, LaneKey, Outcome, Sender
+from webhooks.delivery.sending import TIMEOUT_SECONDS, Job, Outcome, Sender, WindowKey
 
 IN_FLIGHT_MAX = 512
 CLAIMED_AT_ONCE = 200
-LANE_START, LANE_MAX = 4, 32
-LANES_MAX = 10_000
+WINDOW_START, WINDOW_MAX = 4, 32
+WINDOWS_MAX = 10_000
 RETRY_SECONDS = 0.5  # while results cannot be written
 RATE_SECONDS = 0.05  # how long a webhook that has used up its rate is left alone
 PAUSE_SECONDS = 0.01  # between two looks at the database that may find nothing
@@ -38,7 +38,7 @@ STOP_SECONDS = TIMEOUT_SECONDS + 5
 log = get_logger("gateway.webhooks")
 
 
-class Lane:
+class ConcurrencyWindow:
     """How much one webhook may have in flight, and how much may begin in a second.
 
     Each address that a request names has one; all those of a workspace have a wide one together
@@ -46,7 +46,7 @@ class Lane:
     """
 
     __slots__ = ("_begun", "_filled_at", "_tokens", "in_flight", "limit")
-    start = LANE_START
+    start = WINDOW_START
 
     def __init__(self) -> None:
         self.in_flight = 0
@@ -67,7 +67,7 @@ class Lane:
     def end(self, outcome: Outcome) -> None:
         self.in_flight -= 1
         if outcome.is_success:
-            self.limit = min(self.limit + 1, LANE_MAX)
+            self.limit = min(self.limit + 1, WINDOW_MAX)
         elif outcome.kind == "timeout":
             self.limit = 1
 
@@ -81,7 +81,7 @@ class Lane:
         return not self.in_flight and self.limit >= self.start
 
 
-class Whole(Lane):
+class SharedWindow(ConcurrencyWindow):
     """Of addresses that have nothing in common but who named them: none narrows it."""
 
     __slots__ = ()
@@ -96,7 +96,7 @@ class Engine:
 
     def __init__(self, sender: Sender) -> None:
         self._sender = sender
-        self._lanes: dict[LaneKey, Lane] = {}
+        self._windows: dict[WindowKey, ConcurrencyWindow] = {}
         self._in_flight: set[asyncio.Task[None]] = set()
         self._results: list[tuple[Job, Outcome]] = []
         self._changed = asyncio.Event()  # something ended, or somebody woke us
@@ -150,13 +150,13 @@ class Engine:
             self._changed.clear()
             events = await in_thread(self._claimer, outbox.fan_out)
             places = min(IN_FLIGHT_MAX - len(self._in_flight), CLAIMED_AT_ONCE)
-            room = {key: lane.room() for key, lane in self._lanes.items()}
-            jobs = await in_thread(self._claimer, outbox.claim, places, room, LANE_START)
+            room = {key: window.room() for key, window in self._windows.items()}
+            jobs = await in_thread(self._claimer, outbox.claim, places, room, WINDOW_START)
             for job in jobs:
                 self._begin(job)
             if jobs or events:
                 continue
-            is_held_back = any(lane.waits_for_rate for lane in self._lanes.values())
+            is_held_back = any(window.waits_for_rate for window in self._windows.values())
             if not self._in_flight and not is_held_back and not self._changed.is_set():
                 return
             # Nothing is due but what its own webhook, or the number in flight, holds back.
@@ -168,29 +168,31 @@ class Engine:
             await asyncio.sleep(PAUSE_SECONDS)
 
     def _begin(self, job: Job) -> None:
-        lanes = [self._lane((job.webhook_id, ""), Whole if job.lane else Lane)]
+        kind = SharedWindow if job.lane else ConcurrencyWindow
+        windows = [self._window((job.webhook_id, ""), kind)]
         if job.lane:
-            lanes.append(self._lane((job.webhook_id, job.lane), Lane))
-        for lane in lanes:
-            lane.begin()
-        task = asyncio.create_task(self._deliver(job, lanes))
+            windows.append(self._window((job.webhook_id, job.lane), ConcurrencyWindow))
+        for window in windows:
+            window.begin()
+        task = asyncio.create_task(self._deliver(job, windows))
         self._in_flight.add(task)
         task.add_done_callback(self._in_flight.discard)
 
-    def _lane(self, key: LaneKey, kind: type[Lane]) -> Lane:
-        lane = self._lanes.get(key)
-        if lane is None:
-            if len(self._lanes) >= LANES_MAX:
-                self._lanes = {key: kept for key, kept in self._lanes.items() if not kept.is_fresh}
-            lane = self._lanes[key] = kind()
-        return lane
+    def _window(self, key: WindowKey, kind: type[ConcurrencyWindow]) -> ConcurrencyWindow:
+        window = self._windows.get(key)
+        if window is None:
+            if len(self._windows) >= WINDOWS_MAX:
+                busy = {key: one for key, one in self._windows.items() if not one.is_fresh}
+                self._windows = busy
+            window = self._windows[key] = kind()
+        return window
 
-    async def _deliver(self, job: Job, lanes: list[Lane]) -> None:
+    async def _deliver(self, job: Job, windows: list[ConcurrencyWindow]) -> None:
         outcome = await self._sender.send(job)
-        for lane in lanes:
-            lane.end(outcome)
-        if job.lane and lanes[-1].is_fresh:  # there are as many addresses as requests name
-            self._lanes.pop((job.webhook_id, job.lane), None)
+        for window in windows:
+            window.end(outcome)
+        if job.lane and windows[-1].is_fresh:  # there are as many addresses as requests name
+            self._windows.pop((job.webhook_id, job.lane), None)
         self._results.append((job, outcome))
         self._has_results.set()
         self._changed.set()

@@ -19,7 +19,7 @@ from django.utils import timezone
 from accounts.models import OutboxEvent
 from webhooks.delivery import callbacks, sending, subscriptions
 from webhooks.delivery.schedule import steps_max
-from webhooks.delivery.sending import LaneKey
+from webhooks.delivery.sending import WindowKey
 from webhooks.models import Webhook, WebhookDelivery
 
 EVENTS_AT_ONCE = 500
@@ -83,7 +83,7 @@ def _make_callbacks(workspace_ids: set[UUID]) -> None:
 
 def claim(
     places: int,
-    room: Mapping[LaneKey, int],
+    room: Mapping[WindowKey, int],
     room_default: int,
     callbacks_default: int = CALLBACKS_MAX,
 ) -> list[sending.Job]:
@@ -114,7 +114,7 @@ def claim(
             .values_list("pk", "webhook_id", "lane")[: places * CANDIDATES_PER_PLACE]
         )
         taken: list[UUID] = []
-        begun: dict[LaneKey, int] = defaultdict(int)
+        begun: dict[WindowKey, int] = defaultdict(int)
         for pk, webhook_id, lane in candidates:
             whole, own = (webhook_id, ""), (webhook_id, lane)
             most = room.get(whole, callbacks_default if lane else room_default)

@@ -43,7 +43,7 @@ ERROR_CHARS_MAX = 300
 SECONDS = re.compile(r"[0-9]{1,9}\Z")
 # The text as the database keeps it: the same bytes at each attempt, and never decoded.
 BODY_TEXT = Cast("event__body", TextField())
-LaneKey = tuple[UUID, str]
+WindowKey = tuple[UUID, str]
 """A webhook, and the lane of an address that a request named; `""`: the webhook's whole."""
 Kind = Literal["delivered", "failed", "timeout", "error", "refused"]
 log = get_logger("gateway.webhooks")

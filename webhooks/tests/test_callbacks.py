@@ -225,7 +225,7 @@ class TestDeliveries:
         done.set()
         watcher.join()
 
-        assert hanging == [delivering.LANE_START]
+        assert hanging == [delivering.WINDOW_START]
         assert len(receiver.received) == 80
 
     def test_all_of_a_workspace_leave_places_to_others(self, acme, receiver, webhook):

@@ -428,7 +428,7 @@ def test_one_that_hangs_holds_back_nobody(receiver, acme, make_webhook):
     done.set()
     watcher.join()
 
-    assert hanging == [engine.LANE_START]
+    assert hanging == [engine.WINDOW_START]
     assert others() == 270
     assert len(receiver.at("/hangs")) == 50
     assert set(WebhookDelivery.objects.values_list("status", flat=True)) == {"delivered"}
@@ -438,7 +438,7 @@ def test_no_more_than_its_rate_begins_in_a_second(webhook, settings, monkeypatch
     settings.WEBHOOK_RATE_PER_SECOND = 10
     now = 100.0
     monkeypatch.setattr(engine, "monotonic", lambda: now)
-    lane = engine.Lane()
+    lane = engine.ConcurrencyWindow()
     lane.limit = 1000
 
     def begin_all():

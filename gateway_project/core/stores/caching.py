@@ -89,53 +89,53 @@ class SingleFlight(Generic[K, V]):
     """Equal look-ups at once run once; all callers get the one result or the one exception.
 
     Callers that looked into a shared cache before say since when: who looked just before the result
-    was put there comes just after, and is given it for `linger_seconds`.
+    was put there comes just after, and is given it for `grace_seconds`.
     """
 
-    def __init__(self, *, linger_seconds: float = 0.0) -> None:
-        self._linger_seconds = linger_seconds
-        self._flights: dict[K, asyncio.Task[V]] = {}
+    def __init__(self, *, grace_seconds: float = 0.0) -> None:
+        self._grace_seconds = grace_seconds
+        self._in_flight: dict[K, asyncio.Task[V]] = {}
         self._ended: dict[K, float] = {}
 
     def start(
         self, key: K, work: Callable[[], Awaitable[V]], *, since: float | None = None
     ) -> tuple[asyncio.Task[V], bool]:
-        """The flight for `key`, and whether it is a new one. It goes on whoever stops waiting.
+        """The call for `key`, and whether it is a new one. It goes on whoever stops waiting.
 
-        A flight that ended after `since` (of the loop's clock) can be joined as well.
+        A call that ended after `since` (of the loop's clock) can be joined as well.
         """
-        flight = self._flights.get(key)
+        call = self._in_flight.get(key)
         ended = self._ended.get(key)  # None: it has not
-        if flight is not None and (ended is None or (since is not None and since <= ended)):
-            return flight, False
-        flight = self._flights[key] = asyncio.ensure_future(self._fly(key, work))
+        if call is not None and (ended is None or (since is not None and since <= ended)):
+            return call, False
+        call = self._in_flight[key] = asyncio.ensure_future(self._run(key, work))
         self._ended.pop(key, None)
-        flight.add_done_callback(ignore)
-        return flight, True
+        call.add_done_callback(ignore)
+        return call, True
 
     async def do(self, key: K, work: Callable[[], Awaitable[V]]) -> V:
-        flight, _ = self.start(key, work)
+        call, _ = self.start(key, work)
         # Shielded: a caller that goes away must not take the others' answer with it.
-        return await asyncio.shield(flight)
+        return await asyncio.shield(call)
 
-    async def _fly(self, key: K, work: Callable[[], Awaitable[V]]) -> V:
-        flight = asyncio.current_task()
+    async def _run(self, key: K, work: Callable[[], Awaitable[V]]) -> V:
+        call = asyncio.current_task()
         try:
             result = await work()
         except BaseException:  # cancelled, too: nobody may join what ended without a result
-            self._forget(key, flight)
+            self._forget(key, call)
             raise
-        if self._linger_seconds:
+        if self._grace_seconds:
             loop = asyncio.get_running_loop()
             self._ended[key] = loop.time()
-            loop.call_later(self._linger_seconds, self._forget, key, flight)
+            loop.call_later(self._grace_seconds, self._forget, key, call)
         else:
-            self._forget(key, flight)
+            self._forget(key, call)
         return result
 
-    def _forget(self, key: K, flight: asyncio.Task[Any] | None) -> None:
-        if self._flights.get(key) is flight:
-            del self._flights[key]
+    def _forget(self, key: K, call: asyncio.Task[Any] | None) -> None:
+        if self._in_flight.get(key) is call:
+            del self._in_flight[key]
             self._ended.pop(key, None)
 
 

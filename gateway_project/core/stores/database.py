@@ -27,7 +27,7 @@ REST_SECONDS = 1.0
 _requests = ThreadPoolExecutor(max_workers=THREADS_MAX, thread_name_prefix="sql")
 # A thread of its own: a slow write of the log must not keep an unknown key waiting.
 _writer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="sql-writer")
-_resting_until = 0.0
+_backing_off_until = 0.0
 hops = 0
 trouble_since: float | None = None
 """`monotonic()` of the first failure since the last success; None when all is well."""
@@ -39,16 +39,16 @@ async def run(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
     Raises `StoreUnavailable` when the database is away or takes longer than `DEADLINE_SECONDS`;
     then nobody else waits for it in the next `REST_SECONDS`.
     """
-    global hops, trouble_since, _resting_until
+    global hops, trouble_since, _backing_off_until
     hops += 1
-    if monotonic() < _resting_until:
+    if monotonic() < _backing_off_until:
         raise errors.StoreUnavailable
     try:
         async with asyncio.timeout(DEADLINE_SECONDS):
             result = await _in_thread(_requests, function, *args, **kwargs)
     except (db.OperationalError, db.InterfaceError, TimeoutError) as exc:
         note_trouble()
-        _resting_until = monotonic() + REST_SECONDS
+        _backing_off_until = monotonic() + REST_SECONDS
         raise errors.StoreUnavailable from exc
     trouble_since = None
     return result
@@ -79,5 +79,5 @@ def note_trouble() -> None:
 
 def forget_trouble() -> None:
     """Start anew, as if nothing had failed."""
-    global hops, trouble_since, _resting_until
-    hops, trouble_since, _resting_until = 0, None, 0.0
+    global hops, trouble_since, _backing_off_until
+    hops, trouble_since, _backing_off_until = 0, None, 0.0

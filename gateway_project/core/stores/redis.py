@@ -39,7 +39,7 @@ def pack(*command: bytes | str | int | float) -> bytes:
     return packed
 
 
-class RedisPipe(asyncio.Protocol):
+class PipelinedConnection(asyncio.Protocol):
     """Submit packed commands, await their replies. Started and used inside one event loop."""
 
     def __init__(
@@ -50,7 +50,7 @@ class RedisPipe(asyncio.Protocol):
         self._connection = pool.make_connection()
         self._timeout_seconds = timeout_seconds
         self._backoff_seconds = backoff_seconds
-        self._resting_until = 0.0
+        self._backing_off_until = 0.0
         self._loop: asyncio.AbstractEventLoop | None = None  # None: closed
         self._transport: asyncio.WriteTransport | None = None
         self._reader = hiredis.Reader()
@@ -59,7 +59,7 @@ class RedisPipe(asyncio.Protocol):
         self._is_busy = False  # a batch is about to leave, or on its way
         self._pending: list[tuple[bytes, asyncio.Future[Any]]] = []
         self._waiting: deque[asyncio.Future[Any]] = deque()  # sent, in the order of the replies
-        self.trips = 0
+        self.round_trips = 0
 
     def start(self) -> None:
         self._loop = asyncio.get_running_loop()
@@ -83,7 +83,7 @@ class RedisPipe(asyncio.Protocol):
             future.set_exception(RedisUnavailable("closed"))
             return future
         future = loop.create_future()
-        if self._resting_until > monotonic():
+        if self._backing_off_until > monotonic():
             future.set_exception(RedisUnavailable("resting after a failure"))
             return future
         self._pending.append((packed, future))
@@ -106,7 +106,7 @@ class RedisPipe(asyncio.Protocol):
         del self._pending[:BATCH_MAX]
         self._waiting.extend(future for _, future in batch)
         self._timer = self._loop.call_later(self._timeout_seconds, self._look_once_more)
-        self.trips += 1
+        self.round_trips += 1
         try:
             self._transport.write(b"".join([packed for packed, _ in batch]))
         except RuntimeError as exc:  # uvloop's word for a transport that is closed already
@@ -167,7 +167,7 @@ class RedisPipe(asyncio.Protocol):
 
     def _give_up(self, reason: str) -> None:
         """Fail all callers, and rest: a late reply would be taken for that of another command."""
-        self._resting_until = monotonic() + self._backoff_seconds
+        self._backing_off_until = monotonic() + self._backoff_seconds
         self._fail(reason)
 
     def _fail(self, reason: str) -> None:
@@ -186,43 +186,43 @@ class RedisPipe(asyncio.Protocol):
                 future.set_exception(RedisUnavailable(reason))
 
 
-_pipe: RedisPipe | None = None
+_shared: PipelinedConnection | None = None
 
 
-def open_pipe(url: str) -> RedisPipe:
-    """Make the pipe of this process; called once, in the lifespan, inside the event loop."""
-    global _pipe
-    _pipe = RedisPipe(url)
-    _pipe.start()
-    return _pipe
+def open_connection(url: str) -> PipelinedConnection:
+    """Make the connection of this process; called once, in the lifespan, inside the event loop."""
+    global _shared
+    _shared = PipelinedConnection(url)
+    _shared.start()
+    return _shared
 
 
-async def close_pipe() -> None:
-    global _pipe
-    if _pipe is not None:
-        await _pipe.close()
-        _pipe = None
+async def close_connection() -> None:
+    global _shared
+    if _shared is not None:
+        await _shared.close()
+        _shared = None
 
 
-def pipe() -> RedisPipe:
-    """The pipe that the lifespan opened."""
-    if _pipe is None:
-        raise RuntimeError("the application was not started: its lifespan opens the Redis pipe")
-    return _pipe
+def connection() -> PipelinedConnection:
+    """The connection that the lifespan opened."""
+    if _shared is None:
+        raise RuntimeError("the application was not started: its lifespan connects to Redis")
+    return _shared
 
 
 def is_open() -> bool:
-    return _pipe is not None
+    return _shared is not None
 
 
 def send_behind(command: bytes) -> None:
     """Send a packed command that nobody waits for; lost when Redis is away."""
-    pipe().submit(command).add_done_callback(ignore)
+    connection().submit(command).add_done_callback(ignore)
 
 
 def send_from_thread(command: bytes) -> None:
     """`send_behind` for threads other than the loop's."""
-    loop = pipe()._loop
+    loop = connection()._loop
     if loop is not None:
         loop.call_soon_threadsafe(send_behind, command)
 

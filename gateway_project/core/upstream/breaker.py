@@ -1,8 +1,8 @@
 """A circuit breaker for async upstreams: pybreaker as the state machine, never around I/O.
 
 pybreaker's `call()` holds a lock for as long as the guarded call runs and takes the creation of a
-coroutine for success. So `admit()` asks before the I/O, and the admission it gives is told the end
-through a trivial call. An admission counts only in the state it was given in: what began before
+coroutine for success. So `acquire()` asks before the I/O, and the permit it gives is told the end
+through a trivial call. An permit counts only in the state it was given in: what began before
 an outage says nothing about its end. When half-open, exactly one probe is in flight.
 
 Counts are per process. With Redis every process leaves its trouble in a hash, so that `/health`
@@ -66,7 +66,7 @@ class _Listener(pybreaker.CircuitBreakerListener):
             self._breaker._changed(old_state.name, new_state.name)
 
 
-class Admission:
+class Permit:
     """The right to one call. Tell exactly one of its three ends; a second one changes nothing."""
 
     __slots__ = ("_breaker", "_generation")
@@ -82,7 +82,7 @@ class Admission:
         """Count a fault of the upstream."""
         self._breaker._report(self._generation, _fail)
 
-    def released(self) -> None:
+    def release(self) -> None:
         """The call ended without a word about the upstream (the caller went away)."""
         self._breaker._report(self._generation, None)
 
@@ -119,16 +119,16 @@ class Breaker:
     def state(self) -> str:
         return self.forced or str(self._machine.current_state)
 
-    def admit(self) -> Admission:
+    def acquire(self) -> Permit:
         """Let one call through, or raise `BreakerOpen`."""
         if self.forced == "open":
             raise BreakerOpen(self.open_seconds)
         with self._lock:
             if self.forced is None and self._machine.current_state != "closed":
-                self._admit_probe()
-            return Admission(self, self._generation)
+                self._permit_probe()
+            return Permit(self, self._generation)
 
-    def _admit_probe(self) -> None:
+    def _permit_probe(self) -> None:
         if self._machine.current_state == "open":
             waited = self._clock() - self._opened_at
             if waited < self.open_seconds:
@@ -310,7 +310,7 @@ async def _troubles() -> list[tuple[str, str, float]]:
     if not settings.REDIS_URL or not redis.is_open():
         return []
     try:
-        reply = await redis.pipe().submit(redis.pack("HGETALL", TROUBLE_KEY))
+        reply = await redis.connection().submit(redis.pack("HGETALL", TROUBLE_KEY))
     except redis.RedisUnavailable:
         return []
     rows = []
@@ -341,7 +341,7 @@ def _read_forced_again() -> None:
 
 async def _read_forced() -> None:
     try:
-        reply = await redis.pipe().submit(redis.pack("HGETALL", FORCED_KEY))
+        reply = await redis.connection().submit(redis.pack("HGETALL", FORCED_KEY))
     except redis.RedisUnavailable:
         return  # the bus will be cut off as well, and its next gap asks again
     forced = redis.pairs(reply)

@@ -39,9 +39,9 @@ class ConnectFailed(UpstreamError):
 
 
 class UpstreamTimeout(UpstreamError):
-    """No whole answer within the deadline, the wait for a free place included.
+    """No whole answer within the deadline, the wait for a free slot included.
 
-    `had_seconds` is how long the upstream had the request: 0 when it never got a place.
+    `had_seconds` is how long the upstream had the request: 0 when it never got a slot.
     """
 
     reason = "timeout"
@@ -60,7 +60,7 @@ class AnswerTooLarge(BadAnswer):
 
 
 class Answer(NamedTuple):
-    """`queued_seconds`: how long the request waited for a free place before it left."""
+    """`queued_seconds`: how long the request waited for a free slot before it left."""
 
     status: int
     content: bytes
@@ -75,7 +75,7 @@ class _Connection(asyncio.Protocol):
 
     def __init__(self, bytes_max: int) -> None:
         self.is_open = False
-        self.rests_since = 0.0
+        self.idle_since = 0.0
         self._bytes_max = bytes_max
         self._answer: asyncio.Future[tuple[int, bytes]] | None = None
         self._parts: list[bytes] = []
@@ -185,9 +185,9 @@ class UpstreamClient:
     ) -> None:
         self.name = name
         self.answer_bytes_max = answer_bytes_max
-        self._places = asyncio.Semaphore(in_flight_max)
+        self._slots = asyncio.Semaphore(in_flight_max)
         self._duration = upstream_duration.labels(name)
-        self._resting: deque[_Connection] = deque()  # the one used last on the right
+        self._idle: deque[_Connection] = deque()  # the one used last on the right
         self._generation = 0
         self.base_url = base_url
 
@@ -216,11 +216,11 @@ class UpstreamClient:
     def _drop_all(self) -> None:
         """Close what rests, now, and what is in use, after its answer."""
         self._generation += 1
-        self._drop_resting()
+        self._drop_idle()
 
-    def _drop_resting(self) -> None:
-        while self._resting:
-            self._resting.pop().close()
+    def _drop_idle(self) -> None:
+        while self._idle:
+            self._idle.pop().close()
 
     async def __aenter__(self) -> UpstreamClient:
         return self
@@ -249,11 +249,11 @@ class UpstreamClient:
         deadline = asyncio.get_running_loop().time() + timeout_seconds
         began: float | None = None
         try:
-            if self._places.locked():
+            if self._slots.locked():
                 async with asyncio.timeout_at(deadline):
-                    await self._places.acquire()
+                    await self._slots.acquire()
             else:
-                await self._places.acquire()  # at once
+                await self._slots.acquire()  # at once
             began = perf_counter()
             status, content = await self._exchange(message, deadline)
         except TimeoutError as exc:
@@ -263,7 +263,7 @@ class UpstreamClient:
             raise ConnectFailed(type(exc).__name__) from exc
         finally:
             if began is not None:
-                self._places.release()
+                self._slots.release()
                 self._duration.observe(perf_counter() - began)
         return Answer(status, content, began - came)
 
@@ -281,11 +281,11 @@ class UpstreamClient:
 
     async def _exchange(self, message: bytes, deadline: float) -> tuple[int, bytes]:
         try:
-            return await self._exchange_over(self._rested(), message, deadline)
+            return await self._exchange_over(self._take_idle(), message, deadline)
         except ConnectFailed:
             # A kept connection that the upstream closed while we reached for it; the others are
             # no younger.
-            self._drop_resting()
+            self._drop_idle()
             return await self._exchange_over(None, message, deadline)
 
     async def _exchange_over(
@@ -304,19 +304,19 @@ class UpstreamClient:
                 )
         found = await connection.exchange(message, deadline)
         if connection.is_open and generation == self._generation:
-            connection.rests_since = monotonic()
-            self._resting.append(connection)
-            if connection.rests_since - self._resting[0].rests_since > KEEP_SECONDS:
-                self._resting.popleft().close()
+            connection.idle_since = monotonic()
+            self._idle.append(connection)
+            if connection.idle_since - self._idle[0].idle_since > KEEP_SECONDS:
+                self._idle.popleft().close()
         else:
             connection.close()
         return found
 
-    def _rested(self) -> _Connection | None:
+    def _take_idle(self) -> _Connection | None:
         """The connection that was used last, so that those of a busy hour can age and go."""
-        while self._resting:
-            connection = self._resting.pop()
-            if connection.is_open and monotonic() - connection.rests_since < KEEP_SECONDS:
+        while self._idle:
+            connection = self._idle.pop()
+            if connection.is_open and monotonic() - connection.idle_since < KEEP_SECONDS:
                 return connection
             connection.close()
         return None
