@@ -9,7 +9,7 @@ from django.core.cache import cache
 from django.utils import timezone
 
 from accounts import idempotency
-from accounts.usage import announcements, partitions, stream
+from accounts.usage import events, partitions, stream
 
 HEARTBEAT_KEY = "worker:heartbeat"
 HEARTBEAT_SECONDS = 15
@@ -48,4 +48,4 @@ def _make_first_partitions(**_: Any) -> None:
 @shared_task(expires=3600)
 def announce_expiring_keys() -> int:
     """Tell of keys that expire within a week; returns how many were told of."""
-    return announcements.announce_expiring_keys()
+    return events.announce_expiring_keys()

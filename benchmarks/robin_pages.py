@@ -11,9 +11,9 @@ from pathlib import Path
 
 from robin.standin.client_api import session_of
 from robin.standin.queue import page
+from robin.standin.seed_data import World
 from robin.standin.server import Call
 from robin.standin.service_api import ServiceAPI
-from robin.standin.world import World
 
 PAGE_ITEMS = 50
 

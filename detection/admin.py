@@ -184,5 +184,5 @@ class FeedbackAdmin(ReadOnly):
         }
         return ndjson(services.jsonl(rows), **headers)
 
-    # As `accounts.admin.acts` says: the page of one row offers it.
+    # As `accounts.admin.actions` says: the page of one row offers it.
     export.applies = lambda row: True  # type: ignore[attr-defined]

@@ -16,7 +16,7 @@ from accounts.models import UsageLog
 from detection.feedback import services
 from detection.models import Feedback
 from gateway_project.core import errors
-from portal.members import Member, room
+from portal.members import Member, workspace_page
 
 WORDS = {
     Feedback.Verdict.CORRECT: "Right",
@@ -52,7 +52,7 @@ def facts(member: Member, row: UsageLog) -> dict[str, object]:
     }
 
 
-@room
+@workspace_page
 @require_POST
 def give(request: HttpRequest, member: Member, request_id: UUID) -> HttpResponse:
     member.must_change()

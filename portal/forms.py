@@ -1,4 +1,4 @@
-"""What people type in the rooms. Messages say what to do next."""
+"""What people type in the pages. Messages say what to do next."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ from django.urls import reverse
 from django.views.decorators.http import require_POST, require_safe
 
 from gateway_project.core import errors
-from portal.members import Member, room, secretly, shows_secrets
+from portal.members import Member, secretly, shows_secrets, workspace_page
 from webhooks import catalogue, services
 from webhooks.models import Inbox
 from webhooks.receiving import inbox
@@ -20,7 +20,7 @@ EVENTS = [event.name for event in catalogue.TYPES if event.name.startswith("dete
 
 
 @require_safe
-@room
+@workspace_page
 def inbox_room(request: HttpRequest, member: Member) -> HttpResponse:
     """All of it, or to htmx the list alone, when there is something new."""
     found = inbox.of(member.workspace)
@@ -28,7 +28,7 @@ def inbox_room(request: HttpRequest, member: Member) -> HttpResponse:
         facts = _received(member, found)
         if request.GET.get("seen") == facts["seen"]:
             return HttpResponse(status=204)  # nothing to swap, and nobody loses their place
-        return render(request, "portal/rooms/inbox_received.html", facts)
+        return render(request, "portal/pages/inbox_received.html", facts)
     return _page(request, member, found)
 
 
@@ -49,7 +49,7 @@ def _page(request: HttpRequest, member: Member, found: Inbox, **more: Any) -> Ht
         "kept": inbox.KEPT_MAX,
         **more,
     }
-    return render(request, "portal/rooms/inbox.html", facts)
+    return render(request, "portal/pages/inbox.html", facts)
 
 
 def _address(request: HttpRequest, found: Inbox) -> str:
@@ -57,7 +57,7 @@ def _address(request: HttpRequest, found: Inbox) -> str:
 
 
 @shows_secrets
-@room
+@workspace_page
 @require_POST
 def make_webhook(request: HttpRequest, member: Member) -> HttpResponse:
     """The webhook that sends to the inbox; its secret is on this answer and nowhere else."""
@@ -78,7 +78,7 @@ def make_webhook(request: HttpRequest, member: Member) -> HttpResponse:
     return secretly(_page(request, member, found, made=made, secret=secret))
 
 
-@room
+@workspace_page
 @require_POST
 def clear(request: HttpRequest, member: Member) -> HttpResponse:
     member.must_change()

@@ -17,14 +17,14 @@ from detection.models import Job
 from gateway_project.core import errors
 from gateway_project.core.api.pagination import page
 from gateway_project.core.api.responses import ndjson
-from portal.members import Member, room
+from portal.members import Member, workspace_page
 from portal.views import base_url
 
 RESULTS_ON_A_PAGE = 50
 
 
 @require_safe
-@room
+@workspace_page
 def job_list(request: HttpRequest, member: Member) -> HttpResponse:
     found = store.of_workspace(member.workspace.pk)
     try:
@@ -38,11 +38,11 @@ def job_list(request: HttpRequest, member: Member) -> HttpResponse:
         "has_cursor": "cursor" in request.GET,
         "base_url": base_url(request),
     }
-    return render(request, "portal/rooms/jobs.html", facts)
+    return render(request, "portal/pages/jobs.html", facts)
 
 
 @require_safe
-@room
+@workspace_page
 def job(request: HttpRequest, member: Member, job_id: UUID) -> HttpResponse:
     """Progress, asked for again while it runs, and a page of results."""
     found = _job(member, job_id)
@@ -60,18 +60,18 @@ def job(request: HttpRequest, member: Member, job_id: UUID) -> HttpResponse:
         "metadata": json.dumps(found.metadata, indent=2) if found.metadata else "",
     }
     is_poll = bool(request.headers.get("HX-Request"))
-    return render(request, f"portal/rooms/job{'_state' if is_poll else ''}.html", facts)
+    return render(request, f"portal/pages/job{'_state' if is_poll else ''}.html", facts)
 
 
 @require_safe
-@room
+@workspace_page
 def download(request: HttpRequest, member: Member, job_id: UUID) -> HttpResponseBase:
     found = _job(member, job_id)
     headers = {"Content-Disposition": f'attachment; filename="{found.pk}.ndjson"'}
     return ndjson(store.all_results(found), **headers)
 
 
-@room
+@workspace_page
 @require_POST
 def cancel(request: HttpRequest, member: Member, job_id: UUID) -> HttpResponse:
     member.must_change()

@@ -17,13 +17,13 @@ from accounts.usage import reports
 from gateway_project.core import errors
 from portal import figures
 from portal.forms import KeyForm, RevokeForm, RotateForm
-from portal.members import Member, room, secretly, shows_secrets
+from portal.members import Member, secretly, shows_secrets, workspace_page
 from portal.views import base_url
 
 
 @require_http_methods(["GET", "HEAD", "POST"])
 @shows_secrets
-@room
+@workspace_page
 def keys(request: HttpRequest, member: Member) -> HttpResponse:
     """List them, and make one: its text is on the answer to that POST and nowhere else."""
     form = KeyForm(member.workspace.plan, request.POST if request.method == "POST" else None)
@@ -38,7 +38,7 @@ def keys(request: HttpRequest, member: Member) -> HttpResponse:
             form = KeyForm(member.workspace.plan)
     found = member.keys
     facts = {"member": member, "keys": found, "form": form, **made}
-    page = render(request, "portal/rooms/keys.html", facts)
+    page = render(request, "portal/pages/keys.html", facts)
     return secretly(page) if made else page
 
 
@@ -57,7 +57,7 @@ def _is_within_plan(form: KeyForm, member: Member) -> bool:
 
 
 @require_safe
-@room
+@workspace_page
 def key(request: HttpRequest, member: Member, key_id: UUID) -> HttpResponse:
     found = member.key(key_id)
     return _key_page(request, member, found, RevokeForm(found))
@@ -65,7 +65,7 @@ def key(request: HttpRequest, member: Member, key_id: UUID) -> HttpResponse:
 
 @require_POST
 @shows_secrets
-@room
+@workspace_page
 def rotate(request: HttpRequest, member: Member, key_id: UUID) -> HttpResponse:
     member.must_change()
     found, form = member.key(key_id), RotateForm(request.POST)
@@ -86,7 +86,7 @@ def rotate(request: HttpRequest, member: Member, key_id: UUID) -> HttpResponse:
 
 
 @require_POST
-@room
+@workspace_page
 def revoke(request: HttpRequest, member: Member, key_id: UUID) -> HttpResponse:
     member.must_change()
     found = member.key(key_id)
@@ -111,4 +111,4 @@ def _key_page(
         **figures.recent(found.pk, timedelta(days=30), "day"),
         **more,
     }
-    return render(request, "portal/rooms/key.html", facts)
+    return render(request, "portal/pages/key.html", facts)

@@ -1,6 +1,6 @@
 """Robin's queue as it changes: `static/portal/mail_queue.js` draws what `/ws/queue` says.
 
-The room is for people with a role in Robin, whether or not they have a workspace. Their session
+The page is for people with a role in Robin, whether or not they have a workspace. Their session
 here stands for one of Robin's (`robin/access/sessions.py`), so that it ends like those: with the
 role, the password, or by staff.
 """
@@ -34,7 +34,7 @@ HISTORY = timedelta(hours=1)
 
 
 def watchers(view: Callable[[HttpRequest, User], HttpResponse]) -> Callable[..., HttpResponse]:
-    """For who may see the queue; to everybody else the room is not there."""
+    """For who may see the queue; to everybody else the page is not there."""
 
     @wraps(view)
     def wrapped(request: HttpRequest) -> HttpResponse:
@@ -63,7 +63,7 @@ def mail_queue(request: HttpRequest, user: User) -> HttpResponse:
             if "queue_size" in figures
         ],
     }
-    return render(request, "portal/rooms/mail_queue.html", facts)
+    return render(request, "portal/pages/mail_queue.html", facts)
 
 
 @watchers

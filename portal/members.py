@@ -1,4 +1,4 @@
-"""Who is in a room: the signed-in user, the workspace they work in, and what they may do there."""
+"""Who is in a page: the signed-in user, the workspace they work in, and what they may do there."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def secretly(response: HttpResponse) -> HttpResponse:
     return response
 
 
-def room(
+def workspace_page(
     view: Callable[Concatenate[HttpRequest, Member, P], HttpResponseBase],
 ) -> Callable[..., HttpResponseBase]:
     """A page of `/app/…`: for signed-in members, never kept by a cache."""
@@ -104,7 +104,7 @@ def room(
             # After signing in this is where one lands; any other page is really not there.
             is_landing = request.path == settings.LOGIN_REDIRECT_URL
             status = 200 if is_landing else 404
-            return render(request, "portal/rooms/no_workspace.html", status=status)
+            return render(request, "portal/pages/no_workspace.html", status=status)
         response = view(request, Member(user, found.workspace, found.role), *args, **kwargs)
         response.setdefault("Cache-Control", "no-store")  # an answer with a secret says more
         return response

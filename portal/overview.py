@@ -12,7 +12,7 @@ from django.views.decorators.http import require_safe
 
 from accounts.usage import reports
 from portal import figures
-from portal.members import Member, room
+from portal.members import Member, workspace_page
 
 KEYS_SHOWN = 20
 STOP_POLLING = 286
@@ -33,7 +33,7 @@ class Step(NamedTuple):
 
 
 @require_safe
-@room
+@workspace_page
 def overview(request: HttpRequest, member: Member) -> HttpResponse:
     """What the workspace's keys did: read from the roll-ups alone, however many rows there are."""
     chosen = request.GET.get("range", "24h")
@@ -63,11 +63,11 @@ def overview(request: HttpRequest, member: Member) -> HttpResponse:
         "steps": steps,
         "seen": sum(step.is_done for step in steps or ()),
     }
-    return render(request, "portal/rooms/overview.html", facts)
+    return render(request, "portal/pages/overview.html", facts)
 
 
 @require_safe
-@room
+@workspace_page
 def first_steps(request: HttpRequest, member: Member) -> HttpResponse:
     """The checklist of the overview, asked for again until all is done.
 
@@ -84,7 +84,7 @@ def first_steps(request: HttpRequest, member: Member) -> HttpResponse:
         "just_done": steps is None,
     }
     status = STOP_POLLING if steps is None else 200
-    return render(request, "portal/rooms/first_steps.html", facts, status=status)
+    return render(request, "portal/pages/first_steps.html", facts, status=status)
 
 
 def _steps(member: Member, has_key: bool, *, has_calls: bool = False) -> list[Step] | None:

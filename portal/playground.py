@@ -12,7 +12,7 @@ from django.views.decorators.http import require_POST, require_safe
 from accounts import services
 from detection.models import TEXT_CHARS_MAX
 from gateway_project.core.api.responses import SECRET_HEADERS
-from portal.members import Member, room
+from portal.members import Member, workspace_page
 from portal.views import base_url
 
 EXAMPLES = (
@@ -30,7 +30,7 @@ EXAMPLES = (
 
 
 @require_safe
-@room
+@workspace_page
 def playground(request: HttpRequest, member: Member) -> HttpResponse:
     facts = {
         "member": member,
@@ -39,10 +39,10 @@ def playground(request: HttpRequest, member: Member) -> HttpResponse:
         "chars_max": TEXT_CHARS_MAX,
         "base_url": base_url(request),
     }
-    return render(request, "portal/rooms/playground.html", facts)
+    return render(request, "portal/pages/playground.html", facts)
 
 
-@room
+@workspace_page
 @require_POST
 def session_key(request: HttpRequest, member: Member) -> HttpResponse:
     """`{key, expires_at}`: for this member's playground. Viewers get 403: calls use the quota."""

@@ -122,20 +122,20 @@ def _plot(
     unit: str,
 ) -> Plot:
     top = _round_up(max((sum(v for _, v in parts) for _, parts in rows), default=0))
-    room, ground = HEIGHT - BOTTOM - TOP, HEIGHT - BOTTOM
+    workspace_page, ground = HEIGHT - BOTTOM - TOP, HEIGHT - BOTTOM
     step = (WIDTH - LEFT) / max(1, len(times))
     columns = []
     for index, (title, parts) in enumerate(rows):
         pieces, y = [], float(ground)
         for kind, value in parts:
-            height = value / top * room
+            height = value / top * workspace_page
             y -= height
             if height:
                 pieces.append(Piece(kind, round(y, 2), round(height, 2)))
         columns.append(Column(round(LEFT + index * step, 2), round(step * 0.82, 2), title, pieces))
     levels = [
         Tick(
-            round(ground - share * room, 2),
+            round(ground - share * workspace_page, 2),
             f"{top * share:,.4g}{unit}" if top * share < 1000 else f"{top * share:,.0f}{unit}",
         )
         for share in (0, 0.5, 1)

@@ -20,7 +20,7 @@ from detection.evaluation.calibration import Compared, Known, from_threshold
 from detection.policies import policy as policies
 from detection.policies.policy import ENTRIES_MAX, THREAT_TYPES
 from gateway_project.core import errors
-from portal.members import Member, room
+from portal.members import Member, workspace_page
 
 LOCKS = {
     "threshold": "The threshold",
@@ -145,7 +145,7 @@ class PolicyForm(forms.Form):
 
 
 @require_http_methods(["GET", "HEAD", "POST"])
-@room
+@workspace_page
 def policy(request: HttpRequest, member: Member, key_id: UUID) -> HttpResponse:
     key = member.key(key_id)
     form = PolicyForm(key, request.POST if request.method == "POST" else None)
@@ -171,7 +171,7 @@ def policy(request: HttpRequest, member: Member, key_id: UUID) -> HttpResponse:
         "versions": policies.versions_of(key),
         "now": policies.version_of(key),
     }
-    return render(request, "portal/rooms/policy.html", facts)
+    return render(request, "portal/pages/policy.html", facts)
 
 
 class UploadForm(forms.Form):
@@ -191,7 +191,7 @@ class UploadForm(forms.Form):
 
 
 @require_http_methods(["GET", "HEAD", "POST"])
-@room
+@workspace_page
 def calibrate(request: HttpRequest, member: Member, key_id: UUID) -> HttpResponse:
     """The threshold over the scores of 30 days, and over labelled texts that are not kept."""
     key = member.key(key_id)
@@ -228,10 +228,10 @@ def calibrate(request: HttpRequest, member: Member, key_id: UUID) -> HttpRespons
             "harmless": compared.harmless if compared else None,
         },
     }
-    return render(request, "portal/rooms/calibrate.html", facts)
+    return render(request, "portal/pages/calibrate.html", facts)
 
 
-@room
+@workspace_page
 @require_POST
 def use_threshold(request: HttpRequest, member: Member, key_id: UUID) -> HttpResponse:
     """One click: the policy as it is, with this threshold."""

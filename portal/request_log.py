@@ -16,11 +16,11 @@ from accounts.models import UsageLog
 from accounts.usage import log, reading
 from portal import feedback
 from portal.forms import RequestFilter
-from portal.members import Member, room
+from portal.members import Member, workspace_page
 
 
 @require_safe
-@room
+@workspace_page
 def requests(request: HttpRequest, member: Member) -> HttpResponse:
     """Newest first. With wrong filters nothing is shown but what is wrong."""
     keys = {key.pk: key for key in member.keys}
@@ -49,7 +49,7 @@ def requests(request: HttpRequest, member: Member) -> HttpResponse:
         "is_filtered": any(request.GET.get(name) for name in form.fields),
         "has_cursor": "cursor" in request.GET,
     }
-    return render(request, "portal/rooms/requests.html", facts)
+    return render(request, "portal/pages/requests.html", facts)
 
 
 def _link(request: HttpRequest, cursor: str | None) -> str | None:
@@ -64,7 +64,7 @@ def _link(request: HttpRequest, cursor: str | None) -> str | None:
 
 
 @require_safe
-@room
+@workspace_page
 def one(request: HttpRequest, member: Member, request_id: UUID) -> HttpResponse:
     """`?at=` (ISO 8601) spares the search where the id does not tell the time."""
     row = reading.get(member.workspace, request_id, _moment(request.GET.get("at", "")))
@@ -78,7 +78,7 @@ def one(request: HttpRequest, member: Member, request_id: UUID) -> HttpResponse:
         "text": log.text_of(row.request_id, member.workspace.pk),
         **feedback.facts(member, row),
     }
-    return render(request, "portal/rooms/request.html", facts)
+    return render(request, "portal/pages/request.html", facts)
 
 
 def _moment(text: str) -> datetime | None:

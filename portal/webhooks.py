@@ -22,7 +22,7 @@ from accounts.usage import reports
 from gateway_project.core import errors
 from gateway_project.core.api.pagination import page
 from portal import plots
-from portal.members import Member, room, secretly, shows_secrets
+from portal.members import Member, secretly, shows_secrets, workspace_page
 from portal.webhook_forms import (
     DebugForm,
     DeliveryFilter,
@@ -86,7 +86,7 @@ def _plots(webhooks: Sequence[Webhook]) -> dict[UUID, plots.Plot]:
 
 @require_http_methods(["GET", "HEAD", "POST"])
 @shows_secrets
-@room
+@workspace_page
 def webhooks(request: HttpRequest, member: Member) -> HttpResponse:
     """List them, and make one: its secret is on the answer to that POST and nowhere else."""
     form = WebhookForm(request.POST if request.method == "POST" else None)
@@ -107,18 +107,18 @@ def webhooks(request: HttpRequest, member: Member) -> HttpResponse:
     counts, drawn = services.counts_of(found), _plots(found)
     rows = [(webhook, counts.get(webhook.pk, {}), drawn[webhook.pk]) for webhook in found]
     facts = {"member": member, "rows": rows, "form": form, **made}
-    answer = render(request, "portal/rooms/webhooks.html", facts)
+    answer = render(request, "portal/pages/webhooks.html", facts)
     return secretly(answer) if made else answer
 
 
 @require_safe
-@room
+@workspace_page
 def webhook(request: HttpRequest, member: Member, webhook_id: UUID) -> HttpResponse:
     return _page(request, member, _webhook(member, webhook_id, is_any=True))
 
 
 @require_safe
-@room
+@workspace_page
 def per_request(request: HttpRequest, member: Member) -> HttpResponse:
     """The webhook of addresses named in requests, made when somebody first looks for it."""
     return _page(request, member, callbacks.of(member.workspace.pk))
@@ -154,7 +154,7 @@ def _page(request: HttpRequest, member: Member, found: Webhook, **more: Any) -> 
         "recover_form": RecoverForm(initial={"since": _troubled_since(found)}),
         **more,
     }
-    return render(request, "portal/rooms/webhook.html", facts)
+    return render(request, "portal/pages/webhook.html", facts)
 
 
 def _troubled_since(webhook: Webhook) -> datetime:
@@ -162,7 +162,7 @@ def _troubled_since(webhook: Webhook) -> datetime:
 
 
 @require_http_methods(["GET", "HEAD", "POST"])
-@room
+@workspace_page
 def edit(request: HttpRequest, member: Member, webhook_id: UUID) -> HttpResponse:
     member.must_change()
     found = _webhook(member, webhook_id)
@@ -173,10 +173,10 @@ def edit(request: HttpRequest, member: Member, webhook_id: UUID) -> HttpResponse
         messages.success(request, "Saved.")
         return redirect("portal-webhook", webhook_id=found.pk)
     facts = {"member": member, "webhook": found, "form": form}
-    return render(request, "portal/rooms/webhook_edit.html", facts)
+    return render(request, "portal/pages/webhook_edit.html", facts)
 
 
-@room
+@workspace_page
 @require_POST
 def switch(request: HttpRequest, member: Member, webhook_id: UUID) -> HttpResponse:
     """Pause it, or enable it again, which takes as long as its answer to the probe."""
@@ -195,7 +195,7 @@ def switch(request: HttpRequest, member: Member, webhook_id: UUID) -> HttpRespon
 
 
 @shows_secrets
-@room
+@workspace_page
 @require_POST
 def rotate_secret(request: HttpRequest, member: Member, webhook_id: UUID) -> HttpResponse:
     member.must_change()
@@ -210,7 +210,7 @@ def rotate_secret(request: HttpRequest, member: Member, webhook_id: UUID) -> Htt
     return secretly(_page(request, member, found, made=found, secret=secret, until=until))
 
 
-@room
+@workspace_page
 @require_POST
 def test(request: HttpRequest, member: Member, webhook_id: UUID) -> HttpResponse:
     member.must_change()
@@ -230,7 +230,7 @@ def test(request: HttpRequest, member: Member, webhook_id: UUID) -> HttpResponse
     return redirect("portal-webhook", webhook_id=found.pk)
 
 
-@room
+@workspace_page
 @require_POST
 def recover(request: HttpRequest, member: Member, webhook_id: UUID) -> HttpResponse:
     member.must_change()
@@ -250,7 +250,7 @@ def recover(request: HttpRequest, member: Member, webhook_id: UUID) -> HttpRespo
     return redirect("portal-webhook", webhook_id=found.pk)
 
 
-@room
+@workspace_page
 @require_POST
 def delete(request: HttpRequest, member: Member, webhook_id: UUID) -> HttpResponse:
     member.must_change()
@@ -261,7 +261,7 @@ def delete(request: HttpRequest, member: Member, webhook_id: UUID) -> HttpRespon
 
 
 @require_safe
-@room
+@workspace_page
 def delivery(request: HttpRequest, member: Member, delivery_id: UUID) -> HttpResponse:
     """What was sent and what came back; asked for again while it is on its way."""
     found = _delivery(member, delivery_id)
@@ -277,11 +277,11 @@ def delivery(request: HttpRequest, member: Member, delivery_id: UUID) -> HttpRes
         "is_live": is_pending and found.attempts_made == 0,
     }
     if request.headers.get("HX-Request"):
-        return render(request, "portal/rooms/delivery_state.html", facts)
-    return render(request, "portal/rooms/delivery.html", facts)
+        return render(request, "portal/pages/delivery_state.html", facts)
+    return render(request, "portal/pages/delivery.html", facts)
 
 
-@room
+@workspace_page
 @require_POST
 def resend(request: HttpRequest, member: Member, delivery_id: UUID) -> HttpResponse:
     member.must_change()
@@ -295,7 +295,7 @@ def resend(request: HttpRequest, member: Member, delivery_id: UUID) -> HttpRespo
 
 
 @require_http_methods(["GET", "HEAD", "POST"])
-@room
+@workspace_page
 def debug(request: HttpRequest, member: Member, webhook_id: UUID) -> HttpResponse:
     """The signature debugger: nothing pasted is stored. Viewers may: it changes nothing."""
     found = _webhook(member, webhook_id, is_any=True)
@@ -307,4 +307,4 @@ def debug(request: HttpRequest, member: Member, webhook_id: UUID) -> HttpRespons
             found, pasted["headers"], pasted["body"], receivers_secret=pasted["secret"]
         )
     facts = {"member": member, "webhook": found, "form": form, "verdict": verdict}
-    return render(request, "portal/rooms/debugger.html", facts)
+    return render(request, "portal/pages/debugger.html", facts)

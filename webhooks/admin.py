@@ -9,7 +9,7 @@ from django.db.models import QuerySet
 from django.utils.html import format_html_join
 from django.utils.safestring import mark_safe
 
-from accounts.admin.acts import act
+from accounts.admin.actions import act
 from accounts.admin.lists import Choice, SuperusersAct, as_uuid, link_to
 from accounts.models import Workspace
 from accounts.services import Actor

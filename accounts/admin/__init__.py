@@ -1,7 +1,7 @@
 """Staff's view of tenants, keys and usage.
 
 Staff see what their view permissions say; superusers act. Every act goes through
-`accounts.services` or `accounts.oversight`, is audited, and counts everywhere within a second.
+`accounts.services` or `accounts.moderation`, is audited, and counts everywhere within a second.
 """
 
 from accounts.admin import keys, people, usage

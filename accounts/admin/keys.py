@@ -12,7 +12,7 @@ from django.utils.html import format_html
 from pydantic import ValidationError
 
 from accounts import services
-from accounts.admin.acts import act
+from accounts.admin.actions import act
 from accounts.admin.lists import (
     KEY_PREFIX,
     Choice,

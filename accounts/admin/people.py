@@ -17,8 +17,8 @@ from django.utils import timezone
 from django.utils.html import format_html, format_html_join
 from django.utils.safestring import mark_safe
 
-from accounts import oversight, services
-from accounts.admin.acts import act
+from accounts import moderation, services
+from accounts.admin.actions import act
 from accounts.admin.lists import Choice, SuperusersAct, actor_of, as_uuid, link_to
 from accounts.events import audit
 from accounts.models import ApiKey, Membership, Plan, User, Workspace, new_id, normal_email
@@ -47,7 +47,11 @@ def named(queryset: QuerySet[User], term: str) -> QuerySet[User]:
 class UserForm(forms.ModelForm):
     def clean_is_superuser(self) -> bool:
         wanted: bool = self.cleaned_data["is_superuser"]
-        if self.instance.is_superuser and not wanted and oversight.is_last_superuser(self.instance):
+        if (
+            self.instance.is_superuser
+            and not wanted
+            and moderation.is_last_superuser(self.instance)
+        ):
             raise forms.ValidationError("This is the last active superuser. Make another first.")
         return wanted
 
@@ -129,7 +133,7 @@ class PeopleAdmin(SuperusersAct, UserAdmin):
             "Suspend",
             means="They cannot sign in and their sessions end at once. Keys belong to workspaces "
             "and work on: suspend the workspace to stop those.",
-            run=oversight.suspend_user,
+            run=moderation.suspend_user,
             is_grave=True,
             applies=lambda user: user.is_active,
         ),
@@ -137,7 +141,7 @@ class PeopleAdmin(SuperusersAct, UserAdmin):
             "reinstate",
             "Reinstate",
             means="They can sign in again.",
-            run=oversight.reinstate_user,
+            run=moderation.reinstate_user,
             applies=lambda user: not user.is_active,
         ),
     ]
@@ -185,9 +189,9 @@ class PeopleAdmin(SuperusersAct, UserAdmin):
         values = form.cleaned_data
         if change:
             changes = {name: values[name] for name in form.changed_data if name != "groups"}
-            oversight.change_user(obj, changes, actor=actor_of(request))
+            moderation.change_user(obj, changes, actor=actor_of(request))
         else:
-            oversight.add_user(obj, values["password"], actor=actor_of(request))
+            moderation.add_user(obj, values["password"], actor=actor_of(request))
 
     def save_related(self, request: HttpRequest, form: Any, formsets: Any, change: bool) -> None:
         super().save_related(request, form, formsets, change)
@@ -256,7 +260,7 @@ class WorkspaceAdmin(SuperusersAct):
             "change_plan",
             "Change the plan",
             means="The new limits count from the next call on.",
-            run=oversight.change_plan,
+            run=moderation.change_plan,
             form=PlanForm,
         ),
         act(
@@ -264,7 +268,7 @@ class WorkspaceAdmin(SuperusersAct):
             "Suspend",
             means="Every key of theirs is refused within a second, with 403 workspace_suspended. "
             "Nothing is deleted.",
-            run=oversight.suspend_workspace,
+            run=moderation.suspend_workspace,
             is_grave=True,
             applies=lambda workspace: workspace.suspended_at is None,
         ),
@@ -272,7 +276,7 @@ class WorkspaceAdmin(SuperusersAct):
             "reinstate",
             "Reinstate",
             means="Their keys work again.",
-            run=oversight.reinstate_workspace,
+            run=moderation.reinstate_workspace,
             applies=lambda workspace: workspace.suspended_at is not None,
         ),
     ]
@@ -331,17 +335,17 @@ class WorkspaceAdmin(SuperusersAct):
     def save_model(self, request: HttpRequest, obj: Workspace, form: Any, change: bool) -> None:
         if change:
             changes = {name: form.cleaned_data[name] for name in form.changed_data}
-            oversight.change_workspace(obj, changes, actor=actor_of(request))
+            moderation.change_workspace(obj, changes, actor=actor_of(request))
         else:
-            oversight.add_workspace(obj, actor=actor_of(request))
+            moderation.add_workspace(obj, actor=actor_of(request))
 
     def save_formset(self, request: HttpRequest, form: Any, formset: Any, change: bool) -> None:
         for member in formset.save(commit=False):
-            oversight.add_member(
+            moderation.add_member(
                 member.workspace, member.user, member.role, actor=actor_of(request)
             )
         for member in formset.deleted_objects:
-            oversight.remove_member(member, actor=actor_of(request))
+            moderation.remove_member(member, actor=actor_of(request))
 
 
 def usage_of(subject_id: Any) -> str:
@@ -379,4 +383,4 @@ class PlanAdmin(SuperusersAct):
 
     def save_model(self, request: HttpRequest, obj: Plan, form: Any, change: bool) -> None:
         changes = {name: form.cleaned_data[name] for name in form.changed_data}
-        oversight.save_plan(obj, changes, actor=actor_of(request))
+        moderation.save_plan(obj, changes, actor=actor_of(request))

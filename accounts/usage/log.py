@@ -24,7 +24,7 @@ from accounts.models import (
     UsageBatch,
     UsageLog,
 )
-from accounts.usage import announcements
+from accounts.usage import events
 from accounts.usage.partitions import ensure_partitions
 from accounts.usage.rollups import add_up
 from accounts.usage.rows import COLUMNS, Batch, Row
@@ -68,12 +68,12 @@ def write(batches: Sequence[Batch]) -> int:
 
 def _tell(stored: list[Row], batches: Iterable[Batch]) -> None:
     """Raise the events of these rows, where somebody listens."""
-    wanted = announcements.wanted_by({UUID(row[2]) for row in stored})
+    wanted = events.wanted_by({UUID(row[2]) for row in stored})
     if not wanted:
         return
     extras = {UUID(key): value for batch in batches for key, value in batch.extras.items()}
     told = [row for row in stored if UUID(row[2]) in wanted]
-    announcements.tell_of_usage(wanted, [_values(row) for row in told], extras)
+    events.tell_of_usage(wanted, [_values(row) for row in told], extras)
 
 
 def _keep_texts(stored: list[Row], batches: Iterable[Batch]) -> None:

@@ -11,7 +11,7 @@ from django.template.response import TemplateResponse
 from django.urls import path, reverse
 from redis.exceptions import RedisError
 
-from accounts import oversight
+from accounts import moderation
 from accounts.services import Actor
 from gateway_project.core.context import context_of
 from gateway_project.core.upstream import breaker
@@ -82,7 +82,7 @@ class StaffSite(admin.AdminSite):
         # Not `accounts.admin`'s: that registers its models here, and so needs us first.
         actor = Actor.of(request.user.email, context_of(request))  # type: ignore[union-attr]
         try:
-            oversight.force_breaker(name, state, actor=actor)  # type: ignore[arg-type]
+            moderation.force_breaker(name, state, actor=actor)  # type: ignore[arg-type]
         except (RedisError, OSError):
             messages.error(request, "Redis did not answer. Nothing was changed.")
             return

@@ -6,7 +6,7 @@ import pytest
 from django.urls import reverse
 from django.utils import timezone
 
-from accounts import oversight
+from accounts import moderation
 from accounts.events import publish
 from accounts.tests.shapes import refusal
 from webhooks import services, signing
@@ -246,7 +246,7 @@ class TestWho:
         assert refusal(r) == (404, "not_found")
 
     def test_a_suspended_workspace_is_told(self, owner, acme, webhook):
-        oversight.suspend_workspace(acme, actor=ACTOR)
+        moderation.suspend_workspace(acme, actor=ACTOR)
 
         assert "was suspended" in text_of(owner.get("/app/webhooks"))
         url = at("webhook-test", webhook_id=webhook.pk)

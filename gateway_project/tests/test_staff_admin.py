@@ -17,8 +17,8 @@ from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
 from django.utils import timezone
 
-from accounts import oversight, services
-from accounts.admin import acts, lists
+from accounts import moderation, services
+from accounts.admin import actions, lists
 from accounts.admin.lists import BoundedPaginator
 from accounts.models import (
     ApiKey,
@@ -213,14 +213,14 @@ class TestActs:
         # A connection each, so that the kernel spreads them: both workers know the key now.
         assert {served.limits(acme_key).status_code for _ in range(20)} == {200}
 
-        oversight.suspend_workspace(acme, actor=services.Actor("test"))
+        moderation.suspend_workspace(acme, actor=services.Actor("test"))
 
         wait_until(
             lambda: {served.limits(acme_key).status_code for _ in range(20)} == {403}, seconds=5
         )
 
     def test_too_many_rows_at_once_are_refused(self, root, make_key, monkeypatch):
-        monkeypatch.setattr(acts, "ROWS_MAX", 2)
+        monkeypatch.setattr(actions, "ROWS_MAX", 2)
         rows = [make_key().row for _ in range(3)]
 
         r = begin(root, "apikey", "revoke", *rows, is_sure="yes")

@@ -1,4 +1,4 @@
-"""What people type in the rooms, and what plots are made of."""
+"""What people type in the pages, and what plots are made of."""
 
 from __future__ import annotations
 

@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from robin.standin.robin import Robin
+from robin.standin.seed_data import World
 from robin.standin.server import Auth
-from robin.standin.world import World
 
 
 def add_arguments(parser: ArgumentParser) -> None:

@@ -8,9 +8,9 @@ from typing import Any
 
 from robin.standin import queue
 from robin.standin.queue import STATES, Envelope
+from robin.standin.seed_data import STORE, World
 from robin.standin.server import HTML, Call, Context, Refused, Reply, as_json
 from robin.standin.store import Store
-from robin.standin.world import STORE, World
 
 LANDING = "<html><head><title>API Endpoint</title></head><body><h1>API Endpoint</h1></body></html>"
 USAGE = "Usage: GET /logs?query=<text> or /logs?q=<text>\nSearches today's and yesterday's log.\n"

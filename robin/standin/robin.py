@@ -11,8 +11,8 @@ from aiohttp import web
 
 from robin.standin import client_api, service_api
 from robin.standin.queue import Envelope
+from robin.standin.seed_data import DOMAINS, NAMES, PROTOCOLS, World
 from robin.standin.server import Auth, RobinAPI
-from robin.standin.world import DOMAINS, NAMES, PROTOCOLS, World
 
 Profile = Literal["stock", "legacy", "ui-fork"]
 

@@ -6,8 +6,8 @@ import json
 from html import escape
 from typing import Any
 
+from robin.standin.seed_data import World
 from robin.standin.server import HTML, JSON, Call, Context, Reply, as_json
-from robin.standin.world import World
 
 LANDING = (
     "<html><head><title>Service Endpoints</title></head>"

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from robin.standin.seed_data import World
 from robin.standin.server import HTML, Call, Refused, Reply, as_json
-from robin.standin.world import World
 
 SCOPES = ("folders", "messages", "drafts")
 

@@ -12,7 +12,7 @@ import pytest
 
 from robin.standin.queue import Envelope, java_date, wait_seconds
 from robin.standin.robin import Robin
-from robin.standin.world import SECRETS, World
+from robin.standin.seed_data import SECRETS, World
 
 UNKNOWN = "00000000-0000-4000-8000-000000000000"
 NOW = 1_795_424_700.0  # Mon, 23 Nov 2026 09:05:00 UTC

@@ -9,7 +9,7 @@ import pytest
 from accounts.models import AuditEvent
 from accounts.tests.shapes import refusal
 from robin.config import settings_page
-from robin.standin.world import SECRETS
+from robin.standin.seed_data import SECRETS
 from robin.tests import contracts
 from robin.tests.contracts import holds
 

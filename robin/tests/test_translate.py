@@ -15,8 +15,8 @@ from robin.logs import parsing
 from robin.queue import translate as queue_translate
 from robin.standin import client_api, service_api
 from robin.standin.queue import Envelope, page
+from robin.standin.seed_data import SECRETS, World
 from robin.standin.server import Call
-from robin.standin.world import SECRETS, World
 from robin.storage import translate as storage_translate
 
 NOW = 1_795_424_700.0  # Mon, 23 Nov 2026 09:05:00 UTC

@@ -98,8 +98,8 @@
   document.addEventListener("htmx:load", (event) => prepare(event.detail.elt.parentElement || document));
   document.addEventListener("DOMContentLoaded", () => {
     prepare(document);
-    // On a phone the rooms stand in a row that scrolls: begin where the reader is.
-    document.querySelector(".rooms [aria-current]")?.scrollIntoView({ block: "nearest", inline: "center" });
+    // On a phone the navigation stands in a row that scrolls: begin where the reader is.
+    document.querySelector(".side-nav [aria-current]")?.scrollIntoView({ block: "nearest", inline: "center" });
   });
   addEventListener("resize", () => letScroll(document));
 })();

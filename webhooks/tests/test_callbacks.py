@@ -11,7 +11,7 @@ import time_machine
 from django import db
 from django.utils import timezone
 
-from accounts import oversight
+from accounts import moderation
 from accounts.events import publish
 from accounts.models import AuditEvent, OutboxEvent, UsageLog, Workspace
 from accounts.tests.shapes import fields, problem
@@ -181,13 +181,13 @@ class TestDeliveries:
     ):
         told(acme, receiver.url("/before"))
         outbox.fan_out()
-        oversight.suspend_workspace(acme, actor=ACTOR)
+        moderation.suspend_workspace(acme, actor=ACTOR)
         deliver_all()
         told(acme, receiver.url("/meanwhile"))
         deliver_all()
         assert receiver.received == []
 
-        oversight.reinstate_workspace(acme, actor=ACTOR)
+        moderation.reinstate_workspace(acme, actor=ACTOR)
         since = {"since": "2026-01-01T00:00:00Z"}
         r = api("POST", f"/{per_request['id']}/recover", since)
         assert r.json() == {"deliveries": 2, "is_complete": True}

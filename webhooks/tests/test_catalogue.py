@@ -10,7 +10,7 @@ from django.utils import timezone
 from jsonschema import Draft202012Validator
 
 from accounts.tests.test_usage import row
-from accounts.usage import announcements, log
+from accounts.usage import events, log
 from accounts.usage.rows import Batch
 from webhooks import catalogue, services
 from webhooks.delivery import engine
@@ -96,7 +96,7 @@ class TestWhatIsReallySent:
 
     def test_of_expiring_keys(self, make_key, everything, receiver):
         make_key(expires_at=timezone.now() + timedelta(days=3))
-        announcements.announce_expiring_keys()
+        events.announce_expiring_keys()
 
         bodies = self.sent(receiver, everything)
 

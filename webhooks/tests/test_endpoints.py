@@ -10,7 +10,7 @@ import pytest
 from django.conf import settings as django_settings
 from django.utils import timezone
 
-from accounts import oversight
+from accounts import moderation
 from accounts.events import publish
 from accounts.models import AuditEvent, OutboxEvent, Workspace
 from accounts.tests.shapes import fields, moment, problem
@@ -556,7 +556,7 @@ class TestSuspension:
     def test_nothing_leaves_and_it_says_why(self, acme, webhook, receiver):
         waiting = publish(acme, "detection.completed", result={})
         outbox.fan_out()
-        oversight.suspend_workspace(acme, actor=ACTOR)
+        moderation.suspend_workspace(acme, actor=ACTOR)
         publish(acme, "detection.completed", result={})
 
         engine.deliver_all()
@@ -566,7 +566,7 @@ class TestSuspension:
         assert (delivery.event_id, delivery.status) == (waiting.pk, "failed")
         assert delivery.error == "the workspace is suspended"
 
-        oversight.reinstate_workspace(acme, actor=ACTOR)
+        moderation.reinstate_workspace(acme, actor=ACTOR)
         since = waiting.created_at
         assert services.recover(webhook, since, None, actor=ACTOR) == (2, True)
         engine.deliver_all()
@@ -583,7 +583,7 @@ class TestSuspension:
 
     def test_nobody_sends_by_hand(self, acme, webhook, receiver):
         delivery = services.test(webhook, "webhook.test")
-        oversight.suspend_workspace(acme, actor=ACTOR)
+        moderation.suspend_workspace(acme, actor=ACTOR)
 
         for act in (
             lambda: services.test(webhook, "webhook.test"),

@@ -9,7 +9,7 @@ from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 from redis.exceptions import RedisError
 
-from accounts import oversight
+from accounts import moderation
 from accounts.services import Actor
 from gateway_project.core.upstream import breaker
 from gateway_project.core.upstream.breaker import Everywhere
@@ -43,7 +43,7 @@ class Command(BaseCommand):
                 raise CommandError(f"There is no breaker {name!r}. There are: {', '.join(names)}.")
             if state is not None:
                 who = Actor(f"command ({getpass.getuser()})")
-                oversight.force_breaker(name, state, actor=who)
+                moderation.force_breaker(name, state, actor=who)
                 self.stdout.write(f"{name}: {state}")
                 return
         except RedisError as exc:

@@ -16,7 +16,7 @@ from accounts.models import ApiKey, OutboxEvent, QuotaNotice, Workspace
 from accounts.services import Actor
 from accounts.tests.shapes import moment
 from accounts.tests.test_usage import row
-from accounts.usage import announcements, log
+from accounts.usage import events, log
 from accounts.usage.buffer import buffer as usage_buffer
 from accounts.usage.rows import Batch
 
@@ -249,10 +249,10 @@ class TestExpiringKeys:
         ends = timezone.now() + timedelta(days=8)
         key = make_key(name="Production", expires_at=ends)
 
-        assert announcements.announce_expiring_keys() == 0
+        assert events.announce_expiring_keys() == 0
         with time_machine.travel(timezone.now() + timedelta(days=1, seconds=5)):
-            assert announcements.announce_expiring_keys() == 1
-            assert announcements.announce_expiring_keys() == 0
+            assert events.announce_expiring_keys() == 1
+            assert events.announce_expiring_keys() == 0
 
         [event] = told()
         assert event.type == "key.expiring"
@@ -266,13 +266,13 @@ class TestExpiringKeys:
     def test_another_expiry_is_told_of_again(self, acme, make_key, listen):
         listen("key.expiring")
         key = make_key(expires_at=timezone.now() + timedelta(days=1))
-        announcements.announce_expiring_keys()
+        events.announce_expiring_keys()
 
         services.update_key(
             key.row, {"expires_at": timezone.now() + timedelta(days=3)}, actor=ACTOR
         )
 
-        assert announcements.announce_expiring_keys() == 1
+        assert events.announce_expiring_keys() == 1
 
     @pytest.mark.parametrize("why", ["revoked", "expired", "rotated", "nobody listens"])
     def test_nobody_is_told_of(self, acme, make_key, listen, why):
@@ -287,5 +287,5 @@ class TestExpiringKeys:
         elif why == "expired":
             ApiKey.objects.update(expires_at=timezone.now() - timedelta(seconds=1))
 
-        assert announcements.announce_expiring_keys() == 0
+        assert events.announce_expiring_keys() == 0
         assert told() == []

@@ -1,6 +1,6 @@
 """A person's way with webhooks in a real browser, against a real gateway and a real worker.
 
-With `SCREENSHOTS` set to a folder each page is also pictured there, as the walk passes it.
+With `SCREENSHOTS` set to a folder each page is also pictured there, as the test passes it.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import pytest
 
 from accounts import services
 from gateway_project.tests.served import Worker
-from gateway_project.tests.test_walks import (  # noqa: F401
+from gateway_project.tests.test_browser import (  # noqa: F401 - fixtures
     EMAIL,
     PASSWORD,
     mailbox,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from accounts import oversight
+from accounts import moderation
 from accounts.models import AuditEvent, Membership, Plan, User, Workspace
 from accounts.services import Actor
 from accounts.tests.shapes import problem
@@ -30,7 +30,7 @@ class TestSuspendingAWorkspace:
         for key in keys:
             assert gateway.detect("Good morning.", key=key).status_code == 200
 
-        assert oversight.suspend_workspace(acme, actor=ROOT)
+        assert moderation.suspend_workspace(acme, actor=ROOT)
 
         for key in keys:
             problem(gateway.detect("Good morning.", key=key), 403, "workspace_suspended")
@@ -39,25 +39,25 @@ class TestSuspendingAWorkspace:
         assert (event.workspace, event.target) == (acme, str(acme.pk))
 
     def test_others_work_on(self, gateway, acme, globex_key):
-        oversight.suspend_workspace(acme, actor=ROOT)
+        moderation.suspend_workspace(acme, actor=ROOT)
 
         assert gateway.get("/v1/limits", key=globex_key).status_code == 200
 
     def test_reinstated_they_work_again(self, gateway, acme, acme_key):
-        oversight.suspend_workspace(acme, actor=ROOT)
+        moderation.suspend_workspace(acme, actor=ROOT)
         problem(gateway.get("/v1/limits", key=acme_key), 403, "workspace_suspended")
 
-        assert oversight.reinstate_workspace(acme, actor=ROOT)
+        assert moderation.reinstate_workspace(acme, actor=ROOT)
 
         assert gateway.get("/v1/limits", key=acme_key).status_code == 200
         assert told("workspace.reinstated").workspace == acme
 
     def test_twice_is_once(self, gateway, acme):
-        assert not oversight.reinstate_workspace(acme, actor=ROOT)
-        assert oversight.suspend_workspace(acme, actor=ROOT)
+        assert not moderation.reinstate_workspace(acme, actor=ROOT)
+        assert moderation.suspend_workspace(acme, actor=ROOT)
         since = Workspace.objects.get(pk=acme.pk).suspended_at
 
-        assert not oversight.suspend_workspace(acme, actor=ROOT)
+        assert not moderation.suspend_workspace(acme, actor=ROOT)
 
         assert Workspace.objects.get(pk=acme.pk).suspended_at == since
         assert AuditEvent.objects.filter(action__startswith="workspace.").count() == 1
@@ -65,15 +65,15 @@ class TestSuspendingAWorkspace:
 
 class TestSuspendingAPerson:
     def test_it_is_noted_once(self, gateway, alice):
-        assert oversight.suspend_user(alice, actor=ROOT)
-        assert not oversight.suspend_user(alice, actor=ROOT)
+        assert moderation.suspend_user(alice, actor=ROOT)
+        assert not moderation.suspend_user(alice, actor=ROOT)
 
         alice.refresh_from_db()
         assert not alice.is_active
         assert told("user.suspended").target == str(alice.pk)
 
     def test_their_workspaces_keys_work_on(self, gateway, alice, acme_key):
-        oversight.suspend_user(alice, actor=ROOT)
+        moderation.suspend_user(alice, actor=ROOT)
 
         assert gateway.get("/v1/limits", key=acme_key).status_code == 200
 
@@ -81,19 +81,19 @@ class TestSuspendingAPerson:
         one = User.objects.create_superuser("one@gateway.example", "x")
         two = User.objects.create_superuser("two@gateway.example", "x")
 
-        assert oversight.suspend_user(one, actor=ROOT)
+        assert moderation.suspend_user(one, actor=ROOT)
         with pytest.raises(errors.Conflict):
-            oversight.suspend_user(two, actor=ROOT)
+            moderation.suspend_user(two, actor=ROOT)
 
         two.refresh_from_db()
         assert two.is_active
         assert AuditEvent.objects.filter(action="user.suspended").count() == 1
 
     def test_reinstating_is_noted(self, gateway, alice):
-        assert not oversight.reinstate_user(alice, actor=ROOT)
-        oversight.suspend_user(alice, actor=ROOT)
+        assert not moderation.reinstate_user(alice, actor=ROOT)
+        moderation.suspend_user(alice, actor=ROOT)
 
-        assert oversight.reinstate_user(alice, actor=ROOT)
+        assert moderation.reinstate_user(alice, actor=ROOT)
 
         alice.refresh_from_db()
         assert alice.is_active
@@ -104,7 +104,7 @@ class TestAddingAColleague:
     def test_they_are_confirmed_and_hashed(self, gateway):
         user = User(email="New@Gateway.Example", is_staff=True)
 
-        oversight.add_user(user, "a good long password", actor=ROOT)
+        moderation.add_user(user, "a good long password", actor=ROOT)
 
         user = User.objects.get(email="new@gateway.example")
         assert user.check_password("a good long password")
@@ -122,7 +122,7 @@ class TestPlans:
         poor = make_key(rate_limit_per_minute=10, rate_limit_per_day=100)
         assert gateway.get("/v1/limits", key=rich).json()["policies"][0]["limit"] == 6000
 
-        lowered = oversight.change_plan(
+        lowered = moderation.change_plan(
             acme, Plan.objects.get(name="free"), actor=ROOT, fit_keys=True
         )
 
@@ -137,14 +137,14 @@ class TestPlans:
     def test_or_leaves_them(self, gateway, acme, make_key):
         rich = make_key(rate_limit_per_minute=6000)
 
-        oversight.change_plan(acme, Plan.objects.get(name="free"), actor=ROOT, fit_keys=False)
+        moderation.change_plan(acme, Plan.objects.get(name="free"), actor=ROOT, fit_keys=False)
 
         assert gateway.get("/v1/limits", key=rich).json()["policies"][0]["limit"] == 6000
 
     def test_what_changes_is_noted_with_what_was_before(self, gateway):
         plan = Plan.objects.get(name="free")
 
-        oversight.save_plan(plan, {"log_days": 14, "rate_limit_per_minute": 60}, actor=ROOT)
+        moderation.save_plan(plan, {"log_days": 14, "rate_limit_per_minute": 60}, actor=ROOT)
 
         assert told("plan.changed").details == {"changes": {"log_days": [7, 14]}}
         assert Plan.objects.get(name="free").log_days == 14
@@ -152,24 +152,24 @@ class TestPlans:
     def test_a_new_one(self, gateway):
         limits = {"rate_limit_per_minute": 1, "rate_limit_per_day": 2, "log_days": 3}
 
-        oversight.save_plan(Plan(), {"name": "tiny", **limits}, actor=ROOT)
+        moderation.save_plan(Plan(), {"name": "tiny", **limits}, actor=ROOT)
 
         assert Plan.objects.filter(name="tiny", **limits).exists()
         assert told("plan.created").target == "tiny"
 
 
 def test_nothing_changed_is_nothing_noted(gateway, acme, alice):
-    assert not oversight.change_workspace(acme, {"name": acme.name}, actor=ROOT)
-    assert not oversight.change_user(alice, {"is_staff": False}, actor=ROOT)
+    assert not moderation.change_workspace(acme, {"name": acme.name}, actor=ROOT)
+    assert not moderation.change_user(alice, {"is_staff": False}, actor=ROOT)
 
     assert not AuditEvent.objects.exists()
 
 
 def test_members_come_and_go(gateway, acme, charlie):
-    member = oversight.add_member(acme, charlie, "viewer", actor=ROOT)
+    member = moderation.add_member(acme, charlie, "viewer", actor=ROOT)
     assert told("member.added").details == {"role": "viewer"}
 
-    oversight.remove_member(member, actor=ROOT)
+    moderation.remove_member(member, actor=ROOT)
 
     assert told("member.removed").target == str(charlie.pk)
     assert not Membership.objects.filter(workspace=acme, user=charlie).exists()
