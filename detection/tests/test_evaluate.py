@@ -127,6 +127,12 @@ class Printed(str):
     failed = ""
 
 
+@pytest.fixture(autouse=True)
+def no_terminal(monkeypatch):
+    """A process beside another one is told the width of the terminal, and tables obey it."""
+    monkeypatch.delenv("COLUMNS", raising=False)
+
+
 def run_command(api_url, *arguments, key=KEY):
     out, failed = io.StringIO(), ""
     given = ["--key", key] if key else []

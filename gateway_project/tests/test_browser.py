@@ -25,7 +25,7 @@ from accounts.usage import stream
 from gateway_project.tests.served import wait_until
 from portal.tests.browser import NARROW, WIDE, Tab
 
-pytestmark = pytest.mark.served
+pytestmark = [pytest.mark.served, pytest.mark.timeout(240)]
 
 EMAIL, PASSWORD, NEW_PASSWORD = (
     "dana@initech.example",
