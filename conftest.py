@@ -1,4 +1,4 @@
-"""The cast, and the stage they act on.
+"""Fixtures that all tests share: people with their keys, the gateway, a detection engine.
 
 alice owns Acme, bob is a member of it, charlie is a stranger with a workspace of his own, Globex.
 `gateway` is the real ASGI application with its lifespan, in a thread of its own; `engine` is the
@@ -317,7 +317,7 @@ def engine(gateway: Gateway, _engine_session: Any) -> Iterator[EngineControl]:
     control.is_well()
 
 
-# -- The cast -------------------------------------------------------------------------------------
+# -- People and their keys -----------------------------------------------------------------------
 
 
 def make_person(email: str) -> User:

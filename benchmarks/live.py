@@ -100,7 +100,7 @@ async def run(clients: int, changes: int, console: Console) -> tuple[list[list[f
         crowd.late_ms.clear()
         for number in range(changes):
             envelope = Envelope("bench@north.example", [f"n{number}@east.example"], "n")
-            robin.world.queue.enqueue("ESMTP", [envelope])
+            robin.seed.queue.enqueue("ESMTP", [envelope])
             await asyncio.sleep(POLL_SECONDS)
         await asyncio.sleep(1)
         ended = await crowd.leave()

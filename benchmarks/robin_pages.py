@@ -11,7 +11,7 @@ from pathlib import Path
 
 from robin.standin.client_api import session_of
 from robin.standin.queue import page
-from robin.standin.seed_data import World
+from robin.standin.seed_data import SeedData
 from robin.standin.server import Call
 from robin.standin.service_api import ServiceAPI
 
@@ -20,10 +20,10 @@ PAGE_ITEMS = 50
 
 def write(folder: Path) -> None:
     """`queue.html`, `queue.json`, `config.html`, `config.json` in `folder`."""
-    world = World()
-    items = world.queue.select(["READY", "CLAIMED"])
+    seed = SeedData()
+    items = seed.queue.select(["READY", "CLAIMED"])
     call = Call("GET", "/config", {}, "*/*", "", b"", is_authorised=True)
-    service = ServiceAPI(world, "stock")
+    service = ServiceAPI(seed, "stock")
     listed = {
         "items": [session_of(item) for item in items[:PAGE_ITEMS]],
         "totalCount": len(items),

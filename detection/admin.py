@@ -80,11 +80,11 @@ class PolicyVersionForm(forms.ModelForm):  # type: ignore[type-arg]
 
     def clean_policy(self) -> dict[str, Any]:
         try:
-            said = PolicyRequest.model_validate(self.cleaned_data["policy"])
+            policy_request = PolicyRequest.model_validate(self.cleaned_data["policy"])
         except pydantic.ValidationError as exc:
             wrong = errors.from_pydantic(exc, PolicyRequest).sentences
             raise forms.ValidationError(wrong) from None
-        return said.kept()
+        return policy_request.kept()
 
 
 @admin.register(PolicyVersion)
@@ -166,15 +166,15 @@ class FeedbackAdmin(ReadOnly):
         """What `manage.py evaluate` reads, of the rows whose texts are stored."""
         rows = list(queryset[: EXPORTED_MAX + 1])
         if len(rows) > EXPORTED_MAX:
-            words = f"At most {EXPORTED_MAX:,} rows at once. Narrow the list."
-            self.message_user(request, words, messages.ERROR)
+            text = f"At most {EXPORTED_MAX:,} rows at once. Narrow the list."
+            self.message_user(request, text, messages.ERROR)
             return None
         stored = services.count_stored(rows)
         left_out = len(rows) - stored
-        words = f"Exported {stored:,} of {len(rows):,}."
+        text = f"Exported {stored:,} of {len(rows):,}."
         if left_out:
-            words += f" Of {left_out:,} no text is stored; their keys' policies do not ask for it."
-        self.message_user(request, words, messages.SUCCESS if stored else messages.WARNING)
+            text += f" Of {left_out:,} no text is stored; their keys' policies do not ask for it."
+        self.message_user(request, text, messages.SUCCESS if stored else messages.WARNING)
         if not stored:
             return None
         audit("feedback.exported", rows=stored, **actor_of(request).fields())

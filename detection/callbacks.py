@@ -15,8 +15,8 @@ def result_of(verdict: DetectResponse, endpoint: str) -> dict[str, Any]:
 
     `endpoint` is the path that was asked.
     """
-    said = verdict.model_dump(include=set(catalogue.Verdict.model_fields) - {"endpoint"})
-    return catalogue.Verdict(**said, endpoint=endpoint).model_dump(mode="json")
+    fields = verdict.model_dump(include=set(catalogue.Verdict.model_fields) - {"endpoint"})
+    return catalogue.Verdict(**fields, endpoint=endpoint).model_dump(mode="json")
 
 
 def tell(url: str, verdict: DetectResponse, caller: Caller, endpoint: str) -> None:

@@ -54,7 +54,7 @@ _looked_up = {
 class _Finding:
     """A score and where it came from, before any threshold."""
 
-    said: Score
+    scored: Score
     source: Source = "engine"
     cached: bool = False
     age_seconds: int = 0
@@ -66,8 +66,8 @@ class _Finding:
     def is_floor(self) -> bool:
         """The Go engine never scores below its floor: there, it has found nothing."""
         floor = settings.DETECTION_ENGINE_SCORE_FLOOR
-        is_at_it = floor > 0 and abs(self.said.score - floor) < 1e-9
-        return self.source == "engine" and is_at_it and not self.said.threat_types
+        is_at_it = floor > 0 and abs(self.scored.score - floor) < 1e-9
+        return self.source == "engine" and is_at_it and not self.scored.threat_types
 
 
 def start_look_up(
@@ -109,9 +109,9 @@ async def score(
     finding = await _find(whole, *looked_up, "fallback", context)
     ranked, detector = _ranked(finding)
     return ScoreResponse(
-        confidence=finding.said.score,
+        confidence=finding.scored.score,
         categories=[RankedScore(type=kind, score=round(value, 4)) for kind, value in ranked],
-        threat_types=list(finding.said.threat_types),
+        threat_types=list(finding.scored.threat_types),
         source="engine" if finding.source == "engine" else "fallback",
         detector=detector,
     )
@@ -132,7 +132,7 @@ async def _find(
     started = perf_counter()
     try:
         looked_at = None if look_up is None else look_up.at
-        said, joined = await _ask(key, request, context, looked_at, batch)
+        scored, joined = await _ask(key, request, context, looked_at, batch)
     except go.EngineUnavailable as exc:
         if on_unavailable == "fail_closed":
             raise _refusal(exc) from exc
@@ -141,7 +141,7 @@ async def _find(
         context.upstream_seconds += perf_counter() - started
     _looked_up["joined" if joined else "miss" if look_up is not None else "bypass"].inc()
     # Who joined another's running call had it answered for nothing.
-    return _Finding(said, cached=joined)
+    return _Finding(scored, cached=joined)
 
 
 def _recalled(remembered: Remembered, reason: go.Reason | None = None) -> _Finding:
@@ -165,14 +165,14 @@ async def _ask(
     budget = config.timeout_seconds or settings.DETECTION_ENGINE_TIMEOUT_SECONDS
 
     async def fly() -> Score:
-        said = await go.client().ask(
+        scored = await go.client().ask(
             request.text,
             timeout_seconds=max(budget, settings.DETECTION_ENGINE_TIMEOUT_SECONDS),
             context=context,
         )
-        if settings.SCORE_CACHE_SECONDS > 0 and said.scanned_chars == said.total_chars:
-            scores.keep(key, said)
-        return said
+        if settings.SCORE_CACHE_SECONDS > 0 and scored.scanned_chars == scored.total_chars:
+            scores.keep(key, scored)
+        return scored
 
     # Who wants no cache wants a call of its own.
     flight_key = key if config.use_cache else f"{batch or context.request_id} {key}"
@@ -201,7 +201,7 @@ async def _without_engine(
         return _Finding(nothing, source="none", degraded_reason=exc.reason)
     started = perf_counter()
     analysis = await _analyse(text, request.config)
-    said = Score(
+    scored = Score(
         analysis.score,
         analysis.threat_types,
         analysis.reason,
@@ -210,7 +210,7 @@ async def _without_engine(
         analysis.total_chars,
     )
     return _Finding(
-        said,
+        scored,
         source="fallback",
         degraded_reason=exc.reason,
         analysis=analysis,
@@ -243,17 +243,17 @@ async def _answer(
     config = request.config
     threshold, threshold_source = policy.threshold(finding.source, config.confidence_threshold)
     is_degraded = finding.degraded_reason is not None
-    said = finding.said
-    is_whole = said.scanned_chars >= said.total_chars
+    scored = finding.scored
+    is_whole = scored.scanned_chars >= scored.total_chars
     matched = policy.match(request.text)
     is_malicious = matched == "deny" or (
         matched is None
         and finding.source != "none"
-        and said.score >= threshold
+        and scored.score >= threshold
         and not finding.is_floor
-        and policy.counts(said.threat_types)
+        and policy.counts(scored.threat_types)
     )
-    is_close = is_degraded and abs(said.score - threshold) <= REVIEW_MARGIN
+    is_close = is_degraded and abs(scored.score - threshold) <= REVIEW_MARGIN
     is_monitoring = (config.mode or policy.mode) == "monitor"
     decision: Literal["allow", "flag", "review"]
     if is_monitoring:
@@ -272,11 +272,11 @@ async def _answer(
     return DetectResponse(
         request_id=context.request_id,
         is_malicious=is_malicious,
-        confidence=said.score,
-        threat_types=list(said.threat_types),
+        confidence=scored.score,
+        threat_types=list(scored.threat_types),
         processing_time_ms=round((perf_counter() - context.started) * 1000),
-        reason=said.reason if config.include_reasoning else None,
-        endpoint=said.endpoint,
+        reason=scored.reason if config.include_reasoning else None,
+        endpoint=scored.endpoint,
         threshold=threshold,
         threshold_source=threshold_source,
         decision=decision,
@@ -294,10 +294,12 @@ async def _answer(
 
 def _ranked(finding: _Finding) -> tuple[list[tuple[str, float]], DetectorRef]:
     """The scores by category, the highest first, and whose they are."""
-    said = finding.said
+    scored = finding.scored
     if finding.source == "engine":
-        by_kind: dict[str, float] = dict.fromkeys(said.threat_types, said.score)
-        detector = DetectorRef(name=said.endpoint or "engine", version=go.client().version or None)
+        by_kind: dict[str, float] = dict.fromkeys(scored.threat_types, scored.score)
+        detector = DetectorRef(
+            name=scored.endpoint or "engine", version=go.client().version or None
+        )
     elif finding.source == "none":
         by_kind, detector = {}, DetectorRef(name="none")
     else:
@@ -317,7 +319,7 @@ async def _details(
     finding: _Finding,
 ) -> Details:
     """The engine has no evidence of its own: the embedded detector explains, and never decides."""
-    said = finding.said
+    scored = finding.scored
     explained = finding.analysis or await _analyse(request.text, request.config)
     ranked, detector = _ranked(finding)
     return Details(
@@ -343,7 +345,7 @@ async def _details(
         ],
         views=list(explained.views),
         language=explained.language,
-        coverage=Coverage(scanned_chars=said.scanned_chars, total_chars=said.total_chars),
+        coverage=Coverage(scanned_chars=scored.scanned_chars, total_chars=scored.total_chars),
         timing=_timing(context, finding),
         detector=detector,
         floor=finding.is_floor,
@@ -354,7 +356,7 @@ def _timing(context: RequestContext, finding: _Finding) -> Timing:
     def ms(seconds: float) -> float:
         return round(seconds * 1000, 2)
 
-    queued = 0.0 if finding.cached else finding.said.queued_seconds
+    queued = 0.0 if finding.cached else finding.scored.queued_seconds
     return Timing(
         queue_ms=ms(queued),
         engine_ms=ms(context.upstream_seconds - queued),

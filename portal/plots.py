@@ -91,8 +91,8 @@ def latency_plot(times: Sequence[datetime], series: Mapping[datetime, Any], peri
     rows = []
     for at in times:
         value = percentile(series[at]["latency"], 0.95) if at in series else None
-        words = "no requests" if value is None else f"p95 {value:,.1f} ms"
-        rows.append((f"{at:{LABELS[period]}} UTC: {words}", (("latency", value or 0),)))
+        label = "no requests" if value is None else f"p95 {value:,.1f} ms"
+        rows.append((f"{at:{LABELS[period]}} UTC: {label}", (("latency", value or 0),)))
     return _plot("Latency p95", times, rows, period, " ms")
 
 

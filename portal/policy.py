@@ -83,7 +83,7 @@ class PolicyForm(forms.Form):
     )
 
     def __init__(self, key: ApiKey, data: Any = None) -> None:
-        said = key.detection_policy
+        values = key.detection_policy
         known = policies.of_key(key)
         super().__init__(
             data,
@@ -98,7 +98,7 @@ class PolicyForm(forms.Form):
                 "store_text": known.store_text,
             },
         )
-        self.lists = {name: list(said.get(name) or ()) for name in ("allow", "deny")}
+        self.lists = {name: list(values.get(name) or ()) for name in ("allow", "deny")}
         drop = self.fields["drop"]
         drop.choices = [  # type: ignore[attr-defined]
             (f"{name}:{entry['digest']}", f"{name}: {entry['note'] or entry['digest'][:16] + '…'}")
@@ -128,19 +128,19 @@ class PolicyForm(forms.Form):
         return list(entries.values())
 
     def policy(self) -> dict[str, Any]:
-        said = self.cleaned_data
+        values = self.cleaned_data
         return {
             "threshold": {
-                "engine": said["threshold_engine"],
-                "fallback": said["threshold_fallback"],
+                "engine": values["threshold_engine"],
+                "fallback": values["threshold_fallback"],
             },
-            "locked": sorted(said["locked"]),
-            "mode": said["mode"],
-            "on_unavailable": said["on_unavailable"],
-            "categories": {name: name in said["categories"] for name in THREAT_TYPES},
+            "locked": sorted(values["locked"]),
+            "mode": values["mode"],
+            "on_unavailable": values["on_unavailable"],
+            "categories": {name: name in values["categories"] for name in THREAT_TYPES},
             "allow": self._list("allow"),
             "deny": self._list("deny"),
-            "store_text": said["store_text"],
+            "store_text": values["store_text"],
         }
 
 
@@ -241,9 +241,9 @@ def use_threshold(request: HttpRequest, member: Member, key_id: UUID) -> HttpRes
     if chosen < 0:
         messages.error(request, "Choose a threshold from 0 to 1.")
         return redirect("portal-key-calibrate", key_id=key.pk)
-    said = policies.body_of(key)
-    said["threshold"] = {**(said.get("threshold") or {}), "engine": chosen}
-    saved = policies.save(key, said, actor=member.actor(request))
+    values = policies.body_of(key)
+    values["threshold"] = {**(values.get("threshold") or {}), "engine": chosen}
+    saved = policies.save(key, values, actor=member.actor(request))
     messages.success(request, f"{chosen:.2f} is in force, as version {saved.version}.")
     return redirect("portal-key-calibrate", key_id=key.pk)
 

@@ -186,11 +186,11 @@ def switch(request: HttpRequest, member: Member, webhook_id: UUID) -> HttpRespon
         if found.is_active:
             messages.info(request, "It is enabled already.")
         else:
-            words = "It answered the probe with 2xx: enabled. What was missed can be recovered."
-            _try(request, lambda: services.enable(found, actor=actor), words)
+            text = "It answered the probe with 2xx: enabled. What was missed can be recovered."
+            _try(request, lambda: services.enable(found, actor=actor), text)
     elif found.is_active:
-        words = "Paused. What was on its way is given up, and can be recovered."
-        _try(request, lambda: services.update(found, {"is_active": False}, actor=actor), words)
+        text = "Paused. What was on its way is given up, and can be recovered."
+        _try(request, lambda: services.update(found, {"is_active": False}, actor=actor), text)
     return redirect("portal-webhook", webhook_id=found.pk)
 
 
@@ -244,9 +244,9 @@ def recover(request: HttpRequest, member: Member, webhook_id: UUID) -> HttpRespo
     except errors.GatewayError as exc:
         messages.error(request, str(exc.detail))
     else:
-        words = f"{count:,} deliveries are on their way again." if count else "Nothing was missed."
+        text = f"{count:,} deliveries are on their way again." if count else "Nothing was missed."
         more = "" if is_complete else " There are more: recover once more when these have arrived."
-        messages.success(request, words + more)
+        messages.success(request, text + more)
     return redirect("portal-webhook", webhook_id=found.pk)
 
 

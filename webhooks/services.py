@@ -245,17 +245,17 @@ def recover(
         failed = failed[:RECOVERED_MAX]
         _restart(failed)
         room = RECOVERED_MAX - len(failed)
-        told = WebhookDelivery.objects.filter(event=OuterRef("pk"))
-        asked_for = (
+        existing = WebhookDelivery.objects.filter(event=OuterRef("pk"))
+        wanted = (
             ~Q(deliver_to="")
             if webhook.is_per_request
             else Q(deliver_to="", type__in=webhook.events)
         )
         missed = list(
             OutboxEvent.objects.filter(
-                asked_for,
-                ~Exists(told.filter(webhook=webhook)),
-                ~Exists(told.filter(is_test=True)),
+                wanted,
+                ~Exists(existing.filter(webhook=webhook)),
+                ~Exists(existing.filter(is_test=True)),
                 workspace_id=webhook.workspace_id,
                 created_at__gte=since,
                 created_at__lte=until,

@@ -42,8 +42,8 @@ def act(
     ) -> TemplateResponse | None:
         rows = list(queryset[: ROWS_MAX + 1])
         if len(rows) > ROWS_MAX:
-            words = f"At most {ROWS_MAX} rows at once. Narrow the list, or act page by page."
-            modeladmin.message_user(request, words, messages.ERROR)
+            text = f"At most {ROWS_MAX} rows at once. Narrow the list, or act page by page."
+            modeladmin.message_user(request, text, messages.ERROR)
             return None
         is_sure = "is_sure" in request.POST
         filled = form(request.POST if is_sure else None) if form else None
@@ -75,8 +75,8 @@ def act(
             except errors.GatewayError as exc:
                 modeladmin.message_user(request, f"{row}: {exc.detail}", messages.ERROR)
         same = len(rows) - done
-        words = f"{label}: done for {done}." + (f" {same} stayed as they were." if same else "")
-        modeladmin.message_user(request, words, messages.SUCCESS if done else messages.WARNING)
+        text = f"{label}: done for {done}." + (f" {same} stayed as they were." if same else "")
+        modeladmin.message_user(request, text, messages.SUCCESS if done else messages.WARNING)
 
     action.__name__ = name
     action.applies = applies  # type: ignore[attr-defined]

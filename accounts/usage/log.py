@@ -72,8 +72,8 @@ def _tell(stored: list[Row], batches: Iterable[Batch]) -> None:
     if not wanted:
         return
     extras = {UUID(key): value for batch in batches for key, value in batch.extras.items()}
-    told = [row for row in stored if UUID(row[2]) in wanted]
-    events.tell_of_usage(wanted, [_values(row) for row in told], extras)
+    chosen = [row for row in stored if UUID(row[2]) in wanted]
+    events.tell_of_usage(wanted, [_values(row) for row in chosen], extras)
 
 
 def _keep_texts(stored: list[Row], batches: Iterable[Batch]) -> None:

@@ -128,13 +128,13 @@ class EngineClient:
         found: dict[windows.Span, Score] = {}
         try:
             for task in asyncio.as_completed(tasks):
-                span, said = await task
-                found[span] = said
-                if said.score >= SURE:
+                span, scored = await task
+                found[span] = scored
+                if scored.score >= SURE:
                     break
         except EngineUnavailable:
             # What it has found so far is worth more than what the embedded detector may find.
-            if not any(said.threat_types for said in found.values()):
+            if not any(scored.threat_types for scored in found.values()):
                 raise
         finally:
             for task in tasks:
@@ -155,7 +155,7 @@ class EngineClient:
                 headers=headers,
                 timeout_seconds=timeout_seconds,
             )
-            said = self._read(answer, len(text))
+            scored = self._read(answer, len(text))
         except EngineUnavailable:
             call.failed()
             raise
@@ -178,7 +178,7 @@ class EngineClient:
             call.release()  # cancelled, or a bug of ours: no word about the engine
             raise
         call.succeeded()
-        return said
+        return scored
 
     @staticmethod
     def _read(answer: http.Answer, chars: int) -> Score:
@@ -220,9 +220,9 @@ def _fault_seconds() -> float:
     return min(FAULT_SECONDS_MIN, settings.DETECTION_ENGINE_TIMEOUT_SECONDS)
 
 
-def _merged(said: Iterable[Score], scanned_chars: int, total_chars: int) -> Score:
+def _merged(scored: Iterable[Score], scanned_chars: int, total_chars: int) -> Score:
     """One score of all windows: the highest, with whatever any of them found."""
-    ranked = sorted(said, key=lambda one: -one.score)
+    ranked = sorted(scored, key=lambda one: -one.score)
     kinds = dict.fromkeys(kind for one in ranked for kind in one.threat_types)
     return replace(
         ranked[0],

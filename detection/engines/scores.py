@@ -120,5 +120,5 @@ def _read(value: bytes | None) -> Remembered | None:
         return None
     if not -AHEAD_SECONDS_MAX <= age <= STALE_SECONDS:
         return None
-    said = Score(score, tuple(threat_types), reason, endpoint, scanned, total)
-    return Remembered(said, max(0, age))
+    scored = Score(score, tuple(threat_types), reason, endpoint, scanned, total)
+    return Remembered(scored, max(0, age))

@@ -53,8 +53,8 @@ def known_of(key_id: UUID) -> Known:
     """Of the last `DAYS` days of a key."""
     since = timezone.now() - timedelta(days=DAYS)
     known = Known(reports.scores(key_id, reports.floor(since, "day")))
-    said = Feedback.objects.filter(api_key_id=key_id, created_at__gte=since)
-    for verdict, confidence in said.values_list("verdict", "confidence"):
+    feedback = Feedback.objects.filter(api_key_id=key_id, created_at__gte=since)
+    for verdict, confidence in feedback.values_list("verdict", "confidence"):
         if verdict == Feedback.Verdict.FALSE_POSITIVE:
             known.false_alarms[bin_of(confidence)] += 1
         elif verdict == Feedback.Verdict.FALSE_NEGATIVE:

@@ -45,7 +45,7 @@ def give(
     if row.is_malicious is None or row.confidence is None:
         message = "ended without a verdict, so there is nothing to say of one"
         raise errors.ValidationFailed(errors=[{"field": "request_id", "message": message}])
-    said = {
+    values = {
         "api_key_id": row.api_key_id,
         "verdict": verdict,
         "note": note,
@@ -57,7 +57,7 @@ def give(
     }
     with transaction.atomic():
         feedback, is_first = Feedback.objects.update_or_create(
-            workspace=workspace, request_id=request_id, defaults=said
+            workspace=workspace, request_id=request_id, defaults=values
         )
         audit(
             "feedback.given",

@@ -140,8 +140,8 @@ async def _judge_one(item: Item, request: DetectRequest, origin: Origin, batch: 
         if isinstance(error, errors.InternalError):
             events_log.error("item_failed", request_id=context.request_id, exc_info=exc)
         context.error_code = error.code
-        said = row.row(context, error.status_code, perf_counter() - context.started)
-        return _failed(item, errors_of(error))._replace(row=said)
+        values = row.row(context, error.status_code, perf_counter() - context.started)
+        return _failed(item, errors_of(error))._replace(row=values)
     row.note(verdict)
     extra: dict[str, Any] = {}
     if origin.wants_detections:

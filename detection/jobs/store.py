@@ -124,12 +124,12 @@ def _packed(item: Item) -> dict[str, Any]:
     }
 
 
-def _unpacked(said: dict[str, Any]) -> Item:
-    if "error" in said:
-        return Item(said["id"], None, said["error"])
-    request_id = UUID(said["request_id"]) if said["request_id"] else None
-    config = DetectConfig(**said["config"])
-    return Item.of(said["id"], said["text"], config, said["metadata"], request_id=request_id)
+def _unpacked(packed: dict[str, Any]) -> Item:
+    if "error" in packed:
+        return Item(packed["id"], None, packed["error"])
+    request_id = UUID(packed["request_id"]) if packed["request_id"] else None
+    config = DetectConfig(**packed["config"])
+    return Item.of(packed["id"], packed["text"], config, packed["metadata"], request_id=request_id)
 
 
 def seconds_ahead(items: int) -> int:
@@ -187,7 +187,7 @@ def _work(chunk: JobChunk, run: UUID, key: ApiKey | None) -> Work:
     job = chunk.job
     is_exhausted = chunk.attempts >= ATTEMPTS_MAX
     try:
-        items = [_unpacked(said) for said in orjson.loads(encryption.decrypt(chunk.items))]
+        items = [_unpacked(packed) for packed in orjson.loads(encryption.decrypt(chunk.items))]
     except encryption.Undecryptable:
         # A key of `FIELD_ENCRYPTION_KEYS` was lost. Not even the ids are known.
         log.error("job_items_undecryptable", job=str(job.pk), chunk=chunk.number)

@@ -138,21 +138,21 @@ def of_key(key: ApiKey) -> DetectionPolicy:
     return read(key.detection_policy) if key.detection_policy else DEFAULT
 
 
-def read(said: Mapping[str, Any]) -> DetectionPolicy:
-    threshold = said.get("threshold") or {}
-    categories = said.get("categories") or {}
+def read(document: Mapping[str, Any]) -> DetectionPolicy:
+    threshold = document.get("threshold") or {}
+    categories = document.get("categories") or {}
     return DetectionPolicy(
-        id=said.get("id", "key"),
-        version=said.get("version", 1),
+        id=document.get("id", "key"),
+        version=document.get("version", 1),
         threshold_engine=threshold.get("engine"),
         threshold_fallback=threshold.get("fallback"),
-        mode=said.get("mode", "enforce"),
-        on_unavailable=said.get("on_unavailable", "fallback"),
-        locked=frozenset(said.get("locked") or ()),
+        mode=document.get("mode", "enforce"),
+        on_unavailable=document.get("on_unavailable", "fallback"),
+        locked=frozenset(document.get("locked") or ()),
         switched_off=frozenset(name for name, is_on in categories.items() if not is_on),
-        allow=frozenset(entry["digest"] for entry in said.get("allow") or ()),
-        deny=frozenset(entry["digest"] for entry in said.get("deny") or ()),
-        store_text=bool(said.get("store_text")),
+        allow=frozenset(entry["digest"] for entry in document.get("allow") or ()),
+        deny=frozenset(entry["digest"] for entry in document.get("deny") or ()),
+        store_text=bool(document.get("store_text")),
     )
 
 
@@ -164,8 +164,10 @@ def version_of(key: ApiKey) -> int:
 
 def body_of(key: ApiKey) -> dict[str, Any]:
     """The policy in force, as `save` takes it."""
-    said: dict[str, Any] = key.detection_policy
-    return {name: said[name] for name in said if name not in ("id", "version", "updated_at")}
+    document: dict[str, Any] = key.detection_policy
+    return {
+        name: document[name] for name in document if name not in ("id", "version", "updated_at")
+    }
 
 
 def subject_of(key: ApiKey) -> UUID:

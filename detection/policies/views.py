@@ -82,12 +82,12 @@ class PolicyRequest(Body):
     )
 
     def kept(self) -> dict[str, Any]:
-        said = self.model_dump(exclude={"allow", "deny", "locked"})
-        said["locked"] = sorted(set(self.locked))
+        document = self.model_dump(exclude={"allow", "deny", "locked"})
+        document["locked"] = sorted(set(self.locked))
         for name in ("allow", "deny"):
             entries = [entry.kept() for entry in getattr(self, name)]
-            said[name] = list({entry["digest"]: entry for entry in entries}.values())
-        return said
+            document[name] = list({entry["digest"]: entry for entry in entries}.values())
+        return document
 
 
 class KeptEntry(BaseModel):
@@ -110,8 +110,8 @@ class PolicyView(BaseModel):
 
     @classmethod
     def of(cls, key: ApiKey) -> PolicyView:
-        said = key.detection_policy
-        updated_at = said.get("updated_at")
+        document = key.detection_policy
+        updated_at = document.get("updated_at")
         known = policy.of_key(key)
         return cls(
             id=known.id,
@@ -122,8 +122,8 @@ class PolicyView(BaseModel):
             mode=known.mode,
             on_unavailable=known.on_unavailable,
             categories={name: name not in known.switched_off for name in THREAT_TYPES},
-            allow=[KeptEntry(**entry) for entry in said.get("allow") or ()],
-            deny=[KeptEntry(**entry) for entry in said.get("deny") or ()],
+            allow=[KeptEntry(**entry) for entry in document.get("allow") or ()],
+            deny=[KeptEntry(**entry) for entry in document.get("deny") or ()],
             store_text=known.store_text,
         )
 

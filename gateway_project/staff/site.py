@@ -86,5 +86,5 @@ class StaffSite(admin.AdminSite):
         except (RedisError, OSError):
             messages.error(request, "Redis did not answer. Nothing was changed.")
             return
-        words = "decides by itself again" if state == "auto" else f"is held {state}"
-        messages.success(request, f"The breaker of {name} {words} in every process.")
+        text = "decides by itself again" if state == "auto" else f"is held {state}"
+        messages.success(request, f"The breaker of {name} {text} in every process.")

@@ -1,4 +1,4 @@
-"""What tests about real processes share beside the cast of the root's conftest.py."""
+"""What tests about real processes share beside the fixtures of the root's conftest.py."""
 
 from __future__ import annotations
 

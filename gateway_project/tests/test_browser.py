@@ -1,4 +1,4 @@
-"""Walks through the pages as a person takes them: a real Chromium, `manage.py serve`, real mail.
+"""The pages as a person goes through them: a real Chromium, `manage.py serve`, real mail.
 
 Every page on the way is checked (`Tab.check`): nothing on the console, nothing that the policy
 stops, nothing wider than the window, nothing serious that axe-core finds.

@@ -1,4 +1,4 @@
-"""The room of the live mail queue: who may enter, what opens its socket, and a walk in Chromium."""
+"""The page of the live mail queue: who may enter, what opens its socket, and a walk in Chromium."""
 
 from __future__ import annotations
 

@@ -66,8 +66,8 @@ async def ask(name: str, document: Mapping[str, Any]) -> Found:
     except (OSError, http.ConnectFailed):
         return Found("DOWN", "No connection could be made.", perf_counter() - began)
     except (_Unknown, http.UpstreamError):
-        words = "Something answers there, but not as this scanner does. Is the port right?"
-        return Found("ERROR", words, perf_counter() - began)
+        text = "Something answers there, but not as this scanner does. Is the port right?"
+        return Found("ERROR", text, perf_counter() - began)
     return Found("UP", "It answers.", perf_counter() - began, facts)
 
 
@@ -75,12 +75,12 @@ async def _clamav(host: str, port: int) -> dict[str, Any]:
     reader, writer = await asyncio.open_connection(host, port, limit=VERSION_BYTES_MAX)
     try:
         writer.write(b"zVERSION\0")
-        said = await reader.readuntil(b"\0")
+        reply = await reader.readuntil(b"\0")
     except (asyncio.IncompleteReadError, asyncio.LimitOverrunError) as exc:
         raise _Unknown from exc
     finally:
         writer.close()
-    version = said[:-1].decode("ascii", "replace")
+    version = reply[:-1].decode("ascii", "replace")
     if not version.startswith("ClamAV "):
         raise _Unknown
     return {"version": version}
@@ -100,14 +100,14 @@ async def _rspamd(host: str, port: int, document: Mapping[str, Any]) -> dict[str
         # trouble.
         stat = await client.request("GET", "/stat", headers=password, timeout_seconds=SECONDS_MAX)
     try:
-        said = orjson.loads(stat.content) if stat.status == 200 else {}
+        reply = orjson.loads(stat.content) if stat.status == 200 else {}
     except ValueError:
-        said = {}
-    if not isinstance(said, dict):
+        reply = {}
+    if not isinstance(reply, dict):
         return {}
     facts: dict[str, Any] = {
-        field: said[theirs] for field, theirs in STAT.items() if isinstance(said.get(theirs), int)
+        field: reply[theirs] for field, theirs in STAT.items() if isinstance(reply.get(theirs), int)
     }
-    if isinstance(said.get("version"), str):
-        facts["version"] = said["version"][:100]
+    if isinstance(reply.get("version"), str):
+        facts["version"] = reply["version"][:100]
     return facts

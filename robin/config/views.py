@@ -56,9 +56,9 @@ class ConfigViewSet(RobinViewSet):
         problems=UPSTREAM,
     )
     async def reload(self, request: HttpRequest) -> HttpResponse:
-        said = await settings_page.reload()
+        response = await settings_page.reload()
         await self.audit("robin.config.reload")
-        return reply(SaidView(message=said))
+        return reply(SaidView(message=response))
 
     @extend_schema(operation_id="config_section")
     @endpoint(

@@ -54,12 +54,12 @@ async def _look() -> dict[str, Any]:
     return answer
 
 
-def _is_up(said: Any) -> bool:
-    return isinstance(said, dict) and said.get("status") == "UP"
+def _is_up(response: Any) -> bool:
+    return isinstance(response, dict) and response.get("status") == "UP"
 
 
-def _port(port: RobinAPI, said: Any) -> dict[str, str]:
-    return {"status": "UP" if _is_up(said) else "DOWN", "breaker": port.breaker.state}
+def _port(port: RobinAPI, response: Any) -> dict[str, str]:
+    return {"status": "UP" if _is_up(response) else "DOWN", "breaker": port.breaker.state}
 
 
 def forget_health() -> None:

@@ -65,22 +65,22 @@ def tell(figures: dict[str, Any], dead: list[Item] | None) -> None:
     """Queue the events of a new sample, before it is stored; it notes how many `dead` it saw."""
     last = MetricSample.objects.order_by("-at").first()
     before: dict[str, Any] = last.figures if last is not None else {}
-    told = []
+    outgoing = []
     threshold, size = settings.ROBIN_QUEUE_SPIKE_ITEMS, figures.get("queue_size")
     if size is not None and before.get("queue_size", size) < threshold <= size:
         result = {"total": size, "threshold": threshold}
-        told += [event(one.pk, SPIKE, result=result) for one in listeners(SPIKE)]
+        outgoing += [event(one.pk, SPIKE, result=result) for one in listeners(SPIKE)]
     if dead is not None:
         figures["dead"] = len(dead)
         fresh = _newly(dead)
         # The first look finds what has been dead for long: that is no news.
         if "dead" in before:
-            told += [
+            outgoing += [
                 event(one.pk, DEAD, result={"uid": item["uid"], "retry_count": item["retryCount"]})
                 for one in listeners(DEAD)
                 for item in fresh
             ]
-    publish_all(told)
+    publish_all(outgoing)
 
 
 def _newly(dead: list[Item]) -> list[Item]:

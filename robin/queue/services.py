@@ -86,9 +86,11 @@ async def page(which: Filter, *, number: int, size: int) -> QueuePage:
 
 async def _page(which: Filter, number: int, size: int) -> QueuePage:
     query = urlencode({"page": number + 1, "limit": size, **which.query()})
-    told = await robin().client.get_json_if_known("/client/queue/json", query, translate.queue_json)
-    if told is not None:
-        return _with_state(told, which)
+    listing = await robin().client.get_json_if_known(
+        "/client/queue/json", query, translate.queue_json
+    )
+    if listing is not None:
+        return _with_state(listing, which)
     parse = partial(translate.queue_page, retries_max=settings_page.known_retries_max())
     return _with_state(await robin().client.get(f"/client/queue/list?{query}", HTML, parse), which)
 

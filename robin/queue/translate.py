@@ -64,8 +64,8 @@ def queue_json(content: bytes) -> QueuePage:
     Raises ValueError for anything else.
     """
     try:
-        told = orjson.loads(content)
-        return QueuePage(int(told["totalCount"]), [_item_of(row) for row in told["items"]])
+        listing = orjson.loads(content)
+        return QueuePage(int(listing["totalCount"]), [_item_of(row) for row in listing["items"]])
     except (KeyError, TypeError, AttributeError) as exc:
         raise ValueError("not the queue as JSON") from exc
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from robin.standin.robin import Robin
-from robin.standin.seed_data import World
+from robin.standin.seed_data import SeedData
 from robin.standin.server import Auth
 
 
@@ -33,7 +33,7 @@ async def serve(options: Mapping[str, Any]) -> None:
     """Until SIGINT or SIGTERM. `options` are those of `add_arguments`."""
     auth = Auth(options["auth"], options["auth_value"], tuple(options["allow"]))
     robin = Robin(
-        World(seed=options["seed"]),
+        SeedData(seed=options["seed"]),
         options["profile"],
         auth,
         tick_seconds=options["tick_seconds"],

@@ -8,7 +8,7 @@ from typing import Any
 
 from robin.standin import queue
 from robin.standin.queue import STATES, Envelope
-from robin.standin.seed_data import STORE, World
+from robin.standin.seed_data import STORE, SeedData
 from robin.standin.server import HTML, Call, Context, Refused, Reply, as_json
 from robin.standin.store import Store
 
@@ -19,9 +19,9 @@ POST = frozenset({"POST"})
 INT_MAX = 2**31 - 1
 
 
-def contexts(world: World, *, profile: str = "stock") -> dict[str, Context]:
-    api = ClientAPI(world)
-    store = Store(world)
+def contexts(seed: SeedData, *, profile: str = "stock") -> dict[str, Context]:
+    api = ClientAPI(seed)
+    store = Store(seed)
     found = {
         "/": Context(lambda call: Reply(LANDING, content_type=HTML)),
         "/favicon.ico": Context(
@@ -50,8 +50,8 @@ def contexts(world: World, *, profile: str = "stock") -> dict[str, Context]:
 
 
 class ClientAPI:
-    def __init__(self, world: World) -> None:
-        self.world = world
+    def __init__(self, seed: SeedData) -> None:
+        self.seed = seed
 
     # -- Queue ------------------------------------------------------------------------------------
 
@@ -71,7 +71,7 @@ class ClientAPI:
         wanted = [s.strip().upper() for s in call.query.get("state", "").split(",")]
         states = [s for s in STATES if s in wanted] or ["READY", "CLAIMED"]
         bounds = [_bound(call, name) for name in ("retryMin", "retryMax")]
-        return self.world.queue.select(states, call.query.get("protocol", ""), *bounds)
+        return self.seed.queue.select(states, call.query.get("protocol", ""), *bounds)
 
     def list_json(self, call: Call) -> Reply:
         """Only in the profile `ui-fork`; `page` counts from 1 as in the page of HTML."""
@@ -89,12 +89,12 @@ class ClientAPI:
         )
 
     def operation(self, what: str) -> Any:
-        act = getattr(self.world.queue, what)
+        act = getattr(self.seed.queue, what)
         count = {"delete": "deletedCount", "retry": "retriedCount", "bounce": "bouncedCount"}[what]
 
         def handle(call: Call) -> Reply:
             done = act(_uids(call.body))
-            return as_json({"status": "OK", count: done, "queueSize": self.world.queue.size()})
+            return as_json({"status": "OK", count: done, "queueSize": self.seed.queue.size()})
 
         return handle
 
@@ -103,16 +103,16 @@ class ClientAPI:
     def enqueue(self, call: Call) -> Reply:
         envelopes, uploaded = self._case(call)
         protocol = call.query.get("protocol", "ESMTP")
-        item = self.world.queue.enqueue(protocol, envelopes)
-        self.world.received += 1
-        answer: dict[str, Any] = {"status": "QUEUED", "queueSize": self.world.queue.size()}
+        item = self.seed.queue.enqueue(protocol, envelopes)
+        self.seed.received += 1
+        answer: dict[str, Any] = {"status": "QUEUED", "queueSize": self.seed.queue.size()}
         if uploaded:
             answer["uploadedFile"] = uploaded
         return as_json({**answer, "session": self._session(item.session_uid, envelopes)}, 202)
 
     def send(self, call: Call) -> Reply:
         envelopes, _ = self._case(call)
-        session = self._session(self.world.queue.uuid(), envelopes)
+        session = self._session(self.seed.queue.uuid(), envelopes)
         answers = [
             {
                 "transactions": [
@@ -134,7 +134,7 @@ class ClientAPI:
                 raise Refused(400, "Missing required query parameters: mail and rcpt")
             if not call.body:
                 raise Refused(400, "Empty upload body")
-            name = call.query.get("filename") or f"eml-{int(self.world.clock() * 1000)}.eml"
+            name = call.query.get("filename") or f"eml-{int(self.seed.clock() * 1000)}.eml"
             path = f"{STORE}/queue/{name}"
             return [Envelope(mail, [r.strip() for r in rcpt.split(",")], path)], path
         case = _object(call.body)
@@ -149,7 +149,7 @@ class ClientAPI:
         return {
             "direction": "INBOUND",
             "uid": uid,
-            "date": queue.java_date(self.world.clock()),
+            "date": queue.java_date(self.seed.clock()),
             "retry": 0,
             "port": 25,
             "envelopes": [
@@ -162,9 +162,9 @@ class ClientAPI:
     # -- Log --------------------------------------------------------------------------------------
 
     def _lines(self, wanted: str) -> Any:
-        today = datetime.fromtimestamp(self.world.clock(), UTC)
+        today = datetime.fromtimestamp(self.seed.clock(), UTC)
         for day in (today, today - timedelta(days=1)):
-            for line in self.world.log.get(day.strftime("%Y%m%d"), []):
+            for line in self.seed.log.get(day.strftime("%Y%m%d"), []):
                 if wanted in line:
                     yield line
 
@@ -189,7 +189,7 @@ class ClientAPI:
             return Reply("Not Found", 404)
         if call.method != ("POST" if is_login else "GET"):
             return Reply("Method Not Allowed", 405)
-        source = self.world.users_backend
+        source = self.seed.users_backend
         if not source:
             facts = {"authSqlEnabled": False, "usersListEnabled": False, "usersListCount": 0}
             return as_json({"error": "Users API backend is not configured", **facts}, 503)
@@ -199,9 +199,9 @@ class ClientAPI:
             name = parts[0].strip()
             if not name:
                 return as_json({"error": "Missing username"}, 400)
-            known = name in self.world.users
+            known = name in self.seed.users
             return as_json({"source": source, "username": name, "exists": known})
-        names = sorted(self.world.users, key=str.lower)
+        names = sorted(self.seed.users, key=str.lower)
         return as_json({"source": source, "count": len(names), "users": names})
 
     def _authenticate(self, call: Call, source: str) -> Reply:
@@ -216,7 +216,7 @@ class ClientAPI:
         name, password = given.get("username"), given.get("password")
         if not name or not password:
             return as_json({"error": "Missing username or password"}, 400)
-        good = self.world.users.get(name) == password
+        good = self.seed.users.get(name) == password
         return as_json({"source": source, "username": name, "authenticated": good})
 
 
@@ -264,8 +264,8 @@ def _uids(body: bytes) -> list[str]:
 
 def _smtp_answer(rcpt: str) -> dict[str, Any]:
     is_unknown = rcpt.startswith("nobody@")
-    said = "550 5.1.1 No such user" if is_unknown else "250 2.1.5 OK"
-    return {"response": said, "error": is_unknown}
+    replies = "550 5.1.1 No such user" if is_unknown else "250 2.1.5 OK"
+    return {"response": replies, "error": is_unknown}
 
 
 def session_of(item: queue.Item) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Both servers over one world, with a dispatcher that works on the queue."""
+"""Both servers over one seed data, with a dispatcher that works on the queue."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from aiohttp import web
 
 from robin.standin import client_api, service_api
 from robin.standin.queue import Envelope
-from robin.standin.seed_data import DOMAINS, NAMES, PROTOCOLS, World
+from robin.standin.seed_data import DOMAINS, NAMES, PROTOCOLS, SeedData
 from robin.standin.server import Auth, RobinAPI
 
 Profile = Literal["stock", "legacy", "ui-fork"]
@@ -24,7 +24,7 @@ class Robin:
     `tick_seconds` 0: the queue stands still. With `traffic` a mail comes at every second tick.
     """
 
-    world: World = field(default_factory=World)
+    seed: SeedData = field(default_factory=SeedData)
     profile: Profile = "stock"
     auth: Auth = field(default_factory=Auth)
     tick_seconds: float = 0.0
@@ -34,8 +34,8 @@ class Robin:
     _held: list[Any] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        client = client_api.contexts(self.world, profile=self.profile)
-        service = service_api.contexts(self.world, profile=self.profile)
+        client = client_api.contexts(self.seed, profile=self.profile)
+        service = service_api.contexts(self.seed, profile=self.profile)
         self.client = RobinAPI("client", "API", client_api.LANDING, client, self.auth)
         self.service = RobinAPI(
             "service", "Service Endpoint", service_api.LANDING, service, Auth(**asdict(self.auth))
@@ -44,12 +44,12 @@ class Robin:
     def turn_into(self, profile: Profile) -> None:
         """Change the profile of a running stand-in."""
         self.profile = profile
-        self.client.contexts = client_api.contexts(self.world, profile=profile)
-        self.service.contexts = service_api.contexts(self.world, profile=profile)
+        self.client.contexts = client_api.contexts(self.seed, profile=profile)
+        self.service.contexts = service_api.contexts(self.seed, profile=profile)
 
     def begin_anew(self) -> None:
-        """A fresh world, no faults, nothing asked; the ports stay."""
-        self.world = World(clock=self.world.clock)
+        """A fresh seed data, no faults, nothing asked; the ports stay."""
+        self.seed = SeedData(clock=self.seed.clock)
         self.turn_into("stock")
         for port in (self.client, self.service):
             port.faults.__init__()  # type: ignore[misc]
@@ -89,7 +89,7 @@ class Robin:
         return f"http://127.0.0.1:{self.service.port}"
 
     async def _tick(self) -> None:
-        queue, round_ = self.world.queue, 0
+        queue, round_ = self.seed.queue, 0
         while True:
             await asyncio.sleep(self.tick_seconds)
             round_ += 1

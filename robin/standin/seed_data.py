@@ -38,7 +38,7 @@ SECRETS = (
 
 
 @dataclass
-class World:
+class SeedData:
     clock: Callable[[], float] = time.time
     seed: int = 7
     users_backend: str = "config"
@@ -141,7 +141,7 @@ def log_lines(level: str, at: datetime, random: Random, session: str) -> list[st
     stamp = f"{at:%m%d-%H%M%S}{at.microsecond // 1000:03}"
     thread = f"pool-3-thread-{random.randint(1, 8)}"
     host = random.choice(DOMAINS)
-    said = {
+    replies = {
         "INFO": ("smtp.EmailReceipt", f"{session} Accepted | queued for mx.{host}"),
         "DEBUG": ("queue.RelayQueueService", f"Claimed 1 item ({session})"),
         "TRACE": ("smtp.Connection", f"C: RCPT TO:<{random.choice(NAMES)}@{host}>"),
@@ -149,7 +149,7 @@ def log_lines(level: str, at: datetime, random: Random, session: str) -> list[st
         "ERROR": ("smtp.EmailDelivery", f"{session} Delivery to mx.{host} failed: 421 4.3.2 later"),
         "FATAL": ("main.Server", "Keystore could not be read"),
     }
-    logger, message = said[level]
+    logger, message = replies[level]
     lines = [f"{level:5}|{stamp}|{thread}|{logger}||||{message}"]
     if level == "ERROR" and random.random() < 0.3:
         lines += [

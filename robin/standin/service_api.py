@@ -6,7 +6,7 @@ import json
 from html import escape
 from typing import Any
 
-from robin.standin.seed_data import World
+from robin.standin.seed_data import SeedData
 from robin.standin.server import HTML, JSON, Call, Context, Reply, as_json
 
 LANDING = (
@@ -25,8 +25,8 @@ COUNTERS = {
 }
 
 
-def contexts(world: World, *, profile: str = "stock") -> dict[str, Context]:
-    api = ServiceAPI(world, profile)
+def contexts(seed: SeedData, *, profile: str = "stock") -> dict[str, Context]:
+    api = ServiceAPI(seed, profile)
     found = {
         "/": Context(lambda call: Reply(LANDING, content_type=HTML)),
         "/favicon.ico": Context(
@@ -59,12 +59,12 @@ def contexts(world: World, *, profile: str = "stock") -> dict[str, Context]:
 
 
 class ServiceAPI:
-    def __init__(self, world: World, profile: str) -> None:
-        self.world = world
+    def __init__(self, seed: SeedData, profile: str) -> None:
+        self.seed = seed
         self.profile = profile
 
     def health(self, call: Call) -> Reply:
-        world, uptime = self.world, self.world.uptime()
+        seed, uptime = self.seed, self.seed.uptime()
         if not call.is_authorised:
             return as_json({"status": "UP", "uptime": uptime})
         pool = {"core": 1, "max": 10, "size": 3, "largest": 5, "active": 2, "queue": 0}
@@ -77,8 +77,8 @@ class ServiceAPI:
             "scheduler": self._scheduler(),
             "metricsCron": {
                 "intervalSeconds": 5,
-                "lastExecutionEpochSeconds": int(world.clock()),
-                "nextExecutionEpochSeconds": int(world.clock()) + 5,
+                "lastExecutionEpochSeconds": int(seed.clock()),
+                "nextExecutionEpochSeconds": int(seed.clock()) + 5,
             },
             "botPool": {"enabled": True, "type": "cachedThreadPool", "poolSize": 0},
             "lmtpPool": {"enabled": False},
@@ -86,7 +86,7 @@ class ServiceAPI:
         return as_json(report)
 
     def _queue(self) -> dict[str, Any]:
-        queue = self.world.queue
+        queue = self.seed.queue
         if self.profile == "legacy":
             histogram: dict[str, int] = {}
             for item in queue.select():
@@ -104,7 +104,7 @@ class ServiceAPI:
         }
 
     def _scheduler(self) -> dict[str, Any]:
-        now = int(self.world.clock())
+        now = int(self.seed.clock())
         config = {"totalRetries": 30, "firstWaitMinutes": 1, "growthFactor": 1.2}
         if self.profile == "legacy":
             cron = {"initialDelaySeconds": 10, "periodSeconds": 30}
@@ -115,7 +115,7 @@ class ServiceAPI:
             "housekeepingIntervalSeconds": 30,
             "workerThreads": 8,
             "maxInFlight": 8,
-            "currentInFlight": self.world.queue.count("CLAIMED"),
+            "currentInFlight": self.seed.queue.count("CLAIMED"),
             "lastDispatchEpochSeconds": now,
             "lastHousekeepingEpochSeconds": now - 10,
             "nextHousekeepingEpochSeconds": now + 20,
@@ -126,7 +126,7 @@ class ServiceAPI:
 
     def config(self, call: Call) -> Reply:
         parts = ["<html><head><title>Configuration Viewer</title></head><body>"]
-        for title, content in self.world.config.items():
+        for title, content in self.seed.config.items():
             text = escape(json.dumps(_floats(content), indent=2))
             if title in ("Properties", "Server"):
                 parts.append(f'<pre id="{title.lower()}Config">{text}</pre>')
@@ -137,13 +137,13 @@ class ServiceAPI:
 
     def config_json(self, call: Call) -> Reply:
         wanted = call.query.get("section", "").lower()
-        for title, content in self.world.config.items():
+        for title, content in self.seed.config.items():
             if title.lower().removesuffix(" configuration") == wanted:
                 return as_json(_floats(content))
         return as_json({"error": "Unknown section"}, 404)
 
     def reload(self, call: Call) -> Reply:
-        self.world.reloads += 1
+        self.seed.reloads += 1
         text = '{"status":"OK", "message":"Configuration reloaded successfully"}'
         return Reply(text, content_type=JSON)
 
@@ -157,16 +157,16 @@ class ServiceAPI:
 
     def _counters(self) -> dict[str, int]:
         # They move with every look, so that a chart of them does.
-        self.world.received += 3
-        self.world.accepted += 2
+        self.seed.received += 3
+        self.seed.accepted += 2
         return {
-            "robin_email_receipt_start": self.world.received,
-            "robin_email_receipt_success": self.world.accepted,
+            "robin_email_receipt_start": self.seed.received,
+            "robin_email_receipt_success": self.seed.accepted,
             **COUNTERS,
         }
 
     def _gauges(self) -> list[tuple[str, str, float]]:
-        used = 5.6e7 + self.world.received % 100 * 1e5
+        used = 5.6e7 + self.seed.received % 100 * 1e5
         return [
             ("jvm_memory_used_bytes", '{area="heap",id="G1 Eden Space"}', 2.5165824e7),
             ("jvm_memory_used_bytes", '{area="heap",id="G1 Old Gen"}', used),
@@ -175,7 +175,7 @@ class ServiceAPI:
             ("jvm_memory_max_bytes", '{area="heap",id="G1 Old Gen"}', 5.36870912e8),
             ("jvm_threads_live_threads", "", 31),
             ("system_cpu_count", "", 4),
-            ("system_cpu_usage", "", 0.05 + self.world.received % 10 / 100),
+            ("system_cpu_usage", "", 0.05 + self.seed.received % 10 / 100),
             ("system_load_average_1m", "", 0.42),
         ]
 
@@ -193,25 +193,25 @@ class ServiceAPI:
         return "\n".join(lines) + "\n"
 
     def graphite(self) -> str:
-        now = int(self.world.clock())
+        now = int(self.seed.clock())
         lines = [f"{name} {float(value)} {now}" for name, value in self._counters().items()]
         # Tags are dropped, so that the same name comes several times.
         gauges = [(n.removesuffix("_bytes"), value) for n, _, value in self._gauges()]
         return "\n".join([*lines, *(f"{name} {value} {now}" for name, value in gauges)]) + "\n"
 
     def metrics_system(self, call: Call) -> Reply:
-        return as_json({"cpu": {"usage": 8.3, "processors": 4}, "uptime": self.world.uptime()})
+        return as_json({"cpu": {"usage": 8.3, "processors": 4}, "uptime": self.seed.uptime()})
 
     def metrics_queue(self, call: Call) -> Reply:
-        return as_json({"queueSize": self.world.queue.size()})
+        return as_json({"queueSize": self.seed.queue.size()})
 
     def heapdump(self, call: Call) -> Reply:
-        return Reply(f"Heap dump created at: heapdump-{int(self.world.clock() * 1000)}.hprof")
+        return Reply(f"Heap dump created at: heapdump-{int(self.seed.clock() * 1000)}.hprof")
 
     def blocklist(self, call: Call) -> Reply:
         if call.method != "GET":
             return as_json({"error": "Not Implemented"}, 501)
-        return as_json({"enabled": True, "entries": self.world.blocklist})
+        return as_json({"enabled": True, "entries": self.seed.blocklist})
 
 
 _LIVE: tuple[Any, ...] = ("READY", "CLAIMED")

@@ -5,15 +5,15 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from robin.standin.seed_data import World
+from robin.standin.seed_data import SeedData
 from robin.standin.server import HTML, Call, Refused, Reply, as_json
 
 SCOPES = ("folders", "messages", "drafts")
 
 
 class Store:
-    def __init__(self, world: World) -> None:
-        self.world = world
+    def __init__(self, seed: SeedData) -> None:
+        self.seed = seed
 
     def browse(self, call: Call) -> Reply:
         parts = call.segments("/store")
@@ -24,9 +24,9 @@ class Store:
         if call.method != "GET":
             return as_json({"error": "Not Found"}, 404)
         path = "/".join(parts)
-        if path in self.world.mails and path.endswith(".eml"):
+        if path in self.seed.mails and path.endswith(".eml"):
             return self._file(call, path)
-        if parts and path not in self.world.folders:
+        if parts and path not in self.seed.folders:
             return self._error(call, 404, "Not Found")
         return self._directory(call, path)
 
@@ -35,7 +35,7 @@ class Store:
         return as_json({"error": text}, status) if call.wants_json else Reply(text, status)
 
     def _file(self, call: Call, path: str) -> Reply:
-        content = self.world.mails[path]
+        content = self.seed.mails[path]
         if not call.wants_json:
             return Reply(content)
         # Strict, and nobody catches it: the connection ends without an answer.
@@ -51,12 +51,12 @@ class Store:
             parent = path.rpartition("/")[0]
             up = f"/store/{parent}" if parent else "/store"
             items.append({"type": "dir", "name": "..", "path": up})
-        below = [f for f in self.world.folders if f.startswith(prefix) and f != path]
+        below = [f for f in self.seed.folders if f.startswith(prefix) and f != path]
         names = {f[len(prefix) :] for f in below if "/" not in f[len(prefix) :]}
         entries: list[dict[str, Any]] = [
             {"type": "dir", "name": name, "path": f"/store/{prefix}{name}/"} for name in names
         ]
-        for mail, content in self.world.mails.items():
+        for mail, content in self.seed.mails.items():
             name = mail[len(prefix) :]
             if mail.startswith(prefix) and "/" not in name and name.endswith(".eml"):
                 entry = {"type": "file", "name": name, "path": f"/store/{mail}"}
@@ -73,7 +73,7 @@ class Store:
         return Reply(f"<html><body><ul>{''.join(lines)}</ul></body></html>", content_type=HTML)
 
     def rocksdb(self, call: Call) -> Reply:
-        if not self.world.rocksdb:
+        if not self.seed.rocksdb:
             return as_json({"error": "RocksDB storage disabled."}, 503)
         return as_json({"error": "Not Found"}, 404)
 
@@ -93,19 +93,19 @@ class Store:
                 return _said(400, "Folder name is required.")
             if "/" in name or ".." in name:
                 return _said(400, "Invalid folder name.")
-            self.world.folders |= {f"{mailbox}/.{name}", f"{mailbox}/.{name}/cur"}
+            self.seed.folders |= {f"{mailbox}/.{name}", f"{mailbox}/.{name}/cur"}
             return _said(200, "Folder created.")
         verb = rest[-1] if rest and rest[-1] in ("copy", "move", "properties") else ""
         name = "/".join(rest[:-1] if verb else rest)
         if name.lower() == "inbox" and not verb:
             return _said(400, "Cannot modify inbox root.")
         folder = _maildir(mailbox, name)
-        if not name or folder not in self.world.folders:
+        if not name or folder not in self.seed.folders:
             return _said(404, "Folder not found.")
-        inside = [m for m in self.world.mails if m.startswith(f"{folder}/")]
+        inside = [m for m in self.seed.mails if m.startswith(f"{folder}/")]
         if call.method == "GET" and verb == "properties":
             unread = sum("/new/" in m for m in inside)
-            size = sum(len(self.world.mails[m]) for m in inside)
+            size = sum(len(self.seed.mails[m]) for m in inside)
             return as_json({"r": 1, "size": size, "unread": unread, "total": len(inside)})
         if call.method == "PATCH" and not verb:
             new = _body(call, folder=True).get("name")
@@ -116,8 +116,8 @@ class Store:
         if call.method == "DELETE" and not verb:
             if inside:
                 return _said(400, "Folder is not empty.")
-            self.world.folders = {
-                f for f in self.world.folders if f != folder and not f.startswith(f"{folder}/")
+            self.seed.folders = {
+                f for f in self.seed.folders if f != folder and not f.startswith(f"{folder}/")
             }
             return _said(200, "Folder removed.")
         if call.method == "POST" and verb in ("copy", "move"):
@@ -130,27 +130,27 @@ class Store:
         return as_json({"error": "Not Found"}, 404)
 
     def _move(self, folder: str, target: str, *, keep: bool) -> None:
-        for path in [p for p in self.world.mails if p.startswith(f"{folder}/")]:
-            content = self.world.mails[path] if keep else self.world.mails.pop(path)
-            self.world.put(target + path[len(folder) :], content)
-        below = [f for f in self.world.folders if f == folder or f.startswith(f"{folder}/")]
-        self.world.folders |= {target + f[len(folder) :] for f in below}
+        for path in [p for p in self.seed.mails if p.startswith(f"{folder}/")]:
+            content = self.seed.mails[path] if keep else self.seed.mails.pop(path)
+            self.seed.put(target + path[len(folder) :], content)
+        below = [f for f in self.seed.folders if f == folder or f.startswith(f"{folder}/")]
+        self.seed.folders |= {target + f[len(folder) :] for f in below}
         if not keep:
-            self.world.folders -= set(below)
+            self.seed.folders -= set(below)
 
     def _messages(self, call: Call, mailbox: str, rest: list[str]) -> Reply:
         if call.method != "POST" or len(rest) != 1:
             return as_json({"error": "Not Found"}, 404)
         given = _body(call)
         folder = _maildir(mailbox, given.get("fromFolder") or given.get("folder") or "inbox")
-        inside = [m for m in self.world.mails if m.startswith(f"{folder}/")]
+        inside = [m for m in self.seed.mails if m.startswith(f"{folder}/")]
         chosen = [m for m in inside if m.rpartition("/")[2] in given.get("messageIds", [])]
         match rest[0]:
             case "move":
                 target = _maildir(mailbox, given.get("toFolder") or "inbox")
                 for path in chosen:
                     name = path.rpartition("/")[2]
-                    self.world.put(f"{target}/cur/{name}", self.world.mails.pop(path))
+                    self.seed.put(f"{target}/cur/{name}", self.seed.mails.pop(path))
                 return as_json({"success": bool(chosen), "moved": len(chosen)})
             case "read-status":
                 if given.get("action") not in ("read", "unread"):
@@ -160,7 +160,7 @@ class Store:
                 return as_json({"success": True, "moved": self._mark(inside, True)})
             case "delete-all":
                 for path in inside:
-                    del self.world.mails[path]
+                    del self.seed.mails[path]
                 return as_json({"success": True, "deleted": len(inside)})
             case "cleanup":
                 return as_json({"r": 1, "msg": "Cleanup complete.", "affected": 0})
@@ -170,26 +170,26 @@ class Store:
         old, new = ("/new/", "/cur/") if is_read else ("/cur/", "/new/")
         moving = [p for p in paths if old in p]
         for path in moving:
-            self.world.put(path.replace(old, new), self.world.mails.pop(path))
+            self.seed.put(path.replace(old, new), self.seed.mails.pop(path))
         return len(moving)
 
     def _drafts(self, call: Call, mailbox: str, rest: list[str]) -> Reply:
         folder = f"{mailbox}/.Drafts/cur"
         if len(rest) == 2 and rest[1] == "attachments" and call.method == "POST":
             name = call.query.get("filename", "file").removesuffix(".eml")
-            name = f"att-{self.world.queue.uuid()}-{name}.eml"
-            self.world.put(f"{folder}/{name}", call.body)
+            name = f"att-{self.seed.queue.uuid()}-{name}.eml"
+            self.seed.put(f"{folder}/{name}", call.body)
             return as_json({"r": 1, "f": [name]})
         if len(rest) == 3 and rest[1] == "attachments" and call.method == "DELETE":
-            self.world.mails.pop(f"{folder}/{rest[2]}", None)
+            self.seed.mails.pop(f"{folder}/{rest[2]}", None)
             return as_json({"r": 1})
         if len(rest) == 1 and call.method == "DELETE":
-            self.world.mails.pop(f"{folder}/{rest[0]}", None)
+            self.seed.mails.pop(f"{folder}/{rest[0]}", None)
             return as_json({"r": 1, "msg": "mail successfully discarded."})
         if (call.method, len(rest)) not in (("POST", 0), ("PUT", 1)):
             return as_json({"error": "Not Found"}, 404)
-        name = rest[0] if rest else f"draft-{self.world.queue.uuid()}.eml"
-        self.world.put(f"{folder}/{name}", call.body)
+        name = rest[0] if rest else f"draft-{self.seed.queue.uuid()}.eml"
+        self.seed.put(f"{folder}/{name}", call.body)
         return as_json({"r": 1, "draftId": name, "msg": "mail successfully saved."})
 
 

@@ -35,7 +35,7 @@ def look(count=1):
 
 
 def give_up(robin, count=1):
-    alive = robin.world.queue.select(["READY"])[:count]
+    alive = robin.seed.queue.select(["READY"])[:count]
     for item in alive:
         item.state = "DEAD"
     return [item.uid for item in alive]
@@ -88,10 +88,10 @@ def test_one_that_came_to_life_and_died_again_is_news(robin, operators):
     look()
     [uid] = give_up(robin)
     look()
-    robin.world.queue.retry([uid])
+    robin.seed.queue.retry([uid])
     look()
     assert not DeadItem.objects.filter(pk=uid).exists()
-    [item] = [one for one in robin.world.queue.select(["READY", "CLAIMED"]) if one.uid == uid]
+    [item] = [one for one in robin.seed.queue.select(["READY", "CLAIMED"]) if one.uid == uid]
     item.state = "DEAD"
     look()
 

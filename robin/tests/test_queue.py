@@ -35,7 +35,7 @@ def test_a_page_as_the_ui_wants_it(ada, robin, path):
     found = r.json()
     holds(contracts.QUEUE, found)
     assert (found["totalCount"], found["pageSize"], found["pageNumber"]) == (112, 50, 1)
-    wanted = robin.world.queue.select()[50:100]
+    wanted = robin.seed.queue.select()[50:100]
     assert [item["uid"] for item in found["items"]] == [item.uid for item in wanted]
     assert robin.client.asked == [("GET", "/client/queue/list?page=2&limit=50")]
 
@@ -123,7 +123,7 @@ def test_totals(ada, robin):
 
 
 def test_one_item_also_a_dead_one(ada, robin):
-    for item in (robin.world.queue.select()[0], robin.world.queue.select(["DEAD"])[0]):
+    for item in (robin.seed.queue.select()[0], robin.seed.queue.select(["DEAD"])[0]):
         r = ada.get(f"/api/v1/queue/{item.uid}")
         assert r.json()["uid"] == item.uid
         assert r.json()["state"] == item.state
@@ -147,7 +147,7 @@ def test_a_uid_that_is_none_is_404_and_never_sent(ada, robin, method, what, uid)
     [("POST", "/retry", "retry"), ("POST", "/bounce", "bounce"), ("DELETE", "", "delete")],
 )
 def test_acting_on_one(ada, robin, method, what, action):
-    item = robin.world.queue.select()[3]
+    item = robin.seed.queue.select()[3]
     retries = item.retry
 
     r = ada.request(method, f"/api/v1/queue/{item.uid}{what}", json={})
@@ -155,7 +155,7 @@ def test_acting_on_one(ada, robin, method, what, action):
     assert (r.status_code, r.json()) == (200, {"status": "OK", "done": 1, "requested": 1})
     assert acts(robin) == [f"/client/queue/{action}"]
     if action == "delete":
-        assert item.uid not in robin.world.queue.items
+        assert item.uid not in robin.seed.queue.items
     else:
         assert item.state == ("READY" if action == "retry" else "DEAD")
         assert item.retry == retries + (action == "retry")
@@ -164,24 +164,24 @@ def test_acting_on_one(ada, robin, method, what, action):
     again = ada.request(method, f"/api/v1/queue/{UNKNOWN}{what}", json={})
     assert again.status_code == 404
     holds(contracts.PROBLEM, again.json())
-    assert robin.world.queue.count("READY", "CLAIMED", "DEAD") == 120 - (action == "delete")
+    assert robin.seed.queue.count("READY", "CLAIMED", "DEAD") == 120 - (action == "delete")
 
 
 def test_retry_brings_the_dead_back(ada, robin):
-    item = robin.world.queue.select(["DEAD"])[0]
+    item = robin.seed.queue.select(["DEAD"])[0]
     assert ada.post(f"/api/v1/queue/{item.uid}/retry", {}).status_code == 200
     assert item.state == "READY"
 
 
 def test_many_by_uid_in_one_call(ada, robin):
-    uids = [item.uid for item in robin.world.queue.select()[:20]]
+    uids = [item.uid for item in robin.seed.queue.select()[:20]]
     body = {"action": "delete", "uids": [*uids, uids[0], UNKNOWN]}
 
     r = ada.post("/api/v1/queue/actions", body)
 
     assert r.json() == {"status": "OK", "done": 20, "requested": 21}
     assert acts(robin) == ["/client/queue/delete"]
-    assert not set(uids) & set(robin.world.queue.items)
+    assert not set(uids) & set(robin.seed.queue.items)
     assert AuditEvent.objects.get(action="robin.queue.delete").details["requested"] == 21
 
 
@@ -191,13 +191,13 @@ def test_many_by_filter_take_a_confirmation(ada, robin):
     assert proposed["matched"] == 8
     assert acts(robin) == []
     # What dies meanwhile was not part of what was shown.
-    late = robin.world.queue.select()[0]
-    robin.world.queue.bounce([late.uid])
+    late = robin.seed.queue.select()[0]
+    robin.seed.queue.bounce([late.uid])
 
     r = ada.post("/api/v1/queue/actions", {**body, "confirm": proposed["confirm"]})
 
     assert r.json() == {"status": "OK", "done": 8, "requested": 8}
-    assert list(robin.world.queue.select(["DEAD"])) == [late]
+    assert list(robin.seed.queue.select(["DEAD"])) == [late]
     again = ada.post("/api/v1/queue/actions", {**body, "confirm": proposed["confirm"]})
     assert (again.status_code, again.json()["code"]) == (409, "conflict")
 
@@ -254,7 +254,7 @@ def test_pausing_is_not_possible_and_says_so(ada, robin, what):
 
 def test_a_long_queue_is_searched_whole(ada, robin):
     for n in range(2500):
-        robin.world.queue.enqueue("ESMTP", [Envelope("", [f"n{n}@long.example"])])
+        robin.seed.queue.enqueue("ESMTP", [Envelope("", [f"n{n}@long.example"])])
 
     found = ada.get("/api/v1/queue?search=LONG.example&size=10&page=1").json()
 
@@ -293,7 +293,7 @@ def test_equal_questions_at_once_are_one_for_robin(gateway, robin, search):
 def test_who_asks_after_a_deletion_does_not_join_who_asked_before(gateway, robin):
     async def ask():
         before = asyncio.ensure_future(services.page(services.Filter(), number=0, size=50))
-        uid = robin.world.queue.select()[0].uid
+        uid = robin.seed.queue.select()[0].uid
         await services.act("delete", [uid])
         after = await services.page(services.Filter(), number=0, size=50)
         await before

@@ -194,7 +194,7 @@ def test_an_operator_holds_a_breaker_open(ada, robin):
 def test_a_bulk_action_that_fails_says_so_and_is_not_audited(ada, robin):
     from accounts.models import AuditEvent
 
-    uid = robin.world.queue.select()[0].uid
+    uid = robin.seed.queue.select()[0].uid
     robin.client.faults.answer = "500"
     r = ada.post("/api/v1/queue/actions", {"action": "delete", "uids": [uid]})
     assert r.status_code == 502
@@ -212,8 +212,8 @@ def test_json_of_another_form(ada, robin, answer):
 
 def test_too_much_of_an_answer(ada, robin, gateway):
     robin.ports.client.http.answer_bytes_max = 64 << 10  # a page of the queue is shorter
-    day = max(robin.world.log)
-    robin.world.log[day] += [f"INFO |{day[4:]}-000000000|t|l||||" + "x" * 200] * 1000
+    day = max(robin.seed.log)
+    robin.seed.log[day] += [f"INFO |{day[4:]}-000000000|t|l||||" + "x" * 200] * 1000
     for _ in range(6):
         r = ada.get("/api/v1/logs")
         assert r.status_code == 502
@@ -224,7 +224,7 @@ def test_too_much_of_an_answer(ada, robin, gateway):
 
 def test_nothing_is_asked_that_robin_mistakes(ada, robin):
     """Of all addresses only those that mean what we mean; nothing of a client's goes as JSON."""
-    uid = robin.world.queue.select()[0].uid
+    uid = robin.seed.queue.select()[0].uid
     for method, path in (
         ("POST", f"queue/{uid}/retry"),
         ("POST", f"queue/{uid}/bounce"),
@@ -244,4 +244,4 @@ def test_nothing_is_asked_that_robin_mistakes(ada, robin):
         ("POST", "/client/queue/retry"), ("POST", "/client/queue/bounce"),
         ("POST", "/client/queue/delete"), ("GET", "/client/queue/list"), ("GET", "/logs"),
     }  # fmt: skip
-    assert robin.world.received == 5127
+    assert robin.seed.received == 5127

@@ -12,7 +12,7 @@ import pytest
 
 from robin.standin.queue import Envelope, java_date, wait_seconds
 from robin.standin.robin import Robin
-from robin.standin.seed_data import SECRETS, World
+from robin.standin.seed_data import SECRETS, SeedData
 
 UNKNOWN = "00000000-0000-4000-8000-000000000000"
 NOW = 1_795_424_700.0  # Mon, 23 Nov 2026 09:05:00 UTC
@@ -31,7 +31,7 @@ class Asked:
     """`robin` with a client for each port: `await r.client("GET", "/health")`."""
 
     def __init__(self, robin):
-        self.robin, self.world = robin, robin.world
+        self.robin, self.seed = robin, robin.seed
 
     async def __aenter__(self):
         await self.robin.start()
@@ -49,8 +49,8 @@ class Asked:
         return await self._http.request(method, self.robin.service_url + path, **more)
 
 
-def asked(profile="stock", **world):
-    return Asked(Robin(World(clock=lambda: NOW, **world), profile))
+def asked(profile="stock", **seed):
+    return Asked(Robin(SeedData(clock=lambda: NOW, **seed), profile))
 
 
 def uids(page):
@@ -154,7 +154,7 @@ async def test_the_list_is_a_page_that_hides_the_dead():
 @in_a_loop
 async def test_an_empty_queue():
     async with asked() as r:
-        r.world.queue.items.clear()
+        r.seed.queue.items.clear()
         page = (await r.client("GET", "/client/queue/list")).text
         assert "Showing <strong>1</strong> to <strong>0</strong>" in page
         assert "Page <strong>1</strong> of <strong>0</strong>" in page
@@ -168,10 +168,10 @@ async def test_an_empty_queue():
 async def test_operations(what, count):
     async with asked() as r:
         path = f"/client/queue/{what}"
-        uid = next(iter(r.world.queue.items))
+        uid = next(iter(r.seed.queue.items))
         done = await r.client("POST", path, json={"uids": [uid, uid, UNKNOWN]})
         assert done.json()[count] == 1
-        assert done.json()["queueSize"] == r.world.queue.size()
+        assert done.json()["queueSize"] == r.seed.queue.size()
         assert (await r.client("POST", path, json={"uid": UNKNOWN})).json()[count] == 0
         for body, status, text in (
             (b" ", 400, "Empty request body"),
@@ -190,16 +190,16 @@ async def test_operations(what, count):
 @in_a_loop
 async def test_a_path_of_one_item_enqueues_junk():
     async with asked() as r:
-        before = r.world.queue.size()
+        before = r.seed.queue.size()
         assert (await r.client("DELETE", "/client/queue/abc")).status_code == 405
         assert (await r.client("POST", "/client/queue/abc/retry", content=b"")).status_code == 400
         junk = await r.client("POST", "/client/queue/abc/retry", json={"uid": "abc"})
         assert (junk.status_code, junk.json()["status"]) == (202, "QUEUED")
-        assert r.world.queue.size() == before + 1
-        r.world.queue.items = {u: i for u, i in r.world.queue.items.items() if not i.envelopes}
-        r.world.queue.tick()
-        r.world.queue.tick()
-        assert r.world.queue.size() == 0
+        assert r.seed.queue.size() == before + 1
+        r.seed.queue.items = {u: i for u, i in r.seed.queue.items.items() if not i.envelopes}
+        r.seed.queue.tick()
+        r.seed.queue.tick()
+        assert r.seed.queue.size() == 0
 
 
 @in_a_loop
@@ -211,7 +211,7 @@ async def test_raw_mail_is_queued_and_sent():
         assert queued.status_code == 202
         assert queued.json()["uploadedFile"]
         assert queued.json()["session"]["uid"] in {
-            i.session_uid for i in r.world.queue.items.values()
+            i.session_uid for i in r.seed.queue.items.values()
         }
         sent = await r.client("POST", f"/client/send{query}", content=b"x", headers=raw)
         said = sent.json()["sessionTransactionList"]["envelopes"][0]["transactions"]
@@ -226,7 +226,7 @@ async def test_raw_mail_is_queued_and_sent():
 
 def test_what_the_dispatcher_does():
     now = [NOW]
-    queue = World(clock=lambda: now[0]).queue
+    queue = SeedData(clock=lambda: now[0]).queue
     queue.items.clear()
     item = queue.enqueue("ESMTP", [Envelope("a@north.example", ["b@south.example"])])
     queue.tick(lambda i: "later")
@@ -310,8 +310,8 @@ async def test_the_store_is_browsed():
         assert raw.headers["content-type"] == "text/plain; charset=utf-8"
         assert "Sch\u00f6ne".encode("latin-1") in raw.content
         assert "<a href=" in (await get("/store/north.example", {})).text
-        assert max(len(m) for m in r.world.mails.values()) > 2_000_000
-        assert 40 <= len(r.world.mails) <= 45
+        assert max(len(m) for m in r.seed.mails.values()) > 2_000_000
+        assert 40 <= len(r.seed.mails) <= 45
         disabled = await get("/store-rocksdb/north.example/ann")
         assert (disabled.status_code, disabled.json()["error"]) == (
             503, "RocksDB storage disabled.",
@@ -324,7 +324,7 @@ async def test_folders_messages_and_drafts():
         box = "/store/north.example/ann"
         made = await r.client("POST", f"{box}/folders", json={"name": "Office"})
         assert made.json() == {"r": 1, "msg": "Folder created."}
-        mail = next(m for m in r.world.mails if m.startswith("north.example/ann/new/"))
+        mail = next(m for m in r.seed.mails if m.startswith("north.example/ann/new/"))
         moved = await r.client(
             "POST", f"{box}/messages/move",
             json={"toFolder": "Office", "messageIds": [mail.rpartition("/")[2]]},
@@ -338,7 +338,7 @@ async def test_folders_messages_and_drafts():
             "r": 0, "msg": "Folder not found.",
         }  # fmt: skip
         draft = (await r.client("POST", f"{box}/drafts", content=b"hello")).json()["draftId"]
-        assert r.world.mails[f"north.example/ann/.Drafts/cur/{draft}"] == b"hello"
+        assert r.seed.mails[f"north.example/ann/.Drafts/cur/{draft}"] == b"hello"
         assert (await r.client("DELETE", f"{box}/drafts/{draft}")).json()["r"] == 1
         broken = await r.client("POST", f"{box}/messages/move", content=b"{")
         assert broken.json() == {"error": "Invalid JSON body"}
@@ -452,7 +452,7 @@ async def test_characters_that_java_refuses():
 
 
 def test_it_is_the_same_each_time():
-    one, two = World(clock=lambda: NOW), World(clock=lambda: NOW)
+    one, two = SeedData(clock=lambda: NOW), SeedData(clock=lambda: NOW)
     assert list(one.queue.items) == list(two.queue.items)
     assert one.mails == two.mails
     assert one.log == two.log

@@ -20,7 +20,7 @@ def ada(member, robin):
 
 
 def files(robin, ending):
-    return next(path for path in robin.world.mails if path.endswith(ending))
+    return next(path for path in robin.seed.mails if path.endswith(ending))
 
 
 class TestStorage:
@@ -50,7 +50,7 @@ class TestStorage:
         for path in seen:
             mail = ada.get("/api/v1/storage/file", params={"path": path})
             holds(contracts.FILE, mail.json())
-            assert mail.json()["size"] == len(robin.world.mails[path.strip("/")])
+            assert mail.json()["size"] == len(robin.seed.mails[path.strip("/")])
 
     @pytest.mark.parametrize("ending", ["plus.eml", "latin1.eml", "100% done.eml", "big.eml"])
     def test_mails_with_hard_names_and_bytes(self, ada, robin, ending):
@@ -59,7 +59,7 @@ class TestStorage:
         shown = ada.get("/api/v1/storage/file", params={"path": path}).json()
         raw = ada.get("/api/v1/storage/raw", params={"path": path})
 
-        assert raw.content == robin.world.mails[path]
+        assert raw.content == robin.seed.mails[path]
         assert raw.headers["content-type"] == "message/rfc822"
         assert raw.headers["content-disposition"].startswith("attachment")
         assert raw.headers["x-content-type-options"] == "nosniff"
@@ -123,7 +123,7 @@ class TestLog:
             assert any("Keystore" in e["message"] for e in found["entries"])  # it was FATAL
 
     def test_other_filters(self, ada, robin):
-        session = robin.world.queue.select()[0].session_uid
+        session = robin.seed.queue.select()[0].session_uid
         found = ada.get("/api/v1/logs", params={"search": session}).json()
         assert found["total"] >= 1
         assert all(session in entry["message"] for entry in found["entries"])
@@ -139,8 +139,8 @@ class TestLog:
 
     @pytest.mark.parametrize("search", ["50%", "a+b", "x&q=|", "{y}", "é", "#"])
     def test_signs_reach_robin_as_they_are(self, ada, robin, search):
-        day = max(robin.world.log)
-        robin.world.log[day].append(f"INFO |{day[4:]}-000000001|t|l||||says {search} here")
+        day = max(robin.seed.log)
+        robin.seed.log[day].append(f"INFO |{day[4:]}-000000001|t|l||||says {search} here")
         found = ada.get("/api/v1/logs", params={"search": f"says {search} here"}).json()
         assert [entry["message"] for entry in found["entries"]] == [f"says {search} here"]
 
@@ -170,9 +170,9 @@ class TestLog:
         assert len(robin.client.asked) == 1
 
     def test_ten_megabytes(self, ada, robin):
-        day = max(robin.world.log)
+        day = max(robin.seed.log)
         line = f"INFO |{day[4:]}-000000000|thread-1|smtp.Connection||||" + "x" * 200
-        robin.world.log[day] += [line] * 40_000
+        robin.seed.log[day] += [line] * 40_000
         found = ada.get("/api/v1/logs?limit=10").json()
         assert found["total"] == 40_180
 
@@ -202,7 +202,7 @@ class TestSettings:
 
     def test_a_reload_drops_it(self, ada, robin):
         ada.get("/api/v1/config")
-        robin.world.config["Relay Configuration"]["maxRetryCount"] = 5
+        robin.seed.config["Relay Configuration"]["maxRetryCount"] = 5
 
         assert ada.get("/api/v1/config").json()["sections"]["relay"]["maxRetryCount"] == 30
         assert ada.post("/api/v1/config/reload").json()["status"] == "OK"

@@ -15,7 +15,7 @@ from robin.logs import parsing
 from robin.queue import translate as queue_translate
 from robin.standin import client_api, service_api
 from robin.standin.queue import Envelope, page
-from robin.standin.seed_data import SECRETS, World
+from robin.standin.seed_data import SECRETS, SeedData
 from robin.standin.server import Call
 from robin.storage import translate as storage_translate
 
@@ -23,8 +23,8 @@ NOW = 1_795_424_700.0  # Mon, 23 Nov 2026 09:05:00 UTC
 
 
 @pytest.fixture(scope="module")
-def world():
-    return World(clock=lambda: NOW)
+def seed():
+    return SeedData(clock=lambda: NOW)
 
 
 def answer(contexts, path, **query):
@@ -34,14 +34,14 @@ def answer(contexts, path, **query):
 
 
 class TestQueue:
-    def test_a_page(self, world):
+    def test_a_page(self, seed):
         found = queue_translate.queue_page(
-            answer(client_api.contexts(world), "/client/queue/list", limit="50"),
+            answer(client_api.contexts(seed), "/client/queue/list", limit="50"),
             {"": 30, "DOVECOT-LDA": 10},
         )
 
         assert (found.total, len(found.items)) == (112, 50)
-        items = world.queue.select()[:50]
+        items = seed.queue.select()[:50]
         assert [i["uid"] for i in found.items] == [i.uid for i in items]
         first, real = found.items[0], items[0]
         assert first["protocol"] == "ESMTP"
@@ -54,8 +54,8 @@ class TestQueue:
         seven = next(i for i in found.items if i["recipientsTotal"] == 7)
         assert len(seven["recipients"]) == 5
 
-    def test_what_is_hostile_in_a_name_stays_text(self, world):
-        fresh = World(clock=lambda: NOW).queue
+    def test_what_is_hostile_in_a_name_stays_text(self, seed):
+        fresh = SeedData(clock=lambda: NOW).queue
         fresh.items.clear()
         rcpt = '"</td></tr><tr>\'&amp;"@x.example'
         fresh.enqueue("ESMTP", [Envelope("", [rcpt], "/a/<b>'&.eml")])
@@ -73,8 +73,8 @@ class TestQueue:
         with pytest.raises(ValueError, match="queue"):
             queue_translate.queue_page(text.encode())
 
-    def test_a_row_of_another_form_is_refused(self, world):
-        text = page(world.queue.select(), 1, 5).replace("<td>ESMTP</td>", "")
+    def test_a_row_of_another_form_is_refused(self, seed):
+        text = page(seed.queue.select(), 1, 5).replace("<td>ESMTP</td>", "")
         with pytest.raises(ValueError, match="row"):
             queue_translate.queue_page(text.encode())
 
@@ -99,8 +99,8 @@ class TestStorage:
         with pytest.raises(ValueError, match="not allowed"):
             storage_translate.store_parts(path)
 
-    def test_a_directory(self, world):
-        contexts = client_api.contexts(world)
+    def test_a_directory(self, seed):
+        contexts = client_api.contexts(seed)
         call = Call("GET", "/store/north.example/ann/new", {}, "application/json", "", b"", True)
         raw = json.loads(contexts["/store"].handle(call).content)
 
@@ -127,8 +127,8 @@ class TestStorage:
 
 
 class TestSettings:
-    def test_no_secret_passes(self, world):
-        raw = answer(service_api.contexts(world), "/config")
+    def test_no_secret_passes(self, seed):
+        raw = answer(service_api.contexts(seed), "/config")
         assert all(secret in raw.decode() for secret in SECRETS)
 
         found = translate.config_page(raw)
@@ -174,8 +174,8 @@ class TestSettings:
 
 class TestHealth:
     @pytest.mark.parametrize("profile", ["stock", "legacy"])
-    def test_both_shapes_give_what_the_ui_reads(self, world, profile):
-        raw = json.loads(answer(service_api.contexts(world, profile=profile), "/health"))
+    def test_both_shapes_give_what_the_ui_reads(self, seed, profile):
+        raw = json.loads(answer(service_api.contexts(seed, profile=profile), "/health"))
 
         found = health_translate.health(raw, client_is_up=True)
 
@@ -216,8 +216,8 @@ class TestLog:
             "thread": "pool-3",
         }
 
-    def test_the_stand_in_s_log(self, world):
-        raw = answer(client_api.contexts(world), "/logs", q="|").decode()
+    def test_the_stand_in_s_log(self, seed):
+        raw = answer(client_api.contexts(seed), "/logs", q="|").decode()
 
         found = self.entries(raw)
 

@@ -1,11 +1,11 @@
 """Words between the processes of one installation: which key to forget, which breaker was forced.
 
-Redis carries them (pub/sub). A word may be lost while a process is cut off, so every
+Redis carries them (pub/sub). A note may be lost while a process is cut off, so every
 (re)subscription begins with `on_gap`, which must assume that anything was said meanwhile. A silent
 connection is noticed within two `PING_SECONDS`; until it is back `is_listening` is False, and
-whoever relies on hearing a word must ask the source instead.
+whoever relies on hearing a note must ask the source instead.
 
-Without Redis there is one web process: a word reaches its own handlers and nobody listens.
+Without Redis there is one web process: a note reaches its own handlers and nobody listens.
 """
 
 from __future__ import annotations
@@ -43,32 +43,32 @@ class Bus:
         self._listener: asyncio.Task[None] | None = None
 
     def on(self, channel: str, handler: Handler, on_gap: Callable[[], None]) -> None:
-        """Call `handler(word)` for each word, `on_gap()` whenever words may have been missed."""
+        """Call `handler(note)` for each note, `on_gap()` whenever notes may have been missed."""
         self._handlers[channel] = (handler, on_gap)
 
-    def say(self, channel: str, word: str) -> None:
+    def say(self, channel: str, note: str) -> None:
         """Tell every process, this one at once. Never raises: Redis away is made good later.
 
-        A word that could not be sent is sent by this process' listener when Redis is back; a
+        A note that could not be sent is sent by this process' listener when Redis is back; a
         process without one (a command, a worker) can only log it, and others hear of it as late
         as they ask the source again.
         """
         known = self._handlers.get(channel)
         if known is not None:
-            known[0](word)
+            known[0](note)
         if settings.REDIS_URL:
-            self._send([(channel, word)])
+            self._send([(channel, note)])
 
-    def _send(self, words: list[tuple[str, str]]) -> None:
+    def _send(self, notes: list[tuple[str, str]]) -> None:
         try:
             pipeline = redis.client().pipeline(transaction=False)
-            for channel, word in words:
-                pipeline.publish(PREFIX + channel, word)
+            for channel, note in notes:
+                pipeline.publish(PREFIX + channel, note)
             pipeline.execute()
         except (RedisError, OSError) as exc:
-            log.warning("bus_word_unsent", words=len(words), error=type(exc).__name__)
+            log.warning("bus_word_unsent", notes=len(notes), error=type(exc).__name__)
             with self._lock:
-                self._unsent = [*self._unsent, *words][-UNSENT_MAX:]
+                self._unsent = [*self._unsent, *notes][-UNSENT_MAX:]
 
     def start(self) -> None:
         """Listen, inside the running event loop; needs `REDIS_URL`."""
