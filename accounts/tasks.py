@@ -27,7 +27,7 @@ def _record_first_heartbeat(**_: Any) -> None:
     record_heartbeat()
 
 
-@shared_task(expires=1)
+@shared_task(expires=10)  # more than hosts' clocks may be apart
 def drain_usage() -> int:
     """Write the batches that web processes left in the Redis stream."""
     return stream.drain() if settings.REDIS_URL else 0

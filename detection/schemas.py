@@ -24,7 +24,7 @@ from pydantic import (
 
 from detection.models import TEXT_CHARS_MAX
 from gateway_project.core.api.endpoint import Body
-from gateway_project.core.api.fields import Time, without_nul
+from gateway_project.core.api.fields import Time, holds_nul, without_nul
 from webhooks.delivery.callbacks import CallbackUrl
 
 METADATA_BYTES_MAX = 1024
@@ -53,6 +53,8 @@ def _is_small(value: dict[str, Any]) -> dict[str, Any]:
         raise ValueError(
             "holds a number beyond 64 bits or another value JSON cannot keep"
         ) from None
+    if holds_nul(value):
+        raise ValueError("must not hold NUL (U+0000)")
     if size > METADATA_BYTES_MAX:
         raise ValueError(f"is {size} bytes as JSON; at most {METADATA_BYTES_MAX} are echoed")
     return value

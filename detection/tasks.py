@@ -1,11 +1,13 @@
 """What the worker does for detections: the chunks of jobs, and what beat asks for."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 from uuid import UUID
 
 from celery import current_app, shared_task
 from celery.signals import worker_process_shutdown, worker_shutdown
+from django import db
 from kombu.exceptions import OperationalError
 from redis.exceptions import RedisError
 
@@ -15,6 +17,9 @@ from gateway_project.core.stores import queues
 from gateway_project.core.telemetry.logging import get_logger
 
 TIME_LIMIT = worker.CHUNK_SECONDS_MAX + 30  # for pools of processes; by then ours has failed
+UNSENT_MAX = 100
+_sender = ThreadPoolExecutor(1, thread_name_prefix="jobs-send")
+_sending: set[Future[None]] = set()
 log = get_logger("gateway.jobs")
 
 
@@ -31,12 +36,30 @@ def judge_chunk(chunk_id: str) -> bool:
     return worker.judge_chunk(UUID(chunk_id))
 
 
-@shared_task(expires=1)
+@shared_task(expires=10)  # more than hosts' clocks may be apart
 def work() -> int:
     """Send the tasks of chunks again whose message, or whose worker, was lost; returns how many."""
     chunks = store.lost(in_line=bool(queues.length(queues.DETECTION)))
     send(chunks)
     return len(chunks)
+
+
+def send_behind(chunks: Sequence[JobChunk]) -> None:
+    """`send` in a thread of its own: a broker that hangs keeps no request, and no SQL, waiting.
+
+    While `UNSENT_MAX` wait there already, the sweep is left to send them.
+    """
+    if len(_sending) < UNSENT_MAX:
+        sending = _sender.submit(_send_and_close, chunks)
+        _sending.add(sending)
+        sending.add_done_callback(_sending.discard)
+
+
+def _send_and_close(chunks: Sequence[JobChunk]) -> None:
+    try:
+        send(chunks)
+    finally:
+        db.connections.close_all()
 
 
 def send(chunks: Iterable[JobChunk]) -> None:

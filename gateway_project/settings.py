@@ -409,7 +409,6 @@ CELERY_WORKER_PREFETCH_MULTIPLIER = 1
 CELERY_BROKER_TRANSPORT_OPTIONS = {
     "priority_steps": list(range(queues.PRIORITY_LAST + 1)),
     "sep": ":",
-    "queue_order_strategy": "priority",
     # Whoever sends a task has a caller waiting: one more try at once, not six seconds of them.
     "max_retries": 1,
     "interval_start": 0,

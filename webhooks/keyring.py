@@ -19,7 +19,7 @@ def in_force(webhook: Webhook) -> tuple[str, ...]:
         if secret.expires_at is not None and secret.expires_at <= now:
             continue
         try:
-            found.append(encryption.decrypt(secret.encrypted))
+            found.append(encryption.decrypt_secret(secret.encrypted))
         except encryption.Undecryptable:
             log.error("webhook_secret_undecryptable", webhook=str(webhook.pk))
     return tuple(found)

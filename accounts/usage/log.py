@@ -53,7 +53,12 @@ def write(batches: Sequence[Batch]) -> int:
         UsageBatch.objects.bulk_create([UsageBatch(id=batch_id) for batch_id in fresh])
         stored = list(_store([row for batch in fresh.values() for row in batch.rows]))
         add_up(stored)
-        _tell(stored, fresh.values())
+        try:
+            with transaction.atomic():
+                _tell(stored, fresh.values())
+        except (DataError, IntegrityError) as exc:
+            # Nobody's rows may be lost for what one customer's events hold.
+            log.error("usage_events_refused", rows=len(stored), error=type(exc).__name__)
         _keep_texts(stored, fresh.values())
     refused = sum(len(batch.rows) for batch in fresh.values()) - len(stored)
     if refused:

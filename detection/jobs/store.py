@@ -15,7 +15,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import date, datetime, timedelta
 from typing import Any, NamedTuple
 from uuid import UUID
 
@@ -30,6 +30,7 @@ from accounts.models import ApiKey, new_id
 from accounts.services import Actor
 from accounts.usage import log as usage_log
 from accounts.usage import rows as usage_rows
+from accounts.usage.partitions import ensure_partitions
 from detection import callbacks
 from detection.jobs.judging import Item, Judged, Origin, counts_of
 from detection.models import Job, JobChunk
@@ -47,6 +48,8 @@ PRUNED_AT_ONCE = 500
 SENT_AT_ONCE = 500
 TRUST = timedelta(seconds=10)
 """How long a message may be on its way before it is taken for lost."""
+TRUST_IN_LINE = timedelta(minutes=10)
+"""The same while others wait in line before it. One that was not lost finds nothing to do."""
 State = JobChunk.State
 Status = Job.Status
 log = get_logger("gateway.jobs")
@@ -134,8 +137,9 @@ def _unpacked(packed: dict[str, Any]) -> Item:
 
 def seconds_ahead(items: int) -> int:
     """About how long `items` more will take, behind those that wait."""
-    waiting = JobChunk.objects.filter(state=State.QUEUED).aggregate(n=Sum("size"))["n"] or 0
-    return 1 + math.ceil((waiting + items) / ITEMS_PER_SECOND)
+    waiting = JobChunk.objects.filter(state=State.QUEUED, job__workspace__suspended_at=None)
+    ahead = waiting.aggregate(n=Sum("size"))["n"] or 0
+    return 1 + math.ceil((ahead + items) / ITEMS_PER_SECOND)
 
 
 # -- Working --------------------------------------------------------------------------------------
@@ -176,7 +180,11 @@ def claim(chunk_id: UUID) -> Work | None:
             Job.objects.filter(pk=chunk.job_id, status=Status.QUEUED).update(
                 status=Status.PROCESSING, started_at=now
             )
-    return _work(chunk, run, ApiKey.objects.filter(pk=chunk.job.api_key_id).first())
+    try:
+        return _work(chunk, run, ApiKey.objects.filter(pk=chunk.job.api_key_id).first())
+    except Exception:
+        release(chunk_id, run)  # a worker of another version, or with other keys, may read it
+        raise
 
 
 def _is_free(now: datetime) -> Q:
@@ -188,10 +196,12 @@ def _work(chunk: JobChunk, run: UUID, key: ApiKey | None) -> Work:
     is_exhausted = chunk.attempts >= ATTEMPTS_MAX
     try:
         items = [_unpacked(packed) for packed in orjson.loads(encryption.decrypt(chunk.items))]
-    except encryption.Undecryptable:
-        # A key of `FIELD_ENCRYPTION_KEYS` was lost. Not even the ids are known.
-        log.error("job_items_undecryptable", job=str(job.pk), chunk=chunk.number)
-        items, is_exhausted = [Item("", None)] * chunk.size, True
+    except Exception as exc:
+        # A key of `FIELD_ENCRYPTION_KEYS` that was lost or is not here yet, or a newer version's.
+        log.error("chunk_unreadable", chunk=str(chunk.pk), error=type(exc).__name__)
+        if not is_exhausted:
+            raise
+        items = [Item("", None)] * chunk.size  # not even the ids are known
     return Work(
         chunk.pk,
         run,
@@ -228,10 +238,10 @@ def _held(runs: Mapping[UUID, UUID]) -> dict[UUID, UUID]:
     return {pk: run for pk, run in rows if runs[pk] == run}
 
 
-def release(work: Work) -> None:
+def release(chunk_id: UUID, run: UUID) -> None:
     """Give the chunk back untouched; whoever does that sends its task again."""
     with transaction.atomic():
-        JobChunk.objects.filter(pk__in=_held({work.chunk_id: work.run})).update(
+        JobChunk.objects.filter(pk__in=_held({chunk_id: run})).update(
             state=State.QUEUED, worker=None, leased_until=None, sent_at=timezone.now()
         )
 
@@ -241,6 +251,9 @@ def finish(work: Work, judged: Sequence[Judged]) -> bool:
 
     False, and nothing is written, when this run holds it no more (cancelled, or its lease ended).
     """
+    usage = _usage(work, judged)
+    # Before the transaction: its end without a commit would take the partition along.
+    ensure_partitions({date.fromisoformat(row[-1][:10]) for row in usage.rows})
     with transaction.atomic():
         if not _held({work.chunk_id: work.run}):
             return False
@@ -254,30 +267,37 @@ def finish(work: Work, judged: Sequence[Judged]) -> bool:
         job_id = JobChunk.objects.values_list("job_id", flat=True).get(pk=work.chunk_id)
         _add(job_id, judged)
         # Last: its sums are shared with everybody's calls, and held until the commit.
-        usage_log.write([_usage(work, judged)])
+        usage_log.write([usage])
     return True
 
 
 def lost(*, in_line: bool) -> list[JobChunk]:
     """Chunks whose task has to be sent again, noted as sent now; at most `SENT_AT_ONCE`.
 
-    Those are the ones that a dead worker held, that could not be sent, and, unless messages are
-    still `in_line`, that wait although theirs was sent `TRUST` ago.
+    Those are the ones that a dead worker held, that could not be sent, and that wait although
+    theirs was sent `TRUST` ago, or `TRUST_IN_LINE` while messages are still `in_line`.
     """
     now = timezone.now()
-    is_lost = Q(state=State.PROCESSING, leased_until__lt=now)
-    is_lost |= Q(state=State.QUEUED) if not in_line else Q(state=State.QUEUED, sent_at=None)
-    found = JobChunk.objects.filter(
-        Q(sent_at=None) | Q(sent_at__lt=now - TRUST), is_lost, job__workspace__suspended_at=None
-    )
+    trust = TRUST_IN_LINE if in_line else TRUST
+    is_lost = Q(state=State.QUEUED, sent_at__lt=now - trust) | Q(state=State.QUEUED, sent_at=None)
+    is_lost |= Q(state=State.PROCESSING, leased_until__lt=now, sent_at__lt=now - TRUST)
+    is_lost |= Q(state=State.PROCESSING, leased_until__lt=now, sent_at=None)
+    found = JobChunk.objects.filter(is_lost, job__workspace__suspended_at=None)
     chunks = list(found.order_by("number", "pk").only("pk", "number")[:SENT_AT_ONCE])
     if chunks:  # not even a transaction otherwise: SQLite's would keep writers out
-        JobChunk.objects.filter(pk__in=[chunk.pk for chunk in chunks]).update(sent_at=now)
+        _note_sent(chunks, now)
     return chunks
 
 
-def note_unsent(chunks: Iterable[JobChunk]) -> None:
-    JobChunk.objects.filter(pk__in=[chunk.pk for chunk in chunks]).update(sent_at=None)
+def note_unsent(chunks: Sequence[JobChunk]) -> None:
+    _note_sent(chunks, None)
+
+
+def _note_sent(chunks: Sequence[JobChunk], at: datetime | None) -> None:
+    with transaction.atomic():
+        rows = JobChunk.objects.filter(pk__in=[chunk.pk for chunk in chunks])
+        locked = rows.select_for_update(skip_locked=True).order_by("pk")
+        JobChunk.objects.filter(pk__in=list(locked.values_list("pk", flat=True))).update(sent_at=at)
 
 
 def _usage(work: Work, judged: Sequence[Judged]) -> usage_rows.Batch:
@@ -442,7 +462,7 @@ def prune() -> int:
 
 
 class Backlog(NamedTuple):
-    """Jobs of the installation at this moment."""
+    """Jobs of the installation at this moment, without those of suspended workspaces."""
 
     queued: int
     processing: int
@@ -450,7 +470,7 @@ class Backlog(NamedTuple):
 
 
 def backlog() -> Backlog:
-    waiting = Job.objects.filter(finished_at=None)
+    waiting = Job.objects.filter(finished_at=None, workspace__suspended_at=None)
     queued = waiting.filter(status=Status.QUEUED)
     oldest = queued.order_by("created_at").values_list("created_at", flat=True).first()
     age = None if oldest is None else round((timezone.now() - oldest).total_seconds(), 1)

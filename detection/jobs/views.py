@@ -63,7 +63,7 @@ class _Queueing(OnceViewSet):
         def make() -> HttpResponse:
             ahead = store.seconds_ahead(len(items))
             job, chunks = store.create(order, items)
-            transaction.on_commit(partial(tasks.send, chunks))
+            transaction.on_commit(partial(tasks.send_behind, chunks))
             return self.accepted(job, ahead)
 
         return await idempotency.aonce(self.principal.workspace_id, self.request, make)

@@ -50,11 +50,11 @@ def judge_chunk(chunk_id: UUID) -> bool:
     running = background.submit(partial(Judge.judge, work=work))
     try:
         judged = running.result(CHUNK_SECONDS_MAX)
+        return judged is not None and _write(work, judged)
     except BaseException:  # Celery's time limit and a second Ctrl-C as well
         running.cancel()
-        store.release(work)
+        store.release(work.chunk_id, work.run)
         raise
-    return judged is not None and _write(work, judged)
 
 
 def _write(work: store.Work, judged: list[Judged]) -> bool:

@@ -425,6 +425,8 @@ class TestBadInput:
             ({"text": "x", "metadata": {"a": "b" * 1024}}, "metadata"),
             ({"text": "x", "metadata": {"n": 10**30}}, "metadata"),
             ({"text": "x", "metadata": []}, "metadata"),
+            ({"text": "x", "metadata": {"a": ["\x00"]}}, "metadata"),
+            ({"text": "x", "metadata": {"a": {"\x00": 1}}}, "metadata"),
             ({"text": "x", "webhook_url": "http://example.com/hook"}, "webhook_url"),
             ({"text": "x", "webhook_url": "https://169.254.169.254/"}, "webhook_url"),
             ({"text": "x", "webhook_url": "https://example.com/" + "x" * 2048}, "webhook_url"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import threading
 from datetime import timedelta
 from uuid import UUID, uuid4
@@ -21,9 +22,9 @@ from detection.jobs import judging, store, worker
 from detection.models import Job, JobChunk
 from detection.tests.test_batch import items, remaining
 from detection.tests.test_detect import ATTACK, HARMLESS, field, problem
-from detection.tests.working import broker_at, free_chunks, in_line, work_all
+from detection.tests.working import broker_at, free_chunks, in_line, wait_until_sent, work_all
 from gateway_project.core import encryption
-from gateway_project.core.stores import queues, redis
+from gateway_project.core.stores import database, queues, redis
 from webhooks.delivery.engine import deliver_all
 
 BATCH, ASYNC = "/v1/detect/batch", "/v1/detect/async"
@@ -37,9 +38,19 @@ def submit(gateway, engine, acme_key):
 
     def submit(*texts, headers=LATER, key=acme_key, **more):
         body = {"requests": items(*texts), **more}
-        return gateway.post(BATCH, body, key=key, headers=headers)
+        r = gateway.post(BATCH, body, key=key, headers=headers)
+        wait_until_sent()
+        return r
 
+    submit.key = acme_key
     return submit
+
+
+@pytest.fixture
+def silent():
+    """The URL of a Redis that takes connections and answers nothing."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield f"redis://127.0.0.1:{server.getsockname()[1]}/0"
 
 
 def different(count, text=HARMLESS):
@@ -176,9 +187,30 @@ class TestTexts:
 
         assert JobChunk.objects.get().items == ""
 
-    def test_what_cannot_be_decrypted_fails_and_blocks_nothing(self, gateway, submit, acme_key):
-        url = submit(ATTACK).json()["status_url"]
+    def test_what_this_worker_cannot_decrypt_another_may(self, submit):
+        submit(ATTACK)
+        [chunk_id] = free_chunks()
+        kept = JobChunk.objects.get().items
         JobChunk.objects.update(items="gAAAAA")
+
+        with pytest.raises(encryption.Undecryptable):
+            worker.judge_chunk(chunk_id)
+
+        chunk = JobChunk.objects.get()
+        assert (chunk.state, chunk.worker, chunk.items) == ("queued", None, "gAAAAA")
+        JobChunk.objects.update(items=kept)
+        assert worker.judge_chunk(chunk_id)
+
+    def test_they_are_not_remembered_in_memory(self, submit):
+        encryption._remembered.cache_clear()
+        submit(ATTACK)
+        work_all()
+
+        assert encryption._remembered.cache_info().currsize == 0
+
+    def test_what_no_worker_can_decrypt_fails_and_blocks_nothing(self, gateway, submit, acme_key):
+        url = submit(ATTACK).json()["status_url"]
+        JobChunk.objects.update(items="gAAAAA", attempts=store.ATTEMPTS_MAX)
         work_all()
 
         shown = gateway.get(url, key=acme_key).json()
@@ -691,11 +723,21 @@ class TestTheTaskOfAChunk:
             assert in_line() == sent
             assert tasks.work() == 0
 
-    def test_what_waits_in_line_is_not_sent_twice(self, submit):
+    def test_what_waits_in_line_is_sent_again_only_after_a_long_time(self, submit):
         submit(*different(COUNT))
 
-        with time_machine.travel(timezone.now() + timedelta(hours=1)):
+        with time_machine.travel(timezone.now() + timedelta(minutes=9)):
             assert tasks.work() == 0
+        with time_machine.travel(timezone.now() + timedelta(minutes=11)):
+            assert tasks.work() == 2
+
+    def test_a_broker_that_hangs_keeps_no_request_waiting(self, gateway, submit, silent):
+        with broker_at(silent):
+            r = gateway.post(BATCH, {"requests": items(HARMLESS)}, key=submit.key, headers=LATER)
+            known = gateway.get(r.json()["status_url"], key=submit.key)
+
+        assert (r.status_code, known.status_code) == (202, 200)
+        assert database.trouble_since is None
 
     def test_a_chunk_whose_worker_died_is_sent_again(self, submit):
         submit(HARMLESS)

@@ -10,6 +10,7 @@ import pytest
 from celery import current_app
 from django.utils import timezone
 
+from detection import tasks
 from detection.jobs import store, worker
 from detection.models import JobChunk
 from gateway_project.core.stores import queues, redis
@@ -32,8 +33,14 @@ def work_all() -> None:
             worker.judge_chunk(chunk_id)
 
 
+def wait_until_sent() -> None:
+    """Tasks are sent behind the request that made them."""
+    tasks._sender.submit(int).result(10)
+
+
 def in_line() -> list[UUID]:
     """The chunks whose messages wait in Redis, in the order in which workers get them."""
+    wait_until_sent()
     client = redis.client()
     keys = [queues.DETECTION] + [f"{queues.DETECTION}:{n}" for n in range(1, 10)]
     found = [raw for key in keys for raw in reversed(client.lrange(key, 0, -1))]

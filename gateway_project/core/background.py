@@ -70,13 +70,14 @@ class _Thread(Generic[R]):
         self._runner: asyncio.Future[R] = self._loop.create_future()
         self._stopping = asyncio.Event()
         self._under_way: set[asyncio.Task[Any]] = set()
+        self._is_over = False  # work that came now would never run
         self._thread = threading.Thread(target=self._main, name=background.name, daemon=True)
         self._thread.start()
 
     @property
     def is_alive(self) -> bool:
         """False also in a process that was forked off: threads are not."""
-        return self.pid == os.getpid() and self._thread.is_alive()
+        return self.pid == os.getpid() and self._thread.is_alive() and not self._is_over
 
     def submit(self, work: Callable[[R], Coroutine[Any, Any, T]]) -> Future[T]:
         return asyncio.run_coroutine_threadsafe(self._call(work), self._loop)
@@ -96,7 +97,11 @@ class _Thread(Generic[R]):
 
     def _main(self) -> None:
         asyncio.set_event_loop(self._loop)
-        self._loop.run_until_complete(self._run())
+        try:
+            self._loop.run_until_complete(self._run())
+        finally:
+            self._is_over = True
+            self._loop.close()
 
     async def _run(self) -> None:
         try:
@@ -109,8 +114,10 @@ class _Thread(Generic[R]):
         except Exception as exc:
             if self._runner.done():
                 raise
-            self._runner.set_exception(exc)  # the next work starts another thread
-            await asyncio.gather(*self._under_way, return_exceptions=True)
+            self._is_over = True  # the next work starts another thread
+            self._runner.set_exception(exc)
+            while self._under_way:
+                await asyncio.wait(self._under_way)
 
 
 async def in_thread(

@@ -15,6 +15,7 @@ from accounts.models import UsageLog
 from detection.jobs.store import CHUNK_ITEMS
 from detection.models import Job, JobChunk
 from detection.tests.test_jobs import pages
+from detection.tests.working import wait_until_sent
 from gateway_project.core.stores import queues
 from gateway_project.tests.served import wait_until
 
@@ -27,6 +28,7 @@ def submit(gateway, key):
     requests = [{"id": str(n), "text": f"What is the {n}th prime number?"} for n in range(COUNT)]
     r = gateway.post("/v1/detect/batch", {"requests": requests}, key=key)
     assert r.status_code == 202
+    wait_until_sent()
     return r.json()["status_url"]
 
 

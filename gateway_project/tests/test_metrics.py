@@ -21,7 +21,7 @@ from celery.signals import setup_logging
 from prometheus_client import REGISTRY, metrics
 from prometheus_client.mmap_dict import MmapedDict, mmap_key
 
-from detection.tests.working import broker_at
+from detection.tests.working import broker_at, wait_until_sent
 from gateway_project.core.telemetry import metrics as observability
 from gateway_project.core.telemetry import multiprocess
 from gateway_project.core.telemetry.multiprocess import FILE, MetricsFolder
@@ -692,6 +692,7 @@ class TestWhatWaits:
         before = gateway.get("/metrics").text
         body = {"requests": [{"id": str(n), "text": "hello"} for n in range(101)]}
         assert gateway.post("/v1/detect/batch", body, key=acme_key).status_code == 202
+        wait_until_sent()
         after = gateway.get("/metrics").text
 
         assert value(before, "gateway_jobs_queued") == 0

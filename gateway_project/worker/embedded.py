@@ -16,8 +16,8 @@ from celery.exceptions import SecurityWarning
 
 from gateway_project.celery import app
 
-CONCURRENCY = 6
-"""A chunk of a job takes a thread while the engine is asked; beat's tasks must not wait for it."""
+CONCURRENCY = 12
+"""A chunk of a job takes a thread while the engine is asked, and beat's tasks want some too."""
 
 
 class EmbeddedWorker:

@@ -149,6 +149,8 @@ def refuse_foreign_environment() -> None:
         named.append("DATABASE_URL")
     if not settings.IS_LOCAL:
         named.append("SECRET_KEY")
+    if settings.REDIS_URL:
+        named.append("REDIS_URL")
     if named:
         raise CommandError(
             "`make run` writes demo accounts, one of them a superuser, and prints their passwords. "
