@@ -299,7 +299,7 @@ class TestForgetting:
         self, gateway, look_ups, acme_key, monkeypatch
     ):
         monkeypatch.setattr(bus, "is_listening", False)
-        monkeypatch.setattr(authentication, "DEAF_SECONDS", -1.0)
+        monkeypatch.setattr(authentication, "BUS_DISCONNECTED_TTL", -1.0)
 
         for _ in range(2):
             gateway.get("/v1/limits", key=acme_key)

@@ -53,9 +53,7 @@ def test_every_view_is_imported_before_the_collector_is_told_what_stays(monkeypa
     settings.ROOT_URLCONF = __name__
     clear_url_caches()
     imported = []
-    monkeypatch.setattr(
-        lifespan, "spare_the_collector", lambda: imported.append(get_resolver()._populated)
-    )
+    monkeypatch.setattr(lifespan, "tune_gc", lambda: imported.append(get_resolver()._populated))
     messages = [{"type": "lifespan.startup"}, {"type": "lifespan.shutdown"}]
     sent = []
 

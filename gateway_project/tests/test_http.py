@@ -63,9 +63,12 @@ async def client_of(script, tls=None, user="", **options):
     server = await asyncio.start_server(upstream.serve, "127.0.0.1", 0, ssl=tls)
     port = server.sockets[0].getsockname()[1]
     scheme = "https" if tls else "http"
-    async with UpstreamClient("test", f"{scheme}://{user}127.0.0.1:{port}/base/", **options) as c:
-        yield c, upstream
-    server.close()
+    url = f"{scheme}://{user}127.0.0.1:{port}/base/"
+    try:
+        async with UpstreamClient("test", url, **options) as client:
+            yield client, upstream
+    finally:
+        server.close()  # else the loop waits for it, and hides what failed
 
 
 def run(scenario):
@@ -175,10 +178,10 @@ class TestConnections:
             async with client_of([[0.05, OK]] * 2 + [OK] * 3) as (client, _):
                 calls = [client.request("GET", "/x", timeout_seconds=5) for _ in range(2)]
                 await asyncio.gather(*calls)
-                oldest = client._resting[0]
-                oldest.rests_since -= 60
+                oldest = client._idle[0]
+                oldest.idle_since -= 60
                 await client.request("GET", "/x", timeout_seconds=5)
-                return len(client._resting), oldest.is_open
+                return len(client._idle), oldest.is_open
 
         assert run(scenario) == (1, False)
 
@@ -200,7 +203,7 @@ class TestConnections:
                 used = client._generation
                 await client.request("GET", "/y", timeout_seconds=5)
                 await slow
-                return client._generation - used, len(client._resting)
+                return client._generation - used, len(client._idle)
 
         assert run(scenario) == (0, 2)
 

@@ -9,8 +9,8 @@ from django.conf import settings
 from django.db import connection, models
 
 from accounts.models import StoredText
-from detection.jobs import worker
 from detection.models import Job, JobChunk
+from detection.tests.working import work_all
 from gateway_project.core.stores import redis
 
 PAGE = (Path(__file__).resolve().parents[2] / "SECURITY.md").read_text()
@@ -152,7 +152,7 @@ def test_a_text_stands_readably_nowhere(gateway, send, acme_key, capfd):
     send(acme_key)
     waiting = stored(f"{MARK}-text")
     is_encrypted = JobChunk.objects.exclude(items="").count() == Job.objects.count() == 2
-    worker.work_all()
+    work_all()
     in_stream = in_redis(f"{MARK}-text") if settings.REDIS_URL else []
     gateway.flush_usage()
 
@@ -181,7 +181,7 @@ def test_a_text_that_a_policy_keeps_is_encrypted_on_the_way_and_in_the_table(
 
 def test_metadata_stands_readably_only_where_the_page_says(gateway, send, acme_key):
     send(acme_key)
-    worker.work_all()
+    work_all()
     gateway.flush_usage()
 
     found = stored(f"{MARK}-metadata")

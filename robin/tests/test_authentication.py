@@ -184,7 +184,7 @@ class TestMemory:
 
     def test_a_worker_that_hears_nothing_asks_again(self, ask, member, look_ups, monkeypatch):
         monkeypatch.setattr(bus, "is_listening", False)
-        monkeypatch.setattr(keys, "DEAF_SECONDS", -1.0)
+        monkeypatch.setattr(keys, "BUS_DISCONNECTED_TTL", -1.0)
         ada = member()
         ask(ada.token)
         ask(ada.token)
@@ -241,7 +241,7 @@ class TestWithoutTheDatabase:
         ada = member()
         ask(ada.token)
         away()
-        monkeypatch.setattr(keys, "DEAF_SECONDS", -1.0)
+        monkeypatch.setattr(keys, "BUS_DISCONNECTED_TTL", -1.0)
         monkeypatch.setattr(bus, "is_listening", False)
 
         assert ask(ada.token).user_id == ada.user.pk

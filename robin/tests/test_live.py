@@ -108,7 +108,7 @@ def robin():
 def play(gateway, robin, settings, monkeypatch):
     """`play(scenario)` runs `scenario(hub, other_hub)` in the gateway's loop, then shuts both."""
     settings.QUEUE_POLL_SECONDS = 0.03
-    monkeypatch.setattr(live, "HOLD_SECONDS", 0.05)
+    monkeypatch.setattr(live, "RENEW_SECONDS", 0.05)
 
     async def allowed(self, messages):
         return True

@@ -80,7 +80,7 @@ class Socket:
 @pytest.fixture
 def robin(gateway, monkeypatch, settings):
     settings.QUEUE_POLL_SECONDS = 0.05
-    monkeypatch.setattr(live, "HOLD_SECONDS", 0.05)
+    monkeypatch.setattr(live, "RENEW_SECONDS", 0.05)
     fake = FakeRobin()
     others, live._hub = live._hub, None
     hub = gateway.run(live.open_hub(fake.fetch))
