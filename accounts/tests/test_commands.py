@@ -173,10 +173,10 @@ class TestEngine:
 
         def call(*arguments):
             # By name: accounts does not import detection.
-            command = import_module("detection.management.commands.engine")
+            standin = import_module("detection.engines.standin")
             with (
-                patch.object(command.web, "run_app", autospec=True) as run_app,
-                patch.object(command, "Engine", autospec=True, side_effect=command.Engine) as made,
+                patch.object(standin.web, "run_app", autospec=True) as run_app,
+                patch.object(standin, "Engine", autospec=True, side_effect=standin.Engine) as made,
             ):
                 call_command("engine", *arguments)
             [switches] = made.call_args.args

@@ -14,6 +14,7 @@ from rest_framework.throttling import AnonRateThrottle, BaseThrottle, UserRateTh
 from rest_framework.views import APIView
 
 from accounts.authentication import APIKeyAuthentication
+from accounts.tests.shapes import refusal
 from gateway_project.core.api.endpoint import endpoint
 from gateway_project.core.api.responses import reply
 from gateway_project.core.api.viewsets import ControlPlaneViewSet, DataPlaneViewSet
@@ -186,7 +187,8 @@ class TestControlPlane:
             for n in range(2)
         ]
 
-        assert [a.status_code for a in answers] == [200, 429]
+        assert answers[0].status_code == 200
+        assert refusal(answers[1]) == (429, "rate_limited")
 
     def test_authenticators_are_asked_in_turn(self, gateway, acme_key, member):
         token = {"Authorization": f"Bearer {member('ROLE_ADMIN').token}"}
@@ -197,21 +199,22 @@ class TestControlPlane:
         assert by_key.status_code == 200
         # Known by the first, which gives no scope 'detect'; the second is not asked any more.
         assert (by_token.status_code, by_token.json()["code"]) == (403, "scope_denied")
-        assert gateway.get("/look/either").status_code == 401
+        assert refusal(gateway.get("/look/either")) == (401, "missing_api_key")
 
     def test_an_authenticator_without_scopes_fails_loudly(self, gateway, acme_key):
-        assert gateway.get("/look/nameless", key=acme_key).status_code == 500
+        assert refusal(gateway.get("/look/nameless", key=acme_key)) == (500, "internal_error")
 
     def test_a_router_gives_the_permissions_of_an_action(self, gateway, acme_key):
         assert gateway.get("/routed/open/", key=acme_key).status_code == 200
-        assert gateway.get("/routed/closed/", key=acme_key).status_code == 403
+        closed = gateway.get("/routed/closed/", key=acme_key)
+        assert refusal(closed) == (403, "permission_denied")
 
     def test_without_a_router_they_would_be_lost(self):
         with pytest.raises(ImproperlyConfigured, match=r"Give permission_classes to as_view"):
             Routed.as_view({"get": "closed"})
 
     def test_a_view_that_declares_nothing_is_closed_by_default(self, gateway, acme_key):
-        assert gateway.get("/plain", key=acme_key).status_code == 403
+        assert refusal(gateway.get("/plain", key=acme_key)) == (403, "permission_denied")
         assert gateway.get("/plain/named", key=acme_key).status_code == 200
 
 
