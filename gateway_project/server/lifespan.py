@@ -41,14 +41,15 @@ class Process:
             message = await receive()
             if message["type"] == "lifespan.startup":
                 try:
+                    # Imports every view now: the first request would in its event loop, and what
+                    # comes after the freeze is walked by each collection. Before anything listens
+                    # to the bus, which would wait for it.
+                    get_resolver().reverse_dict  # noqa: B018 - reading it does
                     await self.start()
                 except Exception as exc:  # noqa: BLE001 - the server wants every failure said
                     log.error("start_failed", error=repr(exc))
                     await send({"type": "lifespan.startup.failed", "message": repr(exc)})
                     return
-                # Imports every view now: the first request would in its event loop, and what comes
-                # after the freeze is walked by each collection.
-                get_resolver().reverse_dict  # noqa: B018 - reading it does
                 self._count_migrations()
                 tune_gc()
                 await send({"type": "lifespan.startup.complete"})

@@ -15,6 +15,7 @@ from gateway_project.core.upstream.breaker import (
     ask_everywhere,
     force_everywhere,
 )
+from gateway_project.tests.served import wait_until
 
 
 class Clock:
@@ -110,7 +111,7 @@ def test_calls_that_end_after_it_opened_change_nothing(breaker):
     assert breaker.state == "open"
 
 
-@pytest.mark.parametrize("end", ["succeeded", "failed", "released"])
+@pytest.mark.parametrize("end", ["succeeded", "failed", "release"])
 def test_a_call_from_before_the_outage_does_not_speak_for_the_probe(breaker, clock, end):
     old = breaker.acquire()
     fail(breaker, 3)
@@ -175,7 +176,7 @@ class TestAskingEverywhere:
             }
 
         pids = {f"{socket.gethostname()}/{pid}" for pid in served.web_workers()}
-        assert set(processes()) >= pids
+        wait_until(lambda: set(processes()) >= pids)  # each subscribes as it starts
         assert len(pids) == 2
         try:
             force_everywhere("engine", "open")

@@ -497,4 +497,4 @@ class TestOverview:
     def test_a_person_without_a_workspace_is_told(self, signed_in):
         User.objects.get(email=EMAIL).memberships.all().delete()
 
-        assert "member of no workspace" in signed_in.get("/app/").text
+        assert "your account is a member of none" in signed_in.get("/app/").text

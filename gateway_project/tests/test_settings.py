@@ -227,6 +227,7 @@ def test_nothing_but_the_composition_reads_the_environment():
         "multiprocess.py",
         "metrics.py",
         "run.py",
+        "local_supervisor.py",
         "serve.py",
         "evaluate.py",
     }
