@@ -350,6 +350,27 @@ def test_a_forked_child_lives_on_when_its_parent_is_killed(folder, counting):
     assert [len(found - {"archive"}) for found in names] == [2, 1, 0]
 
 
+CLOSED = """
+import os
+from gateway_project.core.telemetry.metrics import usage_dropped
+usage_dropped.inc(1)
+if child := os.fork():
+    os._exit(os.waitpid(child, 0)[1])
+os.closerange(3, 256)
+taken = [os.open("/dev/null", os.O_RDONLY) for _ in range(20)]
+usage_dropped.inc(2)
+assert all(os.fstat(number) for number in taken)
+"""
+
+
+def test_a_child_that_closes_all_files_counts_on_and_closes_nobody_elses(folder):
+    """Celery's embedded beat does so first of all."""
+    environment = {**os.environ, "PROMETHEUS_MULTIPROC_DIR": str(folder.path)}
+    subprocess.run([sys.executable, "-c", CLOSED], cwd=ROOT, env=environment, check=True)
+
+    assert scraped(folder)["gateway_usage_dropped_total",] == 3.0
+
+
 # -- Tasks ----------------------------------------------------------------------------------------
 
 

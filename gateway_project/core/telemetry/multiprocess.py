@@ -21,7 +21,7 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from prometheus_client import REGISTRY, CollectorRegistry, generate_latest, values
 from prometheus_client.metrics_core import Metric
@@ -165,6 +165,20 @@ def _read(path: Path) -> list[tuple[str, Sample]]:
         return []
 
 
+class _File(MmapedDict):
+    """The client library's, closed in a forked child at once and not at its first count.
+
+    By then others may have closed its descriptor, as Celery's embedded beat does with all of them,
+    or use its number for a file of their own.
+    """
+
+    opened: ClassVar[list[_File]] = []
+
+    def __init__(self, path: str) -> None:
+        super().__init__(path)  # type: ignore[no-untyped-call]
+        self.opened.append(self)
+
+
 class Member:
     """This process in its folder. A forked child is another one, with a name of its own."""
 
@@ -179,6 +193,8 @@ class Member:
         return self._held[0]
 
     def begin_again(self) -> None:
+        while _File.opened:
+            _File.opened.pop().close()  # type: ignore[no-untyped-call]
         if self._held is not None:
             os.close(self._held[1])  # the parent's: it must not seem to live as long as we do
             self._held = None
@@ -192,6 +208,7 @@ def join(path: Path) -> None:
     global _member
     _member = Member(MetricsFolder(path))
     os.register_at_fork(after_in_child=_member.begin_again)
+    values.MmapedDict = _File  # type: ignore[assignment,attr-defined]
     values.ValueClass = values.MultiProcessValue(_member.name)  # type: ignore[no-untyped-call]
 
 
