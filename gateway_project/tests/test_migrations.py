@@ -92,6 +92,7 @@ def start(engine, tmp_path):
     def start(database_url):
         served = Served(
             tmp_path / "served",
+            by_command=True,
             WORKERS="1",
             VAR_DIR=str(tmp_path),
             DATABASE_URL=database_url,
