@@ -39,7 +39,7 @@ def judge_chunk(chunk_id: str) -> bool:
 @shared_task(expires=10)  # more than hosts' clocks may be apart
 def work() -> int:
     """Send the tasks of chunks again whose message, or whose worker, was lost; returns how many."""
-    chunks = store.lost(in_line=bool(queues.length(queues.DETECTION)))
+    chunks = store.lost(in_line=lambda: queues.length(queues.DETECTION) > 0)
     send(chunks)
     return len(chunks)
 

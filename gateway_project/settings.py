@@ -408,7 +408,7 @@ CELERY_TASK_TIME_LIMIT = 900  # of pools of processes; tasks that may hang have 
 CELERY_WORKER_PREFETCH_MULTIPLIER = 1
 CELERY_BROKER_TRANSPORT_OPTIONS = {
     "priority_steps": list(range(queues.PRIORITY_LAST + 1)),
-    "sep": ":",
+    "sep": queues.SEPARATOR,
     # Whoever sends a task has a caller waiting: one more try at once, not six seconds of them.
     "max_retries": 1,
     "interval_start": 0,

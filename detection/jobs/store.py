@@ -13,7 +13,7 @@ Locks are taken in one order everywhere: chunks by their id, jobs, then the log'
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from typing import Any, NamedTuple
@@ -149,6 +149,7 @@ class Work(NamedTuple):
     """A claimed chunk. Whoever claims it next has another `run`. Exhausted: tried often enough."""
 
     chunk_id: UUID
+    job_id: UUID
     run: UUID
     items: list[Item]
     origin: Origin
@@ -204,6 +205,7 @@ def _work(chunk: JobChunk, run: UUID, key: ApiKey | None) -> Work:
         items = [Item("", None)] * chunk.size  # not even the ids are known
     return Work(
         chunk.pk,
+        job.pk,
         run,
         items,
         Origin(
@@ -264,28 +266,31 @@ def finish(work: Work, judged: Sequence[Judged]) -> bool:
             worker=None,
             leased_until=None,
         )
-        job_id = JobChunk.objects.values_list("job_id", flat=True).get(pk=work.chunk_id)
-        _add(job_id, judged)
+        _add(work.job_id, judged)
         # Last: its sums are shared with everybody's calls, and held until the commit.
         usage_log.write([usage])
     return True
 
 
-def lost(*, in_line: bool) -> list[JobChunk]:
+def lost(*, in_line: Callable[[], bool]) -> list[JobChunk]:
     """Chunks whose task has to be sent again, noted as sent now; at most `SENT_AT_ONCE`.
 
     Those are the ones that a dead worker held, that could not be sent, and that wait although
-    theirs was sent `TRUST` ago, or `TRUST_IN_LINE` while messages are still `in_line`.
+    theirs was sent `TRUST` ago, or `TRUST_IN_LINE` while messages are still `in_line`, which is
+    asked only when it matters.
     """
     now = timezone.now()
-    trust = TRUST_IN_LINE if in_line else TRUST
-    is_lost = Q(state=State.QUEUED, sent_at__lt=now - trust) | Q(state=State.QUEUED, sent_at=None)
-    is_lost |= Q(state=State.PROCESSING, leased_until__lt=now, sent_at__lt=now - TRUST)
-    is_lost |= Q(state=State.PROCESSING, leased_until__lt=now, sent_at=None)
-    found = JobChunk.objects.filter(is_lost, job__workspace__suspended_at=None)
+    found = JobChunk.objects.filter(
+        _is_free(now),
+        Q(sent_at=None) | Q(sent_at__lt=now - TRUST),
+        job__workspace__suspended_at=None,
+    )
+    if not found.exists():
+        return []  # without a transaction: SQLite's would keep writers out
+    if in_line():
+        found = found.exclude(state=State.QUEUED, sent_at__gte=now - TRUST_IN_LINE)
     chunks = list(found.order_by("number", "pk").only("pk", "number")[:SENT_AT_ONCE])
-    if chunks:  # not even a transaction otherwise: SQLite's would keep writers out
-        _note_sent(chunks, now)
+    _note_sent(chunks, now)
     return chunks
 
 

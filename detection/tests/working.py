@@ -42,7 +42,7 @@ def in_line() -> list[UUID]:
     """The chunks whose messages wait in Redis, in the order in which workers get them."""
     wait_until_sent()
     client = redis.client()
-    keys = [queues.DETECTION] + [f"{queues.DETECTION}:{n}" for n in range(1, 10)]
+    keys = queues.keys_of(queues.DETECTION)
     found = [raw for key in keys for raw in reversed(client.lrange(key, 0, -1))]
     return [UUID(json.loads(raw)["headers"]["argsrepr"].strip("(',)")) for raw in found]
 

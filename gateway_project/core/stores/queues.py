@@ -18,6 +18,12 @@ DETECTION, WEBHOOKS, USAGE, MAIL, MAINTENANCE = NAMES = (
     "maintenance",  # all the rest: sweeps, retention, samples
 )
 PRIORITY_LAST = 9  # 0 comes first; Redis keeps a list for each
+SEPARATOR = ":"
+
+
+def keys_of(name: str) -> list[str]:
+    """Redis' lists of a queue, the first priority first."""
+    return [name, *(f"{name}{SEPARATOR}{n}" for n in range(1, PRIORITY_LAST + 1))]
 
 
 def length(name: str) -> int:
@@ -31,12 +37,11 @@ def lengths(names: Sequence[str] = NAMES) -> dict[str, int]:
         return _lengths_in_memory(names)
     # By its own client: kombu's waits for a silent broker several times over.
     pipeline = _client(url).pipeline(transaction=False)
-    steps = [name if n == 0 else f"{name}:{n}" for name in names for n in range(PRIORITY_LAST + 1)]
-    for key in steps:
-        pipeline.llen(key)
-    found = pipeline.execute()
-    width = PRIORITY_LAST + 1
-    return {name: sum(found[i * width : (i + 1) * width]) for i, name in enumerate(names)}
+    for name in names:
+        for key in keys_of(name):
+            pipeline.llen(key)
+    found = iter(pipeline.execute())
+    return {name: sum(next(found) for _ in keys_of(name)) for name in names}
 
 
 def _lengths_in_memory(names: Sequence[str]) -> dict[str, int]:
