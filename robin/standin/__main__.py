@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import signal
-import socket
 from argparse import ArgumentParser
 from collections.abc import Mapping
 from typing import Any
 
+from robin.standin import ports
 from robin.standin.robin import Robin
 from robin.standin.seed_data import SeedData
 from robin.standin.server import Auth
@@ -41,11 +41,11 @@ async def serve(options: Mapping[str, Any]) -> None:
     )
     robin.client.one_at_a_time = robin.service.one_at_a_time = not options["parallel"]
     host = options["host"]
-    client_port = _next_free(host, options["client_port"])
+    client_port = ports.next_free(options["client_port"], host=host)
     await robin.start(
         host=host,
         client_port=client_port,
-        service_port=_next_free(host, options["service_port"], but=client_port),
+        service_port=ports.next_free(options["service_port"], host=host, but=[client_port]),
         control_port=options["control_port"],
     )
     print(f"client API {robin.client.port}, service API {robin.service.port}", flush=True)  # noqa: T201
@@ -54,22 +54,6 @@ async def serve(options: Mapping[str, Any]) -> None:
         asyncio.get_running_loop().add_signal_handler(number, stopped.set)
     await stopped.wait()
     await robin.stop()
-
-
-def _next_free(host: str, port: int, *, but: int = 0) -> int:
-    while port == but or not _is_free(host, port):
-        port += 1
-    return port
-
-
-def _is_free(host: str, port: int) -> bool:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError:
-            return False
-    return True
 
 
 if __name__ == "__main__":

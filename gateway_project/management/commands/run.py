@@ -9,10 +9,8 @@ import json
 import os
 import secrets
 import signal
-import socket
 import sys
 from argparse import ArgumentParser
-from collections.abc import Container
 from contextlib import suppress
 from datetime import timedelta
 from random import Random
@@ -35,6 +33,7 @@ from gateway_project.server import local_supervisor
 from gateway_project.server.command import command as server_command
 from robin.models import RobinAccess
 from robin.permissions import Role
+from robin.standin import ports
 
 DEVELOPER = "demo@example.com"
 STAFF = "staff@example.com"
@@ -56,7 +55,7 @@ class Command(BaseCommand):
         if not options["demo_in_this_database"]:
             refuse_foreign_environment()
         signal.signal(signal.SIGTERM, signal.default_int_handler)
-        if not _is_free(settings.HOST, settings.PORT):
+        if not ports.is_free(settings.HOST, settings.PORT):
             raise CommandError(
                 f"Port {settings.PORT} is taken. Stop what uses it, or choose another: "
                 f"PORT={settings.PORT + 1} make run"
@@ -83,7 +82,7 @@ class Command(BaseCommand):
         commands: dict[str, list[str]] = {}
         taken: list[int] = []
         if not os.environ.get("DETECTION_ENGINE_URL"):
-            taken.append(port := _next_free_port(8081))
+            taken.append(port := ports.next_free(8081))
             environment["DETECTION_ENGINE_URL"] = f"http://127.0.0.1:{port}"
             environment["DETECTION_ENGINE_IS_EMBEDDED"] = "true"
             environment["DETECTION_ENGINE_SCORE_FLOOR"] = os.environ.get(
@@ -92,14 +91,14 @@ class Command(BaseCommand):
             self._say(f"Starting the stand-in detection engine on :{port}")
             commands["engine"] = _module("detection.engines.standin", f"--port={port}")
         if not (settings.ROBIN_CLIENT_API_URL or settings.ROBIN_SERVICE_API_URL):
-            client = _next_free_port(8090, but=taken)
-            service = _next_free_port(8080, but=[*taken, client])
+            client = ports.next_free(8090, but=taken)
+            service = ports.next_free(8080, but=[*taken, client])
             environment["ROBIN_CLIENT_API_URL"] = f"http://127.0.0.1:{client}"
             environment["ROBIN_SERVICE_API_URL"] = f"http://127.0.0.1:{service}"
             environment["ROBIN_IS_STANDIN"] = "true"
             self._say(f"Starting the stand-in Robin on :{client} and :{service}")
-            ports = [f"--client-port={client}", f"--service-port={service}"]
-            commands["robin"] = _module("robin.standin", *ports)
+            options = [f"--client-port={client}", f"--service-port={service}"]
+            commands["robin"] = _module("robin.standin", *options)
         self._say(f"Starting the gateway on :{settings.PORT}")
         commands["gateway"] = server_command(host=settings.HOST, port=settings.PORT, workers=1)
         return {
@@ -263,20 +262,3 @@ def _history(key: ApiKey, *, days: int = 14) -> None:
             }
             rows.append([values[name] for name in usage_log.COLUMNS])
     log.write([usage_log.Batch(new_id(), rows, {}).plain()])
-
-
-def _is_free(host: str, port: int) -> bool:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError:
-            return False
-    return True
-
-
-def _next_free_port(port: int, *, but: Container[int] = ()) -> int:
-    """`but`: ports that were given to somebody who does not listen there yet."""
-    while port in but or not _is_free("127.0.0.1", port):
-        port += 1
-    return port
