@@ -18,7 +18,7 @@ from detection.models import Feedback
 from gateway_project.core import errors
 from portal.members import Member, workspace_page
 
-WORDS = {
+VERDICT_LABELS = {
     Feedback.Verdict.CORRECT: "Right",
     Feedback.Verdict.FALSE_POSITIVE: "False alarm",
     Feedback.Verdict.FALSE_NEGATIVE: "Missed attack",
@@ -35,20 +35,20 @@ class FeedbackForm(forms.Form):
         widget=forms.Textarea(attrs={"rows": 2}),
     )
     at = forms.DateTimeField()
-    verdict = forms.ChoiceField(choices=list(WORDS.items()))
+    verdict = forms.ChoiceField(choices=list(VERDICT_LABELS.items()))
 
 
 def facts(member: Member, row: UsageLog) -> dict[str, object]:
-    """For the page of a request: what was said of it, and the form to say it."""
-    said = Feedback.objects.filter(workspace=member.workspace, request_id=row.request_id).first()
-    form = FeedbackForm(initial={"note": said.note if said else ""})
+    """For the page of a request: the feedback on it, and the form to give it."""
+    feedback = Feedback.objects.filter(workspace=member.workspace, request_id=row.request_id).first()
+    form = FeedbackForm(initial={"note": feedback.note if feedback else ""})
     return {
         "has_verdict": row.is_malicious is not None,
-        "said": said,
-        "said_words": WORDS[Feedback.Verdict(said.verdict)] if said else "",
+        "feedback": feedback,
+        "feedback_label": VERDICT_LABELS[Feedback.Verdict(feedback.verdict)] if feedback else "",
         "feedback_form": form,
         "answered_at": row.created_at.isoformat(),
-        "verdicts": list(WORDS.items()),
+        "verdicts": list(VERDICT_LABELS.items()),
     }
 
 

@@ -12,7 +12,7 @@ from django.utils import timezone
 
 from accounts.models import DEFAULT_SCOPES, SCOPES, ApiKey, Plan
 
-SCOPE_WORDS = {
+SCOPE_LABELS = {
     "detect": "Ask for verdicts",
     "batch": "Batches and jobs",
     "webhooks": "Manage webhooks",
@@ -30,7 +30,7 @@ def moment_input() -> forms.DateTimeInput:
 class KeyForm(forms.Form):
     name = forms.CharField(max_length=100, initial="API key")
     scopes = forms.MultipleChoiceField(
-        choices=[(scope, f"{scope}: {SCOPE_WORDS[scope]}") for scope in SCOPES],
+        choices=[(scope, f"{scope}: {SCOPE_LABELS[scope]}") for scope in SCOPES],
         initial=list(DEFAULT_SCOPES),
         widget=forms.CheckboxSelectMultiple,
         error_messages={"required": "Choose at least one scope, or the key could do nothing."},

@@ -26,7 +26,7 @@ RANGES = {
 
 
 class Step(NamedTuple):
-    words: str
+    label: str
     is_done: bool
     url: str
     hint: str
@@ -52,7 +52,7 @@ def overview(request: HttpRequest, member: Member) -> HttpResponse:
     steps = _steps(member, bool(keys), has_calls=bool(facts["requests"]))
     facts |= {
         "member": member,
-        "ranges": [(name, words) for name, (words, _, _) in RANGES.items()],
+        "ranges": [(name, label) for name, (label, _, _) in RANGES.items()],
         "chosen": chosen,
         "rows": [
             (key, by_key.get(key.pk, NOTHING), left)

@@ -214,7 +214,7 @@ def calibrate(request: HttpRequest, member: Member, key_id: UUID) -> HttpRespons
         "form": form,
         "in_force": in_force,
         "chosen": chosen,
-        "words": _words(known, compared, chosen),
+        "summary": _summary(known, compared, chosen),
         "bars": _bars(known, compared),
         "at": round(chosen * BINS),
         "height": HEIGHT,
@@ -256,24 +256,24 @@ def _chosen(text: str | None, default: float) -> float:
     return value if 0 <= value <= 1 else default
 
 
-def _words(known: Known, compared: Compared | None, at: float) -> list[str]:
+def _summary(known: Known, compared: Compared | None, at: float) -> list[str]:
     """What the threshold means, as `calibrate.js` says it while it is moved."""
     flagged, total = from_threshold(known.scores, at), sum(known.scores)
     alarms = from_threshold(known.false_alarms, at)
     caught, missed = from_threshold(known.missed, at), sum(known.missed)
-    words = [
+    lines = [
         f"{flagged:,} of {total:,} flagged in {calibration.DAYS} days, {alarms:,} of them reported "
         f"as false alarms.",
     ]
     if missed:
-        words.append(f"{caught:,} of {missed:,} missed attacks would be flagged.")
+        lines.append(f"{caught:,} of {missed:,} missed attacks would be flagged.")
     if compared is not None:
-        words.append(
+        lines.append(
             f"Of the uploaded texts: {from_threshold(compared.attacks, at):,} of "
             f"{sum(compared.attacks):,} attacks flagged, {from_threshold(compared.harmless, at):,} "
             f"of {sum(compared.harmless):,} harmless ones."
         )
-    return words
+    return lines
 
 
 def _bars(known: Known, compared: Compared | None) -> list[dict[str, Any]]:

@@ -104,7 +104,7 @@ class TestPortal:
         )
 
         assert r.status_code == 200
-        assert r.context["said_words"] == "Missed attack"
+        assert r.context["feedback_label"] == "Missed attack"
         assert "&lt;b&gt;hm&lt;/b&gt;" in r.content.decode()
         event = AuditEvent.objects.get(action="feedback.given")
         assert event.actor == "alice@acme.example"

@@ -99,7 +99,7 @@ async def seen(viewers, *numbers):
     await asyncio.gather(*(viewer.sees(*numbers) for viewer in viewers))
 
 
-def test_two_workers_have_one_seat_and_one_mind(served, robin, member):
+def test_two_workers_have_one_leader_and_one_state(served, robin, member):
     """All see the same, the end of a session is heard in each, and who asks is replaced."""
     ada, bob = member(by_hand=True), member(by_hand=True)
 

@@ -242,7 +242,7 @@ class TestWhoIsAsked:
         play(scenario)
 
     @needs_redis
-    def test_a_process_that_leaves_gives_the_seat_to_the_other(self, play, robin):
+    def test_a_process_that_leaves_gives_the_lead_to_the_other(self, play, robin):
         async def scenario(one, other):
             ada = Watcher(one)
             await until(lambda: ada.received)

@@ -5,14 +5,14 @@
   const slider = document.getElementById("threshold");
   const counts = JSON.parse(document.getElementById("counts").textContent);
   const from = (bins, at) => bins.slice(Math.round(at * 100)).reduce((sum, n) => sum + n, 0);
-  const say = (n) => n.toLocaleString("en-US");
+  const number = (n) => n.toLocaleString("en-US");
 
-  function words(at) {
-    const lines = [`${say(from(counts.scores, at))} of ${say(from(counts.scores, 0))} flagged in 30 days, ${say(from(counts.false_alarms, at))} of them reported as false alarms.`];
+  function summary(at) {
+    const lines = [`${number(from(counts.scores, at))} of ${number(from(counts.scores, 0))} flagged in 30 days, ${number(from(counts.false_alarms, at))} of them reported as false alarms.`];
     const missed = from(counts.missed, 0);
-    if (missed) lines.push(`${say(from(counts.missed, at))} of ${say(missed)} missed attacks would be flagged.`);
+    if (missed) lines.push(`${number(from(counts.missed, at))} of ${number(missed)} missed attacks would be flagged.`);
     if (counts.attacks) {
-      lines.push(`Of the uploaded texts: ${say(from(counts.attacks, at))} of ${say(from(counts.attacks, 0))} attacks flagged, ${say(from(counts.harmless, at))} of ${say(from(counts.harmless, 0))} harmless ones.`);
+      lines.push(`Of the uploaded texts: ${number(from(counts.attacks, at))} of ${number(from(counts.attacks, 0))} attacks flagged, ${number(from(counts.harmless, at))} of ${number(from(counts.harmless, 0))} harmless ones.`);
     }
     return lines;
   }
@@ -28,6 +28,6 @@
     const line = document.getElementById("line");
     line.setAttribute("x1", at * 100);
     line.setAttribute("x2", at * 100);
-    document.getElementById("words").replaceChildren(...words(at).map((text) => window.portal.element("p", text)));
+    document.getElementById("summary").replaceChildren(...summary(at).map((text) => window.portal.element("p", text)));
   });
 })();

@@ -48,27 +48,27 @@
     });
   }
 
-  function again(words) {
+  function again(message) {
     const seconds = WAITS[Math.min(tries, WAITS.length - 1)];
     tries += 1;
     link("reconnecting", "warn");
-    if (tries > 1) trouble(`${words} Trying again every few seconds; what is shown may be old.`);
+    if (tries > 1) trouble(`${message} Trying again every few seconds; what is shown may be old.`);
     setTimeout(connect, seconds * 1000);
   }
 
-  function stop(words) {
+  function stop(message) {
     link("ended", "bad");
-    trouble(words);
+    trouble(message);
   }
 
-  function link(words, kind) {
-    find("link").textContent = words;
+  function link(message, kind) {
+    find("link").textContent = message;
     find("link").className = `badge ${kind}`;
   }
 
-  function trouble(words) {
-    find("trouble").textContent = words;
-    find("trouble").hidden = !words;
+  function trouble(message) {
+    find("trouble").textContent = message;
+    find("trouble").hidden = !message;
   }
 
   // -- What it says -------------------------------------------------------------------------------
@@ -180,8 +180,8 @@
       parts.push(shape("text", { class: "axis", x: 0, y: y(level) }, number.format(level)));
     }
     for (const part of [1, 0.5]) {
-      const words = `${(span * part) / 60_000} min ago`;
-      parts.push(shape("text", { class: "axis", x: x(now - span * part), y: HEIGHT - 6 }, words));
+      const label = `${(span * part) / 60_000} min ago`;
+      parts.push(shape("text", { class: "axis", x: x(now - span * part), y: HEIGHT - 6 }, label));
     }
     const points = history.map(([at, total]) => `${x(at).toFixed(1)},${y(total).toFixed(1)}`);
     // Steps: between two looks the number is what it was.

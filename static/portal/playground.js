@@ -50,13 +50,13 @@
   function showScores(categories) {
     const rows = categories.map((category) => {
       const row = element("div", "", "bar-row");
-      const words = element("span", "", "row between");
-      words.append(element("span", category.type.replaceAll("_", " ")), element("span", category.score.toFixed(2), "number"));
+      const label = element("span", "", "row between");
+      label.append(element("span", category.type.replaceAll("_", " ")), element("span", category.score.toFixed(2), "number"));
       const meter = document.createElement("meter");
       // Low is good: from the threshold on browsers draw it as bad.
       Object.assign(meter, { min: 0, max: 1, low: category.threshold, high: category.threshold, optimum: 0, value: category.score });
       meter.setAttribute("aria-label", `${category.type}: ${category.score.toFixed(2)}`);
-      row.append(words, meter);
+      row.append(label, meter);
       return row;
     });
     find("scores").replaceChildren(...(rows.length ? rows : [element("p", "No category has a score.", "soft")]));
@@ -71,9 +71,9 @@
     const parts = borders.slice(1).map((end, index) => {
       const start = borders[index];
       const over = inside.filter((span) => span.start <= start && span.end >= end);
-      const words = letters.slice(start, end).join("");
-      if (!over.length) return document.createTextNode(words);
-      const mark = element("mark", words);
+      const part = letters.slice(start, end).join("");
+      if (!over.length) return document.createTextNode(part);
+      const mark = element("mark", part);
       mark.title = over.map((span) => `${span.category.replaceAll("_", " ")} (${span.rule_id})`).join(", ");
       return mark;
     });
@@ -90,7 +90,7 @@
     const whole = parts.reduce((sum, part) => sum + part.ms, 0) || 1;
     const svg = find("split");
     svg.replaceChildren();
-    find("split-words").replaceChildren();
+    find("split-summary").replaceChildren();
     let x = 0;
     parts.forEach((part, index) => {
       const width = (100 * part.ms) / whole;
@@ -105,7 +105,7 @@
       const swatch = shape("svg", { viewBox: "0 0 10 10", "aria-hidden": "true" });
       swatch.append(shape("rect", { class: colour, width: 10, height: 10, rx: 2 }));
       legend.append(swatch, element("span", `${part.name} ${part.ms.toFixed(2)} ms`, "number"));
-      find("split-words").append(legend);
+      find("split-summary").append(legend);
     });
     svg.setAttribute("aria-label", parts.map((part) => `${part.name} ${part.ms.toFixed(2)} ms`).join(", "));
   }

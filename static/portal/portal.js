@@ -31,17 +31,17 @@
   }
 
   // -- For the scripts of single pages ---------------------------------------------------------------
-  function element(name, words, className) {
+  function element(name, text, className) {
     const made = document.createElement(name);
-    if (words !== undefined) made.textContent = words;
+    if (text !== undefined) made.textContent = text;
     if (className) made.className = className;
     return made;
   }
 
-  function shape(name, attributes, words) {
+  function shape(name, attributes, text) {
     const made = document.createElementNS("http://www.w3.org/2000/svg", name);
     for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, value);
-    if (words !== undefined) made.textContent = words;
+    if (text !== undefined) made.textContent = text;
     return made;
   }
 

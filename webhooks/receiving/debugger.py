@@ -32,9 +32,9 @@ Tone = Literal["good", "warn", "bad"]
 
 
 class Secret(NamedTuple):
-    """One of the webhook's; `words` go into a sentence: "the current secret"."""
+    """One of the webhook's; `label` goes into a sentence: "the current secret"."""
 
-    words: str
+    label: str
     text: str
 
 
@@ -48,7 +48,7 @@ class Sent(NamedTuple):
 
 class Finding(NamedTuple):
     tone: Tone
-    words: str
+    message: str
 
 
 @dataclass(slots=True)
@@ -59,8 +59,8 @@ class Verdict:
     matched: str = ""
     findings: list[Finding] = field(default_factory=list)
 
-    def say(self, tone: Tone, words: str) -> None:
-        self.findings.append(Finding(tone, words))
+    def add(self, tone: Tone, message: str) -> None:
+        self.findings.append(Finding(tone, message))
 
 
 class _Content(NamedTuple):
@@ -116,7 +116,7 @@ def examine(
     verdict = Verdict()
     missing = [name for name in NEEDED if not headers.get(name)]
     if missing:
-        verdict.say(
+        verdict.add(
             "bad",
             f"Missing: {', '.join(missing)}. A proxy may have dropped it, or it was not copied.",
         )
@@ -135,7 +135,7 @@ def _signatures(header: str, verdict: Verdict) -> list[bytes]:
     for part in header.split():
         version, _, text = part.partition(",")
         if version != "v1":
-            verdict.say(
+            verdict.add(
                 "bad",
                 f"“{part[:40]}” is no v1 signature: it must read “v1,” and then base64.",
             )
@@ -143,10 +143,10 @@ def _signatures(header: str, verdict: Verdict) -> list[bytes]:
         try:
             digest = base64.b64decode(text, validate=True)
         except (binascii.Error, ValueError):
-            verdict.say("bad", "A signature is not base64: it was cut off, or it is hexadecimal.")
+            verdict.add("bad", "A signature is not base64: it was cut off, or it is hexadecimal.")
             continue
         if len(digest) != hashlib.sha256().digest_size:
-            verdict.say("bad", "A signature has the wrong length: it was cut off when copied.")
+            verdict.add("bad", "A signature has the wrong length: it was cut off when copied.")
             continue
         found.append(digest)
     return found
@@ -177,14 +177,14 @@ def _match(
                 if not content.meaning and not mistake:
                     _say_valid(secret, verdict)
                     return
-                verdict.matched = secret.words
-                for words in filter(None, (content.meaning, mistake)):
-                    verdict.say("bad", words)
-                verdict.say("warn", f"But for that it fits {secret.words}.")
+                verdict.matched = secret.label
+                for message in filter(None, (content.meaning, mistake)):
+                    verdict.add("bad", message)
+                verdict.add("warn", f"But for that it fits {secret.label}.")
                 return
     if sent is not None and sent.body != body:
-        verdict.say("bad", difference(sent.body, body))
-    verdict.say(
+        verdict.add("bad", difference(sent.body, body))
+    verdict.add(
         "bad",
         "No secret of this webhook made this signature. It is another webhook's, or the secret "
         "has ended since, or the signature was changed on its way.",
@@ -192,9 +192,9 @@ def _match(
 
 
 def _say_valid(secret: Secret, verdict: Verdict) -> None:
-    verdict.matched = secret.words
+    verdict.matched = secret.label
     verdict.is_valid = True
-    verdict.say("good", f"The signature is right: it was made with {secret.words}.")
+    verdict.add("good", f"The signature is right: it was made with {secret.label}.")
 
 
 def _signed(event_id: str, timestamp: str, body: bytes) -> bytes:
@@ -217,8 +217,8 @@ def _others(event_id: str, timestamp: str, body: bytes, sent: Sent | None) -> It
                     _signed(event_id, str(seconds), body),
                     f"The timestamp was changed: we sent webhook-timestamp {seconds}.",
                 )
-    for other, words in _bodies(body):
-        yield _Content(_signed(event_id, timestamp, other), words)
+    for other, meaning in _bodies(body):
+        yield _Content(_signed(event_id, timestamp, other), meaning)
     yield _Content(
         body, f"The body alone was signed. Sign “{ID}.{TIMESTAMP}.body”, joined by full stops."
     )
@@ -287,19 +287,19 @@ def _changed(ours: Any, theirs: Any, path: str) -> Iterator[str]:
 
 def _judge_time(text: str, now: int, verdict: Verdict) -> None:
     if not (text.isascii() and text.isdigit() and len(text) < 18):
-        verdict.say("bad", "webhook-timestamp is not a number of seconds since 1970.")
+        verdict.add("bad", "webhook-timestamp is not a number of seconds since 1970.")
         return
     seconds = int(text)
     if seconds > 10**11:
-        verdict.say("bad", "webhook-timestamp is in milliseconds; it has to be in seconds.")
+        verdict.add("bad", "webhook-timestamp is in milliseconds; it has to be in seconds.")
         return
     away = abs(now - seconds)
     if away <= TOLERANCE_SECONDS:
-        verdict.say("good", f"The timestamp is {away} s from now, within five minutes.")
+        verdict.add("good", f"The timestamp is {away} s from now, within five minutes.")
         return
     side = "old" if seconds < now else "ahead of our clock"
     tone: Tone = "warn" if verdict.is_valid else "bad"
-    verdict.say(
+    verdict.add(
         tone,
         f"The timestamp is {_length(away)} {side}: libraries refuse more than five minutes. "
         "If you pasted an earlier request that is no fault; else set your receiver's clock.",
@@ -320,13 +320,13 @@ def _judge_secret(given: str, secrets: Sequence[Secret], verdict: Verdict) -> No
             secret.text.removeprefix(PREFIX).rstrip("=").encode(),
         ):
             if bare != given:
-                verdict.say("bad", "Your receiver's secret has blanks or quotes around it.")
+                verdict.add("bad", "Your receiver's secret has blanks or quotes around it.")
             tone: Tone = (
-                "good" if not verdict.matched or secret.words == verdict.matched else "warn"
+                "good" if not verdict.matched or secret.label == verdict.matched else "warn"
             )
-            verdict.say(tone, f"Your receiver's secret is {secret.words} of this webhook.")
+            verdict.add(tone, f"Your receiver's secret is {secret.label} of this webhook.")
             return
-    verdict.say(
+    verdict.add(
         "bad",
         "Wrong secret: what your receiver has is none of this webhook's. Each webhook has its own; "
         "if it is lost, rotate it.",

@@ -66,7 +66,7 @@ class Bus:
                 pipeline.publish(PREFIX + channel, note)
             pipeline.execute()
         except (RedisError, OSError) as exc:
-            log.warning("bus_word_unsent", notes=len(notes), error=type(exc).__name__)
+            log.warning("bus_message_unsent", notes=len(notes), error=type(exc).__name__)
             with self._lock:
                 self._unsent = [*self._unsent, *notes][-UNSENT_MAX:]
 

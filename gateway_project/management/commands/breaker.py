@@ -49,12 +49,12 @@ class Command(BaseCommand):
         except RedisError as exc:
             raise CommandError(f"Redis did not answer, nothing was changed: {exc}") from exc
         for one in names if name is None else [name]:
-            self.stdout.write(f"{one:<16}{_words(one, everywhere, forced)}")
+            self.stdout.write(f"{one:<16}{_description(one, everywhere, forced)}")
         if everywhere.silent:
             self.stdout.write(f"Web processes that did not answer in time: {everywhere.silent}.")
 
 
-def _words(name: str, everywhere: Everywhere, forced: dict[str, str]) -> str:
+def _description(name: str, everywhere: Everywhere, forced: dict[str, str]) -> str:
     reports = [breakers[name] for breakers in everywhere.processes.values() if name in breakers]
     held = f"held {forced[name]} by an operator" if name in forced else ""
     if not reports:

@@ -79,8 +79,8 @@ def device(user_agent: str) -> str:
 
 
 @register.inclusion_tag("portal/room_link.html", takes_context=True)
-def room_link(context: Any, name: str, words: str, icon: str, *signs: str) -> dict[str, Any]:
+def room_link(context: Any, name: str, label: str, icon: str, *signs: str) -> dict[str, Any]:
     """A link of the navigation; current in its own view, and where a sign begins a view's name."""
     at = context["at"]
     is_here = at == name or any(at.startswith(sign) for sign in signs)
-    return {"url": reverse(name), "words": words, "icon": icon, "is_here": is_here}
+    return {"url": reverse(name), "label": label, "icon": icon, "is_here": is_here}
