@@ -22,7 +22,7 @@ AUDIT := pip-audit@2.10.1 --require-hashes --disable-pip --progress-spinner off
 WORKFLOWS := .github/workflows/*.yml
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev run serve test pytest checks lint style types imports \
+.PHONY: help setup setup-dev run serve test pytest hostile checks lint style types imports \
 	migrations-check deploy-check check bench \
 	bench-batches bench-webhooks bench-live bench-idle \
 	cold lock audit migrations format
@@ -103,6 +103,9 @@ endif
 
 pytest: setup-dev ## Only the tests, with PostgreSQL and Redis (T=path, or any arguments)
 	@$(SERVICES) --want nginx,chromium -- $(PY) -m pytest $(if $(T),$(T),$(ALL))
+
+hostile: setup-dev ## Only the tests of what one customer, row, host or version does to the others
+	@$(SERVICES) --want nginx,chromium -- $(PY) -m pytest -n $(N) --dist loadgroup -m hostile
 
 checks: setup-dev # What needs no stores, two at a time: the types take as long as all others
 	@$(MAKE) --no-print-directory -j 2 types style imports migrations-check deploy-check
