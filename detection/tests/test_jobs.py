@@ -152,7 +152,7 @@ class TestABatchBehindItsRequest:
         assert (none["status"], none["failed_count"]) == ("failed", 2)
 
     def test_nobody_waits_for_a_giant(self, submit):
-        submit(*different(200))
+        submit(*different(4 * store.CHUNK_ITEMS))
         submit(HARMLESS)
         sizes = [JobChunk.objects.get(pk=chunk_id).size for chunk_id in in_line()]
 
