@@ -40,7 +40,9 @@ class FeedbackForm(forms.Form):
 
 def facts(member: Member, row: UsageLog) -> dict[str, object]:
     """For the page of a request: the feedback on it, and the form to give it."""
-    feedback = Feedback.objects.filter(workspace=member.workspace, request_id=row.request_id).first()
+    feedback = Feedback.objects.filter(
+        workspace=member.workspace, request_id=row.request_id
+    ).first()
     form = FeedbackForm(initial={"note": feedback.note if feedback else ""})
     return {
         "has_verdict": row.is_malicious is not None,

@@ -60,7 +60,7 @@ def receive(inbox_id: UUID, headers: Mapping[str, str], body: bytes) -> None:
     webhook = webhook_of(inbox)
     if webhook is None:
         verdict = debugger.Verdict()
-        verdict.say("warn", "No webhook sends here, so there is no secret to verify with.")
+        verdict.add("warn", "No webhook sends here, so there is no secret to verify with.")
     else:
         verdict = debugger.examine(
             headers, body, keyring.named(webhook), now=int(timezone.now().timestamp())

@@ -26,7 +26,7 @@ def headers(secret=CURRENT, event_id="evt-1", at=NOW, body=BODY):
 
 
 def words(verdict):
-    return " ".join(finding.words for finding in verdict.findings)
+    return " ".join(finding.message for finding in verdict.findings)
 
 
 def test_what_a_library_accepts_is_valid_and_says_with_which_secret():
