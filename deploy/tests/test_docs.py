@@ -55,6 +55,21 @@ def test_a_file_that_moved_is_found() -> None:
     assert missing("`core/http.py` and `robin/seat/`") == ["core/http.py", "robin/seat/"]
 
 
+NAMED_TEST = re.compile(r"`([\w/]+\.py)((?:::\w+)*)`")
+
+
+def test_every_threat_has_a_test_that_exists() -> None:
+    rows = re.findall(r"^\| (?!---|may)(.+) \|$", (ROOT / "docs/threats.md").read_text(), re.M)
+    assert len(rows) > 20
+    for row in rows:
+        tests = NAMED_TEST.findall(row.split(" | ")[-1])
+        assert tests, f"no test: {row}"
+        for file, names in tests:
+            text = (ROOT / file).read_text()
+            for name in names.split("::")[1:]:
+                assert re.search(rf"(class|def) {name}\b", text), f"{file} has no {name}"
+
+
 def test_every_decision_says_what_when_and_whether_it_holds() -> None:
     rows = []
     for number, path in enumerate(sorted(DECISIONS.glob("[0-9]*.md")), 1):
