@@ -277,7 +277,7 @@ def _look_up(texts: Sequence[str]) -> dict[str, Caller]:
         found = list(
             ApiKey.objects.usable()
             .select_related("workspace__plan")
-            .filter(key_hash__in=list(by_digest), workspace__isnull=False)
+            .filter(key_hash__in=list(by_digest), workspace__deleted_at=None)
         )
     except DatabaseError as exc:
         log.error("key_lookup_failed", error=type(exc).__name__)

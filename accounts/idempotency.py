@@ -106,12 +106,6 @@ async def aonce(
     return await database.run(once, workspace_id, request, effect)
 
 
-def prune() -> int:
-    """Forget what is older than `KEPT`; returns how many."""
-    old = IdempotencyRecord.objects.filter(created_at__lt=timezone.now() - KEPT)
-    return old.delete()[0]
-
-
 def _begin(workspace_id: UUID, key: str) -> None:
     """Refuse to run beside the first. SQLite needs nothing: its transactions exclude each other."""
     if connection.vendor != "postgresql":

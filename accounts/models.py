@@ -17,6 +17,7 @@ from django.utils import timezone
 from uuid_utils.compat import uuid7
 
 from gateway_project.core.stores.bus import bus
+from gateway_project.core.stores.deletion import Deletable, Living
 
 PEOPLE = "people"
 """The bus' channel for users who changed: each word is an id, or `*`."""
@@ -55,7 +56,9 @@ class UserManager(DjangoUserManager["User"]):
     """Users by e-mail; the user name is the e-mail unless one is given."""
 
     def get_queryset(self) -> UserQuerySet:
-        return UserQuerySet(self.model, using=self._db)
+        users = UserQuerySet(self.model, using=self._db)
+        # Old migrations use this manager before there is such a column.
+        return users.filter(deleted_at=None) if hasattr(self.model, "deleted_at") else users
 
     def create_user(  # type: ignore[override]
         self, email: str, password: str | None = None, **fields: Any
@@ -78,7 +81,7 @@ def normal_email(email: str) -> str:
     return email.strip().lower()
 
 
-class User(AbstractUser):
+class User(AbstractUser, Deletable):
     """A person. The e-mail is what they sign in with."""
 
     id = models.UUIDField(primary_key=True, default=new_id, editable=False)
@@ -94,6 +97,7 @@ class User(AbstractUser):
         indexes = [  # the few that staff look for among the many
             models.Index(fields=["id"], name="user_staff", condition=Q(is_staff=True)),
             models.Index(fields=["id"], name="user_suspended", condition=Q(is_active=False)),
+            models.Index(fields=["id"], name="user_deleted", condition=Q(deleted_at__isnull=False)),
         ]
 
     def __str__(self) -> str:
@@ -124,7 +128,7 @@ class Plan(models.Model):
         return self.name
 
 
-class Workspace(models.Model):
+class Workspace(Deletable):
     """A tenant: what keys, limits and usage belong to."""
 
     id = models.UUIDField(primary_key=True, default=new_id, editable=False)
@@ -152,17 +156,28 @@ class Workspace(models.Model):
     members = models.ManyToManyField(User, through="Membership", related_name="workspaces")
     created_at = models.DateTimeField(default=timezone.now, editable=False)
 
-    class Meta:
+    objects = Living()
+
+    class Meta(Deletable.Meta):
         ordering = ["-created_at"]
         indexes = [
             models.Index(fields=["created_at"], name="workspace_created"),
             models.Index(
                 fields=["id"], name="workspace_suspended", condition=Q(suspended_at__isnull=False)
             ),
+            models.Index(
+                fields=["id"], name="workspace_deleted", condition=Q(deleted_at__isnull=False)
+            ),
+            models.Index(
+                fields=["id"], name="workspace_robin", condition=Q(is_robin_operator=True)
+            ),
         ]
 
     def __str__(self) -> str:
         return self.slug
+
+    def loose_ends(self) -> list[models.QuerySet[Any]]:
+        return [StoredText.objects.filter(workspace_id=self.pk)]
 
     @property
     def wants_detections(self) -> bool:
@@ -267,6 +282,12 @@ class ApiKey(models.Model):
         indexes = [
             models.Index(fields=["prefix", "last4"], name="key_shown"),
             models.Index(fields=["id"], name="key_revoked", condition=Q(revoked_at__isnull=False)),
+            models.Index(
+                fields=["expires_at"],
+                name="key_expiring",
+                condition=Q(expires_at__isnull=False, revoked_at=None, is_session=False),
+            ),
+            models.Index(fields=["expires_at"], name="key_session", condition=Q(is_session=True)),
         ]
 
     def __str__(self) -> str:
@@ -350,6 +371,9 @@ class StoredText(models.Model):
     workspace_id = models.UUIDField()
     encrypted = models.TextField()
     created_at = models.DateTimeField(db_index=True)
+
+    class Meta:
+        indexes = [models.Index(fields=["workspace_id"], name="stored_text_workspace")]
 
     def __str__(self) -> str:
         return f"text of {self.request_id}"
@@ -471,8 +495,14 @@ class AuditEvent(AppendOnly):
     at = models.DateTimeField(default=timezone.now, db_index=True)
     action = models.CharField(max_length=60)
     actor = models.CharField(max_length=254, help_text="E-mail, key prefix, or the command.")
+    # Without a constraint: a deleted workspace's id stays, and its rows need not be written anew.
     workspace = models.ForeignKey(
-        Workspace, on_delete=models.SET_NULL, null=True, blank=True, related_name="audit_events"
+        Workspace,
+        on_delete=models.DO_NOTHING,
+        db_constraint=False,
+        null=True,
+        blank=True,
+        related_name="audit_events",
     )
     target = models.CharField(max_length=100, blank=True, default="")
     client_ip = models.GenericIPAddressField(null=True, blank=True)
@@ -521,7 +551,9 @@ class OutboxEvent(models.Model):
     """
 
     id = models.UUIDField(primary_key=True, default=new_id, editable=False)
-    workspace = models.ForeignKey(Workspace, on_delete=models.CASCADE, related_name="outbox")
+    workspace = models.ForeignKey(
+        Workspace, on_delete=models.CASCADE, related_name="outbox", db_index=False
+    )
     type = models.CharField(max_length=60)
     body = models.JSONField()
     deliver_to = models.CharField(
@@ -538,6 +570,12 @@ class OutboxEvent(models.Model):
             models.Index(
                 fields=["created_at"], name="outbox_waiting", condition=Q(published_at=None)
             ),
+            models.Index(
+                fields=["created_at"],
+                name="outbox_published",
+                condition=Q(published_at__isnull=False),
+            ),
+            models.Index(fields=["workspace", "created_at"], name="outbox_workspace_time"),
         ]
 
     def __str__(self) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 from uuid import UUID
 
 from allauth.account.models import EmailAddress
+from allauth.mfa.models import Authenticator
 from django.conf import settings
 from django.db import IntegrityError, transaction
 from django.utils import timezone
@@ -125,7 +126,10 @@ def confirm_email(user: User, *, actor: Actor) -> None:
 
 
 def delete_account(user: User, *, actor: Actor) -> None:
-    """Delete the user, and the workspaces that nobody else owns with all their keys."""
+    """Delete the user, and the workspaces that nobody else owns with all their keys.
+
+    They are gone at once; what they own is erased behind (`core/stores/deletion.py`).
+    """
     with transaction.atomic():
         owners = Membership.objects.filter(role=Membership.Role.OWNER)
         shared = owners.exclude(user=user).values("workspace")
@@ -134,10 +138,37 @@ def delete_account(user: User, *, actor: Actor) -> None:
             pk__in=list(own.values_list("workspace", flat=True))
         ):
             audit("workspace.deleted", target=workspace.pk, slug=workspace.slug, **actor.fields())
-            workspace.delete()
+            _delete_workspace(workspace)
         audit("user.deleted", target=user.pk, **actor.fields())
-        user.delete()
+        delete_user(user)
     authentication.forget_all()
+
+
+def _delete_workspace(workspace: Workspace) -> None:
+    """Its name is free again, its keys are refused, nothing is sent or worked on for it."""
+    now = timezone.now()
+    workspace.memberships.all().delete()
+    workspace.slug, workspace.name = f"deleted-{workspace.pk.hex}", ""
+    workspace.wanted_events = []
+    workspace.suspended_at = workspace.deleted_at = now
+    workspace.save(update_fields=["slug", "name", "wanted_events", "suspended_at", "deleted_at"])
+
+
+def delete_user(user: User) -> None:
+    """Delete a person: their address is free again, and they are signed in nowhere.
+
+    Joins the caller's transaction. What else is theirs is erased behind.
+    """
+    user.memberships.all().delete()
+    EmailAddress.objects.filter(user=user).delete()
+    Authenticator.objects.filter(user=user).delete()
+    user.username = user.pk.hex
+    user.email = f"{user.pk.hex}@deleted.invalid"
+    user.first_name = user.last_name = ""
+    user.set_unusable_password()
+    user.is_active = user.is_staff = user.is_superuser = False
+    user.deleted_at = timezone.now()
+    user.save()
 
 
 def issue_key(

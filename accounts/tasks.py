@@ -8,8 +8,9 @@ from django.conf import settings
 from django.core.cache import cache
 from django.utils import timezone
 
-from accounts import idempotency
+from accounts import retention
 from accounts.usage import events, partitions, stream
+from gateway_project.core.stores import deletion
 
 HEARTBEAT_KEY = "worker:heartbeat"
 HEARTBEAT_SECONDS = 15
@@ -33,11 +34,23 @@ def drain_usage() -> int:
     return stream.drain() if settings.REDIS_URL else 0
 
 
-@shared_task(expires=3600)
+@shared_task(expires=60)
 def tend_usage_log() -> int:
     """Make the partitions of the days to come, drop those past the retention."""
     partitions.make_partitions_ahead()
-    return partitions.prune() + idempotency.prune()
+    return partitions.prune()
+
+
+@shared_task(expires=60)
+def prune() -> int:
+    """Forget what is past its time."""
+    return retention.prune()
+
+
+@shared_task(expires=10)
+def erase_deleted() -> int:
+    """Erase what people deleted: accounts, workspaces, webhooks."""
+    return deletion.erase()
 
 
 @worker_ready.connect
@@ -45,7 +58,7 @@ def _make_first_partitions(**_: Any) -> None:
     partitions.make_partitions_ahead()
 
 
-@shared_task(expires=3600)
+@shared_task(expires=60)
 def announce_expiring_keys() -> int:
     """Tell of keys that expire within a week; returns how many were told of."""
     return events.announce_expiring_keys()

@@ -44,7 +44,7 @@ def overview(request: HttpRequest, member: Member) -> HttpResponse:
     for key in keys:
         key.workspace = member.workspace  # with its plan, which was read already
     facts = figures.recent(member.workspace.pk, length, period)
-    by_key = reports.by_subject((key.pk for key in keys), facts["since"], period)
+    by_key = reports.by_subject([key.pk for key in keys], facts["since"], period)
     shown = [key for key in keys if key.pk in by_key or key.status in ("active", "grace")]
     shown.sort(key=lambda key: -by_key.get(key.pk, NOTHING)["requests"])
     shown = shown[:KEYS_SHOWN]

@@ -9,6 +9,10 @@ from uuid import UUID
 
 import httpx
 
+from accounts.models import UsageLog
+from accounts.usage import partitions, rollups
+from accounts.usage.rows import COLUMNS
+
 KEY_FIELDS = {
     "id",
     "prefix",
@@ -88,3 +92,13 @@ def refusal(r: Any) -> tuple[int, str]:
     else:
         code = r.json()["code"]
     return r.status_code, code
+
+
+def logged(values: dict[str, Any]) -> UsageLog:
+    """A row of the log, by column, with what it adds to the sums."""
+    at = values["created_at"]
+    partitions.ensure_partitions([at.date()])
+    found = UsageLog.objects.create(**values)
+    row = [getattr(found, name) for name in COLUMNS[:-1]]
+    rollups.add_up([[*map(str, row[:3]), *row[3:], at.isoformat()]])
+    return found

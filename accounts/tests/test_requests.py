@@ -8,9 +8,9 @@ from urllib.parse import urlsplit
 import pytest
 from django.utils import timezone
 
-from accounts.models import UsageLog, new_id
-from accounts.tests.shapes import problem
-from accounts.usage import partitions, stream
+from accounts.models import new_id
+from accounts.tests.shapes import logged, problem
+from accounts.usage import stream
 
 
 @pytest.fixture
@@ -25,8 +25,7 @@ def log(key, **fields):
         "upstream_ms": 1.25, "status": "complete", "source": "engine", "decision": "allow",
         "is_malicious": False, "confidence": 0.25, "created_at": timezone.now(),
     }  # fmt: skip
-    partitions.ensure_partitions([fields.get("created_at", timezone.now()).date()])
-    return UsageLog.objects.create(**{**values, **fields})
+    return logged(values | fields)
 
 
 def ids(r):

@@ -16,19 +16,20 @@ from django.db import transaction
 from django.db.models import F, Q, Sum
 from django.utils import timezone
 
-from accounts.events import event, publish, publish_all
+from accounts.events import NewEvent, event, publish, publish_all
 from accounts.models import (
     ApiKey,
-    OutboxEvent,
     QuotaNotice,
     UsageRollup,
     Workspace,
     effective_limits,
 )
 from gateway_project.core.clock import utc_text
+from gateway_project.core.stores.sweeps import Round
 
 EXPIRY_AHEAD = timedelta(days=7)
 PERCENTS = (80, 100)
+LOOKED_AT_MAX = 1_000
 DETECTIONS = frozenset({"detection.completed", "detection.flagged", "detection.failed"})
 QUOTAS = frozenset(f"quota.{percent}" for percent in PERCENTS)
 CHARGED = Q(http_status__lt=400) | Q(http_status__gte=499)
@@ -56,7 +57,7 @@ def tell_of_usage(
 
     `rows` are usage rows by column; `extras` has, by request id, what the log does not keep.
     """
-    events: list[OutboxEvent] = []
+    events: list[NewEvent] = []
     days: dict[tuple[UUID, date], UUID] = {}
     for row in rows:
         names = wanted[row["workspace_id"]]
@@ -105,7 +106,7 @@ def _detections(
 
 def _quotas(
     wanted: Mapping[UUID, frozenset[str]], days: Mapping[tuple[UUID, date], UUID]
-) -> list[OutboxEvent]:
+) -> list[NewEvent]:
     """Those of quotas that were crossed; each is noted, so that it is told once a day and key.
 
     Keys that replaced each other share their counters, and so their telling.
@@ -166,17 +167,18 @@ def _used(key_ids: list[UUID], day: date) -> int:
 
 def announce_expiring_keys() -> int:
     """Tell of each key that expires within a week, once for each expiry; returns how many."""
-    now, told = timezone.now(), 0
+    now, told, during = timezone.now(), 0, Round()
     expiring = (
         ApiKey.objects.usable(now)
-        .filter(expires_at__lte=now + EXPIRY_AHEAD, replaced_by=None)
+        .listed()
+        .filter(expires_at__gt=now, expires_at__lte=now + EXPIRY_AHEAD, replaced_by=None)
         .exclude(expiry_told_for=F("expires_at"))
-        .exclude(workspace__wanted_events=[])
+        .filter(workspace__wanted_events__icontains="key.expiring")
         .select_related("workspace")
     )
-    for key in expiring.order_by("expires_at"):
-        if "key.expiring" not in key.workspace.wanted_events or key.expires_at is None:
-            continue
+    for key in expiring.order_by("expires_at")[:LOOKED_AT_MAX]:
+        if key.expires_at is None or during.is_over:
+            break
         with transaction.atomic():
             # Compare-and-set: of two workers at once, one tells.
             won = (

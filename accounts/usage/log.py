@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import date, datetime
-from operator import itemgetter
 from threading import Lock
 from typing import Any
 from uuid import UUID
@@ -29,6 +28,7 @@ from accounts.usage.partitions import ensure_partitions
 from accounts.usage.rollups import add_up
 from accounts.usage.rows import COLUMNS, Batch, Row
 from gateway_project.core import encryption
+from gateway_project.core.stores.bulk import copy_in
 from gateway_project.core.telemetry.logging import get_logger
 from gateway_project.core.telemetry.metrics import usage_dropped, usage_written
 
@@ -66,8 +66,7 @@ def write(batches: Sequence[Batch]) -> int:
         usage_dropped.inc(refused)
     usage_written.inc(len(stored))
     # Apart: a key's row that somebody holds must not keep the log from being written.
-    for batch in fresh.values():
-        _touch(batch)
+    _touch(fresh.values())
     return len(stored)
 
 
@@ -144,16 +143,7 @@ def _store(rows: list[Row]) -> Iterator[Row]:
 
 def _insert(rows: list[Row]) -> None:
     if connection.vendor == "postgresql":
-        columns = ", ".join(COLUMNS)
-        statement = f"COPY {UsageLog._meta.db_table} ({columns}) FROM STDIN"
-        # Django does not wrap `copy`: without this, psycopg's own errors would get past everybody.
-        with (
-            connection.wrap_database_errors,
-            connection.cursor() as cursor,
-            cursor.copy(statement) as copy,
-        ):
-            for row in rows:
-                copy.write_row(row)
+        copy_in(UsageLog._meta.db_table, COLUMNS, rows)
     else:
         UsageLog.objects.bulk_create(
             [UsageLog(**dict(zip(COLUMNS, row, strict=True))) for row in rows], batch_size=500
@@ -173,9 +163,11 @@ WHERE accounts_apikey.id = used.id AND accounts_apikey.id IN (
 """
 
 
-def _touch(batch: Batch) -> None:
+def _touch(batches: Iterable[Batch]) -> None:
     """Note when and from where keys were last used: once a minute each, so none is hammered."""
-    last = {row[1]: row[-1] for row in sorted(batch.rows, key=itemgetter(-1))}
+    used = [(row[-1], row[1]) for batch in batches for row in batch.rows]
+    last = {key_id: at for at, key_id in sorted(used)}
+    addresses_of = {key: ip for batch in batches for key, ip in batch.addresses.items()}
     latest = {key_id: datetime.fromisoformat(at) for key_id, at in last.items()}
     with _touching:
         before = {key_id: _touched.get(key_id) for key_id in latest}
@@ -187,7 +179,7 @@ def _touch(batch: Batch) -> None:
     }
     if not due:
         return
-    addresses = [batch.addresses.get(key_id) or None for key_id in due]
+    addresses = [addresses_of.get(key_id) or None for key_id in due]
     if connection.vendor == "postgresql":
         with connection.cursor() as cursor:
             cursor.execute(TOUCH, [list(due), list(due.values()), addresses, list(due)])

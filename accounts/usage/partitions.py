@@ -1,35 +1,38 @@
-"""Daily partitions of the usage log: made ahead, dropped after their time."""
+"""Daily partitions of the usage log: made ahead, dropped after their time.
+
+Neither waits for whoever reads the log, nor lets anybody wait: a partition is made beside the table
+and attached, and detached before it is dropped, both without a lock that keeps readers or writers
+out. What cannot be had within `LOCK_SECONDS` is left to the next round.
+"""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
-from datetime import date, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 
 from django.conf import settings
-from django.db import connection
+from django.db import OperationalError, connection, transaction
 from django.db.models import Max
 from django.utils import timezone
 
-from accounts.models import (
-    Plan,
-    QuotaNotice,
-    ScoreRollup,
-    StoredText,
-    UsageBatch,
-    UsageLog,
-    UsageRollup,
-)
+from accounts.models import Plan, UsageLog
+from gateway_project.core.stores.sweeps import Round
+from gateway_project.core.telemetry.logging import get_logger
 
 PARTITIONS_AHEAD_DAYS = 7
-BATCHES_REMEMBERED = timedelta(days=1)
-ROLLUPS_KEPT = {"minute": timedelta(days=2), "hour": timedelta(days=95)}
+LOCK_SECONDS = 2
+MAKING = 163_990_420_092_417_733  # any number that nobody else on the database uses
+TABLE = UsageLog._meta.db_table
+NAME = re.compile(rf"{TABLE}_p([0-9]{{8}})\Z")
+log = get_logger("gateway.usage")
 
 
 _days_known: set[date] = set()
 
 
 def _partition(day: date) -> str:
-    return f"{UsageLog._meta.db_table}_p{day:%Y%m%d}"
+    return f"{TABLE}_p{day:%Y%m%d}"
 
 
 def ensure_partitions(days: Iterable[date]) -> None:
@@ -37,21 +40,31 @@ def ensure_partitions(days: Iterable[date]) -> None:
     missing = set(days) - _days_known
     if not missing or connection.vendor != "postgresql":
         return
-    with connection.cursor() as cursor:
-        for day in sorted(missing):
-            cursor.execute("SELECT to_regclass(%s)", [_partition(day)])
-            row = cursor.fetchone()
-            if row and row[0] is None:
-                cursor.execute(
-                    f"CREATE TABLE IF NOT EXISTS {_partition(day)} "
-                    f"PARTITION OF {UsageLog._meta.db_table} FOR VALUES "
-                    f"FROM ('{day} 00:00+00') TO ('{day + timedelta(days=1)} 00:00+00')"
-                )
+    for day in sorted(missing - set(partition_days())):
+        _make(day)
     _days_known.update(missing)
 
 
+def _make(day: date) -> None:
+    name, following = _partition(day), day + timedelta(days=1)
+    with transaction.atomic(), connection.cursor() as cursor:
+        cursor.execute(f"SET LOCAL lock_timeout = '{LOCK_SECONDS}s'")
+        # One at a time; whoever comes second finds it made.
+        cursor.execute("SELECT pg_advisory_xact_lock(%s)", [MAKING])
+        if day in partition_days():
+            return
+        # `CREATE … PARTITION OF` would lock the whole log, and wait for all that reads it.
+        cursor.execute(f"CREATE TABLE IF NOT EXISTS {name} (LIKE {TABLE} INCLUDING ALL)")
+        # So that pages need not read rows to know how far back they look.
+        cursor.execute(f"ALTER TABLE {name} SET (autovacuum_vacuum_insert_scale_factor = 0.05)")
+        cursor.execute(
+            f"ALTER TABLE {TABLE} ATTACH PARTITION {name} "
+            f"FOR VALUES FROM ('{day} 00:00+00') TO ('{following} 00:00+00')"
+        )
+
+
 def make_partitions_ahead() -> None:
-    """So that midnight finds its partition there, without a lock in the middle of the traffic."""
+    """So that midnight finds its partition there, whatever the database is doing then."""
     today = timezone.now().date()
     ensure_partitions(today + timedelta(days=n) for n in range(PARTITIONS_AHEAD_DAYS + 1))
 
@@ -64,29 +77,67 @@ def retention_days() -> int:
 
 def prune() -> int:
     """Drop what is older than the retention; returns how many partitions or rows."""
-    now = timezone.now()
-    before = now - timedelta(days=retention_days())
-    for period, kept in ROLLUPS_KEPT.items():
-        for model in (UsageRollup, ScoreRollup):
-            model.objects.filter(period=period, bucket__lt=now - kept).delete()
-    UsageBatch.objects.filter(written_at__lt=now - BATCHES_REMEMBERED).delete()
-    QuotaNotice.objects.filter(day__lt=before.date()).delete()
-    StoredText.objects.filter(created_at__lt=before).delete()
+    during = Round()
+    before = timezone.now() - timedelta(days=retention_days())
     if connection.vendor != "postgresql":
-        return UsageLog.objects.filter(created_at__lt=before).delete()[0]
-    old = [day for day in partition_days() if day < before.date()]
+        return during.delete(UsageLog.objects.filter(created_at__lt=before).order_by("created_at"))
+    dropped = 0
+    for day, is_attached in sorted(_tables().items()):
+        if day >= before.date() or during.is_over:
+            break
+        try:
+            _drop(day, is_attached=is_attached)
+        except OperationalError as exc:  # somebody reads it, a dump perhaps
+            log.info("partition_kept", partition=_partition(day), error=type(exc).__name__)
+            break
+        _days_known.discard(day)
+        dropped += 1
+    return dropped
+
+
+def _drop(day: date, *, is_attached: bool) -> None:
+    """Outside of any transaction, which `CONCURRENTLY` demands."""
     with connection.cursor() as cursor:
-        for day in old:
+        cursor.execute(f"SET lock_timeout = '{LOCK_SECONDS}s'")
+        cursor.execute(f"SET statement_timeout = '{LOCK_SECONDS}s'")
+        try:
+            if is_attached:
+                how = "FINALIZE" if _is_detaching(day) else "CONCURRENTLY"
+                cursor.execute(f"ALTER TABLE {TABLE} DETACH PARTITION {_partition(day)} {how}")
             cursor.execute(f"DROP TABLE {_partition(day)}")
-            _days_known.discard(day)
-    return len(old)
+        finally:
+            cursor.execute("RESET lock_timeout")
+            cursor.execute("RESET statement_timeout")
+
+
+def _is_detaching(day: date) -> bool:
+    """Whether a round before this one began to detach it, and had to stop waiting."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT inhdetachpending FROM pg_inherits WHERE inhrelid = %s::regclass",
+            [_partition(day)],
+        )
+        row = cursor.fetchone()
+    return bool(row and row[0])
 
 
 def partition_days() -> list[date]:
+    """Of the partitions that the log has."""
+    return sorted(day for day, is_attached in _tables().items() if is_attached)
+
+
+def _tables() -> dict[date, bool]:
+    """Tables for days by name, and whether each is a partition (still)."""
     with connection.cursor() as cursor:
         cursor.execute(
-            "SELECT inhrelid::regclass::text FROM pg_inherits WHERE inhparent = %s::regclass",
-            [UsageLog._meta.db_table],
+            "SELECT relname, relispartition FROM pg_class "
+            "WHERE relkind = 'r' AND relnamespace = current_schema()::regnamespace "
+            "AND relname ~ %s",
+            [f"^{TABLE}_p[0-9]{{8}}$"],
         )
-        names = [row[0] for row in cursor.fetchall()]
-    return sorted(datetime.strptime(name[-8:], "%Y%m%d").date() for name in names)  # noqa: DTZ007
+        rows = cursor.fetchall()
+    return {_day(name): is_attached for name, is_attached in rows}
+
+
+def _day(name: str) -> date:
+    return datetime.strptime(name[-8:], "%Y%m%d").replace(tzinfo=UTC).date()

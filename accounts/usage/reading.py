@@ -2,6 +2,10 @@
 
 Every query names the workspace and a span of time, so that an index on both serves it and
 PostgreSQL opens only the partitions of that span. Rows older than the plan's days are not shown.
+
+With a filter that few rows match, or none, a page looks back over `LOOKED_AT_MAX` rows and no
+further: it may have few rows, or none, and a cursor that goes on from there. Of errors the sums
+tell the hour in which the next of them lie, so nothing else is looked at.
 """
 
 from __future__ import annotations
@@ -15,9 +19,13 @@ from uuid import UUID
 from django.db.models import Q
 from django.utils import timezone
 
-from accounts.models import UsageLog, Workspace
+from accounts.models import UsageLog, UsageRollup, Workspace
+from accounts.usage.rollups import ROLLUPS_KEPT
 
 ROWS_ON_A_PAGE = 50
+LOOKED_AT_MAX = 20_000
+HOUR = timedelta(hours=1)
+INSTANT = timedelta(microseconds=1)
 LONGEST_REQUEST = timedelta(minutes=5)
 """A row is written when its answer leaves, its id is made when the request comes."""
 
@@ -55,25 +63,64 @@ def page(
     A cursor that is not ours raises ValueError.
     """
     first = earliest(workspace)
-    rows = UsageLog.objects.filter(
-        workspace_id=workspace.pk, created_at__gte=max(since, first) if since else first
-    )
-    if until is not None:
-        rows = rows.filter(created_at__lt=until)
+    begin, end = max(since, first) if since else first, until
+    last = None
+    if cursor:
+        at, last = _read_cursor(cursor)
+        end = at + INSTANT if end is None else min(end, at + INSTANT)
+    subject = api_key_id or workspace.pk
+    if statuses is not None:
+        end = _end_of_hour_with(subject, statuses, begin, end)
+        if end is None:
+            return Page([], None)
+    rows = UsageLog.objects.filter(workspace_id=workspace.pk, created_at__gte=begin)
+    if end is not None:
+        rows = rows.filter(created_at__lt=end)
     if api_key_id is not None:
         rows = rows.filter(api_key_id=api_key_id)
+    if cursor:
+        rows = rows.filter(Q(created_at__lt=at) | Q(pk__lt=last))
+    stopped_at = None
+    if statuses is not None or decision:
+        times = rows.order_by("-created_at").values_list("created_at", flat=True)
+        stopped_at = next(iter(times[LOOKED_AT_MAX : LOOKED_AT_MAX + 1]), None)
+        if stopped_at is not None:
+            rows = rows.filter(created_at__gte=stopped_at)
     if statuses is not None:
         rows = rows.filter(http_status__gte=statuses.start, http_status__lt=statuses.stop)
     if decision:
         rows = rows.filter(decision=decision)
-    if cursor:
-        at, last = _read_cursor(cursor)
-        # The first condition follows from the second, but only it can use the index.
-        rows = rows.filter(created_at__lte=at).filter(Q(created_at__lt=at) | Q(pk__lt=last))
     found = list(rows.order_by("-created_at", "-pk")[: size + 1])
-    has_more = len(found) > size
-    found = found[:size]
-    return Page(found, _cursor_after(found[-1]) if has_more else None)
+    if len(found) > size:
+        found = found[:size]
+        return Page(found, _cursor_of(found[-1].created_at, found[-1].pk))
+    return Page(found, None if stopped_at is None else _cursor_of(stopped_at, 0))
+
+
+def _end_of_hour_with(
+    subject_id: UUID, statuses: range, begin: datetime, end: datetime | None
+) -> datetime | None:
+    """Until when to look for the newest row of one of `statuses`; None when there is none.
+
+    That is the end of its hour, or `end`. The sums are written in the transaction of the rows.
+    """
+    now = timezone.now()
+    counted = UsageRollup.objects.filter(
+        period="hour",
+        subject_id=subject_id,
+        bucket__gt=begin - HOUR,
+        http_status__gte=statuses.start,
+        http_status__lt=statuses.stop,
+    )
+    if end is not None:
+        counted = counted.filter(bucket__lt=end)
+    hour = counted.order_by("-bucket").values_list("bucket", flat=True).first()
+    if hour is not None:
+        return hour + HOUR if end is None else min(end, hour + HOUR)
+    # Older hours are not kept.
+    if begin < now - ROLLUPS_KEPT["hour"]:
+        return now if end is None else end
+    return None
 
 
 def get(workspace: Workspace, request_id: UUID, at: datetime | None = None) -> UsageLog | None:
@@ -100,8 +147,9 @@ def get(workspace: Workspace, request_id: UUID, at: datetime | None = None) -> U
     ).first()
 
 
-def _cursor_after(row: UsageLog) -> str:
-    return urlsafe_b64encode(f"{row.created_at.isoformat()} {row.pk}".encode()).decode()
+def _cursor_of(at: datetime, last: int) -> str:
+    """Of the row `last` at that time, or of all rows at that time (0): older ones follow."""
+    return urlsafe_b64encode(f"{at.isoformat()} {last}".encode()).decode()
 
 
 def _read_cursor(text: str) -> tuple[datetime, Any]:

@@ -19,11 +19,11 @@ from accounts.models import (
     ScoreRollup,
     UsageRollup,
 )
-from accounts.usage.partitions import ROLLUPS_KEPT
 from accounts.usage.rows import Row
 
 SCORE_BINS = 100
-
+ROLLUPS_KEPT = {"minute": timedelta(days=2), "hour": timedelta(days=95)}
+"""Days are kept for `STATISTICS_RETENTION_DAYS`. Of scores there are days alone."""
 
 LATENCY_MS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10_000, 30_000)
 """Upper bounds of the latency bins; the last bin holds everything above."""
@@ -64,7 +64,7 @@ def add_up(rows: Iterable[Row]) -> None:
         total[first_bin + bisect_left(LATENCY_MS, latency_ms)] += 1
         if confidence is not None:
             number = bin_of(confidence)
-            scores[(at[:16], key, workspace, number)] += 1
+            scores[(at[:10], key, workspace, number)] += 1
     sums: dict[tuple[Any, ...], list[float]] = {}
     for (minute, key, workspace, endpoint, http_status), total in groups.items():
         for slot in _slots(minute, key, workspace):
@@ -72,9 +72,10 @@ def add_up(rows: Iterable[Row]) -> None:
             before = sums.get(place)
             sums[place] = total if before is None else [*map(add, before, total)]
     bins: dict[tuple[Any, ...], int] = defaultdict(int)
-    for (minute, key, workspace, number), count in scores.items():
-        for slot in _slots(minute, key, workspace):
-            bins[(*slot, number)] += count
+    for (day, key, workspace, number), count in scores.items():
+        _, _, bucket = _buckets(f"{day}T00:00")
+        for subject in (key, workspace, str(EVERYTHING)):
+            bins[(*bucket, subject, number)] += count
     _upsert(UsageRollup, KEYS, SUMS, [(*key, *total) for key, total in sums.items()])
     _upsert(ScoreRollup, SCORE_KEYS, ("count",), [(*key, count) for key, count in bins.items()])
 
@@ -166,6 +167,8 @@ def rebuild_rollups() -> None:
                     "FROM accounts_usagelog WHERE created_at >= %(since)s GROUP BY 2, 3, 4, 5",
                     values,
                 )
+                if period != "day":
+                    continue  # nobody asks for scores by the hour
                 cursor.execute(
                     f"INSERT INTO accounts_scorerollup ({', '.join(SCORE_KEYS)}, count) "  # noqa: S608
                     f"SELECT %(period)s, {bucket}, {subject}, "

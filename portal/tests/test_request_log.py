@@ -8,9 +8,8 @@ from uuid import uuid4
 import pytest
 from django.utils import timezone
 
-from accounts.models import UsageLog, new_id
-from accounts.tests.shapes import refusal
-from accounts.usage import partitions
+from accounts.models import new_id
+from accounts.tests.shapes import logged, refusal
 
 URL = "/app/requests"
 
@@ -34,9 +33,7 @@ def add(acme, acme_key):
             "confidence": 0.02,
             "created_at": timezone.now(),
         }
-        row |= fields
-        partitions.ensure_partitions([row["created_at"].date()])
-        return UsageLog.objects.create(**row)
+        return logged(row | fields)
 
     return add
 
