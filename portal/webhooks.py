@@ -53,7 +53,9 @@ def _webhook(member: Member, webhook_id: UUID, *, is_any: bool = False) -> Webho
 
 def _delivery(member: Member, delivery_id: UUID) -> WebhookDelivery:
     found = (
-        WebhookDelivery.objects.filter(pk=delivery_id, webhook__workspace=member.workspace)
+        WebhookDelivery.objects.filter(
+            pk=delivery_id, webhook__workspace=member.workspace, webhook__deleted_at=None
+        )
         .select_related("event", "webhook")
         .first()
     )
@@ -130,10 +132,12 @@ def _page(request: HttpRequest, member: Member, found: Webhook, **more: Any) -> 
     rows: list[WebhookDelivery] = []
     older = None
     if form.is_valid():
-        log = found.deliveries.filter(**form.conditions())
-        log = log.select_related("event", "webhook").defer("event__body")
+        conditions = form.conditions()
+        of_time = {name: at for name, at in conditions.items() if name.startswith("created_at")}
+        among = found.deliveries.filter(**of_time)
+        log = among.filter(**conditions).select_related("event", "webhook").defer("event__body")
         try:
-            rows, older = page(Request(request), log, ordering=("-created_at", "-id"))
+            rows, older = page(Request(request), log, ordering=("-created_at", "-id"), among=among)
         except NotFound:
             raise Http404 from None
     now = timezone.now()

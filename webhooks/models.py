@@ -7,6 +7,7 @@ from django.db.models import Q
 from django.utils import timezone
 
 from accounts.models import OutboxEvent, Workspace, new_id
+from gateway_project.core.stores.deletion import Deletable, Living
 
 
 class Inbox(models.Model):
@@ -49,7 +50,7 @@ class WebhookQuerySet(models.QuerySet["Webhook"]):
         return self.filter(is_per_request=False)
 
 
-class Webhook(models.Model):
+class Webhook(Deletable):
     """An address of a workspace that gets the events it asked for.
 
     One that `is_per_request` has no address and asks for nothing: it stands for all addresses that
@@ -87,12 +88,24 @@ class Webhook(models.Model):
     is_noticed = models.BooleanField(
         default=False, editable=False, help_text="Its owner was told that it fails."
     )
+    is_closing = models.BooleanField(
+        db_default=False,
+        default=False,
+        editable=False,
+        help_text="What is on its way there is being given up, piece by piece.",
+    )
     created_at = models.DateTimeField(default=timezone.now, editable=False)
 
-    objects = WebhookQuerySet.as_manager()
+    objects = Living.from_queryset(WebhookQuerySet)()
 
-    class Meta:
+    class Meta(Deletable.Meta):
         ordering = ["-created_at", "-id"]
+        indexes = [
+            models.Index(fields=["id"], name="webhook_closing", condition=Q(is_closing=True)),
+            models.Index(
+                fields=["id"], name="webhook_deleted", condition=Q(deleted_at__isnull=False)
+            ),
+        ]
         constraints = [
             models.UniqueConstraint(
                 fields=["workspace"],
@@ -178,7 +191,27 @@ class WebhookDelivery(models.Model):
                 name="webhook_delivery_due",
                 condition=Q(status="pending"),
             ),
-            models.Index(fields=["webhook", "-created_at"], name="webhook_delivery_log"),
+            models.Index(
+                fields=["webhook", "next_attempt_at"],
+                name="webhook_delivery_pending",
+                condition=Q(status="pending"),
+            ),
+            models.Index(
+                fields=["webhook", "lane", "next_attempt_at"],
+                name="webhook_delivery_lane",
+                condition=Q(status="pending") & ~Q(lane=""),
+            ),
+            models.Index(
+                fields=["webhook", "-created_at"],
+                name="webhook_delivery_failed",
+                condition=Q(status="failed"),
+            ),
+            # With what counts and filters ask for, so that they need not read the rows.
+            models.Index(
+                fields=["webhook", "-created_at"],
+                name="webhook_delivery_made",
+                include=["status", "event_type"],
+            ),
         ]
 
     def __str__(self) -> str:
@@ -225,6 +258,7 @@ class WebhookNotice(models.Model):
 
     class Meta:
         indexes = [
+            models.Index(fields=["created_at"], name="webhook_notice_time"),
             models.Index(
                 fields=["created_at"], name="webhook_notice_waiting", condition=Q(sent_at=None)
             ),

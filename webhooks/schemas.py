@@ -88,7 +88,7 @@ class RecoverRequest(Body):
 
 
 class Health(BaseModel):
-    """`delivered` and `failed` are of the last seven days."""
+    """`delivered` and `failed` are of the last seven days. Each is counted up to 10,000."""
 
     delivered: int
     failed: int

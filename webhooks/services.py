@@ -8,7 +8,7 @@ from typing import Any
 from uuid import UUID
 
 from django.db import transaction
-from django.db.models import Count, Exists, OuterRef, Q
+from django.db.models import Exists, IntegerField, OuterRef, Q, QuerySet, Subquery
 from django.utils import timezone
 
 from accounts.events import audit, publish
@@ -33,6 +33,7 @@ WEBHOOKS_MAX = 100
 OLD_SECRETS_MAX = 9
 RECOVERED_MAX = 10_000
 HEALTH_DAYS = 7
+COUNTED_MAX = 10_000
 ATTEMPTS_HELD_AGAINST = 20
 Reason = Webhook.DisabledReason
 Status = WebhookDelivery.Status
@@ -83,12 +84,11 @@ def update(webhook: Webhook, changes: dict[str, Any], *, actor: Actor) -> Webhoo
         workspace = subscriptions.locked(webhook.workspace_id)
         for field, value in changes.items():
             setattr(webhook, field, value)
-        if changes.get("is_active") is False:
-            webhook.disabled_reason = Reason.PAUSED
-            subscriptions.close_pending([webhook.pk], "the webhook was paused")
+        if is_paused := changes.get("is_active") is False:
+            webhook.disabled_reason, webhook.is_closing = Reason.PAUSED, True
         if "url" in changes:
             webhook.inbox = None  # from now on it is dialled, and the guard asked
-        webhook.save(update_fields=[*changes, "disabled_reason", "inbox"])
+        webhook.save(update_fields=[*changes, "disabled_reason", "is_closing", "inbox"])
         subscriptions.tell(workspace)
         audit(
             "webhook.changed",
@@ -97,6 +97,8 @@ def update(webhook: Webhook, changes: dict[str, Any], *, actor: Actor) -> Webhoo
             fields=sorted(changes),
             **actor.fields(),
         )
+    if is_paused:
+        subscriptions.close_first(webhook.pk)
     return webhook
 
 
@@ -117,13 +119,14 @@ def enable(webhook: Webhook, *, actor: Actor) -> Webhook:
         )
     with transaction.atomic():
         workspace = subscriptions.locked(webhook.workspace_id)
-        webhook.is_active = True
+        webhook.is_active, webhook.is_closing = True, False
         webhook.disabled_reason = ""
         webhook.failing_since = webhook.last_failed_at = None
         webhook.is_noticed = False
         webhook.save(
             update_fields=[
-                *("is_active", "disabled_reason", "failing_since", "last_failed_at", "is_noticed")
+                *("is_active", "is_closing", "disabled_reason"),
+                *("failing_since", "last_failed_at", "is_noticed"),
             ]
         )
         subscriptions.tell(workspace)
@@ -133,13 +136,14 @@ def enable(webhook: Webhook, *, actor: Actor) -> Webhook:
 
 
 def delete(webhook: Webhook, *, actor: Actor) -> None:
-    """Forget the webhook and its log."""
+    """Forget the webhook, and its log behind (`core/stores/deletion.py`)."""
     with transaction.atomic():
         workspace = subscriptions.locked(webhook.workspace_id)
-        target = webhook.pk
-        webhook.delete()
+        webhook.secrets.all().delete()
+        webhook.is_active, webhook.deleted_at, webhook.inbox = False, timezone.now(), None
+        webhook.save(update_fields=["is_active", "deleted_at", "inbox"])
         subscriptions.tell(workspace)
-        audit("webhook.deleted", workspace=workspace, target=target, **actor.fields())
+        audit("webhook.deleted", workspace=workspace, target=webhook.pk, **actor.fields())
 
 
 def rotate_secret(webhook: Webhook, *, overlap_seconds: int, actor: Actor) -> tuple[str, datetime]:
@@ -147,7 +151,7 @@ def rotate_secret(webhook: Webhook, *, overlap_seconds: int, actor: Actor) -> tu
     secret, now = signing.make_secret(), timezone.now()
     valid_until = now + timedelta(seconds=overlap_seconds)
     with transaction.atomic():
-        Webhook.objects.select_for_update().get(pk=webhook.pk)
+        Webhook.objects.select_for_update(no_key=True).get(pk=webhook.pk)
         webhook.secrets.filter(expires_at=None).update(expires_at=valid_until)
         old = webhook.secrets.filter(expires_at__gt=now).order_by("-id")
         surplus = list(old.values_list("pk", flat=True)[OLD_SECRETS_MAX:])
@@ -235,6 +239,7 @@ def recover(
             WebhookDelivery.objects.filter(
                 webhook=webhook,
                 status=Status.FAILED,
+                created_at__gte=since,  # none is made before its event
                 event__created_at__gte=since,
                 event__created_at__lte=until,
             )
@@ -312,18 +317,33 @@ def _require_active(webhook: Webhook) -> None:
 
 
 def counts_of(webhooks: Iterable[Webhook]) -> dict[UUID, dict[str, int]]:
-    """{webhook: {status: deliveries}}: all that are pending, others of the last days."""
+    """{webhook: {status: deliveries}}: all that are pending, others of the last days.
+
+    Of each no more than `COUNTED_MAX` are counted.
+    """
     since = timezone.now() - timedelta(days=HEALTH_DAYS)
-    mine = WebhookDelivery.objects.filter(webhook__in=[webhook.pk for webhook in webhooks])
-    pending = mine.filter(status=Status.PENDING)
-    recent = mine.filter(created_at__gte=since).exclude(status=Status.PENDING)
-    found: dict[UUID, dict[str, int]] = {}
-    for rows in (pending, recent):
-        for webhook_id, status, count in (
-            rows.order_by().values_list("webhook_id", "status").annotate(n=Count("pk"))
-        ):
-            found.setdefault(webhook_id, {})[status] = count
-    return found
+    mine = WebhookDelivery.objects.filter(webhook=OuterRef("pk")).order_by()
+    counted = {
+        Status.PENDING: mine.filter(status=Status.PENDING),
+        Status.FAILED: mine.filter(status=Status.FAILED, created_at__gte=since),
+        Status.DELIVERED: mine.filter(status=Status.DELIVERED, created_at__gte=since),
+    }
+    columns = {f"n_{status}": _bounded_count(rows) for status, rows in counted.items()}
+    found = Webhook.objects.filter(pk__in=[webhook.pk for webhook in webhooks]).order_by()
+    return {
+        pk: {str(status): n for status, n in zip(counted, counts, strict=True) if n}
+        for pk, *counts in found.annotate(**columns).values_list("pk", *columns)
+    }
+
+
+def _bounded_count(rows: QuerySet[WebhookDelivery]) -> Subquery:
+    """How many `rows` there are, up to `COUNTED_MAX`; `rows` name an outer query's."""
+    some = rows.values("webhook_id")[:COUNTED_MAX]
+    return CountOf(some, output_field=IntegerField())
+
+
+class CountOf(Subquery):
+    template = "(SELECT count(*) FROM (%(subquery)s) AS counted)"
 
 
 def examine(

@@ -7,7 +7,7 @@ from celery.signals import worker_process_shutdown, worker_shutdown
 
 from accounts.usage import partitions
 from gateway_project.core.telemetry.metrics import webhook_oldest_pending
-from webhooks.delivery import engine, notices, outbox
+from webhooks.delivery import engine, notices, outbox, subscriptions
 
 
 @shared_task(expires=10)  # more than hosts' clocks may be apart
@@ -33,7 +33,13 @@ def measure() -> None:
     webhook_oldest_pending.set(outbox.oldest_pending_seconds())
 
 
-@shared_task(expires=3600)
+@shared_task(expires=60)
 def prune() -> int:
     """Drop events and their deliveries past the retention of the usage log."""
     return outbox.prune(partitions.retention_days())
+
+
+@shared_task(expires=10)
+def close_pending() -> int:
+    """Give up what is on its way to webhooks that are sent nothing more."""
+    return subscriptions.close_pending()

@@ -68,7 +68,9 @@ class WebhookViewSet(KeyedViewSet):
     def get_own_delivery(self, delivery_id: UUID) -> WebhookDelivery:
         delivery = (
             WebhookDelivery.objects.filter(
-                pk=delivery_id, webhook__workspace_id=self.principal.workspace_id
+                pk=delivery_id,
+                webhook__workspace_id=self.principal.workspace_id,
+                webhook__deleted_at=None,
             )
             .select_related("event", "webhook")
             .prefetch_related("attempts")
@@ -249,13 +251,15 @@ class WebhookViewSet(KeyedViewSet):
     )
     def deliveries(self, request: Request, id: UUID) -> HttpResponse:  # noqa: A002
         asked = _filters(request)
-        deliveries = self.get_own(id, is_any=True).deliveries.filter(**asked)
+        of_time = {name: at for name, at in asked.items() if name.startswith("created_at")}
+        among = self.get_own(id, is_any=True).deliveries.filter(**of_time)
         found = (
-            deliveries.select_related("event", "webhook")
+            among.filter(**asked)
+            .select_related("event", "webhook")
             .defer("event__body")
             .prefetch_related("attempts")
         )
-        rows, following = page(request, found, ordering=("-created_at", "-id"))
+        rows, following = page(request, found, ordering=("-created_at", "-id"), among=among)
         return reply(DeliveryList(results=[DeliveryView.of(row) for row in rows], next=following))
 
     @endpoint(

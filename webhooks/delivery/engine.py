@@ -22,7 +22,7 @@ from django.conf import settings
 
 from gateway_project.core.background import Background, in_thread
 from gateway_project.core.telemetry.logging import get_logger
-from webhooks.delivery import outbox
+from webhooks.delivery import outbox, subscriptions
 from webhooks.delivery.outbox import CALLBACKS_MAX
 from webhooks.delivery.results import record
 from webhooks.delivery.sending import TIMEOUT_SECONDS, Job, Outcome, Sender, WindowKey
@@ -96,6 +96,7 @@ class Engine:
 
     def __init__(self, sender: Sender) -> None:
         self._sender = sender
+        self._claims = outbox.Claims()
         self._windows: dict[WindowKey, ConcurrencyWindow] = {}
         self._in_flight: set[asyncio.Task[None]] = set()
         self._results: list[tuple[Job, Outcome]] = []
@@ -151,7 +152,7 @@ class Engine:
             events = await in_thread(self._claimer, outbox.fan_out)
             places = min(IN_FLIGHT_MAX - len(self._in_flight), CLAIMED_AT_ONCE)
             room = {key: window.room() for key, window in self._windows.items()}
-            jobs = await in_thread(self._claimer, outbox.claim, places, room, WINDOW_START)
+            jobs = await in_thread(self._claimer, self._claims.take, places, room, WINDOW_START)
             for job in jobs:
                 self._begin(job)
             if jobs or events:
@@ -237,10 +238,14 @@ background = Background("webhooks", _opened, stop_seconds=STOP_SECONDS)
 
 
 def deliver_all() -> None:
-    """Send all that is due and return when it is written; for commands and tests."""
+    """Send all that is due and return when it is written; for commands and tests.
+
+    What is on its way to webhooks that are sent nothing more is given up.
+    """
 
     async def run() -> None:
         async with Sender() as sender:
             await Engine(sender).drain()
 
     asyncio.run(run())
+    subscriptions.close_pending()

@@ -23,7 +23,7 @@ def by_hour(webhook_ids: Sequence[UUID], since: datetime) -> dict[UUID, Series]:
         .order_by()
         .annotate(hour=TruncHour("created_at", tzinfo=UTC))
         .values_list("webhook_id", "hour", "status")
-        .annotate(count=Count("pk"))
+        .annotate(count=Count("*"))  # not an id: the index has all that is asked for
     )
     for webhook_id, hour, status, count in rows:
         found[webhook_id][hour][status] = count

@@ -8,27 +8,84 @@ worker that dies holds it no longer than `LEASE`.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import timedelta
+from typing import Any, NamedTuple
 from uuid import UUID
 
-from django.db import transaction
-from django.db.models import Min
+from django.db import connection, transaction
+from django.db.models import Exists, Min, OuterRef, QuerySet
 from django.utils import timezone
 
 from accounts.models import OutboxEvent
-from webhooks.delivery import callbacks, sending, subscriptions
+from gateway_project.core.stores.sweeps import Round
+from webhooks.delivery import callbacks, sending
 from webhooks.delivery.schedule import steps_max
 from webhooks.delivery.sending import WindowKey
-from webhooks.models import Webhook, WebhookDelivery
+from webhooks.models import Webhook, WebhookDelivery, WebhookNotice
 
 EVENTS_AT_ONCE = 500
+DELIVERIES_AT_ONCE = 2_000
 CANDIDATES_PER_PLACE = 4
 CALLBACKS_MAX = 128
 """Of all addresses that requests of one workspace name, in flight at once in a process."""
 LEASE = timedelta(seconds=60)
 """Longer than a request may take and its result needs to be written."""
-PRUNED_AT_ONCE = 5_000
+WEBHOOKS_AT_ONCE = 500
+OF_EACH_MAX = 32
+CROWDED_AT_ONCE = 4
+LANES_AT_ONCE = 2 * CALLBACKS_MAX
+"""Of one webhook more than can be full, so that there are some that are not."""
+FIRST = UUID(int=0)
+"""No UUIDv7 is smaller."""
+# The next webhooks that have something pending, found from one to the next by an index.
+WAITING = """
+WITH RECURSIVE waiting AS (
+    (SELECT webhook_id FROM webhooks_webhookdelivery
+     WHERE status = 'pending' AND webhook_id > %(after)s ORDER BY webhook_id LIMIT 1)
+    UNION ALL
+    SELECT (SELECT webhook_id FROM webhooks_webhookdelivery
+            WHERE status = 'pending' AND webhook_id > waiting.webhook_id
+            ORDER BY webhook_id LIMIT 1)
+    FROM waiting WHERE waiting.webhook_id IS NOT NULL
+)
+SELECT webhook_id FROM waiting WHERE webhook_id IS NOT NULL LIMIT %(at_once)s
+"""
+OF_EACH = """
+SELECT found.id, asked.webhook_id, found.lane
+FROM unnest(%(webhooks)s::uuid[]) AS asked (webhook_id)
+JOIN webhooks_webhook AS webhook ON webhook.id = asked.webhook_id AND webhook.is_active
+JOIN accounts_workspace AS workspace
+    ON workspace.id = webhook.workspace_id AND workspace.suspended_at IS NULL
+CROSS JOIN LATERAL (
+    SELECT id, lane FROM webhooks_webhookdelivery
+    WHERE status = 'pending' AND webhook_id = asked.webhook_id AND next_attempt_at <= %(now)s
+    ORDER BY next_attempt_at LIMIT %(each)s
+) AS found
+LIMIT %(at_once)s
+"""
+# Of one webhook that stands for many addresses: from one lane to the next, a few of each.
+OF_EACH_LANE = """
+WITH RECURSIVE waiting AS (
+    (SELECT lane FROM webhooks_webhookdelivery
+     WHERE status = 'pending' AND lane <> '' AND webhook_id = %(webhook)s ORDER BY lane LIMIT 1)
+    UNION ALL
+    SELECT (SELECT lane FROM webhooks_webhookdelivery
+            WHERE status = 'pending' AND lane <> '' AND webhook_id = %(webhook)s
+                AND lane > waiting.lane
+            ORDER BY lane LIMIT 1)
+    FROM waiting WHERE waiting.lane IS NOT NULL
+)
+SELECT found.id, %(webhook)s::uuid, lanes.lane
+FROM (SELECT lane FROM waiting WHERE lane IS NOT NULL LIMIT %(lanes)s) AS lanes
+CROSS JOIN LATERAL (
+    SELECT id FROM webhooks_webhookdelivery
+    WHERE status = 'pending' AND lane <> '' AND webhook_id = %(webhook)s AND lane = lanes.lane
+        AND next_attempt_at <= %(now)s
+    ORDER BY next_attempt_at LIMIT 4
+) AS found
+WHERE lanes.lane <> ALL(%(full)s)
+"""
 
 
 def fan_out() -> int:
@@ -53,8 +110,13 @@ def fan_out() -> int:
             is_active=True,
         ):
             active[webhook.workspace_id].append(webhook)
-        WebhookDelivery.objects.bulk_create(
-            [
+        published: list[UUID] = []
+        deliveries: list[WebhookDelivery] = []
+        for event_id, workspace_id, kind, url in events:
+            if len(deliveries) >= DELIVERIES_AT_ONCE:
+                break  # a workspace may have a hundred webhooks
+            published.append(event_id)
+            deliveries += [
                 WebhookDelivery(
                     webhook=webhook,
                     event_id=event_id,
@@ -62,16 +124,12 @@ def fan_out() -> int:
                     lane=callbacks.lane_of(url),
                     steps_max=steps_max(webhook.retry_count),
                 )
-                for event_id, workspace_id, kind, url in events
                 for webhook in active[workspace_id]
                 if (webhook.is_per_request if url else kind in webhook.events)
-            ],
-            batch_size=1000,
-        )
-        OutboxEvent.objects.filter(pk__in=[event_id for event_id, *_ in events]).update(
-            published_at=timezone.now()
-        )
-    return len(events)
+            ]
+        WebhookDelivery.objects.bulk_create(deliveries, batch_size=1000)
+        OutboxEvent.objects.filter(pk__in=published).update(published_at=timezone.now())
+    return len(published)
 
 
 def _make_callbacks(workspace_ids: set[UUID]) -> None:
@@ -81,62 +139,159 @@ def _make_callbacks(workspace_ids: set[UUID]) -> None:
         callbacks.of(workspace_id)
 
 
-def claim(
-    places: int,
-    room: Mapping[WindowKey, int],
-    room_default: int,
-    callbacks_default: int = CALLBACKS_MAX,
-) -> list[sending.Job]:
-    """Take up to `places` due deliveries, and of each webhook no more than it has room for.
+class Candidate(NamedTuple):
+    """A delivery that is due, and whether its webhook is sent anything."""
 
-    What has no room is not even looked at, so its backlog hides nobody else's deliveries. Of the
-    addresses that requests name each has its lane with room of its own, and all of a workspace
-    have together what the webhook itself has: `callbacks_default` until `room` says.
+    pk: UUID
+    webhook_id: UUID
+    lane: str
+    is_listening: bool
+
+
+class Claims:
+    """Takes deliveries for one engine; remembers where its turn through all webhooks has come to.
+
+    The oldest that are due are looked at first, `places * CANDIDATES_PER_PLACE` of them. When these
+    leave places free (their webhooks have no room, or are sent nothing more) there may be others
+    behind them: then each webhook is looked at in turn, `WEBHOOKS_AT_ONCE` a time. So what waits
+    for one webhook hides nobody else's, and no claim reads more than a bounded number of rows.
     """
-    now = timezone.now()
-    due = WebhookDelivery.objects.filter(
-        status=WebhookDelivery.Status.PENDING, next_attempt_at__lte=now
+
+    def __init__(self) -> None:
+        self._turn = FIRST
+
+    def take(
+        self,
+        places: int,
+        room: Mapping[WindowKey, int],
+        room_default: int,
+        callbacks_default: int = CALLBACKS_MAX,
+    ) -> list[sending.Job]:
+        """Take up to `places` due deliveries, and of each webhook no more than it has room for.
+
+        Of the addresses that requests name each has its lane with room of its own, and all of a
+        workspace have together what the webhook itself has: `callbacks_default` until `room` says.
+        """
+        if places <= 0 or not _due().exists():
+            return []
+        choice = _Choice(places, room, room_default, callbacks_default)
+        at_once = places * CANDIDATES_PER_PLACE
+        with transaction.atomic():
+            oldest = _candidates(_due().order_by("next_attempt_at"), at_once)
+            choice.choose(oldest)
+            if len(oldest) == at_once and choice.places_left:
+                choice.choose(self._hidden(choice, at_once))
+            WebhookDelivery.objects.filter(pk__in=choice.taken).update(
+                next_attempt_at=timezone.now() + LEASE, is_claimed=True
+            )
+        if choice.silent:  # `recover` brings back what they do not get
+            closing = Webhook._base_manager.filter(pk__in=choice.silent, is_closing=False)
+            closing.update(is_closing=True)
+        jobs = sending.jobs_of(choice.taken)
+        return [job for job in jobs if job.is_active and not job.is_suspended]
+
+    def _hidden(self, choice: _Choice, at_once: int) -> list[Candidate]:
+        """Due deliveries of the webhooks whose turn it is, a few of each."""
+        if connection.vendor != "postgresql":
+            return _candidates(choice.excluding_full(_due()).order_by("next_attempt_at"), at_once)
+        with connection.cursor() as cursor:
+            cursor.execute(WAITING, {"after": self._turn, "at_once": WEBHOOKS_AT_ONCE})
+            webhooks = [row[0] for row in cursor.fetchall()]
+            self._turn = webhooks[-1] if len(webhooks) == WEBHOOKS_AT_ONCE else FIRST
+            asked: dict[str, Any] = {
+                "webhooks": [pk for pk in webhooks if choice.room_of(pk, is_named=True) > 0],
+                "now": timezone.now(),
+                "each": OF_EACH_MAX,
+                "lanes": LANES_AT_ONCE,
+                "at_once": at_once,
+            }
+            cursor.execute(OF_EACH, asked)
+            found = cursor.fetchall()
+            for webhook_id in choice.crowded(found)[:CROWDED_AT_ONCE]:
+                lanes = choice.full[webhook_id]
+                cursor.execute(OF_EACH_LANE, {**asked, "webhook": webhook_id, "full": lanes})
+                found += cursor.fetchall()
+        ids = [pk for pk, *_ in found]
+        return _candidates(_due().filter(pk__in=ids).order_by("next_attempt_at"), at_once)
+
+
+def _due() -> QuerySet[WebhookDelivery]:
+    return WebhookDelivery.objects.filter(
+        status=WebhookDelivery.Status.PENDING, next_attempt_at__lte=timezone.now()
     )
-    full: dict[UUID, list[str]] = defaultdict(list)
-    for (webhook_id, lane), left in room.items():
-        if left <= 0:
-            full[webhook_id].append(lane)
-    due = due.exclude(webhook_id__in=[webhook for webhook, lanes in full.items() if "" in lanes])
-    for webhook_id, lanes in full.items():
-        if "" not in lanes:
-            due = due.exclude(webhook_id=webhook_id, lane__in=lanes)
-    if places <= 0 or not due.exists():
-        return []
-    with transaction.atomic():
-        candidates = list(
-            due.select_for_update(skip_locked=True, of=("self",))
-            .order_by("next_attempt_at")
-            .values_list("pk", "webhook_id", "lane")[: places * CANDIDATES_PER_PLACE]
-        )
-        taken: list[UUID] = []
-        begun: dict[WindowKey, int] = defaultdict(int)
-        for pk, webhook_id, lane in candidates:
-            whole, own = (webhook_id, ""), (webhook_id, lane)
-            most = room.get(whole, callbacks_default if lane else room_default)
-            if len(taken) < places and begun[whole] < most:
-                if lane:
-                    if begun[own] >= room.get(own, room_default):
-                        continue
-                    begun[own] += 1
-                begun[whole] += 1
-                taken.append(pk)
-        WebhookDelivery.objects.filter(pk__in=taken).update(
-            next_attempt_at=now + LEASE, is_claimed=True
-        )
-    jobs = sending.jobs_of(taken)
-    # Between the event and now. `recover` brings either back.
-    suspended = {job.webhook_id for job in jobs if job.is_suspended}
-    disabled = {job.webhook_id for job in jobs if not job.is_active} - suspended
-    if suspended:
-        subscriptions.close_pending(suspended, "the workspace is suspended")
-    if disabled:
-        subscriptions.close_pending(disabled, "the webhook is disabled")
-    return [job for job in jobs if job.is_active and not job.is_suspended]
+
+
+def _candidates(due: QuerySet[WebhookDelivery], at_once: int) -> list[Candidate]:
+    """Locked, so that no other worker takes them meanwhile."""
+    rows = due.select_for_update(skip_locked=True, of=("self",)).values_list(
+        *("pk", "webhook_id", "lane"),
+        *("webhook__is_active", "webhook__workspace__suspended_at"),
+    )
+    return [
+        Candidate(pk, webhook_id, lane, is_active and suspended_at is None)
+        for pk, webhook_id, lane, is_active, suspended_at in rows[:at_once]
+    ]
+
+
+class _Choice:
+    """Which of the candidates are taken: as many as there are places, and as each has room."""
+
+    def __init__(
+        self,
+        places: int,
+        room: Mapping[WindowKey, int],
+        room_default: int,
+        callbacks_default: int,
+    ) -> None:
+        self.taken: list[UUID] = []
+        self.silent: set[UUID] = set()
+        """Webhooks that are sent nothing more."""
+        self.full: dict[UUID, list[str]] = defaultdict(list)
+        """By webhook the lanes that had no room from the beginning."""
+        for (webhook_id, lane), left in room.items():
+            if left <= 0:
+                self.full[webhook_id].append(lane)
+        self._places = places
+        self._room = room
+        self._defaults = room_default, callbacks_default
+        self._begun: dict[WindowKey, int] = defaultdict(int)
+
+    @property
+    def places_left(self) -> int:
+        return self._places - len(self.taken)
+
+    def room_of(self, webhook_id: UUID, lane: str = "", *, is_named: bool = False) -> int:
+        """What is left of its window; `is_named`: of all addresses that requests name together."""
+        default = self._defaults[1] if is_named else self._defaults[0]
+        key = (webhook_id, lane)
+        return self._room.get(key, default) - self._begun[key]
+
+    def choose(self, candidates: Iterable[Candidate]) -> None:
+        for pk, webhook_id, lane, is_listening in candidates:
+            if not is_listening:
+                self.silent.add(webhook_id)
+                continue
+            if not self.places_left or self.room_of(webhook_id, is_named=bool(lane)) <= 0:
+                continue
+            if lane:
+                if self.room_of(webhook_id, lane) <= 0:
+                    continue
+                self._begun[webhook_id, lane] += 1
+            self._begun[webhook_id, ""] += 1
+            self.taken.append(pk)
+
+    def crowded(self, found: Sequence[Sequence[Any]]) -> list[UUID]:
+        """Webhooks of which all that was found lies in lanes that are full."""
+        seen = {webhook_id for _, webhook_id, _ in found}
+        free = {webhook for _, webhook, lane in found if lane not in self.full.get(webhook, ())}
+        return sorted(seen - free)
+
+    def excluding_full(self, due: QuerySet[WebhookDelivery]) -> QuerySet[WebhookDelivery]:
+        due = due.exclude(webhook_id__in=[pk for pk, lanes in self.full.items() if "" in lanes])
+        for webhook_id, lanes in self.full.items():
+            if "" not in lanes:
+                due = due.exclude(webhook_id=webhook_id, lane__in=lanes)
+        return due
 
 
 def oldest_pending_seconds() -> float:
@@ -154,17 +309,13 @@ def oldest_pending_seconds() -> float:
 
 def prune(before_days: int) -> int:
     """Drop events that are older, with their log; those that are still on their way stay."""
+    during = Round()
     before = timezone.now() - timedelta(days=before_days)
-    pending = WebhookDelivery.objects.filter(status=WebhookDelivery.Status.PENDING)
-    dropped = 0
-    while True:
-        old = list(
-            OutboxEvent.objects.filter(created_at__lt=before, published_at__isnull=False)
-            .exclude(pk__in=pending.values("event_id"))
-            .order_by("created_at")
-            .values_list("pk", flat=True)[:PRUNED_AT_ONCE]
-        )
-        if not old:
-            return dropped
-        OutboxEvent.objects.filter(pk__in=old).delete()
-        dropped += len(old)
+    during.delete(WebhookNotice.objects.filter(created_at__lt=before).order_by("created_at"))
+    pending = WebhookDelivery.objects.filter(
+        status=WebhookDelivery.Status.PENDING, event=OuterRef("pk")
+    )
+    old = OutboxEvent.objects.filter(
+        ~Exists(pending), created_at__lt=before, published_at__isnull=False
+    )
+    return during.erase(old.order_by("created_at"))

@@ -7,7 +7,7 @@ in the same transaction.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from functools import partial
 from typing import Any
 from uuid import UUID
 
@@ -17,17 +17,21 @@ from django.utils import timezone
 from accounts import authentication
 from accounts.events import audit
 from accounts.models import ApiKey, Workspace
+from gateway_project.core.stores.sweeps import Round
 from gateway_project.core.telemetry.logging import get_logger
 from webhooks.models import Webhook, WebhookDelivery, WebhookNotice
 
-CLOSED_AT_ONCE = 5_000
+CLOSED_FIRST = 200
 Status = WebhookDelivery.Status
 log = get_logger("gateway.webhooks")
 
 
 def locked(workspace_id: UUID) -> Workspace:
-    """The workspace, so that two changes at once do not each tell what they alone saw."""
-    return Workspace.objects.select_for_update().get(pk=workspace_id)
+    """The workspace, so that two changes at once do not each tell what they alone saw.
+
+    Its key is not locked: whatever refers to the workspace can be written meanwhile.
+    """
+    return Workspace.objects.select_for_update(no_key=True).get(pk=workspace_id)
 
 
 def tell(workspace: Workspace) -> None:
@@ -48,38 +52,67 @@ def disable(webhook_id: UUID, reason: Webhook.DisabledReason, facts: dict[str, A
         if webhook is None:
             return
         workspace = locked(webhook.workspace_id)
-        webhook = Webhook.objects.select_for_update().filter(pk=webhook_id, is_active=True).first()
+        webhook = (
+            Webhook.objects.select_for_update(no_key=True)
+            .filter(pk=webhook_id, is_active=True)
+            .first()
+        )
         if webhook is None:
             return
-        close_pending([webhook_id], "the webhook was disabled")
         webhook.is_active, webhook.disabled_reason = False, reason
-        webhook.save(update_fields=["is_active", "disabled_reason"])
+        webhook.is_closing = True
+        webhook.save(update_fields=["is_active", "disabled_reason", "is_closing"])
         tell(workspace)
         WebhookNotice.objects.create(
             webhook=webhook, kind=WebhookNotice.Kind.DISABLED, facts={"reason": reason, **facts}
         )
         audit("webhook.disabled", actor="gateway", workspace=workspace, target=webhook.pk, **facts)
+    close_first(webhook_id)
     log.warning("webhook_disabled", webhook=str(webhook_id), reason=str(reason))
 
 
-def close_pending(webhook_ids: Iterable[UUID], why: str) -> None:
-    """Give up what is on its way there; `recover` brings it back."""
-    asked = list(webhook_ids)
+def close_first(webhook_id: UUID) -> None:
+    """Give up the first of what is on its way there, mostly all; `close_pending` does the rest."""
+    webhook = Webhook._base_manager.select_related("workspace").get(pk=webhook_id)
+    _close(webhook, CLOSED_FIRST)
+
+
+def close_pending() -> int:
+    """Give up what is on its way to webhooks that are sent nothing more; `recover` brings it back.
+
+    In pieces, for a backlog may be millions; returns how many.
+    """
+    closed, during = 0, Round()
+    closing = Webhook._base_manager.filter(is_closing=True).select_related("workspace")
+    for webhook in closing.order_by("pk"):
+        if not (webhook.is_active and webhook.workspace.suspended_at is None):
+            closed += during.repeat(partial(_close, webhook))
+        if during.is_over:
+            break
+        Webhook._base_manager.filter(pk=webhook.pk).update(is_closing=False)
+    return closed
+
+
+def _close(webhook: Webhook, size: int) -> int:
+    pending = WebhookDelivery.objects.filter(webhook=webhook, status=Status.PENDING)
     with transaction.atomic():
-        while True:  # a backlog may be millions
-            # In order, so that no two writers wait for each other.
-            ids = list(
-                WebhookDelivery.objects.select_for_update()
-                .filter(webhook__in=asked, status=Status.PENDING)
-                .order_by("pk")
-                .values_list("pk", flat=True)[:CLOSED_AT_ONCE]
-            )
-            if not ids:
-                return
-            WebhookDelivery.objects.filter(pk__in=ids).update(
-                status=Status.FAILED,
-                error=why,
-                next_attempt_at=None,
-                is_claimed=False,
-                finished_at=timezone.now(),
-            )
+        # What somebody writes a result of is left: so neither waits for the other.
+        ids = list(
+            pending.select_for_update(skip_locked=True)
+            .order_by("webhook_id", "next_attempt_at")
+            .values_list("pk", flat=True)[:size]
+        )
+        return WebhookDelivery.objects.filter(pk__in=ids).update(
+            status=Status.FAILED,
+            error=_why_closed(webhook),
+            next_attempt_at=None,
+            is_claimed=False,
+            finished_at=timezone.now(),
+        )
+
+
+def _why_closed(webhook: Webhook) -> str:
+    if webhook.workspace.suspended_at is not None:
+        return "the workspace is suspended"
+    is_paused = webhook.disabled_reason == Webhook.DisabledReason.PAUSED
+    return "the webhook was paused" if is_paused else "the webhook was disabled"

@@ -234,7 +234,7 @@ class TestDeliveries:
         publish(acme, "detection.completed", result={})
         outbox.fan_out()
 
-        jobs = outbox.claim(100, {}, 4, callbacks_default=10)
+        jobs = outbox.Claims().take(100, {}, 4, callbacks_default=10)
 
         assert [job.lane != "" for job in jobs].count(True) == 10
         assert [job.url for job in jobs if not job.lane] == [webhook.url]

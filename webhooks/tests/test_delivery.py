@@ -10,6 +10,7 @@ from django.utils import timezone
 
 from accounts.events import publish
 from accounts.models import AuditEvent, OutboxEvent, Workspace
+from gateway_project.core.stores import deletion
 from gateway_project.core.telemetry.metrics import webhook_attempts
 from webhooks import services
 from webhooks.delivery import engine, outbox, schedule
@@ -346,9 +347,9 @@ class TestClaiming:
         tell(acme)
         outbox.fan_out()
 
-        first, second = outbox.claim(10, {}, 4), outbox.claim(10, {}, 4)
+        first, second = outbox.Claims().take(10, {}, 4), outbox.Claims().take(10, {}, 4)
         with time_machine.travel(timezone.now() + outbox.LEASE + timedelta(seconds=1)):
-            third = outbox.claim(10, {}, 4)
+            third = outbox.Claims().take(10, {}, 4)
 
         assert (len(first), len(second), len(third)) == (1, 0, 1)
 
@@ -358,7 +359,7 @@ class TestClaiming:
             tell(acme)
         outbox.fan_out()
 
-        jobs = outbox.claim(10, {(slow.pk, ""): 0}, 4)
+        jobs = outbox.Claims().take(10, {(slow.pk, ""): 0}, 4)
 
         assert {job.webhook_id for job in jobs} == {quick.pk}
         assert len(jobs) == 4
@@ -386,8 +387,9 @@ class TestClaiming:
         gone, stays = make_webhook("/gone"), make_webhook("/stays")
         tell(acme)
         outbox.fan_out()
-        results = [(job, send_once(job)) for job in outbox.claim(10, {}, 4)]
+        results = [(job, send_once(job)) for job in outbox.Claims().take(10, {}, 4)]
         services.delete(gone, actor=ACTOR)
+        deletion.erase()
 
         record(results)
 

@@ -64,7 +64,7 @@ class TestDeliver:
     ):
         with django_assert_num_queries(2) as asked:
             outbox.fan_out()
-            outbox.claim(100, {}, 4)
+            outbox.Claims().take(100, {}, 4)
 
         assert all(query["sql"].startswith("SELECT") for query in asked.captured_queries)
 

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from django.db.models import Model, QuerySet
 from drf_spectacular.utils import OpenApiParameter
-from rest_framework.pagination import CursorPagination
+from rest_framework.pagination import Cursor, CursorPagination
 from rest_framework.request import Request
 
 R = TypeVar("R", bound=Model)
-
+LOOKED_AT_MAX = 10_000
 
 PAGING = (
     OpenApiParameter("limit", int, description="1 to 200, default 50."),
@@ -19,14 +19,46 @@ PAGING = (
 """What `page` reads, for `@endpoint(parameters=…)`."""
 
 
+class _Pages(CursorPagination):
+    page_size = 50
+    page_size_query_param = "limit"
+    max_page_size = 200
+
+    def __init__(self, ordering: tuple[str, ...]) -> None:
+        self.ordering = ordering
+
+    def link_from(self, position: object) -> str:
+        """To the page that begins after `position`, a value of the first column of the order."""
+        cursor: Any = Cursor(offset=0, reverse=False, position=str(position))  # type: ignore[arg-type]  # its annotation
+        return str(self.encode_cursor(cursor))
+
+
 def page(
-    request: Request, queryset: QuerySet[R], *, ordering: tuple[str, ...]
+    request: Request,
+    queryset: QuerySet[R],
+    *,
+    ordering: tuple[str, ...],
+    among: QuerySet[Any] | None = None,
 ) -> tuple[list[R], str | None]:
-    """One page of `queryset` by cursor, and the absolute URL of the next (None at the end)."""
-    pager = CursorPagination()
-    pager.ordering = ordering
-    pager.page_size = 50
-    pager.page_size_query_param = "limit"
-    pager.max_page_size = 200
-    rows = pager.paginate_queryset(queryset, request) or []
-    return list(rows), pager.get_next_link()
+    """One page of `queryset` by cursor, and the absolute URL of the next (None at the end).
+
+    `among`: the rows that `queryset` filters, in the same order and by an index. Then
+    `LOOKED_AT_MAX` of them are looked at and no more: where few match, a page may have few rows,
+    or none, and a next one that goes on from there.
+    """
+    pager = _Pages(ordering)
+    stopped_at = None
+    if among is not None:
+        column = ordering[0].removeprefix("-")
+        cursor = pager.decode_cursor(request)
+        if cursor is not None and cursor.position is not None:
+            among = among.filter(**{f"{column}__lte": cursor.position})
+        times = among.order_by(ordering[0]).values_list(column, flat=True)
+        stopped_at = next(iter(times[LOOKED_AT_MAX : LOOKED_AT_MAX + 1]), None)
+        if stopped_at is not None:
+            queryset = queryset.filter(**{f"{column}__gte": stopped_at})
+    rows = list(pager.paginate_queryset(queryset, request) or [])
+    following: str | None = pager.get_next_link()
+    if following is None and stopped_at is not None:
+        following = pager.link_from(stopped_at)
+    return rows, following

@@ -1,0 +1,18 @@
+"""Tables that grow are looked after before a fifth of them is dead rows."""
+
+from django.db import migrations
+
+from gateway_project.core.stores.migrating import vacuum_often
+
+
+class Migration(migrations.Migration):
+    dependencies = [("webhooks", "0005_indexes_of_backlogs")]
+    operations = [
+        vacuum_often(
+            "webhooks_inboxrequest",
+            "webhooks_webhook",
+            "webhooks_webhookattempt",
+            "webhooks_webhookdelivery",
+            "webhooks_webhooknotice",
+        )
+    ]
