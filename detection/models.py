@@ -111,6 +111,7 @@ class JobChunk(models.Model):
             models.Index(
                 fields=["number", "id"], name="job_chunk_queued", condition=Q(state="queued")
             ),
+            models.Index(fields=["sent_at"], name="job_chunk_unsent", condition=Q(state="queued")),
             models.Index(
                 fields=["leased_until"], name="job_chunk_leased", condition=Q(state="processing")
             ),
@@ -188,7 +189,10 @@ class PolicyVersion(AppendOnly):
         constraints = [
             models.UniqueConstraint(fields=["subject_id", "version"], name="policy_version_once"),
         ]
-        indexes = [models.Index(fields=["-created_at"], name="policy_version_time")]
+        indexes = [
+            models.Index(fields=["-created_at"], name="policy_version_time"),
+            models.Index(fields=["api_key"], name="policy_version_key"),
+        ]
 
     def __str__(self) -> str:
         return f"version {self.version} of {self.subject_id}"

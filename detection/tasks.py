@@ -11,8 +11,10 @@ from django import db
 from kombu.exceptions import OperationalError
 from redis.exceptions import RedisError
 
+from detection.feedback import services
 from detection.jobs import store, worker
 from detection.models import JobChunk
+from detection.policies import policy
 from gateway_project.core.stores import queues
 from gateway_project.core.telemetry.logging import get_logger
 
@@ -89,6 +91,12 @@ def _let_chunks_end(**_: Any) -> None:
     worker.background.stop()
 
 
-@shared_task(expires=3600)
+@shared_task(expires=60)
 def prune_jobs() -> int:
     return store.prune()
+
+
+@shared_task(expires=60)
+def prune() -> int:
+    """Forget feedback and old policies past their time."""
+    return services.prune() + policy.prune()

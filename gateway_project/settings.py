@@ -142,6 +142,9 @@ TRIAL_RATE_LIMIT_PER_MINUTE: int = env.int("TRIAL_RATE_LIMIT_PER_MINUTE", defaul
 TRIAL_RATE_LIMIT_PER_DAY: int = env.int("TRIAL_RATE_LIMIT_PER_DAY", default=100)
 KEY_CACHE_SECONDS: float = env.float("KEY_CACHE_SECONDS", default=60.0)
 USAGE_RETENTION_DAYS: int = env.int("USAGE_RETENTION_DAYS", default=0)
+STATISTICS_RETENTION_DAYS: int = env.int("STATISTICS_RETENTION_DAYS", default=730)
+AUDIT_RETENTION_DAYS: int = env.int("AUDIT_RETENTION_DAYS", default=730)
+FEEDBACK_RETENTION_DAYS: int = env.int("FEEDBACK_RETENTION_DAYS", default=730)
 
 # -- Robin: sign-in -------------------------------------------------------------------------------
 
@@ -433,18 +436,23 @@ CELERY_TIMEZONE = "UTC"
 CELERY_BEAT_SCHEDULER = "gateway_project.worker.beat:Scheduler"
 CELERY_BEAT_SCHEDULE = {
     "worker-heartbeat": {"task": "accounts.tasks.record_heartbeat", "schedule": 15.0},
-    "tend-usage-log": {"task": "accounts.tasks.tend_usage_log", "schedule": 3600.0},
-    "prune-sessions": {"task": "robin.tasks.prune_sessions", "schedule": 3600.0},
+    # What forgets and erases works in rounds of seconds, so that a backlog occupies no worker.
+    "tend-usage-log": {"task": "accounts.tasks.tend_usage_log", "schedule": 60.0},
+    "prune-accounts": {"task": "accounts.tasks.prune", "schedule": 60.0},
+    "erase-deleted": {"task": "accounts.tasks.erase_deleted", "schedule": 10.0},
+    "prune-robin": {"task": "robin.tasks.prune", "schedule": 60.0},
     "announce-expiring-keys": {
         "task": "accounts.tasks.announce_expiring_keys",
-        "schedule": 3600.0,
+        "schedule": 60.0,
     },
     "deliver-webhooks": {"task": "webhooks.tasks.deliver", "schedule": 1.0},
     "send-webhook-notices": {"task": "webhooks.tasks.send_notices", "schedule": 10.0},
     "measure-webhooks": {"task": "webhooks.tasks.measure", "schedule": 15.0},
-    "prune-webhooks": {"task": "webhooks.tasks.prune", "schedule": 3600.0},
+    "close-webhooks": {"task": "webhooks.tasks.close_pending", "schedule": 10.0},
+    "prune-webhooks": {"task": "webhooks.tasks.prune", "schedule": 60.0},
     "work-on-jobs": {"task": "detection.tasks.work", "schedule": 1.0},
-    "prune-jobs": {"task": "detection.tasks.prune_jobs", "schedule": 3600.0},
+    "prune-jobs": {"task": "detection.tasks.prune_jobs", "schedule": 60.0},
+    "prune-detection": {"task": "detection.tasks.prune", "schedule": 60.0},
     "sample-robin": {"task": "robin.tasks.sample_metrics", "schedule": 60.0},
 }
 if REDIS_URL:  # without it usage goes straight to the database

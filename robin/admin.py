@@ -9,8 +9,9 @@ from django.contrib import admin
 from django.db.models import QuerySet
 from django.http import HttpRequest
 
-from accounts.admin.lists import ReadOnly, actor_of
+from accounts.admin.lists import Choice, ReadOnly, actor_of, as_uuid
 from accounts.events import audit
+from accounts.models import User, normal_email
 from robin.access import sessions
 from robin.config import documents
 from robin.models import BlocklistEntry, Document, RefreshFamily, RobinAccess
@@ -49,31 +50,40 @@ class RobinAccessAdmin(admin.ModelAdmin):
             self.delete_model(request, access)
 
 
+class Ended(Choice):
+    title = "state"
+    parameter_name = "state"
+    options = {
+        "open": ("Not ended", {"revoked_at": None}),
+        "ended": ("Ended", {"revoked_at__isnull": False}),
+    }
+
+
 @admin.register(RefreshFamily)
-class SessionAdmin(admin.ModelAdmin):
+class SessionAdmin(ReadOnly):
     """Sessions can be ended here, and nothing else."""
 
     list_display = ["user", "created_at", "expires_at", "client_ip", "revoked_at", "user_agent"]
-    list_filter = ["revoked_because", "created_at"]
+    list_filter = [Ended]
     list_select_related = ["user"]
-    search_fields = ["user__email"]
+    search_help_text = "A person's whole e-mail address, or an id."
     exclude = ["password_stamp"]
     actions = ["revoke"]
 
-    def has_add_permission(self, request: HttpRequest) -> bool:
-        return False
-
-    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        return False
-
-    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        return False
+    def find(self, queryset: QuerySet[RefreshFamily], term: str) -> QuerySet[RefreshFamily]:
+        wanted = as_uuid(term)
+        if wanted is not None:
+            return queryset.filter(pk=wanted)
+        people = User.objects.filter(email=normal_email(term)).values_list("pk", flat=True)
+        return queryset.filter(user__in=list(people))
 
     @admin.action(description="End the chosen sessions", permissions=["view"])
     def revoke(self, request: HttpRequest, queryset: QuerySet[RefreshFamily]) -> None:
         for family in queryset:
             sessions.revoke(family.pk, because="staff", actor=actor_of(request))
         self.message_user(request, f"Ended: {queryset.count()}.")
+
+    revoke.applies = lambda family: family.revoked_at is None  # type: ignore[attr-defined]
 
 
 @admin.register(Document)

@@ -6,10 +6,10 @@ from robin.access import sessions
 from robin.metrics import sampling
 
 
-@shared_task(expires=3600)
-def prune_sessions() -> int:
-    """Delete sessions that ended by themselves."""
-    return sessions.prune()
+@shared_task(expires=60)
+def prune() -> int:
+    """Delete sessions that ended by themselves, and old samples."""
+    return sessions.prune() + sampling.prune()
 
 
 @shared_task(expires=60)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
-from datetime import datetime
+from datetime import datetime, timedelta
 from uuid import UUID
 
 import orjson
+from django.conf import settings
 from django.db import transaction
 from django.utils import timezone
 
@@ -17,6 +18,7 @@ from accounts.services import Actor
 from accounts.usage import reading
 from detection.models import Feedback
 from gateway_project.core import encryption, errors
+from gateway_project.core.stores.sweeps import Round
 
 NOTE_CHARS_MAX = 1000
 TEXTS_AT_ONCE = 200
@@ -102,6 +104,14 @@ def jsonl(rows: Sequence[Feedback]) -> Iterator[bytes]:
 def count_stored(rows: Sequence[Feedback]) -> int:
     """How many lines `jsonl` would have."""
     return sum(len(texts_of([row.request_id for row in some])) for some in _pieces(rows))
+
+
+def prune() -> int:
+    """Forget feedback past `FEEDBACK_RETENTION_DAYS`; returns how much."""
+    if not settings.FEEDBACK_RETENTION_DAYS:
+        return 0
+    begins = timezone.now() - timedelta(days=settings.FEEDBACK_RETENTION_DAYS)
+    return Round().delete(Feedback.objects.filter(created_at__lt=begins).order_by("created_at"))
 
 
 def _pieces(rows: Sequence[Feedback]) -> Iterator[Sequence[Feedback]]:

@@ -22,7 +22,7 @@ from uuid import UUID
 import orjson
 from django.conf import settings
 from django.db import transaction
-from django.db.models import F, Q, QuerySet, Sum
+from django.db.models import F, Q, QuerySet
 from django.utils import timezone
 
 from accounts.events import audit, publish
@@ -37,6 +37,7 @@ from detection.models import Job, JobChunk
 from detection.policies import policy
 from detection.schemas import DetectConfig
 from gateway_project.core import encryption, errors
+from gateway_project.core.stores.sweeps import Round
 from gateway_project.core.telemetry.logging import get_logger
 
 CHUNK_ITEMS = 200
@@ -58,6 +59,9 @@ CLAIMED = (
     "job__correlation_id",
     "job__workspace__wanted_events",
 )
+SENT_OF = ("pk", "number", "job__workspace__suspended_at")
+CHUNKS_COUNTED_MAX = 1_000
+JOBS_COUNTED_MAX = 50_000
 TRUST = timedelta(seconds=10)
 """How long a message may be on its way before it is taken for lost."""
 TRUST_IN_LINE = timedelta(minutes=10)
@@ -148,9 +152,13 @@ def _unpacked(packed: dict[str, Any]) -> Item:
 
 
 def seconds_ahead(items: int) -> int:
-    """About how long `items` more will take, behind those that wait."""
-    waiting = JobChunk.objects.filter(state=State.QUEUED, job__workspace__suspended_at=None)
-    ahead = waiting.aggregate(n=Sum("size"))["n"] or 0
+    """About how long `items` more will take, behind those that wait: `CHUNKS_COUNTED_MAX` at most.
+
+    Those of suspended workspaces are left out as far as they are among them.
+    """
+    waiting = JobChunk.objects.filter(state=State.QUEUED).order_by("number", "pk")
+    counted = waiting.values("size", "job__workspace__suspended_at")[:CHUNKS_COUNTED_MAX]
+    ahead = sum(row["size"] for row in counted if row["job__workspace__suspended_at"] is None)
     return 1 + math.ceil((ahead + items) / ITEMS_PER_SECOND)
 
 
@@ -291,21 +299,25 @@ def lost(*, in_line: Callable[[], bool]) -> list[JobChunk]:
 
     Those are the ones that a dead worker held, that could not be sent, and that wait although
     theirs was sent `TRUST` ago, or `TRUST_IN_LINE` while messages are still `in_line`, which is
-    asked only when it matters.
+    asked only when it matters. Those whose task was sent first come first; what is found of a
+    suspended workspace is noted as well, so that it hides nobody else's.
     """
     now = timezone.now()
-    found = JobChunk.objects.filter(
-        _is_free(now),
-        Q(sent_at=None) | Q(sent_at__lt=now - TRUST),
-        job__workspace__suspended_at=None,
-    )
-    if not found.exists():
+    # One query for each state, because one for both has no index that gives its order.
+    dead = JobChunk.objects.filter(state=State.PROCESSING, leased_until__lt=now)
+    waiting = JobChunk.objects.filter(state=State.QUEUED)
+    unsent, late = waiting.filter(sent_at=None), waiting.filter(sent_at__lt=now - TRUST)
+    if not (dead.exists() or unsent.exists() or late.exists()):
         return []  # without a transaction: SQLite's would keep writers out
     if in_line():
-        found = found.exclude(state=State.QUEUED, sent_at__gte=now - TRUST_IN_LINE)
-    chunks = list(found.order_by("number", "pk").only("pk", "number")[:SENT_AT_ONCE])
-    _note_sent(chunks, now)
-    return chunks
+        late = late.filter(sent_at__lt=now - TRUST_IN_LINE)
+    dead = dead.filter(Q(sent_at=None) | Q(sent_at__lt=now - TRUST)).order_by("leased_until")
+    found: list[JobChunk] = []
+    for chunks in (dead, unsent.order_by("sent_at"), late.order_by("sent_at")):
+        some = chunks.select_related("job__workspace").only(*SENT_OF)
+        found += some[: SENT_AT_ONCE - len(found)]
+    _note_sent(found, now)
+    return [chunk for chunk in found if chunk.job.workspace.suspended_at is None]
 
 
 def note_unsent(chunks: Sequence[JobChunk]) -> None:
@@ -466,23 +478,15 @@ def cancel(job: Job, *, actor: Actor) -> Job:
 
 def prune() -> int:
     """Drop jobs whose results can be read no longer, texts that still waited included."""
-    dropped = 0
-    while True:
-        old = list(
-            Job.objects.filter(expires_at__lt=timezone.now())
-            .order_by("expires_at")
-            .values_list("pk", flat=True)[:PRUNED_AT_ONCE]
-        )
-        if not old:
-            return dropped
-        # Chunks first, as everywhere.
-        JobChunk.objects.filter(job__in=old).delete()
-        Job.objects.filter(pk__in=old).delete()
-        dropped += len(old)
+    old = Job.objects.filter(expires_at__lt=timezone.now()).order_by("expires_at")
+    return Round(rows=PRUNED_AT_ONCE).erase(old)
 
 
 class Backlog(NamedTuple):
-    """Jobs of the installation at this moment, without those of suspended workspaces."""
+    """Jobs of the installation at this moment, without those of suspended workspaces.
+
+    Of either kind `JOBS_COUNTED_MAX` are counted at most.
+    """
 
     queued: int
     processing: int
@@ -494,4 +498,9 @@ def backlog() -> Backlog:
     queued = waiting.filter(status=Status.QUEUED)
     oldest = queued.order_by("created_at").values_list("created_at", flat=True).first()
     age = None if oldest is None else round((timezone.now() - oldest).total_seconds(), 1)
-    return Backlog(queued.count(), waiting.filter(status=Status.PROCESSING).count(), age)
+    processing = waiting.filter(status=Status.PROCESSING)
+    return Backlog(
+        queued.order_by()[:JOBS_COUNTED_MAX].count(),
+        processing.order_by()[:JOBS_COUNTED_MAX].count(),
+        age,
+    )

@@ -14,12 +14,15 @@ import hashlib
 import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import timedelta
 from functools import lru_cache
 from typing import Any, Literal, get_args
 from uuid import UUID
 
 import orjson
+from django.conf import settings
 from django.db import transaction
+from django.db.models import Exists, OuterRef
 from django.utils import timezone
 
 from accounts import authentication
@@ -29,6 +32,7 @@ from accounts.services import Actor
 from detection.models import PolicyVersion
 from detection.schemas import DetectConfig, OnUnavailable, PolicyRef
 from gateway_project.core import errors
+from gateway_project.core.stores.sweeps import Round
 from gateway_project.core.telemetry.metrics import policy_matches
 
 ENTRIES_MAX = 1000
@@ -183,7 +187,7 @@ def save(
     `expected`: raise 412 when another version is in force (0: none yet).
     """
     with transaction.atomic():
-        held = ApiKey.objects.select_for_update().get(pk=key.pk)
+        held = ApiKey.objects.select_for_update(no_key=True).get(pk=key.pk)
         now = version_of(held)
         if expected is not None and expected != now:
             raise errors.PreconditionFailed(
@@ -222,3 +226,15 @@ def versions_of(key: ApiKey) -> list[PolicyVersion]:
     """The newest first; at most `VERSIONS_SHOWN`."""
     found = PolicyVersion.objects.filter(subject_id=subject_of(key)).order_by("-version")
     return list(found[:VERSIONS_SHOWN])
+
+
+def prune() -> int:
+    """Forget versions past `AUDIT_RETENTION_DAYS` that others have followed; returns how many."""
+    if not settings.AUDIT_RETENTION_DAYS:
+        return 0
+    begins = timezone.now() - timedelta(days=settings.AUDIT_RETENTION_DAYS)
+    later = PolicyVersion.objects.filter(
+        subject_id=OuterRef("subject_id"), version__gt=OuterRef("version")
+    )
+    old = PolicyVersion.objects.filter(Exists(later), created_at__lt=begins)
+    return Round().delete(old.order_by("created_at"))

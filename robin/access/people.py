@@ -12,7 +12,7 @@ from django.db.models import QuerySet
 
 from accounts.events import audit
 from accounts.models import User, normal_email
-from accounts.services import Actor
+from accounts.services import Actor, delete_user
 from gateway_project.core import errors
 from robin.access.authentication import Member
 from robin.access.sessions import find_user, revoke_all
@@ -112,9 +112,8 @@ def remove(username: str, *, by: Member, actor: Actor) -> None:
         audit("robin.user_removed", target=user.pk, role=user.robin_access.role, **actor.fields())
         revoke_all(user, because="user", actor=actor)
         if _is_only_for_robin(user):
-            user.delete()
-        else:
-            user.robin_access.delete()
+            delete_user(user)
+        user.robin_access.delete()
 
 
 def _get(username: str, by: Member) -> User:

@@ -22,6 +22,7 @@ from accounts.events import audit
 from accounts.models import User, normal_email
 from accounts.services import Actor
 from gateway_project.core import errors
+from gateway_project.core.stores.sweeps import Round
 from gateway_project.core.telemetry.logging import get_logger
 from robin.access.authentication import forget
 from robin.access.tokens import Access, Refresh, digest
@@ -170,7 +171,7 @@ def revoke_all(user: User, *, because: str, actor: Actor) -> None:
 def prune() -> int:
     """Delete sessions that ended by themselves a day ago; the audit trail keeps the facts."""
     old = timezone.now() - timedelta(days=1)
-    return RefreshFamily.objects.filter(expires_at__lt=old).delete()[0]
+    return Round().erase(RefreshFamily.objects.filter(expires_at__lt=old).order_by("expires_at"))
 
 
 def find_user(name: str) -> User | None:

@@ -14,11 +14,13 @@ from typing import Any
 
 import httpx
 from django.conf import settings
-from django.db import transaction
+from django.db import connection, transaction
+from django.db.models import Max, Min, QuerySet
 from django.utils import timezone
 from prometheus_client.parser import text_string_to_metric_families
 
 from gateway_project.core.clock import utc_text
+from gateway_project.core.stores.sweeps import Round
 from gateway_project.core.telemetry.logging import get_logger
 from robin.models import MetricSample
 from robin.queue import alerts
@@ -141,7 +143,7 @@ def figures(values: Values, health: Mapping[str, Any]) -> dict[str, float]:
 
 
 def sample() -> bool:
-    """Ask Robin and keep what it says; old samples go. Called by the worker."""
+    """Ask Robin and keep what it says. Called by the worker."""
     if not settings.ROBIN_SERVICE_API_URL:
         return False
     try:
@@ -158,21 +160,43 @@ def sample() -> bool:
     with transaction.atomic():
         alerts.tell(found, dead)
         MetricSample.objects.create(figures=found)
-    MetricSample.objects.filter(at__lt=timezone.now() - timedelta(days=KEEP_DAYS)).delete()
     return True
+
+
+def prune() -> int:
+    """Forget samples that are older than `KEEP_DAYS`; returns how many."""
+    old = MetricSample.objects.filter(at__lt=timezone.now() - timedelta(days=KEEP_DAYS))
+    return Round().delete(old.order_by("at"))
 
 
 def between(start: datetime, end: datetime) -> list[tuple[datetime, dict[str, float]]]:
     """At most `POINTS_MAX` samples, evenly chosen; the last is always among them."""
     # The times alone first: a month has 43,200 of them, and few are shown.
-    times = list(
-        MetricSample.objects.filter(at__gte=start, at__lte=end)
-        .order_by("-at")
-        .values_list("at", flat=True)
-    )
-    step = -(-len(times) // POINTS_MAX) or 1
-    chosen = MetricSample.objects.filter(at__in=times[::step]).order_by("at")
+    asked = MetricSample.objects.filter(at__gte=start, at__lte=end)
+    times = list(asked.order_by("-at").values_list("at", flat=True)[: POINTS_MAX + 1])
+    if len(times) > POINTS_MAX:
+        times = _spread(asked)
+    chosen = MetricSample.objects.filter(at__in=times).order_by("at")
     return list(chosen.values_list("at", "figures"))
+
+
+SPREAD = """
+SELECT max(at) FROM robin_metricsample WHERE at BETWEEN %(first)s AND %(last)s
+GROUP BY floor(extract(epoch FROM %(last)s - at) / %(step)s)
+"""
+
+
+def _spread(asked: QuerySet[MetricSample]) -> list[datetime]:
+    """The times of `POINTS_MAX` of them or fewer."""
+    if connection.vendor != "postgresql":
+        times = list(asked.order_by("-at").values_list("at", flat=True))
+        return times[:: -(-len(times) // POINTS_MAX)]
+    ends = asked.aggregate(first=Min("at"), last=Max("at"))
+    # Counted back from the last; the first begins no part of its own.
+    step = (ends["last"] - ends["first"]).total_seconds() / POINTS_MAX * (1 + 1e-9)
+    with connection.cursor() as cursor:
+        cursor.execute(SPREAD, {**ends, "step": step})
+        return [row[0] for row in cursor.fetchall()]
 
 
 def series(samples: Iterable[tuple[datetime, Mapping[str, float]]]) -> list[dict[str, Any]]:

@@ -70,4 +70,4 @@ def test_a_session_can_be_ended_and_nothing_else(request_of, member):
 def test_the_worker_prunes(member):
     member()
 
-    assert tasks.prune_sessions() == 0
+    assert tasks.prune() == 0

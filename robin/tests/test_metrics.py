@@ -54,6 +54,7 @@ def test_uptime(text, ms):
 def test_samples_become_series(ada, robin):
     old = MetricSample.objects.create(at=timezone.now() - timedelta(days=31), figures={})
     assert [tasks.sample_metrics() for _ in "123"] == [True] * 3
+    assert sampling.prune() == 1
     assert not MetricSample.objects.filter(pk=old.pk).exists()
 
     r = ada.get("/api/v1/metrics")
