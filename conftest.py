@@ -12,10 +12,12 @@ import asyncio
 import functools
 import threading
 from collections.abc import Awaitable, Callable, Iterable, Iterator
+from time import time as host_time
 from typing import Any, TypeVar
 
 import httpx
 import pytest
+import time_machine
 from aiohttp import web
 from django.conf import settings
 from django.contrib.contenttypes.models import ContentType
@@ -32,7 +34,7 @@ from accounts.usage import buffer, log, partitions, stream
 from accounts.usage.buffer import buffer as usage_buffer
 from detection.engines import go as engine_module
 from detection.engines.standin import Engine, Switches
-from gateway_project.core import ratelimit
+from gateway_project.core import clock, ratelimit
 from gateway_project.core.ratelimit import RedisLimiter
 from gateway_project.core.stores import database, queues, redis
 from gateway_project.system import views as system_views
@@ -49,8 +51,13 @@ PLANS = {"free": (60, 10_000, 7), "team": (600, 200_000, 30), "scale": (6_000, 5
 
 @pytest.fixture(scope="session", autouse=True)
 def quick() -> Iterator[None]:
-    """Hash with Argon2 at its smallest, and empty the database in a few milliseconds."""
+    """Hash with Argon2 at its smallest, and empty the database in a few milliseconds.
+
+    The stores run on this machine, so its clock is theirs, and time machines move both.
+    """
     patch = pytest.MonkeyPatch()
+    patch.setattr(clock, "learn", lambda answer, asked_at: None)
+    clock.forget()
     patch.setattr(BoundedArgon2, "time_cost", 1)
     patch.setattr(BoundedArgon2, "memory_cost", 8)
     patch.setattr(TransactionTestCase, "_fixture_teardown", lambda _: empty_the_database())
@@ -81,6 +88,17 @@ def sql_delete() -> str:
     deletes = "".join(f'DELETE FROM "{table}";' for table in tables)
     role = "SET session_replication_role ="
     return f"{role} replica; {deletes} {role} DEFAULT"
+
+
+@pytest.fixture(params=[10, -10], ids=["ahead", "behind"])
+def host_is_off(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
+    """This host's clock is ten seconds off the stores', which the process was told."""
+    off = request.param
+    monkeypatch.setattr(clock, "monotonic", host_time)  # time machines go on moving it
+    monkeypatch.setattr(clock, "_began", -float(off))
+    monkeypatch.setattr(clock, "_host_behind_ms", -off * 1000)
+    with time_machine.travel(host_time() + off, tick=True):
+        yield off
 
 
 class Gateway:

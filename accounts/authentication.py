@@ -16,7 +16,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from time import monotonic, time
+from time import monotonic
 from typing import Any
 from uuid import UUID
 
@@ -29,7 +29,7 @@ from rest_framework.request import Request
 from accounts import keys
 from accounts.models import ApiKey, effective_limits
 from accounts.usage.buffer import Record
-from gateway_project.core import errors
+from gateway_project.core import clock, errors
 from gateway_project.core.context import RequestContext, context_of
 from gateway_project.core.ratelimit import (
     Policy,
@@ -82,7 +82,7 @@ class Caller:
 
     def admit(self, context: RequestContext) -> None:
         """Check what can change between two requests; raise 401 or 403."""
-        if self.valid_until is not None and self.valid_until <= time():
+        if self.valid_until is not None and self.valid_until <= clock.time():
             raise errors.InvalidAPIKey
         if self.networks and not _is_inside(context.client_ip, self.networks):
             raise errors.IPNotAllowed

@@ -13,9 +13,9 @@ from uuid import UUID
 
 import orjson
 from django.db import connection
-from django.utils import timezone
 
 from accounts.models import AuditEvent, OutboxEvent, Workspace, new_id
+from gateway_project.core import clock
 from gateway_project.core.clock import utc_text
 from gateway_project.core.stores.bulk import copy_in
 
@@ -86,7 +86,7 @@ def event(
     deliver_to: str = "",
 ) -> NewEvent:
     """One event, not stored yet. `at` (now) is when the fact happened."""
-    event_id, now = new_id(), timezone.now()
+    event_id, now = new_id(), clock.now()
     body: dict[str, Any] = {
         "id": str(event_id),
         "type": event_type,

@@ -17,12 +17,11 @@ from uuid import UUID
 from django.conf import settings
 from django.db import connection, transaction
 from django.http import HttpRequest, HttpResponse
-from django.utils import timezone
 from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import OpenApiParameter
 
 from accounts.models import IdempotencyRecord
-from gateway_project.core import errors
+from gateway_project.core import clock, errors
 from gateway_project.core.stores import database
 
 KEPT = timedelta(hours=24)
@@ -55,7 +54,7 @@ def key_of(request: HttpRequest) -> str | None:
 def answered(workspace_id: UUID, request: HttpRequest, key: str) -> HttpResponse | None:
     """What this very request was answered before; raises 422 when the key is another's."""
     record = IdempotencyRecord.objects.filter(workspace_id=workspace_id, key=key).first()
-    if record is None or record.created_at < timezone.now() - KEPT:
+    if record is None or record.created_at < clock.now() - KEPT:
         return None
     if record.fingerprint != _fingerprint(request):
         raise errors.IdempotencyMismatch
@@ -87,7 +86,7 @@ def once(
                 "status": answer.status_code,
                 "headers": dict(answer.items()),
                 "body": answer.content.decode(),
-                "created_at": timezone.now(),
+                "created_at": clock.now(),
             },
         )
         return answer

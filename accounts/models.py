@@ -13,9 +13,8 @@ from django.contrib.auth.models import AbstractUser
 from django.contrib.auth.models import UserManager as DjangoUserManager
 from django.db import models, transaction
 from django.db.models import Q
-from django.utils import timezone
-from uuid_utils.compat import uuid7
 
+from gateway_project.core import clock
 from gateway_project.core.stores.bus import bus
 from gateway_project.core.stores.deletion import Deletable, Living
 
@@ -23,11 +22,7 @@ PEOPLE = "people"
 """The bus' channel for users who changed: each word is an id, or `*`."""
 SCOPES = ("detect", "batch", "webhooks", "usage:read", "keys:write")
 DEFAULT_SCOPES = SCOPES[:4]
-
-
-def new_id() -> UUID:
-    """A UUIDv7 (RFC 9562): sorts by time, so that indexes grow at their end."""
-    return uuid7()
+new_id = clock.new_id
 
 
 def default_scopes() -> list[str]:
@@ -154,7 +149,7 @@ class Workspace(Deletable):
         help_text="Types that its active webhooks ask for; kept by the webhooks app.",
     )
     members = models.ManyToManyField(User, through="Membership", related_name="workspaces")
-    created_at = models.DateTimeField(default=timezone.now, editable=False)
+    created_at = models.DateTimeField(default=clock.now, editable=False)
 
     objects = Living()
 
@@ -199,7 +194,7 @@ class Membership(models.Model):
     user = models.ForeignKey(User, on_delete=models.CASCADE, related_name="memberships")
     workspace = models.ForeignKey(Workspace, on_delete=models.CASCADE, related_name="memberships")
     role = models.CharField(max_length=10, choices=Role, default=Role.MEMBER)
-    created_at = models.DateTimeField(default=timezone.now, editable=False)
+    created_at = models.DateTimeField(default=clock.now, editable=False)
 
     class Meta:
         constraints = [
@@ -213,7 +208,7 @@ class Membership(models.Model):
 class ApiKeyQuerySet(models.QuerySet["ApiKey"]):
     def usable(self, at: datetime | None = None) -> ApiKeyQuerySet:
         """Keys that would be accepted at `at` (now): not revoked, not expired, not out of grace."""
-        at = at or timezone.now()
+        at = at or clock.now()
         return self.filter(
             Q(expires_at=None) | Q(expires_at__gt=at),
             Q(grace_until=None) | Q(grace_until__gt=at),
@@ -271,7 +266,7 @@ class ApiKey(models.Model):
     is_session = models.BooleanField(
         default=False, editable=False, help_text="The playground's: short-lived, hidden from lists."
     )
-    created_at = models.DateTimeField(default=timezone.now, editable=False)
+    created_at = models.DateTimeField(default=clock.now, editable=False)
 
     objects = ApiKeyQuerySet.as_manager()
 
@@ -296,7 +291,7 @@ class ApiKey(models.Model):
     @property
     def status(self) -> str:
         """`active`, `grace` (rotated, still working), `expired` or `revoked`."""
-        now = timezone.now()
+        now = clock.now()
         if self.revoked_at is not None:
             return "revoked"
         if self.expires_at is not None and self.expires_at <= now:
@@ -383,7 +378,7 @@ class UsageBatch(models.Model):
     """Batches of the log that are written, so that none is written twice; kept for a day."""
 
     id = models.UUIDField(primary_key=True)
-    written_at = models.DateTimeField(default=timezone.now, db_index=True)
+    written_at = models.DateTimeField(default=clock.now, db_index=True)
 
     def __str__(self) -> str:
         return str(self.id)
@@ -492,7 +487,7 @@ class AuditEvent(AppendOnly):
     """Who did what to what. `details` never holds secrets or customers' texts."""
 
     id = models.UUIDField(primary_key=True, default=new_id, editable=False)
-    at = models.DateTimeField(default=timezone.now, db_index=True)
+    at = models.DateTimeField(default=clock.now, db_index=True)
     action = models.CharField(max_length=60)
     actor = models.CharField(max_length=254, help_text="E-mail, key prefix, or the command.")
     # Without a constraint: a deleted workspace's id stays, and its rows need not be written anew.
@@ -562,7 +557,7 @@ class OutboxEvent(models.Model):
         default="",
         help_text="The one address that it goes to; empty: to whoever listens.",
     )
-    created_at = models.DateTimeField(default=timezone.now)
+    created_at = models.DateTimeField(default=clock.now)
     published_at = models.DateTimeField(null=True, blank=True)
 
     class Meta:
@@ -594,7 +589,7 @@ class IdempotencyRecord(models.Model):
     status = models.PositiveSmallIntegerField()
     headers = models.JSONField(default=dict)
     body = models.TextField()
-    created_at = models.DateTimeField(default=timezone.now, db_index=True)
+    created_at = models.DateTimeField(default=clock.now, db_index=True)
 
     class Meta:
         constraints = [

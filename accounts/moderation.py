@@ -14,13 +14,12 @@ from typing import Any, Literal
 from django.db import connection, models, transaction
 from django.db.models import F
 from django.db.models.functions import Least
-from django.utils import timezone
 
 from accounts import authentication, services
 from accounts.events import audit
 from accounts.models import ApiKey, Membership, Plan, User, Workspace, normal_email
 from accounts.services import Actor
-from gateway_project.core import errors
+from gateway_project.core import clock, errors
 from gateway_project.core.upstream import breaker
 
 # -- People ---------------------------------------------------------------------------------------
@@ -82,7 +81,7 @@ def reinstate_user(user: User, *, actor: Actor) -> bool:
 def suspend_workspace(workspace: Workspace, *, actor: Actor) -> bool:
     """Refuse all its keys with 403 `workspace_suspended`."""
     running = Workspace.objects.filter(pk=workspace.pk, suspended_at=None)
-    return _set_suspended(workspace, running, timezone.now(), "workspace.suspended", actor)
+    return _set_suspended(workspace, running, clock.now(), "workspace.suspended", actor)
 
 
 def reinstate_workspace(workspace: Workspace, *, actor: Actor) -> bool:

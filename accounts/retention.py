@@ -16,7 +16,6 @@ from django.conf import settings
 from django.contrib.admin.models import LogEntry
 from django.contrib.sessions.models import Session
 from django.db.models import Exists, OuterRef, QuerySet
-from django.utils import timezone
 
 from accounts import idempotency
 from accounts.models import (
@@ -31,6 +30,7 @@ from accounts.models import (
 )
 from accounts.usage.partitions import retention_days
 from accounts.usage.rollups import ROLLUPS_KEPT
+from gateway_project.core import clock
 from gateway_project.core.stores.sweeps import Round, delete_rows, some_of
 
 BATCHES_REMEMBERED = timedelta(days=1)
@@ -39,7 +39,7 @@ SESSION_KEYS_KEPT = timedelta(hours=1)
 
 def prune() -> int:
     """Forget what is past its time; returns how many rows."""
-    now, during = timezone.now(), Round()
+    now, during = clock.now(), Round()
     return sum(during.delete(rows) for rows in _past(now)) + _end_sessions(now, during)
 
 

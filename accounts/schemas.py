@@ -9,7 +9,6 @@ from uuid import UUID
 
 from django.contrib.auth.password_validation import validate_password
 from django.core.exceptions import ValidationError as DjangoValidationError
-from django.utils import timezone
 from drf_spectacular.utils import extend_schema_serializer
 from pydantic import (
     AfterValidator,
@@ -23,6 +22,7 @@ from pydantic import (
 )
 
 from accounts.models import ApiKey, Plan, UsageLog, User, Workspace, effective_limits
+from gateway_project.core import clock
 from gateway_project.core.api.endpoint import Body
 from gateway_project.core.api.fields import Time, without_nul
 
@@ -50,7 +50,7 @@ def _future(value: datetime) -> datetime:
         value = value.astimezone(UTC)
     except OverflowError:  # the year 9999 with an offset
         raise ValueError("lies beyond the calendar") from None
-    if value <= timezone.now():
+    if value <= clock.now():
         raise ValueError("lies in the past")
     return value
 

@@ -13,7 +13,6 @@ from allauth.account.models import EmailAddress
 from allauth.mfa.models import Authenticator
 from django.conf import settings
 from django.db import IntegrityError, transaction
-from django.utils import timezone
 from django.utils.text import slugify
 
 from accounts import authentication, keys
@@ -27,7 +26,7 @@ from accounts.models import (
     Workspace,
     normal_email,
 )
-from gateway_project.core import errors
+from gateway_project.core import clock, errors
 from gateway_project.core.context import RequestContext
 
 SESSION_KEY_LIFE = timedelta(minutes=15)
@@ -111,7 +110,7 @@ def confirm_email(user: User, *, actor: Actor) -> None:
     """Take the user's address for theirs, and lift the trial's limits of their own workspaces."""
     with transaction.atomic():
         if user.email_confirmed_at is None or user.username != user.email:
-            user.email_confirmed_at = timezone.now()
+            user.email_confirmed_at = clock.now()
             user.username = user.email
             user.save(update_fields=["email_confirmed_at", "username"])
         EmailAddress.objects.update_or_create(
@@ -146,7 +145,7 @@ def delete_account(user: User, *, actor: Actor) -> None:
 
 def _delete_workspace(workspace: Workspace) -> None:
     """Its name is free again, its keys are refused, nothing is sent or worked on for it."""
-    now = timezone.now()
+    now = clock.now()
     workspace.memberships.all().delete()
     workspace.slug, workspace.name = f"deleted-{workspace.pk.hex}", ""
     workspace.wanted_events = []
@@ -167,7 +166,7 @@ def delete_user(user: User) -> None:
     user.first_name = user.last_name = ""
     user.set_unusable_password()
     user.is_active = user.is_staff = user.is_superuser = False
-    user.deleted_at = timezone.now()
+    user.deleted_at = clock.now()
     user.save()
 
 
@@ -219,7 +218,7 @@ def session_key(workspace: Workspace, user: User, *, actor: Actor) -> tuple[ApiK
     All of a user's share one set of counters, so that opening the page again buys no new minute.
     Those that ended an hour ago are removed on the way.
     """
-    now = timezone.now()
+    now = clock.now()
     with transaction.atomic():
         ApiKey.objects.filter(
             workspace=workspace,
@@ -342,7 +341,7 @@ def rotate_key(key: ApiKey, *, grace_seconds: int, actor: Actor) -> tuple[ApiKey
             limit_subject=key.limit_subject or key.pk,
             detection_policy=key.detection_policy,
         )
-        grace_until = timezone.now() + timedelta(seconds=grace_seconds)
+        grace_until = clock.now() + timedelta(seconds=grace_seconds)
         if key.expires_at is not None:
             grace_until = min(grace_until, key.expires_at)
         # Compare-and-set: of two rotations at once, the second sees a successor and loses.
@@ -368,9 +367,7 @@ def rotate_key(key: ApiKey, *, grace_seconds: int, actor: Actor) -> tuple[ApiKey
 def revoke_key(key: ApiKey, *, actor: Actor) -> None:
     """Refuse the key from now on. Doing it twice is doing it once."""
     with transaction.atomic():
-        revoked = ApiKey.objects.filter(pk=key.pk, revoked_at=None).update(
-            revoked_at=timezone.now()
-        )
+        revoked = ApiKey.objects.filter(pk=key.pk, revoked_at=None).update(revoked_at=clock.now())
         if revoked:
             audit("key.revoked", workspace=key.workspace, target=key.pk, **actor.fields())
     authentication.forget(key.pk)

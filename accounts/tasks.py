@@ -6,10 +6,10 @@ from celery import shared_task
 from celery.signals import worker_ready
 from django.conf import settings
 from django.core.cache import cache
-from django.utils import timezone
 
 from accounts import retention
 from accounts.usage import events, partitions, stream
+from gateway_project.core import clock
 from gateway_project.core.stores import deletion
 
 HEARTBEAT_KEY = "worker:heartbeat"
@@ -19,7 +19,7 @@ HEARTBEAT_SECONDS = 15
 @shared_task(expires=HEARTBEAT_SECONDS)
 def record_heartbeat() -> None:
     """Leave a sign of life: it proves beat, broker and worker in one go, for `/health`."""
-    cache.set(HEARTBEAT_KEY, timezone.now().timestamp(), timeout=3600)
+    cache.set(HEARTBEAT_KEY, clock.now().timestamp(), timeout=3600)
 
 
 @worker_ready.connect

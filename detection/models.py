@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from django.db import models
 from django.db.models import Q
-from django.utils import timezone
 
 from accounts.models import ApiKey, AppendOnly, Workspace, new_id
+from gateway_project.core import clock
 
 TEXT_CHARS_MAX = 10_000
 """Of a text that customers send for detection."""
@@ -46,7 +46,7 @@ class Job(models.Model):
     request_id = models.CharField(max_length=36)
     correlation_id = models.CharField(max_length=128, blank=True, default="")
     client_ip = models.CharField(max_length=45, blank=True, default="")
-    created_at = models.DateTimeField(default=timezone.now, editable=False)
+    created_at = models.DateTimeField(default=clock.now, editable=False)
     started_at = models.DateTimeField(null=True, blank=True)
     finished_at = models.DateTimeField(null=True, blank=True)
     expires_at = models.DateTimeField(help_text="Results can be read until then.")
@@ -145,7 +145,7 @@ class Feedback(models.Model):
     is_malicious = models.BooleanField()
     decision = models.CharField(max_length=10)
     source = models.CharField(max_length=10)
-    created_at = models.DateTimeField(default=timezone.now, help_text="Of the last word.")
+    created_at = models.DateTimeField(default=clock.now, help_text="Of the last word.")
 
     class Meta:
         ordering = ["-created_at", "-id"]
@@ -182,7 +182,7 @@ class PolicyVersion(AppendOnly):
     )
     policy = models.JSONField()
     actor = models.CharField(max_length=254)
-    created_at = models.DateTimeField(default=timezone.now, editable=False)
+    created_at = models.DateTimeField(default=clock.now, editable=False)
 
     class Meta:
         ordering = ["-created_at"]

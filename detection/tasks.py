@@ -38,7 +38,7 @@ def judge_chunk(chunk_id: str) -> bool:
     return worker.judge_chunk(UUID(chunk_id))
 
 
-@shared_task(expires=10)  # more than hosts' clocks may be apart
+@shared_task(expires=10)
 def work() -> int:
     """Send the tasks of chunks again whose message, or whose worker, was lost; returns how many."""
     chunks = store.lost(in_line=lambda: queues.length(queues.DETECTION) > 0)

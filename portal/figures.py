@@ -7,9 +7,8 @@ from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
-from django.utils import timezone
-
 from accounts.usage import reports
+from gateway_project.core import clock
 from portal import plots
 
 
@@ -20,7 +19,7 @@ def since(subject: UUID, first: datetime, period: str) -> dict[str, Any]:
     """
     rows = reports.timeline(subject, first, period)
     series = {row["at"]: row for row in rows}
-    times = plots.buckets(first, timezone.now(), period)
+    times = plots.buckets(first, clock.now(), period)
     total = Counter[str]()
     for row in rows:
         total.update({name: row[name] for name in ("requests", "flagged", "errors")})
@@ -40,4 +39,4 @@ def since(subject: UUID, first: datetime, period: str) -> dict[str, Any]:
 
 def recent(subject: UUID, length: timedelta, period: str) -> dict[str, Any]:
     """`since`, of the stretch of `length` that ends now."""
-    return since(subject, reports.floor(timezone.now() - length, period), period)
+    return since(subject, reports.floor(clock.now() - length, period), period)

@@ -8,9 +8,9 @@ from typing import Any, cast
 from uuid import UUID
 
 from django import forms
-from django.utils import timezone
 
 from accounts.models import DEFAULT_SCOPES, SCOPES, ApiKey, Plan
+from gateway_project.core import clock
 
 SCOPE_LABELS = {
     "detect": "Ask for verdicts",
@@ -76,7 +76,7 @@ class KeyForm(forms.Form):
 
     def clean_expires_at(self) -> Any:
         value = self.cleaned_data["expires_at"]
-        if value is not None and value <= timezone.now():
+        if value is not None and value <= clock.now():
             raise forms.ValidationError("This time is past. Choose a later one, or leave it empty.")
         return value
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from datetime import timedelta
 from functools import wraps
-from time import time
 from typing import cast
 from uuid import UUID
 
@@ -18,11 +17,11 @@ from django.conf import settings
 from django.contrib.auth.decorators import login_required
 from django.http import Http404, HttpRequest, HttpResponse, JsonResponse
 from django.shortcuts import render
-from django.utils import timezone
 from django.views.decorators.http import require_POST, require_safe
 
 from accounts.adapter import actor_of
 from accounts.models import User
+from gateway_project.core import clock
 from gateway_project.core.api.responses import SECRET_HEADERS
 from robin.access import sessions, tickets
 from robin.metrics import sampling
@@ -52,7 +51,7 @@ def watchers(view: Callable[[HttpRequest, User], HttpResponse]) -> Callable[...,
 @watchers
 @require_safe
 def mail_queue(request: HttpRequest, user: User) -> HttpResponse:
-    now = timezone.now()
+    now = clock.now()
     samples = sampling.between(now - HISTORY, now)
     facts = {
         "is_configured": bool(settings.ROBIN_CLIENT_API_URL),
@@ -78,5 +77,5 @@ def ticket(request: HttpRequest, user: User) -> HttpResponse:
         user_agent=request.headers.get("user-agent", "").replace("\x00", ""),
     )
     request.session[SESSION_KEY] = str(session_id)
-    text = tickets.issue(session_id, time() + SOCKET_SECONDS)
+    text = tickets.issue(session_id, clock.time() + SOCKET_SECONDS)
     return JsonResponse({"ticket": text}, status=201, headers=SECRET_HEADERS)

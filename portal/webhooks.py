@@ -13,13 +13,12 @@ from uuid import UUID
 from django.contrib import messages
 from django.http import Http404, HttpRequest, HttpResponse
 from django.shortcuts import redirect, render
-from django.utils import timezone
 from django.views.decorators.http import require_http_methods, require_POST, require_safe
 from rest_framework.exceptions import NotFound
 from rest_framework.request import Request
 
 from accounts.usage import reports
-from gateway_project.core import errors
+from gateway_project.core import clock, errors
 from gateway_project.core.api.pagination import page
 from portal import plots
 from portal.members import Member, secretly, shows_secrets, workspace_page
@@ -77,9 +76,9 @@ def _try(request: HttpRequest, act: Callable[[], object], done: str) -> bool:
 
 
 def _plots(webhooks: Sequence[Webhook]) -> dict[UUID, plots.Plot]:
-    since = reports.floor(timezone.now() - CHART, "hour")
+    since = reports.floor(clock.now() - CHART, "hour")
     series = health.by_hour([webhook.pk for webhook in webhooks], since)
-    times = plots.buckets(since, timezone.now(), "hour")
+    times = plots.buckets(since, clock.now(), "hour")
     return {
         webhook.pk: plots.deliveries_plot(times, series.get(webhook.pk, {}), "hour")
         for webhook in webhooks
@@ -140,7 +139,7 @@ def _page(request: HttpRequest, member: Member, found: Webhook, **more: Any) -> 
             rows, older = page(Request(request), log, ordering=("-created_at", "-id"), among=among)
         except NotFound:
             raise Http404 from None
-    now = timezone.now()
+    now = clock.now()
     secrets = list(found.secrets.values_list("created_at", "expires_at"))
     facts = {
         "member": member,
@@ -162,7 +161,7 @@ def _page(request: HttpRequest, member: Member, found: Webhook, **more: Any) -> 
 
 
 def _troubled_since(webhook: Webhook) -> datetime:
-    return webhook.failing_since or timezone.now() - timedelta(days=1)
+    return webhook.failing_since or clock.now() - timedelta(days=1)
 
 
 @require_http_methods(["GET", "HEAD", "POST"])

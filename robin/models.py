@@ -6,9 +6,9 @@ from typing import Any
 
 from django.conf import settings
 from django.db import models
-from django.utils import timezone
 
 from accounts.models import new_id, say_changed
+from gateway_project.core import clock
 from robin.permissions import Role
 
 
@@ -31,7 +31,7 @@ class RobinAccess(models.Model):
         settings.AUTH_USER_MODEL, on_delete=models.CASCADE, related_name="robin_access"
     )
     role = models.CharField(max_length=20, choices=Role)
-    created_at = models.DateTimeField(default=timezone.now, editable=False)
+    created_at = models.DateTimeField(default=clock.now, editable=False)
 
     objects = RobinAccessQuerySet.as_manager()
 
@@ -65,7 +65,7 @@ class RefreshFamily(models.Model):
     )
     client_ip = models.GenericIPAddressField(null=True, blank=True)
     user_agent = models.CharField(max_length=200, blank=True, default="")
-    created_at = models.DateTimeField(default=timezone.now, editable=False)
+    created_at = models.DateTimeField(default=clock.now, editable=False)
     expires_at = models.DateTimeField(help_text="When its latest refresh token does.")
     revoked_at = models.DateTimeField(null=True, blank=True)
     revoked_because = models.CharField(max_length=20, blank=True, default="")
@@ -77,6 +77,13 @@ class RefreshFamily(models.Model):
 
     def __str__(self) -> str:
         return f"{self.user}, since {self.created_at:%Y-%m-%d %H:%M}"
+
+    @property
+    def is_of_current_password(self) -> bool:
+        """Whoever stamped it may have had another `SECRET_KEY` in front."""
+        user = self.user
+        stamps = (user.get_session_auth_hash(), *user.get_session_auth_fallback_hash())
+        return self.password_stamp in stamps
 
 
 class RefreshToken(models.Model):
@@ -99,7 +106,7 @@ class RefreshToken(models.Model):
 class MetricSample(models.Model):
     """Robin's figures at one time, as Celery beat finds them: Robin itself keeps no history."""
 
-    at = models.DateTimeField(primary_key=True, default=timezone.now, editable=False)
+    at = models.DateTimeField(primary_key=True, default=clock.now, editable=False)
     figures = models.JSONField(help_text="Name → number, see robin/metrics.py; counters as such.")
 
     class Meta:
@@ -113,7 +120,7 @@ class DeadItem(models.Model):
     """An item that Robin gave up, and that was told of: once, for as long as it is there."""
 
     uid = models.CharField(max_length=36, primary_key=True)
-    seen_at = models.DateTimeField(default=timezone.now, editable=False)
+    seen_at = models.DateTimeField(default=clock.now, editable=False)
 
     def __str__(self) -> str:
         return self.uid
@@ -124,7 +131,7 @@ class Document(models.Model):
 
     name = models.CharField(max_length=20, primary_key=True)
     content = models.JSONField()
-    updated_at = models.DateTimeField(auto_now=True)
+    updated_at = models.DateTimeField(default=clock.now, editable=False)
     updated_by = models.CharField(max_length=254)
 
     class Meta:
@@ -147,7 +154,7 @@ class BlocklistEntry(models.Model):
     type = models.CharField(max_length=6, choices=Type)
     value = models.CharField(max_length=253)
     reason = models.CharField(max_length=500)
-    created_at = models.DateTimeField(default=timezone.now, editable=False)
+    created_at = models.DateTimeField(default=clock.now, editable=False)
     created_by = models.CharField(max_length=254, editable=False)
     expires_at = models.DateTimeField(null=True, blank=True)
     active = models.BooleanField(default=True)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from django.utils import timezone
-
-from gateway_project.core import encryption
+from gateway_project.core import clock, encryption
 from gateway_project.core.telemetry.logging import get_logger
 from webhooks.models import Webhook
 from webhooks.receiving import debugger
@@ -14,7 +12,7 @@ log = get_logger("gateway.webhooks")
 
 def in_force(webhook: Webhook) -> tuple[str, ...]:
     """Those that sign now, the newest first."""
-    now, found = timezone.now(), []
+    now, found = clock.now(), []
     for secret in webhook.secrets.all():
         if secret.expires_at is not None and secret.expires_at <= now:
             continue
@@ -27,7 +25,7 @@ def in_force(webhook: Webhook) -> tuple[str, ...]:
 
 def named(webhook: Webhook) -> list[debugger.Secret]:
     """All that are known, those that have ended too, for the debugger."""
-    found, now = [], timezone.now()
+    found, now = [], clock.now()
     for secret in webhook.secrets.all():
         if secret.expires_at is None:
             words = "the current secret"

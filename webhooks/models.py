@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from django.db import models
 from django.db.models import Q
-from django.utils import timezone
 
 from accounts.models import OutboxEvent, Workspace, new_id
+from gateway_project.core import clock
 from gateway_project.core.stores.deletion import Deletable, Living
 
 
@@ -16,7 +16,7 @@ class Inbox(models.Model):
     id = models.UUIDField(primary_key=True, default=new_id, editable=False)
     workspace = models.OneToOneField(Workspace, on_delete=models.CASCADE, related_name="inbox")
     token = models.CharField(max_length=64, unique=True, editable=False)
-    created_at = models.DateTimeField(default=timezone.now, editable=False)
+    created_at = models.DateTimeField(default=clock.now, editable=False)
 
     class Meta:
         verbose_name_plural = "inboxes"
@@ -31,7 +31,7 @@ class InboxRequest(models.Model):
     inbox = models.ForeignKey(
         Inbox, on_delete=models.CASCADE, related_name="requests", db_index=False
     )
-    at = models.DateTimeField(default=timezone.now, editable=False)
+    at = models.DateTimeField(default=clock.now, editable=False)
     headers = models.JSONField(default=dict)
     body = models.TextField(blank=True, default="")
     is_valid = models.BooleanField(default=False)
@@ -94,7 +94,7 @@ class Webhook(Deletable):
         editable=False,
         help_text="What is on its way there is being given up, piece by piece.",
     )
-    created_at = models.DateTimeField(default=timezone.now, editable=False)
+    created_at = models.DateTimeField(default=clock.now, editable=False)
 
     objects = Living.from_queryset(WebhookQuerySet)()
 
@@ -123,7 +123,7 @@ class WebhookSecret(models.Model):
 
     webhook = models.ForeignKey(Webhook, on_delete=models.CASCADE, related_name="secrets")
     encrypted = models.TextField(editable=False)
-    created_at = models.DateTimeField(default=timezone.now, editable=False)
+    created_at = models.DateTimeField(default=clock.now, editable=False)
     expires_at = models.DateTimeField(null=True, blank=True)
 
     class Meta:
@@ -164,7 +164,7 @@ class WebhookDelivery(models.Model):
         default=0, help_text="Attempts since it was begun, or begun anew by hand."
     )
     steps_max = models.PositiveSmallIntegerField()
-    next_attempt_at = models.DateTimeField(null=True, blank=True, default=timezone.now)
+    next_attempt_at = models.DateTimeField(null=True, blank=True, default=clock.now)
     is_claimed = models.BooleanField(default=False)
     lane = models.CharField(
         max_length=300,
@@ -176,7 +176,7 @@ class WebhookDelivery(models.Model):
     is_test = models.BooleanField(default=False, help_text="Asked for by hand; nothing happened.")
     http_status = models.PositiveSmallIntegerField(null=True, blank=True)
     error = models.CharField(max_length=300, blank=True, default="")
-    created_at = models.DateTimeField(default=timezone.now, editable=False)
+    created_at = models.DateTimeField(default=clock.now, editable=False)
     finished_at = models.DateTimeField(null=True, blank=True)
 
     class Meta:
@@ -252,7 +252,7 @@ class WebhookNotice(models.Model):
     webhook = models.ForeignKey(Webhook, on_delete=models.CASCADE, related_name="notices")
     kind = models.CharField(max_length=10, choices=Kind)
     facts = models.JSONField(default=dict)
-    created_at = models.DateTimeField(default=timezone.now, editable=False)
+    created_at = models.DateTimeField(default=clock.now, editable=False)
     claimed_at = models.DateTimeField(null=True, editable=False)
     sent_at = models.DateTimeField(null=True, editable=False)
 

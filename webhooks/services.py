@@ -9,12 +9,11 @@ from uuid import UUID
 
 from django.db import transaction
 from django.db.models import Exists, IntegerField, OuterRef, Q, QuerySet, Subquery
-from django.utils import timezone
 
 from accounts.events import audit, publish
 from accounts.models import OutboxEvent, Workspace
 from accounts.services import Actor
-from gateway_project.core import encryption, errors
+from gateway_project.core import clock, encryption, errors
 from gateway_project.core.upstream import destinations
 from webhooks import catalogue, keyring, signing
 from webhooks.delivery import callbacks, outbox, schedule, sending, subscriptions
@@ -140,7 +139,7 @@ def delete(webhook: Webhook, *, actor: Actor) -> None:
     with transaction.atomic():
         workspace = subscriptions.locked(webhook.workspace_id)
         webhook.secrets.all().delete()
-        webhook.is_active, webhook.deleted_at, webhook.inbox = False, timezone.now(), None
+        webhook.is_active, webhook.deleted_at, webhook.inbox = False, clock.now(), None
         webhook.save(update_fields=["is_active", "deleted_at", "inbox"])
         subscriptions.tell(workspace)
         audit("webhook.deleted", workspace=workspace, target=webhook.pk, **actor.fields())
@@ -148,7 +147,7 @@ def delete(webhook: Webhook, *, actor: Actor) -> None:
 
 def rotate_secret(webhook: Webhook, *, overlap_seconds: int, actor: Actor) -> tuple[str, datetime]:
     """A new secret, shown this once, and until when the old one signs beside it."""
-    secret, now = signing.make_secret(), timezone.now()
+    secret, now = signing.make_secret(), clock.now()
     valid_until = now + timedelta(seconds=overlap_seconds)
     with transaction.atomic():
         Webhook.objects.select_for_update(no_key=True).get(pk=webhook.pk)
@@ -181,7 +180,7 @@ def test(webhook: Webhook, event_type: str) -> WebhookDelivery:
 
 
 def _begin_test(webhook: Webhook, event_type: str, *, is_claimed: bool = False) -> WebhookDelivery:
-    now = timezone.now()
+    now = clock.now()
     with transaction.atomic():
         event = publish(
             webhook.workspace_id,
@@ -233,7 +232,7 @@ def recover(
     Raises 409 when it is disabled.
     """
     _require_active(webhook)
-    until = until or timezone.now()
+    until = until or clock.now()
     with transaction.atomic():
         failed = list(
             WebhookDelivery.objects.filter(
@@ -296,7 +295,7 @@ def _restart(ids: list[UUID]) -> None:
     WebhookDelivery.objects.filter(pk__in=ids).update(
         status=Status.PENDING,
         step=0,
-        next_attempt_at=timezone.now(),
+        next_attempt_at=clock.now(),
         is_claimed=False,
         finished_at=None,
     )
@@ -321,7 +320,7 @@ def counts_of(webhooks: Iterable[Webhook]) -> dict[UUID, dict[str, int]]:
 
     Of each no more than `COUNTED_MAX` are counted.
     """
-    since = timezone.now() - timedelta(days=HEALTH_DAYS)
+    since = clock.now() - timedelta(days=HEALTH_DAYS)
     mine = WebhookDelivery.objects.filter(webhook=OuterRef("pk")).order_by()
     counted = {
         Status.PENDING: mine.filter(status=Status.PENDING),
@@ -355,7 +354,7 @@ def examine(
         found,
         body,
         keyring.named(webhook),
-        now=int(timezone.now().timestamp()),
+        now=int(clock.now().timestamp()),
         sent=_sent(webhook, found.get(debugger.ID, ""), body),
         receivers_secret=receivers_secret,
     )

@@ -10,7 +10,7 @@ from gateway_project.core.telemetry.metrics import webhook_oldest_pending
 from webhooks.delivery import engine, notices, outbox, subscriptions
 
 
-@shared_task(expires=10)  # more than hosts' clocks may be apart
+@shared_task(expires=10)
 def deliver() -> None:
     """Wake this process' engine; it goes on by itself until nothing is due."""
     engine.background.submit(engine.Engine.wake)

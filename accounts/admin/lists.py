@@ -22,7 +22,6 @@ from django.core.paginator import Paginator
 from django.db.models import JSONField, Model, QuerySet
 from django.http import HttpRequest
 from django.urls import reverse
-from django.utils import timezone
 from django.utils.dateparse import parse_datetime
 from django.utils.functional import cached_property
 from django.utils.html import format_html
@@ -30,6 +29,7 @@ from django.utils.safestring import SafeString
 
 from accounts.models import ApiKey, Workspace
 from accounts.services import Actor
+from gateway_project.core import clock
 from gateway_project.core.context import context_of
 
 COUNT_MAX = 2_000
@@ -226,7 +226,7 @@ class TimeRange(admin.ListFilter):
             since, until = self.window
         elif self.chosen:
             length = self.ranges[self.chosen]
-            since = None if length is None else timezone.now() - length
+            since = None if length is None else clock.now() - length
         bounds = {f"{self.field}__gte": since, f"{self.field}__lt": until}
         return queryset.filter(**{name: at for name, at in bounds.items() if at is not None})
 

@@ -13,7 +13,6 @@ from django.contrib.auth.password_validation import validate_password
 from django.db.models import QuerySet
 from django.http import HttpRequest
 from django.urls import reverse
-from django.utils import timezone
 from django.utils.html import format_html, format_html_join
 from django.utils.safestring import mark_safe
 
@@ -23,13 +22,14 @@ from accounts.admin.lists import Choice, SuperusersAct, actor_of, as_uuid, link_
 from accounts.events import audit
 from accounts.models import ApiKey, Membership, Plan, User, Workspace, new_id, normal_email
 from accounts.usage import reports
+from gateway_project.core import clock
 
 USAGE_DAYS = 30
 KEYS_SHOWN_MAX = 20
 
 
 def recent() -> Any:
-    return timezone.now() - timedelta(days=USAGE_DAYS)
+    return clock.now() - timedelta(days=USAGE_DAYS)
 
 
 # -- Users ----------------------------------------------------------------------------------------

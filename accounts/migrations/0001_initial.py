@@ -4,6 +4,7 @@ import accounts.models
 import django.contrib.auth.validators
 import django.db.models.deletion
 import django.utils.timezone
+import gateway_project.core.clock
 from django.conf import settings
 from django.db import migrations, models
 
@@ -56,7 +57,7 @@ class Migration(migrations.Migration):
             fields=[
                 ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
                 ('role', models.CharField(choices=[('owner', 'Owner'), ('admin', 'Admin'), ('member', 'Member'), ('viewer', 'Viewer')], default='member', max_length=10)),
-                ('created_at', models.DateTimeField(default=django.utils.timezone.now, editable=False)),
+                ('created_at', models.DateTimeField(default=gateway_project.core.clock.now, editable=False)),
                 ('user', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='memberships', to=settings.AUTH_USER_MODEL)),
             ],
         ),
@@ -92,7 +93,7 @@ class Migration(migrations.Migration):
                 ('name', models.CharField(max_length=100)),
                 ('is_confirmed', models.BooleanField(default=False, help_text="Until an owner's e-mail is confirmed, keys work at the limits of a trial.")),
                 ('rate_limit_per_day', models.PositiveBigIntegerField(blank=True, help_text="Instead of the plan's; empty: the plan's.", null=True)),
-                ('created_at', models.DateTimeField(default=django.utils.timezone.now, editable=False)),
+                ('created_at', models.DateTimeField(default=gateway_project.core.clock.now, editable=False)),
                 ('members', models.ManyToManyField(related_name='workspaces', through='accounts.Membership', to=settings.AUTH_USER_MODEL)),
                 ('plan', models.ForeignKey(default='free', on_delete=django.db.models.deletion.PROTECT, to='accounts.plan')),
             ],
@@ -109,7 +110,7 @@ class Migration(migrations.Migration):
             name='AuditEvent',
             fields=[
                 ('id', models.UUIDField(default=accounts.models.new_id, editable=False, primary_key=True, serialize=False)),
-                ('at', models.DateTimeField(db_index=True, default=django.utils.timezone.now)),
+                ('at', models.DateTimeField(db_index=True, default=gateway_project.core.clock.now)),
                 ('action', models.CharField(max_length=60)),
                 ('actor', models.CharField(help_text='E-mail, key prefix, or the command.', max_length=254)),
                 ('target', models.CharField(blank=True, default='', max_length=100)),
@@ -140,7 +141,7 @@ class Migration(migrations.Migration):
                 ('revoked_at', models.DateTimeField(blank=True, null=True)),
                 ('last_used_at', models.DateTimeField(blank=True, editable=False, null=True)),
                 ('last_used_ip', models.GenericIPAddressField(blank=True, editable=False, null=True)),
-                ('created_at', models.DateTimeField(default=django.utils.timezone.now, editable=False)),
+                ('created_at', models.DateTimeField(default=gateway_project.core.clock.now, editable=False)),
                 ('replaced_by', models.ForeignKey(blank=True, null=True, on_delete=django.db.models.deletion.SET_NULL, related_name='replaces', to='accounts.apikey')),
                 ('workspace', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='keys', to='accounts.workspace')),
             ],
@@ -155,7 +156,7 @@ class Migration(migrations.Migration):
                 ('id', models.UUIDField(default=accounts.models.new_id, editable=False, primary_key=True, serialize=False)),
                 ('type', models.CharField(max_length=60)),
                 ('body', models.JSONField()),
-                ('created_at', models.DateTimeField(default=django.utils.timezone.now)),
+                ('created_at', models.DateTimeField(default=gateway_project.core.clock.now)),
                 ('published_at', models.DateTimeField(blank=True, null=True)),
                 ('workspace', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='outbox', to='accounts.workspace')),
             ],

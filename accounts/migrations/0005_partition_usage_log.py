@@ -3,7 +3,7 @@
 from datetime import timedelta
 
 from django.db import migrations
-from django.utils import timezone
+from gateway_project.core import clock
 
 TABLE = "accounts_usagelog"
 INDEXES = {
@@ -45,7 +45,7 @@ def partition(apps, schema_editor):
     with schema_editor.connection.cursor() as cursor:
         _move(cursor, "id, created_at", "PARTITION BY RANGE (created_at)")
         cursor.execute(f"SELECT DISTINCT (created_at AT TIME ZONE 'UTC')::date FROM {TABLE}_before")
-        today = timezone.now().date()
+        today = clock.now().date()
         days = {row[0] for row in cursor.fetchall()} | {
             today + timedelta(days=n) for n in range(8)
         }

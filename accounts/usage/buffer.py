@@ -12,18 +12,17 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from datetime import UTC, datetime
 from typing import Any, Protocol
 from uuid import UUID
 
 from django.conf import settings
 from django.db import Error as DatabaseError
 from redis.exceptions import ResponseError
-from uuid_utils.compat import uuid7
 
 from accounts.usage import log as usage_log
 from accounts.usage.rows import Batch, Row
 from accounts.usage.stream import STREAM
+from gateway_project.core import clock
 from gateway_project.core.context import RequestContext
 from gateway_project.core.stores import database, redis
 from gateway_project.core.telemetry.logging import get_logger
@@ -114,7 +113,7 @@ class Record:
             self.is_malicious,
             self.confidence,
             self.cached,
-            datetime.now(UTC),
+            clock.now(),
         )
 
 
@@ -192,7 +191,7 @@ class Buffer:
             rows = [self._rows.popleft() for _ in range(size)]
             addresses = {row[1]: self._addresses.get(row[1], "") for row in rows}
             extras = {row[0]: self._extras[row[0]] for row in rows if row[0] in self._extras}
-            self._batches.append(Batch(uuid7(), rows, addresses, extras))
+            self._batches.append(Batch(clock.new_id(), rows, addresses, extras))
         self._addresses.clear()
         self._extras.clear()
 

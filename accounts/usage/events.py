@@ -14,7 +14,6 @@ from uuid import UUID
 
 from django.db import transaction
 from django.db.models import F, Q, Sum
-from django.utils import timezone
 
 from accounts.events import NewEvent, event, publish, publish_all
 from accounts.models import (
@@ -24,6 +23,7 @@ from accounts.models import (
     Workspace,
     effective_limits,
 )
+from gateway_project.core import clock
 from gateway_project.core.clock import utc_text
 from gateway_project.core.stores.sweeps import Round
 
@@ -167,7 +167,7 @@ def _used(key_ids: list[UUID], day: date) -> int:
 
 def announce_expiring_keys() -> int:
     """Tell of each key that expires within a week, once for each expiry; returns how many."""
-    now, told, during = timezone.now(), 0, Round()
+    now, told, during = clock.now(), 0, Round()
     expiring = (
         ApiKey.objects.usable(now)
         .listed()

@@ -14,9 +14,9 @@ from datetime import UTC, date, datetime, timedelta
 from django.conf import settings
 from django.db import OperationalError, connection, transaction
 from django.db.models import Max
-from django.utils import timezone
 
 from accounts.models import Plan, UsageLog
+from gateway_project.core import clock
 from gateway_project.core.stores.sweeps import Round
 from gateway_project.core.telemetry.logging import get_logger
 
@@ -65,7 +65,7 @@ def _make(day: date) -> None:
 
 def make_partitions_ahead() -> None:
     """So that midnight finds its partition there, whatever the database is doing then."""
-    today = timezone.now().date()
+    today = clock.now().date()
     ensure_partitions(today + timedelta(days=n) for n in range(PARTITIONS_AHEAD_DAYS + 1))
 
 
@@ -78,7 +78,7 @@ def retention_days() -> int:
 def prune() -> int:
     """Drop what is older than the retention; returns how many partitions or rows."""
     during = Round()
-    before = timezone.now() - timedelta(days=retention_days())
+    before = clock.now() - timedelta(days=retention_days())
     if connection.vendor != "postgresql":
         return during.delete(UsageLog.objects.filter(created_at__lt=before).order_by("created_at"))
     dropped = 0

@@ -17,10 +17,10 @@ from typing import Any, NamedTuple
 from uuid import UUID
 
 from django.db.models import Q
-from django.utils import timezone
 
 from accounts.models import UsageLog, UsageRollup, Workspace
 from accounts.usage.rollups import ROLLUPS_KEPT
+from gateway_project.core import clock
 
 ROWS_ON_A_PAGE = 50
 LOOKED_AT_MAX = 20_000
@@ -39,7 +39,7 @@ class Page(NamedTuple):
 
 def earliest(workspace: Workspace) -> datetime:
     """The log cannot be read before this."""
-    return timezone.now() - timedelta(days=workspace.plan.log_days)
+    return clock.now() - timedelta(days=workspace.plan.log_days)
 
 
 def class_of(digit: int) -> range:
@@ -104,7 +104,7 @@ def _end_of_hour_with(
 
     That is the end of its hour, or `end`. The sums are written in the transaction of the rows.
     """
-    now = timezone.now()
+    now = clock.now()
     counted = UsageRollup.objects.filter(
         period="hour",
         subject_id=subject_id,
@@ -132,12 +132,12 @@ def get(workspace: Workspace, request_id: UUID, at: datetime | None = None) -> U
     margin = timedelta(seconds=1)
     if at is not None:
         begin, end = at, margin
-    elif request_id.version == 7 and (request_id.int >> 80) / 1000 < timezone.now().timestamp():
+    elif request_id.version == 7 and (request_id.int >> 80) / 1000 < clock.now().timestamp():
         begin, end = datetime.fromtimestamp((request_id.int >> 80) / 1000, UTC), LONGEST_REQUEST
     else:
         return None
     first = earliest(workspace)
-    if not first <= begin <= timezone.now():
+    if not first <= begin <= clock.now():
         return None
     return UsageLog.objects.filter(
         workspace_id=workspace.pk,

@@ -13,11 +13,11 @@ from uuid import UUID
 
 from django.db import connection
 from django.db.models import Q, QuerySet, Sum
-from django.utils import timezone
 
 from accounts.authentication import policies_of
 from accounts.models import ApiKey, ScoreRollup, UsageRollup
 from accounts.usage.rollups import EVERYTHING, LATENCY_COLUMNS, LATENCY_MS, SCORE_BINS
+from gateway_project.core import clock
 from gateway_project.core.ratelimit import State, get_limiter
 
 ERRORS = Sum("requests", filter=Q(http_status__gte=400), default=0)
@@ -28,7 +28,7 @@ def per_day(api_key_id: UUID, *, days: int = 30) -> list[dict[str, Any]]:
 
     `errors` are answers of 400 and above; `flagged` are verdicts that were malicious.
     """
-    since = timezone.now() - timedelta(days=days)
+    since = clock.now() - timedelta(days=days)
     rows = UsageRollup.objects.filter(
         period="day", subject_id=api_key_id, bucket__gt=since - timedelta(days=1)
     )
@@ -83,7 +83,7 @@ def by_subject(
     ids = list(subject_ids)
     parts: list[tuple[str, datetime, datetime | None]] = [(period, since, None)]
     midnight = floor(since, "day") + timedelta(days=1)
-    if period == "hour" and timezone.now() > midnight:
+    if period == "hour" and clock.now() > midnight:
         parts = [("hour", since, midnight), ("day", midnight, None)]
     found: dict[UUID, dict[str, int]] = {}
     for name, begin, end in parts:

@@ -13,13 +13,13 @@ from uuid import UUID
 
 import orjson
 from django.db import connection, transaction
-from django.utils import timezone
 
 from accounts.models import (
     ScoreRollup,
     UsageRollup,
 )
 from accounts.usage.rows import Row
+from gateway_project.core import clock
 
 SCORE_BINS = 100
 ROLLUPS_KEPT = {"minute": timedelta(days=2), "hour": timedelta(days=95)}
@@ -154,7 +154,7 @@ def rebuild_rollups() -> None:
         for period in ("minute", "hour", "day"):
             values["period"] = period
             kept = ROLLUPS_KEPT.get(period, timedelta(days=36_500))
-            values["since"] = (timezone.now() - kept).replace(minute=0, second=0, microsecond=0)
+            values["since"] = (clock.now() - kept).replace(minute=0, second=0, microsecond=0)
             for model in (UsageRollup, ScoreRollup):
                 model.objects.filter(period=period).delete()
             for subject in ("api_key_id", "workspace_id", "%(everything)s::uuid"):

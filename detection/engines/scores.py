@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass
 from hashlib import blake2b
-from time import time
 from typing import Any, NamedTuple
 
 import orjson
@@ -19,6 +18,7 @@ from django.conf import settings
 from django.core.cache import cache
 from redis.exceptions import ResponseError
 
+from gateway_project.core import clock
 from gateway_project.core.stores import redis
 from gateway_project.core.stores.caching import ignore
 from gateway_project.core.telemetry.logging import get_logger
@@ -100,7 +100,7 @@ def keep(key: str, score: Score) -> None:
         score.endpoint,
         score.scanned_chars,
         score.total_chars,
-        int(time()),
+        int(clock.time()),
     ]
     value = orjson.dumps(row)
     if settings.REDIS_URL:
@@ -114,7 +114,7 @@ def _read(value: bytes | None) -> Remembered | None:
         return None
     try:
         score, threat_types, reason, endpoint, scanned, total, at = orjson.loads(value)
-        age = int(time()) - at
+        age = int(clock.time()) - at
     except (orjson.JSONDecodeError, ValueError, TypeError) as exc:
         log.warning("score_unreadable", error=type(exc).__name__)
         return None

@@ -12,8 +12,6 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from uuid import UUID
 
-from django.utils import timezone
-
 from accounts.usage import reports
 from accounts.usage.rollups import SCORE_BINS as BINS
 from accounts.usage.rollups import bin_of
@@ -22,6 +20,7 @@ from detection.engines import go
 from detection.evaluation.report import Sample, parse
 from detection.models import Feedback
 from detection.schemas import ScoreRequest
+from gateway_project.core import clock
 from gateway_project.core.context import RequestContext
 
 DAYS = 30
@@ -51,7 +50,7 @@ class Compared:
 
 def known_of(key_id: UUID) -> Known:
     """Of the last `DAYS` days of a key."""
-    since = timezone.now() - timedelta(days=DAYS)
+    since = clock.now() - timedelta(days=DAYS)
     known = Known(reports.scores(key_id, reports.floor(since, "day")))
     feedback = Feedback.objects.filter(api_key_id=key_id, created_at__gte=since)
     for verdict, confidence in feedback.values_list("verdict", "confidence"):

@@ -10,14 +10,13 @@ from uuid import UUID
 import orjson
 from django.conf import settings
 from django.db import transaction
-from django.utils import timezone
 
 from accounts.events import audit
 from accounts.models import StoredText, Workspace
 from accounts.services import Actor
 from accounts.usage import reading
 from detection.models import Feedback
-from gateway_project.core import encryption, errors
+from gateway_project.core import clock, encryption, errors
 from gateway_project.core.stores.sweeps import Round
 
 NOTE_CHARS_MAX = 1000
@@ -55,7 +54,7 @@ def give(
         "is_malicious": row.is_malicious,
         "decision": row.decision,
         "source": row.source,
-        "created_at": timezone.now(),
+        "created_at": clock.now(),
     }
     with transaction.atomic():
         feedback, is_first = Feedback.objects.update_or_create(
@@ -110,7 +109,7 @@ def prune() -> int:
     """Forget feedback past `FEEDBACK_RETENTION_DAYS`; returns how much."""
     if not settings.FEEDBACK_RETENTION_DAYS:
         return 0
-    begins = timezone.now() - timedelta(days=settings.FEEDBACK_RETENTION_DAYS)
+    begins = clock.now() - timedelta(days=settings.FEEDBACK_RETENTION_DAYS)
     return Round().delete(Feedback.objects.filter(created_at__lt=begins).order_by("created_at"))
 
 

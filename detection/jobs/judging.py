@@ -14,7 +14,6 @@ from typing import Any, NamedTuple
 from uuid import UUID
 
 import orjson
-from uuid_utils.compat import uuid7
 
 from accounts.usage.buffer import Record, buffer
 from accounts.usage.rows import Row
@@ -22,6 +21,7 @@ from detection import services
 from detection.policies.policy import DetectionPolicy
 from detection.schemas import DetectConfig, DetectRequest, DetectResponse
 from gateway_project.core import encryption, errors
+from gateway_project.core.clock import new_id
 from gateway_project.core.context import RequestContext
 from gateway_project.core.telemetry.logging import get_logger
 
@@ -91,7 +91,7 @@ async def judge(
 
     After `deadline_seconds` what has no verdict yet gets the error `deadline`.
     """
-    batch = str(uuid7())
+    batch = str(new_id())
     tasks = [
         asyncio.create_task(_judge_one(item, item.request, origin, batch))
         if item.request is not None

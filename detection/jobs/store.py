@@ -23,7 +23,6 @@ import orjson
 from django.conf import settings
 from django.db import transaction
 from django.db.models import F, Q, QuerySet
-from django.utils import timezone
 
 from accounts.events import audit, publish
 from accounts.models import ApiKey, new_id
@@ -36,7 +35,7 @@ from detection.jobs.judging import Item, Judged, Origin, counts_of
 from detection.models import Job, JobChunk
 from detection.policies import policy
 from detection.schemas import DetectConfig
-from gateway_project.core import encryption, errors
+from gateway_project.core import clock, encryption, errors
 from gateway_project.core.stores.sweeps import Round
 from gateway_project.core.telemetry.logging import get_logger
 
@@ -91,7 +90,7 @@ class Order:
 
 def create(order: Order, items: Sequence[Item]) -> tuple[Job, list[JobChunk]]:
     """Store a job. SQL; joins the caller's transaction, after which the chunks' tasks are sent."""
-    now = timezone.now()
+    now = clock.now()
     job = Job(
         kind=order.kind,
         workspace_id=order.workspace_id,
@@ -181,7 +180,7 @@ def claim(chunk_id: UUID) -> Work | None:
 
     That is so when it is done, cancelled or another's, and while its workspace is suspended.
     """
-    now, run = timezone.now(), new_id()
+    now, run = clock.now(), new_id()
     with transaction.atomic():
         chunk = (
             JobChunk.objects.select_for_update(skip_locked=True, of=("self",))
@@ -251,7 +250,7 @@ def renew(works: Iterable[Work]) -> set[UUID]:
     """Keep these chunks; returns the runs that still hold theirs (others were cancelled)."""
     with transaction.atomic():
         held = _held({work.chunk_id: work.run for work in works})
-        JobChunk.objects.filter(pk__in=held).update(leased_until=timezone.now() + LEASE)
+        JobChunk.objects.filter(pk__in=held).update(leased_until=clock.now() + LEASE)
     return set(held.values())
 
 
@@ -266,7 +265,7 @@ def release(chunk_id: UUID, run: UUID) -> None:
     """Give the chunk back untouched; whoever does that sends its task again."""
     with transaction.atomic():
         JobChunk.objects.filter(pk__in=_held({chunk_id: run})).update(
-            state=State.QUEUED, worker=None, leased_until=None, sent_at=timezone.now()
+            state=State.QUEUED, worker=None, leased_until=None, sent_at=clock.now()
         )
 
 
@@ -302,7 +301,7 @@ def lost(*, in_line: Callable[[], bool]) -> list[JobChunk]:
     asked only when it matters. Those whose task was sent first come first; what is found of a
     suspended workspace is noted as well, so that it hides nobody else's.
     """
-    now = timezone.now()
+    now = clock.now()
     # One query for each state, because one for both has no index that gives its order.
     dead = JobChunk.objects.filter(state=State.PROCESSING, leased_until__lt=now)
     waiting = JobChunk.objects.filter(state=State.QUEUED)
@@ -350,7 +349,7 @@ def _add(job_id: UUID, judged: Sequence[Judged]) -> None:
     if job is None:
         return
     job.status = status_of(job.succeeded, job.failed)
-    job.finished_at = timezone.now()
+    job.finished_at = clock.now()
     job.save(update_fields=["status", "finished_at"])
     _tell(job, judged)
 
@@ -414,7 +413,7 @@ def status_url(job: Job) -> str:
 
 
 def of_workspace(workspace_id: UUID) -> QuerySet[Job]:
-    return Job.objects.filter(workspace_id=workspace_id, expires_at__gt=timezone.now())
+    return Job.objects.filter(workspace_id=workspace_id, expires_at__gt=clock.now())
 
 
 def results(job: Job, first: int = 0, limit: int = 50) -> tuple[list[str], int | None]:
@@ -456,7 +455,7 @@ def cancel(job: Job, *, actor: Actor) -> Job:
 
     Workers notice within `worker.RENEW_SECONDS`.
     """
-    now = timezone.now()
+    now = clock.now()
     with transaction.atomic():
         running = job.chunks.filter(state__in=[State.QUEUED, State.PROCESSING])
         ids = list(running.select_for_update().order_by("pk").values_list("pk", flat=True))
@@ -478,7 +477,7 @@ def cancel(job: Job, *, actor: Actor) -> Job:
 
 def prune() -> int:
     """Drop jobs whose results can be read no longer, texts that still waited included."""
-    old = Job.objects.filter(expires_at__lt=timezone.now()).order_by("expires_at")
+    old = Job.objects.filter(expires_at__lt=clock.now()).order_by("expires_at")
     return Round(rows=PRUNED_AT_ONCE).erase(old)
 
 
@@ -497,7 +496,7 @@ def backlog() -> Backlog:
     waiting = Job.objects.filter(finished_at=None, workspace__suspended_at=None)
     queued = waiting.filter(status=Status.QUEUED)
     oldest = queued.order_by("created_at").values_list("created_at", flat=True).first()
-    age = None if oldest is None else round((timezone.now() - oldest).total_seconds(), 1)
+    age = None if oldest is None else round((clock.now() - oldest).total_seconds(), 1)
     processing = waiting.filter(status=Status.PROCESSING)
     return Backlog(
         queued.order_by()[:JOBS_COUNTED_MAX].count(),

@@ -2,7 +2,7 @@
 
 import accounts.models
 import django.db.models.deletion
-import django.utils.timezone
+import gateway_project.core.clock
 from django.db import migrations, models
 
 
@@ -31,7 +31,7 @@ class Migration(migrations.Migration):
                 ('request_id', models.CharField(max_length=36)),
                 ('correlation_id', models.CharField(blank=True, default='', max_length=128)),
                 ('client_ip', models.CharField(blank=True, default='', max_length=45)),
-                ('created_at', models.DateTimeField(default=django.utils.timezone.now, editable=False)),
+                ('created_at', models.DateTimeField(default=gateway_project.core.clock.now, editable=False)),
                 ('started_at', models.DateTimeField(blank=True, null=True)),
                 ('finished_at', models.DateTimeField(blank=True, null=True)),
                 ('expires_at', models.DateTimeField(help_text='Results can be read until then.')),

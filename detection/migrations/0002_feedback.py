@@ -2,7 +2,7 @@
 
 import accounts.models
 import django.db.models.deletion
-import django.utils.timezone
+import gateway_project.core.clock
 from django.db import migrations, models
 
 
@@ -26,7 +26,7 @@ class Migration(migrations.Migration):
                 ('is_malicious', models.BooleanField()),
                 ('decision', models.CharField(max_length=10)),
                 ('source', models.CharField(max_length=10)),
-                ('created_at', models.DateTimeField(default=django.utils.timezone.now, help_text='Of the last word.')),
+                ('created_at', models.DateTimeField(default=gateway_project.core.clock.now, help_text='Of the last word.')),
                 ('workspace', models.ForeignKey(db_index=False, on_delete=django.db.models.deletion.CASCADE, related_name='feedback', to='accounts.workspace')),
             ],
             options={

@@ -2,7 +2,7 @@
 
 import accounts.models
 import django.db.models.deletion
-import django.utils.timezone
+import gateway_project.core.clock
 from django.db import migrations, models
 
 
@@ -22,7 +22,7 @@ class Migration(migrations.Migration):
                 ('version', models.PositiveIntegerField()),
                 ('policy', models.JSONField()),
                 ('actor', models.CharField(max_length=254)),
-                ('created_at', models.DateTimeField(default=django.utils.timezone.now, editable=False)),
+                ('created_at', models.DateTimeField(default=gateway_project.core.clock.now, editable=False)),
             ],
             options={
                 'ordering': ['-created_at'],

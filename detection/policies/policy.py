@@ -23,7 +23,6 @@ import orjson
 from django.conf import settings
 from django.db import transaction
 from django.db.models import Exists, OuterRef
-from django.utils import timezone
 
 from accounts import authentication
 from accounts.events import audit
@@ -31,7 +30,7 @@ from accounts.models import ApiKey
 from accounts.services import Actor
 from detection.models import PolicyVersion
 from detection.schemas import DetectConfig, OnUnavailable, PolicyRef
-from gateway_project.core import errors
+from gateway_project.core import clock, errors
 from gateway_project.core.stores.sweeps import Round
 from gateway_project.core.telemetry.metrics import policy_matches
 
@@ -206,7 +205,7 @@ def save(
         held.detection_policy = {
             "id": str(subject),
             "version": version.version,
-            "updated_at": timezone.now().isoformat(),
+            "updated_at": clock.now().isoformat(),
             **policy,
         }
         held.save(update_fields=["detection_policy"])
@@ -232,7 +231,7 @@ def prune() -> int:
     """Forget versions past `AUDIT_RETENTION_DAYS` that others have followed; returns how many."""
     if not settings.AUDIT_RETENTION_DAYS:
         return 0
-    begins = timezone.now() - timedelta(days=settings.AUDIT_RETENTION_DAYS)
+    begins = clock.now() - timedelta(days=settings.AUDIT_RETENTION_DAYS)
     later = PolicyVersion.objects.filter(
         subject_id=OuterRef("subject_id"), version__gt=OuterRef("version")
     )

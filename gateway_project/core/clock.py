@@ -1,8 +1,54 @@
-"""Times as the gateway writes them."""
+"""The installation's time, its ids, and times as the gateway writes them.
+
+Hosts' clocks differ, and jump. What one process writes and another compares (leases, ends of keys
+and tokens, ages) is therefore in PostgreSQL's time: each new connection asks for it and `learn`s
+it, and `monotonic()` carries it on. Nothing of ours reads the host's clock beside this (a test
+looks for it). On SQLite there is one host, and the time is that host's.
+"""
 
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from time import monotonic
+from time import time as host_time
+from uuid import UUID
+
+from uuid_utils.compat import uuid7
+
+NEAR_SECONDS = 1.0
+"""A host that is no further off makes ids by its own clock, which is quicker."""
+
+_began: float | None = None  # the installation's time when `monotonic()` was 0; None: not known
+_host_behind_ms = 0
+
+
+def time() -> float:
+    """Unix seconds."""
+    return host_time() if _began is None else _began + monotonic()
+
+
+def now() -> datetime:
+    return datetime.fromtimestamp(time(), UTC)
+
+
+def learn(answer: float, asked_at: float) -> None:
+    """The store's `answer` (Unix seconds) to a question that left at `asked_at` (`monotonic()`)."""
+    global _began, _host_behind_ms
+    _began = answer - (asked_at + monotonic()) / 2
+    behind = time() - host_time()
+    _host_behind_ms = round(behind * 1000) if abs(behind) > NEAR_SECONDS else 0
+
+
+def forget() -> None:
+    """Go by the host's clock again."""
+    global _began, _host_behind_ms
+    _began, _host_behind_ms = None, 0
+
+
+def new_id() -> UUID:
+    """A UUIDv7 (RFC 9562): sorts by the installation's time, so that indexes grow at their end."""
+    made = uuid7()
+    return UUID(int=made.int + (_host_behind_ms << 80)) if _host_behind_ms else made
 
 
 def utc_text(at: datetime) -> str:

@@ -1,4 +1,4 @@
-"""The request's context, and the shapes of ASGI. Imports nothing of ours, so that anything may."""
+"""The request's context, and the shapes of ASGI. Imports the clock alone, so that anything may."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from time import perf_counter
 from typing import Any, Protocol, cast
 from uuid import UUID
 
-from uuid_utils.compat import uuid7
+from gateway_project.core.clock import new_id
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -48,7 +48,7 @@ class RequestContext:
     )
 
     def __init__(self, client_ip: str, correlation_id: str | None, traceparent: str | None) -> None:
-        self.request_uuid: UUID = uuid7()
+        self.request_uuid: UUID = new_id()
         self.request_id = str(self.request_uuid)
         self.correlation_id = correlation_id
         self.traceparent = traceparent

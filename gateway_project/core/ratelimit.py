@@ -22,14 +22,14 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from threading import Lock
-from time import monotonic, time
+from time import monotonic
 from typing import Any, Literal, NamedTuple, Protocol
 
 from cachetools import LRUCache
 from django.conf import settings
 from redis.exceptions import NoScriptError, RedisError, ResponseError
 
-from gateway_project.core import errors
+from gateway_project.core import clock, errors
 from gateway_project.core.stores import redis
 from gateway_project.core.stores.redis import PipelinedConnection, RedisUnavailable, pack
 from gateway_project.core.telemetry.metrics import rate_limit_degraded, rate_limit_exceeded
@@ -250,8 +250,8 @@ def _decision(policies: Sequence[Policy], reply: Sequence[int]) -> Decision:
 class MemoryLimiter:
     """The same arithmetic in this process: for one process, and while Redis is away."""
 
-    def __init__(self, clock: Callable[[], float] = time) -> None:
-        self._clock = clock
+    def __init__(self, now: Callable[[], float] = clock.time) -> None:
+        self._now = now
         self._lock = Lock()
         # key -> (latest bucket, {bucket: units}). Hostile variety of subjects must not grow without
         # bound; who goes on asking is never the one that is forgotten. That order costs some 5 µs
@@ -262,7 +262,7 @@ class MemoryLimiter:
         return self.check_sync(policies, costs)
 
     def check_sync(self, policies: Sequence[Policy], costs: Sequence[int]) -> Decision:
-        now = int(self._clock() * 1000)
+        now = int(self._now() * 1000)
         with self._lock:
             rows, denied, wait = [], 0, 0
             for i, (policy, cost) in enumerate(zip(policies, costs, strict=True), 1):

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from contextlib import AsyncExitStack
+from time import monotonic
 from typing import ClassVar
 
 import httpx
@@ -23,7 +23,7 @@ from robin.queue import live
 from robin.upstream import client as robin_client
 
 log = get_logger("gateway.process")
-started_at = time.time()
+started_at = monotonic()
 
 
 class Process:
@@ -102,7 +102,7 @@ class Process:
 
 
 def uptime_seconds() -> int:
-    return int(time.time() - started_at)
+    return int(monotonic() - started_at)
 
 
 def probes() -> httpx.AsyncClient:

@@ -12,11 +12,11 @@ import asyncio
 from typing import Any
 
 from django.conf import settings
-from uuid_utils.compat import uuid7
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
 from gateway_project.core import errors
+from gateway_project.core.clock import new_id
 
 HEAD_BYTES_MAX = 32 * 1024
 CLOSE_SECONDS_MAX = 5.0
@@ -75,7 +75,7 @@ class BoundedHTTPProtocol(HttpToolsProtocol):
         detail = None
         if self._head_bytes > HEAD_BYTES_MAX:
             detail = f"Address and headers are larger than {HEAD_BYTES_MAX // 1024} KiB together."
-        request_id = str(uuid7())
+        request_id = str(new_id())
         body = errors.problem(errors.BadRequest(detail), instance="", request_id=request_id)
         head = (
             "HTTP/1.1 400 Bad Request\r\n"

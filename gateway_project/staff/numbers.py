@@ -5,14 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from time import time
 from typing import Any, TypeVar, cast
 from uuid import UUID
 
 from django.conf import settings
 from django.core.cache import cache
 from django.db.models import Count, Min, Q
-from django.utils import timezone
 from django_redis.exceptions import ConnectionInterrupted
 from redis.exceptions import RedisError
 
@@ -22,6 +20,7 @@ from accounts.usage import reports
 from accounts.usage.rollups import EVERYTHING, LATENCY_COLUMNS
 from accounts.usage.stream import STREAM
 from detection.jobs import store
+from gateway_project.core import clock
 from gateway_project.core.stores import redis
 from gateway_project.core.upstream import breaker
 from portal import figures
@@ -74,7 +73,7 @@ def active_keys() -> dict[str, int]:
 
 
 def _active_keys() -> dict[str, int]:
-    now = timezone.now()
+    now = clock.now()
     days = {name: now - timedelta(days=n) for name, n in (("d1", 1), ("d7", 7), ("d30", 30))}
     counts = {name: Count("pk", filter=Q(last_used_at__gte=at)) for name, at in days.items()}
     return ApiKey.objects.listed().filter(last_used_at__gte=days["d30"]).aggregate(**counts)
@@ -129,7 +128,7 @@ def belongings(user_ids: Iterable[UUID]) -> dict[UUID, dict[str, int]]:
     )
     workspaces = {workspace for _, workspace in members}
     key_counts = ApiKey.objects.in_use(workspaces)
-    month = timezone.now() - timedelta(days=30)
+    month = clock.now() - timedelta(days=30)
     usage = reports.by_subject(workspaces, month, "day") if workspaces else {}
     found: dict[UUID, dict[str, int]] = {}
     for user, workspace in members:
@@ -198,7 +197,7 @@ class Waiting:
 
 def dashboard() -> dict[str, Any]:
     """The last 24 hours, by the hour, and the state of this moment."""
-    now = timezone.now()
+    now = clock.now()
     first = reports.floor(now, "hour") - timedelta(hours=DASHBOARD_HOURS - 1)
     everywhere = breaker.ask_everywhere()
     return {
@@ -213,7 +212,7 @@ def dashboard() -> dict[str, Any]:
 def worker() -> dict[str, Any]:
     """`{is_up, seconds}`: how long ago the worker last gave a sign of life (None: never)."""
     seen = cache.get(HEARTBEAT_KEY)
-    seconds = None if seen is None else max(0.0, time() - seen)
+    seconds = None if seen is None else max(0.0, clock.time() - seen)
     return {"is_up": seconds is not None and seconds < 3 * HEARTBEAT_SECONDS, "seconds": seconds}
 
 
@@ -221,14 +220,14 @@ def waiting() -> Iterable[Waiting]:
     seconds = outbox.oldest_pending_seconds()
     yield Waiting("Events and deliveries to webhooks that are due", seconds or None)
     oldest = WebhookNotice.objects.filter(sent_at=None).aggregate(at=Min("created_at"))["at"]
-    age = (timezone.now() - oldest).total_seconds() if oldest else None
+    age = (clock.now() - oldest).total_seconds() if oldest else None
     yield Waiting("Mails about failing webhooks", age)
     if settings.REDIS_URL:
         try:
             client = redis.client()
             first = client.xrange(STREAM, count=1)
             began = int(first[0][0].partition(b"-")[0]) / 1000 if first else None
-            age = None if began is None else max(0.0, time() - began)
+            age = None if began is None else max(0.0, clock.time() - began)
             yield Waiting("Usage not written yet (batches)", age, client.xlen(STREAM))
         except (RedisError, OSError):
             yield Waiting("Usage not written yet: Redis is away", None)

@@ -10,6 +10,7 @@ from django.utils import timezone
 from drf_spectacular.utils import extend_schema_serializer
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
+from gateway_project.core import clock
 from gateway_project.core.api.fields import Time
 
 YEARS_MAX = timedelta(days=3660)
@@ -42,7 +43,7 @@ class Range(Query):
     def bounds(self, default: timedelta) -> tuple[datetime, datetime]:
         """(since, until) in UTC; now and `default` before it where nothing is said."""
         zone = timezone.get_default_timezone()  # UTC
-        until = (self.until or timezone.now()).astimezone(zone)
+        until = (self.until or clock.now()).astimezone(zone)
         return (self.since or until - default).astimezone(zone), until
 
 

@@ -14,7 +14,6 @@ from django.core.cache import cache
 from django.db import connection
 from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.shortcuts import render
-from django.utils import timezone
 from django.views.decorators.csrf import csrf_exempt
 from drf_spectacular.renderers import OpenApiJsonRenderer2
 from drf_spectacular.utils import extend_schema
@@ -25,7 +24,7 @@ from rest_framework.request import Request
 
 from accounts.authentication import OUTAGE_SECONDS
 from accounts.tasks import HEARTBEAT_KEY, HEARTBEAT_SECONDS
-from gateway_project.core import errors
+from gateway_project.core import clock, errors
 from gateway_project.core.api.endpoint import endpoint
 from gateway_project.core.api.error_pages import refuse
 from gateway_project.core.api.responses import reply
@@ -109,7 +108,7 @@ async def _worker() -> health.Status:
     seen = await asyncio.to_thread(cache.get, HEARTBEAT_KEY)
     if seen is None:
         return "down"
-    return "up" if timezone.now().timestamp() - seen < 3 * HEARTBEAT_SECONDS else "down"
+    return "up" if clock.now().timestamp() - seen < 3 * HEARTBEAT_SECONDS else "down"
 
 
 # Readiness is asked every few seconds, and what it is told must be of the last few.

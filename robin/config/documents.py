@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import pydantic
 from pydantic import BaseModel, ConfigDict, Field
 
-from gateway_project.core import errors
+from gateway_project.core import clock, errors
 from robin.config.translate import REDACTED
 from robin.models import Document
 
@@ -127,7 +127,8 @@ def checked(name: str, given: Mapping[str, Any], kept: Mapping[str, Any]) -> dic
 def save(name: str, content: dict[str, Any], *, by: str) -> dict[str, Any]:
     """Keep it; a secret that was sent back as it was shown stays what it is."""
     content = _with_secret(content, stored(name) or {})
-    Document.objects.update_or_create(pk=name, defaults={"content": content, "updated_by": by})
+    facts = {"content": content, "updated_by": by, "updated_at": clock.now()}
+    Document.objects.update_or_create(pk=name, defaults=facts)
     return content
 
 

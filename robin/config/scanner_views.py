@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from django.http import HttpRequest, HttpResponse
-from django.utils import timezone
 
-from gateway_project.core import errors
+from gateway_project.core import clock, errors
 from gateway_project.core.api.responses import reply
 from gateway_project.core.clock import utc_text
 from robin.config import documents, scanners
@@ -32,7 +31,7 @@ class ScannerViewSet(RobinViewSet):
     async def status(self, request: HttpRequest, scanner: str) -> HttpResponse:
         _check(scanner)
         found = await scanners.ask(scanner, await current_document(scanner))
-        answer = {"status": "UNKNOWN", "lastCheck": utc_text(timezone.now()), **found.facts}
+        answer = {"status": "UNKNOWN", "lastCheck": utc_text(clock.now()), **found.facts}
         if found.state in ("UP", "DOWN"):
             answer["status"] = found.state
         elif found.state == "TIMEOUT":

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from functools import partial
 from time import monotonic
 from typing import Any
 
-from gateway_project.core import errors
+from gateway_project.core import clock, errors
 from gateway_project.core.stores.bus import bus
 from gateway_project.core.stores.caching import SingleFlight
 from robin.config import translate
@@ -70,7 +70,7 @@ async def _fetch() -> Settings:
     except BaseException:  # cancelled, too: what was dropped has not been read
         _memory.is_dropped = True
         raise
-    _memory.known = Settings(sections, datetime.now(UTC), monotonic())
+    _memory.known = Settings(sections, clock.now(), monotonic())
     return _memory.known
 
 

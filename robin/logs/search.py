@@ -7,12 +7,12 @@ meanwhile. So equal searches share an answer, and it is read into entries off th
 from __future__ import annotations
 
 import asyncio
-from datetime import UTC, datetime
 from urllib.parse import quote
 from zoneinfo import ZoneInfo
 
 from django.conf import settings
 
+from gateway_project.core import clock
 from gateway_project.core.stores.caching import SingleFlight, TTLCache
 from robin.logs import parsing
 from robin.logs.parsing import Entry, Filter
@@ -51,7 +51,7 @@ async def _ask(query: str) -> list[Entry]:
 
 def _read(content: bytes) -> list[Entry]:
     text = content.decode("utf-8", errors="replace")
-    return parsing.entries(text, now=datetime.now(UTC), zone=ZoneInfo(settings.ROBIN_LOG_TIMEZONE))
+    return parsing.entries(text, now=clock.now(), zone=ZoneInfo(settings.ROBIN_LOG_TIMEZONE))
 
 
 def forget() -> None:

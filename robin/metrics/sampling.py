@@ -16,9 +16,9 @@ import httpx
 from django.conf import settings
 from django.db import connection, transaction
 from django.db.models import Max, Min, QuerySet
-from django.utils import timezone
 from prometheus_client.parser import text_string_to_metric_families
 
+from gateway_project.core import clock
 from gateway_project.core.clock import utc_text
 from gateway_project.core.stores.sweeps import Round
 from gateway_project.core.telemetry.logging import get_logger
@@ -165,7 +165,7 @@ def sample() -> bool:
 
 def prune() -> int:
     """Forget samples that are older than `KEEP_DAYS`; returns how many."""
-    old = MetricSample.objects.filter(at__lt=timezone.now() - timedelta(days=KEEP_DAYS))
+    old = MetricSample.objects.filter(at__lt=clock.now() - timedelta(days=KEEP_DAYS))
     return Round().delete(old.order_by("at"))
 
 

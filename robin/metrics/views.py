@@ -9,7 +9,7 @@ import orjson
 from django.http import HttpRequest, HttpResponse
 from django.utils.http import content_disposition_header
 
-from gateway_project.core import errors
+from gateway_project.core import clock, errors
 from gateway_project.core.api.endpoint import asked
 from gateway_project.core.api.responses import reply
 from gateway_project.core.clock import utc_text
@@ -77,7 +77,7 @@ class MetricsViewSet(RobinViewSet):
         port = robin().service
         values = await port.get("/metrics/prometheus", TEXT, sampling.prometheus)
         health = await port.get_json("/health")
-        return reply(sampling.system_stats(values, health, now=datetime.now(UTC)))
+        return reply(sampling.system_stats(values, health, now=clock.now()))
 
     @endpoint(
         summary="Robin's queue in figures",
@@ -90,12 +90,12 @@ class MetricsViewSet(RobinViewSet):
         values, totals = await asyncio.gather(
             robin().service.get("/metrics/prometheus", TEXT, sampling.prometheus), queue.totals()
         )
-        return reply(sampling.queue_stats(values, totals, now=datetime.now(UTC)))
+        return reply(sampling.queue_stats(values, totals, now=clock.now()))
 
 
 def _span(query: MetricsQuery) -> tuple[datetime, datetime]:
     try:
-        end = (query.end or datetime.now(UTC)).astimezone(UTC)
+        end = (query.end or clock.now()).astimezone(UTC)
         start = query.start.astimezone(UTC) if query.start else end - timedelta(hours=1)
     except OverflowError:
         raise errors.ValidationFailed(

@@ -2,7 +2,7 @@
 
 import accounts.models
 import django.db.models.deletion
-import django.utils.timezone
+import gateway_project.core.clock
 from django.conf import settings
 from django.db import migrations, models
 
@@ -23,7 +23,7 @@ class Migration(migrations.Migration):
                 ('password_stamp', models.CharField(editable=False, help_text='Ends the session when the password changes.', max_length=64)),
                 ('client_ip', models.GenericIPAddressField(blank=True, null=True)),
                 ('user_agent', models.CharField(blank=True, default='', max_length=200)),
-                ('created_at', models.DateTimeField(default=django.utils.timezone.now, editable=False)),
+                ('created_at', models.DateTimeField(default=gateway_project.core.clock.now, editable=False)),
                 ('expires_at', models.DateTimeField(help_text='When its latest refresh token does.')),
                 ('revoked_at', models.DateTimeField(blank=True, null=True)),
                 ('revoked_because', models.CharField(blank=True, default='', max_length=20)),
@@ -51,7 +51,7 @@ class Migration(migrations.Migration):
             fields=[
                 ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
                 ('role', models.CharField(choices=[('ROLE_READONLY', 'read only'), ('ROLE_USER', 'user'), ('ROLE_OPERATOR', 'operator'), ('ROLE_ADMIN', 'administrator')], max_length=20)),
-                ('created_at', models.DateTimeField(default=django.utils.timezone.now, editable=False)),
+                ('created_at', models.DateTimeField(default=gateway_project.core.clock.now, editable=False)),
                 ('user', models.OneToOneField(on_delete=django.db.models.deletion.CASCADE, related_name='robin_access', to=settings.AUTH_USER_MODEL)),
             ],
             options={

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import re
-from time import time
 from typing import Any
 from urllib.parse import parse_qs
 
@@ -19,7 +18,7 @@ from channels.generic.websocket import AsyncWebsocketConsumer
 from django.conf import settings
 
 from accounts.authentication import bearer
-from gateway_project.core import errors
+from gateway_project.core import clock, errors
 from gateway_project.core.api.middleware import send_problem
 from gateway_project.core.context import RequestContext
 from gateway_project.core.ratelimit import get_limiter, ip_policy
@@ -76,7 +75,7 @@ class QueueConsumer(AsyncWebsocketConsumer):  # type: ignore[misc]  # channels h
         if "ticket" in query:
             session_id, valid_until = await asyncio.to_thread(tickets.redeem, query["ticket"][0])
             found = (await active_sessions([session_id]))[session_id]
-            if found is None or valid_until <= time():
+            if found is None or valid_until <= clock.time():
                 raise errors.InvalidToken
             member = found
         else:

@@ -18,8 +18,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
-from time import monotonic, time
+from time import monotonic
 from typing import Any, NamedTuple, cast
 
 import orjson
@@ -28,7 +27,7 @@ from django.conf import settings
 from redis.exceptions import RedisError
 
 from accounts.authentication import ALL, BUS_DISCONNECTED_TTL
-from gateway_project.core import errors
+from gateway_project.core import clock, errors
 from gateway_project.core.clock import utc_text
 from gateway_project.core.stores.bus import bus
 from gateway_project.core.telemetry.logging import get_logger
@@ -133,7 +132,7 @@ class Client:
         loop = asyncio.get_running_loop()
         self.tasks = [
             loop.create_task(self._deliver()),
-            loop.call_later(max(0.0, self.valid_until - time()), self.drop, EXPIRED),
+            loop.call_later(max(0.0, self.valid_until - clock.time()), self.drop, EXPIRED),
         ]
 
     def end(self) -> None:
@@ -496,7 +495,7 @@ class Leader:
         if self._snapshot is None:
             # Above every number that was ever given, also to those who come back after a day.
             items = {item["uid"]: item for item in queue.items[:ITEMS_MAX]}
-            snapshot = Snapshot(int(time() * 1000), at, queue.totals, items)
+            snapshot = Snapshot(int(clock.time() * 1000), at, queue.totals, items)
             if await self._lock.store(self._fencing_token, snapshot.json(), b""):
                 self._snapshot = snapshot
                 await self._publish("snapshot", snapshot.seq, "{}")
@@ -532,7 +531,7 @@ def status_text(status: str, message: str, seq: int) -> str:
 
 
 def _now() -> str:
-    return utc_text(datetime.now(UTC))
+    return utc_text(clock.now())
 
 
 _hub: Hub | None = None

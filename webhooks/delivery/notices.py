@@ -11,9 +11,9 @@ from smtplib import SMTPException
 
 from django.core.mail import EmailMessage, get_connection
 from django.db.models import Q
-from django.utils import timezone
 
 from accounts.models import Membership, User
+from gateway_project.core import clock
 from gateway_project.core.telemetry.logging import get_logger
 from webhooks.delivery.results import DISABLE_AFTER, NOTICE_STEP
 from webhooks.models import Webhook, WebhookNotice
@@ -76,7 +76,7 @@ WHY = {
 
 def send_waiting() -> int:
     """Send the notices that wait; returns how many left. A mail may leave twice, never in vain."""
-    now = timezone.now()
+    now = clock.now()
     is_free = Q(claimed_at=None) | Q(claimed_at__lt=now - CLAIM)
     waiting = WebhookNotice.objects.filter(
         is_free, sent_at=None, created_at__gt=now - GIVEN_UP_AFTER
@@ -94,7 +94,7 @@ def send_waiting() -> int:
         except (OSError, SMTPException) as exc:
             log.error("webhook_notice_unsent", notice=notice.pk, error=type(exc).__name__)
             return sent  # the mail server is away: the others would fare no better
-        WebhookNotice.objects.filter(pk=pk).update(sent_at=timezone.now())
+        WebhookNotice.objects.filter(pk=pk).update(sent_at=clock.now())
         sent += 1
     return sent
 

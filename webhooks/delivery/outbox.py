@@ -15,9 +15,9 @@ from uuid import UUID
 
 from django.db import connection, transaction
 from django.db.models import Exists, Min, OuterRef, QuerySet
-from django.utils import timezone
 
 from accounts.models import OutboxEvent
+from gateway_project.core import clock
 from gateway_project.core.stores.sweeps import Round
 from webhooks.delivery import callbacks, sending
 from webhooks.delivery.schedule import steps_max
@@ -128,7 +128,7 @@ def fan_out() -> int:
                 if (webhook.is_per_request if url else kind in webhook.events)
             ]
         WebhookDelivery.objects.bulk_create(deliveries, batch_size=1000)
-        OutboxEvent.objects.filter(pk__in=published).update(published_at=timezone.now())
+        OutboxEvent.objects.filter(pk__in=published).update(published_at=clock.now())
     return len(published)
 
 
@@ -182,7 +182,7 @@ class Claims:
             if len(oldest) == at_once and choice.places_left:
                 choice.choose(self._hidden(choice, at_once))
             WebhookDelivery.objects.filter(pk__in=choice.taken).update(
-                next_attempt_at=timezone.now() + LEASE, is_claimed=True
+                next_attempt_at=clock.now() + LEASE, is_claimed=True
             )
         if choice.silent:  # `recover` brings back what they do not get
             closing = Webhook._base_manager.filter(pk__in=choice.silent, is_closing=False)
@@ -200,7 +200,7 @@ class Claims:
             self._turn = webhooks[-1] if len(webhooks) == WEBHOOKS_AT_ONCE else FIRST
             asked: dict[str, Any] = {
                 "webhooks": [pk for pk in webhooks if choice.room_of(pk, is_named=True) > 0],
-                "now": timezone.now(),
+                "now": clock.now(),
                 "each": OF_EACH_MAX,
                 "lanes": LANES_AT_ONCE,
                 "at_once": at_once,
@@ -217,7 +217,7 @@ class Claims:
 
 def _due() -> QuerySet[WebhookDelivery]:
     return WebhookDelivery.objects.filter(
-        status=WebhookDelivery.Status.PENDING, next_attempt_at__lte=timezone.now()
+        status=WebhookDelivery.Status.PENDING, next_attempt_at__lte=clock.now()
     )
 
 
@@ -296,7 +296,7 @@ class _Choice:
 
 def oldest_pending_seconds() -> float:
     """How long the oldest event or delivery that is due has been waiting; 0 when none is."""
-    now = timezone.now()
+    now = clock.now()
     due = WebhookDelivery.objects.filter(
         status=WebhookDelivery.Status.PENDING, next_attempt_at__lte=now
     )
@@ -310,7 +310,7 @@ def oldest_pending_seconds() -> float:
 def prune(before_days: int) -> int:
     """Drop events that are older, with their log; those that are still on their way stay."""
     during = Round()
-    before = timezone.now() - timedelta(days=before_days)
+    before = clock.now() - timedelta(days=before_days)
     during.delete(WebhookNotice.objects.filter(created_at__lt=before).order_by("created_at"))
     pending = WebhookDelivery.objects.filter(
         status=WebhookDelivery.Status.PENDING, event=OuterRef("pk")

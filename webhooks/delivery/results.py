@@ -11,8 +11,8 @@ from uuid import UUID
 
 from django.db import transaction
 from django.db.models import F
-from django.utils import timezone
 
+from gateway_project.core import clock
 from gateway_project.core.telemetry.metrics import webhook_attempts
 from webhooks.delivery import schedule, subscriptions
 from webhooks.delivery.sending import Job, Outcome
@@ -120,7 +120,7 @@ def _write(deliveries: Sequence[WebhookDelivery]) -> None:
             http_status=http_status,
             error="",
             next_attempt_at=None,
-            finished_at=timezone.now(),
+            finished_at=clock.now(),
         )
     WebhookDelivery.objects.bulk_update(
         others,

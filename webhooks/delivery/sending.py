@@ -24,9 +24,9 @@ from django import db
 from django.conf import settings
 from django.db.models import TextField
 from django.db.models.functions import Cast
-from django.utils import timezone
 from yarl import URL
 
+from gateway_project.core import clock
 from gateway_project.core.telemetry.logging import get_logger
 from gateway_project.core.upstream import destinations
 from gateway_project.core.upstream.destinations import GuardedResolver
@@ -179,7 +179,7 @@ class Sender:
 
     async def send(self, job: Job) -> Outcome:
         """Try once. Never raises for what a receiver does."""
-        at, started = timezone.now(), perf_counter()
+        at, started = clock.now(), perf_counter()
         kind: Kind
         http_status, body, retry_after, error = None, "", None, ""
         try:
@@ -199,7 +199,7 @@ class Sender:
             error=error[:ERROR_CHARS_MAX],
             response_body=body,
             retry_after_seconds=retry_after,
-            ended_at=timezone.now(),
+            ended_at=clock.now(),
         )
 
     async def _post(self, job: Job, timestamp: int) -> tuple[int, str, float | None]:
@@ -274,7 +274,7 @@ def _retry_after(value: str | None) -> float | None:
         return float(value)
     try:
         at = parsedate_to_datetime(value)
-        seconds = (at - timezone.now()).total_seconds()
+        seconds = (at - clock.now()).total_seconds()
     except (ValueError, TypeError, OverflowError):
         return None
     return seconds if math.isfinite(seconds) else None

@@ -12,11 +12,11 @@ from typing import Any
 from uuid import UUID
 
 from django.db import transaction
-from django.utils import timezone
 
 from accounts import authentication
 from accounts.events import audit
 from accounts.models import ApiKey, Workspace
+from gateway_project.core import clock
 from gateway_project.core.stores.sweeps import Round
 from gateway_project.core.telemetry.logging import get_logger
 from webhooks.models import Webhook, WebhookDelivery, WebhookNotice
@@ -107,7 +107,7 @@ def _close(webhook: Webhook, size: int) -> int:
             error=_why_closed(webhook),
             next_attempt_at=None,
             is_claimed=False,
-            finished_at=timezone.now(),
+            finished_at=clock.now(),
         )
 
 

@@ -2,7 +2,7 @@
 
 import accounts.models
 import django.db.models.deletion
-import django.utils.timezone
+import gateway_project.core.clock
 from django.db import migrations, models
 
 
@@ -28,7 +28,7 @@ class Migration(migrations.Migration):
                 ('failing_since', models.DateTimeField(blank=True, editable=False, null=True)),
                 ('last_failed_at', models.DateTimeField(blank=True, editable=False, null=True)),
                 ('is_noticed', models.BooleanField(default=False, editable=False, help_text='Its owner was told that it fails.')),
-                ('created_at', models.DateTimeField(default=django.utils.timezone.now, editable=False)),
+                ('created_at', models.DateTimeField(default=gateway_project.core.clock.now, editable=False)),
                 ('workspace', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='webhooks', to='accounts.workspace')),
             ],
             options={
@@ -44,12 +44,12 @@ class Migration(migrations.Migration):
                 ('attempts_made', models.PositiveSmallIntegerField(default=0)),
                 ('step', models.PositiveSmallIntegerField(default=0, help_text='Attempts since it was begun, or begun anew by hand.')),
                 ('steps_max', models.PositiveSmallIntegerField()),
-                ('next_attempt_at', models.DateTimeField(blank=True, default=django.utils.timezone.now, null=True)),
+                ('next_attempt_at', models.DateTimeField(blank=True, default=gateway_project.core.clock.now, null=True)),
                 ('is_claimed', models.BooleanField(default=False)),
                 ('is_test', models.BooleanField(default=False, help_text='Asked for by hand; nothing happened.')),
                 ('http_status', models.PositiveSmallIntegerField(blank=True, null=True)),
                 ('error', models.CharField(blank=True, default='', max_length=300)),
-                ('created_at', models.DateTimeField(default=django.utils.timezone.now, editable=False)),
+                ('created_at', models.DateTimeField(default=gateway_project.core.clock.now, editable=False)),
                 ('finished_at', models.DateTimeField(blank=True, null=True)),
                 ('event', models.ForeignKey(db_index=False, on_delete=django.db.models.deletion.CASCADE, related_name='deliveries', to='accounts.outboxevent')),
                 ('webhook', models.ForeignKey(db_index=False, on_delete=django.db.models.deletion.CASCADE, related_name='deliveries', to='webhooks.webhook')),
@@ -81,7 +81,7 @@ class Migration(migrations.Migration):
                 ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
                 ('kind', models.CharField(choices=[('failing', 'Failing'), ('disabled', 'Disabled'), ('enabled', 'Enabled')], max_length=10)),
                 ('facts', models.JSONField(default=dict)),
-                ('created_at', models.DateTimeField(default=django.utils.timezone.now, editable=False)),
+                ('created_at', models.DateTimeField(default=gateway_project.core.clock.now, editable=False)),
                 ('claimed_at', models.DateTimeField(editable=False, null=True)),
                 ('sent_at', models.DateTimeField(editable=False, null=True)),
                 ('webhook', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='notices', to='webhooks.webhook')),
@@ -92,7 +92,7 @@ class Migration(migrations.Migration):
             fields=[
                 ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
                 ('encrypted', models.TextField(editable=False)),
-                ('created_at', models.DateTimeField(default=django.utils.timezone.now, editable=False)),
+                ('created_at', models.DateTimeField(default=gateway_project.core.clock.now, editable=False)),
                 ('expires_at', models.DateTimeField(blank=True, null=True)),
                 ('webhook', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='secrets', to='webhooks.webhook')),
             ],

@@ -2,7 +2,7 @@
 
 import accounts.models
 import django.db.models.deletion
-import django.utils.timezone
+import gateway_project.core.clock
 from django.db import migrations, models
 
 
@@ -19,7 +19,7 @@ class Migration(migrations.Migration):
             fields=[
                 ('id', models.UUIDField(default=accounts.models.new_id, editable=False, primary_key=True, serialize=False)),
                 ('token', models.CharField(editable=False, max_length=64, unique=True)),
-                ('created_at', models.DateTimeField(default=django.utils.timezone.now, editable=False)),
+                ('created_at', models.DateTimeField(default=gateway_project.core.clock.now, editable=False)),
                 ('workspace', models.OneToOneField(on_delete=django.db.models.deletion.CASCADE, related_name='inbox', to='accounts.workspace')),
             ],
             options={
@@ -35,7 +35,7 @@ class Migration(migrations.Migration):
             name='InboxRequest',
             fields=[
                 ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('at', models.DateTimeField(default=django.utils.timezone.now, editable=False)),
+                ('at', models.DateTimeField(default=gateway_project.core.clock.now, editable=False)),
                 ('headers', models.JSONField(default=dict)),
                 ('body', models.TextField(blank=True, default='')),
                 ('is_valid', models.BooleanField(default=False)),

@@ -12,9 +12,8 @@ import secrets
 from collections.abc import Mapping
 from uuid import UUID
 
-from django.utils import timezone
-
 from accounts.models import Workspace
+from gateway_project.core import clock
 from webhooks import keyring
 from webhooks.models import Inbox, InboxRequest, Webhook
 from webhooks.receiving import debugger
@@ -63,7 +62,7 @@ def receive(inbox_id: UUID, headers: Mapping[str, str], body: bytes) -> None:
         verdict.add("warn", "No webhook sends here, so there is no secret to verify with.")
     else:
         verdict = debugger.examine(
-            headers, body, keyring.named(webhook), now=int(timezone.now().timestamp())
+            headers, body, keyring.named(webhook), now=int(clock.now().timestamp())
         )
     InboxRequest.objects.create(
         inbox=inbox,

@@ -13,7 +13,6 @@ from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.db import connection
-from django.utils import timezone
 from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress, TimeElapsedColumn
 
@@ -21,6 +20,7 @@ from accounts import services
 from accounts.models import ApiKey, UsageLog, UsageRollup, Workspace
 from accounts.services import Actor
 from accounts.usage import partitions, reading, reports, rollups
+from gateway_project.core import clock
 
 ROUNDS = 20
 INSERT = """
@@ -81,7 +81,7 @@ class Command(BaseCommand):
         columns = (*Progress.get_default_columns(), MofNCompleteColumn(), TimeElapsedColumn())
         with Progress(*columns, console=console) as progress, connection.cursor() as cursor:
             task = progress.add_task("rows", total=rows)
-            now = timezone.now()
+            now = clock.now()
             midnight = now.replace(hour=0, minute=0, second=0, microsecond=0)
             left = rows
             for ago in range(days):
@@ -101,7 +101,7 @@ class Command(BaseCommand):
                 progress.advance(task, share)
 
     def _measure(self, console: Console, workspace: Workspace, *, explain: bool) -> None:
-        now = timezone.now()
+        now = clock.now()
         hour = now.replace(minute=0, second=0, microsecond=0) + timedelta(hours=1)
         known = list(workspace.keys.values_list("pk", flat=True))
         (busiest,) = UsageLog.objects.values_list("api_key_id", flat=True)[:1]

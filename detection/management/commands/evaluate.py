@@ -24,7 +24,6 @@ from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError
 from django.db import DatabaseError
 from django.template.loader import render_to_string
-from django.utils import timezone
 from pydantic import ValidationError
 from rich import box
 from rich.console import Console
@@ -52,6 +51,7 @@ from detection.evaluation.report import (
     sweep,
 )
 from detection.schemas import ContentType
+from gateway_project.core import clock
 
 ACTOR = services.Actor("manage.py evaluate")
 OWN_KEY_PER_MINUTE = 1_000_000
@@ -107,7 +107,7 @@ class Command(BaseCommand):
         run = Run(
             url=url,
             command=_command(options),
-            started=timezone.now().strftime("%Y-%m-%d %H:%M:%S UTC"),
+            started=clock.now().strftime("%Y-%m-%d %H:%M:%S UTC"),
             concurrency=options["concurrency"],
             content_type=options["content_type"],
             asked_threshold=options["threshold"],
@@ -248,7 +248,7 @@ def _key(url: str, asked: str | None) -> Iterator[str]:
         ) from exc
     try:
         # Should this process be killed, nobody revokes the key: it ends by itself as well.
-        expiry = {"expires_at": timezone.now() + OWN_KEY_LIFE}
+        expiry = {"expires_at": clock.now() + OWN_KEY_LIFE}
         services.update_key(row, expiry, actor=ACTOR, within_plan=False)
         if refusal := _refusal(_get(f"{url}/v1/limits", text)):
             raise CommandError(

@@ -18,7 +18,7 @@ import socket
 from collections.abc import Callable
 from contextlib import suppress
 from threading import Lock
-from time import monotonic, time
+from time import monotonic
 from typing import Any, Literal, NamedTuple
 
 import orjson
@@ -26,6 +26,7 @@ import pybreaker
 from django.conf import settings
 from redis.exceptions import RedisError
 
+from gateway_project.core import clock
 from gateway_project.core.stores import redis
 from gateway_project.core.stores.bus import PREFIX, bus
 from gateway_project.core.telemetry.logging import get_logger
@@ -221,7 +222,7 @@ async def reports() -> dict[str, dict[str, Any]]:
             continue
         mine["state"] = state
         if state == "open":
-            longest = max(mine.get("open_for_seconds", 0.0), round(time() - since, 1))
+            longest = max(mine.get("open_for_seconds", 0.0), round(clock.time() - since, 1))
             mine["open_for_seconds"] = longest
     return found
 
@@ -293,7 +294,7 @@ def _leave_trouble(breaker: Breaker, state: str) -> None:
     if state == "closed":
         command = redis.pack("HDEL", TROUBLE_KEY, field)
     else:
-        word = f"{state} {time():.0f} {breaker.open_seconds + TROUBLE_SECONDS:.0f}"
+        word = f"{state} {clock.time():.0f} {breaker.open_seconds + TROUBLE_SECONDS:.0f}"
         command = redis.pack("HSET", TROUBLE_KEY, field, word)
     try:
         asyncio.get_running_loop()
@@ -317,7 +318,7 @@ async def _troubles() -> list[tuple[str, str, float]]:
     for field, word in redis.pairs(reply).items():
         name, _, process = field.decode().partition(" ")
         state, since, seconds = word.decode().split()
-        if time() - float(since) > float(seconds):
+        if clock.time() - float(since) > float(seconds):
             # Its process ended, or nobody has called the upstream since.
             redis.send_behind(redis.pack("HDEL", TROUBLE_KEY, field))
         elif process != _me() and state in STATES:

@@ -20,7 +20,6 @@ from django.conf import settings
 from django.core.management import call_command
 from django.core.management.base import BaseCommand, CommandError
 from django.db import connections
-from django.utils import timezone
 
 from accounts import services
 from accounts.authentication import caller_of
@@ -28,6 +27,7 @@ from accounts.models import SCOPES, ApiKey, User, new_id
 from accounts.services import Actor
 from accounts.usage import log
 from accounts.usage import rows as usage_log
+from gateway_project.core import clock
 from gateway_project.core.telemetry import multiprocess
 from gateway_project.server import local_supervisor
 from gateway_project.server.command import command as server_command
@@ -236,7 +236,7 @@ SCORES = {False: (0.0, 0.3), True: (0.7, 1.0)}
 
 def _history(key: ApiKey, *, days: int = 14) -> None:
     """Two weeks of invented usage, the same on every machine, so that no chart is empty."""
-    random, caller, now = Random(7), caller_of(key), timezone.now()
+    random, caller, now = Random(7), caller_of(key), clock.now()
     rows: list[usage_log.Row] = []
     for day in range(1, days + 1):
         for _ in range(random.randint(8, 40)):

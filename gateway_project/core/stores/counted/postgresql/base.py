@@ -5,12 +5,14 @@ django-prometheus' own takes each loan from the pool for a new connection.
 
 from __future__ import annotations
 
+from time import monotonic
 from typing import Any
 
 from django.db.backends.postgresql import base as django_base
 from django_prometheus.db import connection_errors_total, connections_total
 from django_prometheus.db.backends.postgresql import base
 
+from gateway_project.core import clock
 from gateway_project.core.stores.counted.cursors import counting
 
 
@@ -34,11 +36,20 @@ class DatabaseWrapper(base.DatabaseWrapper):  # type: ignore[misc]
             raise
 
     def _configure_connection(self, connection: Any) -> Any:
-        """Tell a new connection the time zone: that is nobody's query."""
+        """Tell a new connection the time zone, and ask it for the time: that is nobody's query."""
         if self._has_pool:  # which calls this once for each connection that it opens
             connections_total.labels(self.alias, self.vendor).inc()
         counted, connection.cursor_factory = connection.cursor_factory, django_base.Cursor
         try:
-            return super()._configure_connection(connection)
+            must_commit = super()._configure_connection(connection)
+            learn_time(connection)
+            return must_commit
         finally:
             connection.cursor_factory = counted
+
+
+def learn_time(connection: Any) -> None:
+    """Have the installation's clock go by the server at the other end (psycopg's connection)."""
+    asked_at = monotonic()
+    row = connection.execute("SELECT extract(epoch FROM clock_timestamp())::float8").fetchone()
+    clock.learn(row[0], asked_at)
