@@ -58,6 +58,7 @@ def local_secret(name: str) -> str:
 
 IS_LOCAL: bool = not env.str("SECRET_KEY", default="")
 SECRET_KEY: str = env.str("SECRET_KEY", default="") or local_secret("secret_key")
+SECRET_KEY_FALLBACKS: list[str] = env.list("SECRET_KEY_FALLBACKS", default=[])
 try:
     KEY_PEPPERS = Peppers.parse(
         env.str("KEY_PEPPERS", default="") or f"1:{local_secret('key_pepper')}"
@@ -148,10 +149,17 @@ FEEDBACK_RETENTION_DAYS: int = env.int("FEEDBACK_RETENTION_DAYS", default=730)
 
 # -- Robin: sign-in -------------------------------------------------------------------------------
 
-JWT_SECRET: str = (
-    env.str("JWT_SECRET", default="")
-    or hmac.digest(SECRET_KEY.encode(), b"access tokens", "sha512").hex()
-)
+
+def token_secret(secret_key: str) -> str:
+    return hmac.digest(secret_key.encode(), b"access tokens", "sha512").hex()
+
+
+JWT_SECRET: str = env.str("JWT_SECRET", default="") or token_secret(SECRET_KEY)
+JWT_SECRET_FALLBACKS: list[str] = [
+    *env.list("JWT_SECRET_FALLBACKS", default=[]),
+    *map(token_secret, SECRET_KEY_FALLBACKS),
+]
+JWT_LEEWAY_SECONDS: float = env.float("JWT_LEEWAY_SECONDS", default=15.0)
 JWT_ALGORITHM: str = env.str("JWT_ALGORITHM", default="HS256")
 ACCESS_TOKEN_EXPIRE_MINUTES: int = env.int("ACCESS_TOKEN_EXPIRE_MINUTES", default=30)
 REFRESH_TOKEN_EXPIRE_DAYS: int = env.int("REFRESH_TOKEN_EXPIRE_DAYS", default=7)

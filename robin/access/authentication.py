@@ -14,7 +14,7 @@ import asyncio
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from time import monotonic, time
+from time import monotonic
 from typing import Any
 from urllib.parse import urlsplit
 from uuid import UUID
@@ -29,7 +29,7 @@ from rest_framework_simplejwt.exceptions import TokenError
 
 from accounts.authentication import ALL, bearer, is_believed
 from accounts.models import PEOPLE
-from gateway_project.core import errors
+from gateway_project.core import clock, errors
 from gateway_project.core.api.endpoint import Credential
 from gateway_project.core.context import RequestContext, context_of
 from gateway_project.core.ratelimit import Policy, ip_policy, per_minute, refuse_used_up
@@ -105,7 +105,7 @@ class _Memory:
     def remember(self, key: str, known: _CachedEntry, generation: int) -> None:
         """Keep what a look-up found, unless something was forgotten since it began."""
         if generation == self.generation:
-            self.known.put(key, known, seconds=known.valid_until - time())
+            self.known.put(key, known, seconds=known.valid_until - clock.time())
 
     def forget(self, word: str) -> None:
         """`word` is the id of a session or of a user, or `ALL`."""
@@ -203,7 +203,7 @@ async def member_of(text: str, client_ip: str) -> Member:
     """
     key = digest(text)
     known = _memory.known.get(key)
-    if known is not None and known.valid_until > time() and known.is_fresh:
+    if known is not None and known.valid_until > clock.time() and known.is_fresh:
         return known.member
     token = _verified(text)
     if known is None and settings.RATE_LIMIT_ENABLED:
@@ -222,7 +222,7 @@ def check(text: str) -> Member:
     """The same for the control plane, in the caller's thread."""
     key = digest(text)
     known = _memory.known.get(key)
-    if known is not None and known.valid_until > time() and known.is_fresh:
+    if known is not None and known.valid_until > clock.time() and known.is_fresh:
         return known.member
     token = _verified(text)
     generation, session_id = _memory.generation, UUID(token["sid"])
@@ -276,7 +276,7 @@ def look_up(session_ids: Sequence[UUID]) -> dict[UUID, Member]:
             for family in RefreshFamily.objects.select_related("user__robin_access").filter(
                 pk__in=list(session_ids), revoked_at=None, user__is_active=True
             )
-            if family.password_stamp == family.user.get_session_auth_hash()
+            if family.is_of_current_password
         }
     except DatabaseError as exc:
         log.error("session_lookup_failed", error=type(exc).__name__)

@@ -14,18 +14,17 @@ from uuid import UUID
 from allauth.mfa.models import Authenticator
 from django.conf import settings
 from django.db import transaction
-from django.utils import timezone
 from rest_framework_simplejwt.exceptions import TokenError
 
 from accounts import lockout
 from accounts.events import audit
 from accounts.models import User, normal_email
 from accounts.services import Actor
-from gateway_project.core import errors
+from gateway_project.core import clock, errors
 from gateway_project.core.stores.sweeps import Round
 from gateway_project.core.telemetry.logging import get_logger
 from robin.access.authentication import forget
-from robin.access.tokens import Access, Refresh, digest
+from robin.access.tokens import Access, Refresh, digest, signing_keys
 from robin.models import RefreshFamily, RefreshToken
 
 DOUBLE_SUBMIT_SECONDS = 10
@@ -67,7 +66,7 @@ def sign_in(
     if user is None or not is_known or (has_second and not _is_code(user, otp)):
         lockout.note_failure(name, address)
         raise errors.SignInRefused
-    now = timezone.now()
+    now = clock.now()
     with transaction.atomic():
         family = _begin(user, now, actor, user_agent)
         text = _issue(family, parent=None, parent_text=None, at=now)
@@ -84,7 +83,7 @@ def of_page(user: User, known: UUID | None, *, actor: Actor, user_agent: str = "
     """
     if not _may_enter(user):
         raise errors.PermissionDenied
-    now = timezone.now()
+    now = clock.now()
     if known is not None:
         mine = RefreshFamily.objects.filter(pk=known, user=user, expires_at__gt=now)
         family = mine.select_related("user__robin_access").first()
@@ -130,7 +129,7 @@ def refresh(text: str, *, actor: Actor) -> Session:
     )
     if row is None or not _stands(row.family):
         raise errors.InvalidToken
-    family, now = row.family, timezone.now()
+    family, now = row.family, clock.now()
     with transaction.atomic():
         # Compare-and-set: of two refreshes at once the second waits here, and sees that it lost.
         won = RefreshToken.objects.filter(pk=row.pk, used_at=None).update(used_at=now)
@@ -156,7 +155,7 @@ def revoke(session_id: UUID, *, because: str, actor: Actor) -> None:
     """End a session everywhere within a second. Doing it twice is doing it once."""
     with transaction.atomic():
         revoked = RefreshFamily.objects.filter(pk=session_id, revoked_at=None).update(
-            revoked_at=timezone.now(), revoked_because=because
+            revoked_at=clock.now(), revoked_because=because
         )
         if revoked:
             audit(f"session.ended.{because}", target=session_id, **actor.fields())
@@ -170,7 +169,7 @@ def revoke_all(user: User, *, because: str, actor: Actor) -> None:
 
 def prune() -> int:
     """Delete sessions that ended by themselves a day ago; the audit trail keeps the facts."""
-    old = timezone.now() - timedelta(days=1)
+    old = clock.now() - timedelta(days=1)
     return Round().erase(RefreshFamily.objects.filter(expires_at__lt=old).order_by("expires_at"))
 
 
@@ -190,11 +189,7 @@ def _may_enter(user: User) -> bool:
 
 def _stands(family: RefreshFamily) -> bool:
     user = family.user
-    return (
-        family.revoked_at is None
-        and _may_enter(user)
-        and family.password_stamp == user.get_session_auth_hash()
-    )
+    return family.revoked_at is None and _may_enter(user) and family.is_of_current_password
 
 
 def _lifetime() -> timedelta:
@@ -221,10 +216,17 @@ def _same_successor(row: RefreshToken, text: str, now: datetime, actor: Actor) -
         log.warning("refresh_token_reused", session=str(row.family_id))
         revoke(row.family_id, because="reuse", actor=actor)
         raise errors.InvalidToken
-    again = Refresh.of(row.family.user_id, row.family_id, parent=text, at=row.successor.issued_at)
-    if digest(again) != row.successor.digest:  # the signing key changed in these seconds
-        raise errors.InvalidToken
-    return str(again)
+    for key in signing_keys():  # another host may have another one in front
+        again = Refresh.of(
+            row.family.user_id,
+            row.family_id,
+            parent=text,
+            at=row.successor.issued_at,
+            signed_with=key,
+        )
+        if digest(again) == row.successor.digest:
+            return str(again)
+    raise errors.InvalidToken
 
 
 def _session(user: User, session_id: UUID, refresh_text: str) -> Session:
