@@ -2,19 +2,24 @@
 
 One for every door (API, portal, admin). An account is never shut as such: only the pair of account
 and address is, so nobody can lock a stranger out. Names that nobody has are counted like the
-others, so a refusal tells nothing. IPv6 counts by /64: that is what one subscriber gets.
+others, so a refusal tells nothing.
 """
 
 from __future__ import annotations
 
 import hashlib
-import ipaddress
 
 from django.conf import settings
 
 from accounts.models import normal_email
 from gateway_project.core import errors
-from gateway_project.core.ratelimit import Decision, Policy, get_limiter, per_minute
+from gateway_project.core.ratelimit import (
+    Decision,
+    Policy,
+    address_subject,
+    get_limiter,
+    per_minute,
+)
 
 FAILURES_MAX = 10
 WINDOW_SECONDS = 15 * 60
@@ -22,11 +27,12 @@ WINDOW_SECONDS = 15 * 60
 
 def begin(account: str, address: str) -> None:
     """Count one attempt, before the password is looked at; raise `RateLimited` (429)."""
-    network = _network(address)
     if settings.RATE_LIMIT_ENABLED:
-        attempts = per_minute("sign_in", f"{{ip:{network}}}", settings.LOGIN_RATE_LIMIT_PER_MINUTE)
+        attempts = per_minute(
+            "sign_in", address_subject(address), settings.LOGIN_RATE_LIMIT_PER_MINUTE
+        )
         _refuse_denied(get_limiter().check_sync((attempts,), (1,)))
-    failures = _failures(account, network)
+    failures = _failures(account, address)
     decision = get_limiter().check_sync((failures,), (0,))
     state = decision.states[0]
     if state.remaining <= 0:
@@ -37,7 +43,7 @@ def begin(account: str, address: str) -> None:
 
 def note_failure(account: str, address: str) -> None:
     """The attempt failed. After `FAILURES_MAX` in `WINDOW_SECONDS` the pair is locked."""
-    get_limiter().check_sync((_failures(account, _network(address)),), (1,))
+    get_limiter().check_sync((_failures(account, address),), (1,))
 
 
 def _refuse_denied(decision: Decision) -> None:
@@ -51,19 +57,14 @@ def _refuse_denied(decision: Decision) -> None:
         ) from None
 
 
-def _failures(account: str, network: str) -> Policy:
+def _failures(account: str, address: str) -> Policy:
     # A name may hold anything and be of any length; its digest does not.
     name = hashlib.sha256(normal_email(account).encode()).hexdigest()[:32]
     return Policy(
-        "sign_in_failures", f"{{ip:{network}}}:{name}", FAILURES_MAX, WINDOW_SECONDS, 15_000, 61
+        "sign_in_failures",
+        f"{address_subject(address)}:{name}",
+        FAILURES_MAX,
+        WINDOW_SECONDS,
+        15_000,
+        61,
     )
-
-
-def _network(address: str) -> str:
-    try:
-        ip = ipaddress.ip_address(address)
-    except ValueError:
-        return address
-    if isinstance(ip, ipaddress.IPv6Address) and ip.ipv4_mapped is None:
-        return str(ipaddress.ip_network((ip, 64), strict=False))
-    return address

@@ -41,7 +41,7 @@ from gateway_project.core.api.pagination import PAGING, page
 from gateway_project.core.api.responses import SECRET_HEADERS, reply
 from gateway_project.core.api.viewsets import ControlPlaneViewSet, DataPlaneViewSet
 from gateway_project.core.context import context_of
-from gateway_project.core.ratelimit import State, per_hour
+from gateway_project.core.ratelimit import State, address_subject, per_hour
 
 REGISTRATIONS_PER_HOUR = 5
 ACCOUNT = ("account",)
@@ -68,8 +68,8 @@ class RegistrationViewSet(ControlPlaneViewSet):
         body = self.parsed(RegisterRequest)
         context = context_of(request)
         # Counted only once the body is right: five typing errors must not cost an hour.
-        address = context.client_ip
-        self.limit((per_hour("register", f"{{ip:{address}}}", REGISTRATIONS_PER_HOUR),), 1)
+        subject = address_subject(context.client_ip)
+        self.limit((per_hour("register", subject, REGISTRATIONS_PER_HOUR),), 1)
         made = services.register(
             body.email,
             body.password,

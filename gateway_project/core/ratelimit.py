@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import ipaddress
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -385,9 +386,31 @@ def get_limiter() -> Limiter:
     return _limiter
 
 
+def network_of(address: str) -> str:
+    """What counts as one address wherever addresses are counted.
+
+    Of IPv6 that is the /64, which is what one subscriber gets. An IPv4 address in IPv6's notation
+    (`::ffff:192.0.2.1`) is the IPv4 address.
+    """
+    try:
+        ip = ipaddress.ip_address(address)
+    except ValueError:
+        return address
+    if not isinstance(ip, ipaddress.IPv6Address):
+        return address
+    if ip.ipv4_mapped is not None:
+        return str(ip.ipv4_mapped)
+    return str(ipaddress.ip_network((int(ip), 64), strict=False).network_address)
+
+
+def address_subject(address: str) -> str:
+    """The subject of a policy that counts calls by their address."""
+    return f"{{ip:{network_of(address)}}}"
+
+
 def ip_policy(address: str) -> Policy:
     """The limit on unauthenticated and failed calls of one address."""
-    return per_minute("ip", f"{{ip:{address}}}", settings.RATE_LIMIT_PER_MINUTE)
+    return per_minute("ip", address_subject(address), settings.RATE_LIMIT_PER_MINUTE)
 
 
 async def refuse_used_up(policy: Policy) -> None:

@@ -16,6 +16,7 @@ from gateway_project.core.api.handler import route_template
 from gateway_project.core.api.middleware import PAGE_POLICY
 from gateway_project.core.api.responses import problem_response
 from gateway_project.core.context import context_of
+from gateway_project.core.ratelimit import network_of
 
 View = Callable[..., HttpResponse]
 API_PREFIXES = ("/v1/", "/auth/", "/webhooks/", "/inbox/", "/api/", "/beta/", "/health", "/metrics")
@@ -56,8 +57,8 @@ def with_inline_styles(view: View) -> View:
 
 
 def client_ip(request: HttpRequest) -> str:
-    """django-ratelimit's hook: the address behind our trusted proxies."""
-    return context_of(request).client_ip or "unknown"
+    """django-ratelimit's hook: the address behind our trusted proxies, as it is counted."""
+    return network_of(context_of(request).client_ip) or "unknown"
 
 
 def refuse(request: HttpRequest, error: errors.GatewayError) -> HttpResponse:
