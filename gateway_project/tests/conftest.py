@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import cycle
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ from django.db import connection
 
 from accounts.models import User
 from detection.tests.working import broker_at
+from gateway_project.tests.clocks import TEN_AHEAD, off_by
 from gateway_project.tests.private_redis import PrivateRedis
 from gateway_project.tests.served import Served, Worker
 from gateway_project.tests.test_admin import signed_in
@@ -73,14 +75,18 @@ def need_stores() -> None:
 def work(gateway, own_redis, tmp_path):
     """`work()` starts a real Celery worker; all are killed at the end.
 
-    `work("--pool=threads", …)` has options of its own.
+    `work("--pool=threads", …)` has options of its own. Each is on a host of its own: the clocks of
+    one and the next are ten seconds apart, and the tests' own is right.
     """
     if connection.vendor != "postgresql":
         pytest.skip("needs PostgreSQL: `make test` starts it")
     started = []
+    offsets = cycle([TEN_AHEAD, ""])
 
-    def start(*options):
-        started.append(Worker(tmp_path, own_redis.url, *options))
+    def start(*options, **environment):
+        if offset := next(offsets):
+            environment |= off_by(offset)
+        started.append(Worker(tmp_path, own_redis.url, *options, **environment))
         return started[-1]
 
     with broker_at(own_redis.url):

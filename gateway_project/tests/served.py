@@ -11,6 +11,7 @@ import sys
 import time
 from contextlib import suppress
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import httpx
 from django.conf import settings
@@ -37,6 +38,15 @@ def wait_until(condition, seconds: float = START_SECONDS_MAX):
     raise AssertionError("not within the time")
 
 
+def database_url() -> str:
+    """The tests' own, for another process; by way of the pooler where one was started."""
+    pooler = urlsplit(os.environ.get("POOLER_URL", ""))
+    target = {**settings.DATABASES["default"]}
+    if pooler.hostname:
+        target |= {"HOST": pooler.hostname, "PORT": pooler.port}
+    return "postgres://{USER}:{PASSWORD}@{HOST}:{PORT}/{NAME}".format(**target)
+
+
 def children_of(pid: int) -> list[int]:
     return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
@@ -55,7 +65,6 @@ class Served:
         log = folder / "served.log"
         log.unlink(missing_ok=True)
         self.log = log.open("a+b")  # appending: the process writes while the test reads
-        database = settings.DATABASES["default"]
         self.environment = {
             **os.environ,
             "PORT": str(self.port),
@@ -66,7 +75,7 @@ class Served:
                 f"{v}:{p.decode()}" for v, p in settings.KEY_PEPPERS.by_version
             ),
             "FIELD_ENCRYPTION_KEYS": ",".join(settings.FIELD_ENCRYPTION_KEYS),
-            "DATABASE_URL": "postgres://{USER}:{PASSWORD}@{HOST}:{PORT}/{NAME}".format(**database),
+            "DATABASE_URL": database_url(),
             "DETECTION_ENGINE_URL": settings.DETECTION_ENGINE_URL,
             "DETECTION_ENGINE_SCORE_FLOOR": "0",
             "ALLOWED_HOSTS": "127.0.0.1",
@@ -141,22 +150,20 @@ class Served:
 
 
 class Worker:
-    """A real worker with its beat, as `celery -A gateway_project worker --beat` starts it."""
+    """A real worker, as `celery -A gateway_project worker` starts it; no beat is needed."""
 
-    def __init__(self, folder, redis_url, *options):
-        database = settings.DATABASES["default"]
-        url = "postgres://{USER}:{PASSWORD}@{HOST}:{PORT}/{NAME}".format(**database)
+    def __init__(self, folder, redis_url, *options, **environment):
         peppers = [f"{v}:{p.decode()}" for v, p in settings.KEY_PEPPERS.by_version]
         self._log = (folder / "worker.log").open("a+b")
         self.process = subprocess.Popen(
             [
-                *(sys.executable, "-m", "celery", "-A", "gateway_project", "worker", "--beat"),
+                *(sys.executable, "-m", "celery", "-A", "gateway_project", "worker"),
                 *("--without-gossip", "--without-mingle", *(options or ("--concurrency=1",))),
             ],
             cwd=ROOT,
             env={
                 **os.environ,
-                "DATABASE_URL": url,
+                "DATABASE_URL": database_url(),
                 "REDIS_URL": redis_url,
                 "KEY_PEPPERS": ",".join(peppers),
                 "FIELD_ENCRYPTION_KEYS": ",".join(settings.FIELD_ENCRYPTION_KEYS),
@@ -164,6 +171,7 @@ class Worker:
                 "DETECTION_ENGINE_SCORE_FLOOR": "0",
                 "WEBHOOK_ALLOWED_NETWORKS": "127.0.0.0/8",
                 "PROMETHEUS_MULTIPROC_DIR": str(folder / "metrics"),
+                **environment,
             },
             stdout=self._log,
             stderr=subprocess.STDOUT,

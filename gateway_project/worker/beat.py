@@ -1,31 +1,136 @@
-"""Beat's scheduler: the database's, without its restlessness."""
+"""What wakes the workers: beat's scheduler, of which any number may run, or none apart.
+
+Each worker has one (`SpareBeat`), and `celery beat` is one more. Whoever holds the lock in Redis
+sends, the others look every `LOOK_SECONDS` whether it is free: so all goes on when a beat dies, and
+two of them send no more than one. Without Redis there is one process, and it sends.
+"""
 
 from __future__ import annotations
 
+from datetime import datetime
 from time import monotonic
+from typing import Any
 
-from django_celery_beat.schedulers import DatabaseScheduler
+from celery import bootsteps
+from django.conf import settings
+from django.db import Error as DatabaseError
+from django_celery_beat.schedulers import DatabaseScheduler, ModelEntry
+from redis.exceptions import LockError, RedisError
 
-LOOK_SECONDS = 5.0
+from gateway_project.core.stores import redis
+from gateway_project.core.telemetry.logging import get_logger
+
+LOOK_SECONDS = 2.0
+LEASE_SECONDS = 6.0
+EDITED_SECONDS = 5.0
 LATE_SECONDS = 0.002
+LOCK = "gw:beat"
+log = get_logger("gateway.beat")
+
+
+class Entry(ModelEntry):  # type: ignore[misc]  # untyped
+    def _default_now(self) -> datetime:
+        """By the installation's clock, as the schedule itself: whoever sends next reads it."""
+        now: datetime = self.app.now()
+        return now
 
 
 class Scheduler(DatabaseScheduler):  # type: ignore[misc]  # untyped
-    """Wakes when a task is due, and looks every five seconds whether the schedule was edited.
+    """The database's, without its restlessness, and only while it leads.
 
+    It wakes when a task is due, and looks every five seconds whether the schedule was edited.
     Celery wakes 10 ms before a task is due and then turns without sleeping until it is, a hundred
     times for each task; django-celery-beat asks the database at each turn.
     """
 
+    Entry = Entry
+    is_leading = False
     _look_at = 0.0
+    _edited_at = 0.0
+    _lock: Any = None
+
+    def tick(self, *args: Any, **kwargs: Any) -> float:
+        was_leading = self.is_leading
+        if monotonic() >= self._look_at:
+            self._look_at = monotonic() + LOOK_SECONDS
+            self.is_leading = self._acquire()
+        if not self.is_leading:
+            return LOOK_SECONDS
+        if not was_leading:
+            log.info("beat_leads")
+            super().setup_schedule()
+            self._edited_at = 0.0
+            self._last_timestamp = None  # what another sent meanwhile is read again
+        wait: float = super().tick(*args, **kwargs)
+        return min(wait, LOOK_SECONDS)
+
+    def _acquire(self) -> bool:
+        if not settings.REDIS_URL:
+            return True
+        try:
+            if self.is_leading:
+                return bool(self._lock.reacquire())
+            self._lock = redis.client().lock(LOCK, timeout=LEASE_SECONDS, thread_local=False)
+            return bool(self._lock.acquire(blocking=False))
+        except (LockError, RedisError, OSError) as exc:
+            if self.is_leading:
+                log.warning("beat_lock_lost", error=type(exc).__name__)
+            return False
+
+    def setup_schedule(self) -> None:
+        """When it begins to lead: two that start at once would write the same rows."""
+
+    def close(self) -> None:
+        super().close()
+        if self.is_leading and self._lock is not None:
+            self.is_leading = False
+            try:
+                self._lock.release()
+            except (LockError, RedisError, OSError) as exc:
+                log.info("beat_lock_not_released", error=type(exc).__name__)
 
     def adjust(self, n: float, drift: float = LATE_SECONDS) -> float:
         adjusted: float = super().adjust(n, drift)
         return adjusted
 
     def schedule_changed(self) -> bool:
-        if monotonic() < self._look_at:
+        if monotonic() < self._edited_at:
             return False
-        self._look_at = monotonic() + LOOK_SECONDS
+        self._edited_at = monotonic() + EDITED_SECONDS
+        before = self._last_timestamp
         changed: bool = super().schedule_changed()
-        return changed
+        # Also by a host whose clock is behind that of the one that edited it before.
+        return changed or before != self._last_timestamp
+
+
+class SpareBeat(bootsteps.StartStopStep):  # type: ignore[misc]
+    """A worker's scheduler, in the turns of its own timer: no thread of it is there at a fork."""
+
+    requires = ("celery.worker.consumer.tasks:Tasks",)
+
+    def __init__(self, consumer: Any, **_: Any) -> None:
+        self._scheduler: Scheduler | None = None
+        self._next: Any = None
+
+    def start(self, consumer: Any) -> None:
+        """Again after each loss of the broker, which ends all that the timer had."""
+        self._scheduler = Scheduler(consumer.app, lazy=True)
+        self._next = consumer.timer.call_after(0.1, self._turn, (consumer.timer,))
+
+    def _turn(self, timer: Any) -> None:
+        wait = LOOK_SECONDS
+        try:
+            if self._scheduler is not None:
+                wait = self._scheduler.tick()
+        except (DatabaseError, RedisError, OSError) as exc:
+            log.warning("beat_turn_failed", error=type(exc).__name__)
+        finally:
+            if self._scheduler is not None:
+                self._next = timer.call_after(max(wait, 0.001), self._turn, (timer,))
+
+    def stop(self, consumer: Any) -> None:
+        scheduler, self._scheduler = self._scheduler, None
+        if self._next is not None:
+            self._next.cancel()
+        if scheduler is not None:
+            scheduler.close()

@@ -1,4 +1,4 @@
-"""Celery's worker and beat as threads of the one web process: for `make run`, without services.
+"""Celery's worker as threads of the one web process: for `make run`, without services.
 
 The broker is `memory://`, so the worker must live where tasks are sent. A bare WorkController
 would receive tasks and never run them; `celery.apps.worker.Worker` with the thread pool does.
@@ -11,7 +11,6 @@ import warnings
 from typing import Any
 
 from celery.apps.worker import Worker
-from celery.beat import EmbeddedService
 from celery.exceptions import SecurityWarning
 
 from gateway_project.celery import app
@@ -38,19 +37,15 @@ class EmbeddedWorker:
         )
         # Signals belong to the web server of this process.
         self._worker.install_platform_tweaks = lambda worker: None  # type: ignore[method-assign]
-        self._beat: Any = EmbeddedService(app, thread=True, scheduler_cls=app.conf.beat_scheduler)
         self._thread = threading.Thread(target=self._worker.start, name="celery", daemon=True)
 
     @classmethod
     def started(cls) -> EmbeddedWorker:
         worker = cls()
         worker._thread.start()
-        worker._beat.daemon = True
-        worker._beat.start()
         return worker
 
     def stop(self) -> None:
-        self._beat.stop()
         self._worker.should_stop = True
         self._worker.stop()
         self._thread.join(timeout=5)
