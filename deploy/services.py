@@ -33,12 +33,14 @@ from typing import Any
 from urllib.parse import urlsplit
 
 LOOPBACK = "127.0.0.1"
-VARIABLES = {"postgres": "DATABASE_URL", "redis": "REDIS_URL"}
+VARIABLES = {"postgres": "DATABASE_URL", "redis": "REDIS_URL", "pgbouncer": "POOLER_URL"}
 PACKAGES = {
     "postgres": "postgresql",
     "redis": "redis-server",
+    "pgbouncer": "pgbouncer",
     "chromium": "chromium",
     "nginx": "nginx",
+    "faketime": "faketime",
 }
 POSTGRES_ROOT = Path("/usr/lib/postgresql")  # Debian keeps a folder there for each major version
 Ready = Callable[[int, int], bool]  # process id and port: is it this very process that answers?
@@ -64,7 +66,7 @@ def say(line: str) -> None:
 def find(need: str) -> Path | None:
     """The program for a need, PostgreSQL in its newest version; None when it is not installed."""
     if need != "postgres":
-        # Debian's nginx lies where only root's PATH leads.
+        # Debian's nginx and pgbouncer lie where only root's PATH leads.
         places = os.pathsep.join((os.environ.get("PATH", os.defpath), "/usr/sbin"))
         return Path(path) if (path := shutil.which(PACKAGES[need], path=places)) else None
     versions = [path for path in POSTGRES_ROOT.glob("*/bin") if path.parent.name.isdecimal()]
@@ -77,18 +79,18 @@ def find(need: str) -> Path | None:
 def trouble(need: str, url: str) -> str | None:
     """Why the store behind a URL cannot be used; None when it answers. Never shows a password."""
     parts = urlsplit(url)
-    known = ("postgres", "pgsql", "psql", "sqlite") if need == "postgres" else ("redis", "unix")
+    sql = need != "redis"
+    known = ("postgres", "pgsql", "psql", "sqlite") if sql else ("redis", "unix")
     if not parts.scheme.startswith(known):
         return f"is no address of {need}"
     if not parts.hostname or parts.hostname.startswith("%2f"):
         return None  # a file or a socket file, which CMD finds or does not find by itself
     try:
-        target = parts.hostname, parts.port or (5432 if need == "postgres" else 6379)
+        target = parts.hostname, parts.port or (5432 if sql else 6379)
         with socket.create_connection(target, timeout=3) as connection:
             if parts.scheme == "rediss":  # TLS comes first there; that somebody listens is enough
                 return None
             # Both are answered before any sign-in: PostgreSQL's SSLRequest and Redis' PING.
-            sql = need == "postgres"
             connection.sendall(struct.pack("!ii", 8, 80877103) if sql else b"PING\r\n")
             answer = connection.recv(64)
     except ValueError:
@@ -216,7 +218,41 @@ def start_postgres(stack: ExitStack, program: Path, home: Path) -> str:
     return f"postgresql://postgres@{LOOPBACK}:{port}/gateway"
 
 
-STARTERS = {"postgres": start_postgres, "redis": start_redis}
+def start_pgbouncer(stack: ExitStack, program: Path, home: Path, database_url: str) -> str:
+    """A private pgbouncer in transaction mode before the server of `database_url`, any database."""
+    if os.geteuid() == 0:
+        shutil.chown(home, "postgres")  # it refuses root
+    parts = urlsplit(database_url)
+    server = {
+        "host": parts.hostname,
+        "port": parts.port or 5432,
+        "user": parts.username,
+        "password": parts.password,
+    }
+    target = " ".join(f"{name}={value}" for name, value in server.items() if value)
+    # Its port is in its file alone, so it is chosen here; nobody else is about to take it.
+    with socket.socket() as probe:
+        probe.bind((LOOPBACK, 0))
+        port: int = probe.getsockname()[1]
+    settings = home / "pgbouncer.ini"
+    settings.write_text(
+        f"[databases]\n* = {target}\n[pgbouncer]\nlisten_addr = {LOOPBACK}\n"
+        f"listen_port = {port}\nunix_socket_dir =\nauth_type = any\npool_mode = transaction\n"
+        "max_client_conn = 500\ndefault_pool_size = 20\nserver_idle_timeout = 5\n"
+        "ignore_startup_parameters = extra_float_digits,options\n",
+        encoding="utf-8",
+    )
+
+    def ready(pid: int, _: int) -> bool:
+        with suppress(OSError), socket.create_connection((LOOPBACK, port), 3):
+            return True
+        return False
+
+    start(stack, [str(program), str(settings)], home, ready, signal.SIGTERM)
+    return f"postgresql://{LOOPBACK}:{port}"
+
+
+STARTERS = ("postgres", "redis", "pgbouncer")  # the last stands before the first
 
 
 def run_command(command: list[str], environment: dict[str, str], received: list[int]) -> int:
@@ -265,7 +301,7 @@ def run(needs: list[str], wants: list[str], command: list[str]) -> int:
         except StopError as reason:
             say(f"going on without {', '.join(missing)}: {reason}")
     with ExitStack() as stack:
-        for need in STARTERS.keys() & set(wanted):
+        for need in [name for name in STARTERS if name in wanted]:
             if received:
                 raise StopError("stopped before the command ran.", 128 + received[0])
             if (program := find(need)) is None:
@@ -274,7 +310,13 @@ def run(needs: list[str], wants: list[str], command: list[str]) -> int:
             base = "/tmp" if os.geteuid() == 0 else None
             home = Path(tempfile.mkdtemp(prefix="gateway-services-", dir=base))
             stack.callback(shutil.rmtree, home, ignore_errors=True)
-            environment[VARIABLES[need]] = STARTERS[need](stack, program, home)
+            if need == "postgres":
+                url = start_postgres(stack, program, home)
+            elif need == "redis":
+                url = start_redis(stack, program, home)
+            else:
+                url = start_pgbouncer(stack, program, home, environment[VARIABLES["postgres"]])
+            environment[VARIABLES[need]] = url
         return run_command(command, environment, received)
 
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import suppress
 from uuid import UUID
 
-from django.db import connection
+from redis.exceptions import LockError
 
 from accounts.usage.log import write
 from accounts.usage.rows import Batch
@@ -18,30 +18,41 @@ from gateway_project.core.telemetry.metrics import usage_dropped
 STREAM = "gw:usage"
 ENTRIES_AT_ONCE = 100
 ROWS_AT_ONCE = 5_000
-DRAIN_LOCK = 163_990_420_092_417_732  # any number that nobody else on the database uses
+LOCK = "gw:usage:drain"
+LOCK_SECONDS = 10.0
 log = get_logger("gateway.usage")
 
 
 def drain() -> int:
     """Write what waits in the Redis stream, for a round; returns the rows stored.
 
-    One drain runs at a time in the whole installation. Entries are deleted once their rows are
-    committed, `ROWS_AT_ONCE` at a time: a worker that dies in between writes them again, which
-    `write` notices.
+    One drain runs at a time in the whole installation, by a lock in Redis: a session's lock in
+    PostgreSQL would be another client's behind a pooler. Two at once (a lock ends when its holder
+    is silent for `LOCK_SECONDS`) do no harm. Entries are deleted once their rows are committed,
+    `ROWS_AT_ONCE` at a time: a worker that dies in between writes them again, which `write`
+    notices.
     """
     client = redis.client()
+    lock = client.lock(LOCK, timeout=LOCK_SECONDS)
+    if not lock.acquire(blocking=False):
+        return 0
     stored, during = 0, Round()
-    with _only_drain() as is_ours:
-        while is_ours:
+    try:
+        while True:
             entries = client.xrange(STREAM, count=ENTRIES_AT_ONCE)
             for some in _pieces(entries):
                 stored += write([batch for _, batch in some if batch is not None])
                 client.xdel(STREAM, *(entry_id for entry_id, _ in some))
                 if during.is_over:
                     return stored
+                lock.reacquire()
             if len(entries) < ENTRIES_AT_ONCE:
-                break
-    return stored
+                return stored
+    except LockError:  # it took too long, or Redis was flushed: whoever has it now goes on
+        return stored
+    finally:
+        with suppress(LockError):
+            lock.release()
 
 
 Read = tuple[bytes, Batch | None]
@@ -71,20 +82,3 @@ def _batch(entry_id: bytes, fields: dict[bytes, bytes]) -> Batch | None:
         log.error("usage_entry_unreadable", entry=entry_id.decode(), error=type(exc).__name__)
         usage_dropped.inc()
         return None
-
-
-@contextmanager
-def _only_drain() -> Iterator[bool]:
-    if connection.vendor != "postgresql":
-        yield True  # its transactions exclude each other anyway
-        return
-    with connection.cursor() as cursor:
-        cursor.execute("SELECT pg_try_advisory_lock(%s)", [DRAIN_LOCK])
-        row = cursor.fetchone()
-    is_ours = bool(row and row[0])
-    try:
-        yield is_ours
-    finally:
-        if is_ours:
-            with connection.cursor() as cursor:
-                cursor.execute("SELECT pg_advisory_unlock(%s)", [DRAIN_LOCK])
