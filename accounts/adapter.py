@@ -101,7 +101,12 @@ class MFAAdapter(DefaultMFAAdapter):  # type: ignore[misc]
         return encryption.encrypt(text)
 
     def decrypt(self, encrypted_text: str) -> str:
-        return encryption.decrypt(encrypted_text)
+        try:
+            return encryption.decrypt(encrypted_text)
+        except encryption.Undecryptable as exc:
+            log.error("second_factor_undecryptable")
+            # No wrong code: another host may have the key (a roll is under way).
+            raise errors.StoreUnavailable from exc
 
 
 def _account(credentials: dict[str, Any]) -> str:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Coroutine
 from contextlib import AsyncExitStack
 from time import monotonic
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import httpx
 from django.conf import settings
@@ -19,6 +20,7 @@ from gateway_project.core.stores import migrations, redis
 from gateway_project.core.stores.bus import bus
 from gateway_project.core.telemetry import migration_counts
 from gateway_project.core.telemetry.logging import get_logger
+from gateway_project.system import presence
 from robin.queue import live
 from robin.upstream import client as robin_client
 
@@ -50,7 +52,7 @@ class Process:
                     log.error("start_failed", error=repr(exc))
                     await send({"type": "lifespan.startup.failed", "message": repr(exc)})
                     return
-                self._count_migrations()
+                self._in_background(migration_counts.export())
                 tune_gc()
                 await send({"type": "lifespan.startup.complete"})
             elif message["type"] == "lifespan.shutdown":
@@ -65,6 +67,7 @@ class Process:
             self._held.push_async_callback(redis.close_connection)
             bus.start()
             self._held.push_async_callback(bus.stop)
+            self._in_background(presence.announce_web())
         usage_buffer.start()
         self._held.push_async_callback(usage_buffer.stop)
         go.open_client()
@@ -86,12 +89,12 @@ class Process:
         Process.ready = True
         log.info("process_started", version=settings.VERSION)
 
-    def _count_migrations(self) -> None:
-        counting = asyncio.create_task(migration_counts.export())
+    def _in_background(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
 
         async def end() -> None:
-            counting.cancel()
-            await asyncio.wait([counting])
+            task.cancel()
+            await asyncio.wait([task])
 
         self._held.push_async_callback(end)
 

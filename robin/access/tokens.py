@@ -4,8 +4,9 @@ Both kinds name their session (`sid`), which is what gets revoked. A refresh tok
 be computed again from the token itself and the stored row, so that a double submit gets the same
 one although the database holds digests only.
 
-Times are the installation's (`core/clock.py`), with `JWT_LEEWAY_SECONDS` for a host that was not
-told it yet. A new signing key is known everywhere, as a fallback, before any host signs with it.
+Times are the installation's (`core/clock.py`). A token may begin `JWT_LEEWAY_SECONDS` from now: a
+host may not have been told them yet. A new signing key is known everywhere, as a fallback, before
+any host signs with it.
 """
 
 from __future__ import annotations
@@ -34,8 +35,8 @@ UNTIMED = {"verify_exp": False, "verify_iat": False, "verify_nbf": False}  # `_O
 class _Backend(TokenBackend):
     """simplejwt's with any of `keys`, the first of which signs; it leaves times to the token."""
 
-    def __init__(self, algorithm: str, keys: tuple[str, ...], leeway: float) -> None:
-        super().__init__(algorithm, keys[0], leeway=leeway)
+    def __init__(self, algorithm: str, keys: tuple[str, ...]) -> None:
+        super().__init__(algorithm, keys[0])
         self._keys = keys
 
     def decode(self, token: Any, verify: bool = True) -> dict[str, Any]:
@@ -51,8 +52,8 @@ class _Backend(TokenBackend):
 
 
 @lru_cache(maxsize=4)
-def _backend(algorithm: str, keys: tuple[str, ...], leeway: float) -> _Backend:
-    return _Backend(algorithm, keys, leeway)
+def _backend(algorithm: str, keys: tuple[str, ...]) -> _Backend:
+    return _Backend(algorithm, keys)
 
 
 def signing_keys() -> tuple[str, ...]:
@@ -67,7 +68,7 @@ class _OnClock(Token):
 
     def get_token_backend(self) -> TokenBackend:
         keys = (self.signed_with,) if self.signed_with else signing_keys()
-        return _backend(settings.JWT_ALGORITHM, keys, settings.JWT_LEEWAY_SECONDS)
+        return _backend(settings.JWT_ALGORITHM, keys)
 
     def verify(self) -> None:
         self.current_time = clock.now()
@@ -95,7 +96,7 @@ class Access(_OnClock, AccessToken):
         return token
 
 
-class Refresh(_OnClock, RefreshToken):
+class Refresh(_OnClock, RefreshToken):  # type: ignore[misc]  # of its own bases
     """Good for one refresh. `jti` of the first is random, of each other derived from its parent."""
 
     @classmethod

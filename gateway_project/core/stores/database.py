@@ -71,6 +71,15 @@ async def _in_thread(
     return await asyncio.get_running_loop().run_in_executor(executor, call)
 
 
+def learn_time() -> None:
+    """Ask PostgreSQL for the time anew: clocks drift between two connections."""
+    if db.connection.vendor == "postgresql":
+        from gateway_project.core.stores.counted.postgresql import base
+
+        db.connection.ensure_connection()
+        base.learn_time(db.connection.connection)
+
+
 def note_trouble() -> None:
     """Somebody else found the database away."""
     global trouble_since

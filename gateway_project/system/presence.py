@@ -1,0 +1,121 @@
+"""Which processes of the installation live, and which secrets each of them knows.
+
+Each writes a note into one hash in Redis every `EVERY_SECONDS`, in which a secret is a fingerprint
+of 32 bits: enough to tell two apart, too little to find one. `manage.py secrets` reads it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from hashlib import blake2b
+from typing import Any
+
+import orjson
+from celery import bootsteps
+from django.conf import settings
+from django.db import Error as DatabaseError
+from redis.exceptions import RedisError
+
+from gateway_project.core import clock
+from gateway_project.core.stores import database, redis
+from gateway_project.core.telemetry.logging import get_logger
+
+PROCESSES = "gw:processes"
+EVERY_SECONDS = 10.0
+GONE_SECONDS = 35.0
+VERSION = 1
+log = get_logger("gateway.process")
+
+
+@dataclass(frozen=True, slots=True)
+class Process:
+    """`knows`: by setting the fingerprints of its secrets, the one in front first."""
+
+    name: str
+    role: str
+    version: str
+    knows: Mapping[str, Sequence[str]]
+
+
+def fingerprint(setting: str, secret: str | bytes) -> str:
+    raw = secret if isinstance(secret, bytes) else secret.encode()
+    return blake2b(raw, digest_size=4, key=setting.encode()[:64]).hexdigest()
+
+
+def own_secrets() -> dict[str, list[str]]:
+    found: dict[str, Sequence[str | bytes]] = {
+        "SECRET_KEY": [settings.SECRET_KEY, *settings.SECRET_KEY_FALLBACKS],
+        "KEY_PEPPERS": [pepper for _, pepper in settings.KEY_PEPPERS.by_version],
+        "FIELD_ENCRYPTION_KEYS": settings.FIELD_ENCRYPTION_KEYS,
+        "JWT_SECRET": [settings.JWT_SECRET, *settings.JWT_SECRET_FALLBACKS],
+    }
+    return {name: [fingerprint(name, one) for one in secrets] for name, secrets in found.items()}
+
+
+def _me() -> str:
+    return f"{socket.gethostname()}/{os.getpid()}"
+
+
+def _note(role: str) -> bytes:
+    facts = {"role": role, "version": settings.VERSION, "knows": own_secrets()}
+    return orjson.dumps({"v": VERSION, "at": clock.time(), **facts})
+
+
+def living() -> list[Process]:
+    """Those that wrote lately, by name; the others' notes are dropped. Raises redis-py's errors."""
+    found, client = [], redis.client()
+    for field, raw in client.hgetall(PROCESSES).items():
+        note = orjson.loads(raw)
+        if clock.time() - note["at"] > GONE_SECONDS:
+            client.hdel(PROCESSES, field)
+        else:  # of whatever version: what is read here every version has
+            found.append(Process(field.decode(), note["role"], note["version"], note["knows"]))
+    return sorted(found, key=lambda process: process.name)
+
+
+async def announce_web() -> None:
+    """For as long as this process serves; keeps its clock right, too."""
+    try:
+        while True:
+            redis.send_behind(redis.pack("HSET", PROCESSES, _me(), _note("web")))
+            await asyncio.sleep(EVERY_SECONDS)
+            try:
+                await database.run_behind(database.learn_time)
+            except DatabaseError as exc:
+                log.info("time_not_learned", error=type(exc).__name__)
+    finally:
+        redis.send_behind(redis.pack("HDEL", PROCESSES, _me()))
+
+
+class WorkerPresence(bootsteps.StartStopStep):
+    """The same for a Celery worker, in the turns of its timer."""
+
+    requires = ("celery.worker.consumer.tasks:Tasks",)
+
+    def __init__(self, consumer: Any, **_: Any) -> None:
+        self._timer: Any = None
+
+    def include_if(self, consumer: Any) -> bool:
+        return bool(settings.REDIS_URL)
+
+    def start(self, consumer: Any) -> None:
+        self._announce()
+        self._timer = consumer.timer.call_repeatedly(EVERY_SECONDS, self._announce)
+
+    def stop(self, consumer: Any) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        with suppress(RedisError, OSError):  # else others drop it when it is old
+            redis.client().hdel(PROCESSES, _me())
+
+    def _announce(self) -> None:
+        try:
+            redis.client().hset(PROCESSES, _me(), _note("worker"))
+            database.learn_time()
+        except (RedisError, OSError, DatabaseError) as exc:
+            log.info("process_unannounced", error=type(exc).__name__)
