@@ -138,13 +138,14 @@ class Workspace(Deletable):
         null=True, blank=True, help_text="Instead of the plan's; empty: the plan's."
     )
     is_robin_operator = models.BooleanField(
-        default=False, help_text="Its webhooks may hear of Robin's mail queue."
+        default=False, db_default=False, help_text="Its webhooks may hear of Robin's mail queue."
     )
     suspended_at = models.DateTimeField(
         null=True, blank=True, editable=False, help_text="Its keys are refused from then on."
     )
     wanted_events = models.JSONField(
         default=list,
+        db_default=models.Value([], models.JSONField()),
         editable=False,
         help_text="Types that its active webhooks ask for; kept by the webhooks app.",
     )
@@ -257,6 +258,7 @@ class ApiKey(models.Model):
     )
     detection_policy = models.JSONField(
         default=dict,
+        db_default=models.Value({}, models.JSONField()),
         blank=True,
         help_text=(
             "What its detections mean when they do not say: `threshold: {engine, fallback}`, "
@@ -264,7 +266,10 @@ class ApiKey(models.Model):
         ),
     )
     is_session = models.BooleanField(
-        default=False, editable=False, help_text="The playground's: short-lived, hidden from lists."
+        default=False,
+        db_default=False,
+        editable=False,
+        help_text="The playground's: short-lived, hidden from lists.",
     )
     created_at = models.DateTimeField(default=clock.now, editable=False)
 
@@ -336,7 +341,7 @@ class UsageLog(models.Model):
     decision = models.CharField(max_length=10, blank=True, default="")
     is_malicious = models.BooleanField(null=True)
     confidence = models.FloatField(null=True)
-    cached = models.BooleanField(default=False)
+    cached = models.BooleanField(default=False, db_default=False)
     created_at = models.DateTimeField()
 
     class Meta:
@@ -555,6 +560,7 @@ class OutboxEvent(models.Model):
         max_length=2048,
         blank=True,
         default="",
+        db_default="",
         help_text="The one address that it goes to; empty: to whoever listens.",
     )
     created_at = models.DateTimeField(default=clock.now)

@@ -73,7 +73,7 @@ class Webhook(Deletable):
         editable=False,
         help_text="It is delivered there, inside this process; its URL is never dialled.",
     )
-    is_per_request = models.BooleanField(default=False, editable=False)
+    is_per_request = models.BooleanField(default=False, db_default=False, editable=False)
     description = models.CharField(max_length=200, blank=True, default="")
     events = models.JSONField(default=list)
     retry_count = models.PositiveSmallIntegerField(
@@ -170,6 +170,7 @@ class WebhookDelivery(models.Model):
         max_length=300,
         blank=True,
         default="",
+        db_default="",
         editable=False,
         help_text="Of an address named in a request: deliveries of one lane wait for each other.",
     )

@@ -13,7 +13,7 @@ from accounts.models import User
 from detection.tests.working import broker_at
 from gateway_project.tests.clocks import TEN_AHEAD, off_by
 from gateway_project.tests.private_redis import PrivateRedis
-from gateway_project.tests.served import Served, Worker
+from gateway_project.tests.served import ROOT, Served, Worker
 from gateway_project.tests.test_admin import signed_in
 from portal.tests.browser import chromium, open_tab  # noqa: F401 - a person's browser
 from portal.tests.conftest import enter, owner, stranger, viewer  # noqa: F401 - at its rooms
@@ -83,10 +83,10 @@ def work(gateway, own_redis, tmp_path):
     started = []
     offsets = cycle([TEN_AHEAD, ""])
 
-    def start(*options, **environment):
+    def start(*options, code=ROOT, **environment):
         if offset := next(offsets):
             environment |= off_by(offset)
-        started.append(Worker(tmp_path, own_redis.url, *options, **environment))
+        started.append(Worker(tmp_path, own_redis.url, *options, code=code, **environment))
         return started[-1]
 
     with broker_at(own_redis.url):

@@ -55,9 +55,12 @@ class Served:
     """A gateway with what the test says; `stop()` ends it like an orchestrator.
 
     `by_command`: by way of `manage.py serve`, whose own checks take longer than the server's start.
+    `code`: a checkout of another version.
     """
 
-    def __init__(self, folder: Path, *, by_command: bool = False, **environment: str) -> None:
+    def __init__(
+        self, folder: Path, *, by_command: bool = False, code: Path = ROOT, **environment: str
+    ) -> None:
         self.port = int(environment.get("PORT") or free_port())
         self.workers = int(environment.get("WORKERS", "2"))
         self.url = f"http://127.0.0.1:{self.port}"
@@ -85,7 +88,7 @@ class Served:
         server = command(host="127.0.0.1", port=self.port, workers=self.workers)
         self.process = subprocess.Popen(
             [sys.executable, "manage.py", "serve"] if by_command else server,
-            cwd=ROOT,
+            cwd=code,
             env=self.environment,
             stdout=self.log,
             stderr=subprocess.STDOUT,
@@ -152,7 +155,7 @@ class Served:
 class Worker:
     """A real worker, as `celery -A gateway_project worker` starts it; no beat is needed."""
 
-    def __init__(self, folder, redis_url, *options, **environment):
+    def __init__(self, folder, redis_url, *options, code=ROOT, **environment):
         peppers = [f"{v}:{p.decode()}" for v, p in settings.KEY_PEPPERS.by_version]
         self._log = (folder / "worker.log").open("a+b")
         self.process = subprocess.Popen(
@@ -160,7 +163,7 @@ class Worker:
                 *(sys.executable, "-m", "celery", "-A", "gateway_project", "worker"),
                 *("--without-gossip", "--without-mingle", *(options or ("--concurrency=1",))),
             ],
-            cwd=ROOT,
+            cwd=code,
             env={
                 **os.environ,
                 "DATABASE_URL": database_url(),
