@@ -7,24 +7,47 @@ from typing import Any
 from celery import Celery, Task, signals
 
 from gateway_project.core import clock
+from gateway_project.core.telemetry.logging import get_logger
 
+log = get_logger("gateway.tasks")
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "gateway_project.settings")
 
 
-class App(Celery):  # type: ignore[misc]  # untyped
+class App(Celery):
     def now(self) -> datetime:
         """What beat's schedule and the ends of messages (`expires`) are counted from."""
         return clock.now()
 
 
-class TaskOnClock(Task):  # type: ignore[misc]
+class VersionedTask(Task):  # type: ignore[type-arg]
+    """Its messages say the version of their arguments. Those of a later one are left alone.
+
+    Rows are the truth, messages only wake: what this worker does not know, a newer one is woken
+    for again, by the next tick or by the sweep.
+    """
+
     Request = "gateway_project.worker.request:Request"
+    version = 1
+
+    def apply_async(self, *args: Any, headers: dict[str, Any] | None = None, **more: Any) -> Any:
+        said: Any = {"v": self.version, **(headers or {})}
+        return super().apply_async(*args, headers=said, **more)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        version = (self.request.headers or {}).get("v", 1)
+        if version > self.version:
+            log.warning("task_of_later_version", task=self.name, version=version)
+            return None
+        return self.run(*args, **kwargs)
 
 
-app = App("gateway_project", task_cls=TaskOnClock)
+app = App("gateway_project", task_cls=VersionedTask)
 app.config_from_object("django.conf:settings", namespace="CELERY")
 app.autodiscover_tasks()
-app.steps["consumer"].add("gateway_project.worker.beat:SpareBeat")
+app.steps["consumer"] |= {
+    "gateway_project.worker.beat:SpareBeat",
+    "gateway_project.system.presence:WorkerPresence",
+}
 
 CONNECTION_SECONDS = 600
 

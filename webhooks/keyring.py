@@ -11,7 +11,10 @@ log = get_logger("gateway.webhooks")
 
 
 def in_force(webhook: Webhook) -> tuple[str, ...]:
-    """Those that sign now, the newest first."""
+    """Those that sign now, the newest first. None at all when one of them is not for this process:
+
+    whoever has its key signs with all of them.
+    """
     now, found = clock.now(), []
     for secret in webhook.secrets.all():
         if secret.expires_at is not None and secret.expires_at <= now:
@@ -20,6 +23,7 @@ def in_force(webhook: Webhook) -> tuple[str, ...]:
             found.append(encryption.decrypt_secret(secret.encrypted))
         except encryption.Undecryptable:
             log.error("webhook_secret_undecryptable", webhook=str(webhook.pk))
+            return ()
     return tuple(found)
 
 

@@ -43,6 +43,10 @@ CHUNK_ITEMS = 200
 LEASE = timedelta(seconds=8)
 ATTEMPTS_MAX = 5
 """A chunk that so many workers died over is not tried again."""
+VERSION = 1
+"""Of the items that wait in a chunk."""
+LEFT_TO_OTHERS = timedelta(seconds=5)
+"""How soon the task of a chunk is sent again that this process cannot read."""
 ITEMS_PER_SECOND = 500  # what is promised; measured are more (`make bench-batches`)
 PRUNED_AT_ONCE = 500
 SENT_AT_ONCE = 500
@@ -131,9 +135,10 @@ def _parts(items: Sequence[Item]) -> Iterator[tuple[int, Sequence[Item]]]:
 
 def _packed(item: Item) -> dict[str, Any]:
     if item.request is None:
-        return {"id": item.id, "error": item.error}
+        return {"v": VERSION, "id": item.id, "error": item.error}
     request = item.request
     return {
+        "v": VERSION,
         "id": item.id,
         "text": request.text,
         "config": request.config.model_dump(exclude_defaults=True),
@@ -143,6 +148,8 @@ def _packed(item: Item) -> dict[str, Any]:
 
 
 def _unpacked(packed: dict[str, Any]) -> Item:
+    if packed.get("v", VERSION) != VERSION:
+        raise _NotForUs("its items are of a later version")
     if "error" in packed:
         return Item(packed["id"], None, packed["error"])
     request_id = UUID(packed["request_id"]) if packed["request_id"] else None
@@ -178,7 +185,8 @@ class Work(NamedTuple):
 def claim(chunk_id: UUID) -> Work | None:
     """Take the chunk if it waits, or if who had it has died. None: there is nothing to do.
 
-    That is so when it is done, cancelled or another's, and while its workspace is suspended.
+    That is so when it is done, cancelled or another's, while its workspace is suspended, and when
+    this process has not its key or does not know its version: then it is left as it was, to others.
     """
     now, run = clock.now(), new_id()
     with transaction.atomic():
@@ -197,16 +205,37 @@ def claim(chunk_id: UUID) -> Work | None:
             leased_until=now + LEASE,
             attempts=F("attempts") + 1,
         )
-        if chunk.job.status == Status.QUEUED:
-            Job.objects.filter(pk=chunk.job_id, status=Status.QUEUED).update(
-                status=Status.PROCESSING, started_at=now
-            )
     try:
         key = ApiKey.objects.filter(pk=chunk.job.api_key_id).only("detection_policy").first()
-        return _work(chunk, run, key)
+        work = _work(chunk, run, key)
+    except _NotForUs as exc:
+        log.warning("chunk_left_to_others", chunk=str(chunk_id), reason=str(exc))
+        _leave(chunk_id, run)
+        return None
     except Exception:
-        release(chunk_id, run)  # a worker of another version, or with other keys, may read it
+        release(chunk_id, run)
         raise
+    if chunk.job.status == Status.QUEUED:
+        Job.objects.filter(pk=chunk.job_id, status=Status.QUEUED).update(
+            status=Status.PROCESSING, started_at=now
+        )
+    return work
+
+
+class _NotForUs(Exception):
+    """A chunk that only a process with other keys, or of a later version, can read."""
+
+
+def _leave(chunk_id: UUID, run: UUID) -> None:
+    """As if nobody had claimed it; its task is sent again soon, to whoever takes it."""
+    with transaction.atomic():
+        JobChunk.objects.filter(pk__in=_held({chunk_id: run})).update(
+            state=State.QUEUED,
+            worker=None,
+            leased_until=None,
+            attempts=F("attempts") - 1,
+            sent_at=clock.now() - TRUST_IN_LINE + LEFT_TO_OTHERS,
+        )
 
 
 def _is_free(now: datetime) -> Q:
@@ -219,7 +248,8 @@ def _work(chunk: JobChunk, run: UUID, key: ApiKey | None) -> Work:
     try:
         items = [_unpacked(packed) for packed in orjson.loads(encryption.decrypt(chunk.items))]
     except Exception as exc:
-        # A key of `FIELD_ENCRYPTION_KEYS` that was lost or is not here yet, or a newer version's.
+        if isinstance(exc, _NotForUs | encryption.Undecryptable) and not is_exhausted:
+            raise _NotForUs(str(exc) or "no key of FIELD_ENCRYPTION_KEYS decrypts it") from None
         log.error("chunk_unreadable", chunk=str(chunk.pk), error=type(exc).__name__)
         if not is_exhausted:
             raise

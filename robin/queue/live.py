@@ -44,6 +44,7 @@ TICK_SECONDS = 0.25
 RENEW_SECONDS = 1.0
 FETCH_SECONDS_MAX = 10.0
 STALE_POLLS = 3
+VERSION = 1  # of what processes tell and leave each other
 STALE = "stale"
 EXPIRED, FORBIDDEN, TOO_SLOW = 4401, 4403, 4408
 log = get_logger("gateway.live")
@@ -76,13 +77,17 @@ class Snapshot:
     items: dict[str, Item]
 
     def json(self) -> bytes:
+        items = [*self.items.values()]
         return orjson.dumps(
-            {"seq": self.seq, "at": self.at, "totals": self.totals, "items": [*self.items.values()]}
+            {"v": VERSION, "seq": self.seq, "at": self.at, "totals": self.totals, "items": items}
         )
 
     @classmethod
-    def of(cls, text: bytes) -> Snapshot:
-        raw = orjson.loads(text)
+    def of(cls, text: bytes | None) -> Snapshot | None:
+        """None where nothing is stored, or what a later version stored."""
+        raw: dict[str, Any] = orjson.loads(text) if text is not None else {"v": 0}
+        if raw.get("v", VERSION) != VERSION:
+            return None
         items = {item["uid"]: item for item in raw["items"]}
         return cls(raw["seq"], raw["at"], raw["totals"], items)
 
@@ -183,6 +188,7 @@ class Hub:
         self._resting: asyncio.Task[None] | None = None
         self._to_recheck: set[str] = set()
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._receiving: asyncio.Future[dict[str, Any]] | None = None
 
     # -- Clients ----------------------------------------------------------------------------------
 
@@ -292,15 +298,34 @@ class Hub:
                 self._is_awake = True
                 self._send_initial_to_all()
                 while True:
-                    await self._on_message(await layer.receive(channel))
+                    await self._on_message(await self._receive(layer, channel))
                     self._send_initial_to_all()
             except Exception as exc:  # noqa: BLE001 - whatever broke it: listen again
                 log.warning("live_layer_lost", error=type(exc).__name__)
+                with suppress(Exception):  # its connections, which may be silent for ever
+                    await layer.flush()
             finally:
                 if channel:
                     with suppress(RedisError, OSError):
                         await layer.group_discard(GROUP, channel)
             await asyncio.sleep(RENEW_SECONDS)
+
+    async def _receive(self, layer: Any, channel: str) -> dict[str, Any]:
+        """The next message; raises `ConnectionError` when the layer may have lost some."""
+        receiving = self._receiving = asyncio.ensure_future(layer.receive(channel))
+        try:
+            await asyncio.wait([receiving])
+        finally:
+            receiving.cancel()
+        if receiving.cancelled():
+            raise ConnectionError("the bus had a gap")
+        message: dict[str, Any] = receiving.result()
+        return message
+
+    def listen_again(self) -> None:
+        """The bus asks Redis whether it is there; the layer does not, and would wait for ever."""
+        if self._receiving is not None:
+            self._receiving.cancel()
 
     def _send_initial_to_all(self) -> None:
         for client in list(self.clients):
@@ -310,6 +335,8 @@ class Hub:
     async def _on_message(self, message: dict[str, Any]) -> None:
         if message["fence"] < self._fencing_token:
             return  # of somebody who does not lead any more
+        if message.get("v", VERSION) != VERSION:
+            return  # of a later version; `stale` says that nobody understood is asking
         is_new_term = message["fence"] > self._fencing_token
         self._fencing_token, self._received_at = message["fence"], monotonic()
         kind, seq, text, snapshot = message["kind"], message["seq"], message["text"], self._snapshot
@@ -334,9 +361,10 @@ class Hub:
     async def _read_again(self) -> None:
         """A message was missed, or this is the first: send everybody the stored snapshot."""
         found = await self._lock.found()
-        if found.snapshot is None:
+        snapshot = Snapshot.of(found.snapshot)
+        if snapshot is None:
             return
-        before, self._snapshot = self._snapshot, Snapshot.of(found.snapshot)
+        before, self._snapshot = self._snapshot, snapshot
         self._snapshot_message = (-1, "")
         self._messages.clear()
         self._messages.extend((orjson.loads(w)["seq"], w.decode()) for w in found.messages)
@@ -480,7 +508,7 @@ class Leader:
     async def _broadcast(self, asked: asyncio.Task[Queue]) -> None:
         if self._snapshot is None:
             found = await self._lock.found()
-            self._snapshot = Snapshot.of(found.snapshot) if found.snapshot is not None else None
+            self._snapshot = Snapshot.of(found.snapshot)
         seq = self._snapshot.seq if self._snapshot is not None else 0
         if (error := asked.exception()) is not None:
             if not self._is_down:
@@ -517,6 +545,7 @@ class Leader:
     async def _publish(self, kind: str, seq: int, text: str) -> None:
         message = {
             "type": "queue.word",
+            "v": VERSION,
             "fence": self._fencing_token,
             "kind": kind,
             "seq": seq,
@@ -535,6 +564,15 @@ def _now() -> str:
 
 
 _hub: Hub | None = None
+CHANNEL = "live"  # nothing is said there: a gap of the bus is all that matters
+
+
+def _on_gap() -> None:
+    if _hub is not None:
+        _hub.listen_again()
+
+
+bus.on(CHANNEL, lambda note: None, _on_gap)
 
 
 async def open_hub(fetch: Fetch) -> Hub:

@@ -31,6 +31,8 @@ CALLBACKS_MAX = 128
 """Of all addresses that requests of one workspace name, in flight at once in a process."""
 LEASE = timedelta(seconds=60)
 """Longer than a request may take and its result needs to be written."""
+LEFT_TO_OTHERS = timedelta(seconds=5)
+"""How soon a delivery is due again whose secrets this process cannot decrypt."""
 WEBHOOKS_AT_ONCE = 500
 OF_EACH_MAX = 32
 CROWDED_AT_ONCE = 4
@@ -188,7 +190,12 @@ class Claims:
             closing = Webhook._base_manager.filter(pk__in=choice.silent, is_closing=False)
             closing.update(is_closing=True)
         jobs = sending.jobs_of(choice.taken)
-        return [job for job in jobs if job.is_active and not job.is_suspended]
+        if unreadable := [job.delivery_id for job in jobs if not job.secrets]:
+            # Untouched: no attempt of the receiver's has failed.
+            WebhookDelivery.objects.filter(pk__in=unreadable).update(
+                next_attempt_at=clock.now() + LEFT_TO_OTHERS, is_claimed=False
+            )
+        return [job for job in jobs if job.secrets and job.is_active and not job.is_suspended]
 
     def _hidden(self, choice: _Choice, at_once: int) -> list[Candidate]:
         """Due deliveries of the webhooks whose turn it is, a few of each."""

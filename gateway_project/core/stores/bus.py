@@ -5,6 +5,9 @@ Redis carries them (pub/sub). A note may be lost while a process is cut off, so 
 connection is noticed within two `PING_SECONDS`; until it is back `is_listening` is False, and
 whoever relies on hearing a note must ask the source instead.
 
+A note is text, as it is. One of a later version begins with `LATER` and its number: whoever does
+not know that version takes it for a gap.
+
 Without Redis there is one web process: a note reaches its own handlers and nobody listens.
 """
 
@@ -28,6 +31,7 @@ PING_SECONDS = 0.3
 RECONNECT_SECONDS = 0.2
 UNSENT_MAX = 1000
 PREFIX = "gw:"
+LATER = "\x1f"
 log = get_logger("gateway.bus")
 Handler = Callable[[str], None]
 
@@ -122,7 +126,12 @@ class Bus:
         channel = message["channel"].decode().removeprefix(PREFIX)
         handler, on_gap = self._handlers[channel]
         if message["type"] == "message":
-            handler(message["data"].decode())
+            note = message["data"].decode(errors="replace")
+            if note.startswith(LATER):
+                log.warning("bus_note_of_later_version", channel=channel)
+                on_gap()
+            else:
+                handler(note)
             return
         # Also after a reconnection that redis-py made by itself.
         on_gap()

@@ -1,0 +1,163 @@
+"""What processes leave for each other says its version; what a later one left is left alone."""
+
+from __future__ import annotations
+
+import json
+
+import orjson
+import pytest
+import time_machine
+from django.utils import timezone
+
+from accounts.events import publish
+from accounts.services import Actor
+from detection.jobs import store, worker
+from detection.models import Job, JobChunk
+from detection.tests.working import work_all
+from gateway_project.celery import app
+from gateway_project.core import encryption
+from gateway_project.core.stores.bus import LATER, Bus
+from robin.queue.live import Queue, Snapshot
+from webhooks import services
+from webhooks.delivery import outbox
+from webhooks.delivery.engine import deliver_all
+from webhooks.models import WebhookDelivery, WebhookSecret
+
+pytestmark = pytest.mark.hostile
+OTHER_KEY = "b3RoZXIga2V5IG9mIGFub3RoZXIgaG9zdCwgMzIgYnk="
+
+
+class TestNotesOfTheBus:
+    def heard(self, data):
+        bus, heard = Bus(), []
+        bus.on("keys", heard.append, lambda: heard.append("gap"))
+        bus._hear({"type": "message", "channel": b"gw:keys", "data": data})
+        return heard
+
+    def test_one_of_this_version_is_heard(self):
+        assert self.heard(b"one") == ["one"]
+
+    @pytest.mark.parametrize("data", [f"{LATER}2 one two".encode(), LATER.encode()])
+    def test_one_of_a_later_version_may_have_said_anything(self, data):
+        assert self.heard(data) == ["gap"]
+
+    def test_bytes_that_are_no_text_end_nothing(self):
+        assert self.heard(b"\xff\xfe") == ["\ufffd\ufffd"]
+
+
+class TestTasks:
+    @pytest.fixture
+    def task(self):
+        ran = []
+
+        def note(number):
+            ran.append(number)
+
+        made = app.task(name="tests.noted", shared=False)(note)
+        made.ran = ran
+        yield made
+        app.tasks.unregister(made.name)
+
+    def test_its_messages_say_their_version(self, task, monkeypatch):
+        sent = {}
+        monkeypatch.setattr(app, "send_task", lambda *_, **more: sent.update(more))
+        task.apply_async((1,), headers={"more": "x"})
+
+        assert sent["headers"]["v"] == 1
+        assert sent["headers"]["more"] == "x"
+
+    @pytest.mark.parametrize(("headers", "ran"), [({}, [1]), ({"v": 1}, [1]), ({"v": 2}, [])])
+    def test_one_of_a_later_version_is_not_run(self, task, headers, ran):
+        task.push_request(headers=headers)
+        try:
+            task(1)
+        finally:
+            task.pop_request()
+
+        assert task.ran == ran
+
+
+class TestTheLiveQueue:
+    def test_a_snapshot_that_a_later_version_stored_is_none(self):
+        queue = Queue([{"uid": "a"}], {"total": 1})
+        mine = Snapshot(7, "now", queue.totals, {"a": {"uid": "a"}}).json()
+        later = orjson.dumps({"v": 2, "pages": []})
+
+        assert Snapshot.of(mine) is not None
+        assert Snapshot.of(later) is None
+        assert Snapshot.of(None) is None
+
+
+class TestChunks:
+    """A chunk that this process cannot read is another's: nothing of it changes."""
+
+    @pytest.fixture
+    def chunk(self, gateway, engine, acme_key):
+        texts = [{"id": str(n), "text": f"What is the {n}th prime?"} for n in range(3)]
+        headers = {"Prefer": "respond-async"}
+        r = gateway.post("/v1/detect/batch", {"requests": texts}, key=acme_key, headers=headers)
+        assert r.status_code == 202, r.text
+        return JobChunk.objects.get()
+
+    def unread(self, chunk):
+        for _ in range(2 * store.ATTEMPTS_MAX):
+            assert worker.judge_chunk(chunk.pk) is False
+        chunk.refresh_from_db()
+        return chunk.state, chunk.attempts, chunk.job.status
+
+    def test_by_a_key_that_is_not_here(self, chunk, settings):
+        known, settings.FIELD_ENCRYPTION_KEYS = settings.FIELD_ENCRYPTION_KEYS, [OTHER_KEY]
+
+        assert self.unread(chunk) == ("queued", 0, "queued")
+
+        settings.FIELD_ENCRYPTION_KEYS = known
+        work_all()
+        assert Job.objects.get().status == "complete"
+
+    def test_of_a_later_version(self, chunk):
+        items = json.loads(encryption.decrypt(chunk.items))
+        later = [{**item, "v": 2, "text": None, "texts": []} for item in items]
+        chunk.items = encryption.encrypt(json.dumps(later))
+        chunk.save(update_fields=["items"])
+
+        assert self.unread(chunk) == ("queued", 0, "queued")
+
+    def test_its_task_is_sent_again_soon(self, chunk, settings):
+        settings.FIELD_ENCRYPTION_KEYS = [OTHER_KEY]
+        self.unread(chunk)
+
+        assert store.lost(in_line=lambda: True) == []
+        with time_machine.travel(timezone.now() + store.LEFT_TO_OTHERS, tick=True):
+            assert [one.pk for one in store.lost(in_line=lambda: True)] == [chunk.pk]
+
+
+class TestDeliveries:
+    def test_one_whose_secret_is_not_for_this_process_is_left_to_others(
+        self, gateway, acme, webhook, receiver, settings
+    ):
+        publish(acme, "detection.completed", result={"number": 1})
+        known, settings.FIELD_ENCRYPTION_KEYS = settings.FIELD_ENCRYPTION_KEYS, [OTHER_KEY]
+        deliver_all()
+
+        delivery = WebhookDelivery.objects.get()
+        assert (delivery.status, delivery.attempts_made, delivery.step) == ("pending", 0, 0)
+        assert (delivery.is_claimed, delivery.error) == (False, "")
+        assert delivery.attempts.count() == 0
+
+        settings.FIELD_ENCRYPTION_KEYS = known
+        with time_machine.travel(timezone.now() + outbox.LEFT_TO_OTHERS, tick=True):
+            deliver_all()
+        assert WebhookDelivery.objects.get().status == "delivered"
+
+    def test_of_two_secrets_it_has_but_one(self, gateway, acme, webhook, receiver, settings):
+        """Signed with that alone, receivers that know the other would refuse it."""
+        known = settings.FIELD_ENCRYPTION_KEYS
+        settings.FIELD_ENCRYPTION_KEYS = [OTHER_KEY, *known]
+        services.rotate_secret(webhook, overlap_seconds=3600, actor=Actor("test"))
+        assert WebhookSecret.objects.filter(webhook=webhook).count() == 2
+        settings.FIELD_ENCRYPTION_KEYS = known
+        publish(acme, "detection.completed", result={"number": 1})
+        deliver_all()
+
+        assert WebhookDelivery.objects.get().status == "pending"
+        assert receiver.received == []
