@@ -24,7 +24,7 @@ WORKFLOWS := .github/workflows/*.yml
 .DEFAULT_GOAL := help
 .PHONY: help setup setup-dev run serve test pytest hostile checks lint style types imports \
 	migrations-check deploy-check check bench \
-	bench-batches bench-webhooks bench-live bench-idle \
+	run-two bench-batches bench-webhooks bench-live bench-idle \
 	cold lock audit migrations format
 
 help: ## List the targets
@@ -102,10 +102,14 @@ test: # The stages one after the other; at the end the seconds of each
 endif
 
 pytest: setup-dev ## Only the tests, with PostgreSQL and Redis (T=path, or any arguments)
-	@$(SERVICES) --want nginx,chromium -- $(PY) -m pytest $(if $(T),$(T),$(ALL))
+	@$(SERVICES) --want nginx,chromium,faketime,pgbouncer -- $(PY) -m pytest $(if $(T),$(T),$(ALL))
+
+run-two: setup-dev ## The tests of served processes behind pgbouncer: two gateways, two workers (T=path)
+	@$(SERVICES) --need postgres,redis,pgbouncer --want nginx,chromium,faketime -- \
+		$(PY) -m pytest -m served $(T)
 
 hostile: setup-dev ## Only the tests of what one customer, row, host or version does to the others
-	@$(SERVICES) --want nginx,chromium -- $(PY) -m pytest -n $(N) --dist loadgroup -m hostile
+	@$(SERVICES) --want nginx,chromium,faketime,pgbouncer -- $(PY) -m pytest -n $(N) --dist loadgroup -m hostile
 
 checks: setup-dev # What needs no stores, two at a time: the types take as long as all others
 	@$(MAKE) --no-print-directory -j 2 types style imports migrations-check deploy-check

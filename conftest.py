@@ -90,15 +90,14 @@ def sql_delete() -> str:
     return f"{role} replica; {deletes} {role} DEFAULT"
 
 
-@pytest.fixture(params=[10, -10], ids=["ahead", "behind"])
-def host_is_off(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
-    """This host's clock is ten seconds off the stores', which the process was told."""
-    off = request.param
+@pytest.fixture
+def host_is_ahead(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """This host's clock is ten seconds ahead of the stores', whose time the process was told."""
     monkeypatch.setattr(clock, "monotonic", host_time)  # time machines go on moving it
-    monkeypatch.setattr(clock, "_began", -float(off))
-    monkeypatch.setattr(clock, "_host_behind_ms", -off * 1000)
-    with time_machine.travel(host_time() + off, tick=True):
-        yield off
+    monkeypatch.setattr(clock, "_began", -10.0)
+    monkeypatch.setattr(clock, "_host_behind_ms", -10_000)
+    with time_machine.travel(host_time() + 10, tick=True):
+        yield
 
 
 class Gateway:

@@ -118,13 +118,28 @@ else:
         "reconnect_timeout": 2,
     }
     DATABASES["default"]["OPTIONS"].setdefault("connect_timeout", 2)
+    # A server whose host is gone without a word is noticed in 8 s (core/stores/statements.py has
+    # the time of statements), where TCP by itself takes a quarter of an hour.
+    for name, value in {
+        "tcp_user_timeout": 8_000,  # milliseconds, for what was sent
+        "keepalives_idle": 4,  # seconds, while nothing is
+        "keepalives_interval": 2,
+        "keepalives_count": 2,
+    }.items():
+        DATABASES["default"]["OPTIONS"].setdefault(name, value)
+    # Behind a pooler in transaction mode the next page of a cursor is asked of another session.
+    DATABASES["default"]["DISABLE_SERVER_SIDE_CURSORS"] = True
     DATABASES["default"]["CONN_HEALTH_CHECKS"] = True  # a restarted server is met with a new one
 CACHES = {
     "default": {
         "BACKEND": "django_prometheus.cache.backends.redis.RedisCache",  # django-redis, counted
         "LOCATION": REDIS_URL,
         "KEY_PREFIX": "gw",
-        "OPTIONS": {"SOCKET_CONNECT_TIMEOUT": 1, "SOCKET_TIMEOUT": 1},
+        "OPTIONS": {
+            "SOCKET_CONNECT_TIMEOUT": 1,
+            "SOCKET_TIMEOUT": 1,
+            "CONNECTION_POOL_KWARGS": {"socket_keepalive": True},
+        },
     }
     if REDIS_URL
     else {
@@ -177,7 +192,17 @@ QUEUE_POLL_SECONDS: float = env.float("QUEUE_POLL_SECONDS", default=5.0)
 CHANNEL_LAYERS = {
     "default": {
         "BACKEND": "channels_redis.pubsub.RedisPubSubChannelLayer",
-        "CONFIG": {"hosts": [REDIS_URL], "prefix": "gw:layer:"},
+        "CONFIG": {
+            "hosts": [
+                {
+                    "address": REDIS_URL,
+                    "socket_connect_timeout": 1,
+                    "socket_timeout": 2,
+                    "socket_keepalive": True,
+                }
+            ],
+            "prefix": "gw:layer:",
+        },
     }
     if REDIS_URL
     else {"BACKEND": "channels.layers.InMemoryChannelLayer"}
@@ -425,6 +450,8 @@ CELERY_BROKER_TRANSPORT_OPTIONS = {
     "interval_start": 0,
     "socket_connect_timeout": 2,
     "socket_timeout": 5,
+    "socket_keepalive": True,
+    "health_check_interval": 3,  # a broker that says nothing is left after two of them
 }
 CELERY_TASK_QUEUES = [Queue(name) for name in queues.NAMES]  # a worker without -Q takes all
 CELERY_TASK_CREATE_MISSING_QUEUES = False

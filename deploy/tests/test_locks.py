@@ -17,7 +17,8 @@ from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parents[2]
 LOCKS = ("requirements/base.txt", "requirements/dev.txt", "benchmarks/requirements.txt")
-PRIVATE = {"uvicorn", "httptools", "redis", "prometheus-client"}  # we use private names of theirs
+# We use private names of theirs.
+PRIVATE = {"uvicorn", "httptools", "redis", "prometheus-client", "django-celery-beat"}
 
 
 def requirements(path: Path) -> list[Requirement]:

@@ -1,4 +1,6 @@
-"""Beat's scheduler, on a clock of the test's: how often it turns, and looks into the database."""
+"""Beat's scheduler, on a clock of the test's: how often it turns, looks into the database, and who
+of several sends.
+"""
 
 from __future__ import annotations
 
@@ -7,11 +9,14 @@ import time
 
 import pytest
 import time_machine
+from django.conf import settings
 from django.db import connection
 from django.test.utils import CaptureQueriesContext
+from django.utils import timezone
 from django_celery_beat.models import PeriodicTask, PeriodicTasks
 
 from gateway_project.celery import app
+from gateway_project.core.stores import redis
 from gateway_project.worker import beat
 
 # Only what is due in a turn takes time by itself: without that a spin would never end.
@@ -20,26 +25,49 @@ SECONDS = 30
 
 
 @pytest.fixture
-def run(transactional_db, monkeypatch):
-    """`run(seconds)` is beat's own loop; gives (names sent, turns, looks for changes)."""
+def now(transactional_db, monkeypatch):
+    """A clock that stands until the test moves it, and no beat but the test's."""
+    forget_the_lock()
     with time_machine.travel(datetime.datetime(2030, 1, 1, tzinfo=datetime.UTC), tick=False) as now:
         monkeypatch.setattr(beat, "monotonic", time.time)
-        scheduler = beat.Scheduler(app, max_interval=1)
-        sent: list[str] = []
-        monkeypatch.setattr(scheduler, "apply_entry", lambda entry, **_: sent.append(entry.name))
+        yield now
+    forget_the_lock()
 
-        def run(seconds):
-            sent.clear()
-            turns, until = 0, time.time() + seconds
-            with CaptureQueriesContext(connection) as queries:
-                while time.time() < until:
-                    now.shift(max(scheduler.tick() or 0, TURN_SECONDS))
-                    turns += 1
-            table = PeriodicTasks._meta.db_table
-            looks = sum(f'FROM "{table}"' in query["sql"] for query in queries)
-            return list(sent), turns, looks
 
-        yield run
+def forget_the_lock():
+    """As if its holder was silent for too long."""
+    if settings.REDIS_URL:
+        redis.client().delete(beat.LOCK)
+
+
+class Beat:
+    """A scheduler that only notes what it would send."""
+
+    def __init__(self):
+        self.sent: list[str] = []
+        self.scheduler = beat.Scheduler(app, max_interval=1)
+        self.scheduler.apply_entry = lambda entry, **_: self.sent.append(entry.name)
+
+
+@pytest.fixture
+def run(now):
+    """`run(seconds)` is beat's own loop; gives (names sent, turns, looks for changes)."""
+    one = Beat()
+    scheduler, sent = one.scheduler, one.sent
+    scheduler.tick()  # it leads now, and has written what the settings say
+
+    def run(seconds):
+        sent.clear()
+        turns, until = 0, time.time() + seconds
+        with CaptureQueriesContext(connection) as queries:
+            while time.time() < until:
+                now.shift(max(scheduler.tick() or 0, TURN_SECONDS))
+                turns += 1
+        table = PeriodicTasks._meta.db_table
+        looks = sum(f'FROM "{table}"' in query["sql"] for query in queries)
+        return list(sent), turns, looks
+
+    return run
 
 
 def test_it_sends_on_time_and_does_not_turn_in_between(run):
@@ -49,15 +77,67 @@ def test_it_sends_on_time_and_does_not_turn_in_between(run):
     assert 1 <= sent.count("worker-heartbeat") <= 2
     # One turn for each task, and one more that says how long to sleep.
     assert turns <= 2 * len(sent) + SECONDS
-    assert looks <= SECONDS / beat.LOOK_SECONDS + 1
+    assert looks <= SECONDS / beat.EDITED_SECONDS + 1
 
 
 def test_it_hears_of_an_edit_within_seconds(run):
     run(SECONDS)
     PeriodicTask.objects.get(name="deliver-webhooks").delete()
-    run(beat.LOOK_SECONDS + 1)
+    run(beat.EDITED_SECONDS + 1)
 
     sent, _, _ = run(SECONDS)
 
     assert "deliver-webhooks" not in sent
     assert "work-on-jobs" in sent
+
+
+@pytest.mark.hostile
+@pytest.mark.skipif(not settings.REDIS_URL, reason="without Redis there is one process")
+class TestSeveral:
+    @pytest.fixture
+    def together(self, now):
+        """`together(seconds, *beats)`: all of them turn, each in its own time."""
+
+        def turn(seconds, *beats):
+            for one in beats:
+                one.sent.clear()
+            due = dict.fromkeys(beats, time.time())
+            until = time.time() + seconds
+            while time.time() < until:
+                for one in beats:
+                    if due[one] <= time.time():
+                        wait = one.scheduler.tick() or 0
+                        due[one] = time.time() + max(wait, TURN_SECONDS)
+                now.shift(max(min(due.values()) - time.time(), TURN_SECONDS))
+            return [one.sent.count("deliver-webhooks") for one in beats]
+
+        return turn
+
+    def test_two_send_no_more_than_one(self, together):
+        first, second = Beat(), Beat()
+
+        assert together(SECONDS, first, second) == [pytest.approx(SECONDS, abs=2), 0]
+
+    def test_when_one_stops_the_other_goes_on(self, together):
+        first, second = Beat(), Beat()
+        together(SECONDS, first, second)
+        first.scheduler.close()
+
+        assert together(SECONDS, second) == [pytest.approx(SECONDS, abs=4)]
+
+    def test_when_one_dies_the_other_goes_on_and_it_sends_no_more(self, together):
+        first, second = Beat(), Beat()
+        together(SECONDS, first, second)
+        forget_the_lock()
+        taken_over = together(SECONDS, second)
+
+        assert taken_over == [pytest.approx(SECONDS, abs=4)]
+        assert together(SECONDS, first, second)[0] == 0  # it was only frozen
+
+    def test_an_edit_by_a_host_that_is_behind_is_seen(self, run, now):
+        run(SECONDS)
+        PeriodicTasks.objects.update(last_update=timezone.now() - datetime.timedelta(seconds=10))
+        PeriodicTask.objects.filter(name="deliver-webhooks").update(enabled=False)
+        run(beat.EDITED_SECONDS + 1)
+
+        assert "deliver-webhooks" not in run(SECONDS)[0]

@@ -103,7 +103,7 @@ class Scheduler(DatabaseScheduler):  # type: ignore[misc]  # untyped
         return changed or before != self._last_timestamp
 
 
-class SpareBeat(bootsteps.StartStopStep):  # type: ignore[misc]
+class SpareBeat(bootsteps.StartStopStep):
     """A worker's scheduler, in the turns of its own timer: no thread of it is there at a fork."""
 
     requires = ("celery.worker.consumer.tasks:Tasks",)

@@ -10,7 +10,7 @@ from celery.worker.state import revoked
 from gateway_project.core import clock
 
 
-class Request(request.Request):  # type: ignore[misc]  # untyped
+class Request(request.Request):
     """Ends by the installation's clock, as its sender said it: Celery asks the host's."""
 
     def maybe_expire(self) -> Any:

@@ -6,7 +6,7 @@ from django.db import migrations, models
 class Migration(migrations.Migration):
 
     dependencies = [
-        ('webhooks', '0003_per_request'),
+        ('webhooks', '0006_vacuum_often'),
     ]
 
     operations = [

@@ -6,7 +6,7 @@ from django.db import migrations, models
 class Migration(migrations.Migration):
 
     dependencies = [
-        ('accounts', '0013_stored_text'),
+        ('accounts', '0016_vacuum_often'),
     ]
 
     operations = [

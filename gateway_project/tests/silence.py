@@ -1,0 +1,84 @@
+"""A proxy whose other side vanishes without a word: it takes all, says nothing, resets nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from typing import Any
+from urllib.parse import urlsplit, urlunsplit
+
+
+class Proxy:
+    """`vanish()`: what is open hangs for ever, and what is opened hangs as well, until `heal()`.
+
+    What hung before goes on hanging then: a new host has the address, and knows nothing of it.
+    """
+
+    def __init__(self, url: str) -> None:
+        self._parts = urlsplit(url)
+        self._age = 0
+        self._is_silent = False
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
+        self._thread.start()
+        self._held: set[Any] = set()
+        self._server = self._do(self._start())
+        port = self._server.sockets[0].getsockname()[1]
+        user = self._parts.netloc.rpartition("@")
+        self.url = urlunsplit(self._parts._replace(netloc=f"{user[0]}{user[1]}127.0.0.1:{port}"))
+
+    def _do(self, work: Any) -> Any:
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result(10)
+
+    async def _start(self) -> Any:
+        return await asyncio.start_server(self._take, "127.0.0.1", 0)
+
+    def vanish(self) -> None:
+        self._is_silent = True
+        self._age += 1
+
+    def heal(self) -> None:
+        self._is_silent = False
+
+    async def _take(self, reader: Any, writer: Any) -> None:
+        task = asyncio.current_task()
+        self._held.add(task)
+        try:
+            if self._is_silent:
+                await self._swallow(reader)
+                return
+            there = await asyncio.open_connection(self._parts.hostname, self._parts.port)
+            ways = (self._pass_on(reader, there[1]), self._pass_on(there[0], writer))
+            await asyncio.gather(*ways)
+        except OSError:
+            writer.transport.abort()
+        finally:
+            self._held.discard(task)
+
+    async def _pass_on(self, reader: Any, writer: Any) -> None:
+        age = self._age
+        while data := await reader.read(65536):
+            if age != self._age:
+                await self._swallow(reader)
+                return
+            writer.write(data)
+        if age == self._age:
+            writer.close()
+
+    @staticmethod
+    async def _swallow(reader: Any) -> None:
+        while await reader.read(65536):
+            pass
+        await asyncio.Event().wait()  # the other side hung up, and hears nothing of us
+
+    def close(self) -> None:
+        async def end() -> None:
+            self._server.close()
+            for task in self._held:
+                task.cancel()
+            await asyncio.gather(*self._held, return_exceptions=True)
+
+        self._do(end())
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
