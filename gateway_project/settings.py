@@ -424,6 +424,18 @@ SPECTACULAR_SETTINGS = {
         "`POST /auth/register`, send the key as `X-API-Key`, ask `POST /v1/detect`. Every error is "
         "`application/problem+json` (RFC 9457) with a stable `code`."
     ),
+    # In the order in which people need them; what is not named here follows.
+    "TAGS": [
+        {"name": "detection", "description": "Is this text an attack?"},
+        {"name": "batches", "description": "Many texts at once, or one that may wait."},
+        {"name": "account", "description": "Registering, the calling key, its limits."},
+        {"name": "keys", "description": "The workspace's keys."},
+        {"name": "policy", "description": "What counts as an attack, for a key."},
+        {"name": "requests", "description": "The log of calls."},
+        {"name": "webhooks", "description": "Signed events, and what became of them."},
+        {"name": "system", "description": "Health and metrics."},
+        {"name": "staff", "description": "Numbers and people, for who runs the gateway."},
+    ],
     "SERVE_INCLUDE_SCHEMA": False,
     "SERVE_PUBLIC": True,
     "SERVE_PERMISSIONS": ["rest_framework.permissions.AllowAny"],

@@ -120,7 +120,7 @@ class Engine:
             "is_malicious": score >= threshold,
             "confidence": score,
             "threat_types": kinds,
-            "endpoint": "huggingface",
+            "endpoint": "embedded",
         }
         if found.reason:
             answer["reason"] = found.reason
@@ -164,7 +164,7 @@ class Engine:
             "requests_served": self.served,
             "average_latency_ms": int(mean_ns),
             "api_key_configured": True,
-            "llm_endpoints": ["huggingface"],
+            "llm_endpoints": ["embedded"],
         }
         return web.json_response(body, status=status)
 

@@ -183,7 +183,7 @@ class TestOneBadItem:
         assert (body["successful_count"], body["failed_count"]) == (1, 3)
         assert by_id["good"]["result"]["decision"] == "allow"
         assert by_id["long"]["error"]["code"] == "validation_error"
-        assert "10000 characters" in by_id["long"]["error"]["message"]
+        assert "10,000 characters" in by_id["long"]["error"]["message"]
         assert "known here: config, id, metadata, text" in by_id["typo"]["error"]["message"]
         assert by_id["open"]["error"]["code"] == "fail_open_forbidden"
         assert by_id["long"]["result"] is None

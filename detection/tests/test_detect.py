@@ -60,7 +60,7 @@ class TestTheVerdict:
         assert body.pop("reason")
         assert body == {
             "is_malicious": True,
-            "endpoint": "huggingface",
+            "endpoint": "embedded",
             "threshold": 0.6,
             "threshold_source": "default",
             "decision": "flag",

@@ -44,7 +44,7 @@ class TestCache:
         assert len(engine.asked) == 1
         assert (first["cached"], second["cached"]) == (False, True)
         assert second["cache_age_seconds"] >= 0
-        assert second["endpoint"] == "huggingface"
+        assert second["endpoint"] == "embedded"
         its_own = ("request_id", "processing_time_ms", "cached", "cache_age_seconds")
         for field in its_own:
             first.pop(field), second.pop(field)

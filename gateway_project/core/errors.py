@@ -131,7 +131,9 @@ class MissingToken(GatewayError):
     status_code = 401
     code = "missing_token"
     title = "Access token missing"
-    default_detail = "Send an access token as 'Authorization: Bearer …'. Sign in to get one."
+    default_detail = (
+        "Send an access token as 'Authorization: Bearer …'. POST /api/v1/auth/login gives one."
+    )
 
 
 class InvalidToken(GatewayError):
@@ -460,6 +462,9 @@ def from_pydantic(
         if kind == "extra_forbidden":
             known = _fields_at(model, item["loc"][:-1])
             message = "unknown field" + (f"; known here: {', '.join(known)}" if known else "")
+        elif kind == "string_too_long":
+            most = item["ctx"]["max_length"]
+            message = f"has more than {most:,} characters; shorten it, or send it in parts"
         fields.append({"field": field, "message": message[:1].lower() + message[1:]})
     return ValidationFailed(errors=fields)
 
