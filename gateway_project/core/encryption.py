@@ -21,11 +21,11 @@ class Cipher:
         except ValueError:
             raise ValueError("each entry is 32 bytes in URL-safe base64") from None
 
-    def encrypt(self, text: str) -> str:
-        return self._fernet.encrypt(text.encode()).decode()
+    def encrypt(self, content: bytes) -> str:
+        return self._fernet.encrypt(content).decode()
 
-    def decrypt(self, token: str) -> str:
-        return self._fernet.decrypt(token.encode()).decode()
+    def decrypt(self, token: str) -> bytes:
+        return self._fernet.decrypt(token.encode())
 
 
 @lru_cache(maxsize=8)
@@ -34,11 +34,20 @@ def _cipher(keys: tuple[str, ...]) -> Cipher:
 
 
 def encrypt(text: str) -> str:
-    return _cipher(tuple(settings.FIELD_ENCRYPTION_KEYS)).encrypt(text)
+    return encrypt_bytes(text.encode())
+
+
+def encrypt_bytes(content: bytes) -> str:
+    return _cipher(tuple(settings.FIELD_ENCRYPTION_KEYS)).encrypt(content)
 
 
 def decrypt(token: str) -> str:
     """Raises `Undecryptable` when none of the keys fits: a key was lost, or the text changed."""
+    return decrypt_bytes(token).decode()
+
+
+def decrypt_bytes(token: str) -> bytes:
+    """The same for what is no text."""
     return _decrypt(tuple(settings.FIELD_ENCRYPTION_KEYS), token)
 
 
@@ -47,10 +56,10 @@ def decrypt_secret(token: str) -> str:
 
     Not for customers' texts, which would stay in memory after they are erased.
     """
-    return _remembered(tuple(settings.FIELD_ENCRYPTION_KEYS), token)
+    return _remembered(tuple(settings.FIELD_ENCRYPTION_KEYS), token).decode()
 
 
-def _decrypt(keys: tuple[str, ...], token: str) -> str:
+def _decrypt(keys: tuple[str, ...], token: str) -> bytes:
     try:
         return _cipher(keys).decrypt(token)
     except InvalidToken as exc:
