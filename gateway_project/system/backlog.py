@@ -13,8 +13,10 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 from redis.exceptions import RedisError
 
+from accounts import parking
 from detection.jobs import store
 from gateway_project.core.stores import queues
+from gateway_project.core.telemetry import loops
 from gateway_project.core.telemetry.logging import get_logger
 
 log = get_logger("gateway.metrics")
@@ -24,10 +26,12 @@ class BacklogCollector(Collector):
     def collect(self) -> Iterator[Metric]:
         try:
             yield from _jobs()
+            yield _parked()
         except db.Error as exc:
             log.warning("jobs_not_counted", error=type(exc).__name__)
         try:
             yield _queues()
+            yield _loops()
         except (OperationalError, RedisError, OSError) as exc:
             log.warning("queues_not_counted", error=type(exc).__name__)
 
@@ -42,6 +46,26 @@ def _jobs() -> Iterator[Metric]:
         "How long the oldest of them has been waiting; 0 when none is.",
         value=found.oldest_queued_seconds or 0.0,
     )
+
+
+def _parked() -> Metric:
+    family = GaugeMetricFamily(
+        "gateway_parked", "What a store refused and lies put aside.", labels=["kind"]
+    )
+    for kind, count in parking.counts().items():
+        family.add_metric([kind], count)
+    return family
+
+
+def _loops() -> Metric:
+    family = GaugeMetricFamily(
+        "gateway_loop_failed_rounds",
+        "Rounds in a row that a loop behind the requests failed; absent: none.",
+        labels=["loop"],
+    )
+    for name, rounds in loops.failed_rounds().items():
+        family.add_metric([name], rounds)
+    return family
 
 
 def _queues() -> Metric:

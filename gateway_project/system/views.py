@@ -32,7 +32,7 @@ from gateway_project.core.api.viewsets import DataPlaneViewSet
 from gateway_project.core.context import context_of
 from gateway_project.core.ratelimit import RedisLimiter, get_limiter
 from gateway_project.core.stores import database, migrations, redis
-from gateway_project.core.telemetry import health, multiprocess
+from gateway_project.core.telemetry import health, loops, multiprocess
 from gateway_project.core.upstream import breaker
 from gateway_project.server import lifespan
 from gateway_project.system.backlog import BacklogCollector
@@ -60,6 +60,10 @@ class HealthView(BaseModel):
     components: dict[str, ComponentView]
     breakers: dict[str, BreakerView]
     detail: str | None = Field(None, description="What to do, when migrations are missing.")
+    failing_loops: list[str] = Field(
+        default=[],
+        description="What the gateway does behind requests, and failed at several times in a row.",
+    )
     stand_ins: list[str] = Field(
         default=[], description="Components answered by the gateway's own stand-ins (`make run`)."
     )
@@ -111,6 +115,14 @@ async def _worker() -> health.Status:
     return "up" if clock.now().timestamp() - seen < 3 * HEARTBEAT_SECONDS else "down"
 
 
+async def _failing_loops() -> list[str]:
+    try:
+        async with asyncio.timeout(health.PROBE_SECONDS_MAX):
+            return await asyncio.to_thread(loops.failing)
+    except Exception:  # noqa: BLE001 - the cache is Redis, and its own component says that it is away
+        return []
+
+
 # Readiness is asked every few seconds, and what it is told must be of the last few.
 NEEDED = {"database": health.Probe(_database, remember_up_seconds=5)}
 if settings.REDIS_URL:
@@ -154,8 +166,11 @@ class HealthViewSet(DataPlaneViewSet):
         if trouble.status != "up":
             components["migrations"] = trouble
         breakers = await breaker.reports()
-        is_fine = all(c.status == "up" for c in components.values()) and all(
-            b["state"] == "closed" for b in breakers.values()
+        failing = await _failing_loops()
+        is_fine = (
+            all(c.status == "up" for c in components.values())
+            and all(b["state"] == "closed" for b in breakers.values())
+            and not failing
         )
         answer = HealthView(
             # The embedded detector lives in this process: while we answer, verdicts are given.
@@ -165,6 +180,7 @@ class HealthViewSet(DataPlaneViewSet):
             components={name: ComponentView(**c.report()) for name, c in components.items()},
             breakers={name: BreakerView(**report) for name, report in breakers.items()},
             detail=migrations.trouble() or None,
+            failing_loops=failing,
             stand_ins=[name for name, flag in STAND_INS.items() if getattr(settings, flag)],
         )
         return reply(answer, exclude_none=True)

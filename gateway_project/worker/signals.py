@@ -16,9 +16,13 @@ from celery.exceptions import Reject
 from django.conf import settings
 
 from gateway_project.core.telemetry.logging import configure_logging, get_logger
+from gateway_project.core.telemetry.loops import Loop
 from gateway_project.core.telemetry.metrics import task_duration, tasks_total
 
 log = get_logger("gateway.tasks")
+# What beat sends is done again and again; all else, such as a chunk, has whoever waits for it.
+for _entry in settings.CELERY_BEAT_SCHEDULE.values():
+    Loop.of(str(_entry["task"]))
 _started: dict[str, float] = {}  # by id of the run
 
 
@@ -32,12 +36,16 @@ def _end(task_id: str, task: Any, state: str | None, **_: Any) -> None:
     seconds = perf_counter() - _started.pop(task_id)
     tasks_total.labels(task.name, (state or "failure").lower()).inc()
     task_duration.labels(task.name).observe(seconds)
+    if state == "SUCCESS" and task.name in Loop.known:
+        Loop.of(task.name).succeeded()
 
 
 @signals.task_failure.connect
 def _failed(sender: Any, task_id: str, exception: BaseException, **_: Any) -> None:
     if isinstance(exception, Reject):
         return  # told a second time, by the parent; `_end` has counted it
+    if sender.name in Loop.known:
+        Loop.of(sender.name).failed(exception)
     if task_id not in _started:
         # The child that ran it was lost or killed: its parent says so, and no end will follow.
         tasks_total.labels(sender.name, "failure").inc()

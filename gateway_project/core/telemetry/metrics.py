@@ -61,7 +61,10 @@ cache_requests = Counter(
     "gateway_cache_requests_total", "Look-ups in a cache of answers.", ["cache", "result"]
 )
 usage_dropped = Counter(
-    "gateway_usage_dropped_total", "Usage rows lost: no room, refused, or no store at the stop."
+    "gateway_usage_dropped_total", "Usage rows lost: no room, or no store at the stop."
+)
+parked_total = Counter(
+    "gateway_parked_total", "What a store refused and was put aside, by what it is.", ["kind"]
 )
 usage_written = Counter("gateway_usage_written_total", "Usage rows written to the log.")
 live_clients = Gauge("gateway_live_clients", "Clients of /ws/queue.", multiprocess_mode="livesum")

@@ -1,0 +1,81 @@
+"""Loops that work behind the requests, and for how many rounds each has failed in a row.
+
+Nobody waits for a loop, so nobody notices when it fails: a worker's task that beat sends again
+each second is green in every process list. Each round says how it ended; after `ROUNDS_MAX` that
+failed in a row, whatever process ran them, `/health` is `degraded` and names the loop, and an
+`alert` is logged. The counts lie in the cache (Redis, where there is one), so that the round that
+succeeds elsewhere ends the trouble.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import ClassVar
+
+from django.core.cache import cache
+
+from gateway_project.core.telemetry.logging import get_logger
+
+ROUNDS_MAX = 5
+FORGET_SECONDS = 2 * 3600
+"""After its last failed round, a loop that nobody runs any more is forgotten: the slowest take an
+hour."""
+log = get_logger("gateway.loops")
+
+
+class Loop:
+    """One loop, by its name. Its calls ask the cache, and never raise; `a…` are for event loops."""
+
+    known: ClassVar[dict[str, Loop]] = {}
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self._key = f"loop:{name}"
+        self.known[name] = self
+
+    @classmethod
+    def of(cls, name: str) -> Loop:
+        return cls.known.get(name) or cls(name)
+
+    def failed(self, error: BaseException) -> None:
+        """A round failed."""
+        try:
+            cache.add(self._key, 0, FORGET_SECONDS)
+            rounds = cache.incr(self._key)
+            cache.touch(self._key, FORGET_SECONDS)
+        except Exception as exc:  # noqa: BLE001 - the store is away, which is its own alert
+            log.warning("loop_uncounted", loop=self.name, error=type(exc).__name__)
+            return
+        if rounds == ROUNDS_MAX:
+            log.error(
+                "loop_failing",
+                loop=self.name,
+                rounds=rounds,
+                error=type(error).__name__,
+                alert=True,
+            )
+
+    def succeeded(self) -> None:
+        """A round did what it should: what failed before is over."""
+        try:
+            cache.delete(self._key)
+        except Exception as exc:  # noqa: BLE001 - as above
+            log.warning("loop_uncounted", loop=self.name, error=type(exc).__name__)
+
+    async def afailed(self, error: BaseException) -> None:
+        await asyncio.to_thread(self.failed, error)
+
+    async def asucceeded(self) -> None:
+        await asyncio.to_thread(self.succeeded)
+
+
+def failed_rounds() -> dict[str, int]:
+    """How many rounds in a row each loop failed that did, at least one; asks the cache."""
+    names = {loop._key: name for name, loop in Loop.known.items()}
+    found = cache.get_many(names)
+    return {names[key]: rounds for key, rounds in found.items() if rounds}
+
+
+def failing() -> list[str]:
+    """Names of the loops that failed `ROUNDS_MAX` rounds in a row, in order."""
+    return sorted(name for name, rounds in failed_rounds().items() if rounds >= ROUNDS_MAX)
