@@ -41,6 +41,7 @@ from gateway_project.core.ratelimit import (
 from gateway_project.core.stores import database
 from gateway_project.core.stores.bus import bus
 from gateway_project.core.stores.caching import Loader, TTLCache
+from gateway_project.core.stores.refused import UNFIT
 from gateway_project.core.telemetry.logging import get_logger
 from gateway_project.core.telemetry.metrics import key_cache_total
 
@@ -286,7 +287,7 @@ def _look_up(texts: Sequence[str]) -> dict[str, Caller]:
     for key in found:
         try:
             callers[by_digest[key.key_hash]] = caller_of(key)
-        except (ValueError, TypeError) as exc:
+        except UNFIT as exc:
             # Written past our checks. It is refused, and takes no other key with it.
             log.error("key_unreadable", key_prefix=key.prefix, error=type(exc).__name__)
     return callers

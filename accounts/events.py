@@ -17,7 +17,11 @@ from django.db import connection
 from accounts.models import AuditEvent, OutboxEvent, Workspace, new_id
 from gateway_project.core import clock
 from gateway_project.core.clock import utc_text
+from gateway_project.core.storable import cleaned, unstorable
 from gateway_project.core.stores.bulk import copy_in
+
+ACTOR_CHARS_MAX = AuditEvent._meta.get_field("actor").max_length
+TARGET_CHARS_MAX = AuditEvent._meta.get_field("target").max_length
 
 
 def publish(
@@ -110,13 +114,16 @@ def audit(
     request_id: str = "",
     **details: Any,
 ) -> AuditEvent:
-    """Write one line of the audit trail: `audit("key.revoked", actor="…", target=key.id)`."""
+    """Write one line of the audit trail: `audit("key.revoked", actor="…", target=key.id)`.
+
+    Names are cut to what the table takes: an act must not fail over its own note.
+    """
     return AuditEvent.objects.create(
         action=action,
-        actor=actor,
+        actor=cleaned(actor)[:ACTOR_CHARS_MAX],
         workspace=workspace,
-        target=str(target),
+        target=cleaned(str(target))[:TARGET_CHARS_MAX],
         client_ip=client_ip or None,
         request_id=request_id,
-        details=details,
+        details=details if (wrong := unstorable(details)) is None else {"left out": wrong},
     )

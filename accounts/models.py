@@ -13,6 +13,7 @@ from django.contrib.auth.models import AbstractUser
 from django.contrib.auth.models import UserManager as DjangoUserManager
 from django.db import models, transaction
 from django.db.models import Q
+from django.db.models.functions import Now
 
 from gateway_project.core import clock
 from gateway_project.core.stores.bus import bus
@@ -377,6 +378,43 @@ class StoredText(models.Model):
 
     def __str__(self) -> str:
         return f"text of {self.request_id}"
+
+
+class Parked(models.Model):
+    """What a store refused, put aside so that it keeps nobody else's waiting (`parking.py`).
+
+    `payload` is encrypted; `payload_bytes` is how much there was, of which only so much is kept.
+    """
+
+    id = models.UUIDField(primary_key=True, default=new_id, editable=False)
+    kind = models.CharField(max_length=40)
+    origin = models.CharField(max_length=100)
+    # Not held by the database: the workspace may be what was wrong.
+    workspace = models.ForeignKey(
+        Workspace,
+        on_delete=models.CASCADE,
+        null=True,
+        related_name="parked",
+        db_constraint=False,
+    )
+    error = models.CharField(max_length=300)
+    payload = models.TextField(blank=True, db_default="", default="")
+    payload_bytes = models.PositiveBigIntegerField(db_default=0, default=0)
+    attempts = models.PositiveSmallIntegerField(
+        db_default=0, default=0, help_text="How often it was run again, in vain."
+    )
+    created_at = models.DateTimeField(default=clock.now, db_default=Now(), editable=False)
+
+    class Meta:
+        verbose_name_plural = "parked"
+        ordering = ["-id"]
+        indexes = [
+            models.Index(fields=["kind", "-id"], name="parked_kind"),
+            models.Index(fields=["created_at"], name="parked_time"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.origin}"
 
 
 class UsageBatch(models.Model):

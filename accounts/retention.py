@@ -17,11 +17,12 @@ from django.contrib.admin.models import LogEntry
 from django.contrib.sessions.models import Session
 from django.db.models import Exists, OuterRef, QuerySet
 
-from accounts import idempotency
+from accounts import idempotency, parking
 from accounts.models import (
     ApiKey,
     AuditEvent,
     IdempotencyRecord,
+    Parked,
     QuotaNotice,
     ScoreRollup,
     StoredText,
@@ -58,6 +59,7 @@ def _past(now: datetime) -> Iterator[QuerySet[Any]]:
     yield IdempotencyRecord.objects.filter(created_at__lt=now - idempotency.KEPT).order_by(
         "created_at"
     )
+    yield Parked.objects.filter(created_at__lt=now - parking.KEPT).order_by("created_at")
     if (begins := _begin(now, settings.AUDIT_RETENTION_DAYS)) is not None:
         yield AuditEvent.objects.filter(at__lt=begins).order_by("at")
         yield LogEntry.objects.filter(action_time__lt=begins).order_by("action_time")

@@ -19,7 +19,7 @@ from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
 from accounts import retention
-from accounts.models import ApiKey, ScoreRollup, UsageBatch, UsageLog, UsageRollup
+from accounts.models import ApiKey, Parked, ScoreRollup, UsageBatch, UsageLog, UsageRollup
 from accounts.usage import buffer as usage
 from accounts.usage import log as usage_log
 from accounts.usage import partitions, reports, rollups, stream
@@ -336,13 +336,12 @@ class TestWriting:
 
     @pytest.mark.parametrize("bad", [0, 3, 6])
     def test_one_bad_row_keeps_no_other_out(self, gateway, acme_key, bad):
-        before = dropped()
         rows = [row(acme_key, request_size=i) for i in range(7)]
         rows[bad] = row(acme_key, endpoint=None)
 
         stored, _ = written(*rows)
 
-        assert (stored, dropped() - before) == (6, 1)
+        assert (stored, Parked.objects.count()) == (6, 1)
         assert UsageLog.objects.count() == 6
         assert sums(period="day").requests == 6
 
@@ -394,9 +393,7 @@ class TestTheStream:
         assert [came_row[0] for came_row in came.rows] == [str(sent_row[0]) for sent_row in rows]
         assert datetime.fromisoformat(came.rows[1][-1]) == rows[1][-1]
 
-    @pytest.mark.parametrize(
-        "content", [b"", b"[]", b"[[[1]], {}]", b'[[[0,1,2,3,4,5,6,7,8,9,10,11,12,13,14,"?"]], {}]']
-    )
+    @pytest.mark.parametrize("content", [b"", b"[]", b"[[[1]], {}]", b"[[1], {}]", b"[[[]], 5]"])
     def test_what_is_no_batch(self, content):
         with pytest.raises((ValueError, TypeError)):
             Batch.unpacked(uuid4(), content)
@@ -421,13 +418,12 @@ class TestTheStream:
         assert stream.drain() == 0
         assert UsageLog.objects.count() == 1
 
-    def test_what_cannot_be_read_is_counted_and_keeps_nothing_out(self, gateway, acme_key):
-        before = dropped()
+    def test_what_cannot_be_read_is_parked_and_keeps_nothing_out(self, gateway, acme_key):
         redis.client().xadd(stream.STREAM, {"id": str(uuid4()), "rows": "{"})
         usage.buffer.append(row(acme_key), "127.0.0.1")
         gateway.run(usage.buffer.flush())
 
-        assert (stream.drain(), dropped() - before) == (1, 1)
+        assert (stream.drain(), Parked.objects.count()) == (1, 1)
         assert redis.client().xlen(stream.STREAM) == 0
 
     def test_only_one_drains_at_a_time(self, gateway, acme_key):

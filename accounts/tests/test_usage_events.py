@@ -156,7 +156,7 @@ class TestDetections:
 
         queries()
         usual = queries()
-        monkeypatch.setattr(log, "_tell", lambda stored, batches: None)
+        monkeypatch.setattr(log, "_tell", lambda entries: None)
 
         assert usual == queries() + 1
 

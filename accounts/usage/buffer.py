@@ -15,6 +15,7 @@ from collections import deque
 from typing import Any, Protocol
 from uuid import UUID
 
+import orjson
 from django.conf import settings
 from django.db import Error as DatabaseError
 from redis.exceptions import ResponseError
@@ -26,6 +27,7 @@ from gateway_project.core import clock
 from gateway_project.core.context import RequestContext
 from gateway_project.core.stores import database, redis
 from gateway_project.core.telemetry.logging import get_logger
+from gateway_project.core.telemetry.loops import Loop
 from gateway_project.core.telemetry.metrics import usage_dropped
 
 FLUSH_SECONDS = 1.0
@@ -34,6 +36,7 @@ BATCH_ROWS_MAX = 1000
 STREAM_ENTRIES_MAX = 20_000
 """A stream that no worker empties must not fill Redis: beyond this, rows wait here."""
 log = get_logger("gateway.usage")
+_loop = Loop("usage.flush")
 Unavailable = (redis.RedisUnavailable, ResponseError, DatabaseError)
 
 
@@ -167,12 +170,19 @@ class Buffer:
         self.clear()
 
     async def _run(self) -> None:
+        has_failed = False
         while True:
             await asyncio.sleep(FLUSH_SECONDS)
             try:
                 await asyncio.shield(self.flush())
             except Exception as exc:
                 log.error("usage_flush_failed", error=type(exc).__name__, exc_info=exc)
+                await _loop.afailed(exc)
+                has_failed = True
+            else:
+                if has_failed:
+                    await _loop.asucceeded()
+                has_failed = False
 
     async def flush(self) -> None:
         """Send the buffer; when the store is away the rows stay for the next time."""
@@ -191,7 +201,7 @@ class Buffer:
             rows = [self._rows.popleft() for _ in range(size)]
             addresses = {row[1]: self._addresses.get(row[1], "") for row in rows}
             extras = {row[0]: self._extras[row[0]] for row in rows if row[0] in self._extras}
-            self._batches.append(Batch(clock.new_id(), rows, addresses, extras))
+            self._batches.append(Batch(clock.new_id(), rows, addresses, _packable(extras)))
         self._addresses.clear()
         self._extras.clear()
 
@@ -205,6 +215,25 @@ class Buffer:
             raise redis.RedisUnavailable("the stream is full: is a worker running?")
         entry: tuple[Any, ...] = ("id", str(batch.id), "rows", batch.packed())
         await connection.submit(redis.pack("XADD", STREAM, "*", *entry))
+
+
+def _packable(extras: dict[UUID, dict[str, Any]]) -> dict[UUID, dict[str, Any]]:
+    """Those that can be sent: one that cannot would keep all rows of this process waiting."""
+    try:
+        orjson.dumps([[*extras.values()]])  # as deep as in a batch
+    except TypeError:
+        pass
+    else:
+        return extras
+    found = {}
+    for request_id, extra in extras.items():
+        try:
+            orjson.dumps([[extra]])
+        except TypeError as exc:
+            log.error("usage_extra_refused", request_id=str(request_id), error=str(exc), alert=True)
+        else:
+            found[request_id] = extra
+    return found
 
 
 buffer = Buffer()

@@ -7,7 +7,7 @@ others the usage writer asks once in each write, whatever the number of rows.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, date, datetime, time, timedelta
 from typing import Any
 from uuid import UUID
@@ -15,6 +15,7 @@ from uuid import UUID
 from django.db import transaction
 from django.db.models import F, Q, Sum
 
+from accounts import parking
 from accounts.events import NewEvent, event, publish, publish_all
 from accounts.models import (
     ApiKey,
@@ -25,6 +26,7 @@ from accounts.models import (
 )
 from gateway_project.core import clock
 from gateway_project.core.clock import utc_text
+from gateway_project.core.stores.refused import write_all_but
 from gateway_project.core.stores.sweeps import Round
 
 EXPIRY_AHEAD = timedelta(days=7)
@@ -180,16 +182,25 @@ def announce_expiring_keys() -> int:
         if key.expires_at is None or during.is_over:
             break
         with transaction.atomic():
-            # Compare-and-set: of two workers at once, one tells.
+            # Compare-and-set: of two workers at once, one tells. One that cannot be told is not
+            # tried again, and keeps nobody else's waiting.
             won = (
                 ApiKey.objects.filter(pk=key.pk, expires_at=key.expires_at)
                 .filter(Q(expiry_told_for=None) | ~Q(expiry_told_for=key.expires_at))
                 .update(expiry_told_for=key.expires_at)
             )
             if won:
-                told += 1
-                publish(key.workspace, "key.expiring", api_key_id=key.pk, result=_expiry(key))
+                told += len(write_all_but([key], _tell_of_expiry, _park_expiry))
     return told
+
+
+def _tell_of_expiry(keys: Sequence[ApiKey]) -> None:
+    for key in keys:
+        publish(key.workspace, "key.expiring", api_key_id=key.pk, result=_expiry(key))
+
+
+def _park_expiry(key: ApiKey, error: Exception) -> None:
+    parking.park("accounts.expiry", key.pk, error, workspace_id=key.workspace_id)
 
 
 def _expiry(key: ApiKey) -> dict[str, Any]:

@@ -8,100 +8,183 @@ profiles read: no page ever counts rows.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from datetime import date, datetime
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import date, datetime, timedelta
+from functools import partial
 from threading import Lock
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import UUID
 
 from cachetools import LRUCache
-from django.db import DataError, IntegrityError, connection, transaction
+from django.db import connection, transaction
 
+from accounts import parking
 from accounts.models import (
     ApiKey,
     StoredText,
     UsageBatch,
     UsageLog,
+    new_id,
 )
 from accounts.usage import events
-from accounts.usage.partitions import ensure_partitions
+from accounts.usage.partitions import PARTITIONS_AHEAD_DAYS, ensure_partitions
 from accounts.usage.rollups import add_up
 from accounts.usage.rows import COLUMNS, Batch, Row
-from gateway_project.core import encryption
+from gateway_project.core import clock, encryption
 from gateway_project.core.stores.bulk import copy_in
+from gateway_project.core.stores.refused import reason, write_all_but
 from gateway_project.core.telemetry.logging import get_logger
-from gateway_project.core.telemetry.metrics import usage_dropped, usage_written
+from gateway_project.core.telemetry.metrics import usage_written
 
 LAST_USED_SECONDS = 60
+# A row of another time would make a partition that nothing ever reads or drops.
+FIRST_DAY = date(2000, 1, 1)
+DAYS_AHEAD = timedelta(days=PARTITIONS_AHEAD_DAYS)
 log = get_logger("gateway.usage")
 
 
-def write(batches: Sequence[Batch]) -> int:
+class Entry(NamedTuple):
+    """A row of a batch, the address it came from, and what its batch says beside the columns."""
+
+    row: Row
+    address: str
+    extra: Mapping[str, Any]
+
+    def packed(self) -> bytes:
+        """As a batch of its own, to be parked."""
+        extras = {str(self.row[0]): self.extra} if self.extra else {}
+        return Batch(new_id(), [self.row], {str(self.row[1]): self.address}, extras).packed()
+
+
+Park = Callable[[str, Entry, Exception], object]
+
+
+def park(kind: str, entry: Entry, error: Exception) -> None:
+    """Put aside what was refused of `entry`: `kind` is `row`, `event` or `text`."""
+    request_id, _, workspace_id = entry.row[:3]
+    parking.park(
+        f"usage.{kind}", request_id, error, payload=entry.packed(), workspace_id=workspace_id
+    )
+
+
+def write(batches: Sequence[Batch], *, park: Park = park) -> int:
     """Store the rows of unpacked batches and add them up, each once; returns the rows stored.
 
-    Rows that the table refuses are counted in `gateway_usage_dropped_total` and keep no other row
-    out. Raises Django's `OperationalError` or `InterfaceError` when the database is away; nothing
-    is stored then.
+    What a row, its event or its text holds keeps no other out: that one alone is handed to `park`,
+    in the same transaction. Raises Django's `OperationalError` or `InterfaceError` when the
+    database is away; nothing is stored then.
     """
-    days = {row[-1][:10] for batch in batches for row in batch.rows}
-    ensure_partitions(date.fromisoformat(day) for day in days)
+    ensure_partitions(_days(batches))
     with transaction.atomic():
         known = set(
             UsageBatch.objects.filter(pk__in=[b.id for b in batches]).values_list("pk", flat=True)
         )
         fresh = {batch.id: batch for batch in batches if batch.id not in known}
         UsageBatch.objects.bulk_create([UsageBatch(id=batch_id) for batch_id in fresh])
-        stored = list(_store([row for batch in fresh.values() for row in batch.rows]))
-        add_up(stored)
-        try:
-            with transaction.atomic():
-                _tell(stored, fresh.values())
-        except (DataError, IntegrityError) as exc:
-            # Nobody's rows may be lost for what one customer's events hold.
-            log.error("usage_events_refused", rows=len(stored), error=type(exc).__name__)
-        _keep_texts(stored, fresh.values())
-    refused = sum(len(batch.rows) for batch in fresh.values()) - len(stored)
-    if refused:
-        log.error("usage_rows_refused", rows=refused)
-        usage_dropped.inc(refused)
+        stored = store(_entries(fresh.values()), park)
+        tell(stored, park)
+        keep_texts(stored, park)
     usage_written.inc(len(stored))
     # Apart: a key's row that somebody holds must not keep the log from being written.
-    _touch(fresh.values())
+    _touch(stored)
     return len(stored)
 
 
-def _tell(stored: list[Row], batches: Iterable[Batch]) -> None:
-    """Raise the events of these rows, where somebody listens."""
-    wanted = events.wanted_by({UUID(row[2]) for row in stored})
-    if not wanted:
-        return
-    extras = {UUID(key): value for batch in batches for key, value in batch.extras.items()}
-    chosen = [row for row in stored if UUID(row[2]) in wanted]
-    events.tell_of_usage(wanted, [_values(row) for row in chosen], extras)
-
-
-def _keep_texts(stored: list[Row], batches: Iterable[Batch]) -> None:
-    """Of the rows whose keys' policies ask for it; encrypted already."""
-    texts = {
-        request_id: extra["text"]
-        for batch in batches
-        for request_id, extra in batch.extras.items()
-        if "text" in extra
+def _days(batches: Iterable[Batch]) -> set[date]:
+    return {
+        day
+        for text in {row[-1][:10] for batch in batches for row in batch.rows if _is_time(row)}
+        if (day := _day(text)) is not None
     }
-    if texts:
-        StoredText.objects.bulk_create(
-            [
-                StoredText(
-                    request_id=row[0],
-                    workspace_id=row[2],
-                    encrypted=texts[row[0]],
-                    created_at=datetime.fromisoformat(row[-1]),
-                )
-                for row in stored
-                if row[0] in texts
-            ],
-            ignore_conflicts=True,
-        )
+
+
+def _is_time(row: Row) -> bool:
+    return isinstance(row[-1], str) and row[-1].endswith("+00:00")
+
+
+def _day(text: str) -> date | None:
+    """None for what is no day, or so far away that no row of ours is of it."""
+    try:
+        day = date.fromisoformat(text)
+    except ValueError:
+        return None
+    return day if FIRST_DAY <= day <= clock.now().date() + DAYS_AHEAD else None
+
+
+def _entries(batches: Iterable[Batch]) -> list[Entry]:
+    return [
+        Entry(row, _of(batch.addresses, row[1]) or "", _of(batch.extras, row[0]) or {})
+        for batch in batches
+        for row in batch.rows
+    ]
+
+
+def _of(known: Mapping[Any, Any], name: Any) -> Any:
+    return known.get(name) if isinstance(name, str) else None
+
+
+def write_again(kind: str, content: bytes, batch_id: UUID) -> None:
+    """Do what was refused of a packed entry; raises what is still wrong with it.
+
+    `kind` as `park` was given it. A row under the same `batch_id` is written once.
+    """
+    batch = Batch.unpacked(batch_id, content)
+    if kind == "row":
+        write([batch], park=_raise)
+        return
+    with transaction.atomic():
+        (tell if kind == "event" else keep_texts)(_entries([batch]), _raise)
+
+
+def _raise(kind: str, entry: Entry, error: Exception) -> None:
+    raise error
+
+
+def store(entries: Sequence[Entry], park: Park) -> list[Entry]:
+    """Insert the rows and add them up; returns those that the tables took."""
+    return write_all_but(entries, _store, partial(park, "row"))
+
+
+def _store(entries: Sequence[Entry]) -> None:
+    rows = [entry.row for entry in entries]
+    if not (all(map(_is_time, rows)) and all(map(_day, {row[-1][:10] for row in rows}))):
+        raise ValueError("a row of no time in UTC, or of no time near ours")
+    _insert(rows)
+    add_up(rows)
+
+
+def tell(entries: Sequence[Entry], park: Park) -> list[Entry]:
+    """Raise the events of these rows, where somebody listens."""
+    return write_all_but(entries, _tell, partial(park, "event"))
+
+
+def _tell(entries: Sequence[Entry]) -> None:
+    wanted = events.wanted_by({UUID(entry.row[2]) for entry in entries})
+    if wanted:
+        chosen = [entry for entry in entries if UUID(entry.row[2]) in wanted]
+        extras = {UUID(entry.row[0]): entry.extra for entry in chosen}
+        events.tell_of_usage(wanted, [_values(entry.row) for entry in chosen], extras)
+
+
+def keep_texts(entries: Sequence[Entry], park: Park) -> list[Entry]:
+    """Of the rows whose keys' policies ask for it; encrypted already."""
+    with_text = [entry for entry in entries if "text" in entry.extra]
+    return write_all_but(with_text, _keep_texts, partial(park, "text"))
+
+
+def _keep_texts(entries: Sequence[Entry]) -> None:
+    StoredText.objects.bulk_create(
+        [
+            StoredText(
+                request_id=entry.row[0],
+                workspace_id=entry.row[2],
+                encrypted=entry.extra["text"],
+                created_at=datetime.fromisoformat(entry.row[-1]),
+            )
+            for entry in entries
+        ],
+        ignore_conflicts=True,
+    )
 
 
 def text_of(request_id: UUID, workspace_id: UUID) -> str | None:
@@ -121,24 +204,6 @@ def _values(row: Row) -> dict[str, Any]:
     request, key, workspace, *rest, at = row
     ids = (UUID(request), UUID(key), UUID(workspace))
     return dict(zip(COLUMNS, (*ids, *rest, datetime.fromisoformat(at)), strict=True))
-
-
-def _store(rows: list[Row]) -> Iterator[Row]:
-    """Insert `rows`; yields those that the table took. Halves until a bad row stands alone."""
-    if not rows:
-        return
-    try:
-        with transaction.atomic():
-            _insert(rows)
-    except (DataError, IntegrityError) as exc:
-        if len(rows) == 1:
-            log.error("usage_row_refused", error=type(exc).__name__)
-            return
-        middle = len(rows) // 2
-        yield from _store(rows[:middle])
-        yield from _store(rows[middle:])
-    else:
-        yield from rows
 
 
 def _insert(rows: list[Row]) -> None:
@@ -163,28 +228,42 @@ WHERE accounts_apikey.id = used.id AND accounts_apikey.id IN (
 """
 
 
-def _touch(batches: Iterable[Batch]) -> None:
+def _touch(entries: Sequence[Entry]) -> None:
     """Note when and from where keys were last used: once a minute each, so none is hammered."""
-    used = [(row[-1], row[1]) for batch in batches for row in batch.rows]
-    last = {key_id: at for at, key_id in sorted(used)}
-    addresses_of = {key: ip for batch in batches for key, ip in batch.addresses.items()}
-    latest = {key_id: datetime.fromisoformat(at) for key_id, at in last.items()}
+    last = {entry.row[1]: entry for entry in sorted(entries, key=lambda entry: entry.row[-1])}
+    uses = [
+        Use(key_id, datetime.fromisoformat(entry.row[-1]), entry.address or None)
+        for key_id, entry in last.items()
+    ]
     with _touching:
-        before = {key_id: _touched.get(key_id) for key_id in latest}
-    due = {
-        key_id: at
-        for key_id, at in latest.items()
-        if (last_at := before[key_id]) is None
-        or (at - last_at).total_seconds() >= LAST_USED_SECONDS
-    }
-    if not due:
-        return
-    addresses = [addresses_of.get(key_id) or None for key_id in due]
+        before = {use.key_id: _touched.get(use.key_id) for use in uses}
+    due = [
+        use
+        for use in uses
+        if (last_at := before[use.key_id]) is None
+        or (use.at - last_at).total_seconds() >= LAST_USED_SECONDS
+    ]
+    write_all_but(due, _note_uses, _note_unfit)
+    with _touching:
+        _touched.update({use.key_id: use.at for use in due})
+
+
+class Use(NamedTuple):
+    key_id: str
+    at: datetime
+    address: str | None
+
+
+def _note_uses(uses: Sequence[Use]) -> None:
     if connection.vendor == "postgresql":
+        ids, times, addresses = zip(*uses, strict=True)
         with connection.cursor() as cursor:
-            cursor.execute(TOUCH, [list(due), list(due.values()), addresses, list(due)])
+            cursor.execute(TOUCH, [list(ids), list(times), list(addresses), list(ids)])
     else:
-        for (key_id, at), address in zip(due.items(), addresses, strict=True):
+        for key_id, at, address in uses:
             ApiKey.objects.filter(pk=key_id).update(last_used_at=at, last_used_ip=address)
-    with _touching:
-        _touched.update(due)
+
+
+def _note_unfit(use: Use, error: Exception) -> None:
+    # The next use says more than this one would, so it is not worth a place among the parked.
+    log.error("key_use_refused", key_id=use.key_id, error=reason(error))

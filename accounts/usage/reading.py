@@ -21,6 +21,7 @@ from django.db.models import Q
 from accounts.models import UsageLog, UsageRollup, Workspace
 from accounts.usage.rollups import ROLLUPS_KEPT
 from gateway_project.core import clock
+from gateway_project.core.storable import unstorable
 
 ROWS_ON_A_PAGE = 50
 LOOKED_AT_MAX = 20_000
@@ -159,6 +160,6 @@ def _read_cursor(text: str) -> tuple[datetime, Any]:
         number = int(last)
     except ValueError as exc:  # of base64, UTF-8, ISO 8601 and numbers alike
         raise ValueError("not a cursor of this log") from exc
-    if when.tzinfo is None or not 0 <= number < 2**63:
+    if when.tzinfo is None or unstorable(when) or not 0 <= number < 2**63:
         raise ValueError("not a cursor of this log")
     return when, number

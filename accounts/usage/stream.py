@@ -6,21 +6,23 @@ from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from uuid import UUID
 
+import orjson
 from redis.exceptions import LockError
 
+from accounts import parking
+from accounts.models import Parked
 from accounts.usage.log import write
 from accounts.usage.rows import Batch
 from gateway_project.core.stores import redis
 from gateway_project.core.stores.sweeps import Round
-from gateway_project.core.telemetry.logging import get_logger
-from gateway_project.core.telemetry.metrics import usage_dropped
 
 STREAM = "gw:usage"
 ENTRIES_AT_ONCE = 100
 ROWS_AT_ONCE = 5_000
 LOCK = "gw:usage:drain"
 LOCK_SECONDS = 10.0
-log = get_logger("gateway.usage")
+UNREADABLE = "usage.entry"
+Fields = dict[bytes, bytes]
 
 
 def drain() -> int:
@@ -58,12 +60,12 @@ def drain() -> int:
 Read = tuple[bytes, Batch | None]
 
 
-def _pieces(entries: Iterable[tuple[bytes, dict[bytes, bytes]]]) -> Iterator[list[Read]]:
+def _pieces(entries: Iterable[tuple[bytes, Fields]]) -> Iterator[list[Read]]:
     """Entries with their batches, each time with as many rows as a transaction should have."""
     some: list[Read] = []
     rows = 0
     for entry_id, fields in entries:
-        batch = _batch(entry_id, fields)
+        batch = _readable(entry_id, fields)
         size = len(batch.rows) if batch is not None else 0
         if some and rows + size > ROWS_AT_ONCE:
             yield some
@@ -74,11 +76,27 @@ def _pieces(entries: Iterable[tuple[bytes, dict[bytes, bytes]]]) -> Iterator[lis
         yield some
 
 
-def _batch(entry_id: bytes, fields: dict[bytes, bytes]) -> Batch | None:
-    """None: it cannot be read."""
+def _readable(entry_id: bytes, fields: Fields) -> Batch | None:
+    """None: it cannot be read, and is parked."""
     try:
-        return Batch.unpacked(UUID(fields[b"id"].decode()), fields[b"rows"])
-    except (ValueError, KeyError, TypeError) as exc:
-        log.error("usage_entry_unreadable", entry=entry_id.decode(), error=type(exc).__name__)
-        usage_dropped.inc()
+        return _batch(fields)
+    except Exception as exc:  # noqa: BLE001 - whatever it holds, it is this entry's alone
+        name = entry_id.decode()
+        if not Parked.objects.filter(kind=UNREADABLE, origin=name).exists():
+            parking.park(UNREADABLE, name, exc, payload=packed(fields))
         return None
+
+
+def _batch(fields: Fields) -> Batch:
+    return Batch.unpacked(UUID(fields[b"id"].decode()), fields[b"rows"])
+
+
+def packed(fields: Fields) -> bytes:
+    """An entry of whatever version, byte for byte (Latin-1 has a letter for each)."""
+    return orjson.dumps({n.decode("latin-1"): v.decode("latin-1") for n, v in fields.items()})
+
+
+def rerun(content: bytes) -> None:
+    """Write an entry that was parked. Raises what is still wrong with it."""
+    fields = orjson.loads(content)
+    write([_batch({n.encode("latin-1"): v.encode("latin-1") for n, v in fields.items()})])

@@ -19,6 +19,7 @@ from accounts.models import (
     AuditEvent,
     IdempotencyRecord,
     OutboxEvent,
+    Parked,
     QuotaNotice,
     ScoreRollup,
     StoredText,
@@ -99,6 +100,7 @@ def old(acme, alice, acme_key, charlie):
             **known, endpoint="/x", http_status=200, **dict.fromkeys(SUMS, 1)
         )
         ScoreRollup.objects.create(**known, bin=1, count=1)
+    Parked.objects.create(kind="usage.row", origin="x", error="x", created_at=at)
     services_key(acme, at)
     Feedback.objects.create(
         workspace=acme, request_id=new_id(), api_key_id=key.pk, verdict="correct",
