@@ -214,7 +214,7 @@ def resend(delivery: WebhookDelivery, *, actor: Actor) -> None:
     """Begin the delivery anew, now, whatever became of it; raises 409 when it is disabled."""
     _require_active(delivery.webhook)
     with transaction.atomic():
-        _restart([delivery.pk])
+        outbox.send_again([delivery.pk])
         audit(
             "webhook.resent",
             workspace=delivery.webhook.workspace,
@@ -247,7 +247,7 @@ def recover(
         )
         is_complete = len(failed) <= RECOVERED_MAX
         failed = failed[:RECOVERED_MAX]
-        _restart(failed)
+        outbox.send_again(failed)
         room = RECOVERED_MAX - len(failed)
         existing = WebhookDelivery.objects.filter(event=OuterRef("pk"))
         wanted = (
@@ -289,16 +289,6 @@ def recover(
             **actor.fields(),
         )
     return len(failed) + len(made), is_complete
-
-
-def _restart(ids: list[UUID]) -> None:
-    WebhookDelivery.objects.filter(pk__in=ids).update(
-        status=Status.PENDING,
-        step=0,
-        next_attempt_at=clock.now(),
-        is_claimed=False,
-        finished_at=None,
-    )
 
 
 def _require_running(webhook: Webhook) -> None:

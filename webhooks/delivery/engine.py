@@ -22,6 +22,7 @@ from django.conf import settings
 
 from gateway_project.core.background import Background, in_thread
 from gateway_project.core.telemetry.logging import get_logger
+from gateway_project.core.telemetry.loops import Loop
 from webhooks.delivery import outbox, subscriptions
 from webhooks.delivery.outbox import CALLBACKS_MAX
 from webhooks.delivery.results import record
@@ -36,6 +37,7 @@ RATE_SECONDS = 0.05  # how long a webhook that has used up its rate is left alon
 PAUSE_SECONDS = 0.01  # between two looks at the database that may find nothing
 STOP_SECONDS = TIMEOUT_SECONDS + 5
 log = get_logger("gateway.webhooks")
+_loop = Loop("webhooks.delivery")
 
 
 class ConcurrencyWindow:
@@ -120,8 +122,10 @@ class Engine:
             while self._is_woken and not self._is_stopping:
                 self._is_woken = False
                 await self.drain()
+            await in_thread(self._claimer, _loop.succeeded)
         except Exception as exc:
             log.error("webhooks_round_failed", error=type(exc).__name__, exc_info=exc)
+            await in_thread(self._claimer, _loop.failed, exc)
         finally:
             self._is_running = False
 
@@ -212,18 +216,15 @@ class Engine:
         while True:
             try:
                 await in_thread(self._writer, record, batch)
+                return
             except (db.OperationalError, db.InterfaceError) as exc:
                 log.error("webhook_results_unwritten", count=len(batch), error=type(exc).__name__)
                 if monotonic() > until:
                     return
                 await asyncio.sleep(RETRY_SECONDS)
-            except db.DatabaseError as exc:
-                log.error("webhook_results_refused", count=len(batch), error=type(exc).__name__)
-                if len(batch) > 1:  # one of them is at fault, the others are not
-                    for result in batch:
-                        await self._write([result])
-                return
-            else:
+            except Exception as exc:
+                # Whatever it is, who writes results goes on with those of others.
+                log.error("webhook_results_lost", count=len(batch), exc_info=exc, alert=True)
                 return
 
 

@@ -1,19 +1,22 @@
 """Mails to the owners of a webhook: it fails, it was disabled, it is enabled again.
 
 A notice is a row, written with the fact it tells of, so that none is forgotten; it is sent apart,
-because a mail server is slow. One that cannot be sent is tried again for a day.
+because a mail server is slow. While the mail server is away it is tried again, for a day; what the
+server refuses for what it holds, or to whom it goes, is parked.
 """
 
 from __future__ import annotations
 
 from datetime import timedelta
-from smtplib import SMTPException
+from smtplib import SMTPDataError, SMTPException, SMTPRecipientsRefused
 
 from django.core.mail import EmailMessage, get_connection
 from django.db.models import Q
 
+from accounts import parking
 from accounts.models import Membership, User
 from gateway_project.core import clock
+from gateway_project.core.stores.refused import UNFIT
 from gateway_project.core.telemetry.logging import get_logger
 from webhooks.delivery.results import DISABLE_AFTER, NOTICE_STEP
 from webhooks.models import Webhook, WebhookNotice
@@ -21,6 +24,7 @@ from webhooks.models import Webhook, WebhookNotice
 AT_ONCE = 100
 CLAIM = timedelta(minutes=10)
 GIVEN_UP_AFTER = timedelta(days=1)
+UNSENDABLE = "webhooks.notice"
 Kind = WebhookNotice.Kind
 log = get_logger("gateway.webhooks")
 
@@ -90,24 +94,57 @@ def send_waiting() -> int:
         if notice is None:
             continue
         try:
-            _send(notice)
+            refused = _send(notice)
         except (OSError, SMTPException) as exc:
             log.error("webhook_notice_unsent", notice=notice.pk, error=type(exc).__name__)
             return sent  # the mail server is away: the others would fare no better
         WebhookNotice.objects.filter(pk=pk).update(sent_at=clock.now())
-        sent += 1
+        if refused is None:
+            sent += 1
+        else:
+            workspace_id = notice.webhook.workspace_id
+            parking.park(UNSENDABLE, pk, refused, workspace_id=workspace_id)
     return sent
 
 
-def _send(notice: WebhookNotice) -> None:
-    subject, body = text_of(notice)
-    connection = get_connection()
-    mails = [
-        EmailMessage(subject, body, to=[email], connection=connection)
-        for email in recipients(notice.webhook)
-    ]
-    if mails:
-        connection.send_messages(mails)
+def _send(notice: WebhookNotice) -> Exception | None:
+    """A mail to each; why one of them never will leave, if that is so. Raises for the others."""
+    refused: Exception | None = None
+    try:
+        subject, body = text_of(notice)
+        emails = recipients(notice.webhook)
+    except UNFIT as exc:
+        return exc
+    if not emails:
+        return None
+    with get_connection() as connection:
+        for email in emails:
+            try:
+                EmailMessage(subject, body, to=[email], connection=connection).send()
+            except (SMTPException, *UNFIT) as exc:
+                if not _is_refused(exc):
+                    raise
+                refused = exc
+    return refused
+
+
+def _is_refused(error: Exception) -> bool:
+    """Whether the server, or the library, will not have this mail, whoever sends it and when.
+
+    Codes of 500 and above are for good (RFC 5321, §4.2.1); of a sender or a password they are
+    about us.
+    """
+    if isinstance(error, SMTPRecipientsRefused):
+        return all(code >= 500 for code, _ in error.recipients.values())
+    if isinstance(error, SMTPDataError):
+        return error.smtp_code >= 500
+    return isinstance(error, UNFIT)
+
+
+def send_again(notice_id: int) -> None:
+    """Let a notice that was parked wait for the next round."""
+    now = clock.now()
+    WebhookNotice.objects.filter(pk=notice_id).update(sent_at=None, claimed_at=None, created_at=now)
 
 
 def recipients(webhook: Webhook) -> list[str]:

@@ -16,8 +16,10 @@ from uuid import UUID
 from django.db import connection, transaction
 from django.db.models import Exists, Min, OuterRef, QuerySet
 
+from accounts import parking
 from accounts.models import OutboxEvent
 from gateway_project.core import clock
+from gateway_project.core.stores.refused import write_all_but
 from gateway_project.core.stores.sweeps import Round
 from webhooks.delivery import callbacks, sending
 from webhooks.delivery.schedule import steps_max
@@ -33,6 +35,7 @@ LEASE = timedelta(seconds=60)
 """Longer than a request may take and its result needs to be written."""
 LEFT_TO_OTHERS = timedelta(seconds=5)
 """How soon a delivery is due again whose secrets this process cannot decrypt."""
+UNPUBLISHED, UNSENDABLE = "webhooks.event", "webhooks.delivery"
 WEBHOOKS_AT_ONCE = 500
 OF_EACH_MAX = 32
 CROWDED_AT_ONCE = 4
@@ -99,39 +102,70 @@ def fan_out() -> int:
     if not waiting.exists():
         return 0  # without a transaction: SQLite's would keep writers out
     with transaction.atomic():
-        events = list(
-            waiting.select_for_update(skip_locked=True)
+        events = [
+            _Event(*found)
+            for found in waiting.select_for_update(skip_locked=True)
             .order_by("created_at")
             .values_list("pk", "workspace_id", "type", "deliver_to")[:EVENTS_AT_ONCE]
+        ]
+        done: list[UUID] = []
+        write_all_but(
+            events,
+            lambda some: done.extend(_publish(some)),
+            lambda event, error: done.append(_park_event(event, error)),
         )
-        _make_callbacks({workspace_id for _, workspace_id, _, url in events if url})
-        active: dict[UUID, list[Webhook]] = defaultdict(list)
-        for webhook in Webhook.objects.filter(
-            workspace__in={workspace_id for _, workspace_id, *_ in events},
-            workspace__suspended_at=None,
-            is_active=True,
-        ):
-            active[webhook.workspace_id].append(webhook)
-        published: list[UUID] = []
-        deliveries: list[WebhookDelivery] = []
-        for event_id, workspace_id, kind, url in events:
-            if len(deliveries) >= DELIVERIES_AT_ONCE:
-                break  # a workspace may have a hundred webhooks
-            published.append(event_id)
-            deliveries += [
-                WebhookDelivery(
-                    webhook=webhook,
-                    event_id=event_id,
-                    event_type=kind,
-                    lane=callbacks.lane_of(url),
-                    steps_max=steps_max(webhook.retry_count),
-                )
-                for webhook in active[workspace_id]
-                if (webhook.is_per_request if url else kind in webhook.events)
-            ]
-        WebhookDelivery.objects.bulk_create(deliveries, batch_size=1000)
-        OutboxEvent.objects.filter(pk__in=published).update(published_at=clock.now())
-    return len(published)
+    return len(done)
+
+
+class _Event(NamedTuple):
+    pk: UUID
+    workspace_id: UUID
+    type: str
+    deliver_to: str
+
+
+def _publish(events: Sequence[_Event]) -> list[UUID]:
+    """Of these events the first, until they make `DELIVERIES_AT_ONCE`; the others wait on."""
+    _make_callbacks({event.workspace_id for event in events if event.deliver_to})
+    active: dict[UUID, list[Webhook]] = defaultdict(list)
+    for webhook in Webhook.objects.filter(
+        workspace__in={event.workspace_id for event in events},
+        workspace__suspended_at=None,
+        is_active=True,
+    ):
+        active[webhook.workspace_id].append(webhook)
+    published: list[UUID] = []
+    deliveries: list[WebhookDelivery] = []
+    for event in events:
+        if len(deliveries) >= DELIVERIES_AT_ONCE:
+            break  # a workspace may have a hundred webhooks
+        published.append(event.pk)
+        deliveries += [
+            WebhookDelivery(
+                webhook=webhook,
+                event_id=event.pk,
+                event_type=event.type,
+                lane=callbacks.lane_of(event.deliver_to),
+                steps_max=steps_max(webhook.retry_count),
+            )
+            for webhook in active[event.workspace_id]
+            if (webhook.is_per_request if event.deliver_to else event.type in webhook.events)
+        ]
+    WebhookDelivery.objects.bulk_create(deliveries, batch_size=1000)
+    OutboxEvent.objects.filter(pk__in=published).update(published_at=clock.now())
+    return published
+
+
+def _park_event(event: _Event, error: Exception) -> UUID:
+    """It goes to nobody, and is looked at no more, until it is run again."""
+    OutboxEvent.objects.filter(pk=event.pk).update(published_at=clock.now())
+    parking.park(UNPUBLISHED, event.pk, error, workspace_id=event.workspace_id)
+    return event.pk
+
+
+def publish_again(event_id: UUID) -> None:
+    """Let an event that was parked wait for the next round."""
+    OutboxEvent.objects.filter(pk=event_id).update(published_at=None)
 
 
 def _make_callbacks(workspace_ids: set[UUID]) -> None:
@@ -189,7 +223,7 @@ class Claims:
         if choice.silent:  # `recover` brings back what they do not get
             closing = Webhook._base_manager.filter(pk__in=choice.silent, is_closing=False)
             closing.update(is_closing=True)
-        jobs = sending.jobs_of(choice.taken)
+        jobs = sending.jobs_of(choice.taken, give_up)
         if unreadable := [job.delivery_id for job in jobs if not job.secrets]:
             # Untouched: no attempt of the receiver's has failed.
             WebhookDelivery.objects.filter(pk__in=unreadable).update(
@@ -299,6 +333,36 @@ class _Choice:
             if "" not in lanes:
                 due = due.exclude(webhook_id=webhook_id, lane__in=lanes)
         return due
+
+
+def give_up(delivery_id: UUID, error: Exception) -> None:
+    """End a delivery that cannot even be tried, and park it: it would be tried for ever."""
+    with transaction.atomic():
+        WebhookDelivery.objects.filter(pk=delivery_id).update(
+            status=WebhookDelivery.Status.FAILED,
+            error="it could not be sent as it is stored",
+            next_attempt_at=None,
+            is_claimed=False,
+            finished_at=clock.now(),
+        )
+        park_delivery(UNSENDABLE, delivery_id, error)
+
+
+def park_delivery(kind: str, delivery_id: UUID, error: Exception, payload: bytes = b"") -> None:
+    owner = WebhookDelivery.objects.filter(pk=delivery_id)
+    workspace_id = owner.values_list("webhook__workspace_id", flat=True).first()
+    parking.park(kind, delivery_id, error, payload=payload, workspace_id=workspace_id)
+
+
+def send_again(delivery_ids: Iterable[UUID]) -> None:
+    """Begin these deliveries anew, now, whatever became of them."""
+    WebhookDelivery.objects.filter(pk__in=list(delivery_ids)).update(
+        status=WebhookDelivery.Status.PENDING,
+        step=0,
+        next_attempt_at=clock.now(),
+        is_claimed=False,
+        finished_at=None,
+    )
 
 
 def oldest_pending_seconds() -> float:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
@@ -13,8 +13,10 @@ from django.db import transaction
 from django.db.models import F
 
 from gateway_project.core import clock
+from gateway_project.core.stores.refused import UNFIT, reason, write_all_but
+from gateway_project.core.telemetry.logging import get_logger
 from gateway_project.core.telemetry.metrics import webhook_attempts
-from webhooks.delivery import schedule, subscriptions
+from webhooks.delivery import outbox, schedule, subscriptions
 from webhooks.delivery.sending import Job, Outcome
 from webhooks.models import Webhook, WebhookAttempt, WebhookDelivery, WebhookNotice
 
@@ -25,7 +27,9 @@ EPISODE_GAP = timedelta(hours=60)
 """Failures further apart are not one trouble: more than the longest wait, which a receiver may
 double."""
 GONE = 410
+UNSTORABLE = "its answer could not be stored"
 Status = WebhookDelivery.Status
+log = get_logger("gateway.webhooks")
 Reason = Webhook.DisabledReason
 
 
@@ -41,31 +45,49 @@ class _Ending:
 def record(results: Sequence[tuple[Job, Outcome]]) -> None:
     """Write what became of these attempts, all or nothing. Writing one twice does no harm.
 
-    Deliveries that are gone meanwhile, with their webhook, are left out.
+    Deliveries that are gone meanwhile, with their webhook, are left out. Of a result that the
+    database refuses only the bare fact is written, and what it held is parked.
     """
+    endings: list[_Ending] = []
     with transaction.atomic():
-        deliveries = {
-            delivery.pk: delivery
-            for delivery in WebhookDelivery.objects.select_for_update()
-            .filter(pk__in=[job.delivery_id for job, _ in results])
-            .order_by("pk")
-        }
-        known = [(deliveries[j.delivery_id], o) for j, o in results if j.delivery_id in deliveries]
-        attempts = [_attempt(delivery, outcome) for delivery, outcome in known]
-        WebhookAttempt.objects.bulk_create(attempts)
-        _write([delivery for delivery, _ in known])
-        is_failing = {job.webhook_id for job, _ in results if job.is_failing}
-        endings = _judge(
-            [
-                (delivery, outcome)
-                for delivery, outcome in known
-                if not outcome.is_success or delivery.webhook_id in is_failing
-            ]
-        )
+        write_all_but(results, lambda some: endings.extend(_record(some)), _record_bare)
     for _, outcome in results:
         webhook_attempts.labels(outcome.kind).inc()
     for ending in endings:  # with locks of its own
-        subscriptions.disable(ending.webhook_id, ending.reason, ending.facts)
+        try:
+            subscriptions.disable(ending.webhook_id, ending.reason, ending.facts)
+        except UNFIT as exc:  # the next failure comes back to it
+            log.error("webhook_undisabled", webhook=str(ending.webhook_id), error=reason(exc))
+
+
+def _record(results: Sequence[tuple[Job, Outcome]]) -> list[_Ending]:
+    deliveries = {
+        delivery.pk: delivery
+        for delivery in WebhookDelivery.objects.select_for_update()
+        .filter(pk__in=[job.delivery_id for job, _ in results])
+        .order_by("pk")
+    }
+    known = [(deliveries[j.delivery_id], o) for j, o in results if j.delivery_id in deliveries]
+    attempts = [_attempt(delivery, outcome) for delivery, outcome in known]
+    WebhookAttempt.objects.bulk_create(attempts)
+    _write([delivery for delivery, _ in known])
+    is_failing = {job.webhook_id for job, _ in results if job.is_failing}
+    return _judge(
+        [
+            (delivery, outcome)
+            for delivery, outcome in known
+            if not outcome.is_success or delivery.webhook_id in is_failing
+        ]
+    )
+
+
+def _record_bare(result: tuple[Job, Outcome], error: Exception) -> None:
+    """Unwritten, it would be sent again at the end of each lease, for ever."""
+    job, outcome = result
+    content = outcome.response_body.encode(errors="replace")
+    outbox.park_delivery("webhooks.result", job.delivery_id, error, content)
+    bare = replace(outcome, response_body="", error=UNSTORABLE, retry_after_seconds=None)
+    write_all_but([(job, bare)], _record, lambda _, exc: outbox.give_up(job.delivery_id, exc))
 
 
 def _attempt(delivery: WebhookDelivery, outcome: Outcome) -> WebhookAttempt:

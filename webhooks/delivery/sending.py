@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime
@@ -27,6 +27,8 @@ from django.db.models.functions import Cast
 from yarl import URL
 
 from gateway_project.core import clock
+from gateway_project.core.storable import cleaned
+from gateway_project.core.stores.refused import UNFIT
 from gateway_project.core.telemetry.logging import get_logger
 from gateway_project.core.upstream import destinations
 from gateway_project.core.upstream.destinations import GuardedResolver
@@ -92,8 +94,14 @@ class Outcome:
         return f"HTTP {self.http_status}" if self.http_status else self.error
 
 
-def jobs_of(delivery_ids: Sequence[UUID]) -> list[Job]:
-    """What sending these deliveries needs."""
+def _no_job(delivery_id: UUID, error: Exception) -> None:
+    raise error
+
+
+def jobs_of(
+    delivery_ids: Sequence[UUID], refuse: Callable[[UUID, Exception], object] = _no_job
+) -> list[Job]:
+    """What sending these deliveries needs. `refuse` is told of each that cannot be one, and why."""
     rows = list(
         WebhookDelivery.objects.filter(pk__in=delivery_ids)
         .order_by("created_at")
@@ -108,8 +116,10 @@ def jobs_of(delivery_ids: Sequence[UUID]) -> list[Job]:
     }
     jobs = []
     for pk, webhook_id, event_id, deliver_to, lane, body in rows:
-        if webhook_id in webhooks:  # it may have been deleted in between
-            webhook, secrets = webhooks[webhook_id]
+        if webhook_id not in webhooks:  # it may have been deleted in between
+            continue
+        webhook, secrets = webhooks[webhook_id]
+        try:
             jobs.append(
                 Job(
                     delivery_id=pk,
@@ -125,6 +135,8 @@ def jobs_of(delivery_ids: Sequence[UUID]) -> list[Job]:
                     lane=lane,
                 )
             )
+        except UNFIT as exc:
+            refuse(pk, exc)
     return jobs
 
 
@@ -261,8 +273,7 @@ async def _read(answer: aiohttp.ClientResponse) -> str:
         answer.close()
     if not answer.content.at_eof():
         answer.close()  # the rest is not worth its time, and the connection not without it
-    # PostgreSQL cannot keep NUL.
-    return b"".join(parts).decode(errors="replace").replace("\x00", "\ufffd")
+    return cleaned(b"".join(parts).decode(errors="replace"))
 
 
 def _retry_after(value: str | None) -> float | None:
