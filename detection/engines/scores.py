@@ -115,10 +115,12 @@ def _read(value: bytes | None) -> Remembered | None:
     try:
         score, threat_types, reason, endpoint, scanned, total, at = orjson.loads(value)
         age = int(clock.time()) - at
+        if not 0 <= score <= 1:
+            raise ValueError("not a score")
+        scored = Score(score, tuple(threat_types), reason, endpoint, scanned, total)
     except (orjson.JSONDecodeError, ValueError, TypeError) as exc:
         log.warning("score_unreadable", error=type(exc).__name__)
         return None
     if not -AHEAD_SECONDS_MAX <= age <= STALE_SECONDS:
         return None
-    scored = Score(score, tuple(threat_types), reason, endpoint, scanned, total)
     return Remembered(scored, max(0, age))

@@ -126,15 +126,10 @@ async def _judge_one(item: Item, request: DetectRequest, origin: Origin, batch: 
     context.route = origin.endpoint
     if item.request_id is not None:
         context.request_uuid, context.request_id = item.request_id, str(item.request_id)
-    row = Record(origin.api_key_id, origin.workspace_id, len(request.text.encode()))
-    config = request.config
-    looked_up = services.start_look_up(
-        request.text, config.content_type, use_cache=config.use_cache
-    )
+    size = len(request.text.encode(errors="replace"))
+    row = Record(origin.api_key_id, origin.workspace_id, size)
     try:
-        verdict = await services.detect(
-            request, context, policy=origin.policy, looked_up=looked_up, batch=batch
-        )
+        return await _verdict(item, request, origin, batch, context, row)
     except Exception as exc:  # noqa: BLE001 - whatever it is, it is this item's and no other's
         error = errors.translate(exc)
         if isinstance(error, errors.InternalError):
@@ -142,16 +137,35 @@ async def _judge_one(item: Item, request: DetectRequest, origin: Origin, batch: 
         context.error_code = error.code
         values = row.row(context, error.status_code, perf_counter() - context.started)
         return _failed(item, errors_of(error))._replace(row=values)
-    row.note(verdict)
+
+
+async def _verdict(
+    item: Item,
+    request: DetectRequest,
+    origin: Origin,
+    batch: str,
+    context: RequestContext,
+    row: Record,
+) -> Judged:
+    config = request.config
+    looked_up = services.start_look_up(
+        request.text, config.content_type, use_cache=config.use_cache
+    )
+    verdict = await services.detect(
+        request, context, policy=origin.policy, looked_up=looked_up, batch=batch
+    )
     extra: dict[str, Any] = {}
     if origin.wants_detections:
         extra = {"threat_types": verdict.threat_types, "metadata": request.metadata}
     if origin.policy.store_text:
         extra["text"] = encryption.encrypt(request.text)
     result = verdict.__pydantic_serializer__.to_json(verdict, exclude_none=True)
-    line = {"id": item.id, "status": "ok", "result": orjson.Fragment(result), "error": None}
+    line = orjson.dumps(
+        {"id": item.id, "status": "ok", "result": orjson.Fragment(result), "error": None}
+    )
+    row.note(verdict)
     return Judged(
-        orjson.dumps(line),
+        line,
         is_ok=True,
         is_flagged=verdict.decision == "flag",
         row=row.row(context, 200, perf_counter() - context.started),
@@ -163,6 +177,11 @@ async def _judge_one(item: Item, request: DetectRequest, origin: Origin, batch: 
 def errors_of(error: errors.GatewayError) -> dict[str, str]:
     """As an item says it. Of several fields at fault each is named."""
     return {"code": error.code, "message": "; ".join(error.sentences) or str(error.detail)}
+
+
+def failed(item: Item, error: errors.GatewayError) -> Judged:
+    """One whose verdict cannot be kept."""
+    return _failed(item, errors_of(error))
 
 
 def refused(item_id: str, error: errors.GatewayError) -> Item:

@@ -24,6 +24,7 @@ from django.conf import settings
 from django.db import transaction
 from django.db.models import F, Q, QuerySet
 
+from accounts import parking
 from accounts.events import audit, publish
 from accounts.models import ApiKey, new_id
 from accounts.services import Actor
@@ -31,11 +32,13 @@ from accounts.usage import log as usage_log
 from accounts.usage import rows as usage_rows
 from accounts.usage.partitions import ensure_partitions
 from detection import callbacks
+from detection.jobs import judging
 from detection.jobs.judging import Item, Judged, Origin, counts_of
 from detection.models import Job, JobChunk
 from detection.policies import policy
 from detection.schemas import DetectConfig
 from gateway_project.core import clock, encryption, errors
+from gateway_project.core.stores.refused import write_all_but
 from gateway_project.core.stores.sweeps import Round
 from gateway_project.core.telemetry.logging import get_logger
 
@@ -245,6 +248,8 @@ def _is_free(now: datetime) -> Q:
 def _work(chunk: JobChunk, run: UUID, key: ApiKey | None) -> Work:
     job = chunk.job
     is_exhausted = chunk.attempts >= ATTEMPTS_MAX
+    if is_exhausted:
+        key = None  # its policy may be what is wrong
     try:
         items = [_unpacked(packed) for packed in orjson.loads(encryption.decrypt(chunk.items))]
     except Exception as exc:
@@ -264,7 +269,7 @@ def _work(chunk: JobChunk, run: UUID, key: ApiKey | None) -> Work:
             workspace_id=job.workspace_id,
             endpoint=path_of(job.kind),
             policy=policy.of_key(key) if key is not None else policy.DEFAULT,
-            wants_detections=job.workspace.wants_detections,
+            wants_detections=not is_exhausted and job.workspace.wants_detections,
             client_ip=job.client_ip,
             correlation_id=job.correlation_id or None,
         ),
@@ -303,6 +308,7 @@ def finish(work: Work, judged: Sequence[Judged]) -> bool:
     """Write what became of the chunk, all or nothing.
 
     False, and nothing is written, when this run holds it no more (cancelled, or its lease ended).
+    Raises what the database refuses: see `fail`.
     """
     usage = _usage(work, judged)
     # Before the transaction: its end without a commit would take the partition along.
@@ -321,6 +327,14 @@ def finish(work: Work, judged: Sequence[Judged]) -> bool:
         # Last: its sums are shared with everybody's calls, and held until the commit.
         usage_log.write([usage])
     return True
+
+
+def fail(work: Work, error: Exception) -> bool:
+    """End a chunk whose results the database refuses: all its items fail, and the rest goes on."""
+    failed = [judging.failed(item, errors.InternalError()) for item in work.items]
+    with transaction.atomic():
+        parking.park("jobs.chunk", work.chunk_id, error, workspace_id=work.origin.workspace_id)
+        return finish(work, failed)
 
 
 def lost(*, in_line: Callable[[], bool]) -> list[JobChunk]:
@@ -381,7 +395,12 @@ def _add(job_id: UUID, judged: Sequence[Judged]) -> None:
     job.status = status_of(job.succeeded, job.failed)
     job.finished_at = clock.now()
     job.save(update_fields=["status", "finished_at"])
-    _tell(job, judged)
+    # What the event repeats of the request must not cost the results.
+    write_all_but([job], lambda _: _tell(job, judged), _park_event)
+
+
+def _park_event(job: Job, error: Exception) -> None:
+    parking.park("jobs.event", job.pk, error, workspace_id=job.workspace_id)
 
 
 def status_of(succeeded: int, failed: int) -> Job.Status:

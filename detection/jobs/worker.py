@@ -27,7 +27,9 @@ from detection.jobs.judging import Judged
 from gateway_project.core.background import Background, in_thread
 from gateway_project.core.stores import redis
 from gateway_project.core.stores.bus import bus
+from gateway_project.core.stores.refused import is_refused, reason
 from gateway_project.core.telemetry.logging import get_logger
+from gateway_project.core.telemetry.loops import Loop
 
 T = TypeVar("T")
 RENEW_SECONDS = 0.4
@@ -35,6 +37,7 @@ RETRY_SECONDS = 0.5  # while results cannot be written
 CHUNK_SECONDS_MAX = 120
 """Far more than the engine and, after it, the embedded detector may take for a chunk."""
 STOP_SECONDS = 10.0
+_loop = Loop("jobs.leases")
 log = get_logger("gateway.jobs")
 
 
@@ -64,11 +67,23 @@ def _write(work: store.Work, judged: list[Judged]) -> bool:
         try:
             return store.finish(work, judged)
         except (db.OperationalError, db.InterfaceError) as exc:
+            if is_refused(exc):
+                return _give_up(work, exc)
             log.error("job_results_unwritten", error=type(exc).__name__)
             if monotonic() > until:
                 raise
             db.close_old_connections()
             time.sleep(RETRY_SECONDS)
+        except Exception as exc:
+            if not is_refused(exc):
+                raise
+            return _give_up(work, exc)
+
+
+def _give_up(work: store.Work, error: Exception) -> bool:
+    """They would be refused again, however often the engine is asked for them."""
+    log.error("job_results_refused", chunk=str(work.chunk_id), error=reason(error))
+    return store.fail(work, error)
 
 
 class Judge:
@@ -98,6 +113,7 @@ class Judge:
             self._under_way.pop(work.run, None)
 
     async def _renew(self) -> None:
+        has_failed = False
         while self._under_way:
             await asyncio.sleep(RENEW_SECONDS)
             asked = dict(self._under_way)
@@ -105,9 +121,14 @@ class Judge:
                 return
             try:
                 held = await in_thread(self._renewer, store.renew, [w for w, _ in asked.values()])
-            except (db.OperationalError, db.InterfaceError) as exc:
+            except Exception as exc:  # noqa: BLE001 - leases of the others have to be kept
                 log.error("job_leases_unrenewed", chunks=len(asked), error=type(exc).__name__)
+                await in_thread(self._renewer, _loop.failed, exc)
+                has_failed = True
                 continue
+            if has_failed:
+                await in_thread(self._renewer, _loop.succeeded)
+                has_failed = False
             for run in asked.keys() - held:
                 if run in self._under_way:  # else it ended while we asked
                     _, task = self._under_way.pop(run)
