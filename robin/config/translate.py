@@ -41,6 +41,8 @@ IN_TEXT = re.compile(
     re.IGNORECASE,
 )
 REDACTED = "[redacted]"
+EXACT = 2**53
+"""Up to here a float tells whole numbers apart, and JSON has them (RFC 8259, §6)."""
 
 
 def config_page(content: bytes) -> dict[str, Any]:
@@ -61,7 +63,8 @@ def _whole(value: Any) -> Any:
         return {name: _whole(inner) for name, inner in value.items()}
     if isinstance(value, list):
         return [_whole(inner) for inner in value]
-    return int(value) if isinstance(value, float) and value.is_integer() else value
+    is_whole = isinstance(value, float) and value.is_integer() and abs(value) < EXACT
+    return int(value) if is_whole else value
 
 
 def redacted(value: Any, *, is_secret: bool = False) -> Any:

@@ -6,8 +6,9 @@ were, `received, sent` as counters that begin at 0 when Robin starts.
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime, timedelta
 from itertools import pairwise
 from typing import Any
@@ -18,8 +19,10 @@ from django.db import connection, transaction
 from django.db.models import Max, Min, QuerySet
 from prometheus_client.parser import text_string_to_metric_families
 
+from accounts import parking
 from gateway_project.core import clock
 from gateway_project.core.clock import utc_text
+from gateway_project.core.stores.refused import write_all_but
 from gateway_project.core.stores.sweeps import Round
 from gateway_project.core.telemetry.logging import get_logger
 from robin.models import MetricSample
@@ -48,6 +51,8 @@ def prometheus(content: bytes) -> Values:
     found: Values = {}
     for family in text_string_to_metric_families(content.decode()):
         for sample in family.samples:
+            if not math.isfinite(sample.value):  # NaN is how Java says "not known"
+                continue
             found.setdefault(sample.name, []).append((sample.labels, sample.value))
     if not found:
         raise ValueError("no metrics")
@@ -158,9 +163,18 @@ def sample() -> bool:
         log.warning("robin_sample_failed", error=type(exc).__name__)
         return False
     with transaction.atomic():
-        alerts.tell(found, dead)
-        MetricSample.objects.create(figures=found)
+        write_all_but([found], lambda _: alerts.tell(found, dead), _park("robin.alerts"))
+        write_all_but([found], lambda _: _keep(found), _park("robin.sample"))
     return True
+
+
+def _keep(found: dict[str, float]) -> None:
+    MetricSample.objects.create(figures=found)
+
+
+def _park(kind: str) -> Callable[[object, Exception], None]:
+    """What Robin says may be anything; the next minute's sample is tried all the same."""
+    return lambda _, error: parking.park(kind, "", error)
 
 
 def prune() -> int:

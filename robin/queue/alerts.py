@@ -16,11 +16,14 @@ from django.conf import settings
 
 from accounts.events import event, publish_all
 from accounts.models import Workspace
+from gateway_project.core.storable import unstorable
 from robin.models import DeadItem, MetricSample
 from robin.queue import translate
 from robin.queue.translate import Item
 
 SPIKE, DEAD = "queue.spike", "queue.item_dead"
+UID_CHARS_MAX: int = DeadItem._meta.get_field("uid").max_length or 0
+"""Robin's are UUIDs; what else stands there is passed over, and the others are told of."""
 DEAD_ITEMS_MAX = 1000  # a page of Robin's: of more, the oldest
 SECONDS_MAX = 5.0
 
@@ -45,7 +48,11 @@ def _tls() -> ssl.SSLContext:
 
 def listeners(event_type: str) -> list[Workspace]:
     marked = Workspace.objects.filter(is_robin_operator=True)
-    return [one for one in marked if event_type in one.wanted_events]
+    return [
+        one
+        for one in marked
+        if isinstance(one.wanted_events, list) and event_type in one.wanted_events
+    ]
 
 
 def dead_items() -> list[Item] | None:
@@ -58,7 +65,8 @@ def dead_items() -> list[Item] | None:
     with client(settings.ROBIN_CLIENT_API_URL, settings.ROBIN_CLIENT_API_TOKEN) as http:
         query: dict[str, str | int] = {"page": 1, "limit": DEAD_ITEMS_MAX, "state": "DEAD"}
         answer = http.get("/client/queue/list", params=query).raise_for_status()
-    return translate.queue_page(answer.content).items
+    items = translate.queue_page(answer.content).items
+    return [item for item in items if len(item["uid"]) <= UID_CHARS_MAX and not unstorable(item)]
 
 
 def tell(figures: dict[str, Any], dead: list[Item] | None) -> None:

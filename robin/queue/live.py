@@ -31,6 +31,7 @@ from gateway_project.core import clock, errors
 from gateway_project.core.clock import utc_text
 from gateway_project.core.stores.bus import bus
 from gateway_project.core.telemetry.logging import get_logger
+from gateway_project.core.telemetry.loops import Loop
 from gateway_project.core.telemetry.metrics import live_clients, live_polls
 from robin.access import authentication
 from robin.access.authentication import Member
@@ -48,6 +49,7 @@ VERSION = 1  # of what processes tell and leave each other
 STALE = "stale"
 EXPIRED, FORBIDDEN, TOO_SLOW = 4401, 4403, 4408
 log = get_logger("gateway.live")
+_loop = Loop("robin.live")
 Item = dict[str, Any]
 
 
@@ -376,7 +378,7 @@ class Hub:
     # -- Who asks ---------------------------------------------------------------------------------
 
     async def _lead(self) -> None:
-        leader = Leader(self._lock, self.fetch)
+        leader, has_failed = Leader(self._lock, self.fetch), False
         try:
             while True:
                 try:
@@ -385,6 +387,12 @@ class Hub:
                     log.warning("live_lock_lost", error=type(exc).__name__)
                 except Exception as exc:
                     log.error("live_turn_failed", error=type(exc).__name__, exc_info=exc)
+                    has_failed = True
+                    await _loop.afailed(exc)
+                else:
+                    if has_failed:
+                        has_failed = False
+                        await _loop.asucceeded()
                 await asyncio.sleep(leader.rest_seconds())
         finally:
             leader.stop()
@@ -407,7 +415,14 @@ class Hub:
                 self._to_recheck.add(ALL)
             if self._to_recheck:
                 messages, self._to_recheck = self._to_recheck, set()
-                if not await self._check(messages):
+                try:
+                    is_checked = await self._check(messages)
+                except Exception as exc:
+                    # Whoever guards must not end: sessions would outlive their end.
+                    log.error("live_check_failed", error=type(exc).__name__, exc_info=exc)
+                    await _loop.afailed(exc)
+                    is_checked = False
+                if not is_checked:
                     self._to_recheck |= messages
             limit = STALE_POLLS * settings.QUEUE_POLL_SECONDS + FETCH_SECONDS_MAX
             if not self._status and self._snapshot and monotonic() - self._received_at > limit:

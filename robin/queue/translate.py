@@ -29,6 +29,7 @@ UID = re.compile(r"data-uid=['\"]([^'\"]+)['\"]")
 MORE = re.compile(r"\s*…\s*\(\+(\d+)\)\s*$")
 FILE = re.compile(r"<span title=['\"]([^'\"]*)['\"]")
 CELLS = 11
+COUNT_MAX = 2**53
 
 
 class QueuePage(NamedTuple):
@@ -80,10 +81,10 @@ def _item_of(row: Mapping[str, Any]) -> Item:
         "uid": str(row["uid"]),
         "protocol": str(row["protocol"]),
         "mailbox": shown[0] if shown else "",
-        "retryCount": int(row["retryCount"]),
-        "maxRetryCount": max(1, int(row.get("maxRetryCount") or RETRIES_MAX)),
-        "createTime": int(row["createTime"]),
-        "lastRetryTime": int(row.get("lastRetryTime") or 0),
+        "retryCount": _count(row["retryCount"]),
+        "maxRetryCount": max(1, _count(row.get("maxRetryCount") or RETRIES_MAX)),
+        "createTime": _count(row["createTime"]),
+        "lastRetryTime": _count(row.get("lastRetryTime") or 0),
         "recipients": shown,
         "recipientsTotal": len(recipients),
         "envelopes": len(envelopes),
@@ -92,6 +93,11 @@ def _item_of(row: Mapping[str, Any]) -> Item:
     if session.get("uid"):
         item["sessionUid"] = str(session["uid"])
     return item
+
+
+def _count(value: Any) -> int:
+    """As JSON and its readers can have it (RFC 8259, §6)."""
+    return max(-COUNT_MAX, min(int(value), COUNT_MAX))
 
 
 def _item(cells: list[str], retries_max: Mapping[str, int]) -> Item:
@@ -106,14 +112,14 @@ def _item(cells: list[str], retries_max: Mapping[str, int]) -> Item:
         "uid": unescape(uid[1]),
         "protocol": protocol,
         "mailbox": shown[0] if shown else "",
-        "retryCount": int(cells[5]),
+        "retryCount": _count(cells[5]),
         # It is a divisor in the UI.
         "maxRetryCount": max(1, retries_max.get(protocol, retries_max.get("", RETRIES_MAX))),
         "createTime": java_ms(cells[3]),
         "lastRetryTime": java_ms(cells[6]),
         "recipients": shown,
-        "recipientsTotal": len(shown) + (int(more[1]) if more else 0),
-        "envelopes": int(cells[7]),
+        "recipientsTotal": len(shown) + (_count(more[1]) if more else 0),
+        "envelopes": _count(cells[7]),
         "files": [unescape(name).rpartition("/")[2] for name in FILE.findall(cells[9])],
     }
     session = unescape(cells[2]).strip()
