@@ -23,8 +23,8 @@ from pydantic import (
 
 from accounts.models import ApiKey, Plan, UsageLog, User, Workspace, effective_limits
 from gateway_project.core import clock
-from gateway_project.core.api.endpoint import Body
-from gateway_project.core.api.fields import Time, without_nul
+from gateway_project.core.api.endpoint import Asked, Body
+from gateway_project.core.api.fields import Time
 
 Scope = Literal["detect", "batch", "webhooks", "usage:read", "keys:write"]
 Limit = Annotated[int, Field(ge=1, le=2_000_000_000)]
@@ -39,7 +39,7 @@ def _network(value: str) -> str:
 
 def _acceptable(password: str) -> str:
     try:
-        validate_password(without_nul(password))
+        validate_password(password)
     except DjangoValidationError as exc:
         raise ValueError(" ".join(exc.messages)) from None
     return password
@@ -55,11 +55,7 @@ def _future(value: datetime) -> datetime:
     return value
 
 
-Name = Annotated[
-    str,
-    StringConstraints(strip_whitespace=True, min_length=1, max_length=100),
-    AfterValidator(without_nul),
-]
+Name = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=100)]
 Network = Annotated[str, StringConstraints(max_length=50), AfterValidator(_network)]
 Future = Annotated[AwareDatetime, AfterValidator(_future)]
 
@@ -238,7 +234,7 @@ class Profile(BaseModel):
 DECISIONS = ("allow", "review", "flag")
 
 
-class RequestsQuery(BaseModel):
+class RequestsQuery(Asked):
     model_config = ConfigDict(extra="forbid")
 
     key: UUID | None = None

@@ -28,6 +28,7 @@ from detection.models import Feedback, Job, PolicyVersion
 from detection.policies import policy
 from detection.policies.views import PolicyRequest
 from gateway_project.core import errors
+from gateway_project.core.api.forms import ModelForm
 from gateway_project.core.api.responses import ndjson
 
 EXPORTED_MAX = 10_000
@@ -71,7 +72,7 @@ class JobAdmin(ReadOnly):
         return f"{row.done:,} of {row.total:,}"
 
 
-class PolicyVersionForm(forms.ModelForm):  # type: ignore[type-arg]
+class PolicyVersionForm(ModelForm):
     """A whole policy, as `PUT /v1/policy` takes it."""
 
     class Meta:

@@ -19,7 +19,7 @@ from detection.jobs.views import origin_of
 from detection.models import TEXT_CHARS_MAX
 from detection.schemas import ITEMS_AT_ONCE_MAX, DetectConfig, is_text
 from gateway_project.core import errors
-from gateway_project.core.api.endpoint import endpoint
+from gateway_project.core.api.endpoint import Asked, endpoint
 from gateway_project.core.api.responses import reply
 from gateway_project.core.api.viewsets import DataPlaneViewSet
 
@@ -27,7 +27,7 @@ from gateway_project.core.api.viewsets import DataPlaneViewSet
 Text = Annotated[str, StringConstraints(max_length=TEXT_CHARS_MAX), AfterValidator(is_text)]
 
 
-class GuardrailRequest(BaseModel):
+class GuardrailRequest(Asked):
     model_config = ConfigDict(extra="ignore", strict=True)
 
     texts: Annotated[list[Text], Field(max_length=ITEMS_AT_ONCE_MAX)]

@@ -24,7 +24,8 @@ from pydantic import (
 
 from detection.models import TEXT_CHARS_MAX
 from gateway_project.core.api.endpoint import Body
-from gateway_project.core.api.fields import Time, holds_nul, without_nul
+from gateway_project.core.api.fields import Time
+from gateway_project.core.storable import storable
 from webhooks.delivery.callbacks import CallbackUrl
 
 METADATA_BYTES_MAX = 1024
@@ -36,8 +37,6 @@ OnUnavailable = Literal["fallback", "fail_closed", "fail_open"]
 
 
 def is_text(value: str) -> str:
-    if "\x00" in value:
-        raise ValueError("must not hold NUL (U+0000)")
     # A few control characters are an evasion and are analysed; a tenth of the text is a binary.
     if CONTROLS.search(value) and len(CONTROLS.findall(value)) > len(value) * CONTROLS_SHARE_MAX:
         raise ValueError(
@@ -47,14 +46,7 @@ def is_text(value: str) -> str:
 
 
 def _is_small(value: dict[str, Any]) -> dict[str, Any]:
-    try:
-        size = len(orjson.dumps(value))
-    except orjson.JSONEncodeError:
-        raise ValueError(
-            "holds a number beyond 64 bits or another value JSON cannot keep"
-        ) from None
-    if holds_nul(value):
-        raise ValueError("must not hold NUL (U+0000)")
+    size = len(orjson.dumps(storable(value)))
     if size > METADATA_BYTES_MAX:
         raise ValueError(f"is {size} bytes as JSON; at most {METADATA_BYTES_MAX} are echoed")
     return value
@@ -227,7 +219,7 @@ ITEMS_MAX = 1000
 ITEMS_AT_ONCE_MAX = 100
 """A batch of more is worked on behind its request."""
 JobStatus = Literal["queued", "processing", "complete", "partial", "failed", "cancelled"]
-ItemId = Annotated[str, StringConstraints(min_length=1, max_length=64), AfterValidator(without_nul)]
+ItemId = Annotated[str, StringConstraints(min_length=1, max_length=64), AfterValidator(storable)]
 _item_id: TypeAdapter[str] = TypeAdapter(ItemId, config=ConfigDict(strict=True))
 
 

@@ -291,6 +291,7 @@ PROMETHEUS_LATENCY_BUCKETS = (  # of `django_db_…`: those of our own, `core/te
 # counted in front of both (`gateway_requests_total`), so django-prometheus' middleware is not here.
 MIDDLEWARE = [
     "gateway_project.core.api.error_pages.route_label",
+    "gateway_project.core.api.error_pages.RefusedData",
     "django.middleware.security.SecurityMiddleware",
     "servestatic.middleware.ServeStaticMiddleware",
     "django.contrib.sessions.middleware.SessionMiddleware",

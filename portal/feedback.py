@@ -16,6 +16,7 @@ from accounts.models import UsageLog
 from detection.feedback import services
 from detection.models import Feedback
 from gateway_project.core import errors
+from gateway_project.core.api.forms import Form
 from portal.members import Member, workspace_page
 
 VERDICT_LABELS = {
@@ -25,7 +26,7 @@ VERDICT_LABELS = {
 }
 
 
-class FeedbackForm(forms.Form):
+class FeedbackForm(Form):
     """The verdict is the button that was pressed. `at`: when the request was answered."""
 
     note = forms.CharField(

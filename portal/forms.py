@@ -11,6 +11,7 @@ from django import forms
 
 from accounts.models import DEFAULT_SCOPES, SCOPES, ApiKey, Plan
 from gateway_project.core import clock
+from gateway_project.core.api.forms import Form
 
 SCOPE_LABELS = {
     "detect": "Ask for verdicts",
@@ -27,7 +28,7 @@ def moment_input() -> forms.DateTimeInput:
     return forms.DateTimeInput(attrs={"type": "datetime-local"}, format="%Y-%m-%dT%H:%M")
 
 
-class KeyForm(forms.Form):
+class KeyForm(Form):
     name = forms.CharField(max_length=100, initial="API key")
     scopes = forms.MultipleChoiceField(
         choices=[(scope, f"{scope}: {SCOPE_LABELS[scope]}") for scope in SCOPES],
@@ -81,13 +82,13 @@ class KeyForm(forms.Form):
         return value
 
 
-class RotateForm(forms.Form):
+class RotateForm(Form):
     grace_seconds = forms.TypedChoiceField(
         choices=GRACE, coerce=int, initial="86400", label="The old key stops"
     )
 
 
-class RevokeForm(forms.Form):
+class RevokeForm(Form):
     name = forms.CharField(label="Type the key's name to confirm", strip=True)
 
     def __init__(self, key: ApiKey, data: Any = None) -> None:
@@ -101,7 +102,7 @@ class RevokeForm(forms.Form):
         return name
 
 
-class SpanForm(forms.Form):
+class SpanForm(Form):
     """With `since` and `until`, of which either may be missing."""
 
     def clean(self) -> dict[str, Any]:

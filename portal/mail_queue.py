@@ -23,6 +23,7 @@ from accounts.adapter import actor_of
 from accounts.models import User
 from gateway_project.core import clock
 from gateway_project.core.api.responses import SECRET_HEADERS
+from gateway_project.core.storable import cleaned
 from robin.access import sessions, tickets
 from robin.metrics import sampling
 from robin.permissions import Permission, permissions_of
@@ -74,7 +75,7 @@ def ticket(request: HttpRequest, user: User) -> HttpResponse:
         user,
         UUID(known) if known else None,
         actor=actor_of(request, user.email),
-        user_agent=request.headers.get("user-agent", "").replace("\x00", ""),
+        user_agent=cleaned(request.headers.get("user-agent", "")),
     )
     request.session[SESSION_KEY] = str(session_id)
     text = tickets.issue(session_id, clock.time() + SOCKET_SECONDS)

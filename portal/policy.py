@@ -20,6 +20,7 @@ from detection.evaluation.calibration import Compared, Known, from_threshold
 from detection.policies import policy as policies
 from detection.policies.policy import ENTRIES_MAX, THREAT_TYPES
 from gateway_project.core import errors
+from gateway_project.core.api.forms import Form
 from portal.members import Member, workspace_page
 
 LOCKS = {
@@ -45,7 +46,7 @@ def _entries(label: str, help_text: str) -> forms.CharField:
     )
 
 
-class PolicyForm(forms.Form):
+class PolicyForm(Form):
     version = forms.IntegerField(widget=forms.HiddenInput)
     threshold_engine = _threshold("Threshold when the engine judged")
     threshold_fallback = _threshold("Threshold when the embedded detector had to")
@@ -174,7 +175,7 @@ def policy(request: HttpRequest, member: Member, key_id: UUID) -> HttpResponse:
     return render(request, "portal/pages/policy.html", facts)
 
 
-class UploadForm(forms.Form):
+class UploadForm(Form):
     file = forms.FileField(
         label="Labelled texts (JSONL)",
         help_text=(

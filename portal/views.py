@@ -18,6 +18,7 @@ from django.views.decorators.http import require_http_methods, require_POST, req
 from accounts import services
 from accounts.adapter import actor_of
 from accounts.models import User
+from gateway_project.core.api.forms import Form, ModelForm
 
 
 @require_safe
@@ -37,7 +38,7 @@ def quickstart(request: HttpRequest) -> HttpResponse:
     return render(request, "portal/quickstart.html", {"base_url": base_url(request)})
 
 
-class ProfileForm(forms.ModelForm):  # type: ignore[type-arg]
+class ProfileForm(ModelForm):
     class Meta:
         model = User
         fields = ["first_name"]
@@ -45,7 +46,7 @@ class ProfileForm(forms.ModelForm):  # type: ignore[type-arg]
         help_texts = {"first_name": "How we address you. Only you and members of staff see it."}
 
 
-class DeleteForm(forms.Form):
+class DeleteForm(Form):
     typed = forms.CharField(label="Your e-mail address, to be sure")
 
     def __init__(self, *args: Any, email: str, **kwargs: Any) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 
 from django import forms
 
+from gateway_project.core.api.forms import Form
 from gateway_project.core.upstream import destinations
 from portal.forms import GRACE, SpanForm, moment_input
 from webhooks import catalogue
@@ -16,7 +17,7 @@ PASTED_CHARS_MAX = 100_000
 URL_HELP = "https, on port 443 or 8443, at a public address. Answer 2xx within 15 seconds."
 
 
-class WebhookForm(forms.Form):
+class WebhookForm(Form):
     url = forms.CharField(max_length=2048, label="Address", help_text=URL_HELP)
     events = forms.MultipleChoiceField(
         choices=[(event.name, event.name) for event in catalogue.TYPES],
@@ -59,13 +60,13 @@ class WebhookForm(forms.Form):
         }
 
 
-class RotateSecretForm(forms.Form):
+class RotateSecretForm(Form):
     overlap_seconds = forms.TypedChoiceField(
         choices=GRACE, coerce=int, initial="86400", label="The old secret stops signing"
     )
 
 
-class TestForm(forms.Form):
+class TestForm(Form):
     event = forms.ChoiceField(
         choices=[(event.name, event.name) for event in catalogue.TYPES],
         initial="webhook.test",
@@ -110,7 +111,7 @@ class DeliveryFilter(SpanForm):
         return {name: value for name, value in found.items() if value}
 
 
-class DebugForm(forms.Form):
+class DebugForm(Form):
     headers = forms.CharField(
         max_length=PASTED_CHARS_MAX,
         label="Headers as your receiver got them",

@@ -9,7 +9,9 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, ConfigDict, Field
+
+from gateway_project.core.api.endpoint import Asked
 
 NUMBER_MAX = 1_000_000
 
@@ -34,7 +36,7 @@ Text = Annotated[str, Field(max_length=200), AfterValidator(one_line)]
 When = Annotated[datetime, AfterValidator(_aware)]
 
 
-class Query(BaseModel):
+class Query(Asked):
     """Of an address. Names that are not known are ignored, as Robin UI may send more."""
 
-    model_config = ConfigDict(extra="ignore", allow_inf_nan=False)
+    model_config = ConfigDict(extra="ignore")

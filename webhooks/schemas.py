@@ -17,7 +17,7 @@ from pydantic import (
 )
 
 from gateway_project.core.api.endpoint import Body
-from gateway_project.core.api.fields import Time, without_nul
+from gateway_project.core.api.fields import Time
 from gateway_project.core.upstream import destinations
 from webhooks import catalogue
 from webhooks.delivery.schedule import ATTEMPTS_MAX
@@ -48,9 +48,7 @@ def _each_once(names: list[str]) -> list[str]:
 Url = Annotated[str, StringConstraints(max_length=2048), AfterValidator(_destination)]
 Event = Annotated[str, StringConstraints(max_length=60), AfterValidator(_event)]
 Events = Annotated[list[Event], Field(min_length=1, max_length=50), AfterValidator(_each_once)]
-Description = Annotated[
-    str, StringConstraints(strip_whitespace=True, max_length=200), AfterValidator(without_nul)
-]
+Description = Annotated[str, StringConstraints(strip_whitespace=True, max_length=200)]
 Retries = Annotated[int, Field(ge=0, le=ATTEMPTS_MAX - 1)]
 
 

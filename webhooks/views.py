@@ -19,6 +19,7 @@ from gateway_project.core.api.pagination import PAGING, page
 from gateway_project.core.api.responses import SECRET_HEADERS, reply
 from gateway_project.core.api.viewsets import ControlPlaneViewSet
 from gateway_project.core.ratelimit import per_minute
+from gateway_project.core.storable import storable
 from webhooks import catalogue, services
 from webhooks.delivery import callbacks
 from webhooks.models import Inbox, Webhook, WebhookDelivery
@@ -390,6 +391,7 @@ def _filters(request: Request) -> dict[str, Any]:
             found["created_at__gte"] = at = datetime.fromisoformat(since)
             if at.tzinfo is None:
                 raise ValueError("without its offset")
+            storable(at)
         except ValueError:
             message = "not a time with its offset, such as 2026-05-01T00:00:00Z"
             wrong.append({"field": "since", "message": message})

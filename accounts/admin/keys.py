@@ -25,9 +25,10 @@ from accounts.admin.people import usage_of
 from accounts.models import ApiKey, Workspace
 from accounts.schemas import KeyRequest
 from accounts.services import Actor
+from gateway_project.core.api.forms import Form, ModelForm
 
 
-class KeyForm(forms.ModelForm):
+class KeyForm(ModelForm):
     """The API's rules for the fields of a key, except that staff may go beyond the plan."""
 
     def clean(self) -> dict[str, Any]:
@@ -45,7 +46,7 @@ class KeyForm(forms.ModelForm):
         return values
 
 
-class LimitsForm(forms.Form):
+class LimitsForm(Form):
     per_minute = forms.IntegerField(
         min_value=1, max_value=2_000_000_000, required=False, help_text="Empty: as it is."
     )

@@ -33,6 +33,8 @@ from gateway_project.core import clock
 from gateway_project.core.context import context_of
 
 COUNT_MAX = 2_000
+# What `TimeRange` counts from or to, with room on both sides.
+FIRST, LAST = datetime(1900, 1, 1, tzinfo=UTC), datetime(9000, 1, 1, tzinfo=UTC)
 KEY_PREFIX = "gw_"
 
 
@@ -256,11 +258,12 @@ def _moment(text: str | None) -> datetime | None:
     """What the form or a person wrote, UTC unless it says otherwise; None if it is no time."""
     try:
         at = parse_datetime(text or "")
-    except ValueError:  # well-formed, but no such day
+        if at is None:
+            return None
+        at = at.replace(tzinfo=UTC) if at.tzinfo is None else at.astimezone(UTC)
+    except (ValueError, OverflowError):  # well-formed, but no such day, or beyond the calendar
         return None
-    if at is None:
-        return None
-    return at.replace(tzinfo=UTC) if at.tzinfo is None else at.astimezone(UTC)
+    return at if FIRST <= at <= LAST else None
 
 
 class Choice(admin.SimpleListFilter):

@@ -23,6 +23,7 @@ from accounts.events import audit
 from accounts.models import ApiKey, Membership, Plan, User, Workspace, new_id, normal_email
 from accounts.usage import reports
 from gateway_project.core import clock
+from gateway_project.core.api.forms import Form, ModelForm
 
 USAGE_DAYS = 30
 KEYS_SHOWN_MAX = 20
@@ -44,7 +45,7 @@ def named(queryset: QuerySet[User], term: str) -> QuerySet[User]:
     return queryset.filter(email__startswith=normal_email(term))
 
 
-class UserForm(forms.ModelForm):
+class UserForm(ModelForm):
     def clean_is_superuser(self) -> bool:
         wanted: bool = self.cleaned_data["is_superuser"]
         if (
@@ -56,7 +57,7 @@ class UserForm(forms.ModelForm):
         return wanted
 
 
-class NewUserForm(forms.ModelForm):
+class NewUserForm(ModelForm):
     password = forms.CharField(widget=forms.PasswordInput(attrs={"autocomplete": "new-password"}))
 
     def clean_email(self) -> str:
@@ -216,7 +217,7 @@ class PeopleAdmin(SuperusersAct, UserAdmin):
 # -- Workspaces -----------------------------------------------------------------------------------
 
 
-class PlanForm(forms.Form):
+class PlanForm(Form):
     plan = forms.ModelChoiceField(Plan.objects.order_by("rate_limit_per_day"), empty_label=None)
     fit_keys = forms.BooleanField(
         initial=True,

@@ -22,6 +22,7 @@ from accounts.admin.lists import (
 )
 from accounts.models import ApiKey, AuditEvent, UsageLog, UsageRollup, Workspace, normal_email
 from accounts.usage.rollups import EVERYTHING
+from gateway_project.core import clock
 
 REQUEST_SECONDS_MAX = 120
 """Longer no request takes: so far behind its id, which holds its beginning, its row may lie."""
@@ -68,7 +69,10 @@ class UsageLogAdmin(ReadOnly):
         wanted = as_uuid(term)
         if wanted is None or wanted.version != 7 or subjects(term):
             return None
-        began = datetime.fromtimestamp((wanted.int >> 80) / 1000, UTC)
+        milliseconds = wanted.int >> 80
+        if milliseconds / 1000 > clock.time():
+            return None  # of no request yet, and perhaps beyond the calendar
+        began = datetime.fromtimestamp(milliseconds / 1000, UTC)
         return began - timedelta(seconds=1), began + timedelta(seconds=REQUEST_SECONDS_MAX)
 
     def find(self, queryset: QuerySet[UsageLog], term: str) -> QuerySet[UsageLog]:

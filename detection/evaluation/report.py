@@ -17,12 +17,13 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, Field, TypeAdapter, ValidationError
+from pydantic import AfterValidator, BaseModel, Field, TypeAdapter, ValidationError
 
 from detection.models import TEXT_CHARS_MAX
 from detection.schemas import Text
+from gateway_project.core.storable import storable
 
 NOT_JSON = "not a line of JSON in UTF-8"
 NOT_OBJECT = "not a JSON object"
@@ -42,7 +43,7 @@ COLUMNS = (
 )
 BINS = 20  # of the histogram of confidences
 LATENCY_BINS = 40
-_text = TypeAdapter[str](Text)
+_text = TypeAdapter[str](Annotated[Text, AfterValidator(storable)])
 
 
 class Answer(BaseModel):

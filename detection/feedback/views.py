@@ -6,7 +6,7 @@ from typing import Annotated, Literal, cast
 from uuid import UUID
 
 from django.http import HttpResponse
-from pydantic import AfterValidator, BaseModel, Field, StringConstraints
+from pydantic import BaseModel, Field, StringConstraints
 from rest_framework.request import Request
 
 from accounts import idempotency
@@ -15,15 +15,11 @@ from detection.feedback import services
 from detection.models import Feedback
 from gateway_project.core import errors
 from gateway_project.core.api.endpoint import Body, endpoint
-from gateway_project.core.api.fields import Time, without_nul
+from gateway_project.core.api.fields import Time
 from gateway_project.core.api.responses import reply
 
 Verdict = Literal["false_positive", "false_negative", "correct"]
-Note = Annotated[
-    str,
-    StringConstraints(strip_whitespace=True, max_length=services.NOTE_CHARS_MAX),
-    AfterValidator(without_nul),
-]
+Note = Annotated[str, StringConstraints(strip_whitespace=True, max_length=services.NOTE_CHARS_MAX)]
 
 
 class FeedbackRequest(Body):

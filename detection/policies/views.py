@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from django.http import HttpResponse
 from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import OpenApiParameter
-from pydantic import AfterValidator, BaseModel, Field, StringConstraints, model_validator
+from pydantic import BaseModel, Field, StringConstraints, model_validator
 from rest_framework.request import Request
 
 from accounts.models import ApiKey
@@ -19,7 +19,7 @@ from detection.policies.policy import ENTRIES_MAX, THREAT_TYPES, ThreatType
 from detection.schemas import OnUnavailable
 from gateway_project.core import errors
 from gateway_project.core.api.endpoint import Body, endpoint
-from gateway_project.core.api.fields import Time, without_nul
+from gateway_project.core.api.fields import Time
 from gateway_project.core.api.responses import reply
 
 TAGS = ("policy",)
@@ -45,7 +45,7 @@ class Entry(Body):
         ),
     )
     text: Annotated[str, StringConstraints(min_length=1, max_length=TEXT_CHARS_MAX)] | None = None
-    note: Annotated[str, StringConstraints(max_length=200), AfterValidator(without_nul)] = ""
+    note: Annotated[str, StringConstraints(max_length=200)] = ""
 
     @model_validator(mode="after")
     def _one_of_both(self) -> Entry:

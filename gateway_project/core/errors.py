@@ -60,6 +60,8 @@ from django.http import Http404
 from rest_framework import exceptions as drf
 from rest_framework import status as http
 
+from gateway_project.core.storable import NESTING_MAX
+
 CONTENT_TYPE = "application/problem+json"
 ROBIN_PREFIX = "/api/v1/"
 
@@ -440,6 +442,15 @@ def problem(error: GatewayError, *, instance: str, request_id: str) -> bytes:
     return orjson.dumps(body)
 
 
+UNREAD = {
+    "surrogate": "holds half of a surrogate pair, which is not text",
+    "end of hex escape": "holds half of a surrogate pair, which is not text",
+    "recursion limit": f"is nested more than {NESTING_MAX} levels deep",
+    "number out of range": "must not hold an integer beyond 64 bits",
+}
+"""What the JSON parser says of a body that is JSON all the same, in words for who sent it."""
+
+
 def from_pydantic(
     error: pydantic.ValidationError, model: type[pydantic.BaseModel] | None = None
 ) -> GatewayError:
@@ -447,15 +458,16 @@ def from_pydantic(
 
     For an unknown field, the fields that `model` knows at that place are listed.
     """
-    fields = []
+    fields: list[dict[str, str]] = []
     for item in error.errors(include_url=False, include_input=False):
         kind = item["type"]
         if kind == "json_invalid":
             reason = str(item.get("ctx", {}).get("error", "invalid JSON"))
-            # A lone surrogate is well-formed JSON by its grammar (RFC 8259 §8.2) but is no text.
-            if "surrogate" in reason or "end of hex escape" in reason:
-                message = f"holds half of a surrogate pair, which is not text: {reason}"
-                return ValidationFailed(errors=[{"field": "", "message": message}])
+            # Well-formed JSON by its grammar (RFC 8259, §8.2 and §9), but nothing that can be kept.
+            for sign, meaning in UNREAD.items():
+                if sign in reason:
+                    wrong = {"field": "", "message": f"{meaning}: {reason}"}
+                    return ValidationFailed(errors=[wrong])
             return InvalidJSON(f"The body could not be read as JSON: {reason}.")
         field = ".".join(str(part) for part in item["loc"])
         message = item["msg"].removeprefix("Value error, ")
@@ -497,6 +509,8 @@ def translate(exc: Exception) -> GatewayError:
         return exc
     if isinstance(exc, db.OperationalError | db.InterfaceError):
         return StoreUnavailable()
+    if isinstance(exc, db.DataError):
+        return ValidationFailed("A value of this request is one that the store does not take.")
     if isinstance(exc, Http404 | drf.NotFound):
         return NotFound()
     if isinstance(exc, drf.MethodNotAllowed):

@@ -11,6 +11,7 @@ from drf_spectacular.utils import extend_schema_serializer
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
 from gateway_project.core import clock
+from gateway_project.core.api.endpoint import Asked
 from gateway_project.core.api.fields import Time
 
 YEARS_MAX = timedelta(days=3660)
@@ -18,7 +19,7 @@ HOURS_KEPT = timedelta(days=95)
 Rate = Annotated[float, Field(ge=0, le=1)]
 
 
-class Query(BaseModel):
+class Query(Asked):
     """A query string: a parameter that nobody knows is a mistake, not a wish."""
 
     model_config = ConfigDict(extra="forbid")
@@ -30,10 +31,7 @@ class Range(Query):
 
     @model_validator(mode="after")
     def _in_order(self) -> Range:
-        try:
-            since, until = self.bounds(timedelta(days=1))
-        except OverflowError:
-            raise ValueError("since and until lie beyond the calendar") from None
+        since, until = self.bounds(timedelta(days=1))
         if since >= until:
             raise ValueError("since must lie before until")
         if until - since > YEARS_MAX:
@@ -43,8 +41,11 @@ class Range(Query):
     def bounds(self, default: timedelta) -> tuple[datetime, datetime]:
         """(since, until) in UTC; now and `default` before it where nothing is said."""
         zone = timezone.get_default_timezone()  # UTC
-        until = (self.until or clock.now()).astimezone(zone)
-        return (self.since or until - default).astimezone(zone), until
+        try:
+            until = (self.until or clock.now()).astimezone(zone)
+            return (self.since or until - default).astimezone(zone), until
+        except OverflowError:
+            raise ValueError("since and until lie beyond the calendar") from None
 
 
 class UsageQuery(Range):
@@ -59,7 +60,7 @@ class UsageQuery(Range):
 
 
 class UsersQuery(Query):
-    search: Annotated[str, StringConstraints(max_length=254, pattern=r"^[^\x00]*$")] = ""
+    search: Annotated[str, StringConstraints(max_length=254)] = ""
     ordering: Literal["email", "-email", "date_joined", "-date_joined"] = "-date_joined"
     limit: Annotated[int, Field(ge=1, le=200)] = 50
     cursor: str | None = None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from django import forms
 from django.contrib import admin, messages
 from django.core.exceptions import PermissionDenied
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
@@ -13,6 +14,7 @@ from redis.exceptions import RedisError
 
 from accounts import moderation
 from accounts.services import Actor
+from gateway_project.core.api.forms import ModelForm
 from gateway_project.core.context import context_of
 from gateway_project.core.upstream import breaker
 from gateway_project.staff import numbers
@@ -39,6 +41,10 @@ class StaffSite(admin.AdminSite):
         )
         shown = [model for model in models if model._meta.label_lower not in LEFT_OUT]
         super().register(shown, admin_class, **options)
+        for model in shown:
+            page = self._registry.get(model)  # a model that is swapped out has none
+            if page is not None and page.form is forms.ModelForm:
+                page.form = ModelForm
 
     def get_urls(self) -> list[Any]:
         return [

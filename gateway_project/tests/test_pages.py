@@ -91,7 +91,7 @@ class TestNotFound:
         assert r.status_code == 404
         assert r.json()["code"] == "not_found"
 
-    @pytest.mark.parametrize("path", ["/<script>alert(1)</script>", '/"onload="x', "/%00", "/é"])
+    @pytest.mark.parametrize("path", ["/<script>alert(1)</script>", '/"onload="x', "/é"])
     def test_a_strange_path_is_only_a_path(self, gateway, path):
         r = gateway.get(path, headers=HTML)
 

@@ -16,6 +16,7 @@ from gateway_project.core.api.pagination import page
 from gateway_project.core.api.responses import SECRET_HEADERS, reply
 from gateway_project.core.api.viewsets import ControlPlaneViewSet
 from gateway_project.core.context import context_of
+from gateway_project.core.storable import cleaned
 from robin.access import people, sessions, tickets
 from robin.access.authentication import (
     TOKEN,
@@ -72,7 +73,7 @@ class SignInViewSet(ControlPlaneViewSet):
             body.password,
             otp=body.otp,
             actor=_actor(request, body.username),
-            user_agent=request.headers.get("user-agent", "").replace("\x00", ""),
+            user_agent=cleaned(request.headers.get("user-agent", "")),
         )
         answer = LoginView.of(session, _expires_in())
         return _with_cookie(reply(answer, headers=SECRET_HEADERS), session.refresh)
@@ -229,7 +230,7 @@ class UserViewSet(ControlPlaneViewSet):
 
 
 def _actor(request: Request, name: str) -> Actor:
-    return Actor.of(name[:254].replace("\x00", ""), context_of(request))
+    return Actor.of(name, context_of(request))
 
 
 def _expires_in() -> int:

@@ -10,9 +10,10 @@ from collections.abc import Mapping
 from typing import Annotated, Any
 
 import pydantic
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import ConfigDict, Field
 
 from gateway_project.core import clock, errors
+from gateway_project.core.api.endpoint import Asked
 from robin.config.translate import REDACTED
 from robin.models import Document
 
@@ -24,8 +25,8 @@ Milliseconds = Annotated[int, Field(ge=1000, le=60_000)]
 Score = Annotated[float, Field(ge=1, le=100)]
 
 
-class Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+class Strict(Asked):
+    model_config = ConfigDict(extra="forbid")
 
 
 class ClamAV(Strict):

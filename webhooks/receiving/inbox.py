@@ -14,6 +14,7 @@ from uuid import UUID
 
 from accounts.models import Workspace
 from gateway_project.core import clock
+from gateway_project.core.storable import cleaned
 from webhooks import keyring
 from webhooks.models import Inbox, InboxRequest, Webhook
 from webhooks.receiving import debugger
@@ -53,7 +54,7 @@ def receive(inbox_id: UUID, headers: Mapping[str, str], body: bytes) -> None:
     """
     inbox = Inbox.objects.get(pk=inbox_id)
     shown = {
-        name: "(not kept)" if name in PRIVATE else value[:HEADER_CHARS_MAX].replace("\x00", "")
+        name: "(not kept)" if name in PRIVATE else cleaned(value[:HEADER_CHARS_MAX])
         for name, value in list(headers.items())[:HEADERS_MAX]
     }
     webhook = webhook_of(inbox)
@@ -67,9 +68,9 @@ def receive(inbox_id: UUID, headers: Mapping[str, str], body: bytes) -> None:
     InboxRequest.objects.create(
         inbox=inbox,
         headers=shown,
-        body=body[:BODY_BYTES_MAX].decode(errors="replace").replace("\x00", "\ufffd"),
+        body=cleaned(body[:BODY_BYTES_MAX].decode(errors="replace")),
         is_valid=verdict.is_valid,
-        findings=[list(finding) for finding in verdict.findings],
+        findings=[[tone, cleaned(words)] for tone, words in verdict.findings],
     )
     surplus = inbox.requests.order_by("-id").values_list("pk", flat=True)[KEPT_MAX : KEPT_MAX + 1]
     for oldest in surplus:

@@ -10,21 +10,39 @@ from typing import Any, Protocol, TypeVar
 import pydantic
 from django.http import HttpRequest
 from drf_spectacular.utils import OpenApiParameter, OpenApiResponse, extend_schema
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from gateway_project.core import errors
 from gateway_project.core.api.responses import JSON
 from gateway_project.core.context import RequestContext
 from gateway_project.core.ratelimit import Policy
+from gateway_project.core.storable import storable
 
 F = TypeVar("F", bound=Callable[..., Any])
-M = TypeVar("M", bound=BaseModel)
 
 
-class Body(BaseModel):
+class Asked(BaseModel):
+    """What a request says, in its body or its address: each value is one that a store takes.
+
+    The base of every model that `parse` and `asked` validate with, so that no field of any
+    endpoint can hold what would be refused only later, behind the answer (`core/storable.py`).
+    """
+
+    model_config = ConfigDict(allow_inf_nan=False)
+
+    @field_validator("*")
+    @classmethod
+    def _is_storable(cls, value: Any) -> Any:
+        return storable(value)
+
+
+M = TypeVar("M", bound=Asked)
+
+
+class Body(Asked):
     """A request body that refuses unknown fields and other types: a typo must not be silent."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+    model_config = ConfigDict(extra="forbid", strict=True)
 
 
 class FieldError(BaseModel):
@@ -68,7 +86,7 @@ API_KEY = Credential(
 class Endpoint:
     """What `@endpoint` was told. `scope` None: any caller. Costs: units of (minute, day) limits."""
 
-    body: type[BaseModel] | None
+    body: type[Asked] | None
     scope: str | None
     public: bool
     minute_cost: int
@@ -90,7 +108,7 @@ def endpoint(
     *,
     summary: str,
     tags: Sequence[str],
-    body: type[BaseModel] | None = None,
+    body: type[Asked] | None = None,
     answer: type[BaseModel] | None = None,
     status: int = 200,
     more_answers: Mapping[int, type[BaseModel]] = MappingProxyType({}),
@@ -161,10 +179,7 @@ def parse(request: HttpRequest, model: type[M]) -> M:
         raise errors.from_pydantic(exc, model) from None
 
 
-Q = TypeVar("Q", bound=pydantic.BaseModel)
-
-
-def asked(request: HttpRequest, model: type[Q]) -> Q:
+def asked(request: HttpRequest, model: type[M]) -> M:
     """The query of the address; raises the 422 that says what is wrong with it."""
     try:
         return model.model_validate(request.GET.dict())

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from functools import wraps
 from typing import Any
 
+from django.db import DataError
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import render
 from django.utils.decorators import sync_only_middleware
@@ -14,9 +15,10 @@ from django_ratelimit.exceptions import Ratelimited
 from gateway_project.core import errors
 from gateway_project.core.api.handler import route_template
 from gateway_project.core.api.middleware import PAGE_POLICY
-from gateway_project.core.api.responses import problem_response
+from gateway_project.core.api.responses import gateway_error, problem_response
 from gateway_project.core.context import context_of
 from gateway_project.core.ratelimit import network_of
+from gateway_project.core.storable import unstorable
 
 View = Callable[..., HttpResponse]
 API_PREFIXES = ("/v1/", "/auth/", "/webhooks/", "/inbox/", "/api/", "/beta/", "/health", "/metrics")
@@ -37,6 +39,32 @@ def route_label(
         return response
 
     return middleware
+
+
+class RefusedData:
+    """What a request holds and no store takes, on the pages: read as one encoding, and refused.
+
+    Django would read the query in whatever charset the Content-Type names, `unicode_escape` among
+    them, and cookies have escapes of their own (RFC 2109): by either a text can hold what its
+    bytes do not.
+    """
+
+    sync_capable, async_capable = True, False
+
+    def __init__(self, get_response: Callable[[HttpRequest], HttpResponse]) -> None:
+        self.get_response = get_response
+
+    def __call__(self, request: HttpRequest) -> HttpResponse:
+        request.encoding = "utf-8"
+        if wrong := next(filter(None, map(unstorable, request.COOKIES.values())), None):
+            fields = [{"field": "cookie", "message": wrong}]
+            return refuse(request, errors.ValidationFailed(errors=fields))
+        return self.get_response(request)
+
+    def process_exception(self, request: HttpRequest, exception: Exception) -> HttpResponse | None:
+        if not isinstance(exception, DataError):
+            return None
+        return refuse(request, gateway_error(exception, request))
 
 
 def with_inline_styles(view: View) -> View:

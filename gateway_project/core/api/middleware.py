@@ -13,6 +13,7 @@ import traceback
 import zlib
 from collections.abc import Callable
 from time import perf_counter
+from urllib.parse import unquote
 
 from gateway_project.core import errors
 from gateway_project.core.context import (
@@ -24,6 +25,7 @@ from gateway_project.core.context import (
     Send,
     current,
 )
+from gateway_project.core.storable import unstorable
 from gateway_project.core.telemetry.access_log import observe
 from gateway_project.core.telemetry.logging import get_logger
 
@@ -49,6 +51,7 @@ PAGE_HEADERS = [
 GZIP_WINDOW = 16 + zlib.MAX_WBITS
 # RFC 9110 §12.5.3: `gzip;q=0` says that it is not acceptable.
 GZIP_ACCEPTED = re.compile(rb"\bgzip\b(?!\s*;\s*q=0(?:\.0*)?\s*(?:,|$))", re.IGNORECASE)
+NOT_IN_AN_ADDRESS = "must not hold NUL (U+0000), or half of a surrogate pair"
 NO_TRANSFORM = b"no-transform"  # RFC 9111 §5.2.2.6: how an answer says that it holds a secret
 COMPRESSIBLE = (b"application/json", b"application/problem+json", b"text/", b"application/yaml")
 log = get_logger("gateway.middleware")
@@ -74,6 +77,23 @@ def _is_address(text: str) -> bool:
     except ValueError:
         return False
     return getattr(address, "scope_id", None) is None  # `fe80::1%eth0`: PostgreSQL has no zones
+
+
+def _unstorable(scope: Scope) -> errors.GatewayError | None:
+    """The 422 for a path, query or header that no store takes: here no view can forget it."""
+    where = ""
+    if unstorable(scope["path"]):
+        where = "path"
+    elif b"%00" in scope["query_string"]:
+        found = (part for part in scope["query_string"].split(b"&") if b"%00" in part)
+        where = unquote(next(found).partition(b"=")[0]).replace("\x00", "") or "query"
+    else:
+        for name, value in scope["headers"]:
+            if b"\x00" in value:
+                where = name.decode("latin-1")
+    if not where:
+        return None
+    return errors.ValidationFailed(errors=[{"field": where, "message": NOT_IN_AN_ADDRESS}])
 
 
 class RequestMiddleware:
@@ -130,6 +150,7 @@ class RequestMiddleware:
         if scope["type"] == "websocket":
             await self.app(scope, receive, send)
             return
+        unfit = _unstorable(scope)
         status = 0
         held: Message | None = None
         gzip: zlib._Compress | None = None
@@ -160,7 +181,10 @@ class RequestMiddleware:
             await send(message)
 
         try:
-            await self.app(scope, receive, send_finished)
+            if unfit is None:
+                await self.app(scope, receive, send_finished)
+            else:
+                await send_problem(send_finished, unfit, scope)
         except Exception as exc:  # noqa: BLE001 - the last line: whatever failed, the client gets a problem
             log.error(
                 "unhandled_exception",

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Any, TypeVar
 
+from django.core.exceptions import ValidationError
 from django.db.models import Model, QuerySet
 from drf_spectacular.utils import OpenApiParameter
+from rest_framework.exceptions import NotFound
 from rest_framework.pagination import Cursor, CursorPagination
 from rest_framework.request import Request
+
+from gateway_project.core.storable import unstorable
 
 R = TypeVar("R", bound=Model)
 LOOKED_AT_MAX = 10_000
@@ -20,12 +25,27 @@ PAGING = (
 
 
 class _Pages(CursorPagination):
+    """A cursor is somebody's words: what it names as a place must be one of the first column."""
+
     page_size = 50
     page_size_query_param = "limit"
     max_page_size = 200
 
-    def __init__(self, ordering: tuple[str, ...]) -> None:
+    def __init__(self, model: type[Model], ordering: tuple[str, ...]) -> None:
         self.ordering = ordering
+        self.place: Any = model._meta.get_field(ordering[0].removeprefix("-"))
+
+    def decode_cursor(self, request: Request) -> Any:
+        found = super().decode_cursor(request)
+        if found is not None and found.position is not None:
+            try:
+                at = self.place.to_python(found.position)
+            except ValidationError:
+                raise NotFound(self.invalid_cursor_message) from None
+            is_time = isinstance(at, datetime)
+            if unstorable(at) or (is_time and at.tzinfo is None):
+                raise NotFound(self.invalid_cursor_message)
+        return found
 
     def link_from(self, position: object) -> str:
         """To the page that begins after `position`, a value of the first column of the order."""
@@ -46,7 +66,7 @@ def page(
     `LOOKED_AT_MAX` of them are looked at and no more: where few match, a page may have few rows,
     or none, and a next one that goes on from there.
     """
-    pager = _Pages(ordering)
+    pager = _Pages(queryset.model, ordering)
     stopped_at = None
     if among is not None:
         column = ordering[0].removeprefix("-")
