@@ -43,16 +43,18 @@ class Proxy:
     async def _take(self, reader: Any, writer: Any) -> None:
         task = asyncio.current_task()
         self._held.add(task)
+        writers = [writer]
         try:
             if self._is_silent:
                 await self._swallow(reader)
-                return
             there = await asyncio.open_connection(self._parts.hostname, self._parts.port)
-            ways = (self._pass_on(reader, there[1]), self._pass_on(there[0], writer))
-            await asyncio.gather(*ways)
-        except OSError:
-            writer.transport.abort()
+            writers.append(there[1])
+            await asyncio.gather(self._pass_on(reader, there[1]), self._pass_on(there[0], writer))
+        except (OSError, asyncio.CancelledError):
+            pass  # one side refused, or the test is over
         finally:
+            for one in writers:
+                one.transport.abort()
             self._held.discard(task)
 
     async def _pass_on(self, reader: Any, writer: Any) -> None:
@@ -60,23 +62,26 @@ class Proxy:
         while data := await reader.read(65536):
             if age != self._age:
                 await self._swallow(reader)
-                return
             writer.write(data)
-        if age == self._age:
-            writer.close()
+        if age != self._age:
+            await self._swallow(reader)
+        writer.close()
 
     @staticmethod
     async def _swallow(reader: Any) -> None:
+        """For ever: also when this side hangs up, of which the other does not hear."""
         while await reader.read(65536):
             pass
-        await asyncio.Event().wait()  # the other side hung up, and hears nothing of us
+        await asyncio.Event().wait()
 
     def close(self) -> None:
         async def end() -> None:
             self._server.close()
-            for task in self._held:
+            held = list(self._held)
+            for task in held:
                 task.cancel()
-            await asyncio.gather(*self._held, return_exceptions=True)
+            await asyncio.gather(*held, return_exceptions=True)
+            await asyncio.sleep(0)  # aborted transports are closed in the next turn
 
         self._do(end())
         self._loop.call_soon_threadsafe(self._loop.stop)

