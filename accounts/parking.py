@@ -34,11 +34,12 @@ def park(
     *,
     payload: bytes = b"",
     workspace_id: object = None,
-) -> None:
+) -> bool:
     """Put it aside, in the caller's transaction: it is parked when the others are written.
 
     `kind` is `app.thing`, `origin` says where it came from (an id), and `payload` is all that
-    running it again needs beside that. Raises only what a store that is away raises.
+    running it again needs beside that. False when there was no room to keep it. Raises only what a
+    store that is away raises.
     """
     parked_total.labels(kind).inc()
     name, why, owner = cleaned(str(origin))[:100], reason(error)[:300], _as_uuid(workspace_id)
@@ -55,6 +56,7 @@ def park(
             payload_bytes=len(payload),
         )
     log.error("parked", kind=kind, origin=name, error=why, is_kept=is_kept, alert=True)
+    return is_kept
 
 
 def payload_of(parked: Parked) -> bytes:

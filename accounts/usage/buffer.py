@@ -22,7 +22,7 @@ from redis.exceptions import ResponseError
 
 from accounts.usage import log as usage_log
 from accounts.usage.rows import Batch, Row
-from accounts.usage.stream import STREAM
+from accounts.usage.stream import STREAM, VERSION
 from gateway_project.core import clock
 from gateway_project.core.context import RequestContext
 from gateway_project.core.stores import database, redis
@@ -213,7 +213,7 @@ class Buffer:
         connection = redis.connection()
         if await connection.submit(redis.pack("XLEN", STREAM)) >= STREAM_ENTRIES_MAX:
             raise redis.RedisUnavailable("the stream is full: is a worker running?")
-        entry: tuple[Any, ...] = ("id", str(batch.id), "rows", batch.packed())
+        entry: tuple[Any, ...] = ("v", VERSION, "id", str(batch.id), "rows", batch.packed())
         await connection.submit(redis.pack("XADD", STREAM, "*", *entry))
 
 

@@ -22,7 +22,13 @@ ROWS_AT_ONCE = 5_000
 LOCK = "gw:usage:drain"
 LOCK_SECONDS = 10.0
 UNREADABLE = "usage.entry"
+VERSION = b"1"
+"""Of an entry and the columns of its rows; one without it is of this version."""
 Fields = dict[bytes, bytes]
+
+
+class LaterVersion(ValueError):
+    """An entry whose rows have other columns than ours."""
 
 
 def drain() -> int:
@@ -32,16 +38,17 @@ def drain() -> int:
     PostgreSQL would be another client's behind a pooler. Two at once (a lock ends when its holder
     is silent for `LOCK_SECONDS`) do no harm. Entries are deleted once their rows are committed,
     `ROWS_AT_ONCE` at a time: a worker that dies in between writes them again, which `write`
-    notices.
+    notices. What cannot be read, such as an entry of a later version, is parked whole; where there
+    is no room for more of that it stays in the stream, for a worker that can.
     """
     client = redis.client()
     lock = client.lock(LOCK, timeout=LOCK_SECONDS)
     if not lock.acquire(blocking=False):
         return 0
-    stored, during = 0, Round()
+    stored, during, first = 0, Round(), b"-"
     try:
         while True:
-            entries = client.xrange(STREAM, count=ENTRIES_AT_ONCE)
+            entries = client.xrange(STREAM, min=first, count=ENTRIES_AT_ONCE)
             for some in _pieces(entries):
                 stored += write([batch for _, batch in some if batch is not None])
                 client.xdel(STREAM, *(entry_id for entry_id, _ in some))
@@ -50,6 +57,7 @@ def drain() -> int:
                 lock.reacquire()
             if len(entries) < ENTRIES_AT_ONCE:
                 return stored
+            first = b"(" + entries[-1][0]
     except LockError:  # it took too long, or Redis was flushed: whoever has it now goes on
         return stored
     finally:
@@ -65,7 +73,10 @@ def _pieces(entries: Iterable[tuple[bytes, Fields]]) -> Iterator[list[Read]]:
     some: list[Read] = []
     rows = 0
     for entry_id, fields in entries:
-        batch = _readable(entry_id, fields)
+        found = _readable(fields)
+        if isinstance(found, Exception) and not _is_parked(entry_id, fields, found):
+            continue
+        batch = None if isinstance(found, Exception) else found
         size = len(batch.rows) if batch is not None else 0
         if some and rows + size > ROWS_AT_ONCE:
             yield some
@@ -76,18 +87,22 @@ def _pieces(entries: Iterable[tuple[bytes, Fields]]) -> Iterator[list[Read]]:
         yield some
 
 
-def _readable(entry_id: bytes, fields: Fields) -> Batch | None:
-    """None: it cannot be read, and is parked."""
+def _readable(fields: Fields) -> Batch | Exception:
     try:
         return _batch(fields)
     except Exception as exc:  # noqa: BLE001 - whatever it holds, it is this entry's alone
-        name = entry_id.decode()
-        if not Parked.objects.filter(kind=UNREADABLE, origin=name).exists():
-            parking.park(UNREADABLE, name, exc, payload=packed(fields))
-        return None
+        return exc
+
+
+def _is_parked(entry_id: bytes, fields: Fields, error: Exception) -> bool:
+    name = entry_id.decode()
+    known = Parked.objects.filter(kind=UNREADABLE, origin=name)
+    return known.exists() or parking.park(UNREADABLE, name, error, payload=packed(fields))
 
 
 def _batch(fields: Fields) -> Batch:
+    if fields.get(b"v", VERSION) != VERSION:
+        raise LaterVersion
     return Batch.unpacked(UUID(fields[b"id"].decode()), fields[b"rows"])
 
 

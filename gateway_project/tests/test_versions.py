@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 import json
+from uuid import uuid4
 
 import orjson
 import pytest
 import time_machine
+from django.conf import settings
 from django.utils import timezone
 
+from accounts import parking
 from accounts.events import publish
+from accounts.models import Parked, UsageLog
 from accounts.services import Actor
+from accounts.tests.test_usage import row
+from accounts.usage import buffer as usage
+from accounts.usage import stream
 from detection.jobs import store, worker
 from detection.models import Job, JobChunk
 from detection.tests.working import work_all
 from gateway_project.celery import app
 from gateway_project.core import encryption
+from gateway_project.core.stores import redis
 from gateway_project.core.stores.bus import LATER, Bus
 from robin.queue.live import Queue, Snapshot
 from webhooks import services
@@ -161,3 +169,44 @@ class TestDeliveries:
 
         assert WebhookDelivery.objects.get().status == "pending"
         assert receiver.received == []
+
+
+@pytest.mark.skipif(not settings.REDIS_URL, reason="needs Redis: `make test` starts it")
+class TestUsageEntries:
+    """One of a later version, with a column more: 500 rows were counted as one, and deleted."""
+
+    @pytest.fixture
+    def later(self, gateway, acme_key):
+        """In the stream, with an entry of this version behind it."""
+        rows = [[*map(str, row(acme_key)), "one more"] for _ in range(500)]
+        content = orjson.dumps([rows, {}])
+        redis.client().xadd(stream.STREAM, {"v": "2", "id": str(uuid4()), "rows": content})
+        usage.buffer.append(row(acme_key), "127.0.0.1")
+        gateway.run(usage.buffer.flush())
+        return content
+
+    def test_ours_say_their_version(self, gateway, acme_key, later):
+        [_, (_, fields)] = redis.client().xrange(stream.STREAM)
+
+        assert fields[b"v"] == stream.VERSION
+
+    def test_it_is_parked_whole_and_the_others_are_written(self, gateway, later):
+        assert stream.drain() == 1
+
+        parked = Parked.objects.get()
+        assert parked.error == "LaterVersion"
+        assert json.loads(parking.payload_of(parked))["rows"] == later.decode()
+        assert UsageLog.objects.count() == 1
+        assert redis.client().xlen(stream.STREAM) == 0
+
+    def test_where_no_more_can_be_parked_it_waits_for_a_worker_that_knows_it(
+        self, gateway, later, monkeypatch
+    ):
+        monkeypatch.setattr(parking, "PER_WORKSPACE_MAX", 0)
+        monkeypatch.setattr(stream, "ENTRIES_AT_ONCE", 1)
+
+        assert stream.drain() == 1
+        assert redis.client().xlen(stream.STREAM) == 1
+        monkeypatch.setattr(parking, "PER_WORKSPACE_MAX", 10)
+        assert stream.drain() == 0
+        assert Parked.objects.count() == 1

@@ -172,7 +172,7 @@ def _keep(found: dict[str, float]) -> None:
     MetricSample.objects.create(figures=found)
 
 
-def _park(kind: str) -> Callable[[object, Exception], None]:
+def _park(kind: str) -> Callable[[object, Exception], object]:
     """What Robin says may be anything; the next minute's sample is tried all the same."""
     return lambda _, error: parking.park(kind, "", error)
 
