@@ -25,7 +25,7 @@ WORKFLOWS := .github/workflows/*.yml
 .PHONY: help setup setup-dev run serve test pytest hostile checks lint style types imports \
 	migrations-check deploy-check check bench \
 	run-two bench-batches bench-webhooks bench-live bench-idle \
-	cold lock audit migrations format
+	pictures cold lock audit migrations format
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(firstword $(MAKEFILE_LIST)) \
@@ -163,6 +163,9 @@ bench-idle: setup-dev ## CPU and memory of `make run` while nobody uses it (ARGS
 
 bench-webhooks: setup-dev ## Deliveries per second of one worker process (ARGS=…)
 	@$(SERVICES) --want nginx -- $(PY) -m benchmarks.webhooks $(ARGS)
+
+pictures: setup-dev ## Take docs/screenshots anew, of what `make run` serves meanwhile
+	@DJANGO_SETTINGS_MODULE=gateway_project.settings $(PY) -m portal.tests.pictures $(ARGS)
 
 cold: ## Both commands of the README in an empty clone, with a fresh HOME and no cache
 	@PYTHON="$(PYTHON)" bash deploy/cold.sh

@@ -104,7 +104,9 @@
       figure.textContent = number.format(totals[figure.dataset.total]);
     }
     find("changed").textContent = `as of ${precise.format(at)}`;
+    // The first snapshot may be older than the page's history: of when somebody watched last.
     history.push([at, totals.total]);
+    history.sort(([one], [other]) => one - other);
     draw(at);
   }
 
