@@ -15,6 +15,7 @@ from collections.abc import Awaitable, Callable, Iterable, Iterator
 from time import time as host_time
 from typing import Any, TypeVar
 
+import asgiref.sync
 import httpx
 import pytest
 import time_machine
@@ -24,6 +25,7 @@ from django.contrib.contenttypes.models import ContentType
 from django.core.cache import cache
 from django.core.management import call_command
 from django.db import connections
+from django.db.backends.utils import CursorWrapper
 from django.test import TransactionTestCase
 
 from accounts import authentication, services
@@ -183,6 +185,42 @@ class Gateway:
         self.run(usage_buffer.flush())
         if settings.REDIS_URL:
             stream.drain()
+
+
+class Count:
+    """What a request cost."""
+
+    def __init__(self) -> None:
+        self.sql = 0
+        self.hops = 0
+        self.trips = 0
+
+
+@pytest.fixture
+def counted(gateway, monkeypatch):
+    """Counts SQL statements, thread hops and Redis trips from here on."""
+    count = Count()
+    execute = CursorWrapper.execute
+    run_in_executor = gateway.loop.run_in_executor
+    call = asgiref.sync.SyncToAsync.__call__
+
+    def counting_execute(self, *args, **kwargs):
+        count.sql += 1
+        return execute(self, *args, **kwargs)
+
+    def counting_hop(*args, **kwargs):
+        count.hops += 1
+        return run_in_executor(*args, **kwargs)
+
+    async def counting_call(self, *args, **kwargs):
+        count.hops += 1
+        return await call(self, *args, **kwargs)
+
+    monkeypatch.setattr(CursorWrapper, "execute", counting_execute)
+    # uvloop's and asyncio's loops differ in what may be set; the subclass in the test allows it.
+    monkeypatch.setattr(gateway.loop, "run_in_executor", counting_hop, raising=False)
+    monkeypatch.setattr(asgiref.sync.SyncToAsync, "__call__", counting_call)
+    return count
 
 
 @pytest.fixture(scope="session")

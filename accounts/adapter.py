@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 from smtplib import SMTPException
 from typing import Any
 
 from allauth.account.adapter import DefaultAccountAdapter
 from allauth.account.models import EmailAddress
 from allauth.mfa.adapter import DefaultMFAAdapter
+from allauth.usersessions.models import UserSession
+from django.conf import settings
 from django.contrib import messages
 from django.http import HttpRequest
 from django_ratelimit.exceptions import Ratelimited
@@ -17,7 +20,9 @@ from accounts.models import User, normal_email
 from accounts.services import Actor
 from gateway_project.core import encryption, errors
 from gateway_project.core.context import context_of
+from gateway_project.core.ratelimit import get_limiter, per_hour
 from gateway_project.core.telemetry.logging import get_logger
+from gateway_project.core.telemetry.metrics import bound_reached
 
 log = get_logger("gateway.accounts")
 
@@ -67,6 +72,14 @@ class AccountAdapter(DefaultAccountAdapter):  # type: ignore[misc]
     def get_client_ip(self, request: HttpRequest) -> str:
         return context_of(request).client_ip or "unknown"
 
+    def login(self, request: HttpRequest, user: User) -> None:
+        """Sign them in; of all their sessions the latest `SESSIONS_PER_USER_MAX` go on."""
+        super().login(request, user)
+        mine = UserSession.objects.filter(user=user).order_by("-pk")  # without this one as yet
+        for oldest in mine[settings.SESSIONS_PER_USER_MAX - 1 :]:
+            bound_reached.labels("sessions").inc()
+            oldest.end()
+
     def pre_authenticate(self, request: HttpRequest, **credentials: Any) -> None:
         try:
             lockout.begin(_account(credentials), self.get_client_ip(request))
@@ -77,6 +90,13 @@ class AccountAdapter(DefaultAccountAdapter):  # type: ignore[misc]
         lockout.note_failure(_account(credentials), self.get_client_ip(request))
 
     def send_mail(self, template_prefix: str, email: str, context: dict[str, Any]) -> None:
+        """Send it, unless the address had `MAILS_PER_HOUR` from us: forms name whom they like."""
+        name = hashlib.sha256(normal_email(email).encode()).hexdigest()[:32]
+        limit = per_hour("mail", f"{{mail:{name}}}", settings.MAILS_PER_HOUR)
+        if settings.RATE_LIMIT_ENABLED and get_limiter().check_sync((limit,), (1,)).denied:
+            bound_reached.labels("mails").inc()
+            log.warning("mail_withheld", template=template_prefix)
+            return
         # The account is there whatever becomes of the mail, which can be asked for again.
         try:
             super().send_mail(template_prefix, email, context)

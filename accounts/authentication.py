@@ -37,17 +37,19 @@ from gateway_project.core.ratelimit import (
     per_day,
     per_minute,
     refuse_used_up,
+    refuse_used_up_sync,
 )
 from gateway_project.core.stores import database
 from gateway_project.core.stores.bus import bus
 from gateway_project.core.stores.caching import Loader, TTLCache
 from gateway_project.core.stores.refused import UNFIT
 from gateway_project.core.telemetry.logging import get_logger
-from gateway_project.core.telemetry.metrics import key_cache_total
+from gateway_project.core.telemetry.metrics import cache_bytes, key_cache_total
 
 UNKNOWN_SECONDS = 10.0
 BUS_DISCONNECTED_TTL = 0.5
 OUTAGE_SECONDS = 15 * 60.0
+CALLER_BYTES, NETWORK_BYTES = 3_000, 250
 CHANNEL = "keys"
 ALL = "*"
 log = get_logger("gateway.accounts")
@@ -68,7 +70,8 @@ class Caller:
     policies: tuple[Policy, ...]
     is_suspended: bool = False
     detection_policy: str = ""
-    """JSON of what the key's detections mean when they do not say; empty: the default."""
+    """JSON of what the key's detections mean when they do not say, without the notes that are for
+    people; empty: the default."""
     wants_detections: bool = False
     """Whether a webhook of its workspace wants to be told of its detections."""
 
@@ -80,6 +83,11 @@ class Caller:
     @property
     def pk(self) -> UUID:
         return self.key_id
+
+    @property
+    def memory_bytes(self) -> int:
+        """About what remembering it takes."""
+        return CALLER_BYTES + NETWORK_BYTES * len(self.networks) + len(self.detection_policy)
 
     def admit(self, context: RequestContext) -> None:
         """Check what can change between two requests; raise 401 or 403."""
@@ -117,7 +125,9 @@ class _Memory:
     """What this process knows of keys, by digest."""
 
     def __init__(self) -> None:
-        self.known: TTLCache[str, _CachedEntry] = TTLCache(50_000)
+        self.known: TTLCache[str, _CachedEntry] = TTLCache(
+            settings.KEY_CACHE_BYTES_MAX, size_of=lambda known: known.caller.memory_bytes
+        )
         # Apart, so that a flood of made-up keys pushes no real one out.
         self.unknown: TTLCache[str, bool] = TTLCache(5_000)
         self.generation = 0
@@ -134,6 +144,7 @@ class _Memory:
             if before is not None and before.caller == caller:
                 caller = before.caller  # the limiter remembers its policies already
             self.known.put(digest, _CachedEntry(caller, monotonic()), seconds=OUTAGE_SECONDS)
+        cache_bytes.labels("keys").set(self.known.size)
 
     def forget(self, word: str) -> None:
         self.generation += 1
@@ -214,6 +225,8 @@ class APIKeyAuthentication(BaseAuthentication):
         elif _memory.unknown.get(digest):
             caller = None
         else:
+            if known is None and settings.RATE_LIMIT_ENABLED:
+                refuse_used_up_sync(ip_policy(context_of(request).client_ip))
             generation = _memory.generation
             caller = _look_up([text]).get(text)
             _memory.remember(digest, caller, generation)
@@ -306,23 +319,39 @@ def caller_of(key: ApiKey) -> Caller:
         valid_until=min(ends, default=None),
         policies=policies_of(key),
         is_suspended=key.workspace.suspended_at is not None,
-        detection_policy=json.dumps(key.detection_policy) if key.detection_policy else "",
+        detection_policy=_without_notes(key.detection_policy),
         wants_detections=key.workspace.wants_detections,
     )
+
+
+def _without_notes(policy: Mapping[str, Any]) -> str:
+    if not policy:
+        return ""
+    kept = dict(policy)
+    for name, entries in policy.items():
+        if isinstance(entries, list):
+            kept[name] = [
+                {k: v for k, v in entry.items() if k != "note"}
+                if isinstance(entry, dict)
+                else entry
+                for entry in entries
+            ]
+    return json.dumps(kept, separators=(",", ":"))
 
 
 def policies_of(key: ApiKey) -> tuple[Policy, ...]:
     if not settings.RATE_LIMIT_ENABLED:
         return ()
-    minute, day, workspace_day = effective_limits(key)
+    limits = effective_limits(key)
     tenant = f"{{{key.workspace_id}}}"
     # A successor goes on in its predecessor's counters: rotating buys nothing.
     subject = f"{tenant}:{key.limit_subject or key.pk}"
     failure = settings.RATE_LIMIT_FAILURE_POLICY
     return (
-        per_minute("minute", subject, minute, failure),
-        per_day("day", subject, day, failure),
-        per_day("workspace_day", tenant, workspace_day, failure),
+        per_minute("minute", subject, limits.minute, failure),
+        per_day("day", subject, limits.day, failure),
+        per_day("workspace_day", tenant, limits.workspace_day, failure),
+        per_minute("workspace_minute", tenant, limits.workspace_minute, failure),
     )
 
 

@@ -22,6 +22,7 @@ from drf_spectacular.utils import OpenApiParameter
 
 from accounts.models import IdempotencyRecord
 from gateway_project.core import clock, errors
+from gateway_project.core.ratelimit import get_limiter, per_day
 from gateway_project.core.stores import database
 
 KEPT = timedelta(hours=24)
@@ -70,6 +71,10 @@ def once(
     Whatever `effect` raises undoes it and is remembered by nobody.
     """
     key = key_of(request)
+    if key is not None and settings.RATE_LIMIT_ENABLED:
+        # Each is a row for a day, and those of a call that costs nothing of the day are too.
+        daily = per_day("idempotency", f"{{{workspace_id}}}", settings.IDEMPOTENCY_PER_DAY)
+        get_limiter().check_sync((daily,), (1,)).raise_if_denied()
     with transaction.atomic():
         if key is None:
             return effect()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from datetime import datetime
 from functools import partial
-from typing import Any, ClassVar, NoReturn
+from typing import Any, ClassVar, NamedTuple, NoReturn
 from uuid import UUID
 
 from django.conf import settings
@@ -23,6 +23,8 @@ PEOPLE = "people"
 """The bus' channel for users who changed: each word is an id, or `*`."""
 SCOPES = ("detect", "batch", "webhooks", "usage:read", "keys:write")
 DEFAULT_SCOPES = SCOPES[:4]
+KEYS_AT_FULL_SPEED = 5
+"""So many keys' minutes a workspace has together, where its plan says nothing else."""
 new_id = clock.new_id
 
 
@@ -119,9 +121,32 @@ class Plan(models.Model):
         help_text="Caps each key, and is the day quota of the whole workspace."
     )
     log_days = models.PositiveIntegerField(help_text="How far back the request log can be read.")
+    workspace_rate_limit_per_minute = models.PositiveIntegerField(
+        null=True,
+        blank=True,
+        help_text="Of all keys of a workspace together; empty: 5 keys' minutes.",
+    )
+    keys_max = models.PositiveIntegerField(
+        default=100, db_default=100, help_text="Keys that a workspace may have in use."
+    )
+    webhooks_max = models.PositiveIntegerField(
+        default=100, db_default=100, help_text="Webhooks that a workspace may have."
+    )
+    waiting_items_max = models.PositiveIntegerField(
+        default=50_000, db_default=50_000, help_text="Of a workspace's jobs that are not finished."
+    )
+    waiting_bytes_max = models.PositiveBigIntegerField(
+        default=256 << 20, db_default=256 << 20, help_text="The same, as they are stored."
+    )
 
     def __str__(self) -> str:
         return self.name
+
+    @property
+    def workspace_minute(self) -> int:
+        return self.workspace_rate_limit_per_minute or (
+            KEYS_AT_FULL_SPEED * self.rate_limit_per_minute
+        )
 
 
 class Workspace(Deletable):
@@ -137,6 +162,11 @@ class Workspace(Deletable):
     )
     rate_limit_per_day = models.PositiveBigIntegerField(
         null=True, blank=True, help_text="Instead of the plan's; empty: the plan's."
+    )
+    rate_limit_per_minute = models.PositiveIntegerField(
+        null=True,
+        blank=True,
+        help_text="Of all its keys together, instead of the plan's; empty: the plan's.",
     )
     is_robin_operator = models.BooleanField(
         default=False, db_default=False, help_text="Its webhooks may hear of Robin's mail queue."
@@ -184,6 +214,10 @@ class Workspace(Deletable):
     @property
     def day_quota(self) -> int:
         return self.rate_limit_per_day or self.plan.rate_limit_per_day
+
+    @property
+    def minute_limit(self) -> int:
+        return self.rate_limit_per_minute or self.plan.workspace_minute
 
 
 class Membership(models.Model):
@@ -307,19 +341,30 @@ class ApiKey(models.Model):
         return "active"
 
 
-def effective_limits(key: ApiKey) -> tuple[int, int, int]:
-    """(key's minute, key's day, workspace's day) as enforced.
+class Limits(NamedTuple):
+    """Of a key, and of all keys of its workspace together, in units of the limiter."""
+
+    minute: int
+    day: int
+    workspace_day: int
+    workspace_minute: int
+
+
+def effective_limits(key: ApiKey) -> Limits:
+    """What is enforced.
 
     A workspace without a confirmed e-mail is on trial: however many keys it makes, they share the
-    trial's day.
+    trial's minute and day. A key that operators raised above its workspace's minute has its own.
     """
     minute, day = key.rate_limit_per_minute, key.rate_limit_per_day
     workspace_day = key.workspace.day_quota
+    workspace_minute = key.workspace.minute_limit
     if not key.workspace.is_confirmed:
         minute = min(minute, settings.TRIAL_RATE_LIMIT_PER_MINUTE)
+        workspace_minute = min(workspace_minute, settings.TRIAL_RATE_LIMIT_PER_MINUTE)
         day = min(day, settings.TRIAL_RATE_LIMIT_PER_DAY)
         workspace_day = min(workspace_day, settings.TRIAL_RATE_LIMIT_PER_DAY)
-    return minute, day, workspace_day
+    return Limits(minute, day, workspace_day, max(workspace_minute, minute))
 
 
 class UsageLog(models.Model):

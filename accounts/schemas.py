@@ -147,7 +147,7 @@ class KeyView(BaseModel):
 
     @classmethod
     def of(cls, key: ApiKey, /, **more: str) -> KeyView:
-        per_minute, per_day, _ = effective_limits(key)
+        per_minute, per_day, *_ = effective_limits(key)
         return cls(
             id=key.pk,
             prefix=key.prefix,

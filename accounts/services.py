@@ -28,8 +28,11 @@ from accounts.models import (
 )
 from gateway_project.core import clock, errors
 from gateway_project.core.context import RequestContext
+from gateway_project.core.telemetry.metrics import bound_reached
 
 SESSION_KEY_LIFE = timedelta(minutes=15)
+SESSION_KEYS_MAX = 20
+"""Of one person at once: as many tabs of the playground."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,15 +186,19 @@ def issue_key(
     limit_subject: UUID | None = None,
     detection_policy: dict[str, Any] | None = None,
     is_session: bool = False,
+    within_plan: bool = False,
 ) -> tuple[ApiKey, str]:
     """Make a key. Returns it with its text, which is shown this once and stored nowhere.
 
     Limits default to the plan's; whether more is allowed is for the caller to check
-    (`check_within_plan`).
+    (`check_within_plan`). `within_plan`: raise 409 when the workspace has as many keys as its plan
+    gives; operators may go beyond.
     """
     text = keys.make_key()
     plan = workspace.plan
     with transaction.atomic():
+        if within_plan:
+            _require_room(workspace, replaced_by=None)
         key = ApiKey.objects.create(
             workspace=workspace,
             name=name,
@@ -212,20 +219,40 @@ def issue_key(
     return key, text
 
 
+def _require_room(workspace: Workspace, **which: Any) -> None:
+    """Raise 409 unless one more key of those may be in use. Joins the caller's transaction."""
+    # Of two at once, both would take the last place.
+    Workspace.objects.select_for_update(no_key=True).get(pk=workspace.pk)
+    most = workspace.plan.keys_max
+    used = ApiKey.objects.usable().listed().filter(workspace=workspace, **which)
+    if used.count() >= most:
+        bound_reached.labels("keys").inc()
+        raise errors.TooMany(
+            f"The plan '{workspace.plan.name}' gives a workspace {most} keys in use, and as many "
+            "again that were rotated and still work. Revoke one that is not needed (DELETE "
+            "/v1/keys/{id}), rotate with grace_seconds 0, or ask for another plan."
+        )
+
+
 def session_key(workspace: Workspace, user: User, *, actor: Actor) -> tuple[ApiKey, str]:
     """A key for the playground of `user`: 15 minutes, only `detect`, hidden from lists.
 
     All of a user's share one set of counters, so that opening the page again buys no new minute.
-    Those that ended an hour ago are removed on the way.
+    Those that ended an hour ago are removed on the way, and all but the latest
+    `SESSION_KEYS_MAX`.
     """
     now = clock.now()
     with transaction.atomic():
-        ApiKey.objects.filter(
-            workspace=workspace,
-            limit_subject=user.pk,
-            is_session=True,
-            expires_at__lt=now - timedelta(hours=1),
-        ).delete()
+        mine = ApiKey.objects.filter(
+            workspace=workspace, limit_subject=user.pk, is_session=True
+        ).order_by("-id")
+        mine.filter(expires_at__lt=now - timedelta(hours=1)).delete()
+        surplus = list(mine.values_list("pk", flat=True)[SESSION_KEYS_MAX - 1 :])
+        if surplus:
+            bound_reached.labels("session_keys").inc(len(surplus))
+            ApiKey.objects.filter(pk__in=surplus).delete()
+            for key_id in surplus:
+                authentication.forget(key_id)
         return issue_key(
             workspace,
             actor=actor,
@@ -326,9 +353,12 @@ def rotate_key(key: ApiKey, *, grace_seconds: int, actor: Actor) -> tuple[ApiKey
     """Give `key` a successor with its scopes, networks, limits and expiry.
 
     The old key works on for `grace_seconds`, never beyond its own expiry. A key that already has a
-    successor cannot be rotated again (409): two clients would otherwise each hold a "new" key.
+    successor cannot be rotated again (409): two clients would otherwise each hold a "new" key. Nor
+    can more keys of a workspace be in their grace than it may have (409).
     """
     with transaction.atomic():
+        if grace_seconds:
+            _require_room(key.workspace, replaced_by__isnull=False)
         successor, text = issue_key(
             key.workspace,
             actor=actor,

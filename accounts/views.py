@@ -115,7 +115,7 @@ class AccountViewSet(KeyedViewSet):
         body=RotateRequest,
         answer=Rotation,
         status=201,
-        problems=[errors.Conflict],
+        problems=[errors.Conflict, errors.TooMany],
     )
     def rotate(self, request: Request) -> HttpResponse:
         body = self.parsed(RotateRequest)
@@ -177,6 +177,7 @@ class KeyViewSet(KeyedViewSet):
         answer=NewKeyView,
         status=201,
         scope="keys:write",
+        problems=[errors.TooMany],
     )
     def create(self, request: Request) -> HttpResponse:
         body = self.parsed(KeyRequest)
@@ -193,6 +194,7 @@ class KeyViewSet(KeyedViewSet):
             expires_at=body.expires_at,
             rate_limit_per_minute=body.rate_limit_per_minute,
             rate_limit_per_day=body.rate_limit_per_day,
+            within_plan=True,
         )
         return reply(
             NewKeyView.of(key, key=text),

@@ -42,6 +42,7 @@ class GuardrailResponse(BaseModel):
 class GuardrailViewSet(DataPlaneViewSet):
     body: GuardrailRequest
     principal: Caller
+    day_cost_min = 0
 
     def prefetch(self) -> None:
         self.texts = [text for text in self.body.texts if text]

@@ -18,18 +18,23 @@ from webhooks.delivery.callbacks import vetted
 
 
 class OnceViewSet(DataPlaneViewSet):
-    """What an `Idempotency-Key` keeps from being done twice: `replay` is what it was answered."""
+    """What an `Idempotency-Key` keeps from being done twice."""
 
     principal: Caller
-    replay: HttpResponse | None = None
 
-    async def admit(self, webhook_url: str | None) -> None:
-        """Check the address; a request that was answered before costs nothing of the day."""
+    async def replayed(self, webhook_url: str | None) -> HttpResponse | None:
+        """What this very request was answered before; then it costs nothing of the day.
+
+        Raises the 422 of an address that we do not send to. It asks a name server and the
+        database, and so comes after the limits.
+        """
         if webhook_url is not None:
             await vetted(webhook_url)
-        self.replay = await idempotency.aanswered(self.principal.workspace_id, self.request)
-        if self.replay is not None:
-            self.day_cost = 0
+        replay = await idempotency.aanswered(self.principal.workspace_id, self.request)
+        if replay is not None:
+            await self.give_back_the_day()
+            self.context.usage = None  # it is a row already
+        return replay
 
 
 class DetectViewSet(OnceViewSet):
@@ -39,20 +44,20 @@ class DetectViewSet(OnceViewSet):
         # Leaves in one trip with the limiter's script.
         config = self.body.config
         self.looked_up = services.start_look_up(
-            self.body.text, config.content_type, use_cache=config.use_cache
+            self.body.text,
+            config.content_type,
+            self.principal.workspace_id,
+            use_cache=config.use_cache,
         )
-
-    async def prepare(self) -> None:
-        if self.body.webhook_url is not None:
-            await self.admit(self.body.webhook_url)
 
     @endpoint(
         summary="Is this text an attack?",
         description=(
-            "Asks the detection engine, unless it scored the same text in the last five minutes "
-            "(`cached`). When it is away an older score or the embedded detector answers, and the "
-            "answer says so (`status: degraded`). With `webhook_url` the event that tells it there "
-            "is stored before the answer leaves. Costs 1 of the minute and 1 of the day."
+            "Asks the detection engine, unless it scored the same text for this workspace in the "
+            "last five minutes (`cached`). When it is away an older score or the embedded detector "
+            "answers, and the answer says so (`status: degraded`). With `webhook_url` the event "
+            "that tells it there is stored before the answer leaves. Costs 1 of the minute and 1 "
+            "of the day."
         ),
         tags=["detection"],
         body=DetectRequest,
@@ -69,9 +74,10 @@ class DetectViewSet(OnceViewSet):
         parameters=[idempotency.HEADER],
     )
     async def create(self, request: HttpRequest) -> HttpResponse:
-        if self.replay is not None:
-            self.context.usage = None  # it is a row already
-            return self.replay
+        if self.body.webhook_url is not None:
+            replay = await self.replayed(self.body.webhook_url)
+            if replay is not None:
+                return replay
         row = self.context.usage
         if isinstance(row, Record) and self.principal.wants_detections:
             row.extra["metadata"] = self.body.metadata
@@ -106,10 +112,13 @@ class DetectViewSet(OnceViewSet):
 
 class ScoreViewSet(DataPlaneViewSet):
     body: ScoreRequest
+    principal: Caller
 
     def prefetch(self) -> None:
         self.context.usage = None  # for calibrating: no traffic, neither logged nor summed
-        self.looked_up = services.start_look_up(self.body.text, self.body.content_type)
+        self.looked_up = services.start_look_up(
+            self.body.text, self.body.content_type, self.principal.workspace_id
+        )
 
     @endpoint(
         summary="How sure is the detector?",

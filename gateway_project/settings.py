@@ -97,6 +97,7 @@ LOG_FORMAT: str = env.str("LOG_FORMAT", default="json")
 LOCAL_DATABASE_URL = f"sqlite:///{VAR_DIR}/gateway.sqlite3"
 DATABASE_URL: str = env.database_url("DATABASE_URL", default=LOCAL_DATABASE_URL)
 REDIS_URL: str = env.store_url("REDIS_URL")
+CACHE_REDIS_URL: str = env.store_url("CACHE_REDIS_URL") if REDIS_URL else ""
 DATABASES = {"default": env.db_url_config(DATABASE_URL)}
 COUNTED = "gateway_project.core.stores.counted"  # for /metrics
 if DATABASES["default"]["ENGINE"].endswith("sqlite3"):
@@ -152,11 +153,21 @@ CACHES = {
 
 RATE_LIMIT_ENABLED: bool = env.bool("RATE_LIMIT_ENABLED", default=True)
 RATE_LIMIT_PER_MINUTE: int = env.int("RATE_LIMIT_PER_MINUTE", default=100)
+PAGES_PER_MINUTE: int = env.int("PAGES_PER_MINUTE", default=600)
 RATE_LIMIT_FAILURE_POLICY: Any = env.str("RATE_LIMIT_FAILURE_POLICY", default="local")
 LOGIN_RATE_LIMIT_PER_MINUTE: int = env.int("LOGIN_RATE_LIMIT_PER_MINUTE", default=5)
+IDEMPOTENCY_PER_DAY: int = env.int("IDEMPOTENCY_PER_DAY", default=100_000)
+MAILS_PER_HOUR: int = env.int("MAILS_PER_HOUR", default=20)
+SESSIONS_PER_USER_MAX: int = env.int("SESSIONS_PER_USER_MAX", default=50)
 TRIAL_RATE_LIMIT_PER_MINUTE: int = env.int("TRIAL_RATE_LIMIT_PER_MINUTE", default=10)
 TRIAL_RATE_LIMIT_PER_DAY: int = env.int("TRIAL_RATE_LIMIT_PER_DAY", default=100)
+KEY_CACHE_BYTES_MAX: int = env.int("KEY_CACHE_BYTES_MAX", default=64 << 20)
+POLICY_CACHE_BYTES_MAX: int = env.int("POLICY_CACHE_BYTES_MAX", default=16 << 20)
+POLICY_BYTES_MAX: int = env.int("POLICY_BYTES_MAX", default=256 << 10)
+POLICY_VERSIONS_MAX: int = env.int("POLICY_VERSIONS_MAX", default=100)
 KEY_CACHE_SECONDS: float = env.float("KEY_CACHE_SECONDS", default=60.0)
+USAGE_BUFFER_BYTES_MAX: int = env.int("USAGE_BUFFER_BYTES_MAX", default=128 << 20)
+USAGE_STREAM_BYTES_MAX: int = env.int("USAGE_STREAM_BYTES_MAX", default=128 << 20)
 USAGE_RETENTION_DAYS: int = env.int("USAGE_RETENTION_DAYS", default=0)
 STATISTICS_RETENTION_DAYS: int = env.int("STATISTICS_RETENTION_DAYS", default=730)
 AUDIT_RETENTION_DAYS: int = env.int("AUDIT_RETENTION_DAYS", default=730)
@@ -188,6 +199,7 @@ SIMPLE_JWT = {
 
 # -- Robin: live queue ----------------------------------------------------------------------------
 
+SOCKETS_PER_USER_MAX: int = env.int("SOCKETS_PER_USER_MAX", default=20)
 QUEUE_POLL_SECONDS: float = env.float("QUEUE_POLL_SECONDS", default=5.0)
 CHANNEL_LAYERS = {
     "default": {
@@ -216,6 +228,7 @@ ROBIN_CLIENT_API_TOKEN: str = env.str("ROBIN_CLIENT_API_TOKEN", default="")
 ROBIN_SERVICE_API_TOKEN: str = env.str("ROBIN_SERVICE_API_TOKEN", default="")
 ROBIN_TIMEOUT_SECONDS: float = env.float("ROBIN_TIMEOUT_SECONDS", default=5.0)
 ROBIN_LOGS_TIMEOUT_SECONDS: float = env.float("ROBIN_LOGS_TIMEOUT_SECONDS", default=30.0)
+ROBIN_LOG_CACHE_BYTES_MAX: int = env.int("ROBIN_LOG_CACHE_BYTES_MAX", default=32 << 20)
 ROBIN_LOG_TIMEZONE: str = env.str("ROBIN_LOG_TIMEZONE", default="UTC")
 ROBIN_QUEUE_SPIKE_ITEMS: int = env.int("ROBIN_QUEUE_SPIKE_ITEMS", default=1000)
 ROBIN_SCANNERS: list[str] = env.list("ROBIN_SCANNERS", default=[])
@@ -242,6 +255,7 @@ DATA_UPLOAD_MAX_MEMORY_SIZE = BODY_BYTES_MAX
 # -- Batches and jobs -----------------------------------------------------------------------------
 
 JOB_RETENTION_DAYS: int = env.int("JOB_RETENTION_DAYS", default=7)
+JOB_CHUNKS_IN_FLIGHT_MAX: int = env.int("JOB_CHUNKS_IN_FLIGHT_MAX", default=32)
 BATCH_BYTES_MAX = 4 << 20
 
 # -- Webhooks -------------------------------------------------------------------------------------
@@ -294,6 +308,7 @@ MIDDLEWARE = [
     "gateway_project.core.api.error_pages.RefusedData",
     "django.middleware.security.SecurityMiddleware",
     "servestatic.middleware.ServeStaticMiddleware",
+    "gateway_project.core.api.error_pages.PageLimit",
     "django.contrib.sessions.middleware.SessionMiddleware",
     "django.middleware.common.CommonMiddleware",
     "django.middleware.csrf.CsrfViewMiddleware",

@@ -31,11 +31,18 @@ def keys(request: HttpRequest, member: Member) -> HttpResponse:
     if request.method == "POST":
         member.must_change()
         if form.is_valid() and _is_within_plan(form, member):
-            key, text = services.issue_key(
-                member.workspace, actor=member.actor(request), **form.cleaned_data
-            )
-            made = {"made": key, "text": text, "base_url": base_url(request)}
-            form = KeyForm(member.workspace.plan)
+            try:
+                key, text = services.issue_key(
+                    member.workspace,
+                    actor=member.actor(request),
+                    within_plan=True,
+                    **form.cleaned_data,
+                )
+            except errors.TooMany as exc:
+                form.add_error(None, str(exc.detail))
+            else:
+                made = {"made": key, "text": text, "base_url": base_url(request)}
+                form = KeyForm(member.workspace.plan)
     found = member.keys
     facts = {"member": member, "keys": found, "form": form, **made}
     page = render(request, "portal/pages/keys.html", facts)
@@ -77,7 +84,7 @@ def rotate(request: HttpRequest, member: Member, key_id: UUID) -> HttpResponse:
             grace_seconds=form.cleaned_data["grace_seconds"],
             actor=member.actor(request),
         )
-    except errors.Conflict as exc:
+    except (errors.Conflict, errors.TooMany) as exc:
         messages.error(request, str(exc.detail))
         return redirect("portal-key", key_id=found.pk)
     facts = {"made": successor, "text": text, "base_url": base_url(request)}

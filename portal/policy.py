@@ -203,7 +203,7 @@ def calibrate(request: HttpRequest, member: Member, key_id: UUID) -> HttpRespons
     compared: Compared | None = None
     if request.method == "POST" and form.is_valid():
         try:
-            compared = calibration.compare(form.cleaned_data["file"])
+            compared = calibration.compare(form.cleaned_data["file"], member.workspace.pk)
         except TimeoutError:
             form.add_error("file", "The detector took too long. Send fewer rows, or try again.")
     in_force = policies.of_key(key).threshold("engine", None)[0]

@@ -33,7 +33,11 @@ urlpatterns = [
     path("app/keys/<uuid:key_id>/rotate", keys.rotate, name="portal-key-rotate"),
     path("app/keys/<uuid:key_id>/revoke", keys.revoke, name="portal-key-revoke"),
     path("app/keys/<uuid:key_id>/policy", policy.policy, name="portal-key-policy"),
-    path("app/keys/<uuid:key_id>/calibrate", policy.calibrate, name="portal-key-calibrate"),
+    path(
+        "app/keys/<uuid:key_id>/calibrate",
+        limited("calibrate", by="user_or_ip", per_minute=6)(policy.calibrate),
+        name="portal-key-calibrate",
+    ),
     path("app/keys/<uuid:key_id>/threshold", policy.use_threshold, name="portal-key-use-threshold"),
     path("app/first-steps", overview.first_steps, name="portal-first-steps"),
     path("app/playground", playground.playground, name="portal-playground"),
@@ -55,10 +59,18 @@ urlpatterns = [
     path("app/jobs/<uuid:job_id>", jobs.job, name="portal-job"),
     path("app/jobs/<uuid:job_id>/download", jobs.download, name="portal-job-download"),
     path("app/jobs/<uuid:job_id>/cancel", jobs.cancel, name="portal-job-cancel"),
-    path("app/webhooks", webhooks.webhooks, name="portal-webhooks"),
+    path(
+        "app/webhooks",
+        limited("webhook", by="user_or_ip", per_minute=30)(webhooks.webhooks),
+        name="portal-webhooks",
+    ),
     path("app/webhooks/per-request", webhooks.per_request, name="portal-webhook-per-request"),
     path("app/webhooks/<uuid:webhook_id>", webhooks.webhook, name="portal-webhook"),
-    path("app/webhooks/<uuid:webhook_id>/edit", webhooks.edit, name="portal-webhook-edit"),
+    path(
+        "app/webhooks/<uuid:webhook_id>/edit",
+        limited("webhook", by="user_or_ip", per_minute=30)(webhooks.edit),
+        name="portal-webhook-edit",
+    ),
     path(
         "app/webhooks/<uuid:webhook_id>/switch",
         limited("probe", by="user_or_ip", per_minute=20)(webhooks.switch),

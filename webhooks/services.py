@@ -14,6 +14,7 @@ from accounts.events import audit, publish
 from accounts.models import OutboxEvent, Workspace
 from accounts.services import Actor
 from gateway_project.core import clock, encryption, errors
+from gateway_project.core.telemetry.metrics import bound_reached
 from gateway_project.core.upstream import destinations
 from webhooks import catalogue, keyring, signing
 from webhooks.delivery import callbacks, outbox, schedule, sending, subscriptions
@@ -28,7 +29,6 @@ from webhooks.models import (
 )
 from webhooks.receiving import debugger
 
-WEBHOOKS_MAX = 100
 OLD_SECRETS_MAX = 9
 RECOVERED_MAX = 10_000
 HEALTH_DAYS = 7
@@ -51,15 +51,17 @@ def register(
     """Make a webhook. Returns it with its secret, which is shown this once.
 
     Whether we may send to `url` is for the caller to check. With `inbox`, the workspace's own, it
-    is delivered there and `url` is never dialled. Raises 409 when the workspace has `WEBHOOKS_MAX`
-    already, or one that sends to `inbox`.
+    is delivered there and `url` is never dialled. Raises 409 when the workspace has as many as its
+    plan gives, or one that sends to `inbox`.
     """
     secret = signing.make_secret()
     with transaction.atomic():
         workspace = subscriptions.locked(workspace_id)
-        if Webhook.objects.listed().filter(workspace=workspace).count() >= WEBHOOKS_MAX:
+        most = workspace.plan.webhooks_max
+        if Webhook.objects.listed().filter(workspace=workspace).count() >= most:
+            bound_reached.labels("webhooks").inc()
             raise errors.Conflict(
-                f"A workspace has at most {WEBHOOKS_MAX} webhooks. Delete one that is not used."
+                f"A workspace has at most {most} webhooks on its plan. Delete one that is not used."
             )
         if inbox is not None and Webhook.objects.filter(inbox=inbox).exists():
             raise errors.Conflict("A webhook sends to the inbox already.")

@@ -252,7 +252,8 @@ class WorkspaceAdmin(SuperusersAct):
     search_help_text = "The beginning of a slug, a member's whole e-mail address, or an id."
     inlines = [MemberInline]
     own_fields = [
-        *("slug", "name", "plan", "rate_limit_per_day", "is_confirmed", "is_robin_operator"),
+        *("slug", "name", "plan", "rate_limit_per_minute", "rate_limit_per_day"),
+        *("is_confirmed", "is_robin_operator"),
     ]
     facts = ["state", "created_at", "their_keys", "usage"]
     readonly_fields = facts
@@ -372,7 +373,7 @@ def usage_of(subject_id: Any) -> str:
 
 @admin.register(Plan)
 class PlanAdmin(SuperusersAct):
-    list_display = ["name", "rate_limit_per_minute", "rate_limit_per_day", "log_days"]
+    list_display = ["name", "rate_limit_per_minute", "rate_limit_per_day", "log_days", "keys_max"]
     ordering = ["rate_limit_per_day", "name"]
     search_help_text = "The beginning of a name."
 

@@ -59,7 +59,7 @@ class TestCreateKey:
         text = run("create_key", "--workspace", "acme").strip()
 
         limits = gateway.get("/v1/limits", key=text).json()["policies"]
-        assert [policy["limit"] for policy in limits] == [60, 10_000, 10_000]
+        assert [policy["limit"] for policy in limits] == [60, 10_000, 10_000, 300]
 
     def test_it_may_exceed_the_plan_and_lifts_the_days_quota(self, gateway):
         text = run(
@@ -71,6 +71,7 @@ class TestCreateKey:
             "minute": 1_000_000,
             "day": 90_000_000,
             "workspace_day": 90_000_000,
+            "workspace_minute": 1_000_000,
         }
 
     def test_it_never_lowers_the_days_quota(self, gateway, acme):
@@ -80,7 +81,7 @@ class TestCreateKey:
         text = run("create_key", "--workspace=acme", "--per-day=20000").strip()
 
         policies = gateway.get("/v1/limits", key=text).json()["policies"]
-        assert [p["limit"] for p in policies[1:]] == [20_000, 50_000]
+        assert [p["limit"] for p in policies[1:]] == [20_000, 50_000, 300]
 
     def test_it_has_every_scope_unless_told(self, gateway):
         run("create_key", "--workspace=acme", "--name=all")

@@ -8,8 +8,10 @@ from uuid import UUID, uuid4
 import pytest
 from django.utils import timezone
 
+from accounts import services
 from accounts.keys import is_well_formed
 from accounts.models import ApiKey, AuditEvent, Plan
+from accounts.services import Actor
 from accounts.tests.shapes import KEY_FIELDS, fields, moment, problem, refusal, same_but_for_ids
 
 
@@ -441,3 +443,62 @@ def test_a_list_costs_the_same_sql_however_long(admin, make_key, django_assert_m
 
     with django_assert_max_num_queries(1):
         assert len([KeyView.of(row) for row in rows]) == 6
+
+
+@pytest.mark.hostile
+class TestHowManyThereMayBe:
+    """By the plan: limits, caches and look-ups grow with keys."""
+
+    @pytest.fixture(autouse=True)
+    def three(self, admin):
+        Plan.objects.update(keys_max=3)
+
+    def test_one_more_is_refused_in_words_that_help(self, admin, acme):
+        answers = [admin("POST", json={}) for _ in range(3)]  # it has one already
+
+        assert [r.status_code for r in answers] == [201, 201, 409]
+        detail = problem(answers[-1], 409, "too_many")["detail"]
+        assert "3 keys" in detail
+        assert "/v1/keys/{id}" in detail
+        assert ApiKey.objects.count() == 3
+
+    def test_a_revoked_one_makes_room(self, admin):
+        ids = [admin("POST", json={}).json()["id"] for _ in range(2)]
+        admin("DELETE", f"/{ids[0]}")
+
+        assert admin("POST", json={}).status_code == 201
+
+    def test_all_at_once_do_not_pass_it(self, gateway, admin, acme_admin_key):
+        call = {"method": "POST", "url": "/v1/keys", "json": {}}
+        answers = gateway.at_once([{**call, "headers": {"X-API-Key": acme_admin_key}}] * 8)
+
+        assert [r.status_code for r in answers].count(201) == 2
+        assert ApiKey.objects.usable().count() == 3
+
+    def test_rotating_goes_on_and_makes_no_more_than_as_many_again(self, gateway, admin, make_key):
+        admin("POST", json={})
+        key = make_key(name="third")
+
+        def rotate(grace_seconds):
+            nonlocal key
+            r = gateway.post("/auth/rotate-key", {"grace_seconds": grace_seconds}, key=key)
+            if r.status_code == 201:
+                key = r.json()["api_key"]["key"]
+            return refusal(r) if r.status_code >= 400 else r.status_code
+
+        assert [rotate(3600) for _ in range(4)] == [201, 201, 201, (409, "too_many")]
+        assert rotate(0) == 201
+        assert ApiKey.objects.usable().count() == 6
+
+    def test_operators_may_go_beyond(self, admin, acme):
+        for _ in range(4):
+            services.issue_key(acme, actor=Actor("staff"))
+
+        assert ApiKey.objects.count() == 5
+
+    def test_tabs_of_the_playground_are_counted_apart_and_bounded(self, admin, acme, alice):
+        texts = [services.session_key(acme, alice, actor=Actor("alice"))[1] for _ in range(25)]
+
+        usable = ApiKey.objects.usable().filter(is_session=True)
+        assert usable.count() == services.SESSION_KEYS_MAX
+        assert len(set(texts)) == 25

@@ -128,7 +128,7 @@ class TestPlans:
 
         assert lowered == 1
         limits = [p["limit"] for p in gateway.get("/v1/limits", key=rich).json()["policies"]]
-        assert limits == [60, 5000, 10_000]
+        assert limits == [60, 5000, 10_000, 300]
         poor.row.refresh_from_db()
         assert (poor.row.rate_limit_per_minute, poor.row.rate_limit_per_day) == (10, 100)
         assert told("workspace.changed").details == {"changes": {"plan": ["scale", "free"]}}

@@ -164,7 +164,8 @@ def test_it_carries_the_limit_headers(gateway, acme_key):
 
     assert r.headers["ratelimit"].startswith('"minute";r=59;t=60, "day";r=10000;t=0')
     assert r.headers["ratelimit-policy"] == (
-        '"minute";q=60;w=60, "day";q=10000;w=86400, "workspace_day";q=10000;w=86400'
+        '"minute";q=60;w=60, "day";q=10000;w=86400, "workspace_day";q=10000;w=86400, '
+        '"workspace_minute";q=300;w=60'
     )
     assert r.headers["x-ratelimit-limit"] == "60"
     assert r.headers["x-ratelimit-remaining"] == "59"

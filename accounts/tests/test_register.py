@@ -140,7 +140,12 @@ class TestTheKey:
             p["name"]: p["limit"] for p in gateway.get("/v1/limits", key=key).json()["policies"]
         }
 
-        assert limits == {"minute": 10, "day": 100, "workspace_day": 100}
+        assert limits == {
+            "minute": 10,
+            "day": 100,
+            "workspace_day": 100,
+            "workspace_minute": 10,
+        }
 
     def test_the_eleventh_call_of_a_minute_on_trial_is_refused(self, gateway, engine, register):
         key = register().json()["api_key"]["key"]
@@ -160,6 +165,7 @@ class TestTheKey:
             "minute": 60,
             "day": 10_000,
             "workspace_day": 10_000,
+            "workspace_minute": 300,
         }
 
 

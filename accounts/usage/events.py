@@ -135,7 +135,7 @@ def _quotas(
         key = keys.get(key_id)
         if key is None:
             continue
-        subject, limit = key.limit_subject or key.pk, effective_limits(key)[1]
+        subject, limit = key.limit_subject or key.pk, effective_limits(key).day
         due = [
             percent
             for percent in PERCENTS

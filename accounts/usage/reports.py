@@ -144,7 +144,7 @@ def has_usage(subject_id: UUID) -> bool:
 
 
 def limits_left(keys: Sequence[ApiKey]) -> list[dict[str, State]]:
-    """What is left to each key: `minute`, `day` and `workspace_day`; empty without limits.
+    """What is left to each key: by the names of its policies; empty without limits.
 
     One trip to the limiter for all of them, and nothing is taken. Reads `key.workspace.plan`.
     """

@@ -124,6 +124,7 @@ class TestWhatItCosts:
             "minute": 1,
             "day": 7,
             "workspace_day": 7,
+            "workspace_minute": 1,
         }
         assert f'"day";r={after["day"]};' in r.headers["ratelimit"]
 

@@ -570,7 +570,7 @@ class TestLimits:
 
         r = gateway.get("/v1/limits", key=acme_key)
 
-        assert [p["remaining"] for p in r.json()["policies"]] == [60, 10_000, 10_000]
+        assert [p["remaining"] for p in r.json()["policies"]] == [60, 10_000, 10_000, 300]
 
     def test_failed_calls_are_limited_by_address(self, gateway, engine, acme_key, make_key):
         gateway.detect("hello", key=acme_key)

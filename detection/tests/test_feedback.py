@@ -88,7 +88,7 @@ class TestOneWord:
         say(asked.request_id)
         after = left()
         assert {name: before[name] - after[name] for name in before} == {
-            "minute": 1, "day": 0, "workspace_day": 0,
+            "minute": 1, "day": 0, "workspace_day": 0, "workspace_minute": 1,
         }  # fmt: skip
 
 

@@ -2,47 +2,11 @@
 
 from __future__ import annotations
 
-import asgiref.sync
 import pytest
 from django.conf import settings
-from django.db.backends.utils import CursorWrapper
 
 from detection.engines import scores
 from gateway_project.core.stores import database, redis
-
-
-class Count:
-    def __init__(self) -> None:
-        self.sql = 0
-        self.hops = 0
-        self.trips = 0
-
-
-@pytest.fixture
-def counted(gateway, monkeypatch):
-    """Counts SQL statements, thread hops and Redis trips from here on."""
-    count = Count()
-    execute = CursorWrapper.execute
-    run_in_executor = gateway.loop.run_in_executor
-    call = asgiref.sync.SyncToAsync.__call__
-
-    def counting_execute(self, *args, **kwargs):
-        count.sql += 1
-        return execute(self, *args, **kwargs)
-
-    def counting_hop(*args, **kwargs):
-        count.hops += 1
-        return run_in_executor(*args, **kwargs)
-
-    async def counting_call(self, *args, **kwargs):
-        count.hops += 1
-        return await call(self, *args, **kwargs)
-
-    monkeypatch.setattr(CursorWrapper, "execute", counting_execute)
-    # uvloop's and asyncio's loops differ in what may be set; the subclass in the test allows it.
-    monkeypatch.setattr(gateway.loop, "run_in_executor", counting_hop, raising=False)
-    monkeypatch.setattr(asgiref.sync.SyncToAsync, "__call__", counting_call)
-    return count
 
 
 def test_the_counters_see_what_they_are_there_for(gateway, engine, acme_key, counted):

@@ -76,6 +76,7 @@ def test_it_costs_one_of_the_minute_and_one_of_the_day_for_each_text(gateway, gu
         "minute": 1,
         "day": 2,
         "workspace_day": 2,
+        "workspace_minute": 1,
     }
     gateway.flush_usage()
     assert set(UsageLog.objects.values_list("endpoint", flat=True)) == {PATH}

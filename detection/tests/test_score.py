@@ -57,7 +57,7 @@ def test_it_costs_the_minute_and_not_the_day_and_is_no_traffic(gateway, engine, 
     stream.drain()
 
     assert {name: before[name] - after[name] for name in before} == {
-        "minute": 1, "day": 0, "workspace_day": 0,
+        "minute": 1, "day": 0, "workspace_day": 0, "workspace_minute": 1,
     }  # fmt: skip
     assert not UsageLog.objects.filter(endpoint=PATH).exists()
 

@@ -21,6 +21,7 @@
     ├── RequestTimeout           408  the body came too slowly
     ├── Conflict                 409  the thing is not in a state for that
     ├── EmailTaken               409
+    ├── TooMany                  409  the workspace has as many of these as its plan gives
     ├── IdempotencyInProgress    409  the first call with this Idempotency-Key is being served
     ├── IdempotencyMismatch      422  the Idempotency-Key belongs to another request
     ├── PreconditionFailed       412  If-Match names another version
@@ -261,6 +262,15 @@ class EmailTaken(GatewayError):
     code = "email_taken"
     title = "E-mail already registered"
     default_detail = "An account with this e-mail exists. Sign in, or register another address."
+
+
+class TooMany(GatewayError):
+    status_code = 409
+    code = "too_many"
+    title = "As many as the plan gives"
+    default_detail = (
+        "This workspace has as many of these as its plan gives. Remove one that is not needed."
+    )
 
 
 class IdempotencyInProgress(GatewayError):

@@ -5,8 +5,10 @@ the window, so **never more than `limit` pass in any window** (published oversho
 is that a place comes back up to one bucket late (half a second for the minute). A day quota is the
 same with a single bucket: it starts anew at midnight UTC.
 
-A denied request consumes nothing, of any policy. The clock is Redis' own `TIME`, so that workers
-and hosts agree. `MemoryLimiter` is the twin for one process; both pass the same tests.
+A denied request consumes nothing, of any policy, and a request that was refused for another reason
+is given its day back. The clock is Redis' own `TIME`, so that workers and hosts agree.
+`MemoryLimiter` is the twin for one process; both pass the same tests. `denials` remembers who was
+refused, so that whoever goes on asking meanwhile costs neither a trip nor any other work.
 
 When Redis is away, each policy says what happens (`on_failure`): `local` counts in this process,
 `open` lets pass, `closed` refuses with 503. Every such decision is counted, and `degraded` shows
@@ -20,7 +22,7 @@ import hashlib
 import ipaddress
 import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from threading import Lock
 from time import monotonic
@@ -32,13 +34,18 @@ from redis.exceptions import NoScriptError, RedisError, ResponseError
 
 from gateway_project.core import clock, errors
 from gateway_project.core.stores import redis
+from gateway_project.core.stores.caching import TTLCache
 from gateway_project.core.stores.redis import PipelinedConnection, RedisUnavailable, pack
 from gateway_project.core.telemetry.metrics import rate_limit_degraded, rate_limit_exceeded
 
 Failure = Literal["local", "open", "closed"]
 
 MINUTE_BUCKET_MS = 500
-MEMORY_SUBJECTS_MAX = 50_000
+MEMORY_SUBJECTS_MAX = 20_000
+BUCKETS_PER_SUBJECT = 16
+"""A window of more buckets counts as several subjects; all together take some 40 MB at most."""
+DENIALS_MAX = 20_000
+FREE_CALLS_PER_MINUTE = 600
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +67,10 @@ class Policy:
     @property
     def key(self) -> str:
         return f"rl:{self.subject}:{self.name}"
+
+    @property
+    def is_daily(self) -> bool:
+        return self.window_seconds >= 86_400
 
 
 def per_minute(name: str, subject: str, limit: int, on_failure: Failure = "local") -> Policy:
@@ -90,13 +101,15 @@ class State(NamedTuple):
 class Decision(NamedTuple):
     """`denied` names the policy that refused; then `retry_after_seconds` is > 0.
 
-    `degraded` names the policies that were decided without Redis.
+    `degraded` names the policies that were decided without Redis. `wait_ms` is how long nothing of
+    that cost can pass, exactly.
     """
 
     states: tuple[State, ...]
     denied: str | None = None
     retry_after_seconds: int = 0
     degraded: tuple[str, ...] = ()
+    wait_ms: int = 0
 
     def headers(self) -> list[tuple[str, str]]:
         """The IETF pair (draft-ietf-httpapi-ratelimit-headers-10, as lists) and the older triple.
@@ -147,7 +160,11 @@ def _window(seconds: int) -> str:
 
 class Limiter(Protocol):
     async def check(self, policies: Sequence[Policy], costs: Sequence[int]) -> Decision:
-        """Take `costs[i]` units of `policies[i]`, all or none. Cost 0 only reads."""
+        """Take `costs[i]` units of `policies[i]`, all or none. Cost 0 only reads.
+
+        A cost below 0 gives back what was taken just now: of the bucket in hand, and no more than
+        is in it.
+        """
         ...
 
     def check_sync(self, policies: Sequence[Policy], costs: Sequence[int]) -> Decision: ...
@@ -186,7 +203,7 @@ for i = 1, #KEYS do
   end
   if total + cost > limit then
     local need, w = total + cost - limit, size * span
-    if cost <= limit then
+    if cost > 0 and cost <= limit then
       local freed = 0
       for b = head, last do
         freed = freed + (tonumber(redis.call('HGET', KEYS[i], b)) or 0)
@@ -205,6 +222,10 @@ for i = 1, #KEYS do
     total, last = total + r[8], r[5]
     redis.call('HSET', KEYS[i], 't', total, 'h', head, 'l', last, r[5], r[4] + r[8])
     if r[4] == 0 then redis.call('PEXPIRE', KEYS[i], r[6] * (r[7] + 1)) end
+  elseif denied == 0 and r[8] < 0 and r[4] > 0 then
+    local back = math.min(-r[8], r[4])
+    total = total - back
+    redis.call('HSET', KEYS[i], 't', total, r[5], r[4] - back)
   end
   out[#out + 1] = total
   out[#out + 1] = (total > 0) and ((last + r[7]) * r[6] - now) or 0
@@ -216,7 +237,7 @@ SHA = hashlib.sha1(SCRIPT.encode(), usedforsecurity=False).hexdigest()
 _LOAD = pack("SCRIPT", "LOAD", SCRIPT)
 
 
-@lru_cache(maxsize=20_000)
+@lru_cache(maxsize=4_096)  # of half a kilobyte each; packing one anew takes 10 µs
 def _command(policies: tuple[Policy, ...], costs: tuple[int, ...], now_ms: int) -> bytes:
     # The command of a key and cost never changes, so it is packed once, not per request.
     return pack("EVALSHA", SHA, len(policies), *_arguments(policies, costs, now_ms))
@@ -244,7 +265,8 @@ def _decision(policies: Sequence[Policy], reply: Sequence[int]) -> Decision:
         for i, policy in enumerate(policies)
     )
     if denied:
-        return Decision(states, policies[denied - 1].name, max(1, math.ceil(wait / 1000)))
+        seconds = max(1, math.ceil(wait / 1000))
+        return Decision(states, policies[denied - 1].name, seconds, wait_ms=wait)
     return Decision(states)
 
 
@@ -255,9 +277,12 @@ class MemoryLimiter:
         self._now = now
         self._lock = Lock()
         # key -> (latest bucket, {bucket: units}). Hostile variety of subjects must not grow without
-        # bound; who goes on asking is never the one that is forgotten. That order costs some 5 µs
-        # a check, which only processes without Redis pay.
-        self._windows: LRUCache[str, tuple[int, dict[int, int]]] = LRUCache(MEMORY_SUBJECTS_MAX)
+        # bound, and a minute may have 121 buckets where a day has one. Who goes on asking is never
+        # the one that is forgotten. That order costs some 5 µs a check, which only processes
+        # without Redis pay.
+        self._windows: LRUCache[str, tuple[int, dict[int, int]]] = LRUCache(
+            MEMORY_SUBJECTS_MAX, getsizeof=lambda window: 1 + len(window[1]) // BUCKETS_PER_SUBJECT
+        )
 
     async def check(self, policies: Sequence[Policy], costs: Sequence[int]) -> Decision:
         return self.check_sync(policies, costs)
@@ -271,7 +296,7 @@ class MemoryLimiter:
                 bucket = now // size
                 counts = self._live(policy.key, bucket, span)
                 total = sum(counts.values())
-                if cost and total + cost > policy.limit:
+                if cost > 0 and total + cost > policy.limit:
                     needed_ms = self._wait_ms(
                         counts, total + cost - policy.limit, policy, cost, now
                     )
@@ -281,8 +306,9 @@ class MemoryLimiter:
             reply = [denied, wait, now]
             for policy, cost, bucket, counts, total in rows:
                 if not denied and cost:
-                    counts[bucket] = counts.get(bucket, 0) + cost
-                    total += cost
+                    taken = max(cost, -counts.get(bucket, 0))
+                    counts[bucket] = counts.get(bucket, 0) + taken
+                    total += taken
                     self._windows[policy.key] = (bucket, counts)
                 reset = (max(counts) + policy.buckets) * policy.bucket_ms - now if total else 0
                 reply += [total, reset]
@@ -373,6 +399,42 @@ class RedisLimiter:
         return tuple(State(p.name, p.limit, p.limit, 0, p.window_seconds) for p in policies)
 
 
+class Denials:
+    """Who was refused, until when and for how much; of this process, without asking anybody.
+
+    What was refused stays refused until places come back, so remembering it changes no decision:
+    it only comes before the work. A policy whose limit was raised is another policy.
+    """
+
+    def __init__(self) -> None:
+        self._known: TTLCache[Policy, tuple[int, float, Decision]] = TTLCache(DENIALS_MAX)
+
+    def note(self, policies: Sequence[Policy], costs: Sequence[int], decision: Decision) -> None:
+        if decision.denied is None or not decision.wait_ms or decision.degraded:
+            return
+        for policy, cost in zip(policies, costs, strict=True):
+            if policy.name == decision.denied:
+                seconds = decision.wait_ms / 1000
+                self._known.put(policy, (cost, monotonic() + seconds, decision), seconds=seconds)
+
+    def __len__(self) -> int:
+        return len(self._known)
+
+    def of(self, policies: Sequence[Policy], costs: Sequence[int]) -> Decision | None:
+        """The refusal that a request of these costs would meet; None: it has to be asked."""
+        for policy, cost in zip(policies, costs, strict=True):
+            known = self._known.get(policy)
+            if known is not None and cost >= known[0] > 0:
+                left = max(1, math.ceil(known[1] - monotonic()))
+                return known[2]._replace(retry_after_seconds=left)
+        return None
+
+    def clear(self) -> None:
+        self._known.clear()
+
+
+denials = Denials()
+
 _limiter: Limiter | None = None
 
 
@@ -413,9 +475,36 @@ def ip_policy(address: str) -> Policy:
     return per_minute("ip", address_subject(address), settings.RATE_LIMIT_PER_MINUTE)
 
 
+def free_policy(policy: Policy) -> Policy:
+    """Of calls that cost nothing, beside a minute's policy: they never wait for those that do, and
+    one key cannot keep the database busy with them either."""
+    return replace(policy, name="free", limit=FREE_CALLS_PER_MINUTE)
+
+
+def refusals_policy(policy: Policy) -> Policy:
+    """How many bodies that are refused unread a minute's policy lets through.
+
+    They cost nothing of the minute itself, and reading them costs us more than answering many.
+    """
+    return replace(policy, name="refused")
+
+
+def pages_policy(address: str) -> Policy:
+    """The limit on pages of one address, whoever is signed in there."""
+    return per_minute("pages", f"{{ip:{address}}}", settings.PAGES_PER_MINUTE)
+
+
 async def refuse_used_up(policy: Policy) -> None:
     """Raise the 429 of a policy that has nothing left, without taking anything of it."""
-    decision = await get_limiter().check((policy,), (0,))
+    _refuse_empty(await get_limiter().check((policy,), (0,)))
+
+
+def refuse_used_up_sync(policy: Policy) -> None:
+    """The same in a thread of the control plane."""
+    _refuse_empty(get_limiter().check_sync((policy,), (0,)))
+
+
+def _refuse_empty(decision: Decision) -> None:
     state = decision.states[0]
     if state.remaining > 0:
         return

@@ -6,6 +6,7 @@ import asyncio
 import socket
 import struct
 from collections.abc import Callable, Iterator
+from types import SimpleNamespace
 from uuid import uuid4
 
 import pytest
@@ -25,6 +26,7 @@ from gateway_project.core.ratelimit import (
     per_day,
     per_minute,
 )
+from gateway_project.core.stores import redis
 from gateway_project.core.stores.redis import PipelinedConnection, RedisUnavailable, pack
 
 MIDNIGHT = 1_800_000_000 - 1_800_000_000 % 86_400
@@ -302,6 +304,37 @@ class TestWithoutRedis:
 
         assert len(limiter._windows) == 100
         assert limiter.check_sync([busy], [1]).denied == "ip"  # who goes on asking is not forgotten
+
+    @pytest.mark.hostile
+    def test_so_are_the_buckets_of_each(self, monkeypatch):
+        monkeypatch.setattr("gateway_project.core.ratelimit.MEMORY_SUBJECTS_MAX", 100)
+        clock = SimpleNamespace(now=1_000_000.0)
+        limiter = MemoryLimiter(lambda: clock.now)
+        for _ in range(121):
+            clock.now += 0.5
+            for number in range(50):
+                limiter.check_sync([per_minute("minute", f"{{{number}}}", 1000)], [1])
+
+        assert sum(len(counts) for _, counts in limiter._windows.values()) <= 16 * 100
+
+
+class TestGivingBack:
+    @pytest.mark.parametrize("kind", ["memory", "redis"])
+    def test_no_more_than_was_taken_in_this_bucket(self, kind):
+        day = per_day("day", f"{{{uuid4()}}}", 10)
+        if kind == "redis" and not settings.REDIS_URL:
+            pytest.skip("needs Redis: `make test` starts one")
+        limiter = (
+            MemoryLimiter() if kind == "memory" else RedisLimiter(lambda: None, redis.client)  # type: ignore[arg-type]
+        )
+        for cost in (3, -1):
+            limiter.check_sync([day], [cost])
+        assert limiter.check_sync([day], [0]).states[0].remaining == 8
+
+        assert limiter.check_sync([day], [-50]).states[0].remaining == 10
+        assert limiter.check_sync([day], [-1]).states[0].remaining == 10
+        assert limiter.check_sync([day], [10]).denied is None
+        assert limiter.check_sync([day], [1]).denied == "day"
 
 
 @pytest.mark.skipif(not settings.REDIS_URL, reason="needs Redis: `make test` starts one")

@@ -32,7 +32,13 @@ from accounts.models import PEOPLE
 from gateway_project.core import clock, errors
 from gateway_project.core.api.endpoint import Credential
 from gateway_project.core.context import RequestContext, context_of
-from gateway_project.core.ratelimit import Policy, ip_policy, per_minute, refuse_used_up
+from gateway_project.core.ratelimit import (
+    Policy,
+    ip_policy,
+    per_minute,
+    refuse_used_up,
+    refuse_used_up_sync,
+)
 from gateway_project.core.stores import database
 from gateway_project.core.stores.bus import bus
 from gateway_project.core.stores.caching import Loader, TTLCache
@@ -98,7 +104,7 @@ class _Memory:
     """What this process knows of tokens, by digest; and whoever wants to hear of an end."""
 
     def __init__(self) -> None:
-        self.known: TTLCache[str, _CachedEntry] = TTLCache(20_000)
+        self.known: TTLCache[str, _CachedEntry] = TTLCache(5_000)
         self.generation = 0
         self.on_forget: list[Callable[[str], None]] = []
 
@@ -155,7 +161,7 @@ class JWTAuthentication(BaseAuthentication):
             text = read(request.META)
         except errors.MissingToken:
             return None
-        member = check(text)
+        member = check(text, context_of(request).client_ip)
         return member, member
 
     def authenticate_header(self, request: Request) -> str:
@@ -218,13 +224,15 @@ async def member_of(text: str, client_ip: str) -> Member:
     return _kept(key, token, member, generation)
 
 
-def check(text: str) -> Member:
+def check(text: str, client_ip: str) -> Member:
     """The same for the control plane, in the caller's thread."""
     key = digest(text)
     known = _memory.known.get(key)
     if known is not None and known.valid_until > clock.time() and known.is_fresh:
         return known.member
     token = _verified(text)
+    if known is None and settings.RATE_LIMIT_ENABLED:
+        refuse_used_up_sync(ip_policy(client_ip))
     generation, session_id = _memory.generation, UUID(token["sid"])
     return _kept(key, token, look_up([session_id]).get(session_id), generation)
 

@@ -23,6 +23,7 @@ from accounts.services import Actor
 from gateway_project.core import clock, errors
 from gateway_project.core.stores.sweeps import Round
 from gateway_project.core.telemetry.logging import get_logger
+from gateway_project.core.telemetry.metrics import bound_reached
 from robin.access.authentication import forget
 from robin.access.tokens import Access, Refresh, digest, signing_keys
 from robin.models import RefreshFamily, RefreshToken
@@ -104,6 +105,11 @@ def _begin(user: User, now: datetime, actor: Actor, user_agent: str) -> RefreshF
         expires_at=now + _lifetime(),
     )
     audit("session.started", target=family.pk, **actor.fields())
+    standing = RefreshFamily.objects.filter(user=user, revoked_at=None, expires_at__gt=now)
+    surplus = standing.order_by("-id").values_list("pk", flat=True)
+    for oldest in list(surplus[settings.SESSIONS_PER_USER_MAX :]):
+        bound_reached.labels("sessions").inc()
+        revoke(oldest, because="surplus", actor=actor)
     return family
 
 

@@ -240,7 +240,7 @@ def _expires_in() -> int:
 def _bearer(request: Request) -> Member | None:
     """Whose access token it is; None when there is none, or none that is good."""
     try:
-        return check(read(request.META))
+        return check(read(request.META), context_of(request).client_ip)
     except (errors.MissingToken, errors.InvalidToken):
         return None
 

@@ -3,7 +3,7 @@
 The token comes as a one-time ticket (`?ticket=`), as a subprotocol (`bearer, <token>`; browsers can
 send nothing else), as `Authorization: Bearer` (programs), or as `?token=`, which is logged nowhere.
 A socket that may not watch is accepted and closed at once: only then does its page learn the code,
-4401 (no session) or 4403 (no permission, or a foreign origin).
+4401 (no session), 4403 (no permission, or a foreign origin) or 4429 (too many of one person).
 """
 
 from __future__ import annotations
@@ -21,8 +21,9 @@ from accounts.authentication import bearer
 from gateway_project.core import clock, errors
 from gateway_project.core.api.middleware import send_problem
 from gateway_project.core.context import RequestContext
-from gateway_project.core.ratelimit import get_limiter, ip_policy
+from gateway_project.core.ratelimit import get_limiter, ip_policy, refuse_used_up
 from gateway_project.core.telemetry.logging import get_logger
+from gateway_project.core.telemetry.metrics import bound_reached
 from robin.access import tickets
 from robin.access.authentication import Member, active_sessions, expiry_of, is_own_origin, member_of
 from robin.permissions import Permission
@@ -59,6 +60,11 @@ class QueueConsumer(AsyncWebsocketConsumer):  # type: ignore[misc]  # channels h
             await self._refuse(error, context)
             return
         await self.accept(self._chosen_subprotocol())
+        if live.hub().sockets_of(member.user_id) >= settings.SOCKETS_PER_USER_MAX:
+            bound_reached.labels("sockets").inc()
+            context.error_code = errors.RateLimited.code
+            await self.close(live.TOO_MANY)
+            return
         self.client = live.Client(member, valid_until, self._send_text, self.close)
         since = query.get("since", [""])[0]
         self.client.since = int(since) if SINCE.fullmatch(since) else None
@@ -73,6 +79,8 @@ class QueueConsumer(AsyncWebsocketConsumer):  # type: ignore[misc]  # channels h
         if origin is not None and not is_own_origin(origin, headers.get(b"host", "")):
             raise errors.PermissionDenied("This origin may not. See CORS_ORIGINS.")
         if "ticket" in query:
+            if settings.RATE_LIMIT_ENABLED:  # a guesser gets no look-up for each guess
+                await refuse_used_up(ip_policy(client_ip))
             session_id, valid_until = await asyncio.to_thread(tickets.redeem, query["ticket"][0])
             found = (await active_sessions([session_id]))[session_id]
             if found is None or valid_until <= clock.time():

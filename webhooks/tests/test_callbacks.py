@@ -13,7 +13,7 @@ from django.utils import timezone
 
 from accounts import moderation
 from accounts.events import publish
-from accounts.models import AuditEvent, OutboxEvent, UsageLog, Workspace
+from accounts.models import AuditEvent, OutboxEvent, Plan, UsageLog, Workspace
 from accounts.tests.shapes import fields, problem
 from gateway_project.core.upstream import destinations
 from webhooks import services
@@ -253,8 +253,8 @@ class TestTheirWebhook:
         problem(api("POST", "/test", {"webhook_id": per_request["id"]}), 404, "not_found")
         assert Webhook.objects.count() == 1
 
-    def test_it_counts_towards_no_maximum(self, api, receiver, per_request, monkeypatch):
-        monkeypatch.setattr(services, "WEBHOOKS_MAX", 1)
+    def test_it_counts_towards_no_maximum(self, api, receiver, per_request):
+        Plan.objects.update(webhooks_max=1)
 
         statuses = [api("POST", "/register", {"url": receiver.url()}).status_code for _ in "ab"]
         assert statuses == [201, 409]

@@ -12,7 +12,7 @@ from django.utils import timezone
 
 from accounts import moderation
 from accounts.events import publish
-from accounts.models import AuditEvent, OutboxEvent, Workspace
+from accounts.models import AuditEvent, OutboxEvent, Plan, Workspace
 from accounts.tests.shapes import fields, moment, problem
 from gateway_project.core import encryption, errors
 from gateway_project.core.stores import deletion
@@ -130,8 +130,8 @@ class TestRegister:
 
         assert r.status_code == 201
 
-    def test_there_is_an_end_to_them(self, api, receiver, monkeypatch):
-        monkeypatch.setattr(services, "WEBHOOKS_MAX", 2)
+    def test_there_is_an_end_to_them(self, api, receiver):
+        Plan.objects.update(webhooks_max=2)
         statuses = [api("POST", "/register", {"url": receiver.url()}).status_code for _ in range(3)]
 
         assert statuses == [201, 201, 409]

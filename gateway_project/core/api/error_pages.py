@@ -6,6 +6,7 @@ from collections.abc import Callable
 from functools import wraps
 from typing import Any
 
+from django.conf import settings
 from django.db import DataError
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import render
@@ -17,7 +18,7 @@ from gateway_project.core.api.handler import route_template
 from gateway_project.core.api.middleware import PAGE_POLICY
 from gateway_project.core.api.responses import gateway_error, problem_response
 from gateway_project.core.context import context_of
-from gateway_project.core.ratelimit import network_of
+from gateway_project.core.ratelimit import get_limiter, network_of, pages_policy
 from gateway_project.core.storable import unstorable
 
 View = Callable[..., HttpResponse]
@@ -65,6 +66,34 @@ class RefusedData:
         if not isinstance(exception, DataError):
             return None
         return refuse(request, gateway_error(exception, request))
+
+
+class PageLimit:
+    """Before anything of a page is worked out: how many an address may open in a minute.
+
+    Endpoints of the API count by themselves, for their caller.
+    """
+
+    sync_capable, async_capable = True, False
+
+    def __init__(self, get_response: Callable[[HttpRequest], HttpResponse]) -> None:
+        self._get_response = get_response
+
+    def __call__(self, request: HttpRequest) -> HttpResponse:
+        return self._get_response(request)
+
+    def process_view(
+        self, request: HttpRequest, view: Any, args: Any, kwargs: Any
+    ) -> HttpResponse | None:
+        if not settings.RATE_LIMIT_ENABLED or hasattr(getattr(view, "cls", None), "declared"):
+            return None
+        decision = get_limiter().check_sync((pages_policy(client_ip(request)),), (1,))
+        try:
+            decision.raise_if_denied()
+        except errors.RateLimited as limited:
+            # Not as a page, which would look up who is signed in.
+            return problem_response(request, limited)
+        return None
 
 
 def with_inline_styles(view: View) -> View:

@@ -9,6 +9,7 @@ never passed over: `as_view` raises `ImproperlyConfigured`.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from time import perf_counter
 from typing import Any, cast
@@ -25,7 +26,16 @@ from gateway_project.core.api.endpoint import Endpoint, M, Principal, parse
 from gateway_project.core.api.permissions import IsDeclared
 from gateway_project.core.api.responses import gateway_error, problem_response
 from gateway_project.core.context import RequestContext, context_of
-from gateway_project.core.ratelimit import Decision, Policy, State, get_limiter, ip_policy
+from gateway_project.core.ratelimit import (
+    Decision,
+    Policy,
+    State,
+    denials,
+    free_policy,
+    get_limiter,
+    ip_policy,
+    refusals_policy,
+)
 
 Authenticate = Callable[[HttpRequest], Awaitable[Any]]
 
@@ -63,9 +73,11 @@ def _names(classes: Iterable[type]) -> str:
 
 
 def _costs(principal: Principal, minute_cost: int, day_cost: int) -> tuple[int, ...]:
-    return tuple(
-        minute_cost if policy.name == "minute" else day_cost for policy in principal.policies
-    )
+    return tuple(day_cost if policy.is_daily else minute_cost for policy in principal.policies)
+
+
+def _refusals(policies: Iterable[Policy]) -> tuple[Policy, ...]:
+    return tuple(refusals_policy(policy) for policy in policies if policy.name == "minute")
 
 
 POLICIES = ("authentication_classes", "permission_classes", "throttle_classes")
@@ -99,17 +111,21 @@ class _Declared(ViewSet):
 class DataPlaneViewSet(_Declared):
     """An endpoint for machines at high rate: one coroutine, no SQL, one Redis trip at most.
 
-    Dispatch: authenticate (`aauthenticate` of the first authentication class) → scope → body →
-    limits → action. Actions are `async def name(self, request, …)`; the validated body is
+    Dispatch: authenticate (`aauthenticate` of the first authentication class) → scope → refusals
+    that are known → body → limits → action. Nothing before the limits asks a store, a name server
+    or anybody else. Actions are `async def name(self, request, …)`; the validated body is
     `self.body`, the caller `self.principal`.
     """
 
-    principal: Any
+    principal: Any = None
     body: Any
     context: RequestContext
     day_cost: int
-    """Units of the day; from the declaration, unless `prefetch` or `prepare` knows better."""
+    """Units of the day; from the declaration, unless `prefetch` knows better."""
+    day_cost_min = 1
+    """What a body can bring it down to."""
     states: tuple[State, ...] = ()
+    _taken = 0
 
     @classmethod
     def as_view(  # type: ignore[override]
@@ -164,7 +180,7 @@ class DataPlaneViewSet(_Declared):
             if getattr(cls, hook) is not getattr(DataPlaneViewSet, hook):
                 raise ImproperlyConfigured(
                     f"{cls.__name__}.{hook}: the data plane never calls it. Use "
-                    "@endpoint(scope=…), prefetch() or prepare(), or make it a ControlPlaneViewSet."
+                    "@endpoint(scope=…) or prefetch(), or make it a ControlPlaneViewSet."
                 )
 
     @classmethod
@@ -208,31 +224,71 @@ class DataPlaneViewSet(_Declared):
             if declared.day_cost:
                 principal.begin_usage(self.context, len(request.body))
             _check_scope(principal, declared)
+            if len(denials):
+                self._refuse_again(declared)
             if declared.body is not None:
                 self.body = parse(request, declared.body)
             self.day_cost = declared.day_cost
             self.prefetch()
-            await self.prepare()
             if principal.policies:
                 started = perf_counter()
-                decision = await get_limiter().check(
-                    principal.policies, _costs(principal, declared.minute_cost, self.day_cost)
-                )
-                self.states = decision.states
-                _note(self.context, decision, started)
-                decision.raise_if_denied()
+                costs = _costs(principal, declared.minute_cost, self.day_cost)
+                decision = await get_limiter().check(principal.policies, costs)
+                denials.note(principal.policies, costs, decision)
+                self._decided(decision, started)
+                self._taken = self.day_cost
         return cast(HttpResponse, await getattr(self, name)(request, **kwargs))
 
-    def prefetch(self) -> None:
-        """Start what the action will need from Redis, so that it leaves with the limiter's call."""
+    def _refuse_again(self, declared: Endpoint) -> None:
+        """Raise the 429 that is certain whatever the body says."""
+        policies = self.principal.policies
+        day_cost = min(declared.day_cost, self.day_cost_min)
+        known = denials.of(policies, _costs(self.principal, declared.minute_cost, day_cost))
+        if known is None and declared.body is not None:
+            refusals = _refusals(policies)
+            known = denials.of(refusals, (1,) * len(refusals))
+        if known is not None:
+            self._decided(known, perf_counter())
 
-    async def prepare(self) -> None:
-        """Refuse what must cost nothing, and find out what the rest costs, before the limits."""
+    def _decided(self, decision: Decision, started: float) -> None:
+        """Show the decision, and raise its refusal."""
+        self.states = decision.states
+        _note(self.context, decision, started)
+        decision.raise_if_denied()
+
+    def prefetch(self) -> None:
+        """Start what the action will need from Redis, so that it leaves with the limiter's call.
+
+        Also the place to find out what the body costs, and to refuse by the body alone what must
+        cost nothing.
+        """
+
+    async def give_back_the_day(self) -> None:
+        """It turned out that nothing is done for this request: only its minute was taken."""
+        taken, self._taken = self._taken, 0
+        if taken:
+            policies = self.principal.policies
+            decision = await get_limiter().check(policies, _costs(self.principal, 0, -taken))
+            self.states = decision.states
+            _note(self.context, decision, perf_counter())
 
     async def _refuse(self, request: HttpRequest, error: errors.GatewayError) -> HttpResponse:
+        if 400 <= error.status_code < 499:
+            await self.give_back_the_day()
         if _counts_as_failed(error) and settings.RATE_LIMIT_ENABLED:
-            decision = await get_limiter().check((ip_policy(self.context.client_ip),), (1,))
-            error = _instead_of(error, decision, self.context)
+            # Its address has failed; and a caller that came no further than the body is counted
+            # as well, or it could have us read bodies for nothing. Both leave in one trip.
+            asked = [(ip_policy(self.context.client_ip),)]
+            if not self.states:
+                asked += [
+                    (policy,) for policy in _refusals(getattr(self.principal, "policies", ()))
+                ]
+            limiter = get_limiter()
+            decisions = await asyncio.gather(*(limiter.check(one, (1,)) for one in asked))
+            for policies, decision in zip(asked[1:], decisions[1:], strict=True):
+                denials.note(policies, (1,), decision)
+            denied = next((one for one in decisions if one.denied), decisions[0])
+            error = _instead_of(error, denied, self.context)
         return problem_response(request, error)
 
 
@@ -270,8 +326,12 @@ class ControlPlaneViewSet(_Declared):
         self.check_permissions(request)
         self.check_throttles(request)
         if principal.policies and settings.RATE_LIMIT_ENABLED:
+            policies = principal.policies
             costs = _costs(principal, declared.minute_cost, declared.day_cost)
-            self._take(principal.policies, costs)
+            if not any(costs):
+                free = tuple(free_policy(one) for one in policies if one.name == "minute")
+                policies, costs = (*policies, *free), (*costs, *(1 for _ in free))
+            self._take(policies, costs)
 
     @staticmethod
     def _authenticated(request: Request) -> Any:

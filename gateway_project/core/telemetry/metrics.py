@@ -39,6 +39,11 @@ breaker_state = Gauge(
 rate_limit_exceeded = Counter(
     "gateway_rate_limit_exceeded_total", "Requests refused by a limit.", ["policy"]
 )
+bound_reached = Counter(
+    "gateway_bound_reached_total",
+    "Times that something was refused or dropped because a bound was reached.",
+    ["bound"],
+)
 rate_limit_degraded = Counter(
     "gateway_ratelimit_degraded_total",
     "Limit decisions taken without Redis, by the failure policy.",
@@ -57,6 +62,12 @@ policy_matches = Counter(
 key_cache_total = Counter(
     "gateway_key_cache_total", "Look-ups in the cache of verified keys.", ["result"]
 )
+cache_bytes = Gauge(
+    "gateway_cache_bytes",
+    "About what a cache in memory holds, of all processes.",
+    ["cache"],
+    multiprocess_mode="livesum",
+)
 cache_requests = Counter(
     "gateway_cache_requests_total", "Look-ups in a cache of answers.", ["cache", "result"]
 )
@@ -65,6 +76,15 @@ usage_dropped = Counter(
 )
 parked_total = Counter(
     "gateway_parked_total", "What a store refused and was put aside, by what it is.", ["kind"]
+)
+usage_texts_dropped = Counter(
+    "gateway_usage_texts_dropped_total",
+    "Texts to be stored that were left out because the buffer was full; their rows were not.",
+)
+usage_buffered = Gauge(
+    "gateway_usage_buffer_bytes",
+    "About the bytes of usage rows that wait in the web processes.",
+    multiprocess_mode="livesum",
 )
 usage_written = Counter("gateway_usage_written_total", "Usage rows written to the log.")
 live_clients = Gauge("gateway_live_clients", "Clients of /ws/queue.", multiprocess_mode="livesum")
