@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
@@ -24,6 +25,8 @@ from accounts.usage import buffer as usage
 from accounts.usage import log as usage_log
 from accounts.usage import partitions, reports, rollups, stream
 from accounts.usage.rows import COLUMNS, Batch
+from gateway_project.core import ratelimit
+from gateway_project.core.sharing import SharedBudget
 from gateway_project.core.stores import redis
 from gateway_project.core.telemetry.metrics import usage_dropped
 
@@ -234,7 +237,7 @@ class TestWriting:
         assert "hush" not in said
 
     def test_what_does_not_fit_is_dropped_and_counted(self, gateway, acme_key, monkeypatch):
-        monkeypatch.setattr(usage, "ROWS_MAX", 2)
+        monkeypatch.setattr(usage.buffer, "_for_rows", SharedBudget(4 * usage.ROW_BYTES))
         before = dropped()
 
         for _ in range(5):
@@ -244,10 +247,38 @@ class TestWriting:
         assert dropped() - before == 3
         assert UsageLog.objects.count() == 2
 
+    @pytest.mark.hostile
+    def test_nobody_fills_it_for_the_others(self, gateway, acme_key, globex_key, monkeypatch):
+        monkeypatch.setattr(usage.buffer, "_for_rows", SharedBudget(100 * usage.ROW_BYTES))
+
+        for _ in range(200):
+            usage.buffer.append(row(acme_key), "127.0.0.1")
+        for _ in range(20):
+            usage.buffer.append(row(globex_key), "127.0.0.1")
+        gateway.flush_usage()
+
+        held = Counter(UsageLog.objects.values_list("workspace_id", flat=True))
+        assert held == {acme_key.row.workspace_id: 50, globex_key.row.workspace_id: 20}
+        assert usage.buffer._for_rows.used == 0  # and all of it is free again
+
+    @pytest.mark.hostile
+    def test_texts_go_before_rows_do(self, gateway, acme_key, monkeypatch):
+        monkeypatch.setattr(usage.buffer, "_for_texts", SharedBudget(8 * 50_000))
+        before = dropped()
+
+        for _ in range(20):
+            one = {"text": "x" * 50_000, "metadata": {"a": 1}}
+            usage.buffer.append(row(acme_key), "127.0.0.1", one)
+        kept = [extra for extra in usage.buffer._extras.values() if "text" in extra]
+        gateway.flush_usage()
+
+        assert len(kept) == 4
+        assert (dropped() - before, UsageLog.objects.count()) == (0, 20)
+
     def test_a_full_buffer_does_not_keep_a_request_from_its_answer(
         self, gateway, engine, acme_key, monkeypatch
     ):
-        monkeypatch.setattr(usage, "ROWS_MAX", 0)
+        monkeypatch.setattr(usage.buffer, "_for_rows", SharedBudget(0))
 
         assert gateway.detect("Good morning.", key=acme_key).status_code == 200
         assert len(usage.buffer) == 0
@@ -435,13 +466,45 @@ class TestTheStream:
         assert stream.drain() == 1
         assert not redis.client().exists(stream.LOCK)
 
-    def test_a_stream_that_nobody_empties_does_not_fill_redis(self, gateway, acme_key, monkeypatch):
-        monkeypatch.setattr(usage, "STREAM_ENTRIES_MAX", 1)
+    @pytest.mark.hostile
+    def test_a_stream_that_nobody_empties_does_not_fill_redis(self, gateway, acme_key, settings):
+        settings.USAGE_STREAM_BYTES_MAX = 900
         for _ in range(3):
             usage.buffer.append(row(acme_key), "127.0.0.1")
             gateway.run(usage.buffer.flush())
 
-        assert (redis.client().xlen(stream.STREAM), len(usage.buffer)) == (1, 2)
+        entries, size = stream.size()
+        assert 0 < size <= 900
+        assert (entries + len(usage.buffer), len(usage.buffer) > 0) == (3, True)
+        assert stream.drain() == entries
+        assert stream.size() == (0, 0)
+        gateway.flush_usage()  # there is room again
+        assert UsageLog.objects.count() == 3
+
+    @pytest.mark.hostile
+    def test_long_texts_leave_in_pieces_that_hold_nobody_up(
+        self, gateway, acme_key, globex_key, engine
+    ):
+        """A thousand stored texts were one command of 27 MB, which failed for ever."""
+        for _ in range(1000):
+            usage.buffer.append(row(acme_key), "127.0.0.1", {"text": "x" * 53_000})
+        usage.buffer.append(row(globex_key), "127.0.0.1")
+        sent, submit = [], redis.PipelinedConnection.submit
+
+        def noting(pipe, packed):
+            sent.append(len(packed))
+            return submit(pipe, packed)
+
+        with patch.object(redis.PipelinedConnection, "submit", noting):
+            gateway.run(usage.buffer.flush())
+
+        assert len(usage.buffer) == 0
+        assert max(sent) < redis.COMMAND_BYTES_MAX
+        assert sum(sent) > 30e6
+        assert gateway.detect("hello", key=globex_key).status_code == 200
+        assert ratelimit.get_limiter().degraded_since is None
+        assert stream.drain() == 1001
+        assert stream.size() == (0, 0)
 
 
 class TestRollups:

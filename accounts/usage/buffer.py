@@ -4,14 +4,19 @@ With Redis the buffer goes into a stream once in `FLUSH_SECONDS`, from which a w
 table (`accounts/usage/log.py`); without Redis this process writes it.
 
 Loss bound: nothing on a graceful stop; on `kill -9` at most the rows of the last `FLUSH_SECONDS`.
-While the store is away the rows wait, at most `ROWS_MAX` of them; what does not fit, and what is
-left when the process has to end meanwhile, is counted in `gateway_usage_dropped_total`.
+While the store is away the rows wait, in `USAGE_BUFFER_BYTES_MAX` that workspaces share: none can
+fill it for the others. Texts to be stored (`store_text`) have half of it, so that no row is lost
+for them. Rows that do not fit are counted in `gateway_usage_dropped_total`, as is what is left when
+the process has to end.
+
+They leave in pieces of `BATCH_BYTES_MAX`, because the connection to Redis is everybody's.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections import deque
+from collections import Counter, deque
+from collections.abc import Mapping
 from typing import Any, Protocol
 from uuid import UUID
 
@@ -21,20 +26,26 @@ from django.db import Error as DatabaseError
 from redis.exceptions import ResponseError
 
 from accounts.usage import log as usage_log
+from accounts.usage import stream
 from accounts.usage.rows import Batch, Row
-from accounts.usage.stream import STREAM, VERSION
 from gateway_project.core import clock
 from gateway_project.core.context import RequestContext
+from gateway_project.core.sharing import SharedBudget
 from gateway_project.core.stores import database, redis
 from gateway_project.core.telemetry.logging import get_logger
 from gateway_project.core.telemetry.loops import Loop
-from gateway_project.core.telemetry.metrics import usage_dropped
+from gateway_project.core.telemetry.metrics import (
+    bound_reached,
+    usage_buffered,
+    usage_dropped,
+    usage_texts_dropped,
+)
 
 FLUSH_SECONDS = 1.0
-ROWS_MAX = 100_000
+ROW_BYTES = 1000  # of one in memory; packed it is a third of that
+EXTRA_BYTES = 4000  # of metadata, which is 1 kB as JSON, and threat types
 BATCH_ROWS_MAX = 1000
-STREAM_ENTRIES_MAX = 20_000
-"""A stream that no worker empties must not fill Redis: beyond this, rows wait here."""
+BATCH_BYTES_MAX = 512 << 10
 log = get_logger("gateway.usage")
 _loop = Loop("usage.flush")
 Unavailable = (redis.RedisUnavailable, ResponseError, DatabaseError)
@@ -125,17 +136,27 @@ class Buffer:
 
     def __init__(self) -> None:
         self._rows: deque[Row] = deque()
+        # Half for rows, half for texts: who has many of these does not lose rows for them.
+        self._for_rows = SharedBudget(settings.USAGE_BUFFER_BYTES_MAX // 2)
+        self._for_texts = SharedBudget(settings.USAGE_BUFFER_BYTES_MAX // 2)
         self._addresses: dict[UUID, str] = {}
         self._extras: dict[UUID, dict[str, Any]] = {}
         # Made and perhaps sent, but not confirmed: sent again under the same id.
         self._batches: deque[Batch] = deque()
+        self._sizes: deque[tuple[Counter[UUID], Counter[UUID]]] = deque()  # of each of them
         self._flusher: asyncio.Task[None] | None = None
         self._sending = asyncio.Lock()
 
     def append(self, row: Row, client_ip: str, extra: dict[str, Any] | None = None) -> None:
-        if len(self) >= ROWS_MAX:
+        if not self._for_rows.take(row[2], _row_bytes(extra)):
+            bound_reached.labels("usage_buffer").inc()
             usage_dropped.inc()
             return
+        if extra and "text" in extra and not self._for_texts.take(row[2], _text_bytes(extra)):
+            bound_reached.labels("usage_texts").inc()
+            usage_texts_dropped.inc()
+            extra = {name: value for name, value in extra.items() if name != "text"}
+        self._show()
         self._rows.append(row)
         self._addresses[row[1]] = client_ip
         if extra:
@@ -147,8 +168,12 @@ class Buffer:
     def clear(self) -> None:
         self._rows.clear()
         self._batches.clear()
+        self._sizes.clear()
         self._addresses.clear()
         self._extras.clear()
+        self._for_rows.clear()
+        self._for_texts.clear()
+        self._show()
 
     def start(self) -> None:
         self._flusher = asyncio.create_task(self._run(), name="usage-flusher")
@@ -191,30 +216,59 @@ class Buffer:
             try:
                 while self._batches:
                     await self._send(self._batches[0])
-                    self._batches.popleft()
+                    self._forget_first()
             except Unavailable as exc:
                 log.error("usage_write_failed", rows=len(self), error=type(exc).__name__)
 
     def _make_batches(self) -> None:
         while self._rows:
-            size = min(BATCH_ROWS_MAX, len(self._rows))
-            rows = [self._rows.popleft() for _ in range(size)]
+            rows: list[Row] = []
+            sizes = Counter[UUID](), Counter[UUID]()  # of rows and of texts, by workspace
+            while (
+                self._rows
+                and len(rows) < BATCH_ROWS_MAX
+                and sizes[0].total() + sizes[1].total() < BATCH_BYTES_MAX
+            ):
+                row = self._rows.popleft()
+                rows.append(row)
+                extra = self._extras.get(row[0])
+                sizes[0][row[2]] += _row_bytes(extra)
+                sizes[1][row[2]] += _text_bytes(extra)
             addresses = {row[1]: self._addresses.get(row[1], "") for row in rows}
             extras = {row[0]: self._extras[row[0]] for row in rows if row[0] in self._extras}
             self._batches.append(Batch(clock.new_id(), rows, addresses, _packable(extras)))
+            self._sizes.append(sizes)
         self._addresses.clear()
         self._extras.clear()
+
+    def _forget_first(self) -> None:
+        """It is in a store."""
+        self._batches.popleft()
+        sizes = self._sizes.popleft()
+        for budget, of_workspaces in zip((self._for_rows, self._for_texts), sizes, strict=True):
+            for workspace_id, size in of_workspaces.items():
+                budget.give_back(workspace_id, size)
+        self._show()
+
+    def _show(self) -> None:
+        usage_buffered.set(self._for_rows.used + self._for_texts.used)
 
     @staticmethod
     async def _send(batch: Batch) -> None:
         if not settings.REDIS_URL:
             await database.run_behind(usage_log.write, [batch.plain()])
-            return
-        connection = redis.connection()
-        if await connection.submit(redis.pack("XLEN", STREAM)) >= STREAM_ENTRIES_MAX:
+        elif not await redis.connection().submit(stream.addition(batch)):
+            bound_reached.labels("usage_stream").inc()
             raise redis.RedisUnavailable("the stream is full: is a worker running?")
-        entry: tuple[Any, ...] = ("v", VERSION, "id", str(batch.id), "rows", batch.packed())
-        await connection.submit(redis.pack("XADD", STREAM, "*", *entry))
+
+
+def _row_bytes(extra: Mapping[str, Any] | None) -> int:
+    """About what a row, and what its event tells, take of the memory."""
+    return ROW_BYTES + EXTRA_BYTES if extra else ROW_BYTES
+
+
+def _text_bytes(extra: Mapping[str, Any] | None) -> int:
+    return len(extra["text"]) if extra and "text" in extra else 0
 
 
 def _packable(extras: dict[UUID, dict[str, Any]]) -> dict[UUID, dict[str, Any]]:

@@ -1,4 +1,8 @@
-"""The worker's side of the Redis stream: from entries to rows."""
+"""The Redis stream between the web processes and the worker: entries in, rows out.
+
+A stream that no worker empties must not fill Redis, which also counts the limits. So the bytes in
+it are counted beside it, by the same scripts that add and remove entries.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +11,7 @@ from contextlib import suppress
 from uuid import UUID
 
 import orjson
+from django.conf import settings
 from redis.exceptions import LockError
 
 from accounts import parking
@@ -17,6 +22,7 @@ from gateway_project.core.stores import redis
 from gateway_project.core.stores.sweeps import Round
 
 STREAM = "gw:usage"
+BYTES = "{gw:usage}:bytes"  # in the stream's slot of a cluster
 ENTRIES_AT_ONCE = 100
 ROWS_AT_ONCE = 5_000
 LOCK = "gw:usage:drain"
@@ -25,6 +31,48 @@ UNREADABLE = "usage.entry"
 VERSION = b"1"
 """Of an entry and the columns of its rows; one without it is of this version."""
 Fields = dict[bytes, bytes]
+OVERHEAD = 100  # bytes that Redis itself needs for an entry
+ADD = """
+if redis.call('XLEN', KEYS[1]) == 0 then redis.call('SET', KEYS[2], 0) end
+local size = tonumber(ARGV[2])
+for i = 3, #ARGV do size = size + #ARGV[i] end
+if tonumber(redis.call('GET', KEYS[2]) or 0) + size > tonumber(ARGV[1]) then return 0 end
+redis.call('XADD', KEYS[1], '*', unpack(ARGV, 3))
+redis.call('INCRBY', KEYS[2], size)
+return 1
+"""
+REMOVE = """
+local gone = 0
+for i = 2, #ARGV do
+  local found = redis.call('XRANGE', KEYS[1], ARGV[i], ARGV[i])
+  if #found > 0 then
+    gone = gone + tonumber(ARGV[1])
+    for _, value in ipairs(found[1][2]) do gone = gone + #value end
+    redis.call('XDEL', KEYS[1], ARGV[i])
+  end
+end
+local left = tonumber(redis.call('GET', KEYS[2]) or 0) - gone
+redis.call('SET', KEYS[2], math.max(left, 0))
+return gone
+"""
+
+
+def addition(batch: Batch) -> bytes:
+    """The command that adds the batch: 1, or 0 when `USAGE_STREAM_BYTES_MAX` are in the stream."""
+    fields = ("v", VERSION, "id", str(batch.id), "rows", batch.packed())
+    most = settings.USAGE_STREAM_BYTES_MAX
+    return redis.pack("EVAL", ADD, 2, STREAM, BYTES, most, OVERHEAD, *fields)
+
+
+def remove(entry_ids: Iterable[bytes]) -> None:
+    """Delete entries that are written."""
+    redis.client().eval(REMOVE, 2, STREAM, BYTES, OVERHEAD, *entry_ids)
+
+
+def size() -> tuple[int, int]:
+    """How many entries wait, and their bytes."""
+    client = redis.client()
+    return int(client.xlen(STREAM)), int(client.get(BYTES) or 0)
 
 
 class LaterVersion(ValueError):
@@ -51,7 +99,7 @@ def drain() -> int:
             entries = client.xrange(STREAM, min=first, count=ENTRIES_AT_ONCE)
             for some in _pieces(entries):
                 stored += write([batch for _, batch in some if batch is not None])
-                client.xdel(STREAM, *(entry_id for entry_id, _ in some))
+                remove(entry_id for entry_id, _ in some)
                 if during.is_over:
                     return stored
                 lock.reacquire()

@@ -6,20 +6,26 @@ had is a `PolicyVersion`.
 
 Entries match the **whole** text, normalised, and never a part of it. They are kept as digests; the
 texts are not.
+
+A policy is bounded in bytes (`POLICY_BYTES_MAX`) and in versions, and so is what a worker remembers
+of policies: entries are packed there, 32 bytes each.
 """
 
 from __future__ import annotations
 
 import hashlib
 import unicodedata
-from collections.abc import Mapping
+from bisect import bisect_left
+from collections.abc import Iterable, Iterator, Mapping, Set
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
-from functools import lru_cache
+from threading import Lock
 from typing import Any, Literal, get_args
 from uuid import UUID
 
 import orjson
+from cachetools import LRUCache
 from django.conf import settings
 from django.db import transaction
 from django.db.models import Exists, OuterRef
@@ -32,7 +38,7 @@ from detection.models import PolicyVersion
 from detection.schemas import DetectConfig, OnUnavailable, PolicyRef
 from gateway_project.core import clock, errors
 from gateway_project.core.stores.sweeps import Round
-from gateway_project.core.telemetry.metrics import policy_matches
+from gateway_project.core.telemetry.metrics import bound_reached, cache_bytes, policy_matches
 
 ENTRIES_MAX = 1000
 ThreatType = Literal[
@@ -46,8 +52,36 @@ ThreatType = Literal[
 THREAT_TYPES: tuple[str, ...] = get_args(ThreatType)
 DEFAULT_THRESHOLD = 0.6
 VERSIONS_SHOWN = 20
+SIZE = 32  # bytes of a digest
+POLICY_BYTES, ENTRY_CHARS = 1_500, 80
 Source = Literal["engine", "fallback", "none"]
 Match = Literal["allow", "deny"]
+
+
+class Digests(Set[str]):
+    """SHA-256 digests in hexadecimal, in as many bytes as they stand for: sorted, end to end."""
+
+    __slots__ = ("_packed",)
+
+    def __init__(self, digests: Iterable[str] = ()) -> None:
+        self._packed = b"".join(sorted({bytes.fromhex(digest) for digest in digests}))
+
+    def __contains__(self, digest: object) -> bool:
+        wanted = bytes.fromhex(str(digest))
+        at = SIZE * bisect_left(range(len(self)), wanted, key=self._at)
+        return self._packed[at : at + SIZE] == wanted
+
+    def __iter__(self) -> Iterator[str]:
+        return (self._at(position).hex() for position in range(len(self)))
+
+    def __len__(self) -> int:
+        return len(self._packed) // SIZE
+
+    def __hash__(self) -> int:
+        return hash(self._packed)
+
+    def _at(self, position: int) -> bytes:
+        return self._packed[SIZE * position : SIZE * (position + 1)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,9 +96,15 @@ class DetectionPolicy:
     on_unavailable: OnUnavailable = "fallback"
     locked: frozenset[str] = frozenset()
     switched_off: frozenset[str] = frozenset()
-    allow: frozenset[str] = frozenset()
-    deny: frozenset[str] = frozenset()
+    allow: Set[str] = Digests()
+    deny: Set[str] = Digests()
     store_text: bool = False
+
+    @property
+    def memory_bytes(self) -> int:
+        """About what remembering it takes, the JSON it was read from included."""
+        entries = len(self.allow) + len(self.deny)
+        return POLICY_BYTES + entries * (SIZE + ENTRY_CHARS)
 
     def ref(self, matched: Match | None = None) -> PolicyRef:
         return PolicyRef(id=self.id, version=self.version, matched=matched)
@@ -131,10 +171,24 @@ def digest_of(text: str) -> str:
     return hashlib.sha256(normalised(text).encode()).hexdigest()
 
 
-@lru_cache(maxsize=4096)
+_read_already: LRUCache[str, DetectionPolicy] = LRUCache(
+    settings.POLICY_CACHE_BYTES_MAX, getsizeof=lambda policy: policy.memory_bytes
+)
+_reading = Lock()
+
+
 def in_force(text: str) -> DetectionPolicy:
-    """The policy of a key from its JSON (`ApiKey.detection_policy`); empty: the default."""
-    return read(orjson.loads(text)) if text else DEFAULT
+    """The policy of a key from its JSON (`Caller.detection_policy`); empty: the default."""
+    if not text:
+        return DEFAULT
+    with _reading:
+        known = _read_already.get(text)
+        if known is None:
+            known = read(orjson.loads(text))
+            with suppress(ValueError):  # larger than all of the cache
+                _read_already[text] = known
+            cache_bytes.labels("policies").set(_read_already.currsize)
+    return known
 
 
 def of_key(key: ApiKey) -> DetectionPolicy:
@@ -153,8 +207,8 @@ def read(document: Mapping[str, Any]) -> DetectionPolicy:
         on_unavailable=document.get("on_unavailable", "fallback"),
         locked=frozenset(document.get("locked") or ()),
         switched_off=frozenset(name for name, is_on in categories.items() if not is_on),
-        allow=frozenset(entry["digest"] for entry in document.get("allow") or ()),
-        deny=frozenset(entry["digest"] for entry in document.get("deny") or ()),
+        allow=Digests(entry["digest"] for entry in document.get("allow") or ()),
+        deny=Digests(entry["digest"] for entry in document.get("deny") or ()),
         store_text=bool(document.get("store_text")),
     )
 
@@ -183,8 +237,14 @@ def save(
 ) -> PolicyVersion:
     """Put `policy` (without `id` and `version`) in force for the key, as its next version.
 
-    `expected`: raise 412 when another version is in force (0: none yet).
+    `expected`: raise 412 when another version is in force (0: none yet). Raises 422 for one that is
+    larger than `POLICY_BYTES_MAX`. Of all versions the last `POLICY_VERSIONS_MAX` are kept.
     """
+    size = len(orjson.dumps(dict(policy)))
+    if size > settings.POLICY_BYTES_MAX:
+        bound_reached.labels("policy").inc()
+        message = f"is {size} bytes as JSON; at most {settings.POLICY_BYTES_MAX}. Shorten the notes"
+        raise errors.ValidationFailed(errors=[{"field": "", "message": message}])
     with transaction.atomic():
         held = ApiKey.objects.select_for_update(no_key=True).get(pk=key.pk)
         now = version_of(held)
@@ -202,6 +262,9 @@ def save(
             policy=dict(policy),
             actor=actor.name,
         )
+        PolicyVersion.objects.filter(
+            subject_id=subject, version__lte=version.version - settings.POLICY_VERSIONS_MAX
+        ).delete()
         held.detection_policy = {
             "id": str(subject),
             "version": version.version,

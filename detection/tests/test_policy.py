@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import hashlib
+import json
+import sys
 
 import pytest
+from cachetools import LRUCache
 
-from accounts import services
+from accounts import authentication, services
 from accounts.models import ApiKey, AuditEvent
 from accounts.services import Actor
 from detection.models import PolicyVersion
 from detection.policies import policy as policies
 from detection.tests.test_detect import ATTACK, HARMLESS, problem
+from gateway_project.core.stores.caching import TTLCache
 from gateway_project.core.telemetry.metrics import policy_matches
 
 PATH = "/v1/policy"
@@ -249,3 +253,70 @@ class TestInTheVerdict:
         assert (body["source"], body["decision"]) == ("none", "review")
         put(on_unavailable="fail_closed")
         problem(judge("A third text"), 503, "detection_unavailable")
+
+
+@pytest.mark.hostile
+class TestHowLarge:
+    """A policy of 140 kB cost each worker 450 KiB for every key that had one."""
+
+    DENY = [{"digest": f"{number:064x}", "note": "x" * 60} for number in range(400)]
+
+    def test_one_is_bounded_in_bytes(self, put, settings):
+        settings.POLICY_BYTES_MAX = 1000
+
+        r = put(deny=self.DENY[:20])
+
+        assert "at most 1000" in problem(r, 422, "validation_error")["errors"][0]["message"]
+        assert put(deny=self.DENY[:2]).status_code == 200
+
+    def test_versions_are_bounded_in_number(self, put, settings, acme_admin_key):
+        settings.POLICY_VERSIONS_MAX = 3
+        for _ in range(5):
+            put(mode="monitor")
+
+        kept = PolicyVersion.objects.order_by("version").values_list("version", flat=True)
+        assert list(kept) == [3, 4, 5]
+        assert put(mode="enforce").json()["version"] == 6
+
+    def test_a_worker_remembers_no_notes_and_packs_what_it_matches(
+        self, put, judge, acme_admin_key
+    ):
+        put(deny=[*self.DENY, {"text": HARMLESS}], allow=self.DENY)
+        assert judge(HARMLESS).json()["policy"]["matched"] == "deny"
+
+        [known] = authentication._memory.known._entries.values()
+        text = known[1].caller.detection_policy
+        policy = policies.in_force(text)
+
+        assert "xxxx" not in text
+        assert sys.getsizeof(policy.deny._packed) < 33 * 401 + 100
+        assert set(policy.allow) == {entry["digest"] for entry in self.DENY}
+
+    def test_what_workers_remember_of_keys_is_bounded_in_bytes(
+        self, gateway, put, make_key, monkeypatch
+    ):
+        known = TTLCache(110_000, size_of=lambda one: one.caller.memory_bytes)
+        monkeypatch.setattr(authentication._memory, "known", known)
+        for _ in range(6):
+            key = make_key(scopes=["detect", "keys:write"])
+            assert put(key=key, deny=self.DENY).status_code == 200
+            assert gateway.detect(HARMLESS, key=key).status_code == 200
+
+        assert 0 < known.size <= 110_000
+        assert len(known) == 3  # of some 30 kB each
+
+    def test_what_is_read_of_policies_too(self, monkeypatch):
+        documents = [
+            json.dumps({"version": n, "deny": [{"digest": f"{i:064x}"} for i in range(500)]})
+            for n in range(10)
+        ]
+        monkeypatch.setattr(
+            policies,
+            "_read_already",
+            LRUCache(200_000, getsizeof=lambda policy: policy.memory_bytes),
+        )
+        for document in documents:
+            policies.in_force(document)
+
+        assert 0 < len(policies._read_already) < 10
+        assert policies._read_already.currsize <= 200_000

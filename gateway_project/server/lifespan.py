@@ -63,7 +63,7 @@ class Process:
     async def start(self) -> None:
         await migrations.look()
         if settings.REDIS_URL:
-            redis.open_connection(settings.REDIS_URL)
+            redis.open_connection(settings.REDIS_URL, settings.CACHE_REDIS_URL)
             self._held.push_async_callback(redis.close_connection)
             bus.start()
             self._held.push_async_callback(bus.stop)

@@ -93,6 +93,11 @@ async def _redis() -> health.Status:
     return "up"
 
 
+async def _cache() -> health.Status:
+    await redis.cache_connection().ping()
+    return "up"
+
+
 async def _database() -> health.Status:
     await database.run(_select_one)
     return "up"
@@ -127,7 +132,8 @@ async def _failing_loops() -> list[str]:
 NEEDED = {"database": health.Probe(_database, remember_up_seconds=5)}
 if settings.REDIS_URL:
     NEEDED["redis"] = health.Probe(_redis, remember_up_seconds=5)
-PROBES = {"engine": health.Probe(_engine), **NEEDED, "worker": health.Probe(_worker)}
+CACHE = {"cache": health.Probe(_cache)} if settings.CACHE_REDIS_URL else {}
+PROBES = {"engine": health.Probe(_engine), **NEEDED, **CACHE, "worker": health.Probe(_worker)}
 # Once they are all there this asks nobody; looked at beside the others, named only in trouble.
 MIGRATIONS = health.Probe(_migrations)
 

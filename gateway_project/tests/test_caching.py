@@ -11,6 +11,7 @@ from types import SimpleNamespace
 import pytest
 from cachetools import Cache
 
+from gateway_project.core.sharing import FairSemaphore, SharedBudget
 from gateway_project.core.stores import caching
 from gateway_project.core.stores.caching import Loader, SingleFlight, TTLCache
 
@@ -169,6 +170,18 @@ class TestTTLCache:
         assert set(self.held(cache)) == {"a", "c", "d"}
         assert cache.get("a") == "again"
 
+    def test_it_is_bounded_by_size_where_values_differ(self, clock):
+        cache = TTLCache(100, size_of=len)
+        cache.put("a", "x" * 40, seconds=50)
+        cache.put("b", "x" * 50, seconds=50)
+        assert cache.size == 90
+
+        cache.put("c", "x" * 20, seconds=50)
+        assert (self.held(cache), cache.size) == (["b", "c"], 70)
+
+        cache.put("b", "x" * 101, seconds=50)  # larger than all of it: not even the old one stays
+        assert (self.held(cache), cache.size) == (["c"], 20)
+
     def test_a_longer_life_replaces_a_shorter_one_and_none_at_all_ends_it(self, clock):
         cache = TTLCache(3)
         cache.put("a", 1, seconds=5)
@@ -218,3 +231,74 @@ class TestTTLCache:
 
         assert "last" in self.held(cache)
         assert len(cache) <= 50
+
+
+class TestSharedBudget:
+    def test_one_alone_gets_half_and_each_that_comes_as_much_as_is_left(self):
+        budget = SharedBudget(120)
+
+        def most(holder):
+            while budget.take(holder, 1):
+                pass
+            return budget.held(holder)
+
+        assert [most(holder) for holder in "abcd"] == [60, 30, 15, 7]
+        assert most("a") == 60  # and no more, though there is room
+
+    def test_what_is_given_back_is_anybodys(self):
+        budget = SharedBudget(10)
+        assert budget.take("a", 5)
+        assert not budget.take("a", 1)
+        budget.give_back("a", 5)
+        assert (budget.used, budget.room("a"), budget.room("b")) == (0, 5, 5)
+
+    def test_it_forgets_holders_that_hold_nothing(self):
+        budget = SharedBudget(10)
+        for holder in range(1000):
+            assert budget.take(holder, 1)
+            budget.give_back(holder, 1)
+        assert not budget._held
+
+
+class TestFairSemaphore:
+    def test_holders_take_turns_however_much_one_has_waiting(self):
+        async def scenario():
+            places, came = FairSemaphore(1), []
+            await places.acquire("noisy")
+
+            async def call(holder):
+                await places.acquire(holder)
+                came.append(holder)
+                await asyncio.sleep(0)
+                places.release()
+
+            calls = [asyncio.create_task(call("noisy")) for _ in range(50)]
+            await asyncio.sleep(0)
+            calls += [asyncio.create_task(call(holder)) for holder in ("quiet", "other", "quiet")]
+            await asyncio.sleep(0)
+            places.release()
+            await asyncio.gather(*calls)
+            return came
+
+        came = asyncio.run(scenario())
+
+        assert came[:6] == ["noisy", "quiet", "other", "noisy", "quiet", "noisy"]
+        assert len(came) == 53
+
+    def test_who_goes_away_takes_no_place_along(self):
+        async def scenario():
+            places = FairSemaphore(1)
+            await places.acquire("a")
+            gone = [asyncio.create_task(places.acquire("b")) for _ in range(3)]
+            await asyncio.sleep(0)
+            gone[0].cancel()
+            await asyncio.sleep(0)
+            places.release()  # to the second, which is cancelled in the same moment
+            gone[1].cancel()
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+            first = gone[2].done()
+            places.release()
+            return first, places.locked()
+
+        assert asyncio.run(scenario()) == (True, False)

@@ -7,6 +7,7 @@ meanwhile. So equal searches share an answer, and it is read into entries off th
 from __future__ import annotations
 
 import asyncio
+from typing import NamedTuple
 from urllib.parse import quote
 from zoneinfo import ZoneInfo
 
@@ -14,12 +15,25 @@ from django.conf import settings
 
 from gateway_project.core import clock
 from gateway_project.core.stores.caching import SingleFlight, TTLCache
+from gateway_project.core.telemetry.metrics import cache_bytes
 from robin.logs import parsing
 from robin.logs.parsing import Entry, Filter
 from robin.upstream.client import TEXT, robin
 
 SHARED_SECONDS = 2.0
-_found: TTLCache[str, list[Entry]] = TTLCache(4)
+ENTRIES_PER_CHAR = 4
+"""So much more than its text an answer takes once it is read into entries."""
+
+
+class _Answer(NamedTuple):
+    entries: list[Entry]
+    bytes: int
+
+
+# Bounded in bytes: one search may find tens of megabytes.
+_found: TTLCache[str, _Answer] = TTLCache(
+    settings.ROBIN_LOG_CACHE_BYTES_MAX, size_of=lambda answer: answer.bytes
+)
 _flights: SingleFlight[str, list[Entry]] = SingleFlight()
 
 
@@ -28,10 +42,11 @@ async def search(which: Filter) -> list[Entry]:
     found: list[Entry] = []
     queries = which.queries()
     for query in queries:
-        entries = _found.get(query)
-        if entries is None:
-            entries = await _flights.do(query, lambda query=query: _ask(query))  # type: ignore[misc]
-        found += entries
+        known = _found.get(query)
+        if known is not None:
+            found += known.entries
+        else:
+            found += await _flights.do(query, lambda query=query: _ask(query))  # type: ignore[misc]
     if len(queries) > 1:
         found.sort(key=lambda entry: entry.at, reverse=True)
     return await asyncio.to_thread(which.keep, found)
@@ -45,7 +60,9 @@ async def _ask(query: str) -> list[Entry]:
         timeout_seconds=settings.ROBIN_LOGS_TIMEOUT_SECONDS,
     )
     entries = await asyncio.to_thread(_read, content)
-    _found.put(query, entries, seconds=SHARED_SECONDS)
+    answer = _Answer(entries, ENTRIES_PER_CHAR * len(content))
+    _found.put(query, answer, seconds=SHARED_SECONDS)
+    cache_bytes.labels("robin_log").set(_found.size)
     return entries
 
 

@@ -19,6 +19,8 @@ from redis.asyncio import Redis
 TERM_SECONDS = 5.0
 KEEP_SECONDS = 3600
 MESSAGES_MAX = 120  # differences that a client may have missed and still resume
+MESSAGE_BYTES_MAX = 32 << 10
+"""A larger difference is not kept: who missed it gets the whole, which is not much more."""
 PREFIX = "gw:queue:{live}:"  # one slot of a cluster
 
 ACQUIRE = """
@@ -94,6 +96,8 @@ class RedisLeaderLock:
         await self._redis.eval(RELEASE, 1, self._keys[0], self._me)
 
     async def store(self, fencing_token: int, snapshot: bytes, message: bytes) -> bool:
+        if len(message) > MESSAGE_BYTES_MAX:
+            message = b""
         values = (self._me, fencing_token, snapshot, message, KEEP_SECONDS, MESSAGES_MAX)
         return bool(await self._redis.eval(STORE, 4, *self._keys, *values))
 
@@ -120,7 +124,7 @@ class LocalLeaderLock:
 
     async def store(self, fencing_token: int, snapshot: bytes, message: bytes) -> bool:
         self._snapshot = snapshot
-        if message:
+        if 0 < len(message) <= MESSAGE_BYTES_MAX:
             self._messages.append(message)
         else:
             self._messages.clear()

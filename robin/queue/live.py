@@ -20,6 +20,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from time import monotonic
 from typing import Any, NamedTuple, cast
+from uuid import UUID
 
 import orjson
 from channels.layers import get_channel_layer
@@ -36,7 +37,7 @@ from gateway_project.core.telemetry.metrics import live_clients, live_polls
 from robin.access import authentication
 from robin.access.authentication import Member
 from robin.permissions import Permission
-from robin.queue.leader import MESSAGES_MAX, LeaderLock, make_leader_lock
+from robin.queue.leader import MESSAGE_BYTES_MAX, MESSAGES_MAX, LeaderLock, make_leader_lock
 
 GROUP = "robin.queue"
 ITEMS_MAX = 1000
@@ -47,7 +48,7 @@ FETCH_SECONDS_MAX = 10.0
 STALE_POLLS = 3
 VERSION = 1  # of what processes tell and leave each other
 STALE = "stale"
-EXPIRED, FORBIDDEN, TOO_SLOW = 4401, 4403, 4408
+EXPIRED, FORBIDDEN, TOO_SLOW, TOO_MANY = 4401, 4403, 4408, 4429
 log = get_logger("gateway.live")
 _loop = Loop("robin.live")
 Item = dict[str, Any]
@@ -220,6 +221,9 @@ class Hub:
         # A message about this session may have come between its look-up and now.
         self._to_recheck.add(str(client.member.session_id))
 
+    def sockets_of(self, user_id: UUID) -> int:
+        return sum(client.member.user_id == user_id for client in self.clients)
+
     def leave(self, client: Client) -> None:
         if client in self.clients:
             self.clients.discard(client)
@@ -351,7 +355,10 @@ class Hub:
             self._broadcast(status_text("up", "Robin is asked again.", seq))
         if snapshot is not None and kind == "diff" and seq == snapshot.seq + 1:
             snapshot.apply(orjson.loads(text))
-            self._messages.append((seq, text))
+            if len(text) > MESSAGE_BYTES_MAX:
+                self._messages.clear()
+            else:
+                self._messages.append((seq, text))
             self._broadcast(text)
         elif snapshot is not None and kind == "heartbeat" and seq == snapshot.seq:
             snapshot.at = orjson.loads(text)["at"]

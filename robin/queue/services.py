@@ -172,20 +172,21 @@ async def propose(action: Action, which: Filter, *, by: str) -> tuple[int, str]:
     """What the filter matches now, kept for two minutes: how many, and the token to confirm it."""
     uids = [item["uid"] for item in await scan(which)]
     token = secrets.token_urlsafe(24)
-    await cache.aset(_key(token), (by, action, which, uids), CONFIRM_SECONDS)
+    # The latest of a person: twenty thousand uids are a megabyte.
+    await cache.aset(_key(by), (token, action, which, uids), CONFIRM_SECONDS)
     return len(uids), token
 
 
 async def confirm(action: Action, which: Filter, token: str, *, by: str) -> list[str]:
     """The uids that were shown as a number; the token is good once, for the same person."""
-    kept = await cache.aget(_key(token))
-    if kept is None or kept[:3] != (by, action, which) or not await cache.adelete(_key(token)):
+    kept = await cache.aget(_key(by))
+    if kept is None or kept[:3] != (token, action, which) or not await cache.adelete(_key(by)):
         raise errors.Conflict("This confirmation is not valid, or no longer. Send the filter anew.")
     return list(kept[3])
 
 
-def _key(token: str) -> str:
-    return f"robin:confirm:{token}"
+def _key(person: str) -> str:
+    return f"robin:confirm:{person}"
 
 
 def unique(uids: Iterable[str]) -> list[str]:

@@ -20,6 +20,8 @@ from robin.config.translate import RETRIES_MAX
 Item = dict[str, Any]
 
 ROWS_REMEMBERED = 2048
+ROW_CHARS_MAX = 4096
+"""A longer one is not remembered: senders of mails have a say in it."""
 SHOWN_MAX = 5
 """Of recipients and files of an item, as Robin's page has them."""
 
@@ -50,12 +52,17 @@ def queue_page(content: bytes, retries_max: Mapping[str, int] | None = None) -> 
     rows = [row.partition("<tr")[2].partition(">")[2] for row in body.split("</tr>")[:-1]]
     known = frozenset((retries_max or {}).items())
     # Copies: who asked may add what the page does not say.
-    return QueuePage(int(total[1]), [{**_row(row, known)} for row in rows])
+    items = [_row(row, known) if len(row) <= ROW_CHARS_MAX else _read(row, known) for row in rows]
+    return QueuePage(int(total[1]), [{**item} for item in items])
 
 
 @lru_cache(maxsize=ROWS_REMEMBERED)
 def _row(row: str, retries_max: frozenset[tuple[str, int]]) -> Item:
     """Remembered: between two looks most rows are what they were, and reading one takes 35 µs."""
+    return _read(row, retries_max)
+
+
+def _read(row: str, retries_max: frozenset[tuple[str, int]]) -> Item:
     return _item(CELL.findall(row), dict(retries_max))
 
 

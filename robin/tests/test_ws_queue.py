@@ -13,6 +13,7 @@ from django.core.cache import cache
 from django.utils import timezone
 
 from accounts.services import Actor
+from gateway_project.core import errors
 from gateway_project.core.stores.bus import bus
 from robin.access import sessions, tickets
 from robin.models import RefreshFamily, RobinAccess
@@ -376,3 +377,49 @@ class TestEnding:
                 assert (await socket.says())["type"] == "snapshot"
 
         play(scenario)
+
+
+@pytest.mark.hostile
+class TestHowMany:
+    def test_one_person_has_only_so_many_and_another_finds_room(self, member, play, settings):
+        settings.SOCKETS_PER_USER_MAX = 3
+        ada, bert = member("ROLE_READONLY"), member("ROLE_OPERATOR")
+
+        async def scenario(open_socket):
+            mine = [await open_socket(**bearer(ada)) for _ in range(3)]
+            surplus = await open_socket(**bearer(ada))
+            assert await surplus.closed() == live.TOO_MANY
+            other = await open_socket(**bearer(bert))
+            assert (await other.says())["type"] == "snapshot"
+            await mine[0].leave()
+            again = await open_socket(**bearer(ada))
+            assert (await again.says())["type"] == "snapshot"
+
+        play(scenario)
+
+    def test_a_guesser_of_tickets_gets_no_look_up_for_each_guess(self, play, settings, monkeypatch):
+        settings.RATE_LIMIT_PER_MINUTE = 3
+        asked = []
+        monkeypatch.setattr(tickets, "redeem", lambda text: asked.append(text) or refuse())
+
+        def refuse():
+            raise errors.InvalidToken
+
+        async def scenario(open_socket):
+            for number in range(8):
+                await open_socket(f"{URL}?ticket=guess-{number}")
+
+        play(scenario)
+
+        assert len(asked) == 3
+
+    def test_a_person_is_signed_in_only_so_often(self, member, settings):
+        settings.SESSIONS_PER_USER_MAX = 2
+        ada = member("ROLE_READONLY", by_hand=True)
+        user = RefreshFamily.objects.get().user
+        for _ in range(3):
+            sessions.of_page(user, None, actor=Actor("ada"))
+
+        standing = RefreshFamily.objects.filter(user=user, revoked_at=None)
+        assert standing.count() == 2
+        assert ada.get("/api/v1/auth/me").status_code == 401  # the oldest has ended

@@ -16,7 +16,10 @@ V = TypeVar("V")
 
 
 class TTLCache(Generic[K, V]):
-    """At most `entries_max` entries, each gone after its own seconds; cachetools keeps the bound.
+    """At most `size_max` of entries, each gone after its own seconds; cachetools keeps the bound.
+
+    An entry's size is 1, or what `size_of` says of its value: bytes, where values differ much. A
+    value that is larger than all of the cache is not kept.
 
     Readers look into a plain dict beside it, which mirrors what cachetools holds: its own reading
     moves the entry in an order, so it would need the writers' lock, and costs ten times as much
@@ -24,10 +27,15 @@ class TTLCache(Generic[K, V]):
     take a lock, because the control plane's threads share the map with the event loop.
     """
 
-    def __init__(self, entries_max: int) -> None:
+    def __init__(self, size_max: int, size_of: Callable[[V], int] = lambda _: 1) -> None:
         self._entries: dict[K, tuple[float, V]] = {}
-        self._bound = _Bound(entries_max, self._entries)
+        self._bound = _Bound(size_max, size_of, self._entries)
+        self._size_max, self._size_of = size_max, size_of
         self._writing = Lock()
+
+    @property
+    def size(self) -> int:
+        return int(self._bound.currsize)
 
     def get(self, key: K) -> V | None:
         entry = self._entries.get(key)
@@ -37,6 +45,9 @@ class TTLCache(Generic[K, V]):
         """Keep it, and drop all that has expired."""
         entry = (monotonic() + seconds, value)
         with self._writing:
+            if self._size_of(value) > self._size_max:
+                self._drop(key)
+                return
             self._bound[key] = entry
             if key in self._bound:
                 self._entries[key] = entry
@@ -69,8 +80,18 @@ class TTLCache(Generic[K, V]):
 class _Bound(TLRUCache[Any, tuple[float, Any]]):
     """What goes here, by age or for want of room, goes from `entries` as well."""
 
-    def __init__(self, entries_max: int, entries: dict[Any, tuple[float, Any]]) -> None:
-        super().__init__(entries_max, ttu=lambda _, entry, now: entry[0], timer=lambda: monotonic())
+    def __init__(
+        self,
+        size_max: int,
+        size_of: Callable[[Any], int],
+        entries: dict[Any, tuple[float, Any]],
+    ) -> None:
+        super().__init__(
+            size_max,
+            ttu=lambda _, entry, now: entry[0],
+            timer=lambda: monotonic(),
+            getsizeof=lambda entry: size_of(entry[1]),
+        )
         self._mirror = entries
 
     def expire(self, time: float | None = None) -> list[tuple[Any, tuple[float, Any]]]:

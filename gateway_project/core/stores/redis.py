@@ -6,7 +6,12 @@ redis-py does the connecting, authentication and TLS, hiredis reads the replies;
 is ours.
 
 It refuses to wait: connecting and each batch have `timeout_seconds`, and after a failure every
-command fails at once for `backoff_seconds`, so that a dead Redis slows nobody down.
+command fails at once for `backoff_seconds`, so that a dead Redis slows nobody down. And it is
+bounded in bytes: a batch, what waits for the next, and a single command, which would make all the
+others late and then fail with it.
+
+Scores go over a connection of their own where `CACHE_REDIS_URL` names another Redis, which may
+forget: the one that counts limits must not.
 """
 
 from __future__ import annotations
@@ -23,14 +28,22 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import ResponseError
 
 from gateway_project.core.stores.caching import ignore
+from gateway_project.core.telemetry.metrics import bound_reached
 
 BATCH_MAX = 256
+BATCH_BYTES_MAX = 512 << 10
+COMMAND_BYTES_MAX = 1 << 20
+WAITING_BYTES_MAX = 16 << 20
 LAST_LOOK_SECONDS = 0.01
 NOTHING = object()  # what the reader gives while a reply is not whole
 
 
 class RedisUnavailable(Exception):
     """Redis did not answer: refused, reset, too slow, or resting after one of these."""
+
+
+class CommandTooLarge(ResponseError):
+    """Not sent: it fails alone."""
 
 
 def pack(*command: bytes | str | int | float) -> bytes:
@@ -57,7 +70,8 @@ class PipelinedConnection(asyncio.Protocol):
         self._connecting: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._is_busy = False  # a batch is about to leave, or on its way
-        self._pending: list[tuple[bytes, asyncio.Future[Any]]] = []
+        self._pending: deque[tuple[bytes, asyncio.Future[Any]]] = deque()
+        self._pending_bytes = 0
         self._waiting: deque[asyncio.Future[Any]] = deque()  # sent, in the order of the replies
         self.round_trips = 0
 
@@ -75,7 +89,7 @@ class PipelinedConnection(asyncio.Protocol):
         """Send one packed command with the next batch.
 
         The future gives the reply (bytes undecoded), or raises `RedisUnavailable`, or the
-        `redis.ResponseError` that Redis answered to this command alone.
+        `redis.ResponseError` that Redis answered to this command alone (`CommandTooLarge`: we).
         """
         loop = self._loop
         if loop is None:
@@ -86,7 +100,16 @@ class PipelinedConnection(asyncio.Protocol):
         if self._backing_off_until > monotonic():
             future.set_exception(RedisUnavailable("resting after a failure"))
             return future
+        if len(packed) > COMMAND_BYTES_MAX:
+            bound_reached.labels("redis_command").inc()
+            future.set_exception(CommandTooLarge(f"a command of {len(packed)} bytes"))
+            return future
+        if self._pending_bytes + len(packed) > WAITING_BYTES_MAX:
+            bound_reached.labels("redis_waiting").inc()
+            future.set_exception(RedisUnavailable("too much is waiting for it"))
+            return future
         self._pending.append((packed, future))
+        self._pending_bytes += len(packed)
         if not self._is_busy:
             self._is_busy = True
             loop.call_soon(self._send)
@@ -102,13 +125,21 @@ class PipelinedConnection(asyncio.Protocol):
             if self._connecting is None or self._connecting.done():
                 self._connecting = self._loop.create_task(self._connect())
             return
-        batch = self._pending[:BATCH_MAX]
-        del self._pending[:BATCH_MAX]
-        self._waiting.extend(future for _, future in batch)
+        batch: list[bytes] = []
+        size = 0
+        while self._pending and len(batch) < BATCH_MAX:
+            packed, future = self._pending[0]
+            if batch and size + len(packed) > BATCH_BYTES_MAX:
+                break
+            self._pending.popleft()
+            self._waiting.append(future)
+            batch.append(packed)
+            size += len(packed)
+        self._pending_bytes -= size
         self._timer = self._loop.call_later(self._timeout_seconds, self._look_once_more)
         self.round_trips += 1
         try:
-            self._transport.write(b"".join([packed for packed, _ in batch]))
+            self._transport.write(b"".join(batch))
         except RuntimeError as exc:  # uvloop's word for a transport that is closed already
             self._give_up(type(exc).__name__)
 
@@ -180,6 +211,7 @@ class PipelinedConnection(asyncio.Protocol):
         futures = [*self._waiting, *(future for _, future in self._pending)]
         self._waiting.clear()
         self._pending.clear()
+        self._pending_bytes = 0
         self._is_busy = False
         for future in futures:
             if not future.done():
@@ -187,21 +219,26 @@ class PipelinedConnection(asyncio.Protocol):
 
 
 _shared: PipelinedConnection | None = None
+_cache: PipelinedConnection | None = None
 
 
-def open_connection(url: str) -> PipelinedConnection:
-    """Make the connection of this process; called once, in the lifespan, inside the event loop."""
-    global _shared
+def open_connection(url: str, cache_url: str = "") -> PipelinedConnection:
+    """Make the connections of this process; called once, in the lifespan, inside the event loop."""
+    global _shared, _cache
     _shared = PipelinedConnection(url)
     _shared.start()
+    if cache_url and cache_url != url:
+        _cache = PipelinedConnection(cache_url)
+        _cache.start()
     return _shared
 
 
 async def close_connection() -> None:
-    global _shared
-    if _shared is not None:
-        await _shared.close()
-        _shared = None
+    global _shared, _cache
+    for one in (_shared, _cache):
+        if one is not None:
+            await one.close()
+    _shared = _cache = None
 
 
 def connection() -> PipelinedConnection:
@@ -209,6 +246,11 @@ def connection() -> PipelinedConnection:
     if _shared is None:
         raise RuntimeError("the application was not started: its lifespan connects to Redis")
     return _shared
+
+
+def cache_connection() -> PipelinedConnection:
+    """To the Redis that may forget: of its own, or the only one."""
+    return _cache or connection()
 
 
 def is_open() -> bool:

@@ -12,7 +12,7 @@ import asyncio
 import ssl
 from base64 import b64encode
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from time import monotonic, perf_counter
 from types import TracebackType
 from typing import NamedTuple, cast
@@ -20,6 +20,7 @@ from urllib.parse import unquote, urlsplit
 
 from httptools import HttpParserError, HttpResponseParser
 
+from gateway_project.core.sharing import FairSemaphore
 from gateway_project.core.telemetry.metrics import upstream_duration
 
 KEEP_SECONDS = 30.0  # a connection that rested longer is not trusted to be alive
@@ -185,7 +186,7 @@ class UpstreamClient:
     ) -> None:
         self.name = name
         self.answer_bytes_max = answer_bytes_max
-        self._slots = asyncio.Semaphore(in_flight_max)
+        self._slots = FairSemaphore(in_flight_max)
         self._duration = upstream_duration.labels(name)
         self._idle: deque[_Connection] = deque()  # the one used last on the right
         self._generation = 0
@@ -238,11 +239,13 @@ class UpstreamClient:
         body: bytes | None = None,
         headers: Mapping[str, str] | None = None,
         timeout_seconds: float,
+        holder: Hashable = None,
     ) -> Answer:
         """The status and whole body of the answer, whatever the status.
 
-        Sent again when a kept connection ends without an answer, so not for what must not happen
-        twice. Raises `UpstreamTimeout`, `ConnectFailed` or `BadAnswer`.
+        While all slots are taken, holders are let in by turns. Sent again when a kept connection
+        ends without an answer, so not for what must not happen twice. Raises `UpstreamTimeout`,
+        `ConnectFailed` or `BadAnswer`.
         """
         message = self._message(method, path, body, headers or {})
         came = perf_counter()
@@ -251,9 +254,9 @@ class UpstreamClient:
         try:
             if self._slots.locked():
                 async with asyncio.timeout_at(deadline):
-                    await self._slots.acquire()
+                    await self._slots.acquire(holder)
             else:
-                await self._slots.acquire()  # at once
+                await self._slots.acquire(holder)  # at once
             began = perf_counter()
             status, content = await self._exchange(message, deadline)
         except TimeoutError as exc:

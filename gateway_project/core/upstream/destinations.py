@@ -166,7 +166,7 @@ def read(url: str) -> Destination:
     return _read(url, _allowed())
 
 
-@lru_cache(maxsize=4096)  # each delivery reads its URL again
+@lru_cache(maxsize=1024)  # each delivery reads its URL again; one may be 2 kB
 def _read(url: str, allowed: tuple[Network, ...]) -> Destination:
     if len(url) > URL_CHARS_MAX or not HARMLESS.match(url):
         raise Refused(f"Use at most {URL_CHARS_MAX} plain characters; escape others (%20).")
