@@ -1,7 +1,8 @@
 """From a text to a verdict: a remembered score, else the engine, else the embedded detector.
 
-Whoever answered is said. Equal texts at once ask the engine once in each process; the call goes on
-for its own budget whoever stops waiting, so that one caller's haste is not the engine's fault.
+Whoever answered is said. Equal texts of a workspace at once ask the engine once in each process;
+the call goes on for its own budget whoever stops waiting, so that one caller's haste is not the
+engine's fault. Between workspaces nothing is shared: it would tell one what another asks.
 """
 
 from __future__ import annotations
@@ -10,7 +11,8 @@ import asyncio
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from time import perf_counter
-from typing import Literal
+from typing import Literal, NamedTuple
+from uuid import UUID
 
 from django.conf import settings
 
@@ -36,24 +38,37 @@ from detection.schemas import (
 )
 from gateway_project.core import errors
 from gateway_project.core.context import RequestContext
+from gateway_project.core.sharing import FairSemaphore
 from gateway_project.core.stores.caching import SingleFlight
 from gateway_project.core.telemetry.metrics import cache_requests, detections_total
 
 REVIEW_MARGIN = 0.1
 
 # The embedded detector is pure CPU: off the event loop, and no more of it than there are cores.
-_analysts = ThreadPoolExecutor(max_workers=2, thread_name_prefix="embedded")
-_analysing: SingleFlight[tuple[str, str], embedded.Analysis] = SingleFlight()
+ANALYSTS = 2
+_analysts = ThreadPoolExecutor(max_workers=ANALYSTS, thread_name_prefix="embedded")
+_analysts_slots = FairSemaphore(ANALYSTS)
+_analysing: SingleFlight[str, embedded.Analysis] = SingleFlight()
 _looked_up = {
     result: cache_requests.labels("score", result)
     for result in ("hit", "joined", "miss", "stale", "bypass")
 }
 
 
+class Question(NamedTuple):
+    """A text's score as it is asked for: what it is remembered by, whose it is, and the look-up of
+    it, if one is wanted, under way."""
+
+    key: str
+    workspace_id: UUID
+    look_up: LookUp | None
+
+
 @dataclass(slots=True)
 class _Finding:
     """A score and where it came from, before any threshold."""
 
+    question: Question
     scored: Score
     source: Source = "engine"
     cached: bool = False
@@ -71,13 +86,13 @@ class _Finding:
 
 
 def start_look_up(
-    text: str, content_type: ContentType, *, use_cache: bool = True
-) -> tuple[str, LookUp | None]:
-    """The key of the text's score, and the look-up of it, if one is wanted, under way."""
-    key = scores.key_of(text, content_type, go.client().id)
+    text: str, content_type: ContentType, workspace_id: UUID, *, use_cache: bool = True
+) -> Question:
+    """Begin to ask: also when no look-up is wanted."""
+    key = scores.key_of(text, content_type, go.client().id, workspace_id)
     if not use_cache or settings.SCORE_CACHE_SECONDS <= 0:
-        return key, None
-    return key, LookUp(key)
+        return Question(key, workspace_id, None)
+    return Question(key, workspace_id, LookUp(key))
 
 
 async def detect(
@@ -85,7 +100,7 @@ async def detect(
     context: RequestContext,
     *,
     policy: DetectionPolicy,
-    looked_up: tuple[str, LookUp | None],
+    looked_up: Question,
     batch: str = "",
 ) -> DetectResponse:
     """The verdict on one text, as `POST /v1/detect` answers it.
@@ -96,17 +111,17 @@ async def detect(
     """
     policy.check(request.config)
     on_unavailable = request.config.on_unavailable or policy.on_unavailable
-    finding = await _find(request, *looked_up, on_unavailable, context, batch)
+    finding = await _find(request, looked_up, on_unavailable, context, batch)
     return await _answer(request, context, policy, finding)
 
 
 async def score(
-    request: ScoreRequest, context: RequestContext, *, looked_up: tuple[str, LookUp | None]
+    request: ScoreRequest, context: RequestContext, *, looked_up: Question
 ) -> ScoreResponse:
     """What the detector thinks of a text, whatever anybody's threshold."""
     config = DetectConfig(content_type=request.content_type)
     whole = DetectRequest(text=request.text, config=config)
-    finding = await _find(whole, *looked_up, "fallback", context)
+    finding = await _find(whole, looked_up, "fallback", context)
     ranked, detector = _ranked(finding)
     return ScoreResponse(
         confidence=finding.scored.score,
@@ -119,33 +134,36 @@ async def score(
 
 async def _find(
     request: DetectRequest,
-    key: str,
-    look_up: LookUp | None,
+    question: Question,
     on_unavailable: OnUnavailable,
     context: RequestContext,
     batch: str = "",
 ) -> _Finding:
+    look_up = question.look_up
     remembered = None if look_up is None else await look_up.found()
     if remembered is not None and remembered.is_fresh:
         _looked_up["hit"].inc()
-        return _recalled(remembered)
+        return _recalled(question, remembered)
     started = perf_counter()
     try:
         looked_at = None if look_up is None else look_up.at
-        scored, joined = await _ask(key, request, context, looked_at, batch)
+        scored, joined = await _ask(question, request, context, looked_at, batch)
     except go.EngineUnavailable as exc:
         if on_unavailable == "fail_closed":
             raise _refusal(exc) from exc
-        return await _without_engine(request, remembered, on_unavailable, exc)
+        return await _without_engine(question, request, remembered, on_unavailable, exc)
     finally:
         context.upstream_seconds += perf_counter() - started
     _looked_up["joined" if joined else "miss" if look_up is not None else "bypass"].inc()
     # Who joined another's running call had it answered for nothing.
-    return _Finding(scored, cached=joined)
+    return _Finding(question, scored, cached=joined)
 
 
-def _recalled(remembered: Remembered, reason: go.Reason | None = None) -> _Finding:
+def _recalled(
+    question: Question, remembered: Remembered, reason: go.Reason | None = None
+) -> _Finding:
     return _Finding(
+        question,
         remembered.score,
         cached=True,
         age_seconds=remembered.age_seconds,
@@ -154,7 +172,7 @@ def _recalled(remembered: Remembered, reason: go.Reason | None = None) -> _Findi
 
 
 async def _ask(
-    key: str,
+    question: Question,
     request: DetectRequest,
     context: RequestContext,
     looked_at: float | None,
@@ -169,12 +187,14 @@ async def _ask(
             request.text,
             timeout_seconds=max(budget, settings.DETECTION_ENGINE_TIMEOUT_SECONDS),
             context=context,
+            holder=question.workspace_id,
         )
         if settings.SCORE_CACHE_SECONDS > 0 and scored.scanned_chars == scored.total_chars:
-            scores.keep(key, scored)
+            scores.keep(question.key, scored)
         return scored
 
     # Who wants no cache wants a call of its own.
+    key = question.key
     flight_key = key if config.use_cache else f"{batch or context.request_id} {key}"
     call, is_new = go.client().asking.start(flight_key, fly, since=looked_at)
     # `wait` leaves the call to the others when this caller's time is up, or the caller gone.
@@ -186,6 +206,7 @@ async def _ask(
 
 
 async def _without_engine(
+    question: Question,
     request: DetectRequest,
     remembered: Remembered | None,
     on_unavailable: OnUnavailable,
@@ -194,13 +215,13 @@ async def _without_engine(
     """An older score of the same text, else what the request or the key chose."""
     if remembered is not None:
         _looked_up["stale"].inc()
-        return _recalled(remembered, exc.reason)
+        return _recalled(question, remembered, exc.reason)
     text = request.text
     if on_unavailable == "fail_open" and exc.is_outage:
         nothing = Score(0.0, (), None, None, scanned_chars=0, total_chars=len(text))
-        return _Finding(nothing, source="none", degraded_reason=exc.reason)
+        return _Finding(question, nothing, source="none", degraded_reason=exc.reason)
     started = perf_counter()
-    analysis = await _analyse(text, request.config)
+    analysis = await _analyse(question, text, request.config)
     scored = Score(
         analysis.score,
         analysis.threat_types,
@@ -210,6 +231,7 @@ async def _without_engine(
         analysis.total_chars,
     )
     return _Finding(
+        question,
         scored,
         source="fallback",
         degraded_reason=exc.reason,
@@ -225,13 +247,19 @@ def _refusal(exc: go.EngineUnavailable) -> errors.GatewayError:
     return errors.DetectionUnavailable(headers=headers)
 
 
-async def _analyse(text: str, config: DetectConfig) -> embedded.Analysis:
+async def _analyse(question: Question, text: str, config: DetectConfig) -> embedded.Analysis:
     loop = asyncio.get_running_loop()
 
     async def fly() -> embedded.Analysis:
-        return await loop.run_in_executor(_analysts, embedded.analyse, text, config.content_type)
+        await _analysts_slots.acquire(question.workspace_id)
+        try:
+            return await loop.run_in_executor(
+                _analysts, embedded.analyse, text, config.content_type
+            )
+        finally:
+            _analysts_slots.release()
 
-    return await _analysing.do((text, config.content_type), fly)
+    return await _analysing.do(question.key, fly)
 
 
 async def _answer(
@@ -320,7 +348,7 @@ async def _details(
 ) -> Details:
     """The engine has no evidence of its own: the embedded detector explains, and never decides."""
     scored = finding.scored
-    explained = finding.analysis or await _analyse(request.text, request.config)
+    explained = finding.analysis or await _analyse(finding.question, request.text, request.config)
     ranked, detector = _ranked(finding)
     return Details(
         categories=[

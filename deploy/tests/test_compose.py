@@ -64,7 +64,7 @@ def test_hadolint_accepts_the_dockerfile() -> None:
 
 
 def test_the_services(services: dict[str, Any]) -> None:
-    assert set(services) == {*OURS, "postgres", "redis"}
+    assert set(services) == {*OURS, "postgres", "redis", "cache"}
     for name, service in services.items():
         assert service["read_only"] is True, name
         assert service["init"] is True, name

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Iterable
+from collections.abc import Hashable, Iterable
 from contextlib import suppress
 from dataclasses import replace
 from time import monotonic
@@ -93,8 +93,18 @@ class EngineClient:
                 self.version = str(orjson.loads(answer.content)["version"])[:64]
             await asyncio.sleep(VERSION_SECONDS)
 
-    async def ask(self, text: str, *, timeout_seconds: float, context: RequestContext) -> Score:
-        """Score one text. Raises `EngineUnavailable`."""
+    async def ask(
+        self,
+        text: str,
+        *,
+        timeout_seconds: float,
+        context: RequestContext,
+        holder: Hashable = None,
+    ) -> Score:
+        """Score one text; `holder` takes turns with others for the slots to the engine.
+
+        Raises `EngineUnavailable`.
+        """
         headers = {
             "Content-Type": "application/json",
             "X-Request-ID": context.correlation_id or context.request_id,
@@ -104,8 +114,8 @@ class EngineClient:
         data = text.encode()
         spans = windows.spans(data, settings.DETECTION_ENGINE_WINDOW_BYTES)
         if len(spans) == 1:
-            return await self._ask_one(text, headers, timeout_seconds)
-        found = await self._ask_windows(data, spans, headers, timeout_seconds)
+            return await self._ask_one(text, headers, timeout_seconds, holder)
+        found = await self._ask_windows(data, spans, headers, timeout_seconds, holder)
         return _merged(found.values(), windows.covered_chars(data, found), len(text))
 
     async def _ask_windows(
@@ -114,6 +124,7 @@ class EngineClient:
         spans: list[windows.Span],
         headers: dict[str, str],
         timeout_seconds: float,
+        holder: Hashable,
     ) -> dict[windows.Span, Score]:
         deadline = monotonic() + timeout_seconds
         places = asyncio.Semaphore(WINDOWS_AT_ONCE)
@@ -122,7 +133,7 @@ class EngineClient:
             async with places:
                 part = data[slice(*span)].decode()
                 left = max(0.001, deadline - monotonic())
-                return span, await self._ask_one(part, headers, left)
+                return span, await self._ask_one(part, headers, left, holder)
 
         tasks = [asyncio.create_task(ask(span)) for span in spans]
         found: dict[windows.Span, Score] = {}
@@ -142,7 +153,9 @@ class EngineClient:
             await asyncio.gather(*tasks, return_exceptions=True)
         return found
 
-    async def _ask_one(self, text: str, headers: dict[str, str], timeout_seconds: float) -> Score:
+    async def _ask_one(
+        self, text: str, headers: dict[str, str], timeout_seconds: float, holder: Hashable
+    ) -> Score:
         try:
             call = self.breaker.acquire()
         except BreakerOpen as exc:
@@ -154,6 +167,7 @@ class EngineClient:
                 body=orjson.dumps({"text": text}),
                 headers=headers,
                 timeout_seconds=timeout_seconds,
+                holder=holder,
             )
             scored = self._read(answer, len(text))
         except EngineUnavailable:

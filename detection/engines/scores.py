@@ -1,8 +1,9 @@
 """Scores remembered by their exact text: never verdicts, so that any threshold can be applied.
 
-An entry is found by a keyed digest of text, content type and engine (address, version, window), so
-that nobody can guess a text from Redis, no other text or form of it can leave a score here, and a
-new engine starts afresh. Fresh for `SCORE_CACHE_SECONDS`; kept for `STALE_SECONDS` for the time
+An entry is found by a keyed digest of workspace, text, content type and engine (address, version,
+window): nobody can guess a text from Redis, no other text or form of it can leave a score here, a
+new engine starts afresh, and no customer learns, by `cached` or by the time it takes, that another
+asked the same. Fresh for `SCORE_CACHE_SECONDS`; kept for `STALE_SECONDS` for the time
 when the engine is in trouble. Only what an engine said is kept.
 """
 
@@ -12,6 +13,7 @@ import asyncio
 from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Any, NamedTuple
+from uuid import UUID
 
 import orjson
 from django.conf import settings
@@ -22,10 +24,13 @@ from gateway_project.core import clock
 from gateway_project.core.stores import redis
 from gateway_project.core.stores.caching import ignore
 from gateway_project.core.telemetry.logging import get_logger
+from gateway_project.core.telemetry.metrics import bound_reached
 
 STALE_SECONDS = 3600
 AHEAD_SECONDS_MAX = 60
 """A score from further in the future than clocks differ is not believed."""
+BYTES_MAX = 4 << 10
+"""Of an entry: an engine that gives reasons of any length must not fill Redis."""
 log = get_logger("gateway.scores")
 
 
@@ -55,17 +60,18 @@ class Remembered(NamedTuple):
         return self.age_seconds < settings.SCORE_CACHE_SECONDS
 
 
-def key_of(text: str, content_type: str, engine_id: str) -> str:
+def key_of(text: str, content_type: str, engine_id: str, workspace_id: UUID) -> str:
     """`engine_id` names the engine, its version and how it is asked."""
     pepper = settings.KEY_PEPPERS.by_version[0][1]
-    material = f"score\0{engine_id}\0{content_type}\0{text}"
+    material = f"score\0{workspace_id}\0{engine_id}\0{content_type}\0{text}"
     # Keyed BLAKE2 (RFC 7693) is a MAC in one pass, at a fifth of the cost of OpenSSL's HMAC.
     digest = blake2b(material.encode(), key=pepper[:64], digest_size=32, person=b"score")
     return "gw:score:" + digest.hexdigest()
 
 
 class LookUp:
-    """A look-up under way. With Redis it leaves with the batch in hand, beside the limiter's.
+    """A look-up under way. With Redis it leaves with the batch in hand, beside the limiter's; with
+    a Redis of its own, at the same moment.
 
     `at` is when it began, of the loop's clock.
     """
@@ -77,7 +83,7 @@ class LookUp:
         self._asked: asyncio.Future[Any] | None = None
         self._value: bytes | None = None
         if settings.REDIS_URL:
-            self._asked = redis.connection().submit(redis.pack("GET", key))
+            self._asked = redis.cache_connection().submit(redis.pack("GET", key))
             self._asked.add_done_callback(ignore)  # a refused request never reads it
         else:
             self._value = cache.get(key)
@@ -103,8 +109,11 @@ def keep(key: str, score: Score) -> None:
         int(clock.time()),
     ]
     value = orjson.dumps(row)
-    if settings.REDIS_URL:
-        redis.send_behind(redis.pack("SET", key, value, "EX", STALE_SECONDS))
+    if len(value) > BYTES_MAX:
+        bound_reached.labels("score").inc()
+    elif settings.REDIS_URL:
+        stored = redis.cache_connection().submit(redis.pack("SET", key, value, "EX", STALE_SECONDS))
+        stored.add_done_callback(ignore)
     else:
         cache.set(key, value, STALE_SECONDS)
 

@@ -66,7 +66,7 @@ def from_threshold(counts: Sequence[int], threshold: float) -> int:
     return sum(counts[round(threshold * BINS) :])
 
 
-def compare(lines: Iterable[bytes]) -> Compared:
+def compare(lines: Iterable[bytes], workspace_id: UUID) -> Compared:
     """Score the labelled texts of a JSONL (`{"text", "label"}`, as `manage.py evaluate` reads it).
 
     At most `ROWS_MAX` are scored. Blocks until the detector has, at most `SECONDS_MAX`; raises
@@ -80,7 +80,7 @@ def compare(lines: Iterable[bytes]) -> Compared:
             samples.append(sample)
         else:
             found.left_out += 1
-    scoring = _score([sample.text for sample in samples])
+    scoring = _score([sample.text for sample in samples], workspace_id)
     loop = go.client().loop  # of the web process, which this is a thread of
     scores = asyncio.run_coroutine_threadsafe(scoring, loop).result(SECONDS_MAX)
     for sample, score in zip(samples, scores, strict=True):
@@ -88,13 +88,13 @@ def compare(lines: Iterable[bytes]) -> Compared:
     return found
 
 
-async def _score(texts: Sequence[str]) -> list[float]:
+async def _score(texts: Sequence[str], workspace_id: UUID) -> list[float]:
     places = asyncio.Semaphore(AT_ONCE)
 
     async def score(text: str) -> float:
         async with places:
             request = ScoreRequest.model_construct(text=text, content_type="user_input")
-            looked_up = services.start_look_up(text, "user_input")
+            looked_up = services.start_look_up(text, "user_input", workspace_id)
             context = RequestContext("", None, None)
             found = await services.score(request, context, looked_up=looked_up)
             return found.confidence

@@ -149,7 +149,7 @@ async def _verdict(
 ) -> Judged:
     config = request.config
     looked_up = services.start_look_up(
-        request.text, config.content_type, use_cache=config.use_cache
+        request.text, config.content_type, origin.workspace_id, use_cache=config.use_cache
     )
     verdict = await services.detect(
         request, context, policy=origin.policy, looked_up=looked_up, batch=batch

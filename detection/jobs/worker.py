@@ -159,7 +159,7 @@ async def opened() -> AsyncIterator[Judge]:
     async with AsyncExitStack() as held:
         if not go.is_open():
             if settings.REDIS_URL:
-                redis.open_connection(settings.REDIS_URL)
+                redis.open_connection(settings.REDIS_URL, settings.CACHE_REDIS_URL)
                 held.push_async_callback(redis.close_connection)
                 bus.start()
                 held.push_async_callback(bus.stop)

@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import io
 import random
+import time
 from datetime import timedelta
 from unittest.mock import patch
+from uuid import uuid4
 
 import orjson
 import pytest
@@ -15,13 +17,20 @@ from django.core.management import call_command
 from django.utils import timezone
 
 from accounts.models import ApiKey, AuditEvent
+from detection import embedded, services
 from detection.engines import go as engine_module
 from detection.engines import scores
 from detection.policies import policy as policies
 from detection.tests.test_detect import ATTACK, HARMLESS, problem
+from gateway_project.core import ratelimit
 from gateway_project.core.stores import redis
 from gateway_project.core.telemetry.metrics import cache_requests
 from gateway_project.core.upstream import breaker as breaker_module
+from gateway_project.tests.private_redis import PrivateRedis
+
+
+async def started(pipe):
+    pipe.start()
 
 
 def burst(gateway, calls):
@@ -100,18 +109,81 @@ class TestCache:
 
         assert gateway.detect(ATTACK, key=acme_key).json()["cached"] is False
 
-    def test_tenants_share_scores_and_nothing_else(self, gateway, engine, acme_key, globex_key):
-        gateway.post("/v1/detect", {"text": ATTACK, "metadata": {"a": 1}}, key=acme_key)
+    @pytest.mark.hostile
+    def test_no_tenant_learns_that_another_asked_the_same(
+        self, gateway, engine, acme_key, make_key, globex_key
+    ):
+        gateway.detect(ATTACK, key=acme_key)
 
-        body = gateway.detect(ATTACK, key=globex_key).json()
+        stranger = gateway.detect(ATTACK, key=globex_key).json()
+        colleague = gateway.detect(ATTACK, key=make_key()).json()
 
-        assert body["cached"] is True
-        assert "metadata" not in body
+        assert (stranger["cached"], stranger["cache_age_seconds"]) == (False, 0)
+        assert colleague["cached"] is True
+        assert len(engine.asked) == 2
+
+    @pytest.mark.hostile
+    def test_nor_by_joining_anothers_call(self, gateway, engine, acme_key, globex_key):
+        engine.is_slow(0.2)
+        answers = burst(gateway, [(k, {"text": ATTACK}) for k in (acme_key, globex_key) * 3])
+
+        assert len(engine.asked) == 2
+        assert sorted(r.json()["cached"] for r in answers) == [False] * 2 + [True] * 4
+
+    @pytest.mark.hostile
+    def test_nor_by_what_the_embedded_detector_works_on(
+        self, gateway, engine, acme_key, globex_key, monkeypatch
+    ):
+        engine.is_down()
+        asked, real = [], embedded.analyse
+
+        def analyse(text, content_type):
+            asked.append(text)
+            time.sleep(0.1)  # so that all of them come meanwhile
+            return real(text, content_type)
+
+        monkeypatch.setattr(services.embedded, "analyse", analyse)
+        burst(gateway, [(k, {"text": ATTACK}) for k in (acme_key, globex_key) * 3])
+
+        assert len(asked) == 2
+
+    def test_an_answer_of_any_length_does_not_fill_redis(
+        self, gateway, engine, acme_key, monkeypatch
+    ):
+        monkeypatch.setattr(scores, "BYTES_MAX", 20)
+
+        answers = [gateway.detect(ATTACK, key=acme_key).json() for _ in range(2)]
+
+        assert [one["cached"] for one in answers] == [False, False]
+
+    @pytest.mark.skipif(not settings.REDIS_URL, reason="needs Redis: `make test` starts it")
+    def test_they_lie_in_a_redis_of_their_own_where_one_is_named(
+        self, gateway, engine, acme_key, tmp_path
+    ):
+        with PrivateRedis(tmp_path) as other:
+            pipe = redis.PipelinedConnection(other.url)
+            gateway.run(started(pipe))
+            redis._cache = pipe
+            try:
+                gateway.detect(ATTACK, key=acme_key)
+                assert gateway.detect(ATTACK, key=acme_key).json()["cached"] is True
+                with other.client as client:
+                    assert len(client.keys("gw:score:*")) == 1
+                assert not redis.client().keys("gw:score:*")
+                other.stop()
+                gateway.run(asyncio.sleep(0.05))
+                r = gateway.detect(ATTACK, key=acme_key)
+            finally:
+                redis._cache = None
+                gateway.run(pipe.close())
+
+        assert (r.status_code, r.json()["cached"]) == (200, False)
+        assert ratelimit.get_limiter().degraded_since is None  # limits do not notice
 
     def test_redis_holds_neither_text_nor_a_digest_anybody_can_make(self, gateway, engine):
         from hashlib import sha256
 
-        key = scores.key_of(ATTACK, "user_input", engine_module.client().id)
+        key = scores.key_of(ATTACK, "user_input", engine_module.client().id, uuid4())
 
         assert sha256(ATTACK.encode()).hexdigest() not in key
         assert ATTACK not in key
