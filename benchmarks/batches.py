@@ -25,7 +25,6 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -232,8 +231,8 @@ def _submit(batches: int) -> dict[str, Any]:
                 for number in range(ITEMS)
             ]
             order = store.Order(Job.Kind.BATCH, key.workspace_id, key.pk, str(new_id()))
-            _, chunks = store.create(order, items)
-            transaction.on_commit(partial(tasks.send, chunks))
+            store.create(order, items)
+        transaction.on_commit(tasks.take_turns)
     return {}
 
 

@@ -72,6 +72,13 @@ class Job(models.Model):
         return self.succeeded + self.failed
 
 
+# Of chunks: what waits for its turn to be sent, what is with the workers or on its way to them, and
+# all whose texts are still there. `sent_at` of those that old processes made is never empty.
+UNSENT = Q(state="queued", sent_at__isnull=True)
+IN_FLIGHT = Q(state="processing") | Q(state="queued", sent_at__isnull=False)
+UNFINISHED = Q(state__in=["queued", "processing"])
+
+
 class JobChunk(models.Model):
     """Some items of a job that are judged together, as one task.
 
@@ -100,6 +107,11 @@ class JobChunk(models.Model):
     leased_until = models.DateTimeField(null=True, blank=True)
     attempts = models.PositiveSmallIntegerField(default=0)
     sent_at = models.DateTimeField(null=True, blank=True, help_text="When its task was sent last.")
+    workspace_id = models.UUIDField(null=True, editable=False, help_text="Its job's.")
+    turn = models.DateTimeField(
+        null=True, editable=False, help_text="From when on it goes before others of the workspace."
+    )
+    items_bytes = models.PositiveIntegerField(default=0, db_default=0, editable=False)
 
     class Meta:
         ordering = ["number"]
@@ -107,13 +119,19 @@ class JobChunk(models.Model):
             models.UniqueConstraint(fields=["job", "number"], name="job_chunk_once"),
         ]
         indexes = [
-            # Every job's first chunk comes before any other's second: nobody waits for a giant.
-            models.Index(
-                fields=["number", "id"], name="job_chunk_queued", condition=Q(state="queued")
-            ),
             models.Index(fields=["sent_at"], name="job_chunk_unsent", condition=Q(state="queued")),
             models.Index(
                 fields=["leased_until"], name="job_chunk_leased", condition=Q(state="processing")
+            ),
+            models.Index(fields=["workspace_id", "turn"], name="job_chunk_turn", condition=UNSENT),
+            models.Index(
+                fields=["workspace_id", "sent_at"], name="job_chunk_in_flight", condition=IN_FLIGHT
+            ),
+            models.Index(
+                fields=["workspace_id"],
+                name="job_chunk_waiting",
+                condition=UNFINISHED,
+                include=["size", "items_bytes"],
             ),
         ]
 

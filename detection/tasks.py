@@ -1,6 +1,6 @@
 """What the worker does for detections: the chunks of jobs, and what beat asks for."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 from uuid import UUID
@@ -12,16 +12,16 @@ from kombu.exceptions import OperationalError
 from redis.exceptions import RedisError
 
 from detection.feedback import services
-from detection.jobs import store, worker
-from detection.models import JobChunk
+from detection.jobs import store, turns, worker
+from detection.jobs.turns import Message
 from detection.policies import policy
 from gateway_project.core.stores import queues
 from gateway_project.core.telemetry.logging import get_logger
 
 TIME_LIMIT = worker.CHUNK_SECONDS_MAX + 30  # for pools of processes; by then ours has failed
-UNSENT_MAX = 100
+ROUNDS_MAX = 2  # one under way, and one that sees what it did not
 _sender = ThreadPoolExecutor(1, thread_name_prefix="jobs-send")
-_sending: set[Future[None]] = set()
+_rounds: set[Future[None]] = set()
 log = get_logger("gateway.jobs")
 
 
@@ -35,54 +35,72 @@ log = get_logger("gateway.jobs")
 )
 def judge_chunk(chunk_id: str) -> bool:
     """Judge one chunk of a job; False when there is nothing to do: a message may come twice."""
-    return worker.judge_chunk(UUID(chunk_id))
+    try:
+        return worker.judge_chunk(UUID(chunk_id))
+    finally:
+        _take_turns()
 
 
 @shared_task(expires=10)
 def work() -> int:
-    """Send the tasks of chunks again whose message, or whose worker, was lost; returns how many."""
+    """Send the tasks of chunks whose turn has come, and those again whose message, or whose worker,
+    was lost; returns how many."""
     chunks = store.lost(in_line=lambda: queues.length(queues.DETECTION) > 0)
-    send(chunks)
-    return len(chunks)
+    send(Message(chunk.pk, turns.priority_of(chunk.number)) for chunk in chunks)
+    return len(chunks) + take_turns()
 
 
-def send_behind(chunks: Sequence[JobChunk]) -> None:
-    """`send` in a thread of its own: a broker that hangs keeps no request, and no SQL, waiting.
+def take_turns() -> int:
+    """Send the tasks of the chunks whose turn it is; returns how many."""
+    messages = turns.take()
+    send(messages)
+    return len(messages)
 
-    While `UNSENT_MAX` wait there already, the sweep is left to send them.
+
+def take_turns_behind() -> None:
+    """The same in a thread of its own: a broker that hangs keeps no request, and no SQL, waiting.
+
+    One round is for all who ask before it begins.
     """
-    if len(_sending) < UNSENT_MAX:
-        sending = _sender.submit(_send_and_close, chunks)
-        _sending.add(sending)
-        sending.add_done_callback(_sending.discard)
+    if len(_rounds) < ROUNDS_MAX:
+        coming = _sender.submit(_take_turns_and_close)
+        _rounds.add(coming)
+        coming.add_done_callback(_rounds.discard)
 
 
-def _send_and_close(chunks: Sequence[JobChunk]) -> None:
+def _take_turns_and_close() -> None:
     try:
-        send(chunks)
+        _take_turns()
     finally:
         db.connections.close_all()
 
 
-def send(chunks: Iterable[JobChunk]) -> None:
-    """Send the tasks of these chunks. Never raises: what cannot be sent, `work` sends later.
+def _take_turns() -> None:
+    """Whoever ends leaves a place free. A store that is away leaves it to the sweep."""
+    try:
+        take_turns()
+    except db.Error as exc:
+        log.warning("turns_not_taken", error=type(exc).__name__)
 
-    The first chunk of every job comes before any other's second: nobody waits for a giant.
-    """
-    unsent = list(chunks)
+
+def send(messages: Iterable[Message]) -> None:
+    """Send these tasks. Never raises: what cannot be sent waits for another turn."""
+    unsent = list(messages)
+    if not unsent:
+        return
     try:
         with current_app.producer_or_acquire() as producer:
             while unsent:
                 judge_chunk.apply_async(
-                    (str(unsent[0].pk),),
+                    (str(unsent[0].chunk_id),),
                     producer=producer,
-                    priority=min(unsent[0].number, queues.PRIORITY_LAST),
+                    priority=unsent[0].priority,
                     retry=False,
                 )
                 del unsent[0]
     except (OperationalError, RedisError, OSError) as exc:
         log.warning("chunks_unsent", chunks=len(unsent), error=type(exc).__name__)
-        store.note_unsent(unsent)
+        store.note_unsent(message.chunk_id for message in unsent)
 
 
 @worker_process_shutdown.connect

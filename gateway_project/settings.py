@@ -255,7 +255,7 @@ DATA_UPLOAD_MAX_MEMORY_SIZE = BODY_BYTES_MAX
 # -- Batches and jobs -----------------------------------------------------------------------------
 
 JOB_RETENTION_DAYS: int = env.int("JOB_RETENTION_DAYS", default=7)
-JOB_CHUNKS_IN_FLIGHT_MAX: int = env.int("JOB_CHUNKS_IN_FLIGHT_MAX", default=32)
+JOB_CHUNKS_IN_FLIGHT_MAX: int = env.int("JOB_CHUNKS_IN_FLIGHT_MAX", default=16)
 BATCH_BYTES_MAX = 4 << 20
 
 # -- Webhooks -------------------------------------------------------------------------------------

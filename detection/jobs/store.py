@@ -1,11 +1,11 @@
 """Jobs at rest: made, claimed, finished, read, cancelled.
 
-A job lies in chunks of `CHUNK_ITEMS`, and each chunk is a task (`detection.tasks.judge_chunk`). The
-row is the truth, and the message only says that there is something to do: a claim holds a chunk
-under a lease, and results, rows of the usage log, counts and events are one transaction. A chunk
-whose worker died is claimed again when its lease has ended, a message that comes twice finds
-nothing to do, and `lost` names those whose message never came. Texts are encrypted, and erased in
-the transaction that makes them needless.
+A job lies in chunks of `CHUNK_ITEMS`, and each chunk is a task (`detection.tasks.judge_chunk`),
+which is sent when its turn has come (`turns`). The row is the truth, and the message only says that
+there is something to do: a claim holds a chunk under a lease, and results, rows of the usage log,
+counts and events are one transaction. A chunk whose worker died is claimed again when its lease has
+ended, a message that comes twice finds nothing to do, and `lost` names those whose message never
+came. Texts are encrypted, and erased in the transaction that makes them needless.
 
 Locks are taken in one order everywhere: chunks by their id, jobs, then the log's sums.
 """
@@ -21,26 +21,27 @@ from uuid import UUID
 
 import orjson
 from django.conf import settings
-from django.db import transaction
-from django.db.models import F, Q, QuerySet
+from django.db import connection, transaction
+from django.db.models import F, Q, QuerySet, Sum
 
 from accounts import parking
 from accounts.events import audit, publish
-from accounts.models import ApiKey, new_id
+from accounts.models import ApiKey, Plan, new_id
 from accounts.services import Actor
 from accounts.usage import log as usage_log
 from accounts.usage import rows as usage_rows
 from accounts.usage.partitions import ensure_partitions
 from detection import callbacks
-from detection.jobs import judging
+from detection.jobs import judging, turns
 from detection.jobs.judging import Item, Judged, Origin, counts_of
-from detection.models import Job, JobChunk
+from detection.models import UNFINISHED, Job, JobChunk
 from detection.policies import policy
 from detection.schemas import DetectConfig
 from gateway_project.core import clock, encryption, errors
 from gateway_project.core.stores.refused import write_all_but
 from gateway_project.core.stores.sweeps import Round
 from gateway_project.core.telemetry.logging import get_logger
+from gateway_project.core.telemetry.metrics import bound_reached
 
 CHUNK_ITEMS = 200
 LEASE = timedelta(seconds=8)
@@ -51,6 +52,7 @@ VERSION = 1
 LEFT_TO_OTHERS = timedelta(seconds=5)
 """How soon the task of a chunk is sent again that this process cannot read."""
 ITEMS_PER_SECOND = 500  # what is promised; measured are more (`make bench-batches`)
+RETRY_SECONDS_MAX = 300
 PRUNED_AT_ONCE = 500
 SENT_AT_ONCE = 500
 CLAIMED = (
@@ -66,7 +68,6 @@ CLAIMED = (
     "job__workspace__wanted_events",
 )
 SENT_OF = ("pk", "number", "job__workspace__suspended_at")
-CHUNKS_COUNTED_MAX = 1_000
 JOBS_COUNTED_MAX = 50_000
 TRUST = timedelta(seconds=10)
 """How long a message may be on its way before it is taken for lost."""
@@ -96,7 +97,11 @@ class Order:
 
 
 def create(order: Order, items: Sequence[Item]) -> tuple[Job, list[JobChunk]]:
-    """Store a job. SQL; joins the caller's transaction, after which the chunks' tasks are sent."""
+    """Store a job. SQL; joins the caller's transaction, after which it takes its turn
+    (`tasks.take_turns_behind`).
+
+    Raises 429 when more would wait of the workspace than its plan gives.
+    """
     now = clock.now()
     job = Job(
         kind=order.kind,
@@ -113,22 +118,57 @@ def create(order: Order, items: Sequence[Item]) -> tuple[Job, list[JobChunk]]:
     )
     if order.job_id is not None:
         job.id = order.job_id
-    with transaction.atomic():
-        job.save(force_insert=True)
-        chunks = JobChunk.objects.bulk_create(
-            [
-                JobChunk(
-                    job=job,
-                    number=number,
-                    first=first,
-                    size=len(part),
-                    items=encryption.encrypt(orjson.dumps([*map(_packed, part)]).decode()),
-                    sent_at=now,
-                )
-                for number, (first, part) in enumerate(_parts(items))
-            ]
+    chunks = [
+        JobChunk(
+            job=job,
+            number=number,
+            first=first,
+            size=len(part),
+            items=encryption.encrypt(orjson.dumps([*map(_packed, part)]).decode()),
+            workspace_id=order.workspace_id,
+            turn=now + number * turns.TURN,
         )
+        for number, (first, part) in enumerate(_parts(items))
+    ]
+    for chunk in chunks:
+        chunk.items_bytes = len(chunk.items)
+    with transaction.atomic():
+        _require_room(order.workspace_id, chunks)
+        job.save(force_insert=True)
+        JobChunk.objects.bulk_create(chunks)
     return job, chunks
+
+
+def _require_room(workspace_id: UUID, chunks: Sequence[JobChunk]) -> None:
+    """Raise 429 when these would be more than the workspace's plan lets wait."""
+    if connection.vendor == "postgresql":  # of two at once, both would take the last place
+        with connection.cursor() as cursor:
+            number = int.from_bytes(workspace_id.bytes[-8:], signed=True)
+            cursor.execute("SELECT pg_advisory_xact_lock(%s)", [number])
+    plan = Plan.objects.get(workspace=workspace_id)
+    waiting = _waiting(workspace_id)
+    for name, most, has, more in (
+        ("waiting_items", plan.waiting_items_max, waiting["items"], sum(c.size for c in chunks)),
+        (
+            *("waiting_bytes", plan.waiting_bytes_max, waiting["bytes"]),
+            sum(chunk.items_bytes for chunk in chunks),
+        ),
+    ):
+        if has + more > most:
+            bound_reached.labels(name).inc()
+            wait = min(_seconds(waiting["items"]), RETRY_SECONDS_MAX)
+            raise errors.RateLimited(
+                f"The limit '{name}' of {most} for this workspace's jobs that are not finished is "
+                f"reached: {has} wait, and these would be {more} more. Try again in {wait} "
+                "seconds, or send less at a time.",
+                headers={"Retry-After": str(wait)},
+            )
+
+
+def _waiting(workspace_id: UUID) -> dict[str, int]:
+    """`items` and `bytes` of the workspace's chunks that are not finished."""
+    unfinished = JobChunk.objects.filter(UNFINISHED, workspace_id=workspace_id)
+    return unfinished.aggregate(items=Sum("size", default=0), bytes=Sum("items_bytes", default=0))
 
 
 def _parts(items: Sequence[Item]) -> Iterator[tuple[int, Sequence[Item]]]:
@@ -160,15 +200,16 @@ def _unpacked(packed: dict[str, Any]) -> Item:
     return Item.of(packed["id"], packed["text"], config, packed["metadata"], request_id=request_id)
 
 
-def seconds_ahead(items: int) -> int:
-    """About how long `items` more will take, behind those that wait: `CHUNKS_COUNTED_MAX` at most.
+def seconds_ahead(items: int, workspace_id: UUID) -> int:
+    """About how long `items` more of a workspace will take, behind its own that wait.
 
-    Those of suspended workspaces are left out as far as they are among them.
+    What others wait for is not counted: they take turns with it, and it is nobody's to know.
     """
-    waiting = JobChunk.objects.filter(state=State.QUEUED).order_by("number", "pk")
-    counted = waiting.values("size", "job__workspace__suspended_at")[:CHUNKS_COUNTED_MAX]
-    ahead = sum(row["size"] for row in counted if row["job__workspace__suspended_at"] is None)
-    return 1 + math.ceil((ahead + items) / ITEMS_PER_SECOND)
+    return _seconds(_waiting(workspace_id)["items"] + items)
+
+
+def _seconds(items: int) -> int:
+    return 1 + math.ceil(items / ITEMS_PER_SECOND)
 
 
 # -- Working --------------------------------------------------------------------------------------
@@ -340,36 +381,35 @@ def fail(work: Work, error: Exception) -> bool:
 def lost(*, in_line: Callable[[], bool]) -> list[JobChunk]:
     """Chunks whose task has to be sent again, noted as sent now; at most `SENT_AT_ONCE`.
 
-    Those are the ones that a dead worker held, that could not be sent, and that wait although
-    theirs was sent `TRUST` ago, or `TRUST_IN_LINE` while messages are still `in_line`, which is
-    asked only when it matters. Those whose task was sent first come first; what is found of a
+    Those are the ones that a dead worker held, and that wait although theirs was sent `TRUST` ago,
+    or `TRUST_IN_LINE` while messages are still `in_line`, which is asked only when it matters. Those whose task was sent first come first; what is found of a
     suspended workspace is noted as well, so that it hides nobody else's.
     """
     now = clock.now()
     # One query for each state, because one for both has no index that gives its order.
     dead = JobChunk.objects.filter(state=State.PROCESSING, leased_until__lt=now)
-    waiting = JobChunk.objects.filter(state=State.QUEUED)
-    unsent, late = waiting.filter(sent_at=None), waiting.filter(sent_at__lt=now - TRUST)
-    if not (dead.exists() or unsent.exists() or late.exists()):
+    late = JobChunk.objects.filter(state=State.QUEUED, sent_at__lt=now - TRUST)
+    if not (dead.exists() or late.exists()):
         return []  # without a transaction: SQLite's would keep writers out
     if in_line():
         late = late.filter(sent_at__lt=now - TRUST_IN_LINE)
     dead = dead.filter(Q(sent_at=None) | Q(sent_at__lt=now - TRUST)).order_by("leased_until")
     found: list[JobChunk] = []
-    for chunks in (dead, unsent.order_by("sent_at"), late.order_by("sent_at")):
+    for chunks in (dead, late.order_by("sent_at")):
         some = chunks.select_related("job__workspace").only(*SENT_OF)
         found += some[: SENT_AT_ONCE - len(found)]
-    _note_sent(found, now)
+    _note_sent([chunk.pk for chunk in found], now)
     return [chunk for chunk in found if chunk.job.workspace.suspended_at is None]
 
 
-def note_unsent(chunks: Sequence[JobChunk]) -> None:
-    _note_sent(chunks, None)
+def note_unsent(chunk_ids: Iterable[UUID]) -> None:
+    """Their turn comes again."""
+    _note_sent(chunk_ids, None)
 
 
-def _note_sent(chunks: Sequence[JobChunk], at: datetime | None) -> None:
+def _note_sent(chunk_ids: Iterable[UUID], at: datetime | None) -> None:
     with transaction.atomic():
-        rows = JobChunk.objects.filter(pk__in=[chunk.pk for chunk in chunks])
+        rows = JobChunk.objects.filter(pk__in=list(chunk_ids))
         locked = rows.select_for_update(skip_locked=True).order_by("pk")
         JobChunk.objects.filter(pk__in=list(locked.values_list("pk", flat=True))).update(sent_at=at)
 

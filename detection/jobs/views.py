@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from functools import partial
 from time import perf_counter
 from typing import Any
 from uuid import UUID
@@ -56,14 +55,15 @@ class _Queueing(OnceViewSet):
     """What is stored before it is answered: 202, and each item will be a row of the log."""
 
     async def queue(self, order: store.Order, items: Sequence[Item]) -> HttpResponse:
+        replay = await self.replayed(order.webhook_url or None)
+        if replay is not None:
+            return replay
         self.context.usage = None
-        if self.replay is not None:
-            return self.replay
 
         def make() -> HttpResponse:
-            ahead = store.seconds_ahead(len(items))
-            job, chunks = store.create(order, items)
-            transaction.on_commit(partial(tasks.send_behind, chunks))
+            ahead = store.seconds_ahead(len(items), order.workspace_id)
+            job, _ = store.create(order, items)
+            transaction.on_commit(tasks.take_turns_behind)
             return self.accepted(job, ahead)
 
         return await idempotency.aonce(self.principal.workspace_id, self.request, make)
@@ -95,21 +95,17 @@ class BatchViewSet(_Queueing):
 
     def prefetch(self) -> None:
         self.day_cost = len(self.body.requests)
-
-    async def prepare(self) -> None:
         wish = RESPOND_ASYNC.search(self.request.META.get("HTTP_PREFER", ""))
         body = self.body
         self.is_queued = bool(
             wish or body.webhook_url is not None or len(body.requests) > ITEMS_AT_ONCE_MAX
         )
-        if self.is_queued:
-            await self.admit(body.webhook_url)
         self._refuse_what_never_fits()
 
     def _refuse_what_never_fits(self) -> None:
         """A 429 would send the client away to wait for nothing."""
         for limit in self.principal.policies:
-            if limit.name != "minute" and self.day_cost > limit.limit:
+            if limit.is_daily and self.day_cost > limit.limit:
                 raise errors.BatchOverLimit(
                     f"The batch has {self.day_cost} items, and the limit '{limit.name}' lets "
                     f"{limit.limit} a day through, so it would be refused on any day. Split it "
@@ -188,14 +184,13 @@ def origin_of(caller: Caller, context: RequestContext) -> Origin:
 class AsyncViewSet(_Queueing):
     body: AsyncRequest
 
-    async def prepare(self) -> None:
+    def prefetch(self) -> None:
         if self.body.webhook_url is None and not self.principal.wants_detections:
             message = (
                 "is needed, because no webhook of this workspace asks for detection.* events; "
                 "POST /webhooks/register makes one"
             )
             raise errors.ValidationFailed(errors=[{"field": "webhook_url", "message": message}])
-        await self.admit(self.body.webhook_url)
 
     @endpoint(
         summary="Judge this text later",

@@ -139,6 +139,7 @@ class TestABatchBehindItsRequest:
             "minute": 1,
             "day": 150,
             "workspace_day": 150,
+            "workspace_minute": 1,
         }
 
     def test_bad_items_fail_alone_and_all_of_them_fail_the_batch(self, gateway, submit, acme_key):

@@ -25,6 +25,7 @@ def free_chunks():
 
 
 def work_all() -> None:
+    wait_until_sent()  # whoever takes turns holds the chunks for a moment
     before: list[UUID] = []
     while chunks := free_chunks():
         assert chunks != before, "nobody gets on with them"

@@ -8,13 +8,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from django import db
+from django.conf import settings
 from kombu.exceptions import OperationalError
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 from redis.exceptions import RedisError
 
 from accounts import parking
-from detection.jobs import store
+from accounts.usage import stream
+from detection.jobs import store, turns
 from gateway_project.core.stores import queues
 from gateway_project.core.telemetry import loops
 from gateway_project.core.telemetry.logging import get_logger
@@ -32,6 +34,7 @@ class BacklogCollector(Collector):
         try:
             yield _queues()
             yield _loops()
+            yield from _usage()
         except (OperationalError, RedisError, OSError) as exc:
             log.warning("queues_not_counted", error=type(exc).__name__)
 
@@ -46,6 +49,20 @@ def _jobs() -> Iterator[Metric]:
         "How long the oldest of them has been waiting; 0 when none is.",
         value=found.oldest_queued_seconds or 0.0,
     )
+    yield GaugeMetricFamily(
+        "gateway_job_chunks_in_flight",
+        "Chunks of jobs that are with the workers or on their way to them.",
+        value=turns.in_flight(),
+    )
+
+
+def _usage() -> Iterator[Metric]:
+    if settings.REDIS_URL:
+        entries, size = stream.size()
+        yield GaugeMetricFamily(
+            "gateway_usage_stream_entries", "Batches of usage that wait in Redis.", value=entries
+        )
+        yield GaugeMetricFamily("gateway_usage_stream_bytes", "Their bytes.", value=size)
 
 
 def _parked() -> Metric:

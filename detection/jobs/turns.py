@@ -1,0 +1,170 @@
+"""Whose chunks are sent to the workers next: workspaces take turns, and so do a workspace's jobs.
+
+A message in the broker cannot be overtaken, so only `JOB_CHUNKS_IN_FLIGHT_MAX` chunks of the
+installation are sent and not finished; all others wait in the database, where it is decided anew
+whenever a place is free. The next is of the workspace that has the fewest in flight; of several, of
+the one that waits the longest. One workspace alone takes half of the places
+(`core/sharing.SharedBudget`), so that whoever comes finds one free.
+
+Within a workspace chunk n of a job is due n seconds after the job was made: a small job passes a
+giant that came before, and no stream of small ones keeps a giant's last chunk waiting for ever.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from datetime import datetime, timedelta
+from threading import Lock
+from typing import NamedTuple
+from uuid import UUID
+
+from django.conf import settings
+from django.db import connection, transaction
+from django.db.models import Count, Min, Q, QuerySet
+
+from detection.models import IN_FLIGHT, UNSENT, JobChunk
+from gateway_project.core import clock
+from gateway_project.core.sharing import SharedBudget
+
+TURN = timedelta(seconds=1)
+WORKSPACES_AT_ONCE = 500
+LAST = 1
+"""The second of two priorities."""
+OVERTAKING_SECONDS = 2.0
+"""While the oldest message waits longer, the first chunk of a job waits behind the others too."""
+LOCK = 163_990_420_092_417_733  # any number that nobody else on the database uses
+FIRST = UUID(int=0)
+# The workspaces that have chunks unsent, found from one to the next by an index, with the time of
+# the first of each.
+WAITING = """
+WITH RECURSIVE waiting (workspace_id) AS (
+    (SELECT workspace_id FROM detection_jobchunk
+     WHERE state = 'queued' AND sent_at IS NULL AND workspace_id > %(after)s
+     ORDER BY workspace_id LIMIT 1)
+    UNION ALL
+    SELECT (SELECT workspace_id FROM detection_jobchunk
+            WHERE state = 'queued' AND sent_at IS NULL AND workspace_id > waiting.workspace_id
+            ORDER BY workspace_id LIMIT 1)
+    FROM waiting WHERE waiting.workspace_id IS NOT NULL
+)
+SELECT found.workspace_id, (
+    SELECT turn FROM detection_jobchunk
+    WHERE state = 'queued' AND sent_at IS NULL AND workspace_id = found.workspace_id
+    ORDER BY workspace_id, turn LIMIT 1
+)
+FROM (SELECT workspace_id FROM waiting WHERE workspace_id IS NOT NULL LIMIT %(at_once)s) AS found
+JOIN accounts_workspace ON accounts_workspace.id = found.workspace_id
+    AND accounts_workspace.suspended_at IS NULL
+"""
+
+
+class Message(NamedTuple):
+    """A chunk to be sent; `priority` 0 comes before 1."""
+
+    chunk_id: UUID
+    priority: int
+
+
+class _Cursor:
+    """Where the look at more workspaces than `WORKSPACES_AT_ONCE` has come to, in this process."""
+
+    def __init__(self) -> None:
+        self._after = FIRST
+        self._lock = Lock()
+
+    def waiting(self) -> list[tuple[UUID, datetime]]:
+        with self._lock:
+            after = self._after
+        found = _waiting(after)
+        if not found and after != FIRST:
+            found = _waiting(FIRST)
+        last = max((workspace_id for workspace_id, _ in found), default=FIRST)
+        with self._lock:
+            self._after = last if len(found) >= WORKSPACES_AT_ONCE else FIRST
+        return found
+
+
+_cursor = _Cursor()
+
+
+def unsent() -> QuerySet[JobChunk]:
+    return JobChunk.objects.filter(UNSENT)
+
+
+def take() -> list[Message]:
+    """The chunks whose turn it is, noted as sent now. SQL; owns a transaction.
+
+    One looks at a time in the whole installation, or several would give away the same places.
+    """
+    if not unsent().exists():
+        return []  # mostly; without a transaction: SQLite's would keep writers out
+    with transaction.atomic():
+        if connection.vendor == "postgresql":
+            with connection.cursor() as cursor:
+                cursor.execute("SELECT pg_advisory_xact_lock(%s)", [LOCK])
+        now = clock.now()
+        places, oldest = _places()
+        may_overtake = oldest is None or (now - oldest).total_seconds() < OVERTAKING_SECONDS
+        chosen = dict(_shared_out(places, dict(_cursor.waiting())))
+        # Locked as everywhere by their id, and only now: who cancels a job waits for nothing.
+        locked = unsent().select_for_update(skip_locked=True).filter(pk__in=chosen).order_by("pk")
+        found = set(locked.values_list("pk", flat=True))
+        JobChunk.objects.filter(pk__in=found).update(sent_at=now)
+    return [
+        Message(pk, priority_of(number) if may_overtake else LAST)
+        for pk, number in chosen.items()
+        if pk in found
+    ]
+
+
+def priority_of(number: int) -> int:
+    """The first chunk of a job goes before those of others that have one already."""
+    return min(number, LAST)
+
+
+def in_flight() -> int:
+    return JobChunk.objects.filter(IN_FLIGHT).count()
+
+
+def _places() -> tuple[SharedBudget, datetime | None]:
+    """The places as they are taken now, and when the oldest message that still waits was sent."""
+    places = SharedBudget(settings.JOB_CHUNKS_IN_FLIGHT_MAX)
+    rows = list(
+        JobChunk.objects.filter(IN_FLIGHT)
+        .order_by()
+        .values_list("workspace_id")
+        .annotate(n=Count("pk"), oldest=Min("sent_at", filter=Q(state=JobChunk.State.QUEUED)))
+    )
+    for workspace_id, count, _ in rows:
+        places.note(workspace_id, count)
+    return places, min((oldest for _, _, oldest in rows if oldest is not None), default=None)
+
+
+def _shared_out(places: SharedBudget, turns: dict[UUID, datetime]) -> Iterator[tuple[UUID, int]]:
+    """The chunks that get the free places, each with its number."""
+    next_ones: dict[UUID, deque[tuple[UUID, int]]] = {}
+    while turns and places.used < places.most:
+        fewest = min(turns, key=lambda pk: (places.held(pk), turns[pk]))
+        # One is everybody's, whatever that leaves; and who has more gets no more either.
+        if places.held(fewest) and not places.room(fewest):
+            return
+        if fewest not in next_ones:
+            own = unsent().filter(workspace_id=fewest).order_by("turn", "pk")
+            rows = own.values_list("pk", "number")[: places.most - places.used]
+            next_ones[fewest] = deque(rows)
+        if next_ones[fewest]:
+            places.note(fewest, 1)
+            yield next_ones[fewest].popleft()
+        else:
+            del turns[fewest]
+
+
+def _waiting(after: UUID) -> list[tuple[UUID, datetime]]:
+    """Workspaces with chunks unsent, without those suspended, and when the first of each is due."""
+    if connection.vendor != "postgresql":
+        found = unsent().filter(job__workspace__suspended_at=None).order_by()
+        return list(found.values_list("workspace_id").annotate(turn=Min("turn")))
+    with connection.cursor() as cursor:
+        cursor.execute(WAITING, {"after": after, "at_once": WORKSPACES_AT_ONCE})
+        return list(cursor.fetchall())
