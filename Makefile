@@ -24,7 +24,7 @@ WORKFLOWS := .github/workflows/*.yml
 .DEFAULT_GOAL := help
 .PHONY: help setup setup-dev run serve test pytest hostile checks lint style types imports \
 	migrations-check deploy-check check bench \
-	run-two bench-batches bench-webhooks bench-live bench-idle \
+	run-two bench-batches bench-webhooks bench-live bench-idle bench-neighbours bench-memory \
 	pictures cold lock audit migrations format
 
 help: ## List the targets
@@ -160,6 +160,12 @@ bench-live: setup-dev ## The live queue with 1,000 watchers on one worker (ARGS=
 
 bench-idle: setup-dev ## CPU and memory of `make run` while nobody uses it (ARGS=…)
 	@$(PY) -m benchmarks.idle $(ARGS)
+
+bench-neighbours: setup-dev ## What ten tenants at full speed cost an eleventh (ARGS=…)
+	@$(SERVICES) --want nginx -- $(PY) -m benchmarks.neighbours $(ARGS)
+
+bench-memory: setup-dev ## What processes grow by, at rest and under load (ARGS=…)
+	@$(SERVICES) --want nginx -- $(PY) -m benchmarks.memory $(ARGS)
 
 bench-webhooks: setup-dev ## Deliveries per second of one worker process (ARGS=…)
 	@$(SERVICES) --want nginx -- $(PY) -m benchmarks.webhooks $(ARGS)

@@ -6,7 +6,7 @@ def give_more_keys(apps, schema_editor):
 
 
 class Migration(migrations.Migration):
-    dependencies = [("accounts", "0017_columns_default_in_the_database")]
+    dependencies = [("accounts", "0018_parked")]
 
     operations = [
         migrations.AddField(
