@@ -382,8 +382,9 @@ def lost(*, in_line: Callable[[], bool]) -> list[JobChunk]:
     """Chunks whose task has to be sent again, noted as sent now; at most `SENT_AT_ONCE`.
 
     Those are the ones that a dead worker held, and that wait although theirs was sent `TRUST` ago,
-    or `TRUST_IN_LINE` while messages are still `in_line`, which is asked only when it matters. Those whose task was sent first come first; what is found of a
-    suspended workspace is noted as well, so that it hides nobody else's.
+    or `TRUST_IN_LINE` while messages are still `in_line`, which is asked only when it matters.
+    Those whose task was sent first come first; what is found of a suspended workspace is noted as
+    well, so that it hides nobody else's.
     """
     now = clock.now()
     # One query for each state, because one for both has no index that gives its order.

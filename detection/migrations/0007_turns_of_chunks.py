@@ -21,8 +21,6 @@ class Migration(migrations.Migration):
     dependencies = [("detection", "0006_vacuum_often")]
 
     operations = [
-        # Chunks were sent in that order.
-        migrations.RemoveIndex("jobchunk", "job_chunk_queued"),
         migrations.AddField(
             "jobchunk",
             "workspace_id",
@@ -43,33 +41,4 @@ class Migration(migrations.Migration):
             models.PositiveIntegerField(db_default=0, default=0, editable=False),
         ),
         migrations.RunPython(fill, migrations.RunPython.noop),
-        migrations.AddIndex(
-            "jobchunk",
-            models.Index(
-                condition=Q(("sent_at__isnull", True), ("state", "queued")),
-                fields=["workspace_id", "turn"],
-                name="job_chunk_turn",
-            ),
-        ),
-        migrations.AddIndex(
-            "jobchunk",
-            models.Index(
-                condition=Q(
-                    ("state", "processing"),
-                    Q(("sent_at__isnull", False), ("state", "queued")),
-                    _connector="OR",
-                ),
-                fields=["workspace_id", "sent_at"],
-                name="job_chunk_in_flight",
-            ),
-        ),
-        migrations.AddIndex(
-            "jobchunk",
-            models.Index(
-                condition=Q(("state__in", UNFINISHED)),
-                fields=["workspace_id"],
-                include=("size", "items_bytes"),
-                name="job_chunk_waiting",
-            ),
-        ),
     ]
