@@ -580,6 +580,7 @@ class Backlog(NamedTuple):
     queued: int
     processing: int
     oldest_queued_seconds: float | None
+    chunks_in_flight: int
 
 
 def backlog() -> Backlog:
@@ -592,4 +593,5 @@ def backlog() -> Backlog:
         queued.order_by()[:JOBS_COUNTED_MAX].count(),
         processing.order_by()[:JOBS_COUNTED_MAX].count(),
         age,
+        turns.in_flight(),
     )

@@ -22,6 +22,11 @@ pytestmark = pytest.mark.hostile
 CONFIG = DetectConfig()
 
 
+@pytest.fixture(autouse=True)
+def small_chunks(monkeypatch):
+    monkeypatch.setattr(store, "CHUNK_ITEMS", 50)
+
+
 @pytest.fixture
 def tenant(gateway, alice, make_key):
     """`tenant("a")`: hand in jobs of so many items each; nothing is sent yet."""

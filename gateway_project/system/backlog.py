@@ -16,7 +16,7 @@ from redis.exceptions import RedisError
 
 from accounts import parking
 from accounts.usage import stream
-from detection.jobs import store, turns
+from detection.jobs import store
 from gateway_project.core.stores import queues
 from gateway_project.core.telemetry import loops
 from gateway_project.core.telemetry.logging import get_logger
@@ -52,7 +52,7 @@ def _jobs() -> Iterator[Metric]:
     yield GaugeMetricFamily(
         "gateway_job_chunks_in_flight",
         "Chunks of jobs that are with the workers or on their way to them.",
-        value=turns.in_flight(),
+        value=found.chunks_in_flight,
     )
 
 

@@ -21,6 +21,7 @@ from celery.signals import setup_logging
 from prometheus_client import REGISTRY, metrics
 from prometheus_client.mmap_dict import MmapedDict, mmap_key
 
+from detection.jobs.store import CHUNK_ITEMS
 from detection.tests.working import broker_at, wait_until_sent
 from gateway_project.core.telemetry import metrics as observability
 from gateway_project.core.telemetry import multiprocess
@@ -711,7 +712,7 @@ def test_the_page_has_our_metrics_and_those_of_django(gateway):
 class TestWhatWaits:
     def test_jobs_and_queues_are_looked_up_at_the_scrape(self, gateway, acme_key):
         before = gateway.get("/metrics").text
-        body = {"requests": [{"id": str(n), "text": "hello"} for n in range(101)]}
+        body = {"requests": [{"id": str(n), "text": "hello"} for n in range(2 * CHUNK_ITEMS + 1)]}
         assert gateway.post("/v1/detect/batch", body, key=acme_key).status_code == 202
         wait_until_sent()
         after = gateway.get("/metrics").text
