@@ -491,7 +491,7 @@ def refusals_policy(policy: Policy) -> Policy:
 
 def pages_policy(address: str) -> Policy:
     """The limit on pages of one address, whoever is signed in there."""
-    return per_minute("pages", f"{{ip:{address}}}", settings.PAGES_PER_MINUTE)
+    return per_minute("pages", address_subject(address), settings.PAGES_PER_MINUTE)
 
 
 async def refuse_used_up(policy: Policy) -> None:
