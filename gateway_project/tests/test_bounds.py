@@ -49,6 +49,7 @@ KEPT = {
     "gateway_project/core/upstream/client.py": "connections: in_flight_max",
     "gateway_project/core/upstream/destinations.py": "1,024 addresses of 2 kB at most",
     "robin/access/authentication.py": "5,000 sessions; requests",
+    "robin/access/tokens.py": "keys of the settings",
     "robin/config/settings_page.py": REQUESTS,
     "robin/health/views.py": "one answer",
     "robin/logs/search.py": "bytes: ROBIN_LOG_CACHE_BYTES_MAX",
