@@ -94,7 +94,8 @@ class TestASigningKey:
         ada = member("ROLE_ADMIN")
         host(JWT_SECRET="x" * 40, JWT_SECRET_FALLBACKS=["y" * 40])
 
-        assert ada.get("/api/v1/auth/me").status_code == 401
+        r = ada.get("/api/v1/auth/me")
+        assert (r.status_code, r.json()["code"]) == (401, "invalid_token")
 
 
 @needs_redis
