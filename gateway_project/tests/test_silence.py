@@ -7,15 +7,19 @@ with what starting a process on a busy machine may cost.
 from __future__ import annotations
 
 import httpx
+import psycopg
 import pytest
+from django.db import connection as django_connection
 
 from accounts.events import publish
 from accounts.models import UsageLog
+from gateway_project.core.stores import liveness
 from gateway_project.tests.served import database_url, wait_until
 from gateway_project.tests.silence import Proxy
 from webhooks.models import WebhookDelivery
 
-pytestmark = [pytest.mark.hostile, pytest.mark.served, pytest.mark.timeout(150)]
+pytestmark = [pytest.mark.hostile, pytest.mark.timeout(150)]
+served = pytest.mark.served
 NOTICED_SECONDS = 12
 BACK_SECONDS = 5
 
@@ -38,6 +42,7 @@ def checks(served):
     return httpx.get(f"{served.url}/health/ready", timeout=30).json()["checks"]
 
 
+@served
 def test_the_database_of_a_gateway(serve, make_key, vanishing):
     store = vanishing(database_url())
     served = serve(WORKERS="1", DATABASE_URL=store.url)
@@ -59,6 +64,7 @@ def test_the_database_of_a_gateway(serve, make_key, vanishing):
     )
 
 
+@served
 def test_the_redis_of_a_gateway(serve, own_redis, make_key, vanishing):
     store = vanishing(own_redis.url)
     served = serve(WORKERS="1", REDIS_URL=store.url)
@@ -76,13 +82,8 @@ def test_the_redis_of_a_gateway(serve, own_redis, make_key, vanishing):
     wait_until(lambda: served.detect(key).status_code == 401, BACK_SECONDS)
 
 
-WAITS = pytest.mark.xfail(reason="a worker's statements have no end yet", strict=False)
-
-
-@pytest.mark.parametrize(
-    "which",
-    ["redis", pytest.param("database", marks=WAITS), pytest.param("both", marks=WAITS)],
-)
+@served
+@pytest.mark.parametrize("which", ["redis", "database", "both"])
 def test_the_stores_of_a_worker(work, own_redis, acme, webhook, receiver, vanishing, which):
     stores = {}
     if which != "database":
@@ -105,3 +106,29 @@ def test_the_stores_of_a_worker(work, own_redis, acme, webhook, receiver, vanish
         NOTICED_SECONDS + BACK_SECONDS,
     )
     assert UsageLog.objects.count() == 0
+
+
+class TestAConnection:
+    @pytest.fixture
+    def store(self, transactional_db, vanishing, monkeypatch):
+        if django_connection.vendor != "postgresql":
+            pytest.skip("needs PostgreSQL: `make test` starts it")
+        monkeypatch.setattr(liveness, "LOOK_SECONDS", 0.2)
+        return vanishing(database_url())
+
+    def test_a_statement_that_takes_long_is_waited_for(self, store):
+        with liveness.Connection.connect(store.url) as connection:
+            slept = connection.execute("SELECT 1 FROM pg_sleep(1.5)").fetchone()
+
+        assert slept == (1,)
+
+    @pytest.mark.parametrize("is_back", [False, True], ids=["silent", "a new host is there"])
+    def test_one_whose_answer_will_never_come_is_not(self, store, is_back):
+        connection = liveness.Connection.connect(store.url)
+        store.vanish()
+        if is_back:
+            store.heal()
+
+        with pytest.raises(psycopg.OperationalError):
+            connection.execute("SELECT 1")
+        assert connection.closed

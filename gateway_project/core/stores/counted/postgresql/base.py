@@ -8,15 +8,33 @@ from __future__ import annotations
 from time import monotonic
 from typing import Any
 
+import psycopg
 from django.db.backends.postgresql import base as django_base
 from django_prometheus.db import connection_errors_total, connections_total
 from django_prometheus.db.backends.postgresql import base
 
 from gateway_project.core import clock
 from gateway_project.core.stores.counted.cursors import counting
+from gateway_project.core.stores.liveness import Connection
+
+
+class _Psycopg:
+    """psycopg with our connections, as Django's back-end asks it."""
+
+    connect = Connection.connect
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(psycopg, name)
 
 
 class DatabaseWrapper(base.DatabaseWrapper):  # type: ignore[misc]
+    Database = _Psycopg()
+
+    def __init__(self, settings_dict: dict[str, Any], *args: Any, **kwargs: Any) -> None:
+        if pool := settings_dict["OPTIONS"].get("pool"):
+            pool["connection_class"] = Connection
+        super().__init__(settings_dict, *args, **kwargs)
+
     @property
     def _has_pool(self) -> bool:
         return bool(self.settings_dict["OPTIONS"].get("pool"))

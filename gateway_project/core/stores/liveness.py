@@ -1,0 +1,93 @@
+"""Whether PostgreSQL still works on what was asked of it.
+
+A server that is gone without a word, or a new one at its address that knows nothing of us, never
+answers, and TCP may not notice: a pooler or a proxy in between acknowledges all that we send. A
+statement that takes long looks just the same. So whoever has waited for `LOOK_SECONDS` asks over a
+connection of its own whether the server has the statement in hand, and waits on if it has.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Generator
+from time import monotonic
+from typing import Any
+
+import psycopg
+
+LOOK_SECONDS = 3.0
+CHECK_SECONDS = 1.0
+"""The same of what only asks whether a connection that lay idle still works."""
+DOUBT_SECONDS = 0.3
+CHECKS = ("", "SELECT 1")  # psycopg's pool's, and Django's
+ANSWER_SECONDS = 2
+# A pooler hands the name on to the server, where a process id would be its own.
+IS_AT_WORK = (
+    "SELECT 1 FROM pg_stat_activity WHERE application_name = %s AND state <> 'idle' "
+    "AND pid <> pg_backend_pid()"
+)
+
+
+class _Probe(psycopg.Connection[Any]):
+    def wait(self, gen: Any, interval: float = 0.1, timeout: float | None = None) -> Any:
+        return super().wait(gen, interval, ANSWER_SECONDS)
+
+
+class Connection(psycopg.Connection[Any]):
+    """Raises `OperationalError`, and is closed, when its server has forgotten it."""
+
+    _made_by: tuple[str, dict[str, Any]] = "", {}
+    _is_check = False
+
+    @classmethod
+    def connect(cls, conninfo: str = "", **parameters: Any) -> Any:
+        parameters["application_name"] = f"gateway-{secrets.token_hex(6)}"
+        made = super().connect(conninfo, **parameters)
+        made._made_by = conninfo, parameters
+        return made
+
+    def execute(self, query: Any, *args: Any, **kwargs: Any) -> Any:
+        self._is_check = query in CHECKS
+        try:
+            return super().execute(query, *args, **kwargs)
+        finally:
+            self._is_check = False
+
+    def wait(self, gen: Any, interval: float = 0.1, timeout: float | None = None) -> Any:
+        try:
+            return super().wait(self._watched(gen), interval, timeout)
+        except psycopg.OperationalError:
+            if self.pgconn.transaction_status == psycopg.pq.TransactionStatus.ACTIVE:
+                self.close()  # a late answer would be taken for that to another statement
+            raise
+
+    def _watched(self, gen: Any) -> Generator[Any, Any, Any]:
+        """psycopg's steps of an exchange, with a look at the server between two that wait."""
+        look_at = monotonic() + (CHECK_SECONDS if self._is_check else LOOK_SECONDS)
+        is_doubted = False
+        try:
+            step = next(gen)
+            while True:
+                ready = yield step
+                if not ready and monotonic() > look_at:
+                    if self._is_at_work():
+                        is_doubted, look_at = False, monotonic() + LOOK_SECONDS
+                    elif is_doubted:
+                        raise psycopg.OperationalError("the server does not know of the statement")
+                    else:  # its answer may be on the way
+                        is_doubted, look_at = True, monotonic() + DOUBT_SECONDS
+                step = gen.send(ready)
+        except StopIteration as end:
+            return end.value
+
+    def _is_at_work(self) -> bool:
+        conninfo, parameters = self._made_by
+        name = parameters["application_name"]
+        plain = {**parameters, "application_name": "gateway-probe", "autocommit": True}
+        plain.pop("cursor_factory", None)
+        plain["connect_timeout"] = ANSWER_SECONDS
+        try:
+            with _Probe.connect(conninfo, **plain) as probe:
+                return probe.execute(IS_AT_WORK, [name]).fetchone() is not None
+        except psycopg.OperationalError:
+            return False
