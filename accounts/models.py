@@ -655,6 +655,11 @@ class OutboxEvent(models.Model):
                 fields=["created_at"], name="outbox_waiting", condition=Q(published_at=None)
             ),
             models.Index(
+                fields=["workspace", "created_at"],
+                name="outbox_turn",
+                condition=Q(published_at=None),
+            ),
+            models.Index(
                 fields=["created_at"],
                 name="outbox_published",
                 condition=Q(published_at__isnull=False),

@@ -260,6 +260,7 @@ BATCH_BYTES_MAX = 4 << 20
 
 # -- Webhooks -------------------------------------------------------------------------------------
 
+WEBHOOK_DELIVERIES_IN_FLIGHT_MAX: int = env.int("WEBHOOK_DELIVERIES_IN_FLIGHT_MAX", default=512)
 WEBHOOK_RATE_PER_SECOND: int = env.int("WEBHOOK_RATE_PER_SECOND", default=200)
 try:
     WEBHOOK_ALLOWED_NETWORKS = tuple(

@@ -47,6 +47,12 @@ class SharedBudget:
         else:
             self._held.pop(holder, None)
 
+    def copy(self) -> SharedBudget:
+        found = SharedBudget(self.most)
+        for holder, amount in self._held.items():
+            found.note(holder, amount)
+        return found
+
     def clear(self) -> None:
         self.used = 0
         self._held.clear()

@@ -5,8 +5,9 @@ threads, one to claim and one to write results, which therefore come in batches 
 to do.
 
 No receiver holds back another: of each webhook only so many deliveries are in flight, fewer when it
-answers slowly, one when it does not answer in time, and only so many begin in a second. All of
-these bounds are for each process.
+answers slowly, one when it does not answer in time, and only so many begin in a second. Nor does a
+workspace, whatever number of webhooks it has: of `WEBHOOK_DELIVERIES_IN_FLIGHT_MAX` it takes as
+many as it leaves free. All of these bounds are for each process.
 """
 
 from __future__ import annotations
@@ -21,14 +22,15 @@ from django import db
 from django.conf import settings
 
 from gateway_project.core.background import Background, in_thread
+from gateway_project.core.sharing import SharedBudget
 from gateway_project.core.telemetry.logging import get_logger
 from gateway_project.core.telemetry.loops import Loop
+from gateway_project.core.telemetry.metrics import bound_reached
 from webhooks.delivery import outbox, subscriptions
 from webhooks.delivery.outbox import CALLBACKS_MAX
 from webhooks.delivery.results import record
 from webhooks.delivery.sending import TIMEOUT_SECONDS, Job, Outcome, Sender, WindowKey
 
-IN_FLIGHT_MAX = 512
 CLAIMED_AT_ONCE = 200
 WINDOW_START, WINDOW_MAX = 4, 32
 WINDOWS_MAX = 10_000
@@ -100,6 +102,7 @@ class Engine:
         self._sender = sender
         self._claims = outbox.Claims()
         self._windows: dict[WindowKey, ConcurrencyWindow] = {}
+        self._shares = SharedBudget(settings.WEBHOOK_DELIVERIES_IN_FLIGHT_MAX)
         self._in_flight: set[asyncio.Task[None]] = set()
         self._results: list[tuple[Job, Outcome]] = []
         self._changed = asyncio.Event()  # something ended, or somebody woke us
@@ -154,9 +157,12 @@ class Engine:
         while not self._is_stopping:
             self._changed.clear()
             events = await in_thread(self._claimer, outbox.fan_out)
-            places = min(IN_FLIGHT_MAX - len(self._in_flight), CLAIMED_AT_ONCE)
+            shares = self._shares.copy()
+            places = min(shares.most - shares.used, CLAIMED_AT_ONCE)
             room = {key: window.room() for key, window in self._windows.items()}
-            jobs = await in_thread(self._claimer, self._claims.take, places, room, WINDOW_START)
+            jobs = await in_thread(
+                self._claimer, self._claims.take, places, room, WINDOW_START, shares=shares
+            )
             for job in jobs:
                 self._begin(job)
             if jobs or events:
@@ -179,6 +185,7 @@ class Engine:
             windows.append(self._window((job.webhook_id, job.lane), ConcurrencyWindow))
         for window in windows:
             window.begin()
+        self._shares.note(job.workspace_id, 1)
         task = asyncio.create_task(self._deliver(job, windows))
         self._in_flight.add(task)
         task.add_done_callback(self._in_flight.discard)
@@ -187,13 +194,19 @@ class Engine:
         window = self._windows.get(key)
         if window is None:
             if len(self._windows) >= WINDOWS_MAX:
-                busy = {key: one for key, one in self._windows.items() if not one.is_fresh}
-                self._windows = busy
+                kept = {key: one for key, one in self._windows.items() if not one.is_fresh}
+                if len(kept) >= WINDOWS_MAX:  # what is narrow begins anew, and narrows again
+                    bound_reached.labels("webhook_windows").inc()
+                    kept = {key: one for key, one in kept.items() if one.in_flight}
+                self._windows = kept
             window = self._windows[key] = kind()
         return window
 
     async def _deliver(self, job: Job, windows: list[ConcurrencyWindow]) -> None:
-        outcome = await self._sender.send(job)
+        try:
+            outcome = await self._sender.send(job)
+        finally:
+            self._shares.give_back(job.workspace_id, 1)
         for window in windows:
             window.end(outcome)
         if job.lane and windows[-1].is_fresh:  # there are as many addresses as requests name

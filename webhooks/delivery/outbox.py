@@ -19,6 +19,7 @@ from django.db.models import Exists, Min, OuterRef, QuerySet
 from accounts import parking
 from accounts.models import OutboxEvent
 from gateway_project.core import clock
+from gateway_project.core.sharing import SharedBudget
 from gateway_project.core.stores.refused import write_all_but
 from gateway_project.core.stores.sweeps import Round
 from webhooks.delivery import callbacks, sending
@@ -56,12 +57,34 @@ WITH RECURSIVE waiting AS (
 )
 SELECT webhook_id FROM waiting WHERE webhook_id IS NOT NULL LIMIT %(at_once)s
 """
+# Of each workspace that has events waiting, from one to the next, the first of them.
+EVENTS_OF_EACH = """
+WITH RECURSIVE waiting AS (
+    (SELECT workspace_id FROM accounts_outboxevent
+     WHERE published_at IS NULL AND workspace_id > %(after)s ORDER BY workspace_id LIMIT 1)
+    UNION ALL
+    SELECT (SELECT workspace_id FROM accounts_outboxevent
+            WHERE published_at IS NULL AND workspace_id > waiting.workspace_id
+            ORDER BY workspace_id LIMIT 1)
+    FROM waiting WHERE waiting.workspace_id IS NOT NULL
+), asked AS (
+    SELECT workspace_id FROM waiting WHERE workspace_id IS NOT NULL LIMIT %(at_once)s
+), share AS (SELECT greatest(1, %(at_once)s / greatest(1, count(*)))::bigint AS each FROM asked)
+SELECT found.id, asked.workspace_id
+FROM asked CROSS JOIN share CROSS JOIN LATERAL (
+    SELECT id, row_number() OVER (ORDER BY created_at) AS rank FROM accounts_outboxevent
+    WHERE published_at IS NULL AND workspace_id = asked.workspace_id
+    ORDER BY created_at LIMIT share.each
+) AS found
+ORDER BY found.rank
+"""
 OF_EACH = """
 SELECT found.id, asked.webhook_id, found.lane
 FROM unnest(%(webhooks)s::uuid[]) AS asked (webhook_id)
 JOIN webhooks_webhook AS webhook ON webhook.id = asked.webhook_id AND webhook.is_active
 JOIN accounts_workspace AS workspace
     ON workspace.id = webhook.workspace_id AND workspace.suspended_at IS NULL
+    AND workspace.id <> ALL(%(workspaces)s::uuid[])
 CROSS JOIN LATERAL (
     SELECT id, lane FROM webhooks_webhookdelivery
     WHERE status = 'pending' AND webhook_id = asked.webhook_id AND next_attempt_at <= %(now)s
@@ -96,18 +119,20 @@ WHERE lanes.lane <> ALL(%(full)s)
 def fan_out() -> int:
     """Make a delivery of each waiting event for each webhook that wants it; returns the events.
 
-    An event for an address that a request named has one delivery, whoever listens.
+    An event for an address that a request named has one delivery, whoever listens. When more wait
+    than are taken at once, each workspace's first come before any other's second.
     """
     waiting = OutboxEvent.objects.filter(published_at=None)
-    if not waiting.exists():
+    ids = list(waiting.order_by("created_at").values_list("pk", flat=True)[: EVENTS_AT_ONCE + 1])
+    if not ids:
         return 0  # without a transaction: SQLite's would keep writers out
+    if len(ids) > EVENTS_AT_ONCE:
+        ids = _events_of_each() or ids[:EVENTS_AT_ONCE]
+    rank = {pk: number for number, pk in enumerate(ids)}
     with transaction.atomic():
-        events = [
-            _Event(*found)
-            for found in waiting.select_for_update(skip_locked=True)
-            .order_by("created_at")
-            .values_list("pk", "workspace_id", "type", "deliver_to")[:EVENTS_AT_ONCE]
-        ]
+        locked = waiting.filter(pk__in=ids).select_for_update(skip_locked=True).order_by("pk")
+        found = locked.values_list("pk", "workspace_id", "type", "deliver_to")
+        events = [_Event(*row) for row in sorted(found, key=lambda row: rank[row[0]])]
         done: list[UUID] = []
         write_all_but(
             events,
@@ -115,6 +140,23 @@ def fan_out() -> int:
             lambda event, error: done.append(_park_event(event, error)),
         )
     return len(done)
+
+
+_after = [FIRST]
+"""Where the turn of this process through more workspaces than `EVENTS_AT_ONCE` has come to."""
+
+
+def _events_of_each() -> list[UUID]:
+    """Waiting events of all workspaces, the first of each before their second."""
+    if connection.vendor != "postgresql":
+        return []
+    asked: dict[str, Any] = {"after": _after[0], "at_once": EVENTS_AT_ONCE}
+    with connection.cursor() as cursor:
+        cursor.execute(EVENTS_OF_EACH, asked)
+        found = cursor.fetchall()
+    workspaces = {workspace_id for _, workspace_id in found}
+    _after[0] = max(workspaces) if len(workspaces) >= EVENTS_AT_ONCE else FIRST
+    return [pk for pk, _ in found]
 
 
 class _Event(NamedTuple):
@@ -176,10 +218,11 @@ def _make_callbacks(workspace_ids: set[UUID]) -> None:
 
 
 class Candidate(NamedTuple):
-    """A delivery that is due, and whether its webhook is sent anything."""
+    """A delivery that is due, whose it is, and whether its webhook is sent anything."""
 
     pk: UUID
     webhook_id: UUID
+    workspace_id: UUID
     lane: str
     is_listening: bool
 
@@ -202,15 +245,21 @@ class Claims:
         room: Mapping[WindowKey, int],
         room_default: int,
         callbacks_default: int = CALLBACKS_MAX,
+        *,
+        shares: SharedBudget | None = None,
     ) -> list[sending.Job]:
         """Take up to `places` due deliveries, and of each webhook no more than it has room for.
+
+        Of each workspace no more than its share: `shares` has what is in flight of each already,
+        and is changed.
 
         Of the addresses that requests name each has its lane with room of its own, and all of a
         workspace have together what the webhook itself has: `callbacks_default` until `room` says.
         """
         if places <= 0 or not _due().exists():
             return []
-        choice = _Choice(places, room, room_default, callbacks_default)
+        shares = shares or SharedBudget(2 * places)  # half of which one alone may take
+        choice = _Choice(places, room, room_default, callbacks_default, shares)
         at_once = places * CANDIDATES_PER_PLACE
         with transaction.atomic():
             oldest = _candidates(_due().order_by("next_attempt_at"), at_once)
@@ -239,10 +288,13 @@ class Claims:
             cursor.execute(WAITING, {"after": self._turn, "at_once": WEBHOOKS_AT_ONCE})
             webhooks = [row[0] for row in cursor.fetchall()]
             self._turn = webhooks[-1] if len(webhooks) == WEBHOOKS_AT_ONCE else FIRST
+            with_room = [pk for pk in webhooks if choice.room_of(pk, is_named=True) > 0]
             asked: dict[str, Any] = {
-                "webhooks": [pk for pk in webhooks if choice.room_of(pk, is_named=True) > 0],
+                "webhooks": with_room,
+                "workspaces": choice.workspaces_without_room,
                 "now": clock.now(),
-                "each": OF_EACH_MAX,
+                # So few that each of them is seen.
+                "each": min(OF_EACH_MAX, max(1, at_once // max(1, len(with_room)))),
                 "lanes": LANES_AT_ONCE,
                 "at_once": at_once,
             }
@@ -265,12 +317,12 @@ def _due() -> QuerySet[WebhookDelivery]:
 def _candidates(due: QuerySet[WebhookDelivery], at_once: int) -> list[Candidate]:
     """Locked, so that no other worker takes them meanwhile."""
     rows = due.select_for_update(skip_locked=True, of=("self",)).values_list(
-        *("pk", "webhook_id", "lane"),
+        *("pk", "webhook_id", "webhook__workspace_id", "lane"),
         *("webhook__is_active", "webhook__workspace__suspended_at"),
     )
     return [
-        Candidate(pk, webhook_id, lane, is_active and suspended_at is None)
-        for pk, webhook_id, lane, is_active, suspended_at in rows[:at_once]
+        Candidate(pk, webhook_id, workspace_id, lane, is_active and suspended_at is None)
+        for pk, webhook_id, workspace_id, lane, is_active, suspended_at in rows[:at_once]
     ]
 
 
@@ -283,6 +335,7 @@ class _Choice:
         room: Mapping[WindowKey, int],
         room_default: int,
         callbacks_default: int,
+        shares: SharedBudget,
     ) -> None:
         self.taken: list[UUID] = []
         self.silent: set[UUID] = set()
@@ -293,6 +346,8 @@ class _Choice:
             if left <= 0:
                 self.full[webhook_id].append(lane)
         self._places = places
+        self._shares = shares
+        self._without_room: set[UUID] = set()
         self._room = room
         self._defaults = room_default, callbacks_default
         self._begun: dict[WindowKey, int] = defaultdict(int)
@@ -307,10 +362,18 @@ class _Choice:
         key = (webhook_id, lane)
         return self._room.get(key, default) - self._begun[key]
 
+    @property
+    def workspaces_without_room(self) -> list[UUID]:
+        """Those of which something was left for others to have a place."""
+        return sorted(self._without_room)
+
     def choose(self, candidates: Iterable[Candidate]) -> None:
-        for pk, webhook_id, lane, is_listening in candidates:
+        for pk, webhook_id, workspace_id, lane, is_listening in candidates:
             if not is_listening:
                 self.silent.add(webhook_id)
+                continue
+            if self._shares.held(workspace_id) and not self._shares.room(workspace_id):
+                self._without_room.add(workspace_id)
                 continue
             if not self.places_left or self.room_of(webhook_id, is_named=bool(lane)) <= 0:
                 continue
@@ -319,6 +382,7 @@ class _Choice:
                     continue
                 self._begun[webhook_id, lane] += 1
             self._begun[webhook_id, ""] += 1
+            self._shares.note(workspace_id, 1)
             self.taken.append(pk)
 
     def crowded(self, found: Sequence[Sequence[Any]]) -> list[UUID]:

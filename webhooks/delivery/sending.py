@@ -65,6 +65,7 @@ class Job:
     is_active: bool
     is_suspended: bool  # its workspace
     is_failing: bool
+    workspace_id: UUID
     lane: str = ""  # of an address that a request named
 
 
@@ -132,6 +133,7 @@ def jobs_of(
                     is_active=webhook.is_active,
                     is_suspended=webhook.workspace.suspended_at is not None,
                     is_failing=webhook.failing_since is not None,
+                    workspace_id=webhook.workspace_id,
                     lane=lane,
                 )
             )
