@@ -15,6 +15,7 @@ from urllib.parse import quote, urlencode
 import pytest
 from django import forms
 from django.conf import settings
+from django.contrib import admin
 from django.db import connection
 from django.urls import URLPattern, get_resolver
 from hypothesis import HealthCheck, given
@@ -375,7 +376,7 @@ def test_no_page_of_the_installation_fails(
     method, path = place
     address = path.format(code=name)
     r = neighbours.gateway.request(method, f"{address}?cursor={query}&q={query}")
-    assert r.status_code < 500
+    assert r.status_code < 500, r.text[:300]
 
 
 # -- Pages ----------------------------------------------------------------------------------------
@@ -448,6 +449,91 @@ def test_no_page_of_the_portal_fails(neighbours: Neighbours, owner: Any, capfd: 
     owner.raise_request_exception = False
     ask()
     assert "unhandled_exception" not in "".join(capfd.readouterr())
+
+
+SIGN_IN = [
+    "accounts/login/", "accounts/signup/", "accounts/password/reset/", "accounts/email/",
+    "accounts/confirm-email/{}/", "accounts/password/reset/key/{}-{}/", "accounts/2fa/",
+    "accounts/2fa/authenticate/", "accounts/reauthenticate/", "accounts/sessions/",
+]  # fmt: skip
+
+
+@tried(60)
+@given(
+    st.sampled_from(SIGN_IN),
+    in_an_address,
+    st.dictionaries(
+        st.sampled_from(["login", "password", "password1", "email", "code", "next", "action_add"]),
+        st.sampled_from([*TIMES, *TEXTS]) | st.text(max_size=12),
+        max_size=6,
+    ),
+    st.booleans(),
+)
+def test_no_page_of_the_sign_in_fails(
+    gateway: Any, client: Any, page: str, name: str, fields: dict[str, str], is_post: bool
+) -> None:
+    client.raise_request_exception = False
+    address = "/" + page.replace("{}", name)
+    fields = {field: cleaned_of_halves(text) for field, text in fields.items()}
+    r = client.post(address, fields) if is_post else client.get(address, fields)
+    assert r.status_code < 500, (address, fields)
+
+
+LISTS = sorted(model._meta.label_lower for model in admin.site._registry)
+
+
+def test_no_page_of_the_admin_fails(neighbours: Neighbours, enter: Any, capfd: Any) -> None:
+    root = enter(neighbours.robin.user)
+    root.raise_request_exception = False
+    texts = st.sampled_from([*TIMES, *map(str, NUMBERS[:-7]), *TEXTS, "gw_live_x", "a@b", "a.b"])
+    texts |= st.uuids().map(str) | st.text(max_size=12)
+    asked_for = ["q", "p", "o", "all", "e", "since", "until", "range", "state", "outcome", "plan"]
+    filled_in = [*FIELDS, "action", "is_sure", "_selected_action", "_save", "index"]
+    fields = st.dictionaries(st.sampled_from([*asked_for, *filled_in]), texts, max_size=6)
+    actions = st.sampled_from(["", "rerun", "discard", "disable", "resend", "revoke", "suspend"])
+
+    @tried(6 * len(LISTS))
+    @given(
+        st.sampled_from(LISTS),
+        st.sampled_from(["list", "act", "add", "one"]),
+        fields,
+        actions,
+        in_an_address,
+    )
+    def ask(label: str, what: str, given_fields: dict[str, str], action: str, name: str) -> None:
+        values_of = {field: cleaned_of_halves(text) for field, text in given_fields.items()}
+        address = f"/admin/{label.replace('.', '/')}/"
+        match what:
+            case "list":
+                r = root.get(address + "?" + urlencode(values_of))
+            case "act":
+                r = root.post(address, {"action": action, "is_sure": "1", **values_of})
+            case "add":
+                r = root.post(f"{address}add/", values_of)
+            case _:
+                r = root.get(f"{address}{name}/change/")
+        assert r.status_code < 500, (address, what, values_of)
+
+    ask()
+    assert "unhandled_exception" not in "".join(capfd.readouterr())
+
+
+@pytest.mark.parametrize("chosen", [NUL, "x", "9" * 30, "", "9999-12-31T23:59:59-14:00"])
+def test_no_action_of_the_admin_fails_over_what_was_chosen(
+    neighbours: Neighbours, enter: Any, chosen: str
+) -> None:
+    root = enter(neighbours.robin.user)
+    root.raise_request_exception = False
+    for model, page in admin.site._registry.items():
+        address = f"/admin/{model._meta.label_lower.replace('.', '/')}/"
+        for name in [*(page.actions or ()), "delete_selected"]:
+            action = name if isinstance(name, str) else name.__name__
+            sent = {"action": action, "is_sure": "1", "post": "yes", "_selected_action": [chosen]}
+            r = root.post(address, sent)
+            assert r.status_code < 500, (address, action, chosen)
+        for part in ("change", "history", "delete"):
+            r = root.get(f"{address}{quote(chosen) or '-'}/{part}/")
+            assert r.status_code < 500, (address, part, chosen)
 
 
 def cleaned_of_halves(text: str) -> str:

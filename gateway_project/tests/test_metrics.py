@@ -48,6 +48,7 @@ NAMES = {
     "gateway_usage_buffer_bytes": (),
     "gateway_bound_reached_total": ("bound",),
     "gateway_cache_bytes": ("cache",),
+    "gateway_parked_total": ("kind",),
     "gateway_usage_written_total": (),
     "gateway_tasks_total": ("task", "outcome"),
     "gateway_task_duration_seconds": ("task",),

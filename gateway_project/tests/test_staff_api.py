@@ -163,7 +163,7 @@ class TestStats:
             ({"since": "2026-02-01T00:00:00Z", "until": "2026-01-01T00:00:00Z"}, ""),
             ({"since": "1900-01-01T00:00:00Z"}, ""),
             ({"until": "0001-01-01T00:00:00Z"}, ""),
-            ({"since": "9999-12-31T23:59:59-12:00"}, ""),
+            ({"since": "9999-12-31T23:59:59-12:00"}, "since"),
             ({"sinze": "2026-02-01T00:00:00Z"}, "sinze"),
         ):
             assert list(fields(get(staff, "/admin/stats", **query))) == [field]
