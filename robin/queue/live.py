@@ -31,6 +31,7 @@ from accounts.authentication import ALL, BUS_DISCONNECTED_TTL
 from gateway_project.core import clock, errors
 from gateway_project.core.clock import utc_text
 from gateway_project.core.stores.bus import bus
+from gateway_project.core.stores.refused import UNFIT
 from gateway_project.core.telemetry.logging import get_logger
 from gateway_project.core.telemetry.loops import Loop
 from gateway_project.core.telemetry.metrics import live_clients, live_polls
@@ -87,12 +88,19 @@ class Snapshot:
 
     @classmethod
     def of(cls, text: bytes | None) -> Snapshot | None:
-        """None where nothing is stored, or what a later version stored."""
-        raw: dict[str, Any] = orjson.loads(text) if text is not None else {"v": 0}
-        if raw.get("v", VERSION) != VERSION:
+        """None where nothing is stored, what a later version stored, or nothing that can be read.
+
+        The last would be read again in every turn, and nobody told anything, until it expires.
+        """
+        try:
+            raw: dict[str, Any] = orjson.loads(text) if text is not None else {"v": 0}
+            if raw.get("v", VERSION) != VERSION:
+                return None
+            items = {item["uid"]: item for item in raw["items"]}
+            return cls(int(raw["seq"]), raw["at"], raw["totals"], items)
+        except UNFIT as exc:
+            log.error("live_snapshot_unreadable", error=type(exc).__name__)
             return None
-        items = {item["uid"]: item for item in raw["items"]}
-        return cls(raw["seq"], raw["at"], raw["totals"], items)
 
     def difference(self, queue: Queue, at: str) -> dict[str, Any] | None:
         """The `diff` from here to `queue`; None when nothing changed."""
@@ -376,7 +384,11 @@ class Hub:
         before, self._snapshot = self._snapshot, snapshot
         self._snapshot_message = (-1, "")
         self._messages.clear()
-        self._messages.extend((orjson.loads(w)["seq"], w.decode()) for w in found.messages)
+        try:
+            self._messages.extend((orjson.loads(w)["seq"], w.decode()) for w in found.messages)
+        except UNFIT as exc:  # whoever missed some of them gets the snapshot
+            log.error("live_messages_unreadable", error=type(exc).__name__)
+            self._messages.clear()
         if before is None or before.seq != self._snapshot.seq:
             for client in list(self.clients):
                 if client.has_initial:

@@ -163,6 +163,19 @@ class TestWhatIsTold:
 
         play(scenario)
 
+    @needs_redis
+    @pytest.mark.hostile
+    @pytest.mark.parametrize("stored", [b"{", b"[]", b"5", b"{}", b'{"seq": "x", "items": [1]}'])
+    def test_nonsense_in_redis_stops_nobody(self, play, stored):
+        async def scenario(hub, _):
+            await hub._lock._redis.set(leader.PREFIX + "picture", stored)
+            await hub._lock._redis.rpush(leader.PREFIX + "words", stored)
+            ada = Watcher(hub)
+            await until(lambda: ada.received)
+            assert ada.kinds()[0] == "snapshot"
+
+        play(scenario)
+
     def test_a_snapshot_holds_the_first_thousand(self, play, robin):
         robin.has(*(item(n) for n in range(1200)))
 
