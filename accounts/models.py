@@ -127,16 +127,22 @@ class Plan(models.Model):
         help_text="Of all keys of a workspace together; empty: 5 keys' minutes.",
     )
     keys_max = models.PositiveIntegerField(
-        default=100, db_default=100, help_text="Keys that a workspace may have in use."
+        blank=True, default=100, db_default=100, help_text="Keys that a workspace may have in use."
     )
     webhooks_max = models.PositiveIntegerField(
-        default=100, db_default=100, help_text="Webhooks that a workspace may have."
+        blank=True, default=100, db_default=100, help_text="Webhooks that a workspace may have."
     )
     waiting_items_max = models.PositiveIntegerField(
-        default=50_000, db_default=50_000, help_text="Of a workspace's jobs that are not finished."
+        blank=True,
+        default=50_000,
+        db_default=50_000,
+        help_text="Of a workspace's jobs that are not finished.",
     )
     waiting_bytes_max = models.PositiveBigIntegerField(
-        default=256 << 20, db_default=256 << 20, help_text="The same, as they are stored."
+        blank=True,
+        default=256 << 20,
+        db_default=256 << 20,
+        help_text="The same, as they are stored.",
     )
 
     def __str__(self) -> str:

@@ -384,5 +384,10 @@ class PlanAdmin(SuperusersAct):
         return ["name"] if obj else []
 
     def save_model(self, request: HttpRequest, obj: Plan, form: Any, change: bool) -> None:
-        changes = {name: form.cleaned_data[name] for name in form.changed_data}
+        # Empty: as it is, but where empty says something itself.
+        changes = {
+            name: form.cleaned_data[name]
+            for name in form.changed_data
+            if form.cleaned_data[name] is not None or Plan._meta.get_field(name).null
+        }
         moderation.save_plan(obj, changes, actor=actor_of(request))

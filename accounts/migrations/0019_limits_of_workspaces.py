@@ -22,21 +22,21 @@ class Migration(migrations.Migration):
             "plan",
             "keys_max",
             models.PositiveIntegerField(
-                db_default=100, default=100, help_text="Keys that a workspace may have in use."
+                blank=True, db_default=100, default=100, help_text="Keys that a workspace may have in use."
             ),
         ),
         migrations.AddField(
             "plan",
             "webhooks_max",
             models.PositiveIntegerField(
-                db_default=100, default=100, help_text="Webhooks that a workspace may have."
+                blank=True, db_default=100, default=100, help_text="Webhooks that a workspace may have."
             ),
         ),
         migrations.AddField(
             "plan",
             "waiting_items_max",
             models.PositiveIntegerField(
-                db_default=50_000,
+                blank=True, db_default=50_000,
                 default=50_000,
                 help_text="Of a workspace's jobs that are not finished.",
             ),
@@ -45,7 +45,7 @@ class Migration(migrations.Migration):
             "plan",
             "waiting_bytes_max",
             models.PositiveBigIntegerField(
-                db_default=256 << 20,
+                blank=True, db_default=256 << 20,
                 default=256 << 20,
                 help_text="The same, as they are stored.",
             ),
