@@ -14,7 +14,7 @@ from uuid import UUID
 import orjson
 from django.db import connection
 
-from accounts.models import AuditEvent, OutboxEvent, Workspace, new_id
+from accounts.models import AuditEvent, OutboxEvent, Workspace
 from gateway_project.core import clock
 from gateway_project.core.clock import utc_text
 from gateway_project.core.storable import cleaned, unstorable
@@ -48,7 +48,7 @@ def publish(
         api_key_id=api_key_id,
         deliver_to=deliver_to,
     )
-    row = OutboxEvent(**new._asdict())
+    row = OutboxEvent(**new._replace(id=UUID(str(new.id)))._asdict())
     row.save(force_insert=True)
     return row
 
@@ -56,8 +56,8 @@ def publish(
 class NewEvent(NamedTuple):
     """A row of the outbox, by column; as a model it would cost more than the rest of it."""
 
-    id: UUID
-    workspace_id: UUID
+    id: UUID | str
+    workspace_id: UUID | str
     type: str
     body: dict[str, Any]
     deliver_to: str
@@ -79,20 +79,20 @@ def publish_all(events: Sequence[NewEvent]) -> None:
 
 
 def event(
-    workspace_id: UUID,
+    workspace_id: UUID | str,
     event_type: str,
     *,
     result: dict[str, Any],
     metadata: dict[str, Any] | None = None,
     request_id: str | None = None,
-    api_key_id: UUID | None = None,
+    api_key_id: UUID | str | None = None,
     at: datetime | None = None,
     deliver_to: str = "",
 ) -> NewEvent:
-    """One event, not stored yet. `at` (now) is when the fact happened."""
-    event_id, now = new_id(), clock.now()
+    """One event, not stored yet. `at` (now) is when the fact happened. Ids may be texts."""
+    event_id, now = str(clock.new_id()), clock.now()
     body: dict[str, Any] = {
-        "id": str(event_id),
+        "id": event_id,
         "type": event_type,
         "timestamp": utc_text(at or now),
         "data": {"result": result, "metadata": metadata or {}},

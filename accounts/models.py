@@ -329,6 +329,11 @@ class ApiKey(models.Model):
                 condition=Q(expires_at__isnull=False, revoked_at=None, is_session=False),
             ),
             models.Index(fields=["expires_at"], name="key_session", condition=Q(is_session=True)),
+            models.Index(
+                fields=["limit_subject"],
+                name="key_limit_subject",
+                condition=Q(limit_subject__isnull=False),
+            ),
         ]
 
     def __str__(self) -> str:

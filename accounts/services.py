@@ -134,11 +134,10 @@ def delete_account(user: User, *, actor: Actor) -> None:
     """
     with transaction.atomic():
         owners = Membership.objects.filter(role=Membership.Role.OWNER)
-        shared = owners.exclude(user=user).values("workspace")
-        own = owners.filter(user=user).exclude(workspace__in=shared).values("workspace")
-        for workspace in Workspace.objects.filter(
-            pk__in=list(own.values_list("workspace", flat=True))
-        ):
+        owned = set(owners.filter(user=user).values_list("workspace", flat=True))
+        shared = owners.filter(workspace__in=owned).exclude(user=user)
+        own = owned - set(shared.values_list("workspace", flat=True))
+        for workspace in Workspace.objects.filter(pk__in=own):
             audit("workspace.deleted", target=workspace.pk, slug=workspace.slug, **actor.fields())
             _delete_workspace(workspace)
         audit("user.deleted", target=user.pk, **actor.fields())

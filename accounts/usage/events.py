@@ -24,6 +24,7 @@ from accounts.models import (
     Workspace,
     effective_limits,
 )
+from accounts.usage.rows import COLUMNS, Row
 from gateway_project.core import clock
 from gateway_project.core.clock import utc_text
 from gateway_project.core.stores.refused import write_all_but
@@ -36,78 +37,92 @@ DETECTIONS = frozenset({"detection.completed", "detection.flagged", "detection.f
 QUOTAS = frozenset(f"quota.{percent}" for percent in PERCENTS)
 CHARGED = Q(http_status__lt=400) | Q(http_status__gte=499)
 """Requests that took one of the day: what is refused before the detection takes none."""
-Values = Mapping[str, Any]
+HTTP_STATUS, DECISION = COLUMNS.index("http_status"), COLUMNS.index("decision")
 
 
-def wanted_by(workspace_ids: Iterable[UUID]) -> dict[UUID, frozenset[str]]:
+def wanted_by(workspace_ids: Iterable[str]) -> dict[str, frozenset[str]]:
     """What those of these workspaces want to hear of their usage that want anything."""
     rows = (
         Workspace.objects.filter(pk__in=set(workspace_ids))
         .exclude(wanted_events=[])
         .values_list("pk", "wanted_events")
     )
-    wanted = {pk: (DETECTIONS | QUOTAS).intersection(names) for pk, names in rows}
+    wanted = {str(pk): (DETECTIONS | QUOTAS).intersection(names) for pk, names in rows}
     return {pk: names for pk, names in wanted.items() if names}
 
 
-def tell_of_usage(
-    wanted: Mapping[UUID, frozenset[str]],
-    rows: Iterable[Values],
-    extras: Mapping[UUID, Mapping[str, Any]],
-) -> None:
-    """Raise the events of usage rows of these workspaces, in the transaction that stores the rows.
+def tell_of_usage(rows: Iterable[Row], extras: Mapping[str, Mapping[str, Any]]) -> None:
+    """Raise the events of usage rows, in the transaction that stores the rows.
 
-    `rows` are usage rows by column; `extras` has, by request id, what the log does not keep.
+    `rows` have ids and times as text (`Batch.unpacked`), and stay so on their way into the outbox;
+    `extras` has, by request id, what the log does not keep.
     """
+    rows = list(rows)
+    wanted = wanted_by({row[2] for row in rows})
     events: list[NewEvent] = []
-    days: dict[tuple[UUID, date], UUID] = {}
+    days: dict[tuple[str, str], str] = {}
     for row in rows:
-        names = wanted[row["workspace_id"]]
-        for name, result in _detections(row, extras):
-            if name in names:
-                events.append(
-                    event(
-                        row["workspace_id"],
-                        name,
-                        result=result,
-                        metadata=dict(extras.get(row["request_id"], {}).get("metadata") or {}),
-                        request_id=str(row["request_id"]),
-                        api_key_id=row["api_key_id"],
-                        at=row["created_at"],
-                    )
+        names = wanted.get(row[2])
+        if names is None:
+            continue
+        request_id, key_id, workspace_id, *_, at = row
+        told = [name for name in _names(row) if name in names]
+        if told:
+            extra = extras.get(request_id) or {}
+            result = _result(row, extra)
+            metadata = dict(extra.get("metadata") or {})
+            events += [
+                event(
+                    workspace_id,
+                    name,
+                    result=result,
+                    metadata=metadata,
+                    request_id=request_id,
+                    api_key_id=key_id,
+                    at=datetime.fromisoformat(at),
                 )
+                for name in told
+            ]
         if names & QUOTAS:
-            day = row["created_at"].astimezone(UTC).date()
-            days[row["api_key_id"], day] = row["workspace_id"]
+            days[key_id, at[:10]] = workspace_id
     if days:
-        events += _quotas(wanted, days)
+        events += _quotas(
+            wanted,
+            {(UUID(key), date.fromisoformat(day)): its for (key, day), its in days.items()},
+        )
     publish_all(events)
 
 
-def _detections(
-    row: Values, extras: Mapping[UUID, Mapping[str, Any]]
-) -> list[tuple[str, dict[str, Any]]]:
-    if row["http_status"] >= 500:
-        failure = {key: row[key] for key in ("http_status", "endpoint")}
-        return [("detection.failed", {"code": row["error_code"], **failure})]
-    if not row["decision"]:
-        return []
-    verdict = {
-        key: row[key]
-        for key in (
-            *("is_malicious", "confidence", "decision", "status", "source", "cached", "endpoint"),
-        )
+def _names(row: Row) -> tuple[str, ...]:
+    if row[HTTP_STATUS] >= 500:
+        return ("detection.failed",)
+    if not row[DECISION]:
+        return ()
+    if row[DECISION] == "flag":
+        return ("detection.completed", "detection.flagged")
+    return ("detection.completed",)
+
+
+def _result(row: Row, extra: Mapping[str, Any]) -> dict[str, Any]:
+    _, _, _, endpoint, http_status, code, _, latency_ms, _, status, source, decision, *rest = row
+    if http_status >= 500:
+        return {"code": code, "http_status": http_status, "endpoint": endpoint}
+    is_malicious, confidence, cached, _ = rest
+    return {
+        "is_malicious": is_malicious,
+        "confidence": confidence,
+        "decision": decision,
+        "status": status,
+        "source": source,
+        "cached": cached,
+        "endpoint": endpoint,
+        "threat_types": extra.get("threat_types") or [],
+        "processing_time_ms": round(latency_ms, 2),
     }
-    verdict["threat_types"] = extras.get(row["request_id"], {}).get("threat_types") or []
-    verdict["processing_time_ms"] = round(row["response_time_ms"], 2)
-    names = ["detection.completed"]
-    if row["decision"] == "flag":
-        names.append("detection.flagged")
-    return [(name, verdict) for name in names]
 
 
 def _quotas(
-    wanted: Mapping[UUID, frozenset[str]], days: Mapping[tuple[UUID, date], UUID]
+    wanted: Mapping[str, frozenset[str]], days: Mapping[tuple[UUID, date], str]
 ) -> list[NewEvent]:
     """Those of quotas that were crossed; each is noted, so that it is told once a day and key.
 
@@ -120,51 +135,68 @@ def _quotas(
         )
     }
     subjects = {key.limit_subject or key.pk for key in keys.values()}
-    members: dict[UUID, list[UUID]] = defaultdict(list)
-    for pk, subject in ApiKey.objects.filter(
-        Q(pk__in=subjects) | Q(limit_subject__in=subjects)
-    ).values_list("pk", "limit_subject"):
-        members[subject or pk].append(pk)
     told = set(
         QuotaNotice.objects.filter(
             subject_id__in=subjects, day__in={day for _, day in days}
         ).values_list("subject_id", "day", "percent")
     )
-    events = []
+    due: dict[tuple[UUID, date], list[int]] = {}
     for (key_id, day), workspace_id in days.items():
         key = keys.get(key_id)
-        if key is None:
-            continue
+        if key is not None:
+            subject = key.limit_subject or key.pk
+            due[key_id, day] = [
+                percent
+                for percent in PERCENTS
+                if f"quota.{percent}" in wanted[workspace_id]
+                and (subject, day, percent) not in told
+            ]
+    asked = {key_id: keys[key_id] for (key_id, _), percents in due.items() if percents}
+    used = _used({key.limit_subject or key.pk for key in asked.values()}, {day for _, day in due})
+    events = []
+    for (key_id, day), percents in due.items():
+        key = keys[key_id]
         subject, limit = key.limit_subject or key.pk, effective_limits(key).day
-        due = [
-            percent
-            for percent in PERCENTS
-            if f"quota.{percent}" in wanted[workspace_id] and (subject, day, percent) not in told
-        ]
-        if not due:
-            continue
-        used = _used(members[subject], day)
-        for percent in due:
-            if used * 100 < limit * percent:
+        for percent in percents:
+            so_far = used[subject, day]
+            if so_far * 100 < limit * percent:
                 continue
-            told.add((subject, day, percent))
             _, is_first = QuotaNotice.objects.get_or_create(
                 subject_id=subject, day=day, percent=percent
             )
             if is_first:
-                result = {"percent": percent, "limit": limit, "used": used, "day": str(day)}
+                result = {"percent": percent, "limit": limit, "used": so_far, "day": str(day)}
                 events.append(
-                    event(workspace_id, f"quota.{percent}", result=result, api_key_id=key_id)
+                    event(
+                        days[key_id, day], f"quota.{percent}", result=result, api_key_id=str(key_id)
+                    )
                 )
     return events
 
 
-def _used(key_ids: list[UUID], day: date) -> int:
-    bucket = datetime.combine(day, time(), UTC)
-    sums = UsageRollup.objects.filter(
-        CHARGED, period="day", bucket=bucket, subject_id__in=key_ids
-    ).aggregate(used=Sum("requests"))
-    return sums["used"] or 0
+def _used(subjects: set[UUID], days: set[date]) -> dict[tuple[UUID, date], int]:
+    """What the keys that share the counters of a subject have used of each of these days."""
+    used: dict[tuple[UUID, date], int] = defaultdict(int)
+    if not subjects:
+        return used
+    subject_of = {pk: pk for pk in subjects}
+    successors = ApiKey.objects.filter(limit_subject__in=subjects)
+    for pk, subject in successors.values_list("pk", "limit_subject"):
+        subject_of[pk] = subject or pk
+    sums = (
+        UsageRollup.objects.filter(
+            CHARGED,
+            period="day",
+            bucket__in=[datetime.combine(day, time(), UTC) for day in days],
+            subject_id__in=list(subject_of),
+        )
+        .order_by()
+        .values_list("subject_id", "bucket")
+        .annotate(used=Sum("requests"))
+    )
+    for key_id, bucket, requests in sums:
+        used[subject_of[key_id], bucket.date()] += requests
+    return used
 
 
 def announce_expiring_keys() -> int:

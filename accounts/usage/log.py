@@ -159,11 +159,8 @@ def tell(entries: Sequence[Entry], park: Park) -> list[Entry]:
 
 
 def _tell(entries: Sequence[Entry]) -> None:
-    wanted = events.wanted_by({UUID(entry.row[2]) for entry in entries})
-    if wanted:
-        chosen = [entry for entry in entries if UUID(entry.row[2]) in wanted]
-        extras = {UUID(entry.row[0]): entry.extra for entry in chosen}
-        events.tell_of_usage(wanted, [_values(entry.row) for entry in chosen], extras)
+    extras = {entry.row[0]: entry.extra for entry in entries if entry.extra}
+    events.tell_of_usage([entry.row for entry in entries], extras)
 
 
 def keep_texts(entries: Sequence[Entry], park: Park) -> list[Entry]:
@@ -197,13 +194,6 @@ def text_of(request_id: UUID, workspace_id: UUID) -> str | None:
     except encryption.Undecryptable:
         log.error("stored_text_undecryptable", request_id=str(request_id))
         return None
-
-
-def _values(row: Row) -> dict[str, Any]:
-    """By column, with ids and times as such."""
-    request, key, workspace, *rest, at = row
-    ids = (UUID(request), UUID(key), UUID(workspace))
-    return dict(zip(COLUMNS, (*ids, *rest, datetime.fromisoformat(at)), strict=True))
 
 
 def _insert(rows: list[Row]) -> None:
