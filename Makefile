@@ -8,6 +8,7 @@ SERVICES := $(PY) deploy/services.py run
 # All tests: N processes side by side, which a few tests would not repay.
 N := 2
 ALL = -n $(N) --dist loadgroup --max-worker-restart 0 --cov --cov-branch --cov-report=term
+ROWS := 10000000
 # Named after the content, not dated: switching branches or restoring a cached .venv reinstalls
 # only what really changed.
 BASE := $(VENV)/.base-$(shell cksum < requirements/base.txt | cut -d' ' -f1)
@@ -25,7 +26,7 @@ WORKFLOWS := .github/workflows/*.yml
 .PHONY: help setup setup-dev run serve test pytest hostile checks lint style types imports \
 	migrations-check deploy-check check bench \
 	run-two bench-batches bench-webhooks bench-live bench-idle bench-neighbours bench-memory \
-	pictures cold lock audit migrations format
+	bench-rows pictures cold lock audit migrations format
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(firstword $(MAKEFILE_LIST)) \
@@ -166,6 +167,10 @@ bench-neighbours: setup-dev ## What ten tenants at full speed cost an eleventh (
 
 bench-memory: setup-dev ## What processes grow by, at rest and under load (ARGS=…)
 	@$(SERVICES) --want nginx -- $(PY) -m benchmarks.memory $(ARGS)
+
+bench-rows: setup-dev ## What everything costs beside ten million rows (ROWS=1000000: a tenth)
+	@$(SERVICES) -- sh -c '$(PY) manage.py migrate --verbosity 0 \
+		&& $(PY) manage.py fill_usage --rows $(ROWS) $(ARGS)'
 
 bench-webhooks: setup-dev ## Deliveries per second of one worker process (ARGS=…)
 	@$(SERVICES) --want nginx -- $(PY) -m benchmarks.webhooks $(ARGS)

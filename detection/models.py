@@ -176,6 +176,7 @@ class Feedback(models.Model):
             models.Index(fields=["api_key_id", "-created_at"], name="feedback_key_time"),
             models.Index(fields=["request_id"], name="feedback_request"),
             models.Index(fields=["-created_at", "-id"], name="feedback_time"),
+            models.Index(fields=["verdict", "-created_at", "-id"], name="feedback_verdict_time"),
         ]
 
     def __str__(self) -> str:

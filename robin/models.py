@@ -6,6 +6,7 @@ from typing import Any
 
 from django.conf import settings
 from django.db import models
+from django.db.models import Q
 
 from accounts.models import new_id, say_changed
 from gateway_project.core import clock
@@ -73,7 +74,12 @@ class RefreshFamily(models.Model):
     class Meta:
         verbose_name = "session"
         ordering = ["-created_at"]
-        indexes = [models.Index(fields=["expires_at"], name="refresh_family_expiry")]
+        indexes = [
+            models.Index(fields=["expires_at"], name="refresh_family_expiry"),
+            models.Index(
+                fields=["id"], name="refresh_family_ended", condition=Q(revoked_at__isnull=False)
+            ),
+        ]
 
     def __str__(self) -> str:
         return f"{self.user}, since {self.created_at:%Y-%m-%d %H:%M}"

@@ -1,4 +1,4 @@
-"""Keys that share counters are found by them."""
+"""A filter of the admin that few rows match."""
 
 from django.db import migrations, models
 from django.db.models import Q
@@ -8,15 +8,13 @@ from gateway_project.core.stores.migrating import AddIndex
 
 class Migration(migrations.Migration):
     atomic = False
-    dependencies = [("accounts", "0019_limits_of_workspaces")]
+    dependencies = [("robin", "0006_vacuum_often")]
 
     operations = [
         AddIndex(
-            "apikey",
+            "refreshfamily",
             models.Index(
-                fields=["limit_subject"],
-                name="key_limit_subject",
-                condition=Q(limit_subject__isnull=False),
+                fields=["id"], name="refresh_family_ended", condition=Q(revoked_at__isnull=False)
             ),
         ),
     ]

@@ -1,0 +1,1 @@
+"""A database as large as it may become, and what everything costs there."""
