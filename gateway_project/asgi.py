@@ -4,7 +4,7 @@ RequestMiddleware          request id, client address, clock, headers, metrics, 
 └── lifespan               opens and closes what a process holds
 └── /ws/queue           →  robin/queue/consumers.py, on Channels
 └── data-plane paths    →  DataPlaneHandler (one coroutine, no Django middleware)
-└── everything else     →  Django's own ASGIHandler with the middleware of settings.py
+└── everything else     →  BoundedBodies, then Django's own ASGIHandler with its middleware
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ control_plane = get_asgi_application()
 from django.conf import settings
 
 from gateway_project.core import errors
+from gateway_project.core.api.bodies import BoundedBodies
 from gateway_project.core.api.handler import DataPlaneHandler
 from gateway_project.core.api.middleware import RequestMiddleware, send_problem
 from gateway_project.core.context import ASGIApp, Receive, Scope, Send
@@ -42,6 +43,8 @@ DATA_PLANE_BELOW = tuple(
     for name in ("queue", "storage", "logs", "config", "health", "metrics", "scanners")
 )
 LIVE_QUEUE = "/ws/queue"
+# Pages of the control plane that take a file; all others take what a form or a call can hold.
+UPLOADS = ("/calibrate", "/api/v1/blocklist/import")
 # Both forms of these answer; a redirect would lose the body of a POST.
 SLASH_OPTIONAL = (
     *("/v1/", "/beta/", "/auth/", "/webhooks/", "/api/", "/health", "/metrics", "/docs", "/redoc"),
@@ -90,7 +93,13 @@ application = RequestMiddleware(
             },
             body_seconds_max=settings.BODY_SECONDS_MAX,
         ),
-        cast(ASGIApp, control_plane),
+        BoundedBodies(
+            cast(ASGIApp, control_plane),
+            bytes_max=lambda path: (
+                settings.UPLOAD_BYTES_MAX if path.endswith(UPLOADS) else settings.BODY_BYTES_MAX
+            ),
+            seconds_max=settings.BODY_SECONDS_MAX,
+        ),
     ),
     trusted_hops=settings.TRUSTED_PROXY_HOPS,
     is_leaving=lambda: Process.leaving,

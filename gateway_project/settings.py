@@ -99,6 +99,8 @@ DATABASE_URL: str = env.database_url("DATABASE_URL", default=LOCAL_DATABASE_URL)
 REDIS_URL: str = env.store_url("REDIS_URL")
 CACHE_REDIS_URL: str = env.store_url("CACHE_REDIS_URL") if REDIS_URL else ""
 DATABASES = {"default": env.db_url_config(DATABASE_URL)}
+DATABASE_STATEMENT_SECONDS: float = env.float("DATABASE_STATEMENT_SECONDS", default=10.0)
+DATABASE_LOCK_SECONDS: float = env.float("DATABASE_LOCK_SECONDS", default=2.0)
 COUNTED = "gateway_project.core.stores.counted"  # for /metrics
 if DATABASES["default"]["ENGINE"].endswith("sqlite3"):
     VAR_DIR.mkdir(exist_ok=True)
@@ -250,7 +252,9 @@ CIRCUIT_BREAKER_TIMEOUT_SECONDS: float = env.float("CIRCUIT_BREAKER_TIMEOUT_SECO
 BODY_BYTES_MAX = 160 * 1024  # 10,000 emoji escaped by a default JSON encoder are 120,012 bytes
 BODY_SECONDS_MAX: float = env.float("BODY_SECONDS_MAX", default=10.0)
 HEAD_SECONDS_MAX: float = env.float("HEAD_SECONDS_MAX", default=10.0)
+ANSWER_STALL_SECONDS_MAX: float = env.float("ANSWER_STALL_SECONDS_MAX", default=20.0)
 DATA_UPLOAD_MAX_MEMORY_SIZE = BODY_BYTES_MAX
+UPLOAD_BYTES_MAX = 2 << 20  # of pages that take a file; below what Django would write to the disk
 
 # -- Batches and jobs -----------------------------------------------------------------------------
 
@@ -261,6 +265,7 @@ BATCH_BYTES_MAX = 4 << 20
 # -- Webhooks -------------------------------------------------------------------------------------
 
 WEBHOOK_DELIVERIES_IN_FLIGHT_MAX: int = env.int("WEBHOOK_DELIVERIES_IN_FLIGHT_MAX", default=512)
+NAME_SERVERS: list[str] = env.list("NAME_SERVERS", default=[])
 WEBHOOK_RATE_PER_SECOND: int = env.int("WEBHOOK_RATE_PER_SECOND", default=200)
 try:
     WEBHOOK_ALLOWED_NETWORKS = tuple(
@@ -305,6 +310,7 @@ PROMETHEUS_LATENCY_BUCKETS = (  # of `django_db_…`: those of our own, `core/te
 # The control plane's. The data plane (gateway_project/asgi.py) runs none of these. Requests are
 # counted in front of both (`gateway_requests_total`), so django-prometheus' middleware is not here.
 MIDDLEWARE = [
+    "gateway_project.core.stores.database.release_before_answering",
     "gateway_project.core.api.error_pages.route_label",
     "gateway_project.core.api.error_pages.RefusedData",
     "django.middleware.security.SecurityMiddleware",
@@ -384,10 +390,12 @@ SERVESTATIC_USE_FINDERS = True  # a checkout needs no collectstatic; an image co
 SERVESTATIC_AUTOREFRESH = False
 
 EMAIL_URL: str = env.str("EMAIL_URL", default="")
+EMAIL_BACKEND = f"gateway_project.mail.{'Local' if IS_LOCAL else 'SMTP'}Backend"
 if EMAIL_URL:
-    vars().update(env.email_url_config(EMAIL_URL))
-elif IS_LOCAL:
-    EMAIL_BACKEND = "gateway_project.mail.LocalBackend"
+    found = env.email_url_config(EMAIL_URL)
+    if found["EMAIL_BACKEND"].endswith("smtp.EmailBackend"):
+        found["EMAIL_BACKEND"] = "gateway_project.mail.SMTPBackend"
+    vars().update(found)
 EMAIL_TIMEOUT = 10
 DEFAULT_FROM_EMAIL: str = env.str("DEFAULT_FROM_EMAIL", default="Gateway <gateway@localhost>")
 

@@ -2,13 +2,16 @@
 
 uvicorn limits neither the size of a request's head nor the time it may take, so a thousand
 connections that send one byte a minute would stay for ever. Bodies have limits of their own
-(`core/api/handler.py`). What is not HTTP at all is refused in the format of every other error. A
-WebSocket that is closed from here ends within seconds, whether or not its client still reads.
+(`core/api/bodies.py`). Whoever reads next to nothing of an answer is hung up on. What is not HTTP
+at all is refused in the format of every other error. A WebSocket that is closed from here ends
+within seconds, whether or not its client still reads.
 """
 
 from __future__ import annotations
 
 import asyncio
+import socket
+import struct
 from typing import Any
 
 from django.conf import settings
@@ -20,6 +23,8 @@ from gateway_project.core.clock import new_id
 
 HEAD_BYTES_MAX = 32 * 1024
 CLOSE_SECONDS_MAX = 5.0
+READ_BYTES_MIN = 16 * 1024
+"""What a client that is behind has to read of an answer in `ANSWER_STALL_SECONDS_MAX`."""
 
 
 class _HeadTooLarge(Exception):
@@ -32,6 +37,7 @@ class BoundedHTTPProtocol(HttpToolsProtocol):
     _is_in_head = True
     _head_bytes = 0
     _head_timer: asyncio.TimerHandle | None = None
+    _reader_timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
@@ -39,7 +45,21 @@ class BoundedHTTPProtocol(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_timer()
+        self._stop_watching_reader()
         super().connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._watch_reader()
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self._stop_watching_reader()
+
+    def timeout_keep_alive_handler(self) -> None:
+        super().timeout_keep_alive_handler()
+        if self.transport.get_write_buffer_size():  # a close waits until it is read
+            self._reset()
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
@@ -84,6 +104,29 @@ class BoundedHTTPProtocol(HttpToolsProtocol):
         )
         self.transport.write(head.encode() + body)
         self.transport.close()
+
+    def _watch_reader(self) -> None:
+        unread = self.transport.get_write_buffer_size()
+        self._reader_timer = self.loop.call_later(
+            settings.ANSWER_STALL_SECONDS_MAX, self._abort_unless_read, unread
+        )
+
+    def _abort_unless_read(self, unread: int) -> None:
+        if self.transport.get_write_buffer_size() > unread - READ_BYTES_MIN:
+            self._reset()
+        else:
+            self._watch_reader()
+
+    def _reset(self) -> None:
+        # Otherwise the kernel would keep what it has not sent, and try for minutes.
+        connection = self.transport.get_extra_info("socket")
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.transport.abort()
+
+    def _stop_watching_reader(self) -> None:
+        if self._reader_timer is not None:
+            self._reader_timer.cancel()
+            self._reader_timer = None
 
     def _start_timer(self) -> None:
         self._head_timer = self.loop.call_later(settings.HEAD_SECONDS_MAX, self.transport.close)

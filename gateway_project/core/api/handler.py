@@ -9,7 +9,6 @@ through `core.database.run`.
 
 from __future__ import annotations
 
-import asyncio
 from io import BytesIO
 from typing import Any
 
@@ -18,14 +17,11 @@ from django.http import HttpResponseBase
 from django.urls import Resolver404, ResolverMatch, get_resolver
 
 from gateway_project.core import errors
+from gateway_project.core.api.bodies import ClientGone, read_body
 from gateway_project.core.api.middleware import send_problem
 from gateway_project.core.context import Receive, RequestContext, Scope, Send
 
 ROUTES_REMEMBERED_MAX = 256
-
-
-class ClientGone(Exception):
-    """The client hung up before its request was whole; nobody waits for an answer."""
 
 
 class DataPlaneHandler:
@@ -48,7 +44,12 @@ class DataPlaneHandler:
         context: RequestContext = scope["gateway"]
         try:
             match, context.route = self._resolve(path)
-            body = await self._read(scope, receive, path)
+            body = await read_body(
+                scope,
+                receive,
+                bytes_max=self._body_bytes_max.get(path) or self._body_bytes_max[None],
+                seconds_max=self._body_seconds_max,
+            )
         except errors.GatewayError as error:
             await send_problem(send, error, scope)
             return
@@ -73,45 +74,6 @@ class DataPlaneHandler:
                 self._fixed_routes[path] = found
         return found
 
-    async def _read(self, scope: Scope, receive: Receive, path: str) -> bytes:
-        limit = self._body_bytes_max.get(path) or self._body_bytes_max[None]
-        for name, value in scope["headers"]:
-            if name == b"content-length" and (not value.isdigit() or int(value) > limit):
-                raise _too_large(limit)
-        body = b""
-        try:
-            async with asyncio.timeout(self._body_seconds_max):
-                message = await self._receive(receive)
-                body = message.get("body", b"")
-                if message.get("more_body", False):
-                    body = await self._read_rest(receive, [body], limit)
-        except TimeoutError as exc:
-            raise errors.RequestTimeout(
-                f"The body did not arrive within {self._body_seconds_max:g} seconds. "
-                "Send it again in one go.",
-                headers={"Connection": "close"},
-            ) from exc
-        if len(body) > limit:
-            raise _too_large(limit)
-        return body
-
-    async def _read_rest(self, receive: Receive, chunks: list[bytes], limit: int) -> bytes:
-        size, more = len(chunks[0]), True
-        while more:
-            message = await self._receive(receive)
-            chunks.append(message.get("body", b""))
-            size += len(chunks[-1])
-            if size > limit:
-                raise _too_large(limit)
-            more = message.get("more_body", False)
-        return b"".join(chunks)
-
-    async def _receive(self, receive: Receive) -> Any:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            raise ClientGone
-        return message
-
     @staticmethod
     async def _send(response: Any, send: Send, *, head: bool) -> None:
         headers = [
@@ -134,11 +96,3 @@ def route_template(match: ResolverMatch) -> str:
             part = "{" + part[1:-1].rpartition(":")[2] + "}"
         parts.append(part)
     return "/" + "/".join(parts)
-
-
-def _too_large(limit: int) -> errors.BodyTooLarge:
-    return errors.BodyTooLarge(
-        f"The body is larger than the {limit // 1024} KiB allowed here. "
-        "Split the text into several requests.",
-        headers={"Connection": "close"},
-    )

@@ -1,0 +1,103 @@
+"""Bodies of requests, on both planes: bounded in bytes and seconds, and read before all else.
+
+A body is whole and in memory before anybody looks at the request, so that no file, no thread, no
+connection of a pool and no limit is taken by somebody who sends slowly or without end. Django's own
+handler would write whatever comes to a temporary file first, and ask who sends it afterwards.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+from gateway_project.core import errors
+from gateway_project.core.api.middleware import send_problem
+from gateway_project.core.context import ASGIApp, Message, Receive, Scope, Send
+
+
+class ClientGone(Exception):
+    """The client hung up before its request was whole; nobody waits for an answer."""
+
+
+async def read_body(scope: Scope, receive: Receive, *, bytes_max: int, seconds_max: float) -> bytes:
+    """The whole body. Raises the 413, the 408, or `ClientGone`."""
+    for name, value in scope["headers"]:
+        if name == b"content-length" and (not value.isdigit() or int(value) > bytes_max):
+            raise _too_large(bytes_max)
+    body = b""
+    try:
+        async with asyncio.timeout(seconds_max):
+            message = await _receive(receive)
+            body = message.get("body", b"")
+            if message.get("more_body", False):
+                body = await _read_rest(receive, [body], bytes_max)
+    except TimeoutError as exc:
+        raise errors.RequestTimeout(
+            f"The body did not arrive within {seconds_max:g} seconds. Send it again in one go.",
+            headers={"Connection": "close"},
+        ) from exc
+    if len(body) > bytes_max:
+        raise _too_large(bytes_max)
+    return body
+
+
+async def _read_rest(receive: Receive, chunks: list[bytes], bytes_max: int) -> bytes:
+    size, more = len(chunks[0]), True
+    while more:
+        message = await _receive(receive)
+        chunks.append(message.get("body", b""))
+        size += len(chunks[-1])
+        if size > bytes_max:
+            raise _too_large(bytes_max)
+        more = message.get("more_body", False)
+    return b"".join(chunks)
+
+
+async def _receive(receive: Receive) -> Any:
+    message = await receive()
+    if message["type"] == "http.disconnect":
+        raise ClientGone
+    return message
+
+
+def _too_large(bytes_max: int) -> errors.BodyTooLarge:
+    return errors.BodyTooLarge(
+        f"The body is larger than the {bytes_max // 1024} KiB allowed here. "
+        "Send less at a time, in several requests.",
+        headers={"Connection": "close"},
+    )
+
+
+class BoundedBodies:
+    """Wraps an application that reads bodies itself, such as Django's: it gets them whole.
+
+    `bytes_max` maps a path to its limit in bytes.
+    """
+
+    def __init__(
+        self, app: ASGIApp, *, bytes_max: Callable[[str], int], seconds_max: float
+    ) -> None:
+        self.app = app
+        self._bytes_max = bytes_max
+        self._seconds_max = seconds_max
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            body = await read_body(
+                scope,
+                receive,
+                bytes_max=self._bytes_max(scope["path"]),
+                seconds_max=self._seconds_max,
+            )
+        except errors.GatewayError as error:
+            await send_problem(send, error, scope)
+            return
+        except ClientGone:
+            return
+        unread: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
+
+        async def receive_again() -> Message:
+            return unread.pop() if unread else await receive()
+
+        await self.app(scope, receive_again, send)
