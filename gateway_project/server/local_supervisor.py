@@ -157,7 +157,8 @@ def is_ready(host: str, port: int) -> bool:
 
 
 def say(text: str) -> None:
-    print(text, flush=True)
+    with suppress(OSError):  # nobody reads it any more
+        print(text, flush=True)
 
 
 def main() -> int:

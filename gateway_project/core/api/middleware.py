@@ -200,9 +200,9 @@ class RequestMiddleware:
             seconds = perf_counter() - context.started
             # 499: the client was gone before there was an answer (nginx's convention).
             status = status or 499
-            observe(context, method=scope["method"], status=status, seconds=seconds)
             if context.usage is not None:
                 context.usage.finished(context, status, seconds)
+            observe(context, method=scope["method"], status=status, seconds=seconds)
 
     def _pays(self, first: Message, headers: list[tuple[bytes, bytes]]) -> bool:
         return len(first.get("body", b"")) >= self.gzip_bytes_min and _may_compress(headers)

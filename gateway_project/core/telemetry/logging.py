@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import logging
+import os
+import select
 import sys
-from typing import TYPE_CHECKING, Any, BinaryIO, cast
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, BinaryIO, ClassVar, TextIO, cast
 
 import orjson
 import structlog
@@ -34,13 +37,13 @@ def configure_logging(*, level: str, format: str) -> None:  # noqa: A002 - the s
         else [*shared, renderer],
         wrapper_class=structlog.make_filtering_bound_logger(level),
         logger_factory=(
-            structlog.BytesLoggerFactory(cast(BinaryIO, _StandardOutput()))
+            structlog.BytesLoggerFactory(cast(BinaryIO, StandardOutput))
             if format == "json"
-            else structlog.PrintLoggerFactory()
+            else structlog.PrintLoggerFactory(cast(TextIO, _TextOutput))
         ),
         cache_logger_on_first_use=True,
     )
-    handler = logging.StreamHandler(sys.stdout)
+    handler = logging.StreamHandler(cast(TextIO, _TextOutput))
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=[*shared, _add_component],
@@ -83,14 +86,54 @@ def _add_component(logger: Any, name: str, event: EventDict) -> EventDict:
     return event
 
 
-class _StandardOutput:
-    """Today's `sys.stdout`, not the one of import time: what redirects it sees the log too."""
+class StandardOutput:
+    """Today's `sys.stdout`, not the one of import time: what redirects it sees the log too.
 
-    def write(self, line: bytes) -> int:
-        return sys.stdout.buffer.write(line)
+    Nothing stops for the sake of a line. It is dropped when the disk is full, when nobody is at the
+    other end of the pipe, and when whoever is there does not read.
+    """
 
-    def flush(self) -> None:
-        sys.stdout.buffer.flush()
+    when_dropped: ClassVar[Callable[[], None]] = staticmethod(lambda: None)
+    _is_cut: ClassVar[bool] = False  # the last line has no end
+
+    @classmethod
+    def write(cls, line: bytes) -> None:
+        left = b"\n" + line if cls._is_cut else line
+        try:
+            while left:
+                left = left[_written(left) :]
+            cls._is_cut = False
+        except (OSError, ValueError):  # the latter of a stream that is closed
+            cls._is_cut = cls._is_cut or len(left) < len(line)
+            cls.when_dropped()
+
+    @classmethod
+    def flush(cls) -> None:
+        """Nothing to do: each line is written at once."""
+
+
+class _TextOutput:
+    """The same for what writes text."""
+
+    @staticmethod
+    def write(text: str) -> None:
+        StandardOutput.write(text.encode(errors="backslashreplace"))
+
+    flush = StandardOutput.flush
+
+
+def _written(line: bytes) -> int:
+    """Write what can be without waiting for a reader; raises `BlockingIOError` for nothing."""
+    stream = sys.stdout.buffer
+    try:
+        number = stream.fileno()
+    except OSError:  # memory, in a test
+        return stream.write(line)
+    look = select.poll()
+    look.register(number, select.POLLOUT)  # there is room for `PIPE_BUF` at least
+    if not look.poll(0):
+        raise BlockingIOError
+    return os.write(number, line[: select.PIPE_BUF])
 
 
 def _dumps(event: EventDict, **_: Any) -> bytes:

@@ -14,6 +14,7 @@ from pathlib import Path
 from prometheus_client import Counter, Gauge, Histogram
 
 from gateway_project.core.telemetry import multiprocess
+from gateway_project.core.telemetry.logging import StandardOutput
 
 # Before the first metric: each opens its file as it is declared.
 if _folder := os.environ.get("PROMETHEUS_MULTIPROC_DIR"):
@@ -87,6 +88,11 @@ usage_buffered = Gauge(
     multiprocess_mode="livesum",
 )
 usage_written = Counter("gateway_usage_written_total", "Usage rows written to the log.")
+log_lines_dropped = Counter(
+    "gateway_log_lines_dropped_total",
+    "Lines of the log that could not be written: disk full, or nobody reads the pipe.",
+)
+StandardOutput.when_dropped = log_lines_dropped.inc
 live_clients = Gauge("gateway_live_clients", "Clients of /ws/queue.", multiprocess_mode="livesum")
 live_polls = Counter("gateway_live_polls_total", "Times that Robin was asked for the live queue.")
 tasks_total = Counter(
@@ -99,7 +105,8 @@ task_duration = Histogram(
 )
 webhook_attempts = Counter(
     "gateway_webhook_attempts_total",
-    "Deliveries tried: delivered, failed (another status), timeout, error or refused.",
+    "Deliveries tried: delivered, failed (another status), timeout, error, refused or deferred "
+    "(trouble of our own).",
     ["outcome"],
 )
 webhook_oldest_pending = Gauge(

@@ -5,6 +5,10 @@ adds them up at a scrape. Here a process also holds `<name>.lock` for as long as
 kernel lets go of it however the process ends, also for containers that share the folder and do
 not know each other's process ids. Whoever starts or scrapes first adds the files of the dead to
 one archive for each type of metric. docs/decisions/0009 says why.
+
+Counting stops nobody. The library writes into memory that the kernel finds room for later: on a
+full disk it kills the process, with a signal that no handler survives. So each file has its room
+before it is written to, and what finds none is counted in memory, where no scrape sees it.
 """
 
 from __future__ import annotations
@@ -31,6 +35,9 @@ from prometheus_client.registry import Collector
 
 FILE = re.compile(r"(counter|histogram|summary|gauge_[a-z]+)_([0-9a-z-]+)\.db")
 ARCHIVE = "archive"
+NOWHERE = Path(os.devnull, "metrics")
+FILE_BYTES_MIN = 1 << 16
+ENTRY_BYTES_MAX = 32  # beside the key: its length, padding, value and time
 Sample = tuple[float, float]  # value and Unix time; only `mostrecent` gauges have the latter
 log = logging.getLogger("gateway.metrics")
 
@@ -66,7 +73,7 @@ class MetricsFolder:
     def enter(self) -> tuple[str, int]:
         """A name for a process, and the open file that says that it lives."""
         with self._alone():
-            self._sweep()
+            self._try_to_sweep()
             name = secrets.token_hex(8)
             handle = os.open(self.path / f"{name}.lock", os.O_CREAT | os.O_RDWR, 0o644)
             fcntl.flock(handle, fcntl.LOCK_EX)
@@ -75,11 +82,18 @@ class MetricsFolder:
 
     def collect(self) -> Iterable[Metric]:
         """The metrics of the living and the dead, each count exactly once."""
-        with self._alone():
-            self._sweep()
-            # A file is empty for the moment between its making and its first value.
-            files = [str(path) for path in self._files() if path.stat().st_size]
-            return list(MultiProcessCollector.merge(files))  # type: ignore[no-untyped-call]
+        try:
+            with self._alone():
+                self._try_to_sweep()
+                return self._read_all()
+        except OSError as exc:  # it may be read all the same
+            log.warning("metrics read without a lock: %s", exc)
+            return self._read_all()
+
+    def _read_all(self) -> list[Metric]:
+        # A file is empty for the moment between its making and its first value.
+        files = [str(path) for path in self._files() if path.stat().st_size]
+        return list(MultiProcessCollector.merge(files))  # type: ignore[no-untyped-call]
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
@@ -107,6 +121,12 @@ class MetricsFolder:
                 os.close(handle)
         return living
 
+    def _try_to_sweep(self) -> None:
+        try:
+            self._sweep()
+        except OSError as exc:  # another time: each step can be done again
+            log.warning("metrics of ended processes are left as they are: %s", exc)
+
     def _sweep(self) -> None:
         """Add what the dead left to the archives, and remove their files."""
         self._finish()
@@ -133,7 +153,7 @@ class MetricsFolder:
         for path in [*self._files(kind, ARCHIVE), *dead]:
             for key, sample in _read(path):
                 found[key] = merge(found[key], sample) if key in found else sample
-        file: Any = MmapedDict(str(self.path / f"{kind}_{ARCHIVE}.merged"))  # type: ignore[no-untyped-call]
+        file: Any = _Reserved(str(self.path / f"{kind}_{ARCHIVE}.merged"))
         with closing(file):
             for key, (value, timestamp) in found.items():
                 file.write_value(key, value, timestamp)
@@ -165,18 +185,80 @@ def _read(path: Path) -> list[tuple[str, Sample]]:
         return []
 
 
-class _File(MmapedDict):
-    """The client library's, closed in a forked child at once and not at its first count.
+class _Reserved(MmapedDict):
+    """The client library's, with room on the disk before anything is written; else `OSError`."""
 
-    By then others may have closed its descriptor, as Celery's embedded beat does with all of them,
-    or use its number for a file of their own.
+    _f: Any
+    _capacity: int
+    _used: int
+
+    def __init__(self, path: str) -> None:
+        with open(path, "ab") as file:
+            if os.fstat(file.fileno()).st_size < FILE_BYTES_MIN:
+                os.posix_fallocate(file.fileno(), 0, FILE_BYTES_MIN)
+        super().__init__(path)  # type: ignore[no-untyped-call]
+
+    def _init_value(self, key: str) -> None:
+        needed = self._capacity
+        while self._used + len(key.encode()) + ENTRY_BYTES_MAX > needed:
+            needed *= 2
+        if needed > self._capacity:
+            os.posix_fallocate(self._f.fileno(), 0, needed)
+        super()._init_value(key)  # type: ignore[no-untyped-call]
+
+
+class _File(_Reserved):
+    """Of this process. What has no room in it is counted all the same.
+
+    It is closed in a forked child at once and not at its first count: by then others may have
+    closed its descriptor, as Celery's embedded beat does with all of them, or use its number for a
+    file of their own.
     """
 
     opened: ClassVar[list[_File]] = []
 
     def __init__(self, path: str) -> None:
-        super().__init__(path)  # type: ignore[no-untyped-call]
+        self._unseen: dict[str, Sample] = {}
+        try:
+            if _member is None or not _member.is_inside:
+                raise OSError("this process is not in the folder")
+            super().__init__(path)
+        except OSError as exc:
+            _note_unseen(exc)
+            self._f, self._capacity, self._used = None, 0, 0
+            self._positions: dict[str, int] = {}
         self.opened.append(self)
+
+    def read_value(self, key: str) -> Sample:
+        self._place(key)
+        if key in self._unseen:
+            return self._unseen[key]
+        return super().read_value(key)  # type: ignore[no-untyped-call,no-any-return]
+
+    def write_value(self, key: str, value: float, timestamp: float) -> None:
+        self._place(key)
+        if key in self._unseen:
+            self._unseen[key] = (value, timestamp)
+        else:
+            super().write_value(key, value, timestamp)  # type: ignore[no-untyped-call]
+
+    def _place(self, key: str) -> None:
+        if key in self._positions or key in self._unseen:
+            return
+        if self._f is not None:
+            try:
+                self._init_value(key)
+            except OSError as exc:
+                _note_unseen(exc)
+            else:
+                return
+        self._unseen[key] = (0.0, 0.0)
+
+
+def _note_unseen(exc: OSError) -> None:
+    if _member is not None and not _member.is_told:
+        _member.is_told = True
+        log.error("metrics of this process are not all shown: %s", exc)
 
 
 class Member:
@@ -184,20 +266,28 @@ class Member:
 
     def __init__(self, folder: MetricsFolder) -> None:
         self.folder = folder
-        self._held: tuple[str, int] | None = None
+        self.is_inside = True
+        self.is_told = False  # that some of it is not shown
+        self._held: tuple[str, int | None] | None = None
 
     def name(self) -> str:
         # The client library asks at every count, under a lock of its own.
         if self._held is None:
-            self._held = self.folder.enter()
+            try:
+                self._held = self.folder.enter()
+            except OSError as exc:
+                self._held, self.is_inside = (secrets.token_hex(8), None), False
+                _note_unseen(exc)
         return self._held[0]
 
     def begin_again(self) -> None:
         while _File.opened:
             _File.opened.pop().close()  # type: ignore[no-untyped-call]
         if self._held is not None:
-            os.close(self._held[1])  # the parent's: it must not seem to live as long as we do
+            if self._held[1] is not None:
+                os.close(self._held[1])  # the parent's: it must not seem to live as long as we do
             self._held = None
+        self.is_inside, self.is_told = True, False
 
 
 _member: Member | None = None
@@ -206,7 +296,12 @@ _member: Member | None = None
 def join(path: Path) -> None:
     """Have all metrics that are declared from now on write into `path`."""
     global _member
-    _member = Member(MetricsFolder(path))
+    try:
+        _member = Member(MetricsFolder(path))
+    except OSError as exc:
+        values.ValueClass = values.MutexValue
+        log.error("metrics are those of one process only: %s", exc)
+        return
     os.register_at_fork(after_in_child=_member.begin_again)
     values.MmapedDict = _File  # type: ignore[assignment,attr-defined]
     values.ValueClass = values.MultiProcessValue(_member.name)  # type: ignore[no-untyped-call]
@@ -228,8 +323,12 @@ def metrics_folder() -> Path:
 
     A configured one may be shared with a Celery worker, so nothing in it is ours to remove.
     """
-    configured = os.environ.get("PROMETHEUS_MULTIPROC_DIR")
-    return Path(configured or tempfile.mkdtemp(prefix="gateway-metrics-"))
+    if configured := os.environ.get("PROMETHEUS_MULTIPROC_DIR"):
+        return Path(configured)
+    try:
+        return Path(tempfile.mkdtemp(prefix="gateway-metrics-"))
+    except OSError:  # nowhere to write: `join` says so
+        return NOWHERE
 
 
 def drop_metrics_folder(folder: Path) -> None:
