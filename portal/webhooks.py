@@ -221,11 +221,12 @@ def test(request: HttpRequest, member: Member, webhook_id: UUID) -> HttpResponse
     if not form.is_valid():
         return _page(request, member, found, test_form=form)
     made: list[WebhookDelivery] = []
-    is_sent = _try(
-        request,
-        lambda: made.append(services.test(found, form.cleaned_data["event"])),
-        "The test is on its way.",
-    )
+
+    def send() -> None:
+        services.check_address(found)
+        made.append(services.test(found, form.cleaned_data["event"]))
+
+    is_sent = _try(request, send, "The test is on its way.")
     if request.POST.get("back") == "inbox":
         return redirect("portal-inbox")
     if is_sent:

@@ -113,6 +113,11 @@ def enable(webhook: Webhook, *, actor: Actor) -> Webhook:
     [job] = sending.jobs_of([delivery.pk])
     outcome = sending.send_once(job)
     record([(job, outcome)])
+    if outcome.kind == "deferred":
+        raise errors.StoreUnavailable(
+            f"The webhook stays disabled: we could not send the probe ({outcome.summary}). That is "
+            "our own trouble, not the receiver's; try again shortly."
+        )
     if not outcome.is_success:
         raise errors.Conflict(
             f"The webhook stays disabled: its probe failed ({outcome.summary}). Mend the receiver "
@@ -168,8 +173,11 @@ def rotate_secret(webhook: Webhook, *, overlap_seconds: int, actor: Actor) -> tu
     return secret, valid_until
 
 
-def test(webhook: Webhook, event_type: str) -> WebhookDelivery:
-    """Send the example of an event, once; raises 409 when it is disabled, 422 for its address."""
+def check_address(webhook: Webhook) -> None:
+    """Raise the 422 when we do not send to its address (any more).
+
+    Asks a name server: before `test`, and not inside a transaction. Raises 409 as that does.
+    """
     _require_active(webhook)
     try:
         if webhook.inbox_id is None:
@@ -178,6 +186,11 @@ def test(webhook: Webhook, event_type: str) -> WebhookDelivery:
         raise errors.ValidationFailed(
             errors=[{"field": "webhook_id", "message": f"its address is refused: {exc}"}]
         ) from None
+
+
+def test(webhook: Webhook, event_type: str) -> WebhookDelivery:
+    """Send the example of an event, once; raises 409 when it is disabled."""
+    _require_active(webhook)
     return _begin_test(webhook, event_type)
 
 

@@ -213,6 +213,7 @@ class WebhookViewSet(KeyedViewSet):
     def test(self, request: Request) -> HttpResponse:
         body = self.parsed(TestWebhookRequest)
         webhook = self.get_own(body.webhook_id)
+        services.check_address(webhook)
         return self.once(lambda: _accepted(services.test(webhook, body.event)))
 
     @endpoint(

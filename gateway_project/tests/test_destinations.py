@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
-import socket
-from unittest.mock import patch
+from unittest.mock import AsyncMock, patch
 
 import aiohttp
 import pytest
 from aiohttp import web
 
-from gateway_project.core.upstream import destinations
+from gateway_project.core.upstream import destinations, names
 from gateway_project.core.upstream.destinations import GuardedResolver, Refused
+from gateway_project.core.upstream.names import UnknownName
 
 # Addresses at the beginning, the end or in the middle of each network that must never be dialled.
 REFUSED = [
@@ -115,13 +115,12 @@ def in_url(address):
 
 
 def resolving(*addresses):
-    """The system's resolver as it would be if it said `addresses` for everything."""
-    found = [(0, 0, 0, "", (address, 443)) for address in addresses]
-    return patch.object(socket, "getaddrinfo", return_value=found)
+    """The resolver as it would be if it said `addresses` for everything; some no server could."""
+    return patch.object(names, "look_up", AsyncMock(return_value=list(addresses)))
 
 
 def unknown():
-    return patch.object(socket, "getaddrinfo", side_effect=socket.gaierror(-2, "unknown"))
+    return patch.object(names, "look_up", AsyncMock(side_effect=UnknownName))
 
 
 @pytest.fixture
@@ -279,7 +278,8 @@ class TestDialling:
         async def run():
             return await self.fetch("rebinding.example", is_plain=True)
 
-        with patch.object(destinations, "look_up", side_effect=[["127.0.0.1"]]) as look_up:
+        look_up = AsyncMock(side_effect=[["127.0.0.1"]])
+        with patch.object(names, "look_up", look_up):
             assert asyncio.run(run())
         assert look_up.call_count == 1
 

@@ -7,8 +7,6 @@ address that fails was named once. Its secret is the workspace's signing secret.
 
 from __future__ import annotations
 
-import asyncio
-from concurrent.futures import ThreadPoolExecutor
 from typing import Annotated
 from uuid import UUID
 
@@ -16,7 +14,8 @@ from django.db import transaction
 from pydantic import AfterValidator, StringConstraints
 
 from gateway_project.core import encryption, errors
-from gateway_project.core.upstream import destinations
+from gateway_project.core.context import current
+from gateway_project.core.upstream import destinations, names
 from webhooks import signing
 from webhooks.models import Webhook, WebhookDelivery, WebhookSecret
 
@@ -35,10 +34,7 @@ CallbackUrl = Annotated[
     str, StringConstraints(max_length=destinations.URL_CHARS_MAX), AfterValidator(_readable)
 ]
 """Of a request on the data plane: `vetted` does the look-up, which would block here."""
-LOOK_UP_SECONDS = 2.0
 LANE_CHARS_MAX = WebhookDelivery._meta.get_field("lane").max_length
-# Of requests that wait: apart from the look-ups of deliveries, which may all hang.
-_look_ups = ThreadPoolExecutor(destinations.LOOK_UPS_MAX, thread_name_prefix="look-up-named")
 
 
 def of(workspace_id: UUID) -> Webhook:
@@ -64,16 +60,13 @@ def lane_of(url: str) -> str:
 async def vetted(url: str) -> None:
     """Raise the 422 that names `webhook_url` when we do not send to `url`.
 
-    A name that is not found in `LOOK_UP_SECONDS` passes, as one that does not exist yet: each
-    delivery looks again.
+    A name that is not found in time passes, as one that does not exist yet: each delivery looks
+    again.
     """
+    context = current.get()
     try:
-        if destinations.read(url).address is None:
-            loop = asyncio.get_running_loop()
-            async with asyncio.timeout(LOOK_UP_SECONDS):
-                await loop.run_in_executor(_look_ups, destinations.check, url)
-    except TimeoutError:
-        return
+        with names.asked_by((context and context.workspace) or ""):
+            await destinations.acheck(url)
     except destinations.Refused as exc:
         problem = {"field": FIELD, "message": exc.of_field}
         raise errors.ValidationFailed(errors=[problem]) from None

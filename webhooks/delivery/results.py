@@ -28,6 +28,10 @@ EPISODE_GAP = timedelta(hours=60)
 double."""
 GONE = 410
 UNSTORABLE = "its answer could not be stored"
+DEFERRED_SECONDS = 30, 3600
+"""Half of its age later a delivery is tried again that we could not even try; within these."""
+DEFERRED_MAX = timedelta(days=1)
+"""So long trouble of ours is not held against a receiver; then a delivery must come to an end."""
 Status = WebhookDelivery.Status
 log = get_logger("gateway.webhooks")
 Reason = Webhook.DisabledReason
@@ -63,11 +67,12 @@ def record(results: Sequence[tuple[Job, Outcome]]) -> None:
 def _record(results: Sequence[tuple[Job, Outcome]]) -> list[_Ending]:
     deliveries = {
         delivery.pk: delivery
-        for delivery in WebhookDelivery.objects.select_for_update()
+        for delivery in WebhookDelivery.objects.select_for_update(no_key=True)
         .filter(pk__in=[job.delivery_id for job, _ in results])
         .order_by("pk")
     }
     known = [(deliveries[j.delivery_id], o) for j, o in results if j.delivery_id in deliveries]
+    known = _without_deferred(known)
     attempts = [_attempt(delivery, outcome) for delivery, outcome in known]
     WebhookAttempt.objects.bulk_create(attempts)
     _write([delivery for delivery, _ in known])
@@ -88,6 +93,24 @@ def _record_bare(result: tuple[Job, Outcome], error: Exception) -> None:
     outbox.park_delivery("webhooks.result", job.delivery_id, error, content)
     bare = replace(outcome, response_body="", error=UNSTORABLE, retry_after_seconds=None)
     write_all_but([(job, bare)], _record, lambda _, exc: outbox.give_up(job.delivery_id, exc))
+
+
+def _without_deferred(
+    results: Sequence[tuple[WebhookDelivery, Outcome]],
+) -> list[tuple[WebhookDelivery, Outcome]]:
+    """The attempts that were made; those that could not be are put off, and leave no trace."""
+    made = []
+    soonest, latest = DEFERRED_SECONDS
+    for delivery, outcome in results:
+        age = outcome.ended_at - delivery.created_at
+        if outcome.kind != "deferred" or age > DEFERRED_MAX:
+            made.append((delivery, outcome))
+        elif delivery.status == Status.PENDING:
+            wait = min(max(age.total_seconds() / 2, soonest), latest)
+            delivery.error, delivery.is_claimed = outcome.error, False
+            delivery.next_attempt_at = outcome.ended_at + timedelta(seconds=wait)
+            delivery.save(update_fields=["error", "is_claimed", "next_attempt_at"])
+    return made
 
 
 def _attempt(delivery: WebhookDelivery, outcome: Outcome) -> WebhookAttempt:

@@ -7,6 +7,7 @@ Redirects are never followed, cookies never kept, proxies of the environment nev
 from __future__ import annotations
 
 import asyncio
+import errno
 import math
 import re
 from collections.abc import Callable, Sequence
@@ -28,9 +29,10 @@ from yarl import URL
 
 from gateway_project.core import clock
 from gateway_project.core.storable import cleaned
+from gateway_project.core.stores import database, statements
 from gateway_project.core.stores.refused import UNFIT
 from gateway_project.core.telemetry.logging import get_logger
-from gateway_project.core.upstream import destinations
+from gateway_project.core.upstream import destinations, names
 from gateway_project.core.upstream.destinations import GuardedResolver
 from webhooks import keyring, signing
 from webhooks.models import Webhook, WebhookDelivery
@@ -47,7 +49,12 @@ SECONDS = re.compile(r"[0-9]{1,9}\Z")
 BODY_TEXT = Cast("event__body", TextField())
 WindowKey = tuple[UUID, str]
 """A webhook, and the lane of an address that a request named; `""`: the webhook's whole."""
-Kind = Literal["delivered", "failed", "timeout", "error", "refused"]
+Kind = Literal["delivered", "failed", "timeout", "error", "refused", "deferred"]
+"""`deferred`: we could not even try. It is not held against the receiver."""
+# Of a connection: no route at all, no local port, file or memory left. Of IPv6 the first says only
+# that this host has none, and the receiver nothing else.
+OURS = frozenset((errno.EADDRNOTAVAIL, errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM))
+NO_NETWORK = frozenset((errno.ENETUNREACH, errno.ENETDOWN))
 log = get_logger("gateway.webhooks")
 
 
@@ -57,6 +64,7 @@ class Job:
 
     delivery_id: UUID
     webhook_id: UUID
+    workspace_id: UUID
     url: str
     event_id: str
     body: bytes
@@ -65,7 +73,6 @@ class Job:
     is_active: bool
     is_suspended: bool  # its workspace
     is_failing: bool
-    workspace_id: UUID
     lane: str = ""  # of an address that a request named
 
 
@@ -125,6 +132,7 @@ def jobs_of(
                 Job(
                     delivery_id=pk,
                     webhook_id=webhook_id,
+                    workspace_id=webhook.workspace_id,
                     url=deliver_to or webhook.url,
                     event_id=str(event_id),
                     body=body.encode(),
@@ -133,7 +141,6 @@ def jobs_of(
                     is_active=webhook.is_active,
                     is_suspended=webhook.workspace.suspended_at is not None,
                     is_failing=webhook.failing_since is not None,
-                    workspace_id=webhook.workspace_id,
                     lane=lane,
                 )
             )
@@ -204,7 +211,7 @@ class Sender:
         except TimeoutError:
             kind, error = "timeout", f"no answer within {TIMEOUT_SECONDS:g} s"
         except Exception as exc:  # noqa: BLE001 - whatever a receiver causes is its attempt's end
-            kind, error = "error", _in_words(exc)
+            kind, error = "deferred" if _is_ours(exc) else "error", _in_words(exc)
         return Outcome(
             at=at,
             duration_ms=round((perf_counter() - started) * 1000),
@@ -225,17 +232,18 @@ class Sender:
         destination = destinations.read(job.url)
         session = self._plain if destination.is_plain else self._usual
         url = URL(job.url, encoded=True)
-        for is_last in (False, True):
-            try:
-                async with session.post(
-                    url, data=job.body, headers=headers, allow_redirects=False
-                ) as answer:
-                    body = await _read(answer)
-                    return answer.status, body, _retry_after(answer.headers.get("Retry-After"))
-            except aiohttp.ServerDisconnectedError:
-                # Mostly a kept connection that the receiver closed while we reached for it.
-                if is_last:
-                    raise
+        with names.asked_by(str(job.workspace_id)):
+            for is_last in (False, True):
+                try:
+                    async with session.post(
+                        url, data=job.body, headers=headers, allow_redirects=False
+                    ) as answer:
+                        body = await _read(answer)
+                        return answer.status, body, _retry_after(answer.headers.get("Retry-After"))
+                except aiohttp.ServerDisconnectedError:
+                    # Mostly a kept connection that the receiver closed while we reached for it.
+                    if is_last:
+                        raise
         raise AssertionError("unreachable")
 
     async def _put(
@@ -247,7 +255,9 @@ class Sender:
         def put() -> None:
             db.close_old_connections()
             try:
-                inbox.receive(inbox_id, shown, body)
+                # One thread for all inboxes: a row that one workspace holds keeps it half a second.
+                with statements.bounded(database.BOUNDS):
+                    inbox.receive(inbox_id, shown, body)
             finally:
                 db.close_old_connections()
 
@@ -293,10 +303,30 @@ def _retry_after(value: str | None) -> float | None:
     return seconds if math.isfinite(seconds) else None
 
 
+def _is_ours(exc: Exception) -> bool:
+    """Whether the trouble lies on our side of the connection."""
+    if isinstance(exc, aiohttp.ClientConnectorDNSError):
+        return isinstance(exc.os_error, names.ResolverAway)
+    if isinstance(exc, aiohttp.ClientConnectorError):
+        number = exc.os_error.errno
+        return number in OURS or (number in NO_NETWORK and not _is_ipv6(exc))
+    # What neither a library nor the system raises about a connection comes from our own stores.
+    return not isinstance(exc, MissingSecret | aiohttp.ClientError | OSError)
+
+
+def _is_ipv6(exc: aiohttp.ClientConnectorError) -> bool:
+    # Connect call failed ('::1', 443, 0, 0)
+    return ":" in (exc.os_error.strerror or "").partition("(")[2]
+
+
 def _in_words(exc: Exception) -> str:
     """For the customer: what happened at the connection, and nothing of our own network."""
     if isinstance(exc, MissingSecret):
         return "its secret could not be decrypted; rotate it"
+    if isinstance(exc, aiohttp.ClientConnectorDNSError) and _is_ours(exc):
+        return "our name servers did not answer"
+    if isinstance(exc, aiohttp.ClientConnectorError) and _is_ours(exc):
+        return "our own network could not be used"
     if isinstance(exc, aiohttp.ClientConnectorDNSError):
         return "the host is unknown"
     if isinstance(exc, aiohttp.ClientConnectorCertificateError):
@@ -314,7 +344,11 @@ def _in_words(exc: Exception) -> str:
 
 
 def send_once(job: Job) -> Outcome:
-    """Try once, from a thread without an event loop; blocks for at most `TIMEOUT_SECONDS`."""
+    """Try once, from a thread without an event loop; blocks for at most `TIMEOUT_SECONDS`.
+
+    Not inside a transaction.
+    """
+    database.let_go()
 
     async def run() -> Outcome:
         async with Sender() as sender:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from datetime import timedelta
 from unittest.mock import patch
@@ -15,7 +16,7 @@ from accounts import moderation
 from accounts.events import publish
 from accounts.models import AuditEvent, OutboxEvent, Plan, UsageLog, Workspace
 from accounts.tests.shapes import fields, problem
-from gateway_project.core.upstream import destinations
+from gateway_project.core.upstream import names
 from webhooks import services
 from webhooks.delivery import callbacks, outbox
 from webhooks.delivery import engine as delivering
@@ -43,6 +44,7 @@ def detect(gateway, engine, acme_key):
     def ask(url, text=ATTACK, **more):
         return gateway.post("/v1/detect", {"text": text, "webhook_url": url, **more}, key=acme_key)
 
+    ask.key = acme_key
     return ask
 
 
@@ -104,38 +106,58 @@ class TestTheEvent:
 class TestTheGuard:
     @pytest.mark.parametrize("address", ["10.1.2.3", "127.0.0.1", "169.254.169.254", "::1"])
     def test_a_name_that_leads_to_us_is_refused_before_anything(
-        self, detect, engine, gateway, address
+        self, detect, engine, gateway, address, name_server
     ):
-        with patch.object(destinations, "look_up", return_value=[address]):
-            r = detect("https://rebinding.example/hook")
+        name_server.resolves("rebinding.example", address)
+        r = detect("https://rebinding.example/hook")
 
         assert list(fields(r)) == ["webhook_url"]
         assert address not in r.text
         assert engine.asked == []
         assert not OutboxEvent.objects.exists()
 
-    @pytest.mark.parametrize("trouble", [OSError, TimeoutError])
+    @pytest.mark.parametrize("hangs", [False, True], ids=["unknown", "hanging"])
     def test_a_name_that_is_not_found_is_looked_up_at_each_delivery(
-        self, detect, per_request, trouble, receiver, settings
+        self, detect, per_request, hangs, receiver, settings, name_server, monkeypatch
     ):
+        monkeypatch.setattr(names, "SECONDS_MAX", 0.1)
         settings.WEBHOOK_ALLOWED_NETWORKS = ()
-        with patch.object(destinations, "look_up", side_effect=trouble):
-            assert detect("https://later.example/hook").status_code == 200
-        with patch.object(destinations, "look_up", return_value=["10.1.2.3"]):
-            deliver_all()
+        if hangs:
+            name_server.hangs("later.example")
+        assert detect("https://later.example/hook").status_code == 200
+        name_server.forget()
+        names._channel.cache_clear()  # as after ten seconds
+        name_server.resolves("later.example", "10.1.2.3")
+        monkeypatch.undo()
+        deliver_all()
 
         delivery = WebhookDelivery.objects.get()
         assert "private or reserved" in delivery.error
         assert delivery.status == "pending"
 
-    def test_a_name_server_that_hangs_costs_no_more_than_its_time(self, detect, monkeypatch):
-        monkeypatch.setattr(callbacks, "LOOK_UP_SECONDS", 0.05)
-        released = threading.Event()
-        with patch.object(destinations, "look_up", side_effect=lambda *_: released.wait(10)):
-            r = detect("https://slow.example/hook")
-            released.set()
+    def test_names_that_hang_keep_no_other_workspace_waiting(
+        self, gateway, detect, engine, globex_key, name_server
+    ):
+        """The answers come in another order than the questions were asked in."""
+        name_server.resolves("quick.example", "8.8.8.8")
+        hanging = [f"hangs-{n}.example" for n in range(2 * names.ASKER_MAX)]
+        name_server.hangs(*hanging)
+        order = []
 
-        assert r.status_code == 200
+        async def ask(http, key, name):
+            body = {"text": ATTACK, "webhook_url": f"https://{name}/hook"}
+            r = await http.post("/v1/detect", json=body, headers={"X-API-Key": key})
+            order.append((name, r.status_code))
+
+        async def all_at_once():
+            async with gateway.http() as http:
+                calls = [ask(http, detect.key, name) for name in hanging]
+                await asyncio.gather(*calls, ask(http, globex_key, "quick.example"))
+
+        gateway.run(all_at_once())
+
+        assert order[0] == ("quick.example", 200)
+        assert {status for _, status in order} == {200}
 
 
 class TestDeliveries:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import errno
 from datetime import timedelta
 
 import pytest
@@ -12,8 +14,9 @@ from accounts.events import publish
 from accounts.models import AuditEvent, OutboxEvent, Workspace
 from gateway_project.core.stores import deletion
 from gateway_project.core.telemetry.metrics import webhook_attempts
+from gateway_project.core.upstream import names
 from webhooks import services
-from webhooks.delivery import engine, outbox, schedule
+from webhooks.delivery import engine, outbox, schedule, sending
 from webhooks.models import Webhook, WebhookAttempt, WebhookDelivery, WebhookNotice
 from webhooks.tests.conftest import ACTOR
 from webhooks.tests.receiver import Answer
@@ -123,17 +126,13 @@ class TestTheRequest:
         assert delivery().status == "pending"
 
     def test_a_name_that_leads_to_a_private_address_by_now_is_never_dialled(
-        self, receiver, acme, webhook
+        self, receiver, acme, webhook, name_server
     ):
-        from unittest.mock import patch
-
-        from gateway_project.core.upstream import destinations
-
         Webhook.objects.update(url=f"https://rebinding.example:8443/{receiver.port}")
         tell(acme)
 
-        with patch.object(destinations, "look_up", return_value=["10.1.2.3"]):
-            engine.deliver_all()
+        name_server.resolves("rebinding.example", "10.1.2.3")
+        engine.deliver_all()
 
         assert "private or reserved" in delivery().error
         assert "10.1" not in delivery().error
@@ -466,3 +465,98 @@ def test_a_rate_delays_and_loses_nothing(receiver, acme, webhook, settings):
     engine.deliver_all()
 
     assert len(receiver.ids) == len(receiver.received) == 80
+
+
+@pytest.mark.hostile
+class TestTroubleOfOurOwn:
+    """It is not held against the receiver, and the delivery is only put off."""
+
+    def put_off(self):
+        found = delivery()
+        webhook = Webhook.objects.get(pk=found.webhook_id)
+        return (
+            (found.status, found.step, found.attempts_made, found.is_claimed)
+            == ("pending", 0, 0, False)
+            and found.next_attempt_at > timezone.now()
+            and webhook.failing_since is None
+            and not WebhookAttempt.objects.exists()
+        )
+
+    @pytest.fixture
+    def named(self, acme, webhook):
+        Webhook.objects.update(url="https://there.example/hook")
+        tell(acme)
+
+    def test_name_servers_that_do_not_answer(self, named, name_server, monkeypatch):
+        monkeypatch.setattr(names, "SECONDS_MAX", 0.1)
+        name_server.is_silent = True
+
+        engine.deliver_all()
+
+        assert self.put_off()
+        assert delivery().error == "our name servers did not answer"
+
+    @pytest.mark.parametrize("number", sorted(sending.OURS | sending.NO_NETWORK))
+    def test_a_network_that_is_not_there(self, named, name_server, monkeypatch, number):
+        name_server.resolves("there.example", "8.8.8.8")
+
+        async def connect(*_):
+            raise OSError(number, "Connect call failed ('8.8.8.8', 443)")
+
+        monkeypatch.setattr(asyncio.SelectorEventLoop, "sock_connect", connect)
+        engine.deliver_all()
+
+        assert self.put_off()
+
+    def test_a_network_without_ipv6_is_the_receivers(self, named, name_server, monkeypatch):
+        name_server.resolves("there.example", "2606:4700::1111")
+
+        async def connect(*_):
+            raise OSError(errno.ENETUNREACH, "Connect call failed ('2606:4700::1111', 443, 0, 0)")
+
+        monkeypatch.setattr(asyncio.SelectorEventLoop, "sock_connect", connect)
+        engine.deliver_all()
+
+        assert (delivery().status, delivery().step) == ("pending", 1)
+
+    def test_it_has_an_end(self, named, name_server, monkeypatch):
+        monkeypatch.setattr(names, "SECONDS_MAX", 0.1)
+        name_server.is_silent = True
+        engine.deliver_all()
+        names._channel.cache_clear()
+        assert self.put_off()
+        WebhookDelivery.objects.update(
+            created_at=timezone.now() - timedelta(days=2), next_attempt_at=timezone.now()
+        )
+
+        engine.deliver_all()
+
+        assert delivery().step == 1
+
+    def test_names_that_hang_keep_no_other_delivery_waiting(
+        self, receiver, acme, globex, make_webhook, name_server
+    ):
+        """Acme's hang when globex' has arrived."""
+        for n in range(40):
+            webhook = make_webhook()
+            Webhook.objects.filter(pk=webhook.pk).update(url=f"https://hangs-{n}.example/hook")
+        name_server.hangs(*(f"hangs-{n}.example" for n in range(40)))
+        tell(acme)
+        make_webhook("/globex", workspace=globex)
+        tell(globex)
+        seen = []
+        monkeypatch = pytest.MonkeyPatch()
+        monkeypatch.setattr(names, "SECONDS_MAX", 0.5)
+        real = sending.Sender.send
+
+        async def send(self, job):
+            outcome = await real(self, job)
+            seen.append(job.workspace_id)
+            return outcome
+
+        monkeypatch.setattr(sending.Sender, "send", send)
+        engine.deliver_all()
+        monkeypatch.undo()
+
+        assert seen[0] == globex.pk
+        assert len(seen) == 41

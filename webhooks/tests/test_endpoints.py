@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from datetime import timedelta
-from unittest.mock import patch
 from uuid import UUID, uuid4
 
 import pytest
@@ -100,9 +99,7 @@ class TestRegister:
         ids=str,
     )
     def test_it_names_a_bad_field_and_makes_nothing(self, api, body):
-        unresolved = patch("socket.getaddrinfo", side_effect=OSError)
-        with unresolved:
-            r = api("POST", "/register", body)
+        r = api("POST", "/register", body)
 
         assert fields(r)
         assert not Webhook.objects.exists()
@@ -125,8 +122,7 @@ class TestRegister:
         assert not Webhook.objects.exists()
 
     def test_a_name_that_does_not_resolve_yet_is_accepted(self, api):
-        with patch("socket.getaddrinfo", side_effect=OSError):
-            r = api("POST", "/register", {"url": "https://later.example/hook"})
+        r = api("POST", "/register", {"url": "https://later.example/hook"})
 
         assert r.status_code == 201
 

@@ -15,6 +15,7 @@ from django.utils import timezone
 
 from accounts.events import publish
 from accounts.models import OutboxEvent, Parked
+from gateway_project.core.stores import database
 from webhooks import keyring
 from webhooks.delivery import engine, notices, outbox, sending
 from webhooks.delivery.results import record
@@ -151,6 +152,7 @@ class Picky(locmem.EmailBackend):
     refusals: dict = {}
 
     def send_messages(self, messages):
+        database.let_go()  # as `gateway_project.mail` does in front of the real ones
         for message in messages:
             for part, error in self.refusals.items():
                 if part in message.to[0]:

@@ -19,7 +19,6 @@ import ipaddress
 import re
 import socket
 from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
@@ -27,12 +26,14 @@ from urllib.parse import urlsplit
 from aiohttp.abc import AbstractResolver, ResolveResult
 from django.conf import settings
 
+from gateway_project.core.stores import database
+from gateway_project.core.upstream import names
+
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 URL_CHARS_MAX = 2048
 PORTS = (443, 8443)
-LOOK_UPS_MAX = 16  # threads; a name server that hangs keeps one of them for its own time-out
 
 REFUSED_IPV4 = tuple(
     ipaddress.IPv4Network(network)
@@ -214,29 +215,29 @@ def _host(netloc: str, host: str) -> str:
 def check(url: str) -> Destination:
     """Read `url`, look its host up, and vet all that it leads to; raise `Refused`.
 
-    Blocks on the look-up. A host that does not resolve passes, if it is to be spoken to in https
-    on a usual port: each delivery looks again.
+    Blocks on the look-up, for `names.SECONDS_MAX` and a little more; not inside a transaction, and
+    not in an event loop: `acheck` is for those. A host that does not resolve passes, if it is to be
+    spoken to in https on a usual port: each delivery looks again.
     """
+    if read(url).address is not None:
+        return read(url)
+    database.let_go()
+    return asyncio.run(acheck(url))
+
+
+async def acheck(url: str) -> Destination:
+    """`check` for an event loop."""
     destination = read(url)
     if destination.address is not None:
         return destination
     try:
-        addresses = look_up(destination.host, destination.port)
+        addresses = await names.look_up(destination.host)
     except OSError:
         if destination.is_plain:
             raise Refused("The host is unknown; then use https on port 443 or 8443.") from None
         return destination
     destination.vet(addresses)
     return destination
-
-
-def look_up(host: str, port: int, family: int = socket.AF_UNSPEC) -> list[str]:
-    """The addresses of `host`, as the system resolves names. Raises `OSError`."""
-    try:
-        found = socket.getaddrinfo(host, port, family, socket.SOCK_STREAM)
-    except UnicodeError as exc:  # a label that the codec of names does not take
-        raise OSError(str(exc)) from exc
-    return list(dict.fromkeys(str(entry[4][0]) for entry in found))
 
 
 class GuardedResolver(AbstractResolver):
@@ -248,14 +249,12 @@ class GuardedResolver(AbstractResolver):
 
     def __init__(self, *, is_plain: bool) -> None:
         self._is_plain = is_plain
-        self._threads = ThreadPoolExecutor(LOOK_UPS_MAX, thread_name_prefix="look-up")
 
     async def resolve(
         self, host: str, port: int = 0, family: Any = socket.AF_UNSPEC
     ) -> list[ResolveResult]:
-        """Raises `Refused`, or `OSError` when there is no such host."""
-        loop = asyncio.get_running_loop()
-        addresses = await loop.run_in_executor(self._threads, look_up, host, port, family)
+        """Raises `Refused`, or what `names.look_up` does."""
+        addresses = await names.look_up(host, family)
         for address in addresses:
             vet(address, is_plain=self._is_plain)
         return [
@@ -271,4 +270,4 @@ class GuardedResolver(AbstractResolver):
         ]
 
     async def close(self) -> None:
-        self._threads.shutdown(wait=False, cancel_futures=True)
+        """Nothing to do: the process asks names as long as it lives."""
