@@ -12,6 +12,7 @@ import asyncio
 import functools
 import threading
 from collections.abc import Awaitable, Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from time import time as host_time
 from typing import Any, TypeVar
 
@@ -39,7 +40,10 @@ from detection.engines.standin import Engine, Switches
 from gateway_project.core import clock, ratelimit
 from gateway_project.core.ratelimit import RedisLimiter
 from gateway_project.core.stores import database, queues, redis
+from gateway_project.core.upstream import names
 from gateway_project.system import views as system_views
+from gateway_project.tests import waiting
+from gateway_project.tests.name_server import NameServer
 from robin.access import authentication as members
 from robin.config import settings_page
 from robin.health import views as robin_health
@@ -65,6 +69,39 @@ def quick() -> Iterator[None]:
     patch.setattr(TransactionTestCase, "_fixture_teardown", lambda _: empty_the_database())
     yield
     patch.undo()
+
+
+@pytest.fixture(scope="session")
+def _name_server() -> Iterator[NameServer]:
+    """No test asks the name servers of this machine, and no process that it starts."""
+    with NameServer() as server, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(settings, "NAME_SERVERS", [server.address])
+        patch.setenv("NAME_SERVERS", server.address)
+        yield server
+
+
+@pytest.fixture(autouse=True)
+def name_server(_name_server: NameServer) -> NameServer:
+    """`name_server.resolves("a.example", "192.0.2.1")`; all other names are unknown."""
+    _name_server.forget()
+    names._answering = (True, 0.0)
+    names._channel.cache_clear()
+    return _name_server
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _watch_what_waits() -> Iterator[None]:
+    with waiting.installed(), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(settings, "EMAIL_BACKEND", "gateway_project.tests.waiting.Mail")
+        yield
+
+
+@pytest.fixture(autouse=True)
+def _waiting_holds_nothing() -> Iterator[None]:
+    """No connection is held while somebody outside is waited for, whatever the test does."""
+    waiting.found.clear()
+    yield
+    assert waiting.found == []
 
 
 def empty_the_database() -> None:
@@ -160,7 +197,7 @@ class Gateway:
     def http(self, client_ip: str = "127.0.0.1") -> httpx.AsyncClient:
         """A client of the application; only the gateway's own loop may use it."""
         transport = httpx.ASGITransport(
-            self.application, raise_app_exceptions=False, client=(client_ip, 50000)
+            waiting.watched(self.application), raise_app_exceptions=False, client=(client_ip, 50000)
         )
         return httpx.AsyncClient(transport=transport, base_url="http://testserver")
 
@@ -201,7 +238,7 @@ def counted(gateway, monkeypatch):
     """Counts SQL statements, thread hops and Redis trips from here on."""
     count = Count()
     execute = CursorWrapper.execute
-    run_in_executor = gateway.loop.run_in_executor
+    submit = ThreadPoolExecutor.submit
     call = asgiref.sync.SyncToAsync.__call__
 
     def counting_execute(self, *args, **kwargs):
@@ -210,15 +247,14 @@ def counted(gateway, monkeypatch):
 
     def counting_hop(*args, **kwargs):
         count.hops += 1
-        return run_in_executor(*args, **kwargs)
+        return submit(*args, **kwargs)
 
     async def counting_call(self, *args, **kwargs):
         count.hops += 1
         return await call(self, *args, **kwargs)
 
     monkeypatch.setattr(CursorWrapper, "execute", counting_execute)
-    # uvloop's and asyncio's loops differ in what may be set; the subclass in the test allows it.
-    monkeypatch.setattr(gateway.loop, "run_in_executor", counting_hop, raising=False)
+    monkeypatch.setattr(ThreadPoolExecutor, "submit", counting_hop)
     monkeypatch.setattr(asgiref.sync.SyncToAsync, "__call__", counting_call)
     return count
 

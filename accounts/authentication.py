@@ -274,7 +274,7 @@ def _read(meta: Mapping[str, Any]) -> tuple[str, str, _CachedEntry | None]:
 
 async def _fetch(texts: Sequence[str]) -> dict[str, Caller]:
     generation = _memory.generation
-    callers = await database.run(_look_up, texts)
+    callers = await database.read(_look_up, texts)
     for text in texts:
         digest = settings.KEY_PEPPERS.digest(text)
         _memory.remember(digest, callers.get(text), generation)

@@ -22,7 +22,7 @@ from drf_spectacular.utils import OpenApiParameter
 
 from accounts.models import IdempotencyRecord
 from gateway_project.core import clock, errors
-from gateway_project.core.ratelimit import get_limiter, per_day
+from gateway_project.core.ratelimit import Policy, get_limiter, per_day
 from gateway_project.core.stores import database
 
 KEPT = timedelta(hours=24)
@@ -70,44 +70,57 @@ def once(
 
     Whatever `effect` raises undoes it and is remembered by nobody.
     """
-    key = key_of(request)
-    if key is not None and settings.RATE_LIMIT_ENABLED:
-        # Each is a row for a day, and those of a call that costs nothing of the day are too.
-        daily = per_day("idempotency", f"{{{workspace_id}}}", settings.IDEMPOTENCY_PER_DAY)
+    if (daily := _daily(workspace_id, request)) is not None:
         get_limiter().check_sync((daily,), (1,)).raise_if_denied()
     with transaction.atomic():
-        if key is None:
-            return effect()
-        _begin(workspace_id, key)
-        before = answered(workspace_id, request, key)
-        if before is not None:
-            return before
-        answer = effect()
-        IdempotencyRecord.objects.update_or_create(
-            workspace_id=workspace_id,
-            key=key,
-            defaults={
-                "fingerprint": _fingerprints(request)[0],
-                "status": answer.status_code,
-                "headers": dict(answer.items()),
-                "body": answer.content.decode(),
-                "created_at": clock.now(),
-            },
-        )
-        return answer
+        return _once(workspace_id, request, effect)
+
+
+def _daily(workspace_id: UUID, request: HttpRequest) -> Policy | None:
+    """Each is a row for a day, and those of a call that costs nothing of the day are too."""
+    if key_of(request) is None or not settings.RATE_LIMIT_ENABLED:
+        return None
+    return per_day("idempotency", f"{{{workspace_id}}}", settings.IDEMPOTENCY_PER_DAY)
+
+
+def _once(
+    workspace_id: UUID, request: HttpRequest, effect: Callable[[], HttpResponse]
+) -> HttpResponse:
+    key = key_of(request)
+    if key is None:
+        return effect()
+    _begin(workspace_id, key)
+    before = answered(workspace_id, request, key)
+    if before is not None:
+        return before
+    answer = effect()
+    IdempotencyRecord.objects.update_or_create(
+        workspace_id=workspace_id,
+        key=key,
+        defaults={
+            "fingerprint": _fingerprints(request)[0],
+            "status": answer.status_code,
+            "headers": dict(answer.items()),
+            "body": answer.content.decode(),
+            "created_at": clock.now(),
+        },
+    )
+    return answer
 
 
 async def aanswered(workspace_id: UUID, request: HttpRequest) -> HttpResponse | None:
     """`answered` for the data plane; without a key no SQL."""
     key = key_of(request)
-    return None if key is None else await database.run(answered, workspace_id, request, key)
+    return None if key is None else await database.read(answered, workspace_id, request, key)
 
 
 async def aonce(
     workspace_id: UUID, request: HttpRequest, effect: Callable[[], HttpResponse]
 ) -> HttpResponse:
     """`once` for the data plane; `effect` may use the ORM."""
-    return await database.run(once, workspace_id, request, effect)
+    if (daily := _daily(workspace_id, request)) is not None:
+        (await get_limiter().check((daily,), (1,))).raise_if_denied()
+    return await database.run(_once, workspace_id, request, effect)
 
 
 def _begin(workspace_id: UUID, key: str) -> None:

@@ -49,7 +49,7 @@ def is_last_superuser(user: User) -> bool:
     """Locks the superusers inside a transaction, so that two cannot suspend each other at once."""
     superusers = User.objects.filter(is_superuser=True, is_staff=True, is_active=True)
     if connection.in_atomic_block:
-        superusers = superusers.select_for_update()
+        superusers = superusers.select_for_update(no_key=True)
     return [other.pk for other in superusers] == [user.pk]
 
 

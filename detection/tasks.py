@@ -15,7 +15,7 @@ from detection.feedback import services
 from detection.jobs import store, turns, worker
 from detection.jobs.turns import Message
 from detection.policies import policy
-from gateway_project.core.stores import queues
+from gateway_project.core.stores import database, queues
 from gateway_project.core.telemetry.logging import get_logger
 
 TIME_LIMIT = worker.CHUNK_SECONDS_MAX + 30  # for pools of processes; by then ours has failed
@@ -45,9 +45,14 @@ def judge_chunk(chunk_id: str) -> bool:
 def work() -> int:
     """Send the tasks of chunks whose turn has come, and those again whose message, or whose worker,
     was lost; returns how many."""
-    chunks = store.lost(in_line=lambda: queues.length(queues.DETECTION) > 0)
+    chunks = store.lost(in_line=_are_in_line)
     send(Message(chunk.pk, turns.priority_of(chunk.number)) for chunk in chunks)
     return len(chunks) + take_turns()
+
+
+def _are_in_line() -> bool:
+    database.let_go()
+    return queues.length(queues.DETECTION) > 0
 
 
 def take_turns() -> int:
@@ -88,6 +93,7 @@ def send(messages: Iterable[Message]) -> None:
     unsent = list(messages)
     if not unsent:
         return
+    database.let_go()
     try:
         with current_app.producer_or_acquire() as producer:
             while unsent:

@@ -22,6 +22,7 @@ from detection.models import Feedback
 from detection.schemas import ScoreRequest
 from gateway_project.core import clock
 from gateway_project.core.context import RequestContext
+from gateway_project.core.stores import database
 
 DAYS = 30
 ROWS_MAX = 500
@@ -80,6 +81,7 @@ def compare(lines: Iterable[bytes], workspace_id: UUID) -> Compared:
             samples.append(sample)
         else:
             found.left_out += 1
+    database.let_go()
     scoring = _score([sample.text for sample in samples], workspace_id)
     loop = go.client().loop  # of the web process, which this is a thread of
     scores = asyncio.run_coroutine_threadsafe(scoring, loop).result(SECONDS_MAX)

@@ -235,7 +235,7 @@ def claim(chunk_id: UUID) -> Work | None:
     now, run = clock.now(), new_id()
     with transaction.atomic():
         chunk = (
-            JobChunk.objects.select_for_update(skip_locked=True, of=("self",))
+            JobChunk.objects.select_for_update(no_key=True, skip_locked=True, of=("self",))
             .select_related("job__workspace")
             .only(*CLAIMED)
             .filter(_is_free(now), pk=chunk_id, job__workspace__suspended_at=None)
@@ -333,7 +333,7 @@ def renew(works: Iterable[Work]) -> set[UUID]:
 def _held(runs: Mapping[UUID, UUID]) -> dict[UUID, UUID]:
     """Chunks that are held by just these runs, locked."""
     mine = JobChunk.objects.filter(pk__in=runs, worker__in=runs.values(), state=State.PROCESSING)
-    rows = mine.select_for_update().order_by("pk").values_list("pk", "worker")
+    rows = mine.select_for_update(no_key=True).order_by("pk").values_list("pk", "worker")
     return {pk: run for pk, run in rows if runs[pk] == run}
 
 
@@ -411,7 +411,7 @@ def note_unsent(chunk_ids: Iterable[UUID]) -> None:
 def _note_sent(chunk_ids: Iterable[UUID], at: datetime | None) -> None:
     with transaction.atomic():
         rows = JobChunk.objects.filter(pk__in=list(chunk_ids))
-        locked = rows.select_for_update(skip_locked=True).order_by("pk")
+        locked = rows.select_for_update(no_key=True, skip_locked=True).order_by("pk")
         JobChunk.objects.filter(pk__in=list(locked.values_list("pk", flat=True))).update(sent_at=at)
 
 
@@ -548,7 +548,9 @@ def cancel(job: Job, *, actor: Actor) -> Job:
     now = clock.now()
     with transaction.atomic():
         running = job.chunks.filter(state__in=[State.QUEUED, State.PROCESSING])
-        ids = list(running.select_for_update().order_by("pk").values_list("pk", flat=True))
+        ids = list(
+            running.select_for_update(no_key=True).order_by("pk").values_list("pk", flat=True)
+        )
         JobChunk.objects.filter(pk__in=ids).update(
             state=State.CANCELLED, items="", worker=None, leased_until=None
         )

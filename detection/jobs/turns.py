@@ -108,7 +108,12 @@ def take() -> list[Message]:
         may_overtake = oldest is None or (now - oldest).total_seconds() < OVERTAKING_SECONDS
         chosen = dict(_shared_out(places, dict(_cursor.waiting())))
         # Locked as everywhere by their id, and only now: who cancels a job waits for nothing.
-        locked = unsent().select_for_update(skip_locked=True).filter(pk__in=chosen).order_by("pk")
+        locked = (
+            unsent()
+            .select_for_update(no_key=True, skip_locked=True)
+            .filter(pk__in=chosen)
+            .order_by("pk")
+        )
         found = set(locked.values_list("pk", flat=True))
         JobChunk.objects.filter(pk__in=found).update(sent_at=now)
     return [

@@ -25,7 +25,7 @@ from detection.engines import go
 from detection.jobs import judging, store
 from detection.jobs.judging import Judged
 from gateway_project.core.background import Background, in_thread
-from gateway_project.core.stores import redis
+from gateway_project.core.stores import database, redis
 from gateway_project.core.stores.bus import bus
 from gateway_project.core.stores.refused import is_refused, reason
 from gateway_project.core.telemetry.logging import get_logger
@@ -50,6 +50,7 @@ def judge_chunk(chunk_id: UUID) -> bool:
     work = store.claim(chunk_id)
     if work is None:
         return False
+    database.let_go()
     running = background.submit(partial(Judge.judge, work=work))
     try:
         judged = running.result(CHUNK_SECONDS_MAX)

@@ -16,7 +16,7 @@ from accounts.usage.buffer import buffer as usage_buffer
 from detection.engines import go
 from gateway_project.core.context import Receive, Send
 from gateway_project.core.memory import tune_gc
-from gateway_project.core.stores import migrations, redis
+from gateway_project.core.stores import migrations, redis, statements
 from gateway_project.core.stores.bus import bus
 from gateway_project.core.telemetry import migration_counts
 from gateway_project.core.telemetry.logging import get_logger
@@ -61,6 +61,7 @@ class Process:
                 return
 
     async def start(self) -> None:
+        statements.bind_process(statements.of_requests())
         await migrations.look()
         if settings.REDIS_URL:
             redis.open_connection(settings.REDIS_URL, settings.CACHE_REDIS_URL)

@@ -17,7 +17,7 @@ from redis.exceptions import RedisError
 from accounts import parking
 from accounts.usage import stream
 from detection.jobs import store
-from gateway_project.core.stores import queues
+from gateway_project.core.stores import database, queues
 from gateway_project.core.telemetry import loops
 from gateway_project.core.telemetry.logging import get_logger
 
@@ -91,6 +91,7 @@ def _queues() -> Metric:
         "Messages that wait in a queue of Celery.",
         labels=["queue"],
     )
+    database.let_go()
     for name, length in queues.lengths().items():
         family.add_metric([name], length)
     return family

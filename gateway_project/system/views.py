@@ -11,7 +11,6 @@ from typing import Any, ClassVar, Literal
 
 from django.conf import settings
 from django.core.cache import cache
-from django.db import connection
 from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.shortcuts import render
 from django.views.decorators.csrf import csrf_exempt
@@ -99,13 +98,8 @@ async def _cache() -> health.Status:
 
 
 async def _database() -> health.Status:
-    await database.run(_select_one)
+    await database.probe()
     return "up"
-
-
-def _select_one() -> None:
-    with connection.cursor() as cursor:
-        cursor.execute("SELECT 1")
 
 
 async def _migrations() -> health.Status:

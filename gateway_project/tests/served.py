@@ -55,11 +55,17 @@ class Served:
     """A gateway with what the test says; `stop()` ends it like an orchestrator.
 
     `by_command`: by way of `manage.py serve`, whose own checks take longer than the server's start.
-    `code`: a checkout of another version.
+    `code`: a checkout of another version. `stdout`: where its log goes instead of a file.
     """
 
     def __init__(
-        self, folder: Path, *, by_command: bool = False, code: Path = ROOT, **environment: str
+        self,
+        folder: Path,
+        *,
+        by_command: bool = False,
+        code: Path = ROOT,
+        stdout: int | None = None,
+        **environment: str,
     ) -> None:
         self.port = int(environment.get("PORT") or free_port())
         self.workers = int(environment.get("WORKERS", "2"))
@@ -90,8 +96,8 @@ class Served:
             [sys.executable, "manage.py", "serve"] if by_command else server,
             cwd=code,
             env=self.environment,
-            stdout=self.log,
-            stderr=subprocess.STDOUT,
+            stdout=self.log if stdout is None else stdout,
+            stderr=self.log,
             start_new_session=True,
         )
 

@@ -15,6 +15,7 @@ from celery import signals
 from celery.exceptions import Reject
 from django.conf import settings
 
+from gateway_project.core.stores import statements
 from gateway_project.core.telemetry.logging import configure_logging, get_logger
 from gateway_project.core.telemetry.loops import Loop
 from gateway_project.core.telemetry.metrics import task_duration, tasks_total
@@ -64,6 +65,12 @@ def _failed(sender: Any, task_id: str, exception: BaseException, **_: Any) -> No
 def _retried(sender: Any, request: Any, reason: Any, **_: Any) -> None:
     cause = reason.exc or reason
     log.warning("task_retried", task=sender.name, task_id=request.id, error=type(cause).__name__)
+
+
+@signals.celeryd_init.connect
+@signals.worker_process_init.connect
+def _bound_statements(**_: Any) -> None:
+    statements.bind_process(statements.WORKER)
 
 
 @signals.celeryd_init.connect

@@ -22,7 +22,7 @@ CONFIG = ("robin settings",)
 
 async def current_document(name: str) -> dict[str, Any]:
     """What is kept, or what it begins with; also while Robin is away."""
-    content = await database.run(documents.stored, name)
+    content = await database.read(documents.stored, name)
     if content is None:
         try:
             sections = (await settings_page.read()).sections

@@ -43,7 +43,7 @@ class MetricsViewSet(RobinViewSet):
     )
     async def list(self, request: HttpRequest) -> HttpResponse:
         start, end = _span(asked(request, MetricsQuery))
-        samples = await database.run(sampling.between, start, end)
+        samples = await database.read(sampling.between, start, end)
         answer = {"series": sampling.series(samples)}
         return reply({**answer, "startTime": utc_text(start), "endTime": utc_text(end)})
 
@@ -56,7 +56,7 @@ class MetricsViewSet(RobinViewSet):
     )
     async def export(self, request: HttpRequest) -> HttpResponse:
         query = asked(request, MetricsExportQuery)
-        found = sampling.series(await database.run(sampling.between, *_span(query)))
+        found = sampling.series(await database.read(sampling.between, *_span(query)))
         is_csv = query.format == "csv"
         content = sampling.as_csv(found).encode() if is_csv else orjson.dumps(found)
         name = content_disposition_header(True, f"robin-metrics.{query.format}")

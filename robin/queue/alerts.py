@@ -17,6 +17,7 @@ from django.conf import settings
 from accounts.events import event, publish_all
 from accounts.models import Workspace
 from gateway_project.core.storable import unstorable
+from gateway_project.core.stores import database
 from robin.models import DeadItem, MetricSample
 from robin.queue import translate
 from robin.queue.translate import Item
@@ -29,7 +30,8 @@ SECONDS_MAX = 5.0
 
 
 def client(url: str, token: str) -> httpx.Client:
-    """For the worker, which asks Robin once a minute."""
+    """For the worker, which asks Robin once a minute; not inside a transaction."""
+    database.let_go()
     headers = {"Authorization": f"Bearer {token}"} if token else {}
     return httpx.Client(
         base_url=url, headers=headers, timeout=SECONDS_MAX, trust_env=False, verify=_tls()

@@ -23,6 +23,7 @@ from django.conf import settings
 
 from gateway_project.core.background import Background, in_thread
 from gateway_project.core.sharing import SharedBudget
+from gateway_project.core.stores import database
 from gateway_project.core.telemetry.logging import get_logger
 from gateway_project.core.telemetry.loops import Loop
 from gateway_project.core.telemetry.metrics import bound_reached
@@ -256,6 +257,7 @@ def deliver_all() -> None:
 
     What is on its way to webhooks that are sent nothing more is given up.
     """
+    database.let_go()
 
     async def run() -> None:
         async with Sender() as sender:

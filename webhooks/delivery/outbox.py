@@ -130,7 +130,11 @@ def fan_out() -> int:
         ids = _events_of_each() or ids[:EVENTS_AT_ONCE]
     rank = {pk: number for number, pk in enumerate(ids)}
     with transaction.atomic():
-        locked = waiting.filter(pk__in=ids).select_for_update(skip_locked=True).order_by("pk")
+        locked = (
+            waiting.filter(pk__in=ids)
+            .select_for_update(no_key=True, skip_locked=True)
+            .order_by("pk")
+        )
         found = locked.values_list("pk", "workspace_id", "type", "deliver_to")
         events = [_Event(*row) for row in sorted(found, key=lambda row: rank[row[0]])]
         done: list[UUID] = []
@@ -316,7 +320,7 @@ def _due() -> QuerySet[WebhookDelivery]:
 
 def _candidates(due: QuerySet[WebhookDelivery], at_once: int) -> list[Candidate]:
     """Locked, so that no other worker takes them meanwhile."""
-    rows = due.select_for_update(skip_locked=True, of=("self",)).values_list(
+    rows = due.select_for_update(no_key=True, skip_locked=True, of=("self",)).values_list(
         *("pk", "webhook_id", "webhook__workspace_id", "lane"),
         *("webhook__is_active", "webhook__workspace__suspended_at"),
     )

@@ -98,7 +98,7 @@ def _close(webhook: Webhook, size: int) -> int:
     with transaction.atomic():
         # What somebody writes a result of is left: so neither waits for the other.
         ids = list(
-            pending.select_for_update(skip_locked=True)
+            pending.select_for_update(no_key=True, skip_locked=True)
             .order_by("webhook_id", "next_attempt_at")
             .values_list("pk", flat=True)[:size]
         )

@@ -52,6 +52,7 @@ from detection.evaluation.report import (
 )
 from detection.schemas import ContentType
 from gateway_project.core import clock
+from gateway_project.core.stores import database
 
 ACTOR = services.Actor("manage.py evaluate")
 OWN_KEY_PER_MINUTE = 1_000_000
@@ -193,6 +194,7 @@ def _command(options: dict[str, Any]) -> str:
 
 
 def _get(url: str, key: str = "") -> httpx.Response:
+    database.let_go()
     headers = {"X-API-Key": key} if key else {}
     try:
         return httpx.get(url, headers=headers, timeout=10, trust_env=False)
@@ -367,6 +369,7 @@ class _Progress:
 
 def _send(run: Run, key: str, rows: Iterator[Sample | Outcome]) -> None:
     """Fill `run.outcomes`. Ctrl-C, or a key that is refused, ends it early and says so."""
+    database.let_go()
 
     async def send(progress: _Progress) -> None:
         async with aiohttp.ClientSession(

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator, Mapping
-from functools import partial
 from typing import Any
 
 import orjson
 from asgiref.sync import sync_to_async
-from django.db import DataError
+from django.db import DataError, close_old_connections
 from django.http import HttpResponse, StreamingHttpResponse
 from pydantic import BaseModel
 
@@ -75,11 +74,19 @@ NDJSON = "application/x-ndjson"
 
 
 def ndjson(pieces: Iterator[bytes], **headers: str) -> StreamingHttpResponse:
-    """Lines of JSON as they come; each piece is fetched in a thread that may use the ORM."""
+    """Lines of JSON as they come; each piece is fetched in a thread that may use the ORM.
+
+    Between two pieces no connection is held: the next one waits until the client has read this one.
+    """
+
+    def following() -> bytes | None:
+        try:
+            return next(pieces, None)
+        finally:
+            close_old_connections()
 
     async def fetched() -> AsyncIterator[bytes]:
-        following = sync_to_async(partial(next, pieces, None))
-        while (piece := await following()) is not None:
+        while (piece := await sync_to_async(following)()) is not None:
             yield piece
 
     return StreamingHttpResponse(fetched(), content_type=NDJSON, headers=headers)

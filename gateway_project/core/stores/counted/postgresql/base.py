@@ -1,12 +1,14 @@
 """Where Django looks for the back-end of an `ENGINE`.
 
-django-prometheus' own takes each loan from the pool for a new connection.
+Beside the counting, for which django-prometheus' own takes each loan from the pool for a new
+connection: bounds for what is asked, and pools for threads that must not wait for others
+(`core/stores/statements.py`).
 """
 
 from __future__ import annotations
 
 from time import monotonic
-from typing import Any
+from typing import Any, ClassVar
 
 import psycopg
 from django.db.backends.postgresql import base as django_base
@@ -14,6 +16,7 @@ from django_prometheus.db import connection_errors_total, connections_total
 from django_prometheus.db.backends.postgresql import base
 
 from gateway_project.core import clock
+from gateway_project.core.stores import statements
 from gateway_project.core.stores.counted.cursors import counting
 from gateway_project.core.stores.liveness import Connection
 
@@ -29,11 +32,28 @@ class _Psycopg:
 
 class DatabaseWrapper(base.DatabaseWrapper):  # type: ignore[misc]
     Database = _Psycopg()
+    _lanes: ClassVar[dict[statements.Lane | None, dict[str, Any]]] = {}
 
     def __init__(self, settings_dict: dict[str, Any], *args: Any, **kwargs: Any) -> None:
-        if pool := settings_dict["OPTIONS"].get("pool"):
+        self._lane = lane = statements.thread.lane  # Django makes a wrapper for each thread
+        options = settings_dict["OPTIONS"]
+        if pool := options.get("pool"):
             pool["connection_class"] = Connection
+            if lane is not None:
+                pool = {**pool, "min_size": min(1, lane.size), "max_size": lane.size}
+                settings_dict = {**settings_dict, "OPTIONS": {**options, "pool": pool}}
         super().__init__(settings_dict, *args, **kwargs)
+
+    @property
+    def _connection_pools(self) -> dict[str, Any]:
+        """Django's, by alias; those of each lane are its own."""
+        return self._lanes.setdefault(self._lane, {})
+
+    def close_pool(self) -> None:
+        """Of all lanes: whoever asks for it has changed something, or wants the database alone."""
+        for pools in list(self._lanes.values()):
+            if pool := pools.pop(self.alias, None):
+                pool.close()
 
     @property
     def _has_pool(self) -> bool:
@@ -42,6 +62,8 @@ class DatabaseWrapper(base.DatabaseWrapper):  # type: ignore[misc]
     def get_connection_params(self) -> dict[str, Any]:
         found = django_base.DatabaseWrapper.get_connection_params(self)
         found["cursor_factory"] = counting(found["cursor_factory"], self.alias, self.vendor)
+        if bounds := self._lane.bounds if self._lane else statements.in_force():
+            found["options"] = f"{bounds.options} {found.get('options', '')}".strip()
         return found
 
     def get_new_connection(self, conn_params: dict[str, Any]) -> Any:
@@ -51,6 +73,18 @@ class DatabaseWrapper(base.DatabaseWrapper):  # type: ignore[misc]
             return django_base.DatabaseWrapper.get_new_connection(self, conn_params)
         except Exception:
             connection_errors_total.labels(self.alias, self.vendor).inc()
+            raise
+
+    def _set_autocommit(self, autocommit: bool) -> None:
+        super()._set_autocommit(autocommit)
+        bounds = statements.in_force()
+        if autocommit or bounds is None:
+            return
+        try:
+            with self.wrap_database_errors, psycopg.Cursor(self.connection) as cursor:
+                cursor.execute(bounds.set_local)  # nobody's query, so by a cursor that counts none
+        except Exception:
+            self.close()  # Django does not know yet that a transaction was begun
             raise
 
     def _configure_connection(self, connection: Any) -> Any:

@@ -1,0 +1,666 @@
+"""Waiting holds nothing: whoever is slow, or away, keeps nobody else from being served.
+
+The check over everything is in `waiting.py`: it watches all tests. Here is what it cannot see:
+real processes with real pools, stores that fail behind a proxy, disks that are full.
+"""
+
+from __future__ import annotations
+
+import ast
+import asyncio
+import json
+import os
+import select
+import socket
+import subprocess
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from urllib.parse import urlsplit
+
+import httpx
+import pytest
+from django.conf import settings
+from django.db import connection, transaction
+from django.urls import URLPattern, get_resolver
+
+from accounts.models import ApiKey, OutboxEvent, Workspace
+from detection.jobs import store
+from detection.models import Job, JobChunk
+from detection.tests.test_batch import items
+from gateway_project.asgi import application
+from gateway_project.core.stores import database
+from gateway_project.core.telemetry import multiprocess
+from gateway_project.core.telemetry.logging import StandardOutput
+from gateway_project.core.upstream import destinations
+from gateway_project.mail import LocalBackend, SMTPBackend, Unheld
+from gateway_project.tests import waiting
+from gateway_project.tests.conftest import need_stores
+from gateway_project.tests.proxy import Proxy
+from gateway_project.tests.served import ROOT, Served, wait_until
+from webhooks.models import Webhook
+from webhooks.tests.receiver import Answer
+
+pytestmark = pytest.mark.hostile
+MIB = 1 << 20
+
+
+def routes():
+    """All that can be asked over HTTP, as paths with made-up ids."""
+
+    def walk(patterns, prefix=""):
+        for pattern in patterns:
+            part = prefix + str(pattern.pattern).lstrip("^").removesuffix("$").removesuffix("\\Z")
+            if isinstance(pattern, URLPattern):
+                yield "/" + part
+            else:
+                yield from walk(pattern.url_patterns, part)
+
+    return sorted(set(walk(get_resolver().url_patterns)))
+
+
+class TestBodies:
+    """Bounded on both planes before anybody looks at them."""
+
+    def endless(self, path):
+        """How the application answers a body without end; with the bytes that it took."""
+        took = 0
+        answer = []
+
+        async def receive():
+            nonlocal took
+            took += 65536
+            assert took < 8 * MIB, f"{path} takes everything"
+            return {"type": "http.request", "body": b"a" * 65536, "more_body": True}
+
+        async def send(message):
+            answer.append(message)
+
+        scope = {"type": "http", "method": "POST", "http_version": "1.1", "scheme": "http"}
+        scope |= {"path": path, "raw_path": path.encode(), "query_string": b"", "root_path": ""}
+        scope |= {"headers": [(b"host", b"localhost")], "client": ("127.0.0.1", 1)}
+        scope["server"] = ("127.0.0.1", 80)
+        return application(scope, receive, send), answer, lambda: took
+
+    def test_every_route_refuses_one_without_end(self, gateway):
+        found = {}
+        for path in routes():
+            work, answer, took = self.endless(path)
+            gateway.run(work)
+            found[path] = answer[0]["status"], took()
+
+        is_known = {path for path, (status, _) in found.items() if status == 413}
+        assert len(is_known) > 100
+        # What is not there may say so instead; on the data plane without reading anything.
+        assert {status for status, _ in found.values()} <= {413, 404}
+        assert max(took for _, took in found.values()) <= settings.BATCH_BYTES_MAX + 65536
+
+    def test_one_that_never_comes_is_given_up_on_every_route(self, gateway, monkeypatch):
+        planes = application.app.data_plane, application.app.control_plane
+        monkeypatch.setattr(planes[0], "_body_seconds_max", 0.01)
+        monkeypatch.setattr(planes[1], "_seconds_max", 0.01)
+
+        for path in ("/v1/detect", "/accounts/login/", "/admin/login/", "/auth/register"):
+            r = gateway.post(path, content=never())
+            assert (path, r.status_code, r.json()["code"]) == (path, 408, "request_timeout")
+
+
+async def never():
+    await asyncio.sleep(30)
+    yield b""
+
+
+def size_of(folder):
+    """Also of files without a name, which is what Django's would be."""
+    return sum(os.stat(path).st_size for path in folder.rglob("*") if path.is_file())
+
+
+@pytest.fixture(scope="module")
+def small(_gateway_session, tmp_path_factory):
+    """A process with two connections for its pages."""
+    need_stores()
+    folder = tmp_path_factory.mktemp("small")
+    (folder / "temporary").mkdir()
+    served = Served(
+        folder,
+        WORKERS="1",
+        DATABASE_POOL_MAX="2",
+        ANSWER_STALL_SECONDS_MAX="1",
+        WEBHOOK_ALLOWED_NETWORKS="127.0.0.0/8",
+        TMPDIR=str(folder / "temporary"),
+    )
+    served.temporary = folder / "temporary"
+    try:
+        served.wait()
+        yield served
+    finally:
+        served.close()
+
+
+@pytest.mark.served
+class TestOthersAreServed:
+    @pytest.fixture
+    def others(self, small, engine, globex_key):
+        """What another tenant's calls are answered at this moment."""
+
+        def others():
+            calls = [("GET", "/v1/keys"), ("GET", "/v1/limits")]
+            return {ask(small, *call, globex_key).status_code for call in calls * 3}
+
+        return others
+
+    @pytest.fixture
+    def job(self, make_key):
+        """A finished batch whose results are far more than a socket takes."""
+        key = make_key(name="reader", scopes=["batch"])
+        job, _ = store.create(
+            store.Order(Job.Kind.BATCH, key.row.workspace_id, key.row.pk, "r"), []
+        )
+        line = json.dumps({"id": "t", "filler": "a" * 200_000})
+        JobChunk.objects.bulk_create(
+            JobChunk(job=job, number=n, first=n, size=1, state="done", results=line)
+            for n in range(100)
+        )
+        return key, store.status_url(job)
+
+    def test_while_300_mib_come_for_the_sign_in_page(self, small, others):
+        most = sent = 0
+        with socket.create_connection(("127.0.0.1", small.port), timeout=20) as client:
+            client.sendall(
+                b"POST /accounts/login/ HTTP/1.1\r\nHost: 127.0.0.1\r\n"
+                b"Content-Type: application/x-www-form-urlencoded\r\n"
+                b"Transfer-Encoding: chunked\r\n\r\n"
+            )
+            with suppress(OSError):
+                while sent < 300 * MIB:
+                    client.sendall(b"%x\r\n%s\r\n" % (65536, b"a" * 65536))
+                    sent += 65536
+                    most = max(most, size_of(small.temporary))
+            answer = client.recv(65536)
+
+        assert answer.startswith(b"HTTP/1.1 413 ")
+        assert sent < 32 * MIB  # what the sockets' buffers hold
+        assert most == 0
+        assert others() == {200}
+
+    def test_while_clients_do_not_read_who_are_then_hung_up_on(self, small, others, job):
+        key, path = job
+        asked = (
+            f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nX-API-Key: {key}\r\n"
+            "Accept: application/x-ndjson\r\n\r\n"
+        )
+        readers = []
+        for _ in range(6):
+            reader = socket.create_connection(("127.0.0.1", small.port), timeout=20)
+            reader.sendall(asked.encode())
+            readers.append(reader)
+        assert [reader.recv(12) for reader in readers] == [b"HTTP/1.1 200"] * 6
+        while_they_wait = others()
+        for reader in readers:
+            wait_until_hung_up(reader)
+        got = [everything(reader) for reader in readers]
+
+        assert while_they_wait == {200}
+        assert all(0 < size < 15 * MIB for size in got)  # of 20: the rest was not sent
+
+    def test_who_reads_slowly_but_does_gets_it_all(self, small, job):
+        key, path = job
+        headers = {"X-API-Key": key, "Accept": "application/x-ndjson", "Accept-Encoding": ""}
+        size = 0
+        with httpx.stream("GET", small.url + path, headers=headers) as answer:
+            for number, piece in enumerate(answer.iter_raw(MIB)):
+                size += len(piece)
+                if number % 5 == 0:
+                    time.sleep(0.5)  # the whole takes longer than a stall may
+
+        assert size > 19 * MIB
+
+    def test_while_receivers_hang_that_are_probed(
+        self, small, others, make_webhook, receiver, make_key
+    ):
+        key = make_key(scopes=["webhooks"])
+        hooks = [make_webhook(f"/{n}") for n in range(4)]
+        Webhook.objects.update(is_active=False)
+        receiver.answers(Answer(hangs=True))
+
+        with ThreadPoolExecutor(4) as pool:
+            probes = [
+                pool.submit(ask, small, "PATCH", f"/webhooks/{h.pk}", key, json={"is_active": True})
+                for h in hooks
+            ]
+            wait_until(lambda: len(receiver.received) == 4)
+            while_they_hang = others()
+            receiver.release()
+            answered = [probe.result().status_code for probe in probes]
+
+        assert while_they_hang == {200}
+        assert answered == [200] * 4
+
+
+def wait_until_hung_up(reader):
+    """Without reading."""
+    look = select.poll()
+    look.register(reader, select.POLLRDHUP)
+    assert look.poll(20_000)
+
+
+def everything(reader):
+    size = 0
+    with reader, suppress(OSError):
+        while part := reader.recv(1 << 20):
+            size += len(part)
+    return size
+
+
+def ask(served, method, path, key, **more):
+    return httpx.request(
+        method,
+        served.url + path,
+        headers={"X-API-Key": key, **more.pop("headers", {})},
+        timeout=30,
+        verify=False,
+        **more,
+    )
+
+
+def test_no_lock_of_a_row_keeps_out_who_only_points_at_it():
+    """A lock `FOR UPDATE` stops each insert of a row that refers to the locked one."""
+    wrong = []
+    for path in ROOT.rglob("*.py"):
+        inside = path.relative_to(ROOT).parts
+        if inside[0].startswith(".") or "tests" in inside:
+            continue
+        for node in ast.walk(ast.parse(path.read_text())):
+            is_lock = isinstance(node, ast.Call) and (
+                getattr(node.func, "attr", "") == "select_for_update"
+            )
+            if is_lock and "no_key" not in [keyword.arg for keyword in node.keywords]:
+                wrong.append(f"{path.name}:{node.lineno}")
+    assert wrong == []
+
+
+@contextmanager
+def held(row):
+    """Its lock, as a slow transaction of somebody's has it."""
+    if connection.vendor != "postgresql":
+        pytest.skip("SQLite locks the whole database")
+    taken, leave = threading.Event(), threading.Event()
+
+    def hold():
+        with transaction.atomic():
+            type(row).objects.select_for_update().get(pk=row.pk)
+            taken.set()
+            leave.wait(20)
+        connection.close()
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    taken.wait(10)
+    yield
+    leave.set()
+    thread.join()
+
+
+class TestPlaces:
+    """SQL of the data plane: threads and connections of its own, and shares of them."""
+
+    def test_a_row_that_one_workspace_holds_keeps_no_other_waiting(
+        self, gateway, engine, make_key, acme, globex
+    ):
+        mine, theirs = (make_key(w, scopes=["batch"]) for w in (acme, globex))
+        later = {"Prefer": "respond-async"}
+
+        def call(key):
+            body = {"requests": items("hello")}
+            headers = {"X-API-Key": key, **later}
+            return {"method": "POST", "url": "/v1/detect/batch", "json": body, "headers": headers}
+
+        gateway.at_once([call(mine), call(theirs)])  # both keys are known from here on
+        Job.objects.all().delete()
+        with held(acme):
+            answers = gateway.at_once([*[call(mine)] * 8, *[call(theirs)] * 4])
+
+        statuses = [r.status_code for r in answers]
+        assert statuses[8:] == [202] * 4
+        assert set(statuses[:8]) == {503}
+        assert not Job.objects.filter(workspace=acme).exists()
+        assert Job.objects.filter(workspace=globex).count() == 4
+        assert database.trouble_since is None
+        gateway.run(database.probe())  # nobody rests
+
+    def test_what_is_over_time_is_undone(self, gateway, acme, monkeypatch):
+        monkeypatch.setattr(database, "DEADLINE_SECONDS", 0.05)
+        going, seen = threading.Event(), threading.Event()
+
+        def slow():
+            Workspace.objects.filter(pk=acme.pk).update(name="changed")
+            going.wait(10)
+            seen.set()
+
+        with pytest.raises(database.errors.StoreUnavailable):
+            gateway.run(database.run(slow))
+        going.set()
+        assert seen.wait(10)
+
+        wait_until(lambda: not database._writers._work_queue.qsize())
+        gateway.run(database.run(lambda: None))  # whoever was before has ended
+        acme.refresh_from_db()
+        assert acme.name == "Acme"
+
+    def test_a_full_pool_of_the_pages_does_not_matter(self, gateway, acme_key):
+        if connection.vendor != "postgresql":
+            pytest.skip("needs a pool")
+        pool = connection.pool
+        pool.open()
+        borrowed = []
+        with suppress(Exception):
+            while True:
+                borrowed.append(pool.getconn(timeout=0.1))
+        try:
+            r = gateway.get("/v1/limits", key=acme_key)
+        finally:
+            for one in borrowed:
+                pool.putconn(one)
+
+        assert len(borrowed) >= settings.DATABASES["default"]["OPTIONS"]["pool"]["max_size"] - 1
+        assert r.status_code == 200
+
+    def test_bounds_hold_in_every_transaction_also_without_a_session(self, gateway):
+        if connection.vendor != "postgresql":
+            pytest.skip("PostgreSQL's bounds")
+
+        def shown():
+            with connection.cursor() as cursor:
+                found = {}
+                for name in database.BOUNDS.parameters():
+                    cursor.execute(f"SELECT current_setting('{name}')")
+                    found[name] = cursor.fetchone()[0]
+                return found
+
+        def reset_and_show():
+            # As a pooler in transaction mode would hand on a connection of somebody else's.
+            with connection.cursor() as cursor:
+                for name in database.BOUNDS.parameters():
+                    cursor.execute(f"SET {name} = 0")
+            with transaction.atomic():
+                return shown()
+
+        def behind():
+            try:
+                return reset_and_show()
+            finally:
+                connection.close()
+
+        assert gateway.run(database.run(shown)) == {
+            "statement_timeout": "1500ms",
+            "lock_timeout": "500ms",
+            "idle_in_transaction_session_timeout": "2s",
+        }
+        assert gateway.run(database.run_behind(behind))["statement_timeout"] == "10s"
+
+
+# -- Stores that fail -----------------------------------------------------------------------------
+
+
+def rows():
+    """How many there are of what the calls make."""
+    found = {model.__name__: model.objects.count() for model in (Job, ApiKey, Webhook)}
+    # Others are of the log: behind the answer.
+    return {**found, "OutboxEvent": OutboxEvent.objects.exclude(deliver_to="").count()}
+
+
+@pytest.mark.served
+class TestStoresThatFail:
+    """What is answered with 503 has not happened, whichever store fails and how."""
+
+    @pytest.fixture
+    def proxies(self):
+        need_stores()
+        facts, redis = settings.DATABASES["default"], urlsplit(settings.REDIS_URL)
+        with (
+            Proxy(facts["HOST"], int(facts["PORT"])) as sql,
+            Proxy(redis.hostname, redis.port) as r,
+        ):
+            yield {"postgresql": sql, "redis": r}
+
+    def posts(self, receiver):
+        """Each POST with an effect; the data plane's, then the control plane's."""
+        named = {"webhook_url": receiver.url("/named")}
+        batch = {"requests": items("hello"), **named}
+        return [
+            ("/v1/detect", {"text": "hello", **named}),
+            ("/v1/detect/async", {"text": "hello", **named}),
+            ("/v1/detect/batch", batch),
+            ("/v1/keys", {"name": "new"}),
+            ("/webhooks/register", {"url": receiver.url("/new")}),
+        ]
+
+    def test_it_has_not(self, serve, proxies, receiver, make_key):
+        key = make_key(
+            scopes=["detect", "batch", "keys:write", "webhooks"], rate_limit_per_minute=1000
+        )
+        facts, redis = settings.DATABASES["default"], urlsplit(settings.REDIS_URL)
+        user = f"{facts['USER']}:{facts['PASSWORD']}"
+        served = serve(
+            WORKERS="1",
+            DATABASE_URL=f"postgres://{user}@127.0.0.1:{proxies['postgresql'].port}/{facts['NAME']}",
+            REDIS_URL=f"redis://127.0.0.1:{proxies['redis'].port}{redis.path}",
+            WEBHOOK_ALLOWED_NETWORKS="127.0.0.0/8",
+            DATABASE_STATEMENT_SECONDS="3",
+        )
+        asked = self.posts(receiver)
+        with ThreadPoolExecutor(len(asked)) as pool:
+
+            def post_all():
+                return list(
+                    pool.map(lambda one: ask(served, "POST", one[0], key, json=one[1]), asked)
+                )
+
+            def all_well():
+                ready = httpx.get(f"{served.url}/health/ready", timeout=30).json()
+                is_up = set(ready["checks"].values()) == {"up"}
+                return is_up and served.detect(key).status_code == 200
+
+            for which, proxy in proxies.items():
+                for mode in ("refusing", "silent", "slow"):
+                    wait_until(all_well)
+                    before = rows()
+                    proxy.be(mode)
+                    answers = post_all()
+                    proxy.be("well")
+                    wait_until(all_well)  # what was under way has ended
+                    self.compare(which, mode, answers, before, rows())
+
+    def compare(self, which, mode, answers, before, after):
+        statuses = [r.status_code for r in answers]
+        said = which, mode, statuses
+        assert set(statuses) <= {200, 201, 202, 503}, (said, [r.text for r in answers])
+        made = {name: after[name] - before[name] for name in after}
+        told, later, batch, new_key, webhook = (status < 300 for status in statuses)
+        assert made["Job"] == later + batch, said
+        assert made["OutboxEvent"] == told, said
+        assert made["ApiKey"] == new_key, said
+        assert made["Webhook"] == webhook, said
+        if which == "redis":
+            assert max(statuses) < 300, said
+        elif mode != "slow":
+            assert set(statuses) == {503}, said
+
+
+# -- Counting and logging -------------------------------------------------------------------------
+
+
+@pytest.fixture
+def full_disk(tmp_path):
+    """A folder on a disk of 512 KiB."""
+    folder = tmp_path / "small"
+    folder.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=512k", "tmpfs", folder], capture_output=True
+    )
+    if mounted.returncode:
+        pytest.skip("only root may mount")
+    yield folder
+    subprocess.run(["umount", "-l", folder], check=True)
+
+
+def fill(folder):
+    with suppress(OSError), (folder / "filler").open("wb", buffering=0) as file:
+        while file.write(b"a" * 4096):
+            pass
+
+
+@pytest.mark.served
+class TestCounting:
+    def test_a_disk_that_is_full_from_the_start(self, serve, full_disk, acme_key):
+        (full_disk / "metrics").mkdir()
+        fill(full_disk)
+        served = serve(WORKERS="2", PROMETHEUS_MULTIPROC_DIR=str(full_disk / "metrics"))
+
+        statuses = {served.detect(acme_key, f"hello {n}").status_code for n in range(20)}
+
+        assert statuses == {200}
+        assert len(served.web_workers()) == 2
+        assert any("metrics" in line.get("event", "") for line in served.lines())
+        assert httpx.get(f"{served.url}/metrics").status_code == 200
+
+    def test_a_disk_that_fills_up_while_new_series_begin(self, serve, full_disk, acme_key):
+        served = serve(WORKERS="1", PROMETHEUS_MULTIPROC_DIR=str(full_disk / "metrics"))
+        assert served.detect(acme_key).status_code == 200
+        fill(full_disk)
+
+        with httpx.Client(base_url=served.url) as client:
+            for path in routes()[:60]:  # each a series of its own, in a file of 64 KiB
+                client.get(path)
+
+        assert served.detect(acme_key, "hello again").status_code == 200
+        assert served.process.poll() is None
+        assert any("metrics" in line.get("event", "") for line in served.lines())
+        assert httpx.get(f"{served.url}/metrics").status_code == 200
+
+
+@pytest.mark.parametrize("kind", ["a file", "no temporary folder", "read-only"])
+def test_a_metrics_folder_that_cannot_be(full_disk, tmp_path, kind):
+    """The process counts by itself."""
+    (tmp_path / "file").touch()
+    subprocess.run(["mount", "-o", "remount,ro", full_disk], check=True)
+    of_kind = {"a file": tmp_path / "file", "read-only": full_disk / "metrics"}
+    folder = of_kind.get(kind, multiprocess.NOWHERE)
+    code = (
+        "from gateway_project.core.telemetry import metrics, multiprocess\n"
+        "metrics.live_polls.inc()\n"
+        "print(multiprocess.exposition().decode())"
+    )
+    shown = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "PROMETHEUS_MULTIPROC_DIR": str(folder)},
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "gateway_live_polls_total 1.0" in shown.stdout
+
+
+@pytest.mark.served
+class TestLogging:
+    @pytest.fixture
+    def piped(self, gateway, engine, tmp_path):
+        """A process whose standard output is a pipe; with that pipe's other end."""
+        need_stores()
+        reading, writing = os.pipe()
+        served = Served(tmp_path / "piped", WORKERS="1", stdout=writing)
+        os.close(writing)
+        wait_until(lambda: httpx.get(f"{served.url}/health/ready").status_code == 200)
+        yield served, reading
+        with suppress(OSError):
+            os.close(reading)
+        served.close()
+
+    def test_a_pipe_that_nobody_reads_and_then_nobody_has(self, piped, make_key):
+        served, reading = piped
+        key = make_key(rate_limit_per_minute=1000)
+
+        statuses = {served.detect(key, f"hello {n}").status_code for n in range(300)}
+        text = httpx.get(f"{served.url}/metrics").text
+        os.close(reading)
+        statuses |= {served.detect(key, f"hello {n}").status_code for n in range(5)}
+
+        assert statuses == {200}
+        assert "gateway_log_lines_dropped_total 0.0" not in text
+        assert served.stop() == 0
+
+
+@pytest.mark.parametrize("format", ["json", "console"])
+def test_a_log_on_a_full_disk(format):  # noqa: A002
+    code = (
+        "import logging\n"
+        "from gateway_project.core.telemetry.logging import configure_logging, get_logger\n"
+        f"configure_logging(level='INFO', format={format!r})\n"
+        "get_logger('x').info('ours')\nlogging.getLogger('y').error('theirs')\n"
+    )
+    with open("/dev/full", "wb") as full:
+        done = subprocess.run(
+            [sys.executable, "-c", code], cwd=ROOT, stdout=full, stderr=subprocess.PIPE
+        )
+
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
+def test_a_line_that_was_cut_ends_before_the_next(tmp_path, monkeypatch):
+    reading, writing = os.pipe()
+    with os.fdopen(writing, "wb", buffering=0) as pipe:
+        monkeypatch.setattr("sys.stdout", type("Out", (), {"buffer": pipe}))
+        StandardOutput.write(b"a" * 100_000 + b"\n")  # more than a pipe takes
+        got = os.read(reading, 1 << 20)
+        StandardOutput.write(b"next\n")
+    rest = b""
+    while part := os.read(reading, 1 << 20):
+        rest += part
+    os.close(reading)
+
+    assert (got + rest).endswith(b"a\nnext\n")
+
+
+class TestTheCheckItself:
+    def test_it_sees_a_connection_that_is_held(self, gateway, acme):
+        if connection.vendor != "postgresql":
+            pytest.skip("SQLite has no pool")
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(database, "let_go", lambda: None)
+            Workspace.objects.get()
+            with suppress(Exception):
+                destinations.check("https://example.com/")
+        seen, waiting.found[:] = list(waiting.found), []
+
+        assert any("a name is looked up" in one for one in seen)
+
+    def test_waiting_inside_a_transaction_is_refused(self, gateway):
+        with transaction.atomic(), pytest.raises(RuntimeError, match="transaction"):
+            database.let_go()
+
+
+def test_mail_leaves_through_what_gives_connections_back_first():
+    """Whatever `EMAIL_URL` says, and without it."""
+    urls = ["", "smtp://mail.example:25", "smtp+tls://u:p@mail.example:587", "smtps://m:465"]
+    code = (
+        "import os, runpy\n"
+        f"for url in {urls}:\n"
+        "    os.environ['EMAIL_URL'] = url\n"
+        "    print(runpy.run_path('gateway_project/settings.py')['EMAIL_BACKEND'])\n"
+    )
+    said = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "SECRET_KEY": "s" * 40},
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+
+    shown = [line for line in said.stdout.splitlines() if not line.startswith("{")]
+    assert shown == ["gateway_project.mail.SMTPBackend"] * len(urls)
+    assert issubclass(SMTPBackend, Unheld)
+    assert issubclass(LocalBackend, Unheld)
