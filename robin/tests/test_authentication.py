@@ -6,7 +6,6 @@ import asyncio
 import base64
 import json
 from datetime import timedelta
-from time import time
 from types import SimpleNamespace
 from uuid import uuid4
 
@@ -19,12 +18,14 @@ from django.db.backends.utils import CursorWrapper
 from django.utils import timezone
 
 from accounts import authentication as keys
-from gateway_project.core import errors
+from gateway_project.core import clock, errors
 from gateway_project.core.stores import database
 from gateway_project.core.stores.bus import bus
 from robin.access import authentication
 from robin.access.authentication import JWTAuthentication, StaffJWTAuthentication
 from robin.models import RefreshFamily
+
+pytestmark = pytest.mark.usefixtures("host_is_ahead")  # tokens are in the stores' time
 
 KEY = django_settings.JWT_SECRET
 
@@ -86,7 +87,7 @@ class TestWhatIsAccepted:
             lambda p: unsigned(claims(p), "None"),
             lambda p: jwt.encode(claims(p), "another key of at least 32 characters"),
             lambda p: jwt.encode(claims(p), KEY, algorithm="HS384"),
-            lambda p: jwt.encode(claims(p, exp=int(time()) - 1), KEY),
+            lambda p: jwt.encode(claims(p, exp=int(clock.time()) - 1), KEY),
             lambda p: jwt.encode(claims(p, exp=None), KEY),
             lambda p: jwt.encode(claims(p, jti=None), KEY),
             lambda p: jwt.encode(claims(p, sid=None), KEY),

@@ -16,6 +16,8 @@ from robin.access import sessions
 from robin.models import RefreshFamily, RefreshToken, RobinAccess
 from robin.tests.conftest import REFRESH, refresh
 
+pytestmark = pytest.mark.usefixtures("host_is_ahead")  # tokens are in the stores' time
+
 ME = "/api/v1/auth/me"
 
 
