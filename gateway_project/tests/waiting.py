@@ -32,7 +32,7 @@ from gateway_project.core.upstream import client, names
 from gateway_project.mail import Unheld
 
 ROOT = Path(__file__).resolve().parents[2]
-NOT_OURS = ("tests", ".venv", "benchmarks")
+NOT_OURS = ("tests", ".venv", "benchmarks", "deploy")
 found: list[str] = []
 """What was held at which door, since somebody looked."""
 _wrappers: weakref.WeakSet[Any] = weakref.WeakSet()
