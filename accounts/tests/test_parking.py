@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import orjson
 import psycopg
@@ -189,14 +189,23 @@ class TestTheDrain:
         [
             {},
             {"id": "x", "rows": "[[], {}]"},
-            {"id": str(uuid4()), "rows": "{"},
-            {"id": str(uuid4()), "rows": "[[5], {}]"},
-            {"id": str(uuid4()), "rows": "[[[1, 2]], {}]"},
-            {"id": str(uuid4()), "rows": b"\xff\x00"},
-            {"id": str(uuid4()), "rows": b"[" * 5000},
+            {"id": str(UUID(int=7)), "rows": "{"},
+            {"id": str(UUID(int=7)), "rows": "[[5], {}]"},
+            {"id": str(UUID(int=7)), "rows": "[[[1, 2]], {}]"},
+            {"id": str(UUID(int=7)), "rows": b"\xff\x00"},
+            {"id": str(UUID(int=7)), "rows": b"[" * 5000},
             {"v": "99", "content": "of another version"},
         ],
-        ids=str,
+        ids=[
+            "no fields",
+            "no id",
+            "half a list",
+            "no row",
+            "no entry",
+            "no text",
+            "deep",
+            "of later",
+        ],
     )
     def test_an_entry_is_put_aside_once_and_gone(self, gateway, globex_key, theirs, fields):
         redis.client().xadd(stream.STREAM, fields or {"": ""})

@@ -497,9 +497,10 @@ class TestTheKey:
             run_command(api.url, rows(("a", 0)), key=None).failed
         )
 
-    @pytest.mark.django_db
     @pytest.mark.parametrize("is_known", [True, False])
-    def test_it_makes_a_key_of_its_own_and_revokes_it(self, api, rows, monkeypatch, is_known):
+    def test_it_makes_a_key_of_its_own_and_revokes_it(
+        self, gateway, api, rows, monkeypatch, is_known
+    ):
         monkeypatch.delenv("GATEWAY_API_KEY", raising=False)
         if not is_known:
             api.refuses = {"*"}

@@ -249,7 +249,8 @@ def let_go() -> None:
         # Django's own question, of a transaction that has to be the outermost.
         if any(not block._from_testcase for block in connection.atomic_blocks):  # type: ignore[attr-defined]
             raise RuntimeError("This waits for somebody outside: not inside a transaction.")
-        connection.close_if_unusable_or_obsolete()
+        if connection.connection is not None:
+            connection.close_if_unusable_or_obsolete()
 
 
 @sync_only_middleware
