@@ -244,7 +244,7 @@ class TestThePassword:
             ("84926310574", "entirely numeric"),
             ("password123", "too common"),
             ("good but\x00 for this", "must not hold NUL"),
-            ("x" * 129, "at most 128"),
+            ("x" * 129, "more than 128"),
             (1234567890123, "string"),
         ],
     )

@@ -49,6 +49,7 @@ NAMES = {
     "gateway_bound_reached_total": ("bound",),
     "gateway_cache_bytes": ("cache",),
     "gateway_parked_total": ("kind",),
+    "gateway_log_lines_dropped_total": (),
     "gateway_usage_written_total": (),
     "gateway_tasks_total": ("task", "outcome"),
     "gateway_task_duration_seconds": ("task",),
