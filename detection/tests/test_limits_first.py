@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from unittest.mock import patch
+from unittest.mock import AsyncMock, patch
 
 import pytest
 from django.core import mail
@@ -16,7 +16,7 @@ from accounts.tests.shapes import problem, refusal
 from detection.tests.test_batch import HARMLESS, items, remaining
 from gateway_project.core.api import endpoint
 from gateway_project.core.ratelimit import denials
-from gateway_project.core.upstream import destinations
+from gateway_project.core.upstream import names
 
 pytestmark = pytest.mark.hostile
 BATCH, ASYNC, DETECT = "/v1/detect/batch", "/v1/detect/async", "/v1/detect"
@@ -34,11 +34,11 @@ def looked_up():
     """The names that a name server was asked for."""
     asked = []
 
-    def look_up(host, *_):
+    async def look_up(host, *_):
         asked.append(host)
         return ["198.41.0.4"]
 
-    with patch.object(destinations, "look_up", look_up):
+    with patch.object(names, "look_up", look_up):
         yield asked
 
 
@@ -119,7 +119,7 @@ def test_bodies_that_are_refused_are_read_no_oftener_than_the_minute_allows(
 def test_a_day_is_given_back_when_nothing_is_done(gateway, engine, acme_key, path):
     before = remaining(gateway, acme_key)
     body = {**body_of(path), "webhook_url": "https://10.0.0.1/"}
-    with patch.object(destinations, "look_up", return_value=["10.0.0.1"]):
+    with patch.object(names, "look_up", AsyncMock(return_value=["10.0.0.1"])):
         refused = gateway.post(path, {**body, "webhook_url": CALLBACK}, key=acme_key)
     after = remaining(gateway, acme_key)
 

@@ -419,7 +419,7 @@ def test_only_an_address_is_taken_from_a_proxy(forwarded, taken):
 def test_readiness_outlives_the_database_as_long_as_known_keys_do(
     gateway, monkeypatch, seconds, status
 ):
-    monkeypatch.setattr(views, "_select_one", Mock(side_effect=OperationalError("gone")))
+    monkeypatch.setattr(database, "_select_one", Mock(side_effect=OperationalError("gone")))
     monkeypatch.setattr(views, "NEEDED", {"database": health.Probe(views._database)})
     monkeypatch.setattr(database, "trouble_since", time.monotonic() - seconds)
 

@@ -17,7 +17,7 @@ from django.db import Error as DatabaseError
 from django_celery_beat.schedulers import DatabaseScheduler, ModelEntry
 from redis.exceptions import LockError, RedisError
 
-from gateway_project.core.stores import redis
+from gateway_project.core.stores import database, redis
 from gateway_project.core.telemetry.logging import get_logger
 
 LOOK_SECONDS = 2.0
@@ -88,6 +88,16 @@ class Scheduler(DatabaseScheduler):  # type: ignore[misc]  # untyped
                 self._lock.release()
             except (LockError, RedisError, OSError) as exc:
                 log.info("beat_lock_not_released", error=type(exc).__name__)
+
+    # The schedule is read from the database, whose connection is given back before the broker is
+    # waited for.
+    def _ensure_connected(self) -> Any:
+        database.let_go()
+        return super()._ensure_connected()
+
+    def apply_async(self, *args: Any, **kwargs: Any) -> Any:
+        database.let_go()
+        return super().apply_async(*args, **kwargs)
 
     def adjust(self, n: float, drift: float = LATE_SECONDS) -> float:
         adjusted: float = super().adjust(n, drift)
