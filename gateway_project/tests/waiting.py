@@ -61,7 +61,7 @@ def _is_held(wrapper: Any) -> bool:
     if not wrapper.in_atomic_block and not getattr(wrapper, "_has_pool", False):
         return False  # its thread's own, for as long as that lives
     request = wrapper.gateway_request
-    return wrapper.gateway_thread == threading.get_ident() or (
+    return wrapper.gateway_thread() is threading.current_thread() or (
         request is not None and request is current.get()
     )
 
@@ -116,7 +116,9 @@ def installed() -> Iterator[None]:
 
     def connect(wrapper: Any) -> None:
         real_connect(wrapper)
-        wrapper.gateway_thread, wrapper.gateway_request = threading.get_ident(), current.get()
+        # Not its number, which a later thread gets again.
+        wrapper.gateway_thread = weakref.ref(threading.current_thread())
+        wrapper.gateway_request = current.get()
         _wrappers.add(wrapper)
 
     patch.setattr(BaseDatabaseWrapper, "connect", connect)
