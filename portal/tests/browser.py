@@ -184,6 +184,7 @@ def chromium(monkeypatch: pytest.MonkeyPatch) -> Iterator[Browser]:
         browser = playwright.chromium.launch(executable_path=PROGRAM, args=FLAGS)
         yield browser
         browser.close()
+        connections.close_all()  # those beside that loop, which nobody would find again
 
 
 @pytest.fixture
