@@ -21,9 +21,9 @@ from prometheus_client import REGISTRY
 
 from accounts import authentication, keys
 from accounts.models import Plan
-from detection.jobs import store
 from gateway_project.core.stores.counted.locmem import LocMemCache
 from gateway_project.core.telemetry import metrics, migration_counts
+from gateway_project.system.backlog import BacklogCollector
 from gateway_project.tests.served import wait_until
 from gateway_project.tests.test_metrics import series
 
@@ -294,7 +294,7 @@ def test_served_they_go_up_by_exactly_the_queries_made_whoever_dies(serve, make_
     sql = {"alias": "default", "vendor": "postgresql"}
 
     with CaptureQueriesContext(connection) as backlog:
-        store.backlog()  # what each scrape asks; it shows up in the next one
+        list(BacklogCollector().collect())  # what each scrape asks; it shows up in the next one
     scrapes = 0
 
     def scraped(name: str, **labels: str) -> float:

@@ -103,5 +103,8 @@ class DatabaseWrapper(base.DatabaseWrapper):  # type: ignore[misc]
 def learn_time(connection: Any) -> None:
     """Have the installation's clock go by the server at the other end (psycopg's connection)."""
     asked_at = monotonic()
-    row = connection.execute("SELECT extract(epoch FROM clock_timestamp())::float8").fetchone()
-    clock.learn(row[0], asked_at)
+    with psycopg.Cursor(connection) as cursor:  # nobody's query, whenever it is asked
+        cursor.execute("SELECT extract(epoch FROM clock_timestamp())::float8")
+        (now,) = cursor.fetchone() or (None,)
+    if now is not None:
+        clock.learn(now, asked_at)
