@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 import tempfile
 import time
@@ -35,7 +34,7 @@ from benchmarks import machine
 from benchmarks.contenders import gateway
 from benchmarks.processes import BenchError, Child, base_environment, run_once
 from benchmarks.run import engine_calls, running_engine
-from benchmarks.stores import private_stores, versions
+from benchmarks.stores import named_stores, private_stores, versions
 
 MUST_PER_SECOND = 2_000
 MUST_RATIO = 1.7
@@ -91,10 +90,7 @@ def _word(is_met: bool) -> str:
 
 def run(arguments: argparse.Namespace, console: Console) -> dict[str, Any]:
     machine.require_tools()
-    try:
-        database_url, redis_url = os.environ["DATABASE_URL"], os.environ["REDIS_URL"]
-    except KeyError as error:
-        raise BenchError(f"{error.args[0]} is not set; deploy/services.py gives one.") from error
+    database_url, redis_url = named_stores()
     items = arguments.batches * ITEMS
     with ExitStack() as stack:
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-")))

@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import os
 import sys
 import tempfile
 import time
@@ -30,7 +29,7 @@ from websockets.asyncio.client import connect
 from benchmarks import machine
 from benchmarks.contenders import gateway
 from benchmarks.processes import LOOPBACK, BenchError, Child, base_environment, run_once
-from benchmarks.stores import private_stores
+from benchmarks.stores import named_stores, private_stores
 from robin.standin.queue import Envelope
 from robin.standin.robin import Robin
 
@@ -63,10 +62,7 @@ def main() -> int:
 
 async def run(clients: int, changes: int, console: Console) -> tuple[list[list[float]], float]:
     """Milliseconds of each client for each change, and bytes of the worker for each client."""
-    try:
-        database_url, redis_url = os.environ["DATABASE_URL"], os.environ["REDIS_URL"]
-    except KeyError as error:
-        raise BenchError(f"{error.args[0]} is not set; deploy/services.py gives one.") from error
+    database_url, redis_url = named_stores()
     robin = Robin()
     await robin.start()
     with ExitStack() as stack:

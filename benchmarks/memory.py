@@ -34,7 +34,7 @@ from benchmarks.load import run_wrk
 from benchmarks.processes import LOOPBACK, BenchError, Child, base_environment, run_once
 from benchmarks.rows import Row
 from benchmarks.run import running_engine
-from benchmarks.stores import private_stores, versions
+from benchmarks.stores import named_stores, private_stores, versions
 
 MUST_MB = 1.0
 WORKERS = 2
@@ -84,10 +84,7 @@ def main() -> int:
 
 def run(arguments: argparse.Namespace, console: Console) -> list[dict[str, Any]]:
     machine.require_tools()
-    try:
-        database_url, redis_url = os.environ["DATABASE_URL"], os.environ["REDIS_URL"]
-    except KeyError as error:
-        raise BenchError(f"{error.args[0]} is not set; deploy/services.py gives one.") from error
+    database_url, redis_url = named_stores()
     with ExitStack() as stack:
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-")))
         engine = stack.enter_context(running_engine(scratch))

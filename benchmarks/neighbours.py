@@ -41,7 +41,7 @@ from benchmarks import machine
 from benchmarks.contenders import gateway
 from benchmarks.processes import LOOPBACK, BenchError, Child, base_environment, run_once
 from benchmarks.run import running_engine
-from benchmarks.stores import private_stores, versions
+from benchmarks.stores import named_stores, private_stores, versions
 
 MUST = 2.0
 PLAN = {"minute": 60, "day": 10_000}  # of the plan that everybody begins with
@@ -104,10 +104,7 @@ def main() -> int:
 
 def run(arguments: argparse.Namespace, console: Console) -> dict[str, Any]:
     machine.require_tools()
-    try:
-        database_url, redis_url = os.environ["DATABASE_URL"], os.environ["REDIS_URL"]
-    except KeyError as error:
-        raise BenchError(f"{error.args[0]} is not set; deploy/services.py gives one.") from error
+    database_url, redis_url = named_stores()
     with ExitStack() as stack:
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-")))
         engine = stack.enter_context(running_engine(scratch))

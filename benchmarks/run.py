@@ -38,7 +38,7 @@ from benchmarks.processes import (
     run_once,
 )
 from benchmarks.rows import ROWS, Engine, Row
-from benchmarks.stores import Stores, private_stores, versions
+from benchmarks.stores import Stores, named_stores, private_stores, versions
 
 PROBE_SECONDS = 2  # each run of the latency probes
 GROWTH_ROUNDS, GROWTH_SECONDS = 3, 5  # at most: there are many such rows
@@ -362,12 +362,7 @@ def run(arguments: argparse.Namespace, console: Console) -> report.Result:
     """Everything between the command line and the report."""
     names, rows = _selection(arguments.only)
     machine.require_tools()
-    try:
-        database_url, redis_url = os.environ["DATABASE_URL"], os.environ["REDIS_URL"]
-    except KeyError as error:
-        raise BenchError(
-            f"{error.args[0]} is not set; `make bench` starts private stores."
-        ) from error
+    database_url, redis_url = named_stores()
     description = machine.describe() | versions(database_url, redis_url)
     started_at = datetime.now(UTC)
     with ExitStack() as stack:

@@ -6,6 +6,7 @@ contender gets a new PostgreSQL database and an empty Redis database number, rem
 
 from __future__ import annotations
 
+import os
 import secrets
 import time
 from collections.abc import Iterator
@@ -48,6 +49,14 @@ class Stores:
 
 def _with_path(url: str, path: str) -> str:
     return urlunsplit(urlsplit(url)._replace(path=path))
+
+
+def named_stores() -> tuple[str, str]:
+    """The addresses of PostgreSQL and Redis in the environment. Raises `BenchError`."""
+    try:
+        return os.environ["DATABASE_URL"], os.environ["REDIS_URL"]
+    except KeyError as error:
+        raise BenchError(f"{error.args[0]} is not set; deploy/services.py gives one.") from error
 
 
 @contextmanager

@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import os
 import sys
 import tempfile
 import time
@@ -31,7 +30,7 @@ from benchmarks import machine
 from benchmarks.contenders import gateway
 from benchmarks.processes import LOOPBACK, BenchError, Child, base_environment, run_once
 from benchmarks.run import engine_calls, running_engine
-from benchmarks.stores import private_stores, versions
+from benchmarks.stores import named_stores, private_stores, versions
 from webhooks.catalogue import VERDICT
 
 PATH = "/v1/detect"  # of the stub, which answers it to everybody
@@ -67,10 +66,7 @@ def main() -> int:
 
 def run(arguments: argparse.Namespace, console: Console) -> dict[str, Any]:
     machine.require_tools()
-    try:
-        database_url, redis_url = os.environ["DATABASE_URL"], os.environ["REDIS_URL"]
-    except KeyError as error:
-        raise BenchError(f"{error.args[0]} is not set; deploy/services.py gives one.") from error
+    database_url, redis_url = named_stores()
     count, rounds = arguments.events, arguments.rounds
     with ExitStack() as stack:
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-")))
