@@ -15,7 +15,6 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator
 from datetime import datetime, timedelta
-from threading import Lock
 from typing import NamedTuple
 from uuid import UUID
 
@@ -25,7 +24,8 @@ from django.db.models import Count, Min, Q, QuerySet
 
 from detection.models import IN_FLIGHT, UNSENT, JobChunk
 from gateway_project.core import clock
-from gateway_project.core.sharing import SharedBudget
+from gateway_project.core.sharing import FIRST, SharedBudget, Turn
+from gateway_project.core.stores.bulk import each_once
 
 TURN = timedelta(seconds=1)
 WORKSPACES_AT_ONCE = 500
@@ -34,20 +34,13 @@ LAST = 1
 OVERTAKING_SECONDS = 2.0
 """While the oldest message waits longer, the first chunk of a job waits behind the others too."""
 LOCK = 163_990_420_092_417_733  # any number that nobody else on the database uses
-FIRST = UUID(int=0)
 # The workspaces that have chunks unsent, found from one to the next by an index, with the time of
 # the first of each.
-WAITING = """
-WITH RECURSIVE waiting (workspace_id) AS (
-    (SELECT workspace_id FROM detection_jobchunk
-     WHERE state = 'queued' AND sent_at IS NULL AND workspace_id > %(after)s
-     ORDER BY workspace_id LIMIT 1)
-    UNION ALL
-    SELECT (SELECT workspace_id FROM detection_jobchunk
-            WHERE state = 'queued' AND sent_at IS NULL AND workspace_id > waiting.workspace_id
-            ORDER BY workspace_id LIMIT 1)
-    FROM waiting WHERE waiting.workspace_id IS NOT NULL
-)
+WAITING = each_once(
+    "workspace_id",
+    "detection_jobchunk",
+    "state = 'queued' AND sent_at IS NULL",
+    """
 SELECT found.workspace_id, (
     SELECT turn FROM detection_jobchunk
     WHERE state = 'queued' AND sent_at IS NULL AND workspace_id = found.workspace_id
@@ -56,7 +49,9 @@ SELECT found.workspace_id, (
 FROM (SELECT workspace_id FROM waiting WHERE workspace_id IS NOT NULL LIMIT %(at_once)s) AS found
 JOIN accounts_workspace ON accounts_workspace.id = found.workspace_id
     AND accounts_workspace.suspended_at IS NULL
-"""
+""",
+    after="after",
+)
 
 
 class Message(NamedTuple):
@@ -66,26 +61,8 @@ class Message(NamedTuple):
     priority: int
 
 
-class _Cursor:
-    """Where the look at more workspaces than `WORKSPACES_AT_ONCE` has come to, in this process."""
-
-    def __init__(self) -> None:
-        self._after = FIRST
-        self._lock = Lock()
-
-    def waiting(self) -> list[tuple[UUID, datetime]]:
-        with self._lock:
-            after = self._after
-        found = _waiting(after)
-        if not found and after != FIRST:
-            found = _waiting(FIRST)
-        last = max((workspace_id for workspace_id, _ in found), default=FIRST)
-        with self._lock:
-            self._after = last if len(found) >= WORKSPACES_AT_ONCE else FIRST
-        return found
-
-
-_cursor = _Cursor()
+_turn = Turn()
+"""Of this process, through the workspaces that have chunks unsent."""
 
 
 def unsent() -> QuerySet[JobChunk]:
@@ -106,7 +83,7 @@ def take() -> list[Message]:
         now = clock.now()
         places, oldest = _places()
         may_overtake = oldest is None or (now - oldest).total_seconds() < OVERTAKING_SECONDS
-        chosen = dict(_shared_out(places, dict(_cursor.waiting())))
+        chosen = dict(_shared_out(places, _next_waiting()))
         # Locked as everywhere by their id, and only now: who cancels a job waits for nothing.
         locked = (
             unsent()
@@ -163,6 +140,16 @@ def _shared_out(places: SharedBudget, turns: dict[UUID, datetime]) -> Iterator[t
             yield next_ones[fewest].popleft()
         else:
             del turns[fewest]
+
+
+def _next_waiting() -> dict[UUID, datetime]:
+    """`_waiting` where the last look ended, or from the beginning when nothing is behind that."""
+    after = _turn.after
+    found = dict(_waiting(after))
+    if not found and after != FIRST:
+        found = dict(_waiting(FIRST))
+    _turn.go_on(found, WORKSPACES_AT_ONCE)
+    return found
 
 
 def _waiting(after: UUID) -> list[tuple[UUID, datetime]]:

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict, deque
-from collections.abc import Hashable
+from collections.abc import Collection, Hashable
+from uuid import UUID
+
+FIRST = UUID(int=0)
+"""No UUIDv7 is smaller."""
 
 
 class SharedBudget:
@@ -56,6 +60,20 @@ class SharedBudget:
     def clear(self) -> None:
         self.used = 0
         self._held.clear()
+
+
+class Turn:
+    """Where a look at ids in their order, only so many at once, has come to.
+
+    The next goes on there; after the last it begins again. Of one process; threads may share it.
+    """
+
+    def __init__(self) -> None:
+        self.after = FIRST
+
+    def go_on(self, seen: Collection[UUID], at_once: int) -> None:
+        """`seen` were looked at now, as many as there are or `at_once`."""
+        self.after = max(seen) if len(seen) >= at_once else FIRST
 
 
 class FairSemaphore:

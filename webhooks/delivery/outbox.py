@@ -19,7 +19,8 @@ from django.db.models import Exists, Min, OuterRef, QuerySet
 from accounts import parking
 from accounts.models import OutboxEvent
 from gateway_project.core import clock
-from gateway_project.core.sharing import SharedBudget
+from gateway_project.core.sharing import SharedBudget, Turn
+from gateway_project.core.stores.bulk import each_once
 from gateway_project.core.stores.refused import write_all_but
 from gateway_project.core.stores.sweeps import Round
 from webhooks.delivery import callbacks, sending
@@ -42,32 +43,21 @@ OF_EACH_MAX = 32
 CROWDED_AT_ONCE = 4
 LANES_AT_ONCE = 2 * CALLBACKS_MAX
 """Of one webhook more than can be full, so that there are some that are not."""
-FIRST = UUID(int=0)
-"""No UUIDv7 is smaller."""
 # The next webhooks that have something pending, found from one to the next by an index.
-WAITING = """
-WITH RECURSIVE waiting AS (
-    (SELECT webhook_id FROM webhooks_webhookdelivery
-     WHERE status = 'pending' AND webhook_id > %(after)s ORDER BY webhook_id LIMIT 1)
-    UNION ALL
-    SELECT (SELECT webhook_id FROM webhooks_webhookdelivery
-            WHERE status = 'pending' AND webhook_id > waiting.webhook_id
-            ORDER BY webhook_id LIMIT 1)
-    FROM waiting WHERE waiting.webhook_id IS NOT NULL
+WAITING = each_once(
+    "webhook_id",
+    "webhooks_webhookdelivery",
+    "status = 'pending'",
+    "SELECT webhook_id FROM waiting WHERE webhook_id IS NOT NULL LIMIT %(at_once)s",
+    after="after",
 )
-SELECT webhook_id FROM waiting WHERE webhook_id IS NOT NULL LIMIT %(at_once)s
-"""
 # Of each workspace that has events waiting, from one to the next, the first of them.
-EVENTS_OF_EACH = """
-WITH RECURSIVE waiting AS (
-    (SELECT workspace_id FROM accounts_outboxevent
-     WHERE published_at IS NULL AND workspace_id > %(after)s ORDER BY workspace_id LIMIT 1)
-    UNION ALL
-    SELECT (SELECT workspace_id FROM accounts_outboxevent
-            WHERE published_at IS NULL AND workspace_id > waiting.workspace_id
-            ORDER BY workspace_id LIMIT 1)
-    FROM waiting WHERE waiting.workspace_id IS NOT NULL
-), asked AS (
+EVENTS_OF_EACH = each_once(
+    "workspace_id",
+    "accounts_outboxevent",
+    "published_at IS NULL",
+    """
+, asked AS (
     SELECT workspace_id FROM waiting WHERE workspace_id IS NOT NULL LIMIT %(at_once)s
 ), share AS (SELECT greatest(1, %(at_once)s / greatest(1, count(*)))::bigint AS each FROM asked)
 SELECT found.id, asked.workspace_id
@@ -77,7 +67,9 @@ FROM asked CROSS JOIN share CROSS JOIN LATERAL (
     ORDER BY created_at LIMIT share.each
 ) AS found
 ORDER BY found.rank
-"""
+""",
+    after="after",
+)
 OF_EACH = """
 SELECT found.id, asked.webhook_id, found.lane
 FROM unnest(%(webhooks)s::uuid[]) AS asked (webhook_id)
@@ -93,17 +85,11 @@ CROSS JOIN LATERAL (
 LIMIT %(at_once)s
 """
 # Of one webhook that stands for many addresses: from one lane to the next, a few of each.
-OF_EACH_LANE = """
-WITH RECURSIVE waiting AS (
-    (SELECT lane FROM webhooks_webhookdelivery
-     WHERE status = 'pending' AND lane <> '' AND webhook_id = %(webhook)s ORDER BY lane LIMIT 1)
-    UNION ALL
-    SELECT (SELECT lane FROM webhooks_webhookdelivery
-            WHERE status = 'pending' AND lane <> '' AND webhook_id = %(webhook)s
-                AND lane > waiting.lane
-            ORDER BY lane LIMIT 1)
-    FROM waiting WHERE waiting.lane IS NOT NULL
-)
+OF_EACH_LANE = each_once(
+    "lane",
+    "webhooks_webhookdelivery",
+    "status = 'pending' AND lane <> '' AND webhook_id = %(webhook)s",
+    """
 SELECT found.id, %(webhook)s::uuid, lanes.lane
 FROM (SELECT lane FROM waiting WHERE lane IS NOT NULL LIMIT %(lanes)s) AS lanes
 CROSS JOIN LATERAL (
@@ -113,7 +99,8 @@ CROSS JOIN LATERAL (
     ORDER BY next_attempt_at LIMIT 4
 ) AS found
 WHERE lanes.lane <> ALL(%(full)s)
-"""
+""",
+)
 
 
 def fan_out() -> int:
@@ -146,20 +133,19 @@ def fan_out() -> int:
     return len(done)
 
 
-_after = [FIRST]
-"""Where the turn of this process through more workspaces than `EVENTS_AT_ONCE` has come to."""
+_turn = Turn()
+"""Of this process, through the workspaces that have events waiting."""
 
 
 def _events_of_each() -> list[UUID]:
     """Waiting events of all workspaces, the first of each before their second."""
     if connection.vendor != "postgresql":
         return []
-    asked: dict[str, Any] = {"after": _after[0], "at_once": EVENTS_AT_ONCE}
+    asked: dict[str, Any] = {"after": _turn.after, "at_once": EVENTS_AT_ONCE}
     with connection.cursor() as cursor:
         cursor.execute(EVENTS_OF_EACH, asked)
         found = cursor.fetchall()
-    workspaces = {workspace_id for _, workspace_id in found}
-    _after[0] = max(workspaces) if len(workspaces) >= EVENTS_AT_ONCE else FIRST
+    _turn.go_on({workspace_id for _, workspace_id in found}, EVENTS_AT_ONCE)
     return [pk for pk, _ in found]
 
 
@@ -241,7 +227,7 @@ class Claims:
     """
 
     def __init__(self) -> None:
-        self._turn = FIRST
+        self._turn = Turn()
 
     def take(
         self,
@@ -289,9 +275,9 @@ class Claims:
         if connection.vendor != "postgresql":
             return _candidates(choice.excluding_full(_due()).order_by("next_attempt_at"), at_once)
         with connection.cursor() as cursor:
-            cursor.execute(WAITING, {"after": self._turn, "at_once": WEBHOOKS_AT_ONCE})
+            cursor.execute(WAITING, {"after": self._turn.after, "at_once": WEBHOOKS_AT_ONCE})
             webhooks = [row[0] for row in cursor.fetchall()]
-            self._turn = webhooks[-1] if len(webhooks) == WEBHOOKS_AT_ONCE else FIRST
+            self._turn.go_on(webhooks, WEBHOOKS_AT_ONCE)
             with_room = [pk for pk in webhooks if choice.room_of(pk, is_named=True) > 0]
             asked: dict[str, Any] = {
                 "webhooks": with_room,
@@ -436,11 +422,8 @@ def send_again(delivery_ids: Iterable[UUID]) -> None:
 def oldest_pending_seconds() -> float:
     """How long the oldest event or delivery that is due has been waiting; 0 when none is."""
     now = clock.now()
-    due = WebhookDelivery.objects.filter(
-        status=WebhookDelivery.Status.PENDING, next_attempt_at__lte=now
-    )
     since = [
-        due.aggregate(at=Min("next_attempt_at"))["at"],
+        _due().aggregate(at=Min("next_attempt_at"))["at"],
         OutboxEvent.objects.filter(published_at=None).aggregate(at=Min("created_at"))["at"],
     ]
     return max([(now - at).total_seconds() for at in since if at is not None], default=0.0)

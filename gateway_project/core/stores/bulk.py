@@ -1,4 +1,4 @@
-"""Many rows at once, past the ORM (PostgreSQL)."""
+"""Many rows at once, or few among many, past the ORM (PostgreSQL)."""
 
 from __future__ import annotations
 
@@ -19,3 +19,22 @@ def copy_in(table: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -
     ):
         for row in rows:
             copy.write_row(row)
+
+
+def each_once(column: str, table: str, where: str, then: str, *, after: str = "") -> str:
+    """SQL: `then`, behind a CTE `waiting` of the values of `column` in rows `where`, each once.
+
+    In their order, from one to the next by an index that begins with the column: it costs as many
+    looks as `then` takes of them (`LIMIT`), however many rows there are. The last one is NULL.
+    `after` names the parameter of the value to begin behind. All arguments are SQL of ours.
+    """
+    begins = f" AND {column} > %({after})s" if after else ""
+    return f"""
+WITH RECURSIVE waiting ({column}) AS (
+    (SELECT {column} FROM {table} WHERE {where}{begins} ORDER BY {column} LIMIT 1)
+    UNION ALL
+    SELECT (SELECT {column} FROM {table} WHERE {where} AND {column} > waiting.{column}
+            ORDER BY {column} LIMIT 1)
+    FROM waiting WHERE waiting.{column} IS NOT NULL
+){then}
+"""  # noqa: S608
