@@ -5,7 +5,7 @@ A store that is away takes its own series with it (`absent()` in an alert), not 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from django import db
 from django.conf import settings
@@ -66,32 +66,23 @@ def _usage() -> Iterator[Metric]:
 
 
 def _parked() -> Metric:
-    family = GaugeMetricFamily(
-        "gateway_parked", "What a store refused and lies put aside.", labels=["kind"]
-    )
-    for kind, count in parking.counts().items():
-        family.add_metric([kind], count)
-    return family
+    text = "What a store refused and lies put aside."
+    return _by_label("gateway_parked", text, "kind", parking.counts())
 
 
 def _loops() -> Metric:
-    family = GaugeMetricFamily(
-        "gateway_loop_failed_rounds",
-        "Rounds in a row that a loop behind the requests failed; absent: none.",
-        labels=["loop"],
-    )
-    for name, rounds in loops.failed_rounds().items():
-        family.add_metric([name], rounds)
-    return family
+    text = "Rounds in a row that a loop behind the requests failed; absent: none."
+    return _by_label("gateway_loop_failed_rounds", text, "loop", loops.failed_rounds())
 
 
 def _queues() -> Metric:
-    family = GaugeMetricFamily(
-        "gateway_celery_queue_length",
-        "Messages that wait in a queue of Celery.",
-        labels=["queue"],
-    )
+    text = "Messages that wait in a queue of Celery."
     database.let_go()
-    for name, length in queues.lengths().items():
-        family.add_metric([name], length)
+    return _by_label("gateway_celery_queue_length", text, "queue", queues.lengths())
+
+
+def _by_label(name: str, text: str, label: str, values: Mapping[str, float]) -> Metric:
+    family = GaugeMetricFamily(name, text, labels=[label])
+    for of, value in values.items():
+        family.add_metric([of], value)
     return family
