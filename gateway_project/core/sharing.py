@@ -6,6 +6,7 @@ import asyncio
 from collections import OrderedDict, deque
 from collections.abc import Collection, Hashable
 from uuid import UUID
+from weakref import WeakValueDictionary
 
 FIRST = UUID(int=0)
 """No UUIDv7 is smaller."""
@@ -60,6 +61,24 @@ class SharedBudget:
     def clear(self) -> None:
         self.used = 0
         self._held.clear()
+
+
+class Semaphores:
+    """A semaphore of `places` for each holder, for as long as somebody uses it.
+
+    Each event loop has its own: of another's it could not be waited for.
+    """
+
+    def __init__(self, places: int) -> None:
+        self._places = places
+        self._known: WeakValueDictionary[tuple[int, str], asyncio.Semaphore] = WeakValueDictionary()
+
+    def of(self, holder: str) -> asyncio.Semaphore:
+        key = id(asyncio.get_running_loop()), holder
+        found = self._known.get(key)
+        if found is None:
+            found = self._known[key] = asyncio.Semaphore(self._places)
+        return found
 
 
 class Turn:

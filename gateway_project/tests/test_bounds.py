@@ -48,7 +48,7 @@ KEPT = {
     "gateway_project/core/telemetry/access_log.py": "routes of ours",
     "gateway_project/core/upstream/client.py": "connections: in_flight_max",
     "gateway_project/core/upstream/destinations.py": "1,024 addresses of 2 kB at most",
-    "gateway_project/core/upstream/names.py": "one channel; a semaphore of who asks now",
+    "gateway_project/core/upstream/names.py": "one channel",
     "robin/access/authentication.py": "5,000 sessions; requests",
     "robin/access/tokens.py": "keys of the settings",
     "robin/config/settings_page.py": REQUESTS,

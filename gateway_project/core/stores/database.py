@@ -21,7 +21,6 @@ from functools import partial
 from threading import Lock
 from time import monotonic
 from typing import Any, Generic, ParamSpec, TypeVar
-from weakref import WeakValueDictionary
 
 from django import db
 from django.db import transaction
@@ -30,6 +29,7 @@ from django.utils.decorators import sync_only_middleware
 
 from gateway_project.core import errors
 from gateway_project.core.context import current
+from gateway_project.core.sharing import Semaphores
 from gateway_project.core.stores import statements
 from gateway_project.core.stores.caching import ignore
 
@@ -61,7 +61,7 @@ _writers = _threads(WRITERS_MAX, "sql-write")
 _readers = _threads(READERS_MAX, "sql-read")
 _behind = _threads(1, "sql-behind")
 _prober = _threads(1, "sql-probe")
-_turns: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()
+_turns = Semaphores(WORKSPACE_WRITERS_MAX)
 _backing_off_until = 0.0
 hops = 0
 trouble_since: float | None = None
@@ -182,12 +182,7 @@ async def _wait_for(
 
 def _turn_of_workspace() -> asyncio.Semaphore:
     context = current.get()
-    # Of another loop's, it could not be waited for: tests have several.
-    name = f"{id(asyncio.get_running_loop())} {context.workspace if context else ''}"
-    turn = _turns.get(name)
-    if turn is None:
-        turn = _turns[name] = asyncio.Semaphore(WORKSPACE_WRITERS_MAX)
-    return turn
+    return _turns.of(str(context.workspace) if context else "")
 
 
 def _finished(

@@ -19,11 +19,12 @@ from functools import lru_cache
 from secrets import token_hex
 from time import monotonic
 from typing import Any
-from weakref import WeakValueDictionary
 
 import pycares
 from django.conf import settings
 from pycares import errno
+
+from gateway_project.core.sharing import Semaphores
 
 SECONDS_MAX = 2.5
 SECONDS_A_TRY = 1.0
@@ -42,7 +43,7 @@ ABSENT = frozenset(
 SILENT = frozenset((errno.ARES_ETIMEOUT, errno.ARES_ECONNREFUSED, errno.ARES_ESERVFAIL))
 Submit = Callable[[pycares.Channel, Callable[..., None]], None]
 _asker: ContextVar[str] = ContextVar("asker", default="")
-_shares: WeakValueDictionary[tuple[int, str], asyncio.Semaphore] = WeakValueDictionary()
+_shares = Semaphores(ASKER_MAX)
 _answering: tuple[bool, float] = (True, 0.0)  # and until when that is believed
 
 
@@ -70,7 +71,7 @@ def asked_by(asker: str) -> Iterator[None]:
 
 async def look_up(host: str, family: int = socket.AF_UNSPEC) -> list[str]:
     """The addresses of `host`. Raises `UnknownName` or `ResolverAway`."""
-    share = _share()
+    share = _shares.of(_asker.get())
     try:
         async with asyncio.timeout(SECONDS_MAX):
             await share.acquire()
@@ -155,11 +156,3 @@ def _channel(pid: int, era: int, servers: tuple[str, ...]) -> pycares.Channel:
     The one before lives until it has answered.
     """
     return pycares.Channel(timeout=SECONDS_A_TRY, tries=TRIES, servers=servers or None)
-
-
-def _share() -> asyncio.Semaphore:
-    key = id(asyncio.get_running_loop()), _asker.get()
-    share = _shares.get(key)
-    if share is None:
-        share = _shares[key] = asyncio.Semaphore(ASKER_MAX)
-    return share
