@@ -11,11 +11,10 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from datetime import timedelta
-from hashlib import blake2b
 from uuid import UUID
 
 from django.conf import settings
-from django.db import connection, transaction
+from django.db import transaction
 from django.http import HttpRequest, HttpResponse
 from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import OpenApiParameter
@@ -23,7 +22,7 @@ from drf_spectacular.utils import OpenApiParameter
 from accounts.models import IdempotencyRecord
 from gateway_project.core import clock, errors
 from gateway_project.core.ratelimit import Policy, get_limiter, per_day
-from gateway_project.core.stores import database
+from gateway_project.core.stores import advisory, database
 
 KEPT = timedelta(hours=24)
 KEY = re.compile(r"[\x21-\x7e]{1,255}\Z")
@@ -124,15 +123,8 @@ async def aonce(
 
 
 def _begin(workspace_id: UUID, key: str) -> None:
-    """Refuse to run beside the first. SQLite needs nothing: its transactions exclude each other."""
-    if connection.vendor != "postgresql":
-        return
-    digest = blake2b(f"{workspace_id} {key}".encode(), digest_size=8).digest()
-    with connection.cursor() as cursor:
-        number = int.from_bytes(digest, signed=True)
-        cursor.execute("SELECT pg_try_advisory_xact_lock(%s)", [number])
-        row = cursor.fetchone()
-    if not (row and row[0]):
+    """Refuse to run beside the first."""
+    if not advisory.try_to_hold(f"{workspace_id} {key}"):
         raise errors.IdempotencyInProgress
 
 

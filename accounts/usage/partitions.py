@@ -17,12 +17,12 @@ from django.db.models import Max
 
 from accounts.models import Plan, UsageLog
 from gateway_project.core import clock
+from gateway_project.core.stores import advisory
 from gateway_project.core.stores.sweeps import Round
 from gateway_project.core.telemetry.logging import get_logger
 
 PARTITIONS_AHEAD_DAYS = 7
 LOCK_SECONDS = 2
-MAKING = 163_990_420_092_417_733  # any number that nobody else on the database uses
 TABLE = UsageLog._meta.db_table
 NAME = re.compile(rf"{TABLE}_p([0-9]{{8}})\Z")
 log = get_logger("gateway.usage")
@@ -50,7 +50,7 @@ def _make(day: date) -> None:
     with transaction.atomic(), connection.cursor() as cursor:
         cursor.execute(f"SET LOCAL lock_timeout = '{LOCK_SECONDS}s'")
         # One at a time; whoever comes second finds it made.
-        cursor.execute("SELECT pg_advisory_xact_lock(%s)", [MAKING])
+        advisory.hold("usage.partitions")
         if day in partition_days():
             return
         # `CREATE … PARTITION OF` would lock the whole log, and wait for all that reads it.

@@ -21,7 +21,7 @@ from uuid import UUID
 
 import orjson
 from django.conf import settings
-from django.db import connection, transaction
+from django.db import transaction
 from django.db.models import F, Q, QuerySet, Sum
 
 from accounts import parking
@@ -38,6 +38,7 @@ from detection.models import UNFINISHED, Job, JobChunk
 from detection.policies import policy
 from detection.schemas import DetectConfig
 from gateway_project.core import clock, encryption, errors
+from gateway_project.core.stores import advisory
 from gateway_project.core.stores.refused import write_all_but
 from gateway_project.core.stores.sweeps import Round
 from gateway_project.core.telemetry.logging import get_logger
@@ -141,10 +142,7 @@ def create(order: Order, items: Sequence[Item]) -> tuple[Job, list[JobChunk]]:
 
 def _require_room(workspace_id: UUID, chunks: Sequence[JobChunk]) -> None:
     """Raise 429 when these would be more than the workspace's plan lets wait."""
-    if connection.vendor == "postgresql":  # of two at once, both would take the last place
-        with connection.cursor() as cursor:
-            number = int.from_bytes(workspace_id.bytes[-8:], signed=True)
-            cursor.execute("SELECT pg_advisory_xact_lock(%s)", [number])
+    advisory.hold(f"jobs of {workspace_id}")  # of two at once, both would take the last place
     plan = Plan.objects.get(workspace=workspace_id)
     waiting = _waiting(workspace_id)
     for name, most, has, more in (

@@ -25,6 +25,7 @@ from django.db.models import Count, Min, Q, QuerySet
 from detection.models import IN_FLIGHT, UNSENT, JobChunk
 from gateway_project.core import clock
 from gateway_project.core.sharing import FIRST, SharedBudget, Turn
+from gateway_project.core.stores import advisory
 from gateway_project.core.stores.bulk import each_once
 
 TURN = timedelta(seconds=1)
@@ -33,7 +34,6 @@ LAST = 1
 """The second of two priorities."""
 OVERTAKING_SECONDS = 2.0
 """While the oldest message waits longer, the first chunk of a job waits behind the others too."""
-LOCK = 163_990_420_092_417_733  # any number that nobody else on the database uses
 # The workspaces that have chunks unsent, found from one to the next by an index, with the time of
 # the first of each.
 WAITING = each_once(
@@ -77,9 +77,7 @@ def take() -> list[Message]:
     if not unsent().exists():
         return []  # mostly; without a transaction: SQLite's would keep writers out
     with transaction.atomic():
-        if connection.vendor == "postgresql":
-            with connection.cursor() as cursor:
-                cursor.execute("SELECT pg_advisory_xact_lock(%s)", [LOCK])
+        advisory.hold("jobs.turns")
         now = clock.now()
         places, oldest = _places()
         may_overtake = oldest is None or (now - oldest).total_seconds() < OVERTAKING_SECONDS
