@@ -33,10 +33,11 @@ def submit(gateway, key):
 
 
 def test_a_worker_killed_in_the_middle(work, gateway, engine, acme_key):
-    engine.is_slow(0.05)
+    engine.is_slow(0.1)
     url = submit(gateway, acme_key)
-    worker = work(*THREADS)
-    wait_until(lambda: Job.objects.get().done >= 100)
+    worker = work("--pool=threads", "--concurrency=2")  # the five chunks: two, two and one
+    held = JobChunk.objects.filter(state="processing")
+    wait_until(lambda: Job.objects.get().done > 0 and held.exists())
 
     worker.kill()
 
@@ -46,8 +47,7 @@ def test_a_worker_killed_in_the_middle(work, gateway, engine, acme_key):
         int(line["id"])
         for line in pages(gateway, acme_key, url)  # only as far as there is no gap
     }
-    died_with_it = JobChunk.objects.filter(state="processing")
-    assert died_with_it.update(leased_until=timezone.now(), sent_at=None)
+    assert held.update(leased_until=timezone.now(), sent_at=None)
     work(*THREADS)
     wait_until(lambda: Job.objects.get().status == "complete", seconds=60)
 
