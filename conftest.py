@@ -71,7 +71,7 @@ def quick() -> Iterator[None]:
     patch.undo()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="session", autouse=True)
 def _name_server() -> Iterator[NameServer]:
     """No test asks the name servers of this machine, and no process that it starts."""
     with NameServer() as server, pytest.MonkeyPatch.context() as patch:

@@ -1,7 +1,13 @@
 """The outer ring: settings, URLs, ASGI, Celery, checks. Its inner ring is `core`."""
 
+import gc
+
 __version__ = "0.1.0"  # the one place; pyproject.toml and the settings read it here
 
-from gateway_project.celery import app as celery_app
+# Nearly all that a request or an import makes is freed without the collector: it comes rarely. Said
+# before anything else is imported, an eighth of whose time it took.
+gc.set_threshold(50_000, 20, 100)
+
+from gateway_project.celery import app as celery_app  # noqa: E402
 
 __all__ = ["__version__", "celery_app"]

@@ -54,9 +54,8 @@ def serve(gateway, engine, tmp_path):
         served.close()
 
 
-@pytest.fixture(scope="class")
-def shared(_gateway_session, tmp_path_factory):
-    """One of one process for all tests of a class, none of which does it any harm."""
+@pytest.fixture(scope="session")
+def _shared_session(_gateway_session, tmp_path_factory):
     need_stores()
     served = Served(tmp_path_factory.mktemp("shared"), WORKERS="1")
     try:
@@ -64,6 +63,12 @@ def shared(_gateway_session, tmp_path_factory):
         yield served
     finally:
         served.close()
+
+
+@pytest.fixture
+def shared(gateway, engine, _shared_session):
+    """One of one process for all tests that do it no harm."""
+    return _shared_session
 
 
 def need_stores() -> None:

@@ -79,7 +79,8 @@ class Installation:
         self.url = f"http://127.0.0.1:{self.port}"
         self.environment = {
             "PATH": os.environ["PATH"],
-            "PYTHONDONTWRITEBYTECODE": "1",
+            # Beside nothing that is compiled: the first process does it for all others.
+            "PYTHONPYCACHEPREFIX": str(python.parents[1] / "compiled"),
             "DJANGO_SETTINGS_MODULE": "gateway_project.settings",
             "VAR_DIR": str(folder / "var"),
             "HOST": "127.0.0.1",

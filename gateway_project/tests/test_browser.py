@@ -22,7 +22,8 @@ from allauth.mfa.totp.internal.auth import format_hotp_value, hotp_value
 from accounts import services
 from accounts.models import User
 from accounts.usage import stream
-from gateway_project.tests.served import wait_until
+from gateway_project.tests.conftest import need_stores
+from gateway_project.tests.served import Served, wait_until
 from portal.tests.browser import NARROW, WIDE, Tab
 
 pytestmark = [pytest.mark.served, pytest.mark.timeout(240)]
@@ -73,7 +74,7 @@ class Mailbox:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._read: set[Path] = set()
+        self.forget()
 
     def link(self) -> str:
         """The path in the mail that has come since the last look."""
@@ -85,24 +86,40 @@ class Mailbox:
 
     def forget(self) -> None:
         """What has come so far is of no interest: notices that something was changed."""
-        self._read |= set(self.folder.iterdir())
+        self._read = set(self.folder.iterdir())
+
+
+@pytest.fixture(scope="module")
+def mail_folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("mail")
 
 
 @pytest.fixture
-def mailbox(tmp_path):
-    folder = tmp_path / "mail"
-    folder.mkdir()
-    return Mailbox(folder)
+def mailbox(mail_folder):
+    return Mailbox(mail_folder)
 
 
-@pytest.fixture
-def served_site(serve, mailbox):
-    return serve(
+@pytest.fixture(scope="module")
+def _served_site(_gateway_session, mail_folder, tmp_path_factory):
+    need_stores()
+    served = Served(
+        tmp_path_factory.mktemp("site"),
         WORKERS="1",
-        EMAIL_URL=f"filemail:///{mailbox.folder}",
+        EMAIL_URL=f"filemail:///{mail_folder}",
         HTTPS_ONLY="false",
         LOGIN_RATE_LIMIT_PER_MINUTE="100",
     )
+    try:
+        served.wait()
+        yield served
+    finally:
+        served.close()
+
+
+@pytest.fixture
+def served_site(gateway, engine, _served_site):
+    """One for all of these: nobody does it any harm."""
+    return _served_site
 
 
 @pytest.fixture

@@ -100,14 +100,6 @@ class TestTwoWorkers:
         assert UsageLog.objects.filter(http_status=200).count() == 60
         assert sum(x.get("event") == "process_stopped" for x in served.lines()) == 2
 
-    def test_a_limit_counts_across_them_exactly(self, serve, acme_key):
-        served = serve()
-        with ThreadPoolExecutor(16) as pool:
-            statuses = list(pool.map(lambda _: served.detect(acme_key).status_code, range(120)))
-
-        assert statuses.count(200) == 60
-        assert statuses.count(429) == 60
-
     def test_usage_of_the_last_moment_survives_a_graceful_stop(self, serve, make_key):
         key = make_key(rate_limit_per_minute=1000)
         served = serve()
@@ -202,13 +194,11 @@ class TestOnTheWire:
         assert answer.startswith(b"HTTP/1.1 404")
         assert b'"code":"not_found"' in answer
 
-    def test_forwarded_addresses_count_only_behind_proxies_of_ours(self, serve, make_key):
+    def test_forwarded_addresses_count_only_behind_proxies_of_ours(self, shared, serve, make_key):
         key = make_key(allowed_cidrs=["203.0.113.0/24"])
         forged = {"X-API-Key": key, "X-Forwarded-For": "203.0.113.5"}
 
-        direct = serve(WORKERS="1")
-        refused = httpx.post(f"{direct.url}/v1/detect", json={"text": "x"}, headers=forged)
-        direct.stop()
+        refused = httpx.post(f"{shared.url}/v1/detect", json={"text": "x"}, headers=forged)
         behind = serve(WORKERS="1", TRUSTED_PROXY_HOPS="1")
         accepted = httpx.post(f"{behind.url}/v1/detect", json={"text": "x"}, headers=forged)
         twice = {**forged, "X-Forwarded-For": "203.0.113.5, 198.51.100.1"}

@@ -19,16 +19,26 @@ from accounts.models import UsageLog
 from accounts.services import Actor
 from deploy import services
 from detection.models import Job
+from detection.tests.working import broker_at
 from gateway_project.tests.clocks import TEN_AHEAD, off_by
-from gateway_project.tests.served import database_url, wait_until
+from gateway_project.tests.conftest import need_stores
+from gateway_project.tests.private_redis import PrivateRedis
+from gateway_project.tests.served import Served, Worker, database_url, wait_until
+from gateway_project.worker import beat
 from webhooks import services as webhook_services
 
 pytestmark = [pytest.mark.hostile, pytest.mark.served, pytest.mark.timeout(180)]
 LOGIN = "/api/v1/auth/login"
 
 
-@pytest.fixture
-def pooler(monkeypatch):
+@pytest.fixture(scope="module")
+def redis_of_all(tmp_path_factory):
+    with PrivateRedis(tmp_path_factory.mktemp("redis")) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def pooler():
     """pgbouncer before the tests' database; every process that is started then goes through it."""
     if os.environ.get("POOLER_URL"):
         yield
@@ -37,24 +47,44 @@ def pooler(monkeypatch):
     if program is None:
         pytest.skip("needs pgbouncer: `make test` installs it")
     target = "postgresql://{USER}:{PASSWORD}@{HOST}:{PORT}".format(**settings.DATABASES["default"])
-    with ExitStack() as stack, tempfile.TemporaryDirectory(dir="/tmp") as home:
+    with (
+        ExitStack() as stack,
+        tempfile.TemporaryDirectory(dir="/tmp") as home,
+        pytest.MonkeyPatch.context() as patch,
+    ):
         url = services.start_pgbouncer(stack, program, Path(home), target)
-        monkeypatch.setenv("POOLER_URL", url)
+        patch.setenv("POOLER_URL", url)
         yield
 
 
-@pytest.fixture
-def hosts(pooler, serve, work, own_redis):
+@pytest.fixture(scope="module")
+def installation(_gateway_session, pooler, redis_of_all, tmp_path_factory):
     """Two gateways, the first of them ahead; so is the first of the workers."""
-    common = {
-        "WORKERS": "1",
-        "REDIS_URL": own_redis.url,
-        "DATABASE_URL": database_url(),
-        "WEBHOOK_ALLOWED_NETWORKS": "127.0.0.0/8",
-    }
-    for _ in range(2):
-        work("--pool=threads", "--concurrency=4")
-    return serve("ahead", **common, **off_by(TEN_AHEAD)), serve("right", **common)
+    need_stores()
+    common = {"WEBHOOK_ALLOWED_NETWORKS": "127.0.0.0/8", "DATABASE_URL": database_url()}
+    hosts = ["ahead", off_by(TEN_AHEAD)], ["right", {}]
+    with ExitStack() as stack:
+        for name, clock in hosts:
+            folder = tmp_path_factory.mktemp(f"worker-{name}")
+            options = ("--pool=threads", "--concurrency=4")
+            worker = Worker(folder, redis_of_all.url, *options, **common, **clock)
+            stack.callback(worker.close)
+        gateways = []
+        for name, clock in hosts:
+            more = {"WORKERS": "1", "REDIS_URL": redis_of_all.url, **common, **clock}
+            gateways.append(Served(tmp_path_factory.mktemp(name), **more))
+            stack.callback(gateways[-1].close)
+        for gateway in gateways:
+            gateway.wait()
+        yield gateways
+
+
+@pytest.fixture
+def hosts(gateway, engine, installation, redis_of_all):
+    # The schedule's rows went with those of the test before: who begins to lead writes them.
+    redis_of_all.client.delete(beat.LOCK)
+    with broker_at(redis_of_all.url):
+        yield installation
 
 
 def call(served, method, path, key="", **more):
