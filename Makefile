@@ -5,8 +5,9 @@ VENV := .venv
 override PY := $(VENV)/bin/python
 PIP := $(PY) -m pip --disable-pip-version-check --no-input --quiet
 SERVICES := $(PY) deploy/services.py run
-# All tests: N processes side by side, which a few tests would not repay.
-N := 2
+# All tests: N processes side by side, which a few tests would not repay. One more than the cores of
+# a small machine, since those that start servers often wait.
+N := 3
 ALL = -n $(N) --dist loadgroup --max-worker-restart 0
 ROWS := 10000000
 # Named after the content, not dated: switching branches or restoring a cached .venv reinstalls

@@ -159,9 +159,9 @@ SELECT pg_temp.id_at(at), CASE WHEN is_over THEN 'async' ELSE 'batch' END, %(big
     at + interval '7 days'
 FROM generate_series(1, %(jobs)s) AS n, LATERAL pg_temp.back(n, %(jobs)s, '8 days') AS at,
     LATERAL (SELECT n %% 11 > 0 AS is_over) AS state;
-INSERT INTO detection_jobchunk (id, job_id, number, first, size, state, items, results, attempts,
-    sent_at)
-SELECT pg_temp.id_at(job.created_at), job.id, number, number * 50,
+INSERT INTO detection_jobchunk (id, job_id, workspace_id, number, first, size, state, items,
+    results, attempts, sent_at)
+SELECT pg_temp.id_at(job.created_at), job.id, job.workspace_id, number, number * 50,
     CASE WHEN job.kind = 'async' THEN 1 ELSE 50 END,
     CASE WHEN job.kind = 'async' THEN 'done' ELSE 'queued' END,
     CASE WHEN job.kind = 'async' THEN '' ELSE repeat('x', 400) END,

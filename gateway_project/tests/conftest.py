@@ -54,8 +54,8 @@ def serve(gateway, engine, tmp_path):
         served.close()
 
 
-@pytest.fixture(scope="session")
-def _shared_session(_gateway_session, tmp_path_factory):
+@pytest.fixture(scope="module")
+def _shared_served(_gateway_session, tmp_path_factory):
     need_stores()
     served = Served(tmp_path_factory.mktemp("shared"), WORKERS="1")
     try:
@@ -66,9 +66,9 @@ def _shared_session(_gateway_session, tmp_path_factory):
 
 
 @pytest.fixture
-def shared(gateway, engine, _shared_session):
-    """One of one process for all tests that do it no harm."""
-    return _shared_session
+def shared(gateway, engine, _shared_served):
+    """One of one process for all tests of a module that do it no harm."""
+    return _shared_served
 
 
 def need_stores() -> None:

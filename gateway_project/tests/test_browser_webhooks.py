@@ -16,7 +16,8 @@ from gateway_project.tests.served import Worker
 from gateway_project.tests.test_browser import (  # noqa: F401 - fixtures
     EMAIL,
     PASSWORD,
-    mailbox,
+    _served_site,
+    mail_folder,
     served_site,
     site,
 )
