@@ -15,7 +15,7 @@ from django.urls import get_resolver
 from accounts.usage.buffer import buffer as usage_buffer
 from detection.engines import go
 from gateway_project.core.context import Receive, Send
-from gateway_project.core.memory import tune_gc
+from gateway_project.core.memory import collect_at_rest, tune_gc
 from gateway_project.core.stores import migrations, redis, statements
 from gateway_project.core.stores.bus import bus
 from gateway_project.core.telemetry import migration_counts
@@ -53,6 +53,7 @@ class Process:
                     await send({"type": "lifespan.startup.failed", "message": repr(exc)})
                     return
                 self._in_background(migration_counts.export())
+                self._in_background(collect_at_rest())
                 tune_gc()
                 await send({"type": "lifespan.startup.complete"})
             elif message["type"] == "lifespan.shutdown":

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import subprocess
 import sys
+import weakref
 
 import pytest
 from django.conf import settings as project
 from django.urls import clear_url_caches, get_resolver, path
 from drf_spectacular.generators import SchemaGenerator
 
+from gateway_project.core import memory
 from gateway_project.server import lifespan
 from gateway_project.system.views import OpenAPIView
 
@@ -29,6 +32,25 @@ def run_python(code: str, **environment: str) -> list[str]:
         check=True,
     )
     return done.stdout.split()
+
+
+def test_what_lies_in_cycles_does_not_wait_for_fifty_thousand_more(monkeypatch):
+    class Cycle:
+        def __init__(self) -> None:
+            self.me = self
+
+    async def left_behind() -> None:
+        gone = asyncio.Event()
+        left = weakref.ref(Cycle(), lambda _: gone.set())
+        assert left() is not None
+        collecting = asyncio.create_task(memory.collect_at_rest())
+        async with asyncio.timeout(5):
+            await gone.wait()
+        collecting.cancel()
+
+    monkeypatch.setattr(memory, "COLLECT_SECONDS", 0.01)
+    gc.collect()  # what automatic collections come for begins anew
+    asyncio.run(left_behind())
 
 
 def test_the_api_document_is_made_once_for_any_number_of_readers(gateway, monkeypatch):
