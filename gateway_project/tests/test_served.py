@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import re
@@ -9,6 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -238,6 +240,13 @@ class TestStoresAway:
 
 class TestMakeRun:
     """`manage.py run` on an empty folder, as `make run` calls it."""
+
+    @pytest.fixture(autouse=True)
+    def alone(self):
+        """Two that start at once, in two test processes, would choose the same free ports."""
+        with (Path(tempfile.gettempdir()) / "gateway-tests-run.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
 
     @staticmethod
     def environment(folder: Path, port: int) -> dict[str, str]:
