@@ -1,9 +1,11 @@
 """Test processes side by side (`make test`, or `pytest -n 2`): each with stores of its own.
 
 pytest-django gives each process a database; here each gets a Redis server, because channels of
-publish and subscribe cross the numbered databases of one. Tests that start servers (`served`) stay
-together in one process (`--dist loadgroup`), so that no two of them want the same ports, and those
-with a browser in the other, at first beside them.
+publish and subscribe cross the numbered databases of one.
+
+Tests that start servers (`served`) and those with a browser are marked as groups, but xdist 3.8
+does not hear of groups from pytest 9.2: tests that want the same thing of the machine keep apart by
+a lock of their own.
 
 xdist compares what the processes have collected: a parameter's id that is random, or that depends
 on the order of a set, ends the run and is named.
