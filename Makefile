@@ -110,8 +110,8 @@ pytest: setup-dev ## Only the tests, with PostgreSQL and Redis (T=path, or any a
 	@$(SERVICES) --want nginx,chromium,faketime,pgbouncer -- $(PY) -m pytest $(if $(T),$(T),$(ALL))
 
 # Apart from `test`: before Python 3.14, counting branches makes all that runs twice as slow.
-coverage: setup-dev ## All tests, failing below 90 % branch coverage
-	@$(SERVICES) --want nginx,chromium,faketime,pgbouncer -- $(PY) -m pytest $(ALL) --cov --cov-branch --cov-report=term
+coverage: ALL += --cov --cov-branch --cov-report=term
+coverage: pytest ## All tests, failing below 90 % branch coverage
 
 run-two: setup-dev ## The tests of served processes behind pgbouncer: two gateways, two workers (T=path)
 	@$(SERVICES) --need postgres,redis,pgbouncer --want nginx,chromium,faketime -- \

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import cycle
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -54,15 +57,22 @@ def serve(gateway, engine, tmp_path):
         served.close()
 
 
-@pytest.fixture(scope="module")
-def _shared_served(_gateway_session, tmp_path_factory):
+@contextmanager
+def running(folder: Path, **options: str) -> Iterator[Served]:
+    """One that several tests share; what is theirs alone, `serve` starts."""
     need_stores()
-    served = Served(tmp_path_factory.mktemp("shared"), WORKERS="1")
+    served = Served(folder, **options)
     try:
         served.wait()
         yield served
     finally:
         served.close()
+
+
+@pytest.fixture(scope="module")
+def _shared_served(_gateway_session, tmp_path_factory):
+    with running(tmp_path_factory.mktemp("shared"), WORKERS="1") as served:
+        yield served
 
 
 @pytest.fixture

@@ -22,8 +22,8 @@ from allauth.mfa.totp.internal.auth import format_hotp_value, hotp_value
 from accounts import services
 from accounts.models import User
 from accounts.usage import stream
-from gateway_project.tests.conftest import need_stores
-from gateway_project.tests.served import Served, wait_until
+from gateway_project.tests.conftest import running
+from gateway_project.tests.served import wait_until
 from portal.tests.browser import NARROW, WIDE, Tab
 
 pytestmark = [pytest.mark.served, pytest.mark.timeout(240)]
@@ -101,19 +101,15 @@ def mailbox(mail_folder):
 
 @pytest.fixture(scope="module")
 def _served_site(_gateway_session, mail_folder, tmp_path_factory):
-    need_stores()
-    served = Served(
-        tmp_path_factory.mktemp("site"),
-        WORKERS="1",
-        EMAIL_URL=f"filemail:///{mail_folder}",
-        HTTPS_ONLY="false",
-        LOGIN_RATE_LIMIT_PER_MINUTE="100",
-    )
-    try:
-        served.wait()
+    folder = tmp_path_factory.mktemp("site")
+    options = {
+        "WORKERS": "1",
+        "EMAIL_URL": f"filemail:///{mail_folder}",
+        "HTTPS_ONLY": "false",
+        "LOGIN_RATE_LIMIT_PER_MINUTE": "100",
+    }
+    with running(folder, **options) as served:
         yield served
-    finally:
-        served.close()
 
 
 @pytest.fixture
