@@ -23,7 +23,7 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 from django.conf import settings
-from django.db import connection, transaction
+from django.db import connection, connections, transaction
 from django.urls import URLPattern, get_resolver
 
 from accounts.models import ApiKey, OutboxEvent, Workspace
@@ -367,6 +367,20 @@ class TestPlaces:
 
         assert (full["pool_size"], full["pool_available"]) == (full["pool_max"], 0)
         assert r.status_code == 200
+
+    def test_its_connections_have_everybodys_settings_and_a_pool_of_their_own(self, gateway):
+        if connection.vendor != "postgresql":
+            pytest.skip("needs a pool")
+
+        def seen():
+            settings_of_lane = connections["default"].settings_dict
+            return settings_of_lane, connections["default"].pool
+
+        found, pool = gateway.run(database.read(seen))
+
+        assert found is connections.settings["default"]  # what tests set holds here, too
+        assert pool is not connection.pool
+        assert (pool.max_size, connection.pool.max_size) == (database.LANE.size, 10)
 
     def test_bounds_hold_in_every_transaction_also_without_a_session(self, gateway):
         if connection.vendor != "postgresql":

@@ -35,19 +35,24 @@ class DatabaseWrapper(base.DatabaseWrapper):  # type: ignore[misc]
     _lanes: ClassVar[dict[statements.Lane | None, dict[str, Any]]] = {}
 
     def __init__(self, settings_dict: dict[str, Any], *args: Any, **kwargs: Any) -> None:
-        self._lane = lane = statements.thread.lane  # Django makes a wrapper for each thread
-        options = settings_dict["OPTIONS"]
-        if pool := options.get("pool"):
+        self._lane = statements.thread.lane  # Django makes a wrapper for each thread
+        if pool := settings_dict["OPTIONS"].get("pool"):
             pool["connection_class"] = Connection
-            if lane is not None:
-                pool = {**pool, "min_size": min(1, lane.size), "max_size": lane.size}
-                settings_dict = {**settings_dict, "OPTIONS": {**options, "pool": pool}}
         super().__init__(settings_dict, *args, **kwargs)
 
     @property
     def _connection_pools(self) -> dict[str, Any]:
         """Django's, by alias; those of each lane are its own."""
         return self._lanes.setdefault(self._lane, {})
+
+    @property
+    def pool(self) -> Any:
+        is_new = self.alias not in self._connection_pools
+        pool = super().pool
+        if is_new and pool is not None and (lane := self._lane):
+            # Not by settings of its own: Django changes those that all threads have, for tests.
+            pool.resize(min(1, lane.size), lane.size)
+        return pool
 
     def close_pool(self) -> None:
         """Of all lanes: whoever asks for it has changed something, or wants the database alone."""
