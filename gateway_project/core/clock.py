@@ -2,7 +2,8 @@
 
 Hosts' clocks differ, and jump. What one process writes and another compares (leases, ends of keys
 and tokens, ages) is therefore in PostgreSQL's time: each new connection asks for it and `learn`s
-it, and `monotonic()` carries it on. Nothing of ours reads the host's clock beside this (a test
+it, and `monotonic()` carries it on. An answer that was long on its way says little of the time, and
+is left out while a better one is known. Nothing of ours reads the host's clock beside this (a test
 looks for it). On SQLite there is one host, and the time is that host's.
 """
 
@@ -18,7 +19,12 @@ from uuid_utils.compat import uuid7
 NEAR_SECONDS = 1.0
 """A host that is no further off makes ids by its own clock, which is quicker."""
 
+DRIFT = 0.001
+"""Seconds by which the clocks of two hosts may part in a second; ten times what NTP lets happen."""
+
 _began: float | None = None  # the installation's time when `monotonic()` was 0; None: not known
+_unsure_seconds = 0.0  # by how much that may be wrong, at `_learned_at`
+_learned_at = 0.0
 _host_behind_ms = 0
 
 
@@ -32,9 +38,20 @@ def now() -> datetime:
 
 
 def learn(answer: float, asked_at: float) -> None:
-    """The store's `answer` (Unix seconds) to a question that left at `asked_at` (`monotonic()`)."""
-    global _began, _host_behind_ms
-    _began = answer - (asked_at + monotonic()) / 2
+    """The store's `answer` (Unix seconds) to a question that left at `asked_at` (`monotonic()`).
+
+    It was given at some moment between the two, so half of the way is how far it may be off. Where
+    it contradicts what is known, the store's clock was set, and it is right.
+    """
+    global _began, _unsure_seconds, _learned_at, _host_behind_ms
+    heard_at = monotonic()
+    unsure = (heard_at - asked_at) / 2
+    began = answer - (asked_at + heard_at) / 2
+    if _began is not None:
+        grown = _unsure_seconds + DRIFT * (heard_at - _learned_at)
+        if grown < unsure and abs(began - _began) <= grown + unsure:
+            return
+    _began, _unsure_seconds, _learned_at = began, unsure, heard_at
     behind = time() - host_time()
     _host_behind_ms = round(behind * 1000) if abs(behind) > NEAR_SECONDS else 0
 

@@ -132,6 +132,24 @@ def test_a_host_clock_that_jumps_changes_nothing(learn):
         assert clock.time() - before < 60
 
 
+def test_an_answer_that_was_long_on_its_way_does_not_move_what_is_known(learn):
+    """Asked 20 s ago and answered at once: by half of the way the time would be 10 s behind."""
+    learn(time.time(), time.monotonic())
+
+    learn(time.time() - 20, time.monotonic() - 20)
+
+    assert clock.time() == pytest.approx(time.time(), abs=1)
+
+
+@pytest.mark.parametrize("off", [-3600, 30])
+def test_a_store_whose_clock_was_set_is_believed(learn, off):
+    learn(time.time(), time.monotonic())
+
+    learn(time.time() + off, time.monotonic() - 20)
+
+    assert clock.time() - time.time() == pytest.approx(off + 10, abs=1)
+
+
 def test_each_new_connection_tells_the_time(learn, transactional_db):
     """On a host that is an hour ahead."""
     if connection.vendor != "postgresql":
