@@ -5,10 +5,11 @@ VENV := .venv
 override PY := $(VENV)/bin/python
 PIP := $(PY) -m pip --disable-pip-version-check --no-input --quiet
 SERVICES := $(PY) deploy/services.py run
+STORES := $(SERVICES) --want nginx,chromium,faketime,pgbouncer
 # All tests: N processes side by side, which a few tests would not repay. One more than the cores of
 # a small machine, since those that start servers often wait.
 N := 3
-ALL = -n $(N) --dist loadgroup --max-worker-restart 0
+ALL = -n $(N) --dist worksteal --max-worker-restart 0
 ROWS := 10000000
 # Named after the content, not dated: switching branches or restoring a cached .venv reinstalls
 # only what really changed.
@@ -106,8 +107,14 @@ test: # The stages one after the other; at the end the seconds of each
 	exit $$code
 endif
 
+# A test of real processes may be too late for its waits where hundreds of others share two cores:
+# what failed is asked once more, with the machine to itself, and has then failed for good.
 pytest: setup-dev ## Only the tests, with PostgreSQL and Redis (T=path, or any arguments)
-	@$(SERVICES) --want nginx,chromium,faketime,pgbouncer -- $(PY) -m pytest $(if $(T),$(T),$(ALL))
+	@$(STORES) -- $(PY) -m pytest $(if $(T),$(T),$(ALL)) || { \
+		code=$$?; [ $$code = 1 ] && [ -z "$(T)" ] || exit $$code; \
+		echo "Once more, alone, what failed beside the others:"; \
+		$(STORES) -- $(PY) -m pytest -rpfE --no-header --last-failed --last-failed-no-failures none; \
+	}
 
 # Apart from `test`: before Python 3.14, counting branches makes all that runs twice as slow.
 coverage: ALL += --cov --cov-branch --cov-report=term
@@ -118,7 +125,7 @@ run-two: setup-dev ## The tests of served processes behind pgbouncer: two gatewa
 		$(PY) -m pytest -m served $(T)
 
 hostile: setup-dev ## Only the tests of what one customer, row, host or version does to the others
-	@$(SERVICES) --want nginx,chromium,faketime,pgbouncer -- $(PY) -m pytest -n $(N) --dist loadgroup -m hostile
+	@$(STORES) -- $(PY) -m pytest -n $(N) --dist worksteal -m hostile
 
 checks: setup-dev # What needs no stores, two at a time: the types take as long as all others
 	@$(MAKE) --no-print-directory -j 2 types style imports migrations-check deploy-check

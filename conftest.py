@@ -25,7 +25,7 @@ from django.conf import settings
 from django.contrib.contenttypes.models import ContentType
 from django.core.cache import cache
 from django.core.management import call_command
-from django.db import connections
+from django.db import OperationalError, connections
 from django.db.backends.utils import CursorWrapper
 from django.test import TransactionTestCase
 
@@ -114,7 +114,14 @@ def empty_the_database() -> None:
     connection = connections["default"]
     if connection.vendor == "postgresql":
         with connection.cursor() as cursor:
-            cursor.execute(sql_delete())
+            for tries_left in reversed(range(5)):
+                try:
+                    cursor.execute(sql_delete())
+                    break
+                except OperationalError:
+                    # Processes that several tests share may be writing the same rows: a deadlock.
+                    if not tries_left:
+                        raise
     else:
         call_command("flush", interactive=False, verbosity=0, inhibit_post_migrate=True)
     ContentType.objects.clear_cache()

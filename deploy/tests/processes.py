@@ -3,9 +3,10 @@
 pytest-django gives each process a database; here each gets a Redis server, because channels of
 publish and subscribe cross the numbered databases of one.
 
-Tests that start servers (`served`) and those with a browser are marked as groups, but xdist 3.8
-does not hear of groups from pytest 9.2: tests that want the same thing of the machine keep apart by
-a lock of their own.
+Each begins with a run of neighbouring files, so that what a module's tests share is started once,
+and takes from the others what is left when it is done (xdist's `worksteal`). xdist 3.8 does not
+hear of groups from pytest 9.2: tests that want the same thing of the machine keep apart by a lock
+of their own.
 
 xdist compares what the processes have collected: a parameter's id that is random, or that depends
 on the order of a set, ends the run and is named.
@@ -54,14 +55,6 @@ def pytest_configure(config: pytest.Config) -> None:
     expected = getattr(config, "workerinput", {}).get("redis_url", "")
     if expected and os.environ.get("REDIS_URL") != expected:
         raise pytest.UsageError("this test process was not given the Redis made for it")
-
-
-@pytest.hookimpl(tryfirst=True)  # before xdist writes the groups into the names
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    for item in items:
-        if item.get_closest_marker("served"):
-            has_browser = "chromium" in getattr(item, "fixturenames", ())
-            item.add_marker(pytest.mark.xdist_group("browser" if has_browser else "served"))
 
 
 def pytest_terminal_summary(

@@ -575,7 +575,7 @@ class TestServed:
         current_app.send_task(heartbeat["task"], kwargs={"text": "a private text"})
         current_app.send_task("accounts.tasks.nowhere", kwargs={"text": "a private text"})
         wait_until(lambda: detections(served) == 40)
-        wait_until(lambda: series(served, "gateway_tasks_total", **heartbeat) == 1)
+        wait_until(lambda: series(served, "gateway_tasks_total", **heartbeat) >= 1)
         everywhere = {detections(served) for _ in range(8)}
         wait_until(lambda: worker.says("task_failed") and worker.says("unregistered"))
         wait_until(lambda: are_drained(served, 40))
@@ -588,13 +588,15 @@ class TestServed:
             list(pool.map(lambda _: served.detect(key), range(10)))
         wait_until(lambda: detections(served) == 50)
         restarted = owners(folder) - {"archive"}
+        done = series(served, "gateway_tasks_total", **heartbeat)
         worker.kill()
         tasks = series(served, "gateway_tasks_total", **heartbeat)
         failures = series(served, "gateway_tasks_total", **{**heartbeat, "outcome": "failure"})
         left = owners(folder) - {"archive"}
 
         assert everywhere == after_death == {40.0}
-        assert (tasks, failures) == (1.0, 1.0)
+        assert tasks >= done >= 1  # its beat sends one more each 15 s
+        assert failures == 1
         # Two web workers, Celery's parent and its child: one of four is another, then two are gone.
         assert [len(x) for x in (names, restarted, names & restarted, left)] == [4, 4, 3, 2]
         self.check_log_of(worker)
