@@ -260,8 +260,8 @@ class Neighbours:
         assert not Parked.objects.exists()
 
 
-@pytest.fixture
-def neighbours(
+@pytest.fixture(name="neighbours")
+def _neighbours(
     gateway: Any, engine: Any, make_key: Any, globex: Any, make_webhook: Any, member: Any,
     robin: Any, settings: Any, acme: Any,
 ) -> Neighbours:  # fmt: skip

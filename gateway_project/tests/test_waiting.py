@@ -40,6 +40,13 @@ from gateway_project.tests import waiting
 from gateway_project.tests.conftest import need_stores
 from gateway_project.tests.proxy import Proxy
 from gateway_project.tests.served import ROOT, Served, wait_until
+from gateway_project.tests.test_generated import (  # noqa: F401 - a fixture
+    BODIES,
+    KNOWN,
+    OPERATIONS,
+    _neighbours,
+    own_id,
+)
 from webhooks.models import Webhook
 from webhooks.tests.receiver import Answer
 
@@ -426,6 +433,62 @@ def rows():
     return {**found, "OutboxEvent": OutboxEvent.objects.exclude(deliver_to="").count()}
 
 
+def contents():
+    """What each table holds, in short."""
+    with connection.cursor() as cursor:
+        found = {}
+        for table in connection.introspection.django_table_names(only_existing=True):
+            cursor.execute(
+                f"SELECT md5(string_agg(t::text, ' ' ORDER BY t::text)) FROM \"{table}\" t"
+            )
+            found[table] = cursor.fetchone()[0]
+        return found
+
+
+KNOWN_BY = ("/v1/limits", "/api/v1/queue")
+QUEUE = "/api/v1/queue"
+NO_FILE = ("POST", "/api/v1/blocklist/import")
+WITHOUT_THE_DATABASE = {
+    ("POST", "/v1/detect"): 200,
+    ("POST", "/v1/detect/score"): 200,
+    ("POST", "/v1/detect/batch"): 200,
+    ("POST", "/beta/litellm_basic_guardrail_api"): 200,
+    ("POST", "/api/v1/auth/refresh"): 401,  # without a cookie
+    # Robin does these, and says so. That their audit could not be written is in the log.
+    ("POST", "/api/v1/auth/ws-ticket"): 200,
+    ("POST", f"{QUEUE}/actions"): 200,
+    **{("POST", f"{QUEUE}/{{uid}}/{action}"): 404 for action in ("retry", "bounce")},
+    ("DELETE", f"{QUEUE}/{{uid}}"): 404,
+    ("POST", "/api/v1/config/reload"): 200,
+    # And these it does not know, or are refused before.
+    **{("POST", f"{QUEUE}/{action}"): 501 for action in ("pause", "resume")},
+    **{("POST", f"{QUEUE}/{{uid}}/{action}"): 501 for action in ("pause", "resume")},
+    ("DELETE", "/api/v1/logs"): 501,
+    NO_FILE: 422,
+}
+"""What is answered all the same while the database is away; everything else is 503."""
+
+
+def send(served, neighbours, method, path):
+    """One of the operations, with a body that is right."""
+    own = own_id(path, neighbours.ids)
+    names = {part[1:-1]: KNOWN.get(part[1:-1], own) for part in path.split("/") if "{" in part}
+    body = json.dumps(BODIES[method, path]) if (method, path) in BODIES else None
+    headers = {"Content-Type": "application/json"} if body else {}
+    if path.startswith("/api/v1/"):
+        headers |= neighbours.robin.bearer
+    else:
+        headers["X-API-Key"] = str(neighbours.key)
+    return httpx.request(
+        method,
+        f"{served.url}{path.format(**names)}",
+        headers=headers,
+        content=body and body.replace('"{id}"', f'"{own}"'),
+        timeout=60,
+        verify=False,
+    )
+
+
 @pytest.mark.served
 class TestStoresThatFail:
     """What is answered with 503 has not happened, whichever store fails and how."""
@@ -452,19 +515,28 @@ class TestStoresThatFail:
             ("/webhooks/register", {"url": receiver.url("/new")}),
         ]
 
-    def test_it_has_not(self, serve, proxies, receiver, make_key):
-        key = make_key(
-            scopes=["detect", "batch", "keys:write", "webhooks"], rate_limit_per_minute=1000
-        )
+    def start(self, serve, proxies, **options):
         facts, redis = settings.DATABASES["default"], urlsplit(settings.REDIS_URL)
         user = f"{facts['USER']}:{facts['PASSWORD']}"
-        served = serve(
+        return serve(
             WORKERS="1",
             DATABASE_URL=f"postgres://{user}@127.0.0.1:{proxies['postgresql'].port}/{facts['NAME']}",
             REDIS_URL=f"redis://127.0.0.1:{proxies['redis'].port}{redis.path}",
             WEBHOOK_ALLOWED_NETWORKS="127.0.0.0/8",
             DATABASE_STATEMENT_SECONDS="3",
+            **options,
         )
+
+    def all_well(self, served, key):
+        ready = httpx.get(f"{served.url}/health/ready", timeout=30).json()
+        is_up = set(ready["checks"].values()) == {"up"}
+        return is_up and served.detect(key).status_code == 200
+
+    def test_it_has_not(self, serve, proxies, receiver, make_key):
+        key = make_key(
+            scopes=["detect", "batch", "keys:write", "webhooks"], rate_limit_per_minute=1000
+        )
+        served = self.start(serve, proxies)
         asked = self.posts(receiver)
         with ThreadPoolExecutor(len(asked)) as pool:
 
@@ -474,9 +546,7 @@ class TestStoresThatFail:
                 )
 
             def all_well():
-                ready = httpx.get(f"{served.url}/health/ready", timeout=30).json()
-                is_up = set(ready["checks"].values()) == {"up"}
-                return is_up and served.detect(key).status_code == 200
+                return self.all_well(served, key)
 
             for which, proxy in proxies.items():
                 for mode in ("refusing", "silent", "slow"):
@@ -487,6 +557,44 @@ class TestStoresThatFail:
                     proxy.be("well")
                     wait_until(all_well)  # what was under way has ended
                     self.compare(which, mode, answers, before, rows())
+
+    def test_no_operation_has(self, serve, proxies, neighbours, robin):
+        """All that write, of both planes, at once; whatever table they write to."""
+        served = self.start(
+            serve,
+            proxies,
+            RATE_LIMIT_ENABLED="false",
+            ROBIN_CLIENT_API_URL=robin.client_url,
+            ROBIN_SERVICE_API_URL=robin.service_url,
+        )
+        key, proxy = str(neighbours.key), proxies["postgresql"]
+        writing = [one for one in OPERATIONS if one[0] != "GET"]
+
+        def ask_one(operation):
+            return operation, send(served, neighbours, *operation)
+
+        with ThreadPoolExecutor(len(writing)) as pool:
+            for mode in ("refusing", "silent"):
+                wait_until(lambda: self.all_well(served, key))
+                # So that who asks is known, and it is the effect that the database is needed for.
+                known = [send(served, neighbours, "GET", path) for path in KNOWN_BY]
+                assert [r.status_code for r in known] == [200, 200]
+                before = contents()
+                proxy.be(mode)
+                answers = dict(pool.map(ask_one, writing))
+                proxy.be("well")
+                wait_until(lambda: self.all_well(served, key))
+
+                statuses = {one: r.status_code for one, r in answers.items()}
+                assert contents() == before, (mode, statuses)
+                others = {one: code for one, code in statuses.items() if code != 503}
+                assert others == WITHOUT_THE_DATABASE, mode
+        # Their bodies are right: what ends the caller's access aside, all is done or not found.
+        ends_access = {"/auth/revoke", "/auth/rotate-key", "/v1/keys/{id}", "/api/v1/auth/logout"}
+        repaired = [ask_one(one) for one in writing if one[1] not in ends_access]
+        codes = {one: r.status_code for one, r in repaired if r.status_code >= 400}
+        assert {*codes.values()} <= {401, 404, 501} | {422}, codes
+        assert [one for one, code in codes.items() if code == 422] == [NO_FILE]
 
     def compare(self, which, mode, answers, before, after):
         statuses = [r.status_code for r in answers]
