@@ -49,6 +49,14 @@ app.steps["consumer"] |= {
     "gateway_project.system.presence:WorkerPresence",
 }
 
+
+@signals.celeryd_init.connect
+def _give_places_back(**_: Any) -> None:
+    from gateway_project.worker import places
+
+    places.give_back()
+
+
 CONNECTION_SECONDS = 600
 
 

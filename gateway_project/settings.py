@@ -486,7 +486,7 @@ CELERY_BROKER_TRANSPORT_OPTIONS = {
     "max_retries": 1,
     "interval_start": 0,
     "socket_connect_timeout": 2,
-    "socket_timeout": 5,
+    "socket_timeout": 2,  # of each connection that a broker without a word has left behind
     "socket_keepalive": True,
     "health_check_interval": 3,  # a broker that says nothing is left after two of them
 }
