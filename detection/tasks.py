@@ -46,7 +46,7 @@ def work() -> int:
     """Send the tasks of chunks whose turn has come, and those again whose message, or whose worker,
     was lost; returns how many."""
     chunks = store.lost(in_line=_are_in_line)
-    send(Message(chunk.pk, turns.priority_of(chunk.number)) for chunk in chunks)
+    send(Message(chunk.pk, turns.priority_of(chunk)) for chunk in chunks)
     return len(chunks) + take_turns()
 
 

@@ -1,11 +1,11 @@
 """Jobs at rest: made, claimed, finished, read, cancelled.
 
-A job lies in chunks of `CHUNK_ITEMS`, and each chunk is a task (`detection.tasks.judge_chunk`),
-which is sent when its turn has come (`turns`). The row is the truth, and the message only says that
-there is something to do: a claim holds a chunk under a lease, and results, rows of the usage log,
-counts and events are one transaction. A chunk whose worker died is claimed again when its lease has
-ended, a message that comes twice finds nothing to do, and `lost` names those whose message never
-came. Texts are encrypted, and erased in the transaction that makes them needless.
+A job lies in chunks of 200 items, and each chunk is a task (`detection.tasks.judge_chunk`), which
+is sent when its turn has come (`turns`). The row is the truth, and the message only says that there
+is something to do: a claim holds a chunk under a lease, and results, rows of the usage log, counts
+and events are one transaction. A chunk whose worker died is claimed again when its lease has ended,
+a message that comes twice finds nothing to do, and `lost` names those whose message never came.
+Texts are encrypted, and erased in the transaction that makes them needless.
 
 Locks are taken in one order everywhere: chunks by their id, jobs, then the log's sums.
 """
@@ -44,7 +44,6 @@ from gateway_project.core.stores.sweeps import Round
 from gateway_project.core.telemetry.logging import get_logger
 from gateway_project.core.telemetry.metrics import bound_reached
 
-CHUNK_ITEMS = 200
 LEASE = timedelta(seconds=8)
 ATTEMPTS_MAX = 5
 """A chunk that so many workers died over is not tried again."""
@@ -68,7 +67,7 @@ CLAIMED = (
     "job__correlation_id",
     "job__workspace__wanted_events",
 )
-SENT_OF = ("pk", "number", "job__workspace__suspended_at")
+SENT_OF = ("pk", "number", "size", "job__workspace__suspended_at")
 JOBS_COUNTED_MAX = 50_000
 TRUST = timedelta(seconds=10)
 """How long a message may be on its way before it is taken for lost."""
@@ -170,8 +169,8 @@ def _waiting(workspace_id: UUID) -> dict[str, int]:
 
 
 def _parts(items: Sequence[Item]) -> Iterator[tuple[int, Sequence[Item]]]:
-    for first in range(0, len(items), CHUNK_ITEMS):
-        yield first, items[first : first + CHUNK_ITEMS]
+    for first in range(0, len(items), turns.CHUNK_ITEMS):
+        yield first, items[first : first + turns.CHUNK_ITEMS]
 
 
 def _packed(item: Item) -> dict[str, Any]:
@@ -511,7 +510,7 @@ def results(job: Job, first: int = 0, limit: int = 50) -> tuple[list[str], int |
     """
     lines: list[str] = []
     at = first
-    chunks_max = limit // CHUNK_ITEMS + 1
+    chunks_max = limit // turns.CHUNK_ITEMS + 1
     chunks = list(
         job.chunks.filter(first__gt=first - F("size"))
         .order_by("first")

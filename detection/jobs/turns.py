@@ -1,10 +1,12 @@
 """Whose chunks are sent to the workers next: workspaces take turns, and so do a workspace's jobs.
 
-A message in the broker cannot be overtaken, so only `JOB_CHUNKS_IN_FLIGHT_MAX` chunks of the
-installation are sent and not finished; all others wait in the database, where it is decided anew
-whenever a place is free. The next is of the workspace that has the fewest in flight; of several, of
-the one that waits the longest. One workspace alone takes half of the places
-(`core/sharing.SharedBudget`), so that whoever comes finds one free.
+A message in the broker cannot be overtaken but by priority, so only `JOB_CHUNKS_IN_FLIGHT_MAX` full
+chunks of the installation, or more smaller ones, are sent and not finished; all others wait in the
+database, where it is decided anew whenever a place is free. The next is of the workspace that has
+the fewest texts in flight; of several, of the one that waits the longest. One workspace alone
+takes half of the places (`core/sharing.SharedBudget`), so that whoever comes finds one free. Where
+workers are slower than that, and a message waits for `LINE_SECONDS`, each workspace has one in
+line.
 
 Within a workspace chunk n of a job is due n seconds after the job was made: a small job passes a
 giant that came before, and no stream of small ones keeps a giant's last chunk waiting for ever.
@@ -20,7 +22,7 @@ from uuid import UUID
 
 from django.conf import settings
 from django.db import connection, transaction
-from django.db.models import Count, Min, Q, QuerySet
+from django.db.models import Count, Min, Q, QuerySet, Sum
 
 from detection.models import IN_FLIGHT, UNSENT, JobChunk
 from gateway_project.core import clock
@@ -30,10 +32,15 @@ from gateway_project.core.stores.bulk import each_once
 
 TURN = timedelta(seconds=1)
 WORKSPACES_AT_ONCE = 500
-LAST = 1
-"""The second of two priorities."""
-OVERTAKING_SECONDS = 2.0
-"""While the oldest message waits longer, the first chunk of a job waits behind the others too."""
+CHUNK_ITEMS = 200
+CHUNK_COST = 10
+"""What a chunk costs beside its texts, in texts: to be claimed, and to be written."""
+SMALL_ITEMS = 20
+LAST = 2
+"""Of three priorities: small chunks, then the first of each job, then all others."""
+LINE_SECONDS = 1.0
+OVERTAKING_SECONDS = 10.0
+"""While the oldest message waits longer, nothing overtakes it any more."""
 # The workspaces that have chunks unsent, found from one to the next by an index, with the time of
 # the first of each.
 WAITING = each_once(
@@ -55,7 +62,7 @@ JOIN accounts_workspace ON accounts_workspace.id = found.workspace_id
 
 
 class Message(NamedTuple):
-    """A chunk to be sent; `priority` 0 comes before 1."""
+    """A chunk to be sent; `priority` 0 comes before 1, and 1 before 2."""
 
     chunk_id: UUID
     priority: int
@@ -79,9 +86,11 @@ def take() -> list[Message]:
     with transaction.atomic():
         advisory.hold("jobs.turns")
         now = clock.now()
-        places, oldest = _places()
-        may_overtake = oldest is None or (now - oldest).total_seconds() < OVERTAKING_SECONDS
-        chosen = dict(_shared_out(places, _next_waiting()))
+        places, oldest, in_line = _places()
+        seconds = 0.0 if oldest is None else (now - oldest).total_seconds()
+        if seconds < LINE_SECONDS:
+            in_line = set()
+        chosen = {chunk.pk: chunk for chunk in _shared_out(places, _next_waiting(), in_line)}
         # Locked as everywhere by their id, and only now: who cancels a job waits for nothing.
         locked = (
             unsent()
@@ -91,52 +100,71 @@ def take() -> list[Message]:
         )
         found = set(locked.values_list("pk", flat=True))
         JobChunk.objects.filter(pk__in=found).update(sent_at=now)
+    may_overtake = seconds < OVERTAKING_SECONDS
     return [
-        Message(pk, priority_of(number) if may_overtake else LAST)
-        for pk, number in chosen.items()
+        Message(pk, priority_of(chunk) if may_overtake else LAST)
+        for pk, chunk in chosen.items()
         if pk in found
     ]
 
 
-def priority_of(number: int) -> int:
-    """The first chunk of a job goes before those of others that have one already."""
-    return min(number, LAST)
+def priority_of(chunk: JobChunk) -> int:
+    """What is done at once goes first, and who has nothing yet before those that have."""
+    if chunk.size <= SMALL_ITEMS:
+        return 0
+    return 1 if chunk.number == 0 else LAST
 
 
 def in_flight() -> int:
     return JobChunk.objects.filter(IN_FLIGHT).count()
 
 
-def _places() -> tuple[SharedBudget, datetime | None]:
-    """The places as they are taken now, and when the oldest message that still waits was sent."""
-    places = SharedBudget(settings.JOB_CHUNKS_IN_FLIGHT_MAX)
+def _places() -> tuple[SharedBudget, datetime | None, set[UUID]]:
+    """What is in flight, in texts; since when the oldest message waits; who has one that waits."""
+    places = SharedBudget(settings.JOB_CHUNKS_IN_FLIGHT_MAX * (CHUNK_ITEMS + CHUNK_COST))
     rows = list(
         JobChunk.objects.filter(IN_FLIGHT)
         .order_by()
         .values_list("workspace_id")
-        .annotate(n=Count("pk"), oldest=Min("sent_at", filter=Q(state=JobChunk.State.QUEUED)))
+        .annotate(
+            n=Count("pk"),
+            texts=Sum("size"),
+            oldest=Min("sent_at", filter=Q(state=JobChunk.State.QUEUED)),
+        )
     )
-    for workspace_id, count, _ in rows:
-        places.note(workspace_id, count)
-    return places, min((oldest for _, _, oldest in rows if oldest is not None), default=None)
+    for workspace_id, count, texts, _ in rows:
+        places.note(workspace_id, texts + count * CHUNK_COST)
+    waiting = {workspace_id: oldest for workspace_id, _, _, oldest in rows if oldest is not None}
+    return places, min(waiting.values(), default=None), set(waiting)
 
 
-def _shared_out(places: SharedBudget, turns: dict[UUID, datetime]) -> Iterator[tuple[UUID, int]]:
-    """The chunks that get the free places, each with its number."""
-    next_ones: dict[UUID, deque[tuple[UUID, int]]] = {}
+def _shared_out(
+    places: SharedBudget, turns: dict[UUID, datetime], in_line: set[UUID]
+) -> Iterator[JobChunk]:
+    """The chunks that get the free places; none of those `in_line`, and of others one in that case.
+
+    `in_line` is empty while messages do not wait long.
+    """
+    is_late = bool(in_line)
+    next_ones: dict[UUID, deque[JobChunk]] = {}
+    for workspace_id in in_line:
+        turns.pop(workspace_id, None)
     while turns and places.used < places.most:
         fewest = min(turns, key=lambda pk: (places.held(pk), turns[pk]))
-        # One is everybody's, whatever that leaves; and who has more gets no more either.
-        if places.held(fewest) and not places.room(fewest):
-            return
         if fewest not in next_ones:
             own = unsent().filter(workspace_id=fewest).order_by("turn", "pk")
-            rows = own.values_list("pk", "number")[: places.most - places.used]
+            rows = own.only("pk", "number", "size")[: settings.JOB_CHUNKS_IN_FLIGHT_MAX]
             next_ones[fewest] = deque(rows)
-        if next_ones[fewest]:
-            places.note(fewest, 1)
-            yield next_ones[fewest].popleft()
-        else:
+        if not next_ones[fewest]:
+            del turns[fewest]
+            continue
+        cost = next_ones[fewest][0].size + CHUNK_COST
+        # One is everybody's, whatever that leaves; and who has more gets no more either.
+        if places.held(fewest) and places.room(fewest) < cost:
+            return
+        places.note(fewest, cost)
+        yield next_ones[fewest].popleft()
+        if is_late:
             del turns[fewest]
 
 

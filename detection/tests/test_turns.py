@@ -24,7 +24,7 @@ CONFIG = DetectConfig()
 
 @pytest.fixture(autouse=True)
 def small_chunks(monkeypatch):
-    monkeypatch.setattr(store, "CHUNK_ITEMS", 50)
+    monkeypatch.setattr(turns, "CHUNK_ITEMS", 50)
 
 
 @pytest.fixture
@@ -141,15 +141,52 @@ def test_a_small_job_passes_a_giant_of_its_workspace(tenant, settings):
     assert message.priority == 0
 
 
+def test_what_is_done_at_once_passes_first_chunks_and_those_pass_the_rest(tenant, settings):
+    settings.JOB_CHUNKS_IN_FLIGHT_MAX = 8
+    tenant("giant")(1000)
+    tenant("small")(turns.SMALL_ITEMS)
+
+    chunks = {chunk.pk: chunk for chunk in JobChunk.objects.all()}
+    found = {(chunks[m.chunk_id].size, m.priority) for m in turns.take()}
+
+    assert found == {(50, 1), (50, turns.LAST), (turns.SMALL_ITEMS, 0)}
+
+
+def test_texts_are_shared_and_not_chunks(tenant, settings):
+    """One that hands in its texts one by one gets on as fast as one that hands in hundreds."""
+    settings.JOB_CHUNKS_IN_FLIGHT_MAX = 4
+    big, single = tenant("big")(1000), tenant("single")(*[1] * 30)
+
+    shares = Counter(taken())
+
+    assert shares[big.pk] == 1
+    assert shares[single.pk] >= 4
+
+
+def test_behind_slow_workers_each_has_one_in_line(tenant, settings):
+    settings.JOB_CHUNKS_IN_FLIGHT_MAX = 16
+    noisy = tenant("noisy")(*[1000] * 3)
+    taken()
+    JobChunk.objects.exclude(sent_at=None).update(sent_at=timezone.now() - timedelta(seconds=2))
+    others = [tenant(f"other-{number}")(200) for number in range(2)]
+
+    assert sorted(taken()) == sorted(other.pk for other in others)
+    finish(noisy)
+    assert taken() == []
+    finish(noisy, 100)
+    JobChunk.objects.filter(state="queued").exclude(sent_at=None).delete()
+    assert Counter(taken())[noisy.pk] > 1  # nobody waits any more
+
+
 def test_nothing_overtakes_a_message_that_waits_too_long(tenant, settings):
     settings.JOB_CHUNKS_IN_FLIGHT_MAX = 8
     submit = tenant("one")
     submit(1000)
     taken()
-    JobChunk.objects.exclude(sent_at=None).update(sent_at=timezone.now() - timedelta(seconds=3))
+    JobChunk.objects.exclude(sent_at=None).update(sent_at=timezone.now() - timedelta(seconds=11))
     tenant("another")(1)
 
-    assert [message.priority for message in turns.take()] == [1]
+    assert [message.priority for message in turns.take()] == [turns.LAST]
 
 
 def test_a_suspended_workspace_holds_nobody_up(tenant, settings):

@@ -12,7 +12,7 @@ from celery import current_app
 from django.utils import timezone
 
 from accounts.models import UsageLog
-from detection.jobs.store import CHUNK_ITEMS
+from detection.jobs.turns import CHUNK_ITEMS
 from detection.models import Job, JobChunk
 from detection.tests.test_jobs import pages
 from detection.tests.working import wait_until_sent

@@ -21,7 +21,7 @@ from celery.signals import setup_logging
 from prometheus_client import REGISTRY, metrics
 from prometheus_client.mmap_dict import MmapedDict, mmap_key
 
-from detection.jobs.store import CHUNK_ITEMS
+from detection.jobs.turns import CHUNK_ITEMS
 from detection.tests.working import broker_at, wait_until_sent
 from gateway_project.core.telemetry import metrics as observability
 from gateway_project.core.telemetry import multiprocess
