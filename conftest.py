@@ -97,8 +97,10 @@ def _watch_what_waits() -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True)
-def _waiting_holds_nothing() -> Iterator[None]:
+def _waiting_holds_nothing(request: pytest.FixtureRequest) -> Iterator[None]:
     """No connection is held while somebody outside is waited for, whatever the test does."""
+    if not {"db", "transactional_db"} & {*request.fixturenames}:
+        connections.close_all()  # of the test before, which had one
     waiting.found.clear()
     yield
     assert waiting.found == []

@@ -107,7 +107,8 @@ def test_what_celery_shows_is_true(work, gateway, engine, acme_key):
     wait_until(lambda: held.count() == 2)
 
     with current_app.connection_for_write() as connection:
-        [active] = current_app.control.inspect(connection=connection, timeout=5).active().values()
+        inspect = current_app.control.inspect(connection=connection, timeout=5)
+        [active] = wait_until(inspect.active).values()
 
     chunks = {task["args"][0] for task in active if task["name"].endswith("judge_chunk")}
     assert chunks <= {str(pk) for pk in JobChunk.objects.values_list("pk", flat=True)}
