@@ -46,12 +46,16 @@ setup-dev: $(DEV) ## The same with what checking needs on top
 # Debian keeps ensurepip in a package of its own (python3-venv). Without it the machine's own pip
 # can fill the environment; only when that is missing as well does something have to be installed.
 $(PY):
-	@for python in "$$PYTHON" python3.11 python3 python3.14 python3.13 python3.12; do \
+	@for python in $${PYTHON:-python3.11 python3 python3.14 python3.13 python3.12}; do \
 		if "$$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then \
 			break; \
 		fi; \
 		python=; \
 	done; \
+	if [ -z "$$python" ] && [ -n "$$PYTHON" ]; then \
+		echo "PYTHON names $$PYTHON, which is no Python 3.11 or newer here: $$("$$PYTHON" --version 2>&1)" >&2; \
+		exit 1; \
+	fi; \
 	if [ -z "$$python" ]; then \
 		echo "Python 3.11 or newer is needed, found: $$(python3 --version 2>&1). Install it, or" \
 			"name it: PYTHON=/path/to/python3.11 make setup" >&2; \

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import shutil
+import subprocess
 import sys
 import tomllib
 from pathlib import Path
@@ -164,3 +167,22 @@ def test_hooks_run_tools_of_the_environment() -> None:
         assert folder == ".venv/bin", hook["id"]
         assert Path(sys.executable).with_name(tool).is_file(), f"{hook['id']}: no {tool}"
         assert hook["language"] == "unsupported", "a version of its own would be installed"
+
+
+def test_a_python_that_is_named_is_taken_or_refused(tmp_path):
+    """Not another in its place: whoever names one wants to know of that one."""
+    (tmp_path / "requirements").mkdir()
+    for name in ("Makefile", "requirements/base.txt", "requirements/dev.txt"):
+        shutil.copy(ROOT / name, tmp_path / name)
+
+    done = subprocess.run(
+        ["make", "setup"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHON": "/nowhere/python3"},
+        capture_output=True,
+        text=True,
+    )
+
+    assert done.returncode != 0
+    assert "PYTHON names /nowhere/python3, which is no Python 3.11 or newer here" in done.stderr
+    assert not (tmp_path / ".venv").exists()
