@@ -111,13 +111,15 @@ test: # The stages one after the other; at the end the seconds of each
 	exit $$code
 endif
 
-# A test of real processes may be too late for its waits where hundreds of others share two cores:
-# what failed is asked once more, with the machine to itself, and has then failed for good.
+# A test of real processes may be too late for its waits where hundreds of others share two cores: a
+# few such are asked once more, with the machine to themselves, and have then failed for good.
+AGAIN := .pytest_cache/v/again
 pytest: setup-dev ## Only the tests, with PostgreSQL and Redis (T=path, or any arguments)
+	@rm -rf .pytest_cache
 	@$(STORES) -- $(PY) -m pytest $(if $(T),$(T),$(ALL)) || { \
-		code=$$?; [ $$code = 1 ] && [ -z "$(T)" ] || exit $$code; \
+		code=$$?; [ -z "$(T)$(findstring --cov,$(ALL))" ] && grep -q :: $(AGAIN) 2>/dev/null || exit $$code; \
 		echo "Once more, alone, what failed beside the others:"; \
-		$(STORES) -- $(PY) -m pytest -rpfE --no-header --last-failed --last-failed-no-failures none; \
+		$(STORES) -- $(PY) -m pytest -rpfEs --no-header --last-failed --last-failed-no-failures none; \
 	}
 
 # Apart from `test`: before Python 3.14, counting branches makes all that runs twice as slow.

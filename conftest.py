@@ -97,10 +97,11 @@ def _watch_what_waits() -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True)
-def _waiting_holds_nothing(request: pytest.FixtureRequest) -> Iterator[None]:
+def _waiting_holds_nothing() -> Iterator[None]:
     """No connection is held while somebody outside is waited for, whatever the test does."""
-    if not {"db", "transactional_db"} & {*request.fixturenames}:
-        connections.close_all()  # of the test before, which had one
+    for connection in connections.all(initialized_only=True):
+        if not connection.in_atomic_block:
+            connection.close()  # of the test before
     waiting.found.clear()
     yield
     assert waiting.found == []

@@ -25,6 +25,8 @@ import pytest
 
 from deploy import services
 
+AGAIN, AGAIN_MAX = "again", 10
+
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_setupnodes(config: pytest.Config, specs: list[Any]) -> None:
@@ -55,6 +57,24 @@ def pytest_configure(config: pytest.Config) -> None:
     expected = getattr(config, "workerinput", {}).get("redis_url", "")
     if expected and os.environ.get("REDIS_URL") != expected:
         raise pytest.UsageError("this test process was not given the Redis made for it")
+
+
+@pytest.hookimpl(trylast=True)  # when the cache has been told what failed
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    """Say whether what failed may be asked once more, alone (`make test`).
+
+    A few tests of real processes may: beside others they can be too late for their waits. Whatever
+    else fails has failed.
+    """
+    config = session.config
+    cache = getattr(config, "cache", None)
+    terminal = config.pluginmanager.get_plugin("terminalreporter")
+    if hasattr(config, "workerinput") or cache is None or terminal is None:
+        return
+    failed = [*terminal.stats.get("failed", ()), *terminal.stats.get("error", ())]
+    may = exitstatus == 1 and 0 < len(failed) <= AGAIN_MAX
+    may = may and all("served" in getattr(one, "keywords", ()) for one in failed)
+    cache.set(AGAIN, [one.nodeid for one in failed] if may else [])
 
 
 def pytest_terminal_summary(

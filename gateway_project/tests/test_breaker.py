@@ -7,6 +7,7 @@ from django.conf import settings
 
 from detection.engines import go as engine_module
 from gateway_project.core.stores import redis
+from gateway_project.core.upstream import breaker as module
 from gateway_project.core.upstream.breaker import (
     Breaker,
     BreakerOpen,
@@ -31,7 +32,8 @@ def clock():
 
 
 @pytest.fixture
-def breaker(clock):
+def breaker(clock, monkeypatch):
+    monkeypatch.setattr(module, "_registry", {})  # else lists of all would have it from now on
     return Breaker("test", failures_max=3, open_seconds=30, clock=clock)
 
 

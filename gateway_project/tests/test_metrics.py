@@ -677,10 +677,11 @@ class TestServed:
         assert 0 < detect["upstream_ms"] <= detect["duration_ms"]
 
 
-def test_a_breaker_says_when_its_state_changes(capsys):
-    from gateway_project.core.upstream.breaker import Breaker
+def test_a_breaker_says_when_its_state_changes(capsys, monkeypatch):
+    from gateway_project.core.upstream import breaker as module
 
-    breaker = Breaker("scratch", failures_max=1)
+    monkeypatch.setattr(module, "_registry", {})
+    breaker = module.Breaker("scratch", failures_max=1)
     with events(capsys) as said:
         breaker.acquire().failed()
 
