@@ -69,8 +69,6 @@ CLAIMED = (
 )
 SENT_OF = ("pk", "number", "size", "job__workspace__suspended_at")
 JOBS_COUNTED_MAX = 50_000
-TRUST = timedelta(seconds=10)
-"""How long a message may be on its way before it is taken for lost."""
 TRUST_IN_LINE = timedelta(minutes=10)
 """The same while others wait in line before it. One that was not lost finds nothing to do."""
 State = JobChunk.State
@@ -378,20 +376,20 @@ def fail(work: Work, error: Exception) -> bool:
 def lost(*, in_line: Callable[[], bool]) -> list[JobChunk]:
     """Chunks whose task has to be sent again, noted as sent now; at most `SENT_AT_ONCE`.
 
-    Those are the ones that a dead worker held, and that wait although theirs was sent `TRUST` ago,
-    or `TRUST_IN_LINE` while messages are still `in_line`, which is asked only when it matters.
+    Those are the ones that a dead worker held, and that wait although theirs was sent `turns.TRUST`
+    ago, or `TRUST_IN_LINE` while messages are still `in_line`, which is asked only when it matters.
     Those whose task was sent first come first; what is found of a suspended workspace is noted as
     well, so that it hides nobody else's.
     """
     now = clock.now()
     # One query for each state, because one for both has no index that gives its order.
     dead = JobChunk.objects.filter(state=State.PROCESSING, leased_until__lt=now)
-    late = JobChunk.objects.filter(state=State.QUEUED, sent_at__lt=now - TRUST)
+    late = JobChunk.objects.filter(state=State.QUEUED, sent_at__lt=now - turns.TRUST)
     if not (dead.exists() or late.exists()):
         return []  # without a transaction: SQLite's would keep writers out
     if in_line():
         late = late.filter(sent_at__lt=now - TRUST_IN_LINE)
-    dead = dead.filter(Q(sent_at=None) | Q(sent_at__lt=now - TRUST)).order_by("leased_until")
+    dead = dead.filter(Q(sent_at=None) | Q(sent_at__lt=now - turns.TRUST)).order_by("leased_until")
     found: list[JobChunk] = []
     for chunks in (dead, late.order_by("sent_at")):
         some = chunks.select_related("job__workspace").only(*SENT_OF)

@@ -38,8 +38,10 @@ CHUNK_COST = 10
 SMALL_ITEMS = 20
 LAST = 2
 """Of three priorities: small chunks, then the first of each job, then all others."""
+TRUST = timedelta(seconds=10)
+"""How long a message may be on its way before it is taken for lost."""
 LINE_SECONDS = 1.0
-OVERTAKING_SECONDS = 10.0
+OVERTAKING_SECONDS = 3.0
 """While the oldest message waits longer, nothing overtakes it any more."""
 # The workspaces that have chunks unsent, found from one to the next by an index, with the time of
 # the first of each.
@@ -53,9 +55,11 @@ SELECT found.workspace_id, (
     WHERE state = 'queued' AND sent_at IS NULL AND workspace_id = found.workspace_id
     ORDER BY workspace_id, turn LIMIT 1
 )
-FROM (SELECT workspace_id FROM waiting WHERE workspace_id IS NOT NULL LIMIT %(at_once)s) AS found
-JOIN accounts_workspace ON accounts_workspace.id = found.workspace_id
-    AND accounts_workspace.suspended_at IS NULL
+FROM (
+    SELECT workspace_id FROM waiting
+    WHERE (SELECT suspended_at IS NULL FROM accounts_workspace WHERE id = workspace_id)
+    LIMIT %(at_once)s
+) AS found
 """,
     after="after",
 )
@@ -86,7 +90,7 @@ def take() -> list[Message]:
     with transaction.atomic():
         advisory.hold("jobs.turns")
         now = clock.now()
-        places, oldest, in_line = _places()
+        places, oldest, in_line = _places(now)
         seconds = 0.0 if oldest is None else (now - oldest).total_seconds()
         if seconds < LINE_SECONDS:
             in_line = set()
@@ -119,18 +123,19 @@ def in_flight() -> int:
     return JobChunk.objects.filter(IN_FLIGHT).count()
 
 
-def _places() -> tuple[SharedBudget, datetime | None, set[UUID]]:
-    """What is in flight, in texts; since when the oldest message waits; who has one that waits."""
+def _places(now: datetime) -> tuple[SharedBudget, datetime | None, set[UUID]]:
+    """What is in flight, in texts; since when the oldest message waits; who has one that waits.
+
+    A message that may be lost waits for nobody, nor does one whose task is to be tried again, or
+    whose workspace is suspended.
+    """
     places = SharedBudget(settings.JOB_CHUNKS_IN_FLIGHT_MAX * (CHUNK_ITEMS + CHUNK_COST))
+    in_line = Q(state=JobChunk.State.QUEUED, attempts=0, sent_at__gt=now - TRUST)
     rows = list(
-        JobChunk.objects.filter(IN_FLIGHT)
+        JobChunk.objects.filter(IN_FLIGHT, job__workspace__suspended_at=None)
         .order_by()
         .values_list("workspace_id")
-        .annotate(
-            n=Count("pk"),
-            texts=Sum("size"),
-            oldest=Min("sent_at", filter=Q(state=JobChunk.State.QUEUED)),
-        )
+        .annotate(n=Count("pk"), texts=Sum("size"), oldest=Min("sent_at", filter=in_line))
     )
     for workspace_id, count, texts, _ in rows:
         places.note(workspace_id, texts + count * CHUNK_COST)
@@ -143,27 +148,27 @@ def _shared_out(
 ) -> Iterator[JobChunk]:
     """The chunks that get the free places; none of those `in_line`, and of others one in that case.
 
-    `in_line` is empty while messages do not wait long.
+    `in_line` is empty while messages do not wait long. At most as many as full ones have places:
+    the next round, when one of them ends, has more.
     """
-    is_late = bool(in_line)
+    is_late, most = bool(in_line), settings.JOB_CHUNKS_IN_FLIGHT_MAX
     next_ones: dict[UUID, deque[JobChunk]] = {}
     for workspace_id in in_line:
         turns.pop(workspace_id, None)
-    while turns and places.used < places.most:
+    chosen = 0
+    while turns and places.used < places.most and chosen < most:
         fewest = min(turns, key=lambda pk: (places.held(pk), turns[pk]))
         if fewest not in next_ones:
             own = unsent().filter(workspace_id=fewest).order_by("turn", "pk")
-            rows = own.only("pk", "number", "size")[: settings.JOB_CHUNKS_IN_FLIGHT_MAX]
-            next_ones[fewest] = deque(rows)
-        if not next_ones[fewest]:
+            next_ones[fewest] = deque(own.only("pk", "number", "size")[:most])
+        cost = next_ones[fewest][0].size + CHUNK_COST if next_ones[fewest] else 0
+        # One is everybody's, whatever that leaves.
+        if not cost or (places.held(fewest) and places.room(fewest) < cost):
             del turns[fewest]
             continue
-        cost = next_ones[fewest][0].size + CHUNK_COST
-        # One is everybody's, whatever that leaves; and who has more gets no more either.
-        if places.held(fewest) and places.room(fewest) < cost:
-            return
         places.note(fewest, cost)
         yield next_ones[fewest].popleft()
+        chosen += 1
         if is_late:
             del turns[fewest]
 

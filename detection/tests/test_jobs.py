@@ -718,7 +718,7 @@ class TestTheTaskOfAChunk:
         assert tasks.work() == 0  # it may still be on its way
         assert in_line() == []
 
-        with time_machine.travel(timezone.now() + store.TRUST + timedelta(seconds=1)):
+        with time_machine.travel(timezone.now() + turns.TRUST + timedelta(seconds=1)):
             assert tasks.work() == 2
             assert in_line() == sent
             assert tasks.work() == 0
@@ -746,7 +746,7 @@ class TestTheTaskOfAChunk:
         redis.client().flushdb()
         assert tasks.work() == 0
 
-        with time_machine.travel(timezone.now() + store.TRUST + timedelta(seconds=1)):
+        with time_machine.travel(timezone.now() + turns.TRUST + timedelta(seconds=1)):
             assert tasks.work() == 1
         assert in_line() == [chunk_id]
 

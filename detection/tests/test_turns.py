@@ -157,7 +157,7 @@ def test_texts_are_shared_and_not_chunks(tenant, settings):
     settings.JOB_CHUNKS_IN_FLIGHT_MAX = 4
     big, single = tenant("big")(1000), tenant("single")(*[1] * 30)
 
-    shares = Counter(taken())
+    shares = Counter([*taken(), *taken()])
 
     assert shares[big.pk] == 1
     assert shares[single.pk] >= 4
@@ -183,10 +183,53 @@ def test_nothing_overtakes_a_message_that_waits_too_long(tenant, settings):
     submit = tenant("one")
     submit(1000)
     taken()
-    JobChunk.objects.exclude(sent_at=None).update(sent_at=timezone.now() - timedelta(seconds=11))
+    JobChunk.objects.exclude(sent_at=None).update(sent_at=timezone.now() - timedelta(seconds=4))
     tenant("another")(1)
 
     assert [message.priority for message in turns.take()] == [turns.LAST]
+
+
+def test_messages_that_are_lost_hold_nobody_up(tenant, settings):
+    """Nor their own workspace: whatever has no message any more is not in line."""
+    settings.JOB_CHUNKS_IN_FLIGHT_MAX = 16
+    unlucky = tenant("unlucky")(1000)
+    [first, *_] = turns.take()
+    sent = JobChunk.objects.exclude(sent_at=None)
+    JobChunk.objects.exclude(pk=first.chunk_id).update(sent_at=None)
+    sent.update(sent_at=timezone.now() - turns.TRUST - timedelta(seconds=1))
+    tenant("other")(1000)
+
+    assert len({*taken()}) == 2
+    assert sent.filter(workspace_id=unlucky.pk).count() > 2
+
+
+def test_one_suspended_later_takes_no_place_and_makes_nobody_late(tenant, settings):
+    settings.JOB_CHUNKS_IN_FLIGHT_MAX = 8
+    stopped = tenant("stopped")(1000)
+    taken()
+    JobChunk.objects.exclude(sent_at=None).update(sent_at=timezone.now() - timedelta(seconds=5))
+    Workspace.objects.filter(pk=stopped.pk).update(suspended_at=timezone.now())
+    other = tenant("other")(1000)
+
+    assert taken() == [other.pk] * 4
+
+
+def test_suspended_ones_fill_no_page_of_those_who_wait(tenant, settings, monkeypatch):
+    monkeypatch.setattr(turns, "WORKSPACES_AT_ONCE", 2)
+    settings.JOB_CHUNKS_IN_FLIGHT_MAX = 16
+    for number in range(4):
+        workspace = tenant(f"stopped-{number}")(1)
+        Workspace.objects.filter(pk=workspace.pk).update(suspended_at=timezone.now())
+    others = [tenant(f"other-{number}")(1) for number in range(3)]
+
+    assert sorted([*taken(), *taken()]) == sorted(other.pk for other in others)
+
+
+def test_a_round_chooses_no_more_than_the_full_chunks_that_have_places(tenant, settings):
+    settings.JOB_CHUNKS_IN_FLIGHT_MAX = 4
+    tenant("singles")(*[1] * 30)
+
+    assert len(taken()) == 4
 
 
 def test_a_suspended_workspace_holds_nobody_up(tenant, settings):

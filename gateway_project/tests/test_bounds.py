@@ -33,7 +33,7 @@ KEPT = {
     "accounts/usage/rollups.py": "64 statements of ours",
     "detection/embedded/views.py": "8,192 single characters",
     "detection/engines/go.py": REQUESTS,
-    "detection/jobs/turns.py": "JOB_CHUNKS_IN_FLIGHT_MAX ids",
+    "detection/jobs/turns.py": "JOB_CHUNKS_IN_FLIGHT_MAX ids of each of as many workspaces",
     "detection/policies/policy.py": "bytes: POLICY_CACHE_BYTES_MAX",
     "detection/services.py": REQUESTS,
     "gateway_project/core/encryption.py": "4,096 secrets of webhooks, 300 bytes each",
