@@ -50,9 +50,9 @@ def learn(answer: float, asked_at: float) -> None:
     if _began is not None:
         grown = _unsure_seconds + DRIFT * (heard_at - _learned_at)
         if grown < unsure and abs(began - _began) <= grown + unsure:
-            return
+            began, unsure, heard_at = _began, _unsure_seconds, _learned_at
     _began, _unsure_seconds, _learned_at = began, unsure, heard_at
-    behind = time() - host_time()
+    behind = time() - host_time()  # the host's clock may have been set meanwhile
     _host_behind_ms = round(behind * 1000) if abs(behind) > NEAR_SECONDS else 0
 
 

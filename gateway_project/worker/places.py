@@ -17,7 +17,10 @@ log = get_logger("gateway.tasks")
 
 
 class QoS(redis.QoS):
-    """Redis delivers such a message again, an hour later: tasks bear that, rows are the truth."""
+    """Such a message comes again an hour later, or never: Redis may have done it and not said so.
+
+    Tasks bear both: rows are the truth, and what beat sends is sent again.
+    """
 
     def ack(self, delivery_tag: str) -> None:
         try:
