@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import sys
+import unicodedata
 
 import pytest
 from cachetools import LRUCache
@@ -320,3 +321,39 @@ class TestHowLarge:
 
         assert 0 < len(policies._read_already) < 10
         assert policies._read_already.currsize <= 200_000
+
+
+@pytest.mark.hostile
+def test_marks_that_are_out_of_order_are_sorted_few_at_a_time(monkeypatch):
+    """CPython sorts them in one go, with a time that grows by the square."""
+    lengths = []
+    real = unicodedata.normalize
+
+    def normalize(form, text):
+        lengths.append(len(text))
+        return real(form, text)
+
+    monkeypatch.setattr(policies.unicodedata, "normalize", normalize)
+
+    policies.normalised("\u0344" * 5000 + "\u0f73" * 5000)
+
+    assert max(lengths) <= policies.PIECE_CHARS
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Größe für Änderungen, ﬁne ①②③ " * 40,
+        "日本語テキスト" * 200,
+        unicodedata.normalize("NFD", "がぎぐげご" * 200),
+        unicodedata.normalize("NFD", "대한민국에서는" * 200),
+        unicodedata.normalize("NFD", "Việt Nam đất nước ta ơi" * 60),
+        "x" * 255 + "e\u0301" * 300,
+        "한" * 1000,
+        "ｶﾞｷﾞｸﾞ" * 100,
+    ],
+)
+def test_a_long_text_is_normalised_as_in_one_piece(text):
+    whole = unicodedata.normalize("NFKC", text)
+
+    assert policies.normalised(text) == " ".join(whole.casefold().split())
