@@ -152,8 +152,9 @@ class _Memory:
             self.known.clear()
             self.unknown.clear()
         else:
+            wanted = UUID(word)
             self.known.drop_where(
-                lambda known: word in (str(known.caller.key_id), str(known.caller.workspace_id))
+                lambda known: wanted in (known.caller.key_id, known.caller.workspace_id)
             )
 
 

@@ -119,12 +119,12 @@ def confirm_email(user: User, *, actor: Actor) -> None:
         EmailAddress.objects.update_or_create(
             user=user, email=user.email, defaults={"verified": True, "primary": True}
         )
-        owned = Workspace.objects.filter(
-            memberships__user=user, memberships__role=Membership.Role.OWNER
-        )
-        Workspace.objects.filter(pk__in=owned).update(is_confirmed=True)
+        owned = Membership.objects.filter(user=user, role=Membership.Role.OWNER)
+        workspace_ids = set(owned.values_list("workspace", flat=True))
+        Workspace.objects.filter(pk__in=workspace_ids).update(is_confirmed=True)
         audit("user.email_confirmed", target=user.pk, **actor.fields())
-    authentication.forget_all()
+    for workspace_id in workspace_ids:
+        authentication.forget_workspace(workspace_id)
 
 
 def delete_account(user: User, *, actor: Actor) -> None:
@@ -142,7 +142,8 @@ def delete_account(user: User, *, actor: Actor) -> None:
             _delete_workspace(workspace)
         audit("user.deleted", target=user.pk, **actor.fields())
         delete_user(user)
-    authentication.forget_all()
+    for workspace_id in own:
+        authentication.forget_workspace(workspace_id)
 
 
 def _delete_workspace(workspace: Workspace) -> None:

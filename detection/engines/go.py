@@ -15,6 +15,7 @@ import math
 from collections.abc import Hashable, Iterable
 from contextlib import suppress
 from dataclasses import replace
+from itertools import islice
 from time import monotonic
 from typing import Any, Literal
 
@@ -29,6 +30,8 @@ from gateway_project.core.telemetry.logging import get_logger
 from gateway_project.core.upstream import client as http
 from gateway_project.core.upstream.breaker import Breaker, BreakerOpen
 
+# What an engine says beside the score goes into logs, events and every answer.
+THREAT_TYPES_MAX, WORD_CHARS_MAX, REASON_CHARS_MAX = 32, 64, 1_000
 Reason = Literal["connect_error", "timeout", "engine_error", "circuit_open"]
 log = get_logger("gateway.engine")
 
@@ -215,15 +218,16 @@ class EngineClient:
             score = float(raw)
             if not math.isfinite(score):
                 raise ValueError("not a number")
-            threat_types = dict.fromkeys(str(kind) for kind in body.get("threat_types") or ())
+            named = islice(body.get("threat_types") or (), THREAT_TYPES_MAX)
+            threat_types = dict.fromkeys(str(kind)[:WORD_CHARS_MAX] for kind in named)
         except (orjson.JSONDecodeError, KeyError, TypeError, ValueError, AttributeError) as exc:
             log.warning("engine_answer_unreadable", error=type(exc).__name__)
             raise EngineUnavailable("engine_error") from exc
         return Score(
             score=min(1.0, max(0.0, score)),
             threat_types=tuple(threat_types),
-            reason=str(body["reason"]) if body.get("reason") else None,
-            endpoint=str(body["endpoint"]) if body.get("endpoint") else None,
+            reason=str(body["reason"])[:REASON_CHARS_MAX] if body.get("reason") else None,
+            endpoint=str(body["endpoint"])[:WORD_CHARS_MAX] if body.get("endpoint") else None,
             scanned_chars=chars,
             total_chars=chars,
             queued_seconds=answer.queued_seconds,

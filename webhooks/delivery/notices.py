@@ -97,6 +97,8 @@ def send_waiting() -> int:
             refused = _send(notice)
         except (OSError, SMTPException) as exc:
             log.error("webhook_notice_unsent", notice=notice.pk, error=type(exc).__name__)
+            if isinstance(exc, SMTPRecipientsRefused):
+                continue  # for now, and of this address: the next try is after its claim's end
             return sent  # the mail server is away: the others would fare no better
         WebhookNotice.objects.filter(pk=pk).update(sent_at=clock.now())
         if refused is None:

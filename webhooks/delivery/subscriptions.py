@@ -15,7 +15,7 @@ from django.db import transaction
 
 from accounts import authentication
 from accounts.events import audit
-from accounts.models import ApiKey, Workspace
+from accounts.models import Workspace
 from gateway_project.core import clock
 from gateway_project.core.stores.sweeps import Round
 from gateway_project.core.telemetry.logging import get_logger
@@ -41,8 +41,7 @@ def tell(workspace: Workspace) -> None:
     if wanted == workspace.wanted_events:
         return
     Workspace.objects.filter(pk=workspace.pk).update(wanted_events=wanted)
-    for key_id in ApiKey.objects.usable().filter(workspace=workspace).values_list("pk", flat=True):
-        authentication.forget(key_id)
+    authentication.forget_workspace(workspace.pk)
 
 
 def disable(webhook_id: UUID, reason: Webhook.DisabledReason, facts: dict[str, Any]) -> None:

@@ -210,7 +210,6 @@ class TestNotices:
         [
             SMTPServerDisconnected("gone"),
             SMTPDataError(451, b"try later"),
-            SMTPRecipientsRefused({"alice@acme.example": (450, b"busy")}),
             ConnectionRefusedError(),
         ],
         ids=lambda error: type(error).__name__,
@@ -222,6 +221,18 @@ class TestNotices:
 
         assert not Parked.objects.exists()
         assert WebhookNotice.objects.filter(sent_at=None).count() == 2
+
+    def test_an_address_that_is_refused_for_now_keeps_no_other_from_its_mail(
+        self, notice, monkeypatch
+    ):
+        busy = SMTPRecipientsRefused({"alice@acme.example": (450, b"busy")})
+        monkeypatch.setattr(Picky, "refusals", {"alice@": busy})
+
+        assert notices.send_waiting() == 1
+
+        assert "charlie@globex.example" in {message.to[0] for message in mail.outbox}
+        assert WebhookNotice.objects.filter(sent_at=None).count() == 1
+        assert not Parked.objects.exists()
 
     def test_facts_that_are_none(self, notice):
         WebhookNotice.objects.filter(pk=notice[0].pk).update(facts=5)

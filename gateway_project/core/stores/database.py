@@ -85,6 +85,7 @@ class _Call(Generic[T]):
         try:
             with statements.bounded(BOUNDS):
                 if not self._is_write:
+                    self._raise_if_undone()
                     return self._function()
                 with transaction.atomic():
                     self._raise_if_undone()
