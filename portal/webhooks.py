@@ -32,6 +32,7 @@ from portal.webhook_forms import (
 )
 from webhooks import services
 from webhooks.delivery import callbacks, health, sending
+from webhooks.delivery.results import BODIES_KEPT
 from webhooks.models import Webhook, WebhookDelivery
 from webhooks.receiving import debugger
 
@@ -277,6 +278,7 @@ def delivery(request: HttpRequest, member: Member, delivery_id: UUID) -> HttpRes
         "attempts": [
             (attempt, int(attempt.at.timestamp())) for attempt in found.attempts.order_by("-id")
         ],
+        "bodies_kept": BODIES_KEPT,
         "body": sending.body_of(found.pk).decode(),
         "is_live": is_pending and found.attempts_made == 0,
     }

@@ -225,7 +225,10 @@ class WebhookDelivery(models.Model):
 
 
 class WebhookAttempt(models.Model):
-    """One request and what came of it: a status, or an error. Bodies are cut at 16 KiB."""
+    """One request and what came of it: a status, or an error. Bodies are cut at 16 KiB.
+
+    Of a delivery only the newest are kept, and fewer bodies (`delivery/results.py`).
+    """
 
     delivery = models.ForeignKey(WebhookDelivery, on_delete=models.CASCADE, related_name="attempts")
     at = models.DateTimeField()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 from uuid import UUID
 
@@ -168,17 +169,22 @@ class Recovery(BaseModel):
 class AttemptView(BaseModel):
     at: Time
     http_status: int | None
-    response_body: str = Field(description="At most 16 KiB of it.")
+    response_body: str = Field(
+        description=(
+            "At most 16 KiB of it; of the last two attempts, in lists of the last one. Empty in "
+            "others."
+        )
+    )
     error: str | None
     duration_ms: int
     next_attempt_at: Time | None
 
     @classmethod
-    def of(cls, attempt: WebhookAttempt) -> AttemptView:
+    def of(cls, attempt: WebhookAttempt, response_body: str) -> AttemptView:
         return cls(
             at=attempt.at,
             http_status=attempt.http_status,
-            response_body=attempt.response_body,
+            response_body=response_body,
             error=attempt.error or None,
             duration_ms=attempt.duration_ms,
             next_attempt_at=attempt.next_attempt_at,
@@ -197,11 +203,12 @@ class DeliveryView(BaseModel):
     next_attempt_at: Time | None
     http_status: int | None = Field(description="Of the last attempt.")
     error: str | None
-    attempts: list[AttemptView]
+    attempts: list[AttemptView] = Field(description="The last ten, the oldest first.")
 
     @classmethod
-    def of(cls, delivery: WebhookDelivery) -> DeliveryView:
-        return cls(**_delivery(delivery))
+    def of(cls, delivery: WebhookDelivery, answers: Mapping[int, str]) -> DeliveryView:
+        """`answers`: of attempts by their ids, as `services.newest_answers` finds them."""
+        return cls(**_delivery(delivery, answers))
 
 
 class DeliveryDetail(DeliveryView):
@@ -210,11 +217,15 @@ class DeliveryDetail(DeliveryView):
     body: dict[str, Any]
 
     @classmethod
-    def of(cls, delivery: WebhookDelivery) -> DeliveryDetail:
-        return cls(**_delivery(delivery), body=delivery.event.body)
+    def of(
+        cls, delivery: WebhookDelivery, answers: Mapping[int, str] | None = None
+    ) -> DeliveryDetail:
+        if answers is None:
+            answers = {attempt.pk: attempt.response_body for attempt in delivery.attempts.all()}
+        return cls(**_delivery(delivery, answers), body=delivery.event.body)
 
 
-def _delivery(delivery: WebhookDelivery) -> dict[str, Any]:
+def _delivery(delivery: WebhookDelivery, answers: Mapping[int, str]) -> dict[str, Any]:
     is_waiting = delivery.status == WebhookDelivery.Status.PENDING and not delivery.is_claimed
     return {
         "id": delivery.pk,
@@ -228,7 +239,10 @@ def _delivery(delivery: WebhookDelivery) -> dict[str, Any]:
         "next_attempt_at": delivery.next_attempt_at if is_waiting else None,
         "http_status": delivery.http_status,
         "error": delivery.error or None,
-        "attempts": [AttemptView.of(attempt) for attempt in delivery.attempts.all()],
+        "attempts": [
+            AttemptView.of(attempt, answers.get(attempt.pk, ""))
+            for attempt in delivery.attempts.all()
+        ],
     }
 
 

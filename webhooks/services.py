@@ -18,7 +18,7 @@ from gateway_project.core.telemetry.metrics import bound_reached
 from gateway_project.core.upstream import destinations
 from webhooks import catalogue, keyring, signing
 from webhooks.delivery import callbacks, outbox, schedule, sending, subscriptions
-from webhooks.delivery.results import record
+from webhooks.delivery.results import ATTEMPTS_KEPT, record
 from webhooks.models import (
     Inbox,
     Webhook,
@@ -33,7 +33,6 @@ OLD_SECRETS_MAX = 9
 RECOVERED_MAX = 10_000
 HEALTH_DAYS = 7
 COUNTED_MAX = 10_000
-ATTEMPTS_HELD_AGAINST = 20
 Reason = Webhook.DisabledReason
 Status = WebhookDelivery.Status
 
@@ -346,6 +345,16 @@ def _bounded_count(rows: QuerySet[WebhookDelivery]) -> Subquery:
     return CountOf(some, output_field=IntegerField())
 
 
+def newest_answers(deliveries: Iterable[WebhookDelivery]) -> dict[int, str]:
+    """{attempt: what its receiver answered}, of the newest of each. One query.
+
+    For lists, whose attempts were read without (`defer("response_body")`).
+    """
+    logs = [list(delivery.attempts.all()) for delivery in deliveries]
+    newest = WebhookAttempt.objects.filter(pk__in=[log[-1].pk for log in logs if log])
+    return dict(newest.values_list("pk", "response_body"))
+
+
 class CountOf(Subquery):
     template = "(SELECT count(*) FROM (%(subquery)s) AS counted)"
 
@@ -376,7 +385,7 @@ def _sent(webhook: Webhook, header_id: str, body: bytes) -> debugger.Sent | None
         if delivery is None:
             continue
         attempts = WebhookAttempt.objects.filter(delivery=delivery).order_by("-id")
-        times = attempts.values_list("at", flat=True)[:ATTEMPTS_HELD_AGAINST]
+        times = attempts.values_list("at", flat=True)[:ATTEMPTS_KEPT]
         return debugger.Sent(
             str(event_id),
             sending.body_of(delivery.pk),

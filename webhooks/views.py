@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from django.db.models import QuerySet
+from django.db.models import Prefetch, QuerySet
 from django.http import HttpResponse
 from drf_spectacular.utils import OpenApiParameter, extend_schema
 from rest_framework.request import Request
@@ -22,7 +22,7 @@ from gateway_project.core.ratelimit import per_minute
 from gateway_project.core.storable import storable
 from webhooks import catalogue, services
 from webhooks.delivery import callbacks
-from webhooks.models import Inbox, Webhook, WebhookDelivery
+from webhooks.models import Inbox, Webhook, WebhookAttempt, WebhookDelivery
 from webhooks.receiving import inbox
 from webhooks.schemas import (
     Accepted,
@@ -259,10 +259,12 @@ class WebhookViewSet(KeyedViewSet):
             among.filter(**asked)
             .select_related("event", "webhook")
             .defer("event__body")
-            .prefetch_related("attempts")
+            .prefetch_related(Prefetch("attempts", WebhookAttempt.objects.defer("response_body")))
         )
         rows, following = page(request, found, ordering=("-created_at", "-id"), among=among)
-        return reply(DeliveryList(results=[DeliveryView.of(row) for row in rows], next=following))
+        answers = services.newest_answers(rows)
+        results = [DeliveryView.of(row, answers) for row in rows]
+        return reply(DeliveryList(results=results, next=following))
 
     @endpoint(
         summary="One delivery, with its attempts and its body",

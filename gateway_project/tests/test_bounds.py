@@ -84,7 +84,7 @@ ROWS = {
     "UsageRollup": "paths and statuses for each key and period",
     "User": "REGISTRATIONS_PER_HOUR of an address",
     "Webhook": "Plan.webhooks_max",
-    "WebhookAttempt": "ten for each delivery",
+    "WebhookAttempt": "ATTEMPTS_KEPT for each delivery",
     "WebhookDelivery": "one for each event and webhook",
     "WebhookNotice": "two for each webhook that fails",
     "WebhookSecret": "ten for each webhook",

@@ -10,10 +10,12 @@ from typing import Any
 from uuid import UUID
 
 from django.db import transaction
-from django.db.models import F
+from django.db.models import F, Q, Window
+from django.db.models.functions import RowNumber
 
 from gateway_project.core import clock
 from gateway_project.core.stores.refused import UNFIT, reason, write_all_but
+from gateway_project.core.stores.sweeps import delete_rows
 from gateway_project.core.telemetry.logging import get_logger
 from gateway_project.core.telemetry.metrics import webhook_attempts
 from webhooks.delivery import outbox, schedule, subscriptions
@@ -26,6 +28,12 @@ DISABLE_AFTER = timedelta(days=5)
 EPISODE_GAP = timedelta(hours=60)
 """Failures further apart are not one trouble: more than the longest wait, which a receiver may
 double."""
+ATTEMPTS_KEPT = 10
+"""Of one delivery, the newest: a whole schedule. It may be sent again by hand without end."""
+BODIES_KEPT = 2
+"""Of so many newest attempts what the receiver answered, 16 KiB each, is kept."""
+TRIMMED_MAX = 1_000
+"""Old attempts that one transaction forgets or empties; the next attempt goes on."""
 GONE = 410
 UNSTORABLE = "its answer could not be stored"
 DEFERRED_SECONDS = 30, 3600
@@ -75,6 +83,7 @@ def _record(results: Sequence[tuple[Job, Outcome]]) -> list[_Ending]:
     known = _without_deferred(known)
     attempts = [_attempt(delivery, outcome) for delivery, outcome in known]
     WebhookAttempt.objects.bulk_create(attempts)
+    _trim([delivery.pk for delivery, _ in known if delivery.attempts_made > BODIES_KEPT])
     _write([delivery for delivery, _ in known])
     is_failing = {job.webhook_id for job, _ in results if job.is_failing}
     return _judge(
@@ -145,6 +154,23 @@ def _attempt(delivery: WebhookDelivery, outcome: Outcome) -> WebhookAttempt:
         response_body=outcome.response_body,
         next_attempt_at=delivery.next_attempt_at,
     )
+
+
+def _trim(delivery_ids: Sequence[UUID]) -> None:
+    """Keep the log of these deliveries, which are locked, within its bounds."""
+    if not delivery_ids:
+        return
+    rank = Window(RowNumber(), partition_by=F("delivery_id"), order_by=F("id").desc())
+    beyond = (
+        WebhookAttempt.objects.filter(delivery__in=delivery_ids)
+        .annotate(rank=rank)
+        .filter(Q(rank__gt=ATTEMPTS_KEPT) | Q(rank__gt=BODIES_KEPT) & ~Q(response_body=""))
+        .order_by("id")
+    )
+    found = list(beyond.values_list("pk", "rank")[:TRIMMED_MAX])
+    delete_rows(WebhookAttempt, [pk for pk, rank in found if rank > ATTEMPTS_KEPT])
+    emptied = [pk for pk, rank in found if rank <= ATTEMPTS_KEPT]
+    WebhookAttempt.objects.filter(pk__in=emptied).update(response_body="")
 
 
 def _write(deliveries: Sequence[WebhookDelivery]) -> None:

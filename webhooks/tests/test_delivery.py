@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+from copy import copy
 from datetime import timedelta
 
 import pytest
@@ -16,7 +17,7 @@ from gateway_project.core.stores import deletion
 from gateway_project.core.telemetry.metrics import webhook_attempts
 from gateway_project.core.upstream import names
 from webhooks import services
-from webhooks.delivery import engine, outbox, schedule, sending
+from webhooks.delivery import engine, outbox, results, schedule, sending
 from webhooks.models import Webhook, WebhookAttempt, WebhookDelivery, WebhookNotice
 from webhooks.tests.conftest import ACTOR
 from webhooks.tests.receiver import Answer
@@ -179,6 +180,63 @@ class TestTheLog:
 
         assert WebhookAttempt.objects.get().response_body == "x" * (16 << 10)
         assert delivery().status == "delivered"
+
+    def send_again(self, times):
+        for _ in range(times):
+            services.resend(delivery(), actor=ACTOR)
+            engine.deliver_all()
+
+    def test_of_one_delivery_the_last_ten_attempts_are_kept(self, receiver, acme, webhook):
+        tell(acme)
+        engine.deliver_all()
+        first = WebhookAttempt.objects.get()
+
+        self.send_again(9)
+        assert WebhookAttempt.objects.filter(pk=first.pk).exists()
+
+        self.send_again(2)
+        assert WebhookAttempt.objects.count() == 10
+        assert WebhookAttempt.objects.order_by("id")[0].pk > first.pk
+        assert delivery().attempts_made == 12
+
+    def test_answers_are_kept_of_the_last_two(self, receiver, acme, make_webhook):
+        make_webhook("/one")
+        make_webhook("/other")
+        receiver.answers(*(Answer(500, body=b"%d" % number) for number in (1, 1, 2, 2, 3, 3)))
+        tell(acme)
+
+        for _ in range(3):
+            engine.deliver_all()
+            wait_over()
+
+        for each in WebhookDelivery.objects.all():
+            assert [attempt.response_body for attempt in each.attempts.all()] == ["", "2", "3"]
+            assert [attempt.http_status for attempt in each.attempts.all()] == [500] * 3
+
+    def test_an_attempt_forgets_no_more_than_its_bound(self, receiver, acme, webhook, monkeypatch):
+        monkeypatch.setattr(results, "TRIMMED_MAX", 5)
+        tell(acme)
+        engine.deliver_all()
+        old = WebhookAttempt(delivery=delivery(), at=timezone.now(), duration_ms=1)
+        old.response_body = "x"
+        WebhookAttempt.objects.bulk_create([copy(old) for _ in range(20)])
+        WebhookDelivery.objects.update(attempts_made=21)
+
+        self.send_again(1)
+        assert WebhookAttempt.objects.count() == 22 - 5
+
+        self.send_again(6)
+        assert WebhookAttempt.objects.count() == 10
+        assert WebhookAttempt.objects.exclude(response_body="").count() <= 2
+
+    def test_a_first_attempt_looks_for_no_older_ones(self, receiver, acme, webhook, monkeypatch):
+        asked = []
+        monkeypatch.setattr(results, "delete_rows", lambda *rows: asked.append(rows))
+        tell(acme)
+
+        engine.deliver_all()
+
+        assert not asked
 
     def test_nobody_there(self, receiver, acme, webhook):
         Webhook.objects.update(url="http://127.0.0.1:1/")

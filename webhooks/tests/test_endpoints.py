@@ -395,6 +395,32 @@ class TestDeliveries:
         event = OutboxEvent.objects.get(pk=listed["event_id"])
         assert one == listed | {"body": event.body}
 
+    def test_a_list_has_the_answer_of_the_newest_attempt_alone(
+        self, api, acme, webhook, receiver, monkeypatch
+    ):
+        receiver.answers(*(Answer(500, body=body) for body in (b"one", b"two", b"three")))
+        publish(acme, "detection.completed", result={})
+        for _ in range(3):
+            WebhookDelivery.objects.update(next_attempt_at=timezone.now())
+            engine.deliver_all()
+
+        read_later = []
+
+        def newest_answers(rows, find=services.newest_answers):
+            read_later.extend(a.get_deferred_fields() for row in rows for a in row.attempts.all())
+            return find(rows)
+
+        monkeypatch.setattr(services, "newest_answers", newest_answers)
+        [listed] = api("GET", f"/{webhook.pk}/deliveries").json()["results"]
+        one = api("GET", f"/deliveries/{listed['id']}").json()
+
+        def bodies(delivery):
+            return [attempt["response_body"] for attempt in delivery["attempts"]]
+
+        assert bodies(listed) == ["", "", "three"]
+        assert bodies(one) == ["", "two", "three"]
+        assert read_later == [{"response_body"}] * 3
+
     @pytest.mark.parametrize(
         ("query", "count"),
         [
