@@ -247,6 +247,11 @@ class Membership(models.Model):
         return f"{self.user} in {self.workspace} as {self.role}"
 
 
+def ended_by(at: datetime) -> Q:
+    """Of keys: revoked, or rotated and out of grace."""
+    return Q(revoked_at__lte=at) | Q(grace_until__lte=at)
+
+
 class ApiKeyQuerySet(models.QuerySet["ApiKey"]):
     def usable(self, at: datetime | None = None) -> ApiKeyQuerySet:
         """Keys that would be accepted at `at` (now): not revoked, not expired, not out of grace."""
@@ -256,6 +261,14 @@ class ApiKeyQuerySet(models.QuerySet["ApiKey"]):
             Q(grace_until=None) | Q(grace_until__gt=at),
             revoked_at=None,
         )
+
+    def ended(self, at: datetime) -> ApiKeyQuerySet:
+        """Keys that `at` could never work again; one past its expiry may be given another."""
+        return self.filter(ended_by(at))
+
+    def without_policies(self) -> ApiKeyQuerySet:
+        """For lists, which show none: each may be as large as `POLICY_BYTES_MAX`."""
+        return self.defer("detection_policy")
 
     def listed(self) -> ApiKeyQuerySet:
         """Keys that people made, without the playground's."""
@@ -350,6 +363,12 @@ class ApiKey(models.Model):
         if self.grace_until is not None:
             return "grace" if self.grace_until > now else "expired"
         return "active"
+
+    @property
+    def is_ended(self) -> bool:
+        """Revoked, or rotated and out of grace: it never works again, and has no policy."""
+        is_replaced = self.grace_until is not None and self.grace_until <= clock.now()
+        return self.revoked_at is not None or is_replaced
 
 
 class Limits(NamedTuple):

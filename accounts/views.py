@@ -166,7 +166,8 @@ class KeyViewSet(KeyedViewSet):
         parameters=PAGING,
     )
     def list(self, request: Request) -> HttpResponse:
-        keys, following = page(request, self.own_keys().listed(), ordering=("-created_at", "-id"))
+        found = self.own_keys().listed().without_policies()
+        keys, following = page(request, found, ordering=("-created_at", "-id"))
         return reply(KeyList(results=[KeyView.of(key) for key in keys], next=following))
 
     @endpoint(

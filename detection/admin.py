@@ -23,6 +23,7 @@ from accounts.admin.lists import (
     of_subject,
 )
 from accounts.events import audit
+from accounts.models import ApiKey
 from detection.feedback import services
 from detection.models import Feedback, Job, PolicyVersion
 from detection.policies import policy
@@ -79,6 +80,12 @@ class PolicyVersionForm(ModelForm):
         model = PolicyVersion
         fields = ("api_key", "policy")
 
+    def clean_api_key(self) -> ApiKey:
+        key: ApiKey = self.cleaned_data["api_key"]
+        if key.is_ended:
+            raise forms.ValidationError("It was revoked or replaced: it never works again.")
+        return key
+
     def clean_policy(self) -> dict[str, Any]:
         try:
             policy_request = PolicyRequest.model_validate(self.cleaned_data["policy"])
@@ -101,6 +108,9 @@ class PolicyVersionAdmin(ReadOnly):
     ranges = {"last 30 days": timedelta(days=30), "any time": None}
     ordering = ["-created_at"]
     search_help_text = "The id of a key."
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[PolicyVersion]:
+        return super().get_queryset(request).defer("policy", "api_key__detection_policy")
 
     def has_add_permission(self, request: HttpRequest) -> bool:
         return is_superuser(request)

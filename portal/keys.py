@@ -43,7 +43,7 @@ def keys(request: HttpRequest, member: Member) -> HttpResponse:
             else:
                 made = {"made": key, "text": text, "base_url": base_url(request)}
                 form = KeyForm(member.workspace.plan)
-    found = member.keys
+    found = member.keys.without_policies()
     facts = {"member": member, "keys": found, "form": form, **made}
     page = render(request, "portal/pages/keys.html", facts)
     return secretly(page) if made else page

@@ -40,7 +40,7 @@ def overview(request: HttpRequest, member: Member) -> HttpResponse:
     if chosen not in RANGES:
         chosen = "24h"
     _, length, period = RANGES[chosen]
-    keys = list(member.keys)
+    keys = list(member.keys.without_policies())
     for key in keys:
         key.workspace = member.workspace  # with its plan, which was read already
     facts = figures.recent(member.workspace.pk, length, period)

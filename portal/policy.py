@@ -160,7 +160,7 @@ def policy(request: HttpRequest, member: Member, key_id: UUID) -> HttpResponse:
                     expected=form.cleaned_data["version"],
                     actor=member.actor(request),
                 )
-            except errors.PreconditionFailed as exc:
+            except (errors.PreconditionFailed, errors.Conflict) as exc:
                 form.add_error(None, str(exc.detail))
             else:
                 messages.success(request, f"Version {saved.version} is in force.")
@@ -170,7 +170,7 @@ def policy(request: HttpRequest, member: Member, key_id: UUID) -> HttpResponse:
         "key": key,
         "form": form,
         "versions": policies.versions_of(key),
-        "now": policies.version_of(key),
+        "now": 0 if key.is_ended else policies.version_of(key),
     }
     return render(request, "portal/pages/policy.html", facts)
 
@@ -244,8 +244,12 @@ def use_threshold(request: HttpRequest, member: Member, key_id: UUID) -> HttpRes
         return redirect("portal-key-calibrate", key_id=key.pk)
     values = policies.body_of(key)
     values["threshold"] = {**(values.get("threshold") or {}), "engine": chosen}
-    saved = policies.save(key, values, actor=member.actor(request))
-    messages.success(request, f"{chosen:.2f} is in force, as version {saved.version}.")
+    try:
+        saved = policies.save(key, values, actor=member.actor(request))
+    except errors.Conflict as exc:
+        messages.error(request, str(exc.detail))
+    else:
+        messages.success(request, f"{chosen:.2f} is in force, as version {saved.version}.")
     return redirect("portal-key-calibrate", key_id=key.pk)
 
 

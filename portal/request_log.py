@@ -23,7 +23,7 @@ from portal.members import Member, workspace_page
 @workspace_page
 def requests(request: HttpRequest, member: Member) -> HttpResponse:
     """Newest first. With wrong filters nothing is shown but what is wrong."""
-    keys = {key.pk: key for key in member.keys}
+    keys = {key.pk: key for key in member.keys.without_policies()}
     form = RequestFilter(keys.values(), request.GET)
     found = reading.Page([], None)
     if form.is_valid():

@@ -144,6 +144,9 @@ class ApiKeyAdmin(SuperusersAct):
         *("grace_until", "revoked_at", "usage"),
     ]
 
+    def get_queryset(self, request: HttpRequest) -> QuerySet[ApiKey]:
+        return super().get_queryset(request).defer("detection_policy")
+
     @admin.display(description="key")
     def shown(self, key: ApiKey) -> str:
         return f"{key.prefix}…{key.last4}"

@@ -324,7 +324,9 @@ class WorkspaceAdmin(SuperusersAct):
 
     @admin.display(description="keys")
     def their_keys(self, workspace: Workspace) -> str:
-        found = list(workspace.keys.listed().order_by("-id")[: KEYS_SHOWN_MAX + 1])
+        found = list(
+            workspace.keys.listed().without_policies().order_by("-id")[: KEYS_SHOWN_MAX + 1]
+        )
         rows = [(link_to(key), key.status) for key in found[:KEYS_SHOWN_MAX]]
         more = f", the latest {KEYS_SHOWN_MAX}" if len(found) > KEYS_SHOWN_MAX else ""
         listed = format_html_join(mark_safe("<br>"), "{}: {}", rows)

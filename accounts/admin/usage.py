@@ -79,7 +79,8 @@ class UsageLogAdmin(ReadOnly):
         return of_subject(queryset, term, "request_id")
 
     def adorn(self, rows: list[Any]) -> None:
-        keys = ApiKey.objects.select_related("workspace").in_bulk({row.api_key_id for row in rows})
+        found = ApiKey.objects.without_policies().select_related("workspace")
+        keys = found.in_bulk({row.api_key_id for row in rows})
         for row in rows:
             row.api_key = keys.get(row.api_key_id)
 
@@ -151,7 +152,7 @@ class UsageRollupAdmin(ReadOnly):
         ids = {row.subject_id for row in rows} - {EVERYTHING}
         known: dict[UUID, Any] = {EVERYTHING: "everything"}
         if ids:
-            known |= Workspace.objects.in_bulk(ids) | ApiKey.objects.in_bulk(ids)
+            known |= Workspace.objects.in_bulk(ids) | ApiKey.objects.without_policies().in_bulk(ids)
         for row in rows:
             row.subject = known.get(row.subject_id, row.subject_id)
 

@@ -8,7 +8,7 @@ from uuid import UUID, uuid4
 import pytest
 from django.utils import timezone
 
-from accounts import services
+from accounts import services, views
 from accounts.keys import is_well_formed
 from accounts.models import ApiKey, AuditEvent, Plan
 from accounts.services import Actor
@@ -437,12 +437,27 @@ def test_a_list_costs_the_same_sql_however_long(admin, make_key, django_assert_m
 
     for _ in range(5):
         make_key()
-    rows = ApiKey.objects.filter(workspace=Workspace.objects.get()).select_related(
-        "workspace__plan"
+    rows = (
+        ApiKey.objects.without_policies()
+        .filter(workspace=Workspace.objects.get())
+        .select_related("workspace__plan")
     )
 
     with django_assert_max_num_queries(1):
         assert len([KeyView.of(row) for row in rows]) == 6
+
+
+def test_a_list_reads_no_policies(admin, monkeypatch):
+    seen = []
+
+    def page(request, queryset, page=views.page, **how):
+        seen.append(queryset.query.deferred_loading)
+        return page(request, queryset, **how)
+
+    monkeypatch.setattr(views, "page", page)
+
+    assert admin("GET", "").status_code == 200
+    assert seen == [({"detection_policy"}, True)]
 
 
 @pytest.mark.hostile

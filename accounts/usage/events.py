@@ -130,9 +130,9 @@ def _quotas(
     """
     keys = {
         key.pk: key
-        for key in ApiKey.objects.filter(pk__in={key_id for key_id, _ in days}).select_related(
-            "workspace__plan"
-        )
+        for key in ApiKey.objects.without_policies()
+        .filter(pk__in={key_id for key_id, _ in days})
+        .select_related("workspace__plan")
     }
     subjects = {key.limit_subject or key.pk for key in keys.values()}
     told = set(
@@ -205,6 +205,7 @@ def announce_expiring_keys() -> int:
     expiring = (
         ApiKey.objects.usable(now)
         .listed()
+        .without_policies()
         .filter(expires_at__gt=now, expires_at__lte=now + EXPIRY_AHEAD, replaced_by=None)
         .exclude(expiry_told_for=F("expires_at"))
         .filter(workspace__wanted_events__icontains="key.expiring")

@@ -2,7 +2,7 @@
 
 A policy belongs to a key, and goes over to its successors. What is in force lies on the key itself
 (`ApiKey.detection_policy`), where the data plane finds it with the key; every state that it ever
-had is a `PolicyVersion`.
+had is a `PolicyVersion`. A key that never works again keeps none (`prune`).
 
 Entries match the **whole** text, normalised, and never a part of it. They are kept as digests; the
 texts are not.
@@ -28,15 +28,16 @@ import orjson
 from cachetools import LRUCache
 from django.conf import settings
 from django.db import transaction
-from django.db.models import Exists, OuterRef
+from django.db.models import Exists, OuterRef, Q
 
 from accounts import authentication
 from accounts.events import audit
-from accounts.models import ApiKey
+from accounts.models import ApiKey, ended_by
 from accounts.services import Actor
-from detection.models import PolicyVersion
+from detection.models import Job, PolicyVersion
 from detection.schemas import DetectConfig, OnUnavailable, PolicyRef
 from gateway_project.core import clock, errors
+from gateway_project.core.sharing import Turn
 from gateway_project.core.stores.sweeps import Round
 from gateway_project.core.telemetry.metrics import bound_reached, cache_bytes, policy_matches
 
@@ -52,6 +53,10 @@ ThreatType = Literal[
 THREAT_TYPES: tuple[str, ...] = get_args(ThreatType)
 DEFAULT_THRESHOLD = 0.6
 VERSIONS_SHOWN = 20
+KEYS_AT_ONCE = 5_000
+"""Through so many keys one round looks for policies that nothing needs any more."""
+ENDED_FOR = timedelta(minutes=5)
+"""Longer than a request that began with the key takes, which may still make a job."""
 SIZE = 32  # bytes of a digest
 POLICY_BYTES, ENTRY_CHARS = 1_500, 80
 Source = Literal["engine", "fallback", "none"]
@@ -265,7 +270,8 @@ def save(
     """Put `policy` (without `id` and `version`) in force for the key, as its next version.
 
     `expected`: raise 412 when another version is in force (0: none yet). Raises 422 for one that is
-    larger than `POLICY_BYTES_MAX`. Of all versions the last `POLICY_VERSIONS_MAX` are kept.
+    larger than `POLICY_BYTES_MAX`, and 409 for a key that never works again. Of all versions the
+    last `POLICY_VERSIONS_MAX` are kept.
     """
     size = len(orjson.dumps(dict(policy)))
     if size > settings.POLICY_BYTES_MAX:
@@ -274,6 +280,11 @@ def save(
         raise errors.ValidationFailed(errors=[{"field": "", "message": message}])
     with transaction.atomic():
         held = ApiKey.objects.select_for_update(no_key=True).get(pk=key.pk)
+        if held.is_ended:
+            raise errors.Conflict(
+                "This key was revoked or replaced, and has no policy any more. Change its "
+                "successor's, or another key's."
+            )
         now = version_of(held)
         if expected is not None and expected != now:
             raise errors.PreconditionFailed(
@@ -317,13 +328,41 @@ def versions_of(key: ApiKey) -> list[PolicyVersion]:
     return list(found[:VERSIONS_SHOWN])
 
 
+_turn = Turn()
+"""Of this process, through all keys."""
+
+
 def prune() -> int:
-    """Forget versions past `AUDIT_RETENTION_DAYS` that others have followed; returns how many."""
+    """Forget what nothing needs any more; returns how many policies and versions."""
+    return _empty_ended() + _prune_versions()
+
+
+def _empty_ended() -> int:
+    """Empty the policies of keys that never work again.
+
+    Not before the jobs that they made are finished: those are judged by them.
+    """
+    after = _turn.after
+    keys = ApiKey.objects.filter(pk__gt=after).order_by("pk")
+    seen = list(keys.values_list("pk", flat=True)[:KEYS_AT_ONCE])
+    _turn.go_on(seen, KEYS_AT_ONCE)
+    if not seen:
+        return 0
+    ended = keys.filter(pk__lte=seen[-1]).ended(clock.now() - ENDED_FOR)
+    ids = set(ended.exclude(detection_policy={}).values_list("pk", flat=True))
+    running = Job.objects.filter(finished_at=None, api_key_id__in=ids)
+    ids.difference_update(running.values_list("api_key_id", flat=True))
+    return ApiKey.objects.filter(pk__in=ids).update(detection_policy={})
+
+
+def _prune_versions() -> int:
+    """Of those past `AUDIT_RETENTION_DAYS` none stay but what keys that may work have in force."""
     if not settings.AUDIT_RETENTION_DAYS:
         return 0
-    begins = clock.now() - timedelta(days=settings.AUDIT_RETENTION_DAYS)
-    later = PolicyVersion.objects.filter(
-        subject_id=OuterRef("subject_id"), version__gt=OuterRef("version")
-    )
-    old = PolicyVersion.objects.filter(Exists(later), created_at__lt=begins)
+    now = clock.now()
+    begins = now - timedelta(days=settings.AUDIT_RETENTION_DAYS)
+    subject = OuterRef("subject_id")
+    later = PolicyVersion.objects.filter(subject_id=subject, version__gt=OuterRef("version"))
+    lasting = ApiKey.objects.filter(Q(pk=subject) | Q(limit_subject=subject), ~ended_by(now))
+    old = PolicyVersion.objects.filter(Exists(later) | ~Exists(lasting), created_at__lt=begins)
     return Round().delete(old.order_by("created_at"))

@@ -149,7 +149,7 @@ class PolicyViewSet(KeyedViewSet):
         body=PolicyRequest,
         answer=PolicyView,
         scope="keys:write",
-        problems=[errors.PreconditionFailed],
+        problems=[errors.PreconditionFailed, errors.Conflict],
         parameters=[
             OpenApiParameter(
                 "If-Match", OpenApiTypes.STR, OpenApiParameter.HEADER, description="An `ETag`."

@@ -6,20 +6,25 @@ import hashlib
 import json
 import sys
 import unicodedata
+from datetime import timedelta
 
 import pytest
+import time_machine
 from cachetools import LRUCache
 
 from accounts import authentication, services
 from accounts.models import ApiKey, AuditEvent
 from accounts.services import Actor
-from detection.models import PolicyVersion
+from detection.models import Job, PolicyVersion
 from detection.policies import policy as policies
 from detection.tests.test_detect import ATTACK, HARMLESS, problem
+from gateway_project.core import clock, errors
+from gateway_project.core.sharing import Turn
 from gateway_project.core.stores.caching import TTLCache
 from gateway_project.core.telemetry.metrics import policy_matches
 
 PATH = "/v1/policy"
+ACTOR = Actor("test")
 DEFAULT = {
     "id": "default",
     "version": 1,
@@ -357,3 +362,87 @@ def test_a_long_text_is_normalised_as_in_one_piece(text):
     whole = unicodedata.normalize("NFKC", text)
 
     assert policies.normalised(text) == " ".join(whole.casefold().split())
+
+
+class TestOfKeysThatEnded:
+    """A key that never works again keeps no policy, and of its versions what the audit needs."""
+
+    SOON = timedelta(minutes=6)
+
+    @pytest.fixture(autouse=True)
+    def turn(self, monkeypatch):
+        monkeypatch.setattr(policies, "_turn", Turn())
+
+    @pytest.fixture
+    def key(self, put, acme_admin_key):
+        put(mode="monitor")
+        acme_admin_key.row.refresh_from_db()
+        return acme_admin_key.row
+
+    def modes(self, after=SOON):
+        with time_machine.travel(clock.now() + after):
+            policies.prune()
+        kept = ApiKey.objects.order_by("created_at").values_list("detection_policy", flat=True)
+        return [policy.get("mode") for policy in kept]
+
+    def test_a_revoked_ones_is_emptied(self, key):
+        assert self.modes() == ["monitor"]
+
+        services.revoke_key(key, actor=ACTOR)
+
+        assert self.modes(timedelta(minutes=1)) == ["monitor"]
+        assert self.modes() == [None]
+        assert len(policies.versions_of(key)) == 1
+
+    @pytest.mark.parametrize(("grace", "modes"), [(0, [None, "monitor"]), (3600, ["monitor"] * 2)])
+    def test_a_rotated_ones_is_emptied_after_its_grace(self, key, grace, modes):
+        services.rotate_key(key, grace_seconds=grace, actor=ACTOR)
+
+        assert self.modes() == modes
+        assert self.modes(timedelta(hours=2)) == [None, "monitor"]
+
+    def test_one_past_its_expiry_keeps_it(self, key):
+        services.update_key(key, {"expires_at": clock.now() + timedelta(minutes=1)}, actor=ACTOR)
+
+        assert self.modes(timedelta(days=30)) == ["monitor"]
+
+    def test_jobs_that_are_not_finished_are_judged_by_it(self, key):
+        services.revoke_key(key, actor=ACTOR)
+        job = Job.objects.create(
+            workspace=key.workspace, api_key_id=key.pk, total=1, request_id="",
+            expires_at=clock.now() + timedelta(days=9),
+        )  # fmt: skip
+
+        assert self.modes() == ["monitor"]
+
+        Job.objects.filter(pk=job.pk).update(finished_at=clock.now())
+        assert self.modes() == [None]
+
+    def test_a_round_looks_at_a_bounded_number_of_keys(self, key, make_key, monkeypatch):
+        monkeypatch.setattr(policies, "KEYS_AT_ONCE", 2)
+        for _ in range(4):
+            services.revoke_key(make_key().row, actor=ACTOR)
+        ApiKey.objects.update(detection_policy={"mode": "monitor"})
+
+        assert self.modes().count(None) <= 2
+        for _ in range(3):
+            modes = self.modes()
+        assert modes.count("monitor") == ApiKey.objects.filter(revoked_at=None).count()
+
+    def test_it_gets_no_new_one(self, key):
+        services.revoke_key(key, actor=ACTOR)
+
+        with pytest.raises(errors.Conflict):
+            policies.save(key, {"mode": "enforce"}, actor=ACTOR)
+
+    def test_its_last_version_is_kept_as_long_as_the_audit_trail(self, key, settings):
+        days = timedelta(days=settings.AUDIT_RETENTION_DAYS)
+        successor, _ = services.rotate_key(key, grace_seconds=0, actor=ACTOR)
+        self.modes(days + self.SOON)
+        assert PolicyVersion.objects.count() == 1  # it is the successor's
+
+        services.revoke_key(successor, actor=ACTOR)
+        self.modes(days - timedelta(days=1))
+        assert PolicyVersion.objects.count() == 1
+        self.modes(days + self.SOON)
+        assert PolicyVersion.objects.count() == 0

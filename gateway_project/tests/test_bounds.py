@@ -73,7 +73,7 @@ ROWS = {
     "InboxRequest": "50 of 64 KiB for each inbox",
     "Membership": "staff make them",
     "OutboxEvent": "one for each fact, for the retention of the log",
-    "PolicyVersion": "POLICY_VERSIONS_MAX of POLICY_BYTES_MAX for each key",
+    "PolicyVersion": "POLICY_VERSIONS_MAX of POLICY_BYTES_MAX for each key and its successors",
     "QuotaNotice": "two a day for each key",
     "RefreshFamily": "SESSIONS_PER_USER_MAX",
     "RefreshToken": "one for each refresh, which costs one of the minute, until its family ends",

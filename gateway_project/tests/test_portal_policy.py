@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import json
+from datetime import timedelta
 from uuid import UUID
 
 import pytest
+import time_machine
 from django.core.files.uploadedfile import SimpleUploadedFile
 
 from accounts.models import StoredText
-from accounts.services import Actor
+from accounts.services import Actor, revoke_key
 from accounts.tests.shapes import refusal
 from detection.feedback import services
 from detection.models import PolicyVersion
 from detection.policies import policy
 from detection.policies.policy import THREAT_TYPES
 from detection.tests.test_detect import ATTACK, HARMLESS
+from gateway_project.core import clock
 
 
 @pytest.fixture
@@ -78,6 +81,22 @@ class TestTheForm:
 
         assert "less than or equal to 1" in r.text
         assert not PolicyVersion.objects.exists()
+
+    def test_of_a_revoked_key_only_the_versions_are_shown(self, owner, at, acme_key):
+        owner.post(at("policy"), form())
+        revoke_key(acme_key.row, actor=Actor("test"))
+        with time_machine.travel(clock.now() + timedelta(minutes=6)):
+            assert policy.prune() == 1
+
+        for page in (owner.get(at("policy")), owner.post(at("policy"), form(), follow=True)):
+            assert page.status_code == 200
+            assert "it never works again" in page.text
+            assert "in force</span>" not in page.text
+            assert "Save as a new version" not in page.text
+        assert owner.get(at("calibrate")).status_code == 200
+        r = owner.post(at("threshold"), {"threshold": "0.5"}, follow=True)
+        assert "was revoked or replaced" in r.text
+        assert [found.version for found in policy.versions_of(acme_key.row)] == [1]
 
     def test_viewers_read_it(self, viewer, at, acme_key):
         assert "Versions" in viewer.get(at("policy")).text
@@ -183,6 +202,13 @@ class TestStaff:
         assert policy_of(acme_key).mode == "monitor"
         assert PolicyVersion.objects.get().actor == "root@gateway.example"
         assert "root@gateway.example" in root.get("/admin/detection/policyversion/").text
+
+    def test_a_revoked_key_gets_none(self, root, acme_key):
+        revoke_key(acme_key.row, actor=Actor("test"))
+        said = {"api_key": str(acme_key.row.pk), "policy": '{"mode": "monitor"}'}
+
+        assert "it never works again" in root.post(self.ADD, **said).text
+        assert not PolicyVersion.objects.exists()
 
     def test_what_is_wrong_is_said_and_nothing_changed(self, root, acme_key):
         said = {"api_key": str(acme_key.row.pk), "policy": '{"mod": "monitor"}'}

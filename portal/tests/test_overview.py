@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pytest
+from django.db import connection
+from django.test.utils import CaptureQueriesContext
 
 from accounts.models import User, Workspace
 
@@ -57,6 +59,19 @@ def test_without_keys_there_is_an_invitation(owner):
     facts = owner.get("/app/").context
 
     assert (facts["rows"], facts["workspace_day"]) == ([], None)
+
+
+@pytest.mark.parametrize("path", ["/app/", "/app/keys", "/app/requests"])
+def test_lists_of_keys_read_no_policies(owner, make_key, path):
+    for _ in range(3):
+        make_key()
+
+    with CaptureQueriesContext(connection) as queries:
+        assert owner.get(path).status_code == 200
+
+    asked = [query["sql"] for query in queries]
+    assert any("accounts_apikey" in sql for sql in asked)
+    assert not any("detection_policy" in sql for sql in asked)
 
 
 @pytest.mark.parametrize("count", [1, 30])
