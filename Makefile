@@ -9,7 +9,7 @@ STORES := $(SERVICES) --want nginx,chromium,faketime,pgbouncer
 # All tests: N processes side by side, which a few tests would not repay. One more than the cores of
 # a small machine, since those that start servers often wait.
 N := 3
-ALL = -n $(N) --dist worksteal --max-worker-restart 0
+ALL = -n $(N) --dist loadgroup --max-worker-restart 0
 ROWS := 10000000
 # Named after the content, not dated: switching branches or restoring a cached .venv reinstalls
 # only what really changed.
@@ -131,7 +131,7 @@ run-two: setup-dev ## The tests of served processes behind pgbouncer: two gatewa
 		$(PY) -m pytest -m served $(T)
 
 hostile: setup-dev ## Only the tests of what one customer, row, host or version does to the others
-	@$(STORES) -- $(PY) -m pytest -n $(N) --dist worksteal -m hostile
+	@$(STORES) -- $(PY) -m pytest -n $(N) --dist loadgroup -m hostile
 
 checks: setup-dev # What needs no stores, two at a time: the types take as long as all others
 	@$(MAKE) --no-print-directory -j 2 types style imports migrations-check deploy-check

@@ -313,6 +313,7 @@ def _gateway_session(
 @pytest.fixture
 def gateway(_gateway_session: Gateway, transactional_db: None) -> Iterator[Gateway]:
     """The application with an empty database, fresh limits and nothing remembered."""
+    drop_stale_pools()
     for name, (per_minute, per_day, days) in PLANS.items():
         Plan.objects.get_or_create(
             name=name,
@@ -325,6 +326,17 @@ def gateway(_gateway_session: Gateway, transactional_db: None) -> Iterator[Gatew
     forget_everything(_gateway_session)
     yield _gateway_session
     usage_buffer.clear()
+
+
+def drop_stale_pools() -> None:
+    """A pool keeps the name of its database: it may be of before there was one of the tests."""
+    wrapper = connections["default"]
+    if wrapper.vendor != "postgresql":
+        return
+    pools = [of_lane.get("default") for of_lane in wrapper._lanes.values()]
+    names = {pool.kwargs.get("dbname") for pool in pools if pool is not None}
+    if names - {wrapper.settings_dict["NAME"]}:
+        wrapper.close_pool()
 
 
 def forget_everything(gateway: Gateway) -> None:
