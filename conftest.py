@@ -33,7 +33,7 @@ from accounts import authentication, services
 from accounts.hashers import BoundedArgon2
 from accounts.models import ApiKey, Membership, Plan, User, Workspace
 from accounts.services import Actor
-from accounts.usage import buffer, log, partitions, stream
+from accounts.usage import buffer, log, partitions, reading, stream
 from accounts.usage.buffer import buffer as usage_buffer
 from detection.engines import go as engine_module
 from detection.engines.standin import Engine, Switches
@@ -298,6 +298,7 @@ def _gateway_session(
     settings.DETECTION_ENGINE_URL = _engine_session[1]
     # Tests flush by hand: a flusher of its own would meet a database that pytest has closed.
     buffer.FLUSH_SECONDS = 3600.0
+    reading.WAIT_SECONDS = 0.0  # nothing comes meanwhile
     gateway = Gateway()
     with django_db_blocker.unblock():  # it looks for missing migrations
         gateway.start()

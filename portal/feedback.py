@@ -68,10 +68,9 @@ def give(request: HttpRequest, member: Member, request_id: UUID) -> HttpResponse
     try:
         services.give(
             member.workspace,
-            request_id,
+            services.judged(member.workspace, request_id, form.cleaned_data["at"]),
             form.cleaned_data["verdict"],
             form.cleaned_data["note"],
-            at=form.cleaned_data["at"],
             actor=member.actor(request),
         )
     except errors.NotFound:

@@ -67,7 +67,7 @@ def _link(request: HttpRequest, cursor: str | None) -> str | None:
 @workspace_page
 def one(request: HttpRequest, member: Member, request_id: UUID) -> HttpResponse:
     """`?at=` (ISO 8601) spares the search where the id does not tell the time."""
-    row = reading.get(member.workspace, request_id, _moment(request.GET.get("at", "")))
+    row = reading.find(member.workspace, request_id, _moment(request.GET.get("at", "")))
     if row is None:
         raise Http404
     facts = {

@@ -13,15 +13,19 @@ from __future__ import annotations
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
+from time import monotonic, sleep
 from typing import Any, NamedTuple
 from uuid import UUID
 
 from django.db.models import Q
 
 from accounts.models import UsageLog, UsageRollup, Workspace
+from accounts.usage import stream
 from accounts.usage.rollups import ROLLUPS_KEPT
+from accounts.usage.rows import COLUMNS, Row
 from gateway_project.core import clock
 from gateway_project.core.storable import unstorable
+from gateway_project.core.stores import database
 
 ROWS_ON_A_PAGE = 50
 LOOKED_AT_MAX = 20_000
@@ -29,6 +33,9 @@ HOUR = timedelta(hours=1)
 INSTANT = timedelta(microseconds=1)
 LONGEST_REQUEST = timedelta(minutes=5)
 """A row is written when its answer leaves, its id is made when the request comes."""
+FRESH = timedelta(seconds=30)
+WAIT_SECONDS = 1.2
+LOOK_SECONDS = 0.1
 
 
 class Page(NamedTuple):
@@ -127,18 +134,12 @@ def _end_of_hour_with(
 def get(workspace: Workspace, request_id: UUID, at: datetime | None = None) -> UsageLog | None:
     """One row, or None: another workspace's is as missing as one that never was.
 
-    No index knows ids. `at` is when the answer left; without it the id tells when the request
-    came, for it is a UUIDv7 (RFC 9562, §5.7).
+    No index knows ids. `at` is when the answer left; without it the id tells when the request came.
     """
     margin = timedelta(seconds=1)
-    if at is not None:
-        begin, end = at, margin
-    elif request_id.version == 7 and (request_id.int >> 80) / 1000 < clock.now().timestamp():
-        begin, end = datetime.fromtimestamp((request_id.int >> 80) / 1000, UTC), LONGEST_REQUEST
-    else:
-        return None
+    begin, end = (at, margin) if at is not None else (_time_of(request_id), LONGEST_REQUEST)
     first = earliest(workspace)
-    if not first <= begin <= clock.now():
+    if begin is None or not first <= begin <= clock.now():
         return None
     return UsageLog.objects.filter(
         workspace_id=workspace.pk,
@@ -146,6 +147,43 @@ def get(workspace: Workspace, request_id: UUID, at: datetime | None = None) -> U
         created_at__gte=max(first, begin - margin),
         created_at__lte=begin + end,
     ).first()
+
+
+def find(workspace: Workspace, request_id: UUID, at: datetime | None = None) -> UsageLog | None:
+    """As `get`, of a request of this very moment too, whose row is on its way into the log.
+
+    Such a row lies for up to a second in the process that answered, and then in the stream until a
+    worker takes it. So both are looked at again and again for `WAIT_SECONDS`, without a connection
+    of the database in between.
+    """
+    row = get(workspace, request_id, at)
+    began = at or _time_of(request_id)
+    if row is not None or began is None or abs(clock.now() - began) > FRESH:
+        return row
+    search = stream.Search(workspace.pk, request_id, began)
+    until = monotonic() + WAIT_SECONDS
+    while row is None and monotonic() < until:
+        database.let_go()
+        sleep(LOOK_SECONDS)
+        # In this order: it is in the log before it leaves the stream.
+        found = search.look()
+        row = get(workspace, request_id, at) if found is None else _of_stream(found)
+    return row
+
+
+def _time_of(request_id: UUID) -> datetime | None:
+    """When the request came: its id is a UUIDv7 (RFC 9562, §5.7); None: it does not say."""
+    seconds = (request_id.int >> 80) / 1000
+    if request_id.version != 7 or seconds >= clock.now().timestamp():
+        return None
+    return datetime.fromtimestamp(seconds, UTC)
+
+
+def _of_stream(row: Row) -> UsageLog:
+    """An instance that is not in the database yet."""
+    fields = {field.name: field for field in UsageLog._meta.concrete_fields}
+    values = zip(COLUMNS, row, strict=True)
+    return UsageLog(**{name: fields[name].to_python(value) for name, value in values})
 
 
 def _cursor_of(at: datetime, last: int) -> str:

@@ -31,7 +31,7 @@ class RequestViewSet(KeyedViewSet):
         summary="Requests of the workspace, newest first",
         description=(
             "Of as many days as the plan keeps. A request is in it a second or two after its "
-            "answer; texts are in none."
+            "answer, and is found by its id at once; texts are in none."
         ),
         tags=LOG,
         answer=LoggedRequests,
@@ -74,10 +74,10 @@ class RequestViewSet(KeyedViewSet):
         problems=[errors.NotFound],
     )
     def retrieve(self, request: Request, request_id: UUID) -> HttpResponse:
-        row = reading.get(self.workspace(), request_id)
+        row = reading.find(self.workspace(), request_id)
         if row is None:
             raise errors.NotFound(
                 "The log has no such request of this workspace. It keeps them for the days of the "
-                "plan, and shows them a second or two after their answer."
+                "plan."
             )
         return reply(LoggedRequest.of(row))

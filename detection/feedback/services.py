@@ -12,7 +12,7 @@ from django.conf import settings
 from django.db import transaction
 
 from accounts.events import audit
-from accounts.models import StoredText, Workspace
+from accounts.models import StoredText, UsageLog, Workspace
 from accounts.services import Actor
 from accounts.usage import reading
 from detection.models import Feedback
@@ -23,29 +23,30 @@ NOTE_CHARS_MAX = 1000
 TEXTS_AT_ONCE = 200
 
 
-def give(
-    workspace: Workspace,
-    request_id: UUID,
-    verdict: str,
-    note: str = "",
-    *,
-    at: datetime | None = None,
-    actor: Actor,
-) -> tuple[Feedback, bool]:
-    """Say what a verdict of the workspace was; returns the row, and whether it is the first.
+def judged(workspace: Workspace, request_id: UUID, at: datetime | None = None) -> UsageLog:
+    """The verdict of which something is to be said; waits for one of this very moment.
 
-    A second word replaces the first. `at`: when the request was answered, if its id does not tell.
-    Raises 404 when the log has no such request, 422 for one that ended without a verdict.
+    `at`: when the request was answered, if its id does not tell. Raises 404 when the log has no
+    such request, 422 for one that ended without a verdict. Not inside a transaction.
     """
-    row = reading.get(workspace, request_id, at)
+    row = reading.find(workspace, request_id, at)
     if row is None:
         raise errors.NotFound(
-            "The log has no such request of this workspace. A request is in it a few seconds after "
-            "its answer: try again in some seconds. It is kept for the days of the plan."
+            "The log has no such request of this workspace. It keeps them for the days of the plan."
         )
     if row.is_malicious is None or row.confidence is None:
         message = "ended without a verdict, so there is nothing to say of one"
         raise errors.ValidationFailed(errors=[{"field": "request_id", "message": message}])
+    return row
+
+
+def give(
+    workspace: Workspace, row: UsageLog, verdict: str, note: str = "", *, actor: Actor
+) -> tuple[Feedback, bool]:
+    """Say what a verdict of the workspace was; returns the word, and whether it is the first.
+
+    A second word replaces the first.
+    """
     values = {
         "api_key_id": row.api_key_id,
         "verdict": verdict,
@@ -58,12 +59,12 @@ def give(
     }
     with transaction.atomic():
         feedback, is_first = Feedback.objects.update_or_create(
-            workspace=workspace, request_id=request_id, defaults=values
+            workspace=workspace, request_id=row.request_id, defaults=values
         )
         audit(
             "feedback.given",
             workspace=workspace,
-            target=request_id,
+            target=row.request_id,
             verdict=verdict,
             **actor.fields(),
         )

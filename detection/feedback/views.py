@@ -55,9 +55,8 @@ class FeedbackViewSet(KeyedViewSet):
         summary="Say whether a verdict was right",
         description=(
             "201 for the first word on a request; a later one replaces it and is 200, with the "
-            "same id. The request must be in the log (GET /v1/requests/{request_id}), which takes "
-            "a few seconds after its answer: until then 404, so try again in some seconds. Costs "
-            "one of the minute."
+            "same id. The request must be in the log (GET /v1/requests/{request_id}), where it is "
+            "found at once after its answer. Costs one of the minute."
         ),
         tags=["detection"],
         body=FeedbackRequest,
@@ -70,10 +69,11 @@ class FeedbackViewSet(KeyedViewSet):
     def create(self, request: Request) -> HttpResponse:
         body = self.parsed(FeedbackRequest)
         workspace = self.workspace()
+        judged = services.judged(workspace, body.request_id)
 
         def give() -> HttpResponse:
             row, is_first = services.give(
-                workspace, body.request_id, body.verdict, body.note or "", actor=self.actor
+                workspace, judged, body.verdict, body.note or "", actor=self.actor
             )
             return reply(FeedbackView.of(row), status=201 if is_first else 200)
 

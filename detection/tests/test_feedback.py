@@ -15,7 +15,7 @@ from accounts.usage import partitions
 from detection.evaluation import report
 from detection.feedback import services
 from detection.models import Feedback
-from detection.tests.test_detect import ATTACK, HARMLESS
+from detection.tests.test_detect import ATTACK
 
 PATH = "/v1/feedback"
 
@@ -105,13 +105,6 @@ class TestASecondWord:
 
 
 class TestNotFound:
-    def test_a_request_that_is_too_young_says_to_try_again(self, gateway, engine, acme_key, say):
-        request_id = gateway.detect(HARMLESS, key=acme_key).json()["request_id"]
-
-        assert "try again" in problem(say(request_id), 404, "not_found")["detail"]
-        gateway.flush_usage()
-        assert say(request_id).status_code == 201
-
     def test_anothers_is_as_missing_as_none(self, acme_key, globex_key, say):
         asked = log(acme_key)
 

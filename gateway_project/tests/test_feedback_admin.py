@@ -25,9 +25,7 @@ def asked(acme_key):
 
 @pytest.fixture
 def said(acme, asked):
-    row, _ = services.give(
-        acme, asked.request_id, "false_positive", "our manual", actor=Actor("test")
-    )
+    row, _ = services.give(acme, asked, "false_positive", "our manual", actor=Actor("test"))
     return row
 
 
@@ -47,7 +45,7 @@ class TestAdmin:
         self, root, said, acme, acme_key, monkeypatch
     ):
         other = log(acme_key)
-        services.give(acme, other.request_id, "correct", actor=Actor("test"))
+        services.give(acme, other, "correct", actor=Actor("test"))
         texts = {said.request_id: "How do I reset it?"}
         monkeypatch.setattr(
             services, "texts_of", lambda ids: {key: texts[key] for key in ids if key in texts}

@@ -117,7 +117,8 @@ class TestCalibrating:
         ]
         gateway.flush_usage()
         workspace = acme_key.row.workspace
-        services.give(workspace, UUID(ids[0]["request_id"]), "false_positive", actor=Actor("test"))
+        judged = services.judged(workspace, UUID(ids[0]["request_id"]))
+        services.give(workspace, judged, "false_positive", actor=Actor("test"))
         return ids
 
     def test_it_says_what_a_threshold_would_have_flagged(self, owner, at, traffic):
@@ -184,9 +185,9 @@ class TestStoredTexts:
         policy.save(acme_key.row, {"store_text": True}, actor=Actor("test"))
         request_id = gateway.detect(ATTACK, key=acme_key).json()["request_id"]
         gateway.flush_usage()
-        row, _ = services.give(
-            acme_key.row.workspace, UUID(request_id), "correct", actor=Actor("test")
-        )
+        workspace = acme_key.row.workspace
+        judged = services.judged(workspace, UUID(request_id))
+        row, _ = services.give(workspace, judged, "correct", actor=Actor("test"))
         [line] = b"".join(services.jsonl([row])).splitlines()
 
         assert json.loads(line) == {"text": ATTACK, "label": 1, "source": "feedback correct"}
