@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict, deque
-from collections.abc import Collection, Hashable
+from collections.abc import AsyncIterator, Collection, Hashable
+from contextlib import asynccontextmanager
 from uuid import UUID
 from weakref import WeakValueDictionary
 
@@ -121,6 +122,14 @@ class FairSemaphore:
             if place.done() and not place.cancelled():
                 self.release()  # it was let in at the very moment it went away
             raise
+
+    @asynccontextmanager
+    async def place(self, holder: Hashable = None) -> AsyncIterator[None]:
+        await self.acquire(holder)
+        try:
+            yield
+        finally:
+            self.release()
 
     def release(self) -> None:
         while self._waiting:

@@ -139,6 +139,24 @@ def test_two_at_once_and_who_waits_in_vain_had_none():
     assert run(scenario) == (0.0, 2, 2)
 
 
+def test_one_that_asks_and_asks_keeps_no_other_waiting():
+    async def scenario():
+        async with robin_saying([[0.05, OK]] * 12) as (http, _):
+            ended = []
+
+            async def ask_as(address):
+                current.set(RequestContext(address, None, None))
+                await http.request("GET", "/x", timeout_seconds=5)
+                ended.append(address)
+
+            busy = [asyncio.create_task(ask_as("192.0.2.1")) for _ in range(8)]
+            await asyncio.sleep(0.01)
+            await asyncio.gather(*busy, asyncio.create_task(ask_as("192.0.2.2")))
+            return ended.index("192.0.2.2")
+
+    assert run(scenario) <= 4  # behind the two that were under way, and two of the others at most
+
+
 def test_callers_that_give_up_leave_the_slots_to_others():
     async def scenario():
         async with robin_saying([[0.3, OK]] * 6 + [OK]) as (http, _):

@@ -17,6 +17,7 @@ from typing import NamedTuple
 import httpx
 
 from gateway_project.core.context import current
+from gateway_project.core.sharing import FairSemaphore
 from gateway_project.core.telemetry.metrics import upstream_duration
 from gateway_project.core.upstream.client import (
     AnswerTooLarge,
@@ -44,7 +45,7 @@ class RobinHTTP:
 
     def __init__(self, name: str, base_url: str, headers: Mapping[str, str]) -> None:
         self.answer_bytes_max = ANSWER_BYTES_MAX
-        self._slots = asyncio.Semaphore(IN_FLIGHT_MAX)
+        self._slots = FairSemaphore(IN_FLIGHT_MAX)
         self._duration = upstream_duration.labels(name)
         self._client = httpx.AsyncClient(
             base_url=base_url,
@@ -70,14 +71,18 @@ class RobinHTTP:
         """The status and whole body of the answer, whatever the status.
 
         A GET is sent again, once, when its connection ended without an answer. The deadline
-        includes the wait for a slot. Raises `UpstreamTimeout`, `ConnectFailed` or `BadAnswer`.
+        includes the wait for a slot, which callers get by turns, by their address: who reads the
+        log again and again keeps neither others nor the live queue from Robin. Raises
+        `UpstreamTimeout`, `ConnectFailed` or `BadAnswer`.
         """
         request = self._client.build_request(method, path, content=body, headers=headers)
+        holder = ""  # we ourselves
         if (context := current.get()) is not None:
+            holder = context.client_ip
             request.headers["X-Request-ID"] = context.correlation_id or context.request_id
         began: float | None = None
         try:
-            async with asyncio.timeout(timeout_seconds), self._slots:
+            async with asyncio.timeout(timeout_seconds), self._slots.place(holder):
                 began = perf_counter()
                 response = await self._send(request)
                 try:
