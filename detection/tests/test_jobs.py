@@ -666,7 +666,7 @@ class TestTheTaskOfAChunk:
         submit(*different(COUNT))
 
         chunks = JobChunk.objects.order_by("number")
-        assert set(in_line()) == {chunk.pk for chunk in chunks}
+        assert in_line() == [chunk.pk for chunk in reversed(chunks)]  # the small one first
         assert queues.length(queues.DETECTION) == 2
         assert queues.lengths() == {
             name: 2 if name == queues.DETECTION else 0 for name in queues.NAMES
