@@ -230,7 +230,12 @@ ROBIN_CLIENT_API_TOKEN: str = env.str("ROBIN_CLIENT_API_TOKEN", default="")
 ROBIN_SERVICE_API_TOKEN: str = env.str("ROBIN_SERVICE_API_TOKEN", default="")
 ROBIN_TIMEOUT_SECONDS: float = env.float("ROBIN_TIMEOUT_SECONDS", default=5.0)
 ROBIN_LOGS_TIMEOUT_SECONDS: float = env.float("ROBIN_LOGS_TIMEOUT_SECONDS", default=30.0)
-ROBIN_LOG_CACHE_BYTES_MAX: int = env.int("ROBIN_LOG_CACHE_BYTES_MAX", default=32 << 20)
+ROBIN_LOG_CACHE_BYTES_MAX: int = env.int("ROBIN_LOG_CACHE_BYTES_MAX", default=16 << 20)
+ROBIN_MAIL_TEXT_BYTES_MAX: int = env.int("ROBIN_MAIL_TEXT_BYTES_MAX", default=2 << 20)
+ROBIN_MAIL_BYTES_MAX: int = env.int("ROBIN_MAIL_BYTES_MAX", default=0)
+ROBIN_LOG_ROLES: list[str] = env.list(
+    "ROBIN_LOG_ROLES", default=["ROLE_USER", "ROLE_OPERATOR", "ROLE_ADMIN"]
+)
 ROBIN_LOG_TIMEZONE: str = env.str("ROBIN_LOG_TIMEZONE", default="UTC")
 ROBIN_QUEUE_SPIKE_ITEMS: int = env.int("ROBIN_QUEUE_SPIKE_ITEMS", default=1000)
 ROBIN_SCANNERS: list[str] = env.list("ROBIN_SCANNERS", default=[])

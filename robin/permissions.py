@@ -6,6 +6,7 @@ checks them on every route (`@endpoint(permission, …)`); what the UI shows is 
 
 from __future__ import annotations
 
+from django.conf import settings
 from django.db.models import TextChoices
 
 
@@ -42,7 +43,6 @@ _READONLY = frozenset(
         Permission.VIEW_QUEUE,
         Permission.VIEW_STORAGE,
         Permission.VIEW_METRICS,
-        Permission.VIEW_LOGS,
     }
 )
 _USER = _READONLY | {
@@ -50,6 +50,7 @@ _USER = _READONLY | {
     Permission.VIEW_SECURITY,
     Permission.VIEW_DOMAINS,
     Permission.VIEW_SETTINGS,
+    Permission.VIEW_LOGS,
 }
 _OPERATOR = _USER | {
     Permission.MANAGE_QUEUE,
@@ -65,5 +66,12 @@ PERMISSIONS: dict[str, frozenset[Permission]] = {
 
 
 def permissions_of(role: str | None) -> frozenset[Permission]:
-    """None is nobody's role: no permission."""
-    return PERMISSIONS[role] if role is not None else frozenset()
+    """None is nobody's role: no permission.
+
+    Who reads the log sees who mails whom, so that is given by itself (`ROBIN_LOG_ROLES`).
+    """
+    if role is None:
+        return frozenset()
+    logs = {Permission.VIEW_LOGS}
+    may_read = role in settings.ROBIN_LOG_ROLES
+    return PERMISSIONS[role] | logs if may_read else PERMISSIONS[role] - logs

@@ -14,8 +14,8 @@ from pydantic import ConfigDict, Field
 
 from gateway_project.core import clock, errors
 from gateway_project.core.api.endpoint import Asked
-from robin.config.translate import REDACTED
 from robin.models import Document
+from robin.redaction import REDACTED
 
 NOTICE = {"X-Gateway-Notice": "stored here, not applied to Robin"}
 Host = Annotated[str, Field(min_length=1, max_length=253)]

@@ -13,6 +13,8 @@ from typing import Any
 
 import orjson
 
+from robin.redaction import redacted
+
 RETRIES_MAX = 30
 """Robin's shipped `relay.maxRetryCount`, where its settings are not known."""
 
@@ -31,16 +33,6 @@ PRE = re.compile(r"<pre\b[^>]*\bid=['\"](properties|server)Config['\"][^>]*>(.*?
 SECTION = re.compile(
     r"<div class=['\"]config-section['\"]>\s*<h2>(.*?)</h2>\s*<pre[^>]*>(.*?)</pre>", re.DOTALL
 )
-SECRET = re.compile(
-    r"pass|secret|token|authvalue|authorization|credential|api[_-]?key|auth$|private|cookie|salt",
-    re.IGNORECASE,
-)
-HEADERS = re.compile(r"headers$", re.IGNORECASE)
-IN_TEXT = re.compile(
-    r"(?P<user>://[^/\s:@]*:)[^@\s/]+(?=@)|(?P<name>(?:password|passwd|pwd|secret|token)=)[^&;\s]+",
-    re.IGNORECASE,
-)
-REDACTED = "[redacted]"
 EXACT = 2**53
 """Up to here a float tells whole numbers apart, and JSON has them (RFC 8259, §6)."""
 
@@ -65,24 +57,3 @@ def _whole(value: Any) -> Any:
         return [_whole(inner) for inner in value]
     is_whole = isinstance(value, float) and value.is_integer() and abs(value) < EXACT
     return int(value) if is_whole else value
-
-
-def redacted(value: Any, *, is_secret: bool = False) -> Any:
-    """The same with every secret replaced: by the name it stands under, or inside of a text."""
-    if isinstance(value, dict):
-        return {
-            name: redacted(
-                inner,
-                is_secret=is_secret or bool(SECRET.search(str(name)) or HEADERS.search(str(name))),
-            )
-            for name, inner in value.items()
-        }
-    if isinstance(value, list):
-        return [redacted(inner, is_secret=is_secret) for inner in value]
-    if isinstance(value, bool) or value is None or value == "":
-        return value  # whether something is set is no secret
-    if is_secret:
-        return REDACTED
-    if isinstance(value, str):
-        return IN_TEXT.sub(lambda m: (m["user"] or m["name"]) + REDACTED, value)
-    return value

@@ -46,5 +46,7 @@ class LogEntryView(BaseModel):
 
 class LogView(BaseModel):
     entries: list[LogEntryView]
-    total: int
+    total: int = Field(description="Of what was seen.")
     hasMore: bool
+    complete: bool = Field(description="Whether all of today and yesterday was seen.")
+    searchedSince: str

@@ -1,19 +1,29 @@
-"""Searching Robin's log: one search at a time, and what came is shared for two seconds.
+"""Reading Robin's log: in slices backwards in time, as far as what is wanted takes.
 
-Robin gives every line that matches at once, tens of megabytes on a busy day, and does nothing else
-meanwhile. So equal searches share an answer, and it is read into entries off the event loop.
+Robin reads its whole files of today and yesterday for each question, and makes one text of all
+lines that hold what was asked for, in memory. So it is never asked for everything: the time stands
+in each line after the level (`WARN |1129-04`), and its beginning asks for a day, an hour, ten
+minutes and so on down to a second. How much was written when shows a sample, the lines of one
+millisecond in a thousand.
+
+A search cannot be had together with a time. Where the text is rare Robin is asked for it; where it
+is not, the slices are searched here, and the answer says how far back that went.
 """
 
 from __future__ import annotations
 
 import asyncio
-from typing import NamedTuple
+from collections import Counter
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from time import monotonic
 from urllib.parse import quote
 from zoneinfo import ZoneInfo
 
 from django.conf import settings
 
-from gateway_project.core import clock
+from gateway_project.core import clock, errors
 from gateway_project.core.stores.caching import SingleFlight, TTLCache
 from gateway_project.core.telemetry.metrics import cache_bytes
 from robin.logs import parsing
@@ -21,55 +31,234 @@ from robin.logs.parsing import Entry, Filter
 from robin.upstream.client import TEXT, robin
 
 SHARED_SECONDS = 2.0
-ENTRIES_PER_CHAR = 4
-"""So much more than its text an answer takes once it is read into entries."""
+PAST_SECONDS = 60.0
+"""A slice that has ended does not change; one of this moment is shared for less."""
+SLICE_BYTES = 2 << 20
+"""What a slice should hold."""
+SLICE_BYTES_MAX = 12 << 20
+"""Of more a shorter one is asked for."""
+RARE_BYTES = 4 << 20
+"""So much of what a search finds Robin may as well give in one."""
+FILLED_SECONDS = 1.0
+"""A page that is full is given after so much: counting on, for the total, costs Robin."""
+SEARCH_SECONDS = 3.5
+"""One that is not, after so much; an earlier `endTime` goes on from there."""
+SPANS = tuple(timedelta(seconds=n) for n in (86_400, 3_600, 600, 60, 10, 1))
+CUTS = (5, 7, 8, 9, 10, 11)
+"""How much of `1129-041130` names a day, an hour, ten minutes, a minute, ten seconds, a second."""
+DAY, TEN_MINUTES, SECOND = 0, 2, 5
+SAMPLE, ONE_IN = "137|", 1000
+"""Lines of that millisecond: any that no log is full of."""
+SMALL_SECONDS = 0.15
+"""Robin read both files in that: so they are, and all of them may be asked for."""
+READ_BYTES_PER_SECOND = 300 << 20
 
 
-class _Answer(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Found:
+    """`total` counts what was seen; unless `is_complete`, nothing before `since` was."""
+
     entries: list[Entry]
-    bytes: int
+    total: int
+    is_complete: bool
+    since: datetime
 
 
-# Bounded in bytes: one search may find tens of megabytes.
-_found: TTLCache[str, _Answer] = TTLCache(
-    settings.ROBIN_LOG_CACHE_BYTES_MAX, size_of=lambda answer: answer.bytes
-)
-_flights: SingleFlight[str, list[Entry]] = SingleFlight()
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """How much Robin wrote when, as far as a sample can tell."""
+
+    is_small: bool
+    bytes_total: float
+    known_since: float  # monotonic()
+    bytes_in: Counter[str] = field(default_factory=Counter)
+    """Ten minutes, as `1129-041` → bytes, estimated."""
+
+    def level(self, end: datetime, zone: ZoneInfo, coarsest: int) -> int:
+        """The longest slice before `end` that should not be too large."""
+        if self.is_small:
+            return DAY
+        if not self.bytes_in:
+            return coarsest
+        for level in range(DAY, SECOND):
+            name = _name(_begin_of(end, level, zone), min(level, TEN_MINUTES), zone)
+            there = sum(n for ten, n in self.bytes_in.items() if ten.startswith(name))
+            if there * min(1.0, SPANS[level] / SPANS[TEN_MINUTES]) <= SLICE_BYTES:
+                return level
+        return SECOND
 
 
-async def search(which: Filter) -> list[Entry]:
-    """The entries that match, newest first. Raises what `Port` raises."""
-    found: list[Entry] = []
-    queries = which.queries()
-    for query in queries:
-        known = _found.get(query)
-        if known is not None:
-            found += known.entries
-        else:
-            found += await _flights.do(query, lambda query=query: _ask(query))  # type: ignore[misc]
-    if len(queries) > 1:
-        found.sort(key=lambda entry: entry.at, reverse=True)
-    return await asyncio.to_thread(which.keep, found)
+class _TooMuch(Exception):
+    pass
 
 
-async def _ask(query: str) -> list[Entry]:
-    content = await robin().client.get(
-        f"/logs?query={quote(query, safe='')}",
-        TEXT,
-        bytes,
-        timeout_seconds=settings.ROBIN_LOGS_TIMEOUT_SECONDS,
-    )
-    entries = await asyncio.to_thread(_read, content)
-    answer = _Answer(entries, ENTRIES_PER_CHAR * len(content))
-    _found.put(query, answer, seconds=SHARED_SECONDS)
-    cache_bytes.labels("robin_log").set(_found.size)
+# Bounded in bytes: slices differ.
+_slices: TTLCache[str, bytes] = TTLCache(settings.ROBIN_LOG_CACHE_BYTES_MAX, size_of=len)
+_asking: SingleFlight[str, bytes] = SingleFlight()
+_profile: Profile | None = None
+
+
+async def page(which: Filter, *, offset: int, limit: int) -> Found:
+    """The entries from `offset` on, newest first. Raises what `RobinAPI` raises."""
+    began = monotonic()
+    total, shown = 0, list[Entry]()
+    earliest = since = _earliest(which)
+    async for part, since in walk(which):
+        first = max(0, offset - total)
+        shown += part[first : first + limit - len(shown)]
+        total += len(part)
+        is_full = total > offset + limit
+        if monotonic() - began > (FILLED_SECONDS if is_full else SEARCH_SECONDS):
+            return Found(shown, total, since <= earliest, since)
+    return Found(shown, total, True, earliest)
+
+
+async def walk(which: Filter) -> AsyncIterator[tuple[list[Entry], datetime]]:
+    """All that match, newest first, slice by slice, each with the time down to which it goes."""
+    zone = ZoneInfo(settings.ROBIN_LOG_TIMEZONE)
+    profile = await _profiled(zone)
+    may_ask = bool(which.search) and not profile.is_small
+    checked = found = 0
+    async for begin, end, content in _pieces(which, profile, zone):
+        entries = await asyncio.to_thread(_read, content, which, zone, begin, end)
+        yield entries, begin
+        checked += len(content)
+        found += sum(len(entry.message) for entry in entries)
+        if not may_ask or not checked:
+            continue
+        may_ask = found / checked * profile.bytes_total <= RARE_BYTES
+        if may_ask:
+            try:
+                content = await _asked(which.search, is_past=False)
+            except _TooMuch:
+                may_ask = False
+            else:
+                earliest = _earliest(which)
+                rest = await asyncio.to_thread(_read, content, which, zone, earliest, begin)
+                yield rest, earliest
+                return
+
+
+def _earliest(which: Filter) -> datetime:
+    """Robin looks into its files of today and yesterday."""
+    zone = ZoneInfo(settings.ROBIN_LOG_TIMEZONE)
+    today = clock.now().astimezone(zone).replace(hour=0, minute=0, second=0, microsecond=0)
+    first = (today - timedelta(days=1)).astimezone(UTC)
+    return first if which.since is None else max(first, which.since.astimezone(UTC))
+
+
+async def _pieces(
+    which: Filter, profile: Profile, zone: ZoneInfo
+) -> AsyncIterator[tuple[datetime, datetime, bytes]]:
+    """(begin, end, what Robin has of it), the latest first, without a gap."""
+    earliest, now = _earliest(which), clock.now()
+    end = latest = now + timedelta(seconds=1)
+    if which.until is not None:
+        end = min(latest, which.until.astimezone(UTC) + timedelta(milliseconds=1))
+    level = TEN_MINUTES
+    while end > earliest:
+        level = profile.level(end, zone, level)
+        while True:
+            begin = _begin_of(end, level, zone)
+            try:
+                contents = [
+                    await _asked(marker + _name(begin, level, zone), is_past=end < now)
+                    for marker in which.markers()
+                ]
+                break
+            except _TooMuch:
+                if level == SECOND:
+                    raise errors.UpstreamUnexpected(
+                        "Robin wrote more in one second than can be shown. Choose another time."
+                    ) from None
+                level += 1
+        content = b"".join(contents)
+        # Robin's clock may be ahead: of the first slice all is shown.
+        yield begin, end if end != latest else end + timedelta(days=1), content
+        # Of what no sample tells: one step further at a time, while there is little.
+        if len(content) * 10 < SLICE_BYTES:
+            level = max(DAY, level - 1)
+        end = begin
+
+
+def _begin_of(end: datetime, level: int, zone: ZoneInfo) -> datetime:
+    """Where the slice begins that ends there, or goes on beyond."""
+    at = (end - timedelta(microseconds=1)).astimezone(zone).replace(microsecond=0)
+    if level == DAY:
+        begin = at.replace(hour=0, minute=0, second=0)
+    elif level <= TEN_MINUTES:
+        minute = at.minute // 10 * 10 if level == TEN_MINUTES else 0
+        begin = at.replace(minute=minute, second=0)
+    else:
+        seconds = int(SPANS[level].total_seconds())
+        begin = at.replace(second=at.second // seconds * seconds)
+    return begin.astimezone(UTC)
+
+
+def _name(begin: datetime, level: int, zone: ZoneInfo) -> str:
+    return begin.astimezone(zone).strftime("%m%d-%H%M%S")[: CUTS[level]]
+
+
+def _read(
+    content: bytes, which: Filter, zone: ZoneInfo, begin: datetime, end: datetime
+) -> list[Entry]:
+    """What the filter lets through of that time, newest first."""
+    found = parsing.entries(content, now=clock.now(), zone=zone)
+    entries = [one for one in found if begin <= one.at < end and which.keeps(one)]
+    entries.sort(key=lambda entry: entry.at)
+    entries.reverse()  # of two in the same millisecond, the later line comes first
     return entries
 
 
-def _read(content: bytes) -> list[Entry]:
-    text = content.decode("utf-8", errors="replace")
-    return parsing.entries(text, now=clock.now(), zone=ZoneInfo(settings.ROBIN_LOG_TIMEZONE))
+async def _profiled(zone: ZoneInfo) -> Profile:
+    global _profile
+    if _profile is not None and monotonic() - _profile.known_since < PAST_SECONDS:
+        return _profile
+    began = monotonic()
+    try:
+        content = await _asked(SAMPLE, is_past=False)
+    except _TooMuch:
+        content = b""
+        began -= 1.0  # it is not small
+    seconds = monotonic() - began
+    bytes_in: Counter[str] = Counter()
+    for line in content.split(b"\n"):
+        _, _, stamp = line[:19].partition(b"|")
+        if stamp[11:14] == SAMPLE[:-1].encode():
+            bytes_in[stamp[:8].decode("ascii", "replace")] += ONE_IN * (len(line) + 1)
+    total = max(float(bytes_in.total()), seconds * READ_BYTES_PER_SECOND)
+    _profile = Profile(seconds < SMALL_SECONDS, total, monotonic(), bytes_in)
+    return _profile
+
+
+async def _asked(query: str, *, is_past: bool) -> bytes:
+    """What Robin finds; equal questions at once are one. Raises `_TooMuch`."""
+    known = _slices.get(query)
+    if known is not None:
+        return known
+    content = await _asking.do(query, lambda: _ask(query))
+    _slices.put(query, content, seconds=PAST_SECONDS if is_past else SHARED_SECONDS)
+    cache_bytes.labels("robin_log").set(_slices.size)
+    return content
+
+
+async def _ask(query: str) -> bytes:
+    parts, size = [], 0
+    asked = robin().client.stream(
+        f"/logs?query={quote(query, safe='')}",
+        TEXT,
+        timeout_seconds=settings.ROBIN_LOGS_TIMEOUT_SECONDS,
+    )
+    async with asked as answer:
+        async for part in answer.parts:
+            size += len(part)
+            if size > SLICE_BYTES_MAX:
+                raise _TooMuch
+            parts.append(part)
+    return b"".join(parts)
 
 
 def forget() -> None:
-    _found.clear()
+    global _profile
+    _profile = None
+    _slices.clear()

@@ -16,7 +16,7 @@ class Store:
         self.seed = seed
 
     def browse(self, call: Call) -> Reply:
-        parts = call.segments("/store")
+        parts = [p for part in call.segments("/store") for p in part.replace("\\", "/").split("/")]
         if any(".." in part for part in parts):
             return self._error(call, 403, "Forbidden")
         if len(parts) >= 3 and parts[2] in SCOPES:
@@ -24,7 +24,9 @@ class Store:
         if call.method != "GET":
             return as_json({"error": "Not Found"}, 404)
         path = "/".join(parts)
-        if path in self.seed.mails and path.endswith(".eml"):
+        if path in self.seed.mails:
+            if not path.lower().endswith(".eml"):
+                return self._error(call, 404, "Not Found")
             return self._file(call, path)
         if parts and path not in self.seed.folders:
             return self._error(call, 404, "Not Found")
@@ -58,7 +60,7 @@ class Store:
         ]
         for mail, content in self.seed.mails.items():
             name = mail[len(prefix) :]
-            if mail.startswith(prefix) and "/" not in name and name.endswith(".eml"):
+            if mail.startswith(prefix) and "/" not in name and name.lower().endswith(".eml"):
                 entry = {"type": "file", "name": name, "path": f"/store/{mail}"}
                 entries.append({**entry, "size": len(content)})
         items += sorted(entries, key=lambda entry: entry["name"].lower())

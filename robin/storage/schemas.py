@@ -15,10 +15,11 @@ class PathQuery(Query):
 
 class StoreEntryView(BaseModel):
     path: str
-    name: str
+    name: str = Field(description="What is not printable is shown escaped; `path` has it as it is.")
     type: Literal["file", "directory"]
     size: int
     modified: int = Field(description="Milliseconds, of the day in its name; 0: not known.")
+    openable: bool = Field(description="False for a name that Robin lists and does not open.")
 
 
 class CrumbView(BaseModel):
@@ -36,4 +37,7 @@ class MailView(BaseModel):
     path: str
     content: str = Field(description="What is no UTF-8 is read as Latin-1.")
     mimeType: str
-    size: int = Field(description="Bytes.")
+    size: int = Field(description="Bytes, of the whole mail.")
+    truncated: bool = Field(
+        description="Whether `content` ends before the mail does: `/api/v1/storage/raw` has it all."
+    )

@@ -2,22 +2,37 @@
 
 from __future__ import annotations
 
+import codecs
 import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import quote
 
+from robin.logs.parsing import escaped
+
 DAY = re.compile(r"(\d{8})\.")
+UNREADABLE = "\ufffd"
+"""Stands for what is no UTF-8 in a name: nobody can ask for that again."""
 
 
 def store_parts(path: str) -> list[str]:
     """The names of a path below the store. `ValueError` for what could lead out of it."""
     parts = [part for part in path.split("/") if part]
     for part in parts:
-        if ".." in part or part == "." or "\\" in part or not part.isprintable():
-            raise ValueError("a name in the path is not allowed")
+        if not is_openable(part):
+            raise ValueError("a name in the path is one that Robin does not open")
     return parts
+
+
+def is_openable(name: str) -> bool:
+    """Robin refuses two dots wherever they stand, and takes a backslash for a slash."""
+    return not (".." in name or name == "." or "\\" in name or "\0" in name or UNREADABLE in name)
+
+
+def is_mail(name: str) -> bool:
+    """By its name alone: a directory may have the same."""
+    return name.lower().endswith(".eml")
 
 
 def store_url(parts: list[str]) -> str:
@@ -49,16 +64,17 @@ def _entry(item: Mapping[str, Any]) -> dict[str, Any]:
             modified = 0  # eight digits that are no date
     return {
         "path": "/" + str(item["path"]).removeprefix("/store").strip("/"),
-        "name": name,
+        "name": escaped(name),
         "type": "directory" if item["type"] == "dir" else "file",
         "size": int(item.get("size", 0)),
         "modified": modified,
+        "openable": is_openable(name),
     }
 
 
-def mail_text(content: bytes) -> str:
+def mail_text(content: bytes, *, is_cut: bool = False) -> str:
     """Every mail can be shown: what is no UTF-8 is read as Latin-1."""
     try:
-        return content.decode("utf-8")
+        return codecs.getincrementaldecoder("utf-8")().decode(content, final=not is_cut)
     except UnicodeDecodeError:
         return content.decode("latin-1")

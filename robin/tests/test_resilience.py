@@ -20,7 +20,7 @@ def ada(member, robin, settings):
 
 
 def client_breaker(robin):
-    return robin.ports.client.breaker
+    return robin.ports.client.breaker_of("/client/queue/list")
 
 
 @pytest.mark.parametrize(
@@ -84,33 +84,65 @@ def test_a_read_is_sent_again_when_a_kept_connection_was_dropped(ada, robin):
 def test_the_breaker_opens_after_five_and_asks_no_more(ada, robin):
     robin.run(robin.client.stop())
     for _ in range(5):
-        assert ada.get("/api/v1/queue").status_code == 503
-    assert client_breaker(robin).state == "open"
-    robin.run(robin.client.start())
+        assert ada.get("/api/v1/storage").status_code == 503
+    assert robin.ports.client.state == "open"
 
-    r = ada.get("/api/v1/queue")
+    r = ada.get("/api/v1/storage")
 
     assert (r.status_code, r.json()["code"]) == (503, "upstream_unavailable")
     assert 1 <= int(r.headers["retry-after"]) <= 30
     assert "left alone" in r.json()["message"]
-    assert robin.client.asked == []
     # The other server is none of its business.
     assert ada.get("/api/v1/config").status_code == 200
 
 
-def test_it_closes_again_by_one_probe(ada, robin):
-    breaker = client_breaker(robin)
-    robin.client.faults.answer = "500"
+def test_it_closes_as_soon_as_a_cheap_look_succeeds(ada, robin, monkeypatch):
+    robin.run(robin.client.stop())
     for _ in range(5):
-        ada.get("/api/v1/queue")
-    breaker._opened_at -= 31
+        ada.get("/api/v1/storage")
+    robin.run(robin.client.start())
+    robin.client.asked.clear()
+    monkeypatch.setattr(robin.ports.client, "_next_look", 0.0)
 
-    assert ada.get("/api/v1/queue").status_code == 502
-    assert breaker.state == "open"
-    robin.client.faults.answer = ""
-    breaker._opened_at -= 31
-    assert ada.get("/api/v1/queue").status_code == 200
-    assert breaker.state == "closed"
+    assert ada.get("/api/v1/storage").status_code == 200
+    assert robin.client.asked[0] == ("GET", "/health")
+    assert robin.ports.client.state == "closed"
+
+
+def test_who_is_away_is_looked_for_once_a_second(ada, robin):
+    robin.run(robin.client.stop())
+    for _ in range(5):
+        ada.get("/api/v1/storage")
+    looks = []
+    peek = robin.ports.client.peek
+
+    async def counted():
+        looks.append(1)
+        return await peek()
+
+    robin.ports.client.peek = counted
+    for _ in range(10):
+        assert refusal(ada.get("/api/v1/storage")) == (503, "upstream_unavailable")
+    assert len(looks) <= 2
+
+
+@pytest.mark.parametrize("path", ["logs", "queue", "storage"])
+def test_what_fails_leaves_the_rest_alone(ada, robin, path):
+    prefix = {"logs": "/logs", "queue": "/client/queue", "storage": "/store"}
+    robin.client.faults.answer, robin.client.faults.prefix = "500", prefix[path]
+    for _ in range(7):
+        assert ada.get(f"/api/v1/{path}").status_code >= 500
+    for other in {*prefix} - {path}:
+        assert ada.get(f"/api/v1/{other}").status_code == 200
+    assert ada.get("/api/v1/config").status_code == 200
+
+
+def test_a_failure_of_robin_s_says_so(ada, robin):
+    robin.client.faults.answer = "500"
+    r = ada.get("/api/v1/storage")
+    assert refusal(r) == (502, "upstream_unexpected")
+    assert "Robin failed" in r.json()["message"]
+    assert "credentials" not in r.json()["message"]
 
 
 def test_what_a_client_asks_wrongly_never_opens_it(ada, robin):
@@ -208,18 +240,6 @@ def test_json_of_another_form(ada, robin, answer):
     robin.client.contexts["/client/queue/delete"] = Context(lambda call: Reply(answer, 200, JSON))
     r = ada.request("DELETE", f"/api/v1/queue/{UNKNOWN}")
     assert (r.status_code, r.json()["code"]) == (502, "upstream_unexpected")
-
-
-def test_too_much_of_an_answer(ada, robin, gateway):
-    robin.ports.client.http.answer_bytes_max = 64 << 10  # a page of the queue is shorter
-    day = max(robin.seed.log)
-    robin.seed.log[day] += [f"INFO |{day[4:]}-000000000|t|l||||" + "x" * 200] * 1000
-    for _ in range(6):
-        r = ada.get("/api/v1/logs")
-        assert r.status_code == 502
-        assert "too large" in r.json()["message"]
-    # Robin works, and the queue is not the log's business.
-    assert ada.get("/api/v1/queue?size=1").status_code == 200
 
 
 def test_nothing_is_asked_that_robin_mistakes(ada, robin):

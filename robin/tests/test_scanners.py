@@ -9,8 +9,8 @@ import threading
 import pytest
 
 from accounts.tests.shapes import refusal
-from robin.config.translate import REDACTED
 from robin.models import Document
+from robin.redaction import REDACTED
 from robin.tests.contracts import SCANNER_STATUS, SCANNER_TEST, holds
 
 STAT = {"version": "3.8.1", "uptime": 7, "scanned": 40, "spam_count": 3, "ham_count": 37}

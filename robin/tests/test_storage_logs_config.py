@@ -69,7 +69,7 @@ class TestStorage:
             assert "Schöne Grüße" in shown["content"]
 
     @pytest.mark.parametrize(
-        "path", ["../etc/passwd", "/a/../../b", "..", "a/..b", "x\x00y", "a\\..\\b", "a\r\nX: y"]
+        "path", ["../etc/passwd", "/a/../../b", "..", "a/..b", "x\x00y", "a\\..\\b", "a\ufffd"]
     )
     @pytest.mark.parametrize("what", ["", "/file", "/raw"])
     def test_a_path_that_could_lead_out_is_not_sent(self, ada, robin, what, path):
@@ -81,7 +81,16 @@ class TestStorage:
 
     @pytest.mark.parametrize(
         "path",
-        ["%2e%2e/%2e%2e/etc", "%252e%252e", "/etc/passwd", "//etc//passwd", "nowhere", "a" * 2000],
+        [
+            "%2e%2e/%2e%2e/etc",
+            "%252e%252e",
+            "/etc/passwd",
+            "//etc//passwd",
+            "nowhere",
+            "a" * 2000,
+            "a\r\nX: y",
+            "a\t\u202eb",
+        ],
     )
     def test_one_that_leads_nowhere_is_404(self, ada, robin, path):
         r = ada.get("/api/v1/storage", params={"path": path})
@@ -98,8 +107,69 @@ class TestStorage:
 
     def test_a_mail_is_no_directory(self, ada, robin):
         r = ada.get("/api/v1/storage", params={"path": files(robin, "latin1.eml")})
-        assert r.status_code == 422
-        assert robin.client.asked == []
+        assert refusal(r) == (422, "validation_error")
+        assert "storage/file" in r.text
+
+    def test_a_directory_may_be_called_as_a_mail(self, ada, robin):
+        robin.seed.put("south.example/dir.eml/new/20261123.in.eml", b"From: x\r\n")
+        found = ada.get("/api/v1/storage?path=/south.example/dir.eml").json()
+        assert [item["name"] for item in found["items"]] == ["new"]
+        for what in ("file", "raw"):
+            r = ada.get(f"/api/v1/storage/{what}?path=/south.example/dir.eml")
+            assert refusal(r) == (404, "not_found")
+        inside = ada.get("/api/v1/storage/file?path=/south.example/dir.eml/new/20261123.in.eml")
+        assert inside.json()["content"] == "From: x\r\n"
+        assert robin.ports.client.breaker.report()["failures"] == 0
+
+    def test_capitals(self, ada, robin):
+        robin.seed.put("south.example/UPPER.EML", b"From: x\r\n")
+        found = ada.get("/api/v1/storage?path=/south.example").json()["items"]
+        assert "UPPER.EML" in {item["name"] for item in found}
+        for what in ("file", "raw"):
+            assert ada.get(f"/api/v1/storage/{what}?path=/south.example/UPPER.EML").is_success
+
+    @pytest.mark.parametrize(
+        "name",
+        ["a..b.eml", "..x.eml", "x\\y.eml", "l\ufffd.eml", "tab\there.eml", "two\nlines.eml",
+         "\u202elme.eml", " .eml", "a+b%41 é 日本 ;#?&'.eml"],
+    )  # fmt: skip
+    def test_what_is_listed_opens_or_says_that_it_does_not(self, ada, robin, name):
+        robin.seed.put(f"south.example/{name}", b"From: x\r\n")
+        found = ada.get("/api/v1/storage?path=/south.example").json()["items"]
+        item = next(one for one in found if one["path"].endswith(name))
+
+        assert item["name"].isprintable()
+        r = ada.get("/api/v1/storage/file", params={"path": item["path"]})
+        if item["openable"]:
+            assert r.json()["content"] == "From: x\r\n"
+        else:
+            assert refusal(r) == (422, "validation_error")
+
+    def test_a_large_mail_is_shown_in_part_and_given_whole(self, ada, robin, settings):
+        settings.ROBIN_MAIL_TEXT_BYTES_MAX = 1001
+        robin.ports.client.http.answer_bytes_max = 1000
+        content = "Subject: é\r\n".encode() + b"x" * 987 + "é".encode() * 1_000_000
+        robin.seed.put("south.example/large.eml", content)
+        shown = ada.get("/api/v1/storage/file?path=/south.example/large.eml").json()
+
+        assert (shown["size"], shown["truncated"]) == (len(content), True)
+        assert shown["content"] == "Subject: é\r\n" + "x" * 987
+        raw = ada.get("/api/v1/storage/raw?path=/south.example/large.eml")
+        assert raw.content == content
+        assert int(raw.headers["content-length"]) == len(content)
+
+    @pytest.mark.parametrize("fault", ["half", "reset", "500"])
+    def test_a_download_that_fails_is_no_mail(self, ada, robin, fault):
+        robin.client.faults.answer = fault
+        r = ada.get("/api/v1/storage/raw", params={"path": files(robin, "latin1.eml")})
+        assert r.status_code in (502, 503)
+        holds(contracts.PROBLEM, r.json())
+
+    def test_how_large_a_download_may_be_is_a_setting(self, ada, robin, settings):
+        settings.ROBIN_MAIL_BYTES_MAX = 100
+        r = ada.get("/api/v1/storage/raw", params={"path": files(robin, "big.eml")})
+        assert refusal(r) == (403, "permission_denied")
+        assert "ROBIN_MAIL_BYTES_MAX" in r.json()["message"]
 
 
 class TestLog:
@@ -133,9 +203,9 @@ class TestLog:
         at = found["entries"][2]["timestamp"]
         found = ada.get("/api/v1/logs", params={"startTime": at, "endTime": at}).json()
         assert {e["timestamp"] for e in found["entries"]} == {at}
-        assert ada.get("/api/v1/logs?search=nothing-says-this").json() == {
-            "entries": [], "total": 0, "hasMore": False,
-        }  # fmt: skip
+        nothing = ada.get("/api/v1/logs?search=nothing-says-this").json()
+        assert (nothing["entries"], nothing["total"]) == ([], 0)
+        assert (nothing["hasMore"], nothing["complete"]) == (False, True)
 
     @pytest.mark.parametrize("search", ["50%", "a+b", "x&q=|", "{y}", "é", "#"])
     def test_signs_reach_robin_as_they_are(self, ada, robin, search):
@@ -165,16 +235,19 @@ class TestLog:
         holds(contracts.ENTRY, rows[0])
 
     def test_equal_searches_share_an_answer(self, ada, robin):
+        ada.get("/api/v1/logs")
+        asked = len(robin.client.asked)
         for _ in range(3):
             ada.get("/api/v1/logs")
-        assert len(robin.client.asked) == 1
+        assert len(robin.client.asked) == asked <= 5
 
     def test_ten_megabytes(self, ada, robin):
         day = max(robin.seed.log)
         line = f"INFO |{day[4:]}-000000000|thread-1|smtp.Connection||||" + "x" * 200
         robin.seed.log[day] += [line] * 40_000
         found = ada.get("/api/v1/logs?limit=10").json()
-        assert found["total"] == 40_180
+        assert found["total"] >= 40_090
+        assert found["complete"] is (found["total"] == 40_180)
 
     def test_it_cannot_be_deleted(self, ada):
         r = ada.request("DELETE", "/api/v1/logs?before=2026-01-01T00:00:00Z")

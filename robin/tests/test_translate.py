@@ -9,6 +9,7 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
+from robin import redaction
 from robin.config import translate
 from robin.health import translate as health_translate
 from robin.logs import parsing
@@ -92,11 +93,9 @@ class TestStorage:
 
         assert unquote_plus(unquote(url)) == f"/store/north.example/{name}"
 
-    @pytest.mark.parametrize(
-        "path", ["..", "/a/../b", "a..b", "a/./b", "a\\b", "a\x00b", "a\nb", "....//"]
-    )
+    @pytest.mark.parametrize("path", ["..", "/a/../b", "a..b", "a/./b", "a\\b", "a\x00b", "....//"])
     def test_what_could_lead_out_is_refused(self, path):
-        with pytest.raises(ValueError, match="not allowed"):
+        with pytest.raises(ValueError, match="does not open"):
             storage_translate.store_parts(path)
 
     def test_a_directory(self, seed):
@@ -154,18 +153,57 @@ class TestSettings:
             {"privateKeyPem": "s3cret"},
             {"requestHeaders": {"X-Any": "s3cret"}},
             {"vault.token": "s3cret"},
+            {"url": "https://hook.example/x?api_key=s3cret&sig=s3cret&n=1"},
+            {"callback": "https://hook.example/?access-token=s3cret"},
+            {"basicAuthUser": "s3cret"},
+            {"hmac": "s3cret", "signature": "s3cret", "jwt": "s3cret", "pwd": "s3cret"},
+            {"adminPin": 12345, "otpSeed": "s3cret", "deployKey": "s3cret"},
+            {"relayAuth": "s3cret", "auth": {"value": {"password": "s3cret"}}},
+            {"dsn": "robin:s3cret@db/robin"},
+            {"note": "the password is: s3cret"},
+            {"note": "Bearer s3cret-and-more"},
+            {"login": "robin:s3cret9"},
+            {"list": ["{PLAIN}s3cret", "$2b$12$s3cret", "{SSHA}s3cret"]},
+            {"pem": "-----BEGIN PRIVATE KEY-----\ns3cret\n-----END PRIVATE KEY-----"},
+            {"whatever": "eyJhbGciOiJI.s3creteyJzdWIi.abc"},
+            {"whatever": "AKIAs3cret".upper() + "0123456789ABCDEF", "x": {"pass": "s3cret"}},
+            {"whatever": "ghp_s3cret0123456789abcdef", "y": "hvs.s3cret0123"},
+            {"passphrase": "s3cret", "credentials": {"left": "s3cret"}},
+            {"extraHeaders": [{"name": "s3cret"}]},
+            {"jdbc": "jdbc:mariadb://db/robin?user=robin&password=s3cret&ssl=true"},
+            {"odbc": "Server=db;Uid=robin;Pwd=s3cret;"},
         ],
     )
     def test_a_secret_is_found_under_many_names(self, value):
-        text = json.dumps(translate.redacted(value))
+        text = json.dumps(redaction.redacted(value))
 
         assert "s3cret" not in text
         assert "12345" not in text
-        assert translate.REDACTED in text
+        assert redaction.REDACTED in text
 
     def test_what_is_no_secret_stays(self):
-        value = {"auth": True, "password": "", "token": None, "url": "https://host/x?a=1", "n": 5}
-        assert translate.redacted(value) == value
+        value = {
+            "auth": {"url": "http://host/x", "method": "POST", "timeout": 5, "direction": "both"},
+            "password": "",
+            "token": None,
+            "url": "https://host/x?a=1&ssl=true",
+            "n": 5,
+            "passwordQuery": "SELECT password FROM users WHERE email = ?",
+            "authType": "bearer",
+            "keystore": "/usr/local/robin/keystore.jks",
+            "queueKey": "robin:robin_queue",
+            "host": "clamav:3310",
+            "listen": "[::1]:25",
+            "uidPattern": "\\s\\[([a-z0-9\\-_]+)]",
+            "pemKey": "",
+            "ipPools": [{"name": "default", "addresses": ["10.0.0.1/24"]}],
+            "providers": ["zen.spamhaus.org"],
+            "queueFile": "/usr/local/robin/relayQueue.db",
+            "whitelistBypass": "10.0.0.0/8",
+            "id": "6f0c1a52-7c7e-4b1b-9a55-2d4b8b7f1e10",
+            "reply": "550 5.1.1 Unknown destination mailbox address [%s]",
+        }
+        assert redaction.redacted(value) == value
 
     def test_another_page_is_refused(self):
         with pytest.raises(ValueError, match="settings"):
@@ -200,7 +238,8 @@ class TestHealth:
 
 class TestLog:
     def entries(self, text, now="2026-11-23T09:15:00+00:00", zone="UTC"):
-        return parsing.entries(text, now=datetime.fromisoformat(now), zone=ZoneInfo(zone))
+        found = parsing.entries(text.encode(), now=datetime.fromisoformat(now), zone=ZoneInfo(zone))
+        return [*found]
 
     def test_a_line(self):
         (entry,) = self.entries(
@@ -222,7 +261,6 @@ class TestLog:
         found = self.entries(raw)
 
         assert len(found) == raw.count("\n")
-        assert found == sorted(found, key=lambda e: e.at, reverse=True)
         assert len({e.id for e in found}) == len(found)
         assert {e.level for e in found} == set(parsing.LEVELS)
 
@@ -248,8 +286,6 @@ class TestLog:
     def test_what_is_no_entry_is_left_out(self, line):
         assert self.entries(line) == []
 
-    def test_fatal_is_an_error_and_later_lines_come_first(self):
-        text = "FATAL|1123-000000000|t|l||||one\nINFO |1123-000000000|t|l||||two"
-        assert [(e.level, e.message) for e in self.entries(text)] == [
-            ("INFO", "two"), ("ERROR", "one"),
-        ]  # fmt: skip
+    def test_fatal_is_an_error(self):
+        (entry,) = self.entries("FATAL|1123-000000000|t|l||||one")
+        assert entry.level == "ERROR"

@@ -5,13 +5,19 @@ request at a time. So what came is checked by its media type, never by its statu
 that was not asked for counts as a failure, as a timeout does. Robin's own words are never passed
 on: they may hold its settings.
 
-Reads may be sent again when a kept connection was dropped; what changes something is sent once.
+Reads may be sent again when a kept connection was dropped; what changes something is sent once, and
+so is a search of the log, over which Robin may have run out of memory.
+
+Each kind of work has a breaker of its own, so that a list of the queue that takes too long says
+nothing of the mail store. One that is open closes as soon as Robin answers a cheap look.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
+from time import monotonic
 from typing import Any, Final, Literal, TypeVar
 
 import orjson
@@ -21,8 +27,8 @@ from django.conf import settings
 from gateway_project.core import errors
 from gateway_project.core.telemetry.logging import get_logger
 from gateway_project.core.upstream import client
-from gateway_project.core.upstream.breaker import Breaker, BreakerOpen
-from robin.upstream.http import Answer, RobinHTTP
+from gateway_project.core.upstream.breaker import STATES, Breaker, BreakerOpen, Permit
+from robin.upstream.http import Answer, RobinHTTP, Stream
 
 JSON: Final = "application/json"
 HTML: Final = "text/html"
@@ -31,6 +37,13 @@ FAULT_SECONDS_MIN = 0.5
 """A call that had less than this did not show that Robin is slow."""
 T = TypeVar("T")
 PEEK_SECONDS = 0.8
+LOOK_SECONDS = 1.0
+"""So often an open breaker makes somebody look whether Robin is back."""
+BREAKERS = {
+    "robin_client": {"": "robin_client", "/client/queue": "robin_queue", "/logs": "robin_logs"},
+    "robin_service": {"": "robin_service", "/config": "robin_settings"},
+}
+"""Of each server: the beginning of an address → whose breaker it is."""
 PROBE_SECONDS = 3600.0
 Kind = Literal["application/json", "text/html", "text/plain"]
 log = get_logger("gateway.robin")
@@ -42,13 +55,32 @@ class RobinAPI:
     def __init__(self, name: str, url: str, token: str = "") -> None:
         self.name = name
         self.http = RobinHTTP(name, url, {"Authorization": f"Bearer {token}"} if token else {})
-        self.breaker = Breaker(
-            name,
-            failures_max=settings.CIRCUIT_BREAKER_FAILURE_THRESHOLD,
-            open_seconds=settings.CIRCUIT_BREAKER_TIMEOUT_SECONDS,
-        )
+        self.breakers = {
+            prefix: Breaker(
+                breaker,
+                failures_max=settings.CIRCUIT_BREAKER_FAILURE_THRESHOLD,
+                open_seconds=settings.CIRCUIT_BREAKER_TIMEOUT_SECONDS,
+            )
+            for prefix, breaker in BREAKERS[name].items()
+        }
+        self.seconds_until_free: Callable[[], Awaitable[float | None]] = _is_free
+        """How long a reading of the queue will still keep this server; None while there is none."""
         # Paths that are not asked for again for a while. They are ours, so there are few.
         self._unknown: TTLCache[str, bool] = TTLCache(16, ttl=PROBE_SECONDS)
+        self._next_look = 0.0
+
+    @property
+    def breaker(self) -> Breaker:
+        """Of all that has none of its own."""
+        return self.breakers[""]
+
+    @property
+    def state(self) -> str:
+        """The worst of its breakers: `closed`, `half-open` or `open`."""
+        return max((one.state for one in self.breakers.values()), key=lambda name: STATES[name])
+
+    def breaker_of(self, path: str) -> Breaker:
+        return self.breakers[max((p for p in self.breakers if path.startswith(p)), key=len)]
 
     async def close(self) -> None:
         await self.http.close()
@@ -89,13 +121,64 @@ class RobinAPI:
         content = b"" if body is None else orjson.dumps(body)
         return await self._ask("POST", path, JSON, None, body=content, parse=orjson.loads)
 
+    @asynccontextmanager
+    async def stream(
+        self,
+        path: str,
+        kind: Kind,
+        *others: Kind,
+        timeout_seconds: float | None = None,
+        is_long: bool = False,
+    ) -> AsyncIterator[Stream]:
+        """A 200 of that media type, or of `others`, to be read in parts. Never sent again."""
+        with await self._permit(path) as permit:
+            async with self._told(permit, path, timeout_seconds) as seconds:
+                headers = {"Accept": kind}
+                asked = self.http.stream(
+                    path, headers=headers, timeout_seconds=seconds, is_long=is_long
+                )
+                async with asked as answer:
+                    came = next((one for one in others if one == answer.content_type), kind)
+                    self._check(answer.status, answer.content_type, came, answer.length != 0)
+                    yield answer
+
     async def peek(self) -> Any:
         """Its `/health`, or None. Beside the breaker: a look neither opens it nor is refused."""
         try:
             answer = await self.http.request("GET", "/health", timeout_seconds=PEEK_SECONDS)
             return self._read(answer, JSON, orjson.loads)
-        except (client.UpstreamError, errors.UpstreamUnexpected, _Refused):
+        except (client.UpstreamError, errors.UpstreamUnexpected, _Refused, _Failed):
             return None
+
+    async def refuses_us(self) -> bool:
+        """Whether it is there, and does not take our credentials: `/health` it shows to anybody."""
+        try:
+            # Nothing is there; but before Robin says so, it asks who wants to know.
+            answer = await self.http.request("GET", "/users/-", timeout_seconds=PEEK_SECONDS)
+        except client.UpstreamError:
+            return False
+        return answer.status in (401, 403)
+
+    async def _permit(self, path: str) -> _Held:
+        breaker = self.breaker_of(path)
+        try:
+            return _Held(breaker.acquire())
+        except BreakerOpen as exc:
+            if breaker.forced is None and await self._is_back():
+                for one in self.breakers.values():
+                    one.close()
+                return _Held(breaker.acquire())
+            raise errors.UpstreamUnavailable(
+                "The mail server failed several times and is left alone for a while. "
+                "Try again after Retry-After seconds.",
+                retry_after_seconds=max(1, math.ceil(exc.retry_after_seconds)),
+            ) from exc
+
+    async def _is_back(self) -> bool:
+        if monotonic() < self._next_look:
+            return False  # somebody looks, or has just done so
+        self._next_look = monotonic() + PEEK_SECONDS + LOOK_SECONDS
+        return await self.peek() is not None
 
     async def _ask(
         self,
@@ -108,63 +191,75 @@ class RobinAPI:
         body: bytes | None = None,
         probe: bool = False,
     ) -> T:
+        with await self._permit(path) as permit:
+            headers = {"Accept": kind}
+            if body is not None:
+                headers["Content-Type"] = JSON
+            async with self._told(permit, path, timeout_seconds) as seconds:
+                answer = await self.http.request(
+                    method, path, body=body, headers=headers, timeout_seconds=seconds
+                )
+                return (self._probe if probe else self._read)(answer, kind, parse)
+
+    @asynccontextmanager
+    async def _told(
+        self, permit: Permit, path: str, timeout_seconds: float | None
+    ) -> AsyncIterator[float]:
+        """What happens inside, told to the breaker, and raised as an error of the gateway's.
+
+        What came is for the log, not for callers.
+        """
+        seconds = timeout_seconds or settings.ROBIN_TIMEOUT_SECONDS
         try:
-            call = self.breaker.acquire()
-        except BreakerOpen as exc:
-            raise errors.UpstreamUnavailable(
-                "The mail server failed several times and is left alone for a while. "
-                "Try again after Retry-After seconds.",
-                retry_after_seconds=max(1, math.ceil(exc.retry_after_seconds)),
-            ) from exc
-        headers = {"Accept": kind}
-        if body is not None:
-            headers["Content-Type"] = JSON
-        try:
-            answer = await self.http.request(
-                method,
-                path,
-                body=body,
-                headers=headers,
-                timeout_seconds=timeout_seconds or settings.ROBIN_TIMEOUT_SECONDS,
-            )
-            found = (self._probe if probe else self._read)(answer, kind, parse)
+            yield seconds
         except _Unknown:
-            call.succeeded()
+            permit.succeeded()
             raise
         except client.UpstreamTimeout as exc:
-            if exc.had_seconds < FAULT_SECONDS_MIN:
-                call.release()  # it waited for others; says nothing about Robin
+            left = await self.seconds_until_free()
+            if left is not None or exc.had_seconds < min(FAULT_SECONDS_MIN, seconds):
+                permit.release()  # it waited for others; says nothing about Robin
                 raise errors.UpstreamUnavailable(
-                    "The mail server is busy with other requests. Try again shortly."
+                    "The mail server is busy with other requests. Try again shortly.",
+                    retry_after_seconds=max(1, math.ceil(left or 0)),
                 ) from exc
-            call.failed()
+            permit.failed()
             self._log(path, "timeout")
             raise errors.UpstreamTimedOut from exc
         except client.AnswerTooLarge as exc:
-            call.release()  # it works, and has much to say
+            permit.release()  # it works, and has much to say
             self._log(path, str(exc))
             raise errors.UpstreamUnexpected(
-                "Robin's answer is too large to be shown. Ask for less, with a search."
+                "Robin's answer is too large to be shown. Ask for less."
             ) from exc
         except client.ConnectFailed as exc:
-            call.failed()
+            permit.failed()
             self._log(path, exc.reason)
             raise errors.UpstreamUnavailable from exc
+        except _Failed as exc:
+            permit.failed()
+            self._log(path, f"status {exc.status}")
+            raise errors.UpstreamUnexpected(
+                f"Robin failed: it answered with the status {exc.status}. "
+                "See its log, and try again."
+            ) from exc
         except (client.UpstreamError, errors.UpstreamUnexpected) as exc:
-            call.failed()
+            permit.failed()
             self._log(path, str(exc))
-            raise errors.UpstreamUnexpected from exc  # what came is for the log, not for callers
+            raise errors.UpstreamUnexpected from exc
         except _Refused as exc:
-            call.release()
             raise exc.error from exc
-        except BaseException:
-            call.release()  # cancelled, or a bug of ours: no word about Robin
-            raise
-        call.succeeded()
-        return found
+        else:
+            permit.succeeded()
 
     def _read(self, answer: Answer, kind: Kind, parse: Callable[[bytes], T]) -> T:
-        status = answer.status
+        self._check(answer.status, answer.content_type, kind, bool(answer.content))
+        try:
+            return parse(answer.content)
+        except ValueError as exc:
+            raise errors.UpstreamUnexpected("unreadable") from exc
+
+    def _check(self, status: int, content_type: str, kind: Kind, has_content: bool) -> None:
         if status == 404:
             raise _Refused(errors.NotFound("Robin has no such thing."))
         if status in (401, 403):
@@ -173,15 +268,13 @@ class RobinAPI:
         if 400 <= status < 500:
             log.error("robin_rejected_request", port=self.name, status=status)
             raise _Refused(errors.UpstreamUnexpected("Robin does not know this request."))
+        if status >= 500:
+            raise _Failed(status)
         if status not in (200, 202):
             raise errors.UpstreamUnexpected(f"status {status}")
         # An empty body has no type that could be wrong: a log search that found nothing.
-        if answer.content_type != kind and (answer.content or kind != TEXT):
+        if content_type != kind and (has_content or kind != TEXT):
             raise errors.UpstreamUnexpected("another media type")
-        try:
-            return parse(answer.content)
-        except ValueError as exc:
-            raise errors.UpstreamUnexpected("unreadable") from exc
 
     def _probe(self, answer: Answer, kind: Kind, parse: Callable[[bytes], T]) -> T:
         """As `_read`, where the address may not be known: then `_Unknown`, which is no news."""
@@ -198,6 +291,31 @@ class RobinAPI:
     def _log(self, path: str, reason: str) -> None:
         where = path.partition("?")[0].split("/")[1:2]  # no names of mails, no searches
         log.warning("robin_failed", port=self.name, path="/".join(["", *where]), reason=reason)
+
+
+async def _is_free() -> float | None:
+    return None
+
+
+class _Held:
+    """A permit that is given back at the end, unless it was told how the call ended."""
+
+    def __init__(self, permit: Permit) -> None:
+        self._permit = permit
+
+    def __enter__(self) -> Permit:
+        return self._permit
+
+    def __exit__(self, *_: object) -> None:
+        self._permit.release()
+
+
+class _Failed(Exception):
+    """Robin answered that it failed."""
+
+    def __init__(self, status: int) -> None:
+        super().__init__(f"status {status}")
+        self.status = status
 
 
 class _Unknown(Exception):

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from time import perf_counter
 from typing import NamedTuple
@@ -38,6 +39,15 @@ class Answer(NamedTuple):
     status: int
     content: bytes
     content_type: str
+
+
+class Stream(NamedTuple):
+    """An answer whose body is still to come. `length` is what its head promised, None: nothing."""
+
+    status: int
+    content_type: str
+    length: int | None
+    parts: AsyncIterator[bytes]
 
 
 class RobinHTTP:
@@ -75,11 +85,7 @@ class RobinHTTP:
         log again and again keeps neither others nor the live queue from Robin. Raises
         `UpstreamTimeout`, `ConnectFailed` or `BadAnswer`.
         """
-        request = self._client.build_request(method, path, content=body, headers=headers)
-        holder = ""  # we ourselves
-        if (context := current.get()) is not None:
-            holder = context.client_ip
-            request.headers["X-Request-ID"] = context.correlation_id or context.request_id
+        request, holder = self._request(method, path, body, headers)
         began: float | None = None
         try:
             async with asyncio.timeout(timeout_seconds), self._slots.place(holder):
@@ -97,12 +103,82 @@ class RobinHTTP:
                 self._duration.observe(perf_counter() - began)
         return Answer(response.status_code, content, _media_type(response))
 
+    @asynccontextmanager
+    async def stream(
+        self,
+        path: str,
+        *,
+        headers: Mapping[str, str] | None = None,
+        timeout_seconds: float,
+        is_long: bool = False,
+    ) -> AsyncIterator[Stream]:
+        """A GET that is sent once, whatever becomes of it, and read in parts, as they come.
+
+        The deadline is for the head, the wait for a slot included, and for each part anew. One
+        that `is_long` takes no slot: whoever asks sees to it that there is one such at a time.
+        Raises as `request`, while it is read as well.
+        """
+        request, holder = self._request("GET", path, None, headers)
+        request.extensions["once"] = True
+        began: float | None = None
+        try:
+            async with AsyncExitStack() as held:
+                try:
+                    async with asyncio.timeout(timeout_seconds):
+                        if not is_long:
+                            await held.enter_async_context(self._slots.place(holder))
+                        began = perf_counter()
+                        response = await self._send(request)
+                except TimeoutError as exc:
+                    had_seconds = 0.0 if began is None else perf_counter() - began
+                    text = f"no answer in {timeout_seconds:g} s"
+                    raise UpstreamTimeout(text, had_seconds) from exc
+                held.push_async_callback(response.aclose)
+                length = response.headers.get("content-length", "")
+                yield Stream(
+                    response.status_code,
+                    _media_type(response),
+                    int(length) if length.isascii() and length.isdecimal() else None,
+                    self._parts(response, timeout_seconds),
+                )
+        finally:
+            if began is not None:
+                self._duration.observe(perf_counter() - began)
+
+    async def _parts(
+        self, response: httpx.Response, timeout_seconds: float
+    ) -> AsyncIterator[bytes]:
+        _refuse_compressed(response)
+        parts = response.aiter_raw()
+        while True:
+            try:
+                async with asyncio.timeout(timeout_seconds):
+                    part = await anext(parts, None)
+            except TimeoutError as exc:
+                raise UpstreamTimeout("it fell silent", timeout_seconds) from exc
+            except httpx.TransportError as exc:
+                raise BadAnswer("cut off") from exc
+            if part is None:
+                return
+            yield part
+
+    def _request(
+        self, method: str, path: str, body: bytes | None, headers: Mapping[str, str] | None
+    ) -> tuple[httpx.Request, str]:
+        """The request, and whose it is."""
+        request = self._client.build_request(method, path, content=body, headers=headers)
+        context = current.get()
+        if context is None:
+            return request, ""  # we ourselves
+        request.headers["X-Request-ID"] = context.correlation_id or context.request_id
+        return request, context.client_ip
+
     async def _send(self, request: httpx.Request) -> httpx.Response:
         """The answer as far as its head."""
         try:
             return await self._client.send(request, stream=True)
         except (httpx.ReadError, httpx.WriteError, httpx.RemoteProtocolError) as exc:
-            if request.method != "GET":
+            if request.method != "GET" or "once" in request.extensions:
                 raise _translated(exc) from exc
         except httpx.TransportError as exc:
             raise ConnectFailed(type(exc).__name__) from exc
@@ -113,8 +189,7 @@ class RobinHTTP:
             raise _translated(exc) from exc
 
     async def _read(self, response: httpx.Response) -> bytes:
-        if response.headers.get("content-encoding", "identity").lower() != "identity":
-            raise BadAnswer("compressed, though it was not asked to")
+        _refuse_compressed(response)
         parts, received = [], 0
         try:
             async for part in response.aiter_raw():
@@ -158,6 +233,11 @@ def _tls(base_url: str) -> ssl.SSLContext:
     if base_url.startswith("https:"):
         return ssl.create_default_context()
     return ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+
+
+def _refuse_compressed(response: httpx.Response) -> None:
+    if response.headers.get("content-encoding", "identity").lower() != "identity":
+        raise BadAnswer("compressed, though it was not asked to")
 
 
 def _translated(exc: httpx.TransportError) -> ConnectFailed | BadAnswer:

@@ -80,12 +80,36 @@ class DataPlaneHandler:
             (name.encode("latin-1").lower(), value.encode("latin-1"))
             for name, value in response.items()
         ]
+        if response.streaming:
+            await _send_parts(response, headers, send, head=head)
+            return
         content: bytes = response.content
         headers.append((b"content-length", b"%d" % len(content)))
         await send(
             {"type": "http.response.start", "status": response.status_code, "headers": headers}
         )
         await send({"type": "http.response.body", "body": b"" if head else content})
+
+
+async def _send_parts(
+    response: Any, headers: list[tuple[bytes, bytes]], send: Send, *, head: bool
+) -> None:
+    """An answer that is longer than what should be held; cut short, without an end, if it fails.
+
+    The first part is waited for: what fails before it can still be a problem.
+    """
+    parts = aiter(response.streaming_content)
+    try:
+        part = await anext(parts, b"")
+        await send(
+            {"type": "http.response.start", "status": response.status_code, "headers": headers}
+        )
+        while part and not head:
+            await send({"type": "http.response.body", "body": part, "more_body": True})
+            part = await anext(parts, b"")
+        await send({"type": "http.response.body", "body": b""})
+    finally:
+        await parts.aclose()
 
 
 def route_template(match: ResolverMatch) -> str:

@@ -174,6 +174,12 @@ class Breaker:
                 self._machine.close()
         self._show(self.state)
 
+    def close(self) -> None:
+        """Let calls through again at once: the upstream was seen to be well."""
+        with self._lock:
+            if self.forced is None and self._machine.current_state != "closed":
+                self._machine.close()
+
     def report(self) -> dict[str, Any]:
         """`{state, failures, open_for_seconds?, forced?}` of this process."""
         report: dict[str, Any] = {"state": self.state, "failures": self._machine.fail_counter}
