@@ -255,6 +255,7 @@ CIRCUIT_BREAKER_FAILURE_THRESHOLD: int = env.int("CIRCUIT_BREAKER_FAILURE_THRESH
 CIRCUIT_BREAKER_TIMEOUT_SECONDS: float = env.float("CIRCUIT_BREAKER_TIMEOUT_SECONDS", default=30.0)
 
 BODY_BYTES_MAX = 160 * 1024  # 10,000 emoji escaped by a default JSON encoder are 120,012 bytes
+BODIES_BYTES_MAX: int = env.int("BODIES_BYTES_MAX", default=256 << 20)
 BODY_SECONDS_MAX: float = env.float("BODY_SECONDS_MAX", default=10.0)
 HEAD_SECONDS_MAX: float = env.float("HEAD_SECONDS_MAX", default=10.0)
 ANSWER_STALL_SECONDS_MAX: float = env.float("ANSWER_STALL_SECONDS_MAX", default=20.0)

@@ -6,6 +6,7 @@ Each test is a row of the table in docs/faults.md.
 from __future__ import annotations
 
 import json
+import select
 import socket
 from concurrent.futures import ThreadPoolExecutor
 
@@ -18,6 +19,10 @@ from gateway_project.tests.served import wait_until
 from gateway_project.tests.test_served import database_away
 
 pytestmark = pytest.mark.served
+
+
+def _has_answered(client):
+    return bool(select.select([client], [], [], 0)[0])
 
 
 def ready(served):
@@ -132,6 +137,40 @@ class TestSlowClients:
 
         assert statuses == {200}
         assert answers == {b"HTTP/1.1 408"}
+
+    @pytest.mark.hostile
+    def test_bodies_that_never_end_leave_room_for_another_address(self, serve, make_key):
+        key = make_key(rate_limit_per_minute=1000)
+        served = serve(WORKERS="1", BODIES_BYTES_MAX="2000000")
+        head = (
+            b"POST /v1/detect/batch HTTP/1.1\r\nHost: 127.0.0.1\r\n"
+            b"Content-Type: application/json\r\nContent-Length: 4000000\r\n\r\n"
+        )
+
+        clients = [
+            socket.create_connection(("127.0.0.1", served.port), 20, ("127.0.0.2", 0))
+            for _ in range(20)
+        ]
+        for client in clients:
+            client.sendall(head + b" " * 100_000)
+        refused = wait_until(lambda: [client for client in clients if _has_answered(client)])
+        answer = refused[0].recv(65536)
+        text = '{"text": "' + "a" * 9000 + '"}'
+        transport = httpx.HTTPTransport(local_address="127.0.0.3")
+        with httpx.Client(transport=transport) as other:
+            body = iter([text[:100].encode(), text[100:].encode()])
+            r = other.post(
+                f"{served.url}/v1/detect",
+                content=body,
+                headers={"X-API-Key": key, "Content-Type": "application/json"},
+            )
+        for client in clients:
+            client.close()
+
+        assert r.status_code == 200
+        assert answer.startswith(b"HTTP/1.1 503")
+        assert b"Send this one again" in answer
+        assert 'bound="bodies"' in httpx.get(f"{served.url}/metrics").text
 
     def test_a_head_that_never_ends_is_given_up(self, serve, acme_key, monkeypatch):
         served = serve(WORKERS="1", HEAD_SECONDS_MAX="1")

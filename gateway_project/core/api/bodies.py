@@ -11,9 +11,17 @@ import asyncio
 from collections.abc import Callable
 from typing import Any
 
+from django.conf import settings
+
 from gateway_project.core import errors
 from gateway_project.core.api.middleware import send_problem
 from gateway_project.core.context import ASGIApp, Message, Receive, Scope, Send
+from gateway_project.core.ratelimit import network_of
+from gateway_project.core.sharing import SharedBudget
+from gateway_project.core.telemetry.metrics import bound_reached
+
+# Of all bodies that are not whole yet: who sends them may have no key, and is in no limit so far.
+on_their_way = SharedBudget(settings.BODIES_BYTES_MAX)
 
 
 class ClientGone(Exception):
@@ -21,7 +29,7 @@ class ClientGone(Exception):
 
 
 async def read_body(scope: Scope, receive: Receive, *, bytes_max: int, seconds_max: float) -> bytes:
-    """The whole body. Raises the 413, the 408, or `ClientGone`."""
+    """The whole body. Raises the 413, the 408, a 503 with many on their way, or `ClientGone`."""
     for name, value in scope["headers"]:
         if name == b"content-length" and (not value.isdigit() or int(value) > bytes_max):
             raise _too_large(bytes_max)
@@ -31,7 +39,7 @@ async def read_body(scope: Scope, receive: Receive, *, bytes_max: int, seconds_m
             message = await _receive(receive)
             body = message.get("body", b"")
             if message.get("more_body", False):
-                body = await _read_rest(receive, [body], bytes_max)
+                body = await _read_rest(receive, body, bytes_max, scope["gateway"].client_ip)
     except TimeoutError as exc:
         raise errors.RequestTimeout(
             f"The body did not arrive within {seconds_max:g} seconds. Send it again in one go.",
@@ -42,16 +50,25 @@ async def read_body(scope: Scope, receive: Receive, *, bytes_max: int, seconds_m
     return body
 
 
-async def _read_rest(receive: Receive, chunks: list[bytes], bytes_max: int) -> bytes:
-    size, more = len(chunks[0]), True
-    while more:
-        message = await _receive(receive)
-        chunks.append(message.get("body", b""))
-        size += len(chunks[-1])
-        if size > bytes_max:
-            raise _too_large(bytes_max)
-        more = message.get("more_body", False)
-    return b"".join(chunks)
+async def _read_rest(receive: Receive, first: bytes, bytes_max: int, client_ip: str) -> bytes:
+    sender = network_of(client_ip)
+    chunks: list[bytes] = []
+    chunk, size, more = first, 0, True
+    try:
+        while True:
+            if size + len(chunk) > bytes_max:
+                raise _too_large(bytes_max)
+            if not on_their_way.take(sender, len(chunk)):
+                bound_reached.labels("bodies").inc()
+                raise _too_many()
+            chunks.append(chunk)
+            size += len(chunk)
+            if not more:
+                return b"".join(chunks)
+            message = await _receive(receive)
+            chunk, more = message.get("body", b""), message.get("more_body", False)
+    finally:
+        on_their_way.give_back(sender, size)
 
 
 async def _receive(receive: Receive) -> Any:
@@ -66,6 +83,14 @@ def _too_large(bytes_max: int) -> errors.BodyTooLarge:
         f"The body is larger than the {bytes_max // 1024} KiB allowed here. "
         "Send less at a time, in several requests.",
         headers={"Connection": "close"},
+    )
+
+
+def _too_many() -> errors.StoreUnavailable:
+    return errors.StoreUnavailable(
+        "Too many large bodies are being received from your address, or from all together. "
+        "Send this one again in a moment.",
+        retry_after_seconds=1,
     )
 
 
