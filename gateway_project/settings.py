@@ -528,7 +528,7 @@ CELERY_BEAT_SCHEDULE = {
     "measure-webhooks": {"task": "webhooks.tasks.measure", "schedule": 15.0},
     "close-webhooks": {"task": "webhooks.tasks.close_pending", "schedule": 10.0},
     "prune-webhooks": {"task": "webhooks.tasks.prune", "schedule": 60.0},
-    "work-on-jobs": {"task": "detection.tasks.work", "schedule": 1.0},
+    "work-on-jobs": {"task": "detection.tasks.work", "schedule": 2.0},
     "prune-jobs": {"task": "detection.tasks.prune_jobs", "schedule": 60.0},
     "prune-detection": {"task": "detection.tasks.prune", "schedule": 60.0},
     "sample-robin": {"task": "robin.tasks.sample_metrics", "schedule": 60.0},

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import signal
 import socket
+from contextlib import suppress
 from time import monotonic
 from types import FrameType
 
@@ -22,6 +23,8 @@ class Server(uvicorn.Server):
     """One web process. uvicorn's own answer to SIGTERM is to close its listeners at once."""
 
     _closes_at: float | None = None
+    _told: asyncio.Event | None = None
+    _loop: asyncio.AbstractEventLoop
     _is_last = False  # nobody else goes on listening on this port
     _lingers = True
 
@@ -46,6 +49,20 @@ class Server(uvicorn.Server):
             # whoever stops the whole group (systemd does).
             self._lingers = bool(settings.DRAIN_SECONDS)
             self.should_exit = True
+        if self._told is not None:
+            self._loop.call_soon_threadsafe(self._told.set)
+
+    async def main_loop(self) -> None:
+        """uvicorn's looks ten times a second whether it should end. This one is told."""
+        self._loop, self._told = asyncio.get_running_loop(), asyncio.Event()
+        while not await self.on_tick(0):
+            self._told.clear()
+            wait = 1.0  # what the header `Date` counts in
+            if self._closes_at is not None:
+                wait = min(wait, max(0.0, self._closes_at - monotonic()))
+            with suppress(TimeoutError):
+                async with asyncio.timeout(wait):
+                    await self._told.wait()
 
     async def on_tick(self, counter: int) -> bool:
         if self._closes_at is not None and monotonic() >= self._closes_at:
