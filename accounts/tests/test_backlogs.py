@@ -133,6 +133,23 @@ class TestDrain:
         assert redis.client().xlen(stream.STREAM) == 0
 
     @pytest.mark.skipif(not settings.REDIS_URL, reason="needs Redis")
+    def test_nor_the_sums_of_more_keys(self, gateway, acme, make_key, monkeypatch):
+        monkeypatch.setattr(stream, "KEYS_AT_ONCE", 2)
+        written = []
+        monkeypatch.setattr(
+            stream,
+            "write",
+            lambda batches: written.append([len(b.rows) for b in batches]) or 0,
+        )
+        one, two, three = (make_key() for _ in range(3))
+        for keys in ([one], [two, one], [three], [three], [one, two, three]):
+            add([row(key) for key in keys])
+
+        stream.drain()
+
+        assert written == [[1, 2], [1, 1], [3]]
+
+    @pytest.mark.skipif(not settings.REDIS_URL, reason="needs Redis")
     def test_a_round_ends_and_the_next_goes_on(self, gateway, acme_key, monkeypatch):
         monkeypatch.setattr(stream, "ROWS_AT_ONCE", 1)
         monkeypatch.setattr(sweeps, "ROUND_SECONDS", 0.0)

@@ -114,13 +114,22 @@ def _upsert(
     with connection.cursor() as cursor:
         if connection.vendor == "postgresql":
             # One statement: for a thousand keys at once it would be six thousand. In order, so
-            # that two writers take the rows' locks in the same one.
-            columns = [field.column for field in fields]
-            types = ", ".join(f"{field.column} {field.db_type(connection)}" for field in fields)
+            # that two writers take the rows' locks in the same one. Most sums are zero, and
+            # reading them would be half of its cost, so those are left out.
+            names = [*keys, *(f"s{n}" for n in range(len(sums)))]
+            types = ", ".join(
+                f"{name} {field.db_type(connection)}"
+                for name, field in zip(names, fields, strict=True)
+            )
+            values = ", ".join([*keys, *(f"coalesce({name}, 0)" for name in names[len(keys) :])])
+            records = [
+                {name: x for name, x in zip(names, row, strict=True) if x or name in keys}
+                for row in rows
+            ]
             cursor.execute(
-                f"{insert} SELECT * FROM json_to_recordset(%s) AS added ({types}) "  # noqa: S608
+                f"{insert} SELECT {values} FROM json_to_recordset(%s) AS added ({types}) "  # noqa: S608
                 f"ORDER BY {', '.join(keys)} {add}",
-                [orjson.dumps([dict(zip(columns, row, strict=True)) for row in rows]).decode()],
+                [orjson.dumps(records).decode()],
             )
         else:
             values = f"VALUES ({', '.join(['%s'] * len(fields))})"

@@ -26,6 +26,8 @@ STREAM = "gw:usage"
 BYTES = "{gw:usage}:bytes"  # in the stream's slot of a cluster
 ENTRIES_AT_ONCE = 100
 ROWS_AT_ONCE = 5_000
+KEYS_AT_ONCE = 1_000
+"""Each adds a dozen sums, whose rows are locked till the end of the transaction."""
 LOCK = "gw:usage:drain"
 LOCK_SECONDS = 10.0
 SLACK_SECONDS = 10.0
@@ -151,18 +153,21 @@ Read = tuple[bytes, Batch | None]
 def _pieces(entries: Iterable[tuple[bytes, Fields]]) -> Iterator[list[Read]]:
     """Entries with their batches, each time with as many rows as a transaction should have."""
     some: list[Read] = []
-    rows = 0
+    rows, keys = 0, set[str]()
     for entry_id, fields in entries:
         found = _readable(fields)
         if isinstance(found, Exception) and not _is_parked(entry_id, fields, found):
             continue
         batch = None if isinstance(found, Exception) else found
         size = len(batch.rows) if batch is not None else 0
-        if some and rows + size > ROWS_AT_ONCE:
+        its_keys = {str(row[1]) for row in batch.rows} if batch is not None else set[str]()
+        is_full = rows + size > ROWS_AT_ONCE or len(keys | its_keys) > KEYS_AT_ONCE
+        if some and is_full:
             yield some
-            some, rows = [], 0
+            some, rows, keys = [], 0, set()
         some.append((entry_id, batch))
         rows += size
+        keys |= its_keys
     if some:
         yield some
 
