@@ -492,6 +492,28 @@ class Parked(models.Model):
         return f"{self.kind} {self.origin}"
 
 
+class SecretInUse(models.Model):
+    """That stored things may need a secret of the settings; the secret itself is not here.
+
+    `name`: of a pepper its version, of an encryption key its fingerprint of 32 bits, which tells
+    two apart and finds none.
+    """
+
+    setting = models.CharField(max_length=40)
+    name = models.CharField(max_length=20)
+    fingerprint = models.CharField(max_length=20)
+    since = models.DateTimeField(default=clock.now, db_default=Now(), editable=False)
+
+    class Meta:
+        verbose_name_plural = "secrets in use"
+        constraints = [
+            models.UniqueConstraint(fields=["setting", "name"], name="secret_in_use_once"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.setting} {self.name}"
+
+
 class UsageBatch(models.Model):
     """Batches of the log that are written, so that none is written twice; kept for a day."""
 

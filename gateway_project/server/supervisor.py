@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import signal
 import socket
+import sys
 import threading
 import time
 from contextlib import suppress
@@ -16,6 +17,11 @@ from uvicorn.supervisors import multiprocess
 
 from gateway_project.server.handshakes import allow_handshakes
 from gateway_project.server.web_process import Server
+
+SIGHUP_SENTENCE = (
+    "SIGHUP: the web processes are replaced one by one. Settings are not read again, but for the "
+    "files behind NAME_FILE: to change one, stop the gateway and start it.\n"
+)
 
 
 class Worker(multiprocess.Process):
@@ -54,6 +60,8 @@ class Supervisor(multiprocess.Multiprocess):
         super().handle_term()
 
     def handle_hup(self) -> None:
+        sys.stderr.write(SIGHUP_SENTENCE)
+        sys.stderr.flush()
         # In a thread: a stop must not wait until the last worker has been replaced.
         if self._restart.is_alive():
             self.signal_queue.append(signal.SIGHUP)  # after this one

@@ -40,6 +40,7 @@ BOUNDED = {
     "accounts.ApiKey": A_CUSTOMERS,
     "accounts.Membership": A_CUSTOMERS,
     "accounts.Plan": FEW,
+    "accounts.SecretInUse": "as many as there are secrets in the settings",
     "accounts.UsageLog": "its partitions are dropped",
     "accounts.User": A_CUSTOMERS,
     "accounts.Workspace": A_CUSTOMERS,

@@ -15,6 +15,7 @@ from celery import signals
 from celery.exceptions import Reject
 from django.conf import settings
 
+from gateway_project import rotation
 from gateway_project.core.stores import statements
 from gateway_project.core.telemetry.logging import configure_logging, get_logger
 from gateway_project.core.telemetry.loops import Loop
@@ -71,6 +72,11 @@ def _retried(sender: Any, request: Any, reason: Any, **_: Any) -> None:
 @signals.worker_process_init.connect
 def _bound_statements(**_: Any) -> None:
     statements.bind_process(statements.WORKER)
+
+
+@signals.worker_ready.connect
+def _say_what_is_missing(**_: Any) -> None:
+    rotation.try_to_note_in_use()
 
 
 @signals.celeryd_init.connect

@@ -9,6 +9,7 @@ from django import db
 from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError
 
+from gateway_project import rotation
 from gateway_project.core.stores import migrations
 from gateway_project.core.telemetry import multiprocess
 from gateway_project.server.command import command as server_command
@@ -57,5 +58,8 @@ class Command(BaseCommand):
         else:
             if missing:
                 self.stderr.write(migrations.sentence(missing))
+            else:
+                for sentence in rotation.note_in_use():
+                    self.stderr.write(sentence)
         finally:
             db.connections.close_all()
