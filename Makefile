@@ -22,6 +22,7 @@ FLAGS := --generate-hashes --no-strip-extras --universal --python-version 3.11
 LOCK := pip compile --quiet $(FLAGS) --no-emit-index-url --no-emit-find-links \
 	--custom-compile-command "make lock  (uv pip compile $(FLAGS))"
 AUDIT := pip-audit@2.10.1 --require-hashes --disable-pip --progress-spinner off
+LOCKED := requirements/base requirements/s3 requirements/otel requirements/dev benchmarks/requirements
 WORKFLOWS := .github/workflows/*.yml
 
 # The tests start nearly two hundred processes: each would compile the whole project again.
@@ -29,7 +30,7 @@ unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 .PHONY: help setup setup-dev run serve test pytest hostile checks lint style types imports \
-	migrations-check deploy-check check bench \
+	migrations-check migrations-lint deploy-check check bench \
 	coverage run-two bench-batches bench-webhooks bench-live bench-idle bench-neighbours bench-memory \
 	bench-rows pictures cold lock audit migrations format
 
@@ -134,9 +135,9 @@ hostile: setup-dev ## Only the tests of what one customer, row, host or version 
 	@$(STORES) -- $(PY) -m pytest -n $(N) --dist loadgroup -m hostile
 
 checks: setup-dev # What needs no stores, two at a time: the types take as long as all others
-	@$(MAKE) --no-print-directory -j 2 types style imports migrations-check deploy-check
+	@$(MAKE) --no-print-directory -j 2 types style imports migrations-check migrations-lint deploy-check
 
-lint: style types imports ## Style, types, directions of imports
+lint: style types imports migrations-lint ## Style, types, directions of imports, locks of migrations
 
 style: setup-dev
 	@$(VENV)/bin/ruff check --quiet
@@ -148,6 +149,9 @@ types: setup-dev
 imports: setup-dev
 	@$(VENV)/bin/lint-imports --no-logo >$(VENV)/imports.log 2>&1 \
 		|| { cat $(VENV)/imports.log >&2; exit 1; }
+
+migrations-lint: setup-dev # What a migration locks, rewrites, or takes away from old processes
+	@$(PY) -m deploy.migrations
 
 migrations-check: setup-dev
 	@$(PY) manage.py makemigrations --check --dry-run
@@ -204,14 +208,14 @@ cold: ## Both commands of the README in an empty clone, with a fresh HOME and no
 
 lock: | $(PY) ## Pin requirements/*.in and benchmarks/requirements.in, with hashes
 	@[ -x $(VENV)/bin/uv ] || $(PIP) install uv
-	@for name in requirements/base requirements/dev benchmarks/requirements; do \
+	@for name in $(LOCKED); do \
 		echo "Locking $$name.txt"; \
 		$(VENV)/bin/uv $(LOCK) $$name.in -o $$name.txt || exit 1; \
 	done
 
 audit: | $(PY) ## Ask for known holes in what is locked (needs the network)
 	@[ -x $(VENV)/bin/uvx ] || $(PIP) install uv
-	@for name in requirements/base requirements/dev benchmarks/requirements; do \
+	@for name in $(LOCKED); do \
 		echo "Auditing $$name.txt"; \
 		$(VENV)/bin/uvx $(AUDIT) -r $$name.txt || exit 1; \
 	done

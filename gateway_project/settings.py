@@ -65,6 +65,11 @@ try:
     )
 except ValueError as exc:
     raise ImproperlyConfigured(f"KEY_PEPPERS: {exc} ({HOW_TO_MAKE})") from None
+LOCAL_SECRETS = [
+    name
+    for name in ("SECRET_KEY", "KEY_PEPPERS", "FIELD_ENCRYPTION_KEYS")
+    if not env.str(name, default="")
+]
 FIELD_ENCRYPTION_KEYS: list[str] = env.list("FIELD_ENCRYPTION_KEYS", default=[]) or [
     base64.urlsafe_b64encode(
         hashlib.sha256(local_secret("field_encryption_key").encode()).digest()
@@ -101,6 +106,7 @@ CACHE_REDIS_URL: str = env.store_url("CACHE_REDIS_URL") if REDIS_URL else ""
 DATABASES = {"default": env.db_url_config(DATABASE_URL)}
 DATABASE_STATEMENT_SECONDS: float = env.float("DATABASE_STATEMENT_SECONDS", default=10.0)
 DATABASE_LOCK_SECONDS: float = env.float("DATABASE_LOCK_SECONDS", default=2.0)
+MIGRATION_LOCK_SECONDS: float = env.float("MIGRATION_LOCK_SECONDS", default=5.0)
 COUNTED = "gateway_project.core.stores.counted"  # for /metrics
 if DATABASES["default"]["ENGINE"].endswith("sqlite3"):
     VAR_DIR.mkdir(exist_ok=True)
@@ -150,6 +156,11 @@ CACHES = {
         "OPTIONS": {"MAX_ENTRIES": 10_000},
     }
 }
+
+# -- Backups --------------------------------------------------------------------------------------
+
+BACKUP_RECIPIENTS: list[str] = env.list("BACKUP_RECIPIENTS", default=[])
+BACKUP_IDENTITY: str = env.str("BACKUP_IDENTITY", default="")
 
 # -- Limits and keys ------------------------------------------------------------------------------
 
