@@ -1,0 +1,81 @@
+"""The migrations' linter finds what locks, rewrites or takes away, and nothing else."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from django.contrib.postgres.operations import AddIndexConcurrently
+from django.db import migrations, models
+
+from deploy.migrations import KNOWN, examine, findings
+
+FIELD = models.IntegerField
+INDEX = models.Index(fields=["x"], name="x")
+
+
+def told(*operations: Any, atomic: bool = True) -> list[str]:
+    made = migrations.Migration("0002_x", "accounts")
+    made.operations, made.atomic = list(operations), atomic
+    return list(examine(made))
+
+
+def test_ours_are_fine_or_excused() -> None:
+    assert {name for name, _ in findings()} == set(KNOWN)
+
+
+@pytest.mark.parametrize(
+    ("operation", "words"),
+    [
+        (migrations.RemoveField("a", "x"), "old processes use it"),
+        (migrations.DeleteModel("a"), "old processes use it"),
+        (migrations.RenameField("a", "x", "y"), "know the old name"),
+        (migrations.RenameModel("a", "b"), "know the old name"),
+        (migrations.AlterModelTable("a", "b"), "know the old name"),
+        (migrations.AlterField("a", "x", FIELD()), "may rewrite the table"),
+        (migrations.AddField("a", "x", FIELD(default=1)), "Give it a db_default"),
+        (migrations.AddField("a", "x", FIELD(null=True, unique=True)), "Add the index apart"),
+        (
+            migrations.AddField("a", "x", models.ForeignKey("b", models.CASCADE, null=True)),
+            "locks both tables",
+        ),
+        (migrations.AddIndex("a", INDEX), "core/stores/migrating.py"),
+        (AddIndexConcurrently("a", INDEX), "atomic = False"),
+        (
+            migrations.AddConstraint("a", models.CheckConstraint(condition=models.Q(), name="c")),
+            "NOT VALID",
+        ),
+        (
+            migrations.SeparateDatabaseAndState([migrations.RemoveField("a", "x")]),
+            "old processes use it",
+        ),
+    ],
+)
+def test_what_harms_is_told(operation: Any, words: str) -> None:
+    assert words in " ".join(told(operation))
+
+
+def test_tables_and_rows_in_one_transaction_are_told() -> None:
+    column = migrations.AddField("a", "x", FIELD(null=True))
+    filled = migrations.RunPython(migrations.RunPython.noop)
+    assert "in one transaction" in " ".join(told(column, filled))
+    assert told(filled) == []
+
+
+@pytest.mark.parametrize(
+    "operation",
+    [
+        migrations.AddField("a", "x", FIELD(null=True)),
+        migrations.AddField("a", "x", FIELD(default=1, db_default=1)),
+        migrations.SeparateDatabaseAndState(state_operations=[migrations.RemoveField("a", "x")]),
+        migrations.CreateModel("a", [("id", models.AutoField(primary_key=True))]),
+    ],
+)
+def test_what_harms_nobody_is_not(operation: Any) -> None:
+    assert told(operation) == []
+
+
+def test_a_new_table_may_have_everything() -> None:
+    made = migrations.CreateModel("a", [("id", models.AutoField(primary_key=True))])
+    assert told(made, migrations.AddIndex("a", INDEX)) == []
+    assert told(AddIndexConcurrently("a", INDEX), atomic=False) == []
