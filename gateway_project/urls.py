@@ -11,7 +11,7 @@ from drf_spectacular.views import SpectacularRedocView, SpectacularSwaggerSplitV
 from gateway_project.core.api import openapi  # noqa: F401 - drf-spectacular finds the key schemes there
 from gateway_project.core.api.error_pages import with_inline_styles
 from gateway_project.staff.views import StaffViewSet
-from gateway_project.system import views
+from gateway_project.system import seen, views
 
 handler400 = "gateway_project.core.api.error_pages.bad_request"
 handler403 = "gateway_project.core.api.error_pages.permission_denied"
@@ -35,6 +35,7 @@ urlpatterns = [
     path("health", views.HealthViewSet.as_view({"get": "health"}), name="system-health"),
     path("health/live", views.HealthViewSet.as_view({"get": "live"}), name="system-live"),
     path("health/ready", views.HealthViewSet.as_view({"get": "ready"}), name="system-ready"),
+    path(seen.PATH[1:], seen.seen, name="system-seen"),
     path("metrics", views.metrics, name="system-metrics"),
     path("openapi.json", views.OpenAPIView.as_view(**READ), name="system-openapi"),
     path(

@@ -24,6 +24,7 @@ HOST_CLOCK = {
 }
 MAY = {
     "gateway_project/core/clock.py": "it is what others ask",
+    "gateway_project/doctor/stores.py": "it compares the host's clock with those of the stores",
     "portal/members.py": "held against times that allauth wrote",
     "accounts/migrations/0001_initial.py": "`date_joined` is Django's column",
 }

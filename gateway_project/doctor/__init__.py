@@ -1,0 +1,1 @@
+"""`manage.py doctor`: is this installation set up well, and what to do where it is not."""

@@ -1,0 +1,728 @@
+"""The doctor finds a good installation good, and names what is wrong with each broken one."""
+
+from __future__ import annotations
+
+import datetime
+import ipaddress
+import json
+import socket
+import ssl
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+from django.db import connection
+from django.db.backends.base.base import BaseDatabaseWrapper
+from django.db.migrations.recorder import MigrationRecorder
+
+from accounts.events import audit
+from accounts.keys import Peppers
+from accounts.models import SecretInUse
+from accounts.usage import partitions
+from gateway_project import backups, rotation
+from gateway_project.core.stores import redis
+from gateway_project.doctor import examination, installation, network, stores
+from gateway_project.doctor.examination import CHECKS, Check, Options, ok
+from gateway_project.system import presence
+from gateway_project.tests.private_redis import PrivateRedis
+from gateway_project.tests.served import ROOT, wait_until
+
+GOOD_SECRET = "Zq3vN8wLr1TgYb6HxKc0PmSd5UfJe2AoXi7QyBnWkRt4VhGzCl9"
+
+
+def look(name, **options):
+    """The findings of one check, by status."""
+    found = list(examination.examine(Options(**options), [name]))
+    assert found, f"{name} found nothing at all"
+    for one in found:
+        assert one.check == name
+        assert one.do or one.status in ("ok", "skipped"), (
+            f"{one.message}: it does not say what to do"
+        )
+    return found
+
+
+def statuses(found):
+    return {one.status for one in found}
+
+
+def trouble(name, **options):
+    """What a check has to say, warnings and errors, with what to do."""
+    return "\n".join(
+        f"{one.status}: {one.message} {one.do}"
+        for one in look(name, **options)
+        if one.status in ("warning", "error")
+    )
+
+
+@pytest.fixture
+def production(settings):
+    """Settings as of an installation that is fine."""
+    settings.IS_LOCAL = False
+    settings.LOCAL_SECRETS = []
+    settings.SECRET_KEY = GOOD_SECRET
+    settings.JWT_SECRET = GOOD_SECRET[::-1]
+    settings.KEY_PEPPERS = Peppers.parse(f"1:{GOOD_SECRET[5:40]}")
+    settings.HTTPS_ONLY = True
+    settings.ALLOWED_HOSTS = ["gateway.example"]
+    settings.CSRF_TRUSTED_ORIGINS = ["https://gateway.example"]
+    settings.METRICS_TOKEN = GOOD_SECRET[10:]
+    settings.DATABASE_URL = f"postgres://gateway:{GOOD_SECRET}@db/gateway"
+    settings.REDIS_URL = settings.REDIS_URL or "redis://127.0.0.1:1/0"
+    return settings
+
+
+# -- Running checks -------------------------------------------------------------------------------
+
+
+def test_a_check_that_hangs_or_breaks_stops_no_other():
+    ends = threading.Event()
+
+    def hangs(_):
+        yield ok("began")
+        ends.wait(30)
+
+    def breaks(_):
+        yield ok("began")
+        raise RuntimeError("a bug")
+
+    def works(_):
+        yield ok("done")
+
+    began = time.monotonic()
+    found = list(
+        examination.examine(
+            Options(),
+            checks=[
+                Check("hangs", hangs, 0.2),
+                Check("breaks", breaks, 0.2),
+                Check("works", works, 5),
+            ],
+        )
+    )
+    ends.set()
+
+    assert time.monotonic() - began < 5
+    assert [(one.check, one.status) for one in found] == [
+        *(("hangs", "ok"), ("hangs", "error"), ("breaks", "ok"), ("breaks", "error")),
+        ("works", "ok"),
+    ]
+    assert "No end within 0.2 seconds" in found[1].message
+    assert "a bug" in found[3].message
+
+
+def test_each_check_of_the_page_exists_and_no_other():
+    page = (ROOT / "docs/operations.md").read_text()
+
+    for name in CHECKS:
+        assert f"`{name}`" in page, f"say in docs/operations.md what `{name}` looks at"
+
+
+# -- Databases ------------------------------------------------------------------------------------
+
+on_postgresql = pytest.mark.skipif(connection.vendor != "postgresql", reason="needs PostgreSQL")
+
+
+class TestTheDatabase:
+    @on_postgresql
+    def test_a_good_one(self, gateway):
+        partitions.make_partitions_ahead()
+        names = ("database.migrations", "database.clock", "database.connections")
+        for name in (*names, "database.partitions", "database.age"):
+            assert statuses(look(name)) == {"ok"}, name
+
+    def test_one_that_does_not_answer_and_the_others_are_skipped(self, gateway, monkeypatch):
+        from django import db
+
+        def refuse(self):
+            raise db.OperationalError("connection refused")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(BaseDatabaseWrapper, "ensure_connection", refuse)
+            patch.setattr(BaseDatabaseWrapper, "cursor", refuse)
+
+            assert "It does not answer: connection refused" in trouble("database")
+            for name in ("database.migrations", "database.partitions", "secrets", "backup"):
+                assert statuses(look(name)) == {"skipped"}, name
+
+    @on_postgresql
+    def test_a_server_that_may_lose_what_it_has_written(self, gateway):
+        # The tests' own is one: it runs without fsync.
+        said = trouble("database")
+
+        assert "fsync is off" in said
+        assert "Set fsync = on" in said
+
+    def test_a_migration_that_did_not_run(self, gateway):
+        recorder = MigrationRecorder(connection)
+        recorder.record_unapplied("accounts", "0001_initial")
+        try:
+            assert "manage.py migrate" in trouble("database.migrations")
+        finally:
+            recorder.record_applied("accounts", "0001_initial")
+
+    @on_postgresql
+    def test_pools_that_ask_for_more_than_there_is(self, gateway, settings):
+        settings.WORKERS = 20
+
+        said = trouble("database.connections")
+
+        assert "The pools may ask for more than there is" in said
+        assert "max_connections" in said
+
+    @on_postgresql
+    def test_a_log_without_a_partition_for_today(self, gateway, monkeypatch):
+        monkeypatch.setattr(partitions, "partition_days", list)
+
+        assert "no partition for today" in trouble("database.partitions")
+
+    def test_a_clock_that_is_off(self):
+        now = time.time()
+        assert stores.skew("x", now, time.monotonic()).status == "ok"
+        late = stores.skew("x", now - 3, time.monotonic())
+        assert (late.status, "3.0 s ahead of" in late.message) == ("warning", True)
+        early = stores.skew("x", now + 60, time.monotonic())
+        assert (early.status, "60.0 s behind" in early.message) == ("error", True)
+        assert "NTP" in early.do
+
+
+@pytest.fixture
+def broken_redis(tmp_path, settings):
+    """A Redis that keeps nothing and forgets what it likes."""
+    with PrivateRedis(tmp_path) as server:
+        settings.REDIS_URL = server.url
+        with server.client as client:
+            yield client
+
+
+class TestRedis:
+    def test_a_good_one(self, broken_redis):
+        broken_redis.config_set("maxmemory-policy", "noeviction")
+        broken_redis.config_set("appendonly", "yes")
+
+        for name in ("redis", "redis.clock", "redis.memory", "redis.persistence"):
+            assert statuses(look(name)) == {"ok"}, name
+
+    def test_one_that_drops_keys(self, broken_redis):
+        broken_redis.config_set("maxmemory-policy", "allkeys-lru")
+
+        said = trouble("redis.memory")
+
+        assert "error: REDIS_URL drops keys" in said
+        assert "noeviction" in said
+
+    def test_one_that_keeps_nothing(self, broken_redis):
+        assert "error: Redis keeps nothing on disk" in trouble("redis.persistence")
+
+        broken_redis.config_set("save", "60 1")
+        assert "warning: Redis keeps no append-only file" in trouble("redis.persistence")
+
+    def test_one_that_is_nearly_full(self, broken_redis):
+        broken_redis.set("x", "y" * 2_000_000)
+        broken_redis.config_set("maxmemory", "3mb")
+
+        assert "once full it refuses" in trouble("redis.memory")
+
+    def test_a_cache_that_never_forgets(self, broken_redis, settings):
+        settings.CACHE_REDIS_URL = settings.REDIS_URL
+
+        assert "CACHE_REDIS_URL has no bound" in trouble("redis.memory")
+
+        broken_redis.config_set("maxmemory", "200mb")
+        assert "refuses to remember once it is full" in trouble("redis.memory")
+
+    def test_one_that_is_away(self, settings):
+        settings.REDIS_URL = settings.CACHE_REDIS_URL = "redis://127.0.0.1:1/0"
+
+        assert "REDIS_URL does not answer" in trouble("redis")
+        assert "CACHE_REDIS_URL does not answer" in trouble("cache")
+        for name in ("redis.clock", "redis.memory", "redis.persistence"):
+            assert statuses(look(name)) == {"skipped"}, name
+
+
+# -- Settings -------------------------------------------------------------------------------------
+
+
+class TestSettings:
+    def test_good_ones(self, production):
+        assert trouble("settings.secrets") == ""
+        assert trouble("settings.origins") == ""
+
+    @pytest.mark.parametrize(
+        ("setting", "value", "said"),
+        [
+            ("LOCAL_SECRETS", ["KEY_PEPPERS"], "KEY_PEPPERS not set"),
+            ("SECRET_KEY", "a" * 60, "SECRET_KEY can be guessed"),
+            ("SECRET_KEY", "django-insecure-" + GOOD_SECRET, "SECRET_KEY can be guessed"),
+            ("METRICS_TOKEN", "changeme", "METRICS_TOKEN can be guessed"),
+            ("JWT_SECRET", GOOD_SECRET, "are the same"),
+            ("DATABASE_URL", "postgres://gateway:gateway@db/gateway", "DATABASE_URL can be"),
+            ("REDIS_URL", "redis://:password@redis/0", "REDIS_URL can be guessed"),
+        ],
+    )
+    def test_secrets_that_are_none(self, production, setting, value, said):
+        setattr(production, setting, value)
+
+        assert said in trouble("settings.secrets")
+
+    def test_a_pepper_that_is_none(self, production):
+        production.KEY_PEPPERS = Peppers.parse("1:" + "abcd" * 8)
+
+        assert "KEY_PEPPERS can be guessed" in trouble("settings.secrets")
+
+    @pytest.mark.parametrize(
+        ("setting", "value", "said"),
+        [
+            ("ALLOWED_HOSTS", ["*"], "error: ALLOWED_HOSTS holds *"),
+            ("ALLOWED_HOSTS", [".example"], "warning: ALLOWED_HOSTS holds .example"),
+            ("CSRF_TRUSTED_ORIGINS", ["http://x.example"], "error: CSRF_TRUSTED_ORIGINS holds"),
+            ("CSRF_TRUSTED_ORIGINS", ["https://*.x.example"], "any site there"),
+            ("CSRF_TRUSTED_ORIGINS", [], "warning: CSRF_TRUSTED_ORIGINS is empty"),
+            ("CORS_ALLOWED_ORIGINS", ["http://ui.example"], "error: CORS_ORIGINS holds"),
+            ("HTTPS_ONLY", False, "error: HTTPS_ONLY is false"),
+            ("RATE_LIMIT_ENABLED", False, "error: RATE_LIMIT_ENABLED is false"),
+            ("METRICS_TOKEN", "", "warning: /metrics asks for no token"),
+        ],
+    )
+    def test_origins_that_are_too_wide(self, production, setting, value, said):
+        setattr(production, setting, value)
+
+        assert said in trouble("settings.origins")
+
+    def test_what_django_itself_finds(self, production):
+        production.LOG_FORMAT = "xml"
+
+        assert "LOG_FORMAT is unknown. (gateway.E002)" in trouble("settings")
+
+
+# -- Proxies --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("entries", "hops", "client_ip", "status", "said"),
+    [
+        ([network.FORGED], 0, "127.0.0.1", "ok", "0 proxies"),
+        ([network.FORGED, "192.0.2.1"], 1, "192.0.2.1", "ok", "1 proxies"),
+        (["192.0.2.1"], 1, "192.0.2.1", "ok", "1 proxies"),  # it writes the header anew
+        ([network.FORGED, "192.0.2.1", "10.0.0.1"], 2, "192.0.2.1", "ok", "2 proxies"),
+        ([network.FORGED], 1, network.FORGED, "error", "TRUSTED_PROXY_HOPS=0"),
+        ([network.FORGED, "192.0.2.1"], 2, network.FORGED, "error", "TRUSTED_PROXY_HOPS=1"),
+        ([network.FORGED, "192.0.2.1"], 0, "10.0.0.1", "error", "TRUSTED_PROXY_HOPS=1"),
+        ([network.FORGED, "192.0.2.1", "10.0.0.1"], 1, "10.0.0.1", "error", "HOPS=2"),
+        (["192.0.2.1"], 2, "10.0.0.1", "error", "TRUSTED_PROXY_HOPS=1"),
+    ],
+)
+def test_hops_are_counted(entries, hops, client_ip, status, said):
+    seen = {"forwarded_for": entries, "trusted_proxy_hops": hops, "client_ip": client_ip}
+    found = list(
+        network.judge_hops({**seen, "scheme": "https"}, url="https://g.example", is_public=True)
+    )
+
+    assert [one.status for one in found] == [status]
+    assert said in found[0].message + found[0].do
+
+
+def test_a_proxy_that_hides_https(settings):
+    seen = {"forwarded_for": ["192.0.2.1"], "trusted_proxy_hops": 1, "client_ip": "192.0.2.1"}
+    found = list(
+        network.judge_hops({**seen, "scheme": "http"}, url="https://g.example", is_public=True)
+    )
+
+    assert [one.status for one in found] == ["ok", "error"]
+    assert "X-Forwarded-Proto" in found[1].do
+
+
+def test_nobody_else_is_told_what_the_gateway_sees(gateway):
+    for headers in ({}, {"Authorization": "Doctor x:y:z"}, {"Authorization": "Bearer x"}):
+        answer = gateway.get("/health/seen", headers=headers)
+        assert (answer.status_code, answer.json()["code"]) == (404, "not_found")
+
+
+# -- The guard, certificates, mail ----------------------------------------------------------------
+
+
+class TestTheGuard:
+    def test_it_holds(self):
+        found = look("ssrf")
+
+        assert statuses(found) == {"ok"}
+        assert f"{len(network.FORBIDDEN)} forbidden addresses" in found[-1].message
+
+    def test_a_hole_in_it(self, monkeypatch):
+        monkeypatch.setattr(network.destinations, "is_refused", lambda _: False)
+
+        said = trouble("ssrf")
+
+        assert "error: The guard lets through" in said
+        assert "169.254.169.254" in said
+
+    def test_networks_that_are_allowed(self, settings):
+        settings.WEBHOOK_ALLOWED_NETWORKS = (ipaddress.ip_network("10.0.0.0/8"),)
+
+        assert "warning: Webhooks of every customer may be sent to 10.0.0.0/8" in trouble("ssrf")
+
+    def test_a_store_in_an_allowed_network(self, settings):
+        settings.WEBHOOK_ALLOWED_NETWORKS = (ipaddress.ip_network("127.0.0.0/8"),)
+        settings.DETECTION_ENGINE_URL = "http://127.0.0.1:9"
+
+        assert "where DETECTION_ENGINE_URL is" in trouble("ssrf")
+
+
+def make_certificate(days, folder):
+    """A self-signed certificate for 127.0.0.1 that ends in `days`."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "127.0.0.1")])
+    now = datetime.datetime.now(datetime.UTC)
+    names = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))])
+    made = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(1)
+        .not_valid_before(now - datetime.timedelta(days=1))
+        .not_valid_after(now + datetime.timedelta(days=days, hours=1))
+        .add_extension(names, critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    path = folder / f"{days}.pem"
+    private = key.private_bytes(
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.PKCS8,
+        serialization.NoEncryption(),
+    )
+    path.write_bytes(private + made.public_bytes(serialization.Encoding.PEM))
+    return path
+
+
+@pytest.fixture
+def tls(tmp_path, monkeypatch):
+    """`tls(days)`: a port that speaks TLS with a certificate that we would accept."""
+    listeners = []
+
+    def start(days, *, trusted=True):
+        path = make_certificate(days, tmp_path)
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(path)
+        listener = socket.create_server(("127.0.0.1", 0))
+        listeners.append(listener)
+
+        def serve():
+            while True:
+                try:
+                    raw, _ = listener.accept()
+                except OSError:
+                    return
+                try:
+                    with context.wrap_socket(raw, server_side=True) as spoken:
+                        spoken.recv(1)
+                except OSError:
+                    raw.close()
+
+        threading.Thread(target=serve, daemon=True).start()
+        if trusted:
+            monkeypatch.setenv("SSL_CERT_FILE", str(path))
+        return listener.getsockname()[1]
+
+    yield start
+    for listener in listeners:
+        listener.close()
+
+
+class TestCertificates:
+    @pytest.mark.parametrize(("days", "status"), [(90, "ok"), (14, "warning"), (3, "error")])
+    def test_how_long_one_is_good(self, settings, tls, days, status):
+        settings.DETECTION_ENGINE_URL = f"https://127.0.0.1:{tls(days)}"
+        settings.CSRF_TRUSTED_ORIGINS = []
+
+        found = look("certificates")
+
+        assert statuses(found) == {status}
+        assert f"{days} days" in found[0].message
+
+    def test_one_of_nobody(self, settings, tls):
+        settings.DETECTION_ENGINE_URL = f"https://127.0.0.1:{tls(90, trusted=False)}"
+        settings.CSRF_TRUSTED_ORIGINS = []
+
+        assert "its certificate is not accepted" in trouble("certificates")
+
+
+class TestMail:
+    @pytest.fixture
+    def smtp(self, settings):
+        settings.EMAIL_BACKEND = "gateway_project.mail.SMTPBackend"
+        settings.EMAIL_HOST, settings.EMAIL_PORT = "127.0.0.1", 1
+        settings.EMAIL_HOST_USER = settings.EMAIL_HOST_PASSWORD = ""
+        settings.DEFAULT_FROM_EMAIL = "Gateway <gateway@gateway.example>"
+        return settings
+
+    def test_a_server_that_is_not_there(self, smtp):
+        said = trouble("mail")
+
+        assert "error: The mail server 127.0.0.1:1 does not take us" in said
+        assert "confirm_email" in said
+
+    def test_a_server_that_answers(self, smtp):
+        heard = []
+
+        def serve(listener):
+            peer, _ = listener.accept()
+            with peer, peer.makefile("rwb", buffering=0) as file:
+                file.write(b"220 here\r\n")
+                for line in file:
+                    heard.append(line.strip().upper())
+                    file.write(b"250 fine\r\n")
+                    if line.upper().startswith(b"QUIT"):
+                        return
+
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            smtp.EMAIL_PORT = listener.getsockname()[1]
+            threading.Thread(target=serve, args=(listener,), daemon=True).start()
+            found = look("mail")
+
+        assert statuses(found) == {"ok"}
+        assert not any(line.startswith(b"MAIL FROM") for line in heard)
+
+    def test_a_sender_that_nobody_accepts(self, smtp):
+        smtp.IS_LOCAL = False
+        smtp.DEFAULT_FROM_EMAIL = "Gateway <gateway@localhost>"
+
+        assert "warning: Mail is from gateway@localhost" in trouble("mail")
+
+
+# -- Upstreams ------------------------------------------------------------------------------------
+
+
+class TestTheEngine:
+    def test_a_good_one(self, gateway, engine, settings):
+        settings.DETECTION_ENGINE_SCORE_FLOOR = 0.0
+        found = look("engine")
+
+        assert statuses(found) == {"ok"}
+        assert "2.1.0" in found[0].message
+
+    @pytest.mark.parametrize("answer", ["broken_json", "html", "nan", "missing_fields", "half"])
+    def test_one_that_breaks_the_contract(self, gateway, engine, settings, answer):
+        engine.answers(answer)
+
+        settings.DETECTION_ENGINE_SCORE_FLOOR = 0.0
+        said = trouble("engine")
+
+        assert "gives no verdict" in said
+        assert "docs/engine.md" in said
+
+    def test_one_that_refuses_us(self, gateway, engine):
+        engine.fails(401)
+
+        assert "gives no verdict" in trouble("engine")
+
+    def test_a_floor_that_it_does_not_have(self, gateway, engine, settings):
+        settings.DETECTION_ENGINE_SCORE_FLOOR = 0.5
+
+        assert "below DETECTION_ENGINE_SCORE_FLOOR" in trouble("engine")
+
+    def test_a_floor_that_nobody_named(self, gateway, engine, settings):
+        engine.has(score_floor=0.5)
+        settings.DETECTION_ENGINE_SCORE_FLOOR = 0.0
+
+        assert "set DETECTION_ENGINE_SCORE_FLOOR to it" in trouble("engine")
+
+    def test_one_that_is_away(self, settings):
+        settings.DETECTION_ENGINE_URL = "http://127.0.0.1:1"
+
+        assert "gives no verdict" in trouble("engine")
+
+
+class TestRobin:
+    def test_a_good_one(self, gateway, robin):
+        assert statuses(look("robin")) <= {"ok", "warning"}
+
+    def test_both_addresses_swapped_or_wrong(self, settings):
+        settings.ROBIN_CLIENT_API_URL = settings.ROBIN_SERVICE_API_URL = "http://127.0.0.1:1"
+
+        said = trouble("robin")
+
+        assert "ROBIN_CLIENT_API_URL does not answer" in said
+        assert "ROBIN_SERVICE_API_URL does not answer" in said
+
+
+# -- The installation -----------------------------------------------------------------------------
+
+needs_redis = pytest.mark.skipif(
+    "not __import__('django.conf').conf.settings.REDIS_URL", reason="needs Redis"
+)
+
+
+@needs_redis
+class TestProcesses:
+    @pytest.fixture(autouse=True)
+    def nobody(self, gateway):
+        redis.client().delete(presence.PROCESSES)
+        yield
+        redis.client().delete(presence.PROCESSES)
+
+    def test_none(self):
+        said = trouble("processes")
+
+        assert "No web process lives" in said
+        assert "No worker process lives" in said
+        assert "celery -A gateway_project worker" in said
+
+    def test_some(self):
+        for role in ("web", "worker"):
+            redis.client().hset(presence.PROCESSES, f"host/{role}", presence._note(role))
+
+        assert statuses(look("processes")) == {"ok"}
+
+    def test_one_with_another_secret(self, settings):
+        for role in ("web", "worker"):
+            redis.client().hset(presence.PROCESSES, f"host/{role}", presence._note(role))
+        settings.SECRET_KEY_FALLBACKS = ["another " * 6]
+
+        assert "web host/web has another SECRET_KEY" in trouble("processes")
+
+    def test_queues_that_nobody_takes_from(self, monkeypatch):
+        monkeypatch.setattr(installation, "QUEUE_SECONDS", 0.3)
+
+        said = trouble("queues")
+
+        for name in ("detection", "webhooks", "usage", "mail", "maintenance"):
+            assert f"from the queue {name}" in said
+            assert f"--queues={name}" in said
+
+
+class TestSecretsInUse:
+    def test_all_known(self, gateway):
+        rotation.note_in_use()
+
+        assert statuses(look("secrets")) == {"ok"}
+
+    def test_a_key_that_is_missing(self, gateway):
+        SecretInUse.objects.create(
+            setting="FIELD_ENCRYPTION_KEYS", name="00000000", fingerprint="00000000"
+        )
+
+        assert "lacks the key 00000000" in trouble("secrets")
+
+    def test_another_pepper_of_the_same_version(self, gateway, settings):
+        rotation.note_in_use()
+        settings.KEY_PEPPERS = Peppers.parse("1:not the one that it was")
+
+        assert "has another pepper as version 1" in trouble("secrets")
+
+
+class TestTheBackup:
+    def test_none_was_made(self, production, gateway):
+        said = trouble("backup")
+
+        assert "error: No backup was ever made" in said
+        assert "manage.py backup" in said
+
+    def test_a_fresh_one_that_nobody_tried(self, production, gateway):
+        audit(backups.MADE, actor="test")
+
+        found = look("backup")
+
+        assert [one.status for one in found] == ["ok", "warning"]
+        assert "restore --verify" in found[1].do
+
+    def test_a_fresh_one_that_was_tried(self, production, gateway):
+        audit(backups.NOTED, actor="test")
+        audit(backups.VERIFIED, actor="test")
+
+        assert statuses(look("backup")) == {"ok"}
+
+    def test_an_old_one(self, production, gateway, monkeypatch):
+        audit(backups.MADE, actor="test")
+        monkeypatch.setattr(installation, "BACKUP_HOURS", -1)
+
+        assert "warning: The last backup is 0 hours old" in trouble("backup")
+
+
+class TestTheDisk:
+    def test_room_enough(self, tmp_path, monkeypatch):
+        monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(tmp_path))
+
+        assert statuses(look("disk")) == {"ok"}
+
+    def test_a_folder_that_is_full(self, tmp_path, monkeypatch):
+        monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(tmp_path))
+        monkeypatch.setattr(installation, "DISK_BYTES_MIN", 1 << 60)
+        monkeypatch.setattr(installation, "DISK_BYTES_BAD", 1 << 60)
+
+        assert f"error: PROMETHEUS_MULTIPROC_DIR ({tmp_path}) has" in trouble("disk")
+
+    def test_none_that_workers_share(self, monkeypatch):
+        monkeypatch.delenv("PROMETHEUS_MULTIPROC_DIR", raising=False)
+
+        assert "PROMETHEUS_MULTIPROC_DIR is not set" in trouble("disk")
+
+
+# -- The command, against real processes ----------------------------------------------------------
+
+
+def doctor(environment, *arguments):
+    return subprocess.run(
+        [sys.executable, "manage.py", "doctor", *arguments],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+
+
+@pytest.mark.served
+class TestTheCommand:
+    def test_a_whole_installation(self, serve, work, own_redis, tmp_path):
+        served = serve(REDIS_URL=own_redis.url, WORKERS="1")
+        work("--concurrency=1")
+        with own_redis.client as client:
+            wait_until(lambda: client.hlen(presence.PROCESSES) == 2)
+
+        done = doctor({**served.environment, "HOST": "127.0.0.1"}, "--json")
+        document = json.loads(done.stdout)
+        by_check: dict[str, set[str]] = {}
+        for one in document["findings"]:
+            by_check.setdefault(one["check"], set()).add(one["status"])
+
+        assert done.stderr == ""
+        assert set(by_check) == set(CHECKS)
+        for name in (
+            *("database.migrations", "database.partitions", "database.connections", "redis"),
+            *("redis.clock", "database.clock", "queues", "proxy", "ssrf", "engine", "disk"),
+        ):
+            assert by_check[name] == {"ok"}, [x for x in document["findings"] if x["check"] == name]
+        # What the tests' installation has not: PostgreSQL with fsync, a kept Redis, a backup.
+        assert (done.returncode, document["status"]) == (1, "error")
+        assert "error" in by_check["database"] & by_check["backup"] & by_check["redis.persistence"]
+
+        only = doctor(served.environment, "redis", "proxy", "engine")
+        assert only.returncode == 0, only.stdout
+        assert "0 wrong, 0 doubtful" in only.stdout
+        strict = doctor(served.environment, "redis", "settings.origins", "--strict")
+        assert strict.returncode == 1
+        assert "→" in strict.stdout
+
+    def test_a_gateway_that_believes_a_forged_address(self, serve, own_redis):
+        served = serve(REDIS_URL=own_redis.url, WORKERS="1", TRUSTED_PROXY_HOPS="1")
+
+        done = doctor(served.environment, "proxy", "--url", served.url)
+
+        assert done.returncode == 1
+        assert "A forged X-Forwarded-For is believed" in done.stdout
+        assert "→ Set TRUSTED_PROXY_HOPS=0." in done.stdout
+
+    def test_a_check_that_does_not_exist(self, tmp_path):
+        done = doctor({"PATH": "/usr/bin", "VAR_DIR": str(tmp_path)}, "nonsense")
+
+        assert done.returncode == 2
+        assert "There are: database" in done.stderr
