@@ -8,7 +8,7 @@ from django.db import migrations, models
 class Migration(migrations.Migration):
 
     dependencies = [
-        ('accounts', '0021_key_limit_subject'),
+        ('accounts', '0022_room_for_sums'),
     ]
 
     operations = [
