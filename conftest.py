@@ -42,7 +42,7 @@ from gateway_project.core.ratelimit import RedisLimiter
 from gateway_project.core.stores import database, queues, redis
 from gateway_project.core.upstream import names
 from gateway_project.system import views as system_views
-from gateway_project.tests import waiting
+from gateway_project.tests import contract, waiting
 from gateway_project.tests.name_server import NameServer
 from robin.access import authentication as members
 from robin.config import settings_page
@@ -105,6 +105,13 @@ def _waiting_holds_nothing() -> Iterator[None]:
     waiting.found.clear()
     yield
     assert waiting.found == []
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _answers_are_as_documented() -> Iterator[None]:
+    """Whatever test asks the application: its answer is held against the OpenAPI document."""
+    with contract.held():
+        yield
 
 
 def empty_the_database() -> None:
@@ -209,7 +216,11 @@ class Gateway:
         transport = httpx.ASGITransport(
             waiting.watched(self.application), raise_app_exceptions=False, client=(client_ip, 50000)
         )
-        return httpx.AsyncClient(transport=transport, base_url="http://testserver")
+        return httpx.AsyncClient(
+            transport=transport,
+            base_url="http://testserver",
+            event_hooks={"response": [contract.hold]},
+        )
 
     def get(self, path: str, **more: Any) -> httpx.Response:
         return self.request("GET", path, **more)

@@ -9,10 +9,8 @@ from uuid import UUID
 
 from django.contrib.auth.password_validation import validate_password
 from django.core.exceptions import ValidationError as DjangoValidationError
-from drf_spectacular.utils import extend_schema_serializer
 from pydantic import (
     AfterValidator,
-    AwareDatetime,
     BaseModel,
     ConfigDict,
     EmailStr,
@@ -24,7 +22,8 @@ from pydantic import (
 from accounts.models import ApiKey, Plan, UsageLog, User, Workspace, effective_limits
 from gateway_project.core import clock
 from gateway_project.core.api.endpoint import Asked, Body
-from gateway_project.core.api.fields import Time
+from gateway_project.core.api.fields import Moment, Time
+from gateway_project.core.api.pagination import Paging
 
 Scope = Literal["detect", "batch", "webhooks", "usage:read", "keys:write"]
 Limit = Annotated[int, Field(ge=1, le=2_000_000_000)]
@@ -57,7 +56,7 @@ def _future(value: datetime) -> datetime:
 
 Name = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=100)]
 Network = Annotated[str, StringConstraints(max_length=50), AfterValidator(_network)]
-Future = Annotated[AwareDatetime, AfterValidator(_future)]
+Future = Annotated[Moment, AfterValidator(_future)]
 
 
 class RegisterRequest(Body):
@@ -69,6 +68,10 @@ class RegisterRequest(Body):
 
 class RotateRequest(Body):
     grace_seconds: int = Field(86_400, ge=0, le=604_800)
+
+
+class RevokeQuery(Asked):
+    key_id: UUID | None = Field(None, description="Without it: the calling key.")
 
 
 class KeyRequest(Body):
@@ -231,19 +234,16 @@ class Profile(BaseModel):
     usage: Usage
 
 
-DECISIONS = ("allow", "review", "flag")
-
-
-class RequestsQuery(Asked):
+class RequestsQuery(Paging):
     model_config = ConfigDict(extra="forbid")
 
-    key: UUID | None = None
-    status: Annotated[str, StringConstraints(pattern=r"^([1-5]xx|[1-5][0-9]{2})$")] | None = None
+    key: UUID | None = Field(None, description="The id of a key.")
+    status: Annotated[str, StringConstraints(pattern=r"^([1-5]xx|[1-5][0-9]{2})$")] | None = Field(
+        None, description="`422`, or `2xx`, `4xx`, `5xx`."
+    )
     decision: Literal["allow", "review", "flag"] | None = None
-    since: AwareDatetime | None = None
-    until: AwareDatetime | None = None
-    limit: Annotated[int, Field(ge=1, le=200)] = 50
-    cursor: str = ""
+    since: Moment | None = Field(None, description="With its offset, or Z; inclusive.")
+    until: Moment | None = Field(None, description="Likewise; exclusive.")
 
     @model_validator(mode="after")
     def _in_order(self) -> RequestsQuery:
@@ -259,7 +259,7 @@ class RequestsQuery(Asked):
         return range(first, first + (100 if "x" in self.status else 1))
 
 
-class Timing(BaseModel):
+class RequestTiming(BaseModel):
     """Milliseconds: all of it, what the engine took of it, and what is left for the gateway."""
 
     total_ms: float
@@ -268,7 +268,11 @@ class Timing(BaseModel):
 
 
 class LoggedRequest(BaseModel):
-    """A row of the log. What no verdict was given for is null from `status` on."""
+    """A row of the log. What no verdict was given for is null from `status` on.
+
+    `is_malicious` is what was found. With `decision` `allow` that was in monitor mode, where the
+    answer said `would_flag` instead.
+    """
 
     request_id: UUID
     created_at: Time
@@ -277,7 +281,7 @@ class LoggedRequest(BaseModel):
     http_status: int
     error_code: str | None
     request_bytes: int
-    timing: Timing
+    timing: RequestTiming
     status: str | None
     source: str | None
     decision: str | None
@@ -295,7 +299,7 @@ class LoggedRequest(BaseModel):
             http_status=row.http_status,
             error_code=row.error_code or None,
             request_bytes=row.request_size,
-            timing=Timing(
+            timing=RequestTiming(
                 total_ms=round(row.response_time_ms, 2),
                 upstream_ms=round(row.upstream_ms, 2),
                 gateway_ms=round(max(0.0, row.response_time_ms - row.upstream_ms), 2),
@@ -309,13 +313,11 @@ class LoggedRequest(BaseModel):
         )
 
 
-@extend_schema_serializer(many=False)
 class LoggedRequests(BaseModel):
     results: list[LoggedRequest]
     next: str | None
 
 
-@extend_schema_serializer(many=False)  # an object that holds a list, not a list of objects
 class KeyList(BaseModel):
     results: list[KeyView]
     next: str | None

@@ -6,7 +6,6 @@ from typing import Any
 from uuid import UUID
 
 from django.http import HttpRequest, HttpResponse
-from drf_spectacular.utils import OpenApiParameter
 from rest_framework.request import Request
 
 from accounts import services
@@ -25,6 +24,7 @@ from accounts.schemas import (
     Profile,
     RegisterRequest,
     Registration,
+    RevokeQuery,
     RotateRequest,
     Rotation,
     Usage,
@@ -36,8 +36,8 @@ from accounts.services import Actor
 from accounts.usage import reports
 from accounts.viewsets import KeyedViewSet
 from gateway_project.core import errors
-from gateway_project.core.api.endpoint import endpoint
-from gateway_project.core.api.pagination import PAGING, page
+from gateway_project.core.api.endpoint import asked, endpoint
+from gateway_project.core.api.pagination import Paging, page
 from gateway_project.core.api.responses import SECRET_HEADERS, reply
 from gateway_project.core.api.viewsets import ControlPlaneViewSet, DataPlaneViewSet
 from gateway_project.core.context import context_of
@@ -52,6 +52,7 @@ class RegistrationViewSet(ControlPlaneViewSet):
     authentication_classes = []
 
     @endpoint(
+        operation="register",
         summary="Register a developer",
         description=(
             "Makes the account, a workspace and its first key. The key is shown this once. Until "
@@ -87,7 +88,10 @@ class RegistrationViewSet(ControlPlaneViewSet):
 
 class AccountViewSet(KeyedViewSet):
     @endpoint(
-        summary="The calling key, its workspace, limits and usage", tags=ACCOUNT, answer=Profile
+        operation="getProfile",
+        summary="The calling key, its workspace, limits and usage",
+        tags=ACCOUNT,
+        answer=Profile,
     )
     def profile(self, request: Request) -> HttpResponse:
         key = self.calling_key()
@@ -106,6 +110,7 @@ class AccountViewSet(KeyedViewSet):
         )
 
     @endpoint(
+        operation="rotateKey",
         summary="Replace the calling key",
         description=(
             "The successor has the same scopes, networks, limits and expiry; the old key works on "
@@ -130,26 +135,22 @@ class AccountViewSet(KeyedViewSet):
         return reply(answer, status=201, headers=SECRET_HEADERS)
 
     @endpoint(
+        operation="revokeKey",
         summary="Revoke a key",
         description="The calling key, or with the scope `keys:write` another of the workspace.",
         tags=ACCOUNT,
         status=204,
         minute_cost=0,  # closing a leak must never wait for a limit
-        problems=[errors.NotFound, errors.ValidationFailed, errors.ScopeDenied],
-        parameters=[OpenApiParameter("key_id", UUID, description="Default: the calling key.")],
+        query=RevokeQuery,
+        problems=[errors.NotFound, errors.ScopeDenied],
     )
     def revoke(self, request: Request) -> HttpResponse:
-        asked = request.query_params.get("key_id")
-        key_id = self.principal.key_id
-        if asked is not None:
-            try:
-                key_id = UUID(asked)
-            except ValueError:
-                raise errors.ValidationFailed(
-                    errors=[{"field": "key_id", "message": "not a UUID"}]
-                ) from None
+        key_id = asked(request._request, RevokeQuery).key_id or self.principal.key_id
         if key_id != self.principal.key_id and "keys:write" not in self.principal.scopes:
-            raise errors.ScopeDenied("Revoking another key needs the scope 'keys:write'.")
+            raise errors.ScopeDenied(
+                "Revoking another key needs the scope 'keys:write', which this key lacks. Use a "
+                "key that has it; the portal makes one (/app/keys)."
+            )
         services.revoke_key(self.get_own_key(key_id), actor=self.actor)
         return reply(None, status=204)
 
@@ -158,12 +159,13 @@ class KeyViewSet(KeyedViewSet):
     """Keys of the calling key's workspace."""
 
     @endpoint(
+        operation="listKeys",
         summary="List keys",
         tags=KEYS,
         answer=KeyList,
         scope="keys:write",
+        query=Paging,
         problems=[errors.NotFound],  # of a broken cursor
-        parameters=PAGING,
     )
     def list(self, request: Request) -> HttpResponse:
         found = self.own_keys().listed().without_policies()
@@ -171,12 +173,14 @@ class KeyViewSet(KeyedViewSet):
         return reply(KeyList(results=[KeyView.of(key) for key in keys], next=following))
 
     @endpoint(
+        operation="createKey",
         summary="Make a key",
         description="Limits never exceed the plan's. The key is shown this once.",
         tags=KEYS,
         body=KeyRequest,
         answer=NewKeyView,
         status=201,
+        headers=["Location"],
         scope="keys:write",
         problems=[errors.TooMany],
     )
@@ -204,12 +208,18 @@ class KeyViewSet(KeyedViewSet):
         )
 
     @endpoint(
-        summary="One key", tags=KEYS, answer=KeyView, scope="keys:write", problems=[errors.NotFound]
+        operation="getKey",
+        summary="One key",
+        tags=KEYS,
+        answer=KeyView,
+        scope="keys:write",
+        problems=[errors.NotFound],
     )
     def retrieve(self, request: Request, id: UUID) -> HttpResponse:  # noqa: A002 - the URL's name
         return reply(KeyView.of(self.get_own_key(id)))
 
     @endpoint(
+        operation="updateKey",
         summary="Change a key",
         tags=KEYS,
         body=KeyPatch,
@@ -228,6 +238,7 @@ class KeyViewSet(KeyedViewSet):
         return reply(KeyView.of(key))
 
     @endpoint(
+        operation="deleteKey",
         summary="Revoke a key",
         tags=KEYS,
         status=204,
@@ -242,6 +253,7 @@ class KeyViewSet(KeyedViewSet):
 
 class LimitsViewSet(DataPlaneViewSet):
     @endpoint(
+        operation="getLimits",
         summary="What is left of the calling key's limits",
         description="Costs nothing.",
         tags=ACCOUNT,

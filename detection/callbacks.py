@@ -6,11 +6,11 @@ from typing import Any
 
 from accounts import events
 from accounts.authentication import Caller
-from detection.schemas import DetectResponse
+from detection.schemas import Detection
 from webhooks import catalogue
 
 
-def result_of(verdict: DetectResponse, endpoint: str) -> dict[str, Any]:
+def result_of(verdict: Detection, endpoint: str) -> dict[str, Any]:
     """`data.result` of a `detection.completed`: what `webhooks/catalogue.py` says, never the text.
 
     `endpoint` is the path that was asked.
@@ -19,7 +19,7 @@ def result_of(verdict: DetectResponse, endpoint: str) -> dict[str, Any]:
     return catalogue.Verdict(**fields, endpoint=endpoint).model_dump(mode="json")
 
 
-def tell(url: str, verdict: DetectResponse, caller: Caller, endpoint: str) -> None:
+def tell(url: str, verdict: Detection, caller: Caller, endpoint: str) -> None:
     """Store the event: one INSERT, which joins the caller's transaction."""
     events.publish(
         caller.workspace_id,

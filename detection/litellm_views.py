@@ -49,6 +49,7 @@ class GuardrailViewSet(DataPlaneViewSet):
         self.day_cost = len(self.texts)
 
     @endpoint(
+        operation="guardLiteLLM",
         summary="Guardrail of a LiteLLM proxy",
         description=(
             "Blocks when a text is flagged and the key's policy enforces. Fields that are not "

@@ -23,8 +23,9 @@ from pydantic import (
 )
 
 from detection.models import TEXT_CHARS_MAX
-from gateway_project.core.api.endpoint import Body
-from gateway_project.core.api.fields import Time
+from gateway_project.core.api.endpoint import Asked, Body
+from gateway_project.core.api.fields import IdText, Time
+from gateway_project.core.api.pagination import Limit
 from gateway_project.core.storable import storable
 from webhooks.delivery.callbacks import CallbackUrl
 
@@ -79,8 +80,8 @@ class DetectConfig(Body):
     mode: Literal["enforce", "monitor"] | None = Field(
         None,
         description=(
-            "`monitor`: `decision` is never `flag`, and `would_flag` says what it would be. "
-            "`is_malicious` knows no mode: branch on `decision`."
+            "`monitor`: nothing is flagged, so `is_malicious` is false and `decision` is `allow`; "
+            "`would_flag` says what `enforce` would have found."
         ),
     )
     use_cache: bool = True
@@ -169,7 +170,7 @@ class RankedScore(BaseModel):
     score: float
 
 
-class ScoreResponse(BaseModel):
+class Scores(BaseModel):
     """What the detector thinks, before any threshold or policy. The highest category first."""
 
     confidence: float
@@ -179,12 +180,12 @@ class ScoreResponse(BaseModel):
     detector: DetectorRef
 
 
-class DetectResponse(BaseModel):
-    request_id: str
+class Detection(BaseModel):
+    request_id: IdText
     is_malicious: bool = Field(
         description=(
-            "`confidence >= threshold`, unless the policy's lists or categories decide. The same "
-            "in `monitor` mode: branch on `decision`."
+            "`confidence >= threshold`, unless the policy's lists or categories decide. False in "
+            "`monitor` mode: see `would_flag`."
         )
     )
     confidence: float = Field(description="0 to 1: how surely this text is an attack.")
@@ -200,7 +201,9 @@ class DetectResponse(BaseModel):
     threshold: float
     threshold_source: Literal["request", "policy", "default"]
     decision: Literal["allow", "flag", "review"]
-    would_flag: bool | None = Field(None, description="Only in `monitor` mode.")
+    would_flag: bool | None = Field(
+        None, description="Only in `monitor` mode: what `is_malicious` would be in `enforce`."
+    )
     status: Literal["complete", "partial", "degraded"]
     source: Literal["engine", "fallback", "none"]
     degraded_reason: Literal["connect_error", "timeout", "engine_error", "circuit_open"] | None = (
@@ -288,14 +291,14 @@ class ItemError(BaseModel):
 class ItemResult(BaseModel):
     id: str
     status: Literal["ok", "error"]
-    result: DetectResponse | None
+    result: Detection | None
     error: ItemError | None
 
 
 class BatchResponse(BaseModel):
     """All in the order of the request."""
 
-    batch_id: str
+    batch_id: IdText
     status: Literal["complete", "partial", "failed"]
     results: list[ItemResult]
     successful_count: int
@@ -331,6 +334,11 @@ class BatchView(BaseModel):
     status_url: str
 
 
+class ResultsQuery(Asked):
+    limit: Limit = 50
+    cursor: int = Field(0, ge=0, le=999_999, description="From `next`.")
+
+
 class BatchPage(BatchView):
     results: list[ItemResult] = Field(
         description="In the order of the request, up to the first unfinished item."
@@ -349,7 +357,7 @@ class AsyncAccepted(BaseModel):
 class AsyncView(BaseModel):
     request_id: UUID
     status: JobStatus
-    result: DetectResponse | None
+    result: Detection | None
     error: ItemError | None
     created_at: Time
     started_at: Time | None

@@ -26,14 +26,14 @@ from detection.schemas import (
     Coverage,
     Details,
     DetectConfig,
+    Detection,
     DetectorRef,
     DetectRequest,
-    DetectResponse,
     EvidenceSpan,
     OnUnavailable,
     RankedScore,
     ScoreRequest,
-    ScoreResponse,
+    Scores,
     Timing,
 )
 from gateway_project.core import errors
@@ -102,7 +102,7 @@ async def detect(
     policy: DetectionPolicy,
     looked_up: Question,
     batch: str = "",
-) -> DetectResponse:
+) -> Detection:
     """The verdict on one text, as `POST /v1/detect` answers it.
 
     `looked_up` is what `start_look_up` gave; texts of one `batch` share the engine's calls, also
@@ -115,15 +115,13 @@ async def detect(
     return await _answer(request, context, policy, finding)
 
 
-async def score(
-    request: ScoreRequest, context: RequestContext, *, looked_up: Question
-) -> ScoreResponse:
+async def score(request: ScoreRequest, context: RequestContext, *, looked_up: Question) -> Scores:
     """What the detector thinks of a text, whatever anybody's threshold."""
     config = DetectConfig(content_type=request.content_type)
     whole = DetectRequest(text=request.text, config=config)
     finding = await _find(whole, looked_up, "fallback", context)
     ranked, detector = _ranked(finding)
-    return ScoreResponse(
+    return Scores(
         confidence=finding.scored.score,
         categories=[RankedScore(type=kind, score=round(value, 4)) for kind, value in ranked],
         threat_types=list(finding.scored.threat_types),
@@ -267,7 +265,7 @@ async def _answer(
     context: RequestContext,
     policy: DetectionPolicy,
     finding: _Finding,
-) -> DetectResponse:
+) -> Detection:
     config = request.config
     threshold, threshold_source = policy.threshold(finding.source, config.confidence_threshold)
     is_degraded = finding.degraded_reason is not None
@@ -297,9 +295,9 @@ async def _answer(
     details = None
     if config.detailed_response:
         details = await _details(request, context, policy, threshold, finding)
-    return DetectResponse(
+    return Detection(
         request_id=context.request_id,
-        is_malicious=is_malicious,
+        is_malicious=is_malicious and not is_monitoring,
         confidence=scored.score,
         threat_types=list(scored.threat_types),
         processing_time_ms=round((perf_counter() - context.started) * 1000),

@@ -9,7 +9,7 @@ from accounts.authentication import Caller
 from accounts.usage.buffer import Record
 from detection import callbacks, services
 from detection.policies import policy as policies
-from detection.schemas import DetectRequest, DetectResponse, ScoreRequest, ScoreResponse
+from detection.schemas import Detection, DetectRequest, ScoreRequest, Scores
 from gateway_project.core import encryption, errors
 from gateway_project.core.api.endpoint import endpoint
 from gateway_project.core.api.responses import reply
@@ -51,6 +51,7 @@ class DetectViewSet(OnceViewSet):
         )
 
     @endpoint(
+        operation="detect",
         summary="Is this text an attack?",
         description=(
             "Asks the detection engine, unless it scored the same text for this workspace in the "
@@ -61,7 +62,7 @@ class DetectViewSet(OnceViewSet):
         ),
         tags=["detection"],
         body=DetectRequest,
-        answer=DetectResponse,
+        answer=Detection,
         scope="detect",
         day_cost=1,
         problems=[
@@ -97,7 +98,7 @@ class DetectViewSet(OnceViewSet):
             row.note(verdict)
         return answer
 
-    async def _answer(self, verdict: DetectResponse) -> HttpResponse:
+    async def _answer(self, verdict: Detection) -> HttpResponse:
         """With an address to tell, only once that is stored."""
         url = self.body.webhook_url
         if url is None:
@@ -121,6 +122,7 @@ class ScoreViewSet(DataPlaneViewSet):
         )
 
     @endpoint(
+        operation="score",
         summary="How sure is the detector?",
         description=(
             "Scores by category without threshold, policy or decision, for choosing a threshold. "
@@ -128,7 +130,7 @@ class ScoreViewSet(DataPlaneViewSet):
         ),
         tags=["detection"],
         body=ScoreRequest,
-        answer=ScoreResponse,
+        answer=Scores,
         scope="detect",
     )
     async def create(self, request: HttpRequest) -> HttpResponse:

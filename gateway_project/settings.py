@@ -453,7 +453,7 @@ REST_FRAMEWORK = {
     "DEFAULT_PERMISSION_CLASSES": ["gateway_project.core.api.permissions.IsDeclared"],
     "DEFAULT_RENDERER_CLASSES": ["rest_framework.renderers.JSONRenderer"],
     "DEFAULT_PARSER_CLASSES": ["rest_framework.parsers.JSONParser"],
-    "DEFAULT_SCHEMA_CLASS": "drf_spectacular.openapi.AutoSchema",
+    "DEFAULT_SCHEMA_CLASS": "gateway_project.core.api.openapi.DeclaredSchema",
     "EXCEPTION_HANDLER": "gateway_project.core.api.responses.exception_handler",
     "NUM_PROXIES": TRUSTED_PROXY_HOPS,  # its throttles would believe any X-Forwarded-For
 }
@@ -466,6 +466,9 @@ SPECTACULAR_SETTINGS = {
         "`POST /auth/register`, send the key as `X-API-Key`, ask `POST /v1/detect`. Every error is "
         "`application/problem+json` (RFC 9457) with a stable `code`."
     ),
+    "CONTACT": {"name": "Who runs this gateway"},
+    "LICENSE": {"name": "Apache-2.0", "url": "https://www.apache.org/licenses/LICENSE-2.0"},
+    "SERVERS": [{"url": "/", "description": "This gateway"}],
     # In the order in which people need them; what is not named here follows.
     "TAGS": [
         {"name": "detection", "description": "Is this text an attack?"},
@@ -477,6 +480,16 @@ SPECTACULAR_SETTINGS = {
         {"name": "webhooks", "description": "Signed events, and what became of them."},
         {"name": "system", "description": "Health and metrics."},
         {"name": "staff", "description": "Numbers and people, for who runs the gateway."},
+        {"name": "robin sign-in", "description": "Access tokens for `/api/v1`."},
+        {"name": "robin users", "description": "People with a role at the mail server."},
+        {"name": "robin queue", "description": "Mails that wait, and what to do with them."},
+        {"name": "robin storage", "description": "Mails that were kept."},
+        {"name": "robin log", "description": "What the mail server wrote down."},
+        {"name": "robin metrics", "description": "Its figures, now and over time."},
+        {"name": "robin health", "description": "Whether it answers."},
+        {"name": "robin settings", "description": "Its settings, and the documents of Robin UI."},
+        {"name": "robin scanners", "description": "ClamAV and Rspamd."},
+        {"name": "robin blocklist", "description": "Kept here, not applied to the mail server."},
     ],
     "SERVE_INCLUDE_SCHEMA": False,
     "SERVE_PUBLIC": True,

@@ -27,6 +27,11 @@ class Verdict(Result):
     """`threat_types` is empty when the verdict was found harmless."""
 
     is_malicious: bool
+    would_flag: bool | None = Field(
+        None,
+        description="Monitor mode only: whether it would have been flagged.",
+        exclude_if=lambda value: value is None,
+    )
     confidence: Score
     threat_types: list[str]
     decision: Literal["allow", "flag", "review"]

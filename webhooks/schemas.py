@@ -6,10 +6,8 @@ from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 from uuid import UUID
 
-from drf_spectacular.utils import extend_schema_serializer
 from pydantic import (
     AfterValidator,
-    AwareDatetime,
     BaseModel,
     ConfigDict,
     Field,
@@ -18,7 +16,8 @@ from pydantic import (
 )
 
 from gateway_project.core.api.endpoint import Body
-from gateway_project.core.api.fields import Time
+from gateway_project.core.api.fields import Moment, Time
+from gateway_project.core.api.pagination import Paging
 from gateway_project.core.upstream import destinations
 from webhooks import catalogue
 from webhooks.delivery.schedule import ATTEMPTS_MAX
@@ -82,8 +81,14 @@ class RotateSecretRequest(Body):
 
 
 class RecoverRequest(Body):
-    since: Annotated[AwareDatetime, Field(strict=False)]
-    until: Annotated[AwareDatetime, Field(strict=False)] | None = None
+    since: Moment
+    until: Moment | None = None
+
+
+class DeliveriesQuery(Paging):
+    status: Status | None = None
+    event: Event | None = Field(None, description="Its name, as GET /webhooks/events lists it.")
+    since: Moment | None = Field(None, description="Made at that time or later.")
 
 
 class Health(BaseModel):
@@ -92,7 +97,7 @@ class Health(BaseModel):
     delivered: int
     failed: int
     pending: int
-    disabled_reason: Literal["paused", "failing", "gone"] | None = None
+    disabled_reason: Literal["paused", "failing", "gone"] | None
 
     @classmethod
     def of(cls, webhook: Webhook, counts: dict[str, int]) -> Health:
@@ -144,7 +149,6 @@ class NewWebhookView(WebhookView):
     secret: str = Field(description="`whsec_…`; verify signatures with it.")
 
 
-@extend_schema_serializer(many=False)  # an object that holds a list, not a list of objects
 class WebhookList(BaseModel):
     results: list[WebhookView]
     next: str | None
@@ -246,7 +250,6 @@ def _delivery(delivery: WebhookDelivery, answers: Mapping[int, str]) -> dict[str
     }
 
 
-@extend_schema_serializer(many=False)
 class DeliveryList(BaseModel):
     results: list[DeliveryView]
     next: str | None

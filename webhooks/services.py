@@ -63,7 +63,9 @@ def register(
                 f"A workspace has at most {most} webhooks on its plan. Delete one that is not used."
             )
         if inbox is not None and Webhook.objects.filter(inbox=inbox).exists():
-            raise errors.Conflict("A webhook sends to the inbox already.")
+            raise errors.Conflict(
+                "A webhook sends to the inbox already. Change that one, or delete it first."
+            )
         webhook = Webhook.objects.create(
             workspace=workspace,
             url=url,

@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-from datetime import datetime
 from typing import Any
 from uuid import UUID
 
 from django.db.models import Prefetch, QuerySet
 from django.http import HttpResponse
-from drf_spectacular.utils import OpenApiParameter, extend_schema
 from rest_framework.request import Request
 
 from accounts import idempotency
 from accounts.viewsets import KeyedViewSet
 from gateway_project.core import errors
-from gateway_project.core.api.endpoint import endpoint
-from gateway_project.core.api.pagination import PAGING, page
+from gateway_project.core.api.endpoint import asked, endpoint
+from gateway_project.core.api.pagination import Paging, page
 from gateway_project.core.api.responses import SECRET_HEADERS, reply
 from gateway_project.core.api.viewsets import ControlPlaneViewSet
 from gateway_project.core.ratelimit import per_minute
-from gateway_project.core.storable import storable
 from webhooks import catalogue, services
 from webhooks.delivery import callbacks
 from webhooks.models import Inbox, Webhook, WebhookAttempt, WebhookDelivery
@@ -27,6 +24,7 @@ from webhooks.receiving import inbox
 from webhooks.schemas import (
     Accepted,
     Catalogue,
+    DeliveriesQuery,
     DeliveryDetail,
     DeliveryList,
     DeliveryView,
@@ -88,6 +86,7 @@ class WebhookViewSet(KeyedViewSet):
         return WebhookView.of(webhook, services.counts_of([webhook]).get(webhook.pk, {}))
 
     @endpoint(
+        operation="registerWebhook",
         summary="Register a webhook",
         description=(
             "Its events are sent as signed POSTs (Standard Webhooks): at least once, in no "
@@ -98,6 +97,7 @@ class WebhookViewSet(KeyedViewSet):
         body=RegisterWebhookRequest,
         answer=NewWebhookView,
         status=201,
+        headers=["Location"],
         scope=SCOPE,
         problems=[errors.Conflict],
     )
@@ -116,12 +116,13 @@ class WebhookViewSet(KeyedViewSet):
         return reply(answer, status=201, headers=headers)
 
     @endpoint(
+        operation="listWebhooks",
         summary="List webhooks",
         tags=TAGS,
         answer=WebhookList,
         scope=SCOPE,
+        query=Paging,
         problems=[errors.NotFound],  # of a broken cursor
-        parameters=PAGING,
     )
     def list(self, request: Request) -> HttpResponse:
         webhooks, following = page(request, self.own(), ordering=("-created_at", "-id"))
@@ -130,6 +131,7 @@ class WebhookViewSet(KeyedViewSet):
         return reply(WebhookList(results=results, next=following))
 
     @endpoint(
+        operation="getPerRequestWebhook",
         summary="The webhook of addresses named in requests",
         description=(
             "`webhook_url` of a request is signed with the secret of this webhook, whatever the "
@@ -148,6 +150,7 @@ class WebhookViewSet(KeyedViewSet):
         return reply(answer)
 
     @endpoint(
+        operation="getWebhook",
         summary="One webhook",
         tags=TAGS,
         answer=WebhookView,
@@ -158,6 +161,7 @@ class WebhookViewSet(KeyedViewSet):
         return reply(self.shown(self.get_own(id)))
 
     @endpoint(
+        operation="updateWebhook",
         summary="Change a webhook",
         description=(
             "`is_active: false` pauses it and gives up what is on its way. `is_active: true` "
@@ -184,6 +188,7 @@ class WebhookViewSet(KeyedViewSet):
         return reply(self.shown(webhook))
 
     @endpoint(
+        operation="deleteWebhook",
         summary="Delete a webhook",
         description="With its log. What is on its way is given up.",
         tags=TAGS,
@@ -197,6 +202,7 @@ class WebhookViewSet(KeyedViewSet):
         return reply(None, status=204)
 
     @endpoint(
+        operation="testWebhook",
         summary="Send a test",
         description=(
             "The example of an event, once, with `data.metadata.test: true`. Without `event` a "
@@ -206,6 +212,7 @@ class WebhookViewSet(KeyedViewSet):
         body=TestWebhookRequest,
         answer=Accepted,
         status=202,
+        headers=["Location"],
         scope=SCOPE,
         problems=[errors.NotFound, errors.Conflict, *idempotency.PROBLEMS],
         parameters=[idempotency.HEADER],
@@ -217,6 +224,7 @@ class WebhookViewSet(KeyedViewSet):
         return self.once(lambda: _accepted(services.test(webhook, body.event)))
 
     @endpoint(
+        operation="rotateWebhookSecret",
         summary="Give a webhook a new secret",
         description=(
             "Deliveries carry the signatures of both for `overlap_seconds`, so that receivers "
@@ -236,27 +244,22 @@ class WebhookViewSet(KeyedViewSet):
         answer = NewSecret(secret=secret, previous_valid_until=valid_until)
         return reply(answer, headers=SECRET_HEADERS)
 
-    @extend_schema(operation_id="webhooks_deliveries_list")
     @endpoint(
+        operation="listDeliveries",
         summary="Deliveries of a webhook",
         description="The newest first, each with its attempts.",
         tags=TAGS,
         answer=DeliveryList,
         scope=SCOPE,
-        problems=[errors.NotFound, errors.ValidationFailed],
-        parameters=[
-            OpenApiParameter("status", str, enum=WebhookDelivery.Status.values),
-            OpenApiParameter("event", str, description="An event's name."),
-            OpenApiParameter("since", datetime, description="Made at that time or later."),
-            *PAGING,
-        ],
+        query=DeliveriesQuery,
+        problems=[errors.NotFound],
     )
     def deliveries(self, request: Request, id: UUID) -> HttpResponse:  # noqa: A002
-        asked = _filters(request)
-        of_time = {name: at for name, at in asked.items() if name.startswith("created_at")}
+        filters = _filters(asked(request._request, DeliveriesQuery))
+        of_time = {name: at for name, at in filters.items() if name.startswith("created_at")}
         among = self.get_own(id, is_any=True).deliveries.filter(**of_time)
         found = (
-            among.filter(**asked)
+            among.filter(**filters)
             .select_related("event", "webhook")
             .defer("event__body")
             .prefetch_related(Prefetch("attempts", WebhookAttempt.objects.defer("response_body")))
@@ -267,6 +270,7 @@ class WebhookViewSet(KeyedViewSet):
         return reply(DeliveryList(results=results, next=following))
 
     @endpoint(
+        operation="getDelivery",
         summary="One delivery, with its attempts and its body",
         tags=TAGS,
         answer=DeliveryDetail,
@@ -277,11 +281,13 @@ class WebhookViewSet(KeyedViewSet):
         return reply(DeliveryDetail.of(self.get_own_delivery(id)))
 
     @endpoint(
+        operation="resendDelivery",
         summary="Send a delivery again",
         description="Now, and from the beginning of the schedule; with the same `webhook-id`.",
         tags=TAGS,
         answer=Accepted,
         status=202,
+        headers=["Location"],
         scope=SCOPE,
         problems=[errors.NotFound, errors.Conflict],
     )
@@ -291,6 +297,7 @@ class WebhookViewSet(KeyedViewSet):
         return _accepted(delivery)
 
     @endpoint(
+        operation="recoverDeliveries",
         summary="Send again what did not arrive",
         description=(
             "Of the events from `since` to `until` (now): those given up, and those that were "
@@ -320,6 +327,7 @@ class CatalogueViewSet(ControlPlaneViewSet):
     authentication_classes = []
 
     @endpoint(
+        operation="listEvents",
         summary="The events there are",
         description="Each with the JSON Schema of its body and an example.",
         tags=TAGS,
@@ -346,6 +354,7 @@ class InboxViewSet(ControlPlaneViewSet):
     authentication_classes = []
 
     @endpoint(
+        operation="sendToInbox",
         summary="Send something to an inbox",
         description=(
             "The receiver that the gateway has for a workspace; its address is in the portal. "
@@ -353,9 +362,10 @@ class InboxViewSet(ControlPlaneViewSet):
             "signatures with the secrets of the webhook that sends there."
         ),
         tags=TAGS,
+        takes={"application/octet-stream": bytes},
         status=202,
         public=True,
-        problems=[errors.NotFound, errors.BodyTooLarge],
+        problems=[errors.NotFound],
     )
     def receive(self, request: Request, token: str) -> HttpResponse:
         found = Inbox.objects.filter(token=token).values_list("pk", flat=True).first()
@@ -364,7 +374,7 @@ class InboxViewSet(ControlPlaneViewSet):
         self.limit((per_minute("inbox", f"{{inbox:{found}}}", inbox.PER_MINUTE),), 1)
         body = request._request.body
         if len(body) > inbox.BODY_BYTES_MAX:
-            raise errors.BodyTooLarge("An inbox takes bodies of at most 64 KiB.")
+            raise errors.BodyTooLarge("An inbox takes bodies of at most 64 KiB. Send less.")
         headers = {name.lower(): value for name, value in request.headers.items()}
         inbox.receive(found, headers, body)
         return reply(None, status=202)
@@ -375,29 +385,6 @@ def _accepted(delivery: WebhookDelivery) -> HttpResponse:
     return reply(Accepted(delivery_id=delivery.pk), status=202, headers={"Location": location})
 
 
-def _filters(request: Request) -> dict[str, Any]:
-    """The conditions of the query string; raises 422 for values that cannot be."""
-    found: dict[str, Any] = {}
-    wrong = []
-    params = request.query_params
-    if (status := params.get("status")) is not None:
-        found["status"] = status
-        if status not in WebhookDelivery.Status.values:
-            known = ", ".join(WebhookDelivery.Status.values)
-            wrong.append({"field": "status", "message": f"one of {known}"})
-    if (event := params.get("event")) is not None:
-        found["event_type"] = event = catalogue.ALIASES.get(event, event)
-        if event not in catalogue.BY_NAME:
-            wrong.append({"field": "event", "message": "unknown event; see GET /webhooks/events"})
-    if (since := params.get("since")) is not None:
-        try:
-            found["created_at__gte"] = at = datetime.fromisoformat(since)
-            if at.tzinfo is None:
-                raise ValueError("without its offset")
-            storable(at)
-        except ValueError:
-            message = "not a time with its offset, such as 2026-05-01T00:00:00Z"
-            wrong.append({"field": "since", "message": message})
-    if wrong:
-        raise errors.ValidationFailed(errors=wrong)
-    return found
+def _filters(query: DeliveriesQuery) -> dict[str, Any]:
+    found = {"status": query.status, "event_type": query.event, "created_at__gte": query.since}
+    return {name: value for name, value in found.items() if value is not None}

@@ -52,7 +52,7 @@ Unavailable = (redis.RedisUnavailable, ResponseError, DatabaseError)
 
 
 class Verdict(Protocol):
-    """What the log keeps of `detection.schemas.DetectResponse`."""
+    """What the log keeps of `detection.schemas.Detection`."""
 
     @property
     def status(self) -> str: ...
@@ -62,6 +62,8 @@ class Verdict(Protocol):
     def decision(self) -> str: ...
     @property
     def is_malicious(self) -> bool: ...
+    @property
+    def would_flag(self) -> bool | None: ...
     @property
     def confidence(self) -> float: ...
     @property
@@ -98,11 +100,11 @@ class Record:
         self.extra: dict[str, Any] = {}
 
     def note(self, verdict: Verdict) -> None:
-        """What was found out."""
+        """What was found out, in monitor mode as well: with `decision` "allow" it was that."""
         self.status = verdict.status
         self.source = verdict.source
         self.decision = verdict.decision
-        self.is_malicious = verdict.is_malicious
+        self.is_malicious = verdict.is_malicious or bool(verdict.would_flag)
         self.confidence = verdict.confidence
         self.cached = verdict.cached
 

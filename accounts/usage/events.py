@@ -108,8 +108,11 @@ def _result(row: Row, extra: Mapping[str, Any]) -> dict[str, Any]:
     if http_status >= 500:
         return {"code": code, "http_status": http_status, "endpoint": endpoint}
     is_malicious, confidence, cached, _ = rest
+    # As it was answered: only in monitor mode is an attack allowed.
+    would_flag = is_malicious and decision == "allow"
     return {
-        "is_malicious": is_malicious,
+        "is_malicious": is_malicious and not would_flag,
+        **({"would_flag": True} if would_flag else {}),
         "confidence": confidence,
         "decision": decision,
         "status": status,

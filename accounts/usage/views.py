@@ -5,29 +5,21 @@ from __future__ import annotations
 from uuid import UUID
 
 from django.http import HttpResponse
-from drf_spectacular.utils import OpenApiParameter
 from rest_framework.request import Request
 
-from accounts.schemas import DECISIONS, LoggedRequest, LoggedRequests, RequestsQuery
+from accounts.schemas import LoggedRequest, LoggedRequests, RequestsQuery
 from accounts.usage import reading
 from accounts.viewsets import KeyedViewSet
 from gateway_project.core import errors
 from gateway_project.core.api.endpoint import asked, endpoint
-from gateway_project.core.api.pagination import PAGING
 from gateway_project.core.api.responses import reply
 
 LOG = ("requests",)
-FILTERS = (
-    OpenApiParameter("key", UUID, description="The id of a key."),
-    OpenApiParameter("status", str, description="`422`, or `2xx`, `4xx`, `5xx`."),
-    OpenApiParameter("decision", str, enum=DECISIONS),
-    OpenApiParameter("since", str, description="ISO 8601 with an offset or Z; inclusive."),
-    OpenApiParameter("until", str, description="Likewise; exclusive."),
-)
 
 
 class RequestViewSet(KeyedViewSet):
     @endpoint(
+        operation="listRequests",
         summary="Requests of the workspace, newest first",
         description=(
             "Of as many days as the plan keeps. A request is in it a second or two after its "
@@ -36,8 +28,7 @@ class RequestViewSet(KeyedViewSet):
         tags=LOG,
         answer=LoggedRequests,
         scope="usage:read",
-        problems=[errors.ValidationFailed],
-        parameters=[*FILTERS, *PAGING],
+        query=RequestsQuery,
     )
     def list(self, request: Request) -> HttpResponse:
         query = asked(request._request, RequestsQuery)
@@ -66,6 +57,7 @@ class RequestViewSet(KeyedViewSet):
         return reply(LoggedRequests(results=results, next=following))
 
     @endpoint(
+        operation="getRequest",
         summary="One request",
         description="By the `request_id` of its answer.",
         tags=LOG,
@@ -77,7 +69,7 @@ class RequestViewSet(KeyedViewSet):
         row = reading.find(self.workspace(), request_id)
         if row is None:
             raise errors.NotFound(
-                "The log has no such request of this workspace. It keeps them for the days of the "
-                "plan."
+                "The log has no such request of this workspace. Take the `request_id` of the "
+                "answer; it is kept for the days of the plan."
             )
         return reply(LoggedRequest.of(row))

@@ -19,7 +19,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, Field, TypeAdapter, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    Field,
+    TypeAdapter,
+    ValidationError,
+    model_validator,
+)
 
 from detection.models import TEXT_CHARS_MAX
 from detection.schemas import Text
@@ -58,6 +65,13 @@ class Answer(BaseModel):
     source: str = ""
     endpoint: str | None = None
     degraded_reason: str | None = None
+    would_flag: bool = False
+
+    @model_validator(mode="after")
+    def _as_if_enforced(self) -> Answer:
+        """A key that only monitors flags nothing, and finds the same."""
+        self.is_malicious = self.is_malicious or self.would_flag
+        return self
 
     @property
     def is_settled(self) -> bool:

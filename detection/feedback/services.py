@@ -32,7 +32,8 @@ def judged(workspace: Workspace, request_id: UUID, at: datetime | None = None) -
     row = reading.find(workspace, request_id, at)
     if row is None:
         raise errors.NotFound(
-            "The log has no such request of this workspace. It keeps them for the days of the plan."
+            "The log has no such request of this workspace. Take the `request_id` of the answer; "
+            "it is kept for the days of the plan."
         )
     if row.is_malicious is None or row.confidence is None:
         message = "ended without a verdict, so there is nothing to say of one"

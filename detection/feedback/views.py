@@ -52,6 +52,7 @@ class FeedbackView(BaseModel):
 
 class FeedbackViewSet(KeyedViewSet):
     @endpoint(
+        operation="giveFeedback",
         summary="Say whether a verdict was right",
         description=(
             "201 for the first word on a request; a later one replaces it and is 200, with the "
@@ -62,6 +63,7 @@ class FeedbackViewSet(KeyedViewSet):
         body=FeedbackRequest,
         answer=FeedbackView,
         status=201,
+        more_answers={200: FeedbackView},
         scope="detect",
         problems=[errors.NotFound, *idempotency.PROBLEMS],
         parameters=[idempotency.HEADER],

@@ -19,13 +19,17 @@ from accounts.usage.buffer import Record, buffer
 from accounts.usage.rows import Row
 from detection import services
 from detection.policies.policy import DetectionPolicy
-from detection.schemas import DetectConfig, DetectRequest, DetectResponse
+from detection.schemas import DetectConfig, Detection, DetectRequest
 from gateway_project.core import encryption, errors
 from gateway_project.core.clock import new_id
 from gateway_project.core.context import RequestContext
 from gateway_project.core.telemetry.logging import get_logger
 
 DEADLINE = "deadline"
+TOO_LATE = (
+    "There was no verdict before the batch's deadline. Send it again: with fewer others, with "
+    "a longer config.timeout_seconds, or with `Prefer: respond-async`."
+)
 GRACE_SECONDS = 0.5
 """Longer than the embedded detector needs for the texts whose time with the engine is up."""
 events_log = get_logger("gateway.batches")
@@ -80,7 +84,7 @@ class Judged(NamedTuple):
     is_flagged: bool = False
     row: Row | None = None
     extra: dict[str, Any] | None = None
-    verdict: DetectResponse | None = None
+    verdict: Detection | None = None
     error: dict[str, str] | None = None
 
 
@@ -110,7 +114,7 @@ async def judge(
         for task in late:
             task.cancel()
         await asyncio.gather(*late, return_exceptions=True)
-    too_late = {"code": DEADLINE, "message": "There was no verdict before the batch's deadline."}
+    too_late = {"code": DEADLINE, "message": TOO_LATE}
     return [
         _failed(item, item.error or errors_of(errors.InternalError()))
         if task is None

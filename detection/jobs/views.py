@@ -35,12 +35,12 @@ from detection.schemas import (
     BatchResponse,
     BatchView,
     DetectConfig,
+    ResultsQuery,
     Unfit,
 )
 from detection.views import OnceViewSet
 from gateway_project.core import errors
-from gateway_project.core.api.endpoint import endpoint
-from gateway_project.core.api.pagination import PAGING
+from gateway_project.core.api.endpoint import Answer, asked, endpoint
 from gateway_project.core.api.responses import NDJSON, ndjson, reply
 from gateway_project.core.clock import utc_text
 from gateway_project.core.context import RequestContext
@@ -48,7 +48,6 @@ from gateway_project.core.context import RequestContext
 SCOPE = "batch"
 TAGS = ("batches",)
 RESPOND_ASYNC = re.compile(r"(?:^|[,;\s])respond-async(?:[,;\s]|$)", re.IGNORECASE)  # RFC 7240
-PAGE_MAX = 200
 
 
 class _Queueing(OnceViewSet):
@@ -114,6 +113,7 @@ class BatchViewSet(_Queueing):
                 )
 
     @endpoint(
+        operation="detectBatch",
         summary="Are these texts attacks?",
         description=(
             "1 to 1,000 texts. Up to 100 are answered at once; more, or with `webhook_url` or "
@@ -125,7 +125,9 @@ class BatchViewSet(_Queueing):
         tags=TAGS,
         body=BatchRequest,
         answer=BatchResponse,
-        more_answers={202: BatchAccepted},
+        more_answers={
+            202: Answer.of(BatchAccepted, headers=("Location", "Preference-Applied")),
+        },
         scope=SCOPE,
         day_cost=1,
         problems=[errors.QuotaExceeded, errors.BatchOverLimit, *idempotency.PROBLEMS],
@@ -193,6 +195,7 @@ class AsyncViewSet(_Queueing):
             raise errors.ValidationFailed(errors=[{"field": "webhook_url", "message": message}])
 
     @endpoint(
+        operation="detectAsync",
         summary="Judge this text later",
         description=(
             "Accepts one text (202) and sends the outcome to `webhook_url`, and to the webhooks "
@@ -203,6 +206,7 @@ class AsyncViewSet(_Queueing):
         body=AsyncRequest,
         answer=AsyncAccepted,
         status=202,
+        headers=["Location"],
         scope=SCOPE,
         day_cost=1,
         problems=[errors.QuotaExceeded, *idempotency.PROBLEMS],
@@ -236,11 +240,12 @@ class JobViewSet(KeyedViewSet):
             raise errors.NotFound(
                 "This workspace has no such job. Results are kept for "
                 f"{settings.JOB_RETENTION_DAYS} days; a batch that was answered at once is not "
-                "kept at all."
+                "kept at all: send it with `Prefer: respond-async` to have it kept."
             )
         return job
 
     @endpoint(
+        operation="getBatch",
         summary="Progress and results of a batch",
         description=(
             "Pages of results by `next`, up to the first unfinished item. With `Accept: "
@@ -249,24 +254,26 @@ class JobViewSet(KeyedViewSet):
         ),
         tags=TAGS,
         answer=BatchPage,
+        media_types={NDJSON: str},
         scope=SCOPE,
-        problems=[errors.NotFound, errors.ValidationFailed],
-        parameters=PAGING,
+        query=ResultsQuery,
+        problems=[errors.NotFound],
     )
     def batch(self, request: Request, id: UUID) -> HttpResponse | StreamingHttpResponse:  # noqa: A002
         job = self.own(Job.Kind.BATCH, id)
         if NDJSON in request.headers.get("Accept", ""):
             return ndjson(store.all_results(job))
-        first, limit = _asked(request)
-        lines, following = store.results(job, first, limit)
+        query = asked(request._request, ResultsQuery)
+        lines, following = store.results(job, query.cursor, query.limit)
         address = None
         if following is not None:
-            query = f"?limit={limit}&cursor={following}"
-            address = request.build_absolute_uri(f"{request.path}{query}")
+            rest = f"?limit={query.limit}&cursor={following}"
+            address = request.build_absolute_uri(f"{request.path}{rest}")
         results = [orjson.Fragment(line) for line in lines]
         return reply({**_shown(job), "results": results, "next": address})
 
     @endpoint(
+        operation="cancelBatch",
         summary="Cancel a batch",
         description=(
             "Within a second no more of it is judged. What is judged can still be read; the other "
@@ -282,6 +289,7 @@ class JobViewSet(KeyedViewSet):
         return reply(_shown(store.cancel(self.own(Job.Kind.BATCH, id), actor=self.actor)))
 
     @endpoint(
+        operation="getAsyncResult",
         summary="Outcome of a text that was judged later",
         tags=TAGS,
         answer=AsyncView,
@@ -328,16 +336,3 @@ def _shown(job: Job) -> dict[str, Any]:
         "metadata": job.metadata,
         "status_url": store.status_url(job),
     }
-
-
-def _asked(request: Request) -> tuple[int, int]:
-    """Position and size of the page; raises 422."""
-    params, wrong = request.query_params, []
-    first, limit = params.get("cursor", "0"), params.get("limit", "50")
-    if not (first.isascii() and first.isdigit() and len(first) <= 6):
-        wrong.append({"field": "cursor", "message": "is not one of ours: take it from 'next'"})
-    if not (limit.isascii() and limit.isdigit() and 1 <= int(limit[:6]) <= PAGE_MAX):
-        wrong.append({"field": "limit", "message": f"1 to {PAGE_MAX}"})
-    if wrong:
-        raise errors.ValidationFailed(errors=wrong)
-    return int(first), int(limit)

@@ -130,16 +130,19 @@ class PolicyView(BaseModel):
 
 class PolicyViewSet(KeyedViewSet):
     @endpoint(
+        operation="getPolicy",
         summary="The calling key's policy",
         description="`ETag` is for `If-Match` of PUT. Without a policy of its own: the default.",
         tags=TAGS,
         answer=PolicyView,
+        headers=["ETag"],
         scope="detect",
     )
     def retrieve(self, request: Request) -> HttpResponse:
         return _shown(self.calling_key())
 
     @endpoint(
+        operation="updatePolicy",
         summary="Change the calling key's policy",
         description=(
             "Replaces the whole policy and makes a version. In force in every worker within a "
@@ -148,6 +151,7 @@ class PolicyViewSet(KeyedViewSet):
         tags=TAGS,
         body=PolicyRequest,
         answer=PolicyView,
+        headers=["ETag"],
         scope="keys:write",
         problems=[errors.PreconditionFailed, errors.Conflict],
         parameters=[

@@ -74,6 +74,7 @@ class TestTheAnswer:
         a, b = (one["result"] for one in r.json()["results"])
 
         assert (a["threshold"], a["would_flag"], a["metadata"]) == (0.1, True, {"n": 1})
+        assert (a["is_malicious"], a["decision"]) == (False, "allow")
         assert (b["threshold"], b["would_flag"]) == (1.0, False)
         assert "metadata" not in b
         assert r.json()["metadata"] == {"run": 7}

@@ -158,6 +158,8 @@ class TestTheConfig:
 
         assert (attack["decision"], attack["would_flag"]) == ("allow", True)
         assert (harmless["decision"], harmless["would_flag"]) == ("allow", False)
+        assert attack["confidence"] >= attack["threshold"]
+        assert attack["is_malicious"] is harmless["is_malicious"] is False
 
     def test_details_explain_with_spans_of_the_sent_text(self, gateway, engine, acme_key):
         text = f"Good morning! {ATTACK}"

@@ -198,6 +198,7 @@ class TestInTheVerdict:
         body = judge().json()
 
         assert (body["decision"], body["would_flag"]) == ("allow", True)
+        assert body["is_malicious"] is False
 
     def test_categories_that_are_switched_off(self, put, judge):
         kinds = judge().json()["threat_types"]

@@ -150,7 +150,7 @@ class SignInRefused(GatewayError):
     status_code = 401
     code = "sign_in_refused"
     title = "Sign-in refused"
-    default_detail = "User name or password is wrong."
+    default_detail = "User name or password is wrong. Check both, or ask an administrator."
 
 
 class SecondFactorRequired(GatewayError):
@@ -217,7 +217,7 @@ class PermissionDenied(GatewayError):
     status_code = 403
     code = "permission_denied"
     title = "Not allowed"
-    default_detail = "You may not do that."
+    default_detail = "You may not do that. Ask somebody who may, or for the right to."
 
 
 class NotFound(GatewayError):
@@ -373,7 +373,7 @@ class NotPossible(GatewayError):
     status_code = 501
     code = "not_possible"
     title = "Not possible with Robin"
-    default_detail = "The mail server offers no way to do that."
+    default_detail = "The mail server offers no way to do that. Do it on its own machine."
 
 
 class UpstreamUnexpected(GatewayError):
@@ -478,12 +478,16 @@ def from_pydantic(
                 if sign in reason:
                     wrong = {"field": "", "message": f"{meaning}: {reason}"}
                     return ValidationFailed(errors=[wrong])
-            return InvalidJSON(f"The body could not be read as JSON: {reason}.")
+            return InvalidJSON(
+                f"The body could not be read as JSON: {reason}. Send one JSON object, in UTF-8."
+            )
         field = ".".join(str(part) for part in item["loc"])
         message = item["msg"].removeprefix("Value error, ")
         if kind == "extra_forbidden":
             known = _fields_at(model, item["loc"][:-1])
             message = "unknown field" + (f"; known here: {', '.join(known)}" if known else "")
+        elif kind in ("uuid_parsing", "uuid_type"):
+            message = "not a UUID"
         elif kind == "string_too_long":
             most = item["ctx"]["max_length"]
             message = f"has more than {most:,} characters; shorten it, or send it in parts"
@@ -520,7 +524,10 @@ def translate(exc: Exception) -> GatewayError:
     if isinstance(exc, db.OperationalError | db.InterfaceError):
         return StoreUnavailable()
     if isinstance(exc, db.DataError):
-        return ValidationFailed("A value of this request is one that the store does not take.")
+        return ValidationFailed(
+            "A value of this request is one that the store does not take. Send text of Unicode "
+            "without NUL, and integers within 64 bits."
+        )
     if isinstance(exc, Http404 | drf.NotFound):
         return NotFound()
     if isinstance(exc, drf.MethodNotAllowed):

@@ -141,7 +141,8 @@ class Decision(NamedTuple):
             return
         if self.denied in self.degraded and not self.retry_after_seconds:
             raise errors.StoreUnavailable(
-                "The store that counts this limit is away and its policy is to refuse meanwhile."
+                "The store that counts this limit is away and its policy is to refuse meanwhile. "
+                "Try again shortly."
             )
         state = next(s for s in self.states if s.name == self.denied)
         rate_limit_exceeded.labels(self.denied).inc()

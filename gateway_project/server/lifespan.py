@@ -14,6 +14,7 @@ from django.urls import get_resolver
 
 from accounts.usage.buffer import buffer as usage_buffer
 from detection.engines import go
+from gateway_project.core.api import openapi
 from gateway_project.core.context import Receive, Send
 from gateway_project.core.memory import collect_at_rest, tune_gc
 from gateway_project.core.stores import migrations, redis, statements
@@ -62,6 +63,7 @@ class Process:
                 return
 
     async def start(self) -> None:
+        openapi.document()  # as large as nothing else that is served, and the same for everybody
         statements.bind_process(statements.of_requests())
         await migrations.look()
         if settings.REDIS_URL:

@@ -59,7 +59,10 @@ def stats(since: datetime, until: datetime) -> dict[str, Any]:
             "oldest_pending_seconds": round(outbox.oldest_pending_seconds(), 1),
         },
         "jobs": store.backlog()._asdict(),
-        "breakers": breaker.ask_everywhere().worst(),
+        "breakers": {
+            name: {"open_for_seconds": None, **report}
+            for name, report in breaker.ask_everywhere().worst().items()
+        },
     }
 
 

@@ -39,7 +39,9 @@ def rerun(parked: Parked, *, actor: Actor) -> None:
     """Do what was refused, and forget that it was. Raises 409 when it is refused again."""
     run = RERUN.get(parked.kind)
     if run is None:
-        raise errors.Conflict("This cannot be run again: it says what was lost.")
+        raise errors.Conflict(
+            "This cannot be run again: it says what was lost. Discard it once that is known."
+        )
     try:
         run(parked)
     except Exception as exc:
@@ -48,7 +50,10 @@ def rerun(parked: Parked, *, actor: Actor) -> None:
         Parked.objects.filter(pk=parked.pk).update(
             attempts=F("attempts") + 1, error=reason(exc)[:300]
         )
-        raise errors.Conflict(f"It was refused again ({reason(exc)}) and stays parked.") from exc
+        raise errors.Conflict(
+            f"It was refused again ({reason(exc)}) and stays parked. Mend the cause and run it "
+            "again, or discard it."
+        ) from exc
     _forget(parked, "parked.rerun", actor)
 
 

@@ -7,12 +7,12 @@ from typing import Annotated, Literal
 from uuid import UUID
 
 from django.utils import timezone
-from drf_spectacular.utils import extend_schema_serializer
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
 from gateway_project.core import clock
 from gateway_project.core.api.endpoint import Asked
-from gateway_project.core.api.fields import Time
+from gateway_project.core.api.fields import Moment, Time
+from gateway_project.core.api.pagination import Limit, Position
 
 YEARS_MAX = timedelta(days=3660)
 HOURS_KEPT = timedelta(days=95)
@@ -26,8 +26,8 @@ class Query(Asked):
 
 
 class Range(Query):
-    since: AwareDatetime | None = None
-    until: AwareDatetime | None = None
+    since: Moment | None = Field(None, description="With its offset, or Z. A day before `until`.")
+    until: Moment | None = Field(None, description="With its offset, or Z. Without it: now.")
 
     @model_validator(mode="after")
     def _in_order(self) -> Range:
@@ -49,6 +49,7 @@ class Range(Query):
 
 
 class UsageQuery(Range):
+    since: Moment | None = Field(None, description="With its offset, or Z. 30 days before `until`.")
     period: Literal["hour", "day"] | None = None
 
     @model_validator(mode="after")
@@ -60,10 +61,12 @@ class UsageQuery(Range):
 
 
 class UsersQuery(Query):
-    search: Annotated[str, StringConstraints(max_length=254)] = ""
+    search: Annotated[str, StringConstraints(max_length=254)] = Field(
+        "", description="Beginning of an e-mail, or an id."
+    )
     ordering: Literal["email", "-email", "date_joined", "-date_joined"] = "-date_joined"
-    limit: Annotated[int, Field(ge=1, le=200)] = 50
-    cursor: str | None = None
+    limit: Limit = 50
+    cursor: Position = ""
 
 
 class LatencyView(BaseModel):
@@ -98,11 +101,11 @@ class StaffBreakerView(BaseModel):
 
     state: Literal["closed", "half-open", "open"]
     failures: int
-    open_for_seconds: float | None = None
+    open_for_seconds: float | None
     forced: bool = False
 
 
-class PointView(BaseModel):
+class StatsPointView(BaseModel):
     at: Time
     requests: int
     flagged: int
@@ -120,7 +123,7 @@ class Stats(BaseModel):
     webhooks: WebhooksView
     jobs: JobsView
     breakers: dict[str, StaffBreakerView]
-    series: list[PointView] = Field(
+    series: list[StatsPointView] = Field(
         description="By the hour up to a fortnight, by day beyond; empty buckets are left out."
     )
 
@@ -136,7 +139,6 @@ class StaffUserView(BaseModel):
     requests_30d: int = Field(description="Of those workspaces, in the last 30 days.")
 
 
-@extend_schema_serializer(many=False)  # an object that holds a list, not a list of objects
 class StaffUserList(BaseModel):
     results: list[StaffUserView]
     next: str | None
@@ -155,7 +157,7 @@ class TotalsView(SumsView):
     latency_ms: LatencyView
 
 
-class SeriesView(SumsView):
+class UsagePointView(SumsView):
     at: Time
 
 
@@ -174,6 +176,6 @@ class KeyUsage(BaseModel):
     until: Time
     period: Literal["hour", "day"]
     totals: TotalsView
-    series: list[SeriesView] = Field(description="Empty buckets are left out.")
+    series: list[UsagePointView] = Field(description="Empty buckets are left out.")
     by_endpoint: list[EndpointSumsView]
     by_status: list[StatusSumsView]

@@ -10,8 +10,6 @@ from uuid import UUID
 
 from django.conf import settings
 from django.http import HttpResponse
-from drf_spectacular.extensions import OpenApiAuthenticationExtension
-from drf_spectacular.utils import OpenApiParameter
 from rest_framework.authentication import SessionAuthentication
 from rest_framework.request import Request
 
@@ -39,12 +37,20 @@ from gateway_project.staff.schemas import (
 )
 from robin.access.authentication import StaffJWTAuthentication, read
 
-STAFF = Credential(errors.NotFound, errors.NotFound, "", (errors.InvalidToken,))
-TIME = "ISO 8601 with an offset or Z."
-RANGE = [
-    OpenApiParameter("since", str, description=f"{TIME} Default: a day before `until`."),
-    OpenApiParameter("until", str, description=f"{TIME} Default: now."),
-]
+STAFF = Credential(
+    errors.NotFound,
+    errors.NotFound,
+    "",
+    (errors.InvalidToken,),
+    {
+        "AdminSession": {"type": "apiKey", "in": "cookie", "name": settings.SESSION_COOKIE_NAME},
+        "StaffToken": {
+            "type": "http",
+            "scheme": "bearer",
+            "bearerFormat": "JWT of a member of staff",
+        },
+    },
+)
 endpoint = partial(
     core_endpoint,
     tags=("staff",),
@@ -88,23 +94,6 @@ class StaffToken(StaffJWTAuthentication):
         return None if text.startswith(KEY_PREFIX) else super().authenticate(request)
 
 
-class AdminSessionScheme(OpenApiAuthenticationExtension):  # type: ignore[no-untyped-call]
-    target_class = AdminSession
-    name = "AdminSession"
-
-    def get_security_definition(self, auto_schema: Any) -> dict[str, str]:
-        return {"type": "apiKey", "in": "cookie", "name": settings.SESSION_COOKIE_NAME}
-
-
-class StaffTokenScheme(OpenApiAuthenticationExtension):  # type: ignore[no-untyped-call]
-    target_class = StaffToken
-    name = "StaffToken"
-    priority = 1  # above that of all access tokens
-
-    def get_security_definition(self, auto_schema: Any) -> dict[str, str]:
-        return {"type": "http", "scheme": "bearer", "bearerFormat": "JWT of a member of staff"}
-
-
 class StaffViewSet(ControlPlaneViewSet):
     authentication_classes = [AdminSession, StaffToken]
 
@@ -114,6 +103,7 @@ class StaffViewSet(ControlPlaneViewSet):
         super().initial(request, *args, **kwargs)
 
     @endpoint(
+        operation="getStats",
         summary="The installation in numbers",
         description=(
             "Read from roll-ups. `since` counts from the beginning of its hour (of its day when "
@@ -121,26 +111,17 @@ class StaffViewSet(ControlPlaneViewSet):
             "`jobs` and `breakers` are of this moment whatever the range."
         ),
         answer=Stats,
-        parameters=RANGE,
+        query=Range,
     )
     def stats(self, request: Request) -> HttpResponse:
         since, until = asked(request._request, Range).bounds(timedelta(days=1))
         return reply(Stats(**numbers.stats(since, until)))
 
     @endpoint(
+        operation="listUsers",
         summary="People and what they use",
         answer=StaffUserList,
-        parameters=[
-            OpenApiParameter("search", str, description="Beginning of an e-mail, or an id."),
-            OpenApiParameter(
-                "ordering",
-                str,
-                enum=["email", "-email", "date_joined", "-date_joined"],
-                description="Default: -date_joined.",
-            ),
-            OpenApiParameter("limit", int, description="1 to 200, default 50."),
-            OpenApiParameter("cursor", str, description="From `next`."),
-        ],
+        query=UsersQuery,
     )
     def users(self, request: Request) -> HttpResponse:
         query = asked(request._request, UsersQuery)
@@ -166,23 +147,22 @@ class StaffViewSet(ControlPlaneViewSet):
         return reply(StaffUserList(results=rows, next=following))
 
     @endpoint(
+        operation="getKeyUsage",
         summary="What one key was used for",
         description=(
             "By hour up to a fortnight (hours are kept for 95 days), by day beyond, or as `period` "
             "says. The range begins with the whole bucket that `since` lies in."
         ),
         answer=KeyUsage,
-        parameters=[
-            OpenApiParameter("since", str, description=f"{TIME} Default: 30 days before `until`."),
-            RANGE[1],
-            OpenApiParameter("period", str, enum=["hour", "day"]),
-        ],
+        query=UsageQuery,
     )
     def usage(self, request: Request, api_key_id: UUID) -> HttpResponse:
         query = asked(request._request, UsageQuery)
         key = ApiKey.objects.filter(pk=api_key_id).first()
         if key is None:
-            raise errors.NotFound("There is no such key.")
+            raise errors.NotFound(
+                "There is no such key. /admin/accounts/apikey/ lists them with their ids."
+            )
         since, until = query.bounds(timedelta(days=30))
         period = query.period or numbers.period_of(since, until)
         since = reports.floor(since, period)

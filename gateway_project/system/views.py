@@ -5,28 +5,25 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import secrets
-from threading import Lock
 from time import monotonic
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 from django.conf import settings
 from django.core.cache import cache
 from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.shortcuts import render
 from django.views.decorators.csrf import csrf_exempt
-from drf_spectacular.renderers import OpenApiJsonRenderer2
-from drf_spectacular.utils import extend_schema
-from drf_spectacular.views import SpectacularJSONAPIView
 from prometheus_client import CONTENT_TYPE_LATEST
 from pydantic import BaseModel, Field
-from rest_framework.request import Request
 
 from accounts.authentication import OUTAGE_SECONDS
 from accounts.tasks import HEARTBEAT_KEY, HEARTBEAT_SECONDS
 from gateway_project.core import clock, errors
+from gateway_project.core.api import openapi
 from gateway_project.core.api.endpoint import endpoint
 from gateway_project.core.api.error_pages import refuse
-from gateway_project.core.api.responses import reply
+from gateway_project.core.api.middleware import accepts_gzip
+from gateway_project.core.api.responses import JSON, reply
 from gateway_project.core.api.viewsets import DataPlaneViewSet
 from gateway_project.core.context import context_of
 from gateway_project.core.ratelimit import RedisLimiter, get_limiter
@@ -150,6 +147,7 @@ class HealthViewSet(DataPlaneViewSet):
     authentication_classes = []
 
     @endpoint(
+        operation="getHealth",
         summary="The whole installation at a glance",
         description=(
             "`degraded`: something is away but verdicts are given. 503 only when neither the "
@@ -186,6 +184,7 @@ class HealthViewSet(DataPlaneViewSet):
         return reply(answer, exclude_none=True)
 
     @endpoint(
+        operation="getLiveness",
         summary="Is the process alive?",
         description="Touches nothing.",
         tags=SYSTEM,
@@ -196,6 +195,7 @@ class HealthViewSet(DataPlaneViewSet):
         return reply(LiveView())
 
     @endpoint(
+        operation="getReadiness",
         summary="May this process get requests?",
         description=(
             "503 while it starts or stops, when the database is away for too long or was never "
@@ -203,6 +203,7 @@ class HealthViewSet(DataPlaneViewSet):
         ),
         tags=SYSTEM,
         answer=ReadyView,
+        more_answers={503: ReadyView},
         public=True,
     )
     async def ready(self, request: HttpRequest) -> HttpResponse:
@@ -240,39 +241,27 @@ class HealthViewSet(DataPlaneViewSet):
         return reply(answer, status=200 if is_ready else 503, exclude_none=True)
 
 
-class OpenAPIView(SpectacularJSONAPIView):
-    """The document as plain JSON whatever is accepted: readable in a browser.
-
-    The same for everybody, so it is made once: that takes half a second and more garbage than all
-    other pages together.
-    """
-
-    renderer_classes = [OpenApiJsonRenderer2]
-    _made: ClassVar[bytes] = b""
-    _making: ClassVar[Lock] = Lock()
-
-    def perform_content_negotiation(self, request: Any, force: bool = False) -> Any:
-        return super().perform_content_negotiation(request, force=True)
-
-    def _get_schema_response(self, request: Request) -> HttpResponse:
-        name = self._get_filename(request, None)  # type: ignore[no-untyped-call]
-        return HttpResponse(
-            self._document(),
-            content_type=OpenApiJsonRenderer2.media_type,
-            headers={"Content-Disposition": f'inline; filename="{name}"'},
-        )
-
-    @classmethod
-    def _document(cls) -> bytes:
-        with cls._making:
-            if not cls._made:
-                schema = cls.generator_class().get_schema(public=True)  # type: ignore[no-untyped-call]
-                OpenAPIView._made = OpenApiJsonRenderer2().render(schema)
-        return cls._made
+@csrf_exempt  # a POST is a 405, not a missing form token
+def openapi_document(request: HttpRequest) -> HttpResponse:
+    """The document as plain JSON whatever is accepted: readable in a browser."""
+    if request.method not in ("GET", "HEAD"):
+        return refuse(request, errors.MethodNotAllowed(headers={"Allow": "GET, HEAD"}))
+    document = openapi.document()
+    headers = {
+        "ETag": document.etag,
+        "Cache-Control": "no-cache",
+        "Vary": "Accept-Encoding",
+        "Content-Disposition": 'inline; filename="Gateway.json"',
+    }
+    if document.etag in request.headers.get("if-none-match", ""):
+        return HttpResponse(status=304, headers=headers)
+    content = document.plain
+    if accepts_gzip(request.headers.get("accept-encoding", "")):
+        content, headers["Content-Encoding"] = document.gzipped, "gzip"
+    return HttpResponse(content, content_type=JSON, headers=headers)
 
 
 @csrf_exempt  # a POST is a 405, not a missing form token
-@extend_schema(exclude=True)
 def metrics(request: HttpRequest) -> HttpResponse:
     """Prometheus' text: from loopback and private networks, or with `METRICS_TOKEN`."""
     if request.method not in ("GET", "HEAD"):

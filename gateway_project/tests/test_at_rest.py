@@ -15,8 +15,8 @@ from django.urls import clear_url_caches, get_resolver, path
 from drf_spectacular.generators import SchemaGenerator
 
 from gateway_project.core import memory
+from gateway_project.core.api import openapi
 from gateway_project.server import lifespan
-from gateway_project.system.views import OpenAPIView
 
 urlpatterns = [path("late", lambda request: None, name="late")]
 
@@ -56,7 +56,7 @@ def test_what_lies_in_cycles_does_not_wait_for_fifty_thousand_more(monkeypatch):
 def test_the_api_document_is_made_once_for_any_number_of_readers(gateway, monkeypatch):
     made = []
     generate = SchemaGenerator.get_schema
-    monkeypatch.setattr(OpenAPIView, "_made", b"")
+    openapi._made.cache_clear()
     monkeypatch.setattr(
         SchemaGenerator, "get_schema", lambda *a, **k: made.append(1) or generate(*a, **k)
     )
@@ -69,6 +69,15 @@ def test_the_api_document_is_made_once_for_any_number_of_readers(gateway, monkey
     assert len({answer.content for answer in answers}) == 1
     assert head.status_code == 200
     assert head.headers["content-disposition"] == 'inline; filename="Gateway.json"'
+
+
+def test_whoever_has_the_api_document_is_not_sent_it_again(gateway):
+    first = gateway.get("/openapi.json", headers={"Accept-Encoding": "gzip"})
+    again = gateway.get("/openapi.json", headers={"If-None-Match": first.headers["etag"]})
+
+    assert first.headers["content-encoding"] == "gzip"
+    assert (again.status_code, again.content) == (304, b"")
+    assert again.headers["etag"] == first.headers["etag"]
 
 
 def test_every_view_is_imported_before_the_collector_is_told_what_stays(monkeypatch, settings):

@@ -13,9 +13,8 @@ from django.utils import timezone
 from accounts import services
 from accounts.models import ApiKey, User, Workspace
 from accounts.services import Actor
-from accounts.tests.shapes import fields, moment, problem
+from accounts.tests.shapes import fields, moment, problem, refusal
 from gateway_project.staff.schemas import KeyUsage, StaffUserList, Stats
-from gateway_project.tests.test_openapi import assert_documented
 from gateway_project.tests.test_staff_admin import log_rows, row_of, signed_in
 
 PATHS = ["/admin/stats", "/admin/users", "/admin/usage/{id}"]
@@ -319,24 +318,16 @@ class TestUsage:
         assert get(staff, path, since=since).status_code == 200
 
 
-@pytest.mark.parametrize(
-    ("path", "template"),
-    [*((p, p) for p in PATHS[:2]), ("/admin/usage/{id}", "/admin/usage/{api_key_id}")],
-)
-def test_answers_and_refusals_are_as_documented(gateway, staff, acme_key, engine, path, template):
-    document = gateway.get("/openapi.json").json()
-    document["paths"]["/admin/usage/{id}"] = document["paths"]["/admin/usage/{api_key_id}"]
+@pytest.mark.parametrize("path", [*PATHS[:2], "/admin/usage/{id}"])
+def test_refusals_are_told_apart(gateway, staff, acme_key, engine, path):
     log_rows(row_of(acme_key))
     path = path.format(id=acme_key.row.pk)
 
-    for r, status in (
-        (get(staff, path), 200),
-        (gateway.get(path), 404),
-        (get(staff, path, nonsense=1), 422),
-        (gateway.get(path, headers={"Authorization": "Bearer not.a.token"}), 401),
-    ):
-        assert r.status_code == status
-        assert_documented(document, r)
+    assert get(staff, path).status_code == 200
+    assert refusal(gateway.get(path)) == (404, "not_found")
+    assert refusal(get(staff, path, nonsense=1)) == (422, "validation_error")
+    forged = {"Authorization": "Bearer not.a.token"}
+    assert refusal(gateway.get(path, headers=forged)) == (401, "invalid_token")
 
 
 def test_a_workspace_of_no_one_is_in_the_numbers_all_the_same(staff, engine, make_key):

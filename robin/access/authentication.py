@@ -55,6 +55,7 @@ TOKEN = Credential(
     errors.PermissionDenied,
     "Your role lacks the permission {}. Ask an administrator.",
     (errors.InvalidToken,),
+    {"AccessToken": {"type": "http", "scheme": "bearer", "bearerFormat": "JWT"}},
 )
 """For `@endpoint(credential=TOKEN, scope=Permission.VIEW_QUEUE)`."""
 

@@ -98,7 +98,9 @@ def change(
             fields = sorted(name for name, value in given.items() if value is not None)
             audit("robin.user_changed", target=user.pk, fields=fields, **actor.fields())
     except IntegrityError as exc:
-        raise errors.Conflict("Another account has this e-mail.") from exc
+        raise errors.Conflict(
+            "Another account has this e-mail. Choose another one, or change that account."
+        ) from exc
     return with_access().get(pk=user.pk)
 
 
@@ -141,4 +143,6 @@ def _check_may_give_roles(by: Member) -> None:
 
 def _check_not_oneself(user: User, by: Member, what: str) -> None:
     if user.pk == by.user_id:
-        raise errors.Conflict(f"Nobody changes the {what} they are signed in with.")
+        raise errors.Conflict(
+            f"Nobody changes the {what} they are signed in with. Ask another administrator."
+        )

@@ -12,7 +12,7 @@ from accounts.models import User
 from accounts.services import Actor
 from gateway_project.core import errors
 from gateway_project.core.api.endpoint import endpoint as core_endpoint
-from gateway_project.core.api.pagination import page
+from gateway_project.core.api.pagination import Paging, page
 from gateway_project.core.api.responses import SECRET_HEADERS, reply
 from gateway_project.core.api.viewsets import ControlPlaneViewSet
 from gateway_project.core.context import context_of
@@ -53,6 +53,7 @@ class SignInViewSet(ControlPlaneViewSet):
     authentication_classes = []
 
     @endpoint(
+        operation="login",
         summary="Sign in",
         description=(
             "By e-mail or user name. The access token lasts 30 minutes; the refresh token comes "
@@ -62,6 +63,7 @@ class SignInViewSet(ControlPlaneViewSet):
         tags=SIGN_IN,
         body=LoginRequest,
         answer=LoginView,
+        headers=["Set-Cookie"],
         public=True,
         problems=[errors.SignInRefused, errors.SecondFactorRequired, errors.PermissionDenied],
     )
@@ -79,6 +81,7 @@ class SignInViewSet(ControlPlaneViewSet):
         return _with_cookie(reply(answer, headers=SECRET_HEADERS), session.refresh)
 
     @endpoint(
+        operation="refreshToken",
         summary="Exchange the refresh cookie for a new access token",
         description=(
             "The cookie is rotated. One that was used before ends the session, unless it was "
@@ -86,6 +89,7 @@ class SignInViewSet(ControlPlaneViewSet):
         ),
         tags=SIGN_IN,
         answer=RefreshView,
+        headers=["Set-Cookie"],
         public=True,
         problems=[errors.MissingToken, errors.InvalidToken, errors.PermissionDenied],
     )
@@ -99,10 +103,12 @@ class SignInViewSet(ControlPlaneViewSet):
         return _with_cookie(reply(answer, headers=SECRET_HEADERS), session.refresh)
 
     @endpoint(
+        operation="logout",
         summary="Sign out",
         description="Ends the session of the cookie, of the access token, or both. Never fails.",
         tags=SIGN_IN,
         status=204,
+        headers=["Set-Cookie"],
         public=True,
         problems=[errors.PermissionDenied],
     )
@@ -120,6 +126,7 @@ class SignInViewSet(ControlPlaneViewSet):
         return response
 
     @endpoint(
+        operation="verifyToken",
         summary="Is the access token good?",
         description="Public: without a token the answer is `false`, not 401.",
         tags=SIGN_IN,
@@ -134,7 +141,7 @@ class SessionViewSet(ControlPlaneViewSet):
     authentication_classes = [JWTAuthentication]
     principal: Member
 
-    @endpoint(summary="Who am I?", tags=SIGN_IN, answer=RobinUserView)
+    @endpoint(operation="getMe", summary="Who am I?", tags=SIGN_IN, answer=RobinUserView)
     def me(self, request: Request) -> HttpResponse:
         user = User.objects.filter(pk=self.principal.user_id).first()
         if user is None:
@@ -142,6 +149,7 @@ class SessionViewSet(ControlPlaneViewSet):
         return reply(RobinUserView.of(user, self.principal.role))
 
     @endpoint(
+        operation="createWebSocketTicket",
         summary="A ticket for one WebSocket",
         description="Good once, for 30 seconds: `/ws/queue?ticket=…`.",
         tags=SIGN_IN,
@@ -161,10 +169,13 @@ class UserViewSet(ControlPlaneViewSet):
     principal: Member
 
     @endpoint(
+        operation="listRobinUsers",
         summary="Users with a role",
         tags=USERS,
         answer=UserList,
+        query=Paging,
         scope=Permission.MANAGE_USERS,
+        problems=[errors.NotFound],  # of a broken cursor
     )
     def list(self, request: Request) -> HttpResponse:
         found = people.with_access()
@@ -173,6 +184,7 @@ class UserViewSet(ControlPlaneViewSet):
         return reply(UserList(results=results, next=following))
 
     @endpoint(
+        operation="createRobinUser",
         summary="Make a user with a role",
         tags=USERS,
         body=NewUserRequest,
@@ -195,6 +207,7 @@ class UserViewSet(ControlPlaneViewSet):
         return reply(RobinUserView.of(user, body.roles[0]), status=201)
 
     @endpoint(
+        operation="updateRobinUser",
         summary="Change a user",
         tags=USERS,
         body=UserPatch,
@@ -216,6 +229,7 @@ class UserViewSet(ControlPlaneViewSet):
         return reply(RobinUserView.of(user, user.robin_access.role))
 
     @endpoint(
+        operation="deleteRobinUser",
         summary="Take a user's role away",
         description="The account itself goes too, when it was only for Robin.",
         tags=USERS,
@@ -249,7 +263,9 @@ def _refuse_foreign(request: HttpRequest | Request) -> None:
     """Cookies need no form token here: a page of another site may not call at all."""
     origin = request.headers.get("origin")
     if origin is not None and not is_own_origin(origin, request.headers.get("host", "")):
-        raise errors.PermissionDenied("Pages of this origin may not call. See CORS_ORIGINS.")
+        raise errors.PermissionDenied(
+            "Pages of this origin may not call. Who runs the gateway can add it to CORS_ORIGINS."
+        )
 
 
 def _with_cookie(response: HttpResponse, refresh: str) -> HttpResponse:

@@ -100,6 +100,12 @@ class ExportQuery(Query):
     format: Literal["csv", "json"] = "csv"
 
 
+class ImportRequest(BaseModel):
+    """A form, of which the view reads the file by itself."""
+
+    file: bytes
+
+
 class ImportedView(BaseModel):
     imported: int
     failed: int

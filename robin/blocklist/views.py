@@ -29,13 +29,15 @@ from robin.blocklist.schemas import (
     EntryView,
     ExportQuery,
     ImportedView,
+    ImportRequest,
 )
 from robin.config.documents import NOTICE
 from robin.models import BlocklistEntry
 from robin.permissions import Permission
-from robin.upstream.viewset import DOWNLOAD, endpoint, parameters
+from robin.upstream.viewset import DOWNLOAD, endpoint
 
 BLOCKLIST = ("robin blocklist",)
+ENTRIES = list[EntryView]  # in the class `list` is an action
 ROWS_MAX = 10_000
 ERRORS_MAX = 50
 FIELDS = ("type", "value", "reason", "expiresAt", "active")
@@ -48,13 +50,14 @@ class BlocklistViewSet(ControlPlaneViewSet):
     principal: Member
 
     @endpoint(
+        operation="listBlocklist",
         summary="The blocklist",
         description="Stored here, not applied to Robin, which cannot be told over HTTP.",
         tags=BLOCKLIST,
         answer=EntryList,
+        headers=["X-Gateway-Notice"],
         scope=Permission.VIEW_SECURITY,
-        problems=[errors.ValidationFailed],
-        parameters=parameters(EntryQuery),
+        query=EntryQuery,
     )
     def list(self, request: Request) -> HttpResponse:
         query = asked(request._request, EntryQuery)
@@ -68,11 +71,13 @@ class BlocklistViewSet(ControlPlaneViewSet):
         return reply(EntryList(items=items, totalCount=rows.count()), headers=NOTICE)
 
     @endpoint(
+        operation="createBlocklistEntry",
         summary="Add an entry",
         tags=BLOCKLIST,
         body=EntryRequest,
         answer=EntryView,
         status=201,
+        headers=["X-Gateway-Notice"],
         scope=Permission.MANAGE_SECURITY,
         problems=[errors.Conflict],
     )
@@ -93,13 +98,17 @@ class BlocklistViewSet(ControlPlaneViewSet):
                     created_by=self.principal.email,
                 )
         except IntegrityError:
-            raise errors.Conflict(f"{body.value} is on the list already.") from None
+            raise errors.Conflict(
+                f"{body.value} is on the list already. Change that entry instead (PATCH)."
+            ) from None
 
     @endpoint(
+        operation="updateBlocklistEntry",
         summary="Change an entry",
         tags=BLOCKLIST,
         body=EntryPatch,
         answer=EntryView,
+        headers=["X-Gateway-Notice"],
         scope=Permission.MANAGE_SECURITY,
         problems=[errors.NotFound],
     )
@@ -117,9 +126,11 @@ class BlocklistViewSet(ControlPlaneViewSet):
         return reply(EntryView.of(row), headers=NOTICE)
 
     @endpoint(
+        operation="deleteBlocklistEntry",
         summary="Delete an entry",
         tags=BLOCKLIST,
         status=204,
+        headers=["X-Gateway-Notice"],
         scope=Permission.MANAGE_SECURITY,
         problems=[errors.NotFound],
     )
@@ -130,12 +141,14 @@ class BlocklistViewSet(ControlPlaneViewSet):
         return reply(None, status=204, headers=NOTICE)
 
     @endpoint(
+        operation="importBlocklist",
         summary="Add the entries of a file",
         description="CSV with the export's columns, its JSON, or one value a line. Field `file`.",
         tags=BLOCKLIST,
+        takes={"multipart/form-data": ImportRequest},
         answer=ImportedView,
+        headers=["X-Gateway-Notice"],
         scope=Permission.MANAGE_SECURITY,
-        problems=[errors.ValidationFailed],
     )
     def import_file(self, request: Request) -> HttpResponse:
         file = request._request.FILES.get("file")
@@ -163,11 +176,13 @@ class BlocklistViewSet(ControlPlaneViewSet):
         return reply(answer, headers=NOTICE)
 
     @endpoint(
+        operation="exportBlocklist",
         summary="The blocklist as a file",
         tags=BLOCKLIST,
+        media_types={"text/csv": str, JSON: ENTRIES},
+        headers=["Content-Disposition", "X-Gateway-Notice"],
         scope=Permission.VIEW_SECURITY,
-        problems=[errors.ValidationFailed],
-        parameters=parameters(ExportQuery),
+        query=ExportQuery,
     )
     def export(self, request: Request) -> HttpResponse:
         kind = asked(request._request, ExportQuery).format
@@ -190,7 +205,7 @@ class BlocklistViewSet(ControlPlaneViewSet):
     def _row(self, id: UUID) -> BlocklistEntry:  # noqa: A002
         row = BlocklistEntry.objects.filter(pk=id).first()
         if row is None:
-            raise errors.NotFound("There is no such entry.")
+            raise errors.NotFound("There is no such entry. GET /api/v1/blocklist lists them.")
         return row
 
     def _audit(self, what: str, target: str) -> None:

@@ -18,6 +18,7 @@ SCANNERS = ("robin scanners",)
 
 class ScannerViewSet(RobinViewSet):
     @endpoint(
+        operation="getScannerStatus",
         summary="Whether a scanner answers",
         description=(
             "`clamav` or `rspamd`, at the address of its document. `UNKNOWN` when the gateway may "
@@ -41,6 +42,7 @@ class ScannerViewSet(RobinViewSet):
         return reply(answer)
 
     @endpoint(
+        operation="testScanner",
         summary="Try a scanner with other settings",
         description="With the fields of its document, which is not changed by it.",
         tags=SCANNERS,

@@ -7,11 +7,12 @@ from typing import Any, Literal
 from pydantic import BaseModel
 
 from gateway_project.core.api.endpoint import Body
+from gateway_project.core.api.fields import TimeText
 
 
 class ConfigView(BaseModel):
     sections: dict[str, dict[str, Any]]
-    fetchedAt: str
+    fetchedAt: TimeText
 
 
 class SaidView(BaseModel):
@@ -39,7 +40,7 @@ class ScannerStatusView(BaseModel):
     """The last four are Rspamd's; `uptime` is seconds. What is not known is left out."""
 
     status: Literal["UP", "DOWN", "UNKNOWN"]
-    lastCheck: str
+    lastCheck: TimeText
     error: str | None = None
     version: str | None = None
     uptime: int | None = None

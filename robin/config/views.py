@@ -6,10 +6,9 @@ from functools import partial
 from typing import Any
 
 from django.http import HttpRequest, HttpResponse
-from drf_spectacular.utils import extend_schema
 
 from gateway_project.core import errors
-from gateway_project.core.api.responses import reply
+from gateway_project.core.api.responses import JSON, reply
 from gateway_project.core.clock import utc_text
 from gateway_project.core.stores import database
 from robin.config import documents, settings_page
@@ -34,6 +33,7 @@ async def current_document(name: str) -> dict[str, Any]:
 
 class ConfigViewSet(RobinViewSet):
     @endpoint(
+        operation="getConfig",
         summary="Robin's settings, without their secrets",
         description=(
             "Remembered for five minutes, and for up to an hour while Robin does not answer; "
@@ -49,6 +49,7 @@ class ConfigViewSet(RobinViewSet):
         return reply({"sections": found.sections, "fetchedAt": utc_text(found.fetched_at)})
 
     @endpoint(
+        operation="reloadConfig",
         summary="Let Robin read its settings again",
         tags=CONFIG,
         answer=SaidView,
@@ -60,14 +61,16 @@ class ConfigViewSet(RobinViewSet):
         await self.audit("robin.config.reload")
         return reply(SaidView(message=response))
 
-    @extend_schema(operation_id="config_section")
     @endpoint(
+        operation="getConfigSection",
         summary="One section of the settings",
         description=(
             "`dovecot`, `clamav` and `rspamd` are the documents of Robin UI: they are stored here "
             "and not applied to Robin (`X-Gateway-Notice`). All others are Robin's own."
         ),
         tags=CONFIG,
+        answer=dict[str, Any],
+        headers=["X-Gateway-Notice"],
         scope=Permission.VIEW_SETTINGS,
         problems=[*UPSTREAM, errors.NotFound],
     )
@@ -75,21 +78,30 @@ class ConfigViewSet(RobinViewSet):
         if section not in documents.KINDS:
             found = (await settings_page.read()).sections.get(section)
             if found is None:
-                raise errors.NotFound("Robin's settings have no such section.")
+                raise errors.NotFound(
+                    "Robin's settings have no such section. GET /api/v1/config shows all."
+                )
             return reply(found)
         content = await current_document(section)
         return reply(documents.shown(content), headers=documents.NOTICE)
 
     @endpoint(
+        operation="saveConfigSection",
         summary="Keep a document of Robin UI",
         description="JSON, under whatever media type. Stored here, not applied to Robin.",
         tags=CONFIG,
+        takes={JSON: dict[str, Any]},
+        answer=dict[str, Any],
+        headers=["X-Gateway-Notice"],
         scope=Permission.MANAGE_SERVER_CONFIG,
-        problems=[errors.NotFound, errors.NotPossible, errors.ValidationFailed, errors.InvalidJSON],
+        problems=[errors.NotFound, errors.NotPossible],
     )
     async def save(self, request: HttpRequest, section: str) -> HttpResponse:
         if section not in documents.KINDS:
-            raise errors.NotPossible("Robin offers no way to write its settings over HTTP.")
+            raise errors.NotPossible(
+                "Robin offers no way to write its settings over HTTP. Change them on its machine, "
+                "then POST /api/v1/config/reload."
+            )
         content = documents.parsed(section, request.body)
         keep = partial(documents.save, section, content, by=self.principal.email)
         saved = await database.run(keep)

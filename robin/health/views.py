@@ -29,6 +29,10 @@ class RobinHealthViewSet(DataPlaneViewSet):
     authentication_classes = []
 
     @endpoint(
+        operation={
+            "/api/v1/health": "getRobinHealth",
+            "/api/v1/health/aggregate": "getRobinHealthAggregate",
+        },
         summary="How Robin is",
         description="Always 200; `status` says it. The two servers are asked beside each other.",
         tags=HEALTH,

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, BeforeValidator, Field
 
+from gateway_project.core.api.fields import TimeText
 from robin.logs import parsing
 from robin.schemas import NUMBER_MAX, Query, Text, When, upper_words
 
@@ -36,7 +37,7 @@ class LogExportQuery(LogQuery):
 
 class LogEntryView(BaseModel):
     id: str
-    timestamp: str
+    timestamp: TimeText
     level: Literal["ERROR", "WARN", "INFO", "DEBUG", "TRACE"]
     logger: str
     message: str
@@ -49,4 +50,4 @@ class LogView(BaseModel):
     total: int = Field(description="Of what was seen.")
     hasMore: bool
     complete: bool = Field(description="Whether all of today and yesterday was seen.")
-    searchedSince: str
+    searchedSince: TimeText

@@ -18,17 +18,20 @@ from gateway_project.core.api.responses import reply
 from gateway_project.core.clock import utc_text
 from robin.logs import search
 from robin.logs.parsing import Entry
-from robin.logs.schemas import LogExportQuery, LogQuery, LogView
+from robin.logs.schemas import LogEntryView, LogExportQuery, LogQuery, LogView
 from robin.permissions import Permission
 from robin.upstream.client import JSON
-from robin.upstream.viewset import DOWNLOAD, UPSTREAM, RobinViewSet, endpoint, parameters
+from robin.upstream.viewset import DOWNLOAD, UPSTREAM, RobinViewSet, endpoint
 
 LOGS = ("robin log",)
+NAMES = list[str]  # in the class `list` is an action
+ENTRIES = list[LogEntryView]
 ENTRIES_AT_ONCE = 500
 
 
 class LogViewSet(RobinViewSet):
     @endpoint(
+        operation="listLogEntries",
         summary="Robin's log of today and yesterday, newest first",
         description=(
             "One line of Robin is one entry; what is not printable is shown escaped. Credentials "
@@ -39,8 +42,8 @@ class LogViewSet(RobinViewSet):
         tags=LOGS,
         answer=LogView,
         scope=Permission.VIEW_LOGS,
-        problems=[*UPSTREAM, errors.ValidationFailed],
-        parameters=parameters(LogQuery),
+        problems=UPSTREAM,
+        query=LogQuery,
     )
     async def list(self, request: HttpRequest) -> HttpResponse:
         query = asked(request, LogQuery)
@@ -58,9 +61,11 @@ class LogViewSet(RobinViewSet):
         )
 
     @endpoint(
+        operation="listLoggers",
         summary="The loggers that wrote to it",
         description="Of a long log, those that wrote of late.",
         tags=LOGS,
+        answer=NAMES,
         scope=Permission.VIEW_LOGS,
         problems=UPSTREAM,
     )
@@ -74,15 +79,18 @@ class LogViewSet(RobinViewSet):
         return HttpResponse(orjson.dumps(sorted(names)), content_type=JSON)
 
     @endpoint(
+        operation="exportLog",
         summary="What the filters let through, as a file",
         description=(
             "Newest first, as it is read: a file that ends without its end was cut off, because "
             "Robin did not answer any more."
         ),
         tags=LOGS,
+        media_types={"text/plain": str, JSON: ENTRIES},
+        headers=["Content-Disposition"],
         scope=Permission.VIEW_LOGS,
-        problems=[*UPSTREAM, errors.ValidationFailed],
-        parameters=parameters(LogExportQuery),
+        problems=UPSTREAM,
+        query=LogExportQuery,
     )
     async def export(self, request: HttpRequest) -> HttpResponseBase:
         query = asked(request, LogExportQuery)
@@ -94,14 +102,17 @@ class LogViewSet(RobinViewSet):
         return StreamingHttpResponse(parts(found), content_type=kind, headers=headers)
 
     @endpoint(
+        operation="deleteLog",
         summary="Deleting the log: not possible",
-        description="Robin has no way to do that. Always 501.",
+        description="Robin has no way to do that. Always 501, never 200.",
         tags=LOGS,
         scope=Permission.MANAGE_SERVER_CONFIG,
         problems=[errors.NotPossible],
     )
     async def destroy(self, request: HttpRequest) -> HttpResponse:
-        raise errors.NotPossible("Robin cannot delete its log; it keeps a file for each day.")
+        raise errors.NotPossible(
+            "Robin cannot delete its log. It keeps a file for each day: remove them there."
+        )
 
 
 Walk = AsyncIterator[tuple[list[Entry], datetime]]

@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, Field
 
+from gateway_project.core.api.fields import TimeText
 from robin.schemas import Query, When
 
 
@@ -18,12 +19,12 @@ class MetricsExportQuery(MetricsQuery):
     format: Literal["csv", "json"] = "csv"
 
 
-class PointView(BaseModel):
-    timestamp: str
+class MetricPointView(BaseModel):
+    timestamp: TimeText
     value: float
 
 
-class SeriesView(BaseModel):
+class MetricSeriesView(BaseModel):
     metric: Literal[
         "QUEUE_SIZE",
         "MESSAGES_SENT",
@@ -33,24 +34,24 @@ class SeriesView(BaseModel):
         "MEMORY_USAGE",
     ]
     unit: str
-    dataPoints: list[PointView]
+    dataPoints: list[MetricPointView]
 
 
 class MetricsView(BaseModel):
-    series: list[SeriesView]
-    startTime: str
-    endTime: str
+    series: list[MetricSeriesView]
+    startTime: TimeText
+    endTime: TimeText
 
 
 class SystemStatsView(BaseModel):
-    timestamp: str
+    timestamp: TimeText
     cpu: dict[str, Any]
     memory: dict[str, Any]
     uptime: int = Field(description="Milliseconds.")
 
 
 class QueueStatsView(BaseModel):
-    timestamp: str
+    timestamp: TimeText
     queueSize: int
     processing: int
     failed: int

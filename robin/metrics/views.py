@@ -16,6 +16,7 @@ from gateway_project.core.clock import utc_text
 from gateway_project.core.stores import database
 from robin.metrics import sampling
 from robin.metrics.schemas import (
+    MetricSeriesView,
     MetricsExportQuery,
     MetricsQuery,
     MetricsView,
@@ -25,21 +26,22 @@ from robin.metrics.schemas import (
 from robin.permissions import Permission
 from robin.queue import services as queue
 from robin.upstream.client import JSON, TEXT, robin
-from robin.upstream.viewset import DOWNLOAD, UPSTREAM, RobinViewSet, endpoint, parameters
+from robin.upstream.viewset import DOWNLOAD, UPSTREAM, RobinViewSet, endpoint
 
 METRICS = ("robin metrics",)
+SERIES = list[MetricSeriesView]  # in the class `list` is an action
 DAYS_MAX = sampling.KEEP_DAYS
 
 
 class MetricsViewSet(RobinViewSet):
     @endpoint(
+        operation="getRobinMetrics",
         summary="Series of samples, one a minute",
         description="Counters as what came since the point before; at most 500 points each.",
         tags=METRICS,
         answer=MetricsView,
         scope=Permission.VIEW_METRICS,
-        problems=[errors.ValidationFailed],
-        parameters=parameters(MetricsQuery),
+        query=MetricsQuery,
     )
     async def list(self, request: HttpRequest) -> HttpResponse:
         start, end = _span(asked(request, MetricsQuery))
@@ -48,11 +50,13 @@ class MetricsViewSet(RobinViewSet):
         return reply({**answer, "startTime": utc_text(start), "endTime": utc_text(end)})
 
     @endpoint(
+        operation="exportRobinMetrics",
         summary="The same as a file",
         tags=METRICS,
+        media_types={"text/csv": str, JSON: SERIES},
+        headers=["Content-Disposition"],
         scope=Permission.VIEW_METRICS,
-        problems=[errors.ValidationFailed],
-        parameters=parameters(MetricsExportQuery),
+        query=MetricsExportQuery,
     )
     async def export(self, request: HttpRequest) -> HttpResponse:
         query = asked(request, MetricsExportQuery)
@@ -67,6 +71,7 @@ class MetricsViewSet(RobinViewSet):
         )
 
     @endpoint(
+        operation="getRobinSystem",
         summary="Robin's processor, memory and uptime",
         tags=METRICS,
         answer=SystemStatsView,
@@ -80,6 +85,7 @@ class MetricsViewSet(RobinViewSet):
         return reply(sampling.system_stats(values, health, now=clock.now()))
 
     @endpoint(
+        operation="getRobinQueueMetrics",
         summary="Robin's queue in figures",
         tags=METRICS,
         answer=QueueStatsView,

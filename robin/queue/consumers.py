@@ -77,7 +77,9 @@ class QueueConsumer(AsyncWebsocketConsumer):  # type: ignore[misc]  # channels h
         headers = {name: value.decode("latin-1") for name, value in self.scope["headers"]}
         origin = headers.get(b"origin")
         if origin is not None and not is_own_origin(origin, headers.get(b"host", "")):
-            raise errors.PermissionDenied("This origin may not. See CORS_ORIGINS.")
+            raise errors.PermissionDenied(
+                "Pages of this origin may not. Who runs the gateway can add it to CORS_ORIGINS."
+            )
         if "ticket" in query:
             if settings.RATE_LIMIT_ENABLED:  # a guesser gets no look-up for each guess
                 await refuse_used_up(ip_policy(client_ip))

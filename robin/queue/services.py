@@ -29,6 +29,10 @@ STATES: tuple[State, ...] = ("READY", "CLAIMED", "DEAD")
 PAGE_ITEMS_MAX = 1000
 SCAN_ITEMS_MAX = 20_000
 UIDS_MAX = 1000
+NO_SUCH_ITEM = (
+    "There is no such item in the queue; it may have been delivered. GET /api/v1/queue lists what "
+    "waits."
+)
 CONFIRM_SECONDS = 120
 COUNTS = {"delete": "deletedCount", "retry": "retriedCount", "bounce": "bouncedCount"}
 
@@ -63,7 +67,7 @@ def checked_uid(text: str) -> str:
             return text.lower()
     except ValueError:
         pass
-    raise errors.NotFound("There is no such item in the queue.")
+    raise errors.NotFound(NO_SUCH_ITEM)
 
 
 _looks: SingleFlight[tuple[int, Filter, int, int], QueuePage] = SingleFlight()
@@ -124,7 +128,7 @@ async def find(uid: str) -> Item:
         for item in await scan(Filter(states=(state,))):
             if item["uid"] == uid:
                 return item
-    raise errors.NotFound("There is no such item in the queue.")
+    raise errors.NotFound(NO_SUCH_ITEM)
 
 
 async def totals() -> dict[str, int]:
@@ -165,7 +169,7 @@ async def act(action: Action, uids: Sequence[str]) -> int:
 async def act_on_one(action: Action, uid: str) -> None:
     """An item that Robin does not have is no error to it: it says that it did it to none."""
     if not await act(action, [checked_uid(uid)]):
-        raise errors.NotFound("There is no such item in the queue.")
+        raise errors.NotFound(NO_SUCH_ITEM)
 
 
 async def propose(action: Action, which: Filter, *, by: str) -> tuple[int, str]:

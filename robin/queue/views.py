@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from django.http import HttpRequest, HttpResponse
-from drf_spectacular.utils import extend_schema
 
 from gateway_project.core import errors
 from gateway_project.core.api.endpoint import asked
@@ -15,25 +14,33 @@ from robin.queue.schemas import (
     QueueActionRequest,
     QueueDoneView,
     QueueItemView,
+    QueueMatchedView,
     QueueQuery,
     QueueTotalsView,
     QueueView,
 )
-from robin.upstream.viewset import UPSTREAM, RobinViewSet, endpoint, invalid, parameters
+from robin.upstream.viewset import UPSTREAM, RobinViewSet, endpoint, invalid
 
 UIDS_AUDITED_MAX = 50
 QUEUE = ("robin queue",)
+NOT_HELD = (
+    "Robin cannot pause an item of its queue, so none is paused. Retry it, bounce it or delete it."
+)
 
 
 class QueueViewSet(RobinViewSet):
     @endpoint(
+        operation={
+            "/api/v1/queue": "listQueue",
+            "/api/v1/queue/json": "listQueueJson",
+        },
         summary="A page of the queue",
         description="Without `state`: what waits (`READY,CLAIMED`). A search reads all of it.",
         tags=QUEUE,
         answer=QueueView,
         scope=Permission.VIEW_QUEUE,
-        problems=[*UPSTREAM, errors.ValidationFailed, errors.Conflict],
-        parameters=parameters(QueueQuery),
+        problems=[*UPSTREAM, errors.Conflict],
+        query=QueueQuery,
     )
     async def list(self, request: HttpRequest) -> HttpResponse:
         query = asked(request, QueueQuery)
@@ -48,6 +55,7 @@ class QueueViewSet(RobinViewSet):
         )
 
     @endpoint(
+        operation="getQueueStats",
         summary="How many items are in which state",
         tags=QUEUE,
         answer=QueueTotalsView,
@@ -58,6 +66,7 @@ class QueueViewSet(RobinViewSet):
         return reply(await services.totals())
 
     @endpoint(
+        operation="getQueueItem",
         summary="One item",
         tags=QUEUE,
         answer=QueueItemView,
@@ -68,6 +77,7 @@ class QueueViewSet(RobinViewSet):
         return reply(await services.find(uid))
 
     @endpoint(
+        operation="retryQueueItem",
         summary="Try to deliver an item now",
         description="Also one that is dead. It uses up one of the item's retries.",
         tags=QUEUE,
@@ -79,6 +89,7 @@ class QueueViewSet(RobinViewSet):
         return await self._act_on_one("retry", uid)
 
     @endpoint(
+        operation="bounceQueueItem",
         summary="Give an item up",
         description="It becomes dead. No mail tells the sender.",
         tags=QUEUE,
@@ -90,6 +101,7 @@ class QueueViewSet(RobinViewSet):
         return await self._act_on_one("bounce", uid)
 
     @endpoint(
+        operation="deleteQueueItem",
         summary="Delete an item",
         tags=QUEUE,
         answer=QueueDoneView,
@@ -105,6 +117,7 @@ class QueueViewSet(RobinViewSet):
         return reply(QueueDoneView(done=1, requested=1))
 
     @endpoint(
+        operation="actOnQueue",
         summary="Retry, delete or bounce many",
         description=(
             "By `uids`, or by a `filter`. A filter first answers `{matched, confirm}` and does "
@@ -112,7 +125,7 @@ class QueueViewSet(RobinViewSet):
         ),
         tags=QUEUE,
         body=QueueActionRequest,
-        answer=QueueDoneView,
+        answer=QueueDoneView | QueueMatchedView,
         scope=Permission.MANAGE_QUEUE,
         problems=[*UPSTREAM, errors.NotFound, errors.Conflict],
     )
@@ -149,35 +162,41 @@ class QueueViewSet(RobinViewSet):
             raise TOKEN.denied(TOKEN.denied_detail.format(Permission.DELETE_QUEUE_ITEMS))
 
     @endpoint(
+        operation={
+            "/api/v1/queue/pause": "pauseQueue",
+            "/api/v1/queue/resume": "resumeQueue",
+        },
         summary="Pause or resume: not possible",
-        description="Robin has no way to hold its queue. Always 501.",
+        description="Robin has no way to hold its queue. Always 501, never 200.",
         tags=QUEUE,
         scope=Permission.MANAGE_QUEUE,
         problems=[errors.NotPossible],
     )
     async def hold(self, request: HttpRequest) -> HttpResponse:
-        raise errors.NotPossible("Robin cannot pause its queue or resume it.")
+        raise errors.NotPossible(
+            "Robin cannot pause its queue or resume it. Retry, bounce or delete items."
+        )
 
-    @extend_schema(operation_id="queue_item_pause")
     @endpoint(
+        operation="pauseQueueItem",
         summary="Pause an item: not possible",
-        description="Robin has no way to hold an item. Always 501.",
+        description="Robin has no way to hold an item. Always 501, never 200.",
         tags=QUEUE,
         scope=Permission.MANAGE_QUEUE,
         problems=[errors.NotPossible, errors.NotFound],
     )
     async def pause_item(self, request: HttpRequest, uid: str) -> HttpResponse:
         services.checked_uid(uid)
-        raise errors.NotPossible("Robin cannot pause an item of its queue.")
+        raise errors.NotPossible(NOT_HELD)
 
-    @extend_schema(operation_id="queue_item_resume")
     @endpoint(
+        operation="resumeQueueItem",
         summary="Resume an item: not possible",
-        description="Robin has no way to hold an item. Always 501.",
+        description="Robin has no way to hold an item. Always 501, never 200.",
         tags=QUEUE,
         scope=Permission.MANAGE_QUEUE,
         problems=[errors.NotPossible, errors.NotFound],
     )
     async def resume_item(self, request: HttpRequest, uid: str) -> HttpResponse:
         services.checked_uid(uid)
-        raise errors.NotPossible("Robin cannot pause an item of its queue, so none is paused.")
+        raise errors.NotPossible(NOT_HELD)

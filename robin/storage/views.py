@@ -21,7 +21,7 @@ from robin.storage import translate
 from robin.storage.schemas import MailView, PathQuery, StoreView
 from robin.upstream.client import HTML, TEXT, robin
 from robin.upstream.http import Stream
-from robin.upstream.viewset import DOWNLOAD, UPSTREAM, RobinViewSet, endpoint, invalid, parameters
+from robin.upstream.viewset import DOWNLOAD, UPSTREAM, RobinViewSet, endpoint, invalid
 
 MAIL = "message/rfc822"
 PIECE_BYTES = 64 << 10
@@ -30,12 +30,13 @@ STORAGE = ("robin storage",)
 
 class StorageViewSet(RobinViewSet):
     @endpoint(
+        operation="browseStorage",
         summary="A directory of the mail store",
         tags=STORAGE,
         answer=StoreView,
         scope=Permission.VIEW_STORAGE,
-        problems=[*UPSTREAM, errors.NotFound, errors.ValidationFailed],
-        parameters=parameters(PathQuery),
+        problems=[*UPSTREAM, errors.NotFound],
+        query=PathQuery,
     )
     async def browse(self, request: HttpRequest) -> HttpResponse:
         parts = _parts(request)
@@ -46,16 +47,19 @@ class StorageViewSet(RobinViewSet):
         try:
             return reply(translate.store_listing(found, parts))
         except ValueError:
-            raise errors.NotFound("There is no such directory in the store.") from None
+            raise errors.NotFound(
+                "There is no such directory in the store. GET /api/v1/storage lists the first ones."
+            ) from None
 
     @endpoint(
+        operation="readMail",
         summary="A mail as text",
         description="Of a large one the beginning.",
         tags=STORAGE,
         answer=MailView,
         scope=Permission.VIEW_STORAGE,
-        problems=[*UPSTREAM, errors.NotFound, errors.ValidationFailed],
-        parameters=parameters(PathQuery),
+        problems=[*UPSTREAM, errors.NotFound],
+        query=PathQuery,
     )
     async def file(self, request: HttpRequest) -> HttpResponse:
         parts = _mail_parts(request)
@@ -73,12 +77,15 @@ class StorageViewSet(RobinViewSet):
         return reply({**answer, "size": size, "truncated": is_cut})
 
     @endpoint(
+        operation="downloadMail",
         summary="A mail as it is, to download",
         description="Of any size, unless ROBIN_MAIL_BYTES_MAX says otherwise.",
         tags=STORAGE,
+        media_types={MAIL: bytes},
+        headers=["Content-Disposition"],
         scope=Permission.VIEW_STORAGE,
-        problems=[*UPSTREAM, errors.NotFound, errors.PermissionDenied, errors.ValidationFailed],
-        parameters=parameters(PathQuery),
+        problems=[*UPSTREAM, errors.NotFound, errors.PermissionDenied],
+        query=PathQuery,
     )
     async def raw(self, request: HttpRequest) -> HttpResponseBase:
         parts = _mail_parts(request)
@@ -106,7 +113,9 @@ async def _mail(parts: list[str]) -> AsyncIterator[Stream]:
             return
     # A directory is answered with a page; so is everything, by what is no mail store.
     await robin().client.get_json(url)
-    raise errors.NotFound("There is no such mail in the store: that is a directory.")
+    raise errors.NotFound(
+        "There is no such mail in the store: that is a directory. GET /api/v1/storage lists it."
+    )
 
 
 async def _is_directory(url: str) -> bool:
@@ -142,7 +151,9 @@ async def _pieces(file: IO[bytes]) -> AsyncIterator[bytes]:
 def _mail_parts(request: HttpRequest) -> list[str]:
     parts = _parts(request)
     if not parts or not translate.is_mail(parts[-1]):
-        raise errors.NotFound("There is no such mail in the store.")
+        raise errors.NotFound(
+            "There is no such mail in the store. GET /api/v1/storage lists what is there."
+        )
     return parts
 
 

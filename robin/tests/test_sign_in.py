@@ -22,6 +22,7 @@ from accounts import lockout
 from accounts.hashers import BoundedArgon2
 from accounts.models import AuditEvent, User
 from accounts.tests.shapes import refusal
+from gateway_project.core import errors
 from robin.models import RefreshFamily, RefreshToken
 from robin.permissions import Permission, Role, permissions_of
 from robin.tests.conftest import LOGIN, PASSWORD
@@ -187,7 +188,7 @@ class TestRefusals:
         [(status, body)] = answers
         assert status == 401
         assert json.loads(body)["code"] == "sign_in_refused"
-        assert json.loads(body)["message"] == "User name or password is wrong."
+        assert json.loads(body)["message"] == errors.SignInRefused.default_detail
 
     def test_they_cost_the_same_hashes(self, gateway, refused, monkeypatch):
         hashes = []

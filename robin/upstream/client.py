@@ -261,13 +261,23 @@ class RobinAPI:
 
     def _check(self, status: int, content_type: str, kind: Kind, has_content: bool) -> None:
         if status == 404:
-            raise _Refused(errors.NotFound("Robin has no such thing."))
+            raise _Refused(errors.NotFound("Robin has no such thing. Look for it in its list."))
         if status in (401, 403):
             log.error("robin_refuses_us", port=self.name, status=status, alert=True)
-            raise _Refused(errors.UpstreamUnexpected("Robin refuses the gateway's credentials."))
+            raise _Refused(
+                errors.UpstreamUnexpected(
+                    "Robin refuses the gateway's credentials. Who runs the gateway must correct "
+                    "those of its settings (ROBIN_…)."
+                )
+            )
         if 400 <= status < 500:
             log.error("robin_rejected_request", port=self.name, status=status)
-            raise _Refused(errors.UpstreamUnexpected("Robin does not know this request."))
+            raise _Refused(
+                errors.UpstreamUnexpected(
+                    "Robin does not know this request. Check that its version is one that the "
+                    "gateway was made for."
+                )
+            )
         if status >= 500:
             raise _Failed(status)
         if status not in (200, 202):

@@ -5,9 +5,7 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
-import pydantic
 from django.db import Error as DatabaseError
-from drf_spectacular.utils import OpenApiParameter
 
 from accounts.events import audit
 from gateway_project.core import errors
@@ -22,15 +20,6 @@ UPSTREAM = (errors.UpstreamUnavailable, errors.UpstreamTimedOut, errors.Upstream
 DOWNLOAD = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
 log = get_logger("gateway.robin")
 endpoint = partial(core_endpoint, credential=TOKEN)
-
-
-def parameters(model: type[pydantic.BaseModel]) -> list[OpenApiParameter]:
-    """The query of an address, for the API's document."""
-    found = []
-    for name, about in model.model_json_schema()["properties"].items():
-        schema = {k: v for k, v in about.items() if k not in ("title", "description")}
-        found.append(OpenApiParameter(name, type=schema, description=about.get("description", "")))
-    return found
 
 
 class RobinViewSet(DataPlaneViewSet):

@@ -41,7 +41,7 @@
     badge.textContent = body.decision;
     badge.className = `badge ${{ flag: "bad", review: "warn" }[body.decision] || "good"}`;
     find("confidence").textContent = body.confidence.toFixed(2);
-    find("against").textContent = `${body.is_malicious ? "at or above" : "below"} the threshold of ${body.threshold}`
+    find("against").textContent = `${body.is_malicious || body.would_flag ? "at or above" : "below"} the threshold of ${body.threshold}`
       + (body.status === "complete" ? "" : `; ${body.status}, judged by the ${body.source}`)
       + (body.cached ? "; remembered" : "");
     find("reason").textContent = body.reason || "";

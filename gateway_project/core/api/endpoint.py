@@ -9,10 +9,11 @@ from typing import Any, Protocol, TypeVar
 
 import pydantic
 from django.http import HttpRequest
-from drf_spectacular.utils import OpenApiParameter, OpenApiResponse, extend_schema
+from drf_spectacular.utils import OpenApiParameter
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from gateway_project.core import errors
+from gateway_project.core.api.fields import IdText
 from gateway_project.core.api.responses import JSON
 from gateway_project.core.context import RequestContext
 from gateway_project.core.ratelimit import Policy
@@ -51,16 +52,17 @@ class FieldError(BaseModel):
 
 
 class Problem(BaseModel):
-    """RFC 9457. `code` is stable; `detail` is for people."""
+    """RFC 9457. Decide by `code`, which is stable; `detail` is for people."""
 
-    type: str
+    type: str = Field(description="Leads to a page about the code.")
     title: str
     status: int
-    detail: str
+    detail: str = Field(description="What is wrong, and what to do next.")
     instance: str
-    code: str
-    request_id: str
+    code: str = Field(description="One of docs/errors.md; there may be new ones.")
+    request_id: IdText
     errors: list[FieldError]
+    message: str | None = Field(None, description="Under `/api/v1` only: the same as `detail`.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +74,10 @@ class Credential:
     denied_detail: str
     """With a place for the scope."""
     others: tuple[type[errors.GatewayError], ...]
+    schemes: Mapping[str, Mapping[str, str]]
+    """OpenAPI's security schemes by name; either of them will do."""
+    scopes_are: str = "permission"
+    """What a scope is called in the document."""
 
 
 API_KEY = Credential(
@@ -79,14 +85,48 @@ API_KEY = Credential(
     errors.ScopeDenied,
     "This key lacks the scope '{}'. Use a key that has it; the portal makes one (/app/keys).",
     (errors.InvalidAPIKey, errors.IPNotAllowed, errors.WorkspaceSuspended),
+    {
+        "ApiKey": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
+        "BearerKey": {"type": "http", "scheme": "bearer", "bearerFormat": "gw_…"},
+    },
+    "scope",
 )
 
 
 @dataclass(frozen=True, slots=True)
-class Endpoint:
-    """What `@endpoint` was told. `scope` None: any caller. Costs: units of (minute, day) limits."""
+class Answer:
+    """What is sent under one status: a type for each media type, and headers by their names.
 
+    No type at all: the body is empty. `core/api/openapi.py` describes the headers.
+    """
+
+    content: Mapping[str, Any]
+    headers: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, kind: Any, **headers: Any) -> Answer:
+        return cls({} if kind is None else {JSON: kind}, **headers)
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """What `@endpoint` was told: what the planes serve by, and what the document says.
+
+    `scope` None: any caller. Costs: units of (minute, day) limits.
+    """
+
+    operation: str | Mapping[str, str]
+    """Its name in generated clients; by path, where one action answers several."""
+    summary: str
+    description: str
+    tags: tuple[str, ...]
     body: type[Asked] | None
+    takes: Mapping[str, Any]
+    """Media types and types of a body that the view reads by itself."""
+    query: type[Asked] | None
+    parameters: tuple[OpenApiParameter, ...]
+    answers: Mapping[int, Answer]
+    problems: tuple[type[errors.GatewayError], ...]
     scope: str | None
     public: bool
     minute_cost: int
@@ -104,14 +144,27 @@ class Principal(Protocol):
     def begin_usage(self, context: RequestContext, request_bytes: int) -> None: ...
 
 
+# The edge refuses these before it knows which operation is meant (`core/api/middleware.py`,
+# `core/api/bodies.py`), and the last is nobody's intention.
+OF_ALL = (
+    *(errors.BadRequest, errors.ValidationFailed, errors.BodyTooLarge, errors.RequestTimeout),
+    *(errors.RateLimited, errors.InternalError, errors.StoreUnavailable),
+)
+
+
 def endpoint(
     *,
     summary: str,
     tags: Sequence[str],
+    operation: str | Mapping[str, str] = "",
     body: type[Asked] | None = None,
-    answer: type[BaseModel] | None = None,
+    takes: Mapping[str, Any] = MappingProxyType({}),
+    query: type[Asked] | None = None,
+    answer: Any = None,
     status: int = 200,
-    more_answers: Mapping[int, type[BaseModel]] = MappingProxyType({}),
+    media_types: Mapping[str, Any] = MappingProxyType({}),
+    headers: Sequence[str] = (),
+    more_answers: Mapping[int, Any] = MappingProxyType({}),
     scope: str | None = None,
     public: bool = False,
     minute_cost: int = 1,
@@ -121,37 +174,42 @@ def endpoint(
     description: str | None = None,
     credential: Credential = API_KEY,
 ) -> Callable[[F], F]:
-    """Declare an action. Errors that follow from the declaration are documented by themselves."""
-    kinds: list[type[errors.GatewayError]] = [errors.RateLimited, errors.InternalError, *problems]
+    """Declare an action. Errors that follow from the declaration are documented by themselves.
+
+    `answer` (of JSON), `media_types` (the one that comes unasked first) and `headers` are those of
+    `status`; values of `more_answers` are types of JSON, or an `Answer`.
+    """
+    kinds: list[type[errors.GatewayError]] = [*OF_ALL, *problems]
     if not public:
-        kinds += [credential.missing, *credential.others, errors.StoreUnavailable]
+        kinds += [credential.missing, *credential.others]
         kinds += [credential.denied] if scope else []
-    if body is not None:
-        kinds += [errors.InvalidJSON, errors.UnsupportedMediaType, errors.ValidationFailed]
-        kinds += [errors.BodyTooLarge, errors.RequestTimeout]
-    by_status: dict[int, list[str]] = {}
-    for kind in kinds:
-        by_status.setdefault(kind.status_code, []).append(f"`{kind.code}`: {kind.title}")
-    responses: dict[Any, Any] = {
-        (code, errors.CONTENT_TYPE): OpenApiResponse(Problem, "; ".join(dict.fromkeys(lines)))
-        for code, lines in sorted(by_status.items())
+    if body is not None or takes:
+        kinds += [errors.InvalidJSON, errors.UnsupportedMediaType]
+    main = Answer({**Answer.of(answer).content, **media_types}, tuple(headers))
+    others = {
+        code: other if isinstance(other, Answer) else Answer.of(other)
+        for code, other in more_answers.items()
     }
-    responses[status] = OpenApiResponse(answer)
-    for code, other in more_answers.items():
-        responses[code] = OpenApiResponse(other)
 
     def mark(function: F) -> F:
         function.endpoint = Endpoint(  # type: ignore[attr-defined]
-            body, scope, public, minute_cost, day_cost, credential
+            operation or function.__name__,
+            summary,
+            _described(summary, description, scope, credential),
+            tuple(tags),
+            body,
+            takes,
+            query,
+            tuple(parameters),
+            {status: main, **others},
+            tuple(dict.fromkeys(kinds)),
+            scope,
+            public,
+            minute_cost,
+            day_cost,
+            credential,
         )
-        return extend_schema(
-            summary=summary,
-            description=_described(summary, description, scope, credential),
-            tags=list(tags),
-            request=body,
-            responses=responses,
-            parameters=list(parameters),
-        )(function)
+        return function
 
     return mark
 
@@ -159,9 +217,8 @@ def endpoint(
 def _described(
     summary: str, description: str | None, scope: str | None, credential: Credential
 ) -> str:
-    """Never empty: the document would show the docstring of the view instead."""
-    kind = "scope" if credential is API_KEY else "permission"
-    needs = f"Needs the {kind} `{scope}`." if scope else ""
+    """Never empty: who reads an operation alone is told what it does."""
+    needs = f"Needs the {credential.scopes_are} `{scope}`." if scope else ""
     text = " ".join(filter(None, (description, needs)))
     return text or (summary if summary.endswith("?") else f"{summary}.")
 

@@ -57,6 +57,11 @@ COMPRESSIBLE = (b"application/json", b"application/problem+json", b"text/", b"ap
 log = get_logger("gateway.middleware")
 
 
+def accepts_gzip(accept_encoding: str) -> bool:
+    """For a view that has its answer compressed already."""
+    return GZIP_ACCEPTED.search(accept_encoding.encode("latin-1", "replace")) is not None
+
+
 def client_address(peer: str, forwarded_for: str, trusted_hops: int) -> str:
     """The caller's address behind `trusted_hops` proxies of our own.
 
@@ -122,12 +127,12 @@ class RequestMiddleware:
     def _context(self, scope: Scope) -> tuple[RequestContext, bool]:
         correlation = traceparent = None
         forwarded = ""
-        accepts_gzip = False
+        is_gzip_accepted = False
         for name, value in scope["headers"]:
             if name == b"x-request-id":
                 correlation = value.decode("latin-1")
             elif name == b"accept-encoding":
-                accepts_gzip = bool(GZIP_ACCEPTED.search(value))
+                is_gzip_accepted = bool(GZIP_ACCEPTED.search(value))
             elif name == b"x-forwarded-for":
                 forwarded = f"{forwarded},{value.decode('latin-1')}"
             elif name == b"traceparent":
@@ -138,13 +143,13 @@ class RequestMiddleware:
             traceparent = None
         peer = scope.get("client")
         address = client_address(peer[0] if peer else "", forwarded, self.trusted_hops)
-        return RequestContext(address, correlation, traceparent), accepts_gzip
+        return RequestContext(address, correlation, traceparent), is_gzip_accepted
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
             await self.app(scope, receive, send)
             return
-        context, accepts_gzip = self._context(scope)
+        context, is_gzip_accepted = self._context(scope)
         scope["gateway"] = context
         current.set(context)
         if scope["type"] == "websocket":
@@ -168,7 +173,7 @@ class RequestMiddleware:
                 headers = list(start["headers"])
                 if self._pays(message, headers):
                     headers = _varying(headers)  # both variants say so, for caches
-                    if accepts_gzip:
+                    if is_gzip_accepted:
                         gzip = zlib.compressobj(4, zlib.DEFLATED, GZIP_WINDOW)
                         headers = [h for h in headers if h[0].lower() != b"content-length"]
                         headers.append((b"content-encoding", b"gzip"))
@@ -220,7 +225,8 @@ class RequestMiddleware:
         headers += [
             h for h in (self.page_headers if is_page else self.api_headers) if h[0] not in names
         ]
-        headers += context.headers
+        # Of two limits the one that refused speaks: its headers are on the answer already.
+        headers += [header for header in context.headers if header[0] not in names]
         total = (perf_counter() - context.started) * 1000
         upstream = context.upstream_seconds * 1000
         limiter = context.limiter_seconds * 1000
