@@ -14,8 +14,8 @@ from urllib.parse import urlsplit
 from django.conf import settings
 from django.core import checks as django_checks
 
-from accounts.models import AuditEvent
-from gateway_project import backups, rotation
+from gateway_project import rotation
+from gateway_project.backups import trail
 from gateway_project.core import clock
 from gateway_project.core.stores import queues, redis
 from gateway_project.core.telemetry import loops
@@ -271,22 +271,20 @@ def examine_disk(_: Options) -> Iterator[Finding]:
 
 @check("backup")
 def examine_backup(_: Options) -> Iterator[Finding]:
-    last = (
-        AuditEvent.objects.filter(action__in=backups.ACTIONS).order_by("-at").only("at", "details")
-    ).first()
+    last = trail.last_at()
     do = "Run `manage.py backup` each night (docs/operations.md), or say what does: backup --noted"
     if last is None:
         say = warning if settings.IS_LOCAL else error
         yield say("No backup was ever made, as far as this database knows.", do)
         return
-    hours = (clock.now() - last.at).total_seconds() / 3600
+    hours = (clock.now() - last).total_seconds() / 3600
     if hours > BACKUP_HOURS:
         say = error if hours > BACKUP_HOURS_BAD else warning
         yield say(f"The last backup is {hours:.0f} hours old.", do)
     else:
         yield ok(f"The last backup is {hours:.1f} hours old.")
-    verified = AuditEvent.objects.filter(action=backups.VERIFIED).order_by("-at").first()
-    if verified is None or (clock.now() - verified.at).days > 31:
+    tried = trail.last_tried_at()
+    if tried is None or (clock.now() - tried).days > 31:
         yield warning(
             "No backup was restored to try it within a month.",
             "Run: manage.py restore --verify BACKUP",

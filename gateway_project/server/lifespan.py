@@ -19,7 +19,7 @@ from gateway_project.core.context import Receive, Send
 from gateway_project.core.memory import collect_at_rest, tune_gc
 from gateway_project.core.stores import migrations, redis, statements
 from gateway_project.core.stores.bus import bus
-from gateway_project.core.telemetry import migration_counts
+from gateway_project.core.telemetry import migration_counts, saturation
 from gateway_project.core.telemetry.logging import get_logger
 from gateway_project.system import presence
 from robin.queue import live
@@ -55,6 +55,7 @@ class Process:
                     return
                 self._in_background(migration_counts.export())
                 self._in_background(collect_at_rest())
+                self._in_background(saturation.watch())
                 tune_gc()
                 await send({"type": "lifespan.startup.complete"})
             elif message["type"] == "lifespan.shutdown":

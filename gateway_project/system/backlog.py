@@ -17,6 +17,7 @@ from redis.exceptions import RedisError
 from accounts import parking
 from accounts.usage import stream
 from detection.jobs import store
+from gateway_project.backups import trail as backups
 from gateway_project.core.stores import database, queues
 from gateway_project.core.telemetry import loops
 from gateway_project.core.telemetry.logging import get_logger
@@ -29,6 +30,7 @@ class BacklogCollector(Collector):
         try:
             yield from _jobs()
             yield _parked()
+            yield from _backup()
         except db.Error as exc:
             log.warning("jobs_not_counted", error=type(exc).__name__)
         try:
@@ -68,6 +70,16 @@ def _usage() -> Iterator[Metric]:
 def _parked() -> Metric:
     text = "What a store refused and lies put aside."
     return _by_label("gateway_parked", text, "kind", parking.counts())
+
+
+def _backup() -> Iterator[Metric]:
+    """Absent: none was ever made."""
+    if (at := backups.last_at()) is not None:
+        yield GaugeMetricFamily(
+            "gateway_backup_last_timestamp_seconds",
+            "When the last backup was made, or noted (Unix time).",
+            value=at.timestamp(),
+        )
 
 
 def _loops() -> Metric:

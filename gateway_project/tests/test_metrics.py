@@ -31,6 +31,14 @@ from gateway_project.worker import signals
 
 # api-shapes.md, "Health and metrics", and those that we added.
 NAMES = {
+    "gateway_event_loop_lag_seconds": (),
+    "gateway_process_memory_bytes": (),
+    "gateway_database_connections": ("pool", "state"),
+    "gateway_database_waiting": ("pool",),
+    "gateway_redis_waiting_commands": (),
+    "gateway_redis_waiting_bytes": (),
+    "gateway_bus_connected": (),
+    "gateway_channel_layer_waiting_messages": (),
     "gateway_live_clients": (),
     "gateway_live_polls_total": (),
     "gateway_requests_total": ("method", "endpoint", "status"),

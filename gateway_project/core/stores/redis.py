@@ -115,6 +115,10 @@ class PipelinedConnection(asyncio.Protocol):
             loop.call_soon(self._send)
         return future
 
+    def backlog(self) -> tuple[int, int]:
+        """Commands without a reply yet, and the bytes of those that have not left."""
+        return len(self._pending) + len(self._waiting), self._pending_bytes
+
     async def ping(self) -> None:
         await self.submit(pack("PING"))
 

@@ -93,6 +93,48 @@ log_lines_dropped = Counter(
     "Lines of the log that could not be written: disk full, or nobody reads the pipe.",
 )
 StandardOutput.when_dropped = log_lines_dropped.inc
+loop_lag = Histogram(
+    "gateway_event_loop_lag_seconds",
+    "How late a timer of the event loop was, each second: what blocked it.",
+    buckets=SECONDS,
+)
+process_memory = Gauge(
+    "gateway_process_memory_bytes",
+    "Memory (RSS) of all web processes.",
+    multiprocess_mode="livesum",
+)
+database_connections = Gauge(
+    "gateway_database_connections",
+    "Connections of all web processes' pools, by pool and whether in use.",
+    ["pool", "state"],
+    multiprocess_mode="livesum",
+)
+database_waiting = Gauge(
+    "gateway_database_waiting",
+    "Who waits for a connection of a pool.",
+    ["pool"],
+    multiprocess_mode="livesum",
+)
+redis_waiting = Gauge(
+    "gateway_redis_waiting_commands",
+    "Commands that wait for Redis, sent or not yet.",
+    multiprocess_mode="livesum",
+)
+redis_waiting_bytes = Gauge(
+    "gateway_redis_waiting_bytes",
+    "Bytes of those that are not sent yet.",
+    multiprocess_mode="livesum",
+)
+bus_connected = Gauge(
+    "gateway_bus_connected",
+    "Web processes that hear of revoked and changed keys at once.",
+    multiprocess_mode="livesum",
+)
+channel_layer_waiting = Gauge(
+    "gateway_channel_layer_waiting_messages",
+    "Messages for the live queue that came and were not sent on yet.",
+    multiprocess_mode="livesum",
+)
 live_clients = Gauge("gateway_live_clients", "Clients of /ws/queue.", multiprocess_mode="livesum")
 live_polls = Counter("gateway_live_polls_total", "Times that Robin was asked for the live queue.")
 tasks_total = Counter(
