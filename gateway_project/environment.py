@@ -6,11 +6,19 @@ from typing import Any
 
 import environ
 from django.core.exceptions import ImproperlyConfigured
+from environ.fileaware_mapping import FileAwareMapping
 
 KINDS = {int: "a whole number", float: "a number", bool: "true or false"}
 BOOLEANS = ("true", "on", "ok", "y", "yes", "false", "off", "n", "no", "")
 DATABASES = ("postgres://", "postgresql://", "sqlite://")
 STORES = ("redis://", "rediss://", "unix://")
+
+
+class _Files(FileAwareMapping):  # type: ignore[misc]
+    """What a secret's file holds, without the line's end that editors and `echo` leave."""
+
+    def __getitem__(self, key: str) -> Any:
+        return super().__getitem__(key).rstrip("\r\n")
 
 
 class Environment(environ.FileAwareEnv):  # type: ignore[misc]
@@ -19,6 +27,8 @@ class Environment(environ.FileAwareEnv):  # type: ignore[misc]
     Raises `ImproperlyConfigured` with the name of the setting, never with a value of one that
     may be a secret.
     """
+
+    ENVIRON = _Files()
 
     def get_value(self, var: Any, cast: Any = None, *args: Any, **more: Any) -> Any:
         if cast is bool:

@@ -1,5 +1,6 @@
 """Settings: documented, checked, refused with a sentence."""
 
+import json
 import os
 import re
 import subprocess
@@ -208,6 +209,56 @@ def test_a_secret_may_come_from_a_file(tmp_path):
     )
 
     assert done.stdout.split()[-1] == "7", done.stderr
+
+
+# Of the settings that may hold a secret, a value that is not their default.
+AS_FILES = {
+    "SECRET_KEY": "s" * 40,
+    "SECRET_KEY_FALLBACKS": "f" * 40,
+    "KEY_PEPPERS": "7:" + "p" * 32,
+    "FIELD_ENCRYPTION_KEYS": "A" * 43 + "=",
+    "DATABASE_URL": "postgres://user:secret@db.example/gateway",
+    "REDIS_URL": "redis://:secret@redis.example/0",
+    "CACHE_REDIS_URL": "redis://:secret@cache.example/0",
+    "METRICS_TOKEN": "m" * 40,
+    "JWT_SECRET": "j" * 40,
+    "JWT_SECRET_FALLBACKS": "k" * 40,
+    "ROBIN_CLIENT_API_URL": "http://user:secret@robin.example:8090",
+    "ROBIN_SERVICE_API_URL": "http://user:secret@robin.example:8080",
+    "ROBIN_CLIENT_API_TOKEN": "c" * 40,
+    "ROBIN_SERVICE_API_TOKEN": "d" * 40,
+    "DETECTION_ENGINE_URL": "http://engine.example:8080",
+    "EMAIL_URL": "smtp+tls://user:secret@mail.example:587",
+    "BACKUP_IDENTITY": "AGE-SECRET-KEY-1X",
+    "ACCESS_TOKEN_EXPIRE_MINUTES": "31",  # no secret, and named like one
+    "REFRESH_TOKEN_EXPIRE_DAYS": "8",
+    "KEY_CACHE_BYTES_MAX": "1000",
+    "KEY_CACHE_SECONDS": "59.0",
+}
+LIKE_A_SECRET = re.compile(r"SECRET|KEY|TOKEN|PEPPER|_URL$|IDENTITY|PASSWORD")
+
+
+def test_each_secret_may_come_from_a_file_that_ends_with_a_line(tmp_path):
+    """With a newline at its end, as `echo` and every editor leave one."""
+    assert {name for name in names_read() if LIKE_A_SECRET.search(name)} == set(AS_FILES)
+    for name, value in AS_FILES.items():
+        (tmp_path / name).write_text(f"{value}\n")
+    code = (
+        "import json; from django.conf import settings as s; p = s.KEY_PEPPERS.by_version;"
+        f"print(json.dumps({{n: str(getattr(s, n)) for n in {list(AS_FILES)!r}}}"
+        " | {'KEY_PEPPERS': f'{p[0][0]}:{p[0][1].decode()}'}))"
+    )
+    files = {f"{name}_FILE": str(tmp_path / name) for name in AS_FILES}
+
+    done = manage("shell", "-c", code, VAR_DIR=str(tmp_path), **files)
+
+    found = json.loads(done.stdout.splitlines()[-1])
+    lists = {"SECRET_KEY_FALLBACKS", "FIELD_ENCRYPTION_KEYS"}
+    expected = {name: f"['{v}']" if name in lists else v for name, v in AS_FILES.items()}
+    fallbacks = found.pop("JWT_SECRET_FALLBACKS")
+    assert expected.pop("JWT_SECRET_FALLBACKS") in fallbacks
+    assert "\\n" not in fallbacks
+    assert found == expected
 
 
 def test_secrets_of_a_checkout_are_made_once_and_readable_by_their_owner_only(tmp_path):
