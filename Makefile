@@ -30,7 +30,7 @@ unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 .PHONY: help setup setup-dev run serve test pytest hostile checks lint style types imports \
-	migrations-check migrations-lint deploy-check check bench \
+	migrations-check migrations-lint deploy-check chart check bench \
 	coverage run-two bench-batches bench-webhooks bench-live bench-idle bench-neighbours bench-memory \
 	bench-rows pictures cold lock audit migrations format
 
@@ -170,6 +170,14 @@ deploy-check: setup-dev ## Dockerfile, docker-compose.yml, what GitHub and pre-c
 		&& check vendor.github-issue-config .github/ISSUE_TEMPLATE/config.yml
 	@$(VENV)/bin/zizmor --offline --no-progress --quiet --persona pedantic .github
 	@$(VENV)/bin/pre-commit validate-config
+
+# Both are built by Go, which takes a minute or two each the first time.
+chart: setup-dev ## The Helm chart: install helm and kubeconform if missing, lint, render, validate
+	@command -v helm >/dev/null || { command -v go >/dev/null || { echo "Please install Go, or helm" >&2; exit 1; }; \
+		echo "Building helm"; GOBIN=$(CURDIR)/$(VENV)/bin go install helm.sh/helm/v3/cmd/helm@v3.19.0; }
+	@command -v kubeconform >/dev/null || { command -v go >/dev/null || { echo "Please install Go, or kubeconform" >&2; exit 1; }; \
+		echo "Building kubeconform"; GOBIN=$(CURDIR)/$(VENV)/bin go install github.com/yannh/kubeconform/cmd/kubeconform@v0.7.0; }
+	@PATH="$(CURDIR)/$(VENV)/bin:$$PATH" $(PY) -m pytest -q deploy/tests/test_chart.py
 
 check: test ## test, and Django's own look at a deployment
 	@SECRET_KEY=$$($(PY) -c 'import secrets; print(secrets.token_urlsafe(60))') \

@@ -1,0 +1,100 @@
+{{- define "gateway.name" -}}{{ .Release.Name | trunc 40 | trimSuffix "-" }}{{- end }}
+
+{{- define "gateway.labels" -}}
+app.kubernetes.io/name: gateway
+app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ .Release.Service }}
+helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
+{{- end }}
+
+{{/* A dictionary: root, component. */}}
+{{- define "gateway.selector" -}}
+app.kubernetes.io/name: gateway
+app.kubernetes.io/instance: {{ .root.Release.Name }}
+app.kubernetes.io/component: {{ .component }}
+{{- end }}
+
+{{- define "gateway.image" -}}
+{{ .Values.image.repository }}:{{ .Values.image.tag | default .Chart.AppVersion }}
+{{- end }}
+
+{{- define "gateway.engineURL" -}}
+{{- if .Values.engine.enabled -}}
+http://{{ include "gateway.name" . }}-engine:8081
+{{- else -}}
+{{ required "engine.url: an engine of yours, or engine.enabled" .Values.engine.url }}
+{{- end -}}
+{{- end }}
+
+{{/* What every container of the gateway has; a dictionary: root. */}}
+{{- define "gateway.container" -}}
+image: {{ include "gateway.image" .root }}
+imagePullPolicy: {{ .root.Values.image.pullPolicy }}
+securityContext:
+  allowPrivilegeEscalation: false
+  readOnlyRootFilesystem: true
+  capabilities: {drop: [ALL]}
+envFrom:
+  - configMapRef: {name: {{ include "gateway.name" .root }}}
+env:
+  - name: POD_IP
+    valueFrom: {fieldRef: {fieldPath: status.podIP}}
+  - name: ALLOWED_HOSTS  # Prometheus asks by the pod's address
+    value: "{{ .root.Values.host }},{{ include "gateway.name" .root }},$(POD_IP)"
+  {{- range .root.Values.secret.keys }}
+  {{- if ne . $.root.Values.stores.passwordKey }}
+  - name: {{ . }}_FILE
+    value: /run/secrets/gateway/{{ . }}
+  {{- end }}
+  {{- end }}
+volumeMounts:
+  - {name: secrets, mountPath: /run/secrets/gateway, readOnly: true}
+  - {name: metrics, mountPath: /run/metrics}
+  - {name: tmp, mountPath: /tmp}
+{{- end }}
+
+{{/* What every pod has; a dictionary: root, component. */}}
+{{- define "gateway.pod" -}}
+automountServiceAccountToken: false
+{{- with .root.Values.imagePullSecrets }}
+imagePullSecrets: {{ toJson . }}
+{{- end }}
+securityContext:
+  runAsNonRoot: true
+  runAsUser: 10001
+  runAsGroup: 10001
+  fsGroup: 10001
+  seccompProfile: {type: RuntimeDefault}
+topologySpreadConstraints:
+  {{- range $key := list "topology.kubernetes.io/zone" "kubernetes.io/hostname" }}
+  - maxSkew: 1
+    topologyKey: {{ $key }}
+    whenUnsatisfiable: ScheduleAnyway
+    labelSelector:
+      matchLabels: {{- include "gateway.selector" $ | nindent 8 }}
+  {{- end }}
+{{- with .root.Values.nodeSelector }}
+nodeSelector: {{ toJson . }}
+{{- end }}
+{{- with .root.Values.tolerations }}
+tolerations: {{ toJson . }}
+{{- end }}
+volumes:
+  - name: secrets
+    secret:
+      secretName: {{ .root.Values.secret.existingSecret }}
+      defaultMode: 0440
+      items:
+        {{- range .root.Values.secret.keys }}
+        - {key: {{ . }}, path: {{ . }}}
+        {{- end }}
+  - name: metrics
+    emptyDir: {medium: Memory, sizeLimit: 64Mi}
+  - name: tmp
+    emptyDir: {medium: Memory, sizeLimit: 64Mi}
+{{- end }}
+
+{{- define "gateway.annotations" -}}
+checksum/settings: {{ include (print .Template.BasePath "/configmap.yaml") . | sha256sum }}
+{{- end }}

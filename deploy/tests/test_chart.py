@@ -1,0 +1,252 @@
+"""The Helm chart: linted, rendered for three installations, valid Kubernetes, true to the code.
+
+`make chart` installs helm and kubeconform (by Go) and runs these; without them they are skipped.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+from functools import cache
+from importlib.metadata import files
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from gateway_project.core.stores import queues
+from gateway_project.server import __main__, web_process
+from gateway_project.tests.test_settings import names_read
+
+ROOT = Path(__file__).resolve().parents[2]
+CHART = ROOT / "deploy/chart"
+SETS = sorted(path.name.removesuffix("-values.yaml") for path in (CHART / "ci").glob("*.yaml"))
+HELM, KUBECONFORM = shutil.which("helm"), shutil.which("kubeconform")
+needs_helm = pytest.mark.skipif(HELM is None, reason="helm is missing: `make chart` installs it")
+needs_kubeconform = pytest.mark.skipif(
+    KUBECONFORM is None, reason="kubeconform is missing: `make chart` installs it"
+)
+SCHEMA = "v1.30.0-local-strict/deployment-apps-v1.json"
+OPERATORS = ("ServiceMonitor", "PodMonitor", "PrometheusRule")
+"""Of the Prometheus operator, whose schemas are not Kubernetes' own."""
+
+
+def helm(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    assert HELM
+    return subprocess.run(
+        [HELM, *arguments], capture_output=True, text=True, timeout=60, check=False
+    )
+
+
+@cache
+def rendered(name: str) -> tuple[dict[str, Any], ...]:
+    done = helm("template", "gw", CHART, "--values", CHART / f"ci/{name}-values.yaml")
+    assert done.returncode == 0, done.stderr
+    return tuple(one for one in yaml.safe_load_all(done.stdout) if one)
+
+
+def of(name: str, kind: str) -> dict[str, dict[str, Any]]:
+    return {x["metadata"]["name"]: x for x in rendered(name) if x["kind"] == kind}
+
+
+def pods(name: str) -> dict[str, dict[str, Any]]:
+    """Pod specs by the name of what makes them."""
+    return {
+        x["metadata"]["name"]: x["spec"]["template"]["spec"]
+        for x in rendered(name)
+        if x["kind"] in ("Deployment", "StatefulSet", "Job")
+    }
+
+
+def ours(name: str) -> dict[str, dict[str, Any]]:
+    """Those that run the gateway's image."""
+    return {
+        key: spec
+        for key, spec in pods(name).items()
+        if spec["containers"][0]["image"].startswith("gateway:")
+    }
+
+
+def test_there_are_three_sets() -> None:
+    assert SETS == ["external", "large", "small"]
+
+
+@needs_helm
+@pytest.mark.parametrize("name", SETS)
+def test_helm_lints_it_strictly(name: str) -> None:
+    done = helm("lint", "--strict", CHART, "--values", CHART / f"ci/{name}-values.yaml")
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@needs_helm
+@needs_kubeconform
+@pytest.mark.parametrize("name", SETS)
+def test_kubernetes_takes_it(name: str) -> None:
+    [some] = [f for f in files("kubernetes-validate") or [] if str(f).endswith(SCHEMA)]
+    folder = Path(str(some.locate())).parent
+    text = yaml.safe_dump_all(rendered(name))
+    done = subprocess.run(
+        [
+            *(str(KUBECONFORM), "-strict", "-summary", "-skip", ",".join(OPERATORS)),
+            *("-schema-location", f"{folder}/{{{{.ResourceKind}}}}{{{{.KindSuffix}}}}.json", "-"),
+        ],
+        input=text, capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "Valid: 0" not in done.stdout
+
+
+@needs_helm
+@pytest.mark.parametrize("name", SETS)
+def test_every_setting_that_it_sets_exists(name: str) -> None:
+    [config] = of(name, "ConfigMap").values()
+    plain = set(config["data"])
+    named = {
+        entry["name"].removesuffix("_FILE")
+        for spec in ours(name).values()
+        for container in spec["containers"]
+        for entry in container["env"]
+    } - {"POD_IP"}
+    assert plain | named <= names_read(), sorted((plain | named) - names_read())
+    assert not plain & (named - {"ALLOWED_HOSTS"}), "said twice"
+    for value in config["data"].values():
+        assert isinstance(value, str)
+
+
+@needs_helm
+@pytest.mark.parametrize("name", SETS)
+def test_each_queue_is_taken(name: str) -> None:
+    taken = [
+        queue
+        for key, deployment in of(name, "Deployment").items()
+        if "-worker-" in key and deployment["spec"].get("replicas", 1)
+        for argument in deployment["spec"]["template"]["spec"]["containers"][0]["args"]
+        if argument.startswith("--queues=")
+        for queue in argument.removeprefix("--queues=").split(",")
+    ]
+    assert sorted(taken) == sorted(queues.NAMES)
+
+
+@needs_helm
+@pytest.mark.parametrize("name", SETS)
+def test_pods_have_no_rights_and_write_nowhere(name: str) -> None:
+    for key, spec in pods(name).items():
+        assert spec["securityContext"]["runAsNonRoot"] is True, key
+        assert spec["automountServiceAccountToken"] is False, key
+        for container in spec["containers"]:
+            allowed = container["securityContext"]
+            assert allowed["readOnlyRootFilesystem"] is True, key
+            assert allowed["allowPrivilegeEscalation"] is False, key
+            assert allowed["capabilities"] == {"drop": ["ALL"]}, key
+            assert container["resources"]["limits"]["memory"], key
+
+
+@needs_helm
+@pytest.mark.parametrize("name", SETS)
+def test_no_secret_is_in_it(name: str) -> None:
+    assert not of(name, "Secret")
+    for spec in ours(name).values():
+        for container in spec["containers"]:
+            for entry in container["env"]:
+                if entry["name"].endswith("_FILE"):
+                    assert entry["value"].startswith("/run/secrets/gateway/")
+
+
+@needs_helm
+def test_a_pod_has_time_to_stop() -> None:
+    web = pods("large")["gw-web"]
+    [config] = of("large", "ConfigMap").values()
+    drain = float(config["data"]["DRAIN_SECONDS"])
+    stop = drain + web_process.LINGER_SECONDS + __main__.GRACEFUL_SECONDS
+    assert stop + 10 <= web["terminationGracePeriodSeconds"]
+    probe = web["containers"][0]["readinessProbe"]
+    assert probe["periodSeconds"] * probe["failureThreshold"] < drain
+    paths = {
+        web["containers"][0][f"{kind}Probe"]["httpGet"]["path"]
+        for kind in ("startup", "readiness", "liveness")
+    }
+    assert paths == {"/health/live", "/health/ready"}
+
+
+@needs_helm
+def test_beat_is_one_and_migrations_come_first() -> None:
+    beat = of("large", "Deployment")["gw-beat"]
+    assert (beat["spec"]["replicas"], beat["spec"]["strategy"]) == (1, {"type": "Recreate"})
+    job = of("large", "Job")["gw-migrate"]
+    hooks = job["metadata"]["annotations"]
+    assert hooks["helm.sh/hook"] == "pre-install,pre-upgrade"
+    config = of("large", "ConfigMap")["gw"]["metadata"]["annotations"]
+    assert int(config["helm.sh/hook-weight"]) < int(hooks["helm.sh/hook-weight"])
+
+
+@needs_helm
+def test_it_grows_by_cpu_and_by_what_waits() -> None:
+    metrics = {
+        name: [one["type"] for one in x["spec"]["metrics"]]
+        for name, x in of("large", "HorizontalPodAutoscaler").items()
+    }
+    assert metrics == {
+        "gw-web": ["Resource"],
+        "gw-worker-detection": ["External"],
+        "gw-worker-webhooks": ["External"],
+    }
+    for name in metrics:  # else each deployment would take the replicas back
+        assert "replicas" not in of("large", "Deployment")[name]["spec"]
+
+
+@needs_helm
+def test_sockets_and_addresses_come_through_the_ingress() -> None:
+    ingress = of("external", "Ingress")["gw"]
+    timeout = ingress["metadata"]["annotations"]["nginx.ingress.kubernetes.io/proxy-read-timeout"]
+    assert int(timeout) > 60
+    assert of("external", "ConfigMap")["gw"]["data"]["TRUSTED_PROXY_HOPS"] == "2"
+
+
+@needs_helm
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ("web.replicas=-1", "replicas"),
+        ("secret.keys={SECRET_KEY}", "keys"),
+        ("workers.rest.queues={nonsense}", "queues"),
+        ("host=https://gateway.example", "host"),
+        ("ingres.enabled=true", "ingres"),
+        ("engine.enabled=false", "engine.url"),
+    ],
+)
+def test_values_that_cannot_be_right_are_refused(values: str, words: str) -> None:
+    done = helm("template", "gw", CHART, "--set", values)
+    assert done.returncode != 0
+    assert words in done.stderr
+
+
+def test_its_rules_are_those_of_the_monitoring() -> None:
+    for path in (ROOT / "deploy/monitoring/rules").glob("*.yml"):
+        assert (CHART / "rules" / path.name).read_text() == path.read_text(), (
+            f"cp {path.relative_to(ROOT)} deploy/chart/rules/"
+        )
+
+
+def test_its_version_is_that_of_the_code() -> None:
+    from gateway_project import __version__
+
+    assert yaml.safe_load((CHART / "Chart.yaml").read_text())["appVersion"] == __version__
+
+
+def test_the_schema_knows_each_value() -> None:
+    schema = json.loads((CHART / "values.schema.json").read_text())
+    values = yaml.safe_load((CHART / "values.yaml").read_text())
+    assert set(values) == set(schema["properties"]) - {"global"}
+    for name, value in values.items():
+        known = schema["properties"][name].get("properties")
+        if known:
+            assert set(value) <= set(known), name
+
+
+def test_the_exporter_of_workers_exists() -> None:
+    text = (CHART / "templates/workers.yaml").read_text()
+    [module] = re.findall(r"-m, ([\w.]+),", text)
+    assert (ROOT / f"{module.replace('.', '/')}.py").exists()
