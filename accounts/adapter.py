@@ -7,24 +7,30 @@ from smtplib import SMTPException
 from typing import Any
 
 from allauth.account.adapter import DefaultAccountAdapter
+from allauth.account.internal.flows.login import get_authentication_records
 from allauth.account.models import EmailAddress
 from allauth.mfa.adapter import DefaultMFAAdapter
+from allauth.socialaccount.adapter import DefaultSocialAccountAdapter
+from allauth.socialaccount.models import SocialLogin
 from allauth.usersessions.models import UserSession
 from django.conf import settings
 from django.contrib import messages
 from django.http import HttpRequest
 from django_ratelimit.exceptions import Ratelimited
 
-from accounts import lockout, services
-from accounts.models import User, normal_email
+from accounts import lockout, people, services
+from accounts.models import Invitation, User, normal_email
 from accounts.services import Actor
 from gateway_project.core import encryption, errors
 from gateway_project.core.context import context_of
 from gateway_project.core.ratelimit import get_limiter, per_hour
+from gateway_project.core.stores import database
 from gateway_project.core.telemetry.logging import get_logger
 from gateway_project.core.telemetry.metrics import bound_reached
 
 log = get_logger("gateway.accounts")
+INVITED = "invited"
+"""In the session: the address whose invitation was opened."""
 
 
 def actor_of(request: HttpRequest, email: str) -> Actor:
@@ -35,6 +41,12 @@ def actor_of(request: HttpRequest, email: str) -> Actor:
 def send_confirmation(request: HttpRequest, user: User) -> None:
     """Mail the link that confirms a new account's address. A mail that fails is only logged."""
     EmailAddress.objects.get(user=user, primary=True).send_confirmation(request, signup=True)
+
+
+def send_invitation(request: HttpRequest, invitation: Invitation, url: str) -> bool:
+    """Mail the link; False when it could not be sent, which the page says then."""
+    context = {"invitation": invitation, "url": url, "request": request}
+    return AccountAdapter(request).send_mail("accounts/email/invitation", invitation.email, context)
 
 
 class AccountAdapter(DefaultAccountAdapter):  # type: ignore[misc]
@@ -57,6 +69,14 @@ class AccountAdapter(DefaultAccountAdapter):  # type: ignore[misc]
         services.join(user, actor=actor_of(request, user.email))
         return user
 
+    def is_email_verified(self, request: HttpRequest, email: str) -> bool:
+        """Whether the mailbox was opened already: by the link of an invitation.
+
+        Not allauth's `stash_verified_email`, which gives the address to whoever registers, as one
+        more of theirs.
+        """
+        return bool(request.session.get(INVITED) == normal_email(email))
+
     def confirm_email(self, request: HttpRequest, email_address: EmailAddress) -> bool:
         confirmed = bool(super().confirm_email(request, email_address))
         if confirmed:
@@ -75,6 +95,12 @@ class AccountAdapter(DefaultAccountAdapter):  # type: ignore[misc]
     def login(self, request: HttpRequest, user: User) -> None:
         """Sign them in; of all their sessions the latest `SESSIONS_PER_USER_MAX` go on."""
         super().login(request, user)
+        if user.email_confirmed_at is None:  # by an invitation, or by who signed them in
+            known = EmailAddress.objects.filter(user=user, email=user.email, verified=True)
+            if known.exists():
+                services.confirm_email(user, actor=actor_of(request, user.email))
+        methods = [record["method"] for record in get_authentication_records(request, user)]
+        people.tell(user, "person.signed_in", actor_of(request, user.email), methods=methods)
         mine = UserSession.objects.filter(user=user).order_by("-pk")  # without this one as yet
         for oldest in mine[settings.SESSIONS_PER_USER_MAX - 1 :]:
             bound_reached.labels("sessions").inc()
@@ -87,16 +113,31 @@ class AccountAdapter(DefaultAccountAdapter):  # type: ignore[misc]
             raise Ratelimited from limited
 
     def authentication_failed(self, request: HttpRequest, **credentials: Any) -> None:
-        lockout.note_failure(_account(credentials), self.get_client_ip(request))
+        account = _account(credentials)
+        lockout.note_failure(account, self.get_client_ip(request))
+        known = User.objects.filter(email=normal_email(account)).first()
+        if known is not None:  # else it is nobody's trail
+            people.tell(known, "person.sign_in_refused", actor_of(request, known.email))
 
-    def send_mail(self, template_prefix: str, email: str, context: dict[str, Any]) -> None:
-        """Send it, unless the address had `MAILS_PER_HOUR` from us: forms name whom they like."""
+    def send_notification_mail(
+        self, template_prefix: str, user: User, context: Any = None, email: str | None = None
+    ) -> None:
+        """Of a password, an address or a second factor that was changed: it is audited as well."""
+        super().send_notification_mail(template_prefix, user, context, email)
+        what = template_prefix.rpartition("/")[2]
+        people.tell(user, f"person.{what}", actor_of(self.request, user.email))
+
+    def send_mail(self, template_prefix: str, email: str, context: dict[str, Any]) -> bool:
+        """Send it, unless the address had `MAILS_PER_HOUR` from us: forms name whom they like.
+
+        Whether it was sent.
+        """
         name = hashlib.sha256(normal_email(email).encode()).hexdigest()[:32]
         limit = per_hour("mail", f"{{mail:{name}}}", settings.MAILS_PER_HOUR)
         if settings.RATE_LIMIT_ENABLED and get_limiter().check_sync((limit,), (1,)).denied:
             bound_reached.labels("mails").inc()
             log.warning("mail_withheld", template=template_prefix)
-            return
+            return False
         # The account is there whatever becomes of the mail, which can be asked for again.
         try:
             super().send_mail(template_prefix, email, context)
@@ -107,6 +148,37 @@ class AccountAdapter(DefaultAccountAdapter):  # type: ignore[misc]
                 "We could not send the e-mail just now. Try again in a few minutes.",
                 fail_silently=True,  # the API has no place for it
             )
+            return False
+        return True
+
+
+class SocialAccountAdapter(DefaultSocialAccountAdapter):  # type: ignore[misc]
+    """Who signs in by the provider that the operator set (`OIDC_ISSUER`)."""
+
+    def save_user(self, request: HttpRequest, sociallogin: SocialLogin, form: Any = None) -> User:
+        """Register as everybody is, without a password."""
+        user: User = sociallogin.user
+        user.email = user.username = normal_email(user.email)
+        user.set_unusable_password()
+        services.join(user, user.first_name, actor=actor_of(request, user.email))
+        sociallogin.save(request)
+        return user
+
+    def get_requests_session(self) -> Any:
+        database.let_go()  # it is about to wait for the provider
+        return super().get_requests_session()
+
+    def on_authentication_error(
+        self,
+        request: HttpRequest,
+        provider: Any,
+        error: Any = None,
+        exception: Exception | None = None,
+        extra_context: Any = None,
+    ) -> None:
+        log.warning(
+            "single_sign_on_failed", error=str(error or ""), exception=type(exception).__name__
+        )
 
 
 class MFAAdapter(DefaultMFAAdapter):  # type: ignore[misc]

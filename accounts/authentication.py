@@ -345,6 +345,8 @@ def policies_of(key: ApiKey) -> tuple[Policy, ...]:
         return ()
     limits = effective_limits(key)
     tenant = f"{{{key.workspace_id}}}"
+    if key.is_test:
+        tenant += ":test"  # counters of their own: the workspace's are not touched
     # A successor goes on in its predecessor's counters: rotating buys nothing.
     subject = f"{tenant}:{key.limit_subject or key.pk}"
     failure = settings.RATE_LIMIT_FAILURE_POLICY

@@ -6,13 +6,15 @@ sends anything; the webhooks app reads the outbox.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any, NamedTuple
+from urllib.parse import urlsplit
 from uuid import UUID
 
 import orjson
 from django.db import connection
+from django.db.models import Model
 
 from accounts.models import AuditEvent, OutboxEvent, Workspace
 from gateway_project.core import clock
@@ -102,6 +104,33 @@ def event(
     if api_key_id is not None:
         body["api_key_id"] = str(api_key_id)
     return NewEvent(event_id, workspace_id, event_type, body, deliver_to, now)
+
+
+def changes_of(row: Model, changes: Mapping[str, Any]) -> dict[str, list[Any]]:
+    """`{field: [before, after]}` of those `changes` that are any, as the audit trail takes them.
+
+    Ask before they are made.
+    """
+    return {
+        field: [_plain(getattr(row, field), field), _plain(value, field)]
+        for field, value in changes.items()
+        if getattr(row, field) != value
+    }
+
+
+def address_without_secrets(url: str) -> str:
+    """A receiver's address as it may be told: a query or a name before @ may hold a token."""
+    parts = urlsplit(url)
+    more = "?…" if parts.query else ""
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}{more}"
+
+
+def _plain(value: Any, field: str) -> Any:
+    if field == "url":
+        return address_without_secrets(value)
+    if isinstance(value, datetime):
+        return utc_text(value)
+    return value if isinstance(value, bool | int | float | list | None) else str(value)
 
 
 def audit(

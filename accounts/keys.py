@@ -1,8 +1,9 @@
 """The text of an API key and its digest. Pure: no model, no settings.
 
-`gw_live_<32 base62><6 base62 of CRC32>`: the prefix lets leak scanners find a key, the checksum
-lets us refuse a typo without asking the database. What is stored is an HMAC-SHA256 with a pepper
-that lives outside the database; the pepper's version is stored with it, so that it can be changed.
+`gw_live_<32 base62>_<6 base62 of CRC32>`, or `gw_test_…` for a key that never bills: the prefix
+lets leak scanners find a key, the checksum lets us refuse a typo without asking the database. What
+is stored is an HMAC-SHA256 with a pepper that lives outside the database; the pepper's version is
+stored with it, so that it can be changed.
 """
 
 from __future__ import annotations
@@ -13,10 +14,10 @@ import secrets
 import zlib
 from dataclasses import dataclass
 
-PREFIX = "gw_live_"
+PREFIX, TEST_PREFIX = "gw_live_", "gw_test_"
 SECRET_CHARS = 32  # 190 bits
 ALPHABET = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
-KEY = re.compile(r"gw_live_([0-9A-Za-z]{22,64})_([0-9A-Za-z]{6})\Z")
+KEY = re.compile(r"(gw_live_|gw_test_)([0-9A-Za-z]{22,64})_([0-9A-Za-z]{6})\Z")
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,14 +53,14 @@ class Peppers:
         return [hmac.digest(pepper, raw, "sha256").hex() for _, pepper in self.by_version]
 
 
-def make_key() -> str:
+def make_key(prefix: str = PREFIX) -> str:
     secret = "".join(secrets.choice(ALPHABET) for _ in range(SECRET_CHARS))
-    return f"{PREFIX}{secret}_{checksum(secret)}"
+    return f"{prefix}{secret}_{checksum(secret, prefix)}"
 
 
-def checksum(secret: str) -> str:
+def checksum(secret: str, prefix: str = PREFIX) -> str:
     """Six base62 digits of the CRC32 of the prefix and secret, zero-padded."""
-    number = zlib.crc32(f"{PREFIX}{secret}".encode())
+    number = zlib.crc32(f"{prefix}{secret}".encode())
     digits = ""
     for _ in range(6):
         number, rest = divmod(number, 62)
@@ -70,4 +71,7 @@ def checksum(secret: str) -> str:
 def is_well_formed(text: str) -> bool:
     """Whether `text` has the shape of a key and its checksum fits; says nothing of its validity."""
     match = KEY.match(text)
-    return match is not None and hmac.compare_digest(checksum(match[1]), match[2])
+    if match is None:
+        return False
+    prefix, secret, check = match.groups()
+    return hmac.compare_digest(checksum(secret, prefix), check)

@@ -21,7 +21,7 @@ from gateway_project.core.stores.deletion import Deletable, Living
 
 PEOPLE = "people"
 """The bus' channel for users who changed: each word is an id, or `*`."""
-SCOPES = ("detect", "batch", "webhooks", "usage:read", "keys:write")
+SCOPES = ("detect", "batch", "webhooks", "usage:read", "keys:write", "audit:read")
 DEFAULT_SCOPES = SCOPES[:4]
 KEYS_AT_FULL_SPEED = 5
 """So many keys' minutes a workspace has together, where its plan says nothing else."""
@@ -121,6 +121,11 @@ class Plan(models.Model):
         help_text="Caps each key, and is the day quota of the whole workspace."
     )
     log_days = models.PositiveIntegerField(help_text="How far back the request log can be read.")
+    audit_days = models.PositiveIntegerField(
+        default=90,
+        db_default=90,
+        help_text="How far back members and keys can read who did what.",
+    )
     workspace_rate_limit_per_minute = models.PositiveIntegerField(
         null=True,
         blank=True,
@@ -186,6 +191,11 @@ class Workspace(Deletable):
         editable=False,
         help_text="Types that its active webhooks ask for; kept by the webhooks app.",
     )
+    requires_two_factors = models.BooleanField(
+        default=False,
+        db_default=False,
+        help_text="Members see it only once they have a second factor or a passkey.",
+    )
     members = models.ManyToManyField(User, through="Membership", related_name="workspaces")
     created_at = models.DateTimeField(default=clock.now, editable=False)
 
@@ -228,10 +238,13 @@ class Workspace(Deletable):
 
 class Membership(models.Model):
     class Role(models.TextChoices):
-        OWNER = "owner"
-        ADMIN = "admin"
-        MEMBER = "member"
-        VIEWER = "viewer"
+        """What each may do: `accounts.people.MAY`."""
+
+        OWNER = "owner", "Owner"
+        ADMIN = "admin", "Admin"
+        MEMBER = "member", "Developer"
+        VIEWER = "viewer", "Read-only"
+        AUDITOR = "auditor", "Auditor"
 
     user = models.ForeignKey(User, on_delete=models.CASCADE, related_name="memberships")
     workspace = models.ForeignKey(Workspace, on_delete=models.CASCADE, related_name="memberships")
@@ -245,6 +258,84 @@ class Membership(models.Model):
 
     def __str__(self) -> str:
         return f"{self.user} in {self.workspace} as {self.role}"
+
+
+class Invitation(models.Model):
+    """A place in a workspace for whoever has the address. Its link is known to their mailbox alone.
+
+    `token_hash` is SHA-256 of the link's token. It is open until it is accepted, withdrawn, or past
+    `expires_at`.
+    """
+
+    id = models.UUIDField(primary_key=True, default=new_id, editable=False)
+    workspace = models.ForeignKey(Workspace, on_delete=models.CASCADE, related_name="invitations")
+    email = models.EmailField("e-mail")
+    role = models.CharField(max_length=10, choices=Membership.Role)
+    token_hash = models.CharField(max_length=64, unique=True, editable=False)
+    invited_by = models.CharField(max_length=254)
+    created_at = models.DateTimeField(default=clock.now, db_default=Now(), editable=False)
+    sent_at = models.DateTimeField(default=clock.now, db_default=Now())
+    expires_at = models.DateTimeField()
+    accepted_at = models.DateTimeField(null=True)
+    withdrawn_at = models.DateTimeField(null=True)
+
+    class Meta:
+        ordering = ["-id"]
+        constraints = [
+            models.UniqueConstraint(
+                fields=["workspace", "email"],
+                name="invitation_open_once",
+                condition=Q(accepted_at=None, withdrawn_at=None),
+            ),
+        ]
+        indexes = [
+            models.Index(
+                fields=["email"],
+                name="invitation_email",
+                condition=Q(accepted_at=None, withdrawn_at=None),
+            ),
+            models.Index(fields=["expires_at"], name="invitation_expiry"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.email} to {self.workspace_id} as {self.role}"
+
+    @property
+    def is_open(self) -> bool:
+        return self.accepted_at is None and self.withdrawn_at is None and not self.is_expired
+
+    @property
+    def is_expired(self) -> bool:
+        return self.expires_at <= clock.now()
+
+
+class WorkspaceDomain(models.Model):
+    """A domain of which a workspace says that it is its own, and proves it by a TXT record.
+
+    Whoever has a confirmed address at one that is verified may join with `role`.
+    """
+
+    id = models.UUIDField(primary_key=True, default=new_id, editable=False)
+    workspace = models.ForeignKey(Workspace, on_delete=models.CASCADE, related_name="domains")
+    domain = models.CharField(max_length=253)
+    role = models.CharField(max_length=10, choices=Membership.Role, default=Membership.Role.VIEWER)
+    token = models.CharField(max_length=64, editable=False)
+    verified_at = models.DateTimeField(null=True)
+    created_at = models.DateTimeField(default=clock.now, db_default=Now(), editable=False)
+
+    class Meta:
+        ordering = ["domain"]
+        constraints = [
+            models.UniqueConstraint(fields=["workspace", "domain"], name="domain_once"),
+            models.UniqueConstraint(
+                fields=["domain"],
+                name="domain_of_one",
+                condition=Q(verified_at__isnull=False),
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return self.domain
 
 
 def ended_by(at: datetime) -> Q:
@@ -325,6 +416,22 @@ class ApiKey(models.Model):
         editable=False,
         help_text="The playground's: short-lived, hidden from lists.",
     )
+    is_test = models.BooleanField(
+        default=False,
+        db_default=False,
+        editable=False,
+        help_text="Takes nothing of the workspace's quota, and has a trial's limits.",
+    )
+    tags = models.JSONField(
+        default=list, db_default=models.Value([], models.JSONField()), blank=True
+    )
+    owner = models.CharField(
+        max_length=254,
+        blank=True,
+        default="",
+        db_default="",
+        help_text="The e-mail address of who looks after it.",
+    )
     created_at = models.DateTimeField(default=clock.now, editable=False)
 
     objects = ApiKeyQuerySet.as_manager()
@@ -384,12 +491,13 @@ def effective_limits(key: ApiKey) -> Limits:
     """What is enforced.
 
     A workspace without a confirmed e-mail is on trial: however many keys it makes, they share the
-    trial's minute and day. A key that operators raised above its workspace's minute has its own.
+    trial's minute and day. So do the test keys of any workspace, among themselves. A key that
+    operators raised above its workspace's minute has its own.
     """
     minute, day = key.rate_limit_per_minute, key.rate_limit_per_day
     workspace_day = key.workspace.day_quota
     workspace_minute = key.workspace.minute_limit
-    if not key.workspace.is_confirmed:
+    if not key.workspace.is_confirmed or key.is_test:
         minute = min(minute, settings.TRIAL_RATE_LIMIT_PER_MINUTE)
         workspace_minute = min(workspace_minute, settings.TRIAL_RATE_LIMIT_PER_MINUTE)
         day = min(day, settings.TRIAL_RATE_LIMIT_PER_DAY)
@@ -643,10 +751,28 @@ class AuditEvent(AppendOnly):
     client_ip = models.GenericIPAddressField(null=True, blank=True)
     request_id = models.CharField(max_length=36, blank=True, default="")
     details = models.JSONField(default=dict, blank=True)
+    number = models.PositiveBigIntegerField(
+        null=True, editable=False, help_text="In the chain of its workspace; empty: not sealed yet."
+    )
+    digest = models.CharField(
+        max_length=64,
+        blank=True,
+        default="",
+        db_default="",
+        editable=False,
+        help_text="SHA-256 of the row and of the digest before it (`accounts/audit.py`).",
+    )
 
     class Meta:
         ordering = ["-at"]
         indexes = [
+            models.Index(fields=["id"], name="audit_unsealed", condition=Q(number=None)),
+            models.Index(fields=["workspace", "-at", "-id"], name="audit_workspace_time"),
+            models.Index(
+                fields=["workspace", "number"],
+                name="audit_chain",
+                condition=Q(number__isnull=False),
+            ),
             models.Index(fields=["action", "at"], name="audit_action_time"),
             models.Index(fields=["actor", "at"], name="audit_actor_time"),
             models.Index(fields=["target", "at"], name="audit_target_time"),
@@ -655,6 +781,17 @@ class AuditEvent(AppendOnly):
 
     def __str__(self) -> str:
         return f"{self.action} by {self.actor}"
+
+
+class AuditChain(models.Model):
+    """The end of a workspace's chain of audit rows; of id 0: of those that belong to none."""
+
+    id = models.UUIDField(primary_key=True)
+    number = models.PositiveBigIntegerField(db_default=0, default=0)
+    digest = models.CharField(max_length=64, blank=True, db_default="", default="")
+
+    def __str__(self) -> str:
+        return f"{self.number} of {self.pk}"
 
 
 class QuotaNotice(models.Model):

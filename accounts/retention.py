@@ -22,6 +22,7 @@ from accounts.models import (
     ApiKey,
     AuditEvent,
     IdempotencyRecord,
+    Invitation,
     Parked,
     QuotaNotice,
     ScoreRollup,
@@ -35,6 +36,8 @@ from gateway_project.core import clock
 from gateway_project.core.stores.sweeps import Round, delete_rows, some_of
 
 BATCHES_REMEMBERED = timedelta(days=1)
+INVITATIONS_KEPT = timedelta(days=30)
+"""After their link has ended."""
 SESSION_KEYS_KEPT = timedelta(hours=1)
 
 
@@ -59,6 +62,8 @@ def _past(now: datetime) -> Iterator[QuerySet[Any]]:
     yield IdempotencyRecord.objects.filter(created_at__lt=now - idempotency.KEPT).order_by(
         "created_at"
     )
+    closed = now - INVITATIONS_KEPT
+    yield Invitation.objects.filter(expires_at__lt=closed).order_by("expires_at")
     yield Parked.objects.filter(created_at__lt=now - parking.KEPT).order_by("created_at")
     if (begins := _begin(now, settings.AUDIT_RETENTION_DAYS)) is not None:
         yield AuditEvent.objects.filter(at__lt=begins).order_by("at")

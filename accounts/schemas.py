@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 from datetime import UTC, date, datetime
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 from uuid import UUID
 
 from django.contrib.auth.password_validation import validate_password
@@ -25,7 +25,7 @@ from gateway_project.core.api.endpoint import Asked, Body
 from gateway_project.core.api.fields import Moment, Time
 from gateway_project.core.api.pagination import Paging
 
-Scope = Literal["detect", "batch", "webhooks", "usage:read", "keys:write"]
+Scope = Literal["detect", "batch", "webhooks", "usage:read", "keys:write", "audit:read"]
 Limit = Annotated[int, Field(ge=1, le=2_000_000_000)]
 
 
@@ -74,6 +74,11 @@ class RevokeQuery(Asked):
     key_id: UUID | None = Field(None, description="Without it: the calling key.")
 
 
+Tag = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=40)]
+Tags = Annotated[list[Tag], Field(max_length=10)]
+Owner = Annotated[str, StringConstraints(strip_whitespace=True, max_length=254)]
+
+
 class KeyRequest(Body):
     name: Name = "API key"
     scopes: Annotated[list[Scope], Field(min_length=1)] | None = None
@@ -81,6 +86,11 @@ class KeyRequest(Body):
     expires_at: Future | None = None
     rate_limit_per_minute: Limit | None = None
     rate_limit_per_day: Limit | None = None
+    tags: Tags = []
+    owner: Owner = Field("", description="Who looks after it, such as an e-mail address.")
+    is_test: bool = Field(
+        False, description="A `gw_test_…` key: never billed, and with a trial's limits."
+    )
 
 
 class KeyPatch(Body):
@@ -90,6 +100,8 @@ class KeyPatch(Body):
     expires_at: Future | None = None
     rate_limit_per_minute: Limit | None = None
     rate_limit_per_day: Limit | None = None
+    tags: Tags | None = None
+    owner: Owner | None = None
 
 
 class UserView(BaseModel):
@@ -147,6 +159,9 @@ class KeyView(BaseModel):
     replaced_by: UUID | None
     last_used_at: Time | None
     last_used_ip: str | None
+    tags: list[str]
+    owner: str
+    is_test: bool
 
     @classmethod
     def of(cls, key: ApiKey, /, **more: str) -> KeyView:
@@ -168,6 +183,9 @@ class KeyView(BaseModel):
             replaced_by=key.replaced_by_id,
             last_used_at=key.last_used_at,
             last_used_ip=key.last_used_ip,
+            tags=key.tags,
+            owner=key.owner,
+            is_test=key.is_test,
             **more,
         )
 
@@ -320,4 +338,49 @@ class LoggedRequests(BaseModel):
 
 class KeyList(BaseModel):
     results: list[KeyView]
+    next: str | None
+
+
+class AuditQuery(Paging):
+    model_config = ConfigDict(extra="forbid")
+
+    action: Annotated[str, StringConstraints(max_length=60)] = Field(
+        "", description="One, or the beginning of several with a dot at its end: `key.`"
+    )
+    actor: Annotated[str, StringConstraints(max_length=254)] = ""
+    target: Annotated[str, StringConstraints(max_length=100)] = Field(
+        "", description="An id, an address or a name."
+    )
+    since: Moment | None = Field(None, description="With its offset, or Z; inclusive.")
+    until: Moment | None = Field(None, description="Likewise; exclusive.")
+
+    @model_validator(mode="after")
+    def _in_order(self) -> AuditQuery:
+        if self.since and self.until and self.since >= self.until:
+            raise ValueError("since must lie before until")
+        return self
+
+
+class AuditRecord(BaseModel):
+    """Who did what. `changes` has `[before, after]` of each field; no secret and no text is in it.
+
+    `number` and `digest` are its place in the workspace's chain; null and empty for some seconds.
+    """
+
+    id: UUID
+    number: int | None
+    at: Time
+    action: str
+    actor: str = Field(description="An e-mail address, `key gw_live_…`, or a command.")
+    target: str
+    client_ip: str | None
+    request_id: str | None
+    changes: dict[str, list[Any]]
+    details: dict[str, Any]
+    digest: str
+
+
+@extend_schema_serializer(many=False)
+class AuditRecords(BaseModel):
+    results: list[AuditRecord]
     next: str | None

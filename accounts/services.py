@@ -16,7 +16,7 @@ from django.db import IntegrityError, transaction
 from django.utils.text import slugify
 
 from accounts import authentication, keys
-from accounts.events import audit
+from accounts.events import audit, changes_of
 from accounts.models import (
     DEFAULT_SCOPES,
     ApiKey,
@@ -27,6 +27,7 @@ from accounts.models import (
     normal_email,
 )
 from gateway_project.core import clock, errors
+from gateway_project.core.clock import utc_text
 from gateway_project.core.context import RequestContext
 from gateway_project.core.telemetry.metrics import bound_reached
 
@@ -90,13 +91,14 @@ def join(user: User, name: str = "", *, actor: Actor) -> Workspace:
                 user.save(force_insert=True)
         except IntegrityError as exc:  # the same e-mail, at the same moment
             raise errors.EmailTaken from exc
-        workspace = _make_workspace(name or user.email.partition("@")[0])
+        workspace = new_workspace(name or user.email.partition("@")[0])
         Membership.objects.create(user=user, workspace=workspace, role=Membership.Role.OWNER)
         audit("user.registered", workspace=workspace, target=user.pk, **actor.fields())
     return workspace
 
 
-def _make_workspace(name: str) -> Workspace:
+def new_workspace(name: str) -> Workspace:
+    """Store one under a slug of its own; nobody is in it yet. Joins the caller's transaction."""
     base = slugify(name)[:40] or "workspace"
     slug = base
     while True:
@@ -186,6 +188,9 @@ def issue_key(
     limit_subject: UUID | None = None,
     detection_policy: dict[str, Any] | None = None,
     is_session: bool = False,
+    is_test: bool = False,
+    tags: Iterable[str] = (),
+    owner: str = "",
     within_plan: bool = False,
 ) -> tuple[ApiKey, str]:
     """Make a key. Returns it with its text, which is shown this once and stored nowhere.
@@ -194,7 +199,7 @@ def issue_key(
     (`check_within_plan`). `within_plan`: raise 409 when the workspace has as many keys as its plan
     gives; operators may go beyond.
     """
-    text = keys.make_key()
+    text = keys.make_key(keys.TEST_PREFIX if is_test else keys.PREFIX)
     plan = workspace.plan
     with transaction.atomic():
         if within_plan:
@@ -214,8 +219,20 @@ def issue_key(
             limit_subject=limit_subject,
             detection_policy=detection_policy or {},
             is_session=is_session,
+            is_test=is_test,
+            tags=list(tags),
+            owner=owner,
         )
-        audit("key.created", workspace=workspace, target=key.pk, **actor.fields())
+        audit(
+            "key.created",
+            workspace=workspace,
+            target=key.pk,
+            key_name=name,
+            prefix=key.prefix,
+            last4=key.last4,
+            scopes=key.scopes,
+            **actor.fields(),
+        )
     return key, text
 
 
@@ -334,6 +351,7 @@ def update_key(
             per_minute=changes.get("rate_limit_per_minute"),
             per_day=changes.get("rate_limit_per_day"),
         )
+    changed = changes_of(key, changes)
     for field, value in changes.items():
         setattr(key, field, value)
     with transaction.atomic():
@@ -342,7 +360,7 @@ def update_key(
             "key.changed",
             workspace=key.workspace,
             target=key.pk,
-            fields=sorted(changes),
+            changes=changed,
             **actor.fields(),
         )
     authentication.forget(key.pk)
@@ -370,6 +388,9 @@ def rotate_key(key: ApiKey, *, grace_seconds: int, actor: Actor) -> tuple[ApiKey
             rate_limit_per_day=key.rate_limit_per_day,
             limit_subject=key.limit_subject or key.pk,
             detection_policy=key.detection_policy,
+            is_test=key.is_test,
+            tags=key.tags,
+            owner=key.owner,
         )
         grace_until = clock.now() + timedelta(seconds=grace_seconds)
         if key.expires_at is not None:
@@ -387,6 +408,8 @@ def rotate_key(key: ApiKey, *, grace_seconds: int, actor: Actor) -> tuple[ApiKey
             workspace=key.workspace,
             target=key.pk,
             successor=str(successor.pk),
+            key_name=key.name,
+            grace_until=utc_text(grace_until),
             **actor.fields(),
         )
     key.refresh_from_db()
@@ -394,10 +417,42 @@ def rotate_key(key: ApiKey, *, grace_seconds: int, actor: Actor) -> tuple[ApiKey
     return successor, text
 
 
+def extend_grace(key: ApiKey, seconds: int, *, actor: Actor) -> datetime:
+    """Let a rotated key work so much longer, never beyond its own expiry; returns until when.
+
+    Raises 409 when it has stopped: a key that was refused once is not brought back.
+    """
+    with transaction.atomic():
+        held = ApiKey.objects.select_for_update(no_key=True).get(pk=key.pk)
+        if held.status != "grace" or held.grace_until is None:
+            raise errors.Conflict("This key is not in its grace any more. Use its successor.")
+        until = held.grace_until + timedelta(seconds=seconds)
+        if held.expires_at is not None:
+            until = min(until, held.expires_at)
+        ApiKey.objects.filter(pk=key.pk).update(grace_until=until)
+        audit(
+            "key.grace_extended",
+            workspace=key.workspace,
+            target=key.pk,
+            changes={"grace_until": [utc_text(held.grace_until), utc_text(until)]},
+            **actor.fields(),
+        )
+    authentication.forget(key.pk)
+    return until
+
+
 def revoke_key(key: ApiKey, *, actor: Actor) -> None:
     """Refuse the key from now on. Doing it twice is doing it once."""
     with transaction.atomic():
         revoked = ApiKey.objects.filter(pk=key.pk, revoked_at=None).update(revoked_at=clock.now())
         if revoked:
-            audit("key.revoked", workspace=key.workspace, target=key.pk, **actor.fields())
+            audit(
+                "key.revoked",
+                workspace=key.workspace,
+                target=key.pk,
+                key_name=key.name,
+                prefix=key.prefix,
+                last4=key.last4,
+                **actor.fields(),
+            )
     authentication.forget(key.pk)

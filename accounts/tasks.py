@@ -7,7 +7,7 @@ from celery.signals import worker_ready
 from django.conf import settings
 from django.core.cache import cache
 
-from accounts import retention
+from accounts import audit, retention
 from accounts.usage import events, partitions, stream
 from gateway_project.core import clock
 from gateway_project.core.stores import deletion
@@ -32,6 +32,12 @@ def _record_first_heartbeat(**_: Any) -> None:
 def drain_usage() -> int:
     """Write the batches that web processes left in the Redis stream."""
     return stream.drain() if settings.REDIS_URL else 0
+
+
+@shared_task(expires=10)
+def seal_audit() -> int:
+    """Number the new rows of the audit trail, and tell who listens to them."""
+    return audit.seal()
 
 
 @shared_task(expires=60)

@@ -1,7 +1,13 @@
 from django.urls import path
 
 from accounts.usage.views import RequestViewSet
-from accounts.views import AccountViewSet, KeyViewSet, LimitsViewSet, RegistrationViewSet
+from accounts.views import (
+    AccountViewSet,
+    AuditViewSet,
+    KeyViewSet,
+    LimitsViewSet,
+    RegistrationViewSet,
+)
 
 urlpatterns = [
     path(
@@ -12,6 +18,7 @@ urlpatterns = [
     path("auth/revoke", AccountViewSet.as_view({"delete": "revoke"}), name="accounts-revoke"),
     path("v1/limits", LimitsViewSet.as_view({"get": "retrieve"}), name="accounts-limits"),
     path("v1/keys", KeyViewSet.as_view({"get": "list", "post": "create"}), name="accounts-keys"),
+    path("v1/audit", AuditViewSet.as_view({"get": "list"}), name="accounts-audit"),
     path("v1/requests", RequestViewSet.as_view({"get": "list"}), name="accounts-requests"),
     path(
         "v1/requests/<uuid:request_id>",

@@ -8,10 +8,13 @@ from uuid import UUID
 from django.http import HttpRequest, HttpResponse
 from rest_framework.request import Request
 
-from accounts import services
+from accounts import audit, services
 from accounts.adapter import send_confirmation
 from accounts.models import DEFAULT_SCOPES
 from accounts.schemas import (
+    AuditQuery,
+    AuditRecord,
+    AuditRecords,
     KeyList,
     KeyPatch,
     KeyRequest,
@@ -46,6 +49,7 @@ from gateway_project.core.ratelimit import State, address_subject, per_hour
 REGISTRATIONS_PER_HOUR = 5
 ACCOUNT = ("account",)
 KEYS = ("keys",)
+AUDIT = ("audit",)
 
 
 class RegistrationViewSet(ControlPlaneViewSet):
@@ -199,6 +203,9 @@ class KeyViewSet(KeyedViewSet):
             expires_at=body.expires_at,
             rate_limit_per_minute=body.rate_limit_per_minute,
             rate_limit_per_day=body.rate_limit_per_day,
+            tags=body.tags,
+            owner=body.owner,
+            is_test=body.is_test,
             within_plan=True,
         )
         return reply(
@@ -249,6 +256,30 @@ class KeyViewSet(KeyedViewSet):
     def destroy(self, request: Request, id: UUID) -> HttpResponse:  # noqa: A002
         services.revoke_key(self.get_own_key(id), actor=self.actor)
         return reply(None, status=204)
+
+
+class AuditViewSet(KeyedViewSet):
+    @endpoint(
+        operation="listAudit",
+        summary="Who did what in the workspace, newest first",
+        description=(
+            "Of as many days as the plan keeps: keys, policies, webhooks, people, sign-ins, and "
+            "what the operators of this gateway did to the workspace."
+        ),
+        tags=AUDIT,
+        answer=AuditRecords,
+        scope="audit:read",
+        query=AuditQuery,
+        problems=[errors.NotFound],  # of a broken cursor
+    )
+    def list(self, request: Request) -> HttpResponse:
+        query = asked(request._request, AuditQuery)
+        wanted = audit.Wanted(query.action, query.actor, query.target, query.since, query.until)
+        among = audit.of_workspace(self.workspace())
+        found = audit.of_workspace(self.workspace(), wanted)
+        rows, following = page(request, found, ordering=("-at", "-id"), among=among)
+        results = [AuditRecord(**audit.shown(row)) for row in rows]
+        return reply(AuditRecords(results=results, next=following))
 
 
 class LimitsViewSet(DataPlaneViewSet):

@@ -1,4 +1,5 @@
-"""Staff's view of what lies parked. Its content may hold customers' texts, and is on no page."""
+"""Staff's view of background work and of what lies parked. What is parked may hold
+customers' texts, and is on no page."""
 
 from __future__ import annotations
 
@@ -7,11 +8,15 @@ from typing import Any
 from django.contrib import admin
 from django.db.models import QuerySet
 from django.http import HttpRequest
+from django_celery_beat.models import PeriodicTask
 
 from accounts.admin.actions import act
 from accounts.admin.lists import SuperusersAct, TimeRange, as_uuid, at
 from accounts.models import Parked, Workspace
 from gateway_project.staff import parked
+from gateway_project.staff.site import BackgroundWork
+
+admin.site.register(PeriodicTask, BackgroundWork)
 
 
 @admin.register(Parked)

@@ -311,6 +311,8 @@ INSTALLED_APPS = [
     "allauth",
     "allauth.account",
     "allauth.mfa",
+    "allauth.socialaccount",
+    "allauth.socialaccount.providers.openid_connect",
     "allauth.usersessions",
     "django_htmx",
     "corsheaders",
@@ -330,6 +332,7 @@ MIDDLEWARE = [
     "gateway_project.core.stores.database.release_before_answering",
     "gateway_project.core.api.error_pages.route_label",
     "gateway_project.core.api.error_pages.RefusedData",
+    "gateway_project.core.api.error_pages.RefusedMethods",
     "django.middleware.security.SecurityMiddleware",
     "servestatic.middleware.ServeStaticMiddleware",
     "gateway_project.core.api.error_pages.PageLimit",
@@ -342,6 +345,7 @@ MIDDLEWARE = [
     "allauth.account.middleware.AccountMiddleware",
     "allauth.usersessions.middleware.UserSessionsMiddleware",
     "django_htmx.middleware.HtmxMiddleware",
+    "portal.clocks.ReadersClock",
 ]
 ROOT_URLCONF = "gateway_project.urls"
 ASGI_APPLICATION = "gateway_project.asgi.application"
@@ -386,10 +390,39 @@ ACCOUNT_RATE_LIMITS = {
     "signup": None,
     "reset_password": "5/900s/key",
 }
+STAFF_TWO_FACTORS: bool = env.bool("STAFF_TWO_FACTORS", default=not IS_LOCAL)
 MFA_ADAPTER = "accounts.adapter.MFAAdapter"
-MFA_SUPPORTED_TYPES = ["totp", "recovery_codes"]
+MFA_SUPPORTED_TYPES = ["totp", "webauthn", "recovery_codes"]
+MFA_PASSKEY_LOGIN_ENABLED = True
+MFA_WEBAUTHN_ALLOW_INSECURE_ORIGIN = not HTTPS_ONLY  # browsers allow it on localhost alone
+# Of a change of the address that waits: nobody signs in before the one in use is confirmed.
+MFA_ALLOW_UNVERIFIED_EMAIL = True
 MFA_TOTP_ISSUER = "Gateway"
 MFA_TOTP_TOLERANCE = 1  # a clock may be half a minute off
+# One provider of OpenID Connect, which vouches for the addresses of its people.
+OIDC_ISSUER: str = env.str("OIDC_ISSUER", default="")
+OIDC_CLIENT_ID: str = env.str("OIDC_CLIENT_ID", default="")
+OIDC_CLIENT_SECRET: str = env.str("OIDC_CLIENT_SECRET", default="")
+OIDC_NAME: str = env.str("OIDC_NAME", default="single sign-on")
+SOCIALACCOUNT_ADAPTER = "accounts.adapter.SocialAccountAdapter"
+SOCIALACCOUNT_EMAIL_AUTHENTICATION = True  # who has an account with that address gets into it
+SOCIALACCOUNT_EMAIL_AUTHENTICATION_AUTO_CONNECT = True
+SOCIALACCOUNT_STORE_TOKENS = False
+SOCIALACCOUNT_PROVIDERS = {
+    "openid_connect": {
+        "APPS": [
+            {
+                "provider_id": "sso",
+                "name": OIDC_NAME,
+                "client_id": OIDC_CLIENT_ID,
+                "secret": OIDC_CLIENT_SECRET,
+                "settings": {"server_url": OIDC_ISSUER, "oauth_pkce_enabled": True},
+            }
+        ]
+        if OIDC_ISSUER
+        else []
+    }
+}
 PASSWORD_HASHERS = ["accounts.hashers.BoundedArgon2", "accounts.hashers.BCryptSHA256"]
 AUTH_PASSWORD_VALIDATORS = [
     {"NAME": f"django.contrib.auth.password_validation.{name}"}
@@ -541,6 +574,7 @@ CELERY_BEAT_SCHEDULE = {
     # What forgets and erases works in rounds of seconds, so that a backlog occupies no worker.
     "tend-usage-log": {"task": "accounts.tasks.tend_usage_log", "schedule": 60.0},
     "prune-accounts": {"task": "accounts.tasks.prune", "schedule": 60.0},
+    "seal-audit": {"task": "accounts.tasks.seal_audit", "schedule": 5.0},
     "erase-deleted": {"task": "accounts.tasks.erase_deleted", "schedule": 10.0},
     "prune-robin": {"task": "robin.tasks.prune", "schedule": 60.0},
     "announce-expiring-keys": {

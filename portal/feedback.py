@@ -10,7 +10,6 @@ from django.contrib import messages
 from django.http import Http404, HttpRequest, HttpResponse
 from django.shortcuts import redirect
 from django.urls import reverse
-from django.views.decorators.http import require_POST
 
 from accounts.models import UsageLog
 from detection.feedback import services
@@ -18,6 +17,7 @@ from detection.models import Feedback
 from gateway_project.core import errors
 from gateway_project.core.api.forms import Form
 from portal.members import Member, workspace_page
+from portal.posting import posts_for
 
 VERDICT_LABELS = {
     Feedback.Verdict.CORRECT: "Right",
@@ -55,8 +55,8 @@ def facts(member: Member, row: UsageLog) -> dict[str, object]:
     }
 
 
+@posts_for("portal-request")
 @workspace_page
-@require_POST
 def give(request: HttpRequest, member: Member, request_id: UUID) -> HttpResponse:
     member.must_change()
     form = FeedbackForm(request.POST)

@@ -3,40 +3,69 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
+from urllib.parse import urlencode
 from uuid import UUID
+
+from django.utils import timezone
 
 from accounts.usage import reports
 from gateway_project.core import clock
 from portal import plots
 
 
-def since(subject: UUID, first: datetime, period: str) -> dict[str, Any]:
-    """`{since, requests, flagged, errors, p95_ms, plots}` from the bucket at `first` until now.
+def since(
+    subject: UUID, first: datetime, period: str, *, log: str = "", before: datetime | None = None
+) -> dict[str, Any]:
+    """`{since, requests, flagged, refused, failed, errors, p95_ms, plots, before}` of the buckets
+    from `first` until now.
 
-    `p95_ms` is None without requests. One query.
+    `p95_ms` is None without requests. `before` has the same sums of the buckets from `before` to
+    `first`. `log` is the address of the request log, filtered to the subject, that the figures
+    lead to. One query.
     """
-    rows = reports.timeline(subject, first, period)
-    series = {row["at"]: row for row in rows}
+    rows = reports.timeline(subject, before or first, period)
     times = plots.buckets(first, clock.now(), period)
-    total = Counter[str]()
-    for row in rows:
-        total.update({name: row[name] for name in ("requests", "flagged", "errors")})
-    latency = [sum(counts) for counts in zip(*(row["latency"] for row in rows), strict=True)]
+    now = [row for row in rows if row["at"] >= first]
+    series = {row["at"]: row for row in now}
+
+    def link(begin: datetime, end: datetime) -> str:
+        return _narrowed(log, since=begin, until=end)
+
     return {
         "since": first,
-        "requests": total["requests"],
-        "flagged": total["flagged"],
-        "errors": total["errors"],
-        "p95_ms": reports.percentile(latency, 0.95) if latency else None,
+        **_sums(now),
         "plots": [
-            plots.requests_plot(times, series, period),
+            plots.requests_plot(times, series, period, link if log else None),
             plots.latency_plot(times, series, period),
         ],
+        "before": _sums([row for row in rows if row["at"] < first]),
+        "log": _narrowed(log, since=first) if log else "",
     }
 
 
-def recent(subject: UUID, length: timedelta, period: str) -> dict[str, Any]:
-    """`since`, of the stretch of `length` that ends now."""
-    return since(subject, reports.floor(clock.now() - length, period), period)
+def _sums(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    total = Counter[str]()
+    for row in rows:
+        total.update({name: row[name] for name in ("requests", "flagged", "errors", "failed")})
+    latency = [sum(counts) for counts in zip(*(row["latency"] for row in rows), strict=True)]
+    return {
+        **{name: total[name] for name in ("requests", "flagged", "errors", "failed")},
+        "refused": total["errors"] - total["failed"],
+        "p95_ms": reports.percentile(latency, 0.95) if latency else None,
+    }
+
+
+def _narrowed(log: str, **times: datetime) -> str:
+    """The log from and until these, as its form writes times."""
+    query = {name: f"{timezone.localtime(at):%Y-%m-%dT%H:%M}" for name, at in times.items()}
+    return f"{log}{'&' if '?' in log else '?'}{urlencode(query)}"
+
+
+def recent(subject: UUID, length: timedelta, period: str, *, log: str = "") -> dict[str, Any]:
+    """`since`, of the stretch of `length` that ends now, and of the one before it."""
+    now = clock.now()
+    first = reports.floor(now - length, period)
+    return since(subject, first, period, log=log, before=first - length)

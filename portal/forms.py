@@ -8,8 +8,9 @@ from typing import Any, cast
 from uuid import UUID
 
 from django import forms
+from django.core.validators import MaxValueValidator
 
-from accounts.models import DEFAULT_SCOPES, SCOPES, ApiKey, Plan
+from accounts.models import SCOPES, ApiKey, Plan
 from gateway_project.core import clock
 from gateway_project.core.api.forms import Form
 
@@ -19,9 +20,11 @@ SCOPE_LABELS = {
     "webhooks": "Manage webhooks",
     "usage:read": "Read the request log",
     "keys:write": "Manage keys and change their policies (give this to few)",
+    "audit:read": "Read who did what",
 }
 GRACE = (("0", "At once"), ("3600", "In 1 hour"), ("86400", "In 1 day"), ("604800", "In 7 days"))
 NETWORKS_MAX = 50
+TAGS_MAX, TAG_CHARS_MAX = 10, 40
 
 
 def moment_input() -> forms.DateTimeInput:
@@ -29,12 +32,28 @@ def moment_input() -> forms.DateTimeInput:
 
 
 class KeyForm(Form):
-    name = forms.CharField(max_length=100, initial="API key")
+    """A name is enough: the rest is folded, and has what a key of a program needs."""
+
+    FOLDED = (
+        "scopes",
+        "allowed_cidrs",
+        "expires_at",
+        "rate_limit_per_minute",
+        "rate_limit_per_day",
+    )
+
+    name = forms.CharField(max_length=100)
     scopes = forms.MultipleChoiceField(
         choices=[(scope, f"{scope}: {SCOPE_LABELS[scope]}") for scope in SCOPES],
-        initial=list(DEFAULT_SCOPES),
+        initial=["detect"],
         widget=forms.CheckboxSelectMultiple,
         error_messages={"required": "Choose at least one scope, or the key could do nothing."},
+    )
+    tags = forms.CharField(
+        required=False, max_length=450, help_text="With commas between, such as shop, eu."
+    )
+    owner = forms.CharField(
+        required=False, max_length=254, label="Owner", help_text="Who looks after it."
     )
     allowed_cidrs = forms.CharField(
         required=False,
@@ -44,21 +63,47 @@ class KeyForm(Form):
     )
     expires_at = forms.DateTimeField(
         required=False,
-        label="Expires (UTC)",
+        label="Expires",
         help_text="Empty: never.",
         widget=moment_input(),
     )
-    rate_limit_per_minute = forms.IntegerField(min_value=1, label="Requests per minute")
-    rate_limit_per_day = forms.IntegerField(min_value=1, label="Requests per day")
+    rate_limit_per_minute = forms.IntegerField(
+        min_value=1, required=False, label="Requests per minute"
+    )
+    rate_limit_per_day = forms.IntegerField(min_value=1, required=False, label="Requests per day")
 
     def __init__(self, plan: Plan, data: Any = None) -> None:
         super().__init__(data)
         for name in ("rate_limit_per_minute", "rate_limit_per_day"):
             most = getattr(plan, name)
             field = self.fields[name]
-            field.initial = most
-            field.help_text = f"At most {most:,} on the plan “{plan.name}”."
+            field.help_text = f"Empty: {most:,}, the most on the plan “{plan.name}”."
             field.widget.attrs["max"] = most
+            field.validators.append(
+                MaxValueValidator(most, f"At most {most:,} on the plan “{plan.name}”.")
+            )
+
+    @property
+    def folded(self) -> list[forms.BoundField]:
+        return [self[name] for name in self.FOLDED]
+
+    @property
+    def shown(self) -> list[forms.BoundField]:
+        return [self[name] for name in self.fields if name not in self.FOLDED]
+
+    @property
+    def is_open(self) -> bool:
+        """Whether something that is folded needs another look."""
+        return any(name in self.errors for name in self.FOLDED)
+
+    def clean_tags(self) -> list[str]:
+        tags = list(dict.fromkeys(tag.strip() for tag in self.cleaned_data["tags"].split(",")))
+        tags = [tag for tag in tags if tag]
+        if len(tags) > TAGS_MAX or any(len(tag) > TAG_CHARS_MAX for tag in tags):
+            raise forms.ValidationError(
+                f"At most {TAGS_MAX} tags of {TAG_CHARS_MAX} characters each."
+            )
+        return tags
 
     def clean_allowed_cidrs(self) -> list[str]:
         lines = [line.strip() for line in self.cleaned_data["allowed_cidrs"].splitlines()]
@@ -68,8 +113,8 @@ class KeyForm(Form):
                 found.append(str(ipaddress.ip_network(line)))
             except ValueError:
                 raise forms.ValidationError(
-                    f"“{line[:60]}” is no network. Write it like 203.0.113.0/24 or 2001:db8::/32, "
-                    "with zeros after the prefix."
+                    f"“{line[:60]}” is not a network. Write it like 203.0.113.0/24 or "
+                    "2001:db8::/32, with zeros after the prefix."
                 ) from None
         if len(found) > NETWORKS_MAX:
             raise forms.ValidationError(f"At most {NETWORKS_MAX} networks. Join neighbours.")
@@ -80,6 +125,65 @@ class KeyForm(Form):
         if value is not None and value <= clock.now():
             raise forms.ValidationError("This time is past. Choose a later one, or leave it empty.")
         return value
+
+
+class KeyEditForm(KeyForm):
+    """All that `PATCH /v1/keys/{id}` changes. What was kept stays valid: also an expiry past."""
+
+    def __init__(self, key: ApiKey, data: Any = None) -> None:
+        super().__init__(key.workspace.plan, data)
+        self.key = key
+        del self.fields["is_test"]
+        self.initial = {
+            **{name: getattr(key, name) for name in ("name", "scopes", "owner", "expires_at")},
+            "tags": ", ".join(key.tags),
+            "allowed_cidrs": "\n".join(key.allowed_cidrs),
+            "rate_limit_per_minute": key.rate_limit_per_minute,
+            "rate_limit_per_day": key.rate_limit_per_day,
+        }
+        for name in ("rate_limit_per_minute", "rate_limit_per_day"):
+            field = cast(forms.IntegerField, self.fields[name])
+            field.required = True
+            # What operators gave beyond the plan may stay as it is.
+            if getattr(key, name) > getattr(key.workspace.plan, name):
+                field.validators = [
+                    v for v in field.validators if not isinstance(v, MaxValueValidator)
+                ]
+                field.widget.attrs.pop("max", None)
+
+    def clean_expires_at(self) -> Any:
+        value = self.cleaned_data["expires_at"]
+        if value is not None and self.key.expires_at is not None:
+            kept = self.key.expires_at.replace(second=0, microsecond=0)
+            if value == kept:
+                return self.key.expires_at
+        return super().clean_expires_at()
+
+    def changes(self) -> dict[str, Any]:
+        return {
+            name: value
+            for name, value in self.cleaned_data.items()
+            if value != getattr(self.key, name)
+        }
+
+
+class KeyFilter(Form):
+    """The list of keys, from the query string; what is wrong is left out."""
+
+    q = forms.CharField(required=False, max_length=100, label="Search")
+    state = forms.ChoiceField(
+        required=False,
+        choices=[
+            ("", "Working"),
+            ("all", "All"),
+            ("grace", "In grace"),
+            ("ended", "Revoked or expired"),
+        ],
+    )
+    sort = forms.ChoiceField(
+        required=False,
+        choices=[("", "Newest"), ("name", "Name"), ("used", "Last used"), ("expires", "Expiry")],
+    )
 
 
 class RotateForm(Form):
@@ -136,8 +240,8 @@ class RequestFilter(SpanForm):
             ("flag", "Flag"),
         ],
     )
-    since = forms.DateTimeField(required=False, label="Since (UTC)", widget=moment_input())
-    until = forms.DateTimeField(required=False, label="Until (UTC)", widget=moment_input())
+    since = forms.DateTimeField(required=False, label="Since", widget=moment_input())
+    until = forms.DateTimeField(required=False, label="Until", widget=moment_input())
 
     def __init__(self, keys: Iterable[ApiKey], data: Any = None) -> None:
         super().__init__(data)

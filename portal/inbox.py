@@ -8,10 +8,11 @@ from django.contrib import messages
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect, render
 from django.urls import reverse
-from django.views.decorators.http import require_POST, require_safe
+from django.views.decorators.http import require_safe
 
 from gateway_project.core import errors
 from portal.members import Member, secretly, shows_secrets, workspace_page
+from portal.posting import posts_for, show_once, take_shown
 from webhooks import catalogue, services
 from webhooks.models import Inbox
 from webhooks.receiving import inbox
@@ -29,7 +30,15 @@ def inbox_room(request: HttpRequest, member: Member) -> HttpResponse:
         if request.GET.get("seen") == facts["seen"]:
             return HttpResponse(status=204)  # nothing to swap, and nobody loses their place
         return render(request, "portal/pages/inbox_received.html", facts)
-    return _page(request, member, found)
+    facts = {
+        **_received(member, found),
+        "address": _address(request, found),
+        "kept": inbox.KEPT_MAX,
+    }
+    if shown := take_shown(request, "inbox"):
+        facts |= {**shown, "made": facts["webhook"]}
+    page = render(request, "portal/pages/inbox.html", facts)
+    return secretly(page) if shown else page
 
 
 def _received(member: Member, found: Inbox) -> dict[str, Any]:
@@ -42,29 +51,19 @@ def _received(member: Member, found: Inbox) -> dict[str, Any]:
     }
 
 
-def _page(request: HttpRequest, member: Member, found: Inbox, **more: Any) -> HttpResponse:
-    facts = {
-        **_received(member, found),
-        "address": _address(request, found),
-        "kept": inbox.KEPT_MAX,
-        **more,
-    }
-    return render(request, "portal/pages/inbox.html", facts)
-
-
 def _address(request: HttpRequest, found: Inbox) -> str:
     return request.build_absolute_uri(reverse("webhooks-inbox", args=[found.token]))
 
 
+@posts_for("portal-inbox")
 @shows_secrets
 @workspace_page
-@require_POST
 def make_webhook(request: HttpRequest, member: Member) -> HttpResponse:
-    """The webhook that sends to the inbox; its secret is on this answer and nowhere else."""
+    """The webhook that sends to the inbox, whose page shows the secret, once."""
     member.must_change()
     found = inbox.of(member.workspace)
     try:
-        made, secret = services.register(
+        _, secret = services.register(
             member.workspace.pk,
             _address(request, found),
             EVENTS,
@@ -75,11 +74,12 @@ def make_webhook(request: HttpRequest, member: Member) -> HttpResponse:
     except errors.Conflict as exc:
         messages.error(request, str(exc.detail))
         return redirect("portal-inbox")
-    return secretly(_page(request, member, found, made=made, secret=secret))
+    show_once(request, "inbox", secret=secret)
+    return redirect("portal-inbox")
 
 
+@posts_for("portal-inbox")
 @workspace_page
-@require_POST
 def clear(request: HttpRequest, member: Member) -> HttpResponse:
     member.must_change()
     inbox.clear(inbox.of(member.workspace))

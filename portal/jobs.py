@@ -8,7 +8,7 @@ from uuid import UUID
 from django.contrib import messages
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseBase
 from django.shortcuts import redirect, render
-from django.views.decorators.http import require_POST, require_safe
+from django.views.decorators.http import require_safe
 from rest_framework.exceptions import NotFound
 from rest_framework.request import Request
 
@@ -18,6 +18,7 @@ from gateway_project.core import errors
 from gateway_project.core.api.pagination import page
 from gateway_project.core.api.responses import ndjson
 from portal.members import Member, workspace_page
+from portal.posting import posts_for
 from portal.views import base_url
 
 RESULTS_ON_A_PAGE = 50
@@ -71,8 +72,8 @@ def download(request: HttpRequest, member: Member, job_id: UUID) -> HttpResponse
     return ndjson(store.all_results(found), **headers)
 
 
+@posts_for("portal-job")
 @workspace_page
-@require_POST
 def cancel(request: HttpRequest, member: Member, job_id: UUID) -> HttpResponse:
     member.must_change()
     found = _job(member, job_id)

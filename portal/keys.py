@@ -7,30 +7,52 @@ from typing import Any
 from uuid import UUID
 
 from django.contrib import messages
+from django.core.paginator import Paginator
+from django.db.models import F, Q
+from django.db.models.expressions import OrderBy
 from django.http import HttpRequest, HttpResponse
+from django.http.response import HttpResponseBase
 from django.shortcuts import redirect, render
-from django.views.decorators.http import require_http_methods, require_POST, require_safe
+from django.urls import reverse
+from django.views.decorators.http import require_http_methods, require_safe
 
 from accounts import services
-from accounts.models import ApiKey
+from accounts.models import ApiKey, ApiKeyQuerySet
 from accounts.usage import reports
-from gateway_project.core import errors
-from portal import figures
-from portal.forms import KeyForm, RevokeForm, RotateForm
+from gateway_project.core import clock, errors
+from gateway_project.core.clock import utc_text
+from portal import exports, figures
+from portal.clocks import written, zone_name
+from portal.forms import KeyEditForm, KeyFilter, KeyForm, RevokeForm, RotateForm
 from portal.members import Member, secretly, shows_secrets, workspace_page
+from portal.posting import is_first, posts_for, show_once, take_shown
 from portal.views import base_url
+
+ONE_DAY = 24 * 60 * 60
+KEYS_ON_A_PAGE = 25
+COLUMNS = (
+    *("id", "name", "key", "state", "is_test", "scopes", "tags", "owner"),
+    *("per_minute", "per_day", "created_at", "last_used_at", "expires_at"),
+)
+ORDERS: dict[str, tuple[str | OrderBy, ...]] = {
+    "": ("-created_at", "-id"),
+    "name": ("name", "-id"),
+    "used": (F("last_used_at").desc(nulls_last=True), "-id"),
+    "expires": (F("expires_at").asc(nulls_last=True), "-id"),
+}
 
 
 @require_http_methods(["GET", "HEAD", "POST"])
 @shows_secrets
 @workspace_page
 def keys(request: HttpRequest, member: Member) -> HttpResponse:
-    """List them, and make one: its text is on the answer to that POST and nowhere else."""
+    """List them, and make one: its page shows the text, once."""
     form = KeyForm(member.workspace.plan, request.POST if request.method == "POST" else None)
-    made: dict[str, Any] = {}
     if request.method == "POST":
         member.must_change()
-        if form.is_valid() and _is_within_plan(form, member):
+        if form.is_valid():
+            if not is_first(request):
+                return redirect("portal-keys")
             try:
                 key, text = services.issue_key(
                     member.workspace,
@@ -41,26 +63,70 @@ def keys(request: HttpRequest, member: Member) -> HttpResponse:
             except errors.TooMany as exc:
                 form.add_error(None, str(exc.detail))
             else:
-                made = {"made": key, "text": text, "base_url": base_url(request)}
-                form = KeyForm(member.workspace.plan)
+                show_once(request, key.pk, text=text)
+                return redirect("portal-key", key_id=key.pk)
+    return _list(request, member, form)
+
+
+def _list(request: HttpRequest, member: Member, form: KeyForm) -> HttpResponse:
+    """A page of the keys that were looked for, with what each did in the last day."""
+    wanted = KeyFilter(request.GET)
+    wanted.full_clean()
+    found = _found(member, **wanted.cleaned_data)
+    pages = Paginator(found, KEYS_ON_A_PAGE)
+    shown = pages.get_page(request.GET.get("page"))
+    keys = list(shown.object_list)
+    since = reports.floor(clock.now() - timedelta(hours=24), "hour")
+    sums = reports.by_subject([key.pk for key in keys], since, "hour")
+    query = request.GET.copy()
+    query.pop("page", None)
+    facts = {
+        "member": member,
+        "page": shown,
+        "keys": [(key, sums.get(key.pk, {}).get("requests", 0)) for key in keys],
+        "total": member.keys.count(),
+        "filter": wanted,
+        "is_filtered": bool(query),
+        "query": query.urlencode(),
+        "form": form,
+    }
+    return render(request, "portal/pages/keys.html", facts)
+
+
+@require_safe
+@workspace_page
+def export(request: HttpRequest, member: Member) -> HttpResponseBase:
+    """The keys that the list's filters leave, as CSV; no key can be made of it."""
+    wanted = KeyFilter(request.GET)
+    wanted.full_clean()
+    found = _found(member, **wanted.cleaned_data)[: exports.ROWS_MAX]
+    rows = (
+        [
+            *(key.pk, key.name, f"{key.prefix}…{key.last4}", key.status, key.is_test),
+            *(", ".join(key.scopes), ", ".join(key.tags), key.owner),
+            *(key.rate_limit_per_minute, key.rate_limit_per_day),
+            *(at and utc_text(at) for at in (key.created_at, key.last_used_at, key.expires_at)),
+        ]
+        for key in found
+    )
+    return exports.csv_file("keys.csv", COLUMNS, rows)
+
+
+def _found(member: Member, q: str = "", state: str = "", sort: str = "") -> ApiKeyQuerySet:
     found = member.keys.without_policies()
-    facts = {"member": member, "keys": found, "form": form, **made}
-    page = render(request, "portal/pages/keys.html", facts)
-    return secretly(page) if made else page
-
-
-def _is_within_plan(form: KeyForm, member: Member) -> bool:
-    try:
-        services.check_within_plan(
-            member.workspace.plan,
-            per_minute=form.cleaned_data["rate_limit_per_minute"],
-            per_day=form.cleaned_data["rate_limit_per_day"],
-        )
-    except errors.ValidationFailed as exc:
-        for wrong in exc.errors:
-            form.add_error(wrong["field"], wrong["message"])
-        return False
-    return True
+    now = clock.now()
+    if state == "":
+        found = found.usable(now)
+    elif state == "grace":
+        found = found.usable(now).filter(grace_until__isnull=False)
+    elif state == "ended":
+        found = found.exclude(pk__in=member.keys.usable(now).values("pk"))
+    if q:
+        start, _, end = q.partition("…")
+        by_text = Q(prefix__startswith=start[:12], last4__endswith=end) if q[:3] == "gw_" else Q()
+        named = Q(name__icontains=q) | Q(owner__icontains=q) | Q(last4=q) | Q(tags__icontains=q)
+        found = found.filter(named | by_text if by_text else named)
+    return found.order_by(*ORDERS.get(sort, ORDERS[""]))
 
 
 @require_safe
@@ -70,7 +136,24 @@ def key(request: HttpRequest, member: Member, key_id: UUID) -> HttpResponse:
     return _key_page(request, member, found, RevokeForm(found))
 
 
-@require_POST
+@require_http_methods(["GET", "HEAD", "POST"])
+@workspace_page
+def edit(request: HttpRequest, member: Member, key_id: UUID) -> HttpResponse:
+    member.must_change()
+    found = member.key(key_id)
+    form = KeyEditForm(found, request.POST if request.method == "POST" else None)
+    if request.method == "POST" and form.is_valid():
+        if changes := form.changes():
+            services.update_key(
+                found, changes, actor=member.actor(request), within_plan=False
+            )  # the form is
+        messages.success(request, "Saved. Every worker knows it within a second.")
+        return redirect("portal-key", key_id=found.pk)
+    facts = {"member": member, "key": found, "form": form}
+    return render(request, "portal/pages/key_edit.html", facts)
+
+
+@posts_for("portal-key")
 @shows_secrets
 @workspace_page
 def rotate(request: HttpRequest, member: Member, key_id: UUID) -> HttpResponse:
@@ -87,12 +170,11 @@ def rotate(request: HttpRequest, member: Member, key_id: UUID) -> HttpResponse:
     except (errors.Conflict, errors.TooMany) as exc:
         messages.error(request, str(exc.detail))
         return redirect("portal-key", key_id=found.pk)
-    facts = {"made": successor, "text": text, "base_url": base_url(request)}
-    page = _key_page(request, member, successor, RevokeForm(successor), **facts)
-    return secretly(page)
+    show_once(request, successor.pk, text=text)
+    return redirect("portal-key", key_id=successor.pk)
 
 
-@require_POST
+@posts_for("portal-key")
 @workspace_page
 def revoke(request: HttpRequest, member: Member, key_id: UUID) -> HttpResponse:
     member.must_change()
@@ -102,20 +184,75 @@ def revoke(request: HttpRequest, member: Member, key_id: UUID) -> HttpResponse:
         return _key_page(request, member, found, form)
     services.revoke_key(found, actor=member.actor(request))
     messages.success(request, f"“{found.name}” is revoked: no worker accepts it any more.")
-    return redirect("portal-keys")
+    return redirect("portal-key", key_id=found.pk)
+
+
+@posts_for("portal-key")
+@workspace_page
+def extend(request: HttpRequest, member: Member, key_id: UUID) -> HttpResponse:
+    """One more day of grace for a key that was rotated."""
+    member.must_change()
+    found = member.key(key_id)
+    try:
+        until = services.extend_grace(found, ONE_DAY, actor=member.actor(request))
+    except errors.Conflict as exc:
+        messages.error(request, str(exc.detail))
+    else:
+        messages.success(request, f"The old key works until {written(until)} {zone_name()}.")
+    return redirect("portal-key", key_id=found.pk)
+
+
+@posts_for("portal-key")
+@workspace_page
+def end(request: HttpRequest, member: Member, key_id: UUID) -> HttpResponse:
+    """End the grace of a rotated key now. Its successor works, so no name has to be typed."""
+    member.must_change()
+    found = member.key(key_id)
+    if found.status != "grace":
+        messages.error(request, "This key is not in its grace any more. Nothing was changed.")
+    else:
+        services.revoke_key(found, actor=member.actor(request))
+        messages.success(request, "The old key is refused from now on. Its successor works.")
+    return redirect("portal-key", key_id=found.pk)
+
+
+def _rotation(member: Member, found: ApiKey) -> dict[str, Any]:
+    """Of a key that replaced another, or was replaced: by which, and what still calls with it."""
+    facts: dict[str, Any] = {
+        "replaces": found.replaces.without_policies().first(),
+        "successor": member.keys.filter(pk=found.replaced_by_id).first()
+        if found.replaced_by_id
+        else None,
+    }
+    successor = facts["successor"]
+    if successor is not None:
+        since = reports.floor(successor.created_at, "hour")
+        sums = reports.by_subject([found.pk], since, "hour").get(found.pk)
+        facts["calls_since"] = sums["requests"] if sums else 0
+    return facts
 
 
 def _key_page(
     request: HttpRequest, member: Member, found: ApiKey, revoke_form: RevokeForm, **more: Any
 ) -> HttpResponse:
     (limits,) = reports.limits_left([found])
+    shown = take_shown(request, found.pk)
     facts = {
         "member": member,
         "key": found,
         "limits": limits,
+        **_rotation(member, found),
         "revoke_form": revoke_form,
         "rotate_form": RotateForm(),
-        **figures.recent(found.pk, timedelta(days=30), "day"),
+        **figures.recent(
+            found.pk,
+            timedelta(days=30),
+            "day",
+            log=f"{reverse('portal-requests')}?key={found.pk}",
+        ),
+        **({"made": found, "base_url": base_url(request)} if shown else {}),
+        **shown,
         **more,
     }
-    return render(request, "portal/pages/key.html", facts)
+    page = render(request, "portal/pages/key.html", facts)
+    return secretly(page) if shown else page

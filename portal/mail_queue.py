@@ -14,16 +14,16 @@ from typing import cast
 from uuid import UUID
 
 from django.conf import settings
-from django.contrib.auth.decorators import login_required
 from django.http import Http404, HttpRequest, HttpResponse, JsonResponse
 from django.shortcuts import render
-from django.views.decorators.http import require_POST, require_safe
+from django.views.decorators.http import require_safe
 
 from accounts.adapter import actor_of
 from accounts.models import User
 from gateway_project.core import clock
 from gateway_project.core.api.responses import SECRET_HEADERS
 from gateway_project.core.storable import cleaned
+from portal.posting import posts_for, signed_in
 from robin.access import sessions, tickets
 from robin.metrics import sampling
 from robin.permissions import Permission, permissions_of
@@ -46,7 +46,7 @@ def watchers(view: Callable[[HttpRequest, User], HttpResponse]) -> Callable[...,
         response.setdefault("Cache-Control", "no-store")
         return response
 
-    return cast(Callable[..., HttpResponse], login_required(wrapped))
+    return cast(Callable[..., HttpResponse], signed_in(wrapped))
 
 
 @watchers
@@ -66,8 +66,8 @@ def mail_queue(request: HttpRequest, user: User) -> HttpResponse:
     return render(request, "portal/pages/mail_queue.html", facts)
 
 
+@posts_for("portal-mail-queue")
 @watchers
-@require_POST
 def ticket(request: HttpRequest, user: User) -> HttpResponse:
     """`{ticket}` for one socket of half an hour; the page then asks for another."""
     known = request.session.get(SESSION_KEY)

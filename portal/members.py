@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import wraps
 from time import time
@@ -12,31 +12,57 @@ from uuid import UUID
 from allauth.account.internal.flows.login import get_authentication_records
 from allauth.core.exceptions import ReauthenticationRequired
 from django.conf import settings
-from django.contrib.auth.decorators import login_required
 from django.core.exceptions import PermissionDenied
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseBase
-from django.shortcuts import render
+from django.shortcuts import redirect, render
 
+from accounts import people
 from accounts.adapter import actor_of
+from accounts.events import audit
 from accounts.models import ApiKey, ApiKeyQuerySet, Membership, User, Workspace
 from accounts.services import Actor
 from gateway_project.core.api.responses import SECRET_HEADERS
+from portal.posting import signed_in
 
 P = ParamSpec("P")
 
 
+CURRENT = "workspace"
+"""In the session: the id of the workspace that a person of several works in."""
+
+
 @dataclass(frozen=True, slots=True)
 class Member:
-    """A user in one workspace."""
+    """A user in one workspace; `others` are their places in others."""
 
     user: User
-    workspace: Workspace
-    role: str
+    membership: Membership
+    others: Sequence[Membership] = ()
+
+    @property
+    def workspace(self) -> Workspace:
+        return self.membership.workspace
+
+    @property
+    def role(self) -> str:
+        return self.membership.role
 
     @property
     def can_change(self) -> bool:
-        """Viewers read; everybody else may make, rotate and revoke keys."""
-        return self.role != Membership.Role.VIEWER
+        """Make, rotate and revoke keys, and the like; the other roles look."""
+        return people.may(self.role, "change")
+
+    @property
+    def can_manage_people(self) -> bool:
+        return people.may(self.role, "people")
+
+    @property
+    def can_manage_workspace(self) -> bool:
+        return people.may(self.role, "workspace")
+
+    @property
+    def can_audit(self) -> bool:
+        return people.may(self.role, "audit")
 
     @property
     def keys(self) -> ApiKeyQuerySet:
@@ -55,7 +81,11 @@ class Member:
         return actor_of(request, self.user.email)
 
     def must_change(self) -> None:
-        if not self.can_change:
+        self.must("change")
+
+    def must(self, right: str) -> None:
+        """Raise 403 unless the role has the right, as `people.MAY` names it."""
+        if not people.may(self.role, right):
             raise PermissionDenied
 
 
@@ -89,24 +119,60 @@ def secretly(response: HttpResponse) -> HttpResponse:
 def workspace_page(
     view: Callable[Concatenate[HttpRequest, Member, P], HttpResponseBase],
 ) -> Callable[..., HttpResponseBase]:
-    """A page of `/app/…`: for signed-in members, never kept by a cache."""
+    """A page of `/app/…`: for signed-in members, never kept by a cache.
+
+    The role is read anew for each request: one that is taken away ends with the next click. A form
+    acts in the workspace that its page showed, whatever another tab has switched to meanwhile.
+    """
 
     @wraps(view)
     def wrapped(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
         user = cast(User, request.user)
-        found = (
-            Membership.objects.filter(user=user)
-            .select_related("workspace__plan")
-            .order_by("created_at", "pk")
-            .first()
-        )
-        if found is None:
-            # After signing in this is where one lands; any other page is really not there.
-            is_landing = request.path == settings.LOGIN_REDIRECT_URL
-            status = 200 if is_landing else 404
-            return render(request, "portal/pages/no_workspace.html", status=status)
-        response = view(request, Member(user, found.workspace, found.role), *args, **kwargs)
+        found = people.workspaces_of(user)
+        if not found:
+            return _without_workspace(request, user)
+        current = _current(request, found)
+        if request.POST.get("workspace", str(current.workspace_id)) != str(current.workspace_id):
+            # Its page showed a workspace that this person is not in any more.
+            raise PermissionDenied
+        member = Member(user, current, [place for place in found if place != current])
+        if current.workspace.requires_two_factors and not people.has_second_factor(user):
+            return render(request, "portal/pages/second_factor.html", {"member": member})
+        try:
+            response = view(request, member, *args, **kwargs)
+        except PermissionDenied:
+            at = request.resolver_match.view_name if request.resolver_match else ""
+            audit(
+                "access.refused",
+                workspace=member.workspace,
+                target=at,
+                role=member.role,
+                **member.actor(request).fields(),
+            )
+            raise
         response.setdefault("Cache-Control", "no-store")  # an answer with a secret says more
         return response
 
-    return cast(Callable[..., HttpResponseBase], login_required(wrapped))
+    return signed_in(wrapped)
+
+
+def _current(request: HttpRequest, found: Sequence[Membership]) -> Membership:
+    """Of the form's, else of the session's workspace, else the first."""
+    by_id = {str(place.workspace_id): place for place in found}
+    for name in (request.POST.get("workspace", ""), request.session.get(CURRENT, "")):
+        if name in by_id:
+            return by_id[name]
+    return found[0]
+
+
+def _without_workspace(request: HttpRequest, user: User) -> HttpResponseBase:
+    # After signing in this is where one lands; any other page is really not there.
+    is_landing = request.path == settings.LOGIN_REDIRECT_URL
+    invitations, domains = people.waiting_for(user), people.joinable(user)
+    is_robins = hasattr(user, "robin_access")
+    if is_landing and is_robins and not (user.is_staff or invitations or domains):
+        return redirect("portal-mail-queue")
+    facts = {"invitations": invitations, "domains": domains, "has_no_workspace": True}
+    return render(
+        request, "portal/pages/no_workspace.html", facts, status=200 if is_landing else 404
+    )

@@ -43,8 +43,11 @@ def overview(request: HttpRequest, member: Member) -> HttpResponse:
     keys = list(member.keys.without_policies())
     for key in keys:
         key.workspace = member.workspace  # with its plan, which was read already
-    facts = figures.recent(member.workspace.pk, length, period)
+    facts = figures.recent(member.workspace.pk, length, period, log=reverse("portal-requests"))
     by_key = reports.by_subject([key.pk for key in keys], facts["since"], period)
+    elsewhere = {
+        name: max(0, facts[name] - sum(sums[name] for sums in by_key.values())) for name in NOTHING
+    }
     shown = [key for key in keys if key.pk in by_key or key.status in ("active", "grace")]
     shown.sort(key=lambda key: -by_key.get(key.pk, NOTHING)["requests"])
     shown = shown[:KEYS_SHOWN]
@@ -58,6 +61,7 @@ def overview(request: HttpRequest, member: Member) -> HttpResponse:
             (key, by_key.get(key.pk, NOTHING), left)
             for key, left in zip(shown, limits, strict=True)
         ],
+        "elsewhere": elsewhere if elsewhere["requests"] else None,
         "more_keys": max(0, len(keys) - KEYS_SHOWN),
         "workspace_day": next((left["workspace_day"] for left in limits if left), None),
         "steps": steps,

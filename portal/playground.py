@@ -7,12 +7,13 @@ from typing import cast
 
 from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.shortcuts import render
-from django.views.decorators.http import require_POST, require_safe
+from django.views.decorators.http import require_safe
 
 from accounts import services
 from detection.models import TEXT_CHARS_MAX
 from gateway_project.core.api.responses import SECRET_HEADERS
 from portal.members import Member, workspace_page
+from portal.posting import posts_for
 from portal.views import base_url
 
 EXAMPLES = (
@@ -42,8 +43,8 @@ def playground(request: HttpRequest, member: Member) -> HttpResponse:
     return render(request, "portal/pages/playground.html", facts)
 
 
+@posts_for("portal-playground")
 @workspace_page
-@require_POST
 def session_key(request: HttpRequest, member: Member) -> HttpResponse:
     """`{key, expires_at}`: for this member's playground. Viewers get 403: calls use the quota."""
     member.must_change()

@@ -1,27 +1,34 @@
 """Plots as plain shapes: the template draws them as SVG, the style sheet colours them.
 
-No script is needed: a bar says what it is by its `<title>`, and lights up under the pointer. With
-`plots.js` the same words stand under the plot.
+The bars stretch with the page; words stand beside them as text, so that none shrinks. No script is
+needed: a bar says what it is by its `<title>`. With `plots.js` the same words stand over the plot.
+Bars lead to the rows that they count, where `links` says how.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from accounts.usage.reports import percentile
+from django.utils import timezone
 
-WIDTH, HEIGHT = 720, 180
-LEFT, BOTTOM, TOP = 48, 22, 10
+from accounts.usage.reports import percentile
+from portal.clocks import zone_name
+
+WIDTH, HEIGHT = 1000, 100
+GAP = 0.8
+MARKS = 5
 LEGENDS = {
     "Requests": (("clean", "clean"), ("flagged", "flagged"), ("errors", "errors")),
-    "Deliveries": (("clean", "delivered"), ("flagged", "on their way"), ("errors", "given up")),
+    "Deliveries": (("clean", "delivered"), ("flagged", "on their way"), ("errors", "failed")),
     "Latency p95": (("latency", "p95 in ms"),),
 }
 STEPS = {"minute": timedelta(minutes=1), "hour": timedelta(hours=1), "day": timedelta(days=1)}
 LABELS = {"minute": "%H:%M", "hour": "%d %b %H:%M", "day": "%d %b"}
+Link = Callable[[datetime, datetime], str]
+"""The address of what happened in [first, second)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +46,7 @@ class Column:
     width: float
     title: str
     pieces: Sequence[Piece]
+    url: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,15 +57,20 @@ class Tick:
 
 @dataclass(frozen=True, slots=True)
 class Plot:
+    """`levels` from the top down; `times` from the left, evenly spread."""
+
     label: str
     columns: Sequence[Column]
     levels: Sequence[Tick]
-    times: Sequence[Tick]
+    times: Sequence[str]
     legend: Sequence[tuple[str, str]]
+    zone: str
     width: int = WIDTH
     height: int = HEIGHT
-    left: int = LEFT
-    foot: int = HEIGHT - 6
+
+    @property
+    def is_empty(self) -> bool:
+        return not any(column.pieces for column in self.columns)
 
 
 def buckets(since: datetime, until: datetime, period: str) -> list[datetime]:
@@ -70,20 +83,33 @@ def buckets(since: datetime, until: datetime, period: str) -> list[datetime]:
     return found
 
 
-def requests_plot(times: Sequence[datetime], series: Mapping[datetime, Any], period: str) -> Plot:
+def requests_plot(
+    times: Sequence[datetime],
+    series: Mapping[datetime, Any],
+    period: str,
+    link: Link | None = None,
+) -> Plot:
     """Clean, flagged and failed requests, one on the other."""
     rows = []
     for at in times:
         sums = series.get(at, {"requests": 0, "flagged": 0, "errors": 0})
         clean = max(0, sums["requests"] - sums["flagged"] - sums["errors"])
         title = (
-            f"{at:{LABELS[period]}} UTC: {sums['requests']:,} requests, "
+            f"{marked(at, period)}: {sums['requests']:,} requests, "
             f"{sums['flagged']:,} flagged, {sums['errors']:,} errors"
         )
         rows.append(
             (title, (("clean", clean), ("flagged", sums["flagged"]), ("errors", sums["errors"])))
         )
-    return _plot("Requests", times, rows, period, "")
+    plot = _plot("Requests", times, rows, period, "")
+    if link is None:
+        return plot
+    step = STEPS[period]
+    leading = [
+        replace(column, url=link(at, at + step)) if column.pieces else column
+        for at, column in zip(times, plot.columns, strict=True)
+    ]
+    return replace(plot, columns=leading)
 
 
 def latency_plot(times: Sequence[datetime], series: Mapping[datetime, Any], period: str) -> Plot:
@@ -92,7 +118,7 @@ def latency_plot(times: Sequence[datetime], series: Mapping[datetime, Any], peri
     for at in times:
         value = percentile(series[at]["latency"], 0.95) if at in series else None
         label = "no requests" if value is None else f"p95 {value:,.1f} ms"
-        rows.append((f"{at:{LABELS[period]}} UTC: {label}", (("latency", value or 0),)))
+        rows.append((f"{marked(at, period)}: {label}", (("latency", value or 0),)))
     return _plot("Latency p95", times, rows, period, " ms")
 
 
@@ -107,11 +133,23 @@ def deliveries_plot(
             counts.get(status, 0) for status in ("delivered", "pending", "failed")
         )
         title = (
-            f"{at:{LABELS[period]}} UTC: {delivered:,} delivered, {pending:,} on their way, "
-            f"{failed:,} given up"
+            f"{marked(at, period)}: {delivered:,} delivered, {pending:,} on their way, "
+            f"{failed:,} failed"
         )
         rows.append((title, (("clean", delivered), ("flagged", pending), ("errors", failed))))
     return _plot("Deliveries", times, rows, period, "")
+
+
+def marked(at: datetime, period: str) -> str:
+    """`29 Nov 12:00 UTC` in the page's zone; a day is UTC's, wherever the reader is."""
+    if period == "day":
+        return f"{at.astimezone(UTC):{LABELS['day']}} (UTC)"
+    return f"{timezone.localtime(at):{LABELS[period]}} {zone_name()}"
+
+
+def _label(at: datetime, period: str) -> str:
+    here = at.astimezone(UTC) if period == "day" else timezone.localtime(at)
+    return f"{here:{LABELS[period]}}"
 
 
 def _plot(
@@ -121,39 +159,40 @@ def _plot(
     period: str,
     unit: str,
 ) -> Plot:
-    top = _round_up(max((sum(v for _, v in parts) for _, parts in rows), default=0))
-    workspace_page, ground = HEIGHT - BOTTOM - TOP, HEIGHT - BOTTOM
-    step = (WIDTH - LEFT) / max(1, len(times))
+    # Of counts also the half of the scale is a whole number.
+    factors = (1, 2, 5) if unit else (2, 4, 10)
+    top = _round_up(max((sum(v for _, v in parts) for _, parts in rows), default=0), factors)
+    step = WIDTH / max(1, len(times))
     columns = []
     for index, (title, parts) in enumerate(rows):
-        pieces, y = [], float(ground)
+        pieces, y = [], float(HEIGHT)
         for kind, value in parts:
-            height = value / top * workspace_page
+            height = value / top * HEIGHT
             y -= height
             if height:
-                pieces.append(Piece(kind, round(y, 2), round(height, 2)))
-        columns.append(Column(round(LEFT + index * step, 2), round(step * 0.82, 2), title, pieces))
+                # A gap keeps neighbours apart where their colours do not.
+                pieces.append(Piece(kind, round(y, 2), round(max(height - GAP, 0.6), 2)))
+        columns.append(Column(round(index * step, 2), round(step * 0.82, 2), title, pieces))
     levels = [
         Tick(
-            round(ground - share * workspace_page, 2),
+            round((1 - share) * HEIGHT, 2),
             f"{top * share:,.4g}{unit}" if top * share < 1000 else f"{top * share:,.0f}{unit}",
         )
-        for share in (0, 0.5, 1)
+        for share in (1, 0.5, 0)
     ]
-    every = max(1, len(times) // 4)
-    marks = [
-        Tick(round(LEFT + index * step, 2), f"{times[index]:{LABELS[period]}}")
-        for index in range(0, len(times), every)
-        if index + every / 2 <= len(times)
-    ]
-    return Plot(label, columns, levels, marks, LEGENDS[label])
+    last = len(times) - 1
+    marks = [_label(times[round(last * n / (MARKS - 1))], period) for n in range(MARKS)]
+    if last < MARKS:
+        marks = [_label(at, period) for at in times]
+    zone = "UTC" if period == "day" else zone_name()
+    return Plot(label, columns, levels, marks, LEGENDS[label], zone)
 
 
-def _round_up(value: float) -> float:
-    """The next of 1, 2, 5, 10, 20 … that holds `value`."""
+def _round_up(value: float, factors: Sequence[int]) -> float:
+    """The next of 1, 2, 5, 10, 20 … (or of other `factors`) that holds `value`."""
     size = 1.0
     while True:
-        for factor in (1, 2, 5):
+        for factor in factors:
             if value <= factor * size:
                 return factor * size
         size *= 10

@@ -11,7 +11,7 @@ from django import forms
 from django.contrib import messages
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect, render
-from django.views.decorators.http import require_http_methods, require_POST
+from django.views.decorators.http import require_http_methods
 
 from accounts.models import ApiKey
 from accounts.usage.rollups import SCORE_BINS as BINS
@@ -22,6 +22,7 @@ from detection.policies.policy import ENTRIES_MAX, THREAT_TYPES
 from gateway_project.core import errors
 from gateway_project.core.api.forms import Form
 from portal.members import Member, workspace_page
+from portal.posting import posts_for
 
 LOCKS = {
     "threshold": "The threshold",
@@ -232,8 +233,8 @@ def calibrate(request: HttpRequest, member: Member, key_id: UUID) -> HttpRespons
     return render(request, "portal/pages/calibrate.html", facts)
 
 
+@posts_for("portal-key-calibrate")
 @workspace_page
-@require_POST
 def use_threshold(request: HttpRequest, member: Member, key_id: UUID) -> HttpResponse:
     """One click: the policy as it is, with this threshold."""
     member.must_change()

@@ -10,15 +10,15 @@ from django import forms
 from django.conf import settings
 from django.contrib import messages
 from django.contrib.auth import logout
-from django.contrib.auth.decorators import login_required
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
-from django.views.decorators.http import require_http_methods, require_POST, require_safe
+from django.views.decorators.http import require_http_methods, require_safe
 
 from accounts import services
 from accounts.adapter import actor_of
 from accounts.models import User
 from gateway_project.core.api.forms import Form, ModelForm
+from portal.posting import posts_for, signed_in
 
 
 @require_safe
@@ -62,7 +62,7 @@ class DeleteForm(Form):
 
 
 @require_http_methods(["GET", "HEAD", "POST"])
-@login_required
+@signed_in
 def settings_page(request: HttpRequest) -> HttpResponse:
     user: Any = request.user
     form = ProfileForm(request.POST or None, instance=user)
@@ -73,8 +73,8 @@ def settings_page(request: HttpRequest) -> HttpResponse:
     return render(request, "portal/settings.html", {"form": form})
 
 
-@login_required
-@require_POST
+@posts_for("usersessions_list", bare=True)
+@signed_in
 def end_session(request: HttpRequest, session_id: int) -> HttpResponse:
     """One of the user's own sessions; another person's is the same 404 as none."""
     session = get_object_or_404(UserSession, pk=session_id, user=request.user)
@@ -84,7 +84,7 @@ def end_session(request: HttpRequest, session_id: int) -> HttpResponse:
 
 
 @require_http_methods(["GET", "HEAD", "POST"])
-@login_required
+@signed_in
 @reauthentication_required  # type: ignore[untyped-decorator]
 def delete_account(request: HttpRequest) -> HttpResponse:
     user: Any = request.user

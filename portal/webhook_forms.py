@@ -75,9 +75,9 @@ class TestForm(Form):
 
 
 class RecoverForm(SpanForm):
-    since = forms.DateTimeField(label="Since (UTC)", widget=moment_input())
+    since = forms.DateTimeField(label="Since", widget=moment_input())
     until = forms.DateTimeField(
-        required=False, label="Until (UTC)", help_text="Empty: now.", widget=moment_input()
+        required=False, label="Until", help_text="Empty: now.", widget=moment_input()
     )
 
 
@@ -97,8 +97,8 @@ class DeliveryFilter(SpanForm):
         required=False,
         choices=[("", "Any event"), *((event.name, event.name) for event in catalogue.TYPES)],
     )
-    since = forms.DateTimeField(required=False, label="Since (UTC)", widget=moment_input())
-    until = forms.DateTimeField(required=False, label="Until (UTC)", widget=moment_input())
+    since = forms.DateTimeField(required=False, label="Since", widget=moment_input())
+    until = forms.DateTimeField(required=False, label="Until", widget=moment_input())
 
     def conditions(self) -> dict[str, Any]:
         wanted = self.cleaned_data

@@ -13,15 +13,18 @@ from uuid import UUID
 from django.contrib import messages
 from django.http import Http404, HttpRequest, HttpResponse
 from django.shortcuts import redirect, render
-from django.views.decorators.http import require_http_methods, require_POST, require_safe
+from django.urls import reverse
+from django.views.decorators.http import require_http_methods, require_safe
 from rest_framework.exceptions import NotFound
 from rest_framework.request import Request
 
 from accounts.usage import reports
 from gateway_project.core import clock, errors
 from gateway_project.core.api.pagination import page
+from gateway_project.core.clock import utc_text
 from portal import plots
 from portal.members import Member, secretly, shows_secrets, workspace_page
+from portal.posting import is_first, posts_for, show_once, take_shown
 from portal.webhook_forms import (
     DebugForm,
     DeliveryFilter,
@@ -90,12 +93,13 @@ def _plots(webhooks: Sequence[Webhook]) -> dict[UUID, plots.Plot]:
 @shows_secrets
 @workspace_page
 def webhooks(request: HttpRequest, member: Member) -> HttpResponse:
-    """List them, and make one: its secret is on the answer to that POST and nowhere else."""
+    """List them, and make one: its page shows the secret, once."""
     form = WebhookForm(request.POST if request.method == "POST" else None)
-    made: dict[str, Any] = {}
     if request.method == "POST":
         member.must_change()
         if form.is_valid():
+            if not is_first(request):
+                return redirect("portal-webhooks")
             try:
                 webhook, secret = services.register(
                     member.workspace.pk, actor=member.actor(request), **form.cleaned_data
@@ -103,14 +107,13 @@ def webhooks(request: HttpRequest, member: Member) -> HttpResponse:
             except errors.Conflict as exc:
                 form.add_error(None, str(exc.detail))
             else:
-                made = {"made": webhook, "secret": secret}
-                form = WebhookForm()
+                show_once(request, webhook.pk, secret=secret)
+                return redirect("portal-webhook", webhook_id=webhook.pk)
     found = list(Webhook.objects.listed().filter(workspace=member.workspace))
     counts, drawn = services.counts_of(found), _plots(found)
     rows = [(webhook, counts.get(webhook.pk, {}), drawn[webhook.pk]) for webhook in found]
-    facts = {"member": member, "rows": rows, "form": form, **made}
-    answer = render(request, "portal/pages/webhooks.html", facts)
-    return secretly(answer) if made else answer
+    facts = {"member": member, "rows": rows, "form": form}
+    return render(request, "portal/pages/webhooks.html", facts)
 
 
 @require_safe
@@ -142,6 +145,7 @@ def _page(request: HttpRequest, member: Member, found: Webhook, **more: Any) -> 
             raise Http404 from None
     now = clock.now()
     secrets = list(found.secrets.values_list("created_at", "expires_at"))
+    shown = take_shown(request, found.pk)
     facts = {
         "member": member,
         "webhook": found,
@@ -156,9 +160,18 @@ def _page(request: HttpRequest, member: Member, found: Webhook, **more: Any) -> 
         "rotate_form": RotateSecretForm(),
         "test_form": TestForm(),
         "recover_form": RecoverForm(initial={"since": _troubled_since(found)}),
+        **({"made": found} if shown else {}),
+        **shown,
         **more,
     }
-    return render(request, "portal/pages/webhook.html", facts)
+    answer = render(request, "portal/pages/webhook.html", facts)
+    return secretly(answer) if shown else answer
+
+
+def _address_of(found: Webhook) -> str:
+    if found.is_per_request:
+        return reverse("portal-webhook-per-request")
+    return reverse("portal-webhook", kwargs={"webhook_id": found.pk})
 
 
 def _troubled_since(webhook: Webhook) -> datetime:
@@ -180,8 +193,8 @@ def edit(request: HttpRequest, member: Member, webhook_id: UUID) -> HttpResponse
     return render(request, "portal/pages/webhook_edit.html", facts)
 
 
+@posts_for("portal-webhook")
 @workspace_page
-@require_POST
 def switch(request: HttpRequest, member: Member, webhook_id: UUID) -> HttpResponse:
     """Pause it, or enable it again, which takes as long as its answer to the probe."""
     member.must_change()
@@ -198,9 +211,9 @@ def switch(request: HttpRequest, member: Member, webhook_id: UUID) -> HttpRespon
     return redirect("portal-webhook", webhook_id=found.pk)
 
 
+@posts_for("portal-webhook")
 @shows_secrets
 @workspace_page
-@require_POST
 def rotate_secret(request: HttpRequest, member: Member, webhook_id: UUID) -> HttpResponse:
     member.must_change()
     found, form = _webhook(member, webhook_id, is_any=True), RotateSecretForm(request.POST)
@@ -211,11 +224,12 @@ def rotate_secret(request: HttpRequest, member: Member, webhook_id: UUID) -> Htt
         overlap_seconds=form.cleaned_data["overlap_seconds"],
         actor=member.actor(request),
     )
-    return secretly(_page(request, member, found, made=found, secret=secret, until=until))
+    show_once(request, found.pk, secret=secret, until=utc_text(until))
+    return redirect(_address_of(found))
 
 
+@posts_for("portal-webhook")
 @workspace_page
-@require_POST
 def test(request: HttpRequest, member: Member, webhook_id: UUID) -> HttpResponse:
     member.must_change()
     found, form = _webhook(member, webhook_id), TestForm(request.POST)
@@ -235,8 +249,8 @@ def test(request: HttpRequest, member: Member, webhook_id: UUID) -> HttpResponse
     return redirect("portal-webhook", webhook_id=found.pk)
 
 
+@posts_for("portal-webhook")
 @workspace_page
-@require_POST
 def recover(request: HttpRequest, member: Member, webhook_id: UUID) -> HttpResponse:
     member.must_change()
     found, form = _webhook(member, webhook_id, is_any=True), RecoverForm(request.POST)
@@ -255,8 +269,8 @@ def recover(request: HttpRequest, member: Member, webhook_id: UUID) -> HttpRespo
     return redirect("portal-webhook", webhook_id=found.pk)
 
 
+@posts_for("portal-webhook")
 @workspace_page
-@require_POST
 def delete(request: HttpRequest, member: Member, webhook_id: UUID) -> HttpResponse:
     member.must_change()
     found = _webhook(member, webhook_id)
@@ -287,8 +301,8 @@ def delivery(request: HttpRequest, member: Member, delivery_id: UUID) -> HttpRes
     return render(request, "portal/pages/delivery.html", facts)
 
 
+@posts_for("portal-delivery")
 @workspace_page
-@require_POST
 def resend(request: HttpRequest, member: Member, delivery_id: UUID) -> HttpResponse:
     member.must_change()
     found = _delivery(member, delivery_id)

@@ -89,6 +89,22 @@ class DeadItem(Result):
     retry_count: Count
 
 
+class AuditRecord(Result):
+    """As `GET /v1/audit` has it."""
+
+    id: UUID
+    number: int
+    at: AwareDatetime
+    action: str
+    actor: str
+    target: str
+    client_ip: str | None
+    request_id: str | None
+    changes: dict[str, list[Any]] = Field(description="`[before, after]` of each field.")
+    details: dict[str, Any]
+    digest: str = Field(description="SHA-256 of this record and of the digest before it.")
+
+
 class Test(Result):
     message: str
 
@@ -182,6 +198,24 @@ TYPES = (
             "last4": "x9Fa",
             "name": "Production",
             "expires_at": "2026-05-08T00:00:00.000Z",
+        },
+    ),
+    EventType(
+        "audit.recorded",
+        "Somebody did something in the workspace: a line of its audit trail, for a SIEM.",
+        AuditRecord,
+        {
+            "id": "01a206fe-78a1-766d-896f-d02e80a236de",
+            "number": 42,
+            "at": "2026-05-01T12:00:00.000Z",
+            "action": "key.revoked",
+            "actor": "dana@example.com",
+            "target": "01a206fe-0000-7000-8000-d02e80a236df",
+            "client_ip": "203.0.113.7",
+            "request_id": "01a206fe-78a1-766d-896f-d02e80a236df",
+            "changes": {},
+            "details": {"key_name": "Production"},
+            "digest": "6d1f0f0c7c8f2a1b9e3d4c5b6a79808f6d1f0f0c7c8f2a1b9e3d4c5b6a79808f",
         },
     ),
     EventType(

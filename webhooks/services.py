@@ -10,7 +10,7 @@ from uuid import UUID
 from django.db import transaction
 from django.db.models import Exists, IntegerField, OuterRef, Q, QuerySet, Subquery
 
-from accounts.events import audit, publish
+from accounts.events import address_without_secrets, audit, changes_of, publish
 from accounts.models import OutboxEvent, Workspace
 from accounts.services import Actor
 from gateway_project.core import clock, encryption, errors
@@ -76,7 +76,14 @@ def register(
         )
         _add_secret(webhook, secret)
         subscriptions.tell(workspace)
-        audit("webhook.created", workspace=workspace, target=webhook.pk, **actor.fields())
+        audit(
+            "webhook.created",
+            workspace=workspace,
+            target=webhook.pk,
+            url=address_without_secrets(url),
+            events=list(events),
+            **actor.fields(),
+        )
     return webhook, secret
 
 
@@ -84,6 +91,7 @@ def update(webhook: Webhook, changes: dict[str, Any], *, actor: Actor) -> Webhoo
     """Change address, events, description or retries, or pause it (`is_active: False`)."""
     with transaction.atomic():
         workspace = subscriptions.locked(webhook.workspace_id)
+        changed = changes_of(webhook, changes)
         for field, value in changes.items():
             setattr(webhook, field, value)
         if is_paused := changes.get("is_active") is False:
@@ -96,7 +104,7 @@ def update(webhook: Webhook, changes: dict[str, Any], *, actor: Actor) -> Webhoo
             "webhook.changed",
             workspace=workspace,
             target=webhook.pk,
-            fields=sorted(changes),
+            changes=changed,
             **actor.fields(),
         )
     if is_paused:
@@ -150,7 +158,13 @@ def delete(webhook: Webhook, *, actor: Actor) -> None:
         webhook.is_active, webhook.deleted_at, webhook.inbox = False, clock.now(), None
         webhook.save(update_fields=["is_active", "deleted_at", "inbox"])
         subscriptions.tell(workspace)
-        audit("webhook.deleted", workspace=workspace, target=webhook.pk, **actor.fields())
+        audit(
+            "webhook.deleted",
+            workspace=workspace,
+            target=webhook.pk,
+            url=address_without_secrets(webhook.url),
+            **actor.fields(),
+        )
 
 
 def rotate_secret(webhook: Webhook, *, overlap_seconds: int, actor: Actor) -> tuple[str, datetime]:

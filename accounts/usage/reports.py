@@ -20,6 +20,7 @@ from accounts.usage.rollups import EVERYTHING, LATENCY_COLUMNS, LATENCY_MS, SCOR
 from gateway_project.core import clock
 from gateway_project.core.ratelimit import State, get_limiter
 
+BATCHES = "/v1/detect/batch"
 ERRORS = Sum("requests", filter=Q(http_status__gte=400), default=0)
 
 
@@ -60,16 +61,21 @@ def totals(since: datetime, until: datetime, subject_id: UUID = EVERYTHING) -> d
 
 
 def timeline(subject_id: UUID, since: datetime, period: str) -> list[dict[str, Any]]:
-    """`[{at, requests, flagged, errors, latency}]` of each bucket with requests, earliest first.
+    """`[{at, requests, flagged, errors, failed, latency}]` of each bucket with requests, earliest
+    first.
 
-    `period` is `minute`, `hour` or `day`; `latency` are the counts that `percentile` takes. One
-    query over the roll-ups, whatever the traffic was.
+    `period` is `minute`, `hour` or `day`; `errors` are answers of 400 and above, `failed` those of
+    500 and above; `latency` are the counts that `percentile` takes. Items of batches are judged
+    together and have no time of their own: they count as requests, and in no latency. One query
+    over the roll-ups, whatever the traffic was.
     """
     rows = UsageRollup.objects.filter(period=period, subject_id=subject_id, bucket__gte=since)
-    wanted = {f"sum_{name}": Sum(name) for name in LATENCY_COLUMNS}
+    alone = ~Q(endpoint__startswith=BATCHES)
+    wanted = {f"sum_{name}": Sum(name, filter=alone, default=0) for name in LATENCY_COLUMNS}
+    failed = Sum("requests", filter=Q(http_status__gte=500), default=0)
     return [
-        {"at": at, **sums, "latency": [row[name] for name in wanted]}
-        for at, sums, row in _grouped(rows, "bucket", **wanted)
+        {"at": at, **sums, "failed": row["failed"], "latency": [row[name] for name in wanted]}
+        for at, sums, row in _grouped(rows, "bucket", failed=failed, **wanted)
     ]
 
 

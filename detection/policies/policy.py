@@ -303,6 +303,7 @@ def save(
         PolicyVersion.objects.filter(
             subject_id=subject, version__lte=version.version - settings.POLICY_VERSIONS_MAX
         ).delete()
+        before = dict(held.detection_policy)
         held.detection_policy = {
             "id": str(subject),
             "version": version.version,
@@ -315,11 +316,28 @@ def save(
             workspace=held.workspace,
             target=held.pk,
             version=version.version,
+            changes=_told(before, policy),
             **actor.fields(),
         )
         authentication.forget(held.pk)
     key.detection_policy = held.detection_policy
     return version
+
+
+def _told(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, list[Any]]:
+    """What changed, for the audit trail: of lists how long they are, never what is on them."""
+
+    def plain(value: Any) -> Any:
+        return f"{len(value)} texts" if isinstance(value, list) else value
+
+    changed = {}
+    for name in ("threshold", "mode", "on_unavailable", "categories", "locked", "store_text"):
+        if before.get(name) != after.get(name):
+            changed[name] = [before.get(name), after.get(name)]
+    for name in ("allow", "deny"):
+        if (before.get(name) or []) != (after.get(name) or []):
+            changed[name] = [plain(before.get(name) or []), plain(after.get(name) or [])]
+    return changed
 
 
 def versions_of(key: ApiKey) -> list[PolicyVersion]:

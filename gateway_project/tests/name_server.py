@@ -12,7 +12,8 @@ import dns.rrset
 
 
 class NameServer:
-    """`resolves("a.example", "192.0.2.1")`, `hangs("b.example")`, `is_silent`; over UDP alone."""
+    """`resolves("a.example", "192.0.2.1")`, `says("a.example", "a text")`, `hangs("b.example")`,
+    `is_silent`; over UDP alone."""
 
     def __init__(self) -> None:
         self._socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
@@ -32,12 +33,17 @@ class NameServer:
 
     def forget(self) -> None:
         self._known: dict[str, tuple[str, ...]] = {}
+        self._texts: dict[str, tuple[str, ...]] = {}
         self._hanging: set[str] = set()
         self.is_silent = False
         self.asked: list[str] = []
 
     def resolves(self, name: str, *addresses: str) -> None:
         self._known[name] = addresses
+
+    def says(self, name: str, *texts: str) -> None:
+        """Its TXT records."""
+        self._texts[name] = texts
 
     def hangs(self, *names: str) -> None:
         """As when the servers of these names do not answer."""
@@ -57,10 +63,13 @@ class NameServer:
     def _answer(self, query: dns.message.Message, name: str) -> dns.message.Message:
         answer = dns.message.make_response(query)
         asked = query.question[0]
-        if name not in self._known:
+        kind = dns.rdatatype.to_text(asked.rdtype)
+        if kind == "TXT" and name in self._texts:
+            texts = [f'"{text}"' for text in self._texts[name]]
+            answer.answer.append(dns.rrset.from_text(asked.name, 0, "IN", kind, *texts))
+        elif name not in self._known:
             answer.set_rcode(dns.rcode.NXDOMAIN)
         else:
-            kind = dns.rdatatype.to_text(asked.rdtype)
             fitting = [one for one in self._known[name] if (":" in one) == (kind == "AAAA")]
             if fitting:
                 answer.answer.append(dns.rrset.from_text(asked.name, 0, "IN", kind, *fitting))

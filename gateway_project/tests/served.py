@@ -80,6 +80,7 @@ class Served:
             "WORKERS": "2",
             "DRAIN_SECONDS": "0",  # tests about stopping say otherwise
             "SECRET_KEY": settings.SECRET_KEY,
+            "STAFF_TWO_FACTORS": "false",
             "KEY_PEPPERS": ",".join(
                 f"{v}:{p.decode()}" for v, p in settings.KEY_PEPPERS.by_version
             ),

@@ -18,6 +18,7 @@ from accounts.models import (
     ApiKey,
     AuditEvent,
     IdempotencyRecord,
+    Invitation,
     OutboxEvent,
     Parked,
     QuotaNotice,
@@ -44,6 +45,11 @@ BOUNDED = {
     "accounts.UsageLog": "its partitions are dropped",
     "accounts.User": A_CUSTOMERS,
     "accounts.Workspace": A_CUSTOMERS,
+    "accounts.AuditChain": "one of each workspace",
+    "socialaccount.SocialAccount": A_CUSTOMERS,
+    "socialaccount.SocialApp": FEW,
+    "socialaccount.SocialToken": "none is stored",
+    "accounts.WorkspaceDomain": "at most 20 of a workspace",
     "account.EmailAddress": A_CUSTOMERS,
     "account.EmailConfirmation": "none is made: links are signed, and not stored",
     "admin.LogEntry": "forgotten with the audit trail",
@@ -89,6 +95,9 @@ def old(acme, alice, acme_key, charlie):
     AuditEvent.objects.update(at=at)
     IdempotencyRecord.objects.create(
         workspace=acme, key="k", fingerprint="", status=200, body="", created_at=at
+    )
+    Invitation.objects.create(
+        workspace=acme, email="x@x.example", role="member", token_hash="x", expires_at=at
     )
     QuotaNotice.objects.create(subject_id=key.pk, day=at.date(), percent=80)
     UsageBatch.objects.create(id=new_id(), written_at=at)

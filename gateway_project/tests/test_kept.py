@@ -23,12 +23,15 @@ OURS_BY_NATURE = {
     "ApiKey.key_hash": "a digest",
     "ApiKey.scopes": OWN_WORDS,
     "ApiKey.allowed_cidrs": "networks, checked",
+    "AuditChain.digest": "a digest",
     "AuditEvent.action": OWN_WORDS,
+    "AuditEvent.digest": "a digest",
     "DeadItem.uid": "an id that Robin made",
     "Document.name": OWN_WORDS,
     "Feedback.decision": OWN_WORDS,
     "Feedback.source": OWN_WORDS,
     "IdempotencyRecord.fingerprint": "a digest",
+    "Invitation.token_hash": "a digest",
     "Job.request_id": "an id that we made",
     "MetricSample.figures": "numbers by our own names",
     "OutboxEvent.type": OWN_WORDS,
@@ -50,6 +53,7 @@ OURS_BY_NATURE = {
     "UsageRollup.endpoint": "a path of ours",
     "Webhook.events": OWN_WORDS,
     "WebhookDelivery.event_type": OWN_WORDS,
+    "WorkspaceDomain.token": "a random text",
     "Workspace.wanted_events": OWN_WORDS,
 }
 MARK = "marzipan-7f3a"

@@ -40,7 +40,8 @@ def text_of(response):
 
 class TestWebhooks:
     def test_it_makes_one_and_shows_the_secret_once(self, owner, acme, receiver):
-        r = owner.post("/app/webhooks", {**FORM, "url": receiver.url()})
+        done = owner.post("/app/webhooks", {**FORM, "url": receiver.url()})
+        r = owner.get(done["Location"])
 
         made = Webhook.objects.get(workspace=acme)
         assert "whsec_" in text_of(r)

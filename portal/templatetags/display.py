@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Any
 
 from django import template
+from django.conf import settings
 from django.forms import BoundField
 from django.urls import reverse
+from django.utils.dateparse import parse_datetime
+from django.utils.html import format_html
 from django.utils.safestring import SafeString, mark_safe
+
+from gateway_project.core.clock import new_id
+from portal import clocks
 
 register = template.Library()
 
@@ -16,9 +23,9 @@ LABELS = {
     "Remember Me": "Stay signed in on this device",
     "Authenticator code": "Code from your app",
     "Code": "Code from your app, or a recovery code",
-    "Password (again)": "The same again",
+    "Password (again)": "Repeat password",
     "New Password": "New password",
-    "New Password (again)": "The same again",
+    "New Password (again)": "Repeat password",
     "Current Password": "Current password",
 }
 SYSTEMS = {
@@ -84,3 +91,40 @@ def room_link(context: Any, name: str, label: str, icon: str, *signs: str) -> di
     at = context["at"]
     is_here = at == name or any(at.startswith(sign) for sign in signs)
     return {"url": reverse(name), "label": label, "icon": icon, "is_here": is_here}
+
+
+@register.simple_tag
+def when(at: datetime | str | None, form: str = "minute") -> str | SafeString:
+    """A moment in the zone of the page, with UTC on hover. Forms: `portal.clocks.FORMS`."""
+    moment = parse_datetime(at) if isinstance(at, str) else at
+    if moment is None:
+        return ""
+    return format_html(
+        '<time datetime="{}" title="{}">{}</time>',
+        moment.isoformat(),
+        clocks.in_utc(moment),
+        clocks.written(moment, form),
+    )
+
+
+@register.filter
+def utc(at: datetime) -> str:
+    """For mails, whose readers' zones are not known."""
+    return clocks.in_utc(at)
+
+
+@register.simple_tag
+def single_sign_on() -> str:
+    """What people sign in with elsewhere; empty: nothing is set."""
+    return settings.OIDC_NAME if settings.OIDC_ISSUER else ""
+
+
+@register.simple_tag
+def zone() -> str:
+    return clocks.zone_name()
+
+
+@register.simple_tag
+def once() -> SafeString:
+    """Marks a form, so that what it makes is made once (`portal.posting.is_first`)."""
+    return format_html('<input type="hidden" name="once" value="{}">', new_id())

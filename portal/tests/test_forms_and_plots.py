@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from django.utils import timezone
 
 from accounts.models import ApiKey, Plan
 from portal import plots
@@ -58,7 +59,7 @@ def test_a_plot_has_a_column_for_hours_without_requests():
 
     assert [len(column.pieces) for column in plot.columns] == [0, 3, 0, 0]
     assert plot.columns[1].title == ("01 May 10:00 UTC: 1,200 requests, 200 flagged, 100 errors")
-    assert [level.text for level in plot.levels] == ["0", "1,000", "2,000"]
+    assert [level.text for level in plot.levels] == ["2,000", "1,000", "0"]
 
 
 def test_latency_is_in_milliseconds():
@@ -69,4 +70,32 @@ def test_latency_is_in_milliseconds():
     plot = plots.latency_plot(times, {NOON: {"latency": latency}}, "minute")
 
     assert plot.columns[0].title == "12:00 UTC: p95 48.5 ms"
-    assert plot.levels[-1].text == "50 ms"
+    assert plot.levels[0].text == "50 ms"
+
+
+@pytest.mark.parametrize("most", [1, 3, 5, 7, 50, 999])
+def test_counts_have_whole_ticks(most):
+    times = [NOON]
+    series = {NOON: {"requests": most, "flagged": 0, "errors": 0}}
+
+    plot = plots.requests_plot(times, series, "hour")
+
+    assert all("." not in level.text for level in plot.levels)
+
+
+def test_nothing_is_no_axis():
+    times = plots.buckets(NOON - timedelta(hours=3), NOON, "hour")
+
+    assert plots.requests_plot(times, {}, "hour").is_empty
+
+
+def test_a_page_has_one_clock():
+    times = [NOON]
+    with timezone.override("Asia/Tokyo"):
+        hours = plots.requests_plot(times, {}, "hour")
+        days = plots.requests_plot(times, {}, "day")
+
+    assert hours.times == ["01 May 21:00"]
+    assert hours.columns[0].title.startswith("01 May 21:00 Asia/Tokyo: ")
+    # The sums of a day are UTC's, and it is said.
+    assert days.columns[0].title.startswith("01 May (UTC): ")

@@ -107,5 +107,5 @@ def test_a_person_without_a_workspace_is_told_whom_to_ask(enter, bob):
     landed = enter(bob).get("/app/")
 
     assert landed.status_code == 200
-    assert b"add bob@acme.example to it" in landed.content
+    assert b"to invite bob@acme.example" in landed.content
     assert b"/admin/" not in landed.content

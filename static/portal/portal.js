@@ -1,5 +1,5 @@
-// What every page needs: times in the reader's zone, copy buttons, dialogs, the choice of a theme, and a
-// way for the keyboard into what scrolls.
+// What every page needs: the reader's zone, copy buttons, dialogs, the choice of a theme, the field that
+// needs another look, forms that are sent once, and a way for the keyboard into what scrolls.
 "use strict";
 
 (() => {
@@ -7,20 +7,10 @@
   const stored = localStorage.getItem("theme");
   if (stored) root.dataset.theme = stored;
 
-  const zoned = new Intl.DateTimeFormat(undefined, { dateStyle: "medium", timeStyle: "short" });
-  const precise = new Intl.DateTimeFormat(undefined, { dateStyle: "medium", timeStyle: "medium" });
-  const day = new Intl.DateTimeFormat(undefined, { dateStyle: "medium" });
-
-  // <time datetime="2026-01-01T00:00:00Z" data-form="day|precise"> in the reader's zone; UTC on hover.
-  function showTimes(within) {
-    for (const element of within.querySelectorAll("time[datetime]:not([title])")) {
-      const at = new Date(element.dateTime);
-      if (Number.isNaN(at.getTime())) continue;
-      const form = { day, precise }[element.dataset.form] || zoned;
-      element.title = at.toISOString().replace("T", " ").replace(/\.\d+Z$/, " UTC");
-      element.textContent = form.format(at);
-    }
-  }
+  // The pages are written in the reader's zone, or in UTC (`portal/clocks.py`).
+  const YEAR = "; path=/; max-age=31536000; samesite=lax";
+  const zone = Intl.DateTimeFormat().resolvedOptions().timeZone || "UTC";
+  document.cookie = `zone=${zone}${YEAR}`;
 
   // What scrolls sideways has to be reached by keyboard; what does not is no stop on the way.
   function letScroll(within) {
@@ -57,7 +47,6 @@
   window.portal = { element, shape, post };
 
   function prepare(within) {
-    showTimes(within);
     letScroll(within);
   }
 
@@ -82,11 +71,16 @@
   }
 
   document.addEventListener("click", (event) => {
-    const button = event.target.closest("[data-copy], [data-open], [data-close], [data-theme-switch]");
+    const button = event.target.closest("[data-copy], [data-open], [data-close], [data-theme-switch], [data-clock-switch]");
     if (!button) return;
     if (button.dataset.copy) copy(button);
     else if (button.dataset.open) document.querySelector(button.dataset.open).showModal();
     else if ("close" in button.dataset) button.closest("dialog").close();
+    else if ("clockSwitch" in button.dataset) {
+      const isUtc = /(^|; )clock=utc/.test(document.cookie);
+      document.cookie = `clock=${isUtc ? "local" : "utc"}${YEAR}`;
+      location.reload();
+    }
     else {
       const isDark = root.dataset.theme
         ? root.dataset.theme === "dark"
@@ -95,9 +89,22 @@
       localStorage.setItem("theme", root.dataset.theme);
     }
   });
+  // A second click on a button sends nothing a second time; coming back to the page frees it.
+  document.addEventListener("submit", (event) => {
+    const form = event.target;
+    if (event.defaultPrevented || form.method !== "post") return;
+    if (form.dataset.sent) return event.preventDefault();
+    form.dataset.sent = "yes";
+  });
+  addEventListener("pageshow", () => {
+    for (const form of document.querySelectorAll("form[data-sent]")) delete form.dataset.sent;
+  });
   document.addEventListener("htmx:load", (event) => prepare(event.detail.elt.parentElement || document));
   document.addEventListener("DOMContentLoaded", () => {
     prepare(document);
+    for (const button of document.querySelectorAll("[data-clock-switch]")) button.hidden = zone === "UTC";
+    document.querySelector("dialog[data-opened]")?.showModal();
+    document.querySelector("[aria-invalid=true]")?.focus();
     // On a phone the navigation stands in a row that scrolls: begin where the reader is.
     document.querySelector(".side-nav [aria-current]")?.scrollIntoView({ block: "nearest", inline: "center" });
   });

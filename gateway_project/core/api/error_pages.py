@@ -68,6 +68,22 @@ class RefusedData:
         return refuse(request, gateway_error(exception, request))
 
 
+class RefusedMethods:
+    """What Django answers with an empty body, a page that takes other methods, says so."""
+
+    sync_capable, async_capable = True, False
+
+    def __init__(self, get_response: Callable[[HttpRequest], HttpResponse]) -> None:
+        self._get_response = get_response
+
+    def __call__(self, request: HttpRequest) -> HttpResponse:
+        response = self._get_response(request)
+        if response.status_code != 405 or response.streaming or response.content:
+            return response
+        allow = {"Allow": response.headers.get("Allow", "")}
+        return refuse(request, errors.MethodNotAllowed(headers=allow))
+
+
 class PageLimit:
     """Before anything of a page is worked out: how many an address may open in a minute.
 
@@ -127,7 +143,12 @@ def refuse(request: HttpRequest, error: errors.GatewayError) -> HttpResponse:
         response = render(
             request,
             "portal/error.html",
-            {"error": error, "request_id": context.request_id},
+            {
+                "error": error,
+                "request_id": context.request_id,
+                # A form that came too late stands at its own address, or is led to from there.
+                "page_of_form": request.path if request.method not in ("GET", "HEAD") else "",
+            },
             status=error.status_code,
         )
         for name, value in error.headers.items():

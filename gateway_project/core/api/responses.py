@@ -74,7 +74,14 @@ NDJSON = "application/x-ndjson"
 
 
 def ndjson(pieces: Iterator[bytes], **headers: str) -> StreamingHttpResponse:
-    """Lines of JSON as they come; each piece is fetched in a thread that may use the ORM.
+    """Lines of JSON as they come."""
+    return streamed(pieces, content_type=NDJSON, **headers)
+
+
+def streamed(
+    pieces: Iterator[bytes], *, content_type: str, **headers: str
+) -> StreamingHttpResponse:
+    """Pieces as they come; each is fetched in a thread that may use the ORM.
 
     Between two pieces no connection is held: the next one waits until the client has read this one.
     """
@@ -89,4 +96,4 @@ def ndjson(pieces: Iterator[bytes], **headers: str) -> StreamingHttpResponse:
         while (piece := await sync_to_async(following)()) is not None:
             yield piece
 
-    return StreamingHttpResponse(fetched(), content_type=NDJSON, headers=headers)
+    return StreamingHttpResponse(fetched(), content_type=content_type, headers=headers)

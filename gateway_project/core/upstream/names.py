@@ -83,6 +83,33 @@ async def look_up(host: str, family: int = socket.AF_UNSPEC) -> list[str]:
         share.release()
 
 
+def text_records(host: str) -> list[str]:
+    """The TXT records of `host`; none where there is no such name. Blocks for `SECONDS_MAX`.
+
+    Raises `ResolverAway` when nobody answers. Not with a connection of the database in hand.
+    """
+    answered: Future[Any] = Future()
+
+    def answer(result: Any, error: int | None) -> None:  # in a thread of c-ares
+        if error is None:
+            answered.set_result(result)
+        else:
+            answered.set_exception(_Failed(error))
+
+    channel = _channel(os.getpid(), _era(), tuple(settings.NAME_SERVERS))
+    try:
+        channel.query(host, pycares.QUERY_TYPE_TXT, callback=answer)
+        found = answered.result(SECONDS_MAX)
+    except _Failed as exc:
+        if exc.args[0] in ABSENT:
+            return []
+        raise ResolverAway("the name servers do not answer") from exc
+    except (TimeoutError, pycares.AresError) as exc:
+        raise ResolverAway("the name servers do not answer") from exc
+    records = [record.data for record in found.answer if record.type == pycares.QUERY_TYPE_TXT]
+    return [record.data.decode("utf-8", "replace") for record in records]
+
+
 async def _addresses(host: str, family: int) -> list[str]:
     def submit(channel: pycares.Channel, answer: Callable[..., None]) -> None:
         channel.getaddrinfo(
@@ -140,12 +167,15 @@ async def _ask(submit: Submit, seconds: float) -> Any:
             answered.set_exception(_Failed(error))
 
     try:
-        era = int(monotonic() / CACHED_SECONDS)
-        submit(_channel(os.getpid(), era, tuple(settings.NAME_SERVERS)), answer)
+        submit(_channel(os.getpid(), _era(), tuple(settings.NAME_SERVERS)), answer)
     except pycares.AresError as exc:
         raise _Failed(*exc.args) from exc
     async with asyncio.timeout(seconds):
         return await asyncio.wrap_future(answered)
+
+
+def _era() -> int:
+    return int(monotonic() / CACHED_SECONDS)
 
 
 @lru_cache(maxsize=1)

@@ -1,0 +1,190 @@
+"""Who did what: sealing the audit trail into a chain for each workspace, reading it, checking it.
+
+`accounts.events.audit` writes a row in the transaction of the act. `seal` gives rows their numbers
+behind the acts, so that no act waits for another's. Each row's digest covers the row and the
+digest before it: nothing can be changed, put in or left out without `verify` seeing it. On
+PostgreSQL a trigger refuses to change a sealed row, and to delete one of the last 30 days. Rows
+past `AUDIT_RETENTION_DAYS` go from the beginning, and the chain then begins later.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from datetime import datetime, timedelta
+from typing import Any, NamedTuple
+from uuid import UUID
+
+import orjson
+from django.db import transaction
+from django.db.models import QuerySet
+
+from accounts.events import NewEvent, event, publish_all
+from accounts.models import AuditChain, AuditEvent, Workspace
+from gateway_project.core import clock
+from gateway_project.core.clock import utc_text
+from gateway_project.core.stores import advisory
+
+NOBODYS = UUID(int=0)
+"""The chain of rows that belong to no workspace: acts of staff and of Robin's people."""
+RECORDED = "audit.recorded"
+ROWS_A_ROUND = 1_000
+ROUNDS_MAX = 20
+
+
+def seal() -> int:
+    """Number what is committed and not sealed yet, and tell who listens; returns how many."""
+    sealed = 0
+    for _ in range(ROUNDS_MAX):
+        done = _seal_some()
+        sealed += done
+        if done < ROWS_A_ROUND:
+            break
+    return sealed
+
+
+def _seal_some() -> int:
+    with transaction.atomic():
+        if not advisory.try_to_hold("audit.seal"):
+            return 0
+        rows = list(AuditEvent.objects.filter(number=None).order_by("id")[:ROWS_A_ROUND])
+        if not rows:
+            return 0
+        ids = {row.workspace_id or NOBODYS for row in rows}
+        known = AuditChain.objects.in_bulk(ids)
+        chains = {chain_id: known.get(chain_id) or AuditChain(id=chain_id) for chain_id in ids}
+        for row in rows:
+            chain = chains[row.workspace_id or NOBODYS]
+            chain.number += 1
+            chain.digest = digest_of(row, chain.number, chain.digest)
+            row.number, row.digest = chain.number, chain.digest
+        AuditEvent.objects.bulk_update(rows, ["number", "digest"], batch_size=500)
+        AuditChain.objects.bulk_create(
+            chains.values(),
+            update_conflicts=True,
+            unique_fields=["id"],
+            update_fields=["number", "digest"],
+        )
+        publish_all(_events(rows))
+    return len(rows)
+
+
+def digest_of(row: AuditEvent, number: int, before: str) -> str:
+    """Of what the row says, as the database has it."""
+    said = [
+        before,
+        number,
+        str(row.pk),
+        row.at.isoformat(),
+        row.action,
+        row.actor,
+        str(row.workspace_id or ""),
+        row.target,
+        row.client_ip or "",
+        row.request_id,
+        row.details,
+    ]
+    return hashlib.sha256(orjson.dumps(said, option=orjson.OPT_SORT_KEYS)).hexdigest()
+
+
+def _events(rows: list[AuditEvent]) -> list[NewEvent]:
+    ids = {row.workspace_id for row in rows if row.workspace_id}
+    wanting = {
+        pk
+        for pk, wanted in Workspace.objects.filter(pk__in=ids).values_list("pk", "wanted_events")
+        if RECORDED in wanted
+    }
+    return [
+        event(row.workspace_id, RECORDED, result=shown(row), at=row.at)
+        for row in rows
+        if row.workspace_id in wanting
+    ]
+
+
+def shown(row: AuditEvent) -> dict[str, Any]:
+    """The row as the API, exports and events show it."""
+    details = dict(row.details)
+    return {
+        "id": str(row.pk),
+        "number": row.number,
+        "at": utc_text(row.at),
+        "action": row.action,
+        "actor": row.actor,
+        "target": row.target,
+        "client_ip": row.client_ip,
+        "request_id": row.request_id or None,
+        "changes": details.pop("changes", {}),
+        "details": details,
+        "digest": row.digest,
+    }
+
+
+class Wanted(NamedTuple):
+    """Filters of the trail; empty ones leave nothing out. `action` is one, or the beginning of
+    several (`key.`)."""
+
+    action: str = ""
+    actor: str = ""
+    target: str = ""
+    since: datetime | None = None
+    until: datetime | None = None
+
+
+def of_workspace(workspace: Workspace, wanted: Wanted = Wanted()) -> QuerySet[AuditEvent]:  # noqa: B008 - it is immutable
+    """What a workspace may read: of the days of its plan."""
+    first = clock.now() - timedelta(days=workspace.plan.audit_days)
+    begin = max(first, wanted.since) if wanted.since else first
+    rows = AuditEvent.objects.filter(workspace_id=workspace.pk, at__gte=begin)
+    if wanted.until:
+        rows = rows.filter(at__lt=wanted.until)
+    if wanted.action:
+        is_family = wanted.action.endswith(".")
+        rows = rows.filter(**{f"action{'__startswith' if is_family else ''}": wanted.action})
+    if wanted.actor:
+        rows = rows.filter(actor=wanted.actor)
+    if wanted.target:
+        rows = rows.filter(target=wanted.target)
+    return rows
+
+
+class Verdict(NamedTuple):
+    """`wrong` is None for an unbroken chain; else what is wrong, and `at` which number."""
+
+    chain: UUID
+    first: int
+    last: int
+    wrong: str | None = None
+    at: int | None = None
+
+
+def verify(chain_id: UUID) -> Verdict:
+    """Work the chain out anew. The first row that is left vouches for those before it."""
+    found = AuditChain.objects.filter(pk=chain_id).first()
+    if found is None:
+        return Verdict(chain_id, 0, 0)
+    first = last = 0
+    before = ""
+    for row in _rows_of(chain_id, found.number):
+        number = row.number or 0
+        if not first:
+            first = number
+            is_right = first > 1 or row.digest == digest_of(row, 1, "")
+        elif number != last + 1:
+            return Verdict(chain_id, first, last, "rows are missing", last + 1)
+        else:
+            is_right = row.digest == digest_of(row, number, before)
+        if not is_right:
+            return Verdict(chain_id, first, last, "the row was changed", number)
+        last, before = number, row.digest
+    if (last, before) != (found.number, found.digest) and last:
+        return Verdict(chain_id, first, last, "rows are missing at the end", last + 1)
+    return Verdict(chain_id, first, last)
+
+
+def _rows_of(chain_id: UUID, last: int) -> Iterator[AuditEvent]:
+    rows = AuditEvent.objects.filter(number__lte=last)
+    if chain_id == NOBODYS:
+        rows = rows.filter(workspace=None)
+    else:
+        rows = rows.filter(workspace_id=chain_id)
+    return rows.order_by("number").iterator(chunk_size=1_000)

@@ -1,0 +1,244 @@
+"""The audit trail: sealed, checked, told of, and read by who may."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from io import StringIO
+from itertools import count
+
+import pytest
+from django.core.management import CommandError, call_command
+from django.db import DatabaseError, connection, transaction
+from django.utils import timezone
+
+from accounts import audit, services
+from accounts.events import audit as note
+from accounts.models import AuditChain, AuditEvent, OutboxEvent, Workspace
+from accounts.tests.shapes import refusal
+
+ACTOR = services.Actor("dana@acme.example", "203.0.113.7", "01a206fe-78a1-766d-896f-d02e80a236dd")
+ON_POSTGRESQL = pytest.mark.skipif(connection.vendor != "postgresql", reason="needs PostgreSQL")
+
+
+@pytest.fixture
+def trail(gateway, acme):
+    """Five acts in Acme and one of nobody's, sealed."""
+    for number in range(5):
+        note("key.changed", workspace=acme, target=number, changes={"name": ["a", number]},
+             **ACTOR.fields())  # fmt: skip
+    note("breaker.forced", target="engine", **ACTOR.fields())
+    audit.seal()
+    return acme
+
+
+def tampered(statement, *values):
+    """As by somebody who owns the database."""
+    with connection.cursor() as cursor:
+        if connection.vendor == "postgresql":
+            cursor.execute("SET session_replication_role = replica")
+        cursor.execute(statement, values)
+        if connection.vendor == "postgresql":
+            cursor.execute("SET session_replication_role = DEFAULT")
+
+
+class TestSealing:
+    def test_each_workspace_has_a_chain_of_its_own(self, trail, globex):
+        note("key.created", workspace=globex, **ACTOR.fields())
+        assert audit.seal() == 1
+
+        ends = {chain.pk: chain.number for chain in AuditChain.objects.all()}
+        assert ends[globex.pk] == AuditEvent.objects.filter(workspace=globex).count()
+        for chain, last in ends.items():
+            found = audit.verify(chain)
+            assert (found.wrong, found.first, found.last) == (None, 1, last)
+
+    def test_sealing_twice_is_sealing_once(self, trail):
+        before = list(AuditEvent.objects.order_by("id").values_list("number", "digest"))
+
+        assert audit.seal() == 0
+        assert list(AuditEvent.objects.order_by("id").values_list("number", "digest")) == before
+
+    def test_what_is_rolled_back_leaves_no_gap(self, trail):
+        with transaction.atomic():
+            note("key.created", workspace=trail, **ACTOR.fields())
+            transaction.set_rollback(True)
+        note("key.created", workspace=trail, **ACTOR.fields())
+        audit.seal()
+
+        assert audit.verify(trail.pk).wrong is None
+
+    def test_more_than_a_round_is_sealed_in_rounds(self, trail, monkeypatch):
+        monkeypatch.setattr(audit, "ROWS_A_ROUND", 2)
+        for _ in range(5):
+            note("key.created", workspace=trail, **ACTOR.fields())
+
+        assert audit.seal() == 5
+        assert audit.verify(trail.pk).wrong is None
+
+
+class TestVerifying:
+    @pytest.mark.hostile
+    @pytest.mark.parametrize(
+        "change",
+        [
+            "actor = 'nobody'",
+            "action = 'key.created'",
+            "target = 'other'",
+            "client_ip = '198.51.100.1'",
+            "request_id = ''",
+            "at = at - interval '1 second'",
+            "details = '{\"changes\": {}}'",
+        ],
+    )
+    @ON_POSTGRESQL
+    def test_a_changed_row_is_found(self, trail, change):
+        row = AuditEvent.objects.filter(workspace=trail).order_by("number")[3]
+        tampered(f"UPDATE accounts_auditevent SET {change} WHERE id = %s", row.pk)
+
+        found = audit.verify(trail.pk)
+
+        assert (found.wrong, found.at) == ("the row was changed", row.number)
+
+    @pytest.mark.hostile
+    @pytest.mark.parametrize(("index", "wrong"), [(1, "rows are missing"), (-1, "at the end")])
+    def test_a_row_that_was_taken_out_is_found(self, trail, index, wrong):
+        numbers = sorted(
+            AuditEvent.objects.filter(workspace=trail).values_list("number", flat=True)
+        )
+        tampered(
+            "DELETE FROM accounts_auditevent WHERE workspace_id = %s AND number = %s",
+            trail.pk if connection.vendor == "postgresql" else trail.pk.hex,
+            numbers[index],
+        )
+
+        found = audit.verify(trail.pk)
+
+        assert found.wrong is not None
+        assert wrong in found.wrong
+        assert found.at == numbers[index]
+
+    def test_the_command_says_where_and_ends_with_1(self, trail):
+        said = StringIO()
+        call_command("audit", "verify", workspace=trail.slug, stdout=said)
+        assert "unbroken" in said.getvalue()
+        row = AuditEvent.objects.filter(workspace=trail).order_by("number")[2]
+        pk = row.pk if connection.vendor == "postgresql" else row.pk.hex
+        tampered("UPDATE accounts_auditevent SET actor = 'x' WHERE id = %s", pk)
+
+        with pytest.raises(CommandError):
+            call_command("audit", "verify", stdout=said)
+        assert f"acme: the row was changed, at number {row.number}" in said.getvalue()
+
+    def test_what_is_past_its_time_may_go_from_the_beginning(self, trail, settings):
+        first = AuditEvent.objects.filter(workspace=trail).order_by("number")[0]
+        tampered(
+            "DELETE FROM accounts_auditevent WHERE id = %s",
+            first.pk if connection.vendor == "postgresql" else first.pk.hex,
+        )
+
+        found = audit.verify(trail.pk)
+        assert (found.wrong, found.first) == (None, 2)
+
+
+@ON_POSTGRESQL
+@pytest.mark.hostile
+class TestAppendOnly:
+    def test_the_database_changes_no_sealed_row(self, trail):
+        with pytest.raises(DatabaseError, match="never changed"):
+            AuditEvent.objects.filter(workspace=trail).update(actor="nobody")
+
+    def test_the_database_deletes_none_of_the_last_month(self, trail):
+        with pytest.raises(DatabaseError, match="30 days"):
+            AuditEvent.objects.filter(workspace=trail)._raw_delete("default")
+
+
+class TestTelling:
+    def test_a_siem_hears_of_each_record_once(self, trail):
+        Workspace.objects.filter(pk=trail.pk).update(wanted_events=["audit.recorded"])
+        note("key.revoked", workspace=trail, target="k", **ACTOR.fields())
+        note("breaker.forced", target="engine", **ACTOR.fields())  # not theirs
+        for _ in range(2):
+            audit.seal()
+
+        [event] = OutboxEvent.objects.filter(type="audit.recorded")
+        result = event.body["data"]["result"]
+        assert (result["action"], result["actor"]) == ("key.revoked", ACTOR.name)
+        assert result["digest"] == AuditEvent.objects.get(action="key.revoked").digest
+
+
+class TestReading:
+    def test_the_api_has_before_and_after(self, gateway, trail, make_key):
+        key = make_key(scopes=["audit:read"])
+
+        answer = gateway.get("/v1/audit?action=key.changed&limit=2", key=key)
+
+        assert answer.status_code == 200, answer.text
+        body = answer.json()
+        assert [row["target"] for row in body["results"]] == ["4", "3"]
+        assert body["results"][0]["changes"] == {"name": ["a", 4]}
+        assert body["results"][0]["client_ip"] == "203.0.113.7"
+        rest = gateway.get(body["next"].replace("http://testserver", ""), key=key).json()
+        assert [row["target"] for row in rest["results"]] == ["2", "1"]
+
+    @pytest.mark.parametrize(
+        ("query", "found"),
+        [
+            ("action=key.", 6),
+            ("action=member.", 0),
+            ("actor=dana@acme.example", 5),
+            ("target=3", 1),
+            ("since=2020-01-01T00:00:00Z", 6),
+            ("until=2020-01-01T00:00:00Z", 0),
+        ],
+    )
+    def test_filters(self, gateway, trail, make_key, query, found):
+        key = make_key(scopes=["audit:read"])  # which is a record as well
+
+        rows = gateway.get(f"/v1/audit?{query}", key=key).json()["results"]
+
+        assert len([row for row in rows if row["action"].startswith("key.")]) == found
+
+    @pytest.mark.parametrize("query", ["since=yesterday", "limit=0", "nonsense=1"])
+    def test_what_is_wrong_is_said(self, gateway, trail, make_key, query):
+        answer = gateway.get(f"/v1/audit?{query}", key=make_key(scopes=["audit:read"]))
+
+        assert refusal(answer) == (422, "validation_error")
+
+    @pytest.mark.hostile
+    def test_nobody_reads_anothers(self, gateway, trail, globex_key, make_key, globex):
+        own = gateway.get("/v1/audit", key=globex_key)
+        assert refusal(own) == (403, "scope_denied")
+        _, stranger = services.issue_key(globex, actor=ACTOR, scopes=["audit:read"])
+
+        rows = gateway.get("/v1/audit", key=stranger).json()["results"]
+
+        assert {row["target"] for row in rows}.isdisjoint(map(str, range(5)))
+
+    def test_beyond_the_plans_days_nothing_is_read(self, gateway, trail, make_key):
+        trail.plan.audit_days = 1
+        trail.plan.save()
+        old = AuditEvent(action="key.old", actor="x", workspace=trail)
+        old.at = timezone.now() - timedelta(days=2)
+        old.save()
+
+        rows = gateway.get("/v1/audit", key=make_key(scopes=["audit:read"])).json()["results"]
+
+        assert "key.old" not in {row["action"] for row in rows}
+
+    @pytest.mark.hostile
+    def test_no_key_and_no_secret_is_in_it(self, gateway, trail, make_key):
+        key = make_key(name="Shop", scopes=["audit:read", "keys:write"])
+        gateway.patch(f"/v1/keys/{key.row.pk}", {"name": "Till"}, key=key)
+
+        rows = gateway.get("/v1/audit", key=key).json()["results"]
+
+        assert str(key) not in str(rows)
+        assert key.row.key_hash not in str(rows)
+        changed = next(row for row in rows if row["changes"].get("name") == ["Shop", "Till"])
+        assert changed["actor"] == f"key {key.row.prefix}…"
+
+
+def test_every_act_of_a_chain_has_another_number(trail):
+    numbers = AuditEvent.objects.filter(workspace=trail).order_by("number")
+
+    assert all(row.number == expected for row, expected in zip(numbers, count(1), strict=False))

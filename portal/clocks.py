@@ -1,0 +1,68 @@
+"""One clock for a page: the reader's zone, or UTC, which `portal.js` leaves in cookies.
+
+All times of a page are written by `{% when %}`, its charts are marked and its filters are read in
+that zone, and the foot of the page names it. Days of charts are the days of limits and sums: UTC's.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from datetime import UTC, datetime
+from zoneinfo import ZoneInfo
+
+from django.http import HttpRequest
+from django.http.response import HttpResponseBase
+from django.utils import timezone
+
+ZONE_COOKIE, CLOCK_COOKIE = "zone", "clock"
+PAGES = ("/app/", "/accounts/", "/guides/")
+NAME = re.compile(r"[A-Za-z][A-Za-z0-9_+-]*(/[A-Za-z0-9_+-]+){0,2}")
+FORMS = {
+    "minute": "%d %b %H:%M",
+    "precise": "%d %b %H:%M:%S",
+    "day": "%d %b",
+}
+OTHER_YEAR = {"minute": "%d %b %Y %H:%M", "precise": "%d %b %Y %H:%M:%S", "day": "%d %b %Y"}
+
+
+class ReadersClock:
+    """Pages for people are in the zone of their reader; the API and the admin know UTC only."""
+
+    sync_capable, async_capable = True, False
+
+    def __init__(self, get_response: Callable[[HttpRequest], HttpResponseBase]) -> None:
+        self._get_response = get_response
+
+    def __call__(self, request: HttpRequest) -> HttpResponseBase:
+        if not request.path.startswith(PAGES):
+            return self._get_response(request)
+        with timezone.override(zone_of(request)):
+            return self._get_response(request)
+
+
+def zone_of(request: HttpRequest) -> ZoneInfo:
+    """Whatever a cookie says, it is a zone."""
+    name = request.COOKIES.get(ZONE_COOKIE, "")
+    if request.COOKIES.get(CLOCK_COOKIE) == "utc" or len(name) > 64 or not NAME.fullmatch(name):
+        return ZoneInfo("UTC")
+    try:
+        return ZoneInfo(name)
+    except (LookupError, ValueError, OSError):
+        return ZoneInfo("UTC")
+
+
+def zone_name() -> str:
+    """Of this page: `Europe/Berlin`, `UTC`."""
+    return timezone.get_current_timezone_name()
+
+
+def written(at: datetime, form: str = "minute") -> str:
+    """`29 Nov 12:29` in the zone of the page; the year only where it is another one."""
+    here = timezone.localtime(at)
+    is_this_year = here.year == timezone.localtime().year
+    return f"{here:{(FORMS if is_this_year else OTHER_YEAR)[form]}}"
+
+
+def in_utc(at: datetime) -> str:
+    return f"{at.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"

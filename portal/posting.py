@@ -1,0 +1,120 @@
+"""What every form of the pages keeps to: a POST does its work once and then leads to a page.
+
+What a POST made and may show this once (a key, a secret) waits encrypted in the session until the
+page that it leads to takes it out. So reloading a page never repeats anything, and an address that
+only takes POSTs answers everybody else with the page of its form.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import wraps
+from typing import Any, cast
+from uuid import UUID
+
+import orjson
+from django.contrib import messages
+from django.contrib.auth.views import redirect_to_login
+from django.core.cache import cache
+from django.http import HttpRequest, HttpResponseBase, HttpResponseNotAllowed, HttpResponseRedirect
+from django.urls import reverse
+from redis.exceptions import RedisError
+
+from gateway_project.core import clock, encryption
+
+View = Callable[..., HttpResponseBase]
+SHOWN_ONCE = "shown_once"
+WAITS_SECONDS = 10 * 60
+WAITING_MAX = 5
+ONCE_SECONDS = 60 * 60
+SIGNED_OUT = (
+    "You were signed out before this was sent, so nothing was done. Sign in and send it again."
+)
+TWICE = "This form was sent already, and what it makes is made once."
+SAFE = ("GET", "HEAD")
+
+
+def signed_in(view: View) -> View:
+    """For who is signed in; others go by way of the sign-in, and are told what was not done."""
+
+    @wraps(view)
+    def wrapped(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
+        if request.user.is_authenticated:
+            return view(request, *args, **kwargs)
+        is_form = "text/html" in request.headers.get("accept", "")
+        if request.method not in SAFE and is_form:
+            messages.warning(request, SIGNED_OUT)
+        sign_in: HttpResponseBase = redirect_to_login(request.get_full_path())
+        return sign_in
+
+    return wrapped
+
+
+def posts_for(page: str, *, bare: bool = False) -> Callable[[View], View]:
+    """Only POSTs of a form on `page`, the name of an address; whoever opens it is led there.
+
+    `page` takes the arguments of the view; with `bare` none.
+    """
+
+    def decorate(view: View) -> View:
+        @wraps(view)
+        def wrapped(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
+            if request.method == "POST":
+                return view(request, *args, **kwargs)
+            if request.method in SAFE:
+                return HttpResponseRedirect(reverse(page, kwargs={} if bare else kwargs))
+            return HttpResponseNotAllowed(["POST", *SAFE])
+
+        wrapped.form_is_on = page  # type: ignore[attr-defined]  # a test asks every address
+        return wrapped
+
+    return decorate
+
+
+def is_first(request: HttpRequest) -> bool:
+    """Whether the form that `{% once %}` marked comes for the first time; says so if not.
+
+    Ask when the form is valid, right before the work: a form that is sent again mended is new.
+    """
+    mark = request.POST.get("once", "")
+    try:
+        UUID(mark)
+    except ValueError:
+        return True  # not one of our pages
+    try:
+        first = cache.add(f"once:{request.user.pk}:{mark}", 1, ONCE_SECONDS)
+    except (RedisError, OSError):
+        return True  # a key too many is better than none
+    if not first:
+        messages.info(request, TWICE)
+    return bool(first)
+
+
+def show_once(request: HttpRequest, where: object, **facts: Any) -> None:
+    """Let the page of `where`, an id or a name, show these the next time that it is opened."""
+    waiting = _waiting(request)
+    sealed = encryption.encrypt(orjson.dumps(facts).decode())
+    waiting[str(where)] = [clock.time() + WAITS_SECONDS, sealed]
+    request.session[SHOWN_ONCE] = dict(list(waiting.items())[-WAITING_MAX:])
+
+
+def take_shown(request: HttpRequest, where: object) -> dict[str, Any]:
+    """What `show_once` left for this page, this once; mostly nothing."""
+    if request.method == "HEAD":
+        return {}
+    waiting = _waiting(request)
+    found = waiting.pop(str(where), None)
+    if found is None:
+        return {}
+    request.session[SHOWN_ONCE] = waiting
+    until, sealed = found
+    if until < clock.time():
+        return {}
+    try:
+        return cast(dict[str, Any], orjson.loads(encryption.decrypt(sealed)))
+    except encryption.Undecryptable:
+        return {}
+
+
+def _waiting(request: HttpRequest) -> dict[str, Any]:
+    return dict(request.session.get(SHOWN_ONCE) or {})

@@ -1,0 +1,479 @@
+"""Inviting, roles, leaving, handing over, several workspaces, domains; and what goes wrong."""
+
+from __future__ import annotations
+
+import re
+from datetime import timedelta
+
+import pytest
+from allauth.mfa.models import Authenticator
+from django.core import mail
+from django.test import Client
+from django.utils import timezone
+
+from accounts import people, services
+from accounts.models import (
+    ApiKey,
+    AuditEvent,
+    Invitation,
+    Membership,
+    User,
+    Workspace,
+    WorkspaceDomain,
+)
+from accounts.tests.shapes import refusal
+
+PAGE = "/app/people"
+NEW = "dora@new.example"
+PASSWORD = "a good long password"
+ACTOR = services.Actor("test")
+
+
+def invited(client, email=NEW, role="member"):
+    """The path of the link that was mailed."""
+    mail.outbox.clear()
+    answer = client.post(PAGE, {"email": email, "role": role})
+    assert answer.status_code == 302, answer.content.decode()
+    [message] = mail.outbox
+    assert message.to == [email]
+    return re.search(r"https?://[^/\s]+(/app/join/\S+)", message.body)[1]
+
+
+@pytest.fixture
+def make_person(gateway):
+    def make(email, *, is_confirmed=True):
+        user = services.register(email, PASSWORD).user
+        if is_confirmed:
+            services.confirm_email(user, actor=ACTOR)
+        return User.objects.get(pk=user.pk)
+
+    return make
+
+
+@pytest.fixture
+def dora(make_person):
+    return make_person(NEW)
+
+
+def place(user, workspace):
+    return Membership.objects.get(user=user, workspace=workspace)
+
+
+def texts(client, path=PAGE):
+    return client.get(path, follow=True).content.decode()
+
+
+class TestInviting:
+    def test_from_the_mail_to_the_workspace(self, owner, acme, dora, enter):
+        link = invited(owner, role="auditor")
+        browser = enter(dora)
+
+        assert "invites you as Auditor" in browser.get(link).content.decode()
+        assert browser.post(link)["Location"] == "/app/"
+        assert place(dora, acme).role == "auditor"
+        assert browser.get("/app/people").context["member"].workspace == acme
+        events = set(AuditEvent.objects.filter(workspace=acme).values_list("action", "actor"))
+        assert {("member.invited", "alice@acme.example"), ("member.joined", NEW)} <= events
+
+    def test_a_newcomer_registers_and_needs_no_second_mail(self, owner, acme):
+        link = invited(owner)
+        browser = Client()
+        page = browser.get(link).content.decode()
+        assert f"/accounts/signup/?next={link.replace('/', '%2F')}" in page
+
+        done = browser.post(
+            f"/accounts/signup/?next={link}", {"email": NEW, "password1": PASSWORD, "next": link}
+        )
+
+        assert done["Location"] == link
+        assert browser.post(link)["Location"] == "/app/"
+        user = User.objects.get(email=NEW)
+        assert user.email_confirmed_at is not None
+        assert place(user, acme).role == "member"
+
+    def test_a_stashed_address_vouches_for_no_other(self, owner, acme):
+        link = invited(owner)
+        browser = Client()
+        browser.get(link)
+
+        form = {"email": "mallory@x.example", "password1": PASSWORD, "next": link}
+        done = browser.post(f"/accounts/signup/?next={link}", form)
+
+        assert done["Location"] == "/accounts/confirm-email/"
+        assert User.objects.get(email="mallory@x.example").email_confirmed_at is None
+
+    @pytest.mark.hostile
+    def test_another_address_cannot_use_it(self, owner, acme, enter, charlie):
+        services.confirm_email(charlie, actor=ACTOR)
+        link = invited(owner)
+        thief = enter(charlie)
+
+        assert "This is for another address" in thief.get(link).content.decode()
+        assert refusal(thief.post(link)) == (403, "permission_denied")
+        assert not Membership.objects.filter(user=charlie, workspace=acme).exists()
+
+    @pytest.mark.hostile
+    def test_an_unconfirmed_address_cannot_use_it(self, owner, acme, make_person, enter):
+        squatter = make_person(NEW, is_confirmed=False)
+        link = invited(owner)
+
+        assert refusal(enter(squatter).post(link)) == (403, "permission_denied")
+        assert not Membership.objects.filter(user=squatter, workspace=acme).exists()
+
+    def test_it_works_once(self, owner, acme, dora, enter):
+        link = invited(owner)
+        browser = enter(dora)
+        browser.post(link)
+        assert browser.get(link)["Location"] == "/app/"  # open the mail again: one is in
+        place(dora, acme).delete()
+
+        again = browser.post(link, follow=True).content.decode()
+
+        assert "This invitation was used already" in again
+        assert not Membership.objects.filter(user=dora, workspace=acme).exists()
+
+    @pytest.mark.parametrize("what", ["withdrawn", "expired"])
+    def test_a_closed_one_says_why_to_everybody(self, owner, acme, dora, enter, what):
+        link = invited(owner)
+        found = Invitation.objects.get()
+        if what == "withdrawn":
+            owner.post(f"{PAGE}/invitations/{found.pk}/withdraw")
+        else:
+            Invitation.objects.update(expires_at=timezone.now() - timedelta(seconds=1))
+
+        page = enter(dora).post(link, follow=True).content.decode()
+
+        assert "This invitation is closed" in page
+        assert "Ask alice@acme.example for a new one" in page
+        assert "This invitation is closed" in Client().get(link).content.decode()
+        assert not Membership.objects.filter(user=dora, workspace=acme).exists()
+
+    def test_sending_again_makes_a_new_link_and_ends_the_old(self, owner, acme, dora, enter):
+        old = invited(owner)
+        mail.outbox.clear()
+        owner.post(f"{PAGE}/invitations/{Invitation.objects.get().pk}/resend")
+        new = re.search(r"(/app/join/\S+)", mail.outbox[0].body)[1]
+        browser = enter(dora)
+
+        assert Invitation.objects.count() == 1
+        assert refusal(browser.post(old)) == (404, "not_found")
+        assert browser.post(new)["Location"] == "/app/"
+
+    def test_inviting_twice_is_one_invitation(self, owner, acme):
+        invited(owner)
+        invited(owner, role="viewer")
+
+        assert Invitation.objects.get().role == "viewer"
+
+    def test_a_member_is_not_invited_again(self, owner, acme, bob):
+        answer = owner.post(PAGE, {"email": bob.email, "role": "viewer"})
+
+        assert "is a member already" in answer.content.decode()
+        assert not Invitation.objects.exists()
+
+    @pytest.mark.parametrize("form", [{"email": "no address"}, {"role": "root"}, {"email": ""}])
+    def test_what_is_wrong_is_said(self, owner, acme, form):
+        answer = owner.post(PAGE, {"email": NEW, "role": "member", **form})
+
+        assert set(answer.context["form"].errors) == set(form)
+        assert not Invitation.objects.exists()
+
+    @pytest.mark.hostile
+    def test_no_token_is_in_the_database(self, owner, acme):
+        token = invited(owner).rpartition("/")[2]
+
+        assert token not in str(Invitation.objects.values_list().get())
+
+    @pytest.mark.hostile
+    def test_there_is_an_end_to_open_ones(self, owner, acme, monkeypatch):
+        monkeypatch.setattr(people, "INVITATIONS_MAX", 2)
+        for number in range(2):
+            invited(owner, f"p{number}@x.example")
+
+        answer = owner.post(PAGE, {"email": NEW, "role": "viewer"})
+
+        assert "2 invitations are open already" in answer.content.decode()
+
+    def test_who_waits_is_told_where_they_land(self, owner, acme, make_person, enter):
+        dora = make_person(NEW)
+        dora.memberships.all().delete()
+        invited(owner)
+
+        browser = enter(dora)
+        page = browser.get("/app/").content.decode()
+        assert "alice@acme.example invites you to" in page
+        browser.post(f"/app/invitations/{Invitation.objects.get().pk}")
+        assert place(dora, acme).role == "member"
+
+    def test_a_mail_that_fails_is_said_and_can_be_sent_again(self, owner, acme, monkeypatch):
+        def fail(self, messages):
+            raise OSError("no mail server")
+
+        monkeypatch.setattr("gateway_project.tests.waiting.Mail.send_messages", fail)
+        page = owner.post(PAGE, {"email": NEW, "role": "member"}, follow=True).content.decode()
+
+        assert "We could not send the e-mail" in page
+        assert Invitation.objects.get().is_open
+
+
+@pytest.fixture
+def as_role(acme, bob, enter):
+    def enter_as(role):
+        Membership.objects.filter(user=bob, workspace=acme).update(role=role)
+        return enter(bob)
+
+    return enter_as
+
+
+RIGHTS = {
+    "owner": {"change", "people", "workspace"},
+    "admin": {"change", "people"},
+    "member": {"change"},
+    "viewer": set(),
+    "auditor": set(),
+}
+ACTS = {
+    "change": ("/app/keys", {"name": "k", "scopes": ["detect"]}),
+    "people": (PAGE, {"email": NEW, "role": "viewer"}),
+    "workspace": ("/app/workspace", {"name": "Acme 2"}),
+}
+
+
+class TestRoles:
+    @pytest.mark.parametrize("role", sorted(RIGHTS))
+    @pytest.mark.parametrize("right", sorted(ACTS))
+    @pytest.mark.hostile
+    def test_each_does_what_it_may_and_no_more(self, as_role, role, right):
+        path, form = ACTS[right]
+        answer = as_role(role).post(path, form)
+
+        if right in RIGHTS[role]:
+            assert answer.status_code in (200, 302)
+        else:
+            assert refusal(answer) == (403, "permission_denied")
+
+    def test_every_role_is_told_of(self):
+        roles = set(people.Role.values)
+
+        assert roles == set(people.MAY) == set(people.ROLE_HELP) == set(RIGHTS)
+
+    @pytest.mark.hostile
+    def test_a_role_that_is_taken_away_ends_with_the_next_click(self, as_role, acme, bob):
+        browser = as_role("admin")
+        assert browser.post(PAGE, {"email": NEW, "role": "viewer"}).status_code == 302
+        Membership.objects.filter(user=bob).update(role="viewer")
+
+        answer = browser.post(PAGE, {"email": "x@x.example", "role": "viewer"})
+
+        assert refusal(answer) == (403, "permission_denied")
+        Membership.objects.filter(user=bob).delete()
+        assert b"Make a workspace" in browser.post("/app/keys", {"name": "k"}).content
+        assert not ApiKey.objects.filter(name="k").exists()
+
+    @pytest.mark.hostile
+    def test_an_admin_makes_and_touches_no_owner(self, as_role, alice, bob, acme):
+        browser = as_role("admin")
+        answer = browser.post(PAGE, {"email": NEW, "role": "owner"})
+        assert list(answer.context["form"].errors) == ["role"]
+        for act, form in (("role", {"role": "viewer"}), ("remove", {}), ("hand-over", {})):
+            target = place(alice, acme).pk
+            answer = browser.post(f"{PAGE}/{target}/{act}", form)
+            assert refusal(answer) == (403, "permission_denied"), act
+        own = browser.post(f"{PAGE}/{place(bob, acme).pk}/role", {"role": "owner"})
+        assert refusal(own) == (403, "permission_denied")
+
+        assert place(alice, acme).role == "owner"
+
+    def test_the_owner_changes_and_removes(self, owner, acme, bob):
+        row = place(bob, acme)
+        owner.post(f"{PAGE}/{row.pk}/role", {"role": "auditor"})
+        assert place(bob, acme).role == "auditor"
+        told = AuditEvent.objects.get(action="member.changed")
+        assert told.details == {"changes": {"role": ["member", "auditor"]}}
+
+        owner.post(f"{PAGE}/{row.pk}/remove")
+        assert not Membership.objects.filter(user=bob, workspace=acme).exists()
+
+    @pytest.mark.hostile
+    def test_the_last_owner_stays(self, owner, acme, alice):
+        mine = place(alice, acme).pk
+        for act, form in (("remove", {}), ("role", {"role": "viewer"})):
+            page = owner.post(f"{PAGE}/{mine}/{act}", form, follow=True).content.decode()
+            assert "This is the only owner" in page
+
+        assert place(alice, acme).role == "owner"
+
+    def test_handing_over_swaps(self, owner, acme, alice, bob):
+        owner.post(f"{PAGE}/{place(bob, acme).pk}/hand-over")
+
+        assert (place(bob, acme).role, place(alice, acme).role) == ("owner", "admin")
+
+    def test_leaving_lands_in_another_workspace_or_on_a_page_that_leads_on(
+        self, as_role, acme, bob
+    ):
+        browser = as_role("viewer")
+        page = browser.post(f"{PAGE}/{place(bob, acme).pk}/remove", follow=True)
+
+        assert "You left “Acme”" in page.content.decode()
+        assert b"Make a workspace" in page.content
+
+    @pytest.mark.hostile
+    def test_people_of_others_are_as_missing_as_none(self, stranger, acme, bob):
+        row = place(bob, acme).pk
+        for act in ("role", "remove", "hand-over"):
+            answer = stranger.post(f"{PAGE}/{row}/{act}", {"role": "viewer"})
+            assert refusal(answer) == (404, "not_found")
+
+
+class TestWorkspaces:
+    def test_one_is_made_and_switched_to_and_back(self, owner, acme, alice):
+        owner.post("/app/workspaces/new", {"name": "Second"})
+        second = Workspace.objects.get(name="Second")
+        assert owner.get("/app/").context["member"].workspace == second
+        assert second.is_confirmed is (alice.email_confirmed_at is not None)
+
+        owner.post(f"/app/workspaces/{acme.pk}")
+        assert owner.get("/app/").context["member"].workspace == acme
+
+    @pytest.mark.hostile
+    def test_nobody_switches_to_anothers(self, owner, globex):
+        answer = owner.post(f"/app/workspaces/{globex.pk}")
+
+        assert refusal(answer) == (404, "not_found")
+        assert owner.get("/app/").context["member"].workspace != globex
+
+    @pytest.mark.hostile
+    def test_a_form_acts_where_its_page_was_whatever_another_tab_did(self, owner, acme, alice):
+        second = people.make_workspace(alice, "Second", actor=ACTOR)
+        owner.post(f"/app/workspaces/{second.pk}")  # the other tab
+        form = {"name": "of the first tab", "scopes": ["detect"], "workspace": str(acme.pk)}
+
+        owner.post("/app/keys", form)
+
+        assert ApiKey.objects.get(name="of the first tab").workspace == acme
+
+    @pytest.mark.hostile
+    def test_a_form_of_a_workspace_that_one_has_left_does_nothing(self, owner, acme, globex):
+        form = {"name": "lost", "scopes": ["detect"], "workspace": str(globex.pk)}
+
+        assert refusal(owner.post("/app/keys", form)) == (403, "permission_denied")
+        assert not ApiKey.objects.filter(name="lost").exists()
+
+    def test_a_deleted_one_is_left_for_another(self, owner, acme, alice):
+        second = people.make_workspace(alice, "Second", actor=ACTOR)
+        owner.post(f"/app/workspaces/{second.pk}")
+        Workspace.objects.filter(pk=second.pk).update(deleted_at=timezone.now())
+
+        assert owner.get("/app/").context["member"].workspace == acme
+
+    def test_who_has_none_makes_one(self, enter, bob, gateway):
+        browser = enter(bob)
+        bob.memberships.all().delete()
+        assert b"/app/keys" not in browser.get("/app/").content  # no room that is a dead end
+        browser.post("/app/workspaces/new", {"name": "Mine"})
+
+        assert browser.get("/app/keys").context["member"].role == "owner"
+
+    @pytest.mark.hostile
+    def test_there_is_an_end_to_them(self, owner, acme, monkeypatch):
+        monkeypatch.setattr(people, "WORKSPACES_MAX", 1)
+        answer = owner.post("/app/workspaces/new", {"name": "Second"})
+
+        assert "You own 1 workspaces" in answer.content.decode()
+
+    def test_queries_do_not_grow_with_people(
+        self, owner, acme, make_person, django_assert_max_num_queries
+    ):
+        for number in range(12):
+            user = User.objects.create_user(f"p{number}@x.example")
+            Membership.objects.create(user=user, workspace=acme, role="viewer")
+
+        with django_assert_max_num_queries(9):
+            assert len(owner.get(PAGE).context["people"]) >= 14
+
+
+class TestTwoFactors:
+    def test_a_workspace_may_ask_for_them(self, owner, acme, alice, enter, bob):
+        form = {"name": "Acme", "requires_two_factors": "on"}
+        page = owner.post("/app/workspace", form).content.decode()
+        assert "Set up your own second factor first" in page
+        Authenticator.objects.create(user=alice, type="totp", data={})
+
+        assert owner.post("/app/workspace", form).status_code == 302
+        colleague = enter(bob)
+        page = colleague.get("/app/keys").content.decode()
+        assert "A second factor is needed" in page
+        assert 'href="/accounts/2fa/"' in page
+        answer = colleague.post("/app/keys", {"name": "no", "scopes": ["detect"]})
+        assert "A second factor is needed" in answer.content.decode()
+        assert not ApiKey.objects.filter(name="no").exists()
+        Authenticator.objects.create(user=bob, type="webauthn", data={})
+        assert colleague.get("/app/keys").context["member"].workspace == acme
+
+
+class TestDomains:
+    def add(self, client, domain="new.example"):
+        client.post(f"{PAGE}/domains", {"domain": domain, "role": "viewer"})
+        return WorkspaceDomain.objects.get(domain=domain.lower())
+
+    def test_an_address_at_a_verified_one_may_join(self, owner, acme, dora, enter, name_server):
+        row = self.add(owner, "New.Example")
+        browser = enter(dora)
+        assert browser.get("/app/welcome").context["domains"] == []
+        name_server.says("new.example", "v=spf1 -all", f"{people.DOMAIN_RECORD}={row.token}")
+
+        owner.post(f"{PAGE}/domains/{row.pk}/verify")
+        assert "may join" in browser.get("/app/welcome").content.decode()
+        browser.post(f"/app/domains/{row.pk}/join")
+
+        assert place(dora, acme).role == "viewer"
+
+    @pytest.mark.hostile
+    @pytest.mark.parametrize("texts", [(), ("gateway-verification=other",)])
+    def test_without_the_proof_it_counts_for_nothing(self, owner, acme, name_server, texts):
+        row = self.add(owner)
+        if texts:
+            name_server.says("new.example", *texts)
+        page = owner.post(f"{PAGE}/domains/{row.pk}/verify", follow=True).content.decode()
+
+        assert "has no TXT record" in page
+        row.refresh_from_db()
+        assert row.verified_at is None
+
+    def test_silent_name_servers_are_told_apart(self, owner, acme, name_server):
+        row = self.add(owner)
+        name_server.hangs("new.example")
+
+        page = owner.post(f"{PAGE}/domains/{row.pk}/verify", follow=True).content.decode()
+
+        assert "did not answer. Try again" in page
+
+    @pytest.mark.hostile
+    def test_an_unconfirmed_address_does_not_join(self, owner, acme, make_person, enter):
+        row = self.add(owner)
+        WorkspaceDomain.objects.update(verified_at=timezone.now())
+        squatter = make_person("root@new.example", is_confirmed=False)
+
+        page = enter(squatter).post(f"/app/domains/{row.pk}/join", follow=True)
+
+        assert "does not let you in any more" in page.content.decode()
+        assert not Membership.objects.filter(user=squatter, workspace=acme).exists()
+
+    @pytest.mark.hostile
+    def test_one_domain_is_one_workspaces(self, owner, stranger, acme, globex, name_server):
+        row = self.add(owner)
+        stranger.post(f"{PAGE}/domains", {"domain": "new.example", "role": "viewer"})
+        other = WorkspaceDomain.objects.get(workspace=globex)
+        tokens = [f"{people.DOMAIN_RECORD}={one.token}" for one in (row, other)]
+        name_server.says("new.example", *tokens)
+        owner.post(f"{PAGE}/domains/{row.pk}/verify")
+
+        page = stranger.post(f"{PAGE}/domains/{other.pk}/verify", follow=True).content.decode()
+
+        assert "Another workspace has verified new.example" in page
+
+    @pytest.mark.parametrize("domain", ["https://x.example", "localhost", "x..example", "x" * 300])
+    def test_what_is_no_domain_is_refused(self, owner, acme, domain):
+        owner.post(f"{PAGE}/domains", {"domain": domain, "role": "viewer"})
+
+        assert not WorkspaceDomain.objects.exists()

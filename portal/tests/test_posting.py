@@ -1,0 +1,209 @@
+"""What every form keeps to: it does its work once, leads on, and no address is a dead end."""
+
+from __future__ import annotations
+
+import ast
+import re
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import pytest
+from django.test import Client
+from django.urls import reverse
+
+import portal
+from accounts.models import ApiKey
+from portal.posting import SIGNED_OUT, TWICE
+from portal.urls import urlpatterns
+from webhooks.models import Webhook
+
+SITE = Path(__file__).resolve().parents[2] / "static/portal/site.css"
+HTML = {"HTTP_ACCEPT": "text/html"}
+PURE = {
+    "portal-webhook-debugger": "it examines what is pasted, changes nothing and stores nothing",
+    "portal-key-calibrate": "it counts an uploaded file, changes nothing and stores nothing",
+    "portal-playground-key": "a script fetches it",
+    "portal-mail-queue-ticket": "a script fetches it",
+}
+"""Addresses whose POSTs answer with a page or JSON of their own, and why."""
+PAGES = [pattern for pattern in urlpatterns if str(pattern.pattern).startswith("app/")]
+POSTED = [pattern for pattern in PAGES if hasattr(pattern.callback, "form_is_on")]
+
+
+def address(pattern: Any, **ids: Any) -> str:
+    names = re.findall(r"<(\w+):(\w+)>", str(pattern.pattern))
+    known = {name: ids.get(name, 1 if kind == "int" else uuid4()) for kind, name in names}
+    return reverse(pattern.name, kwargs=known)
+
+
+def name_of(pattern: Any) -> str:
+    return str(pattern.name)
+
+
+@pytest.mark.parametrize("pattern", PAGES, ids=name_of)
+def test_no_address_answers_an_opened_bookmark_with_405(owner, pattern):
+    answer = owner.get(address(pattern), **HTML)
+
+    assert answer.status_code in (200, 302, 404)
+
+
+def test_every_post_leads_on_or_says_why_not():
+    """What answers a POST with a page of its own is sent again when that page is reloaded."""
+    wrong = []
+    for path in Path(portal.__file__).parent.glob("*.py"):
+        source = path.read_text()
+        for part in ast.parse(source).body:
+            view = ast.get_source_segment(source, part) or ""
+            is_view = isinstance(part, ast.FunctionDef) and not part.name.startswith("_")
+            if is_view and 'request.method == "POST"' in view and "redirect(" not in view:
+                wrong.append(f"{path.stem}.{part.name}")
+            if is_view and "show_once(" in view and "redirect(" not in view:
+                wrong.append(f"{path.stem}.{part.name}")
+
+    # These compute something of what was sent, and change nothing.
+    assert sorted(set(wrong)) == ["policy.calibrate", "webhooks.debug"]
+    assert set(PURE) <= {pattern.name for pattern in PAGES}
+
+
+def test_what_only_takes_posts_is_marked_as_such():
+    """Whoever adds one with `require_POST` makes the next dead end."""
+    sources = Path(__file__).resolve().parents[1].glob("*.py")
+    unmarked = [path.name for path in sources if "require_POST" in path.read_text()]
+
+    assert len(POSTED) >= 20
+    assert unmarked == []
+
+
+@pytest.mark.parametrize("pattern", POSTED, ids=name_of)
+def test_it_leads_to_the_page_of_its_form(owner, pattern):
+    answer = owner.get(address(pattern), **HTML)
+
+    assert answer.status_code == 302
+    page = owner.get(answer["Location"], **HTML)
+    assert page.status_code in (200, 302, 404)  # 404: there is no such key here
+
+
+@pytest.mark.parametrize(
+    "pattern", [one for one in PAGES if one.name != "portal-join"], ids=name_of
+)
+def test_a_post_without_a_session_says_what_was_not_done(gateway, acme, pattern):
+    stranger = Client()
+    answer = stranger.post(address(pattern), {"name": "x"}, **HTML)
+
+    if answer.status_code == 405:  # a page without a form
+        assert "Open the page again" in answer.content.decode()
+        return
+    assert answer.status_code == 302
+    assert answer["Location"].startswith("/accounts/login/?next=/app/")
+    assert SIGNED_OUT in stranger.get(answer["Location"]).content.decode()
+
+
+@pytest.mark.parametrize(
+    "path", ["/app/", "/app/keys", "/app/requests", "/app/nowhere", "/guides/quickstart"]
+)
+def test_other_methods_get_a_page_too(owner, path):
+    answer = owner.put(path, **HTML)
+
+    assert answer.status_code in (404, 405)
+    assert "Back to the portal" in answer.content.decode()
+
+
+FORM = {
+    "name": "Shop",
+    "scopes": ["detect"],
+    "rate_limit_per_minute": 5,
+    "rate_limit_per_day": 5,
+}
+
+
+class TestOnce:
+    def test_a_key_is_made_once_however_often_its_form_is_sent(self, owner):
+        mark = str(uuid4())
+        first, *others = (owner.post("/app/keys", {**FORM, "once": mark}) for _ in range(3))
+
+        key = ApiKey.objects.get()
+        assert first["Location"] == f"/app/keys/{key.pk}"
+        assert {other["Location"] for other in others} == {"/app/keys"}
+        assert TWICE in owner.get("/app/keys").content.decode()
+
+    def test_its_text_is_on_the_page_once_and_readable_nowhere(self, owner):
+        made = owner.post("/app/keys", {**FORM, "once": str(uuid4())})
+        kept = str(dict(owner.session))
+        first, second = owner.get(made["Location"]), owner.get(made["Location"])
+
+        text = max(re.findall(r"gw_live_\w+", first.content.decode()), key=len)
+        assert first["Cache-Control"] == "no-store, no-transform"
+        assert text not in second.content.decode()
+        assert text not in kept
+
+    def test_a_webhook_is_made_once(self, owner, receiver_address):
+        form = {"url": receiver_address, "events": ["webhook.test"], "once": str(uuid4())}
+        first, *others = (owner.post("/app/webhooks", form) for _ in range(3))
+
+        made = Webhook.objects.get()
+        assert first["Location"] == f"/app/webhooks/{made.pk}"
+        assert {other["Location"] for other in others} == {"/app/webhooks"}
+        shown = owner.get(first["Location"]).content.decode()
+        assert "whsec_" in shown
+        assert "whsec_" not in owner.get(first["Location"]).content.decode()
+
+    def test_a_form_that_was_wrong_is_new_when_it_is_mended(self, owner):
+        mark = str(uuid4())
+        owner.post("/app/keys", {**FORM, "name": "", "once": mark})
+        owner.post("/app/keys", {**FORM, "once": mark})
+
+        assert ApiKey.objects.count() == 1
+
+    def test_every_form_that_makes_something_is_marked(self):
+        """`is_first` without `{% once %}` on its page would let everything through."""
+        root = Path(__file__).resolve().parents[2]
+        asked = [p for p in (root / "portal").glob("*.py") if "is_first(request)" in p.read_text()]
+        marked = [p for p in (root / "templates/portal").rglob("*.html") if "{% once %}" in
+                  p.read_text()]  # fmt: skip
+
+        assert len(marked) >= len(asked) >= 2
+
+
+@pytest.fixture
+def receiver_address(settings, name_server):
+    name_server.resolves("receiver.example", "93.184.216.34")
+    return "https://receiver.example/"
+
+
+def test_a_reloaded_rotation_rotates_nothing(owner, acme_key):
+    rotate = f"/app/keys/{acme_key.row.pk}/rotate"
+    answer = owner.post(rotate, {"grace_seconds": 3600})
+    successor = ApiKey.objects.exclude(pk=acme_key.row.pk).get()
+
+    assert answer["Location"] == f"/app/keys/{successor.pk}"
+    for _ in range(2):
+        assert owner.get(rotate)["Location"] == f"/app/keys/{acme_key.row.pk}"
+        assert owner.get(answer["Location"]).status_code == 200
+    assert ApiKey.objects.count() == 2
+
+
+def test_all_that_is_wrong_with_a_key_is_said_at_once(owner):
+    wrong = {"name": "", "allowed_cidrs": "10.0.0.0/33", "rate_limit_per_minute": 6_000}
+    page = owner.post("/app/keys", {**FORM, **wrong})
+
+    assert set(page.context["form"].errors) == set(wrong)
+    assert "3 fields below need another look" in page.content.decode()
+
+
+def luminance(colour: str) -> float:
+    parts = [int(colour[n : n + 2], 16) / 255 for n in (1, 3, 5)]
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in parts]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+@pytest.mark.parametrize("theme", [0, 1], ids=["light", "dark"])
+def test_what_is_stacked_in_a_plot_is_apart_in_lightness(theme):
+    """Without colour (print, colour-blindness) clean, flagged and errors are still three."""
+    found = re.findall(r"--plot-([123]): light-dark\((#\w+), (#\w+)\)", SITE.read_text())
+    light = {name: luminance(colours[theme]) for name, *colours in found}
+
+    assert set(light) == {"1", "2", "3"}
+    for one, other in (("1", "2"), ("2", "3"), ("1", "3")):
+        low, high = sorted((light[one], light[other]))
+        assert (high + 0.05) / (low + 0.05) >= 1.45, (one, other)
