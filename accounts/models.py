@@ -526,6 +526,12 @@ class UsageLog(models.Model):
     is_malicious = models.BooleanField(null=True)
     confidence = models.FloatField(null=True)
     cached = models.BooleanField(default=False, db_default=False)
+    why = models.JSONField(
+        default=dict,
+        db_default=models.Value({}, models.JSONField()),
+        blank=True,
+        help_text="What can be said of it without its text: `accounts/usage/why.py`.",
+    )
     created_at = models.DateTimeField()
 
     class Meta:

@@ -306,6 +306,13 @@ class LoggedRequest(BaseModel):
     is_malicious: bool | None
     confidence: float | None
     cached: bool
+    why: dict[str, Any] = Field(
+        description=(
+            "All that can be said without the text: `ip`, `agent`, `detail` and `errors` of a "
+            "refusal, `threats`, `reason`, `threshold`, `threshold_from`, `policy` (the version), "
+            "`matched`, `degraded`, `would_flag`, `batch`; may grow."
+        )
+    )
 
     @classmethod
     def of(cls, row: UsageLog) -> LoggedRequest:
@@ -328,6 +335,7 @@ class LoggedRequest(BaseModel):
             is_malicious=row.is_malicious,
             confidence=row.confidence,
             cached=row.cached,
+            why=row.why,
         )
 
 

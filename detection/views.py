@@ -6,6 +6,7 @@ from django.http import HttpRequest, HttpResponse
 
 from accounts import idempotency
 from accounts.authentication import Caller
+from accounts.usage import why
 from accounts.usage.buffer import Record
 from detection import callbacks, services
 from detection.policies import policy as policies
@@ -96,6 +97,8 @@ class DetectViewSet(OnceViewSet):
             if self.principal.wants_detections:
                 row.extra["threat_types"] = verdict.threat_types
             row.note(verdict)
+            if "reason" in row.why:
+                row.why["reason"] = why.without_quotes(row.why["reason"], self.body.text)
         return answer
 
     async def _answer(self, verdict: Detection) -> HttpResponse:

@@ -11,8 +11,11 @@ from django import forms
 from django.core.validators import MaxValueValidator
 
 from accounts.models import SCOPES, ApiKey, Plan
+from accounts.usage.reading import class_of
+from detection.policies.policy import THREAT_TYPES
 from gateway_project.core import clock
 from gateway_project.core.api.forms import Form
+from gateway_project.core.errors import registered
 
 SCOPE_LABELS = {
     "detect": "Ask for verdicts",
@@ -220,16 +223,11 @@ class RequestFilter(SpanForm):
     """Filters of the log, from the query string; a wrong one is told, not ignored."""
 
     key = forms.TypedChoiceField(required=False, coerce=UUID, empty_value=None)
-    status = forms.TypedChoiceField(
+    status = forms.RegexField(
+        r"^[1-5](xx|[0-9]{2})?$",
         required=False,
-        coerce=int,
-        empty_value=None,
-        choices=[
-            ("", "Any status"),
-            ("2", "Answered (2xx)"),
-            ("4", "Refused (4xx)"),
-            ("5", "Failed (5xx)"),
-        ],
+        error_messages={"invalid": "Write it like 429, or 4xx for all of its class."},
+        widget=forms.TextInput(attrs={"list": "statuses", "placeholder": "Any", "size": 6}),
     )
     decision = forms.ChoiceField(
         required=False,
@@ -240,6 +238,13 @@ class RequestFilter(SpanForm):
             ("flag", "Flag"),
         ],
     )
+    error = forms.ChoiceField(required=False, label="Error code")
+    threat = forms.ChoiceField(
+        required=False,
+        label="Threat",
+        choices=[("", "Any threat"), *((name, name.replace("_", " ")) for name in THREAT_TYPES)],
+    )
+    batch = forms.UUIDField(required=False, widget=forms.HiddenInput)
     since = forms.DateTimeField(required=False, label="Since", widget=moment_input())
     until = forms.DateTimeField(required=False, label="Until", widget=moment_input())
 
@@ -247,3 +252,27 @@ class RequestFilter(SpanForm):
         super().__init__(data)
         names = [("", "Any key"), *((str(key.pk), key.name) for key in keys)]
         cast(forms.TypedChoiceField, self.fields["key"]).choices = names
+        codes = [("", "Any"), *((code, code) for code in sorted(registered()))]
+        cast(forms.ChoiceField, self.fields["error"]).choices = codes
+
+    def conditions(self) -> dict[str, Any]:
+        """As `accounts.usage.reading.page` takes them."""
+        wanted = self.cleaned_data
+        return {
+            "api_key_id": wanted["key"],
+            "statuses": self._statuses(wanted["status"]),
+            "decision": wanted["decision"],
+            "error_code": wanted["error"],
+            "threat": wanted["threat"],
+            "batch": str(wanted["batch"] or ""),
+            "since": wanted["since"],
+            "until": wanted["until"],
+        }
+
+    @staticmethod
+    def _statuses(text: str) -> range | None:
+        if not text:
+            return None
+        if len(text) == 3 and text.isdigit():
+            return range(int(text), int(text) + 1)
+        return class_of(int(text[0]))

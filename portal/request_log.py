@@ -2,21 +2,56 @@
 
 from __future__ import annotations
 
-from datetime import datetime
-from typing import Any
+from collections.abc import Iterator
+from datetime import datetime, timedelta
+from typing import Any, NamedTuple
+from urllib.parse import urlencode
 from uuid import UUID
 
+from django.contrib import messages
 from django.http import Http404, HttpRequest, HttpResponse
-from django.shortcuts import render
+from django.http.response import HttpResponseBase
+from django.shortcuts import redirect, render
+from django.urls import reverse
 from django.utils import timezone
 from django.utils.dateparse import parse_datetime
 from django.views.decorators.http import require_safe
 
-from accounts.models import UsageLog
-from accounts.usage import log, reading
-from portal import feedback
+from accounts.models import ApiKey, UsageLog
+from accounts.schemas import LoggedRequest
+from accounts.usage import log, reading, reports
+from detection.models import Job
+from detection.policies import policy as policies
+from gateway_project.core import clock, errors
+from gateway_project.core.api.error_pages import refuse
+from gateway_project.core.clock import utc_text
+from portal import exports, feedback, plots
 from portal.forms import RequestFilter
 from portal.members import Member, workspace_page
+
+SHOWN = 50
+PAGES_READ_MAX = 10
+"""Items of a batch stand as one row: so many pages of the log are read for one of ours."""
+PRESETS = (
+    ("15 min", timedelta(minutes=15)),
+    ("1 h", timedelta(hours=1)),
+    ("24 h", timedelta(hours=24)),
+    ("7 d", timedelta(days=7)),
+)
+COLUMNS = (
+    *("request_id", "created_at", "key", "endpoint", "http_status", "error_code", "decision"),
+    *("confidence", "threats", "reason", "threshold", "policy_version", "source", "status"),
+    *("cached", "request_bytes", "total_ms", "engine_ms", "client_ip", "agent", "batch"),
+)
+
+
+class Line(NamedTuple):
+    """A row of the list; of a batch its first, with how many of it follow each other."""
+
+    row: UsageLog
+    key: ApiKey | None
+    items: int
+    flagged: int
 
 
 @require_safe
@@ -25,42 +60,157 @@ def requests(request: HttpRequest, member: Member) -> HttpResponse:
     """Newest first. With wrong filters nothing is shown but what is wrong."""
     keys = {key.pk: key for key in member.keys.without_policies()}
     form = RequestFilter(keys.values(), request.GET)
-    found = reading.Page([], None)
+    lines: list[Line] = []
+    older = None
     if form.is_valid():
-        wanted = form.cleaned_data
         try:
-            found = reading.page(
-                member.workspace,
-                api_key_id=wanted["key"],
-                statuses=wanted["status"] and reading.class_of(wanted["status"]),
-                decision=wanted["decision"],
-                since=wanted["since"],
-                until=wanted["until"],
-                cursor=request.GET.get("cursor", ""),
-            )
+            lines, older = _lines(member, form, keys, request.GET.get("cursor", ""))
         except ValueError:
             raise Http404 from None
+    is_live = request.GET.get("live") == "1"
     facts = {
         "member": member,
         "form": form,
-        "rows": [(row, keys.get(row.api_key_id)) for row in found.rows],
-        "older": _link(request, found.older),
+        "rows": [(line.row, line.key) for line in lines],
+        "lines": lines,
+        "older": _link(request, older),
         "newest": _link(request, ""),
         "is_filtered": any(request.GET.get(name) for name in form.fields),
         "has_cursor": "cursor" in request.GET,
+        "is_live": is_live,
+        "live_link": _with(request, live=None if is_live else "1", cursor=None),
+        "presets": _presets(request),
+        "export_query": _with(request, live=None, cursor=None).removeprefix("?"),
     }
+    if request.headers.get("HX-Request"):
+        return render(request, "portal/pages/requests_list.html", facts)
+    if form.is_valid():
+        facts["plot"] = _histogram(request, member, form)
     return render(request, "portal/pages/requests.html", facts)
+
+
+def _lines(
+    member: Member, form: RequestFilter, keys: dict[UUID, ApiKey], cursor: str
+) -> tuple[list[Line], str | None]:
+    """A page of lines and the cursor of the next. A batch that goes on is one line again there."""
+    lines: list[Line] = []
+    wanted = form.conditions()
+    together = not wanted.get("batch")
+    for _ in range(PAGES_READ_MAX):
+        found = reading.page(member.workspace, **wanted, cursor=cursor, size=SHOWN)
+        for row in found.rows:
+            batch = row.why.get("batch") if together else None
+            last = lines[-1] if lines else None
+            if batch and last is not None and last.row.why.get("batch") == batch:
+                flagged = last.flagged + (row.decision == "flag")
+                lines[-1] = last._replace(items=last.items + 1, flagged=flagged)
+            elif len(lines) == SHOWN:
+                return lines, cursor
+            else:
+                items = 1 if batch else 0
+                lines.append(
+                    Line(row, keys.get(row.api_key_id), items, int(row.decision == "flag"))
+                )
+            cursor = reading.cursor_of(row)
+        if found.older is None:
+            return lines, None
+        cursor = found.older
+        if len(lines) == SHOWN or not found.rows:
+            break
+    return lines, cursor
+
+
+def _histogram(request: HttpRequest, member: Member, form: RequestFilter) -> plots.Plot | None:
+    """What came in the time of the filter (a day), from the sums: not told apart any further."""
+    wanted = form.cleaned_data
+    until = wanted["until"] or clock.now()
+    since = max(wanted["since"] or until - timedelta(hours=24), reading.earliest(member.workspace))
+    length = until - since
+    if length <= timedelta(0):
+        return None
+    period = (
+        "minute"
+        if length <= timedelta(hours=2)
+        else "hour"
+        if length <= timedelta(days=4)
+        else "day"
+    )
+    first = reports.floor(since, period)
+    rows = reports.timeline(wanted["key"] or member.workspace.pk, first, period)
+    series = {row["at"]: row for row in rows if row["at"] < until}
+    times = [at for at in plots.buckets(first, until, period) if at < until]
+
+    def link(begin: datetime, end: datetime) -> str:
+        return _with(request, **_times(begin, end), cursor=None, live=None)
+
+    return plots.requests_plot(times, series, period, link)
+
+
+def _times(begin: datetime, end: datetime | None = None) -> dict[str, str | None]:
+    """As the form writes them, in the zone of the page."""
+    found: dict[str, str | None] = {"since": f"{timezone.localtime(begin):%Y-%m-%dT%H:%M}"}
+    found["until"] = f"{timezone.localtime(end):%Y-%m-%dT%H:%M}" if end else None
+    return found
+
+
+def _presets(request: HttpRequest) -> list[tuple[str, str]]:
+    now = clock.now()
+    return [
+        (label, _with(request, **_times(now - length), cursor=None)) for label, length in PRESETS
+    ]
+
+
+def _with(request: HttpRequest, **changes: str | None) -> str:
+    """This page's query with other values; None takes one out."""
+    query = request.GET.copy()
+    for name, value in changes.items():
+        query.pop(name, None)
+        if value is not None:
+            query[name] = value
+    return "?" + query.urlencode()
 
 
 def _link(request: HttpRequest, cursor: str | None) -> str | None:
     """This page's filters from another place on; an empty cursor is the newest."""
-    if cursor is None:
-        return None
-    query = request.GET.copy()
-    query.pop("cursor", None)
-    if cursor:
-        query["cursor"] = cursor
-    return "?" + query.urlencode()
+    return None if cursor is None else _with(request, cursor=cursor or None)
+
+
+@require_safe
+@workspace_page
+def export(request: HttpRequest, member: Member) -> HttpResponseBase:
+    """What the filters leave, as `?format=csv` or `ndjson`: the newest `exports.ROWS_MAX`."""
+    keys = {key.pk: key for key in member.keys.without_policies()}
+    form = RequestFilter(keys.values(), request.GET)
+    if not form.is_valid():
+        raise Http404
+    rows = _all(member, form)
+    if request.GET.get("format") == "ndjson":
+        return exports.json_lines_file(
+            "requests.ndjson", (LoggedRequest.of(row).model_dump(mode="json") for row in rows)
+        )
+    return exports.csv_file("requests.csv", COLUMNS, (_cells(row, keys) for row in rows))
+
+
+def _all(member: Member, form: RequestFilter) -> Iterator[UsageLog]:
+    cursor, wanted = "", form.conditions()
+    for _ in range(exports.ROWS_MAX // exports.ROWS_A_PIECE):
+        found = reading.page(member.workspace, **wanted, cursor=cursor, size=exports.ROWS_A_PIECE)
+        yield from found.rows
+        if found.older is None:
+            return
+        cursor = found.older
+
+
+def _cells(row: UsageLog, keys: dict[UUID, ApiKey]) -> list[Any]:
+    key, why = keys.get(row.api_key_id), row.why
+    return [
+        *(row.request_id, utc_text(row.created_at), key.name if key else "Playground"),
+        *(row.endpoint, row.http_status, row.error_code, row.decision, row.confidence),
+        *(", ".join(why.get("threats", ())), why.get("reason"), why.get("threshold")),
+        *(why.get("policy"), row.source, row.status, row.cached, row.request_size),
+        *(round(row.response_time_ms, 2), round(row.upstream_ms, 2), why.get("ip")),
+        *(why.get("agent"), why.get("batch")),
+    ]
 
 
 @require_safe
@@ -69,16 +219,61 @@ def one(request: HttpRequest, member: Member, request_id: UUID) -> HttpResponse:
     """`?at=` (ISO 8601) spares the search where the id does not tell the time."""
     row = reading.find(member.workspace, request_id, _moment(request.GET.get("at", "")))
     if row is None:
-        raise Http404
+        days = member.workspace.plan.log_days
+        text = (
+            f"This workspace has no such request. The log keeps them for {days} days; a request of "
+            "another workspace is not shown here."
+        )
+        return refuse(request, errors.NotFound(text))
+    key = member.keys.filter(pk=row.api_key_id).first()
+    similar = {"key": str(key.pk)} if key else {}
+    if row.error_code:
+        similar["error"] = row.error_code
+    elif threats := row.why.get("threats"):
+        similar["threat"] = threats[0]
+    elif row.decision:
+        similar["decision"] = row.decision
     facts = {
         "member": member,
         "row": row,
-        "key": member.keys.filter(pk=row.api_key_id).first(),
+        "key": key,
+        "why": row.why,
+        "sdk": _sdk(row.why.get("agent", "")),
         "timing": _split(row),
         "text": log.text_of(row.request_id, member.workspace.pk),
+        "job": _job(member, row.why.get("batch", "")),
+        "policy_now": policies.version_of(key) if key and not key.is_ended else None,
+        "similar": f"{reverse('portal-requests')}?{urlencode(similar)}",
         **feedback.facts(member, row),
     }
     return render(request, "portal/pages/request.html", facts)
+
+
+def _job(member: Member, batch: str) -> Job | None:
+    try:
+        batch_id = UUID(batch)
+    except ValueError:
+        return None
+    return Job.objects.filter(workspace=member.workspace, pk=batch_id).first()
+
+
+def _sdk(agent: str) -> str:
+    """The program's name and version in front: `python-httpx/0.28.1`."""
+    first = agent.split(" ", 1)[0]
+    return "" if first.startswith("Mozilla/") else first
+
+
+@require_safe
+@workspace_page
+def find(request: HttpRequest, member: Member) -> HttpResponse:
+    """A request by its id, which every answer carries."""
+    text = request.GET.get("id", "").strip()
+    try:
+        request_id = UUID(text)
+    except ValueError:
+        messages.error(request, "This is not a request's id. It looks like 01a206fe-78a1-766d-…")
+        return redirect("portal-requests")
+    return redirect("portal-request", request_id=request_id)
 
 
 def _moment(text: str) -> datetime | None:

@@ -53,6 +53,8 @@ urlpatterns = [
         name="portal-playground-key",
     ),
     path("app/requests", request_log.requests, name="portal-requests"),
+    path("app/requests/export", request_log.export, name="portal-requests-export"),
+    path("app/requests/find", request_log.find, name="portal-request-find"),
     path("app/requests/<uuid:request_id>", request_log.one, name="portal-request"),
     path("app/requests/<uuid:request_id>/feedback", feedback.give, name="portal-request-feedback"),
     path("app/mail-queue", mail_queue.mail_queue, name="portal-mail-queue"),

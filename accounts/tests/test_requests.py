@@ -40,7 +40,12 @@ def test_a_request_of_its_answers_id(gateway, engine, reader, make_key):
     r = gateway.get(f"/v1/requests/{answer.json()['request_id']}", key=reader)
 
     row = r.json()
-    timing = row.pop("timing")
+    timing, why = row.pop("timing"), row.pop("why")
+    assert why["ip"] == "127.0.0.1"
+    assert why["agent"].startswith("python-httpx/")
+    assert why["threats"] == answer.json()["threat_types"]
+    assert why["reason"] == answer.json()["reason"]
+    assert (why["threshold"], why["threshold_from"]) == (0.6, "default")
     assert timing["total_ms"] >= timing["upstream_ms"] + timing["gateway_ms"] - 0.02
     assert row.pop("created_at").endswith("Z")
     assert row == {

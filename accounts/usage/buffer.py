@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter, deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 from uuid import UUID
 
@@ -26,7 +26,7 @@ from django.db import Error as DatabaseError
 from redis.exceptions import ResponseError
 
 from accounts.usage import log as usage_log
-from accounts.usage import stream
+from accounts.usage import stream, why
 from accounts.usage.rows import Batch, Row
 from gateway_project.core import clock
 from gateway_project.core.context import RequestContext
@@ -43,6 +43,7 @@ from gateway_project.core.telemetry.metrics import (
 
 FLUSH_SECONDS = 1.0
 ROW_BYTES = 1000  # of one in memory; packed it is a third of that
+WHY_BYTES = 1500  # of address, agent, threat types, reason or fields at fault
 EXTRA_BYTES = 4000  # of metadata, which is 1 kB as JSON, and threat types
 BATCH_ROWS_MAX = 1000
 BATCH_BYTES_MAX = 512 << 10
@@ -68,6 +69,29 @@ class Verdict(Protocol):
     def confidence(self) -> float: ...
     @property
     def cached(self) -> bool: ...
+    @property
+    def threat_types(self) -> Sequence[str]: ...
+    @property
+    def reason(self) -> str | None: ...
+    @property
+    def threshold(self) -> float: ...
+    @property
+    def threshold_source(self) -> str: ...
+    @property
+    def degraded_reason(self) -> str | None: ...
+    @property
+    def would_flag(self) -> bool | None: ...
+    @property
+    def policy(self) -> PolicyInForce: ...
+
+
+class PolicyInForce(Protocol):
+    @property
+    def id(self) -> str: ...
+    @property
+    def version(self) -> int: ...
+    @property
+    def matched(self) -> str | None: ...
 
 
 class Record:
@@ -83,6 +107,7 @@ class Record:
         "request_bytes",
         "source",
         "status",
+        "why",
         "workspace_id",
     )
 
@@ -98,9 +123,13 @@ class Record:
         self.cached = False
         # What its event tells beyond the row: `metadata` and `threat_types`. Empty: nobody listens.
         self.extra: dict[str, Any] = {}
+        # What can be said of the request without its text; `accounts/usage/why.py` has the names.
+        self.why: dict[str, Any] = {}
 
     def note(self, verdict: Verdict) -> None:
-        """What was found out, in monitor mode as well: with `decision` "allow" it was that."""
+        """What was found out, and why; in monitor mode as well: with `decision` "allow" it was
+        that."""
+        self.why = why.of_verdict(verdict)
         self.status = verdict.status
         self.source = verdict.source
         self.decision = verdict.decision
@@ -109,7 +138,12 @@ class Record:
         self.cached = verdict.cached
 
     def finished(self, context: RequestContext, http_status: int, seconds: float) -> None:
-        buffer.append(self.row(context, http_status, seconds), context.client_ip, self.extra)
+        extra = {**self.extra, why.NAME: self.told(context)}
+        buffer.append(self.row(context, http_status, seconds), context.client_ip, extra)
+
+    def told(self, context: RequestContext) -> dict[str, Any]:
+        """What `why` of the log's row will be."""
+        return {**self.why, **why.of_context(context)}
 
     def row(self, context: RequestContext, http_status: int, seconds: float) -> Row:
         """As `usage_log.COLUMNS` say; answered now."""
@@ -265,8 +299,10 @@ class Buffer:
 
 
 def _row_bytes(extra: Mapping[str, Any] | None) -> int:
-    """About what a row, and what its event tells, take of the memory."""
-    return ROW_BYTES + EXTRA_BYTES if extra else ROW_BYTES
+    """About what a row, why it is as it is, and what its event tells, take of the memory."""
+    if not extra:
+        return ROW_BYTES
+    return ROW_BYTES + WHY_BYTES + (EXTRA_BYTES if extra.keys() - {why.NAME} else 0)
 
 
 def _text_bytes(extra: Mapping[str, Any] | None) -> int:

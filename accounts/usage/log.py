@@ -15,6 +15,7 @@ from threading import Lock
 from typing import Any, NamedTuple
 from uuid import UUID
 
+import orjson
 from cachetools import LRUCache
 from django.db import connection, transaction
 
@@ -26,7 +27,7 @@ from accounts.models import (
     UsageLog,
     new_id,
 )
-from accounts.usage import events
+from accounts.usage import events, why
 from accounts.usage.partitions import PARTITIONS_AHEAD_DAYS, ensure_partitions
 from accounts.usage.rollups import add_up
 from accounts.usage.rows import COLUMNS, Batch, Row
@@ -149,7 +150,7 @@ def _store(entries: Sequence[Entry]) -> None:
     rows = [entry.row for entry in entries]
     if not (all(map(_is_time, rows)) and all(map(_day, {row[-1][:10] for row in rows}))):
         raise ValueError("a row of no time in UTC, or of no time near ours")
-    _insert(rows)
+    _insert(entries)
     add_up(rows)
 
 
@@ -196,12 +197,21 @@ def text_of(request_id: UUID, workspace_id: UUID) -> str | None:
         return None
 
 
-def _insert(rows: list[Row]) -> None:
+def _insert(entries: Sequence[Entry]) -> None:
+    reasons = [entry.extra.get(why.NAME) or {} for entry in entries]
     if connection.vendor == "postgresql":
-        copy_in(UsageLog._meta.db_table, COLUMNS, rows)
+        rows = (
+            (*entry.row, orjson.dumps(reason).decode())
+            for entry, reason in zip(entries, reasons, strict=True)
+        )
+        copy_in(UsageLog._meta.db_table, (*COLUMNS, why.NAME), rows)
     else:
         UsageLog.objects.bulk_create(
-            [UsageLog(**dict(zip(COLUMNS, row, strict=True))) for row in rows], batch_size=500
+            [
+                UsageLog(**dict(zip(COLUMNS, entry.row, strict=True)), why=reason)
+                for entry, reason in zip(entries, reasons, strict=True)
+            ],
+            batch_size=500,
         )
 
 

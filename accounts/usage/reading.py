@@ -11,7 +11,7 @@ tell the hour in which the next of them lie, so nothing else is looked at.
 from __future__ import annotations
 
 from base64 import urlsafe_b64decode, urlsafe_b64encode
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from time import monotonic, sleep
 from typing import Any, NamedTuple
@@ -20,7 +20,7 @@ from uuid import UUID
 from django.db.models import Q
 
 from accounts.models import UsageLog, UsageRollup, Workspace
-from accounts.usage import stream
+from accounts.usage import stream, why
 from accounts.usage.rollups import ROLLUPS_KEPT
 from accounts.usage.rows import COLUMNS, Row
 from gateway_project.core import clock
@@ -61,6 +61,9 @@ def page(
     api_key_id: UUID | None = None,
     statuses: range | None = None,
     decision: str = "",
+    error_code: str = "",
+    threat: str = "",
+    batch: str = "",
     since: datetime | None = None,
     until: datetime | None = None,
     cursor: str = "",
@@ -89,7 +92,7 @@ def page(
     if cursor:
         rows = rows.filter(Q(created_at__lt=at) | Q(pk__lt=last))
     stopped_at = None
-    if statuses is not None or decision:
+    if statuses is not None or decision or error_code or threat or batch:
         times = rows.order_by("-created_at").values_list("created_at", flat=True)
         stopped_at = next(iter(times[LOOKED_AT_MAX : LOOKED_AT_MAX + 1]), None)
         if stopped_at is not None:
@@ -98,10 +101,16 @@ def page(
         rows = rows.filter(http_status__gte=statuses.start, http_status__lt=statuses.stop)
     if decision:
         rows = rows.filter(decision=decision)
+    if error_code:
+        rows = rows.filter(error_code=error_code)
+    if threat:
+        rows = rows.filter(why__threats__icontains=f'"{threat}"')
+    if batch:
+        rows = rows.filter(why__batch=batch)
     found = list(rows.order_by("-created_at", "-pk")[: size + 1])
     if len(found) > size:
         found = found[:size]
-        return Page(found, _cursor_of(found[-1].created_at, found[-1].pk))
+        return Page(found, cursor_of(found[-1]))
     return Page(found, None if stopped_at is None else _cursor_of(stopped_at, 0))
 
 
@@ -167,7 +176,7 @@ def find(workspace: Workspace, request_id: UUID, at: datetime | None = None) -> 
         sleep(LOOK_SECONDS)
         # In this order: it is in the log before it leaves the stream.
         found = search.look()
-        row = get(workspace, request_id, at) if found is None else _of_stream(found)
+        row = get(workspace, request_id, at) if found is None else _of_stream(*found)
     return row
 
 
@@ -179,11 +188,17 @@ def _time_of(request_id: UUID) -> datetime | None:
     return datetime.fromtimestamp(seconds, UTC)
 
 
-def _of_stream(row: Row) -> UsageLog:
+def _of_stream(row: Row, extra: Mapping[str, Any]) -> UsageLog:
     """An instance that is not in the database yet."""
     fields = {field.name: field for field in UsageLog._meta.concrete_fields}
     values = zip(COLUMNS, row, strict=True)
-    return UsageLog(**{name: fields[name].to_python(value) for name, value in values})
+    told = extra.get(why.NAME) or {}
+    return UsageLog(**{name: fields[name].to_python(value) for name, value in values}, why=told)
+
+
+def cursor_of(row: UsageLog) -> str:
+    """Where the rows after this one begin."""
+    return _cursor_of(row.created_at, row.pk)
 
 
 def _cursor_of(at: datetime, last: int) -> str:

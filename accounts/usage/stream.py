@@ -6,9 +6,10 @@ it are counted beside it, by the same scripts that add and remove entries.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from datetime import datetime, timedelta
+from typing import Any
 from uuid import UUID
 
 import orjson
@@ -90,8 +91,8 @@ class Search:
         began = since - timedelta(seconds=SLACK_SECONDS)  # between Redis' clock and PostgreSQL's
         self._first = f"{int(began.timestamp() * 1000)}-0".encode()
 
-    def look(self) -> Row | None:
-        """None: it is not there, or Redis is away."""
+    def look(self) -> tuple[Row, Mapping[str, Any]] | None:
+        """The row and what else its batch says of it. None: it is not there, or Redis is away."""
         if not settings.REDIS_URL:
             return None
         try:
@@ -103,9 +104,11 @@ class Search:
             if self._wanted[0].encode() not in fields.get(b"rows", b""):
                 continue
             found = _readable(fields)
-            for row in found.rows if isinstance(found, Batch) else ():
+            if not isinstance(found, Batch):
+                continue
+            for row in found.rows:
                 if (row[0], row[2]) == self._wanted:
-                    return row
+                    return row, found.extras.get(row[0], {})
         return None
 
 

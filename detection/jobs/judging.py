@@ -15,6 +15,7 @@ from uuid import UUID
 
 import orjson
 
+from accounts.usage import why
 from accounts.usage.buffer import Record, buffer
 from accounts.usage.rows import Row
 from detection import services
@@ -47,6 +48,8 @@ class Origin:
     client_ip: str = ""
     correlation_id: str | None = None
     traceparent: str | None = None
+    user_agent: str = ""
+    batch_id: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +131,7 @@ async def judge(
 async def _judge_one(item: Item, request: DetectRequest, origin: Origin, batch: str) -> Judged:
     context = RequestContext(origin.client_ip, origin.correlation_id, origin.traceparent)
     context.route = origin.endpoint
+    context.user_agent = origin.user_agent
     if item.request_id is not None:
         context.request_uuid, context.request_id = item.request_id, str(item.request_id)
     size = len(request.text.encode(errors="replace"))
@@ -139,8 +143,15 @@ async def _judge_one(item: Item, request: DetectRequest, origin: Origin, batch: 
         if isinstance(error, errors.InternalError):
             events_log.error("item_failed", request_id=context.request_id, exc_info=exc)
         context.error_code = error.code
+        context.wrong = str(error.detail), error.errors
         values = row.row(context, error.status_code, perf_counter() - context.started)
-        return _failed(item, errors_of(error))._replace(row=values)
+        told = {why.NAME: _why(row, context, origin)}
+        return _failed(item, errors_of(error))._replace(row=values, extra=told)
+
+
+def _why(row: Record, context: RequestContext, origin: Origin) -> dict[str, Any]:
+    told = row.told(context)
+    return {**told, "batch": origin.batch_id} if origin.batch_id else told
 
 
 async def _verdict(
@@ -168,12 +179,15 @@ async def _verdict(
         {"id": item.id, "status": "ok", "result": orjson.Fragment(result), "error": None}
     )
     row.note(verdict)
+    if "reason" in row.why:
+        row.why["reason"] = why.without_quotes(row.why["reason"], request.text)
+    extra[why.NAME] = _why(row, context, origin)
     return Judged(
         line,
         is_ok=True,
         is_flagged=verdict.decision == "flag",
         row=row.row(context, 200, perf_counter() - context.started),
-        extra=extra or None,
+        extra=extra,
         verdict=verdict,
     )
 

@@ -308,6 +308,7 @@ def _work(chunk: JobChunk, run: UUID, key: ApiKey | None) -> Work:
             wants_detections=not is_exhausted and job.workspace.wants_detections,
             client_ip=job.client_ip,
             correlation_id=job.correlation_id or None,
+            batch_id=str(job.pk) if job.kind == Job.Kind.BATCH else "",
         ),
         is_exhausted,
     )

@@ -180,6 +180,8 @@ def origin_of(caller: Caller, context: RequestContext) -> Origin:
         context.client_ip,
         context.correlation_id,
         context.traceparent,
+        context.user_agent,
+        context.request_id,
     )
 
 

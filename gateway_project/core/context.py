@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
 from contextvars import ContextVar
 from time import perf_counter
 from typing import Any, Protocol, cast
@@ -44,7 +44,9 @@ class RequestContext:
         "traceparent",
         "upstream_seconds",
         "usage",
+        "user_agent",
         "workspace",
+        "wrong",
     )
 
     def __init__(self, client_ip: str, correlation_id: str | None, traceparent: str | None) -> None:
@@ -60,6 +62,9 @@ class RequestContext:
         self.limiter_seconds = 0.0
         self.upstream_seconds = 0.0
         self.error_code = ""
+        # Of a refusal: its sentence and fields, for the log; no value that was sent.
+        self.wrong: tuple[str, Sequence[Mapping[str, str]]] | None = None
+        self.user_agent = ""
         self.usage: UsageRecord | None = None
         self.headers: list[tuple[bytes, bytes]] = []
 

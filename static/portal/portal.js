@@ -89,6 +89,32 @@
       localStorage.setItem("theme", root.dataset.theme);
     }
   });
+  // Views of a list that the reader keeps in this browser: a name for a query.
+  function showViews() {
+    const place = document.querySelector("[data-views]");
+    const save = document.querySelector("[data-save-view]");
+    if (!place || !save) return;
+    const key = `views:${place.dataset.views}`;
+    const views = JSON.parse(localStorage.getItem(key) || "{}");
+    const keep = () => { localStorage.setItem(key, JSON.stringify(views)); showViews(); };
+    place.replaceChildren(...Object.entries(views).map(([name, query]) => {
+      const link = element("a", name, "badge");
+      link.href = query;
+      const drop = element("button", "×", "link");
+      drop.setAttribute("aria-label", `Forget the view ${name}`);
+      drop.onclick = () => { delete views[name]; keep(); };
+      const both = element("span");
+      both.append(link, drop);
+      return both;
+    }));
+    place.hidden = !place.children.length;
+    save.hidden = !location.search;
+    save.onclick = () => {
+      const name = prompt("A name for this view");
+      if (name) { views[name.slice(0, 40)] = location.search; keep(); }
+    };
+  }
+
   // A second click on a button sends nothing a second time; coming back to the page frees it.
   document.addEventListener("submit", (event) => {
     const form = event.target;
@@ -102,6 +128,7 @@
   document.addEventListener("htmx:load", (event) => prepare(event.detail.elt.parentElement || document));
   document.addEventListener("DOMContentLoaded", () => {
     prepare(document);
+    showViews();
     for (const button of document.querySelectorAll("[data-clock-switch]")) button.hidden = zone === "UTC";
     document.querySelector("dialog[data-opened]")?.showModal();
     document.querySelector("[aria-invalid=true]")?.focus();

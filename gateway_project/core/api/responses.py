@@ -42,6 +42,7 @@ def reply(
 def problem_response(request: Any, error: errors.GatewayError) -> HttpResponse:
     context = context_of(request)
     context.error_code = error.code
+    context.wrong = str(error.detail), error.errors
     if error.status_code == 401:  # RFC 9110 §11.6.1
         error.headers.setdefault("WWW-Authenticate", 'Bearer realm="gateway"')
     body = errors.problem(error, instance=request.path, request_id=context.request_id)

@@ -222,6 +222,7 @@ class DataPlaneViewSet(_Declared):
             assert authenticate is not None  # noqa: S101 - `as_view` has seen to it
             self.principal = principal = await authenticate(request)
             if declared.day_cost:
+                self.context.user_agent = request.META.get("HTTP_USER_AGENT", "")
                 principal.begin_usage(self.context, len(request.body))
             _check_scope(principal, declared)
             if len(denials):
