@@ -16,8 +16,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter, deque
-from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from collections.abc import Mapping
+from typing import Any
 from uuid import UUID
 
 import orjson
@@ -28,6 +28,7 @@ from redis.exceptions import ResponseError
 from accounts.usage import log as usage_log
 from accounts.usage import stream, why
 from accounts.usage.rows import Batch, Row
+from accounts.usage.why import Verdict
 from gateway_project.core import clock
 from gateway_project.core.context import RequestContext
 from gateway_project.core.sharing import SharedBudget
@@ -50,48 +51,6 @@ BATCH_BYTES_MAX = 512 << 10
 log = get_logger("gateway.usage")
 _loop = Loop("usage.flush")
 Unavailable = (redis.RedisUnavailable, ResponseError, DatabaseError)
-
-
-class Verdict(Protocol):
-    """What the log keeps of `detection.schemas.Detection`."""
-
-    @property
-    def status(self) -> str: ...
-    @property
-    def source(self) -> str: ...
-    @property
-    def decision(self) -> str: ...
-    @property
-    def is_malicious(self) -> bool: ...
-    @property
-    def would_flag(self) -> bool | None: ...
-    @property
-    def confidence(self) -> float: ...
-    @property
-    def cached(self) -> bool: ...
-    @property
-    def threat_types(self) -> Sequence[str]: ...
-    @property
-    def reason(self) -> str | None: ...
-    @property
-    def threshold(self) -> float: ...
-    @property
-    def threshold_source(self) -> str: ...
-    @property
-    def degraded_reason(self) -> str | None: ...
-    @property
-    def would_flag(self) -> bool | None: ...
-    @property
-    def policy(self) -> PolicyInForce: ...
-
-
-class PolicyInForce(Protocol):
-    @property
-    def id(self) -> str: ...
-    @property
-    def version(self) -> int: ...
-    @property
-    def matched(self) -> str | None: ...
 
 
 class Record:

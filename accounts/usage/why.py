@@ -14,14 +14,11 @@ Kept in `UsageLog.why`, under these names; what there is nothing to say of is le
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
 
 from gateway_project.core.context import RequestContext
 from gateway_project.core.storable import cleaned
-
-if TYPE_CHECKING:
-    from accounts.usage.buffer import Verdict
 
 NAME = "why"
 AGENT_CHARS_MAX = 200
@@ -31,6 +28,46 @@ ERRORS_MAX = 10
 FIELD_CHARS_MAX, MESSAGE_CHARS_MAX = 100, 200
 QUOTED_CHARS = 24
 """So much of a text in a reason would be a quote of it."""
+
+
+class Verdict(Protocol):
+    """What the log keeps of `detection.schemas.DetectResponse`."""
+
+    @property
+    def status(self) -> str: ...
+    @property
+    def source(self) -> str: ...
+    @property
+    def decision(self) -> str: ...
+    @property
+    def is_malicious(self) -> bool: ...
+    @property
+    def confidence(self) -> float: ...
+    @property
+    def cached(self) -> bool: ...
+    @property
+    def threat_types(self) -> Sequence[str]: ...
+    @property
+    def reason(self) -> str | None: ...
+    @property
+    def threshold(self) -> float: ...
+    @property
+    def threshold_source(self) -> str: ...
+    @property
+    def degraded_reason(self) -> str | None: ...
+    @property
+    def would_flag(self) -> bool | None: ...
+    @property
+    def policy(self) -> PolicyInForce: ...
+
+
+class PolicyInForce(Protocol):
+    @property
+    def id(self) -> str: ...
+    @property
+    def version(self) -> int: ...
+    @property
+    def matched(self) -> str | None: ...
 
 
 def of_verdict(verdict: Verdict) -> dict[str, Any]:

@@ -52,6 +52,8 @@ def test_every_post_leads_on_or_says_why_not():
     """What answers a POST with a page of its own is sent again when that page is reloaded."""
     wrong = []
     for path in Path(portal.__file__).parent.glob("*.py"):
+        if path.stem in ("limits", "posting"):  # wrappers of views
+            continue
         source = path.read_text()
         for part in ast.parse(source).body:
             view = ast.get_source_segment(source, part) or ""

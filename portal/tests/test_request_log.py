@@ -314,7 +314,7 @@ class TestFiles:
         assert "203.0.113.7" in row
         assert answer["Content-Type"] == "text/csv; charset=utf-8"
 
-    def test_lines_of_json_are_as_the_api_has_them(self, owner, add):
+    def test_lines_of_json_have_the_same_columns(self, owner, add):
         row = add()
         [line] = body_of(owner.get(f"{URL}/export?format=ndjson")).splitlines()
 

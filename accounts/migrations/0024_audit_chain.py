@@ -37,7 +37,7 @@ def read_longer(apps, schema_editor):
 class Migration(migrations.Migration):
 
     dependencies = [
-        ('accounts', '0022_people'),
+        ('accounts', '0023_people'),
     ]
 
     operations = [

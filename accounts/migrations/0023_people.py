@@ -11,7 +11,7 @@ from gateway_project.core.stores.migrating import vacuum_often
 class Migration(migrations.Migration):
 
     dependencies = [
-        ('accounts', '0021_key_limit_subject'),
+        ('accounts', '0022_room_for_sums'),
     ]
 
     operations = [
