@@ -79,6 +79,39 @@ def timeline(subject_id: UUID, since: datetime, period: str) -> list[dict[str, A
     ]
 
 
+def charged(subject_id: UUID, since: datetime, until: datetime) -> list[dict[str, Any]]:
+    """`[{at, endpoint, requests, units, flagged, engine, remembered, embedded}]` by day and
+    endpoint of [since, until), whole days.
+
+    `units` are those that took one of the day: what was refused before the detection takes none.
+    `engine`, `remembered` and `embedded` say who judged.
+    """
+    rows = UsageRollup.objects.filter(
+        period="day", subject_id=subject_id, bucket__gte=since, bucket__lt=until
+    )
+    is_charged = Q(http_status__lt=400) | Q(http_status__gte=499)
+    sums = rows.values("bucket", "endpoint").annotate(
+        total=Sum("requests"),
+        units=Sum("requests", filter=is_charged, default=0),
+        malicious=Sum("flagged"),
+        remembered=Sum("cached"),
+        embedded=Sum("degraded"),
+    )
+    return [
+        {
+            "at": row["bucket"],
+            "endpoint": row["endpoint"],
+            "requests": row["total"],
+            "units": row["units"],
+            "flagged": row["malicious"],
+            "engine": max(0, row["units"] - row["remembered"] - row["embedded"]),
+            "remembered": row["remembered"],
+            "embedded": row["embedded"],
+        }
+        for row in sums.order_by("bucket", "endpoint")
+    ]
+
+
 def by_subject(
     subject_ids: Iterable[UUID], since: datetime, period: str
 ) -> dict[UUID, dict[str, int]]:

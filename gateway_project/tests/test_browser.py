@@ -58,6 +58,7 @@ MEMBERS_PAGES = [
     "/app/inbox",
     "/guides/quickstart",
     "/app/people",
+    "/app/usage",
     "/app/audit",
     "/app/workspace",
     "/app/workspaces/new",

@@ -1,0 +1,171 @@
+"""Signing in by a provider of OpenID Connect: a real one, small, on the loopback."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+import jwt
+import pytest
+from cryptography.hazmat.primitives.asymmetric import rsa
+from django.test import Client
+
+from accounts import services
+from accounts.models import AuditEvent, Membership, User
+
+CALLBACK = "/accounts/oidc/sso/login/callback/"
+
+
+class Provider:
+    """What it says of whoever comes next is in `claims`; `is_down` answers nothing but 500."""
+
+    def __init__(self) -> None:
+        self.key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+        self.claims: dict[str, Any] = {}
+        self.is_down = False
+        self.nonces: dict[str, str] = {}
+        provider = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def log_message(self, *_: object) -> None:
+                pass
+
+            def do_GET(self) -> None:
+                self._answer(urlsplit(self.path).path)
+
+            def do_POST(self) -> None:
+                self.rfile.read(int(self.headers["Content-Length"]))
+                self._answer(urlsplit(self.path).path)
+
+            def _answer(self, path: str) -> None:
+                body = provider.answers(path)
+                self.send_response(500 if provider.is_down or body is None else 200)
+                self.send_header("Content-Type", "application/json")
+                self.end_headers()
+                self.wfile.write(json.dumps(body).encode())
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.server.server_port}"
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+
+    def answers(self, path: str) -> dict[str, Any] | None:
+        jwk = json.loads(jwt.algorithms.RSAAlgorithm.to_jwk(self.key.public_key()))
+        return {
+            "/.well-known/openid-configuration": {
+                "issuer": self.url,
+                "authorization_endpoint": f"{self.url}/authorize",
+                "token_endpoint": f"{self.url}/token",
+                "userinfo_endpoint": f"{self.url}/userinfo",
+                "jwks_uri": f"{self.url}/keys",
+            },
+            "/keys": {"keys": [{**jwk, "kid": "1", "use": "sig", "alg": "RS256"}]},
+            "/token": {"access_token": "a", "token_type": "Bearer", "id_token": self._token()},
+            "/userinfo": self.claims,
+        }.get(path)
+
+    def _token(self) -> str:
+        now = int(time.time())
+        claims = {"iss": self.url, "aud": "gateway", "iat": now, "exp": now + 60, **self.claims}
+        return jwt.encode(claims, self.key, algorithm="RS256", headers={"kid": "1"})
+
+
+@pytest.fixture
+def provider(settings):
+    made = Provider()
+    settings.OIDC_ISSUER, settings.OIDC_NAME = made.url, "Acme SSO"
+    settings.SOCIALACCOUNT_PROVIDERS = {
+        "openid_connect": {
+            "APPS": [
+                {
+                    "provider_id": "sso",
+                    "name": "Acme SSO",
+                    "client_id": "gateway",
+                    "secret": "a secret",
+                    "settings": {"server_url": made.url, "oauth_pkce_enabled": True},
+                }
+            ]
+        }
+    }
+    yield made
+    made.server.shutdown()
+    made.server.server_close()
+
+
+def come_back(client: Client, **more: str) -> Any:
+    """Go to the provider by the button, and come back as it would send one back."""
+    away = client.post("/accounts/oidc/sso/login/")
+    assert away.status_code == 302, away.content
+    query = parse_qs(urlsplit(away["Location"]).query)
+    assert query["code_challenge_method"] == ["S256"]
+    return client.get(CALLBACK, {"code": "c", "state": query["state"][0], **more})
+
+
+def test_a_newcomer_gets_an_account_and_a_workspace(gateway, provider):
+    provider.claims = {"sub": "1", "email": "Eva@Sso.Example", "email_verified": True}
+    browser = Client()
+    assert "Sign in with Acme SSO" in browser.get("/accounts/login/").content.decode()
+
+    answer = come_back(browser)
+
+    assert (answer.status_code, answer["Location"]) == (302, "/app/")
+    user = User.objects.get(email="eva@sso.example")
+    assert user.email_confirmed_at is not None
+    assert not user.has_usable_password()
+    assert Membership.objects.get(user=user).role == "owner"
+    assert browser.get("/app/").status_code == 200
+    assert AuditEvent.objects.filter(action="person.signed_in", actor=user.email).exists()
+
+
+def test_who_has_an_account_gets_into_that_one(gateway, provider, alice, acme):
+    services.confirm_email(alice, actor=services.Actor("test"))
+    provider.claims = {"sub": "2", "email": alice.email, "email_verified": True}
+    browser = Client()
+
+    come_back(browser)
+    assert browser.get("/app/").context["member"].workspace == acme
+    again = Client()
+    come_back(again)
+    assert User.objects.filter(email=alice.email).count() == 1
+
+
+@pytest.mark.hostile
+def test_an_address_that_is_not_vouched_for_takes_nobodys_account(gateway, provider, alice, acme):
+    services.confirm_email(alice, actor=services.Actor("test"))
+    provider.claims = {"sub": "3", "email": alice.email, "email_verified": False}
+    browser = Client()
+
+    come_back(browser)
+
+    assert browser.get("/app/").status_code == 302
+    assert not alice.socialaccount_set.exists()
+
+
+@pytest.mark.hostile
+def test_a_forged_state_signs_nobody_in(gateway, provider):
+    provider.claims = {"sub": "4", "email": "eva@sso.example", "email_verified": True}
+    browser = Client()
+
+    answer = come_back(browser, state="forged")
+
+    assert b"Signing in did not work" in answer.content
+    assert not User.objects.filter(email="eva@sso.example").exists()
+
+
+def test_a_provider_that_is_down_is_said(gateway, provider):
+    browser = Client()
+    away = browser.post("/accounts/oidc/sso/login/")
+    state = parse_qs(urlsplit(away["Location"]).query)["state"][0]
+    provider.is_down = True
+
+    answer = browser.get(CALLBACK, {"code": "c", "state": state})
+
+    assert b"Signing in did not work" in answer.content
+
+
+def test_without_the_setting_there_is_no_button_and_no_way(gateway):
+    assert b"single sign-on" not in Client().get("/accounts/login/").content
+    assert Client().get("/accounts/oidc/sso/login/").status_code == 404
