@@ -1,4 +1,4 @@
-"""What has to be quick in the portal, with its clicks counted in a real browser (docs/portal.md)."""
+"""What has to be quick in the portal, its clicks counted in a real browser (docs/portal.md)."""
 
 from __future__ import annotations
 
