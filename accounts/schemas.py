@@ -388,7 +388,6 @@ class AuditRecord(BaseModel):
     digest: str
 
 
-@extend_schema_serializer(many=False)
 class AuditRecords(BaseModel):
     results: list[AuditRecord]
     next: str | None

@@ -26,6 +26,8 @@ KNOWN: dict[str, str] = {
     "accounts.0015_indexes_of_backlogs": "it drops an index",
     "accounts.0017_columns_default_in_the_database": DEFAULT,
     "accounts.0019_limits_of_workspaces": "it fills a plan or two, of which there are few",
+    "accounts.0024_people": "it alters words of choices, which no database has, and a new table",
+    "accounts.0025_audit_chain": "it fills two plans, and makes a trigger, which reads no row",
     "detection.0003_policy_versions_and_running_jobs": BEFORE,
     "detection.0007_turns_of_chunks": "it fills chunks that wait, of which there are few",
     "webhooks.0002_inbox": BEFORE,

@@ -7,7 +7,7 @@ from gateway_project.core.stores.migrating import AddIndex
 
 class Migration(migrations.Migration):
     atomic = False
-    dependencies = [("accounts", "0024_audit_chain")]
+    dependencies = [("accounts", "0025_audit_chain")]
 
     operations = [
         AddIndex(

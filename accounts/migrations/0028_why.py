@@ -6,7 +6,7 @@ from django.db import migrations, models
 class Migration(migrations.Migration):
 
     dependencies = [
-        ('accounts', '0026_labels_of_keys'),
+        ('accounts', '0027_labels_of_keys'),
     ]
 
     operations = [

@@ -11,7 +11,7 @@ from gateway_project.core.stores.migrating import vacuum_often
 class Migration(migrations.Migration):
 
     dependencies = [
-        ('accounts', '0022_room_for_sums'),
+        ('accounts', '0023_secrets_in_use'),
     ]
 
     operations = [

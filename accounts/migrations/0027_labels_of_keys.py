@@ -6,7 +6,7 @@ from django.db import migrations, models
 class Migration(migrations.Migration):
 
     dependencies = [
-        ('accounts', '0025_audit_indexes'),
+        ('accounts', '0026_audit_indexes'),
     ]
 
     operations = [

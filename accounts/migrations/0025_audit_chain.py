@@ -37,7 +37,7 @@ def read_longer(apps, schema_editor):
 class Migration(migrations.Migration):
 
     dependencies = [
-        ('accounts', '0023_people'),
+        ('accounts', '0024_people'),
     ]
 
     operations = [
