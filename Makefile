@@ -32,7 +32,7 @@ unexport PYTHONDONTWRITEBYTECODE
 .PHONY: help setup setup-dev run serve test pytest hostile checks lint style types imports \
 	migrations-check migrations-lint deploy-check chart check bench \
 	coverage run-two bench-batches bench-webhooks bench-live bench-idle bench-neighbours bench-memory \
-	bench-rows pictures cold lock audit migrations format
+	bench-rows pictures clients cold lock audit migrations format
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(firstword $(MAKEFILE_LIST)) \
@@ -211,10 +211,14 @@ bench-webhooks: setup-dev ## Deliveries per second of one worker process (ARGS=â
 pictures: setup-dev ## Take docs/screenshots anew, of what `make run` serves meanwhile
 	@DJANGO_SETTINGS_MODULE=gateway_project.settings $(PY) -m portal.tests.pictures $(ARGS)
 
+clients: setup-dev ## Clients by four generators call a served gateway (needs npm, Go, the network)
+	@$(PY) deploy/clients/run.py
+
 cold: ## Both commands of the README in an empty clone, with a fresh HOME and no cache
 	@PYTHON="$(PYTHON)" bash deploy/cold.sh
 
-lock: | $(PY) ## Pin requirements/*.in and benchmarks/requirements.in, with hashes
+LOCKS := requirements/base requirements/dev benchmarks/requirements deploy/clients/requirements
+lock: | $(PY) ## Pin what each requirements.in names, with hashes
 	@[ -x $(VENV)/bin/uv ] || $(PIP) install uv
 	@for name in $(LOCKED); do \
 		echo "Locking $$name.txt"; \
