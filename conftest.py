@@ -377,7 +377,7 @@ def forget_limits() -> None:
         ratelimit._limiter = None
         return
     client = redis.client()
-    for pattern in ("rl:*", "gw:*", f"{queues.DETECTION}*"):
+    for pattern in ("rl:*", "gw:*", "once:*", f"{queues.DETECTION}*"):
         if keys := list(client.scan_iter(pattern, count=10_000)):
             client.delete(*keys)
     limiter.local = ratelimit.MemoryLimiter()

@@ -14,7 +14,7 @@ import asyncio
 import ipaddress
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from time import monotonic
 from typing import Any
@@ -243,6 +243,30 @@ class APIKeyAuthentication(BaseAuthentication):
             raise errors.InvalidAPIKey
         caller.admit(context)
         return caller
+
+
+def ended_caller(request: Any) -> Caller | None:
+    """The caller of a key that was valid once and no longer is; else None. SQL.
+
+    It may do nothing. What it did itself under an `Idempotency-Key` it may be told again.
+    """
+    try:
+        text, _, _ = _read(request.META)
+    except errors.GatewayError:
+        return None
+    key = (
+        ApiKey.objects.select_related("workspace__plan")
+        .filter(key_hash__in=settings.KEY_PEPPERS.digests(text), workspace__deleted_at=None)
+        .first()
+    )
+    if key is None:
+        return None
+    caller = replace(caller_of(key), valid_until=None)
+    try:
+        caller.admit(context_of(request))
+    except errors.GatewayError:
+        return None
+    return caller
 
 
 def bearer(authorization: str) -> str:

@@ -1,30 +1,51 @@
 """`Idempotency-Key` (draft-ietf-httpapi-idempotency-key-header): a retry that repeats nothing.
 
-The answer is stored in the transaction of the effect, so that neither is there without the other.
-For `KEPT` the same request of the workspace is given the same answer, marked with
-`Idempotency-Replayed: true`; another request under the same key is 422, one that comes while the
-first is being served 409. A refusal (4xx, 5xx) is not remembered: nothing has happened.
+The same request of the same key is given the same answer again, marked `Idempotency-Replayed:
+true`; another request under the same `Idempotency-Key` is 422, one that comes while the first is
+being served 409. A refusal (4xx, 5xx) is not remembered: nothing has happened.
+
+What makes or changes something has its answer stored in the transaction of the effect (`once`), so
+that neither is there without the other, for `KEPT`. An answer that holds a secret is encrypted,
+and erased after `SECRET_KEPT`; from then on a repeat is 409.
+
+On the data plane the request is claimed in the trip that takes its limits (`Repeat`), so that of
+many at once one is served and pays. There the answer lies in Redis, encrypted, for `ANSWER_KEPT`;
+of what makes nothing, such as a verdict, it lies nowhere else.
 """
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import Callable
 from datetime import timedelta
+from typing import Any
 from uuid import UUID
 
+import orjson
 from django.conf import settings
 from django.db import transaction
+from django.db.models import Q
 from django.http import HttpRequest, HttpResponse
 from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import OpenApiParameter
 
 from accounts.models import IdempotencyRecord
-from gateway_project.core import clock, errors
-from gateway_project.core.ratelimit import Policy, get_limiter, per_day
+from gateway_project.core import clock, encryption, errors
+from gateway_project.core.api.responses import holds_secret
+from gateway_project.core.ratelimit import Claim, Policy, State, get_limiter, per_day, per_hour
 from gateway_project.core.stores import advisory, database
+from gateway_project.core.stores.sweeps import some_of
+from gateway_project.core.telemetry.metrics import bound_reached
 
 KEPT = timedelta(hours=24)
+SECRET_KEPT = timedelta(hours=1)
+ANSWER_KEPT = timedelta(hours=1)
+SERVED_SECONDS_MAX = 90
+"""Longer than any request takes (`timeout_seconds` is 60 at most)."""
+ANSWER_BYTES_PER_HOUR = 16 << 20
+"""Of one workspace in Redis; what is more is not remembered."""
+METHODS = ("POST", "PUT", "PATCH", "DELETE")
 KEY = re.compile(r"[\x21-\x7e]{1,255}\Z")
 REPLAYED = "Idempotency-Replayed"
 HEADER = OpenApiParameter(
@@ -33,10 +54,15 @@ HEADER = OpenApiParameter(
     OpenApiParameter.HEADER,
     description=(
         "At most 255 visible ASCII characters, best a UUID. The same request with it again, "
-        "within 24 hours, is given the same answer and has no second effect."
+        "within 24 hours, is given the same answer and has no second effect. An answer that holds "
+        "a secret, or that makes nothing, such as a verdict, is kept for an hour."
     ),
 )
-PROBLEMS = (errors.IdempotencyInProgress, errors.IdempotencyMismatch)
+PROBLEMS = (
+    errors.IdempotencyInProgress,
+    errors.IdempotencyMismatch,
+    errors.IdempotencyExpired,
+)
 
 
 def key_of(request: HttpRequest) -> str | None:
@@ -51,87 +77,199 @@ def key_of(request: HttpRequest) -> str | None:
     return key
 
 
-def answered(workspace_id: UUID, request: HttpRequest, key: str) -> HttpResponse | None:
-    """What this very request was answered before; raises 422 when the key is another's."""
-    record = IdempotencyRecord.objects.filter(workspace_id=workspace_id, key=key).first()
+def is_unguessable(request: HttpRequest) -> bool:
+    """As long as a UUID without its strokes, and not one character again and again."""
+    key = key_of(request) or ""
+    return len(key) >= 32 and len(set(key)) >= 8
+
+
+class Sender:
+    """Whose request it is: `caller` is the id of the API key, or whatever else stands for it.
+
+    Another key of the workspace is another sender: it must not be given the first one's secrets.
+    """
+
+    def __init__(
+        self,
+        workspace_id: UUID,
+        caller: object,
+        request: HttpRequest,
+        *,
+        content: bytes | None = None,
+    ) -> None:
+        self.workspace_id = workspace_id
+        self.key = key_of(request)
+        self._caller = caller
+        self._request = request
+        self._content: bytes = request.body if content is None else content
+
+    @property
+    def name(self) -> str:
+        return f"{self.workspace_id} {self.key}"
+
+    def fingerprints(self) -> list[str]:
+        """By each pepper, the one in front first: whoever answered may have another one there."""
+        # Keyed: the body may hold a text that could be guessed from a plain digest.
+        request = self._request
+        digests: list[str] = settings.KEY_PEPPERS.digests(
+            f"{self._caller} {request.method} {request.get_full_path()}\n"
+            f"{self._content.decode('latin-1')}"
+        )
+        return digests
+
+
+# -- In the transaction of the effect ------------------------------------------------------------
+
+
+def answered(sender: Sender) -> HttpResponse | None:
+    """What this very request was answered before; raises 409 and 422. SQL."""
+    found = IdempotencyRecord.objects.filter(workspace_id=sender.workspace_id, key=sender.key)
+    record = found.first()
     if record is None or record.created_at < clock.now() - KEPT:
         return None
-    if record.fingerprint not in _fingerprints(request):
+    if record.fingerprint not in sender.fingerprints():
         raise errors.IdempotencyMismatch
+    body = record.body
+    if record.holds_secret:
+        if not body or record.created_at < clock.now() - SECRET_KEPT:
+            raise errors.IdempotencyExpired
+        body = encryption.decrypt(body)
     headers = {**record.headers, REPLAYED: "true"}
-    return HttpResponse(record.body, status=record.status, headers=headers)
+    return HttpResponse(body, status=record.status, headers=headers)
 
 
 def once(
-    workspace_id: UUID, request: HttpRequest, effect: Callable[[], HttpResponse]
+    sender: Sender,
+    effect: Callable[[], HttpResponse],
+    *,
+    prepare: Callable[[], None] = lambda: None,
 ) -> HttpResponse:
-    """`effect`'s answer, or the one it gave to the same request before. SQL; owns a transaction.
+    """`effect`'s answer, or the one it gave to the same request before. SQL; with a key it owns a
+    transaction.
 
-    Whatever `effect` raises undoes it and is remembered by nobody.
+    Whatever `effect` raises undoes it and is remembered by nobody. `prepare` is what takes its time
+    before, such as asking somebody else: outside of the transaction, and not for a repeat.
     """
-    if (daily := _daily(workspace_id, request)) is not None:
-        get_limiter().check_sync((daily,), (1,)).raise_if_denied()
+    if sender.key is None:
+        prepare()
+        return effect()
+    if settings.RATE_LIMIT_ENABLED:
+        get_limiter().check_sync((daily(sender.workspace_id),), (1,)).raise_if_denied()
+    before = answered(sender)
+    if before is not None:
+        return before
+    prepare()
     with transaction.atomic():
-        return _once(workspace_id, request, effect)
+        return _once(sender, effect)
 
 
-def _daily(workspace_id: UUID, request: HttpRequest) -> Policy | None:
+def daily(workspace_id: UUID) -> Policy:
     """Each is a row for a day, and those of a call that costs nothing of the day are too."""
-    if key_of(request) is None or not settings.RATE_LIMIT_ENABLED:
-        return None
     return per_day("idempotency", f"{{{workspace_id}}}", settings.IDEMPOTENCY_PER_DAY)
 
 
-def _once(
-    workspace_id: UUID, request: HttpRequest, effect: Callable[[], HttpResponse]
-) -> HttpResponse:
-    key = key_of(request)
-    if key is None:
+def _once(sender: Sender, effect: Callable[[], HttpResponse]) -> HttpResponse:
+    if sender.key is None:
         return effect()
-    _begin(workspace_id, key)
-    before = answered(workspace_id, request, key)
+    if not advisory.try_to_hold(sender.name):
+        raise errors.IdempotencyInProgress
+    before = answered(sender)
     if before is not None:
         return before
     answer = effect()
-    IdempotencyRecord.objects.update_or_create(
-        workspace_id=workspace_id,
-        key=key,
-        defaults={
-            "fingerprint": _fingerprints(request)[0],
-            "status": answer.status_code,
-            "headers": dict(answer.items()),
-            "body": answer.content.decode(),
-            "created_at": clock.now(),
-        },
-    )
+    remember(sender, answer)
     return answer
 
 
-async def aanswered(workspace_id: UUID, request: HttpRequest) -> HttpResponse | None:
-    """`answered` for the data plane; without a key no SQL."""
-    key = key_of(request)
-    return None if key is None else await database.read(answered, workspace_id, request, key)
-
-
-async def aonce(
-    workspace_id: UUID, request: HttpRequest, effect: Callable[[], HttpResponse]
-) -> HttpResponse:
-    """`once` for the data plane; `effect` may use the ORM."""
-    if (daily := _daily(workspace_id, request)) is not None:
-        (await get_limiter().check((daily,), (1,))).raise_if_denied()
-    return await database.run(_once, workspace_id, request, effect)
-
-
-def _begin(workspace_id: UUID, key: str) -> None:
-    """Refuse to run beside the first."""
-    if not advisory.try_to_hold(f"{workspace_id} {key}"):
-        raise errors.IdempotencyInProgress
-
-
-def _fingerprints(request: HttpRequest) -> list[str]:
-    """By each pepper, the one in front first: whoever answered may have another one there."""
-    # Keyed: the body may hold a text that could be guessed from a plain digest.
-    digests: list[str] = settings.KEY_PEPPERS.digests(
-        f"{request.method} {request.path}\n{request.body.decode('latin-1')}"
+def remember(sender: Sender, answer: HttpResponse) -> None:
+    """Joins the caller's transaction."""
+    headers = dict(answer.items())
+    body = answer.content.decode()
+    is_secret = holds_secret(headers)
+    IdempotencyRecord.objects.update_or_create(
+        workspace_id=sender.workspace_id,
+        key=sender.key,
+        defaults={
+            "fingerprint": sender.fingerprints()[0],
+            "status": answer.status_code,
+            "headers": headers,
+            "body": encryption.encrypt(body) if is_secret else body,
+            "holds_secret": is_secret,
+            "created_at": clock.now(),
+        },
     )
-    return digests
+
+
+def erase_secrets(size: int) -> int:
+    """Of at most `size` answers that are past their time; returns of how many."""
+    past = IdempotencyRecord.objects.filter(
+        ~Q(body=""), holds_secret=True, created_at__lt=clock.now() - SECRET_KEPT
+    ).order_by("created_at")
+    return IdempotencyRecord.objects.filter(pk__in=some_of(past, size)).update(body="")
+
+
+async def aanswered(sender: Sender) -> HttpResponse | None:
+    """`answered` for the data plane; without a key no SQL."""
+    return None if sender.key is None else await database.read(answered, sender)
+
+
+async def aonce(sender: Sender, effect: Callable[[], HttpResponse]) -> HttpResponse:
+    """`once` for the data plane, where the claim has asked the limits; `effect` may use SQL."""
+    return await database.run(_once, sender, effect)
+
+
+# -- On the data plane ---------------------------------------------------------------------------
+
+
+class Repeat:
+    """A request of the data plane that may come again. See `core/api/viewsets.py`."""
+
+    def __init__(self, sender: Sender) -> None:
+        tenant = f"{{{sender.workspace_id}}}"
+        self._room = per_hour("repeats", tenant, ANSWER_BYTES_PER_HOUR)
+        self.policies: tuple[Policy, ...] = (self._room,)
+        self.costs: tuple[int, ...] = (0,)  # how large the answer is, is known only behind it
+        self.states: tuple[State, ...] = ()
+        if settings.RATE_LIMIT_ENABLED:
+            self.policies += (daily(sender.workspace_id),)
+            self.costs += (1,)
+        self._fingerprints = [one.encode() for one in sender.fingerprints()]
+        self.claim = Claim(
+            f"once:{tenant}:{settings.KEY_PEPPERS.digests(sender.name)[-1]}",
+            self._fingerprints[0],
+            SERVED_SECONDS_MAX,
+        )
+
+    def answer(self, before: bytes) -> HttpResponse:
+        """What lay there; raises 409 while the first is being served, 422 for another request."""
+        fingerprint, _, answer = before.partition(b" ")
+        if fingerprint not in self._fingerprints:
+            raise errors.IdempotencyMismatch
+        if not answer:
+            raise errors.IdempotencyInProgress
+        status, headers, body = orjson.loads(encryption.decrypt_bytes(answer.decode()))
+        return HttpResponse(body, status=status, headers={**headers, REPLAYED: "true"})
+
+    def keep(self, answer: HttpResponse) -> None:
+        """For whoever sends it again. Nobody waits for it."""
+        row = [answer.status_code, dict(answer.items()), answer.content.decode()]
+        value = encryption.encrypt_bytes(orjson.dumps(row)).encode()
+        room = self.states[0].remaining if self.states else 0
+        if answer.status_code >= 400 or len(value) > room:
+            bound_reached.labels("repeats").inc(len(value) > room)
+            self.forget()
+            return
+        limiter = get_limiter()
+        kept = self._fingerprints[0] + b" " + value
+        limiter.put(self.claim.key, kept, int(ANSWER_KEPT.total_seconds()))
+        counted = asyncio.ensure_future(limiter.check((self._room,), (len(value),)))
+        _counting.add(counted)
+        counted.add_done_callback(_counting.discard)
+
+    def forget(self) -> None:
+        """It was refused: nothing has happened, and it may come again as if for the first time."""
+        get_limiter().put(self.claim.key, None, 0)
+
+
+_counting: set[asyncio.Future[Any]] = set()
+"""Else they could be collected before they have run."""

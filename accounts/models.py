@@ -869,7 +869,7 @@ class OutboxEvent(models.Model):
 class IdempotencyRecord(models.Model):
     """What a request with an `Idempotency-Key` was answered, for whoever sends it again.
 
-    It holds no secret: requests whose answers do are not remembered.
+    An answer that holds a secret is encrypted, and erased after an hour.
     """
 
     workspace = models.ForeignKey(Workspace, on_delete=models.CASCADE, related_name="+")
@@ -878,11 +878,19 @@ class IdempotencyRecord(models.Model):
     status = models.PositiveSmallIntegerField()
     headers = models.JSONField(default=dict)
     body = models.TextField()
+    holds_secret = models.BooleanField(default=False, db_default=False)
     created_at = models.DateTimeField(default=clock.now, db_index=True)
 
     class Meta:
         constraints = [
             models.UniqueConstraint(fields=["workspace", "key"], name="idempotency_once"),
+        ]
+        indexes = [
+            models.Index(
+                fields=["created_at"],
+                condition=models.Q(holds_secret=True) & ~models.Q(body=""),
+                name="idempotency_secrets",
+            ),
         ]
 
     def __str__(self) -> str:

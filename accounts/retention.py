@@ -44,7 +44,8 @@ SESSION_KEYS_KEPT = timedelta(hours=1)
 def prune() -> int:
     """Forget what is past its time; returns how many rows."""
     now, during = clock.now(), Round()
-    return sum(during.delete(rows) for rows in _past(now)) + _end_sessions(now, during)
+    erased = during.repeat(idempotency.erase_secrets)
+    return erased + sum(during.delete(rows) for rows in _past(now)) + _end_sessions(now, during)
 
 
 def _past(now: datetime) -> Iterator[QuerySet[Any]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -61,16 +61,26 @@ class Registered:
 
 
 def register(
-    email: str, password: str, name: str = "", *, actor: Actor | None = None
+    email: str,
+    password: str,
+    name: str = "",
+    *,
+    actor: Actor | None = None,
+    within: Callable[[Registered], None] = lambda _: None,
 ) -> Registered:
-    """Make a developer, a personal workspace and its first key; raise `EmailTaken` (409)."""
+    """Make a developer, a personal workspace and its first key; raise `EmailTaken` (409).
+
+    `within` is called in the transaction that makes them.
+    """
     user = new_user(email, password, name)
     actor = actor or Actor(user.email)
     with transaction.atomic():
         workspace = join(user, name, actor=actor)
         EmailAddress.objects.create(user=user, email=user.email, primary=True, verified=False)
         key, secret = issue_key(workspace, actor=actor)
-    return Registered(user, workspace, key, secret)
+        made = Registered(user, workspace, key, secret)
+        within(made)
+    return made
 
 
 def new_user(email: str, password: str, name: str = "") -> User:

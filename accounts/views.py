@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 from uuid import UUID
 
 from django.http import HttpRequest, HttpResponse
 from rest_framework.request import Request
 
-from accounts import audit, services
+from accounts import audit, idempotency, services
 from accounts.adapter import send_confirmation
-from accounts.models import DEFAULT_SCOPES
+from accounts.idempotency import Sender
+from accounts.models import DEFAULT_SCOPES, Membership, User, Workspace, normal_email
 from accounts.schemas import (
     AuditQuery,
     AuditRecord,
@@ -67,27 +69,64 @@ class RegistrationViewSet(ControlPlaneViewSet):
         answer=Registration,
         status=201,
         public=True,
-        problems=[errors.EmailTaken],
+        problems=[errors.EmailTaken, *idempotency.PROBLEMS],
+        parameters=[idempotency.HEADER],
     )
     def create(self, request: Request) -> HttpResponse:
         body = self.parsed(RegisterRequest)
         context = context_of(request)
+        before = self._made_before(body)
+        if before is not None:
+            return before
         # Counted only once the body is right: five typing errors must not cost an hour.
         subject = address_subject(context.client_ip)
         self.limit((per_hour("register", subject, REGISTRATIONS_PER_HOUR),), 1)
-        made = services.register(
-            body.email,
-            body.password,
-            body.name or "",
-            actor=Actor.of(body.email, context),
-        )
+        answers = []
+
+        def answer(made: services.Registered) -> None:
+            shown = Registration(
+                user=UserView.of(made.user),
+                workspace=WorkspaceView.of(made.workspace),
+                api_key=NewKeyView.of(made.key, key=made.secret),
+            )
+            answers.append(reply(shown, status=201, headers=SECRET_HEADERS))
+            sender = self._sender(body, made.workspace)
+            if sender.key is not None:
+                idempotency.remember(sender, answers[0])
+
+        try:
+            made = services.register(
+                body.email,
+                body.password,
+                body.name or "",
+                actor=Actor.of(body.email, context),
+                within=answer,
+            )
+        except errors.EmailTaken:
+            before = self._made_before(body)  # at the same moment
+            if before is None:
+                raise
+            return before
         send_confirmation(request._request, made.user)
-        answer = Registration(
-            user=UserView.of(made.user),
-            workspace=WorkspaceView.of(made.workspace),
-            api_key=NewKeyView.of(made.key, key=made.secret),
-        )
-        return reply(answer, status=201, headers=SECRET_HEADERS)
+        return answers[0]
+
+    def _sender(self, body: RegisterRequest, workspace: Workspace) -> Sender:
+        # Not the password: of what is remembered it could be guessed at leisure.
+        content = f"{normal_email(body.email)}\n{body.name or ''}".encode()
+        return Sender(workspace.pk, "register", self.request._request, content=content)
+
+    def _made_before(self, body: RegisterRequest) -> HttpResponse | None:
+        """What this very request was answered, to somebody who knows the password as well."""
+        if idempotency.key_of(self.request._request) is None:
+            return None
+        user = User.objects.filter(email=normal_email(body.email)).first()
+        workspace = Workspace.objects.filter(
+            memberships__user=user, memberships__role=Membership.Role.OWNER
+        ).first()
+        if user is None or workspace is None:
+            return None
+        before = idempotency.answered(self._sender(body, workspace))
+        return before if before is not None and user.check_password(body.password) else None
 
 
 class AccountViewSet(KeyedViewSet):
@@ -124,10 +163,14 @@ class AccountViewSet(KeyedViewSet):
         body=RotateRequest,
         answer=Rotation,
         status=201,
-        problems=[errors.Conflict, errors.TooMany],
+        problems=[errors.Conflict, errors.TooMany, *idempotency.PROBLEMS],
+        parameters=[idempotency.HEADER],
     )
     def rotate(self, request: Request) -> HttpResponse:
         body = self.parsed(RotateRequest)
+        return self.once(partial(self._rotate, body))
+
+    def _rotate(self, body: RotateRequest) -> HttpResponse:
         old = self.calling_key()
         successor, text = services.rotate_key(
             old, grace_seconds=body.grace_seconds, actor=self.actor
@@ -146,7 +189,8 @@ class AccountViewSet(KeyedViewSet):
         status=204,
         minute_cost=0,  # closing a leak must never wait for a limit
         query=RevokeQuery,
-        problems=[errors.NotFound, errors.ScopeDenied],
+        problems=[errors.NotFound, errors.ScopeDenied, *idempotency.PROBLEMS],
+        parameters=[idempotency.HEADER],
     )
     def revoke(self, request: Request) -> HttpResponse:
         key_id = asked(request._request, RevokeQuery).key_id or self.principal.key_id
@@ -155,8 +199,7 @@ class AccountViewSet(KeyedViewSet):
                 "Revoking another key needs the scope 'keys:write', which this key lacks. Use a "
                 "key that has it; the portal makes one (/app/keys)."
             )
-        services.revoke_key(self.get_own_key(key_id), actor=self.actor)
-        return reply(None, status=204)
+        return self.once(partial(self.revoked, key_id))
 
 
 class KeyViewSet(KeyedViewSet):
@@ -186,10 +229,14 @@ class KeyViewSet(KeyedViewSet):
         status=201,
         headers=["Location"],
         scope="keys:write",
-        problems=[errors.TooMany],
+        problems=[errors.TooMany, *idempotency.PROBLEMS],
+        parameters=[idempotency.HEADER],
     )
     def create(self, request: Request) -> HttpResponse:
         body = self.parsed(KeyRequest)
+        return self.once(partial(self._create, body))
+
+    def _create(self, body: KeyRequest) -> HttpResponse:
         workspace = self.calling_key().workspace
         services.check_within_plan(
             workspace.plan, per_minute=body.rate_limit_per_minute, per_day=body.rate_limit_per_day
@@ -232,14 +279,18 @@ class KeyViewSet(KeyedViewSet):
         body=KeyPatch,
         answer=KeyView,
         scope="keys:write",
-        problems=[errors.NotFound],
+        problems=[errors.NotFound, *idempotency.PROBLEMS],
+        parameters=[idempotency.HEADER],
     )
     def partial_update(self, request: Request, id: UUID) -> HttpResponse:  # noqa: A002
         body = self.parsed(KeyPatch)
         changes: dict[str, Any] = body.model_dump(exclude_unset=True)
         # Only an expiry can be taken away; null elsewhere means "leave it".
         changes = {k: v for k, v in changes.items() if v is not None or k == "expires_at"}
-        key = self.get_own_key(id)
+        return self.once(partial(self._change, id, changes))
+
+    def _change(self, key_id: UUID, changes: dict[str, Any]) -> HttpResponse:
+        key = self.get_own_key(key_id)
         if changes:
             services.update_key(key, changes, actor=self.actor)
         return reply(KeyView.of(key))
@@ -251,11 +302,11 @@ class KeyViewSet(KeyedViewSet):
         status=204,
         scope="keys:write",
         minute_cost=0,
-        problems=[errors.NotFound],
+        problems=[errors.NotFound, *idempotency.PROBLEMS],
+        parameters=[idempotency.HEADER],
     )
     def destroy(self, request: Request, id: UUID) -> HttpResponse:  # noqa: A002
-        services.revoke_key(self.get_own_key(id), actor=self.actor)
-        return reply(None, status=204)
+        return self.once(partial(self.revoked, id))
 
 
 class AuditViewSet(KeyedViewSet):

@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from django.http import HttpRequest, HttpResponse
 
 from accounts import idempotency
-from accounts.authentication import Caller
 from accounts.usage import why
 from accounts.usage.buffer import Record
+from accounts.viewsets import OnceViewSet
 from detection import callbacks, services
 from detection.policies import policy as policies
 from detection.schemas import Detection, DetectRequest, ScoreRequest, Scores
 from gateway_project.core import encryption, errors
 from gateway_project.core.api.endpoint import endpoint
 from gateway_project.core.api.responses import reply
-from gateway_project.core.api.viewsets import DataPlaneViewSet
 from webhooks.delivery.callbacks import vetted
 
 
-class OnceViewSet(DataPlaneViewSet):
-    """What an `Idempotency-Key` keeps from being done twice."""
-
-    principal: Caller
+class StoringViewSet(OnceViewSet):
+    """What is stored before it is answered, and remembered there beyond the hour of a verdict."""
 
     async def replayed(self, webhook_url: str | None) -> HttpResponse | None:
         """What this very request was answered before; then it costs nothing of the day.
@@ -31,14 +30,23 @@ class OnceViewSet(DataPlaneViewSet):
         """
         if webhook_url is not None:
             await vetted(webhook_url)
-        replay = await idempotency.aanswered(self.principal.workspace_id, self.request)
+        return await self._paid_before(await idempotency.aanswered(self.sender))
+
+    async def once(self, effect: Callable[[], HttpResponse]) -> HttpResponse:
+        """`effect`'s answer, or the one that was stored for the same request before."""
+        answer = await idempotency.aonce(self.sender, effect)
+        if idempotency.REPLAYED in answer:
+            await self._paid_before(answer)
+        return answer
+
+    async def _paid_before(self, replay: HttpResponse | None) -> HttpResponse | None:
         if replay is not None:
             await self.give_back_the_day()
             self.context.usage = None  # it is a row already
         return replay
 
 
-class DetectViewSet(OnceViewSet):
+class DetectViewSet(StoringViewSet):
     body: DetectRequest
 
     def prefetch(self) -> None:
@@ -111,12 +119,11 @@ class DetectViewSet(OnceViewSet):
             callbacks.tell(url, verdict, self.principal, self.context.route)
             return reply(verdict, exclude_none=True)
 
-        return await idempotency.aonce(self.principal.workspace_id, self.request, tell)
+        return await self.once(tell)
 
 
-class ScoreViewSet(DataPlaneViewSet):
+class ScoreViewSet(OnceViewSet):
     body: ScoreRequest
-    principal: Caller
 
     def prefetch(self) -> None:
         self.context.usage = None  # for calibrating: no traffic, neither logged nor summed
@@ -135,6 +142,8 @@ class ScoreViewSet(DataPlaneViewSet):
         body=ScoreRequest,
         answer=Scores,
         scope="detect",
+        problems=idempotency.PROBLEMS,
+        parameters=[idempotency.HEADER],
     )
     async def create(self, request: HttpRequest) -> HttpResponse:
         found = await services.score(self.body, self.context, looked_up=self.looked_up)

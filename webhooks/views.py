@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 from uuid import UUID
 
@@ -99,10 +100,14 @@ class WebhookViewSet(KeyedViewSet):
         status=201,
         headers=["Location"],
         scope=SCOPE,
-        problems=[errors.Conflict],
+        problems=[errors.Conflict, *idempotency.PROBLEMS],
+        parameters=[idempotency.HEADER],
     )
     def create(self, request: Request) -> HttpResponse:
         body = self.parsed(RegisterWebhookRequest)
+        return self.once(partial(self._create, body))
+
+    def _create(self, body: RegisterWebhookRequest) -> HttpResponse:
         webhook, secret = services.register(
             self.principal.workspace_id,
             body.url,
@@ -172,7 +177,8 @@ class WebhookViewSet(KeyedViewSet):
         body=WebhookPatch,
         answer=WebhookView,
         scope=SCOPE,
-        problems=[errors.NotFound, errors.Conflict],
+        problems=[errors.NotFound, errors.Conflict, *idempotency.PROBLEMS],
+        parameters=[idempotency.HEADER],
     )
     def partial_update(self, request: Request, id: UUID) -> HttpResponse:  # noqa: A002
         body = self.parsed(WebhookPatch)
@@ -181,11 +187,23 @@ class WebhookViewSet(KeyedViewSet):
         is_wanted = changes.get("is_active")
         if is_wanted is webhook.is_active or is_wanted is True:
             del changes["is_active"]
-        if changes:
-            services.update(webhook, changes, actor=self.actor)
-        if is_wanted and not webhook.is_active:
-            services.enable(webhook, actor=self.actor)
-        return reply(self.shown(webhook))
+
+        def update() -> None:
+            if changes:
+                services.update(webhook, changes, actor=self.actor)
+
+        def enable() -> None:
+            # Not in a transaction: it waits for the receiver. Doing it twice is doing it once.
+            update()
+            if not webhook.is_active:
+                services.enable(webhook, actor=self.actor)
+
+        def shown() -> HttpResponse:
+            if not is_wanted:
+                update()
+            return reply(self.shown(webhook))
+
+        return self.once(shown, prepare=enable if is_wanted else lambda: None)
 
     @endpoint(
         operation="deleteWebhook",
@@ -195,11 +213,15 @@ class WebhookViewSet(KeyedViewSet):
         status=204,
         scope=SCOPE,
         minute_cost=0,  # closing a leak must never wait for a limit
-        problems=[errors.NotFound],
+        problems=[errors.NotFound, *idempotency.PROBLEMS],
+        parameters=[idempotency.HEADER],
     )
     def destroy(self, request: Request, id: UUID) -> HttpResponse:  # noqa: A002
-        services.delete(self.get_own(id), actor=self.actor)
-        return reply(None, status=204)
+        def delete() -> HttpResponse:
+            services.delete(self.get_own(id), actor=self.actor)
+            return reply(None, status=204)
+
+        return self.once(delete)
 
     @endpoint(
         operation="testWebhook",
@@ -220,8 +242,10 @@ class WebhookViewSet(KeyedViewSet):
     def test(self, request: Request) -> HttpResponse:
         body = self.parsed(TestWebhookRequest)
         webhook = self.get_own(body.webhook_id)
-        services.check_address(webhook)
-        return self.once(lambda: _accepted(services.test(webhook, body.event)))
+        return self.once(
+            lambda: _accepted(services.test(webhook, body.event)),
+            prepare=lambda: services.check_address(webhook),
+        )
 
     @endpoint(
         operation="rotateWebhookSecret",
@@ -234,12 +258,18 @@ class WebhookViewSet(KeyedViewSet):
         body=RotateSecretRequest,
         answer=NewSecret,
         scope=SCOPE,
-        problems=[errors.NotFound],
+        problems=[errors.NotFound, *idempotency.PROBLEMS],
+        parameters=[idempotency.HEADER],
     )
     def rotate_secret(self, request: Request, id: UUID) -> HttpResponse:  # noqa: A002
         body = self.parsed(RotateSecretRequest)
+        return self.once(partial(self._rotate_secret, id, body))
+
+    def _rotate_secret(self, webhook_id: UUID, body: RotateSecretRequest) -> HttpResponse:
         secret, valid_until = services.rotate_secret(
-            self.get_own(id, is_any=True), overlap_seconds=body.overlap_seconds, actor=self.actor
+            self.get_own(webhook_id, is_any=True),
+            overlap_seconds=body.overlap_seconds,
+            actor=self.actor,
         )
         answer = NewSecret(secret=secret, previous_valid_until=valid_until)
         return reply(answer, headers=SECRET_HEADERS)
@@ -289,12 +319,17 @@ class WebhookViewSet(KeyedViewSet):
         status=202,
         headers=["Location"],
         scope=SCOPE,
-        problems=[errors.NotFound, errors.Conflict],
+        problems=[errors.NotFound, errors.Conflict, *idempotency.PROBLEMS],
+        parameters=[idempotency.HEADER],
     )
     def resend(self, request: Request, id: UUID) -> HttpResponse:  # noqa: A002
         delivery = self.get_own_delivery(id)
-        services.resend(delivery, actor=self.actor)
-        return _accepted(delivery)
+
+        def resend() -> HttpResponse:
+            services.resend(delivery, actor=self.actor)
+            return _accepted(delivery)
+
+        return self.once(resend)
 
     @endpoint(
         operation="recoverDeliveries",

@@ -38,7 +38,7 @@ from detection.schemas import (
     ResultsQuery,
     Unfit,
 )
-from detection.views import OnceViewSet
+from detection.views import StoringViewSet
 from gateway_project.core import errors
 from gateway_project.core.api.endpoint import Answer, asked, endpoint
 from gateway_project.core.api.responses import NDJSON, ndjson, reply
@@ -50,7 +50,7 @@ TAGS = ("batches",)
 RESPOND_ASYNC = re.compile(r"(?:^|[,;\s])respond-async(?:[,;\s]|$)", re.IGNORECASE)  # RFC 7240
 
 
-class _Queueing(OnceViewSet):
+class _Queueing(StoringViewSet):
     """What is stored before it is answered: 202, and each item will be a row of the log."""
 
     async def queue(self, order: store.Order, items: Sequence[Item]) -> HttpResponse:
@@ -65,7 +65,7 @@ class _Queueing(OnceViewSet):
             transaction.on_commit(tasks.take_turns_behind)
             return self.accepted(job, ahead)
 
-        return await idempotency.aonce(self.principal.workspace_id, self.request, make)
+        return await self.once(make)
 
     def order(
         self, kind: Job.Kind, body: BatchRequest | AsyncRequest, job_id: UUID | None = None
@@ -285,10 +285,14 @@ class JobViewSet(KeyedViewSet):
         answer=BatchView,
         scope=SCOPE,
         minute_cost=0,  # stopping what costs must never wait for a limit
-        problems=[errors.NotFound, errors.Conflict],
+        problems=[errors.NotFound, errors.Conflict, *idempotency.PROBLEMS],
+        parameters=[idempotency.HEADER],
     )
     def cancel(self, request: Request, id: UUID) -> HttpResponse:  # noqa: A002
-        return reply(_shown(store.cancel(self.own(Job.Kind.BATCH, id), actor=self.actor)))
+        def cancel() -> HttpResponse:
+            return reply(_shown(store.cancel(self.own(Job.Kind.BATCH, id), actor=self.actor)))
+
+        return self.once(cancel)
 
     @endpoint(
         operation="getAsyncResult",

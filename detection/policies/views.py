@@ -11,6 +11,7 @@ from drf_spectacular.utils import OpenApiParameter
 from pydantic import BaseModel, Field, StringConstraints, model_validator
 from rest_framework.request import Request
 
+from accounts import idempotency
 from accounts.models import ApiKey
 from accounts.viewsets import KeyedViewSet
 from detection.models import TEXT_CHARS_MAX
@@ -153,19 +154,24 @@ class PolicyViewSet(KeyedViewSet):
         answer=PolicyView,
         headers=["ETag"],
         scope="keys:write",
-        problems=[errors.PreconditionFailed, errors.Conflict],
+        problems=[errors.PreconditionFailed, errors.Conflict, *idempotency.PROBLEMS],
         parameters=[
             OpenApiParameter(
                 "If-Match", OpenApiTypes.STR, OpenApiParameter.HEADER, description="An `ETag`."
-            )
+            ),
+            idempotency.HEADER,
         ],
     )
     def update(self, request: Request) -> HttpResponse:
         body = self.parsed(PolicyRequest)
-        key = self.calling_key()
         expected = _version_of(request.headers.get("If-Match"))
-        policy.save(key, body.kept(), expected=expected, actor=self.actor)
-        return _shown(key)
+
+        def save() -> HttpResponse:
+            key = self.calling_key()
+            policy.save(key, body.kept(), expected=expected, actor=self.actor)
+            return _shown(key)
+
+        return self.once(save)
 
 
 def _shown(key: ApiKey) -> HttpResponse:

@@ -23,6 +23,7 @@
     ├── EmailTaken               409
     ├── TooMany                  409  the workspace has as many of these as its plan gives
     ├── IdempotencyInProgress    409  the first call with this Idempotency-Key is being served
+    ├── IdempotencyExpired       409  its answer held a secret, and was kept for an hour
     ├── IdempotencyMismatch      422  the Idempotency-Key belongs to another request
     ├── PreconditionFailed       412  If-Match names another version
     ├── BodyTooLarge             413
@@ -38,6 +39,7 @@
     ├── UpstreamUnexpected       502  Robin answered something else than was asked for
     ├── UpstreamUnavailable      503  Robin is away, busy, or left alone by its circuit breaker
     ├── UpstreamTimedOut         504  Robin was too slow
+    ├── GuardrailUnavailable     503  no verdict for LiteLLM: limits, a slow body, our own faults
     ├── DetectionUnavailable     503  only when the caller chose to fail closed
     └── DetectionTimeout         504  only when the caller chose to fail closed
 
@@ -286,6 +288,16 @@ class IdempotencyInProgress(GatewayError):
         super().__init__(headers={"Retry-After": "1"})
 
 
+class IdempotencyExpired(GatewayError):
+    status_code = 409
+    code = "idempotency_expired"
+    title = "Answer no longer kept"
+    default_detail = (
+        "This was done, more than an hour ago. Its answer held a secret, which is not kept any "
+        "longer. Revoke or rotate what was made, with a new Idempotency-Key, to get a secret anew."
+    )
+
+
 class IdempotencyMismatch(GatewayError):
     status_code = 422
     code = "idempotency_mismatch"
@@ -421,6 +433,19 @@ class DetectionTimeout(GatewayError):
         "The detection engine did not answer within timeout_seconds and the request chose "
         "fail_closed. Allow more time, or the fallback with on_unavailable: 'fallback'."
     )
+
+
+class GuardrailUnavailable(GatewayError):
+    """What the LiteLLM endpoint says where others say 408, 429 or 500.
+
+    LiteLLM takes 502, 503 and 504 for a guardrail that is away, and only then asks its operator's
+    `unreachable_fallback`.
+    """
+
+    status_code = 503
+    code = "guardrail_unavailable"
+    title = "No verdict for LiteLLM"
+    default_detail = "There is no verdict at this moment. Send it again shortly."
 
 
 def registered() -> dict[str, type[GatewayError]]:

@@ -21,7 +21,7 @@ import asyncio
 import hashlib
 import ipaddress
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from threading import Lock
@@ -34,7 +34,7 @@ from redis.exceptions import NoScriptError, RedisError, ResponseError
 
 from gateway_project.core import clock, errors
 from gateway_project.core.stores import redis
-from gateway_project.core.stores.caching import TTLCache
+from gateway_project.core.stores.caching import TTLCache, ignore
 from gateway_project.core.stores.redis import PipelinedConnection, RedisUnavailable, pack
 from gateway_project.core.telemetry.metrics import rate_limit_degraded, rate_limit_exceeded
 
@@ -42,6 +42,7 @@ Failure = Literal["local", "open", "closed"]
 
 MINUTE_BUCKET_MS = 500
 MEMORY_SUBJECTS_MAX = 20_000
+CLAIMS_BYTES_MAX, CLAIM_BYTES = 8 << 20, 400
 BUCKETS_PER_SUBJECT = 16
 """A window of more buckets counts as several subjects; all together take some 40 MB at most."""
 DENIALS_MAX = 20_000
@@ -159,6 +160,17 @@ def _window(seconds: int) -> str:
     return {60: "minute", 3600: "hour", 86_400: "day"}.get(seconds, f"{seconds} s")
 
 
+class Claim(NamedTuple):
+    """A request that may be sent again. `key` begins as a policy's subject does, with the tenant.
+
+    `value` lies there while it is being served, `seconds` at most; then what it was answered.
+    """
+
+    key: str
+    value: bytes
+    seconds: int
+
+
 class Limiter(Protocol):
     async def check(self, policies: Sequence[Policy], costs: Sequence[int]) -> Decision:
         """Take `costs[i]` units of `policies[i]`, all or none. Cost 0 only reads.
@@ -169,6 +181,19 @@ class Limiter(Protocol):
         ...
 
     def check_sync(self, policies: Sequence[Policy], costs: Sequence[int]) -> Decision: ...
+
+    async def check_once(
+        self, policies: Sequence[Policy], costs: Sequence[int], claim: Claim
+    ) -> tuple[Decision, bytes | None]:
+        """`check`, and what lies at the claim's key already; the claim is laid there otherwise.
+
+        Where something lies nothing of a day is taken: one of many at once pays. One trip.
+        """
+        ...
+
+    def put(self, key: str, value: bytes | None, seconds: int) -> None:
+        """Lay it where a claim was, None: nothing. Nobody waits for it."""
+        ...
 
 
 # Per policy: HASH {t: total, h: oldest bucket that may count, l: latest bucket, <bucket>: units}.
@@ -234,23 +259,45 @@ end
 out[1], out[2] = denied, wait
 return out
 """
-SHA = hashlib.sha1(SCRIPT.encode(), usedforsecurity=False).hexdigest()
-_LOAD = pack("SCRIPT", "LOAD", SCRIPT)
+# The same with a claim as the last key and its value and seconds as the last arguments.
+ONCE = "local before = redis.call('GET', KEYS[#KEYS])\n" + SCRIPT.replace(
+    "#KEYS", "#KEYS - 1"
+).replace(
+    "  local bucket = math.floor",
+    "  if before and size == 86400000 then cost = 0 end\n  local bucket = math.floor",
+).replace(
+    "out[1], out[2] = denied, wait\nreturn out",
+    "out[1], out[2] = denied, wait\n"
+    "if denied == 0 and not before then\n"
+    "  redis.call('SET', KEYS[#KEYS], ARGV[#ARGV - 1], 'EX', ARGV[#ARGV])\n"
+    "end\n"
+    "return {out, before}",
+)
+
+
+def _sha(script: str) -> str:
+    return hashlib.sha1(script.encode(), usedforsecurity=False).hexdigest()
+
+
+SHA, SHA_ONCE = _sha(SCRIPT), _sha(ONCE)
+_LOAD, _LOAD_ONCE = pack("SCRIPT", "LOAD", SCRIPT), pack("SCRIPT", "LOAD", ONCE)
 
 
 @lru_cache(maxsize=4_096)  # of half a kilobyte each; packing one anew takes 10 µs
 def _command(policies: tuple[Policy, ...], costs: tuple[int, ...], now_ms: int) -> bytes:
     # The command of a key and cost never changes, so it is packed once, not per request.
-    return pack("EVALSHA", SHA, len(policies), *_arguments(policies, costs, now_ms))
+    names, numbers = _arguments(policies, costs, now_ms)
+    return pack("EVALSHA", SHA, len(policies), *names, *numbers)
 
 
 def _arguments(
     policies: Sequence[Policy], costs: Sequence[int], now_ms: int
-) -> Iterable[str | int]:
-    yield from (policy.key for policy in policies)
-    yield now_ms
+) -> tuple[list[str], list[int]]:
+    """The script's keys and arguments."""
+    numbers = [now_ms]
     for policy, cost in zip(policies, costs, strict=True):
-        yield from (policy.limit, policy.bucket_ms, policy.buckets, cost)
+        numbers += (policy.limit, policy.bucket_ms, policy.buckets, cost)
+    return [policy.key for policy in policies], numbers
 
 
 def _decision(policies: Sequence[Policy], reply: Sequence[int]) -> Decision:
@@ -284,9 +331,31 @@ class MemoryLimiter:
         self._windows: LRUCache[str, tuple[int, dict[int, int]]] = LRUCache(
             MEMORY_SUBJECTS_MAX, getsizeof=lambda window: 1 + len(window[1]) // BUCKETS_PER_SUBJECT
         )
+        self._claims: TTLCache[str, bytes] = TTLCache(
+            CLAIMS_BYTES_MAX, size_of=lambda value: CLAIM_BYTES + len(value)
+        )
 
     async def check(self, policies: Sequence[Policy], costs: Sequence[int]) -> Decision:
         return self.check_sync(policies, costs)
+
+    async def check_once(
+        self, policies: Sequence[Policy], costs: Sequence[int], claim: Claim
+    ) -> tuple[Decision, bytes | None]:
+        before = self._claims.get(claim.key)
+        if before is not None:
+            costs = [
+                0 if policy.is_daily else cost for policy, cost in zip(policies, costs, strict=True)
+            ]
+        decision = self.check_sync(policies, costs)
+        if before is None and decision.denied is None:
+            self._claims.put(claim.key, claim.value, seconds=claim.seconds)
+        return decision, before
+
+    def put(self, key: str, value: bytes | None, seconds: int) -> None:
+        if value is None:
+            self._claims.drop(key)
+        else:
+            self._claims.put(key, value, seconds=seconds)
 
     def check_sync(self, policies: Sequence[Policy], costs: Sequence[int]) -> Decision:
         now = int(self._now() * 1000)
@@ -355,22 +424,46 @@ class RedisLimiter:
 
     async def check(self, policies: Sequence[Policy], costs: Sequence[int]) -> Decision:
         command = _command(tuple(policies), tuple(costs), self._now_ms())
-        pipe = self._pipe()
         try:
-            try:
-                reply = await pipe.submit(command)
-            except NoScriptError:
-                # Redis was restarted or flushed; both leave in one batch.
-                loaded, answer = pipe.submit(_LOAD), pipe.submit(command)
-                _, reply = await asyncio.gather(loaded, answer)
+            reply = await self._run(command, _LOAD)
         except (RedisUnavailable, ResponseError):
             return self._without_redis(policies, costs)
         self.degraded_since = None
         return _decision(policies, reply)
 
+    async def _run(self, command: bytes, load: bytes) -> Any:
+        pipe = self._pipe()
+        try:
+            return await pipe.submit(command)
+        except NoScriptError:
+            # Redis was restarted or flushed; both leave in one batch.
+            loaded, answer = pipe.submit(load), pipe.submit(command)
+            _, reply = await asyncio.gather(loaded, answer)
+            return reply
+
+    async def check_once(
+        self, policies: Sequence[Policy], costs: Sequence[int], claim: Claim
+    ) -> tuple[Decision, bytes | None]:
+        now_ms = self._now_ms()
+        names, numbers = _arguments(policies, costs, now_ms)
+        head: list[str | int] = ["EVALSHA", SHA_ONCE, len(policies) + 1]
+        command = pack(*head, *names, claim.key, *numbers, claim.value, claim.seconds)
+        try:
+            reply = await self._run(command, _LOAD_ONCE)
+        except (RedisUnavailable, ResponseError):
+            # Who comes again is not known then, and pays again.
+            return self._without_redis(policies, costs), None
+        self.degraded_since = None
+        return _decision(policies, reply[0]), reply[1] if len(reply) > 1 else None
+
+    def put(self, key: str, value: bytes | None, seconds: int) -> None:
+        command = pack("DEL", key) if value is None else pack("SET", key, value, "EX", seconds)
+        self._pipe().submit(command).add_done_callback(ignore)
+
     def check_sync(self, policies: Sequence[Policy], costs: Sequence[int]) -> Decision:
         client = self._client()
-        arguments = list(_arguments(policies, costs, self._now_ms()))
+        names, numbers = _arguments(policies, costs, self._now_ms())
+        arguments = [*names, *numbers]
         try:
             try:
                 reply = client.evalsha(SHA, len(policies), *arguments)

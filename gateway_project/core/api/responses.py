@@ -22,6 +22,10 @@ SECRET_HEADERS = {"Cache-Control": "no-store, no-transform"}
 log = get_logger("gateway.views")
 
 
+def holds_secret(headers: Mapping[str, str]) -> bool:
+    return headers.get("Cache-Control") == SECRET_HEADERS["Cache-Control"]
+
+
 def reply(
     answer: BaseModel | Mapping[str, Any] | None,
     *,

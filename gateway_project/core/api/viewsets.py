@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from time import perf_counter
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
@@ -22,11 +22,12 @@ from rest_framework.request import Request
 from rest_framework.viewsets import ViewSet
 
 from gateway_project.core import errors
-from gateway_project.core.api.endpoint import Endpoint, M, Principal, parse
+from gateway_project.core.api.endpoint import Asked, Endpoint, M, Principal, parse
 from gateway_project.core.api.permissions import IsDeclared
 from gateway_project.core.api.responses import gateway_error, problem_response
 from gateway_project.core.context import RequestContext, context_of
 from gateway_project.core.ratelimit import (
+    Claim,
     Decision,
     Policy,
     State,
@@ -108,6 +109,21 @@ class _Declared(ViewSet):
                     )
 
 
+class Repeat(Protocol):
+    """A request that may be sent again (`accounts/idempotency.py`)."""
+
+    claim: Claim
+    policies: tuple[Policy, ...]
+    costs: tuple[int, ...]
+    """What it takes besides."""
+    states: tuple[State, ...]
+    """Of these, once they are known."""
+
+    def answer(self, before: bytes) -> HttpResponse: ...
+    def keep(self, answer: HttpResponse) -> None: ...
+    def forget(self) -> None: ...
+
+
 class DataPlaneViewSet(_Declared):
     """An endpoint for machines at high rate: one coroutine, no SQL, one Redis trip at most.
 
@@ -120,10 +136,12 @@ class DataPlaneViewSet(_Declared):
     principal: Any = None
     body: Any
     context: RequestContext
+    minute_cost: int
     day_cost: int
-    """Units of the day; from the declaration, unless `prefetch` knows better."""
+    """Units of the minute and the day; from the declaration, unless `prefetch` knows better."""
+    minute_cost_min = 1
     day_cost_min = 1
-    """What a body can bring it down to."""
+    """What a body can bring them down to."""
     states: tuple[State, ...] = ()
     _taken = 0
 
@@ -228,23 +246,61 @@ class DataPlaneViewSet(_Declared):
             if len(denials):
                 self._refuse_again(declared)
             if declared.body is not None:
-                self.body = parse(request, declared.body)
-            self.day_cost = declared.day_cost
-            self.prefetch()
+                self.body = self.read(request, declared.body)
+            self.minute_cost, self.day_cost = declared.minute_cost, declared.day_cost
+            fetching = self.prefetch()
+            if fetching is not None:
+                await fetching
+            repeat = self.repeat(request) if "HTTP_IDEMPOTENCY_KEY" in request.META else None
+            if repeat is not None:
+                return await self._serve_once(request, name, kwargs, repeat)
             if principal.policies:
                 started = perf_counter()
-                costs = _costs(principal, declared.minute_cost, self.day_cost)
+                costs = _costs(principal, self.minute_cost, self.day_cost)
                 decision = await get_limiter().check(principal.policies, costs)
                 denials.note(principal.policies, costs, decision)
                 self._decided(decision, started)
                 self._taken = self.day_cost
         return cast(HttpResponse, await getattr(self, name)(request, **kwargs))
 
+    async def _serve_once(
+        self, request: HttpRequest, name: str, kwargs: dict[str, Any], repeat: Repeat
+    ) -> HttpResponse:
+        """The answer, or the one that the same request was given before."""
+        started = perf_counter()
+        own = self.principal.policies
+        costs = _costs(self.principal, self.minute_cost, self.day_cost)
+        policies = (*own, *repeat.policies)
+        decision, before = await get_limiter().check_once(
+            policies, (*costs, *repeat.costs), repeat.claim
+        )
+        repeat.states = decision.states[len(own) :]
+        denials.note(own, costs, decision)
+        if decision.denied not in {policy.name for policy in repeat.policies}:
+            decision = decision._replace(states=decision.states[: len(own)])
+        self._decided(decision, started)
+        if before is not None:
+            self.context.usage = None  # it is a row already
+            return repeat.answer(before)
+        self._taken = self.day_cost
+        try:
+            answer = cast(HttpResponse, await getattr(self, name)(request, **kwargs))
+        except Exception:
+            repeat.forget()
+            raise
+        repeat.keep(answer)
+        return answer
+
+    def repeat(self, request: HttpRequest) -> Repeat | None:
+        """How the request is known when it is sent again; asked only of one that says it may be."""
+        return None
+
     def _refuse_again(self, declared: Endpoint) -> None:
         """Raise the 429 that is certain whatever the body says."""
         policies = self.principal.policies
+        minute_cost = min(declared.minute_cost, self.minute_cost_min)
         day_cost = min(declared.day_cost, self.day_cost_min)
-        known = denials.of(policies, _costs(self.principal, declared.minute_cost, day_cost))
+        known = denials.of(policies, _costs(self.principal, minute_cost, day_cost))
         if known is None and declared.body is not None:
             refusals = _refusals(policies)
             known = denials.of(refusals, (1,) * len(refusals))
@@ -257,12 +313,18 @@ class DataPlaneViewSet(_Declared):
         _note(self.context, decision, started)
         decision.raise_if_denied()
 
-    def prefetch(self) -> None:
+    def read(self, request: HttpRequest, model: type[Asked]) -> Any:
+        """The body, as the action gets it."""
+        return parse(request, model)
+
+    def prefetch(self) -> Awaitable[None] | None:
         """Start what the action will need from Redis, so that it leaves with the limiter's call.
 
         Also the place to find out what the body costs, and to refuse by the body alone what must
-        cost nothing.
+        cost nothing. Only where the cost depends on what was done before it is a coroutine: that
+        costs a trip more.
         """
+        return None
 
     async def give_back_the_day(self) -> None:
         """It turned out that nothing is done for this request: only its minute was taken."""
@@ -279,18 +341,24 @@ class DataPlaneViewSet(_Declared):
         if _counts_as_failed(error) and settings.RATE_LIMIT_ENABLED:
             # Its address has failed; and a caller that came no further than the body is counted
             # as well, or it could have us read bodies for nothing. Both leave in one trip.
-            asked = [(ip_policy(self.context.client_ip),)]
-            if not self.states:
-                asked += [
-                    (policy,) for policy in _refusals(getattr(self.principal, "policies", ()))
-                ]
-            limiter = get_limiter()
-            decisions = await asyncio.gather(*(limiter.check(one, (1,)) for one in asked))
-            for policies, decision in zip(asked[1:], decisions[1:], strict=True):
-                denials.note(policies, (1,), decision)
+            asked = (ip_policy(self.context.client_ip),)
+            decisions = await asyncio.gather(
+                get_limiter().check(asked, (1,)),
+                *(() if self.states else self._count_unread()),
+            )
             denied = next((one for one in decisions if one.denied), decisions[0])
             error = _instead_of(error, denied, self.context)
         return problem_response(request, error)
+
+    def _count_unread(self) -> list[Awaitable[Decision]]:
+        """Take one of the bodies that are read of the caller in a minute for nothing."""
+
+        async def count(policy: Policy) -> Decision:
+            decision = await get_limiter().check((policy,), (1,))
+            denials.note((policy,), (1,), decision)
+            return decision
+
+        return [count(one) for one in _refusals(getattr(self.principal, "policies", ()))]
 
 
 class ControlPlaneViewSet(_Declared):
