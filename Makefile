@@ -31,7 +31,7 @@ unexport PYTHONDONTWRITEBYTECODE
 .DEFAULT_GOAL := help
 .PHONY: help setup setup-dev run serve test pytest hostile checks lint style types imports \
 	migrations-check migrations-lint deploy-check chart check bench \
-	coverage run-two bench-batches bench-webhooks bench-live bench-idle bench-neighbours bench-memory \
+	litellm coverage run-two bench-batches bench-webhooks bench-live bench-idle bench-neighbours bench-memory \
 	bench-rows pictures clients cold lock audit migrations format
 
 help: ## List the targets
@@ -182,6 +182,10 @@ chart: setup-dev ## The Helm chart: install helm and kubeconform if missing, lin
 check: test ## test, and Django's own look at a deployment
 	@SECRET_KEY=$$($(PY) -c 'import secrets; print(secrets.token_urlsafe(60))') \
 		$(PY) manage.py check --deploy --fail-level ERROR
+
+litellm: setup-dev ## The page about LiteLLM with the real proxy (downloads it once)
+	@$(PY) -m deploy.litellm >/dev/null
+	@LITELLM=1 $(SERVICES) -- $(PY) -m pytest gateway_project/tests/test_litellm_proxy.py $(ARGS)
 
 bench: setup-dev ## Load tests against the running code (ARGS=…)
 	@$(SERVICES) -- $(PY) -m benchmarks.run $(ARGS)

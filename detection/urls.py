@@ -2,7 +2,7 @@ from django.urls import path
 
 from detection.feedback.views import FeedbackViewSet
 from detection.jobs.views import AsyncViewSet, BatchViewSet, JobViewSet
-from detection.litellm_views import GuardrailViewSet
+from detection.litellm.views import GuardrailViewSet
 from detection.policies.views import PolicyViewSet
 from detection.views import DetectViewSet, ScoreViewSet
 

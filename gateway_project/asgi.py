@@ -30,11 +30,12 @@ from gateway_project.server.lifespan import Process
 from robin.queue import live
 from robin.queue.consumers import QueueConsumer
 
+LITELLM = "/beta/litellm_basic_guardrail_api"
 # Exact paths, so that a look-alike of one is not taken from the control plane by its prefix.
 DATA_PLANE = frozenset(
     {
         *("/v1/detect", "/v1/detect/score", "/v1/detect/batch", "/v1/detect/async", "/v1/limits"),
-        *("/health", "/health/live", "/health/ready", "/beta/litellm_basic_guardrail_api"),
+        *("/health", "/health/live", "/health/ready", LITELLM),
     },
 )
 # Robin's: these and all that is below them. There a look-alike finds nothing on either plane.
@@ -89,9 +90,10 @@ application = RequestMiddleware(
             body_bytes_max={
                 None: settings.BODY_BYTES_MAX,
                 "/v1/detect/batch": settings.BATCH_BYTES_MAX,
-                "/beta/litellm_basic_guardrail_api": settings.BATCH_BYTES_MAX,
+                LITELLM: settings.LITELLM_BYTES_MAX,
             },
             body_seconds_max=settings.BODY_SECONDS_MAX,
+            told_of_refusals=frozenset({LITELLM}),
         ),
         BoundedBodies(
             cast(ASGIApp, control_plane),

@@ -271,6 +271,7 @@ BODY_SECONDS_MAX: float = env.float("BODY_SECONDS_MAX", default=10.0)
 HEAD_SECONDS_MAX: float = env.float("HEAD_SECONDS_MAX", default=10.0)
 ANSWER_STALL_SECONDS_MAX: float = env.float("ANSWER_STALL_SECONDS_MAX", default=20.0)
 DATA_UPLOAD_MAX_MEMORY_SIZE = BODY_BYTES_MAX
+LITELLM_BYTES_MAX: int = env.int("LITELLM_BYTES_MAX", default=32 << 20)  # pictures come twice
 UPLOAD_BYTES_MAX = 2 << 20  # of pages that take a file; below what Django would write to the disk
 
 # -- Batches and jobs -----------------------------------------------------------------------------

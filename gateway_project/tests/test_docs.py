@@ -37,7 +37,7 @@ FENCE = re.compile(
     re.M | re.S,
 )
 RUN = ("sh", "python")
-LANGUAGES = (*RUN, "json", "nginx")
+LANGUAGES = (*RUN, "json", "nginx", "yaml")  # YAML: what test_litellm_proxy.py configures
 LINE_CHARS_MAX = 120
 
 

@@ -22,7 +22,7 @@ from jsonschema.validators import validator_for
 from openapi_spec_validator import OpenAPIV31SpecValidator, validate
 from pydantic import create_model
 
-from detection.litellm_views import GuardrailRequest
+from detection.litellm.views import GuardrailRequest
 from gateway_project.core.api.endpoint import API_KEY
 from gateway_project.core.api.openapi import DeclaredSchema
 from gateway_project.staff.views import STAFF

@@ -28,6 +28,22 @@ class ClientGone(Exception):
     """The client hung up before its request was whole; nobody waits for an answer."""
 
 
+async def drain(receive: Receive, *, bytes_max: int, seconds_max: float) -> None:
+    """Read and forget, so that a client which sends first and reads after hears the answer.
+
+    Raises `ClientGone`.
+    """
+    size, more = 0, True
+    try:
+        async with asyncio.timeout(seconds_max):
+            while more and size < bytes_max:
+                message = await _receive(receive)
+                size += len(message.get("body", b""))
+                more = message.get("more_body", False)
+    except TimeoutError:
+        return
+
+
 async def read_body(scope: Scope, receive: Receive, *, bytes_max: int, seconds_max: float) -> bytes:
     """The whole body. Raises the 413, the 408, a 503 with many on their way, or `ClientGone`."""
     for name, value in scope["headers"]:

@@ -17,25 +17,32 @@ from django.http import HttpResponseBase
 from django.urls import Resolver404, ResolverMatch, get_resolver
 
 from gateway_project.core import errors
-from gateway_project.core.api.bodies import ClientGone, read_body
+from gateway_project.core.api.bodies import ClientGone, drain, read_body
 from gateway_project.core.api.middleware import send_problem
-from gateway_project.core.context import Receive, RequestContext, Scope, Send
+from gateway_project.core.context import Message, Receive, RequestContext, Scope, Send
 
 ROUTES_REMEMBERED_MAX = 256
+DRAINED_BYTES_MAX = 256 << 20
 
 
 class DataPlaneHandler:
     """Serves the views of the data plane. See the module's paragraph.
 
     `body_bytes_max` maps a path to its limit in bytes, `None` is for all others;
-    `body_seconds_max` bounds how long a body may take to arrive.
+    `body_seconds_max` bounds how long a body may take to arrive. Views of `told_of_refusals` answer
+    also when their body could not be read: `request.refusal` says why, and the body is empty.
     """
 
     def __init__(
-        self, *, body_bytes_max: dict[str | None, int], body_seconds_max: float = 10.0
+        self,
+        *,
+        body_bytes_max: dict[str | None, int],
+        body_seconds_max: float = 10.0,
+        told_of_refusals: frozenset[str] = frozenset(),
     ) -> None:
         self._body_bytes_max = body_bytes_max
         self._body_seconds_max = body_seconds_max
+        self._told_of_refusals = told_of_refusals
         self._resolver = get_resolver()
         self._fixed_routes: dict[str, tuple[ResolverMatch, str]] = {}
 
@@ -44,20 +51,56 @@ class DataPlaneHandler:
         context: RequestContext = scope["gateway"]
         try:
             match, context.route = self._resolve(path)
+            bytes_max = self._body_bytes_max.get(path) or self._body_bytes_max[None]
+            if path in self._told_of_refusals:
+                await self._answer_any_body(scope, receive, send, match, bytes_max)
+                return
             body = await read_body(
-                scope,
-                receive,
-                bytes_max=self._body_bytes_max.get(path) or self._body_bytes_max[None],
-                seconds_max=self._body_seconds_max,
+                scope, receive, bytes_max=bytes_max, seconds_max=self._body_seconds_max
             )
         except errors.GatewayError as error:
             await send_problem(send, error, scope)
             return
         except ClientGone:
             return
+        await self._answer(scope, send, match, body)
+
+    async def _answer_any_body(
+        self, scope: Scope, receive: Receive, send: Send, match: ResolverMatch, bytes_max: int
+    ) -> None:
+        """Raises `ClientGone`."""
+        refusal: errors.GatewayError | None = None
+        seconds, has_more = self._body_seconds_max, True
+
+        async def receive_and_note() -> Message:
+            nonlocal has_more
+            message = await receive()
+            has_more = message.get("more_body", False)
+            return message
+
+        try:
+            body = await read_body(
+                scope, receive_and_note, bytes_max=bytes_max, seconds_max=seconds
+            )
+        except errors.GatewayError as error:
+            refusal, body = error, b""
+            if has_more and isinstance(error, errors.BodyTooLarge):
+                await drain(receive, bytes_max=DRAINED_BYTES_MAX, seconds_max=seconds)
+        await self._answer(scope, send, match, body, refusal)
+
+    async def _answer(
+        self,
+        scope: Scope,
+        send: Send,
+        match: ResolverMatch,
+        body: bytes,
+        refusal: errors.GatewayError | None = None,
+    ) -> None:
         request = ASGIRequest(scope, BytesIO(body))
         request._body = body
         request.resolver_match = match
+        if refusal is not None:
+            request.refusal = refusal  # type: ignore[attr-defined]
         response: HttpResponseBase = await match.func(request, *match.args, **match.kwargs)
         await self._send(response, send, head=request.method == "HEAD")
 

@@ -1,0 +1,1 @@
+"""This gateway as a guardrail of a LiteLLM proxy."""
