@@ -200,7 +200,10 @@ def test_every_endpoint_refuses_before_it_asks_anything(
 
         r = gateway.request(method, path, key=key, json=body)
 
-        assert refusal(r) == (429, "rate_limited"), (method, template, r.text)
+        # A 429 would be a fault of ours to LiteLLM, and not a guardrail that is away.
+        is_litellm = "litellm" in template
+        told = (503, "guardrail_unavailable") if is_litellm else (429, "rate_limited")
+        assert refusal(r) == told, (method, template, r.text)
         assert counted.sql == 0, (method, template)
         asked += 1
     assert asked > 25
