@@ -133,7 +133,10 @@ def answered(sender: Sender) -> HttpResponse | None:
     if record.holds_secret:
         if not body or record.created_at < clock.now() - SECRET_KEPT:
             raise errors.IdempotencyExpired
-        body = encryption.decrypt(body)
+        try:
+            body = encryption.decrypt(body)
+        except encryption.Undecryptable as exc:
+            raise errors.IdempotencyExpired from exc
     headers = {**record.headers, REPLAYED: "true"}
     return HttpResponse(body, status=record.status, headers=headers)
 
@@ -247,7 +250,10 @@ class Repeat:
             raise errors.IdempotencyMismatch
         if not answer:
             raise errors.IdempotencyInProgress
-        status, headers, body = orjson.loads(encryption.decrypt_bytes(answer.decode()))
+        try:
+            status, headers, body = orjson.loads(encryption.decrypt_bytes(answer.decode()))
+        except encryption.Undecryptable as exc:
+            raise errors.IdempotencyExpired from exc
         return HttpResponse(body, status=status, headers={**headers, REPLAYED: "true"})
 
     def keep(self, answer: HttpResponse) -> None:

@@ -22,7 +22,7 @@ from django import db
 from django.conf import settings
 from django.db import models, transaction
 
-from accounts.models import ApiKey, Parked, SecretInUse, StoredText
+from accounts.models import ApiKey, IdempotencyRecord, Parked, SecretInUse, StoredText
 from detection.models import JobChunk
 from gateway_project.core.telemetry.logging import get_logger
 from gateway_project.system.presence import fingerprint
@@ -55,6 +55,7 @@ ENCRYPTED = (
     Column(WebhookSecret, "encrypted"),
     Column(Authenticator, "data"),
     Column(Parked, "payload", holds_tokens=True),
+    Column(IdempotencyRecord, "body"),
     Column(JobChunk, "items"),
     Column(StoredText, "encrypted"),
 )

@@ -19,7 +19,7 @@ from django.db import connection
 
 from accounts import parking, services
 from accounts.keys import Peppers
-from accounts.models import ApiKey, Parked, SecretInUse, StoredText, new_id
+from accounts.models import ApiKey, IdempotencyRecord, Parked, SecretInUse, StoredText, new_id
 from accounts.services import Actor
 from detection.models import JobChunk
 from gateway_project import rotation
@@ -65,6 +65,14 @@ def stored(gateway, engine, settings, acme, acme_key, alice, make_webhook):
         workspace_id=acme.pk,
         encrypted=encryption.encrypt("a text that is kept"),
         created_at=clock.now(),
+    )
+    IdempotencyRecord.objects.create(
+        workspace=acme,
+        key="once",
+        fingerprint="x",
+        status=201,
+        holds_secret=True,
+        body=encryption.encrypt("an answer with a key"),
     )
     # A row with its text, as the usage writer parks it: a token inside of what is encrypted.
     inner = json.dumps({"text": encryption.encrypt("a text inside")}).encode()
@@ -147,7 +155,7 @@ class TestRotating:
             call_command("rotate_secrets", "--count", stdout=said)
 
         assert values() == before
-        assert f"{fingerprint(KEYS, OLD)} is still needed by 6 values" in said.getvalue()
+        assert f"{fingerprint(KEYS, OLD)} is still needed by 7 values" in said.getvalue()
 
     def test_slices_of_one_row_do_the_same(self, stored, acme):
         for n in range(7):
