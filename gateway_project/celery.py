@@ -7,6 +7,8 @@ from typing import Any
 from celery import Celery, Task, signals
 
 from gateway_project.core import clock
+from gateway_project.core.context import current
+from gateway_project.core.telemetry import tracing
 from gateway_project.core.telemetry.logging import get_logger
 
 log = get_logger("gateway.tasks")
@@ -30,7 +32,7 @@ class VersionedTask(Task):  # type: ignore[type-arg]
     version = 1
 
     def apply_async(self, *args: Any, headers: dict[str, Any] | None = None, **more: Any) -> Any:
-        said: Any = {"v": self.version, **(headers or {})}
+        said: Any = {"v": self.version, **_trace(), **(headers or {})}
         return super().apply_async(*args, headers=said, **more)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -39,6 +41,14 @@ class VersionedTask(Task):  # type: ignore[type-arg]
             log.warning("task_of_later_version", task=self.name, version=version)
             return None
         return self.run(*args, **kwargs)
+
+
+def _trace() -> dict[str, str]:
+    """The span that sends the message, for the one that takes it."""
+    sender = current.get()
+    if tracing.tracer is None or sender is None or not sender.traceparent:
+        return {}
+    return {tracing.HEADER: sender.traceparent}
 
 
 app = App("gateway_project", task_cls=VersionedTask)

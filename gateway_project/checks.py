@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from typing import Any
 from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo
@@ -75,6 +76,14 @@ def check_settings(app_configs: Any, **_: Any) -> list[CheckMessage]:
                 "DRAIN_SECONDS is no number of seconds.",
                 hint="5, or a little more than your proxy takes to notice; 0: no drain.",
                 id="gateway.E008",
+            )
+        )
+    if settings.TRACING and find_spec("opentelemetry.exporter") is None:
+        found.append(
+            Error(
+                "TRACING is on, and OpenTelemetry is not installed.",
+                hint=".venv/bin/pip install -r requirements/otel.txt, or leave TRACING out.",
+                id="gateway.E010",
             )
         )
     return found + _robin()

@@ -94,6 +94,7 @@ CSRF_TRUSTED_ORIGINS: list[str] = env.list("CSRF_TRUSTED_ORIGINS", default=[])
 TRUSTED_PROXY_HOPS: int = env.int("TRUSTED_PROXY_HOPS", default=0)
 HTTPS_ONLY: bool = env.bool("HTTPS_ONLY", default=not IS_LOCAL)
 METRICS_TOKEN: str = env.str("METRICS_TOKEN", default="")
+TRACING: bool = env.bool("TRACING", default=False)
 LOG_LEVEL: str = env.str("LOG_LEVEL", default="INFO").upper()
 LOG_FORMAT: str = env.str("LOG_FORMAT", default="json")
 

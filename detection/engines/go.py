@@ -26,6 +26,7 @@ from detection.engines import windows
 from detection.engines.scores import Score
 from gateway_project.core.context import RequestContext
 from gateway_project.core.stores.caching import SingleFlight
+from gateway_project.core.telemetry import tracing
 from gateway_project.core.telemetry.logging import get_logger
 from gateway_project.core.upstream import client as http
 from gateway_project.core.upstream.breaker import Breaker, BreakerOpen
@@ -164,14 +165,7 @@ class EngineClient:
         except BreakerOpen as exc:
             raise EngineUnavailable("circuit_open", math.ceil(exc.retry_after_seconds)) from exc
         try:
-            answer = await self.http.request(
-                "POST",
-                "/v1/detect",
-                body=orjson.dumps({"text": text}),
-                headers=headers,
-                timeout_seconds=timeout_seconds,
-                holder=holder,
-            )
+            answer = await self._post(text, headers, timeout_seconds, holder)
             scored = self._read(answer, len(text))
         except EngineUnavailable:
             call.failed()
@@ -196,6 +190,25 @@ class EngineClient:
             raise
         call.succeeded()
         return scored
+
+    async def _post(
+        self, text: str, headers: dict[str, str], timeout_seconds: float, holder: Hashable
+    ) -> http.Answer:
+        async def post() -> http.Answer:
+            return await self.http.request(
+                "POST",
+                "/v1/detect",
+                body=orjson.dumps({"text": text}),
+                headers=headers,
+                timeout_seconds=timeout_seconds,
+                holder=holder,
+            )
+
+        if tracing.tracer is None:
+            return await post()
+        headers = dict(headers)  # windows of one text are calls of their own
+        with tracing.calling("engine POST /v1/detect", headers, **{"peer.service": "engine"}):
+            return await post()
 
     @staticmethod
     def _read(answer: http.Answer, chars: int) -> Score:

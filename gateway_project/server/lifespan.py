@@ -19,7 +19,7 @@ from gateway_project.core.context import Receive, Send
 from gateway_project.core.memory import collect_at_rest, tune_gc
 from gateway_project.core.stores import migrations, redis, statements
 from gateway_project.core.stores.bus import bus
-from gateway_project.core.telemetry import migration_counts, saturation
+from gateway_project.core.telemetry import migration_counts, saturation, tracing
 from gateway_project.core.telemetry.logging import get_logger
 from gateway_project.system import presence
 from robin.queue import live
@@ -66,6 +66,9 @@ class Process:
     async def start(self) -> None:
         openapi.document()  # as large as nothing else that is served, and the same for everybody
         statements.bind_process(statements.of_requests())
+        if settings.TRACING:
+            tracing.start("web", settings.VERSION)
+            self._held.push_async_callback(asyncio.to_thread, tracing.stop)
         await migrations.look()
         if settings.REDIS_URL:
             redis.open_connection(settings.REDIS_URL, settings.CACHE_REDIS_URL)

@@ -16,7 +16,9 @@ from celery.exceptions import Reject
 from django.conf import settings
 
 from gateway_project import rotation
+from gateway_project.core.context import RequestContext, current
 from gateway_project.core.stores import statements
+from gateway_project.core.telemetry import tracing
 from gateway_project.core.telemetry.logging import configure_logging, get_logger
 from gateway_project.core.telemetry.loops import Loop
 from gateway_project.core.telemetry.metrics import task_duration, tasks_total
@@ -26,16 +28,31 @@ log = get_logger("gateway.tasks")
 for _entry in settings.CELERY_BEAT_SCHEDULE.values():
     Loop.of(str(_entry["task"]))
 _started: dict[str, float] = {}  # by id of the run
+_traces: dict[str, tuple[Any, Any]] = {}  # span, and what puts the context back
+
+
+def _trace(task_id: str, task: Any) -> None:
+    """What the run does is below its span: calls to the engine, webhooks, messages."""
+    sender = (task.request.headers or {}).get(tracing.HEADER)
+    span = tracing.begin(f"task {task.name}", sender, "consumer", **{"gateway.task": task.name})
+    context = RequestContext("", None, tracing.traceparent_of(span))
+    _traces[task_id] = span, current.set(context)
 
 
 @signals.task_prerun.connect
-def _begin(task_id: str, **_: Any) -> None:
+def _begin(task_id: str, task: Any, **_: Any) -> None:
     _started[task_id] = perf_counter()
+    if tracing.tracer is not None:
+        _trace(task_id, task)
 
 
 @signals.task_postrun.connect
 def _end(task_id: str, task: Any, state: str | None, **_: Any) -> None:
     seconds = perf_counter() - _started.pop(task_id)
+    if (trace := _traces.pop(task_id, None)) is not None:
+        span, token = trace
+        current.reset(token)
+        tracing.end(span, error=state == "FAILURE")
     tasks_total.labels(task.name, (state or "failure").lower()).inc()
     task_duration.labels(task.name).observe(seconds)
     if state == "SUCCESS" and task.name in Loop.known:
@@ -77,6 +94,17 @@ def _bound_statements(**_: Any) -> None:
 @signals.worker_ready.connect
 def _say_what_is_missing(**_: Any) -> None:
     rotation.try_to_note_in_use()
+
+
+@signals.worker_process_init.connect
+def _start_tracing(**_: Any) -> None:
+    if settings.TRACING:
+        tracing.start("worker", settings.VERSION)
+
+
+@signals.worker_process_shutdown.connect
+def _stop_tracing(**_: Any) -> None:
+    tracing.stop()
 
 
 @signals.celeryd_init.connect

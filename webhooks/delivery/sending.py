@@ -28,9 +28,11 @@ from django.db.models.functions import Cast
 from yarl import URL
 
 from gateway_project.core import clock
+from gateway_project.core.context import current
 from gateway_project.core.storable import cleaned
 from gateway_project.core.stores import database, statements
 from gateway_project.core.stores.refused import UNFIT
+from gateway_project.core.telemetry import tracing
 from gateway_project.core.telemetry.logging import get_logger
 from gateway_project.core.upstream import destinations, names
 from gateway_project.core.upstream.destinations import GuardedResolver
@@ -232,7 +234,13 @@ class Sender:
         destination = destinations.read(job.url)
         session = self._plain if destination.is_plain else self._usual
         url = URL(job.url, encoded=True)
-        with names.asked_by(str(job.workspace_id)):
+        sender = current.get()
+        if tracing.tracer is not None and sender is not None and sender.traceparent:
+            headers[tracing.HEADER] = sender.traceparent
+        with (
+            names.asked_by(str(job.workspace_id)),
+            tracing.calling("webhook POST", headers, **{"gateway.event": str(job.event_id)}),
+        ):
             for is_last in (False, True):
                 try:
                     async with session.post(

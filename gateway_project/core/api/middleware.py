@@ -26,6 +26,7 @@ from gateway_project.core.context import (
     current,
 )
 from gateway_project.core.storable import unstorable
+from gateway_project.core.telemetry import tracing
 from gateway_project.core.telemetry.access_log import observe
 from gateway_project.core.telemetry.logging import get_logger
 
@@ -155,6 +156,10 @@ class RequestMiddleware:
         if scope["type"] == "websocket":
             await self.app(scope, receive, send)
             return
+        span = None
+        if tracing.tracer is not None:
+            span = tracing.begin(scope["method"], context.traceparent, "server")
+            context.traceparent = tracing.traceparent_of(span)
         unfit = _unstorable(scope)
         status = 0
         held: Message | None = None
@@ -208,6 +213,18 @@ class RequestMiddleware:
             if context.usage is not None:
                 context.usage.finished(context, status, seconds)
             observe(context, method=scope["method"], status=status, seconds=seconds)
+            if span is not None:
+                tracing.end(
+                    span,
+                    error=status >= 500,
+                    name=f"{scope['method']} {context.route}",
+                    **{
+                        "http.request.method": scope["method"],
+                        "http.route": context.route,
+                        "http.response.status_code": status,
+                        "gateway.request_id": context.request_id,
+                    },
+                )
 
     def _pays(self, first: Message, headers: list[tuple[bytes, bytes]]) -> bool:
         return len(first.get("body", b"")) >= self.gzip_bytes_min and _may_compress(headers)
