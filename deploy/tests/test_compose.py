@@ -22,7 +22,8 @@ from gateway_project.server import __main__, web_process
 
 ROOT = Path(__file__).resolve().parents[2]
 COMPOSE = ROOT / "docker-compose.yml"
-OURS = ("gateway", "worker", "worker-detection", "beat", "migrate")
+OURS = ("gateway", "worker", "worker-detection", "beat", "migrate", "engine", "robin")
+PROFILES = {"monitoring": {"prometheus", "alertmanager", "grafana"}, "robin": {"robin"}}
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +65,10 @@ def test_hadolint_accepts_the_dockerfile() -> None:
 
 
 def test_the_services(services: dict[str, Any]) -> None:
-    assert set(services) == {*OURS, "postgres", "redis", "cache"}
+    assert set(services) == {*OURS, "postgres", "redis", "cache", *PROFILES["monitoring"]}
+    for profile, names in PROFILES.items():
+        found = {n for n, service in services.items() if profile in service.get("profiles", ())}
+        assert found == names
     for name, service in services.items():
         assert service["read_only"] is True, name
         assert service["init"] is True, name
@@ -107,8 +111,59 @@ def test_commands_exist(services: dict[str, Any]) -> None:
                     command
                 )
         else:
-            assert command[:2] == ["python", "manage.py"]
-            assert command[2] in get_commands(), command
+            assert command[0] == "python"
+            if command[1] == "-m":
+                assert importlib.util.find_spec(command[2]), command
+            else:
+                assert command[1] == "manage.py"
+                assert command[2] in get_commands(), command
+
+
+def test_secrets_come_from_files_that_the_script_makes(
+    services: dict[str, Any], tmp_path: Path
+) -> None:
+    done = [
+        subprocess.run(
+            [sys.executable, ROOT / "deploy/make_secrets.py", tmp_path / "secrets"],
+            capture_output=True, text=True, check=True,
+        ).stdout
+        for _ in range(2)
+    ]  # fmt: skip
+    files = {path.name: path for path in (tmp_path / "secrets").iterdir()}
+    loaded = yaml.safe_load(COMPOSE.read_text())["secrets"]
+    assert {name: one["file"] for name, one in loaded.items()} == {
+        name: f"./secrets/{name}" for name in files
+    }
+    assert "made nothing" in done[1]  # a second time nothing is made anew
+    assert (tmp_path / "secrets").stat().st_mode & 0o777 == 0o700
+    assert {path.stat().st_mode & 0o777 for path in files.values()} == {0o444}
+    assert files["postgres_password"].read_text() in files["database_url"].read_text()
+    for name, service in services.items():
+        for variable, value in (service.get("environment") or {}).items():
+            assert not re.search("SECRET|PASSWORD|PEPPER|KEYS|TOKEN", variable) or (
+                variable.upper().endswith("_FILE") and value.split("/")[-1] in service["secrets"]
+            ), f"{name}: {variable}"
+
+
+def test_files_and_connections_are_bounded(services: dict[str, Any]) -> None:
+    for name in ("gateway", "worker", "worker-detection", "redis", "cache"):
+        assert services[name]["ulimits"]["nofile"]["soft"] >= 65536, name
+    for name, service in services.items():
+        assert service["logging"]["options"]["max-size"], name
+
+
+def test_the_two_redis_keep_and_forget(services: dict[str, Any]) -> None:
+    keeps, forgets = (" ".join(services[name]["command"]) for name in ("redis", "cache"))
+    assert "--appendonly yes" in keeps
+    assert "--maxmemory-policy noeviction" in keeps
+    assert "--maxmemory-policy allkeys-lru" in forgets
+
+
+def test_what_is_mounted_exists(services: dict[str, Any]) -> None:
+    for service in services.values():
+        for volume in service.get("volumes", ()):
+            if volume.startswith("./"):
+                assert (ROOT / volume.partition(":")[0]).exists(), volume
 
 
 def test_each_queue_has_one_kind_of_worker(services: dict[str, Any]) -> None:
@@ -142,6 +197,7 @@ def test_the_image_gets_what_it_needs_and_no_more() -> None:
     kept_out = [
         *(
             ".env",
+            "secrets/secret_key",
             ".git/config",
             "var/secrets/secret_key",
             "var/gateway.sqlite3",

@@ -1,0 +1,127 @@
+"""The processes of docker-compose.yml, with its environment and by its commands, without Docker.
+
+Names of services become addresses of this machine; all else is as in the file: secrets as files,
+commands, and the commands of the health checks, which have to end well.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from accounts.models import ApiKey
+from deploy.make_secrets import make
+from gateway_project.tests.conftest import need_stores
+from gateway_project.tests.served import ROOT, database_url, free_port, wait_until
+
+FILE = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
+RUNNING = ("engine", "gateway", "worker", "worker-detection", "beat")
+BIN = Path(sys.executable).parent
+
+
+@pytest.fixture
+def installation(gateway, own_redis, tmp_path):
+    """`start(name)` and `check(name)`, as Docker would."""
+    need_stores()
+    ports = {"8000": free_port(), "8081": free_port()}
+    folder = tmp_path / "secrets"
+    make(folder)
+    for name, content in {"database_url": database_url()}.items():
+        (folder / name).chmod(0o600)
+        (folder / name).write_text(content)
+    started = {}
+
+    def adapted(text):
+        text = text.replace("/run/secrets", str(folder)).replace("/run/metrics", f"{tmp_path}/m")
+        text = re.sub(r"redis://(redis|cache):6379/0", own_redis.url, text)
+        text = re.sub(r"\$\{\w+:-([^}]*)\}", r"\1", text).replace("$$", "$")
+        text = re.sub(r"//engine:", "//127.0.0.1:", text).replace("0.0.0.0", "127.0.0.1")
+        for inside, outside in ports.items():
+            text = re.sub(rf"\b{inside}\b", str(outside), text)
+        return text
+
+    def environment(name):
+        service = FILE["services"][name]
+        stated = {key: adapted(str(value)) for key, value in service["environment"].items()}
+        shell = {"PATH": f"{BIN}:/usr/bin:/bin", "HOME": str(tmp_path)}
+        return {
+            **shell,
+            **stated,
+            "NAME_SERVERS": os.environ["NAME_SERVERS"],
+            "ALLOWED_HOSTS": "127.0.0.1",
+            "DRAIN_SECONDS": "0",
+            "PORT": str(ports["8000"]),
+        }
+
+    def start(name):
+        command = FILE["services"][name].get("command") or image_command()
+        log = (tmp_path / f"{name}.log").open("wb")
+        started[name] = subprocess.Popen(
+            [adapted(word) for word in command],
+            cwd=ROOT, env=environment(name), stdout=log, stderr=log, start_new_session=True,
+        )  # fmt: skip
+
+    def check(name):
+        found = FILE["services"][name].get("healthcheck") or {"test": image_check()}
+        if found.get("disable"):
+            return started[name].poll() is None
+        kind, *words = found["test"]
+        words = [adapted(word) for word in words]
+        command = ["sh", "-c", words[0]] if kind == "CMD-SHELL" else words
+        done = subprocess.run(
+            command, cwd=ROOT, env=environment(name), capture_output=True, timeout=60, check=False
+        )
+        return done.returncode == 0
+
+    yield start, check, ports
+    for process in started.values():
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+
+def image_command():
+    return json.loads(re.findall(r"^CMD (\[.*\])$", (ROOT / "Dockerfile").read_text(), re.M)[-1])
+
+
+def image_check():
+    text = (ROOT / "Dockerfile").read_text().replace("\\\n", " ")
+    return ["CMD", *json.loads(re.findall(r"^HEALTHCHECK .*CMD (\[.*\])$", text, re.M)[0])]
+
+
+@pytest.mark.served
+@pytest.mark.timeout(280)
+def test_each_process_starts_and_its_health_check_says_so(installation):
+    start, check, ports = installation
+    for name in RUNNING:
+        start(name)
+
+    for name in RUNNING:
+        wait_until(lambda name=name: check(name), seconds=120)
+    answer = subprocess.run(
+        ["curl", "-s", f"http://127.0.0.1:{ports['8000']}/health"],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+
+    assert json.loads(answer.stdout)["components"]["engine"]["status"] == "up"
+    assert ApiKey.objects.count() == 0  # it is the database that the file names
+
+
+@pytest.mark.skipif(shutil.which("redis-server") is None, reason="redis-server is missing")
+def test_health_checks_of_the_stores_tell_up_from_down(own_redis):
+    [_, shell] = FILE["services"]["redis"]["healthcheck"]["test"]
+    asked = shell.replace("redis-cli", f"redis-cli -p {own_redis.port}")
+
+    assert subprocess.run(["sh", "-c", asked], check=False).returncode == 0
+    own_redis.stop()
+    silent = {"capture_output": True, "check": False}
+    assert subprocess.run(["sh", "-c", asked], **silent).returncode != 0
