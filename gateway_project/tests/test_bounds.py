@@ -50,6 +50,7 @@ KEPT = {
     "gateway_project/core/upstream/client.py": "connections: in_flight_max",
     "gateway_project/core/upstream/destinations.py": "1,024 addresses of 2 kB at most",
     "gateway_project/core/upstream/names.py": "one channel",
+    "gateway_project/rotation.py": "8 sets of keys of the settings",
     "robin/access/authentication.py": "5,000 sessions; requests",
     "robin/access/tokens.py": "keys of the settings",
     "robin/config/settings_page.py": REQUESTS,
@@ -93,7 +94,7 @@ ROWS = {
 }
 STAFFS = {
     *("Plan", "RobinAccess", "BlocklistEntry", "DeadItem", "Document", "MetricSample"),
-    *("Parked", "LoopFailure"),
+    *("Parked", "LoopFailure", "SecretInUse"),
 }
 # Forms that cost nothing worth a limit of their own: a few rows of the workspace's own.
 CHEAP_FORMS = {
