@@ -32,7 +32,7 @@ unexport PYTHONDONTWRITEBYTECODE
 .PHONY: help setup setup-dev run serve test pytest hostile checks lint style types imports \
 	migrations-check migrations-lint deploy-check chart check bench \
 	litellm coverage run-two bench-batches bench-webhooks bench-live bench-idle bench-neighbours bench-memory \
-	bench-rows pictures clients cold lock audit migrations format
+	bench-rows pictures clients sdk-test cold lock audit migrations format
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(firstword $(MAKEFILE_LIST)) \
@@ -204,6 +204,9 @@ bench-neighbours: setup-dev ## What ten tenants at full speed cost an eleventh (
 
 bench-memory: setup-dev ## What processes grow by, at rest and under load (ARGS=…)
 	@$(SERVICES) --want nginx -- $(PY) -m benchmarks.memory $(ARGS)
+
+sdk-test: setup-dev ## The client libraries: vectors, and a served gateway (needs Go and Node)
+	@$(PY) sdks/test.py
 
 bench-rows: setup-dev ## What everything costs beside ten million rows (ROWS=1000000: a tenth)
 	@$(SERVICES) -- sh -c '$(PY) manage.py migrate --verbosity 0 \

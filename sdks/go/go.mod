@@ -1,0 +1,3 @@
+module gateway.example/guard
+
+go 1.21

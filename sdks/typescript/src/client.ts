@@ -1,0 +1,647 @@
+/** The client: `fetch`, deadlines, repetitions. */
+
+import {
+  APIConnectionError,
+  APITimeoutError,
+  BatchFailed,
+  GatewayError,
+  InvalidResponseError,
+  ServerError,
+  apiError,
+} from "./errors.js";
+import type {
+  AsyncDetection,
+  BatchItem,
+  Delivery,
+  DetectConfig,
+  Detection,
+  Feedback,
+  ItemResult,
+  Job,
+  Key,
+  Limits,
+  LoggedRequest,
+  Meta,
+  Policy,
+  RateLimit,
+  Rotation,
+  Score,
+  Webhook,
+  WithMeta,
+} from "./types.js";
+
+export const VERSION = "0.1.0";
+
+export interface ClientOptions {
+  apiKey: string;
+  /** Default: `http://127.0.0.1:8000`. */
+  baseUrl?: string;
+  /** Seconds for each call with all its repetitions. Default: 30. */
+  timeout?: number;
+  /** Default: 3. */
+  maxRetries?: number;
+  /** Without a verdict to be had, `detect` allows the text and says `failed_open`. */
+  failOpen?: boolean;
+  headers?: Record<string, string>;
+  fetch?: typeof globalThis.fetch;
+  /** Seconds before the first repetition that no server asked for. */
+  firstWait?: number;
+}
+
+export interface CallOptions {
+  timeout?: number;
+  idempotencyKey?: string;
+  signal?: AbortSignal;
+}
+
+export interface DetectOptions extends CallOptions {
+  config?: DetectConfig;
+  metadata?: Record<string, unknown>;
+  webhookUrl?: string;
+  failOpen?: boolean;
+}
+
+interface Request extends CallOptions {
+  params?: Record<string, string | number | undefined>;
+  body?: unknown;
+  headers?: Record<string, string>;
+}
+
+interface Answer {
+  status: number;
+  headers: Headers;
+  text: string;
+  attempts: number;
+}
+
+const LONGEST_WAIT = 8;
+const ITEMS_MAX = 1000;
+const POLL_SECONDS = 0.5;
+const POLL_SECONDS_MAX = 5;
+const RETRIED = new Set([408, 429, 500, 502, 503, 504]);
+
+export class Client {
+  readonly batches: Batches;
+  readonly keys: Keys;
+  readonly policy: Policies;
+  readonly requests: Requests;
+  readonly webhooks: Webhooks;
+  readonly #options: Required<Omit<ClientOptions, "headers">> & { headers: Record<string, string> };
+
+  constructor(options: ClientOptions) {
+    if (!options.apiKey) throw new TypeError("No API key: new Client({ apiKey: … }).");
+    const baseUrl = options.baseUrl ?? "http://127.0.0.1:8000";
+    if (!/^https?:\/\/[^/]/.test(baseUrl)) {
+      throw new TypeError(`baseUrl must be like https://gateway.example.com, not ${baseUrl}`);
+    }
+    this.#options = {
+      apiKey: options.apiKey,
+      baseUrl: baseUrl.replace(/\/+$/, ""),
+      timeout: options.timeout ?? 30,
+      maxRetries: options.maxRetries ?? 3,
+      failOpen: options.failOpen ?? false,
+      headers: options.headers ?? {},
+      // Called as a plain function: workers refuse a `fetch` that is called as a method.
+      fetch: options.fetch ?? ((...given) => globalThis.fetch(...given)),
+      firstWait: options.firstWait ?? 0.5,
+    };
+    this.batches = new Batches(this);
+    this.keys = new Keys(this);
+    this.policy = new Policies(this);
+    this.requests = new Requests(this);
+    this.webhooks = new Webhooks(this);
+  }
+
+  /** The verdict on one text of 1 to 10,000 characters. */
+  async detect(text: string, options: DetectOptions = {}): Promise<Detection & WithMeta> {
+    const { config, metadata, webhookUrl, failOpen, ...rest } = options;
+    const body = { text, config, metadata, webhook_url: webhookUrl };
+    try {
+      return await this.ask<Detection>("POST", "/v1/detect", { ...rest, body }, isDetection);
+    } catch (error) {
+      if (!(failOpen ?? this.#options.failOpen) || !isOutage(error)) throw error;
+      return failedOpen(error as GatewayError);
+    }
+  }
+
+  /** The bare score of a text, without policy, log row or charge to the day. */
+  async score(text: string, options: CallOptions & { contentType?: string } = {}): Promise<Score & WithMeta> {
+    const { contentType, ...rest } = options;
+    const body = { text, content_type: contentType };
+    return this.ask<Score>("POST", "/v1/detect/score", { ...rest, body });
+  }
+
+  /** The verdicts on any number of texts, in their order, sent a thousand at a time. */
+  async *detectMany(
+    texts: Iterable<string | BatchItem>,
+    options: { config?: DetectConfig; onProgress?: (job: Job) => void; waitSeconds?: number } = {},
+  ): AsyncGenerator<ItemResult> {
+    const items = itemsOf(texts);
+    for (let first = 0; first < items.length; first += ITEMS_MAX) {
+      const some = items.slice(first, first + ITEMS_MAX);
+      const made = await this.batches.create(some, options.config ? { config: options.config } : {});
+      if (Array.isArray(made)) {
+        yield* made;
+        continue;
+      }
+      await this.batches.wait(made.batch_id, {
+        timeout: options.waitSeconds ?? 3600,
+        ...(options.onProgress ? { onProgress: options.onProgress } : {}),
+      });
+      yield* this.batches.results(made.batch_id);
+    }
+  }
+
+  /** Have one text judged behind the answer; the verdict goes to `webhookUrl` or a webhook. */
+  async submit(text: string, options: DetectOptions = {}): Promise<AsyncDetection & WithMeta> {
+    const { config, metadata, webhookUrl, failOpen: _, ...rest } = options;
+    const body = { text, config, metadata, webhook_url: webhookUrl };
+    return this.ask<AsyncDetection>("POST", "/v1/detect/async", { ...rest, body });
+  }
+
+  /** What became of a text that was submitted. */
+  async submitted(requestId: string): Promise<AsyncDetection & WithMeta> {
+    return this.ask<AsyncDetection>("GET", `/v1/detect/async/${encodeURIComponent(requestId)}`);
+  }
+
+  /** `false_positive`, `false_negative` or `correct`. The last word counts. */
+  async feedback(requestId: string, verdict: string, note?: string): Promise<Feedback & WithMeta> {
+    const body = { request_id: requestId, verdict, note };
+    return this.ask<Feedback>("POST", "/v1/feedback", { body });
+  }
+
+  /** What is left of each limit. Costs nothing. */
+  async limits(): Promise<Limits & WithMeta> {
+    return this.ask<Limits>("GET", "/v1/limits");
+  }
+
+  /** The calling key, its workspace, plan and usage. */
+  async profile(): Promise<Record<string, unknown> & WithMeta> {
+    return this.ask<Record<string, unknown>>("GET", "/auth/profile");
+  }
+
+  /** Any call, with key, deadline and repetitions; undefined for an answer without a body. */
+  async raw(method: string, path: string, request: Request = {}): Promise<unknown> {
+    const answer = await this.#send(method.toUpperCase(), path, request, () => true);
+    return answer.text === "" ? undefined : JSON.parse(answer.text);
+  }
+
+  /** @internal */
+  async ask<T extends object>(
+    method: string,
+    path: string,
+    request: Request = {},
+    fits: (value: unknown) => boolean = isObject,
+  ): Promise<T & WithMeta> {
+    const answer = await this.#send(method, path, request, fits);
+    const value = JSON.parse(answer.text) as T;
+    Object.defineProperty(value, "meta", { value: metaOf(answer), enumerable: false });
+    return value as T & WithMeta;
+  }
+
+  /** @internal Everything of a list, page by page, as it is taken. */
+  async *pages<T>(path: string, params?: Request["params"]): AsyncGenerator<T> {
+    let following: string | null = path;
+    let first = params;
+    while (following !== null) {
+      const page: { results: T[]; next: string | null } = await this.ask(
+        "GET",
+        following,
+        first ? { params: first } : {},
+        (value) => isObject(value) && Array.isArray((value as { results?: unknown }).results),
+      );
+      yield* page.results;
+      following = page.next ?? null;
+      first = undefined;
+    }
+  }
+
+  async #send(
+    method: string,
+    path: string,
+    request: Request,
+    fits: (value: unknown) => boolean,
+  ): Promise<Answer> {
+    const { baseUrl, maxRetries, firstWait } = this.#options;
+    const until = Date.now() + (request.timeout ?? this.#options.timeout) * 1000;
+    const headers: Record<string, string> = {
+      Authorization: `Bearer ${this.#options.apiKey}`,
+      Accept: "application/json",
+      "X-Client": `gateway-guard-typescript/${VERSION}`,
+      ...this.#options.headers,
+      ...request.headers,
+    };
+    // The same with each repetition, so that whatever the first one did is done once.
+    if (method !== "GET") headers["Idempotency-Key"] = request.idempotencyKey ?? crypto.randomUUID();
+    const init: RequestInit = { method, headers, redirect: "error" };
+    if (request.body !== undefined) {
+      headers["Content-Type"] = "application/json";
+      init.body = JSON.stringify(request.body);
+    }
+    const url = baseUrl + localPart(path, request.params);
+    for (let attempts = 1; ; attempts++) {
+      let failure: GatewayError;
+      let mayHelp = true;
+      let asked: number | undefined;
+      try {
+        const answer = await this.#attempt(url, init, until, attempts, request.signal);
+        if (answer.status < 400) {
+          if (answer.text === "" || fitsJSON(answer.text, fits)) return answer;
+          failure = new InvalidResponseError(
+            `${answer.status} with a body that this API does not send: is there a proxy in between?`,
+            answer.status,
+            answer.text,
+          );
+        } else {
+          asked = retryAfterOf(answer.headers);
+          failure = failureOf(answer, asked);
+          const code = "code" in failure ? failure.code : "";
+          mayHelp = RETRIED.has(answer.status) || code === "idempotency_in_progress";
+        }
+      } catch (error) {
+        if (request.signal?.aborted) throw error;
+        if (error instanceof APITimeoutError) throw error;
+        failure = new APIConnectionError(`${baseUrl} cannot be reached: ${String(error)}`, { cause: error });
+      }
+      (failure as { attempts?: number }).attempts = attempts;
+      if (!mayHelp || attempts > maxRetries) throw failure;
+      let wait = Math.min(LONGEST_WAIT, firstWait * 2 ** (attempts - 1)) * (0.5 + Math.random() / 2);
+      if (asked !== undefined) wait = Math.max(wait, asked + Math.random() / 4);
+      // A wait that would outlast the deadline is not begun.
+      if (Date.now() + wait * 1000 >= until) throw failure;
+      await sleep(wait, request.signal);
+    }
+  }
+
+  async #attempt(
+    url: string,
+    init: RequestInit,
+    until: number,
+    attempts: number,
+    signal: AbortSignal | undefined,
+  ): Promise<Answer> {
+    const controller = new AbortController();
+    let isLate = false;
+    const stop = () => controller.abort(signal?.reason);
+    const timer = setTimeout(() => {
+      isLate = true;
+      controller.abort();
+    }, Math.max(1, until - Date.now()));
+    signal?.addEventListener("abort", stop);
+    try {
+      const response = await this.#options.fetch(url, { ...init, signal: controller.signal });
+      const text = await response.text();
+      return { status: response.status, headers: response.headers, text, attempts };
+    } catch (error) {
+      if (!isLate) throw error;
+      const late = new APITimeoutError(`No answer of ${this.#options.baseUrl} within the deadline.`, {
+        cause: error,
+      });
+      (late as { attempts?: number }).attempts = attempts;
+      throw late;
+    } finally {
+      clearTimeout(timer);
+      signal?.removeEventListener("abort", stop);
+    }
+  }
+}
+
+/** Up to 1,000 texts in one call. */
+export class Batches {
+  constructor(private readonly client: Client) {}
+
+  /** The results of up to 100 texts; a `Job` for more, or with `webhookUrl` or `inBackground`. */
+  async create(
+    texts: Iterable<string | BatchItem>,
+    options: DetectOptions & { inBackground?: boolean } = {},
+  ): Promise<ItemResult[] | (Job & WithMeta)> {
+    const { config, metadata, webhookUrl, inBackground, failOpen: _, ...rest } = options;
+    const body = { requests: itemsOf(texts), config, metadata, webhook_url: webhookUrl };
+    const headers = inBackground ? { headers: { Prefer: "respond-async" } } : {};
+    const made = await this.client.ask<Job & { results?: ItemResult[] }>("POST", "/v1/detect/batch", {
+      ...rest,
+      ...headers,
+      body,
+    });
+    return made.results ?? made;
+  }
+
+  /** How far it is. */
+  async get(batchId: string): Promise<Job & WithMeta> {
+    return this.client.ask<Job>("GET", `/v1/detect/batch/${encodeURIComponent(batchId)}`, {
+      params: { limit: 1 },
+    });
+  }
+
+  /** Judge nothing more of it. What is judged stays. */
+  async cancel(batchId: string): Promise<Job & WithMeta> {
+    return this.client.ask<Job>("DELETE", `/v1/detect/batch/${encodeURIComponent(batchId)}`);
+  }
+
+  /** Until it is over. Each look costs one of the minute, so they grow apart. */
+  async wait(
+    batchId: string,
+    options: { timeout?: number; onProgress?: (job: Job) => void; signal?: AbortSignal } = {},
+  ): Promise<Job & WithMeta> {
+    const timeout = options.timeout ?? 3600;
+    const until = Date.now() + timeout * 1000;
+    for (let wait = POLL_SECONDS; ; wait = Math.min(POLL_SECONDS_MAX, wait * 1.5)) {
+      const job = await this.get(batchId);
+      options.onProgress?.(job);
+      if (job.status === "cancelled") throw new BatchFailed("The batch was cancelled.", job);
+      if (job.status !== "queued" && job.status !== "processing") return job;
+      if (Date.now() + wait * 1000 > until) {
+        throw new APITimeoutError(
+          `Batch ${batchId} is not over after ${timeout} s. It goes on; ask again by its id.`,
+        );
+      }
+      await sleep(wait, options.signal);
+    }
+  }
+
+  /** Its finished results in their order, a page at a time: a lost one is asked for again. */
+  results(batchId: string): AsyncGenerator<ItemResult> {
+    return this.client.pages(`/v1/detect/batch/${encodeURIComponent(batchId)}`, { limit: 200 });
+  }
+}
+
+/** The workspace's keys; all but `rotate` needs the scope `keys:write`. */
+export class Keys {
+  constructor(private readonly client: Client) {}
+
+  list(): AsyncGenerator<Key> {
+    return this.client.pages("/v1/keys");
+  }
+  async create(fields: Partial<Key> = {}): Promise<Key & WithMeta> {
+    return this.client.ask<Key>("POST", "/v1/keys", { body: fields });
+  }
+  async get(id: string): Promise<Key & WithMeta> {
+    return this.client.ask<Key>("GET", `/v1/keys/${encodeURIComponent(id)}`);
+  }
+  async update(id: string, fields: Partial<Key>): Promise<Key & WithMeta> {
+    return this.client.ask<Key>("PATCH", `/v1/keys/${encodeURIComponent(id)}`, { body: fields });
+  }
+  async revoke(id: string): Promise<void> {
+    await this.client.raw("DELETE", `/v1/keys/${encodeURIComponent(id)}`);
+  }
+  /** A successor of the calling key, which works for `graceSeconds` more (a day). */
+  async rotate(graceSeconds?: number): Promise<Rotation & WithMeta> {
+    const body = { grace_seconds: graceSeconds };
+    return this.client.ask<Rotation>("POST", "/auth/rotate-key", { body });
+  }
+}
+
+/** What counts as an attack for the calling key. */
+export class Policies {
+  constructor(private readonly client: Client) {}
+
+  async get(): Promise<Policy & WithMeta> {
+    return this.client.ask<Policy>("GET", "/v1/policy");
+  }
+  /** Replace it; with `ifVersion`, only if that one is still in force. */
+  async set(policy: object, ifVersion?: number): Promise<Policy & WithMeta> {
+    const headers = ifVersion === undefined ? {} : { headers: { "If-Match": `"${ifVersion}"` } };
+    return this.client.ask<Policy>("PUT", "/v1/policy", { body: policy, ...headers });
+  }
+}
+
+/** The log of calls. */
+export class Requests {
+  constructor(private readonly client: Client) {}
+
+  list(filters: Record<string, string | number | undefined> = {}): AsyncGenerator<LoggedRequest> {
+    return this.client.pages("/v1/requests", filters);
+  }
+  async get(requestId: string): Promise<LoggedRequest & WithMeta> {
+    return this.client.ask<LoggedRequest>("GET", `/v1/requests/${encodeURIComponent(requestId)}`);
+  }
+}
+
+/** Where events are sent. To check what arrives: `verifyWebhook`. */
+export class Webhooks {
+  constructor(private readonly client: Client) {}
+
+  list(): AsyncGenerator<Webhook> {
+    return this.client.pages("/webhooks/list");
+  }
+  /** The answer holds the `secret`, this once. */
+  async create(
+    url: string,
+    fields: { events?: string[]; description?: string; retry_count?: number } = {},
+  ): Promise<Webhook & WithMeta> {
+    return this.client.ask<Webhook>("POST", "/webhooks/register", { body: { url, ...fields } });
+  }
+  async get(id: string): Promise<Webhook & WithMeta> {
+    return this.client.ask<Webhook>("GET", `/webhooks/${encodeURIComponent(id)}`);
+  }
+  async update(id: string, fields: Partial<Webhook>): Promise<Webhook & WithMeta> {
+    return this.client.ask<Webhook>("PATCH", `/webhooks/${encodeURIComponent(id)}`, { body: fields });
+  }
+  async delete(id: string): Promise<void> {
+    await this.client.raw("DELETE", `/webhooks/${encodeURIComponent(id)}`);
+  }
+  async test(id: string, event?: string): Promise<{ delivery_id: string } & WithMeta> {
+    return this.client.ask("POST", "/webhooks/test", { body: { webhook_id: id, event } });
+  }
+  /** A new secret; the old one signs as well for `overlapSeconds` (a day). */
+  async rotateSecret(
+    id: string,
+    overlapSeconds?: number,
+  ): Promise<{ secret: string; previous_valid_until: string } & WithMeta> {
+    const body = { overlap_seconds: overlapSeconds };
+    return this.client.ask("POST", `/webhooks/${encodeURIComponent(id)}/rotate-secret`, { body });
+  }
+  async events(): Promise<unknown> {
+    return this.client.raw("GET", "/webhooks/events");
+  }
+  async perRequest(): Promise<unknown> {
+    return this.client.raw("GET", "/webhooks/per-request");
+  }
+  deliveries(
+    id: string,
+    filters: Record<string, string | number | undefined> = {},
+  ): AsyncGenerator<Delivery> {
+    return this.client.pages(`/webhooks/${encodeURIComponent(id)}/deliveries`, filters);
+  }
+  async delivery(id: string): Promise<Delivery & WithMeta> {
+    return this.client.ask<Delivery>("GET", `/webhooks/deliveries/${encodeURIComponent(id)}`);
+  }
+  async resend(id: string): Promise<{ delivery_id: string } & WithMeta> {
+    return this.client.ask("POST", `/webhooks/deliveries/${encodeURIComponent(id)}/resend`);
+  }
+  /** Send again what failed or was never tried since then (RFC 3339). */
+  async recover(
+    id: string,
+    since: string,
+    until?: string,
+  ): Promise<{ deliveries: number; is_complete: boolean } & WithMeta> {
+    return this.client.ask("POST", `/webhooks/${encodeURIComponent(id)}/recover`, {
+      body: { since, until },
+    });
+  }
+}
+
+function itemsOf(texts: Iterable<string | BatchItem>): BatchItem[] {
+  const items = Array.from(texts, (one, number) =>
+    typeof one === "string" ? { id: String(number), text: one } : { id: String(number), ...one },
+  );
+  if (new Set(items.map((item) => item.id)).size !== items.length) {
+    throw new TypeError("Two items have the same id.");
+  }
+  return items;
+}
+
+/** `path` may be a whole address that the gateway gave (`next`): its host is not believed. */
+function localPart(path: string, params: Request["params"]): string {
+  const url = new URL(path, "http://gateway.invalid");
+  for (const [name, value] of Object.entries(params ?? {})) {
+    if (value !== undefined) url.searchParams.set(name, String(value));
+  }
+  return url.pathname + url.search;
+}
+
+function isObject(value: unknown): boolean {
+  return typeof value === "object" && value !== null;
+}
+
+function isDetection(value: unknown): boolean {
+  const found = value as Partial<Detection> | null;
+  return isObject(value) && typeof found?.decision === "string" && typeof found?.confidence === "number";
+}
+
+function fitsJSON(text: string, fits: (value: unknown) => boolean): boolean {
+  try {
+    return fits(JSON.parse(text));
+  } catch {
+    return false;
+  }
+}
+
+function failureOf(answer: Answer, retryAfter: number | undefined): GatewayError {
+  let body: Record<string, unknown> | undefined;
+  try {
+    body = JSON.parse(answer.text) as Record<string, unknown>;
+  } catch {
+    body = undefined;
+  }
+  if (!body || typeof body.code !== "string") {
+    return new InvalidResponseError(
+      `${answer.status} without a problem of this API: is there a proxy in between?`,
+      answer.status,
+      answer.text,
+    );
+  }
+  const fields = Array.isArray(body.errors) ? body.errors : [];
+  return apiError(
+    {
+      status: answer.status,
+      code: body.code,
+      title: String(body.title ?? ""),
+      detail: String(body.detail ?? ""),
+      request_id: String(body.request_id ?? answer.headers.get("x-request-id") ?? ""),
+      errors: fields.map((one) => ({ field: String(one?.field ?? ""), message: String(one?.message ?? "") })),
+    },
+    retryAfter,
+  );
+}
+
+function isOutage(error: unknown): boolean {
+  return (
+    error instanceof APIConnectionError ||
+    error instanceof InvalidResponseError ||
+    error instanceof ServerError
+  );
+}
+
+function failedOpen(error: GatewayError): Detection & WithMeta {
+  const found: Detection = {
+    request_id: "requestId" in error ? String(error.requestId) : "",
+    is_malicious: false,
+    confidence: 0,
+    threat_types: [],
+    processing_time_ms: 0,
+    reason: null,
+    threshold: 0,
+    threshold_source: "",
+    decision: "allow",
+    would_flag: null,
+    status: "unavailable",
+    source: "none",
+    degraded_reason: `the gateway gave no verdict: ${error.name}`,
+    cached: false,
+    cache_age_seconds: 0,
+    policy: { id: "", version: 0 },
+    metadata: null,
+    details: null,
+    failed_open: true,
+  };
+  const meta: Meta = {
+    status: 0,
+    requestId: "",
+    attempts: (error as { attempts?: number }).attempts ?? 0,
+    replayed: false,
+    fromCache: false,
+    rateLimits: [],
+  };
+  Object.defineProperty(found, "meta", { value: meta, enumerable: false });
+  return found as Detection & WithMeta;
+}
+
+function retryAfterOf(headers: Headers): number | undefined {
+  const text = headers.get("retry-after")?.trim();
+  if (!text) return undefined;
+  if (/^[0-9]+$/.test(text)) return Number(text);
+  const at = Date.parse(text);
+  return Number.isNaN(at) ? undefined : Math.max(0, (at - Date.now()) / 1000);
+}
+
+function metaOf(answer: Answer): Meta {
+  return {
+    status: answer.status,
+    requestId: answer.headers.get("x-request-id") ?? "",
+    attempts: answer.attempts,
+    replayed: answer.headers.get("idempotency-replayed")?.toLowerCase() === "true",
+    fromCache: false,
+    rateLimits: rateLimitsOf(answer.headers),
+  };
+}
+
+/** Of `RateLimit` and `RateLimit-Policy`: `"minute";r=59;t=1, "day";r=9999;t=40000`. */
+function rateLimitsOf(headers: Headers): RateLimit[] {
+  const quotas = new Map(itemsIn(headers.get("ratelimit-policy")).map(([name, f]) => [name, f.q]));
+  return itemsIn(headers.get("ratelimit")).map(([name, fields]) => ({
+    name,
+    limit: quotas.get(name),
+    remaining: fields.r ?? 0,
+    resetSeconds: fields.t,
+  }));
+}
+
+function itemsIn(text: string | null): [string, Record<string, number>][] {
+  const found: [string, Record<string, number>][] = [];
+  for (const item of (text ?? "").split(",")) {
+    const [name, ...fields] = item.trim().split(";");
+    if (!name) continue;
+    const numbers: Record<string, number> = {};
+    for (const one of fields) {
+      const [key, value] = one.trim().split("=");
+      if (key && value && /^[0-9]+$/.test(value)) numbers[key] = Number(value);
+    }
+    found.push([name.replace(/"/g, ""), numbers]);
+  }
+  return found;
+}
+
+function sleep(seconds: number, signal?: AbortSignal): Promise<void> {
+  return new Promise((done, fail) => {
+    const stop = () => {
+      clearTimeout(timer);
+      fail(signal?.reason);
+    };
+    const timer = setTimeout(() => {
+      signal?.removeEventListener("abort", stop);
+      done();
+    }, seconds * 1000);
+    signal?.addEventListener("abort", stop, { once: true });
+  });
+}
