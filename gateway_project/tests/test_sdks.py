@@ -40,7 +40,7 @@ LEFT_OUT = {
             *("GET /webhooks/{id}/deliveries", "GET /webhooks/deliveries/{id}"),
             *("POST /webhooks/deliveries/{id}/resend", "POST /webhooks/{id}/recover"),
             *("POST /webhooks/{id}/rotate-secret", "POST /webhooks/test"),
-            "GET /webhooks/per-request",
+            *("GET /webhooks/per-request", "GET /v1/audit"),
         ),
         RARE,
     ),

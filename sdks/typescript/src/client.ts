@@ -11,6 +11,7 @@ import {
 } from "./errors.js";
 import type {
   AsyncDetection,
+  AuditRecord,
   BatchItem,
   Delivery,
   DetectConfig,
@@ -178,6 +179,11 @@ export class Client {
   /** The calling key, its workspace, plan and usage. */
   async profile(): Promise<Record<string, unknown> & WithMeta> {
     return this.ask<Record<string, unknown>>("GET", "/auth/profile");
+  }
+
+  /** Who did what, newest first. `filters`: action, actor, target, since, until, limit. */
+  audit(filters: Record<string, string | number | undefined> = {}): AsyncGenerator<AuditRecord> {
+    return this.pages("/v1/audit", filters);
   }
 
   /** Any call, with key, deadline and repetitions; undefined for an answer without a body. */

@@ -191,3 +191,18 @@ export interface AsyncDetection {
   error?: { code: string; message: string } | null;
   status_url?: string;
 }
+
+export interface AuditRecord {
+  id: string;
+  number: number | null;
+  at: string;
+  action: string;
+  actor: string;
+  target: string;
+  client_ip: string | null;
+  request_id: string | null;
+  /** [before, after] of each field. */
+  changes: Record<string, unknown[]>;
+  details: Record<string, unknown>;
+  digest: string;
+}

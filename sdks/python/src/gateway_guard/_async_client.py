@@ -209,6 +209,10 @@ class AsyncClient:
         """The calling key, its workspace, plan and usage."""
         return await self._ask(models.Profile, "GET", "/auth/profile")
 
+    def audit(self, **filters: Any) -> AsyncIterator[models.AuditRecord]:
+        """Who did what. `filters`: action, actor, target, since, until, limit. Newest first."""
+        return self._pages(models.AuditRecord, "/v1/audit", filters)
+
     # -- Anything else ----------------------------------------------------------------------------
 
     async def raw(

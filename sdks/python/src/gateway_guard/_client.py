@@ -208,6 +208,10 @@ class Client:
         """The calling key, its workspace, plan and usage."""
         return self._ask(models.Profile, "GET", "/auth/profile")
 
+    def audit(self, **filters: Any) -> Iterator[models.AuditRecord]:
+        """Who did what. `filters`: action, actor, target, since, until, limit. Newest first."""
+        return self._pages(models.AuditRecord, "/v1/audit", filters)
+
     # -- Anything else ----------------------------------------------------------------------------
 
     def raw(

@@ -252,6 +252,22 @@ class LoggedRequest(Model):
     cached: bool = False
 
 
+class AuditRecord(Model):
+    """`changes` has [before, after] of each field; `number` and `digest` seal the chain."""
+
+    id: str
+    number: Optional[int] = None
+    at: datetime
+    action: str
+    actor: str
+    target: str = ""
+    client_ip: Optional[str] = None
+    request_id: Optional[str] = None
+    changes: dict[str, list[Any]] = {}
+    details: dict[str, Any] = {}
+    digest: str = ""
+
+
 class Webhook(Model):
     """`secret` is there only in the answer that made it."""
 
