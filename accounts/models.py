@@ -122,6 +122,7 @@ class Plan(models.Model):
     )
     log_days = models.PositiveIntegerField(help_text="How far back the request log can be read.")
     audit_days = models.PositiveIntegerField(
+        blank=True,
         default=90,
         db_default=90,
         help_text="How far back members and keys can read who did what.",

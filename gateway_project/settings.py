@@ -512,6 +512,7 @@ SPECTACULAR_SETTINGS = {
         {"name": "keys", "description": "The workspace's keys."},
         {"name": "policy", "description": "What counts as an attack, for a key."},
         {"name": "requests", "description": "The log of calls."},
+        {"name": "audit", "description": "Who did what in the workspace."},
         {"name": "webhooks", "description": "Signed events, and what became of them."},
         {"name": "system", "description": "Health and metrics."},
         {"name": "staff", "description": "Numbers and people, for who runs the gateway."},

@@ -17,6 +17,7 @@ from accounts.models import ApiKey
 from accounts.usage.rollups import SCORE_BINS as BINS
 from detection.evaluation import calibration
 from detection.evaluation.calibration import Compared, Known, from_threshold
+from detection.models import PolicyVersion
 from detection.policies import policy as policies
 from detection.policies.policy import ENTRIES_MAX, THREAT_TYPES
 from gateway_project.core import errors
@@ -91,8 +92,8 @@ class PolicyForm(Form):
             data,
             initial={
                 "version": policies.version_of(key),
-                "threshold_engine": known.threshold_engine,
-                "threshold_fallback": known.threshold_fallback,
+                "threshold_engine": known.threshold("engine", None)[0],
+                "threshold_fallback": known.threshold("fallback", None)[0],
                 "mode": known.mode,
                 "on_unavailable": known.on_unavailable,
                 "locked": sorted(known.locked),
@@ -170,10 +171,48 @@ def policy(request: HttpRequest, member: Member, key_id: UUID) -> HttpResponse:
         "member": member,
         "key": key,
         "form": form,
-        "versions": policies.versions_of(key),
+        "versions": _told(policies.versions_of(key)),
         "now": 0 if key.is_ended else policies.version_of(key),
     }
     return render(request, "portal/pages/policy.html", facts)
+
+
+def _told(versions: Sequence[PolicyVersion]) -> list[tuple[PolicyVersion, list[str]]]:
+    """Each version with what it changed of the one before; of the oldest nothing is known."""
+    return [
+        (
+            version,
+            [
+                f"{name}: {before} → {after}"
+                for name, (before, after) in policies.changes_between(
+                    older.policy, version.policy
+                ).items()
+            ]
+            if older is not None
+            else [],
+        )
+        for version, older in zip(versions, [*versions[1:], None], strict=False)
+    ]
+
+
+@posts_for("portal-key-policy")
+@workspace_page
+def restore(request: HttpRequest, member: Member, key_id: UUID) -> HttpResponse:
+    """An older version again, as a new one."""
+    member.must_change()
+    key = member.key(key_id)
+    number = request.POST.get("version", "")
+    known = {str(version.version): version for version in policies.versions_of(key)}
+    if number not in known:
+        messages.error(request, "There is no such version any more. Nothing was changed.")
+        return redirect("portal-key-policy", key_id=key.pk)
+    try:
+        saved = policies.save(key, known[number].policy, actor=member.actor(request))
+    except errors.Conflict as exc:
+        messages.error(request, str(exc.detail))
+    else:
+        messages.success(request, f"As in version {number}: {saved.version} is in force.")
+    return redirect("portal-key-policy", key_id=key.pk)
 
 
 class UploadForm(Form):

@@ -41,6 +41,7 @@ urlpatterns = [
     path("app/keys/<uuid:key_id>/extend", keys.extend, name="portal-key-extend"),
     path("app/keys/<uuid:key_id>/end", keys.end, name="portal-key-end"),
     path("app/keys/<uuid:key_id>/policy", policy.policy, name="portal-key-policy"),
+    path("app/keys/<uuid:key_id>/policy/restore", policy.restore, name="portal-key-policy-restore"),
     path(
         "app/keys/<uuid:key_id>/calibrate",
         limited("calibrate", by="user_or_ip", per_minute=6)(policy.calibrate),

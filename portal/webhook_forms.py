@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 from django import forms
 
@@ -20,8 +20,7 @@ URL_HELP = "https, on port 443 or 8443, at a public address. Answer 2xx within 1
 class WebhookForm(Form):
     url = forms.CharField(max_length=2048, label="Address", help_text=URL_HELP)
     events = forms.MultipleChoiceField(
-        choices=[(event.name, event.name) for event in catalogue.TYPES],
-        initial=["detection.completed"],
+        initial=["detection.flagged"],
         widget=forms.CheckboxSelectMultiple,
         error_messages={"required": "Choose at least one event, or nothing would be sent."},
     )
@@ -34,8 +33,17 @@ class WebhookForm(Form):
         help_text=f"Empty: the whole schedule, {ATTEMPTS_MAX - 1} over about three days.",
     )
 
-    def __init__(self, data: Any = None, *, webhook: Webhook | None = None) -> None:
+    def __init__(
+        self, data: Any = None, *, webhook: Webhook | None = None, is_robins: bool = True
+    ) -> None:
         super().__init__(data)
+        kept = set(webhook.events) if webhook is not None else set()
+        field = cast(forms.MultipleChoiceField, self.fields["events"])
+        field.choices = [
+            (event.name, f"{event.name}: {event.description}")
+            for event in catalogue.TYPES
+            if is_robins or event.name in kept or not event.name.startswith("queue.")
+        ]
         if webhook is not None:
             self.initial = {name: getattr(webhook, name) for name in self.fields}
             if webhook.inbox_id is not None:
@@ -90,7 +98,7 @@ class DeliveryFilter(SpanForm):
             ("", "Any state"),
             (WebhookDelivery.Status.PENDING, "On its way"),
             (WebhookDelivery.Status.DELIVERED, "Delivered"),
-            (WebhookDelivery.Status.FAILED, "Given up"),
+            (WebhookDelivery.Status.FAILED, "Failed"),
         ],
     )
     event = forms.ChoiceField(

@@ -94,7 +94,10 @@ def _plots(webhooks: Sequence[Webhook]) -> dict[UUID, plots.Plot]:
 @workspace_page
 def webhooks(request: HttpRequest, member: Member) -> HttpResponse:
     """List them, and make one: its page shows the secret, once."""
-    form = WebhookForm(request.POST if request.method == "POST" else None)
+    form = WebhookForm(
+        request.POST if request.method == "POST" else None,
+        is_robins=member.workspace.is_robin_operator,
+    )
     if request.method == "POST":
         member.must_change()
         if form.is_valid():
@@ -157,6 +160,7 @@ def _page(request: HttpRequest, member: Member, found: Webhook, **more: Any) -> 
         "older": older,
         "is_filtered": any(request.GET.get(name) for name in form.fields),
         "has_cursor": "cursor" in request.GET,
+        "last_error": _last_error(found) if found.failing_since else "",
         "rotate_form": RotateSecretForm(),
         "test_form": TestForm(),
         "recover_form": RecoverForm(initial={"since": _troubled_since(found)}),
@@ -174,6 +178,18 @@ def _address_of(found: Webhook) -> str:
     return reverse("portal-webhook", kwargs={"webhook_id": found.pk})
 
 
+def _last_error(webhook: Webhook) -> str:
+    last = (
+        WebhookDelivery.objects.filter(webhook=webhook, attempts_made__gt=0)
+        .order_by("-created_at", "-id")
+        .only("http_status", "error")
+        .first()
+    )
+    if last is None:
+        return ""
+    return last.error or (f"HTTP {last.http_status}" if last.http_status else "")
+
+
 def _troubled_since(webhook: Webhook) -> datetime:
     return webhook.failing_since or clock.now() - timedelta(days=1)
 
@@ -183,7 +199,11 @@ def _troubled_since(webhook: Webhook) -> datetime:
 def edit(request: HttpRequest, member: Member, webhook_id: UUID) -> HttpResponse:
     member.must_change()
     found = _webhook(member, webhook_id)
-    form = WebhookForm(request.POST if request.method == "POST" else None, webhook=found)
+    form = WebhookForm(
+        request.POST if request.method == "POST" else None,
+        webhook=found,
+        is_robins=member.workspace.is_robin_operator,
+    )
     if request.method == "POST" and form.is_valid():
         if changes := form.changes():
             services.update(found, changes, actor=member.actor(request))

@@ -62,7 +62,7 @@ class Migration(migrations.Migration):
         migrations.AddField(
             model_name='plan',
             name='audit_days',
-            field=models.PositiveIntegerField(db_default=90, default=90, help_text='How far back members and keys can read who did what.'),
+            field=models.PositiveIntegerField(blank=True, db_default=90, default=90, help_text='How far back members and keys can read who did what.'),
         ),
         migrations.RunPython(read_longer, migrations.RunPython.noop),
         on_postgresql(PROTECT, UNPROTECT),

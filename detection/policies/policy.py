@@ -316,7 +316,7 @@ def save(
             workspace=held.workspace,
             target=held.pk,
             version=version.version,
-            changes=_told(before, policy),
+            changes=changes_between(before, policy),
             **actor.fields(),
         )
         authentication.forget(held.pk)
@@ -324,8 +324,8 @@ def save(
     return version
 
 
-def _told(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, list[Any]]:
-    """What changed, for the audit trail: of lists how long they are, never what is on them."""
+def changes_between(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, list[Any]]:
+    """`{field: [before, after]}`: of lists how long they are, never what is on them."""
 
     def plain(value: Any) -> Any:
         return f"{len(value)} texts" if isinstance(value, list) else value

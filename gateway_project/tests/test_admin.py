@@ -128,7 +128,7 @@ class TestSigningIn:
 
     def test_an_unknown_email_is_refused_in_the_same_words(self, gateway, staff):
         def complaint(r):
-            return re.search(r'<ul class="errorlist[^>]*>(.*?)</ul>', r.text, re.DOTALL)[1]
+            return re.search(r'role="alert"><p>(.+?)</p>', r.text, re.DOTALL)[1]
 
         wrong = Browser(gateway).sign_in(staff.email, "not the password")
         unknown = Browser(gateway).sign_in("nobody@gateway.example", "not the password")
@@ -442,7 +442,7 @@ class TestChangingAKey:
         assert gateway.get("/v1/limits", key=acme_key).json()["policies"][0]["limit"] == 6000
         assert gateway.get("/v1/keys", key=acme_key).status_code == 200
         event = AuditEvent.objects.get(action="key.changed")
-        assert "rate_limit_per_minute" in event.details["fields"]
+        assert event.details["changes"]["rate_limit_per_minute"] == [60, 6000]
 
 
 class TestActions:

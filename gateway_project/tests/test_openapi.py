@@ -93,6 +93,7 @@ NAMES = {
     "giveFeedback": "POST /v1/feedback",
     "guardLiteLLM": "POST /beta/litellm_basic_guardrail_api",
     "importBlocklist": "POST /api/v1/blocklist/import",
+    "listAudit": "GET /v1/audit",
     "listBlocklist": "GET /api/v1/blocklist",
     "listDeliveries": "GET /webhooks/{id}/deliveries",
     "listEvents": "GET /webhooks/events",

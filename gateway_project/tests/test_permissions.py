@@ -182,7 +182,7 @@ def log_of(key: ApiKey) -> str:
 
 @pytest.fixture
 def caller(make_key: Any, globex: Any, request: pytest.FixtureRequest) -> str | None:
-    scopes = ["detect", "batch", "keys:write", "webhooks", "usage:read"]
+    scopes = ["detect", "batch", "keys:write", "webhooks", "usage:read", "audit:read"]
     is_log = request.getfixturevalue("path").startswith("/v1/requests")
     match request.param:
         case "allowed":

@@ -45,7 +45,8 @@ def name_of(pattern: Any) -> str:
 def test_no_address_answers_an_opened_bookmark_with_405(owner, pattern):
     answer = owner.get(address(pattern), **HTML)
 
-    assert answer.status_code in (200, 302, 404)
+    assert answer.status_code < 400 or b"Back to the portal" in answer.content
+    assert answer.status_code != 405
 
 
 def test_every_post_leads_on_or_says_why_not():
@@ -83,7 +84,8 @@ def test_it_leads_to_the_page_of_its_form(owner, pattern):
 
     assert answer.status_code == 302
     page = owner.get(answer["Location"], **HTML)
-    assert page.status_code in (200, 302, 404)  # 404: there is no such key here
+    # Not found, for there is no such key here, is a page as well.
+    assert page.status_code < 400 or b"Back to the portal" in page.content
 
 
 @pytest.mark.parametrize(
