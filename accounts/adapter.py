@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from datetime import timedelta
 from smtplib import SMTPException
 from typing import Any
 
@@ -15,13 +16,14 @@ from allauth.socialaccount.models import SocialLogin
 from allauth.usersessions.models import UserSession
 from django.conf import settings
 from django.contrib import messages
+from django.core.mail import EmailMessage
 from django.http import HttpRequest
 from django_ratelimit.exceptions import Ratelimited
 
-from accounts import lockout, people, services
-from accounts.models import Invitation, User, normal_email
+from accounts import devices, lockout, people, services
+from accounts.models import AuditEvent, Invitation, User, normal_email
 from accounts.services import Actor
-from gateway_project.core import encryption, errors
+from gateway_project.core import clock, encryption, errors, mails
 from gateway_project.core.context import context_of
 from gateway_project.core.ratelimit import get_limiter, per_hour
 from gateway_project.core.stores import database
@@ -29,6 +31,9 @@ from gateway_project.core.telemetry.logging import get_logger
 from gateway_project.core.telemetry.metrics import bound_reached
 
 log = get_logger("gateway.accounts")
+SIGNED_IN = "person.signed_in"
+DEVICE_REMEMBERED = timedelta(days=90)
+DEVICES_LOOKED_AT = 500
 INVITED = "invited"
 """In the session: the address whose invitation was opened."""
 
@@ -99,12 +104,32 @@ class AccountAdapter(DefaultAccountAdapter):  # type: ignore[misc]
             known = EmailAddress.objects.filter(user=user, email=user.email, verified=True)
             if known.exists():
                 services.confirm_email(user, actor=actor_of(request, user.email))
-        methods = [record["method"] for record in get_authentication_records(request, user)]
-        people.tell(user, "person.signed_in", actor_of(request, user.email), methods=methods)
+        self._tell_of_sign_in(request, user)
         mine = UserSession.objects.filter(user=user).order_by("-pk")  # without this one as yet
         for oldest in mine[settings.SESSIONS_PER_USER_MAX - 1 :]:
             bound_reached.labels("sessions").inc()
             oldest.end()
+
+    def _tell_of_sign_in(self, request: HttpRequest, user: User) -> None:
+        """Audit it; a browser that this person has not used lately is told to them as well."""
+        device = devices.name_of(request.headers.get("user-agent", ""))
+        lately = AuditEvent.objects.filter(
+            action=SIGNED_IN, actor=user.email, at__gte=clock.now() - DEVICE_REMEMBERED
+        )
+        before = set(lately.values_list("details__device", flat=True)[:DEVICES_LOOKED_AT])
+        methods = [record["method"] for record in get_authentication_records(request, user)]
+        people.tell(user, SIGNED_IN, actor_of(request, user.email), methods=methods, device=device)
+        if before and device not in before:
+            self.send_notification_mail("account/email/new_device", user)
+
+    def render_mail(
+        self, template_prefix: str, email: str, context: Any, headers: Any = None
+    ) -> EmailMessage:
+        """With an HTML form of the same words."""
+        plain = super().render_mail(template_prefix, email, context, headers)
+        return mails.message(
+            plain.subject, plain.body, plain.to, from_email=plain.from_email, headers=headers
+        )
 
     def pre_authenticate(self, request: HttpRequest, **credentials: Any) -> None:
         try:

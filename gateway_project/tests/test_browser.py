@@ -12,7 +12,7 @@ import shutil
 import subprocess
 import sys
 import time
-from email import message_from_bytes
+from email import message_from_bytes, policy
 from pathlib import Path
 from urllib.parse import quote
 
@@ -89,7 +89,7 @@ class Mailbox:
         new = wait_until(lambda: set(self.folder.iterdir()) - self._read)
         self._read |= new
         raw = max(new, key=lambda path: path.stat().st_mtime_ns).read_bytes()
-        body = message_from_bytes(raw).get_payload(decode=True).decode()
+        body = message_from_bytes(raw, policy=policy.default).get_body(("plain",)).get_content()
         return re.search(r"https?://[^/\s]+(/accounts/\S+)", body)[1]
 
     def forget(self) -> None:

@@ -13,6 +13,7 @@ from django.utils.dateparse import parse_datetime
 from django.utils.html import format_html
 from django.utils.safestring import SafeString, mark_safe
 
+from accounts import devices
 from gateway_project.core.clock import new_id
 from portal import clocks
 
@@ -27,26 +28,6 @@ LABELS = {
     "New Password": "New password",
     "New Password (again)": "Repeat password",
     "Current Password": "Current password",
-}
-SYSTEMS = {
-    "Windows": "Windows",
-    "Android": "Android",
-    "iPhone": "iPhone",
-    "iPad": "iPad",
-    "Macintosh": "macOS",
-    "CrOS": "ChromeOS",
-    "Linux": "Linux",
-}
-# The first that fits: most browsers name their ancestors too.
-BROWSERS = {
-    "Edg": "Edge",
-    "OPR/": "Opera",
-    "Firefox/": "Firefox",
-    "FxiOS/": "Firefox",
-    "Chrome/": "Chrome",
-    "CriOS/": "Chrome",
-    "Safari/": "Safari",
-    "curl/": "curl",
 }
 
 
@@ -77,12 +58,7 @@ def help(field: BoundField) -> str | SafeString:  # noqa: A001 - its name in tem
 
 @register.filter
 def device(user_agent: str) -> str:
-    """`Firefox on Linux`: as much of a browser's name as a person recognises."""
-    browser = next((name for sign, name in BROWSERS.items() if sign in user_agent), None)
-    system = next((name for sign, name in SYSTEMS.items() if sign in user_agent), None)
-    if browser and system:
-        return f"{browser} on {system}"
-    return browser or system or "An unknown browser"
+    return devices.name_of(user_agent)
 
 
 @register.inclusion_tag("portal/room_link.html", takes_context=True)

@@ -10,12 +10,12 @@ from __future__ import annotations
 from datetime import timedelta
 from smtplib import SMTPDataError, SMTPException, SMTPRecipientsRefused
 
-from django.core.mail import EmailMessage, get_connection
+from django.core.mail import get_connection
 from django.db.models import Q
 
 from accounts import parking
 from accounts.models import Membership, User
-from gateway_project.core import clock
+from gateway_project.core import clock, mails
 from gateway_project.core.stores.refused import UNFIT
 from gateway_project.core.telemetry.logging import get_logger
 from webhooks.delivery.results import DISABLE_AFTER, NOTICE_STEP
@@ -122,7 +122,7 @@ def _send(notice: WebhookNotice) -> Exception | None:
     with get_connection() as connection:
         for email in emails:
             try:
-                EmailMessage(subject, body, to=[email], connection=connection).send()
+                mails.message(subject, body, [email], connection=connection).send()
             except (SMTPException, *UNFIT) as exc:
                 if not _is_refused(exc):
                     raise

@@ -1,0 +1,93 @@
+"""A mail as two that say the same: plain text, and HTML made of it.
+
+The HTML asks nothing of any host and has no picture: what it shows is what the text says. A link
+that stands alone on a line is a button, lines that are indented are facts.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from django.core.mail import EmailMultiAlternatives
+from django.utils.html import escape
+
+LINK = re.compile(r"https?://\S+")
+FACT = re.compile(r"^\s{2,}(\S.*?)\s{2,}(\S.*)$")
+ACCENT, INK, SOFT, LINE, GROUND = "#0c6b63", "#0f1f1d", "#4b5c59", "#d9e2df", "#f6f8f7"
+PAGE = (
+    '<!doctype html><html lang="en"><head><meta charset="utf-8">'
+    '<meta name="viewport" content="width=device-width">'
+    '<meta name="color-scheme" content="light dark"><title>{title}</title></head>'
+    f'<body style="margin:0;background:{GROUND};color:{INK};'
+    'font:16px/1.55 system-ui,-apple-system,Segoe UI,Roboto,sans-serif">'
+    '<div style="max-width:34rem;margin:0 auto;padding:2rem 1.25rem">'
+    f'<p style="margin:0 0 1rem;font-weight:640">Gateway</p>'
+    f'<div style="background:#fff;border:1px solid {LINE};border-radius:14px;padding:1.5rem">'
+    '<h1 style="font-size:1.25rem;line-height:1.25;margin:0 0 1rem">{title}</h1>{body}</div>'
+    f'<p style="color:{SOFT};font-size:.86rem;margin:1rem 0 0">{{foot}}</p></div></body></html>'
+)
+BUTTON = (
+    '<p style="margin:1.25rem 0"><a href="{link}" style="display:inline-block;'
+    f"background:{ACCENT};color:#fff;text-decoration:none;font-weight:600;border-radius:9px;"
+    'padding:.6rem 1.1rem">Open the link</a></p>'
+    f'<p style="color:{SOFT};font-size:.86rem;overflow-wrap:anywhere">{{link}}</p>'
+)
+
+
+def message(subject: str, text: str, to: Sequence[str], **more: Any) -> EmailMultiAlternatives:
+    """Both forms in one mail. What a header must not hold is taken out of the subject."""
+    subject = " ".join(subject.split())
+    mail = EmailMultiAlternatives(subject, text, to=list(to), **more)
+    mail.attach_alternative(html_of(subject, text), "text/html")
+    return mail
+
+
+def html_of(subject: str, text: str) -> str:
+    """The page of a text; whatever a name in it holds, it is only a name."""
+    body, _, foot = text.partition("\n-- \n")
+    parts = [_part(part) for part in re.split(r"\n\s*\n", body.strip("\n"))]
+    return PAGE.format(title=escape(subject), body="".join(parts), foot=escape(foot.strip()))
+
+
+def _part(part: str) -> str:
+    lines = part.strip("\n").split("\n")
+    facts = [FACT.match(line) for line in lines]
+    if all(facts):
+        cells = "".join(
+            f'<tr><td style="color:{SOFT};padding:.15rem 1.25rem .15rem 0">{escape(fact[1])}</td>'
+            f'<td style="padding:.15rem 0">{escape(fact[2])}</td></tr>'
+            for fact in facts
+            if fact
+        )
+        return f'<table style="border-collapse:collapse;margin:.75rem 0">{cells}</table>'
+    found: list[str] = []
+    words: list[str] = []
+    for line in lines:
+        if LINK.fullmatch(line.strip()):
+            found += [_paragraph(words), BUTTON.format(link=escape(line.strip()))]
+            words = []
+        else:
+            words.append(line)
+    return "".join([*found, _paragraph(words)])
+
+
+def _paragraph(lines: list[str]) -> str:
+    if not lines:
+        return ""
+    words = "<br>".join(_linked(line) for line in lines)
+    return f'<p style="margin:.75rem 0">{words}</p>'
+
+
+def _linked(line: str) -> str:
+    found: list[str] = []
+    at = 0
+    for link in LINK.finditer(line):
+        url = escape(link[0])
+        found += [
+            escape(line[at : link.start()]),
+            f'<a href="{url}" style="color:{ACCENT}">{url}</a>',
+        ]
+        at = link.end()
+    return "".join([*found, escape(line[at:])])
