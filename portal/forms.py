@@ -38,14 +38,14 @@ class KeyForm(Form):
     """A name is enough: the rest is folded, and has what a key of a program needs."""
 
     FOLDED = (
-        "scopes",
-        "allowed_cidrs",
-        "expires_at",
-        "rate_limit_per_minute",
-        "rate_limit_per_day",
+        *("scopes", "tags", "owner", "allowed_cidrs", "expires_at"),
+        *("rate_limit_per_minute", "rate_limit_per_day"),
     )
 
     name = forms.CharField(max_length=100)
+    is_test = forms.BooleanField(
+        required=False, label="A test key: never billed, and with a trial's limits"
+    )
     scopes = forms.MultipleChoiceField(
         choices=[(scope, f"{scope}: {SCOPE_LABELS[scope]}") for scope in SCOPES],
         initial=["detect"],

@@ -26,7 +26,7 @@ https://gateway.example/accounts/x/?a=1&b=2
 
 If it was not you, see https://gateway.example/help now.
 
--- 
+--\x20
 gateway.example"""
 
 
