@@ -109,7 +109,10 @@ class _Running:
                 self._found.append(finding)
         except db.Error as exc:
             self._found.append(
-                skipped(f"The database could not be asked ({type(exc).__name__}): see `database`.")
+                skipped(
+                    f"The database could not be asked ({type(exc).__name__}): see `database` and "
+                    "`database.migrations`."
+                )
             )
         except RedisError as exc:
             self._found.append(

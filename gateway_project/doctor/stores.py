@@ -92,7 +92,11 @@ def examine_database(_: Options) -> Iterator[Finding]:
 def examine_migrations(_: Options) -> Iterator[Finding]:
     missing = migrations.find_missing()
     if missing:
-        yield error(migrations.sentence(missing), f"Run: {migrations.COMMAND}")
+        app, name = missing[0]
+        yield error(
+            f"{len(missing)} migrations of this version did not run, {app}.{name} among them.",
+            f"Run: {migrations.COMMAND}",
+        )
     else:
         yield ok("All migrations of this version are there.")
 

@@ -232,6 +232,7 @@ def test_sighup_replaces_the_workers_and_fails_no_request(serve, key):
     code = served.process.wait(30)
 
     assert load.failures == []
+    assert "Settings are not read again" in served.output()
     assert not_ready == []
     assert events(served).count("process_started") == 5, "a stop waits for no restart under way"
     assert code == 0
