@@ -64,11 +64,11 @@ def installation(gateway, own_redis, tmp_path):
 
     def start(name):
         command = FILE["services"][name].get("command") or image_command()
-        log = (tmp_path / f"{name}.log").open("wb")
-        started[name] = subprocess.Popen(
-            [adapted(word) for word in command],
-            cwd=ROOT, env=environment(name), stdout=log, stderr=log, start_new_session=True,
-        )  # fmt: skip
+        with (tmp_path / f"{name}.log").open("wb") as log:
+            started[name] = subprocess.Popen(
+                [adapted(word) for word in command],
+                cwd=ROOT, env=environment(name), stdout=log, stderr=log, start_new_session=True,
+            )  # fmt: skip
 
     def check(name):
         found = FILE["services"][name].get("healthcheck") or {"test": image_check()}
