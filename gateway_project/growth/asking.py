@@ -93,6 +93,11 @@ def pages(filled: Filled) -> Iterator[Subject]:
         *(f"/app/jobs/{job.pk}/download" for job in jobs.filter(kind="async")[:1]),
         f"/app/requests/{row.request_id}?{urlencode({'at': row.created_at.isoformat()})}",
         *("/app/mail-queue", "/guides/quickstart", "/accounts/sessions/"),
+        *("/app/usage", "/app/people", "/app/workspace", "/app/search?q=key"),
+        *("/app/audit", "/app/audit?action=key.", "/app/audit?actor=nobody", "/app/audit?target=x"),
+        *("/app/keys?q=key&state=all", "/app/keys?sort=used", "/app/keys?state=ended"),
+        f"/app/keys/{key}/edit",
+        *("/app/requests?error=rate_limited", "/app/requests?threat=jailbreak"),
     ]
     for path in plain:
         yield _get(PAGE, owner, path)

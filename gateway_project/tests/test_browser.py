@@ -172,8 +172,7 @@ def test_from_registering_to_a_new_password(site, mailbox, open_tab):
     tab.heading("Is this your address?")
     tab.check()
     tab.press("Yes, confirm it")
-    sign_in(tab)
-    tab.page.wait_for_url("**/app/")
+    tab.page.wait_for_url("**/app/")  # the browser that registered is signed in
 
     tab.follow("Settings")
     tab.follow("Two-factor")
