@@ -30,6 +30,9 @@ KEY_FIELDS = {
     "replaced_by",
     "last_used_at",
     "last_used_ip",
+    "tags",
+    "owner",
+    "is_test",
 }
 PROBLEM_FIELDS = {
     "type",

@@ -54,6 +54,9 @@ class TestMake:
             "replaced_by": None,
             "last_used_at": None,
             "last_used_ip": None,
+            "tags": [],
+            "owner": "",
+            "is_test": False,
         }
 
     def test_it_takes_every_field(self, admin, gateway):
@@ -383,12 +386,16 @@ class TestChange:
 
         assert list(fields(r)) == [field]
 
-    def test_it_is_audited_without_the_values(self, change):
+    def test_it_is_audited_with_what_was_before(self, change):
         change(name="new name", rate_limit_per_minute=6)
 
         event = AuditEvent.objects.get(action="key.changed")
         assert event.target == str(change.key.row.pk)
-        assert event.details == {"fields": ["name", "rate_limit_per_minute"]}
+        changes = event.details["changes"]
+        assert {name: pair[1] for name, pair in changes.items()} == {
+            "name": "new name",
+            "rate_limit_per_minute": 6,
+        }
 
     def test_changing_nothing_is_no_event(self, change):
         change()

@@ -41,6 +41,9 @@ def test_it_has_the_fields_of_the_contract(gateway, acme_key):
         "replaced_by": None,
         "last_used_at": None,
         "last_used_ip": None,
+        "tags": [],
+        "owner": "",
+        "is_test": False,
     }
     assert body["workspace"] == {
         "id": str(acme_key.row.workspace_id),

@@ -78,6 +78,9 @@ class TestTheAnswer:
             "replaced_by": None,
             "last_used_at": None,
             "last_used_ip": None,
+            "tags": [],
+            "owner": "",
+            "is_test": False,
         }
 
     def test_its_ids_are_uuids_of_version_7(self, register):

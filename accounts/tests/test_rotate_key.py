@@ -194,7 +194,7 @@ class TestWhatItLeaves:
         assert event.actor == f"key {acme_key[:12]}…"
         assert event.workspace_id == acme_key.row.workspace_id
         assert event.request_id == r.headers["x-request-id"]
-        assert event.details == {"successor": r.json()["api_key"]["id"]}
+        assert event.details["successor"] == r.json()["api_key"]["id"]
         assert not OutboxEvent.objects.exists()
 
     def test_it_leaves_nothing_when_the_old_key_cannot_be_marked(self, gateway, acme_key):
