@@ -141,7 +141,8 @@ class AccountAdapter(DefaultAccountAdapter):  # type: ignore[misc]
         account = _account(credentials)
         lockout.note_failure(account, self.get_client_ip(request))
         known = User.objects.filter(email=normal_email(account)).first()
-        if known is not None:  # else it is nobody's trail
+        # Else it is nobody's trail.
+        if known is not None and people.is_worth_telling("sign_in", known.pk):
             people.tell(known, "person.sign_in_refused", actor_of(request, known.email))
 
     def send_notification_mail(

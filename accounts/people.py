@@ -30,6 +30,7 @@ from accounts.models import (
 )
 from accounts.services import Actor
 from gateway_project.core import clock, errors
+from gateway_project.core.ratelimit import get_limiter, per_hour
 from gateway_project.core.stores import database
 
 Role = Membership.Role
@@ -41,6 +42,7 @@ DOMAINS_MAX = 20
 WORKSPACES_MAX = 20
 """That one person may make; they may be invited to more."""
 WORKSPACES_TOLD_MAX = 50
+REFUSALS_AN_HOUR = 30
 MAY: dict[str, frozenset[str]] = {
     Role.OWNER: frozenset({"change", "people", "workspace", "audit"}),
     Role.ADMIN: frozenset({"change", "people", "audit"}),
@@ -120,6 +122,14 @@ def change_workspace(workspace: Workspace, *, actor: Actor, **changes: object) -
 def has_second_factor(user: User) -> bool:
     kinds = (Authenticator.Type.TOTP, Authenticator.Type.WEBAUTHN)
     return bool(Authenticator.objects.filter(user=user, type__in=kinds).exists())
+
+
+def is_worth_telling(what: str, who: object) -> bool:
+    """Whether a refusal is one of the first `REFUSALS_AN_HOUR` of somebody: whoever asks and asks
+    fills nobody's trail."""
+    name = hashlib.sha256(f"{what} {who}".encode()).hexdigest()[:32]
+    limit = per_hour("told", f"{{told:{name}}}", REFUSALS_AN_HOUR)
+    return not get_limiter().check_sync((limit,), (1,)).denied
 
 
 def tell(user: User, action: str, actor: Actor, **details: Any) -> None:

@@ -141,14 +141,14 @@ def workspace_page(
         try:
             response = view(request, member, *args, **kwargs)
         except PermissionDenied:
-            at = request.resolver_match.view_name if request.resolver_match else ""
-            audit(
-                "access.refused",
-                workspace=member.workspace,
-                target=at,
-                role=member.role,
-                **member.actor(request).fields(),
-            )
+            if people.is_worth_telling("access", current.pk):
+                audit(
+                    "access.refused",
+                    workspace=member.workspace,
+                    target=request.resolver_match.view_name if request.resolver_match else "",
+                    role=member.role,
+                    **member.actor(request).fields(),
+                )
             raise
         response.setdefault("Cache-Control", "no-store")  # an answer with a secret says more
         return response

@@ -271,6 +271,17 @@ class TestRoles:
         assert not ApiKey.objects.filter(name="k").exists()
 
     @pytest.mark.hostile
+    def test_refusals_are_told_and_fill_no_trail(self, as_role, acme, monkeypatch):
+        monkeypatch.setattr(people, "REFUSALS_AN_HOUR", 3)
+        browser = as_role("viewer")
+        for _ in range(5):
+            browser.post(PAGE, {"email": NEW, "role": "viewer"})
+
+        told = AuditEvent.objects.filter(action="access.refused", workspace=acme)
+        assert {(row.actor, row.target) for row in told} == {("bob@acme.example", "portal-people")}
+        assert told.count() == 3
+
+    @pytest.mark.hostile
     def test_an_admin_makes_and_touches_no_owner(self, as_role, alice, bob, acme):
         browser = as_role("admin")
         answer = browser.post(PAGE, {"email": NEW, "role": "owner"})
