@@ -32,7 +32,7 @@ unexport PYTHONDONTWRITEBYTECODE
 .PHONY: help setup setup-dev run serve test pytest hostile checks lint style types imports \
 	migrations-check migrations-lint deploy-check chart check bench \
 	litellm coverage run-two bench-batches bench-webhooks bench-live bench-idle bench-neighbours bench-memory \
-	bench-rows pictures clients sdk-test cold lock audit migrations format
+	bench-rows robin-real pictures clients sdk-test cold lock audit migrations format
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(firstword $(MAKEFILE_LIST)) \
@@ -195,6 +195,9 @@ bench-batches: setup-dev ## Batch items per second of one worker process (ARGS=�
 
 bench-live: setup-dev ## The live queue with 1,000 watchers on one worker (ARGS=…)
 	@$(SERVICES) -- $(PY) -m benchmarks.live $(ARGS)
+
+robin-real: setup-dev ## What watching costs a real Robin (LOG=its log PASSWORD=… ARGS=…): docs/robin-real.md
+	@$(PY) -m benchmarks.robin_real --log $(LOG) --user admin@robin.local --password '$(PASSWORD)' $(ARGS)
 
 bench-idle: setup-dev ## CPU and memory of `make run` while nobody uses it (ARGS=…)
 	@$(PY) -m benchmarks.idle $(ARGS)

@@ -48,6 +48,7 @@ from robin.access import authentication as members
 from robin.config import settings_page
 from robin.health import views as robin_health
 from robin.logs import search
+from robin.queue import scan
 
 pytest_plugins = ["deploy.tests.processes"]
 T = TypeVar("T")
@@ -357,6 +358,7 @@ def forget_everything(gateway: Gateway) -> None:
     members._memory.forget(members.ALL)
     settings_page.forget()
     search.forget()
+    scan.forget()
     robin_health.forget_health()
     for probe in system_views.PROBES.values():
         probe._until = 0.0

@@ -30,7 +30,7 @@ def write(folder: Path) -> None:
         "pageSize": PAGE_ITEMS,
         "pageNumber": 0,
     }
-    (folder / "queue.html").write_text(page(items, 1, PAGE_ITEMS))
+    (folder / "queue.html").write_text(page(items, 1, PAGE_ITEMS, now=0.0))
     (folder / "queue.json").write_text(json.dumps(listed))
     for name, reply in (("html", service.config(call)), ("json", service.config_json(call))):
         content = reply.content

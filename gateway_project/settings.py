@@ -241,10 +241,13 @@ ROBIN_SERVICE_API_URL: str = env.str("ROBIN_SERVICE_API_URL", default="")
 ROBIN_CLIENT_API_TOKEN: str = env.str("ROBIN_CLIENT_API_TOKEN", default="")
 ROBIN_SERVICE_API_TOKEN: str = env.str("ROBIN_SERVICE_API_TOKEN", default="")
 ROBIN_TIMEOUT_SECONDS: float = env.float("ROBIN_TIMEOUT_SECONDS", default=5.0)
+ROBIN_LIST_TIMEOUT_SECONDS: float = env.float("ROBIN_LIST_TIMEOUT_SECONDS", default=300.0)
+ROBIN_QUEUE_SHARE_MAX: float = env.float("ROBIN_QUEUE_SHARE_MAX", default=0.08)
 ROBIN_LOGS_TIMEOUT_SECONDS: float = env.float("ROBIN_LOGS_TIMEOUT_SECONDS", default=30.0)
 ROBIN_LOG_CACHE_BYTES_MAX: int = env.int("ROBIN_LOG_CACHE_BYTES_MAX", default=16 << 20)
 ROBIN_MAIL_TEXT_BYTES_MAX: int = env.int("ROBIN_MAIL_TEXT_BYTES_MAX", default=2 << 20)
 ROBIN_MAIL_BYTES_MAX: int = env.int("ROBIN_MAIL_BYTES_MAX", default=0)
+ROBIN_LOCAL_DOMAINS: list[str] = env.list("ROBIN_LOCAL_DOMAINS", default=[])
 ROBIN_LOG_ROLES: list[str] = env.list(
     "ROBIN_LOG_ROLES", default=["ROLE_USER", "ROLE_OPERATOR", "ROLE_ADMIN"]
 )
@@ -593,6 +596,7 @@ CELERY_BEAT_SCHEDULE = {
     "work-on-jobs": {"task": "detection.tasks.work", "schedule": 2.0},
     "prune-jobs": {"task": "detection.tasks.prune_jobs", "schedule": 60.0},
     "prune-detection": {"task": "detection.tasks.prune", "schedule": 60.0},
+    "work-on-robins-queue": {"task": "robin.tasks.work_on_queue", "schedule": 2.0},
     "sample-robin": {"task": "robin.tasks.sample_metrics", "schedule": 60.0},
 }
 if REDIS_URL:  # without it usage goes straight to the database

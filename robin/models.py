@@ -132,6 +132,66 @@ class DeadItem(models.Model):
         return self.uid
 
 
+class SeenItem(models.Model):
+    """Since when an item of Robin's queue is known here; gone with the item."""
+
+    uid = models.UUIDField(primary_key=True)
+    first_seen_at = models.DateTimeField()
+
+    def __str__(self) -> str:
+        return str(self.uid)
+
+
+class QueueJob(models.Model):
+    """What is done to many items of Robin's queue, piece by piece, behind the request."""
+
+    class State(models.TextChoices):
+        QUEUED = "queued"
+        PROCESSING = "processing"
+        COMPLETE = "complete"
+        PARTIAL = "partial"
+        CANCELLED = "cancelled"
+
+    id = models.UUIDField(primary_key=True, default=new_id, editable=False)
+    action = models.CharField(max_length=10)
+    state = models.CharField(max_length=10, choices=State, default=State.QUEUED)
+    created_by = models.ForeignKey(
+        settings.AUTH_USER_MODEL, on_delete=models.CASCADE, related_name="+"
+    )
+    created_at = models.DateTimeField(default=clock.now, editable=False)
+    finished_at = models.DateTimeField(null=True, blank=True)
+    uids = models.BinaryField(help_text="Compressed; each UUID as 16 bytes.")
+    requested = models.PositiveIntegerField()
+    sent = models.PositiveIntegerField(default=0, db_default=0, help_text="Of them, by now.")
+    done = models.PositiveIntegerField(default=0, db_default=0)
+    unknown = models.PositiveIntegerField(
+        default=0, db_default=0, help_text="Robin was asked, and did not say what became of it."
+    )
+    left_out = models.PositiveIntegerField(
+        default=0, db_default=0, help_text="Being delivered at that moment."
+    )
+    in_flight = models.PositiveIntegerField(default=0, db_default=0)
+    is_forced = models.BooleanField(default=False, db_default=False)
+    detail = models.CharField(max_length=300, blank=True, default="", db_default="")
+    claimed_until = models.DateTimeField(null=True, blank=True)
+    audit = models.JSONField(default=dict)
+
+    class Meta:
+        verbose_name = "action on the mail queue"
+        verbose_name_plural = "actions on the mail queue"
+        indexes = [
+            models.Index(
+                fields=["created_at"],
+                name="queue_job_open",
+                condition=Q(state__in=["queued", "processing"]),
+            ),
+            models.Index(fields=["finished_at"], name="queue_job_finished"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.action} of {self.requested} items, {self.state}"
+
+
 class Document(models.Model):
     """Settings that Robin UI edits and Robin never reads: kept here, so that the UI works."""
 

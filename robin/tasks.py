@@ -4,12 +4,19 @@ from celery import shared_task
 
 from robin.access import sessions
 from robin.metrics import sampling
+from robin.queue import jobs
 
 
 @shared_task(expires=60)
 def prune() -> int:
-    """Delete sessions that ended by themselves, and old samples."""
-    return sessions.prune() + sampling.prune()
+    """Delete sessions that ended by themselves, old samples, and actions that are long over."""
+    return sessions.prune() + sampling.prune() + jobs.prune()
+
+
+@shared_task(expires=10)
+def work_on_queue() -> int:
+    """Go on with what is done to many items of the queue; returns how many pieces were done."""
+    return jobs.work()
 
 
 @shared_task(expires=60)

@@ -2,7 +2,12 @@
 
 from django.urls import path
 
-from robin.access.views import SessionViewSet, SignInViewSet, UserViewSet
+from robin.access.views import (
+    SessionViewSet,
+    SignInViewSet,
+    UserSessionViewSet,
+    UserViewSet,
+)
 from robin.blocklist.views import BlocklistViewSet
 from robin.config.scanner_views import ScannerViewSet
 from robin.config.views import ConfigViewSet
@@ -35,6 +40,16 @@ urlpatterns = [
         UserViewSet.as_view({"put": "update", "delete": "destroy"}),
         name="robin-user",
     ),
+    path(
+        "api/v1/users/<str:username>/sessions",
+        UserSessionViewSet.as_view({"get": "sessions"}),
+        name="robin-user-sessions",
+    ),
+    path(
+        "api/v1/users/<str:username>/sessions/<uuid:session_id>",
+        UserSessionViewSet.as_view({"delete": "end"}),
+        name="robin-user-session",
+    ),
     path("api/v1/health", RobinHealthViewSet.as_view({"get": "health"}), name="robin-health"),
     path(
         "api/v1/health/aggregate",
@@ -42,12 +57,17 @@ urlpatterns = [
         name="robin-health-aggregate",
     ),
     path("api/v1/queue", QueueViewSet.as_view({"get": "list"}), name="robin-queue"),
-    path("api/v1/queue/json", QueueViewSet.as_view({"get": "list"}), name="robin-queue-json"),
+    path("api/v1/queue/json", QueueViewSet.as_view({"get": "list_all"}), name="robin-queue-json"),
     path("api/v1/queue/stats", QueueViewSet.as_view({"get": "stats"}), name="robin-queue-stats"),
     path(
         "api/v1/queue/actions",
         QueueViewSet.as_view({"post": "actions"}),
         name="robin-queue-actions",
+    ),
+    path(
+        "api/v1/queue/actions/<uuid:job_id>",
+        QueueViewSet.as_view({"get": "job", "delete": "cancel"}),
+        name="robin-queue-action",
     ),
     path("api/v1/queue/pause", QueueViewSet.as_view({"post": "hold"}), name="robin-queue-pause"),
     path("api/v1/queue/resume", QueueViewSet.as_view({"post": "hold"}), name="robin-queue-resume"),

@@ -89,6 +89,8 @@ class GatewayError(drf.APIException):
         headers: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__(detail or self.default_detail, self.code)
+        self.more: dict[str, Any] = {}
+        """Members of the problem beside those that all have (RFC 9457, §3.2)."""
         self.errors = list(errors)
         self.headers = dict(headers or {})
 
@@ -462,7 +464,7 @@ def problem(error: GatewayError, *, instance: str, request_id: str) -> bytes:
 
     Under `/api/v1` it says `message` as well, which is what Robin UI shows to people.
     """
-    body = {
+    body: dict[str, Any] = {
         "type": f"/problems/{error.code}",
         "title": error.title,
         "status": error.status_code,
@@ -472,6 +474,7 @@ def problem(error: GatewayError, *, instance: str, request_id: str) -> bytes:
         "request_id": request_id,
         "errors": error.errors,
     }
+    body |= error.more
     if instance.startswith(ROBIN_PREFIX):
         body["message"] = body["detail"]
     return orjson.dumps(body)

@@ -35,6 +35,7 @@ LIMITS_MS = {TASK: 5_000.0, CLAIM: 20.0, DRAIN: 100.0, PAGE: 100.0, API: 50.0, A
 NOT_RUN = {
     "webhooks.tasks.deliver": "sends what is claimed, for as long as there is something",
     "robin.tasks.sample_metrics": "asks Robin",
+    "robin.tasks.work_on_queue": "asks Robin",
     "webhooks.tasks.send_notices": "sends mails",
 }
 

@@ -22,7 +22,7 @@ from gateway_project.core.stores.bus import bus
 from gateway_project.core.telemetry import migration_counts, saturation, tracing
 from gateway_project.core.telemetry.logging import get_logger
 from gateway_project.system import presence
-from robin.queue import live
+from robin.queue import live, scan
 from robin.upstream import client as robin_client
 
 log = get_logger("gateway.process")
@@ -83,6 +83,8 @@ class Process:
         if settings.ROBIN_CLIENT_API_URL:
             robin_client.open_robin()
             self._held.push_async_callback(robin_client.close_robin)
+            await scan.open_scanner()
+            self._held.push_async_callback(scan.close_scanner)
         if live.fetch_queue is not None:
             await live.open_hub(live.fetch_queue)
             self._held.push_async_callback(live.close_hub)

@@ -130,11 +130,13 @@ MIGRATIONS = health.Probe(_migrations)
 
 
 async def _robin_client() -> health.Status:
-    return "down" if await robin_client.robin().client.peek() is None else "up"
+    _, reason = await robin_client.robin().client.look()
+    return "up" if reason in ("", "busy") else "down"
 
 
 async def _robin_service() -> health.Status:
-    return "down" if await robin_client.robin().service.peek() is None else "up"
+    _, reason = await robin_client.robin().service.look()
+    return "up" if reason in ("", "busy") else "down"
 
 
 if settings.ROBIN_CLIENT_API_URL:

@@ -30,7 +30,7 @@ from accounts.models import (
 )
 from accounts.usage.rollups import EVERYTHING, SUMS
 from detection.models import Feedback, Job, JobChunk, PolicyVersion
-from robin.models import MetricSample, RefreshFamily, RefreshToken
+from robin.models import MetricSample, QueueJob, RefreshFamily, RefreshToken
 from webhooks.models import Webhook, WebhookAttempt, WebhookDelivery, WebhookNotice
 
 pytestmark = pytest.mark.hostile
@@ -61,6 +61,7 @@ BOUNDED = {
     "robin.DeadItem": "as many as Robin has",
     "robin.Document": "of the code",
     "robin.RobinAccess": A_CUSTOMERS,
+    "robin.SeenItem": "as many as Robin has; gone with the item",
     "webhooks.Inbox": A_CUSTOMERS,
     "webhooks.InboxRequest": "the last 50 of each inbox",
     "webhooks.Webhook": A_CUSTOMERS,
@@ -125,6 +126,9 @@ def old(acme, alice, acme_key, charlie):
     )
     JobChunk.objects.create(job=job, number=0, first=0, size=1)
     MetricSample.objects.create(at=at, figures={})
+    QueueJob.objects.create(
+        action="retry", state="complete", created_by=charlie, requested=1, uids=b"", finished_at=at
+    )
     family = RefreshFamily.objects.create(user=charlie, password_stamp="x", expires_at=at)
     parent = None
     for number in range(3):

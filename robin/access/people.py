@@ -1,23 +1,27 @@
 """Who has a role at Robin, and who may change that.
 
-Only superusers give roles. An administrator of Robin looks after accounts that are for Robin alone:
-one that is also a developer's, staff's or another administrator's would be a way to keys and rights
-that the administrator does not have.
+Superusers give any role, others one that is not above their own. An administrator of Robin looks
+after accounts that are for Robin alone: one that is also a developer's or staff's would be a way to
+keys and rights that the administrator does not have.
 """
 
 from __future__ import annotations
 
+from uuid import UUID
+
+from django.conf import settings
 from django.db import IntegrityError, transaction
-from django.db.models import QuerySet
+from django.db.models import Count, OuterRef, QuerySet, Subquery
+from django.db.models.functions import Coalesce
 
 from accounts.events import audit
 from accounts.models import User, normal_email
 from accounts.services import Actor, delete_user
-from gateway_project.core import errors
+from gateway_project.core import clock, errors
 from robin.access.authentication import Member
-from robin.access.sessions import find_user, revoke_all
-from robin.models import RobinAccess
-from robin.permissions import Role
+from robin.access.sessions import find_user, revoke, revoke_all
+from robin.models import RefreshFamily, RobinAccess
+from robin.permissions import permissions_of
 
 TAKEN = (
     "An account with this user name or e-mail exists. PUT /api/v1/users/{username} gives it a role."
@@ -25,7 +29,27 @@ TAKEN = (
 
 
 def with_access() -> QuerySet[User]:
-    return User.objects.filter(robin_access__isnull=False).select_related("robin_access")
+    """With `open_sessions`: how often each is signed in."""
+    families = RefreshFamily.objects.filter(user=OuterRef("pk"), revoked_at=None)
+    counted = families.filter(expires_at__gt=clock.now()).values("user").annotate(n=Count("*"))
+    sessions = Coalesce(Subquery(counted.values("n")), 0)
+    users = User.objects.filter(robin_access__isnull=False).select_related("robin_access")
+    return users.annotate(open_sessions=sessions)
+
+
+def sessions_of(username: str, *, by: Member) -> list[RefreshFamily]:
+    """Where somebody is signed in, the latest first; raises as `change` does."""
+    user = _get(username, by)
+    mine = RefreshFamily.objects.filter(user=user, revoked_at=None, expires_at__gt=clock.now())
+    return list(mine.order_by("-created_at")[: settings.SESSIONS_PER_USER_MAX])
+
+
+def end_session(username: str, session_id: UUID, *, by: Member, actor: Actor) -> None:
+    """Within a second, everywhere; raises 404 for one that is not theirs."""
+    user = _get(username, by)
+    if not RefreshFamily.objects.filter(pk=session_id, user=user).exists():
+        raise errors.NotFound
+    revoke(session_id, because="user", actor=actor)
 
 
 def create(
@@ -39,7 +63,7 @@ def create(
     actor: Actor,
 ) -> User:
     """A new account with a role; raises 403 or `Conflict`."""
-    _check_may_give_roles(by)
+    _check_may_give(role, by)
     email = normal_email(email)
     if "@" in username and normal_email(username) != email:
         message = "a user name with '@' has to be the e-mail"
@@ -75,7 +99,7 @@ def change(
     user = _get(username, by)
     before = getattr(user, "robin_access", None)
     if role is not None and (before is None or before.role != role):
-        _check_may_give_roles(by)
+        _check_may_give(role, by)
         _check_not_oneself(user, by, "role")
     elif before is None:
         raise errors.NotFound
@@ -125,10 +149,11 @@ def _get(username: str, by: Member) -> User:
         raise errors.NotFound
     if by.is_superuser or user.pk == by.user_id:
         return user
-    if user.robin_access.role == Role.ADMIN or not _is_only_for_robin(user):
+    if not _is_only_for_robin(user):
         raise errors.PermissionDenied(
             "This account is more than a user of Robin: only a superuser may change it."
         )
+    _check_may_give(user.robin_access.role, by)
     return user
 
 
@@ -136,9 +161,14 @@ def _is_only_for_robin(user: User) -> bool:
     return not (user.is_staff or user.is_superuser or user.memberships.exists())
 
 
-def _check_may_give_roles(by: Member) -> None:
-    if not by.is_superuser:
-        raise errors.PermissionDenied("Only superusers give roles. Ask one.")
+def _check_may_give(role: str, by: Member) -> None:
+    """Nobody looks after, or makes, what is above their own role."""
+    if by.is_superuser:
+        return
+    if by.role is None or not permissions_of(role) <= permissions_of(by.role):
+        raise errors.PermissionDenied(
+            "That role is above your own. Ask who has it, or a superuser."
+        )
 
 
 def _check_not_oneself(user: User, by: Member, what: str) -> None:

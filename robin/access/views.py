@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from uuid import UUID
 
 from django.conf import settings
 from django.http import HttpRequest, HttpResponse
@@ -36,6 +37,8 @@ from robin.access.schemas import (
     TicketView,
     UserList,
     UserPatch,
+    UserSessionList,
+    UserSessionView,
     VerifyView,
 )
 from robin.permissions import Permission
@@ -163,7 +166,7 @@ class SessionViewSet(ControlPlaneViewSet):
 
 
 class UserViewSet(ControlPlaneViewSet):
-    """People with a role at Robin. Only superusers give roles."""
+    """People with a role at Robin. Nobody gives a role above their own."""
 
     authentication_classes = [JWTAuthentication]
     principal: Member
@@ -180,7 +183,12 @@ class UserViewSet(ControlPlaneViewSet):
     def list(self, request: Request) -> HttpResponse:
         found = people.with_access()
         users, following = page(request, found, ordering=("-date_joined", "-id"))
-        results = [RobinUserView.of(user, user.robin_access.role) for user in users]
+        results = [
+            RobinUserView.of(
+                user, user.robin_access.role, sessions=getattr(user, "open_sessions", 0)
+            )
+            for user in users
+        ]
         return reply(UserList(results=results, next=following))
 
     @endpoint(
@@ -240,6 +248,39 @@ class UserViewSet(ControlPlaneViewSet):
     def destroy(self, request: Request, username: str) -> HttpResponse:
         actor = _actor(request, self.principal.email)
         people.remove(username, by=self.principal, actor=actor)
+        return reply(None, status=204)
+
+
+class UserSessionViewSet(ControlPlaneViewSet):
+    """Where somebody is signed in."""
+
+    authentication_classes = [JWTAuthentication]
+    principal: Member
+
+    @endpoint(
+        operation="listRobinUserSessions",
+        summary="Where a user is signed in",
+        tags=USERS,
+        answer=UserSessionList,
+        scope=Permission.MANAGE_USERS,
+        problems=[errors.NotFound],
+    )
+    def sessions(self, request: Request, username: str) -> HttpResponse:
+        found = people.sessions_of(username, by=self.principal)
+        return reply(UserSessionList(results=[UserSessionView.of(one) for one in found]))
+
+    @endpoint(
+        operation="endRobinUserSession",
+        summary="End a session of a user",
+        description="Everywhere, within a second.",
+        tags=USERS,
+        status=204,
+        scope=Permission.MANAGE_USERS,
+        problems=[errors.NotFound],
+    )
+    def end(self, request: Request, username: str, session_id: UUID) -> HttpResponse:
+        actor = _actor(request, self.principal.email)
+        people.end_session(username, session_id, by=self.principal, actor=actor)
         return reply(None, status=204)
 
 

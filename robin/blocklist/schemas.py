@@ -6,7 +6,14 @@ import ipaddress
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, Field, ValidationInfo, field_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    Field,
+    ValidationInfo,
+    field_validator,
+)
 
 from gateway_project.core.api.endpoint import Body
 from gateway_project.core.api.fields import Time
@@ -14,7 +21,13 @@ from robin.models import BlocklistEntry
 from robin.schemas import Query, When, one_line
 
 Type = Literal["IP", "CIDR", "DOMAIN"]
-Reason = Annotated[str, Field(min_length=1, max_length=500), AfterValidator(one_line)]
+Reason = Annotated[
+    str,
+    BeforeValidator(lambda text: " ".join(text.split()) if isinstance(text, str) else text),
+    Field(min_length=1, max_length=500),
+    AfterValidator(one_line),
+]
+"""What people paste has line breaks."""
 DOMAIN = re.compile(
     r"(?=.{3,253}\Z)(?:[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?\.)+[a-z0-9-]{1,62}[a-z0-9]\Z"
 )

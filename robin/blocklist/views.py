@@ -166,9 +166,8 @@ class BlocklistViewSet(ControlPlaneViewSet):
                 self._added(EntryRequest.model_validate(row))
                 imported += 1
             except pydantic.ValidationError as exc:
-                first = exc.errors(include_input=False, include_url=False)[0]
-                field = ".".join(str(part) for part in first["loc"])
-                wrong.append(f"entry {number}: {field} {first['msg']}")
+                sentence = errors.from_pydantic(exc, EntryRequest).sentences[0]
+                wrong.append(f"entry {number}: {sentence}")
             except errors.Conflict as exc:
                 wrong.append(f"entry {number}: {exc.detail}")
         self._audit("imported", f"{imported} entries")

@@ -18,7 +18,9 @@ from robin.models import Document
 from robin.redaction import REDACTED
 
 NOTICE = {"X-Gateway-Notice": "stored here, not applied to Robin"}
-Host = Annotated[str, Field(min_length=1, max_length=253)]
+Host = Annotated[
+    str, Field(min_length=1, max_length=253, pattern=r"^(?:[A-Za-z0-9_.-]+|[0-9A-Fa-f:.]+)$")
+]
 TcpPort = Annotated[int, Field(ge=1, le=65535)]
 Line = Annotated[str, Field(max_length=500)]
 Milliseconds = Annotated[int, Field(ge=1000, le=60_000)]
@@ -83,8 +85,8 @@ SEEDS: dict[str, dict[str, tuple[str, int]]] = {
     },
     "rspamd": {
         "enabled": ("enabled", 1), "host": ("host", 1), "port": ("port", 1),
-        "timeout": ("timeout", 1000), "rejectScore": ("discardThreshold", 1),
-        "addHeaderScore": ("rejectThreshold", 1),
+        "timeout": ("timeout", 1000), "rejectScore": ("rejectThreshold", 1),
+        "addHeaderScore": ("rejectThreshold", 1),  # it marks nothing that it does not reject
     },
     "dovecot": {},
 }  # fmt: skip

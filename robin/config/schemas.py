@@ -16,8 +16,12 @@ class ConfigView(BaseModel):
 
 
 class SaidView(BaseModel):
+    """`missing` are sections that Robin does not show any more; `logged` what it complained of."""
+
     status: Literal["OK"] = "OK"
     message: str
+    missing: list[str] = []
+    logged: list[str] = []
 
 
 class ScannerTestRequest(Body):

@@ -7,11 +7,12 @@ The page itself is never kept: it holds passwords.
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
 from time import monotonic
-from typing import Any
+from typing import Any, NamedTuple
 
 from gateway_project.core import clock, errors
 from gateway_project.core.stores.bus import bus
@@ -74,14 +75,35 @@ async def _fetch() -> Settings:
     return _memory.known
 
 
-async def reload() -> str:
-    """Let Robin read its files again; its word for how that went."""
+class Reloaded(NamedTuple):
+    """What came of it: Robin says that all is well, also where it could not read a file."""
+
+    message: str
+    missing: list[str]
+    """Sections that were there before, and are not any more."""
+
+
+async def reload() -> Reloaded:
+    """Let Robin read its files again, and look what became of its settings."""
+    before = set((await read()).sections) if _memory.known is not None else set[str]()
+    if not before:
+        with suppress(errors.GatewayError):
+            before = set((await _memory.flights.do("", _fetch)).sections)
     answer = await robin().service.post("/config/reload")
     if not isinstance(answer, dict) or answer.get("status") != "OK":
         raise errors.UpstreamUnexpected("Robin could not read its settings again. See its log.")
     await asyncio.to_thread(bus.say, CHANNEL, "reloaded")
     _memory.drop()
-    return "Configuration reloaded"
+    try:
+        after = set((await _memory.flights.do("", _fetch)).sections)
+    except (errors.UpstreamUnavailable, errors.UpstreamTimedOut, errors.UpstreamUnexpected):
+        text = "Robin read its files again, and does not show its settings since. See its log."
+        return Reloaded(text, sorted(before))
+    missing = sorted(before - after)
+    if missing:
+        text = f"Robin read its files again, and these are gone: {', '.join(missing)}."
+        return Reloaded(f"{text} Is a file of them broken? See its log.", missing)
+    return Reloaded("Configuration reloaded", [])
 
 
 def known_retries_max() -> dict[str, int]:

@@ -17,12 +17,15 @@ from robin.redaction import redacted
 
 RETRIES_MAX = 30
 """Robin's shipped `relay.maxRetryCount`, where its settings are not known."""
+STALWART_RETRIES_MAX = 10
+"""Robin's default; its page does not show that section."""
 
 
 def retries_max(config: Mapping[str, Any]) -> dict[str, int]:
-    """Protocol → how often Robin tries, from its settings (`config_page`)."""
-    found = {"": RETRIES_MAX}
-    for section, protocol in (("relay", ""), ("dovecot", "DOVECOT-LDA")):
+    """Protocol, in small letters → how often Robin tries, from its settings (`config_page`)."""
+    found = {"": RETRIES_MAX, "dovecot-lda": 10, "stalwart-direct": STALWART_RETRIES_MAX}
+    names = (("relay", ""), ("dovecot", "dovecot-lda"), ("stalwart", "stalwart-direct"))
+    for section, protocol in names:
         value = (config.get(section) or {}).get("maxRetryCount")
         if isinstance(value, int) and value > 0:
             found[protocol] = value

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import re
+from datetime import datetime, timedelta
 from functools import partial
 from typing import Any
 
 from django.http import HttpRequest, HttpResponse
 
-from gateway_project.core import errors
+from gateway_project.core import clock, errors
 from gateway_project.core.api.responses import JSON, reply
 from gateway_project.core.clock import utc_text
 from gateway_project.core.stores import database
 from robin.config import documents, settings_page
 from robin.config.schemas import ConfigView, SaidView
+from robin.logs import search
+from robin.logs.parsing import Filter
 from robin.permissions import Permission
 from robin.upstream.viewset import UPSTREAM, RobinViewSet, endpoint
 
 CONFIG = ("robin settings",)
+ABOUT = re.compile(r"config|reload|json5?|read", re.IGNORECASE)
 
 
 async def current_document(name: str) -> dict[str, Any]:
@@ -29,6 +34,17 @@ async def current_document(name: str) -> dict[str, Any]:
             sections = {}
         content = documents.seeded(name, sections)
     return content
+
+
+async def _logged_since(began: datetime) -> list[str]:
+    """What Robin complained of while it read its files: it tells nobody else."""
+    since = began - timedelta(seconds=1)
+    which = Filter(levels=frozenset({"WARN", "ERROR"}), since=since)
+    try:
+        found = await search.page(which, offset=0, limit=20)
+    except UPSTREAM:
+        return []
+    return [entry.message[:300] for entry in found.entries if ABOUT.search(entry.searched())]
 
 
 class ConfigViewSet(RobinViewSet):
@@ -57,9 +73,14 @@ class ConfigViewSet(RobinViewSet):
         problems=UPSTREAM,
     )
     async def reload(self, request: HttpRequest) -> HttpResponse:
-        response = await settings_page.reload()
-        await self.audit("robin.config.reload")
-        return reply(SaidView(message=response))
+        began = clock.now()
+        found = await settings_page.reload()
+        await self.audit("robin.config.reload", missing=found.missing)
+        logged = await _logged_since(began)
+        message = found.message
+        if logged and not found.missing:
+            message = "Robin read its files again, and had something to say. See `logged`."
+        return reply(SaidView(message=message, missing=found.missing, logged=logged))
 
     @endpoint(
         operation="getConfigSection",

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict
 class PortView(BaseModel):
     status: Literal["UP", "DOWN"]
     breaker: Literal["closed", "half-open", "open"]
+    reason: Literal["busy", "away", "refused"] | None = None
 
 
 class RobinHealthView(BaseModel):
@@ -20,6 +21,6 @@ class RobinHealthView(BaseModel):
     status: Literal["UP", "DOWN"]
     uptime: str
     listeners: list[dict[str, Any]]
-    queue: dict[str, Any]
+    queue: dict[str, Any] | None = None
     robinClientApi: PortView
     robinServiceApi: PortView

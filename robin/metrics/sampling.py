@@ -1,7 +1,8 @@
 """Robin's figures: as they are now, and as series of samples, since Robin keeps no history.
 
-A sample is a dict of plain numbers: `queue_size, connections, cpu_percent, memory_percent` as they
-were, `received, sent` as counters that begin at 0 when Robin starts.
+A sample is a dict of plain numbers: `queue_size, dead, connections, cpu_percent, memory_percent` as
+they were, `accepted` (mails) and `opened` (connections) as counters that begin at 0 when Robin
+starts. Robin does not count what it delivers: that is what was accepted and is not there any more.
 """
 
 from __future__ import annotations
@@ -20,9 +21,9 @@ from django.db.models import Max, Min, QuerySet
 from prometheus_client.parser import text_string_to_metric_families
 
 from accounts import parking
-from gateway_project.core import clock
+from gateway_project.core import clock, errors
 from gateway_project.core.clock import utc_text
-from gateway_project.core.stores.refused import write_all_but
+from gateway_project.core.stores.refused import UNFIT, write_all_but
 from gateway_project.core.stores.sweeps import Round
 from gateway_project.core.telemetry.logging import get_logger
 from robin.models import MetricSample
@@ -35,13 +36,17 @@ SECONDS_MAX = 5.0
 # The UI's name → (unit, figure, whether it is a counter)
 SERIES = {
     "QUEUE_SIZE": ("items", "queue_size", False),
-    "MESSAGES_RECEIVED": ("messages", "received", True),
-    "MESSAGES_SENT": ("messages", "sent", True),
+    "MESSAGES_RECEIVED": ("messages", "accepted", True),
+    "MESSAGES_SENT": ("messages", "delivered", True),
     "CONNECTIONS": ("connections", "connections", False),
     "CPU_USAGE": ("percent", "cpu_percent", False),
     "MEMORY_USAGE": ("percent", "memory_percent", False),
 }
+RENAMED = {"accepted": "sent", "opened": "received"}
+"""As samples of earlier versions have them."""
+THROUGHPUT_SPAN = timedelta(minutes=10)
 UPTIME = re.compile(r"(?:(\d+)d )?(?:(\d+)h )?(?:(\d+)m )?(\d+)s\Z")
+ACCEPTED, OPENED = "robin_email_receipt_success_total", "robin_email_receipt_start_total"
 Values = dict[str, list[tuple[dict[str, str], float]]]
 log = get_logger("gateway.robin")
 
@@ -116,14 +121,30 @@ def system_stats(values: Values, health: Any, *, now: datetime) -> dict[str, Any
     }
 
 
-def queue_stats(values: Values, totals: Mapping[str, int], *, now: datetime) -> dict[str, Any]:
+def queue_stats(
+    values: Values, totals: Mapping[str, int], *, now: datetime, per_minute: float = 0.0
+) -> dict[str, Any]:
+    """The UI's QueueStats. `completed` have left since Robin started: delivered, or deleted."""
+    accepted = int(_one(values, ACCEPTED) or 0)
+    size = totals["ready"] + totals["claimed"]
     return {
         "timestamp": utc_text(now),
-        "queueSize": totals["ready"] + totals["claimed"],
+        "queueSize": size,
         "processing": totals["claimed"],
         "failed": totals["dead"],
-        "completed": int(_one(values, "robin_email_receipt_success_total") or 0),
+        "completed": max(0, accepted - size - totals["dead"]),
+        "accepted": accepted,
+        "connections": int(_one(values, OPENED) or 0),
+        "throughput": per_minute,
     }
+
+
+def throughput() -> float:
+    """Mails that Robin accepted in a minute, of the last ten."""
+    now = clock.now()
+    rows = series(between(now - THROUGHPUT_SPAN, now))
+    points = next(one["dataPoints"] for one in rows if one["metric"] == "MESSAGES_RECEIVED")
+    return round(sum(point["value"] for point in points) / len(points), 2) if points else 0.0
 
 
 def _percent(share: float) -> float:
@@ -141,8 +162,8 @@ def figures(values: Values, health: Mapping[str, Any]) -> dict[str, float]:
         "connections": _connections(health) if health.get("listeners") is not None else None,
         "cpu_percent": _percent(_one(values, "system_cpu_usage") or 0.0),
         "memory_percent": _percent(used / total),
-        "received": _one(values, "robin_email_receipt_start_total"),
-        "sent": _one(values, "robin_email_receipt_success_total"),
+        "opened": _one(values, OPENED),
+        "accepted": _one(values, ACCEPTED),
     }
     return {name: value for name, value in found.items() if value is not None}
 
@@ -159,7 +180,7 @@ def sample() -> bool:
             raise ValueError("another media type")
         found = figures(prometheus(text.content), health)
         dead = alerts.dead_items()
-    except (httpx.HTTPError, ValueError, KeyError, AttributeError, TypeError) as exc:
+    except (errors.GatewayError, httpx.HTTPError, *UNFIT) as exc:
         log.warning("robin_sample_failed", error=type(exc).__name__)
         return False
     with transaction.atomic():
@@ -215,7 +236,7 @@ def _spread(asked: QuerySet[MetricSample]) -> list[datetime]:
 
 def series(samples: Iterable[tuple[datetime, Mapping[str, float]]]) -> list[dict[str, Any]]:
     """The UI's series. Of a counter each point shows how much came since the point before."""
-    rows = list(samples)
+    rows = _with_delivered(samples)
     answer = []
     for metric, (unit, name, is_counter) in SERIES.items():
         known = [(at, row[name]) for at, row in rows if name in row]
@@ -228,6 +249,26 @@ def series(samples: Iterable[tuple[datetime, Mapping[str, float]]]) -> list[dict
         points = [{"timestamp": utc_text(at), "value": value} for at, value in known]
         answer.append({"metric": metric, "unit": unit, "dataPoints": points})
     return answer
+
+
+def _with_delivered(
+    samples: Iterable[tuple[datetime, Mapping[str, float]]],
+) -> list[tuple[datetime, Mapping[str, float]]]:
+    """With `delivered`, a counter: of what was accepted, and of what waited, what has left."""
+    found: list[tuple[datetime, Mapping[str, float]]] = []
+    delivered, before = 0.0, None
+    for at, figures in samples:
+        row = {name: figures[old] for name, old in RENAMED.items() if old in figures} | {**figures}
+        if "accepted" in row and "queue_size" in row:
+            waits = row["queue_size"] + row.get("dead", 0.0)
+            if before is not None:
+                came = row["accepted"] - before[0]
+                came = came if came >= 0 else row["accepted"]  # Robin was started anew
+                delivered += max(0.0, came - (waits - before[1]))
+            before = row["accepted"], waits
+            row["delivered"] = delivered
+        found.append((at, row))
+    return found
 
 
 def as_csv(found: Iterable[Mapping[str, Any]]) -> str:

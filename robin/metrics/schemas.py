@@ -55,4 +55,7 @@ class QueueStatsView(BaseModel):
     queueSize: int
     processing: int
     failed: int
-    completed: int
+    completed: int = Field(description="Left the queue since Robin started: delivered or deleted.")
+    accepted: int = Field(description="Mails that Robin took since it started.")
+    connections: int = Field(description="To its SMTP ports, since it started.")
+    throughput: float = Field(description="Mails that Robin took in a minute, of the last ten.")

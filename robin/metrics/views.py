@@ -93,10 +93,13 @@ class MetricsViewSet(RobinViewSet):
         problems=UPSTREAM,
     )
     async def queue(self, request: HttpRequest) -> HttpResponse:
-        values, totals = await asyncio.gather(
-            robin().service.get("/metrics/prometheus", TEXT, sampling.prometheus), queue.totals()
+        values, totals, per_minute = await asyncio.gather(
+            robin().service.get("/metrics/prometheus", TEXT, sampling.prometheus),
+            queue.totals(),
+            database.read(sampling.throughput),
         )
-        return reply(sampling.queue_stats(values, totals, now=clock.now()))
+        found = sampling.queue_stats(values, totals, now=clock.now(), per_minute=per_minute)
+        return reply(found)
 
 
 def _span(query: MetricsQuery) -> tuple[datetime, datetime]:

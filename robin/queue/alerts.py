@@ -7,19 +7,24 @@ as it is there. The events are written in the transaction of the sample that sho
 
 from __future__ import annotations
 
+import asyncio
 import ssl
 from functools import cache
 from typing import Any
 
 import httpx
 from django.conf import settings
+from redis.exceptions import RedisError
 
 from accounts.events import event, publish_all
 from accounts.models import Workspace
 from gateway_project.core.storable import unstorable
 from gateway_project.core.stores import database
 from robin.models import DeadItem, MetricSample
-from robin.queue import translate
+from robin.queue import scan
+from robin.queue.scan import Scanner
+from robin.queue.scan_store import Part
+from robin.queue.source import PlainSource
 from robin.queue.translate import Item
 
 SPIKE, DEAD = "queue.spike", "queue.item_dead"
@@ -34,12 +39,12 @@ def client(url: str, token: str) -> httpx.Client:
     database.let_go()
     headers = {"Authorization": f"Bearer {token}"} if token else {}
     return httpx.Client(
-        base_url=url, headers=headers, timeout=SECONDS_MAX, trust_env=False, verify=_tls()
+        base_url=url, headers=headers, timeout=SECONDS_MAX, trust_env=False, verify=tls()
     )
 
 
 @cache
-def _tls() -> ssl.SSLContext:
+def tls() -> ssl.SSLContext:
     """Made once: its certificates are two thirds of a megabyte outside of Python's heap.
 
     Clients end in a cycle, and the collector, which counts objects and not bytes, comes for it
@@ -58,17 +63,30 @@ def listeners(event_type: str) -> list[Workspace]:
 
 
 def dead_items() -> list[Item] | None:
-    """The items that Robin gave up; None while nobody wants to hear of them.
+    """The items that Robin gave up; None while nobody wants to hear of them, or none is known.
 
-    Raises httpx' errors, and ValueError for anything but Robin's page.
+    From the scan that everybody shares, where somebody watches; else it is Robin's turn once a
+    minute, unless it has not rested yet. Raises `GatewayError`s.
     """
     if not listeners(DEAD):
         return None
-    with client(settings.ROBIN_CLIENT_API_URL, settings.ROBIN_CLIENT_API_TOKEN) as http:
-        query: dict[str, str | int] = {"page": 1, "limit": DEAD_ITEMS_MAX, "state": "DEAD"}
-        answer = http.get("/client/queue/list", params=query).raise_for_status()
-    items = translate.queue_page(answer.content).items
+    database.let_go()  # Robin may take its time
+    part = asyncio.run(_dead_part())
+    if part is None:
+        return None
+    items = part.items[:DEAD_ITEMS_MAX]
     return [item for item in items if len(item["uid"]) <= UID_CHARS_MAX and not unstorable(item)]
+
+
+async def _dead_part() -> Part | None:
+    async with PlainSource(tls()) as source:
+        scanner = Scanner(source=source)
+        try:
+            return await scanner.read_once("DEAD:0", age_seconds=scan.CALM_SECONDS - 15)
+        except (RedisError, OSError):
+            return None
+        finally:
+            await scanner.close()
 
 
 def tell(figures: dict[str, Any], dead: list[Item] | None) -> None:

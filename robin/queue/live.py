@@ -8,7 +8,11 @@ number; the hub then reads the stored snapshot and sends it to its clients.
     snapshot   {type, seq, at, totals, items}                    the first 1,000 items
     diff       {type, seq, at, totals, added, changed, removed}  `removed` are uids
     heartbeat  {type, seq, at, totals}                           nothing changed
-    status     {type, seq, at, status, message}                  `up`, `down` (Robin), `stale` (we)
+    action     {type, seq, at, id, action, state, …}             how far an action on many is
+    status     {type, seq, at, status, message}                  `up`, `down` (Robin), `stale` (we),
+                                                                 `busy` (a long queue, not read yet)
+
+`at` is of when the queue was so: a long one is read seldom (`scan.py`).
 """
 
 from __future__ import annotations
@@ -38,6 +42,7 @@ from gateway_project.core.telemetry.metrics import live_clients, live_polls
 from robin.access import authentication
 from robin.access.authentication import Member
 from robin.permissions import Permission
+from robin.queue import scan
 from robin.queue.leader import MESSAGE_BYTES_MAX, MESSAGES_MAX, LeaderLock, make_leader_lock
 
 GROUP = "robin.queue"
@@ -47,6 +52,8 @@ TICK_SECONDS = 0.25
 RENEW_SECONDS = 1.0
 FETCH_SECONDS_MAX = 10.0
 STALE_POLLS = 3
+STATUS_SECONDS = 15.0
+JOBS_CHANNEL = "queue-jobs"
 VERSION = 1  # of what processes tell and leave each other
 STALE = "stale"
 EXPIRED, FORBIDDEN, TOO_SLOW, TOO_MANY = 4401, 4403, 4408, 4429
@@ -61,6 +68,9 @@ class Queue(NamedTuple):
     items: list[Item]
     totals: dict[str, int]
     """`total, ready, claimed, dead`."""
+
+    as_of: str = ""
+    """Of when that is; empty: of now."""
 
 
 Fetch = Callable[[], Awaitable[Queue]]
@@ -193,6 +203,7 @@ class Hub:
         self._snapshot_message: tuple[int, str] = (-1, "")
         self._fencing_token = 0
         self._status = ""  # the last status that is not `up`, as text
+        self._status_told_at = 0.0
         self._received_at = 0.0
         self._is_awake = False
         self._tasks: list[asyncio.Task[None]] = []
@@ -355,8 +366,7 @@ class Hub:
         self._fencing_token, self._received_at = message["fence"], monotonic()
         kind, seq, text, snapshot = message["kind"], message["seq"], message["text"], self._snapshot
         if kind == "status":
-            self._status = "" if orjson.loads(text)["status"] == "up" else text
-            self._broadcast(text)
+            self._hear_status(text)
             return
         if STALE in self._status:
             self._status = ""
@@ -374,6 +384,15 @@ class Hub:
         # Numbers only go back when Redis was set back, and then a term began.
         elif snapshot is None or seq > snapshot.seq or (is_new_term and seq != snapshot.seq):
             await self._read_again()
+
+    def _hear_status(self, text: str) -> None:
+        """Who watches is told once, and then again from time to time, as a sign of life."""
+        status = orjson.loads(text)["status"]
+        before = orjson.loads(self._status)["status"] if self._status else "up"
+        self._status = "" if status == "up" else text
+        if status != before or monotonic() - self._status_told_at > STATUS_SECONDS:
+            self._status_told_at = monotonic()
+            self._broadcast(text)
 
     async def _read_again(self) -> None:
         """A message was missed, or this is the first: send everybody the stored snapshot."""
@@ -393,6 +412,20 @@ class Hub:
             for client in list(self.clients):
                 if client.has_initial:
                     client.offer(self._snapshot_text())
+
+    def tell_of_job(self, note: str) -> None:
+        loop = self._loop
+        if loop is not None and not loop.is_closed() and self.clients:
+            loop.call_soon_threadsafe(self._tell_of_job, note)
+
+    def _tell_of_job(self, note: str) -> None:
+        seq = self._snapshot.seq if self._snapshot is not None else 0
+        try:
+            text = orjson.dumps({"type": "action", "seq": seq, "at": _now(), **orjson.loads(note)})
+        except UNFIT as exc:
+            log.error("queue_job_note_unreadable", error=type(exc).__name__)
+            return
+        self._broadcast(text.decode())
 
     # -- Who asks ---------------------------------------------------------------------------------
 
@@ -501,7 +534,7 @@ class Leader:
         self._snapshot: Snapshot | None = None
         self._next_poll = 0.0
         self._asking: asyncio.Task[Queue] | None = None
-        self._is_down = False
+        self._status = ""
 
     def stop(self) -> None:
         if self._asking is not None:
@@ -545,15 +578,17 @@ class Leader:
             self._snapshot = Snapshot.of(found.snapshot)
         seq = self._snapshot.seq if self._snapshot is not None else 0
         if (error := asked.exception()) is not None:
-            if not self._is_down:
+            status, message = _trouble(error)
+            if self._status != status:
                 log.warning("live_poll_failed", error=type(error).__name__)
-            self._is_down = True
-            await self._publish("status", seq, status_text("down", "Robin does not answer.", seq))
+            self._status = status
+            await self._publish("status", seq, status_text(status, message, seq))
             return
-        if self._is_down:
-            self._is_down = False
+        if self._status:
+            self._status = ""
             await self._publish("status", seq, status_text("up", "Robin answers again.", seq))
-        queue, at = asked.result(), _now()
+        queue = asked.result()
+        at = queue.as_of or _now()
         if self._snapshot is None:
             # Above every number that was ever given, also to those who come back after a day.
             items = {item["uid"]: item for item in queue.items[:ITEMS_MAX]}
@@ -588,6 +623,13 @@ class Leader:
         await cast(Any, get_channel_layer()).group_send(GROUP, message)
 
 
+def _trouble(error: BaseException) -> tuple[str, str]:
+    """`busy` is a queue that is long and not known yet: Robin works."""
+    if isinstance(error, scan.Reading):
+        return "busy", "Robin's queue is long, and is being read."
+    return "down", "Robin does not answer."
+
+
 def status_text(status: str, message: str, seq: int) -> str:
     body = {"type": "status", "seq": seq, "at": _now(), "status": status, "message": message}
     return orjson.dumps(body).decode()
@@ -598,6 +640,14 @@ def _now() -> str:
 
 
 _hub: Hub | None = None
+
+
+def _on_job(note: str) -> None:
+    """How far an action on many is. Called in any thread."""
+    if _hub is not None:
+        _hub.tell_of_job(note)
+
+
 CHANNEL = "live"  # nothing is said there: a gap of the bus is all that matters
 
 
@@ -607,6 +657,7 @@ def _on_gap() -> None:
 
 
 bus.on(CHANNEL, lambda note: None, _on_gap)
+bus.on(JOBS_CHANNEL, _on_job, lambda: None)
 
 
 async def open_hub(fetch: Fetch) -> Hub:

@@ -7,10 +7,10 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, BeforeValidator, Field
 
 from gateway_project.core.api.endpoint import Body
-from robin.queue import services
+from robin.queue import scan, services
 from robin.schemas import NUMBER_MAX, Query, Text, upper_words
 
-States = Annotated[list[services.State], BeforeValidator(upper_words)]
+States = Annotated[list[scan.State], BeforeValidator(upper_words)]
 
 
 class QueueQuery(Query):
@@ -24,7 +24,7 @@ class QueueQuery(Query):
 
     def filter(self) -> services.Filter:
         return services.Filter(
-            tuple(s for s in services.STATES if s in self.state),
+            tuple(s for s in scan.STATES if s in self.state),
             self.protocol,
             self.search,
             self.retryMin,
@@ -32,17 +32,21 @@ class QueueQuery(Query):
         )
 
 
+class ActQuery(Query):
+    force: bool = Field(False, description="Also what is being delivered at this moment.")
+
+
 class QueueFilter(Body):
     """At least one of them: an empty filter would mean the whole queue."""
 
-    state: list[services.State] = []
+    state: list[scan.State] = []
     protocol: Text = ""
     search: Text = ""
     retryMin: int | None = Field(None, ge=0, le=NUMBER_MAX)
     retryMax: int | None = Field(None, ge=0, le=NUMBER_MAX)
 
     def filter(self) -> services.Filter:
-        states = tuple(s for s in services.STATES if s in self.state)
+        states = tuple(s for s in scan.STATES if s in self.state)
         return services.Filter(states, self.protocol, self.search, self.retryMin, self.retryMax)
 
 
@@ -53,6 +57,7 @@ class QueueActionRequest(Body):
     uids: Annotated[list[str], Field(min_length=1, max_length=services.UIDS_MAX)] | None = None
     filter: QueueFilter | None = None
     confirm: Annotated[str, Field(max_length=100)] | None = None
+    force: bool = Field(False, description="Also what is being delivered at this moment.")
 
 
 class QueueItemView(BaseModel):
@@ -61,14 +66,20 @@ class QueueItemView(BaseModel):
     mailbox: str = Field(description="The first recipient.")
     retryCount: int
     maxRetryCount: int
-    createTime: int = Field(description="Milliseconds.")
+    createTime: int = Field(
+        description="Milliseconds: as `firstSeenTime`, since Robin does not tell. For Robin UI."
+    )
+    firstSeenTime: int = Field(
+        description="Milliseconds: when this gateway first saw it. It may have waited before."
+    )
     lastRetryTime: int = Field(description="Milliseconds; 0: never.")
     recipients: list[str] = Field(description="The first five.")
     recipientsTotal: int
+    recipientsCut: bool = Field(description="Whether there are more than are shown.")
     envelopes: int
     files: list[str]
     sessionUid: str | None = None
-    state: services.State | None = Field(None, description="When it was asked for.")
+    state: scan.State | None = Field(None, description="Left out while it is not known.")
 
 
 class QueueView(BaseModel):
@@ -76,6 +87,9 @@ class QueueView(BaseModel):
     totalCount: int
     pageSize: int
     pageNumber: int
+    asOf: str = Field(description="Of when this is; the header `Age` has the seconds since.")
+    complete: bool = Field(description="Whether the whole queue is known.")
+    knownCount: int = Field(description="How many items are.")
 
 
 class QueueTotalsView(BaseModel):
@@ -89,8 +103,32 @@ class QueueDoneView(BaseModel):
     status: Literal["OK"] = "OK"
     done: int
     requested: int
+    unknown: int = Field(0, description="Robin was asked, and did not say what became of these.")
+    leftOut: int = Field(0, description="Being delivered at that moment: these were left.")
+    warnings: list[str] = Field([], description="For people.")
 
 
 class QueueMatchedView(BaseModel):
+    """What a filter matches, of what is known of the queue."""
+
     matched: int
     confirm: str = Field(description="Good once, for two minutes.")
+    claimed: int = Field(description="Of these, being delivered when they were looked at.")
+    lastTry: int = Field(description="Of these, dead at once when this retry fails.")
+    complete: bool = Field(description="Whether the whole queue is known.")
+
+
+class QueueJobView(BaseModel):
+    """How far an action on many is: of `requested`, `sent` were tried by now."""
+
+    id: str
+    action: services.Action
+    state: Literal["queued", "processing", "complete", "partial", "cancelled"]
+    requested: int
+    sent: int
+    done: int
+    unknown: int = Field(description="Robin was asked, and did not say what became of these.")
+    leftOut: int = Field(description="Being delivered at that moment.")
+    createdAt: str
+    finishedAt: str | None = None
+    message: str | None = None

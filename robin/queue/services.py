@@ -1,45 +1,47 @@
 """What is asked of and done to Robin's queue. Robin lists it as HTML only, and acts on uids.
 
-A page is one request. To find, or to act by a filter, the whole queue is read in pages of 1,000;
-so that takes as long as the queue is long, and ends at `SCAN_ITEMS_MAX`.
+All that is read comes from the scan that everybody shares (`scan.py`), and says of when it is.
 """
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import partial
-from typing import Any, Literal
-from urllib.parse import urlencode
+from datetime import UTC, datetime
+from typing import Any, Literal, NamedTuple
 from uuid import UUID
 
+from django.conf import settings
 from django.core.cache import cache
 
 from gateway_project.core import errors
-from gateway_project.core.stores.caching import SingleFlight
-from robin.config import settings_page
-from robin.queue import live, translate
-from robin.queue.translate import Item, QueuePage
-from robin.upstream.client import HTML, robin
+from gateway_project.core.clock import utc_text
+from gateway_project.core.upstream.breaker import BreakerOpen
+from robin.queue import live, scan
+from robin.queue.scan import STATES, State, View, scanner
+from robin.queue.source import PART_ITEMS
+from robin.queue.translate import Item
+from robin.upstream.client import robin
+from robin.upstream.http import NotSent
 
-State = Literal["READY", "CLAIMED", "DEAD"]
 Action = Literal["retry", "delete", "bounce"]
-STATES: tuple[State, ...] = ("READY", "CLAIMED", "DEAD")
 PAGE_ITEMS_MAX = 1000
-SCAN_ITEMS_MAX = 20_000
 UIDS_MAX = 1000
 NO_SUCH_ITEM = (
     "There is no such item in the queue; it may have been delivered. GET /api/v1/queue lists what "
     "waits."
 )
+AT_ONCE_MAX = 25
+"""So many are done while the caller waits: Robin may take a sixth of a second for each."""
 CONFIRM_SECONDS = 120
 COUNTS = {"delete": "deletedCount", "retry": "retriedCount", "bounce": "bouncedCount"}
 
 
 @dataclass(frozen=True, slots=True)
 class Filter:
-    """Empty means: all. Without states Robin leaves the dead out."""
+    """Empty means: all."""
 
     states: tuple[State, ...] = ()
     protocol: str = ""
@@ -48,16 +50,22 @@ class Filter:
     retry_min: int | None = None
     retry_max: int | None = None
 
-    def query(self) -> dict[str, Any]:
-        named = {"protocol": self.protocol, "state": ",".join(self.states)}
-        bounds = {"retryMin": self.retry_min, "retryMax": self.retry_max}
-        found: dict[str, Any] = {name: value for name, value in named.items() if value}
-        return found | {name: value for name, value in bounds.items() if value is not None}
-
     def matches(self, item: Item) -> bool:
+        """By what Robin's list shows: of the recipients the first five."""
+        if self.states and item.get("state", "READY") not in self.states:
+            return False
+        if self.protocol and item["protocol"].lower() != self.protocol.lower():
+            return False
+        if self.retry_min is not None and item["retryCount"] < self.retry_min:
+            return False
+        if self.retry_max is not None and item["retryCount"] > self.retry_max:
+            return False
         wanted = self.search.lower()
         texts = (*item["recipients"], item["uid"], item.get("sessionUid", ""))
         return not wanted or any(wanted in text.lower() for text in texts)
+
+
+ALL, WAITING = Filter(STATES), Filter(("READY", "CLAIMED"))
 
 
 def checked_uid(text: str) -> str:
@@ -70,115 +78,190 @@ def checked_uid(text: str) -> str:
     raise errors.NotFound(NO_SUCH_ITEM)
 
 
-_looks: SingleFlight[tuple[int, Filter, int, int], QueuePage] = SingleFlight()
-_scans: SingleFlight[tuple[int, Filter], list[Item]] = SingleFlight()
-_acts = 0
-"""How often this process changed the queue: who asks afterwards sees what became of it."""
-
 # -- Reading --------------------------------------------------------------------------------------
 
 
-async def page(which: Filter, *, number: int, size: int) -> QueuePage:
-    """Page `number` from 0. With a search the whole queue is read."""
-    # Equal questions at once are one for Robin, unless something was done in between.
-    key = (_acts, which, number, size)
-    if not which.search:
-        return await _looks.do(key, partial(_page, which, number, size))
-    found = await _scans.do((_acts, which), partial(scan, which))
-    return QueuePage(len(found), found[number * size : (number + 1) * size])
+class Page(NamedTuple):
+    """`as_of`: Unix seconds, of when what is shown is. When not `is_complete`, only `known` items
+    of the queue's could be looked at, so that there may be more that match."""
+
+    total: int
+    items: list[Item]
+    as_of: float
+    is_complete: bool
+    known: int
 
 
-async def _page(which: Filter, number: int, size: int) -> QueuePage:
-    query = urlencode({"page": number + 1, "limit": size, **which.query()})
-    listing = await robin().client.get_json_if_known(
-        "/client/queue/json", query, translate.queue_json
+async def page(which: Filter, *, number: int, size: int) -> Page:
+    """Page `number` from 0, of what was read last. Raises what `Scanner.view` raises."""
+    first, last = number * size, (number + 1) * size
+    if which == ALL:
+        names = [f"ALL:{n}" for n in range(first // PART_ITEMS, (last - 1) // PART_ITEMS + 1)]
+        view = await scanner().view(*names)
+        _raise_if_unread(view, names, first)
+        start = int(names[0].partition(":")[2]) * PART_ITEMS
+        items = list(view.items())[first - start : last - start]
+        return Page(view.total, items, view.as_of(names), view.is_complete, view.known)
+    view = await _whole(which)
+    found = await asyncio.to_thread(lambda: [i for i in view.items() if which.matches(i)])
+    total, items = len(found), found[first:last]
+    if not view.is_complete and which in (ALL, WAITING):
+        total = max(total, view.totals()["ready"] + view.totals()["claimed"])
+        if not items and first < total:
+            raise _unread(view)
+    return Page(total, items, view.as_of(view.parts), view.is_complete, view.known)
+
+
+async def _whole(which: Filter) -> View:
+    """All that is known, if it can be told which items are in these states."""
+    view = await scanner().view(scan.WHOLE)
+    if which.states and "READY" not in which.states and not view.knows_states:
+        raise scan.Reading(
+            "Which items are claimed, or dead, has not been read yet. Try again later.", seconds=30
+        )
+    return view
+
+
+def _raise_if_unread(view: View, names: Sequence[str], first: int) -> None:
+    if first < view.total and not any(name in view.parts for name in names):
+        raise _unread(view)
+
+
+def _unread(view: View) -> scan.Reading:
+    return scan.Reading(
+        f"This part of the queue has not been read yet: {view.known} of {view.total} items are "
+        "known. Robin's list is asked for slowly, so that mail goes on. Try again later.",
+        seconds=30.0,
     )
-    if listing is not None:
-        return _with_state(listing, which)
-    parse = partial(translate.queue_page, retries_max=settings_page.known_retries_max())
-    return _with_state(await robin().client.get(f"/client/queue/list?{query}", HTML, parse), which)
-
-
-def _with_state(found: QueuePage, which: Filter) -> QueuePage:
-    """Neither form says it; it is known when one state was asked for."""
-    if len(which.states) == 1:
-        for item in found.items:
-            item["state"] = which.states[0]
-    return found
-
-
-async def scan(which: Filter) -> list[Item]:
-    """All items that match."""
-    found: dict[str, Item] = {}
-    number = 0
-    while True:
-        one = await _page(which, number, PAGE_ITEMS_MAX)
-        # By uid: between two pages the queue moves, and an item may be on both.
-        found.update((item["uid"], item) for item in one.items if which.matches(item))
-        number += 1
-        if number * PAGE_ITEMS_MAX >= one.total or not one.items:
-            return list(found.values())
-        if number * PAGE_ITEMS_MAX >= SCAN_ITEMS_MAX:
-            raise errors.Conflict("The queue is too long to be searched. Narrow it by state.")
 
 
 async def find(uid: str) -> Item:
     uid = checked_uid(uid)
-    for state in STATES:
-        for item in await scan(Filter(states=(state,))):
-            if item["uid"] == uid:
-                return item
+    view = await scanner().view("ALL:0")
+    if not any(item["uid"] == uid for item in view.items()):
+        view = await scanner().view(scan.WHOLE)
+    for item in view.items():
+        if item["uid"] == uid:
+            return item
+    if not view.is_complete:
+        raise _unread(view)
     raise errors.NotFound(NO_SUCH_ITEM)
 
 
 async def totals() -> dict[str, int]:
     """`{total, ready, claimed, dead}`."""
-    pages = [await _page(Filter(states=(state,)), 0, 1) for state in STATES]
-    ready, claimed, dead = (one.total for one in pages)
-    return {"total": ready + claimed + dead, "ready": ready, "claimed": claimed, "dead": dead}
+    return (await scanner().view("ALL:0")).totals()
 
 
 async def fetch_queue() -> live.Queue:
     """For the live queue: what waits, with the state of each item; of the dead their number."""
-    both = [await _page(Filter(states=(s,)), 0, PAGE_ITEMS_MAX) for s in ("READY", "CLAIMED")]
-    dead = (await _page(Filter(states=("DEAD",)), 0, 1)).total
-    items = {item["uid"]: item for one in both for item in one.items}
-    ready, claimed = both[0].total, both[1].total
-    numbers = {"total": ready + claimed + dead, "ready": ready, "claimed": claimed, "dead": dead}
-    return live.Queue(sorted(items.values(), key=lambda item: item["createTime"]), numbers)
+    view = await scanner().view("ALL:0")
+    if view.dead and "ALL:1" in view.facts:
+        view = await scanner().view("ALL:0", "ALL:1")
+    waiting = [item for item in view.items() if item.get("state") != "DEAD"]
+    return live.Queue(waiting, view.totals(), utc_text(datetime.fromtimestamp(view.as_of(), UTC)))
 
 
 # -- Acting ---------------------------------------------------------------------------------------
 
 
-async def act(action: Action, uids: Sequence[str]) -> int:
-    """Do it to these; how many there were. Raises what `Port` raises: then some may be done."""
-    global _acts
-    done = 0
-    for start in range(0, len(uids), UIDS_MAX):
-        chunk = list(uids[start : start + UIDS_MAX])
-        answer = await robin().client.post(f"/client/queue/{action}", {"uids": chunk})
-        count = answer.get(COUNTS[action]) if isinstance(answer, dict) else None
-        if not isinstance(count, int):
-            raise errors.UpstreamUnexpected
-        done += count
-        _acts += 1
-    return done
+class Done(NamedTuple):
+    """`unknown`: Robin was asked and did not say; `left_out`: being delivered, and not forced."""
+
+    done: int
+    requested: int
+    unknown: int = 0
+    left_out: int = 0
+    warnings: tuple[str, ...] = ()
 
 
-async def act_on_one(action: Action, uid: str) -> None:
+IN_DELIVERY = {
+    "retry": "It is being delivered at this moment: a retry would send it a second time.",
+    "bounce": "It is being delivered at this moment: it may go out all the same.",
+    "delete": "It is being delivered at this moment: it may go out all the same.",
+}
+MAYBE_IN_DELIVERY = {
+    "retry": "What Robin is delivering at this moment goes out twice.",
+    "bounce": "What Robin is delivering at this moment goes out all the same.",
+    "delete": "What Robin is delivering at this moment goes out all the same.",
+}
+LAST_TRY = "Of these, {} have no try left: if this one fails they are dead at once."
+
+
+async def act(action: Action, uids: Sequence[str], *, is_forced: bool = False) -> Done:
+    """Do it to these, a few: at once. Raises `Reading` when Robin reads out its queue meanwhile,
+    and what `RobinAPI` raises, with `done`, `requested` and `unknown` in its `more`."""
+    claimed, is_certain = await scanner().claimed()
+    warnings = await _warnings(action, uids)
+    chosen = [uid for uid in uids if is_forced or uid not in claimed]
+    if not is_certain:
+        warnings = (*warnings, MAYBE_IN_DELIVERY[action])
+    left_out = len(uids) - len(chosen)
+    if not chosen:
+        return Done(0, len(uids), left_out=left_out, warnings=warnings)
+    async with scanner().turn(seconds=settings.ROBIN_TIMEOUT_SECONDS):
+        try:
+            answer = await robin().client.post(f"/client/queue/{action}", {"uids": chosen})
+            done = counted(action, answer)
+        except errors.GatewayError as error:
+            # What was not sent did not happen; of all else nobody knows.
+            unknown = 0 if isinstance(error.__cause__, NotSent | BreakerOpen) else len(chosen)
+            error.more = {"done": 0, "requested": len(uids), "unknown": unknown}
+            raise
+    await scanner().acted(action, chosen)
+    return Done(done, len(uids), left_out=left_out, warnings=warnings)
+
+
+def counted(action: Action, answer: Any) -> int:
+    """How many Robin says that it did it to."""
+    count = answer.get(COUNTS[action]) if isinstance(answer, dict) else None
+    if not isinstance(count, int):
+        raise errors.UpstreamUnexpected
+    return count
+
+
+async def _warnings(action: Action, uids: Sequence[str]) -> tuple[str, ...]:
+    """A retry takes one of an item's tries; the last one makes it dead."""
+    if action != "retry":
+        return ()
+    try:
+        view = await scanner().known_items(uids)
+    except errors.GatewayError:
+        return ()
+    last = sum(item["retryCount"] + 1 >= item["maxRetryCount"] for item in view)
+    return (LAST_TRY.format(last),) if last else ()
+
+
+async def act_on_one(action: Action, uid: str, *, is_forced: bool) -> Done:
     """An item that Robin does not have is no error to it: it says that it did it to none."""
-    if not await act(action, [checked_uid(uid)]):
+    found = await act(action, [uid], is_forced=is_forced)
+    if found.left_out:
+        raise errors.Conflict(f"{IN_DELIVERY[action]} Send `force=true` to do it all the same.")
+    if not found.done:
         raise errors.NotFound(NO_SUCH_ITEM)
+    return found
 
 
-async def propose(action: Action, which: Filter, *, by: str) -> tuple[int, str]:
-    """What the filter matches now, kept for two minutes: how many, and the token to confirm it."""
-    uids = [item["uid"] for item in await scan(which)]
+class Proposal(NamedTuple):
+    """What a filter matches, of what is known; good for two minutes with the token `confirm`."""
+
+    matched: int
+    confirm: str
+    claimed: int
+    last_try: int
+    is_complete: bool
+
+
+async def propose(action: Action, which: Filter, *, by: str) -> Proposal:
+    view = await _whole(which)
+    found = await asyncio.to_thread(lambda: [i for i in view.items() if which.matches(i)])
+    uids = [item["uid"] for item in found]
     token = secrets.token_urlsafe(24)
-    # The latest of a person: twenty thousand uids are a megabyte.
+    claimed = sum(item.get("state") == "CLAIMED" for item in found)
+    last = sum(action == "retry" and i["retryCount"] + 1 >= i["maxRetryCount"] for i in found)
+    # The latest of a person: fifty thousand uids are two megabytes.
     await cache.aset(_key(by), (token, action, which, uids), CONFIRM_SECONDS)
-    return len(uids), token
+    return Proposal(len(uids), token, claimed, last, view.is_complete)
 
 
 async def confirm(action: Action, which: Filter, token: str, *, by: str) -> list[str]:

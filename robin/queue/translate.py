@@ -9,7 +9,6 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from email.utils import parsedate_to_datetime
-from functools import lru_cache
 from html import unescape
 from typing import Any, NamedTuple
 
@@ -19,9 +18,6 @@ from robin.config.translate import RETRIES_MAX
 
 Item = dict[str, Any]
 
-ROWS_REMEMBERED = 2048
-ROW_CHARS_MAX = 4096
-"""A longer one is not remembered: senders of mails have a say in it."""
 SHOWN_MAX = 5
 """Of recipients and files of an item, as Robin's page has them."""
 
@@ -42,7 +38,10 @@ class QueuePage(NamedTuple):
 
 
 def queue_page(content: bytes, retries_max: Mapping[str, int] | None = None) -> QueuePage:
-    """Robin's page of its queue. `retries_max` by protocol; the entry "" is for all others."""
+    """Robin's page of its queue. `retries_max` by protocol; the entry "" is for all others.
+
+    The date in it is left out: it is that of the listing.
+    """
     text = content.decode("utf-8", errors="replace")
     total, (_, _, rest) = TOTAL.search(text), text.partition("<tbody>")
     body, end, _ = rest.partition("</tbody>")
@@ -50,20 +49,8 @@ def queue_page(content: bytes, retries_max: Mapping[str, int] | None = None) -> 
         raise ValueError("not the page of the queue")
     # By hand: a pattern that looks for each end letter by letter takes three times as long.
     rows = [row.partition("<tr")[2].partition(">")[2] for row in body.split("</tr>")[:-1]]
-    known = frozenset((retries_max or {}).items())
-    # Copies: who asked may add what the page does not say.
-    items = [_row(row, known) if len(row) <= ROW_CHARS_MAX else _read(row, known) for row in rows]
-    return QueuePage(int(total[1]), [{**item} for item in items])
-
-
-@lru_cache(maxsize=ROWS_REMEMBERED)
-def _row(row: str, retries_max: frozenset[tuple[str, int]]) -> Item:
-    """Remembered: between two looks most rows are what they were, and reading one takes 35 µs."""
-    return _read(row, retries_max)
-
-
-def _read(row: str, retries_max: frozenset[tuple[str, int]]) -> Item:
-    return _item(CELL.findall(row), dict(retries_max))
+    tries = {name.lower(): count for name, count in (retries_max or {}).items()}
+    return QueuePage(int(total[1]), [_item(CELL.findall(row), tries) for row in rows])
 
 
 def queue_json(content: bytes) -> QueuePage:
@@ -94,6 +81,7 @@ def _item_of(row: Mapping[str, Any]) -> Item:
         "lastRetryTime": _count(row.get("lastRetryTime") or 0),
         "recipients": shown,
         "recipientsTotal": len(recipients),
+        "recipientsCut": len(recipients) > len(shown),
         "envelopes": len(envelopes),
         "files": [name.rpartition("/")[2] for name in files if name],
     }
@@ -115,17 +103,17 @@ def _item(cells: list[str], retries_max: Mapping[str, int]) -> Item:
     recipients = unescape(cells[8])
     more = MORE.search(recipients)
     shown = [one.strip() for one in MORE.sub("", recipients).split(",") if one.strip()]
+    tries = retries_max.get(protocol.lower(), retries_max.get("", RETRIES_MAX))
     item: Item = {
         "uid": unescape(uid[1]),
         "protocol": protocol,
         "mailbox": shown[0] if shown else "",
         "retryCount": _count(cells[5]),
-        # It is a divisor in the UI.
-        "maxRetryCount": max(1, retries_max.get(protocol, retries_max.get("", RETRIES_MAX))),
-        "createTime": java_ms(cells[3]),
+        "maxRetryCount": max(1, tries),  # a divisor in the UI
         "lastRetryTime": java_ms(cells[6]),
         "recipients": shown,
         "recipientsTotal": len(shown) + (_count(more[1]) if more else 0),
+        "recipientsCut": more is not None,
         "envelopes": _count(cells[7]),
         "files": [unescape(name).rpartition("/")[2] for name in FILE.findall(cells[9])],
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -17,6 +18,7 @@ USAGE = "Usage: GET /logs?query=<text> or /logs?q=<text>\nSearches today's and y
 RAW = ("multipart/form-data", "message/rfc822", "application/octet-stream")
 POST = frozenset({"POST"})
 INT_MAX = 2**31 - 1
+LIST = "/client/queue/list"
 
 
 def contexts(seed: SeedData, *, profile: str = "stock") -> dict[str, Context]:
@@ -34,17 +36,17 @@ def contexts(seed: SeedData, *, profile: str = "stock") -> dict[str, Context]:
         "/health": Context(lambda call: as_json({"status": "UP"}), needs_auth=False),
         "/client/send": Context(api.send, POST),
         "/client/queue": Context(api.enqueue, POST),
-        "/client/queue/list": Context(api.list_page),
-        "/client/queue/delete": Context(api.operation("delete"), POST),
-        "/client/queue/retry": Context(api.operation("retry"), POST),
-        "/client/queue/bounce": Context(api.operation("bounce"), POST),
+        "/client/queue/list": Context(api.list_page, work=api.list_all),
+        "/client/queue/delete": Context(api.operation("delete"), POST, work=api.act_on_many),
+        "/client/queue/retry": Context(api.operation("retry"), POST, work=api.act_on_many),
+        "/client/queue/bounce": Context(api.operation("bounce"), POST, work=api.act_on_many),
         "/logs": Context(api.logs, frozenset({"GET"})),
         "/users": Context(api.users),
         "/store": Context(store.browse),
         "/store-rocksdb": Context(store.rocksdb),
     }  # fmt: skip
     if profile == "ui-fork":
-        found["/client/queue/json"] = Context(api.list_json)
+        found["/client/queue/json"] = Context(api.list_json, work=api.list_all)
         found["/logs/json"] = Context(api.logs_json)
     return found
 
@@ -55,7 +57,17 @@ class ClientAPI:
 
     # -- Queue ------------------------------------------------------------------------------------
 
+    async def list_all(self, call: Call) -> None:
+        """The whole queue is read for every list, under the lock that stops delivery."""
+        await self.seed.queue.work(queue.LIST_SECONDS * len(self.seed.queue.items))
+
+    async def act_on_many(self, call: Call) -> None:
+        with suppress(Refused):
+            for _ in _uids(call.body):
+                await self.seed.queue.work(queue.ACT_SECONDS)
+
     def list_page(self, call: Call) -> Reply:
+        self.seed.note("DEBUG", "endpoints.QueueOperationsHandler", f"GET {LIST} from /127.0.0.1")
         number, limit = 1, 50
         # A value that is no number is ignored here, and an error for the retries below.
         if _is_int(call.query.get("page", "")):
@@ -65,7 +77,8 @@ class ClientAPI:
         items = self._select(call)
         if (number - 1) * limit > INT_MAX:
             raise OverflowError  # Java's int wraps and the list throws
-        return Reply(queue.page(items, number, limit), content_type=HTML)
+        page = queue.page(items, number, limit, now=self.seed.clock())
+        return Reply(page, content_type=HTML)
 
     def _select(self, call: Call) -> list[queue.Item]:
         wanted = [s.strip().upper() for s in call.query.get("state", "").split(",")]
@@ -172,6 +185,9 @@ class ClientAPI:
         wanted = call.query.get("query") or call.query.get("q")
         if not wanted:
             return Reply(USAGE)
+        logger = "endpoints.LogsHandler"
+        self.seed.note("INFO", logger, f"Searching logs for query: '{wanted}'")
+        self.seed.note("DEBUG", logger, "Searching log files")
         return Reply("".join(f"{line}\n" for line in self._lines(wanted)))
 
     def logs_json(self, call: Call) -> Reply:

@@ -1,7 +1,12 @@
-"""The stand-in's relay queue: items, their states, retries and the page that shows them."""
+"""The stand-in's relay queue: items, their states, retries and the page that shows them.
+
+With the real one's costs: a list takes half a millisecond for each item that there is, whatever was
+asked for, and nothing else happens in the queue meanwhile.
+"""
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -14,6 +19,8 @@ State = Literal["READY", "CLAIMED", "DEAD"]
 STATES: tuple[State, ...] = ("READY", "CLAIMED", "DEAD")
 Outcome = Literal["delivered", "later", "never"]
 CLAIM_SECONDS = 300
+LIST_SECONDS, ACT_SECONDS = 0.0005, 0.009
+"""Of Robin's time: a list, for each item in the queue; an action, for each item it is done to."""
 CLAIMED_MAX = 8
 DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
 MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
@@ -53,7 +60,7 @@ class Item:
 
     @property
     def retries_max(self) -> int:
-        return 10 if self.protocol == "DOVECOT-LDA" else 30
+        return 10 if self.protocol.lower() in ("dovecot-lda", "stalwart-direct") else 30
 
 
 @dataclass
@@ -64,6 +71,14 @@ class RelayQueue:
     random: Random
     items: dict[str, Item] = field(default_factory=dict)
     reschedules: int = 0
+    cost: float = 1.0
+    """Of the real one's: 0 makes it quick."""
+    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+    delivered: list[str] = field(default_factory=list)
+    """Uids, one for each time that it went out."""
+    dead_counter: int = 0
+    """As `/health` has it: a retry does not lower it."""
+    _flying: dict[str, Item] = field(default_factory=dict)
 
     def uuid(self) -> str:
         return str(UUID(int=self.random.getrandbits(128), version=4))
@@ -104,13 +119,16 @@ class RelayQueue:
         return [self.items[uid] for uid in dict.fromkeys(uids) if uid in self.items]
 
     def delete(self, uids: Iterable[str]) -> int:
+        """What is being delivered goes out all the same."""
         found = self._known(uids)
         for item in found:
             del self.items[item.uid]
+            self.dead_counter -= item.state == "DEAD" and self.dead_counter > 0
         return len(found)
 
     def retry(self, uids: Iterable[str]) -> int:
-        """Also of dead items; one that is at its maximum dies again when it fails next."""
+        """Also of dead items; one that is at its maximum dies again when it fails next. What is
+        being delivered is claimed a second time."""
         found = self._known(uids)
         for item in found:
             item.state, item.error = "READY", ""
@@ -121,14 +139,29 @@ class RelayQueue:
     def bounce(self, uids: Iterable[str]) -> int:
         found = self._known(uids)
         for item in found:
-            item.state, item.error = "DEAD", "Bounced by admin endpoint"
+            self._die(item, "Bounced by admin endpoint")
         return len(found)
+
+    def _die(self, item: Item, error: str) -> None:
+        self.dead_counter += item.state != "DEAD"
+        item.state, item.error = "DEAD", error
+
+    async def work(self, seconds: float) -> None:
+        """Nobody else does anything with the queue for so long."""
+        async with self.lock:
+            if seconds * self.cost > 0:
+                await asyncio.sleep(seconds * self.cost)
 
     # -- What Robin does --------------------------------------------------------------------------
 
     def tick(self, outcome: Callable[[Item], Outcome] | None = None) -> None:
         """One round of the dispatcher: end claims, deliver what was claimed, claim anew."""
         now, outcome = self.clock(), outcome or self._by_lot
+        for item in [*self._flying.values()]:
+            # Whatever was done to it meanwhile: nobody takes it back from who delivers it.
+            del self._flying[item.uid]
+            if item.state != "CLAIMED" or item.uid not in self.items:
+                self.delivered += [item.uid] if outcome(item) == "delivered" else []
         for item in self.select(["CLAIMED"]):
             if item.claimed_until <= now:
                 item.state = "READY"
@@ -137,6 +170,7 @@ class RelayQueue:
         ready = [item for item in self.select(["READY"]) if item.next_attempt <= now]
         for item in ready[: max(0, CLAIMED_MAX - self.count("CLAIMED"))]:
             item.state, item.claimed_until = "CLAIMED", now + CLAIM_SECONDS
+            self._flying[item.uid] = item
 
     def _by_lot(self, item: Item) -> Outcome:
         return self.random.choices(("delivered", "later", "never"), (25, 70, 5))[0]
@@ -144,13 +178,14 @@ class RelayQueue:
     def _deliver(self, item: Item, outcome: Callable[[Item], Outcome], now: float) -> None:
         how: Outcome = outcome(item) if item.envelopes else "delivered"
         if how == "delivered":
+            self.delivered.append(item.uid)
             del self.items[item.uid]
             return
         item.only_permanent = item.only_permanent and how == "never"
         item.error = "550 5.1.1 No such user" if how == "never" else "421 4.3.2 try later"
-        is_over = item.protocol == "ESMTP" and item.only_permanent
+        is_over = item.protocol.lower() == "esmtp" and item.only_permanent
         if is_over or item.retry >= item.retries_max:
-            item.state = "DEAD"
+            self._die(item, item.error)
             self._send_bounces(item)
             return
         item.retry += 1
@@ -160,10 +195,11 @@ class RelayQueue:
         self.reschedules += 1
 
     def _send_bounces(self, item: Item) -> None:
+        """To each recipient that failed, and not to the sender: so does Robin."""
         for envelope in item.envelopes:
-            if envelope.mail:  # never a bounce of a bounce
-                bounce = Envelope("", [envelope.mail], f"{envelope.file}.bounce.eml")
-                self.enqueue("ESMTP", [bounce])
+            for rcpt in envelope.rcpts:
+                name = f"{envelope.file}.bounce.eml"
+                self.enqueue("esmtp", [Envelope("mailer-daemon@mx.north.example", [rcpt], name)])
 
 
 def wait_seconds(
@@ -173,13 +209,16 @@ def wait_seconds(
     return 0 if retry > total else 60 * round(first_minutes * growth**retry)
 
 
-def page(items: list[Item], number: int, limit: int) -> str:
-    """`/client/queue/list` as HTML: page `number` from 1, `limit` items on each."""
+def page(items: list[Item], number: int, limit: int, *, now: float) -> str:
+    """`/client/queue/list` as HTML: page `number` from 1, `limit` items on each.
+
+    The date of every item is that of the listing.
+    """
     total = len(items)
     pages = -(-total // limit)
     first, last = (number - 1) * limit + 1, min(number * limit, total)
     shown = items[first - 1 : last]
-    rows = "\n".join(_row(n, item) for n, item in enumerate(shown, first))
+    rows = "\n".join(_row(n, item, now) for n, item in enumerate(shown, first))
     links = "".join(f"<a href='?page={n}&limit={limit}'>{n}</a> " for n in range(1, pages + 1))
     pagination = f"<div class='pagination'>{links}</div>" if pages > 1 else ""
     return f"""<!DOCTYPE html>
@@ -197,7 +236,7 @@ Page <strong>{number}</strong> of <strong>{pages}</strong></p>
 </body></html>"""
 
 
-def _row(number: int, item: Item) -> str:
+def _row(number: int, item: Item, now: float) -> str:
     rcpts = [rcpt for envelope in item.envelopes for rcpt in envelope.rcpts]
     shown = list(dict.fromkeys(rcpts))[:5]
     more = f" … (+{len(rcpts) - len(shown)})" if len(rcpts) > len(shown) else ""
@@ -214,7 +253,7 @@ def _row(number: int, item: Item) -> str:
         f"<input type='checkbox' class='row-checkbox' data-uid='{item.uid}'/>",
         number,
         None,
-        java_date(item.created),
+        java_date(now),
         _html(item.protocol),
         item.retry,
         java_date(item.last_retry) if item.last_retry else "-",

@@ -97,7 +97,8 @@ class Robin:
                 rcpt = f"{queue.random.choice(NAMES)}@{queue.random.choice(DOMAINS)}"
                 envelope = Envelope("news@north.example", [rcpt], "/var/lib/robin-store/queue/n")
                 queue.enqueue(queue.random.choice(PROTOCOLS), [envelope])
-            queue.tick()
+            async with queue.lock:
+                queue.tick()
 
     # -- Faults, from outside ---------------------------------------------------------------------
 

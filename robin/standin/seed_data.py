@@ -17,7 +17,7 @@ from robin.standin.queue import Envelope, RelayQueue
 
 DOMAINS = ("north.example", "south.example", "west.example")
 NAMES = ("ann", "bob", "cy")
-PROTOCOLS = ("ESMTP", "SMTP", "LMTP", "DOVECOT-LDA")
+PROTOCOLS = ("ESMTP", "SMTP", "LMTP", "dovecot-lda")
 FOLDERS = ("new", "cur", ".Sent/cur", ".Drafts/cur", ".A+B/cur")
 STORE = "/var/lib/robin-store"
 LEVELS = ("INFO", "DEBUG", "WARN", "ERROR", "TRACE", "FATAL")
@@ -58,6 +58,9 @@ class SeedData:
     received: int = 5127
     accepted: int = 4980
     reloads: int = 0
+    broken: set[str] = field(default_factory=set)
+    """Sections whose file cannot be read: they go with the next reload, which says that all is
+    well, and complains in the log."""
 
     def __post_init__(self) -> None:
         random = Random(self.seed)
@@ -92,6 +95,7 @@ class SeedData:
             item.next_attempt = now + random.randint(0, 1800)
             if n % 15 == 7:
                 item.state, item.error = "DEAD", "550 5.1.1 No such user"
+                self.queue.dead_counter += 1
             elif n % 15 == 3:
                 item.state, item.claimed_until = "CLAIMED", now + 300
 
@@ -117,6 +121,13 @@ class SeedData:
         )
         self.put(f"west.example/ann/new/{day}.100% done.eml", _mail("ann", "west.example", "100%"))
         self.put("north.example/ann/notes.txt", b"not a mail")
+
+    def note(self, level: str, logger: str, message: str) -> None:
+        """Robin logs what it is asked for, and every search of its log as well."""
+        at = datetime.fromtimestamp(self.clock(), UTC)
+        stamp = f"{at:%m%d-%H%M%S}{at.microsecond // 1000:03}"
+        line = f"{level:5}|{stamp}|HTTP-Dispatcher|{logger}||||{message}"
+        self.log.setdefault(at.strftime("%Y%m%d"), []).append(line)
 
     def put(self, path: str, content: bytes) -> None:
         self.mails[path] = content

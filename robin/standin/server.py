@@ -12,7 +12,7 @@ import ipaddress
 import json
 import re
 from base64 import b64encode
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 from urllib.parse import parse_qs, unquote, unquote_plus
@@ -67,6 +67,8 @@ def as_json(content: Any, status: int = 200) -> Reply:
 
 
 Handler = Callable[[Call], Reply]
+Work = Callable[[Call], Awaitable[None]]
+"""What it costs, before it is answered."""
 
 
 @dataclass(frozen=True)
@@ -76,6 +78,7 @@ class Context:
     handle: Handler
     methods: frozenset[str] = frozenset()
     needs_auth: bool = True
+    work: Work | None = None
 
 
 @dataclass
@@ -179,21 +182,45 @@ class RobinAPI:
             return _close(_sent(Reply(text, 400, "text/html")))
         body = await request.read()
         try:
-            return _sent(self.handle(request, unquote(path, errors="replace"), query, body))
+            decoded = unquote(path, errors="replace")
+            await self._work(request, decoded, query, body)
+            return _sent(self.handle(request, decoded, query, body))
         except Exception:  # noqa: BLE001 - whatever a handler throws, the JDK hangs up
             return _hang_up(request)
 
+    def _context(self, path: str) -> Context:
+        return self.contexts[max((p for p in self.contexts if path.startswith(p)), key=len)]
+
+    async def _work(self, request: web.BaseRequest, path: str, query: str, body: bytes) -> None:
+        context = self._context(path)
+        if context.work is not None:
+            await context.work(self._call(request, path, query, body, is_authorised=True))
+
     def handle(self, request: web.BaseRequest, path: str, query: str, body: bytes) -> Reply:
-        prefix = max((p for p in self.contexts if path.startswith(p)), key=len)
-        context = self.contexts[prefix]
+        context = self._context(path)
         peer = request.remote or "127.0.0.1"
         is_authorised = self.auth.admits(request.headers.get("Authorization", ""), peer)
         if context.methods and request.method not in context.methods:
             return Reply("Method Not Allowed", 405)
         if context.needs_auth and not is_authorised:
             return self.unauthorised()
+        call = self._call(request, path, query, body, is_authorised=is_authorised)
+        try:
+            return context.handle(call)
+        except Refused as refused:
+            return refused.reply
+
+    def _call(
+        self,
+        request: web.BaseRequest,
+        path: str,
+        query: str,
+        body: bytes,
+        *,
+        is_authorised: bool,
+    ) -> Call:
         values = parse_qs(query, keep_blank_values=True)
-        call = Call(
+        return Call(
             method=request.method,
             path=path,
             query={name: found[0] for name, found in values.items()},
@@ -202,10 +229,6 @@ class RobinAPI:
             body=body,
             is_authorised=is_authorised,
         )
-        try:
-            return context.handle(call)
-        except Refused as refused:
-            return refused.reply
 
     def unauthorised(self) -> Reply:
         scheme = "Bearer" if self.auth.kind == "bearer" else "Basic"

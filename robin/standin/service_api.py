@@ -32,7 +32,7 @@ def contexts(seed: SeedData, *, profile: str = "stock") -> dict[str, Context]:
         "/favicon.ico": Context(
             lambda call: Reply(b"\0\0\1\0", content_type="image/x-icon"), needs_auth=False
         ),
-        "/health": Context(api.health, needs_auth=False),
+        "/health": Context(api.health, needs_auth=False, work=api.count),
         "/config": Context(api.config, GET),
         "/config/reload": Context(api.reload, POST),
         "/config/sync/status": Context(api.sync_status, GET),
@@ -62,6 +62,10 @@ class ServiceAPI:
     def __init__(self, seed: SeedData, profile: str) -> None:
         self.seed = seed
         self.profile = profile
+
+    async def count(self, call: Call) -> None:
+        """It waits for whoever has the queue."""
+        await self.seed.queue.work(0.0)
 
     def health(self, call: Call) -> Reply:
         seed, uptime = self.seed, self.seed.uptime()
@@ -97,7 +101,7 @@ class ServiceAPI:
             "size": queue.size(),
             "ready": queue.count("READY"),
             "claimed": queue.count("CLAIMED"),
-            "dead": queue.count("DEAD"),
+            "dead": queue.dead_counter,
             "oldestReadyAtEpochSeconds": int(oldest[0]),
             "oldestClaimedAtEpochSeconds": int(oldest[1]),
             "reschedules": queue.reschedules,
@@ -144,6 +148,10 @@ class ServiceAPI:
 
     def reload(self, call: Call) -> Reply:
         self.seed.reloads += 1
+        for title in self.seed.broken:
+            self.seed.config.pop(title, None)
+            text = "Server reload trigger timed out or interrupted: JsonSyntaxException"
+            self.seed.note("WARN", "main.Config", f"{text} in {title}")
         text = '{"status":"OK", "message":"Configuration reloaded successfully"}'
         return Reply(text, content_type=JSON)
 

@@ -13,6 +13,7 @@ from django.utils import timezone
 from accounts.models import User
 from robin.access.tokens import Access
 from robin.models import RefreshFamily, RobinAccess
+from robin.queue import scan
 from robin.standin.robin import Robin
 from robin.upstream import client
 
@@ -115,20 +116,31 @@ def _robin_session():
 
 
 @pytest.fixture
-def robin(_robin_session, gateway, settings):
+def robin(_robin_session, gateway, settings, monkeypatch):
     """The stand-in, as new, and the gateway's client of it. `robin.run(robin.client.stop())`."""
     _robin_session.begin_anew()
+    _robin_session.seed.queue.cost = 0.0
+    settings.ROBIN_QUEUE_SHARE_MAX = 1.0  # it never has to rest
+    monkeypatch.setattr(scan, "QUICK_SECONDS", 3.0)  # others may be busy here
     settings.ROBIN_CLIENT_API_URL = _robin_session.client_url
     settings.ROBIN_SERVICE_API_URL = _robin_session.service_url
 
     async def open_robin():
-        return client.open_robin()
+        ports = client.open_robin()
+        await scan.open_scanner()
+        return ports
+
+    async def close():
+        await scan.close_scanner()
+        await client.close_robin()
 
     _robin_session.ports = gateway.run(open_robin())
     # Nobody asks for what stock Robin has not, but the tests about that.
     _robin_session.ports.client._unknown["/client/queue/json"] = True
     yield _robin_session
-    gateway.run(client.close_robin())
+    gateway.run(close())
+    _robin_session.run(asyncio.sleep(0.02))  # what was asked last has come
+    scan.forget()
     for port in (_robin_session.client, _robin_session.service):
         if port._runner is None:
             _robin_session.run(port.start())

@@ -10,12 +10,14 @@ import pytest
 from accounts.models import OutboxEvent, Workspace
 from robin import tasks
 from robin.models import DeadItem, MetricSample
+from robin.queue import scan
 from webhooks import catalogue
 
 
 @pytest.fixture
-def operators(robin, acme, globex):
+def operators(robin, acme, globex, monkeypatch):
     """Acme is marked and listens; Globex only listens."""
+    monkeypatch.setattr(scan, "CALM_SECONDS", 0.0)
     wanted = ["queue.item_dead", "queue.spike"]
     Workspace.objects.update(wanted_events=wanted)
     Workspace.objects.filter(pk=acme.pk).update(is_robin_operator=True)

@@ -179,6 +179,7 @@ class TestSlices:
         monkeypatch.setattr(search, "SMALL_SECONDS", 0.0)
         monkeypatch.setattr(search, "SLICE_BYTES", 64 << 10)
         monkeypatch.setattr(search, "SLICE_BYTES_MAX", 512 << 10)
+        monkeypatch.setattr(search, "RARE_BYTES", 32 << 10)
         monkeypatch.setattr(search, "SAMPLE", "7|thread")
         monkeypatch.setattr(search, "ONE_IN", 10)
         end = now()

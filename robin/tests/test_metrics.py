@@ -34,7 +34,10 @@ def test_as_they_are_now(ada, robin, profile):
     holds(contracts.QUEUE_STATS, queue.json())
     stats = queue.json()
     assert (stats["queueSize"], stats["processing"], stats["failed"]) == (112, 8, 8)
-    assert stats["completed"] > 4980
+    assert stats["accepted"] > 4980
+    assert stats["completed"] == stats["accepted"] - 112 - 8
+    assert stats["connections"] > stats["accepted"]
+    assert stats["throughput"] == 0.0
 
 
 def test_the_page_of_charts_is_not_taken_for_figures(ada, robin):
@@ -62,7 +65,10 @@ def test_samples_become_series(ada, robin):
     holds(contracts.METRICS, r.json())
     series = {one["metric"]: one["dataPoints"] for one in r.json()["series"]}
     assert [point["value"] for point in series["QUEUE_SIZE"]] == [112] * 3
-    assert [point["value"] for point in series["MESSAGES_RECEIVED"]] == [3, 3]
+    # Two were accepted, over three connections; none waits for longer, so that two have left.
+    assert [point["value"] for point in series["MESSAGES_RECEIVED"]] == [2, 2]
+    assert [point["value"] for point in series["MESSAGES_SENT"]] == [2, 2]
+    assert ada.get("/api/v1/metrics/queue").json()["throughput"] == 2.0
     assert [point["value"] for point in series["CONNECTIONS"]] == [4] * 3
     csv = ada.get("/api/v1/metrics/export?format=csv")
     assert csv.headers["content-type"].startswith("text/csv")
@@ -72,9 +78,21 @@ def test_samples_become_series(ada, robin):
 
 def test_a_counter_that_began_anew():
     values = [100, 130, 10, 15]
-    rows = [(AT + timedelta(minutes=n), {"sent": v}) for n, v in enumerate(values)]
-    sent = next(one for one in sampling.series(rows) if one["metric"] == "MESSAGES_SENT")
-    assert [point["value"] for point in sent["dataPoints"]] == [30, 10, 5]
+    for name in ("accepted", "sent"):  # also as earlier versions noted it
+        rows = [(AT + timedelta(minutes=n), {name: v}) for n, v in enumerate(values)]
+        series = {one["metric"]: one["dataPoints"] for one in sampling.series(rows)}
+        assert [point["value"] for point in series["MESSAGES_RECEIVED"]] == [30, 10, 5]
+        assert series["MESSAGES_SENT"] == []
+
+
+def test_what_was_delivered_is_what_was_accepted_and_is_gone():
+    figures = [(100, 10, 0), (130, 15, 2), (140, 5, 3)]
+    rows = [
+        (AT + timedelta(minutes=n), {"accepted": a, "queue_size": q, "dead": d})
+        for n, (a, q, d) in enumerate(figures)
+    ]
+    series = {one["metric"]: one["dataPoints"] for one in sampling.series(rows)}
+    assert [point["value"] for point in series["MESSAGES_SENT"]] == [23, 19]
 
 
 def test_many_samples_are_thinned_out(db):

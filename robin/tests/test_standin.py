@@ -6,6 +6,7 @@ import asyncio
 import json
 import re
 from functools import wraps
+from time import monotonic
 
 import httpx
 import pytest
@@ -228,6 +229,7 @@ def test_what_the_dispatcher_does():
     now = [NOW]
     queue = SeedData(clock=lambda: now[0]).queue
     queue.items.clear()
+    queue.dead_counter = 0
     item = queue.enqueue("ESMTP", [Envelope("a@north.example", ["b@south.example"])])
     queue.tick(lambda i: "later")
     assert item.state == "CLAIMED"
@@ -242,16 +244,66 @@ def test_what_the_dispatcher_does():
     queue.tick(lambda i: "later")
     assert item.state == "DEAD"
     bounce = next(i for i in queue.items.values() if i is not item)
-    assert bounce.envelopes[0].mail == ""
-    assert bounce.envelopes[0].rcpts == ["a@north.example"]
+    # To who could not be reached, of all people: that is what Robin does.
+    assert bounce.envelopes[0].rcpts == ["b@south.example"]
+    assert queue.dead_counter == 1
     queue.retry([item.uid])
+    assert queue.dead_counter == 1  # not lowered
     assert (item.state, item.retry) == ("READY", item.retries_max + 1)
     fresh = queue.enqueue("ESMTP", [Envelope("", ["b@south.example"])])
     queue.bounce([bounce.uid, item.uid])
     queue.tick(lambda i: "never")
     queue.tick(lambda i: "never")
-    assert fresh.state == "DEAD"  # at once: every failure was a 5xx; and no bounce of a bounce
-    assert len(queue.items) == 3
+    assert fresh.state == "DEAD"  # at once: every failure was a 5xx
+    assert len(queue.items) == 4
+
+
+@pytest.mark.parametrize(("action", "times"), [("retry", 2), ("bounce", 1), ("delete", 1)])
+def test_what_is_being_delivered_goes_out_whatever_is_done_to_it(action, times):
+    queue = SeedData(clock=lambda: NOW).queue
+    queue.items.clear()
+    item = queue.enqueue("ESMTP", [Envelope("a@north.example", ["b@south.example"])])
+    queue.tick()
+    assert item.state == "CLAIMED"
+    assert getattr(queue, action)([item.uid]) == 1
+    for _ in "123":
+        queue.tick(lambda i: "delivered")
+    assert queue.delivered == [item.uid] * times
+
+
+@in_a_loop
+async def test_a_list_costs_by_the_length_of_the_queue_and_stops_delivery():
+    async with asked() as r:
+        for n in range(400):
+            r.seed.queue.enqueue("ESMTP", [Envelope("", [f"n{n}@south.example"])])
+        began = monotonic()
+        listing = asyncio.create_task(r.client("GET", "/client/queue/list?limit=1&state=DEAD"))
+        await asyncio.sleep(0.05)
+        assert r.seed.queue.lock.locked()
+        await r.service("GET", "/health")  # which waits for it
+        assert monotonic() - began >= 0.2
+        await listing
+
+
+@in_a_loop
+async def test_the_date_of_an_item_is_that_of_the_listing():
+    now = [NOW]
+    seed = SeedData(clock=lambda: now[0])
+    async with Asked(Robin(seed)) as r:
+        first = (await r.client("GET", "/client/queue/list")).text
+        now[0] += 3600
+        later = (await r.client("GET", "/client/queue/list")).text
+        assert java_date(NOW) in first
+        assert java_date(NOW) not in later
+
+
+@in_a_loop
+async def test_a_broken_file_is_reloaded_with_good_cheer():
+    async with asked() as r:
+        r.seed.broken = {"Relay Configuration"}
+        assert (await r.service("POST", "/config/reload")).json()["status"] == "OK"
+        assert "Relay Configuration" not in (await r.service("GET", "/config")).text
+        assert "JsonSyntaxException" in (await r.client("GET", "/logs?q=WARN")).text
 
 
 @pytest.mark.parametrize(("retry", "seconds"), [(0, 60), (1, 60), (5, 120), (30, 14220), (31, 0)])
@@ -274,9 +326,9 @@ async def test_the_log_is_searched():
             "INFO ", "DEBUG", "WARN ", "ERROR", "TRACE", "FATAL",
         }  # fmt: skip
         assert "SocketTimeoutException" in (await r.client("GET", "/logs?query=Socket")).text
-        nothing = await r.client("GET", "/logs?q=accepted-in-small-letters")
-        assert nothing.content == b""
-        assert nothing.headers["transfer-encoding"] == "chunked"
+        # It says what it looks for before it looks: so it finds that, and nothing else.
+        (echo,) = (await r.client("GET", "/logs?q=accepted-in-small-letters")).text.splitlines()
+        assert "endpoints.LogsHandler" in echo
 
 
 @in_a_loop

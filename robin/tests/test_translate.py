@@ -140,7 +140,9 @@ class TestSettings:
             "properties", "server", "storage", "queue", "relay", "dovecot", "prometheus", "vault",
             "clamav", "rspamd", "webhooks", "users",
         }  # fmt: skip
-        assert translate.retries_max(found) == {"": 30, "DOVECOT-LDA": 10}
+        assert translate.retries_max(found) == {
+            "": 30, "dovecot-lda": 10, "stalwart-direct": 10,
+        }  # fmt: skip
 
     @pytest.mark.parametrize(
         "value",

@@ -46,6 +46,8 @@ BREAKERS = {
 """Of each server: the beginning of an address → whose breaker it is."""
 PROBE_SECONDS = 3600.0
 Kind = Literal["application/json", "text/html", "text/plain"]
+Reason = Literal["", "busy", "away", "refused"]
+SERVICE = "robin_service"
 log = get_logger("gateway.robin")
 
 
@@ -149,6 +151,29 @@ class RobinAPI:
             return self._read(answer, JSON, orjson.loads)
         except (client.UpstreamError, errors.UpstreamUnexpected, _Refused, _Failed):
             return None
+
+    async def look(self) -> tuple[Any, Reason]:
+        """Its `/health`, or None and why not. Robin shows a part of it to anybody.
+
+        `busy` is no trouble: we ourselves keep it from answering, by reading out its queue.
+        """
+        if await self.seconds_until_free() is not None:
+            return None, "busy"
+        found = await self.peek()
+        if not isinstance(found, dict) or found.get("status") != "UP":
+            return None, "away"
+        is_refused = "queue" not in found if self.name == SERVICE else await self.refuses_us()
+        return (None, "refused") if is_refused else (found, "")
+
+    async def is_free(self) -> bool:
+        """False while its one thread works on something else; away is free, too."""
+        try:
+            await self.http.request("GET", "/health", timeout_seconds=PEEK_SECONDS)
+        except client.UpstreamTimeout:
+            return False
+        except client.UpstreamError:
+            return True
+        return True
 
     async def refuses_us(self) -> bool:
         """Whether it is there, and does not take our credentials: `/health` it shows to anybody."""
@@ -345,7 +370,7 @@ class Robin:
 
     def __init__(self, client_url: str, service_url: str) -> None:
         self.client = RobinAPI("robin_client", client_url, settings.ROBIN_CLIENT_API_TOKEN)
-        self.service = RobinAPI("robin_service", service_url, settings.ROBIN_SERVICE_API_TOKEN)
+        self.service = RobinAPI(SERVICE, service_url, settings.ROBIN_SERVICE_API_TOKEN)
 
     async def close(self) -> None:
         await self.client.close()

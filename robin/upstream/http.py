@@ -50,6 +50,10 @@ class Stream(NamedTuple):
     parts: AsyncIterator[bytes]
 
 
+class NotSent(ConnectFailed):
+    """There was no connection, so that nothing can have come of it."""
+
+
 class RobinHTTP:
     """Requests to one of the two servers; raises only `UpstreamError`s."""
 
@@ -181,7 +185,7 @@ class RobinHTTP:
             if request.method != "GET" or "once" in request.extensions:
                 raise _translated(exc) from exc
         except httpx.TransportError as exc:
-            raise ConnectFailed(type(exc).__name__) from exc
+            raise NotSent(type(exc).__name__) from exc
         try:  # likely a kept connection that Robin closed while we reached for it
             request.extensions["once"] = True
             return await self._client.send(request, stream=True)

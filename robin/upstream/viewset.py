@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from functools import partial
 from typing import Any
 
@@ -19,6 +20,7 @@ UPSTREAM = (errors.UpstreamUnavailable, errors.UpstreamTimedOut, errors.Upstream
 # Whoever may look may also keep looking: a mail or a log is not for shared caches.
 DOWNLOAD = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
 log = get_logger("gateway.robin")
+_behind: set[asyncio.Task[None]] = set()
 endpoint = partial(core_endpoint, credential=TOKEN)
 
 
@@ -26,19 +28,29 @@ class RobinViewSet(DataPlaneViewSet):
     authentication_classes = [JWTAuthentication]
     principal: Member
 
+    async def audit_first(self, action: str, *, target: str = "", **details: Any) -> None:
+        """Note what is about to be done; raises `StoreUnavailable`, and then nothing is done."""
+        await database.run(audit, action, **self._trail(target), **details)
+
+    def audit_behind(self, action: str, *, target: str = "", **details: Any) -> None:
+        """Note what became of it, without letting anybody wait."""
+        task = asyncio.ensure_future(self.audit(action, target=target, **details))
+        _behind.add(task)
+        task.add_done_callback(_behind.discard)
+
+    def _trail(self, target: str) -> dict[str, Any]:
+        context = self.context
+        return {
+            "actor": self.principal.email,
+            "target": target[:100],
+            "client_ip": context.client_ip,
+            "request_id": context.request_id,
+        }
+
     async def audit(self, action: str, *, target: str = "", **details: Any) -> None:
         """Note what was done. A database that is away is no reason to say that it was not."""
-        context = self.context
         try:
-            await database.run(
-                audit,
-                action,
-                actor=self.principal.email,
-                target=target[:100],
-                client_ip=context.client_ip,
-                request_id=context.request_id,
-                **details,
-            )
+            await database.run(audit, action, **self._trail(target), **details)
         except (errors.StoreUnavailable, DatabaseError) as exc:
             log.error("audit_failed", action=action, target=target, error=type(exc).__name__)
 

@@ -82,6 +82,7 @@
       }
       return;
     }
+    if (message.type === "action") return; // how far somebody's action on many items is
     live();
     if (message.type === "snapshot") {
       items.clear();

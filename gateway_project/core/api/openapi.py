@@ -55,6 +55,7 @@ HEADERS: dict[str, Schema] = {
     "Retry-After": _header("Seconds to wait.", "integer", is_always=True, minimum=0),
     "WWW-Authenticate": _header("How to say who one is (RFC 9110).", is_always=True),
     "Location": _header("Where what was made can be read.", is_always=True, format="uri-reference"),
+    "Age": _header("Seconds since Robin was asked.", "integer", is_always=True, minimum=0),
     "ETag": _header("The version, for `If-Match`.", is_always=True),
     "Content-Disposition": _header("The name of the file (RFC 6266).", is_always=True),
     "Idempotency-Replayed": _header("`true`: the answer that was given before, again."),

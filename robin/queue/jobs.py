@@ -1,0 +1,274 @@
+"""Many items at once: a row for each such action, and a worker that does it piece by piece.
+
+A piece takes about a second of Robin's time, and Robin rests after each as after a list. How far it
+came is written down before and after each piece; of a piece that was under way when somebody died,
+or whose answer never came, nobody knows, and it is not sent again: each retry costs an item a try.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import zlib
+from collections.abc import Sequence
+from datetime import timedelta
+from time import monotonic
+from typing import Any
+from uuid import UUID
+
+import orjson
+from django.db.models import F, Q
+from redis.exceptions import RedisError
+
+from accounts.events import audit
+from gateway_project.core import clock, errors
+from gateway_project.core.clock import utc_text
+from gateway_project.core.stores import database
+from gateway_project.core.stores.bus import bus
+from gateway_project.core.stores.sweeps import Round
+from gateway_project.core.telemetry.logging import get_logger
+from gateway_project.core.upstream.client import UpstreamTimeout
+from robin.models import QueueJob
+from robin.queue import services
+from robin.queue.alerts import tls
+from robin.queue.live import JOBS_CHANNEL
+from robin.queue.scan import Scanner
+from robin.queue.source import PlainSource
+
+KEEP_DAYS = 30
+ROUND_SECONDS = 20.0
+LEASE = timedelta(seconds=60)
+PIECE_SECONDS = 1.0
+PIECE_BEGIN, PIECE_MAX = 25, 500
+TIMEOUT_SECONDS = 60.0
+"""Robin works off a piece whether or not we wait: giving up early would only not know."""
+AWAY_SECONDS = 600
+OPEN = (QueueJob.State.QUEUED, QueueJob.State.PROCESSING)
+log = get_logger("gateway.robin")
+
+
+def create(
+    action: str, uids: Sequence[str], *, by: UUID, is_forced: bool, trail: dict[str, Any]
+) -> QueueJob:
+    """Write it down, with its line of the audit trail; a worker begins within seconds."""
+    return QueueJob.objects.create(
+        action=action,
+        created_by_id=by,
+        uids=zlib.compress(b"".join(UUID(uid).bytes for uid in uids)),
+        requested=len(uids),
+        is_forced=is_forced,
+        audit=trail,
+    )
+
+
+def uids_of(job: QueueJob) -> list[str]:
+    raw = zlib.decompress(bytes(job.uids))
+    return [str(UUID(bytes=raw[start : start + 16])) for start in range(0, len(raw), 16)]
+
+
+def find(job_id: UUID) -> QueueJob | None:
+    return QueueJob.objects.defer("uids").filter(pk=job_id).first()
+
+
+def cancel(job_id: UUID) -> QueueJob | None:
+    """What was not begun is left; None where there is no such job."""
+    QueueJob.objects.filter(pk=job_id, state__in=OPEN).update(
+        state=QueueJob.State.CANCELLED, finished_at=clock.now()
+    )
+    job = find(job_id)
+    if job is not None:
+        tell(job)
+    return job
+
+
+def shown(job: QueueJob) -> dict[str, Any]:
+    """As the API shows it."""
+    answer: dict[str, Any] = {
+        "id": str(job.pk),
+        "action": job.action,
+        "state": job.state,
+        "requested": job.requested,
+        "sent": job.sent,
+        "done": job.done,
+        "unknown": job.unknown,
+        "leftOut": job.left_out,
+        "createdAt": utc_text(job.created_at),
+    }
+    if job.finished_at is not None:
+        answer["finishedAt"] = utc_text(job.finished_at)
+    if job.detail:
+        answer["message"] = job.detail
+    return answer
+
+
+def tell(job: QueueJob) -> None:
+    """Whoever watches the queue sees how far it is."""
+    bus.say(JOBS_CHANNEL, orjson.dumps(shown(job)).decode())
+
+
+def prune() -> int:
+    old = QueueJob.objects.filter(finished_at__lt=clock.now() - timedelta(days=KEEP_DAYS))
+    return Round().delete(old.order_by("finished_at"))
+
+
+# -- The worker -----------------------------------------------------------------------------------
+
+
+def work() -> int:
+    """Go on with the oldest open job that nobody works at; how many pieces were done."""
+    job = _claim()
+    if job is None:
+        return 0
+    with asyncio.Runner() as runner:
+        pieces = 0
+        worker = runner.run(_Worker.open())
+        try:
+            until = monotonic() + ROUND_SECONDS
+            while monotonic() < until and _piece(job, worker, runner, until):
+                pieces += 1
+        finally:
+            runner.run(worker.close())
+            QueueJob.objects.filter(pk=job.pk).update(claimed_until=None)
+    return pieces
+
+
+def _claim() -> QueueJob | None:
+    now = clock.now()
+    free = Q(claimed_until=None) | Q(claimed_until__lt=now)
+    for job in QueueJob.objects.filter(free, state__in=OPEN).order_by("created_at")[:5]:
+        same = QueueJob.objects.filter(pk=job.pk, claimed_until=job.claimed_until, state__in=OPEN)
+        if same.update(claimed_until=now + LEASE, state=QueueJob.State.PROCESSING):
+            job.refresh_from_db()
+            if job.in_flight:  # whoever sent that is gone, and with it the answer
+                _note(job, sent=job.in_flight, unknown=job.in_flight)
+            return job
+    return None
+
+
+def _note(job: QueueJob, *, sent: int, done: int = 0, unknown: int = 0, left_out: int = 0) -> None:
+    QueueJob.objects.filter(pk=job.pk).update(
+        sent=F("sent") + sent,
+        done=F("done") + done,
+        unknown=F("unknown") + unknown,
+        left_out=F("left_out") + left_out,
+        in_flight=0,
+        claimed_until=clock.now() + LEASE,
+    )
+    job.refresh_from_db()
+    tell(job)
+
+
+def _piece(job: QueueJob, worker: _Worker, runner: asyncio.Runner, until: float) -> bool:
+    """Do a piece of it; False when it is over, or has to wait."""
+    if job.state not in OPEN:
+        _finish(job)
+        return False
+    uids = uids_of(job)[job.sent : job.sent + worker.size]
+    if not uids:
+        _finish(job)
+        return False
+    database.let_go()
+    if not runner.run(worker.begin(until)):
+        return False
+    chosen = uids if job.is_forced else [uid for uid in uids if uid not in worker.claimed]
+    flying = QueueJob.objects.filter(pk=job.pk, state__in=OPEN)
+    if not flying.update(in_flight=len(uids), claimed_until=clock.now() + LEASE + LEASE):
+        runner.run(worker.end(0.0))
+        job.refresh_from_db()
+        return True  # it was cancelled
+    database.let_go()
+    left_out = len(uids) - len(chosen)
+    try:
+        done = runner.run(worker.act(job.action, chosen)) if chosen else 0
+    except errors.UpstreamUnavailable:  # nothing was sent
+        QueueJob.objects.filter(pk=job.pk).update(in_flight=0)
+        if clock.now() - job.created_at > timedelta(seconds=AWAY_SECONDS):
+            _finish(job, "Robin did not answer for ten minutes; the rest was not tried.")
+        return False
+    except errors.GatewayError as error:
+        log.warning("queue_piece_unknown", job=str(job.pk), items=len(chosen), error=error.code)
+        _note(job, sent=len(uids), unknown=len(chosen), left_out=left_out)
+        return False
+    finally:
+        if not chosen:
+            runner.run(worker.end(0.0))
+    _note(job, sent=len(uids), done=done, left_out=left_out)
+    return True
+
+
+def _finish(job: QueueJob, detail: str = "") -> None:
+    job.refresh_from_db()
+    is_whole = job.sent >= job.requested and not job.unknown
+    if job.state in OPEN:
+        job.state = QueueJob.State.COMPLETE if is_whole else QueueJob.State.PARTIAL
+        job.finished_at = clock.now()
+        job.detail = detail
+        job.save(update_fields=["state", "finished_at", "detail"])
+    trail = dict(job.audit)
+    audit(
+        f"robin.queue.{job.action}.result",
+        actor=trail.get("actor", ""),
+        target=str(job.pk),
+        client_ip=trail.get("client_ip"),
+        request_id=trail.get("request_id", ""),
+        state=job.state,
+        requested=job.requested,
+        done=job.done,
+        unknown=job.unknown,
+        left_out=job.left_out,
+    )
+    tell(job)
+
+
+class _Worker:
+    """What asks Robin for a job; lives in the loop of its runner."""
+
+    def __init__(self, source: PlainSource) -> None:
+        self.source = source
+        self.scanner = Scanner(source=source)
+        self.size = PIECE_BEGIN
+        self.claimed: frozenset[str] = frozenset()
+
+    @classmethod
+    async def open(cls) -> _Worker:
+        return cls(await PlainSource(tls()).__aenter__())
+
+    async def close(self) -> None:
+        await self.scanner.close()
+        await self.source.__aexit__(None, None, None)
+
+    async def begin(self, until: float) -> bool:
+        """Wait for the turn; False when that would take too long."""
+        try:
+            self.claimed, _ = await self.scanner.claimed()
+            while True:
+                turn = await self.scanner.turns.begin()
+                if turn.state == "mine":
+                    return True
+                if turn.state == "abandoned" and await self.source.is_free():
+                    await self.scanner.turns.settle(turn.seconds)
+                if monotonic() > until:
+                    return False
+                await asyncio.sleep(min(1.0, max(0.05, turn.seconds)))
+        except (errors.GatewayError, RedisError, OSError):
+            return False
+
+    async def end(self, took: float) -> None:
+        await self.scanner.turns.end(took)
+
+    async def act(self, action: str, uids: list[str]) -> int:
+        began = monotonic()
+        try:
+            answer = await self.source.act(action, uids, timeout_seconds=TIMEOUT_SECONDS)
+            done = services.counted(action, answer)  # type: ignore[arg-type]
+        except errors.GatewayError as error:
+            if isinstance(error.__cause__, UpstreamTimeout):
+                await self.scanner.turns.leave()
+            else:
+                await self.end(monotonic() - began)
+            raise
+        took = monotonic() - began
+        await self.end(took)
+        await self.scanner.acted(action, uids, want_again=False)
+        fitting = int(len(uids) * PIECE_SECONDS / max(took, 0.001))
+        self.size = max(1, min(PIECE_MAX, fitting, 2 * self.size))
+        return done

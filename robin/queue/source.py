@@ -1,0 +1,172 @@
+"""Where the scan of the queue gets its lists from: Robin, asked by a web process or by a worker."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from contextlib import suppress
+from functools import partial
+from types import TracebackType
+from typing import Any, Protocol
+from urllib.parse import urlencode
+
+import httpx
+from django.conf import settings
+
+from gateway_project.core import errors
+from gateway_project.core.telemetry.metrics import live_polls
+from gateway_project.core.upstream.client import AnswerTooLarge, UpstreamTimeout
+from robin.config import settings_page
+from robin.queue import translate
+from robin.queue.translate import QueuePage
+from robin.upstream.client import HTML, robin
+
+PART_ITEMS = 1000
+"""As many as Robin gives at once."""
+LISTS = {"ALL": "READY,CLAIMED,DEAD", "CLAIMED": "CLAIMED", "DEAD": "DEAD"}
+LIST_BYTES_MAX = 32 << 20
+QUICK_SECONDS = 2.0
+
+
+class Source(Protocol):
+    """Robin, as far as its queue goes. What it raises are `errors.Upstream…`."""
+
+    async def read_list(self, kind: str, number: int) -> QueuePage: ...
+
+    async def health(self) -> Any: ...
+
+    async def is_free(self) -> bool:
+        """Whether Robin is done with what somebody gave up: it has one thread for all of this."""
+        ...
+
+
+class RobinSource:
+    """By way of the client that this process' lifespan opened."""
+
+    async def read_list(self, kind: str, number: int) -> QueuePage:
+        live_polls.inc()
+        with suppress(errors.GatewayError):  # it says how often an item is tried, no more
+            await settings_page.read()
+        port = robin().client
+        query = list_query(kind, number)
+        listing = await port.get_json_if_known("/client/queue/json", query, translate.queue_json)
+        if listing is not None:
+            return listing
+        parts, size = [], 0
+        asked = port.stream(
+            f"/client/queue/list?{query}",
+            HTML,
+            timeout_seconds=settings.ROBIN_LIST_TIMEOUT_SECONDS,
+            is_long=True,
+        )
+        async with asked as answer:
+            async for part in answer.parts:
+                size += len(part)
+                if size > LIST_BYTES_MAX:
+                    raise AnswerTooLarge("a list")
+                parts.append(part)
+            parse = partial(translate.queue_page, retries_max=settings_page.known_retries_max())
+            try:
+                return await asyncio.to_thread(parse, b"".join(parts))
+            except ValueError as exc:
+                raise errors.UpstreamUnexpected("unreadable") from exc
+
+    async def health(self) -> Any:
+        return await robin().service.get_json("/health", timeout_seconds=2.0)
+
+    async def is_free(self) -> bool:
+        return await robin().client.is_free()
+
+
+def list_query(kind: str, number: int) -> str:
+    return urlencode({"page": number + 1, "limit": PART_ITEMS, "state": LISTS[kind]})
+
+
+class PlainSource:
+    """By way of a client of its own, for a worker: it keeps none between two tasks."""
+
+    def __init__(self, tls: Any) -> None:
+        self._client = partial(
+            httpx.AsyncClient, timeout=QUICK_SECONDS, trust_env=False, verify=tls
+        )
+
+    async def __aenter__(self) -> PlainSource:
+        self.client = self._client(
+            base_url=settings.ROBIN_CLIENT_API_URL,
+            headers=_bearer(settings.ROBIN_CLIENT_API_TOKEN),
+        )
+        self.service = self._client(
+            base_url=settings.ROBIN_SERVICE_API_URL,
+            headers=_bearer(settings.ROBIN_SERVICE_API_TOKEN),
+        )
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self.client.aclose()
+        await self.service.aclose()
+
+    async def read_list(self, kind: str, number: int) -> QueuePage:
+        path, seconds = f"/client/queue/list?{list_query(kind, number)}", _list_seconds()
+        answer = await _asked(self.client.get(path, headers={"Accept": HTML}, timeout=seconds))
+        try:
+            return translate.queue_page(answer.content, settings_page.known_retries_max())
+        except ValueError as exc:
+            raise errors.UpstreamUnexpected from exc
+
+    async def health(self) -> Any:
+        answer = await _asked(self.service.get("/health"))
+        try:
+            return answer.json()
+        except ValueError as exc:
+            raise errors.UpstreamUnexpected from exc
+
+    async def act(self, action: str, uids: list[str], *, timeout_seconds: float) -> Any:
+        """What Robin answers to an action. It is sent once."""
+        sent = self.client.post(
+            f"/client/queue/{action}", json={"uids": uids}, timeout=timeout_seconds
+        )
+        try:
+            return (await _asked(sent)).json()
+        except ValueError as exc:
+            raise errors.UpstreamUnexpected from exc
+
+    async def is_free(self) -> bool:
+        try:
+            await self.client.get("/health")
+        except httpx.TimeoutException:
+            return False
+        except httpx.TransportError:
+            return True
+        return True
+
+
+def _bearer(token: str) -> Mapping[str, str]:
+    return {"Authorization": f"Bearer {token}"} if token else {}
+
+
+def _list_seconds() -> float:
+    return settings.ROBIN_LIST_TIMEOUT_SECONDS
+
+
+async def _asked(call: Any) -> httpx.Response:
+    """A 200, or one of `errors.Upstream…`; a time-out has an `UpstreamTimeout` for its cause."""
+    try:
+        answer: httpx.Response = await call
+    except httpx.ConnectError as exc:
+        raise errors.UpstreamUnavailable from exc
+    except httpx.TimeoutException as exc:
+        raise errors.UpstreamTimedOut from UpstreamTimeout(str(exc), 0.0)
+    except httpx.TransportError as exc:
+        raise errors.UpstreamUnexpected from exc
+    if answer.status_code >= 500:
+        raise errors.UpstreamUnexpected(
+            f"Robin failed: it answered with the status {answer.status_code}."
+        )
+    if answer.status_code != 200:
+        raise errors.UpstreamUnexpected
+    return answer

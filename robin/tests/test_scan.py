@@ -1,0 +1,276 @@
+"""The scan of the queue: what it takes of Robin's time, and what is said of what is not known."""
+
+from __future__ import annotations
+
+import asyncio
+from time import monotonic
+from uuid import UUID
+
+import pytest
+from django.conf import settings as django_settings
+
+from accounts.tests.shapes import refusal
+from gateway_project.core import errors
+from gateway_project.core.upstream.client import UpstreamTimeout
+from robin.models import SeenItem
+from robin.queue import scan, services
+from robin.queue.scan import Scanner
+from robin.queue.translate import QueuePage
+from robin.standin.queue import Envelope
+from robin.tests.test_live import until
+
+
+def item(number, **fields):
+    uid = str(UUID(int=number))
+    return {
+        "uid": uid, "protocol": "ESMTP", "mailbox": "", "retryCount": 0, "maxRetryCount": 30,
+        "lastRetryTime": 0, "recipients": [], "recipientsTotal": 0, "recipientsCut": False,
+        "envelopes": 1, "files": [], **fields,
+    }  # fmt: skip
+
+
+class FakeSource:
+    """A Robin whose lists take `seconds`; notes how long it was kept, and by how many at once."""
+
+    def __init__(self, count=10, *, seconds=0.0, claimed=(), dead=()):
+        self.items = [item(n) for n in range(1, count + 1)]
+        self.claimed, self.dead = list(claimed), list(dead)
+        self.seconds, self.busy, self.at_once, self.most = seconds, 0.0, 0, 0
+        self.asked = []
+        self.free = True
+        self.error = None
+
+    async def read_list(self, kind, number):
+        self.asked.append(f"{kind}:{number}")
+        self.at_once += 1
+        self.most = max(self.most, self.at_once)
+        began = monotonic()
+        try:
+            await asyncio.sleep(self.seconds)
+            if self.error is not None:
+                raise self.error
+        finally:
+            self.at_once -= 1
+            self.busy += monotonic() - began
+        rows = {"ALL": self.items, "CLAIMED": self.claimed, "DEAD": self.dead}[kind]
+        return QueuePage(len(rows), rows[number * 1000 : (number + 1) * 1000])
+
+    async def health(self):
+        ready = len(self.items) - len(self.claimed) - len(self.dead)
+        return {"queue": {"ready": ready, "claimed": len(self.claimed), "dead": len(self.dead) + 3}}
+
+    async def is_free(self):
+        return self.free
+
+
+@pytest.fixture
+def play(gateway, settings, monkeypatch):
+    """`play(scenario, source, count)`: `scenario(*scanners)` in the gateway's loop."""
+    settings.QUEUE_POLL_SECONDS = 0.02
+    settings.ROBIN_TIMEOUT_SECONDS = 3.0
+    monkeypatch.setattr(scan, "robin", lambda: None)
+    scan.forget()
+
+    def play(scenario, source, count=1):
+        async def main():
+            scanners = [Scanner(source=source) for _ in range(count)]
+            try:
+                return await scenario(*scanners)
+            finally:
+                for one in scanners:
+                    await one.close()
+
+        return gateway.run(main())
+
+    yield play
+    scan.forget()
+
+
+class TestShare:
+    @pytest.mark.parametrize("watchers", [1, 30])
+    @pytest.mark.parametrize("scanners", [1, 2])
+    def test_robin_is_kept_a_tenth_of_its_time_however_many_watch(
+        self, play, settings, watchers, scanners
+    ):
+        settings.ROBIN_QUEUE_SHARE_MAX = 0.1
+        source = FakeSource(3000, seconds=0.05, claimed=[item(1)], dead=[item(2)])
+
+        async def watch(scanner, end):
+            while monotonic() < end:
+                await scanner.view(scan.WHOLE)
+                await asyncio.sleep(0.01)
+
+        async def scenario(*found):
+            began = monotonic()
+            end = began + 2.5
+            await asyncio.gather(*(watch(s, end) for s in found for _ in range(watchers)))
+            return monotonic() - began
+
+        seconds = play(scenario, source, scanners if django_settings.REDIS_URL else 1)
+
+        assert source.most == 1
+        assert len(source.asked) >= 3
+        # What was begun last has its rest before it.
+        assert source.busy <= 0.1 * seconds + 0.15
+
+    def test_nobody_watches_nobody_asks(self, play, monkeypatch):
+        monkeypatch.setattr(scan, "WANT_SECONDS", 0.1)
+        source = FakeSource()
+
+        async def scenario(scanner):
+            await scanner.view("ALL:0")
+            await until(lambda: scanner._task.done())
+            asked = len(source.asked)
+            await asyncio.sleep(0.2)
+            assert len(source.asked) == asked
+
+        play(scenario, source)
+
+    def test_a_list_that_was_given_up_is_waited_for(self, play, settings):
+        settings.ROBIN_QUEUE_SHARE_MAX = 1.0
+        source = FakeSource()
+        source.error, source.free = errors.UpstreamTimedOut(), False
+        source.error.__cause__ = UpstreamTimeout("", 1.0)
+
+        async def scenario(scanner):
+            with pytest.raises(errors.UpstreamTimedOut):
+                await scanner.view("ALL:0")
+            source.error = None
+            await asyncio.sleep(1.2)  # it would have been tried again by now
+            assert source.asked == ["ALL:0"]
+            source.free = True
+            await until(lambda: len(source.asked) > 1)
+
+        play(scenario, source)
+
+
+class TestWhatIsKnown:
+    def test_a_long_list_keeps_nobody_waiting(self, play, settings):
+        settings.ROBIN_QUEUE_SHARE_MAX = 1.0
+        source = FakeSource(5)
+
+        async def scenario(scanner):
+            first = await scanner.view("ALL:0")
+            source.seconds = 1.0
+            await scanner.store.put("took", {"at": 0.0, "took": 1.0})
+            await until(lambda: source.at_once == 1)
+            began = monotonic()
+            again = await scanner.view("ALL:0")
+            assert monotonic() - began < 0.5
+            assert again.as_of() >= first.as_of()
+            assert await scanner.seconds_until_free() is not None
+
+        play(scenario, source)
+
+    def test_the_first_reading_of_a_long_queue_says_so(self, play, settings):
+        settings.ROBIN_TIMEOUT_SECONDS = 0.1
+        source = FakeSource(5, seconds=2.0)
+
+        async def scenario(scanner):
+            with pytest.raises(scan.Reading) as caught:
+                await scanner.view("ALL:0")
+            assert int(caught.value.headers["Retry-After"]) >= 1
+
+        play(scenario, source)
+
+    def test_by_and_by_all_of_it(self, play, settings):
+        settings.ROBIN_QUEUE_SHARE_MAX = 1.0
+        source = FakeSource(2500, dead=[item(7)])
+
+        async def scenario(scanner):
+            view = await scanner.view(scan.WHOLE)
+            while not view.is_complete:
+                view = await scanner.view(scan.WHOLE)
+            assert [i["uid"] for i in view.items()] == [i["uid"] for i in source.items]
+            assert view.totals() == {"total": 2500, "ready": 2499, "claimed": 0, "dead": 1}
+            assert view.state_of(item(7)["uid"]) == "DEAD"
+            assert view.retries() == {"0": 2499}
+
+        play(scenario, source)
+
+    def test_when_it_was_first_seen_stays_and_goes_with_the_item(self, play, settings):
+        settings.ROBIN_QUEUE_SHARE_MAX = 1.0
+        source = FakeSource(3)
+
+        async def times(scanner):
+            return {i["uid"]: i["createTime"] for i in (await scanner.view("ALL:0")).items()}
+
+        async def scenario(scanner):
+            first = await times(scanner)
+            asked = len(source.asked)
+            await until(lambda: len(source.asked) > asked + 4)
+            assert await times(scanner) == first
+            scan.forget()  # another process, after everything else was lost
+            assert await times(scanner) == first
+            gone = source.items.pop(0)["uid"]
+            while gone in await times(scanner):
+                pass
+            await asyncio.sleep(0.2)
+            return gone
+
+        gone = play(scenario, source)
+        assert not SeenItem.objects.filter(uid=gone).exists()
+        assert SeenItem.objects.count() == 2
+
+    def test_what_we_did_is_seen_at_once_whatever_is_being_read(self, play, settings):
+        settings.ROBIN_QUEUE_SHARE_MAX = 1.0
+        source = FakeSource(4, dead=[item(4)])
+
+        async def scenario(scanner):
+            await scanner.view("ALL:0")
+            await scanner.acted("delete", [item(1)["uid"]])
+            await scanner.acted("bounce", [item(2)["uid"]])
+            await scanner.acted("retry", [item(4)["uid"]])
+            facts = await scanner.store.facts()
+            view = await scanner._view(facts, ["ALL:0"])
+            states = {i["uid"]: (i["state"], i["retryCount"]) for i in view.items()}
+            assert states == {
+                item(2)["uid"]: ("DEAD", 0),
+                item(3)["uid"]: ("READY", 0),
+                item(4)["uid"]: ("READY", 1),
+            }
+
+        play(scenario, source)
+
+
+def test_a_part_that_is_not_known_is_not_made_up(member, robin, settings):
+    ada = member("ROLE_ADMIN", by_hand=True)
+    for n in range(1100):
+        robin.seed.queue.enqueue("ESMTP", [Envelope("", [f"n{n}@long.example"])])
+    ada.get("/api/v1/queue/json")
+    settings.ROBIN_QUEUE_SHARE_MAX = 0.000001  # from now on it rests
+    settings.QUEUE_POLL_SECONDS = 600
+    known = ada.get("/api/v1/queue/json").json()
+    far = ada.get("/api/v1/queue/json?page=23")
+    if known["complete"] or far.status_code == 200:
+        assert far.json()["items"]
+    else:
+        assert refusal(far) == (503, "upstream_unavailable")
+        assert int(far.headers["retry-after"]) >= 1
+
+
+def test_what_the_list_cannot_show_is_said(member, robin):
+    ada = member("ROLE_ADMIN", by_hand=True)
+    rcpts = [f"n{n}@cut.example" for n in range(8)]
+    robin.seed.queue.enqueue("ESMTP", [Envelope("", rcpts)])
+
+    found = ada.get("/api/v1/queue?search=cut.example").json()["items"][0]
+
+    assert (len(found["recipients"]), found["recipientsTotal"]) == (5, 8)
+    assert found["recipientsCut"] is True
+    assert found["createTime"] == found["firstSeenTime"]
+
+
+def test_a_quiet_queue_makes_no_differences(gateway, robin, member):
+    """Robin dates each item anew in each list; nobody is told of that."""
+
+    async def look():
+        first = await services.fetch_queue()
+        scan.scanner().want(*scan.FIRST, age_seconds=0.0)
+        asked = len(robin.client.asked)
+        await until(lambda: len(robin.client.asked) > asked + 3)
+        return first, await services.fetch_queue()
+
+    one, other = gateway.run(look())
+    assert one.items == other.items
+    assert one.totals == other.totals
