@@ -5,9 +5,13 @@ ENV PIP_DISABLE_PIP_VERSION_CHECK=1
 RUN python -m venv /venv
 WORKDIR /app
 # The pins first: while they stay, a change of code reuses this layer.
-COPY requirements/base.txt requirements/base.txt
+COPY requirements/base.txt requirements/engine.txt requirements/
 RUN /venv/bin/pip install --no-cache-dir --compile --require-hashes --only-binary=:all: \
         -r requirements/base.txt
+# EXTRA=engine adds what a classifier needs (`manage.py engine --model`, `onnx:` engines).
+ARG EXTRA=""
+RUN [ -z "$EXTRA" ] || /venv/bin/pip install --no-cache-dir --compile --require-hashes \
+        --only-binary=:all: -r "requirements/$EXTRA.txt"
 COPY . .
 # collectstatic reads the settings but no secret matters to it; none of these reaches the image.
 # Bytecode is made now because the files are read-only for whoever runs them.

@@ -22,7 +22,7 @@ FLAGS := --generate-hashes --no-strip-extras --universal --python-version 3.11
 LOCK := pip compile --quiet $(FLAGS) --no-emit-index-url --no-emit-find-links \
 	--custom-compile-command "make lock  (uv pip compile $(FLAGS))"
 AUDIT := pip-audit@2.10.1 --require-hashes --disable-pip --progress-spinner off
-LOCKED := requirements/base requirements/s3 requirements/otel requirements/dev benchmarks/requirements
+LOCKED := requirements/base requirements/s3 requirements/otel requirements/engine requirements/dev benchmarks/requirements
 WORKFLOWS := .github/workflows/*.yml
 
 # The tests start nearly two hundred processes: each would compile the whole project again.
@@ -31,7 +31,7 @@ unexport PYTHONDONTWRITEBYTECODE
 .DEFAULT_GOAL := help
 .PHONY: help setup setup-dev run serve test pytest hostile checks lint style types imports \
 	migrations-check migrations-lint deploy-check chart check bench \
-	litellm coverage run-two bench-batches bench-webhooks bench-live bench-idle bench-neighbours bench-memory \
+	litellm coverage run-two bench-batches bench-webhooks bench-live bench-idle bench-neighbours bench-memory bench-engine \
 	bench-rows robin-real pictures clients sdk-test cold lock audit migrations format
 
 help: ## List the targets
@@ -217,6 +217,9 @@ bench-rows: setup-dev ## What everything costs beside ten million rows (ROWS=100
 
 bench-webhooks: setup-dev ## Deliveries per second of one worker process (ARGS=…)
 	@$(SERVICES) --want nginx -- $(PY) -m benchmarks.webhooks $(ARGS)
+
+bench-engine: setup-dev ## Our own engine on one core (ARGS=--model=FOLDER)
+	@$(PY) -m benchmarks.engine $(ARGS)
 
 pictures: setup-dev ## Take docs/screenshots anew, of what `make run` serves meanwhile
 	@DJANGO_SETTINGS_MODULE=gateway_project.settings $(PY) -m portal.tests.pictures $(ARGS)

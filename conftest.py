@@ -35,7 +35,8 @@ from accounts.models import ApiKey, Membership, Plan, User, Workspace
 from accounts.services import Actor
 from accounts.usage import buffer, log, partitions, reading, stream
 from accounts.usage.buffer import buffer as usage_buffer
-from detection.engines import go as engine_module
+from detection import ledger
+from detection.engines import door
 from detection.engines.standin import Engine, Switches
 from gateway_project.core import clock, ratelimit
 from gateway_project.core.ratelimit import RedisLimiter
@@ -309,7 +310,7 @@ def _gateway_session(
 ) -> Iterator[Gateway]:
     settings.DETECTION_ENGINE_URL = _engine_session[1]
     # Tests flush by hand: a flusher of its own would meet a database that pytest has closed.
-    buffer.FLUSH_SECONDS = 3600.0
+    buffer.FLUSH_SECONDS = ledger.FLUSH_SECONDS = 3600.0
     reading.WAIT_SECONDS = 0.0  # nothing comes meanwhile
     gateway = Gateway()
     with django_db_blocker.unblock():  # it looks for missing migrations
@@ -362,9 +363,10 @@ def forget_everything(gateway: Gateway) -> None:
     robin_health.forget_health()
     for probe in system_views.PROBES.values():
         probe._until = 0.0
-    for call in list(engine_module.client().asking._in_flight.values()):
-        _gateway_cancel(gateway, call)
+    # A call of an earlier test, still waiting for its engine, would be joined by the next.
+    gateway.run(door.engines().asking.cancel_all())
     usage_buffer.clear()
+    ledger.ledger.clear()
     log._touched.clear()
     partitions._days_known.clear()
     database.forget_trouble()
@@ -384,16 +386,6 @@ def forget_limits() -> None:
             client.delete(*keys)
     limiter.local = ratelimit.MemoryLimiter()
     limiter.degraded_since = None
-
-
-def _gateway_cancel(gateway: Gateway, call: asyncio.Task[Any]) -> None:
-    """A call of an earlier test, still waiting for its engine, would be joined by the next."""
-
-    async def cancel() -> None:
-        call.cancel()
-        await asyncio.gather(call, return_exceptions=True)
-
-    gateway.run(cancel())
 
 
 class EngineControl:
@@ -423,12 +415,12 @@ class EngineControl:
 
     def is_down(self) -> None:
         """Refuse connections: nobody listens on port 1 of the loopback."""
-        engine_module.client().http.base_url = "http://127.0.0.1:1"
+        door.default().http.base_url = "http://127.0.0.1:1"
 
     def is_well(self) -> None:
         self.engine.switches = Switches()
         self.engine.asked.clear()
-        client = engine_module.client()
+        client = door.default()
         client.http.base_url = self.url
         client.breaker.forced = None
         client.breaker._machine.close()

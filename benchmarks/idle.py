@@ -36,7 +36,7 @@ GROWTH_MB_MUST = 0.3
 SAMPLE_SECONDS = 5.0
 NAMES = {  # part of the command → what we call it
     "local_supervisor": "parent",
-    "detection.engines.standin": "stand-in engine",
+    "detection.engines.server": "embedded engine",
     "robin.standin": "stand-in Robin",
     "gateway_project.server": "gateway",
 }

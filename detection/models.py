@@ -215,3 +215,75 @@ class PolicyVersion(AppendOnly):
 
     def __str__(self) -> str:
         return f"version {self.version} of {self.subject_id}"
+
+
+class EngineDay(models.Model):
+    """What one engine did for one key on one day (UTC), where that is counted: calls that have a
+    price, and texts seen as a shadow behind the answers of `compared_to`."""
+
+    class Role(models.TextChoices):
+        PAID = "paid"
+        SHADOW = "shadow"
+
+    id = models.BigAutoField(primary_key=True)
+    day = models.DateField()
+    api_key_id = models.UUIDField()
+    workspace_id = models.UUIDField()
+    engine = models.CharField(max_length=32)
+    compared_to = models.CharField(max_length=32, blank=True, default="", db_default="")
+    role = models.CharField(max_length=6, choices=Role)
+    calls = models.BigIntegerField(default=0, db_default=0)
+    failed = models.BigIntegerField(default=0, db_default=0)
+    skipped = models.BigIntegerField(
+        default=0, db_default=0, help_text="Not asked, since the gateway had enough to do."
+    )
+    agreed = models.BigIntegerField(default=0, db_default=0)
+    only_own = models.BigIntegerField(
+        default=0, db_default=0, help_text="Malicious by the answer, and not by the shadow."
+    )
+    only_shadow = models.BigIntegerField(default=0, db_default=0)
+    milliseconds = models.FloatField(default=0, db_default=0)
+    own_milliseconds = models.FloatField(default=0, db_default=0)
+    tokens_in = models.BigIntegerField(default=0, db_default=0)
+    tokens_out = models.BigIntegerField(default=0, db_default=0)
+    cost = models.FloatField(default=0, db_default=0)
+
+    class Meta:
+        ordering = ["-day"]
+        constraints = [
+            models.UniqueConstraint(
+                fields=["api_key_id", "day", "engine", "compared_to", "role"],
+                name="engine_day_once",
+            ),
+        ]
+        indexes = [models.Index(fields=["day"], name="engine_day_day")]
+
+    def __str__(self) -> str:
+        return f"{self.role} {self.engine} on {self.day}"
+
+
+class Disagreement(models.Model):
+    """A text that an answer and a shadow engine judge differently. The text is not kept here: the
+    log has it where the key's policy stores texts."""
+
+    id = models.UUIDField(primary_key=True, default=new_id, editable=False)
+    api_key_id = models.UUIDField()
+    workspace_id = models.UUIDField()
+    request_id = models.UUIDField()
+    engine = models.CharField(max_length=32)
+    compared_to = models.CharField(max_length=32)
+    content_type = models.CharField(max_length=16)
+    own_score = models.FloatField()
+    shadow_score = models.FloatField()
+    is_malicious = models.BooleanField(help_text="By the answer.")
+    created_at = models.DateTimeField(default=clock.now, editable=False)
+
+    class Meta:
+        ordering = ["-created_at", "-id"]
+        indexes = [
+            models.Index(fields=["api_key_id", "-created_at"], name="disagreement_key_time"),
+            models.Index(fields=["created_at"], name="disagreement_time"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.compared_to} and {self.engine} of {self.request_id}"

@@ -18,10 +18,14 @@ from pydantic import (
     StringConstraints,
     TypeAdapter,
     ValidationError,
+    ValidationInfo,
     ValidatorFunctionWrapHandler,
     WrapValidator,
+    field_validator,
 )
 
+from detection.content_types import ContentType
+from detection.messages import TRUSTED, Message, as_text, chars_of, said_of
 from detection.models import TEXT_CHARS_MAX
 from gateway_project.core.api.endpoint import Asked, Body
 from gateway_project.core.api.fields import IdText, Time
@@ -30,10 +34,10 @@ from gateway_project.core.storable import storable
 from webhooks.delivery.callbacks import CallbackUrl
 
 METADATA_BYTES_MAX = 1024
+MESSAGES_MAX = 100
 CONTROLS_SHARE_MAX = 0.10
 CONTROLS = re.compile(r"[\x01-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
 
-ContentType = Literal["user_input", "document", "tool_output", "model_output"]
 OnUnavailable = Literal["fallback", "fail_closed", "fail_open"]
 
 
@@ -73,7 +77,13 @@ class DetectConfig(Body):
         le=60,
         description="The whole budget; default 30.",
     )
-    content_type: ContentType = "user_input"
+    content_type: ContentType = Field(
+        "user_input",
+        description=(
+            "Where in an agent the text stands. Of `messages` the roles say it. A JSON text is "
+            "judged by its strings."
+        ),
+    )
     on_unavailable: OnUnavailable | None = Field(
         None, description="When the engine is away. Default: the policy's, `fallback`."
     )
@@ -87,8 +97,7 @@ class DetectConfig(Body):
     use_cache: bool = True
 
 
-class DetectRequest(Body):
-    text: Text = Field(description="1 to 10,000 characters, analysed exactly as sent.")
+class _Asks(Body):
     # A factory: Pydantic would deep-copy a default for each request.
     config: DetectConfig = Field(default_factory=DetectConfig)
     webhook_url: CallbackUrl | None = Field(
@@ -101,6 +110,57 @@ class DetectRequest(Body):
     metadata: Metadata | None = Field(
         None, description="At most 1 kB as JSON; echoed, never sent to the engine."
     )
+
+
+class TextRequest(_Asks):
+    text: Text = Field(description="1 to 10,000 characters, analysed exactly as sent.")
+
+
+class DetectRequest(_Asks):
+    """Either `text` or `messages`."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"oneOf": [{"required": ["text"]}, {"required": ["messages"]}]}
+    )
+
+    messages: Annotated[list[Message], Field(min_length=1, max_length=MESSAGES_MAX)] | None = Field(
+        None,
+        description=(
+            "A conversation as chat APIs send it, instead of `text`; 10,000 characters in all. "
+            "What `system` and `developer` say is trusted and not judged, all else is."
+        ),
+    )
+    text: Text | None = Field(
+        None,
+        validate_default=True,
+        description="1 to 10,000 characters, analysed exactly as sent. It or `messages`.",
+    )
+
+    @field_validator("messages")
+    @classmethod
+    def _can_be_judged(cls, messages: list[Message] | None) -> list[Message] | None:
+        if messages is None:
+            return None
+        chars = chars_of(messages)
+        if chars > TEXT_CHARS_MAX:
+            raise ValueError(f"hold {chars:,} characters; at most {TEXT_CHARS_MAX:,} in all")
+        if all(message.role in TRUSTED for message in messages):
+            raise ValueError("hold only trusted roles, of which none is judged")
+        for one in said_of(messages).said:
+            is_text(one.text)
+        return messages
+
+    @field_validator("text")
+    @classmethod
+    def _either(cls, text: str | None, info: ValidationInfo) -> str | None:
+        # Messages that are not valid are told of themselves.
+        if "messages" in info.data and (text is None) == (info.data["messages"] is None):
+            raise ValueError("is needed, or messages" if text is None else "or messages, not both")
+        return text
+
+    @property
+    def whole_text(self) -> str:
+        return self.text if self.text is not None else as_text(self.messages or ())
 
 
 class PolicyRef(BaseModel):
@@ -126,11 +186,37 @@ class EvidenceSpan(BaseModel):
     view: str
     score: float
     by: Literal["embedded"] = "embedded"
+    message: int | None = Field(None, description="Of `messages`: in which, from 0.")
 
 
-class Coverage(BaseModel):
+class UnseenPart(BaseModel):
+    reason: str = Field(
+        description=(
+            "`cut`: longer than the engine reads. `nested_too_deep`: JSON below its 32nd level. "
+            "`not_decoded`: more encoded text than is decoded. `language_without_rules`. "
+            "`picture`, `audio`, `file`, `not_text`: parts of messages. "
+            "`trusted_role`: a system's message. `no_engine`: nobody judged. May grow."
+        )
+    )
+    message: int | None = Field(None, description="Of `messages`: which, from 0.")
+
+
+class Scanned(BaseModel):
     scanned_chars: int
     total_chars: int
+
+
+class Coverage(Scanned):
+    """How much of the text was looked at, and what was not."""
+
+    unseen: list[UnseenPart]
+
+
+class Location(BaseModel):
+    """Where the highest score stood."""
+
+    message: int | None = Field(None, description="Of `messages`: which, from 0.")
+    path: str | None = Field(None, description="In a JSON text: `$.items[3].body`.")
 
 
 class Timing(BaseModel):
@@ -150,9 +236,11 @@ class Details(BaseModel):
     categories: list[CategoryScore]
     evidence: list[EvidenceSpan]
     offset_unit: Literal["code_point"] = "code_point"
-    views: list[str]
+    views: list[str] = Field(
+        description="As what the text was read: as sent, and what was decoded from it."
+    )
     language: str
-    coverage: Coverage
+    coverage: Scanned
     timing: Timing
     detector: DetectorRef
     floor: bool = Field(
@@ -198,6 +286,13 @@ class Detection(BaseModel):
     processing_time_ms: int
     reason: str | None = None
     endpoint: str | None = Field(None, description="Who answered behind the engine, or `fallback`.")
+    engine: str | None = Field(
+        None, description="Which engine judged, when it is not the installation's default."
+    )
+    location: Location | None = Field(
+        None, description="Where it stood, in `messages` or in a JSON text."
+    )
+    coverage: Coverage
     threshold: float
     threshold_source: Literal["request", "policy", "default"]
     decision: Literal["allow", "flag", "review"]
@@ -274,7 +369,7 @@ class BatchRequest(Body):
     metadata: Metadata | None = None
 
 
-class AsyncRequest(DetectRequest):
+class AsyncRequest(TextRequest):
     webhook_url: CallbackUrl | None = Field(
         None,
         description="May be left out when a webhook of the workspace asks for `detection.*`.",

@@ -8,7 +8,7 @@ engine's fault. Between workspaces nothing is shared: it would tell one what ano
 from __future__ import annotations
 
 import asyncio
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from dataclasses import dataclass
 from time import perf_counter
 from typing import Literal, NamedTuple
@@ -16,13 +16,18 @@ from uuid import UUID
 
 from django.conf import settings
 
-from detection import embedded
-from detection.engines import go, scores
-from detection.engines.scores import LookUp, Remembered, Score
-from detection.policies.policy import DetectionPolicy, Source
+from detection import embedded, shadows
+from detection.content_types import CUT, ContentType
+from detection.engines import analysts, builtin, door, scores
+from detection.engines.addresses import DEFAULT
+from detection.engines.analysts import Finding
+from detection.engines.door import Route
+from detection.engines.engine import EngineUnavailable
+from detection.engines.scores import LookUp, Reason, Remembered, Score
+from detection.messages import Said, Unseen, said_of
+from detection.policies.policy import DetectionPolicy, Match, Source
 from detection.schemas import (
     CategoryScore,
-    ContentType,
     Coverage,
     Details,
     DetectConfig,
@@ -30,25 +35,27 @@ from detection.schemas import (
     DetectorRef,
     DetectRequest,
     EvidenceSpan,
+    Location,
     OnUnavailable,
     RankedScore,
+    Scanned,
     ScoreRequest,
     Scores,
+    TextRequest,
     Timing,
+    UnseenPart,
 )
 from gateway_project.core import errors
 from gateway_project.core.context import RequestContext
-from gateway_project.core.sharing import FairSemaphore
 from gateway_project.core.stores.caching import SingleFlight
 from gateway_project.core.telemetry.metrics import cache_requests, detections_total
 
 REVIEW_MARGIN = 0.1
+NO_ENGINE = "no_engine"
+POLICY = DetectionPolicy()
+"""For who asks without a key."""
 
-# The embedded detector is pure CPU: off the event loop, and no more of it than there are cores.
-ANALYSTS = 2
-_analysts = ThreadPoolExecutor(max_workers=ANALYSTS, thread_name_prefix="embedded")
-_analysts_slots = FairSemaphore(ANALYSTS)
-_analysing: SingleFlight[str, embedded.Analysis] = SingleFlight()
+_analysing: SingleFlight[str, Finding] = SingleFlight()
 _looked_up = {
     result: cache_requests.labels("score", result)
     for result in ("hit", "joined", "miss", "stale", "bypass")
@@ -56,12 +63,22 @@ _looked_up = {
 
 
 class Question(NamedTuple):
-    """A text's score as it is asked for: what it is remembered by, whose it is, and the look-up of
-    it, if one is wanted, under way."""
+    """A text's score as it is asked for: by whom, what it is remembered by, whose it is, and the
+    look-up of it, if one is wanted, under way."""
 
+    said: Said
+    route: Route
     key: str
     workspace_id: UUID
     look_up: LookUp | None
+
+    @property
+    def text(self) -> str:
+        return self.said.text
+
+    @property
+    def content_type(self) -> ContentType:
+        return self.said.content_type
 
 
 @dataclass(slots=True)
@@ -73,35 +90,99 @@ class _Finding:
     source: Source = "engine"
     cached: bool = False
     age_seconds: int = 0
-    degraded_reason: go.Reason | None = None
+    degraded_reason: Reason | None = None
     analysis: embedded.Analysis | None = None
     fallback_seconds: float = 0.0
 
     @property
     def is_floor(self) -> bool:
         """The Go engine never scores below its floor: there, it has found nothing."""
-        floor = settings.DETECTION_ENGINE_SCORE_FLOOR
-        is_at_it = floor > 0 and abs(self.scored.score - floor) < 1e-9
-        return self.source == "engine" and is_at_it and not self.scored.threat_types
+        if self.source != "engine" or self.scored.threat_types:
+            return False
+        engine = door.engines().get(self.scored.engine)
+        floor = 0.0 if engine is None else engine.floor
+        return floor > 0 and abs(self.scored.score - floor) < 1e-9
+
+    @property
+    def is_whole(self) -> bool:
+        return self.scored.scanned_chars >= self.scored.total_chars
+
+    @property
+    def unseen(self) -> list[str]:
+        """Why not all of it was looked at."""
+        if self.source == "none":
+            return [NO_ENGINE]
+        reasons = list(dict.fromkeys(self.scored.unseen))
+        if not self.is_whole and not reasons:
+            reasons.append(CUT)
+        return reasons
+
+
+@dataclass(frozen=True, slots=True)
+class _Verdict:
+    """A finding under a policy."""
+
+    finding: _Finding
+    threshold: float
+    threshold_source: Literal["request", "policy", "default"]
+    matched: Match | None
+    is_malicious: bool
+
+    @property
+    def is_close(self) -> bool:
+        """So close to the threshold that another engine might have said something else."""
+        finding = self.finding
+        is_degraded = finding.degraded_reason is not None
+        return is_degraded and abs(finding.scored.score - self.threshold) <= REVIEW_MARGIN
+
+    @property
+    def rank(self) -> tuple[bool, float]:
+        """The worst of several is the one that an answer is about."""
+        return self.is_malicious, self.finding.scored.score - self.threshold
 
 
 def start_look_up(
-    text: str, content_type: ContentType, workspace_id: UUID, *, use_cache: bool = True
+    text: str,
+    content_type: ContentType,
+    workspace_id: UUID,
+    *,
+    policy: DetectionPolicy = POLICY,
+    use_cache: bool = True,
 ) -> Question:
     """Begin to ask: also when no look-up is wanted."""
-    key = scores.key_of(text, content_type, go.client().id, workspace_id)
+    return _start(Said(text, content_type, ()), workspace_id, policy, use_cache=use_cache)
+
+
+def start_look_ups(
+    request: DetectRequest, workspace_id: UUID, policy: DetectionPolicy
+) -> tuple[list[Question], Sequence[Unseen]]:
+    """For all texts of a request, which leave together; and what of it is not judged."""
+    config = request.config
+    if request.messages is None:
+        said: Sequence[Said] = [Said(request.text or "", config.content_type, ())]
+        unseen: Sequence[Unseen] = ()
+    else:
+        said, unseen = said_of(request.messages)
+    questions = [_start(one, workspace_id, policy, use_cache=config.use_cache) for one in said]
+    return questions, unseen
+
+
+def _start(said: Said, workspace_id: UUID, policy: DetectionPolicy, *, use_cache: bool) -> Question:
+    route = policy.route
+    key = scores.key_of(said.text, said.content_type, route.id, workspace_id)
     if not use_cache or settings.SCORE_CACHE_SECONDS <= 0:
-        return Question(key, workspace_id, None)
-    return Question(key, workspace_id, LookUp(key))
+        return Question(said, route, key, workspace_id, None)
+    return Question(said, route, key, workspace_id, LookUp(key))
 
 
 async def detect(
-    request: DetectRequest,
+    request: TextRequest,
     context: RequestContext,
     *,
     policy: DetectionPolicy,
     looked_up: Question,
     batch: str = "",
+    api_key_id: UUID | None = None,
 ) -> Detection:
     """The verdict on one text, as `POST /v1/detect` answers it.
 
@@ -109,17 +190,63 @@ async def detect(
     those that want no cache. Raises 403 for what the policy does not let a request change, 503 or
     504 when the engine is away and the request fails closed.
     """
-    policy.check(request.config)
-    on_unavailable = request.config.on_unavailable or policy.on_unavailable
-    finding = await _find(request, looked_up, on_unavailable, context, batch)
-    return await _answer(request, context, policy, finding)
+    return await detect_all(
+        request, context, policy=policy, asked=([looked_up], ()), batch=batch, api_key_id=api_key_id
+    )
+
+
+async def detect_all(
+    request: TextRequest | DetectRequest,
+    context: RequestContext,
+    *,
+    policy: DetectionPolicy,
+    asked: tuple[Sequence[Question], Sequence[Unseen]],
+    batch: str = "",
+    api_key_id: UUID | None = None,
+) -> Detection:
+    """The verdict on the worst of a request's texts; `asked` is what `start_look_ups` gave."""
+    config = request.config
+    policy.check(config)
+    on_unavailable = config.on_unavailable or policy.on_unavailable
+    questions, unseen = asked
+    shadows.began()
+    try:
+        if len(questions) == 1:
+            findings = [await _find(questions[0], config, on_unavailable, context, batch)]
+        else:
+            findings = await _find_all(questions, config, on_unavailable, context, batch)
+    finally:
+        shadows.ended()
+    verdicts = [_judged(one, config, policy) for one in findings]
+    answer = await _answer(request, context, policy, verdicts, unseen)
+    if api_key_id is not None:
+        _account(verdicts, context, policy, api_key_id)
+    return answer
+
+
+async def _find_all(
+    questions: Sequence[Question],
+    config: DetectConfig,
+    on_unavailable: OnUnavailable,
+    context: RequestContext,
+    batch: str,
+) -> list[_Finding]:
+    tasks = [
+        asyncio.create_task(_find(one, config, on_unavailable, context, batch)) for one in questions
+    ]
+    try:
+        return list(await asyncio.gather(*tasks))
+    except BaseException:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        raise
 
 
 async def score(request: ScoreRequest, context: RequestContext, *, looked_up: Question) -> Scores:
     """What the detector thinks of a text, whatever anybody's threshold."""
     config = DetectConfig(content_type=request.content_type)
-    whole = DetectRequest(text=request.text, config=config)
-    finding = await _find(whole, looked_up, "fallback", context)
+    finding = await _find(looked_up, config, "fallback", context)
     ranked, detector = _ranked(finding)
     return Scores(
         confidence=finding.scored.score,
@@ -131,8 +258,8 @@ async def score(request: ScoreRequest, context: RequestContext, *, looked_up: Qu
 
 
 async def _find(
-    request: DetectRequest,
     question: Question,
+    config: DetectConfig,
     on_unavailable: OnUnavailable,
     context: RequestContext,
     batch: str = "",
@@ -145,21 +272,19 @@ async def _find(
     started = perf_counter()
     try:
         looked_at = None if look_up is None else look_up.at
-        scored, joined = await _ask(question, request, context, looked_at, batch)
-    except go.EngineUnavailable as exc:
+        scored, joined = await _ask(question, config, context, looked_at, batch)
+    except EngineUnavailable as exc:
         if on_unavailable == "fail_closed":
             raise _refusal(exc) from exc
-        return await _without_engine(question, request, remembered, on_unavailable, exc)
+        return await _without_engine(question, remembered, on_unavailable, exc)
     finally:
         context.upstream_seconds += perf_counter() - started
     _looked_up["joined" if joined else "miss" if look_up is not None else "bypass"].inc()
     # Who joined another's running call had it answered for nothing.
-    return _Finding(question, scored, cached=joined)
+    return _Finding(question, scored, cached=joined, degraded_reason=scored.second_missing)
 
 
-def _recalled(
-    question: Question, remembered: Remembered, reason: go.Reason | None = None
-) -> _Finding:
+def _recalled(question: Question, remembered: Remembered, reason: Reason | None = None) -> _Finding:
     return _Finding(
         question,
         remembered.score,
@@ -171,107 +296,85 @@ def _recalled(
 
 async def _ask(
     question: Question,
-    request: DetectRequest,
+    config: DetectConfig,
     context: RequestContext,
     looked_at: float | None,
     batch: str,
 ) -> tuple[Score, bool]:
     """The engine's score, and whether somebody else's call for the same text gave it."""
-    config = request.config
     budget = config.timeout_seconds or settings.DETECTION_ENGINE_TIMEOUT_SECONDS
 
     async def fly() -> Score:
-        scored = await go.client().ask(
-            request.text,
+        scored = await question.route.ask(
+            question.text,
+            question.content_type,
             timeout_seconds=max(budget, settings.DETECTION_ENGINE_TIMEOUT_SECONDS),
             context=context,
             holder=question.workspace_id,
         )
-        if settings.SCORE_CACHE_SECONDS > 0 and scored.scanned_chars == scored.total_chars:
+        is_whole = scored.scanned_chars == scored.total_chars and scored.second_missing is None
+        if settings.SCORE_CACHE_SECONDS > 0 and is_whole:
             scores.keep(question.key, scored)
         return scored
 
     # Who wants no cache wants a call of its own.
     key = question.key
     flight_key = key if config.use_cache else f"{batch or context.request_id} {key}"
-    call, is_new = go.client().asking.start(flight_key, fly, since=looked_at)
+    call, is_new = door.engines().asking.start(flight_key, fly, since=looked_at)
     # `wait` leaves the call to the others when this caller's time is up, or the caller gone.
     left = budget - (perf_counter() - context.started)
     await asyncio.wait((call,), timeout=max(0.0, left))
     if not call.done():
-        raise go.EngineUnavailable("timeout")
+        raise EngineUnavailable("timeout")
     return call.result(), not is_new
 
 
 async def _without_engine(
     question: Question,
-    request: DetectRequest,
     remembered: Remembered | None,
     on_unavailable: OnUnavailable,
-    exc: go.EngineUnavailable,
+    exc: EngineUnavailable,
 ) -> _Finding:
     """An older score of the same text, else what the request or the key chose."""
     if remembered is not None:
         _looked_up["stale"].inc()
         return _recalled(question, remembered, exc.reason)
-    text = request.text
     if on_unavailable == "fail_open" and exc.is_outage:
-        nothing = Score(0.0, (), None, None, scanned_chars=0, total_chars=len(text))
+        chars = len(question.text)
+        nothing = Score(0.0, (), None, None, scanned_chars=0, total_chars=chars)
         return _Finding(question, nothing, source="none", degraded_reason=exc.reason)
     started = perf_counter()
-    analysis = await _analyse(question, text, request.config)
-    scored = Score(
-        analysis.score,
-        analysis.threat_types,
-        analysis.reason,
-        "fallback",
-        analysis.scanned_chars,
-        analysis.total_chars,
-    )
+    found = await _analyse(question)
     return _Finding(
         question,
-        scored,
+        builtin.score_of(found, "fallback"),
         source="fallback",
         degraded_reason=exc.reason,
-        analysis=analysis,
+        analysis=found.analysis,
         fallback_seconds=perf_counter() - started,
     )
 
 
-def _refusal(exc: go.EngineUnavailable) -> errors.GatewayError:
+def _refusal(exc: EngineUnavailable) -> errors.GatewayError:
     headers = {"Retry-After": str(exc.retry_after_seconds)}
     if exc.reason == "timeout":
         return errors.DetectionTimeout(headers=headers)
     return errors.DetectionUnavailable(headers=headers)
 
 
-async def _analyse(question: Question, text: str, config: DetectConfig) -> embedded.Analysis:
-    loop = asyncio.get_running_loop()
-
-    async def fly() -> embedded.Analysis:
-        await _analysts_slots.acquire(question.workspace_id)
-        try:
-            return await loop.run_in_executor(
-                _analysts, embedded.analyse, text, config.content_type
-            )
-        finally:
-            _analysts_slots.release()
+async def _analyse(question: Question) -> Finding:
+    async def fly() -> Finding:
+        return await analysts.analyse(question.text, question.content_type, question.workspace_id)
 
     return await _analysing.do(question.key, fly)
 
 
-async def _answer(
-    request: DetectRequest,
-    context: RequestContext,
-    policy: DetectionPolicy,
-    finding: _Finding,
-) -> Detection:
-    config = request.config
-    threshold, threshold_source = policy.threshold(finding.source, config.confidence_threshold)
-    is_degraded = finding.degraded_reason is not None
-    scored = finding.scored
-    is_whole = scored.scanned_chars >= scored.total_chars
-    matched = policy.match(request.text)
+def _judged(finding: _Finding, config: DetectConfig, policy: DetectionPolicy) -> _Verdict:
+    scored, question = finding.scored, finding.question
+    threshold, threshold_source = policy.threshold(
+        finding.source, config.confidence_threshold, question.content_type, scored.engine
+    )
+    matched = policy.match(question.text)
     is_malicious = matched == "deny" or (
         matched is None
         and finding.source != "none"
@@ -279,22 +382,46 @@ async def _answer(
         and not finding.is_floor
         and policy.counts(scored.threat_types)
     )
-    is_close = is_degraded and abs(scored.score - threshold) <= REVIEW_MARGIN
+    return _Verdict(finding, threshold, threshold_source, matched, is_malicious)
+
+
+async def _answer(
+    request: TextRequest | DetectRequest,
+    context: RequestContext,
+    policy: DetectionPolicy,
+    verdicts: Sequence[_Verdict],
+    unseen: Sequence[Unseen],
+) -> Detection:
+    if not verdicts:
+        verdicts = [_nothing_to_judge(policy, request.config)]
+    config = request.config
+    worst = verdicts[0] if len(verdicts) == 1 else max(verdicts, key=lambda one: one.rank)
+    finding, scored, matched = worst.finding, worst.finding.scored, worst.matched
+    coverage = _coverage(verdicts, unseen)
+    is_whole = coverage.scanned_chars >= coverage.total_chars and not any(
+        one.reason != "trusted_role" for one in unseen
+    )
+    degraded = next((d for v in verdicts if (d := v.finding.degraded_reason) is not None), None)
+    is_malicious = worst.is_malicious
+    is_close = any(one.is_close for one in verdicts if one.matched is None)
     is_monitoring = (config.mode or policy.mode) == "monitor"
     decision: Literal["allow", "flag", "review"]
     if is_monitoring:
         decision = "allow"
-    elif matched is None and (is_close or (not is_whole and not is_malicious)):
+    elif matched is None and (
+        (is_close and (finding.degraded_reason is not None or not is_malicious))
+        or (not is_whole and not is_malicious)
+    ):
         decision = "review"
     else:
         decision = "flag" if is_malicious else "allow"
     status: Literal["complete", "partial", "degraded"] = (
-        "degraded" if is_degraded else "complete" if is_whole else "partial"
+        "degraded" if degraded is not None else "complete" if is_whole else "partial"
     )
     detections_total.labels(finding.source, decision).inc()
     details = None
     if config.detailed_response:
-        details = await _details(request, context, policy, threshold, finding)
+        details = await _details(context, policy, worst, coverage)
     return Detection(
         request_id=context.request_id,
         is_malicious=is_malicious and not is_monitoring,
@@ -303,19 +430,60 @@ async def _answer(
         processing_time_ms=round((perf_counter() - context.started) * 1000),
         reason=scored.reason if config.include_reasoning else None,
         endpoint=scored.endpoint,
-        threshold=threshold,
-        threshold_source=threshold_source,
+        engine=scored.engine if finding.source == "engine" and scored.engine != DEFAULT else None,
+        location=await _location(worst),
+        coverage=coverage,
+        threshold=worst.threshold,
+        threshold_source=worst.threshold_source,
         decision=decision,
         would_flag=is_malicious if is_monitoring else None,
         status=status,
         source=finding.source,
-        degraded_reason=finding.degraded_reason,
-        cached=finding.cached,
-        cache_age_seconds=finding.age_seconds,
+        degraded_reason=degraded,
+        cached=all(one.finding.cached for one in verdicts),
+        cache_age_seconds=max(one.finding.age_seconds for one in verdicts),
         policy=policy.ref(matched),
         metadata=request.metadata,
         details=details,
     )
+
+
+def _nothing_to_judge(policy: DetectionPolicy, config: DetectConfig) -> _Verdict:
+    """Of messages without a text, as of a picture alone."""
+    question = Question(Said("", "user_input", ()), policy.route, "", UUID(int=0), None)
+    finding = _Finding(question, Score(0.0, (), None, None, 0, 0), source="none")
+    threshold, threshold_source = policy.threshold("none", config.confidence_threshold)
+    return _Verdict(finding, threshold, threshold_source, None, is_malicious=False)
+
+
+def _coverage(verdicts: Sequence[_Verdict], unseen: Sequence[Unseen]) -> Coverage:
+    findings = [one.finding for one in verdicts]
+    reasons = [UnseenPart(reason=one.reason, message=one.message) for one in unseen]
+    for finding in findings:
+        messages = finding.question.said.messages
+        if finding.question.text:
+            message = messages[0] if len(messages) == 1 else None
+            reasons += [UnseenPart(reason=one, message=message) for one in finding.unseen]
+    return Coverage(
+        scanned_chars=sum(one.scored.scanned_chars for one in findings),
+        total_chars=sum(one.scored.total_chars for one in findings),
+        unseen=reasons,
+    )
+
+
+async def _location(worst: _Verdict) -> Location | None:
+    """Where the score stood, if it says anything: in which message, at which path."""
+    finding = worst.finding
+    said, path = finding.question.said, finding.scored.path
+    if not said.messages and path is None:
+        return None
+    if not worst.is_malicious and finding.scored.score < analysts.LOCATE_FROM:
+        return None
+    message = said.messages[0] if said.messages else None
+    if len(said.parts) > 1:
+        at = await analysts.worst_of(said.parts, said.content_type, finding.question.workspace_id)
+        message = None if at is None else said.messages[at]
+    return Location(message=message, path=path)
 
 
 def _ranked(finding: _Finding) -> tuple[list[tuple[str, float]], DetectorRef]:
@@ -323,9 +491,9 @@ def _ranked(finding: _Finding) -> tuple[list[tuple[str, float]], DetectorRef]:
     scored = finding.scored
     if finding.source == "engine":
         by_kind: dict[str, float] = dict.fromkeys(scored.threat_types, scored.score)
-        detector = DetectorRef(
-            name=scored.endpoint or "engine", version=go.client().version or None
-        )
+        engine = door.engines().get(scored.engine)
+        version = None if engine is None else engine.version or None
+        detector = DetectorRef(name=scored.endpoint or "engine", version=version)
     elif finding.source == "none":
         by_kind, detector = {}, DetectorRef(name="none")
     else:
@@ -338,15 +506,12 @@ def _ranked(finding: _Finding) -> tuple[list[tuple[str, float]], DetectorRef]:
 
 
 async def _details(
-    request: DetectRequest,
-    context: RequestContext,
-    policy: DetectionPolicy,
-    threshold: float,
-    finding: _Finding,
+    context: RequestContext, policy: DetectionPolicy, worst: _Verdict, coverage: Coverage
 ) -> Details:
     """The engine has no evidence of its own: the embedded detector explains, and never decides."""
-    scored = finding.scored
-    explained = finding.analysis or await _analyse(finding.question, request.text, request.config)
+    finding, threshold = worst.finding, worst.threshold
+    messages = finding.question.said.messages
+    explained = finding.analysis or (await _analyse(finding.question)).analysis
     ranked, detector = _ranked(finding)
     return Details(
         categories=[
@@ -366,12 +531,13 @@ async def _details(
                 category=span.category,
                 view=span.view,
                 score=round(span.score, 4),
+                message=messages[0] if len(messages) == 1 else None,
             )
             for span in explained.evidence
         ],
         views=list(explained.views),
         language=explained.language,
-        coverage=Coverage(scanned_chars=scored.scanned_chars, total_chars=scored.total_chars),
+        coverage=Scanned(scanned_chars=coverage.scanned_chars, total_chars=coverage.total_chars),
         timing=_timing(context, finding),
         detector=detector,
         floor=finding.is_floor,
@@ -389,3 +555,34 @@ def _timing(context: RequestContext, finding: _Finding) -> Timing:
         fallback_ms=ms(finding.fallback_seconds),
         total_ms=ms(perf_counter() - context.started),
     )
+
+
+def _account(
+    verdicts: Sequence[_Verdict],
+    context: RequestContext,
+    policy: DetectionPolicy,
+    api_key_id: UUID,
+) -> None:
+    """What the texts cost, and their way to the shadow engine; behind the answer."""
+    for verdict in verdicts:
+        finding = verdict.finding
+        if not finding.cached:
+            shadows.note_cost(finding.scored, api_key_id, finding.question.workspace_id)
+    if policy.shadow is not None:
+        for verdict in verdicts:
+            finding = verdict.finding
+            if finding.source == "engine" and not finding.cached:
+                shadows.send(
+                    shadows.Seen(
+                        context.request_uuid,
+                        api_key_id,
+                        finding.question.workspace_id,
+                        finding.question.text,
+                        finding.question.content_type,
+                        finding.scored,
+                        verdict.is_malicious,
+                        context.upstream_seconds,
+                    ),
+                    context,
+                    policy,
+                )

@@ -11,6 +11,7 @@ from django import db
 from kombu.exceptions import OperationalError
 from redis.exceptions import RedisError
 
+from detection import comparisons
 from detection.feedback import services
 from detection.jobs import store, turns, worker
 from detection.jobs.turns import Message
@@ -122,5 +123,5 @@ def prune_jobs() -> int:
 
 @shared_task(expires=60)
 def prune() -> int:
-    """Forget feedback and old policies past their time."""
-    return services.prune() + policy.prune()
+    """Forget feedback, old policies and figures of engines past their time."""
+    return services.prune() + policy.prune() + comparisons.prune()

@@ -51,23 +51,19 @@ class DetectViewSet(StoringViewSet):
 
     def prefetch(self) -> None:
         # Leaves in one trip with the limiter's script.
-        config = self.body.config
-        self.looked_up = services.start_look_up(
-            self.body.text,
-            config.content_type,
-            self.principal.workspace_id,
-            use_cache=config.use_cache,
-        )
+        self.policy = policies.in_force(self.principal.detection_policy)
+        self.asked = services.start_look_ups(self.body, self.principal.workspace_id, self.policy)
 
     @endpoint(
         operation="detect",
         summary="Is this text an attack?",
         description=(
             "Asks the detection engine, unless it scored the same text for this workspace in the "
-            "last five minutes (`cached`). When it is away an older score or the embedded detector "
-            "answers, and the answer says so (`status: degraded`). With `webhook_url` the event "
-            "that tells it there is stored before the answer leaves. Costs 1 of the minute and 1 "
-            "of the day."
+            "last five minutes (`cached`). Of `messages` each untrusted one is judged as what its "
+            "role says, and the answer is about the worst. When the engine is away an older score "
+            "or the embedded detector answers, and the answer says so (`status: degraded`). With "
+            "`webhook_url` the event that tells it there is stored before the answer leaves. Costs "
+            "1 of the minute and 1 of the day."
         ),
         tags=["detection"],
         body=DetectRequest,
@@ -91,14 +87,14 @@ class DetectViewSet(StoringViewSet):
         row = self.context.usage
         if isinstance(row, Record) and self.principal.wants_detections:
             row.extra["metadata"] = self.body.metadata
-        policy = policies.in_force(self.principal.detection_policy)
-        if isinstance(row, Record) and policy.store_text:
-            row.extra["text"] = encryption.encrypt(self.body.text)
-        verdict = await services.detect(
+        if isinstance(row, Record) and self.policy.store_text:
+            row.extra["text"] = encryption.encrypt(self.body.whole_text)
+        verdict = await services.detect_all(
             self.body,
             self.context,
-            policy=policy,
-            looked_up=self.looked_up,
+            policy=self.policy,
+            asked=self.asked,
+            api_key_id=self.principal.key_id,
         )
         answer = await self._answer(verdict)
         if isinstance(row, Record):
@@ -106,7 +102,8 @@ class DetectViewSet(StoringViewSet):
                 row.extra["threat_types"] = verdict.threat_types
             row.note(verdict)
             if "reason" in row.why:
-                row.why["reason"] = why.without_quotes(row.why["reason"], self.body.text)
+                text = self.body.whole_text
+                row.why["reason"] = why.without_quotes(row.why["reason"], text)
         return answer
 
     async def _answer(self, verdict: Detection) -> HttpResponse:
@@ -128,7 +125,10 @@ class ScoreViewSet(OnceViewSet):
     def prefetch(self) -> None:
         self.context.usage = None  # for calibrating: no traffic, neither logged nor summed
         self.looked_up = services.start_look_up(
-            self.body.text, self.body.content_type, self.principal.workspace_id
+            self.body.text,
+            self.body.content_type,
+            self.principal.workspace_id,
+            policy=policies.in_force(self.principal.detection_policy),
         )
 
     @endpoint(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from importlib.util import find_spec
 from typing import Any
 from urllib.parse import urlsplit
@@ -10,6 +11,9 @@ from zoneinfo import ZoneInfo
 from django.conf import settings
 from django.core.checks import CheckMessage, Error, Tags, register
 from django.core.checks import Warning as CheckWarning
+
+from detection.engines import classifier, door
+from detection.engines.addresses import Address, BadAddress
 
 SECRET_CHARS_MIN = 32
 
@@ -45,12 +49,13 @@ def check_settings(app_configs: Any, **_: Any) -> list[CheckMessage]:
                 id="gateway.E009",
             )
         )
-    url = urlsplit(settings.DETECTION_ENGINE_URL)
-    if url.scheme not in ("http", "https") or not url.hostname:
+    try:
+        found += _engines(door.configured())
+    except BadAddress as exc:
         found.append(
             Error(
-                "DETECTION_ENGINE_URL is not a http(s) address.",
-                hint="For example http://detection-engine:8080",
+                f"{exc}.",
+                hint="docs/engine.md has every kind, as in http://detection-engine:8080",
                 id="gateway.E004",
             )
         )
@@ -87,6 +92,30 @@ def check_settings(app_configs: Any, **_: Any) -> list[CheckMessage]:
             )
         )
     return found + _robin()
+
+
+def _engines(known: Mapping[str, Address]) -> list[CheckMessage]:
+    found: list[CheckMessage] = []
+    for one in known.values():
+        is_plain = one.url.startswith("http://") and "+" in one.kind
+        host = urlsplit(one.url).hostname or ""
+        if is_plain and (one.secret or one.user) and not host.startswith(("127.", "localhost")):
+            found.append(
+                CheckWarning(
+                    f"The key of the engine '{one.name}' is sent over http, for anybody to read.",
+                    hint=f"Use {one.kind.removesuffix('http')}https:// if it is not beside us.",
+                    id="gateway.W002",
+                )
+            )
+        if one.kind == "onnx" and (missing := classifier.missing_libraries()):
+            found.append(
+                Error(
+                    f"The engine '{one.name}' needs {', '.join(missing)}.",
+                    hint="pip install -r requirements/engine.txt",
+                    id="gateway.E010",
+                )
+            )
+    return found
 
 
 def _robin() -> list[CheckMessage]:

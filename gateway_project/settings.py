@@ -259,6 +259,7 @@ ROBIN_IS_STANDIN: bool = env.bool("ROBIN_IS_STANDIN", default=False)
 # -- Detection ------------------------------------------------------------------------------------
 
 DETECTION_ENGINE_URL: str = env.str("DETECTION_ENGINE_URL", default="http://127.0.0.1:8081")
+DETECTION_ENGINES: str = env.str("DETECTION_ENGINES", default="")
 DETECTION_ENGINE_TIMEOUT_SECONDS: float = env.float(
     "DETECTION_ENGINE_TIMEOUT_SECONDS", default=30.0
 )

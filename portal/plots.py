@@ -23,6 +23,11 @@ MARKS = 5
 LEGENDS = {
     "Requests": (("clean", "clean"), ("flagged", "flagged"), ("errors", "errors")),
     "Deliveries": (("clean", "delivered"), ("flagged", "on their way"), ("errors", "failed")),
+    "Agreement": (
+        ("clean", "alike"),
+        ("flagged", "malicious by the shadow alone"),
+        ("errors", "malicious by the answer alone"),
+    ),
     "Latency p95": (("latency", "p95 in ms"),),
 }
 STEPS = {"minute": timedelta(minutes=1), "hour": timedelta(hours=1), "day": timedelta(days=1)}
@@ -138,6 +143,24 @@ def deliveries_plot(
         )
         rows.append((title, (("clean", delivered), ("flagged", pending), ("errors", failed))))
     return _plot("Deliveries", times, rows, period, "")
+
+
+def comparison_plot(
+    times: Sequence[datetime], series: Mapping[datetime, Mapping[str, int]], engine: str
+) -> Plot:
+    """How a shadow engine judged the texts of each day, beside the answers."""
+    rows = []
+    for at in times:
+        counts = series.get(at, {})
+        agreed, own, shadow = (
+            counts.get(name, 0) for name in ("agreed", "only_own", "only_shadow")
+        )
+        title = (
+            f"{marked(at, 'day')}: {agreed:,} judged alike, {shadow:,} malicious by {engine} "
+            f"alone, {own:,} by the answer alone"
+        )
+        rows.append((title, (("clean", agreed), ("flagged", shadow), ("errors", own))))
+    return _plot("Agreement", times, rows, "day", "")
 
 
 def marked(at: datetime, period: str) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from math import log1p
 from typing import Any
 from uuid import UUID
@@ -15,6 +15,7 @@ from django.views.decorators.http import require_http_methods
 
 from accounts.models import ApiKey
 from accounts.usage.rollups import SCORE_BINS as BINS
+from detection.content_types import CONTENT_TYPES, ContentType
 from detection.evaluation import calibration
 from detection.evaluation.calibration import Compared, Known, from_threshold
 from detection.models import PolicyVersion
@@ -101,6 +102,7 @@ class PolicyForm(Form):
                 "store_text": known.store_text,
             },
         )
+        self.in_force = values
         self.lists = {name: list(values.get(name) or ()) for name in ("allow", "deny")}
         drop = self.fields["drop"]
         drop.choices = [  # type: ignore[attr-defined]
@@ -133,10 +135,13 @@ class PolicyForm(Form):
     def policy(self) -> dict[str, Any]:
         values = self.cleaned_data
         return {
+            # What this form does not show stays as it is.
             "threshold": {
+                **(self.in_force.get("threshold") or {}),
                 "engine": values["threshold_engine"],
                 "fallback": values["threshold_fallback"],
             },
+            "engines": self.in_force.get("engines") or {},
             "locked": sorted(values["locked"]),
             "mode": values["mode"],
             "on_unavailable": values["on_unavailable"],
@@ -224,6 +229,14 @@ class UploadForm(Form):
         ),
     )
 
+    content_type = forms.ChoiceField(
+        required=False,
+        label="They are",
+        choices=[(name, name.replace("_", " ")) for name in CONTENT_TYPES],
+        initial="user_input",
+        help_text="Where in an agent they stand. Each type can have a threshold of its own.",
+    )
+
     def clean_file(self) -> Any:
         found = self.cleaned_data["file"]
         if found.size > calibration.BYTES_MAX:
@@ -241,12 +254,19 @@ def calibrate(request: HttpRequest, member: Member, key_id: UUID) -> HttpRespons
         request.FILES if request.method == "POST" else None,
     )
     compared: Compared | None = None
+    kind = _kind(request.POST.get("content_type") or request.GET.get("content_type"))
+    known_policy = policies.of_key(key)
     if request.method == "POST" and form.is_valid():
         try:
-            compared = calibration.compare(form.cleaned_data["file"], member.workspace.pk)
+            compared = calibration.compare(
+                form.cleaned_data["file"],
+                member.workspace.pk,
+                policy=known_policy,
+                content_type=kind,
+            )
         except TimeoutError:
             form.add_error("file", "The detector took too long. Send fewer rows, or try again.")
-    in_force = policies.of_key(key).threshold("engine", None)[0]
+    in_force = known_policy.threshold("engine", None, kind)[0]
     chosen = _chosen(request.GET.get("threshold"), in_force)
     known = calibration.known_of(key.pk)
     facts = {
@@ -254,6 +274,7 @@ def calibrate(request: HttpRequest, member: Member, key_id: UUID) -> HttpRespons
         "key": key,
         "form": form,
         "in_force": in_force,
+        "kind": kind,
         "chosen": chosen,
         "summary": _summary(known, compared, chosen),
         "bars": _bars(known, compared),
@@ -283,7 +304,8 @@ def use_threshold(request: HttpRequest, member: Member, key_id: UUID) -> HttpRes
         messages.error(request, "Choose a threshold from 0 to 1.")
         return redirect("portal-key-calibrate", key_id=key.pk)
     values = policies.body_of(key)
-    values["threshold"] = {**(values.get("threshold") or {}), "engine": chosen}
+    kind = _kind(request.POST.get("content_type"))
+    values["threshold"] = _with_threshold(values.get("threshold") or {}, kind, chosen)
     try:
         saved = policies.save(key, values, actor=member.actor(request))
     except errors.Conflict as exc:
@@ -291,6 +313,21 @@ def use_threshold(request: HttpRequest, member: Member, key_id: UUID) -> HttpRes
     else:
         messages.success(request, f"{chosen:.2f} is in force, as version {saved.version}.")
     return redirect("portal-key-calibrate", key_id=key.pk)
+
+
+def _kind(text: str | None) -> ContentType:
+    return text if text in CONTENT_TYPES else "user_input"
+
+
+def _with_threshold(
+    thresholds: Mapping[str, Any], kind: ContentType, chosen: float
+) -> dict[str, Any]:
+    """For texts of that type; those of users are what holds where nothing else is said."""
+    if kind == "user_input":
+        return {**thresholds, "engine": chosen}
+    by_type = thresholds.get("content_types") or {}
+    own = {**(by_type.get(kind) or {}), "engine": chosen}
+    return {**thresholds, "content_types": {**by_type, kind: own}}
 
 
 def _chosen(text: str | None, default: float) -> float:

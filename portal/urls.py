@@ -5,6 +5,7 @@ from django.urls import include, path
 
 from portal import (
     audit,
+    engines,
     feedback,
     inbox,
     jobs,
@@ -49,6 +50,7 @@ urlpatterns = [
     path("app/keys/<uuid:key_id>/end", keys.end, name="portal-key-end"),
     path("app/keys/<uuid:key_id>/policy", policy.policy, name="portal-key-policy"),
     path("app/keys/<uuid:key_id>/policy/restore", policy.restore, name="portal-key-policy-restore"),
+    path("app/keys/<uuid:key_id>/engines", engines.engines, name="portal-key-engines"),
     path(
         "app/keys/<uuid:key_id>/calibrate",
         limited("calibrate", by="user_or_ip", per_minute=6)(policy.calibrate),

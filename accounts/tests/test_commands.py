@@ -167,7 +167,7 @@ class TestConfirmEmail:
             run("confirm_email", "nobody@acme.example")
 
 
-class TestEngine:
+class TestEngineStandin:
     @pytest.fixture
     def start(self):
         """The switches and the address that a command line leads to."""
@@ -179,7 +179,7 @@ class TestEngine:
                 patch.object(standin.web, "run_app", autospec=True) as run_app,
                 patch.object(standin, "Engine", autospec=True, side_effect=standin.Engine) as made,
             ):
-                call_command("engine", *arguments)
+                call_command("engine_standin", *arguments)
             [switches] = made.call_args.args
             address = run_app.call_args.kwargs["host"], run_app.call_args.kwargs["port"]
             return asdict(switches), address

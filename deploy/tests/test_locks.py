@@ -16,7 +16,10 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parents[2]
-LOCKS = ("requirements/base.txt", "requirements/dev.txt", "benchmarks/requirements.txt")
+LOCKS = (
+    *("requirements/base.txt", "requirements/engine.txt", "requirements/dev.txt"),
+    "benchmarks/requirements.txt",
+)
 # We use private names of theirs.
 PRIVATE = {"uvicorn", "httptools", "redis", "prometheus-client", "django-celery-beat"}
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass
 from hashlib import blake2b
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 from uuid import UUID
 
 import orjson
@@ -34,12 +34,19 @@ BYTES_MAX = 4 << 10
 log = get_logger("gateway.scores")
 
 
+Reason = Literal["connect_error", "timeout", "engine_error", "circuit_open"]
+"""Why an engine gave no score: one of four stable words."""
+
+
 @dataclass(frozen=True, slots=True)
 class Score:
     """`score` is 0..1 for "malicious"; `endpoint` is who answered, in the engine's own words.
 
-    `scanned_chars` of `total_chars` were looked at. `queued_seconds` is how long the
-    calls waited for a place.
+    `scanned_chars` of `total_chars` were looked at, and `unseen` says why not all, or what
+    else the engine could not judge. `queued_seconds` is how long the calls waited for a place.
+    `engine` is whose score it is, by its name in the settings; `path` is where in a JSON text the
+    highest score stood. `second_missing`: an engine should have been asked as well, and why it
+    was not.
     """
 
     score: float
@@ -49,6 +56,13 @@ class Score:
     scanned_chars: int
     total_chars: int
     queued_seconds: float = 0.0
+    engine: str = "default"
+    path: str | None = None
+    unseen: tuple[str, ...] = ()
+    tokens_in: int = 0
+    tokens_out: int = 0
+    cost: float = 0.0
+    second_missing: Reason | None = None
 
 
 class Remembered(NamedTuple):
@@ -63,7 +77,7 @@ class Remembered(NamedTuple):
 def key_of(text: str, content_type: str, engine_id: str, workspace_id: UUID) -> str:
     """`engine_id` names the engine, its version and how it is asked."""
     pepper = settings.KEY_PEPPERS.by_version[0][1]
-    material = f"score\0{workspace_id}\0{engine_id}\0{content_type}\0{text}"
+    material = f"score 2\0{workspace_id}\0{engine_id}\0{content_type}\0{text}"
     # Keyed BLAKE2 (RFC 7693) is a MAC in one pass, at a fifth of the cost of OpenSSL's HMAC.
     digest = blake2b(material.encode(), key=pepper[:64], digest_size=32, person=b"score")
     return "gw:score:" + digest.hexdigest()
@@ -107,6 +121,9 @@ def keep(key: str, score: Score) -> None:
         score.scanned_chars,
         score.total_chars,
         int(clock.time()),
+        score.engine,
+        score.path,
+        score.unseen,
     ]
     value = orjson.dumps(row)
     if len(value) > BYTES_MAX:
@@ -122,11 +139,22 @@ def _read(value: bytes | None) -> Remembered | None:
     if value is None:
         return None
     try:
-        score, threat_types, reason, endpoint, scanned, total, at = orjson.loads(value)
+        score, kinds, reason, endpoint, scanned, total, at, *more = orjson.loads(value)
+        engine, path, unseen = more or ("default", None, ())
         age = int(clock.time()) - at
         if not 0 <= score <= 1:
             raise ValueError("not a score")
-        scored = Score(score, tuple(threat_types), reason, endpoint, scanned, total)
+        scored = Score(
+            score,
+            tuple(kinds),
+            reason,
+            endpoint,
+            scanned,
+            total,
+            engine=engine,
+            path=path,
+            unseen=tuple(unseen),
+        )
     except (orjson.JSONDecodeError, ValueError, TypeError) as exc:
         log.warning("score_unreadable", error=type(exc).__name__)
         return None

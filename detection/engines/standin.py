@@ -1,11 +1,11 @@
 """A stand-in of the Go detection engine, around the embedded detector, with that engine's traps.
 
 It speaks the contract of the engine the gateway was planned for (version 2.1.0): the same routes,
-fields, error bodies and oddities, so that the gateway's real client is what `make run` and the
-tests exercise. It is never active where `DETECTION_ENGINE_URL` names a real engine.
+fields, error bodies and oddities, so that the gateway's real client is what the tests exercise. It
+is for tests alone: `engines/server.py` is an engine to use.
 
-`python -m detection.engines.standin` serves it without Django, in a third of the memory;
-`manage.py engine` is the same.
+`python -m detection.engines.standin` serves it without Django; `manage.py engine_standin` is the
+same.
 """
 
 from __future__ import annotations

@@ -16,9 +16,11 @@ from accounts.usage import reports
 from accounts.usage.rollups import SCORE_BINS as BINS
 from accounts.usage.rollups import bin_of
 from detection import services
-from detection.engines import go
+from detection.content_types import ContentType
+from detection.engines import door
 from detection.evaluation.report import Sample, parse
 from detection.models import Feedback
+from detection.policies.policy import DetectionPolicy
 from detection.schemas import ScoreRequest
 from gateway_project.core import clock
 from gateway_project.core.context import RequestContext
@@ -67,8 +69,15 @@ def from_threshold(counts: Sequence[int], threshold: float) -> int:
     return sum(counts[round(threshold * BINS) :])
 
 
-def compare(lines: Iterable[bytes], workspace_id: UUID) -> Compared:
-    """Score the labelled texts of a JSONL (`{"text", "label"}`, as `manage.py evaluate` reads it).
+def compare(
+    lines: Iterable[bytes],
+    workspace_id: UUID,
+    *,
+    policy: DetectionPolicy,
+    content_type: ContentType = "user_input",
+) -> Compared:
+    """Score the labelled texts of a JSONL (`{"text", "label"}`, as `manage.py evaluate` reads it),
+    by the engines of `policy`, as texts of that type.
 
     At most `ROWS_MAX` are scored. Blocks until the detector has, at most `SECONDS_MAX`; raises
     `TimeoutError`. Not for the event loop.
@@ -82,21 +91,24 @@ def compare(lines: Iterable[bytes], workspace_id: UUID) -> Compared:
         else:
             found.left_out += 1
     database.let_go()
-    scoring = _score([sample.text for sample in samples], workspace_id)
-    loop = go.client().loop  # of the web process, which this is a thread of
+    texts = [sample.text for sample in samples]
+    scoring = _score(texts, workspace_id, policy, content_type)
+    loop = door.engines().loop  # of the web process, which this is a thread of
     scores = asyncio.run_coroutine_threadsafe(scoring, loop).result(SECONDS_MAX)
     for sample, score in zip(samples, scores, strict=True):
         (found.attacks if sample.label else found.harmless)[bin_of(score)] += 1
     return found
 
 
-async def _score(texts: Sequence[str], workspace_id: UUID) -> list[float]:
+async def _score(
+    texts: Sequence[str], workspace_id: UUID, policy: DetectionPolicy, content_type: ContentType
+) -> list[float]:
     places = asyncio.Semaphore(AT_ONCE)
 
     async def score(text: str) -> float:
         async with places:
-            request = ScoreRequest.model_construct(text=text, content_type="user_input")
-            looked_up = services.start_look_up(text, "user_input", workspace_id)
+            request = ScoreRequest.model_construct(text=text, content_type=content_type)
+            looked_up = services.start_look_up(text, content_type, workspace_id, policy=policy)
             context = RequestContext("", None, None)
             found = await services.score(request, context, looked_up=looked_up)
             return found.confidence

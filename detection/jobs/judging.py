@@ -20,7 +20,7 @@ from accounts.usage.buffer import Record, buffer
 from accounts.usage.rows import Row
 from detection import services
 from detection.policies.policy import DetectionPolicy
-from detection.schemas import DetectConfig, Detection, DetectRequest
+from detection.schemas import DetectConfig, Detection, TextRequest
 from gateway_project.core import encryption, errors
 from gateway_project.core.clock import new_id
 from gateway_project.core.context import RequestContext
@@ -60,7 +60,7 @@ class Item:
     """
 
     id: str
-    request: DetectRequest | None
+    request: TextRequest | None
     error: dict[str, str] | None = None
     request_id: UUID | None = None
 
@@ -75,7 +75,7 @@ class Item:
         request_id: UUID | None = None,
     ) -> Item:
         """Of parts that were validated."""
-        request = DetectRequest.model_construct(text=text, config=config, metadata=metadata)
+        request = TextRequest.model_construct(text=text, config=config, metadata=metadata)
         return cls(item_id, request, request_id=request_id)
 
 
@@ -128,7 +128,7 @@ async def judge(
     ]
 
 
-async def _judge_one(item: Item, request: DetectRequest, origin: Origin, batch: str) -> Judged:
+async def _judge_one(item: Item, request: TextRequest, origin: Origin, batch: str) -> Judged:
     context = RequestContext(origin.client_ip, origin.correlation_id, origin.traceparent)
     context.route = origin.endpoint
     context.user_agent = origin.user_agent
@@ -156,7 +156,7 @@ def _why(row: Record, context: RequestContext, origin: Origin) -> dict[str, Any]
 
 async def _verdict(
     item: Item,
-    request: DetectRequest,
+    request: TextRequest,
     origin: Origin,
     batch: str,
     context: RequestContext,
@@ -164,10 +164,19 @@ async def _verdict(
 ) -> Judged:
     config = request.config
     looked_up = services.start_look_up(
-        request.text, config.content_type, origin.workspace_id, use_cache=config.use_cache
+        request.text,
+        config.content_type,
+        origin.workspace_id,
+        policy=origin.policy,
+        use_cache=config.use_cache,
     )
     verdict = await services.detect(
-        request, context, policy=origin.policy, looked_up=looked_up, batch=batch
+        request,
+        context,
+        policy=origin.policy,
+        looked_up=looked_up,
+        batch=batch,
+        api_key_id=origin.api_key_id,
     )
     extra: dict[str, Any] = {}
     if origin.wants_detections:

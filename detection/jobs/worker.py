@@ -21,9 +21,11 @@ from uuid import UUID
 from django import db
 from django.conf import settings
 
-from detection.engines import go
+from detection import shadows
+from detection.engines import door
 from detection.jobs import judging, store
 from detection.jobs.judging import Judged
+from detection.ledger import ledger
 from gateway_project.core.background import Background, in_thread
 from gateway_project.core.stores import database, redis
 from gateway_project.core.stores.bus import bus
@@ -148,7 +150,7 @@ async def _in_client_loop(work: Coroutine[Any, Any, T]) -> T:
 
     That is this one, but for the embedded worker: its web process has them already.
     """
-    home = go.client().loop
+    home = door.engines().loop
     if home is asyncio.get_running_loop():
         return await work
     return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(work, home))
@@ -158,14 +160,17 @@ async def _in_client_loop(work: Coroutine[Any, Any, T]) -> T:
 async def opened() -> AsyncIterator[Judge]:
     """A judge with all that it needs."""
     async with AsyncExitStack() as held:
-        if not go.is_open():
+        if not door.is_open():
             if settings.REDIS_URL:
                 redis.open_connection(settings.REDIS_URL, settings.CACHE_REDIS_URL)
                 held.push_async_callback(redis.close_connection)
                 bus.start()
                 held.push_async_callback(bus.stop)
-            go.open_client()
-            held.push_async_callback(go.close_client)
+            ledger.start()
+            held.push_async_callback(ledger.stop)
+            door.open_engines()
+            held.push_async_callback(door.close_engines)
+            held.push_async_callback(shadows.stop)
         yield Judge()
 
 

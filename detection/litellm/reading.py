@@ -15,8 +15,8 @@ from typing import Any, NamedTuple
 
 import orjson
 
+from detection.content_types import ContentType
 from detection.models import TEXT_CHARS_MAX
-from detection.schemas import ContentType
 
 OVERLAP_CHARS = 1_000
 """What neighbouring portions have in common, so that no attack hides on the edge."""

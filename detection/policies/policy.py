@@ -18,10 +18,11 @@ import unicodedata
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Mapping, Set
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from threading import Lock
-from typing import Any, Literal, get_args
+from types import MappingProxyType
+from typing import Any, Literal, NamedTuple, get_args
 from uuid import UUID
 
 import orjson
@@ -34,6 +35,9 @@ from accounts import authentication
 from accounts.events import audit
 from accounts.models import ApiKey, ended_by
 from accounts.services import Actor
+from detection.content_types import ContentType
+from detection.engines.addresses import DEFAULT as DEFAULT_ENGINE
+from detection.engines.door import DIRECT, Route, Second, Shadow
 from detection.models import Job, PolicyVersion
 from detection.schemas import DetectConfig, OnUnavailable, PolicyRef
 from gateway_project.core import clock, errors
@@ -59,6 +63,7 @@ ENDED_FOR = timedelta(minutes=5)
 """Longer than a request that began with the key takes, which may still make a job."""
 SIZE = 32  # bytes of a digest
 POLICY_BYTES, ENTRY_CHARS = 1_500, 80
+THRESHOLD_BYTES = 200  # of one by engine or content type
 Source = Literal["engine", "fallback", "none"]
 Match = Literal["allow", "deny"]
 
@@ -89,14 +94,33 @@ class Digests(Set[str]):
         return self._packed[SIZE * position : SIZE * (position + 1)]
 
 
+class Thresholds(NamedTuple):
+    """By who answered: an engine of that name, any engine, or the embedded detector for want of
+    one. None: not said."""
+
+    engine: float | None = None
+    fallback: float | None = None
+    engines: Mapping[str, float] = MappingProxyType({})
+
+    def of(self, source: Source, engine: str) -> float | None:
+        if source == "fallback":
+            return self.fallback
+        return self.engines.get(engine, self.engine)
+
+
+NO_THRESHOLDS = Thresholds()
+
+
 @dataclass(frozen=True, slots=True)
 class DetectionPolicy:
     """The policy in force. A threshold of None: the default."""
 
     id: str = "default"
     version: int = 1
-    threshold_engine: float | None = None
-    threshold_fallback: float | None = None
+    thresholds: Thresholds = NO_THRESHOLDS
+    thresholds_by_type: Mapping[str, Thresholds] = field(default_factory=dict)
+    route: Route = DIRECT
+    shadow: Shadow | None = None
     mode: Literal["enforce", "monitor"] = "enforce"
     on_unavailable: OnUnavailable = "fallback"
     locked: frozenset[str] = frozenset()
@@ -109,18 +133,40 @@ class DetectionPolicy:
     def memory_bytes(self) -> int:
         """About what remembering it takes, the JSON it was read from included."""
         entries = len(self.allow) + len(self.deny)
-        return POLICY_BYTES + entries * (SIZE + ENTRY_CHARS)
+        named = len(self.thresholds.engines)
+        named += sum(1 + len(one.engines) for one in self.thresholds_by_type.values())
+        return POLICY_BYTES + entries * (SIZE + ENTRY_CHARS) + named * THRESHOLD_BYTES
+
+    @property
+    def threshold_engine(self) -> float | None:
+        return self.thresholds.engine
+
+    @property
+    def threshold_fallback(self) -> float | None:
+        return self.thresholds.fallback
 
     def ref(self, matched: Match | None = None) -> PolicyRef:
         return PolicyRef(id=self.id, version=self.version, matched=matched)
 
     def threshold(
-        self, source: Source, asked: float | None
+        self,
+        source: Source,
+        asked: float | None,
+        content_type: ContentType = "user_input",
+        engine: str | None = None,
     ) -> tuple[float, Literal["request", "policy", "default"]]:
-        """The one to apply to whoever answered, and where it is from."""
+        """The one to apply to whoever answered, and where it is from.
+
+        Of the policy's, one for the content type goes before one for all, and one for the engine's
+        name before one for any engine.
+        """
         if asked is not None:
             return asked, "request"
-        own = self.threshold_fallback if source == "fallback" else self.threshold_engine
+        name = self.route.first if engine is None else engine
+        by_type = self.thresholds_by_type.get(content_type)
+        own = None if by_type is None else by_type.of(source, name)
+        if own is None:
+            own = self.thresholds.of(source, name)
         return (DEFAULT_THRESHOLD, "default") if own is None else (own, "policy")
 
     def check(self, config: DetectConfig) -> None:
@@ -132,7 +178,10 @@ class DetectionPolicy:
         if not self.locked:
             return
         asked = {
-            "threshold": (config.confidence_threshold, self.threshold("engine", None)[0]),
+            "threshold": (
+                config.confidence_threshold,
+                self.threshold("engine", None, config.content_type)[0],
+            ),
             "mode": (config.mode, self.mode),
             "on_unavailable": (wanted, self.on_unavailable),
         }
@@ -230,11 +279,22 @@ def of_key(key: ApiKey) -> DetectionPolicy:
 def read(document: Mapping[str, Any]) -> DetectionPolicy:
     threshold = document.get("threshold") or {}
     categories = document.get("categories") or {}
+    engines = document.get("engines") or {}
+    second, shadow = engines.get("second"), engines.get("shadow")
+    first = engines.get("first") or DEFAULT_ENGINE
     return DetectionPolicy(
         id=document.get("id", "key"),
         version=document.get("version", 1),
-        threshold_engine=threshold.get("engine"),
-        threshold_fallback=threshold.get("fallback"),
+        thresholds=_thresholds(threshold),
+        thresholds_by_type={
+            name: _thresholds(one) for name, one in (threshold.get("content_types") or {}).items()
+        },
+        route=Route(first, Second(second["engine"], second["from"], second["to"]))
+        if second
+        else DIRECT
+        if first == DEFAULT_ENGINE
+        else Route(first),
+        shadow=Shadow(shadow["engine"], shadow["share"]) if shadow else None,
         mode=document.get("mode", "enforce"),
         on_unavailable=document.get("on_unavailable", "fallback"),
         locked=frozenset(document.get("locked") or ()),
@@ -242,6 +302,12 @@ def read(document: Mapping[str, Any]) -> DetectionPolicy:
         allow=Digests(entry["digest"] for entry in document.get("allow") or ()),
         deny=Digests(entry["digest"] for entry in document.get("deny") or ()),
         store_text=bool(document.get("store_text")),
+    )
+
+
+def _thresholds(document: Mapping[str, Any]) -> Thresholds:
+    return Thresholds(
+        document.get("engine"), document.get("fallback"), document.get("engines") or {}
     )
 
 

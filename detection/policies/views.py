@@ -3,17 +3,28 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from django.http import HttpResponse
 from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import OpenApiParameter
-from pydantic import BaseModel, Field, StringConstraints, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    StringConstraints,
+    model_serializer,
+    model_validator,
+)
 from rest_framework.request import Request
 
 from accounts import idempotency
 from accounts.models import ApiKey
 from accounts.viewsets import KeyedViewSet
+from detection.content_types import ContentType
+from detection.engines import door
 from detection.models import TEXT_CHARS_MAX
 from detection.policies import policy
 from detection.policies.policy import ENTRIES_MAX, THREAT_TYPES, ThreatType
@@ -28,11 +39,71 @@ Lock = Literal["threshold", "mode", "on_unavailable"]
 Threshold = Annotated[float, Field(ge=0, le=1)]
 
 
+NAMES_MAX = 32
+Name = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_-]{0,31}$")]
+
+
+def _is_configured(name: str) -> str:
+    known = door.configured()
+    if name not in known:
+        raise ValueError(f"is no engine of this installation. It has: {', '.join(known)}")
+    return name
+
+
+EngineName = Annotated[Name, AfterValidator(_is_configured)]
+
+
 class Thresholds(Body):
     """By who answered; null: the default, 0.6."""
 
-    engine: Threshold | None = None
-    fallback: Threshold | None = None
+    engine: Threshold | None = Field(None, description="Any engine.")
+    fallback: Threshold | None = Field(
+        None, description="The embedded detector, when the engine was away."
+    )
+    engines: Annotated[dict[Name, Threshold], Field(max_length=NAMES_MAX)] = Field(
+        {}, description="An engine of that name; goes before `engine`."
+    )
+
+
+class AllThresholds(Thresholds):
+    content_types: dict[ContentType, Thresholds] = Field(
+        {}, description="For texts of that type; goes before the others."
+    )
+
+
+class SecondEngine(Body):
+    """Asked as well when the first is unsure; its score counts then."""
+
+    engine: EngineName
+    from_: Threshold = Field(0.3, alias="from")
+    to: Threshold = 0.8
+
+    @model_validator(mode="after")
+    def _in_order(self) -> SecondEngine:
+        if self.from_ > self.to:
+            raise ValueError("`from` is above `to`")
+        return self
+
+
+class ShadowEngine(Body):
+    """Asked behind the answer, which it never changes: to compare engines on one's own traffic."""
+
+    engine: EngineName
+    share: float = Field(0.1, gt=0, le=1, description="Of the texts, 0 to 1.")
+
+
+class Engines(Body):
+    """Which engines of this installation judge."""
+
+    first: EngineName = "default"
+    second: SecondEngine | None = None
+    shadow: ShadowEngine | None = None
+
+    @model_validator(mode="after")
+    def _differ(self) -> Engines:
+        if self.second is not None and self.second.engine == self.first:
+            raise ValueError("`second` is the first engine")
+        return self
 
 
 class Entry(Body):
@@ -65,7 +136,8 @@ Entries = Annotated[list[Entry], Field(max_length=ENTRIES_MAX)]
 class PolicyRequest(Body):
     """The whole policy: what is left out is at its default again."""
 
-    threshold: Thresholds = Field(default_factory=Thresholds)
+    threshold: AllThresholds = Field(default_factory=AllThresholds)
+    engines: Engines = Field(default_factory=Engines)
     locked: list[Lock] = Field([], description="What no request of this key may change.")
     mode: Literal["enforce", "monitor"] = "enforce"
     on_unavailable: OnUnavailable = "fallback"
@@ -83,7 +155,7 @@ class PolicyRequest(Body):
     )
 
     def kept(self) -> dict[str, Any]:
-        document = self.model_dump(exclude={"allow", "deny", "locked"})
+        document = self.model_dump(exclude={"allow", "deny", "locked"}, by_alias=True)
         document["locked"] = sorted(set(self.locked))
         for name in ("allow", "deny"):
             entries = [entry.kept() for entry in getattr(self, name)]
@@ -96,11 +168,65 @@ class KeptEntry(BaseModel):
     note: str
 
 
+class ThresholdView(BaseModel):
+    """What is not said of names and types is left out."""
+
+    engine: float | None
+    fallback: float | None
+    engines: dict[str, float] | None = None
+
+    @model_serializer(mode="wrap")
+    def _said(self, serialize: SerializerFunctionWrapHandler):  # type: ignore[no-untyped-def]
+        found = serialize(self)
+        return {k: v for k, v in found.items() if v or k in ("engine", "fallback")}
+
+    @classmethod
+    def of(cls, known: policy.Thresholds) -> Self:
+        return cls(
+            engine=known.engine, fallback=known.fallback, engines=dict(known.engines) or None
+        )
+
+
+class ThresholdsView(ThresholdView):
+    content_types: dict[str, ThresholdView] | None = None
+
+
+class SecondView(BaseModel):
+    model_config = ConfigDict(populate_by_name=True, serialize_by_alias=True)
+
+    engine: str
+    from_: float = Field(alias="from")
+    to: float
+
+
+class ShadowView(BaseModel):
+    engine: str
+    share: float
+
+
+class EnginesView(BaseModel):
+    first: str
+    second: SecondView | None
+    shadow: ShadowView | None
+
+    @classmethod
+    def of(cls, known: policy.DetectionPolicy) -> EnginesView:
+        second, shadow = known.route.second, known.shadow
+        return cls(
+            first=known.route.first,
+            second=None
+            if second is None
+            else SecondView(engine=second.engine, from_=second.least, to=second.most),
+            shadow=None if shadow is None else ShadowView(engine=shadow.engine, share=shadow.share),
+        )
+
+
 class PolicyView(BaseModel):
     id: str
     version: int
     updated_at: Time | None
-    threshold: dict[str, float | None]
+    threshold: ThresholdsView
+    engines: EnginesView
     locked: list[str]
     mode: str
     on_unavailable: str
@@ -118,7 +244,15 @@ class PolicyView(BaseModel):
             id=known.id,
             version=known.version,
             updated_at=datetime.fromisoformat(updated_at) if updated_at else None,
-            threshold={"engine": known.threshold_engine, "fallback": known.threshold_fallback},
+            threshold=ThresholdsView(
+                engine=known.threshold_engine,
+                fallback=known.threshold_fallback,
+                engines=dict(known.thresholds.engines) or None,
+                content_types={
+                    name: ThresholdView.of(one) for name, one in known.thresholds_by_type.items()
+                },
+            ),
+            engines=EnginesView.of(known),
             locked=sorted(known.locked),
             mode=known.mode,
             on_unavailable=known.on_unavailable,

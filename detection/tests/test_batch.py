@@ -9,7 +9,7 @@ import pytest
 
 from accounts.models import UsageLog
 from accounts.usage import stream
-from detection.engines.go import EngineClient
+from detection.engines.engine import Engine
 from detection.models import Job
 from detection.tests.test_detect import ATTACK, HARMLESS, field, problem
 from gateway_project.core.stores import database
@@ -90,7 +90,7 @@ class TestTheAnswer:
     def test_a_hundred_are_asked_about_together(self, gateway, engine, acme_key):
         engine.is_slow(0.3)
         most = now = 0
-        ask = EngineClient._ask_one
+        ask = Engine._ask_one
 
         async def counted(*args):
             nonlocal most, now
@@ -102,7 +102,7 @@ class TestTheAnswer:
                 now -= 1
 
         texts = [f"{HARMLESS} {n}" for n in range(100)]
-        with patch.object(EngineClient, "_ask_one", counted):
+        with patch.object(Engine, "_ask_one", counted):
             r = gateway.post(PATH, {"requests": items(*texts)}, key=acme_key)
 
         assert r.json()["successful_count"] == 100

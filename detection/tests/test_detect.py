@@ -69,6 +69,11 @@ class TestTheVerdict:
             "cached": False,
             "cache_age_seconds": 0,
             "policy": {"id": "default", "version": 1},
+            "coverage": {
+                "scanned_chars": len(ATTACK),
+                "total_chars": len(ATTACK),
+                "unseen": [],
+            },
         }
 
     def test_it_lets_a_harmless_text_pass(self, gateway, engine, acme_key):

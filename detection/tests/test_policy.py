@@ -30,6 +30,7 @@ DEFAULT = {
     "version": 1,
     "updated_at": None,
     "threshold": {"engine": None, "fallback": None},
+    "engines": {"first": "default", "second": None, "shadow": None},
     "locked": [],
     "mode": "enforce",
     "on_unavailable": "fallback",

@@ -18,8 +18,8 @@ from django.utils import timezone
 
 from accounts.models import ApiKey, AuditEvent
 from detection import embedded, services
-from detection.engines import go as engine_module
-from detection.engines import scores
+from detection.engines import door, scores
+from detection.engines import engine as engine_module
 from detection.policies import policy as policies
 from detection.tests.test_detect import ATTACK, HARMLESS, problem
 from gateway_project.core import ratelimit
@@ -88,7 +88,7 @@ class TestCache:
         self, gateway, engine, acme_key, settings, monkeypatch
     ):
         gateway.detect(ATTACK, key=acme_key)
-        monkeypatch.setattr(engine_module.client(), "version", "3.0.0")
+        monkeypatch.setattr(door.default(), "version", "3.0.0")
         by_version = gateway.detect(ATTACK, key=acme_key).json()["cached"]
         settings.DETECTION_ENGINE_WINDOW_BYTES = 400
         by_window = gateway.detect(ATTACK, key=acme_key).json()["cached"]
@@ -183,7 +183,7 @@ class TestCache:
     def test_redis_holds_neither_text_nor_a_digest_anybody_can_make(self, gateway, engine):
         from hashlib import sha256
 
-        key = scores.key_of(ATTACK, "user_input", engine_module.client().id, uuid4())
+        key = scores.key_of(ATTACK, "user_input", door.default().id, uuid4())
 
         assert sha256(ATTACK.encode()).hexdigest() not in key
         assert ATTACK not in key
@@ -268,7 +268,7 @@ class TestAtOnce:
         gateway.run(asyncio.sleep(0.5))
 
         assert reasons == {"timeout"}
-        assert engine_module.client().breaker.report() == {"state": "closed", "failures": 0}
+        assert door.default().breaker.report() == {"state": "closed", "failures": 0}
 
 
 class TestWindows:
@@ -322,7 +322,7 @@ class TestWindows:
 
     def test_at_most_eight_are_in_flight(self, gateway, engine, acme_key):
         engine.is_slow(0.05)
-        asked, most, now = engine_module.EngineClient._ask_one, 0, 0
+        asked, most, now = engine_module.Engine._ask_one, 0, 0
 
         async def counted(self, *args):
             nonlocal most, now
@@ -333,7 +333,7 @@ class TestWindows:
             finally:
                 now -= 1
 
-        with patch.object(engine_module.EngineClient, "_ask_one", counted):
+        with patch.object(engine_module.Engine, "_ask_one", counted):
             gateway.detect(self.text(0, 9000).replace(ATTACK, ""), key=acme_key)
 
         assert most == 8
@@ -458,7 +458,7 @@ class TestForcedBreaker:
         gateway.run(wait())
 
     def test_open_closed_and_let_go(self, gateway, engine, acme_key):
-        breaker = engine_module.client().breaker
+        breaker = door.default().breaker
 
         call_command("breaker", "engine", "open", verbosity=0, stdout=io.StringIO())
         self.until(gateway, lambda: breaker.forced == "open")
@@ -476,7 +476,7 @@ class TestForcedBreaker:
         )
 
     def test_a_process_that_was_cut_off_reads_it_when_it_is_back(self, gateway, engine):
-        breaker = engine_module.client().breaker
+        breaker = door.default().breaker
         redis.client().hset("gw:breakers:forced", "engine", "open")
 
         async def gap():

@@ -13,7 +13,9 @@ from django.conf import settings
 from django.urls import get_resolver
 
 from accounts.usage.buffer import buffer as usage_buffer
-from detection.engines import go
+from detection import shadows
+from detection.engines import door
+from detection.ledger import ledger
 from gateway_project.core.api import openapi
 from gateway_project.core.context import Receive, Send
 from gateway_project.core.memory import collect_at_rest, tune_gc
@@ -78,8 +80,11 @@ class Process:
             self._in_background(presence.announce_web())
         usage_buffer.start()
         self._held.push_async_callback(usage_buffer.stop)
-        go.open_client()
-        self._held.push_async_callback(go.close_client)
+        ledger.start()
+        self._held.push_async_callback(ledger.stop)
+        door.open_engines()
+        self._held.push_async_callback(door.close_engines)
+        self._held.push_async_callback(shadows.stop)
         if settings.ROBIN_CLIENT_API_URL:
             robin_client.open_robin()
             self._held.push_async_callback(robin_client.close_robin)

@@ -18,6 +18,8 @@ from pydantic import BaseModel, Field
 
 from accounts.authentication import OUTAGE_SECONDS
 from accounts.tasks import HEARTBEAT_KEY, HEARTBEAT_SECONDS
+from detection.engines import door
+from detection.engines.addresses import BadAddress
 from gateway_project.core import clock, errors
 from gateway_project.core.api import openapi
 from gateway_project.core.api.endpoint import endpoint
@@ -78,10 +80,12 @@ class ReadyView(BaseModel):
     )
 
 
-async def _engine() -> health.Status:
-    answer = await lifespan.probes().get(f"{settings.DETECTION_ENGINE_URL.rstrip('/')}/health")
-    # The Go engine says 206 when it is degraded, which a client would take for success.
-    return {200: "up", 206: "degraded"}.get(answer.status_code, "down")  # type: ignore[return-value]
+def _engine(name: str) -> health.Probe:
+    async def ask() -> health.Status:
+        engine = door.engines().get(name)
+        return "down" if engine is None else await engine.probe()
+
+    return health.Probe(ask)
 
 
 async def _redis() -> health.Status:
@@ -124,7 +128,17 @@ NEEDED = {"database": health.Probe(_database, remember_up_seconds=5)}
 if settings.REDIS_URL:
     NEEDED["redis"] = health.Probe(_redis, remember_up_seconds=5)
 CACHE = {"cache": health.Probe(_cache)} if settings.CACHE_REDIS_URL else {}
-PROBES = {"engine": health.Probe(_engine), **NEEDED, **CACHE, "worker": health.Probe(_worker)}
+
+
+def _engines() -> dict[str, health.Probe]:
+    try:
+        return {one.service: _engine(one.name) for one in door.configured().values()}
+    except BadAddress:  # the check of the settings says so, and nothing is served
+        return {}
+
+
+ENGINES = _engines()
+PROBES = {**ENGINES, **NEEDED, **CACHE, "worker": health.Probe(_worker)}
 # Once they are all there this asks nobody; looked at beside the others, named only in trouble.
 MIGRATIONS = health.Probe(_migrations)
 

@@ -32,7 +32,9 @@ KEPT = {
     "accounts/usage/log.py": "50,000 ids and times",
     "accounts/usage/rollups.py": "64 statements of ours",
     "detection/embedded/views.py": "8,192 single characters",
-    "detection/engines/go.py": REQUESTS,
+    "detection/engines/batching.py": "WAITING_MAX texts",
+    "detection/engines/door.py": REQUESTS,
+    "detection/ledger.py": "SUMS_MAX sums, DISAGREEMENTS_MAX disagreements",
     "detection/jobs/turns.py": "JOB_CHUNKS_IN_FLIGHT_MAX ids of each of as many workspaces",
     "detection/policies/policy.py": "bytes: POLICY_CACHE_BYTES_MAX",
     "detection/services.py": REQUESTS,
@@ -70,6 +72,8 @@ ROWS = {
     "IdempotencyRecord": "IDEMPOTENCY_PER_DAY, for a day",
     "Job": "Plan.waiting_items_max, then the day's quota for JOB_RETENTION_DAYS",
     "JobChunk": "Plan.waiting_items_max and Plan.waiting_bytes_max, then as Job",
+    "Disagreement": "DISAGREEMENTS_MAX of each process in FLUSH_SECONDS, for 30 days",
+    "EngineDay": "one for each key, day and pair of engines",
     "Feedback": "one for each request of the log",
     "Inbox": "one for each workspace",
     "InboxRequest": "50 of 64 KiB for each inbox",
@@ -99,6 +103,7 @@ STAFFS = {
 # Forms that cost nothing worth a limit of their own: a few rows of the workspace's own.
 CHEAP_FORMS = {
     *("portal-keys", "portal-key-rotate", "portal-key-revoke", "portal-key-policy"),
+    "portal-key-engines",
     *("portal-key-use-threshold", "portal-request-feedback", "portal-job-cancel"),
     *("portal-webhook-rotate", "portal-webhook-recover", "portal-webhook-delete"),
     *("portal-delivery-resend", "portal-inbox-webhook", "portal-inbox-clear"),

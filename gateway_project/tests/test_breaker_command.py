@@ -10,7 +10,7 @@ from django.conf import settings
 from django.core.management import CommandError, call_command
 
 from accounts.models import AuditEvent
-from detection.engines import go
+from detection.engines import door
 from gateway_project.core.stores import redis
 from gateway_project.core.upstream import breaker
 from gateway_project.core.upstream.breaker import FORCED_KEY
@@ -29,7 +29,7 @@ def breakers(gateway, engine, settings):
         return robin_client.open_robin()
 
     robin = gateway.run(open_robin())
-    found = (go.client().breaker, robin.client.breaker, robin.service.breaker)
+    found = (door.default().breaker, robin.client.breaker, robin.service.breaker)
     yield {one.name: one for one in found}
     for one in found:
         one.force(None)

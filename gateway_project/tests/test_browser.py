@@ -346,7 +346,7 @@ def look_at_every_page(tab, check):
             tab.press("Continue")
         tab.page.wait_for_url(f"{tab.url}{path}")
         check(tab)
-    for words in ("Policy", "Calibrate the threshold"):
+    for words in ("Policy", "Calibrate the threshold", "Engines"):
         tab.go("/app/keys")
         tab.page.locator("main a[href^='/app/keys/']").first.click()
         tab.follow(words)

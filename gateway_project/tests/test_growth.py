@@ -29,7 +29,7 @@ from accounts.models import (
     new_id,
 )
 from accounts.usage.rollups import EVERYTHING, SUMS
-from detection.models import Feedback, Job, JobChunk, PolicyVersion
+from detection.models import Disagreement, EngineDay, Feedback, Job, JobChunk, PolicyVersion
 from robin.models import MetricSample, QueueJob, RefreshFamily, RefreshToken
 from webhooks.models import Webhook, WebhookAttempt, WebhookDelivery, WebhookNotice
 
@@ -116,6 +116,12 @@ def old(acme, alice, acme_key, charlie):
     Feedback.objects.create(
         workspace=acme, request_id=new_id(), api_key_id=key.pk, verdict="correct",
         confidence=0.5, is_malicious=False, decision="allow", source="engine", created_at=at,
+    )  # fmt: skip
+    ids = {"api_key_id": key.pk, "workspace_id": acme.pk, "engine": "judge", "compared_to": "x"}
+    EngineDay.objects.create(**ids, day=at.date(), role="shadow")
+    Disagreement.objects.create(
+        **ids, request_id=new_id(), content_type="user_input", own_score=0.1, shadow_score=0.9,
+        is_malicious=False, created_at=at,
     )  # fmt: skip
     for version in (1, 2):
         PolicyVersion.objects.create(

@@ -41,6 +41,8 @@ NAMES = {
     "gateway_channel_layer_waiting_messages": (),
     "gateway_live_clients": (),
     "gateway_live_polls_total": (),
+    "gateway_engine_tokens_total": ("engine", "direction"),
+    "gateway_shadow_total": ("engine", "outcome"),
     "gateway_requests_total": ("method", "endpoint", "status"),
     "gateway_request_duration_seconds": ("method", "endpoint"),
     "gateway_circuit_breaker_state": ("service",),

@@ -59,7 +59,7 @@ def test_what_an_engine_says_beside_the_score_is_bounded():
     body["threat_types"] += [f"kind-{n}" for n in range(10_000)]
     body |= {"reason": "y" * 100_000, "endpoint": "z" * 100_000}
 
-    score = go.EngineClient._read(Answer(200, orjson.dumps(body), 0.0), 10)
+    score = go.GoEngine._read(Answer(200, orjson.dumps(body), 0.0), 10)
 
     assert 0 < len(score.threat_types) <= go.THREAT_TYPES_MAX
     assert max(map(len, score.threat_types)) <= go.WORD_CHARS_MAX

@@ -282,7 +282,7 @@ class TestMakeRun:
         [engine] = [
             child
             for child in children_of(process.pid)
-            if b"detection.engines.standin" in Path(f"/proc/{child}/cmdline").read_bytes()
+            if b"detection.engines.server" in Path(f"/proc/{child}/cmdline").read_bytes()
         ]
         return engine
 

@@ -279,6 +279,7 @@ def test_nothing_but_the_composition_reads_the_environment():
         "run.py",
         "local_supervisor.py",
         "serve.py",
+        "server.py",
         "evaluate.py",
         "exporter.py",
         "installation.py",  # of the doctor: whether the metrics' folder is set

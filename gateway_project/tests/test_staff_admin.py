@@ -34,7 +34,7 @@ from accounts.models import (
 from accounts.tests.shapes import refusal
 from accounts.usage.log import write
 from accounts.usage.rows import Batch
-from detection.engines import go as engine_module
+from detection.engines import door
 from gateway_project.core.upstream import breaker
 from gateway_project.tests.served import wait_until
 from gateway_project.tests.test_admin import PAGES, SHOWN_KEY, Browser, signed_in
@@ -690,7 +690,7 @@ class TestBreakers:
 
         assert r.status_code == 302
         expected = {"open": "open", "closed": "closed", "auto": None}[state]
-        assert engine_module.client().breaker.forced == expected
+        assert door.default().breaker.forced == expected
         event = AuditEvent.objects.get(action="breaker.forced")
         assert (event.actor, event.target) == ("root@gateway.example", "engine")
         assert event.details == {"state": state}
@@ -711,7 +711,7 @@ class TestBreakers:
         assert page.status_code == 200
         assert 'name="state"' not in page.text
         assert self.force(viewer).status_code == 403
-        assert engine_module.client().breaker.forced is None
+        assert door.default().breaker.forced is None
         assert not AuditEvent.objects.exists()
 
     @pytest.mark.parametrize(("name", "state"), [("nothing", "open"), ("engine", "ajar"), ("", "")])

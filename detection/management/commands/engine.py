@@ -1,4 +1,4 @@
-"""`manage.py engine`: the stand-in of the Go detection engine."""
+"""`manage.py engine`: a detection engine of our own (`detection/engines/server.py`)."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from typing import Any
 
 from django.core.management.base import BaseCommand
 
-from detection.engines import standin
+from detection.engines import server
 
 
 class Command(BaseCommand):
-    help = "Serve a stand-in of the Go detection engine, with its traps as switches."
+    help = "Serve a detection engine: the embedded detector, and an ONNX classifier with --model."
     requires_system_checks = []
 
     def add_arguments(self, parser: ArgumentParser) -> None:
-        standin.add_arguments(parser)
+        server.add_arguments(parser)
 
     def handle(self, *args: Any, **options: Any) -> None:
-        standin.serve(options)
+        server.serve(options)

@@ -34,6 +34,7 @@ from rich.text import Text
 
 from accounts import services
 from accounts.models import ApiKey
+from detection.content_types import ContentType
 from detection.evaluation.report import (
     COLUMNS,
     Answer,
@@ -50,7 +51,6 @@ from detection.evaluation.report import (
     rows_in,
     sweep,
 )
-from detection.schemas import ContentType
 from gateway_project.core import clock
 from gateway_project.core.stores import database
 

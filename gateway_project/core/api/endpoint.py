@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Protocol, TypeVar
@@ -226,7 +227,8 @@ def _described(
 def parse(request: HttpRequest, model: type[M]) -> M:
     """The body, validated; raises the 400, 415 or 422 that says what is wrong with it."""
     if not request.body and not any(f.is_required() for f in model.model_fields.values()):
-        return model()  # every field is optional, so no body says as much as an empty object
+        with suppress(pydantic.ValidationError):  # unless it wants one of several
+            return model()  # every field is optional: no body says as much as an empty object
     media_type = request.META.get("CONTENT_TYPE", "").partition(";")[0].strip().lower()
     if media_type != JSON and not media_type.endswith("+json"):
         raise errors.UnsupportedMediaType

@@ -139,6 +139,13 @@ class SingleFlight(Generic[K, V]):
         # Shielded: a caller that goes away must not take the others' answer with it.
         return await asyncio.shield(call)
 
+    async def cancel_all(self) -> None:
+        """End what is under way; whoever waits for it is told that it was cancelled."""
+        calls = list(self._in_flight.values())
+        for call in calls:
+            call.cancel()
+        await asyncio.gather(*calls, return_exceptions=True)
+
     async def _run(self, key: K, work: Callable[[], Awaitable[V]]) -> V:
         call = asyncio.current_task()
         try:

@@ -57,6 +57,17 @@ upstream_duration = Histogram(
     buckets=SECONDS,
 )
 detections_total = Counter("gateway_detections_total", "Verdicts given.", ["source", "decision"])
+engine_tokens = Counter(
+    "gateway_engine_tokens_total",
+    "Tokens that an engine of a language model says it read (in) and wrote (out).",
+    ["engine", "direction"],
+)
+shadow_total = Counter(
+    "gateway_shadow_total",
+    "Texts for a shadow engine: agreed or disagreed with the answer, failed, or skipped because "
+    "there was enough to do.",
+    ["engine", "outcome"],
+)
 policy_matches = Counter(
     "gateway_policy_matches_total", "Texts that stand on a list of their key's policy.", ["list"]
 )

@@ -211,6 +211,11 @@ class UpstreamClient:
             self._head += f"Authorization: Basic {b64encode(pair.encode()).decode()}\r\n"
         self._drop_all()
 
+    @property
+    def is_full(self) -> bool:
+        """Whether the next request would wait for a slot."""
+        return self._slots.locked()
+
     async def close(self) -> None:
         self._drop_all()
 

@@ -88,8 +88,11 @@ class Command(BaseCommand):
             environment["DETECTION_ENGINE_SCORE_FLOOR"] = os.environ.get(
                 "DETECTION_ENGINE_SCORE_FLOOR", "0"
             )
-            self._say(f"Starting the stand-in detection engine on :{port}")
-            commands["engine"] = _module("detection.engines.standin", f"--port={port}")
+            environment["DETECTION_ENGINE_WINDOW_BYTES"] = os.environ.get(
+                "DETECTION_ENGINE_WINDOW_BYTES", "0"
+            )
+            self._say(f"Starting the embedded detection engine on :{port}")
+            commands["engine"] = _module("detection.engines.server", f"--port={port}")
         if not (settings.ROBIN_CLIENT_API_URL or settings.ROBIN_SERVICE_API_URL):
             client = ports.next_free(8090, but=taken)
             service = ports.next_free(8080, but=[*taken, client])

@@ -1,0 +1,437 @@
+"""What every engine is to the gateway: something that scores a text, or says why it cannot.
+
+`Engine.ask` gives a `Score` or raises `EngineUnavailable` with one of four stable reasons. What is
+the same for all of them is here: the breaker, windows of long texts, the strings of JSON texts, the
+merging of what the calls found. A kind of engine says how it is asked once (`_score`), how it is
+probed, and what its scores depend on (`version`).
+
+A longer text than an engine reads is asked in windows, several at once, and the highest score
+counts; one that is sure ends the asking.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Hashable, Iterable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import orjson
+from django.conf import settings
+
+from detection.content_types import DATA, FIELDS_APART, ContentType
+from detection.engines import analysts, fields, windows
+from detection.engines.addresses import Address
+from detection.engines.fields import Document, Field
+from detection.engines.scores import Reason, Score
+from gateway_project.core.context import RequestContext
+from gateway_project.core.telemetry import health, tracing
+from gateway_project.core.telemetry.logging import get_logger
+from gateway_project.core.upstream import client as http
+from gateway_project.core.upstream.breaker import Breaker, BreakerOpen
+
+# What an engine says beside the score goes into logs, events and every answer.
+THREAT_TYPES_MAX, WORD_CHARS_MAX, REASON_CHARS_MAX = 32, 64, 1_000
+WINDOWS_AT_ONCE = 8
+SURE = 0.95
+LOCATE_FROM = 0.5
+"""From this score on it is worth asking which of several strings it was."""
+LOCATE_FIELDS_MAX = 8
+FAULT_SECONDS_MIN = 2.0
+"""A call that had less than this did not show that the engine is slow."""
+log = get_logger("gateway.engine")
+
+
+class EngineUnavailable(Exception):
+    """No score from the engine, and why."""
+
+    def __init__(
+        self, reason: Reason, retry_after_seconds: int = 5, *, is_outage: bool = True
+    ) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.retry_after_seconds = retry_after_seconds
+        self.is_outage = is_outage
+        """False when it works but refuses us: a misconfiguration, which must not fail open."""
+
+
+class NotAnOutage(Exception):
+    """The engine works but not for this request: the breaker must not open for it."""
+
+
+class NotUnderstood(Exception):
+    """It answered, and not as its contract says. The sentence goes into the log."""
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """What goes with each of the calls for one text."""
+
+    content_type: ContentType
+    deadline: float
+    """Of the loop's clock."""
+    request_id: str
+    traceparent: str | None
+    holder: Hashable
+
+    @property
+    def seconds_left(self) -> float:
+        return max(0.001, self.deadline - asyncio.get_running_loop().time())
+
+    def headers(self) -> dict[str, str]:
+        found = {"Content-Type": "application/json", "X-Request-ID": self.request_id}
+        if self.traceparent is not None:
+            found["traceparent"] = self.traceparent
+        return found
+
+
+class Engine(ABC):
+    """One per process and name. See the module's paragraph."""
+
+    reads_fields_together: ClassVar[bool] = False
+    """All strings of a JSON text in one call, since each call costs."""
+    reads_json: ClassVar[bool] = False
+    """It takes a JSON text apart itself."""
+
+    def __init__(self, address: Address) -> None:
+        self.loop = asyncio.get_running_loop()
+        """The only one that may use it."""
+        self.name = address.name
+        self.address = address
+        self.breaker = Breaker(
+            address.service,
+            failures_max=settings.CIRCUIT_BREAKER_FAILURE_THRESHOLD,
+            open_seconds=settings.CIRCUIT_BREAKER_TIMEOUT_SECONDS,
+        )
+        self.version = ""
+
+    @property
+    def id(self) -> str:
+        """What a remembered score depends on besides its text. Never an address' secret."""
+        return f"{self.address.shown} {self.version} {self.window_bytes}"
+
+    @property
+    def window_bytes(self) -> int:
+        return self.address.number("window", 0)
+
+    @property
+    def floor(self) -> float:
+        """The score that it gives to whatever it finds harmless."""
+        return self.address.fraction("floor", 0.0)
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether calls wait for a place: what can wait itself should not come now."""
+        return False
+
+    @abstractmethod
+    async def _score(self, text: str, call: Call) -> Score:
+        """Ask once, for what it reads whole.
+
+        Raises `NotUnderstood`, `NotAnOutage`, `EngineUnavailable` or an `UpstreamError`.
+        """
+
+    @abstractmethod
+    async def probe(self) -> health.Status:
+        """As `/health` shows it. Raises whatever it likes when it is down."""
+
+    @abstractmethod
+    async def close(self) -> None:
+        """Give back what it holds."""
+
+    async def ask(
+        self,
+        text: str,
+        content_type: ContentType,
+        *,
+        timeout_seconds: float,
+        context: RequestContext,
+        holder: Hashable = None,
+    ) -> Score:
+        """Score one text; `holder` takes turns with others for the places at the engine.
+
+        Raises `EngineUnavailable`.
+        """
+        call = Call(
+            content_type,
+            self.loop.time() + timeout_seconds,
+            context.correlation_id or context.request_id,
+            context.traceparent,
+            holder,
+        )
+        document = None if self.reads_json else fields.read(text)
+        if document is not None:
+            return await self._ask_document(text, document, call)
+        scored, _ = await self._ask_text(text, call)
+        return scored if scored.engine == self.name else replace(scored, engine=self.name)
+
+    async def _ask_text(self, text: str, call: Call) -> tuple[Score, tuple[int, int]]:
+        """The score, and between which characters the highest stood."""
+        if not self.window_bytes:
+            return await self._ask_one(text, call), (0, len(text))
+        data = text.encode()
+        spans = windows.spans(data, self.window_bytes, is_data=call.content_type in DATA)
+        if len(spans) == 1:
+            return await self._ask_one(text, call), (0, len(text))
+        found = await self._ask_windows(data, spans, call)
+        scored = _merged(found.values(), windows.covered_chars(data, found), len(text))
+        start, end = max(found, key=lambda span: found[span].score)
+        return scored, (len(data[:start].decode()), len(data[:end].decode()))
+
+    async def _ask_windows(
+        self, data: bytes, spans: list[windows.Span], call: Call
+    ) -> dict[windows.Span, Score]:
+        places = asyncio.Semaphore(WINDOWS_AT_ONCE)
+
+        async def ask(span: windows.Span) -> tuple[windows.Span, Score]:
+            async with places:
+                return span, await self._ask_one(data[slice(*span)].decode(), call)
+
+        tasks = [asyncio.create_task(ask(span)) for span in spans]
+        found: dict[windows.Span, Score] = {}
+        try:
+            for task in asyncio.as_completed(tasks):
+                span, scored = await task
+                found[span] = scored
+                if scored.score >= SURE:
+                    break
+        except EngineUnavailable:
+            # What it has found so far is worth more than what the embedded detector may find.
+            if not any(scored.threat_types for scored in found.values()):
+                raise
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+        return found
+
+    async def _ask_document(self, text: str, document: Document, call: Call) -> Score:
+        """The strings of a JSON text; of those that score, the path of the highest."""
+        apart = self._apart(document, call)
+        if apart:
+            answers = await self._ask_each(apart, call)
+            scored = _merged(answers.values(), len(document.text), len(document.text))
+            best = max(answers, key=lambda field: answers[field].score)
+            path: str | None = best.path if answers[best].score >= self._locate_from else None
+        else:
+            scored, (start, end) = await self._ask_text(document.text, call)
+            candidates = document.between(start, end)
+            path = None
+            if scored.score >= self._locate_from:
+                path, closer = await self._located(candidates, call)
+                if closer is not None and closer.score > scored.score:
+                    scored = replace(closer, scanned_chars=scored.scanned_chars)
+        share = scored.scanned_chars / max(1, len(document.text))
+        scanned = round((len(text) - document.unread_chars) * min(1.0, share))
+        return replace(
+            scored,
+            scanned_chars=scanned,
+            total_chars=len(text),
+            path=path,
+            unseen=scored.unseen + document.unseen,
+            engine=self.name,
+        )
+
+    @property
+    def _locate_from(self) -> float:
+        return max(LOCATE_FROM, self.floor + 0.01)
+
+    def _apart(self, document: Document, call: Call) -> Sequence[Field]:
+        """The strings that are asked one by one: of a tool's definition or call, if they are few.
+
+        And all of it, since an order may be spread over several.
+        """
+        if call.content_type not in FIELDS_APART or self.reads_fields_together:
+            return ()
+        worded = [field for field in document.fields if " " in field.text.strip()]
+        if not 0 < len(worded) <= LOCATE_FIELDS_MAX:
+            return ()
+        return [*worded, Field("$", document.text)]
+
+    async def _ask_each(self, asked: Sequence[Field], call: Call) -> dict[Field, Score]:
+        scores = await asyncio.gather(
+            *(self._ask_text(field.text, call) for field in asked), return_exceptions=True
+        )
+        found: dict[Field, Score] = {}
+        failed: BaseException | None = None
+        for field, scored in zip(asked, scores, strict=True):
+            if isinstance(scored, BaseException):
+                failed = scored
+            else:
+                found[field] = scored[0]
+        # As of windows: what was found so far is worth more than the embedded detector's word.
+        if failed is not None and not any(scored.threat_types for scored in found.values()):
+            raise failed
+        return found
+
+    async def _located(
+        self, candidates: list[Field], call: Call
+    ) -> tuple[str | None, Score | None]:
+        """Which of several strings scores highest, and its score. A question of detail: without an
+        answer it is what their paths have in common."""
+        if not candidates:
+            return None, None
+        if len(candidates) == 1:
+            return candidates[0].path, None
+        common = fields.common_path(candidates)
+        if self.reads_fields_together:
+            texts = [field.text for field in candidates]
+            best_at = await analysts.worst_of(texts, call.content_type, call.holder)
+            return (common if best_at is None else candidates[best_at].path), None
+        worded = sorted(candidates, key=lambda field: -len(field.text))[:LOCATE_FIELDS_MAX]
+        with suppress(EngineUnavailable):
+            answers = await self._ask_each(worded, call)
+            best = max(answers, key=lambda field: answers[field].score)
+            if answers[best].score >= self._locate_from:
+                return best.path, answers[best]
+        return common, None
+
+    async def _ask_one(self, text: str, call: Call) -> Score:
+        """One call, under the breaker."""
+        try:
+            permit = self.breaker.acquire()
+        except BreakerOpen as exc:
+            raise EngineUnavailable("circuit_open", math.ceil(exc.retry_after_seconds)) from exc
+        try:
+            scored = await self._score(text, call)
+        except EngineUnavailable:
+            permit.failed()
+            raise
+        except NotAnOutage as exc:
+            permit.release()
+            raise EngineUnavailable("engine_error", is_outage=False) from exc
+        except NotUnderstood as exc:
+            permit.failed()
+            self._log("engine_answer_unreadable", call, error=str(exc))
+            raise EngineUnavailable("engine_error") from exc
+        except http.UpstreamError as exc:
+            if isinstance(exc, http.UpstreamTimeout) and exc.had_seconds < _fault_seconds():
+                permit.release()  # it waited for a place, or its caller had no time
+            else:
+                permit.failed()
+            self._log("engine_failed", call, reason=exc.reason, error=str(exc))
+            raise EngineUnavailable(exc.reason) from exc  # type: ignore[arg-type]
+        except BaseException:
+            permit.release()  # cancelled, or a bug of ours: no word about the engine
+            raise
+        permit.succeeded()
+        return scored
+
+    def _log(self, event: str, call: Call, **facts: object) -> None:
+        log.warning(event, engine=self.name, request_id=call.request_id, **facts)
+
+
+class HttpEngine(Engine):
+    """One that is asked over HTTP."""
+
+    refusals: ClassVar[frozenset[int]] = frozenset({400, 404, 405, 413, 415, 422})
+    """Statuses by which it says that it does not take this request: no outage."""
+
+    def __init__(self, address: Address) -> None:
+        super().__init__(address)
+        self.http = http.UpstreamClient(address.service, address.url)
+        # A probe that waited for a place of the calls would say of the engine what is true of us.
+        self.probes = http.UpstreamClient(address.service, address.url, in_flight_max=2)
+
+    async def close(self) -> None:
+        await self.http.close()
+        await self.probes.close()
+
+    @property
+    def is_busy(self) -> bool:
+        return self.http.is_full
+
+    async def _post(
+        self,
+        path: str,
+        body: object,
+        call: Call,
+        headers: dict[str, str] | None = None,
+        *,
+        timeout_seconds: float | None = None,
+    ) -> tuple[bytes, float]:
+        """The content of a 200, and how long the call waited for a place.
+
+        Raises what every other status means: `docs/engine.md` has the table.
+        """
+        sent = {**call.headers(), **(headers or {})}
+
+        async def post() -> http.Answer:
+            return await self.http.request(
+                "POST",
+                path,
+                body=orjson.dumps(body),
+                headers=sent,
+                timeout_seconds=call.seconds_left if timeout_seconds is None else timeout_seconds,
+                holder=call.holder,
+            )
+
+        if tracing.tracer is None:
+            answer = await post()
+        else:
+            service = self.address.service
+            name = f"{service} POST {path.partition('?')[0]}"
+            with tracing.calling(name, sent, **{"peer.service": service}):
+                answer = await post()
+        status = answer.status
+        if status == 200:
+            return answer.content, answer.queued_seconds
+        if status in (401, 403):
+            # Somebody put authentication before the engine: an operator must act.
+            log.error("engine_refuses_us", engine=self.name, status=status, alert=True)
+            raise NotAnOutage
+        if status in self.refusals:
+            size = len(answer.content)
+            log.error("engine_rejected_request", engine=self.name, status=status, body_bytes=size)
+            raise NotAnOutage
+        log.warning("engine_failed", engine=self.name, status=status)
+        raise EngineUnavailable("timeout" if status in (408, 504) else "engine_error")
+
+
+def read_json(content: bytes) -> object:
+    """Raises `NotUnderstood`. NaN and infinity are no JSON, as RFC 8259 has it."""
+    try:
+        return orjson.loads(content)
+    except orjson.JSONDecodeError as exc:
+        raise NotUnderstood("no JSON") from exc
+
+
+def fraction(value: object, least: float = 0.0, most: float = 1.0) -> float:
+    """A finite number, brought into bounds. Raises `NotUnderstood`."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise NotUnderstood(f"no finite number where a score should be: {type(value).__name__}")
+    return min(most, max(least, float(value)))
+
+
+def words_of(value: object) -> tuple[str, ...]:
+    """Names of threats, each once. Raises `NotUnderstood`."""
+    if value is None:
+        return ()
+    if not isinstance(value, list):
+        raise NotUnderstood("threat types are no list")
+    return tuple(dict.fromkeys(str(kind)[:WORD_CHARS_MAX] for kind in value[:THREAT_TYPES_MAX]))
+
+
+def _fault_seconds() -> float:
+    return min(FAULT_SECONDS_MIN, settings.DETECTION_ENGINE_TIMEOUT_SECONDS)
+
+
+def _merged(scored: Iterable[Score], scanned_chars: int, total_chars: int) -> Score:
+    """One score of all calls: the highest, with whatever any of them found and used."""
+    ranked = sorted(scored, key=lambda one: -one.score)
+    kinds = dict.fromkeys(kind for one in ranked for kind in one.threat_types)
+    unseen = dict.fromkeys(reason for one in ranked for reason in one.unseen)
+    return replace(
+        ranked[0],
+        threat_types=tuple(kinds),
+        scanned_chars=scanned_chars,
+        total_chars=total_chars,
+        queued_seconds=max(one.queued_seconds for one in ranked),
+        unseen=tuple(unseen),
+        tokens_in=sum(one.tokens_in for one in ranked),
+        tokens_out=sum(one.tokens_out for one in ranked),
+        cost=sum(one.cost for one in ranked),
+    )
