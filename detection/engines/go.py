@@ -90,25 +90,6 @@ class GoEngine(HttpEngine):
         content, queued_seconds = await self._post("/v1/detect", body, call)
         return self._read(Answer(200, content, queued_seconds), len(text))
 
-    async def _post(
-        self, text: str, headers: dict[str, str], timeout_seconds: float, holder: Hashable
-    ) -> http.Answer:
-        async def post() -> http.Answer:
-            return await self.http.request(
-                "POST",
-                "/v1/detect",
-                body=orjson.dumps({"text": text}),
-                headers=headers,
-                timeout_seconds=timeout_seconds,
-                holder=holder,
-            )
-
-        if tracing.tracer is None:
-            return await post()
-        headers = dict(headers)  # windows of one text are calls of their own
-        with tracing.calling("engine POST /v1/detect", headers, **{"peer.service": "engine"}):
-            return await post()
-
     @staticmethod
     def _read(answer: Answer, chars: int) -> Score:
         body = read_json(answer.content)
