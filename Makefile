@@ -5,7 +5,7 @@ VENV := .venv
 override PY := $(VENV)/bin/python
 PIP := $(PY) -m pip --disable-pip-version-check --no-input --quiet
 SERVICES := $(PY) deploy/services.py run
-STORES := $(SERVICES) --want nginx,chromium,faketime,pgbouncer
+STORES := $(SERVICES) --want nginx,chromium,faketime,pgbouncer,prometheus,alertmanager
 # All tests: N processes side by side, which a few tests would not repay. One more than the cores of
 # a small machine, since those that start servers often wait.
 N := 3

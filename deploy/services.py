@@ -41,6 +41,8 @@ PACKAGES = {
     "chromium": "chromium",
     "nginx": "nginx",
     "faketime": "faketime",
+    "prometheus": "prometheus",
+    "alertmanager": "prometheus-alertmanager",
 }
 POSTGRES_ROOT = Path("/usr/lib/postgresql")  # Debian keeps a folder there for each major version
 Ready = Callable[[int, int], bool]  # process id and port: is it this very process that answers?
