@@ -555,6 +555,57 @@ class UsageLog(models.Model):
         return f"{self.endpoint} {self.http_status} {self.request_id}"
 
 
+class LogExport(models.Model):
+    """A file of the log that is written behind the request, and told of by mail.
+
+    `conditions` are those of `accounts.usage.reading.page`, as JSON; `cursor` is how far it is.
+    """
+
+    id = models.UUIDField(primary_key=True, default=new_id, editable=False)
+    workspace = models.ForeignKey(Workspace, on_delete=models.CASCADE, related_name="exports")
+    asked_by = models.EmailField()
+    link = models.CharField(max_length=500, help_text="Where its file will be.")
+    conditions = models.JSONField(default=dict)
+    cursor = models.CharField(max_length=200, blank=True, default="", db_default="")
+    rows = models.PositiveBigIntegerField(default=0, db_default=0)
+    parts = models.PositiveIntegerField(default=0, db_default=0)
+    size = models.PositiveBigIntegerField(default=0, db_default=0, help_text="Bytes, compressed.")
+    is_cut = models.BooleanField(default=False, db_default=False)
+    created_at = models.DateTimeField(default=clock.now, db_default=Now(), editable=False)
+    finished_at = models.DateTimeField(null=True)
+    told_at = models.DateTimeField(null=True)
+
+    class Meta:
+        ordering = ["-id"]
+        indexes = [
+            models.Index(fields=["created_at"], name="log_export_time"),
+            models.Index(
+                fields=["created_at"], name="log_export_waiting", condition=Q(told_at=None)
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"export {self.pk}"
+
+
+class LogExportPart(models.Model):
+    """A piece of its file: lines of JSON, gzip; pieces one after the other are one file."""
+
+    export = models.ForeignKey(
+        LogExport, on_delete=models.CASCADE, related_name="content", db_index=False
+    )
+    number = models.PositiveIntegerField()
+    content = models.BinaryField()
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(fields=["export", "number"], name="log_export_part_once"),
+        ]
+
+    def __str__(self) -> str:
+        return f"part {self.number} of {self.export_id}"
+
+
 class StoredText(models.Model):
     """The text of a request whose key's policy asks for it (`store_text`), encrypted."""
 

@@ -23,6 +23,7 @@ from accounts.models import (
     AuditEvent,
     IdempotencyRecord,
     Invitation,
+    LogExport,
     Parked,
     QuotaNotice,
     ScoreRollup,
@@ -30,6 +31,7 @@ from accounts.models import (
     UsageBatch,
     UsageRollup,
 )
+from accounts.usage import exports
 from accounts.usage.partitions import retention_days
 from accounts.usage.rollups import ROLLUPS_KEPT
 from gateway_project.core import clock
@@ -45,6 +47,8 @@ def prune() -> int:
     """Forget what is past its time; returns how many rows."""
     now, during = clock.now(), Round()
     erased = during.repeat(idempotency.erase_secrets)
+    files = LogExport.objects.filter(created_at__lt=now - exports.KEPT).order_by("created_at")
+    erased += during.erase(files)
     return erased + sum(during.delete(rows) for rows in _past(now)) + _end_sessions(now, during)
 
 

@@ -8,7 +8,7 @@ from django.conf import settings
 from django.core.cache import cache
 
 from accounts import audit, retention
-from accounts.usage import events, partitions, stream
+from accounts.usage import events, exports, partitions, stream
 from gateway_project.core import clock
 from gateway_project.core.stores import deletion
 
@@ -62,6 +62,12 @@ def erase_deleted() -> int:
 @worker_ready.connect
 def _make_first_partitions(**_: Any) -> None:
     partitions.make_partitions_ahead()
+
+
+@shared_task(expires=10)
+def write_exports() -> int:
+    """Write on files of the log that were asked for, and tell of those that are written."""
+    return exports.work()
 
 
 @shared_task(expires=60)

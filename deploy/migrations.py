@@ -28,6 +28,7 @@ KNOWN: dict[str, str] = {
     "accounts.0019_limits_of_workspaces": "it fills a plan or two, of which there are few",
     "accounts.0024_people": "it alters words of choices, which no database has, and a new table",
     "accounts.0025_audit_chain": "it fills two plans, and makes a trigger, which reads no row",
+    "accounts.0031_log_exports": "it makes new tables, and sets how one of them is vacuumed",
     "detection.0003_policy_versions_and_running_jobs": BEFORE,
     "detection.0007_turns_of_chunks": "it fills chunks that wait, of which there are few",
     "webhooks.0002_inbox": BEFORE,

@@ -582,6 +582,7 @@ CELERY_BEAT_SCHEDULE = {
     # What forgets and erases works in rounds of seconds, so that a backlog occupies no worker.
     "tend-usage-log": {"task": "accounts.tasks.tend_usage_log", "schedule": 60.0},
     "prune-accounts": {"task": "accounts.tasks.prune", "schedule": 60.0},
+    "write-exports": {"task": "accounts.tasks.write_exports", "schedule": 10.0},
     "seal-audit": {"task": "accounts.tasks.seal_audit", "schedule": 5.0},
     "erase-deleted": {"task": "accounts.tasks.erase_deleted", "schedule": 10.0},
     "prune-robin": {"task": "robin.tasks.prune", "schedule": 60.0},

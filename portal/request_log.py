@@ -15,14 +15,16 @@ from django.shortcuts import redirect, render
 from django.urls import reverse
 from django.utils import timezone
 from django.utils.dateparse import parse_datetime
-from django.views.decorators.http import require_safe
+from django.views.decorators.http import require_http_methods, require_safe
 
 from accounts.models import ApiKey, UsageLog
+from accounts.usage import exports as log_exports
 from accounts.usage import log, reading, reports
 from detection.models import Job
 from detection.policies import policy as policies
 from gateway_project.core import clock, errors
 from gateway_project.core.api.error_pages import refuse
+from gateway_project.core.api.responses import streamed
 from gateway_project.core.clock import utc_text
 from portal import exports, feedback, plots
 from portal.forms import RequestFilter
@@ -187,6 +189,47 @@ def export(request: HttpRequest, member: Member) -> HttpResponseBase:
         told = (dict(zip(COLUMNS, _cells(row, keys), strict=True)) for row in rows)
         return exports.json_lines_file("requests.ndjson", told)
     return exports.csv_file("requests.csv", COLUMNS, (_cells(row, keys) for row in rows))
+
+
+@require_http_methods(["GET", "HEAD", "POST"])
+@workspace_page
+def files(request: HttpRequest, member: Member) -> HttpResponse:
+    """Files that are written behind; a POST asks for one, of what the filters leave."""
+    if request.method == "POST":
+        keys = {key.pk: key for key in member.keys.without_policies()}
+        form = RequestFilter(keys.values(), request.GET)
+        if not form.is_valid():
+            raise Http404
+        base = request.build_absolute_uri(reverse("portal-requests-files") + "/")
+        try:
+            log_exports.ask(
+                member.workspace,
+                form.conditions(),
+                base,
+                by=member.user.email,
+                actor=member.actor(request),
+            )
+        except errors.GatewayError as exc:
+            messages.error(request, str(exc.detail))
+        else:
+            messages.success(request, f"It is being written. {member.user.email} gets a mail.")
+        return redirect("portal-requests-files")
+    facts = {"member": member, "files": member.workspace.exports.all()}
+    return render(request, "portal/pages/requests_files.html", facts)
+
+
+@require_safe
+@workspace_page
+def file(request: HttpRequest, member: Member, export_id: UUID) -> HttpResponseBase:
+    found = member.workspace.exports.filter(pk=export_id, finished_at__isnull=False).first()
+    if found is None:
+        raise Http404
+    name = f"requests-{found.created_at:%Y-%m-%d}.ndjson.gz"
+    return streamed(
+        log_exports.pieces(found),
+        content_type="application/gzip",
+        **{"Content-Disposition": f'attachment; filename="{name}"'},
+    )
 
 
 def _all(member: Member, form: RequestFilter) -> Iterator[UsageLog]:

@@ -66,6 +66,12 @@ urlpatterns = [
     ),
     path("app/requests", request_log.requests, name="portal-requests"),
     path("app/requests/export", request_log.export, name="portal-requests-export"),
+    path(
+        "app/requests/files",
+        limited("export", by="user_or_ip", per_minute=10)(request_log.files),
+        name="portal-requests-files",
+    ),
+    path("app/requests/files/<uuid:export_id>", request_log.file, name="portal-requests-file"),
     path("app/requests/find", request_log.find, name="portal-request-find"),
     path("app/requests/<uuid:request_id>", request_log.one, name="portal-request"),
     path("app/requests/<uuid:request_id>/feedback", feedback.give, name="portal-request-feedback"),

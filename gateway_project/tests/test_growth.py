@@ -19,6 +19,7 @@ from accounts.models import (
     AuditEvent,
     IdempotencyRecord,
     Invitation,
+    LogExport,
     OutboxEvent,
     Parked,
     QuotaNotice,
@@ -45,6 +46,7 @@ BOUNDED = {
     "accounts.UsageLog": "its partitions are dropped",
     "accounts.User": A_CUSTOMERS,
     "accounts.Workspace": A_CUSTOMERS,
+    "accounts.LogExportPart": "with its file",
     "accounts.AuditChain": "one of each workspace",
     "socialaccount.SocialAccount": A_CUSTOMERS,
     "socialaccount.SocialApp": FEW,
@@ -97,6 +99,7 @@ def old(acme, alice, acme_key, charlie):
     IdempotencyRecord.objects.create(
         workspace=acme, key="k", fingerprint="", status=200, body="", created_at=at
     )
+    LogExport.objects.create(workspace=acme, asked_by="x@x.example", link="", created_at=at)
     Invitation.objects.create(
         workspace=acme, email="x@x.example", role="member", token_hash="x", expires_at=at
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from datetime import timedelta
 from uuid import uuid4
@@ -12,7 +13,7 @@ from django.utils import timezone
 
 from accounts.models import new_id
 from accounts.tests.shapes import logged, refusal
-from accounts.usage import why
+from accounts.usage import exports, why
 
 URL = "/app/requests"
 
@@ -334,6 +335,39 @@ class TestFiles:
         add()
 
         assert len(body_of(stranger.get(f"{URL}/export?format=csv")).splitlines()) == 1
+
+
+class TestFilesByMail:
+    def test_one_is_asked_for_written_and_fetched(self, owner, acme, add):
+        add(decision="flag")
+        add(decision="allow")
+        owner.post(f"{URL}/files?decision=flag")
+        [file] = owner.get(f"{URL}/files").context["files"]
+        assert refusal(owner.get(f"{URL}/files/{file.pk}")) == (404, "not_found")
+
+        exports.work()
+        answer = owner.get(f"{URL}/files/{file.pk}")
+
+        assert answer["Content-Type"] == "application/gzip"
+        [line] = gzip.decompress(bytes_of(answer)).splitlines()
+        assert json.loads(line)["decision"] == "flag"
+
+    @pytest.mark.hostile
+    def test_it_is_the_workspaces_alone(self, owner, stranger, acme, add):
+        add()
+        owner.post(f"{URL}/files")
+        exports.work()
+        [file] = owner.get(f"{URL}/files").context["files"]
+
+        assert refusal(stranger.get(f"{URL}/files/{file.pk}")) == (404, "not_found")
+        assert list(stranger.get(f"{URL}/files").context["files"]) == []
+
+
+def bytes_of(answer):
+    async def read():
+        return b"".join([piece async for piece in answer.streaming_content])
+
+    return async_to_sync(read)()
 
 
 def body_of(answer):
