@@ -22,7 +22,8 @@ FLAGS := --generate-hashes --no-strip-extras --universal --python-version 3.11
 LOCK := pip compile --quiet $(FLAGS) --no-emit-index-url --no-emit-find-links \
 	--custom-compile-command "make lock  (uv pip compile $(FLAGS))"
 AUDIT := pip-audit@2.10.1 --require-hashes --disable-pip --progress-spinner off
-LOCKED := requirements/base requirements/s3 requirements/otel requirements/engine requirements/dev benchmarks/requirements
+LOCKED := requirements/base requirements/s3 requirements/otel requirements/engine requirements/dev \
+	benchmarks/requirements deploy/clients/requirements
 WORKFLOWS := .github/workflows/*.yml
 
 # The tests start nearly two hundred processes: each would compile the whole project again.

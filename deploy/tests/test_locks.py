@@ -16,10 +16,8 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parents[2]
-LOCKS = (
-    *("requirements/base.txt", "requirements/engine.txt", "requirements/dev.txt"),
-    "benchmarks/requirements.txt",
-)
+MAKEFILE = (ROOT / "Makefile").read_text().replace("\\\n", " ")
+LOCKS = [f"{name}.txt" for name in re.findall(r"^LOCKED := (.+)$", MAKEFILE, re.M)[0].split()]
 # We use private names of theirs.
 PRIVATE = {"uvicorn", "httptools", "redis", "prometheus-client", "django-celery-beat"}
 
@@ -71,7 +69,7 @@ def test_an_extra_that_the_lock_lost_is_found() -> None:
     assert [line.split()[0] for line in missing(lock)] == ["pytest-cov"]
 
 
-@pytest.mark.parametrize("name", LOCKS[:2])
+@pytest.mark.parametrize("name", ["requirements/base.txt", "requirements/dev.txt"])
 def test_a_checking_environment_has_all_that_the_lock_names(name: str) -> None:
     for distribution_name in locked(name):
         assert distribution(distribution_name)

@@ -130,6 +130,7 @@ def test_whatever_is_locked_is_audited_and_kept_fresh() -> None:
         assert {path for lock in LOCKS for path in watched if Path(lock).match(path)} == {
             "requirements/*.txt",
             "benchmarks/requirements.txt",
+            "deploy/clients/requirements.txt",
         }
     updates = load(".github/dependabot.yml")["updates"]
     python = next(update for update in updates if update["package-ecosystem"] == "uv")
