@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import io
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -10,23 +9,12 @@ from typing import Any
 import orjson
 from django.http import StreamingHttpResponse
 
+from gateway_project.core import cells
 from gateway_project.core.api.responses import ndjson, streamed
 
 ROWS_A_PIECE = 500
 ROWS_MAX = 100_000
 """Of a file that a page streams at once; the log goes further behind (`portal/downloads.py`)."""
-BEGINS_A_FORMULA = ("=", "+", "-", "@", "\t", "\r")
-
-
-def safe(value: Any) -> Any:
-    """As a cell that stays a text: what would begin a formula gets a quote in front.
-
-    OWASP, "CSV Injection". Numbers are numbers.
-    """
-    if isinstance(value, bool | int | float):
-        return value
-    text = "" if value is None else str(value)
-    return f"'{text}" if text.startswith(BEGINS_A_FORMULA) else text
 
 
 def csv_file(
@@ -45,10 +33,10 @@ def _as(name: str) -> dict[str, str]:
 
 def _lines(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> Iterator[bytes]:
     text = io.StringIO()
-    writer = csv.writer(text)
+    writer = cells.writer(text)
     writer.writerow(columns)
     for number, row in enumerate(rows, start=1):
-        writer.writerow([safe(value) for value in row])
+        writer.writerow([cells.cell(value) for value in row])
         if number % ROWS_A_PIECE == 0:
             yield _taken(text)
     yield _taken(text)

@@ -20,6 +20,7 @@ from accounts.models import ApiKey
 from detection.evaluation import report
 from detection.evaluation.report import Answer, Figures, Outcome, Rate, Run, Sample
 from detection.management.commands import evaluate
+from gateway_project.core import cells
 
 SECRET = "xyzzy plugh"  # in every text, and never in any output
 KEY = "gw_live_given"
@@ -287,8 +288,8 @@ class TestGrouping:
 class TestTheCsv:
     @pytest.mark.parametrize("start", ["=", "+", "-", "@", " =", "\t="])
     def test_it_holds_no_formula(self, start):
-        assert evaluate.cell(f"{start}1+1").startswith("'")
-        assert evaluate.cell(-1.5) == -1.5
+        assert cells.cell(f"{start}1+1").startswith("'")
+        assert cells.cell(-1.5) == -1.5
 
     def test_it_has_a_line_for_every_row_and_no_text(self, api, rows, tmp_path):
         path = rows(("attack one", 1), ("two", 0), b"{", ("refused", 1), source="=cmd|'/C'!A0")

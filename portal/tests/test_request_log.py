@@ -310,7 +310,7 @@ class TestFiles:
         answer = owner.get(f"{URL}/export?format=csv&decision=flag")
         head, row = body_of(answer).splitlines()
 
-        assert head.startswith("request_id,created_at,key")
+        assert head.startswith('"request_id","created_at","key"')
         assert "injection" in row
         assert "203.0.113.7" in row
         assert answer["Content-Type"] == "text/csv; charset=utf-8"

@@ -79,8 +79,9 @@ def test_last_month_is_a_file(owner, add):
     head, row = body_of(answer).splitlines()
 
     assert answer["Content-Disposition"] == f'attachment; filename="usage-{before.name}.csv"'
-    assert head == "day,endpoint,requests,units,flagged,engine,remembered,embedded"
-    assert row == f"{before.begins:%Y-%m-%d},/v1/detect,2,2,1,2,0,0"
+    columns = "day,endpoint,requests,units,flagged,engine,remembered,embedded"
+    assert head == ",".join(f'"{name}"' for name in columns.split(","))
+    assert row == f'"{before.begins:%Y-%m-%d}","/v1/detect",2,2,1,2,0,0'
 
 
 def test_an_empty_month_draws_no_axes(owner, acme):

@@ -15,7 +15,7 @@ from django.utils.http import content_disposition_header
 from rest_framework.request import Request
 
 from accounts.events import audit
-from gateway_project.core import errors
+from gateway_project.core import cells, errors
 from gateway_project.core.api.endpoint import asked
 from gateway_project.core.api.responses import JSON, reply
 from gateway_project.core.api.viewsets import ControlPlaneViewSet
@@ -41,8 +41,6 @@ ENTRIES = list[EntryView]  # in the class `list` is an action
 ROWS_MAX = 10_000
 ERRORS_MAX = 50
 FIELDS = ("type", "value", "reason", "expiresAt", "active")
-# A spreadsheet would run a cell that begins like this.
-FORMULA = ("=", "+", "-", "@", "\t")
 
 
 class BlocklistViewSet(ControlPlaneViewSet):
@@ -190,7 +188,7 @@ class BlocklistViewSet(ControlPlaneViewSet):
             content = orjson.dumps(rows).decode()
         else:
             out = io.StringIO()
-            writer = csv.writer(out)
+            writer = cells.writer(out)
             writer.writerow(FIELDS)
             writer.writerows([_cell(row[field]) for field in FIELDS] for row in rows)
             content = out.getvalue()
@@ -223,7 +221,7 @@ def _rows(text: str) -> list[dict[str, Any]]:
         found = orjson.loads(text)
         return [_known(row) if isinstance(row, dict) else {"value": row} for row in found]
     lines = [line for line in text.splitlines() if line.strip() and not line.startswith("#")]
-    if lines and "value" in lines[0].lower().split(","):
+    if lines and "value" in next(csv.reader([lines[0].lower()])):
         return [_known(row) for row in csv.DictReader(lines)]
     return [_guessed(line.strip()) for line in lines]
 
@@ -233,8 +231,9 @@ def _known(row: dict[str, Any]) -> dict[str, Any]:
     found = {name: row[name] for name in FIELDS if row.get(name) not in (None, "")}
     if isinstance(found.get("active"), str):
         found["active"] = found["active"].lower() == "true"
-    if isinstance(found.get("reason"), str):
-        found["reason"] = found["reason"].removeprefix("'")
+    for name in ("value", "reason"):
+        if isinstance(found.get(name), str):
+            found[name] = cells.uncell(found[name])
     return found
 
 
@@ -244,9 +243,8 @@ def _guessed(value: str) -> dict[str, Any]:
     return {"type": kind, "value": value, "reason": "imported"}
 
 
-def _cell(value: Any) -> str:
-    text = "" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
-    return f"'{text}" if text.startswith(FORMULA) else text
+def _cell(value: Any) -> Any:
+    return str(value).lower() if isinstance(value, bool) else cells.cell(value)
 
 
 def invalid(message: str) -> errors.ValidationFailed:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import csv
 import json
 import os
 import random
@@ -51,7 +50,7 @@ from detection.evaluation.report import (
     rows_in,
     sweep,
 )
-from gateway_project.core import clock
+from gateway_project.core import cells, clock
 from gateway_project.core.stores import database
 
 ACTOR = services.Actor("manage.py evaluate")
@@ -439,16 +438,9 @@ def _print_table(console: Console, heading: str, rows: list[Figures], total: Fig
         console.print(f"… and {len(rows) - SOURCES_SHOWN_MAX:,} more; --csv has every text.")
 
 
-def cell(value: Any) -> Any:
-    """A value for CSV that no spreadsheet takes for a formula."""
-    if isinstance(value, str) and value.lstrip().startswith(("=", "+", "-", "@")):
-        return f"'{value}"
-    return "" if value is None else value
-
-
 def write_csv(file: IO[str], outcomes: Iterable[Outcome]) -> None:
     """One line a row, answered or skipped, and never its text."""
-    writer = csv.writer(file, lineterminator="\n")
+    writer = cells.writer(file, lineterminator="\n")
     writer.writerow(CSV_FIELDS)
     for o in outcomes:
         a = o.answer
@@ -458,7 +450,7 @@ def write_csv(file: IO[str], outcomes: Iterable[Outcome]) -> None:
             said = (a.is_malicious, a.confidence, printable(a.decision), kinds, printable(a.status))
         latency = None if o.latency_ms is None else round(o.latency_ms, 2)
         row = (o.file, o.line, o.source, o.label, *said, latency, o.skipped, o.sha256, o.chars)
-        writer.writerow([cell(value) for value in row])
+        writer.writerow([cells.cell(value) for value in row])
 
 
 def render(run: Run) -> str:
