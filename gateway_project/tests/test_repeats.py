@@ -205,6 +205,19 @@ def test_a_registration_is_told_again_only_to_who_knows_the_password(gateway):
     assert body["password"] not in str(IdempotencyRecord.objects.values())
 
 
+def test_what_the_version_before_remembered_is_known(gateway, caller, make_webhook, settings):
+    body = {"json": {"webhook_id": str(make_webhook().pk)}}
+    first = again(gateway, caller, "POST", "/webhooks/test", body)
+    content = first.request.content.decode()
+    before = settings.KEY_PEPPERS.digest(f"POST /webhooks/test\n{content}")
+    IdempotencyRecord.objects.update(fingerprint=before)
+
+    r = again(gateway, caller, "POST", "/webhooks/test", body)
+
+    assert r.json() == first.json()
+    assert r.headers["idempotency-replayed"] == "true"
+
+
 def test_secrets_are_rotated_once(gateway, caller, make_webhook):
     webhook = make_webhook()
     url = f"/webhooks/{webhook.pk}/rotate-secret"
