@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import timedelta
+from functools import partial
 from smtplib import SMTPException
 from typing import Any
 
@@ -16,11 +19,14 @@ from allauth.socialaccount.models import SocialLogin
 from allauth.usersessions.models import UserSession
 from django.conf import settings
 from django.contrib import messages
+from django.core.exceptions import ValidationError
 from django.core.mail import EmailMessage
+from django.db import IntegrityError, transaction
 from django.http import HttpRequest
 from django_ratelimit.exceptions import Ratelimited
 
 from accounts import devices, lockout, people, services
+from accounts.addresses import why_undeliverable
 from accounts.models import AuditEvent, Invitation, User, normal_email
 from accounts.services import Actor
 from gateway_project.core import clock, encryption, errors, mails
@@ -36,6 +42,8 @@ DEVICE_REMEMBERED = timedelta(days=90)
 DEVICES_LOOKED_AT = 500
 INVITED = "invited"
 """In the session: the address whose invitation was opened."""
+MAILS_BEHIND = "mails_behind"
+"""Of the request: what is sent when the transaction in hand is over."""
 
 
 def actor_of(request: HttpRequest, email: str) -> Actor:
@@ -52,6 +60,20 @@ def send_invitation(request: HttpRequest, invitation: Invitation, url: str) -> b
     """Mail the link; False when it could not be sent, which the page says then."""
     context = {"invitation": invitation, "url": url, "request": request}
     return AccountAdapter(request).send_mail("accounts/email/invitation", invitation.email, context)
+
+
+@contextmanager
+def _mails_behind(request: HttpRequest) -> Iterator[None]:
+    """Send what is mailed meanwhile at the end, and nothing when it fails: no transaction waits
+    for a mail server."""
+    behind: list[Callable[[], object]] = []
+    setattr(request, MAILS_BEHIND, behind)
+    try:
+        yield
+    finally:
+        delattr(request, MAILS_BEHIND)
+    for send in behind:
+        send()
 
 
 class AccountAdapter(DefaultAccountAdapter):  # type: ignore[misc]
@@ -74,6 +96,13 @@ class AccountAdapter(DefaultAccountAdapter):  # type: ignore[misc]
         services.join(user, actor=actor_of(request, user.email))
         return user
 
+    def clean_email(self, email: str) -> str:
+        """Of each form that a person types an address into."""
+        email = super().clean_email(email)
+        if reason := why_undeliverable(email):
+            raise ValidationError(f"This address {reason}")
+        return email
+
     def is_email_verified(self, request: HttpRequest, email: str) -> bool:
         """Whether the mailbox was opened already: by the link of an invitation.
 
@@ -83,10 +112,28 @@ class AccountAdapter(DefaultAccountAdapter):  # type: ignore[misc]
         return bool(request.session.get(INVITED) == normal_email(email))
 
     def confirm_email(self, request: HttpRequest, email_address: EmailAddress) -> bool:
-        confirmed = bool(super().confirm_email(request, email_address))
-        if confirmed:
-            user = User.objects.get(pk=email_address.user_id)
-            services.confirm_email(user, actor=actor_of(request, user.email))
+        """Take the address for theirs, all of it or nothing.
+
+        False, and the change is dropped, when it is somebody else's by now.
+        """
+        others = User.objects.exclude(pk=email_address.user_id)
+        try:
+            with _mails_behind(request), transaction.atomic():
+                if others.filter(email=email_address.email).exists():
+                    raise IntegrityError("it is taken")
+                confirmed = bool(super().confirm_email(request, email_address))
+                if confirmed:
+                    user = User.objects.get(pk=email_address.user_id)
+                    services.confirm_email(user, actor=actor_of(request, user.email))
+        except IntegrityError:  # before, or at this very moment
+            EmailAddress.objects.filter(pk=email_address.pk, primary=False).delete()
+            self.add_message(
+                request,
+                messages.ERROR,
+                "account/messages/email_confirmation_failed.txt",
+                {"email": email_address.email},
+            )
+            return False
         return confirmed
 
     def send_account_already_exists_mail(self, email: str) -> None:
@@ -156,8 +203,12 @@ class AccountAdapter(DefaultAccountAdapter):  # type: ignore[misc]
     def send_mail(self, template_prefix: str, email: str, context: dict[str, Any]) -> bool:
         """Send it, unless the address had `MAILS_PER_HOUR` from us: forms name whom they like.
 
-        Whether it was sent.
+        Whether it was sent, or will be.
         """
+        behind: list[Callable[[], object]] | None = getattr(self.request, MAILS_BEHIND, None)
+        if behind is not None:
+            behind.append(partial(self.send_mail, template_prefix, email, context))
+            return True
         name = hashlib.sha256(normal_email(email).encode()).hexdigest()[:32]
         limit = per_hour("mail", f"{{mail:{name}}}", settings.MAILS_PER_HOUR)
         if settings.RATE_LIMIT_ENABLED and get_limiter().check_sync((limit,), (1,)).denied:

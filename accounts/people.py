@@ -19,6 +19,7 @@ from allauth.mfa.models import Authenticator
 from django.db import IntegrityError, transaction
 
 from accounts import authentication, services
+from accounts.addresses import why_undeliverable
 from accounts.events import audit
 from accounts.models import (
     Invitation,
@@ -152,6 +153,8 @@ def invite(
     Raises 409 for who is a member already, and 403 for a role that the inviter may not give.
     """
     email = normal_email(email)
+    if reason := why_undeliverable(email):
+        raise errors.ValidationFailed(errors=[{"field": "email", "message": reason}])
     if role not in grantable(by.role):
         raise errors.PermissionDenied("You cannot give a role that is above your own.")
     token = secrets.token_urlsafe(32)

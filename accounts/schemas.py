@@ -19,6 +19,7 @@ from pydantic import (
     model_validator,
 )
 
+from accounts.addresses import deliverable
 from accounts.models import ApiKey, Plan, UsageLog, User, Workspace, effective_limits
 from gateway_project.core import clock
 from gateway_project.core.api.endpoint import Asked, Body
@@ -61,7 +62,7 @@ Future = Annotated[Moment, AfterValidator(_future)]
 
 class RegisterRequest(Body):
     # It is the user name as well, which Django keeps at 150 characters.
-    email: Annotated[EmailStr, StringConstraints(max_length=150)]
+    email: Annotated[EmailStr, StringConstraints(max_length=150), AfterValidator(deliverable)]
     password: Annotated[str, StringConstraints(max_length=128), AfterValidator(_acceptable)]
     name: Name | None = None
 

@@ -29,9 +29,11 @@ from accounts.models import (
 from gateway_project.core import clock, errors
 from gateway_project.core.clock import utc_text
 from gateway_project.core.context import RequestContext
+from gateway_project.core.stores.sweeps import delete_rows, some_of
 from gateway_project.core.telemetry.metrics import bound_reached
 
 SESSION_KEY_LIFE = timedelta(minutes=15)
+TEXTS_AT_ONCE = 10_000
 SESSION_KEYS_MAX = 20
 """Of one person at once: as many tabs of the playground."""
 
@@ -142,7 +144,8 @@ def confirm_email(user: User, *, actor: Actor) -> None:
 def delete_account(user: User, *, actor: Actor) -> None:
     """Delete the user, and the workspaces that nobody else owns with all their keys.
 
-    They are gone at once; what they own is erased behind (`core/stores/deletion.py`).
+    They are gone at once, stored texts as well; what else they own, and of texts what is beyond
+    `TEXTS_AT_ONCE`, is erased behind (`core/stores/deletion.py`).
     """
     with transaction.atomic():
         owners = Membership.objects.filter(role=Membership.Role.OWNER)
@@ -162,6 +165,8 @@ def _delete_workspace(workspace: Workspace) -> None:
     """Its name is free again, its keys are refused, nothing is sent or worked on for it."""
     now = clock.now()
     workspace.memberships.all().delete()
+    for rows in workspace.loose_ends():
+        delete_rows(rows.model, some_of(rows.order_by("workspace_id"), TEXTS_AT_ONCE))
     workspace.slug, workspace.name = f"deleted-{workspace.pk.hex}", ""
     workspace.wanted_events = []
     workspace.suspended_at = workspace.deleted_at = now

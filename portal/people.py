@@ -17,6 +17,7 @@ from django.views.decorators.http import require_http_methods, require_safe
 
 from accounts import people
 from accounts.adapter import INVITED, actor_of, send_invitation
+from accounts.addresses import why_undeliverable
 from accounts.models import Membership, User, WorkspaceDomain
 from gateway_project.core import errors
 from gateway_project.core.api.error_pages import refuse
@@ -34,6 +35,12 @@ DOMAIN = RegexValidator(
 class InviteForm(Form):
     email = forms.EmailField(label="E-mail address")
     role = forms.ChoiceField()
+
+    def clean_email(self) -> str:
+        email: str = self.cleaned_data["email"]
+        if reason := why_undeliverable(email):
+            raise forms.ValidationError(f"This address {reason}")
+        return email
 
     def __init__(self, by: Membership, data: Any = None) -> None:
         super().__init__(data, initial={"role": people.Role.MEMBER})

@@ -13,7 +13,7 @@ from django.db import connection, transaction
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
-from accounts import services
+from accounts import authentication, services
 from accounts.events import publish
 from accounts.models import (
     ApiKey,
@@ -237,6 +237,7 @@ class TestDeletion:
         assert not User.objects.filter(pk=alice.pk).exists()
         assert not Workspace.objects.filter(pk=acme.pk).exists()
         assert not bob.memberships.exists()
+        assert not StoredText.objects.exists()
         assert OutboxEvent.objects.count() == 20  # not in the request
 
         deletion.erase()
@@ -246,6 +247,30 @@ class TestDeletion:
         assert User._base_manager.get() == bob
         assert not ApiKey.objects.exists()
         assert AuditEvent.objects.filter(action="key.created", workspace_id=acme.pk).exists()
+
+    def test_texts_beyond_a_piece_are_erased_behind(self, gateway, acme, alice, monkeypatch):
+        monkeypatch.setattr(services, "TEXTS_AT_ONCE", 3)
+        for _ in range(5):
+            StoredText.objects.create(
+                request_id=new_id(), workspace_id=acme.pk, encrypted="x", created_at=timezone.now()
+            )
+        services.delete_account(alice, actor=ACTOR)
+        assert StoredText.objects.count() == 2
+        deletion.erase()
+        assert not StoredText.objects.exists()
+
+    def test_a_text_that_comes_after_is_not_kept(self, gateway, engine, acme, alice, acme_key):
+        policy = {"store_text": True}
+        ApiKey.objects.filter(pk=acme_key.row.pk).update(detection_policy=policy)
+        authentication.forget(acme_key.row.pk)
+        assert gateway.detect("hello", key=acme_key).status_code == 200
+        services.delete_account(alice, actor=ACTOR)
+        deletion.erase()
+        gateway.flush_usage()
+        stream.drain()
+
+        assert UsageLog.objects.exists()
+        assert not StoredText.objects.exists()
 
     def test_the_address_and_the_name_are_free_again(self, gateway, acme, alice):
         services.delete_account(alice, actor=ACTOR)

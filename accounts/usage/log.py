@@ -25,6 +25,7 @@ from accounts.models import (
     StoredText,
     UsageBatch,
     UsageLog,
+    Workspace,
     new_id,
 )
 from accounts.usage import events, why
@@ -171,6 +172,13 @@ def keep_texts(entries: Sequence[Entry], park: Park) -> list[Entry]:
 
 
 def _keep_texts(entries: Sequence[Entry]) -> None:
+    # Nothing would erase what comes after its workspace went.
+    living = {
+        str(pk)
+        for pk in Workspace.objects.filter(pk__in={e.row[2] for e in entries}).values_list(
+            "pk", flat=True
+        )
+    }
     StoredText.objects.bulk_create(
         [
             StoredText(
@@ -180,6 +188,7 @@ def _keep_texts(entries: Sequence[Entry]) -> None:
                 created_at=datetime.fromisoformat(entry.row[-1]),
             )
             for entry in entries
+            if str(entry.row[2]) in living
         ],
         ignore_conflicts=True,
     )

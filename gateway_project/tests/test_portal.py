@@ -14,6 +14,7 @@ from allauth.mfa.totp.internal.auth import format_hotp_value, hotp_value
 from allauth.usersessions.models import UserSession
 from django.conf import settings
 from django.core import mail
+from django.db import IntegrityError
 from django.urls import URLPattern, get_resolver
 
 from accounts import services
@@ -30,6 +31,22 @@ APP = sorted(
     for pattern in getattr(resolver, "url_patterns", [])
     if isinstance(pattern, URLPattern) and str(pattern.pattern).startswith("app/")
 )
+
+
+UNDELIVERABLE = [
+    "jürgen@new.example",
+    "\uff41da@new.example",
+    "用户@new.example",
+    "a\u200bb@new.example",
+]
+
+
+def addresses_of():
+    """By user: the addresses that are theirs."""
+    return {
+        user.email: sorted(user.emailaddress_set.values_list("email", flat=True))
+        for user in User.objects.all()
+    }
 
 
 def link_in(message):
@@ -356,6 +373,59 @@ class TestSettings:
 
         assert sign_in(Browser(gateway), "dana@new.example").status_code == 302
         assert not User.objects.filter(email=EMAIL).exists()
+
+    def test_another_address_that_went_elsewhere_meanwhile_changes_nothing(
+        self, signed_in, gateway
+    ):
+        mail.outbox.clear()
+        enter_password_again(signed_in)
+        signed_in.post("/accounts/email/", email="dana@new.example", action_add="")
+        link = next(path_of(link_in(m)) for m in mail.outbox if m.to == ["dana@new.example"])
+        other = services.register("dana@new.example", "a good long password").user
+        before = addresses_of()
+
+        r = signed_in.post(link)
+
+        assert r.status_code in (200, 302)
+        assert "belongs to another account by now" in signed_in.get("/app/settings").text
+        assert addresses_of() == {**before, EMAIL: [EMAIL]}
+        assert User.objects.get(email="dana@new.example") == other
+        assert sign_in(Browser(gateway)).status_code == 302
+
+    def test_half_a_change_of_the_address_is_none(self, signed_in, monkeypatch):
+        mail.outbox.clear()
+        enter_password_again(signed_in)
+        signed_in.post("/accounts/email/", email="dana@new.example", action_add="")
+        link = next(path_of(link_in(m)) for m in mail.outbox if m.to == ["dana@new.example"])
+        before = addresses_of()
+
+        def fail(*_, **__):
+            raise IntegrityError("somebody was quicker")
+
+        monkeypatch.setattr(services, "confirm_email", fail)
+        signed_in.post(link)
+
+        assert addresses_of() == {**before, EMAIL: [EMAIL]}
+
+    @pytest.mark.parametrize("address", UNDELIVERABLE)
+    def test_no_address_that_cannot_be_delivered_to(self, signed_in, gateway, address):
+        enter_password_again(signed_in)
+        mail.outbox.clear()
+        changed = signed_in.post("/accounts/email/", email=address, action_add="")
+        invited = signed_in.post("/app/people", email=address, role="member")
+        registered = Browser(gateway).post(
+            "/accounts/signup/", email=address, password1="a good long password"
+        )
+        by_api = gateway.post(
+            "/auth/register", {"email": address, "password": "a good long password"}
+        )
+
+        for page in (changed, invited, registered):
+            assert page.status_code == 200
+            assert "This address has " in page.text or "Enter a valid e" in page.text
+        assert refusal(by_api) == (422, "validation_error")
+        assert mail.outbox == []
+        assert User.objects.count() == 1
 
     def test_deleting_wants_the_password_again(self, signed_in):
         r = signed_in._request("GET", "/app/settings/delete")

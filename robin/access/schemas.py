@@ -12,6 +12,7 @@ from pydantic import AfterValidator, BaseModel, Field, StringConstraints
 from pydantic.networks import validate_email
 from pydantic_core import PydanticCustomError
 
+from accounts.addresses import deliverable
 from accounts.models import User
 from gateway_project.core.api.endpoint import Body
 from gateway_project.core.api.fields import Time
@@ -46,7 +47,12 @@ def _address(text: str) -> str:
     return found.removesuffix(".example.com") if is_local else found
 
 
-Email = Annotated[str, StringConstraints(max_length=150), AfterValidator(_address)]
+Email = Annotated[
+    str,
+    StringConstraints(max_length=150),
+    AfterValidator(_address),
+    AfterValidator(deliverable),
+]
 # "/" would end the address of /users/{username}.
 Username = Annotated[
     str, StringConstraints(min_length=3, max_length=150, pattern=r"^[A-Za-z0-9_.@+-]+$")

@@ -1,0 +1,31 @@
+"""E-mail addresses that mail can be sent to."""
+
+from __future__ import annotations
+
+BEYOND_ASCII = (
+    "has letters beyond ASCII before the @, and mail servers without SMTPUTF8 (RFC 6531) deliver "
+    "nothing there. Use another address of yours."
+)
+NO_HOST = "has a host behind the @ that is no name of the Internet. Check its spelling."
+
+
+def why_undeliverable(email: str) -> str | None:
+    """Why no mail would arrive there, as the end of a sentence; None: it may.
+
+    What an address looks like at all is for the form to check.
+    """
+    local, _, host = email.strip().rpartition("@")
+    if not local.isascii():
+        return BEYOND_ASCII
+    try:
+        host.encode("idna")  # as Django's mail does
+    except UnicodeError:
+        return NO_HOST
+    return None
+
+
+def deliverable(email: str) -> str:
+    """`email`, for fields of a schema; raises ValueError when no mail would arrive there."""
+    if reason := why_undeliverable(email):
+        raise ValueError(reason)
+    return email
