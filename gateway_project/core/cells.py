@@ -24,6 +24,7 @@ BEGINS_ANOTHER_CELL = frozenset("\t\r\n")
 
 class Writer(Protocol):
     def writerow(self, row: Iterable[Any], /) -> Any: ...
+    def writerows(self, rows: Iterable[Iterable[Any]], /) -> Any: ...
 
 
 def writer(file: Any, **options: Any) -> Writer:

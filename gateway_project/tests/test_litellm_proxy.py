@@ -23,6 +23,7 @@ from detection.tests.test_detect import ATTACK, HARMLESS
 from gateway_project.tests.litellm_world import LiteLLM, Model, Recorder
 from gateway_project.tests.served import ROOT
 
+pytestmark = pytest.mark.timeout(600)  # a proxy takes half a minute of a core to start
 RECORDINGS = ROOT / "detection/tests/litellm_requests"
 MASTER_KEY = "sk-0f1e2d3c4b5a69788796a5b4c3d2e1f00f1e2d3c4b5a6978"
 PAGE = (ROOT / "docs/litellm.md").read_text()
