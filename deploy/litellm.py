@@ -73,4 +73,7 @@ def _run(*command: str | Path) -> None:
 
 if __name__ == "__main__":
     for one in VERSIONS:
-        print(program(one))
+        try:
+            print(program(one))
+        except NotInstallableError as exc:  # its tests are skipped, and say so as well
+            print(f"LiteLLM {one} cannot be installed here: {exc}", file=sys.stderr)
