@@ -88,7 +88,7 @@ class Served:
             "DATABASE_URL": database_url(),
             "DETECTION_ENGINE_URL": settings.DETECTION_ENGINE_URL,
             "DETECTION_ENGINE_SCORE_FLOOR": "0",
-            "ALLOWED_HOSTS": "127.0.0.1",
+            "ALLOWED_HOSTS": "127.0.0.1,localhost",
             "PROMETHEUS_MULTIPROC_DIR": str(folder / "metrics"),
             **environment,
         }

@@ -348,7 +348,7 @@ def look_at_every_page(tab, check):
         check(tab)
     for words in ("Policy", "Calibrate the threshold", "Engines"):
         tab.go("/app/keys")
-        tab.page.locator("main a[href^='/app/keys/']").first.click()
+        tab.page.locator("main td a[href^='/app/keys/']").first.click()
         tab.follow(words)
         check(tab)
 
