@@ -257,6 +257,8 @@ def _object(body: bytes) -> dict[str, Any] | None:
         given = json.loads(body)
     except ValueError as exc:
         raise Refused(500, f"Internal Server Error: {exc}") from exc
+    if given == []:
+        return {}  # Gson reads a map from a list of pairs, too
     if given is not None and not isinstance(given, dict):
         raise Refused(500, "Internal Server Error: Expected BEGIN_OBJECT")
     return given

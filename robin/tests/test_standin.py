@@ -179,7 +179,8 @@ async def test_operations(what, count):
             (b"null", 400, "Invalid JSON body"),
             (b"{}", 400, "Missing 'uid' or 'uids' parameter"),
             (b"{", 500, "Internal Server Error"),
-            (b"[]", 500, "Internal Server Error"),
+            (b"[]", 400, "Missing 'uid' or 'uids' parameter"),
+            (b"[1]", 500, "Internal Server Error"),
             (b'{"uid": 5}', 500, "java.lang.Double"),
             (b'{"uids": "x"}', 500, "java.lang.String"),
         ):
