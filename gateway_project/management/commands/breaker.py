@@ -15,7 +15,9 @@ from gateway_project.core.upstream import breaker
 from gateway_project.core.upstream.breaker import Everywhere
 
 # Known also while no web process runs; one that runs may have more.
-NAMES = ("engine", "robin_client", "robin_service")
+NAMES = (
+    *("engine", "robin_client", "robin_logs", "robin_queue", "robin_service", "robin_settings"),
+)
 
 
 class Command(BaseCommand):
