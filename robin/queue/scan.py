@@ -126,8 +126,11 @@ class View:
             for item in self.parts[name].items:
                 if item["uid"] not in seen_uids:
                     seen_uids.add(item["uid"])
-                    state = self.state_of(item["uid"])
-                    yield {**item, "state": state} if state is not None else item
+                    yield self.with_state(item)
+
+    def with_state(self, item: Item) -> Item:
+        state = self.state_of(item["uid"])
+        return {**item, "state": state} if state is not None else item
 
     def state_of(self, uid: str) -> State | None:
         """None while it is not known who is claimed, or dead."""
@@ -194,7 +197,9 @@ class Scanner:
             loop = asyncio.get_running_loop()
             self._task = loop.create_task(self._run(), context=Context())
 
-    async def view(self, *names: str, age_seconds: float | None = None) -> View:
+    async def view(
+        self, *names: str, age_seconds: float | None = None, is_loaded: bool = True
+    ) -> View:
         """What is known, with these parts of the list (`WHOLE`: all of them).
 
         At once, unless nothing is known yet, or what is known is old and the list is a quick one.
@@ -216,7 +221,16 @@ class Scanner:
                     await self._changed.wait()
         self._raise_if_unknown(facts, monotonic() - asked_at)
         wanted = parts_of("ALL", facts) if WHOLE in names else [*names]
-        return await self._view(facts, wanted)
+        return await self._view(facts, wanted if is_loaded else [])
+
+    async def each(self, view: View) -> AsyncIterator[list[Item]]:
+        """All items that are known, each once and with its state, a part at a time."""
+        seen_uids: set[str] = set()
+        for name in parts_of("ALL", view.facts):
+            read = await asyncio.to_thread(_unpacked, await self._parts([name]))
+            items = [i for i in _items(read.get(name)) if i["uid"] not in seen_uids]
+            seen_uids.update(item["uid"] for item in items)
+            yield [view.with_state(item) for item in items]
 
     async def known(self) -> View | None:
         """What is known, without wanting more; None for nothing. Without parts."""
@@ -285,7 +299,7 @@ class Scanner:
         except (RedisError, OSError):
             return {name: self._last_parts[name] for name in names if name in self._last_parts}
         # For when the store is away: what most people look at.
-        self._last_parts = {name: found[name] for name in FIRST if name in found}
+        self._last_parts |= {name: found[name] for name in FIRST if name in found}
         return found
 
     async def seconds_until_free(self) -> float | None:

@@ -5,7 +5,6 @@ All that is read comes from the scan that everybody shares (`scan.py`), and says
 
 from __future__ import annotations
 
-import asyncio
 import secrets
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -103,18 +102,22 @@ async def page(which: Filter, *, number: int, size: int) -> Page:
         items = list(view.items())[first - start : last - start]
         return Page(view.total, items, view.as_of(names), view.is_complete, view.known)
     view = await _whole(which)
-    found = await asyncio.to_thread(lambda: [i for i in view.items() if which.matches(i)])
-    total, items = len(found), found[first:last]
+    total, items = 0, list[Item]()
+    async for known in scanner().each(view):
+        found = [item for item in known if which.matches(item)]
+        items += found[max(0, first - total) : max(0, last - total)]
+        total += len(found)
     if not view.is_complete and which in (ALL, WAITING):
         total = max(total, view.totals()["ready"] + view.totals()["claimed"])
         if not items and first < total:
             raise _unread(view)
-    return Page(total, items, view.as_of(view.parts), view.is_complete, view.known)
+    names = scan.parts_of("ALL", view.facts)
+    return Page(total, items, view.as_of(names), view.is_complete, view.known)
 
 
 async def _whole(which: Filter) -> View:
     """All that is known, if it can be told which items are in these states."""
-    view = await scanner().view(scan.WHOLE)
+    view = await scanner().view(scan.WHOLE, is_loaded=False)
     if which.states and "READY" not in which.states and not view.knows_states:
         raise scan.Reading(
             "Which items are claimed, or dead, has not been read yet. Try again later.", seconds=30
@@ -139,10 +142,11 @@ async def find(uid: str) -> Item:
     uid = checked_uid(uid)
     view = await scanner().view("ALL:0")
     if not any(item["uid"] == uid for item in view.items()):
-        view = await scanner().view(scan.WHOLE)
-    for item in view.items():
-        if item["uid"] == uid:
-            return item
+        view = await scanner().view(scan.WHOLE, is_loaded=False)
+    async for known in scanner().each(view):
+        for item in known:
+            if item["uid"] == uid:
+                return item
     if not view.is_complete:
         raise _unread(view)
     raise errors.NotFound(NO_SUCH_ITEM)
@@ -254,11 +258,14 @@ class Proposal(NamedTuple):
 
 async def propose(action: Action, which: Filter, *, by: str) -> Proposal:
     view = await _whole(which)
-    found = await asyncio.to_thread(lambda: [i for i in view.items() if which.matches(i)])
-    uids = [item["uid"] for item in found]
+    uids, claimed, last = list[str](), 0, 0
+    async for known in scanner().each(view):
+        for item in known:
+            if which.matches(item):
+                uids.append(item["uid"])
+                claimed += item.get("state") == "CLAIMED"
+                last += action == "retry" and item["retryCount"] + 1 >= item["maxRetryCount"]
     token = secrets.token_urlsafe(24)
-    claimed = sum(item.get("state") == "CLAIMED" for item in found)
-    last = sum(action == "retry" and i["retryCount"] + 1 >= i["maxRetryCount"] for i in found)
     # The latest of a person: fifty thousand uids are two megabytes.
     await cache.aset(_key(by), (token, action, which, uids), CONFIRM_SECONDS)
     return Proposal(len(uids), token, claimed, last, view.is_complete)
