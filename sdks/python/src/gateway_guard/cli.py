@@ -1,0 +1,441 @@
+"""`gateway`: the API from the command line.
+
+Exit codes: 0 fine, 1 refused or not reachable, 2 wrong usage, 3 `detect` flagged the text.
+"""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import getpass
+import hashlib
+import hmac
+import json
+import os
+import secrets as random_secrets
+import stat
+import sys
+import time
+from collections.abc import Iterator
+from email.utils import parsedate_to_datetime
+from pathlib import Path
+from typing import Any, Callable, Optional
+from urllib.parse import urlsplit
+
+import httpx
+
+from gateway_guard import Client, GatewayError, models
+from gateway_guard.version import VERSION
+
+FLAGGED = 3
+SERVICE = "gateway-guard"
+POLL_SECONDS = 2.0
+FORWARD_SECONDS = 15.0
+Command = Callable[[Client, argparse.Namespace], Optional[int]]
+
+
+def main(arguments: Optional[list[str]] = None) -> int:
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    if options.command is None:
+        parser.print_help()
+        return 2
+    try:
+        if options.command is _login:
+            return _login(options)
+        known = _remembered()
+        url = options.url or os.environ.get("GATEWAY_URL") or known.get("url")
+        key = os.environ.get("GATEWAY_API_KEY") or known.get("key")
+        if not key:
+            return _fail("No key. Run `gateway login`, or set GATEWAY_API_KEY.")
+        with Client(key, base_url=url, timeout=options.timeout) as client:
+            command: Command = options.command
+            return command(client, options) or 0
+    except GatewayError as error:
+        return _fail(str(error))
+    except (OSError, ValueError) as error:
+        return _fail(str(error))
+    except KeyboardInterrupt:
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="gateway", description="Ask a gateway for verdicts.")
+    parser.set_defaults(command=None)
+    parser.add_argument("--version", action="version", version=VERSION)
+    parser.add_argument("--url", help="of the gateway (GATEWAY_URL, or what `login` was told)")
+    parser.add_argument("--timeout", type=float, default=30.0, metavar="SECONDS")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND")
+
+    def command(name: str, does: Any, text: str) -> argparse.ArgumentParser:
+        one: argparse.ArgumentParser = commands.add_parser(name, help=text, description=text)
+        one.set_defaults(command=does)
+        return one
+
+    command("login", _login, "Remember an address and a key, readable by you alone.")
+    one = command("detect", _detect, "Judge one text: an argument, a file, or standard input.")
+    one.add_argument("text", nargs="?", help="default: standard input")
+    one.add_argument("--file", type=Path)
+    one.add_argument("--content-type", default=None)
+    one.add_argument("--threshold", type=float)
+    one.add_argument("--json", action="store_true", help="the whole verdict")
+    one = command("batch", _batch, "Judge each line of a JSONL file; go on where it stopped.")
+    one.add_argument("file", type=Path, help='lines such as {"id": "1", "text": "…"}')
+    one.add_argument("--output", type=Path, help="default: FILE.results.jsonl")
+    one = command(
+        "evaluate", _evaluate, 'Compare with the labels of a JSONL file ("label": 0 or 1).'
+    )
+    one.add_argument("file", type=Path)
+    command("limits", _limits, "Show what is left of each limit.")
+    one = command("keys", _keys, "List, make or revoke keys (scope keys:write).")
+    one.add_argument("action", choices=["list", "create", "revoke"], nargs="?", default="list")
+    one.add_argument("name", nargs="?", default="", help="of a new key; the id of one to revoke")
+    one.add_argument("--scope", action="append")
+    one = command("policy", _policy, "Show the key's policy, or set it from a JSON file.")
+    one.add_argument("action", choices=["get", "set"], nargs="?", default="get")
+    one.add_argument("file", type=Path, nargs="?")
+    one = command("requests", _requests, "Show the newest calls; `tail` goes on.")
+    one.add_argument("action", choices=["list", "tail"], nargs="?", default="list")
+    one.add_argument("--decision")
+    one.add_argument("--json", action="store_true")
+    one = command("listen", _listen, "Forward this workspace's events to a receiver of yours.")
+    one.add_argument("--forward", required=True, metavar="URL", help="http://localhost:3000/hook")
+    one.add_argument("--events", type=int, default=0, help="end after so many; 0: go on")
+    command("doctor", _doctor, "See whether the address, the key and the clock are right.")
+    return parser
+
+
+# -- Who we are -----------------------------------------------------------------------------------
+
+
+def _store() -> Path:
+    base = os.environ.get("XDG_CONFIG_HOME") or str(Path.home() / ".config")
+    return Path(base) / "gateway" / "login.json"
+
+
+def _keyring() -> Any:
+    """The machine's, where the library and a safe place are there; else None."""
+    try:
+        import keyring  # type: ignore[import-not-found,unused-ignore]
+        from keyring.errors import KeyringError  # type: ignore[import-not-found,unused-ignore]
+    except ImportError:
+        return None
+    try:
+        return keyring if keyring.get_keyring().priority >= 1 else None
+    except (KeyringError, RuntimeError):
+        return None
+
+
+def _login(options: argparse.Namespace) -> int:
+    url = options.url or input("Address of the gateway [http://127.0.0.1:8000]: ").strip()
+    url = url or "http://127.0.0.1:8000"
+    key = os.environ.get("GATEWAY_API_KEY") or getpass.getpass("API key (not shown): ").strip()
+    with Client(key, base_url=url, timeout=options.timeout) as client:
+        profile = client.profile()
+    known, ring = {"url": url}, _keyring()
+    if ring is not None:
+        ring.set_password(SERVICE, url, key)
+    else:
+        known["key"] = key
+    path = _store()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # Made for its owner from the beginning: there is no moment in which others can read it.
+    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, stat.S_IRUSR | stat.S_IWUSR)
+    with os.fdopen(handle, "w") as file:
+        json.dump(known, file)
+    path.chmod(stat.S_IRUSR | stat.S_IWUSR)
+    where = "the keyring" if ring is not None else str(path)
+    _say(f"Signed in to {profile.workspace.get('name', '')}; the key is in {where}.")
+    return 0
+
+
+def _remembered() -> dict[str, str]:
+    try:
+        known = json.loads(_store().read_text())
+    except (OSError, ValueError):
+        return {}
+    ring = _keyring()
+    if "key" not in known and ring is not None:
+        known["key"] = ring.get_password(SERVICE, known.get("url", "")) or ""
+    return {name: str(value) for name, value in known.items()}
+
+
+# -- Verdicts -------------------------------------------------------------------------------------
+
+
+def _detect(client: Client, options: argparse.Namespace) -> int:
+    if options.file is not None:
+        text = options.file.read_text()
+    elif options.text is not None:
+        text = options.text
+    else:
+        text = sys.stdin.read()
+    found = client.detect(text, content_type=options.content_type, threshold=options.threshold)
+    if options.json:
+        _say(found.model_dump_json(indent=2))
+    else:
+        kinds = ", ".join(found.threat_types) or "nothing found"
+        _say(f"{found.decision}  {found.confidence:.2f}  {kinds}")
+        if found.reason:
+            _say(f"      {found.reason}")
+    return FLAGGED if found.flagged else 0
+
+
+def _lines(path: Path) -> Iterator[dict[str, Any]]:
+    with path.open() as file:
+        for number, line in enumerate(file, 1):
+            if not line.strip():
+                continue
+            try:
+                item = json.loads(line)
+                if not isinstance(item, dict) or not isinstance(item.get("text"), str):
+                    raise ValueError
+            except ValueError:
+                raise ValueError(f'{path}:{number} is no {{"text": "…"}} in JSON.') from None
+            item.setdefault("id", str(number))
+            yield item
+
+
+def _batch(client: Client, options: argparse.Namespace) -> int:
+    """What is in the output already is not asked again: that is how it goes on after a stop."""
+    output = options.output or options.file.with_suffix(".results.jsonl")
+    done = set()
+    if output.exists():
+        for line in output.read_text().splitlines():
+            try:
+                done.add(json.loads(line)["id"])
+            except (ValueError, KeyError):
+                continue  # half a line of a run that was stopped
+    wanted = ("id", "text", "config", "metadata")
+    items = [
+        {name: item[name] for name in wanted if name in item}
+        for item in _lines(options.file)
+        if str(item["id"]) not in done
+    ]
+    total, flagged = len(done) + len(items), 0
+    with output.open("a") as file:
+        if done and not output.read_text().endswith("\n"):
+            file.write("\n")
+        written = len(done)
+
+        def show(job: models.Job) -> None:
+            _bar(written + job.done, total)
+
+        for result in client.detect_many(items, on_progress=show):
+            file.write(result.model_dump_json() + "\n")
+            file.flush()
+            written += 1
+            flagged += bool(result.result and result.result.flagged)
+            _bar(written, total)
+    _bar_end()
+    _say(f"{written} results in {output}, {flagged} flagged now, {len(done)} were there before.")
+    return 0
+
+
+def _evaluate(client: Client, options: argparse.Namespace) -> int:
+    items = list(_lines(options.file))
+    counts = {(label, flag): 0 for label in (0, 1) for flag in (False, True)}
+    failed = 0
+    asked = ({"id": str(n), "text": item["text"]} for n, item in enumerate(items))
+    for item, result in zip(items, client.detect_many(list(asked))):
+        if result.result is None:
+            failed += 1
+        else:
+            counts[int(bool(item.get("label"))), result.result.flagged] += 1
+        _bar(sum(counts.values()) + failed, len(items))
+    _bar_end()
+    attacks, harmless = counts[1, False] + counts[1, True], counts[0, False] + counts[0, True]
+    _say(f"attacks found  {counts[1, True]} of {attacks}" + _percent(counts[1, True], attacks))
+    _say(f"false alarms   {counts[0, True]} of {harmless}" + _percent(counts[0, True], harmless))
+    if failed:
+        _say(f"no verdict     {failed}")
+    return 0
+
+
+def _percent(part: int, whole: int) -> str:
+    return f"  ({100 * part / whole:.1f} %)" if whole else ""
+
+
+# -- The account ----------------------------------------------------------------------------------
+
+
+def _limits(client: Client, options: argparse.Namespace) -> None:
+    for limit in client.limits().policies:
+        _say(
+            f"{limit.name:18}{limit.remaining:>9,} of {limit.limit:>9,}"
+            f"   whole again in {limit.reset_seconds} s"
+        )
+
+
+def _keys(client: Client, options: argparse.Namespace) -> Optional[int]:
+    if options.action == "create":
+        fields = {"scopes": options.scope} if options.scope else {}
+        made = client.keys.create(options.name, **fields)
+        _say(f"{made.key}\nShown this once. Scopes: {', '.join(made.scopes)}")
+    elif options.action == "revoke":
+        if not options.name:
+            return _fail("Which one? `gateway keys` shows the ids.")
+        client.keys.revoke(options.name)
+        _say("Revoked.")
+    else:
+        for key in client.keys.list():
+            _say(f"{key.id}  {key.prefix}…{key.last4}  {key.status:8}  {key.name}")
+    return None
+
+
+def _policy(client: Client, options: argparse.Namespace) -> Optional[int]:
+    if options.action == "get":
+        _say(client.policy.get().model_dump_json(indent=2))
+        return None
+    if options.file is None:
+        return _fail(
+            "From which file? `gateway policy set FILE`; `gateway policy get` shows the form."
+        )
+    wanted = json.loads(options.file.read_text())
+    for name in ("id", "version", "updated_at"):  # as `get` shows them
+        wanted.pop(name, None)
+    found = client.policy.set(wanted)
+    _say(f"In force: version {found.version}.")
+    return None
+
+
+def _requests(client: Client, options: argparse.Namespace) -> None:
+    seen: dict[str, None] = {}
+    while True:
+        newest: list[models.LoggedRequest] = []
+        for request in client.requests.list(decision=options.decision, limit=20):
+            if request.request_id in seen or len(newest) == 20:
+                break
+            newest.append(request)
+        for request in reversed(newest):
+            seen[request.request_id] = None
+            if options.json:
+                _say(request.model_dump_json())
+            else:
+                score = "    " if request.confidence is None else f"{request.confidence:.2f}"
+                what = request.decision or request.error_code or ""
+                _say(
+                    f"{request.created_at:%H:%M:%S}  {request.http_status}  {score}  {what:18}  "
+                    f"{request.endpoint}  {request.request_id}"
+                )
+        if options.action == "list":
+            return
+        for old in list(seen)[:-1000]:
+            del seen[old]
+        time.sleep(POLL_SECONDS)
+
+
+# -- Events ---------------------------------------------------------------------------------------
+
+
+def _listen(client: Client, options: argparse.Namespace) -> Optional[int]:
+    """Events that this workspace's webhooks are sent, from now on, under a secret of its own."""
+    if urlsplit(options.forward).scheme not in ("http", "https"):
+        return _fail("--forward takes an address such as http://localhost:3000/hook")
+    hooks = list(client.webhooks.list())
+    if not hooks:
+        return _fail(
+            "This workspace has no webhook, so no event is made. Make one first; the inbox in the "
+            "portal needs no receiver."
+        )
+    key = random_secrets.token_bytes(24)
+    _say(f"Forwarding to {options.forward}. Verify with this secret, until you stop:")
+    _say(f"  whsec_{base64.b64encode(key).decode()}")
+    seen = {one.event_id for hook in hooks for one in _newest(client, hook)}
+    forwarded = 0
+    with httpx.Client(timeout=FORWARD_SECONDS) as receiver:
+        while True:
+            fresh: dict[str, models.Delivery] = {}
+            for hook in hooks:
+                for one in _newest(client, hook):
+                    if one.event_id not in seen:
+                        fresh[one.event_id] = one
+            for one in sorted(fresh.values(), key=lambda each: each.created_at):
+                seen.add(one.event_id)
+                event = client.webhooks.delivery(one.id)
+                answer = _forward(receiver, options.forward, event, key)
+                _say(f"{one.created_at:%H:%M:%S}  {one.event:24} {answer}")
+                forwarded += 1
+                if options.events and forwarded >= options.events:
+                    return None
+            time.sleep(POLL_SECONDS)
+
+
+def _newest(client: Client, hook: models.Webhook) -> list[models.Delivery]:
+    found = []
+    for one in client.webhooks.deliveries(hook.id, limit=50):
+        found.append(one)
+        if len(found) == 50:
+            break
+    return found
+
+
+def _forward(receiver: httpx.Client, url: str, event: models.Delivery, key: bytes) -> str:
+    body = json.dumps(event.body, ensure_ascii=False, separators=(",", ":")).encode()
+    now = str(int(time.time()))
+    signed = f"{event.event_id}.{now}.".encode() + body
+    signature = base64.b64encode(hmac.new(key, signed, hashlib.sha256).digest()).decode()
+    headers = {
+        "content-type": "application/json",
+        "webhook-id": event.event_id,
+        "webhook-timestamp": now,
+        "webhook-signature": f"v1,{signature}",
+    }
+    began = time.monotonic()
+    try:
+        status = str(receiver.post(url, content=body, headers=headers).status_code)
+    except httpx.HTTPError as exc:
+        return f"{type(exc).__name__}: is your receiver running?"
+    return f"{status}  {(time.monotonic() - began) * 1000:.0f} ms"
+
+
+# -- Seeing what is wrong -------------------------------------------------------------------------
+
+
+def _doctor(client: Client, options: argparse.Namespace) -> int:
+    profile = client.profile()
+    key = profile.api_key
+    _say(f"ok   the gateway answers, and knows the key {key.prefix}…{key.last4} ({key.status})")
+    _say(f"ok   workspace {profile.workspace.get('name', '')}, scopes: {', '.join(key.scopes)}")
+    response = client.raw("GET", "/v1/limits")
+    skew = 0.0
+    if "date" in response.headers:
+        skew = time.time() - parsedate_to_datetime(response.headers["date"]).timestamp()
+    is_off = abs(skew) > 60
+    _say(
+        f"{'bad' if is_off else 'ok '}  this clock and the gateway's differ by {skew:+.0f} s"
+        + (": signatures of webhooks will be refused" if is_off else "")
+    )
+    began = time.monotonic()
+    score = client.score("Hello")
+    _say(f"ok   a score from {score.source} in {(time.monotonic() - began) * 1000:.0f} ms")
+    return int(is_off)
+
+
+# -- Saying ---------------------------------------------------------------------------------------
+
+
+def _say(text: str) -> None:
+    sys.stdout.write(text + "\n")
+    sys.stdout.flush()
+
+
+def _fail(text: str) -> int:
+    sys.stderr.write(text + "\n")
+    return 1
+
+
+def _bar(done: int, total: int) -> None:
+    if sys.stderr.isatty() and total:
+        filled = 30 * done // total
+        sys.stderr.write(f"\r[{'█' * filled}{' ' * (30 - filled)}] {done:,} of {total:,} ")
+        sys.stderr.flush()
+
+
+def _bar_end() -> None:
+    if sys.stderr.isatty():
+        sys.stderr.write("\n")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
