@@ -175,9 +175,9 @@ deploy-check: setup-dev ## Dockerfile, docker-compose.yml, what GitHub and pre-c
 # Both are built by Go, which takes a minute or two each the first time.
 chart: setup-dev ## The Helm chart: install helm and kubeconform if missing, lint, render, validate
 	@command -v helm >/dev/null || { command -v go >/dev/null || { echo "Please install Go, or helm" >&2; exit 1; }; \
-		echo "Building helm"; GOBIN=$(CURDIR)/$(VENV)/bin go install helm.sh/helm/v3/cmd/helm@v3.19.0; }
+		echo "Building helm"; GOBIN=$(CURDIR)/$(VENV)/bin go install helm.sh/helm/v3/cmd/helm@v3.22.0; }
 	@command -v kubeconform >/dev/null || { command -v go >/dev/null || { echo "Please install Go, or kubeconform" >&2; exit 1; }; \
-		echo "Building kubeconform"; GOBIN=$(CURDIR)/$(VENV)/bin go install github.com/yannh/kubeconform/cmd/kubeconform@v0.7.0; }
+		echo "Building kubeconform"; GOBIN=$(CURDIR)/$(VENV)/bin go install github.com/yannh/kubeconform/cmd/kubeconform@v0.8.0; }
 	@PATH="$(CURDIR)/$(VENV)/bin:$$PATH" $(PY) -m pytest -q deploy/tests/test_chart.py
 
 check: test ## test, and Django's own look at a deployment
