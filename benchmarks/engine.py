@@ -105,7 +105,7 @@ def main() -> None:
         print("| ---: | --- | ---: | ---: | ---: | ---: |")
         for chars in LENGTHS:
             for kind in TYPES:
-                count = options.count if chars < 10_000 else max(10, options.count // 5)
+                count = options.count if chars < 10_000 else max(4, options.count // 5)
                 alone = asyncio.run(load(url, chars, kind, 1, count))
                 used, began = cpu_seconds(engine.pid), perf_counter()
                 asyncio.run(load(url, chars, kind, options.connections, count))
