@@ -710,7 +710,7 @@ def test_errors_have_a_stack_and_not_what_was_sent(gateway, make_key, capsys, mo
     def broken(*_, **__):
         raise ZeroDivisionError("bug")
 
-    monkeypatch.setattr(services, "detect", broken)
+    monkeypatch.setattr(services, "detect_all", broken)
     with events(capsys) as said:
         r = gateway.detect("a very private text", key=make_key())
 
