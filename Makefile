@@ -23,7 +23,7 @@ LOCK := pip compile --quiet $(FLAGS) --no-emit-index-url --no-emit-find-links \
 	--custom-compile-command "make lock  (uv pip compile $(FLAGS))"
 AUDIT := pip-audit@2.10.1 --require-hashes --disable-pip --progress-spinner off
 LOCKED := requirements/base requirements/s3 requirements/otel requirements/engine requirements/dev \
-	benchmarks/requirements deploy/clients/requirements
+	requirements/train benchmarks/requirements deploy/clients/requirements
 WORKFLOWS := .github/workflows/*.yml
 
 # The tests start nearly two hundred processes: each would compile the whole project again.
@@ -33,7 +33,7 @@ unexport PYTHONDONTWRITEBYTECODE
 .PHONY: help setup setup-dev run serve test pytest hostile checks lint style types imports \
 	migrations-check migrations-lint deploy-check chart check bench \
 	litellm coverage run-two bench-batches bench-webhooks bench-live bench-idle bench-neighbours bench-memory bench-engine \
-	bench-rows robin-real pictures clients sdk-test cold lock audit migrations format
+	bench-rows robin-real pictures train clients sdk-test cold lock audit migrations format
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(firstword $(MAKEFILE_LIST)) \
@@ -228,10 +228,16 @@ pictures: setup-dev ## Take docs/screenshots anew, of what `make run` serves mea
 clients: setup-dev ## Clients by four generators call a served gateway (needs npm, Go, the network)
 	@$(PY) deploy/clients/run.py
 
+# In an environment of its own: what it needs must not come between the gateway and its lock.
+train: | $(PY) ## Make the embedded detector's weights anew (DATA=folder of labelled JSONL)
+	@[ -n "$(DATA)" ] || { echo "make train DATA=path: see docs/detectors.md" >&2; exit 2; }
+	@$(PY) -m venv $(VENV)/train && $(VENV)/train/bin/python -m pip --disable-pip-version-check \
+		--no-input --quiet install -r requirements/train.txt
+	@OPENBLAS_NUM_THREADS=1 $(VENV)/train/bin/python -m detection.training $(DATA) $(ARGS)
+
 cold: ## Both commands of the README in an empty clone, with a fresh HOME and no cache
 	@PYTHON="$(PYTHON)" bash deploy/cold.sh
 
-LOCKS := requirements/base requirements/dev benchmarks/requirements deploy/clients/requirements
 lock: | $(PY) ## Pin what each requirements.in names, with hashes
 	@[ -x $(VENV)/bin/uv ] || $(PIP) install uv
 	@for name in $(LOCKED); do \

@@ -1,7 +1,7 @@
-"""The embedded detector: rules over normalised views, pure Python, no I/O.
+"""The embedded detector: rules and a linear model over normalised views, pure Python, no I/O.
 
 It answers when the engine is away, explains what the engine cannot, and stands behind the stand-in
-engine. It is a speed bump, not a wall: a new wording without any of its patterns passes.
+engine. It is a speed bump, not a wall: docs/detectors.md says what it finds, and what it cannot.
 """
 
 from detection.embedded.detector import (
@@ -12,6 +12,7 @@ from detection.embedded.detector import (
     Detector,
     Evidence,
     analyse,
+    load,
 )
 
 __all__ = [
@@ -22,4 +23,5 @@ __all__ = [
     "Detector",
     "Evidence",
     "analyse",
+    "load",
 ]

@@ -1,14 +1,16 @@
-"""From views and rules to a score, its categories, and the places that gave it."""
+"""From views, rules and the model to a score, its categories, and the places that gave it."""
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cache
 from time import monotonic
 from typing import Literal
 
-from detection.embedded import rules, views
+from detection.embedded import model, rules, views
 
 CATEGORIES: tuple[str, ...] = (
     "jailbreak",
@@ -31,19 +33,41 @@ TRIES_MAX = 32  # how often a rule that was only found softened is tried again
 SOFTENED_MIN = 0.2  # what the strongest dampeners leave of a rule
 ECHO = 0.2  # what a second rule adds on the words that a stronger one already claimed
 
+VERSION = "3"
+MODEL_SHOWN_MIN = 0.2  # below, the model's part is no evidence
+TITLES = {
+    "prompt": "wording that attacks on assistants have",
+    "data": "an order to an assistant inside content",
+}
+# A text that is no prompt but data from its first sign on: a mail, a page, a list, JSON. Orders in
+# it count as in a document. A prompt that holds some is not meant: there, people want orders done.
+DATA = re.compile(
+    r"\s{0,8}(?:[\[{<]|- \w+:|(?:from|to|subject|sender|date|email_from)\b ?[:=])", re.IGNORECASE
+)
+
 _book = rules.load()
 
 
 @dataclass(frozen=True, slots=True)
 class Detector:
-    """Which rules judged: for answers, and for keys of caches."""
+    """Which rules and weights judged: for answers, and for keys of caches."""
 
     name: str
     version: str
     weights_sha256: str
 
 
-DETECTOR = Detector("embedded", _book.version, _book.sha256)
+DETECTOR = Detector(
+    "embedded",
+    f"{VERSION}.{_book.version}",
+    hashlib.sha256(f"{_book.sha256} {model.digest()}".encode()).hexdigest(),
+)
+
+
+@cache
+def load() -> model.Model:
+    """The model, read once (some 50 ms). Called before processes fork, they share its weights."""
+    return model.load()
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,8 +84,10 @@ class Evidence:
 
 @dataclass(frozen=True, slots=True)
 class Analysis:
-    """`score` is 0..1 for "malicious". `scanned_chars` is below `total_chars` only when the time
-    budget ended first; then a low score is no clean bill. `reason` never repeats the text."""
+    """`score` is 0..1 for "malicious". `scanned_chars` is below `total_chars` when not all of the
+    text was looked at; then a low score is no clean bill, and `unseen` says why: `time` (the budget
+    ended), `decoding` (more encoded text than is decoded), `language` (a script of which neither
+    rules nor model know a word). `reason` never repeats the text."""
 
     score: float
     categories: dict[str, float]
@@ -72,6 +98,7 @@ class Analysis:
     scanned_chars: int
     total_chars: int
     reason: str | None
+    unseen: tuple[str, ...] = ()
 
 
 class _Budget:
@@ -103,6 +130,55 @@ class _Hit:
     tries: int = 0
 
 
+@dataclass(slots=True)
+class _Judgement:
+    """The most suspicious window that one head of the model found, in whichever view."""
+
+    finding: model.Finding
+    view: views.View
+    weight: float
+
+
+@dataclass(slots=True)
+class _Case:
+    """What was found in a text so far."""
+
+    is_document: bool
+    heads: tuple[str, ...]
+    hits: dict[str, _Hit] = field(default_factory=dict)
+    judgements: dict[str, _Judgement] = field(default_factory=dict)
+
+    def is_softened(self, start: int, end: int) -> bool:
+        """Whether context softened what rules found there: a question about attacks, a quotation,
+        a line of code. The model knows no context, and then says nothing."""
+        here = [
+            hit
+            for hit in self.hits.values()
+            if hit.evidence.start < end and start < hit.evidence.end
+        ]
+        return bool(here) and all(hit.is_softened for hit in here)
+
+    def score(self, *, category: str | None = None, plain_only: bool = False) -> float:
+        """Of everything, of one category, or of what shows without taking a disguise off."""
+        hits = [
+            hit
+            for hit in self.hits.values()
+            if category in (None, hit.rule.category)
+            and not (plain_only and hit.evidence.view not in PLAIN)
+        ]
+        by_model = max(
+            (
+                j.weight
+                for j in self.judgements.values()
+                if category in (None, j.finding.category)
+                and not (plain_only and j.view.name not in PLAIN)
+            ),
+            default=0.0,
+        )
+        clean = (1.0 - _combined(hits)) * (1.0 - by_model)
+        return round(min(SCORE_MAX, 1.0 - clean), 4)
+
+
 def analyse(
     text: str,
     content_type: ContentType = "user_input",
@@ -115,36 +191,43 @@ def analyse(
     independent chances of an attack (noisy-or); a second one on the same words adds little.
     """
     is_document = content_type in ("document", "tool_output")
+    heads = model.HEADS if is_document or DATA.match(text) else model.HEADS[:1]
+    load()  # the first time, before the clock runs
     budget = _Budget(budget_seconds)
-    hits: dict[str, _Hit] = {}
+    case = _Case(is_document, heads)
     names: list[str] = []
     scanned = len(text)
-    for number, view in enumerate(views.views_of(text)):
+    limits = views.Limits()
+    for number, view in enumerate(views.views_of(text, limits)):
         if number and budget.asked():
             tried = 0
         else:
-            tried = _scan(number, view, is_document, hits, budget)
+            tried = _look(number, view, case, budget)
             if view.name not in names:
                 names.append(view.name)
         if budget.is_over and tried < len(view.text):
             scanned = min(scanned, _seen(text, view, tried))
             break
-    attacks = list(hits.values())
-    score = _combined(attacks)
-    categories = {
-        name: value
-        for name in CATEGORIES
-        if (value := _combined([h for h in attacks if h.rule.category == name])) > 0
-    }
-    open_score = _combined([h for h in attacks if h.evidence.view in PLAIN])
-    if score >= THRESHOLD > open_score:
+    unseen = ["time"] if scanned < len(text) else []
+    if limits.undecoded:
+        scanned = min(scanned, max(0, len(text) - limits.undecoded))
+        unseen.append("decoding")
+    if strange := views.unknown_letters(text):
+        scanned = min(scanned, len(text) - strange)
+        unseen.append("language")
+    score = case.score()
+    categories = {name: value for name in CATEGORIES if (value := case.score(category=name)) > 0}
+    if score >= THRESHOLD > case.score(plain_only=True):
         # It only shows once a disguise is taken off: the disguise is part of the attack.
         categories["encoding_attack"] = max(score, categories.get("encoding_attack", 0.0))
     ranked = sorted(categories, key=lambda name: -categories[name])
     threats = tuple(name for name in ranked if categories[name] >= THRESHOLD)
     if score >= THRESHOLD and not threats:
         threats = (ranked[0],)
-    evidence = sorted((h.evidence for h in attacks), key=lambda e: (-e.score, e.start))
+    evidence = [hit.evidence for hit in case.hits.values()]
+    for judgement in case.judgements.values():
+        evidence += _evidence(judgement)
+    evidence.sort(key=lambda e: (-e.score, e.start, e.end, e.rule_id))
     return Analysis(
         score=score,
         categories=categories,
@@ -154,8 +237,43 @@ def analyse(
         language=views.language_of(text),
         scanned_chars=scanned,
         total_chars=len(text),
-        reason=_reason(attacks, score),
+        reason=_reason(case, score),
+        unseen=tuple(unseen),
     )
+
+
+def _look(number: int, view: views.View, case: _Case, budget: _Budget) -> int:
+    """Rules, then the model, on one view; returns how many of its characters both have seen."""
+    tried = _scan(number, view, case.is_document, case.hits, budget)
+    if budget.asked():
+        return 0
+    findings, reached = load().find(view.text, case.heads, budget.asked)
+    for finding in findings:
+        weight = load().weight(finding)
+        if weight <= 0 or case.is_softened(*view.span(finding.start, finding.end)):
+            continue
+        known = case.judgements.get(finding.head)
+        if known is None or weight > known.weight:
+            case.judgements[finding.head] = _Judgement(finding, view, weight)
+    return min(tried, reached)
+
+
+def _evidence(judgement: _Judgement) -> list[Evidence]:
+    """The window, the ideas in it, and the words that spoke most for an attack."""
+    finding, view, weight = judgement.finding, judgement.view, judgement.weight
+    if weight < MODEL_SHOWN_MIN:
+        return []
+    window = view.span(finding.start, finding.end)
+    category, name = finding.category, f"model.{finding.head}"
+    found = [Evidence(*window, name, category, view.name, weight)]
+    if len(finding.ideas) > 1:
+        ideas = f"{name}.ideas.{'+'.join(finding.ideas)}"
+        found.append(Evidence(*window, ideas, category, view.name, weight))
+    for start, end, share in finding.parts:
+        score = round(weight * share, 4)
+        place = view.span(start, end)
+        found.append(Evidence(*place, f"{name}.word", category, view.name, score))
+    return found
 
 
 def _scan(
@@ -216,11 +334,20 @@ def _combined(hits: Iterable[_Hit]) -> float:
     return round(min(SCORE_MAX, 1.0 - clean), 4)
 
 
-def _reason(hits: list[_Hit], score: float) -> str | None:
-    if score <= 0 or not hits:
+def _reason(case: _Case, score: float) -> str | None:
+    if score <= 0:
         return None
-    strongest = sorted(hits, key=lambda hit: -hit.weight)[:3]
-    said = "; ".join(dict.fromkeys(hit.rule.title for hit in strongest))
-    disguises = sorted({h.evidence.view for h in strongest} - set(PLAIN))
+    found = [(hit.weight, hit.rule.title, hit.evidence.view) for hit in case.hits.values()]
+    for judgement in case.judgements.values():
+        if judgement.weight >= MODEL_SHOWN_MIN:
+            title = TITLES[judgement.finding.head]
+            if len(judgement.finding.ideas) > 1:
+                title += f" (ideas close together: {', '.join(judgement.finding.ideas)})"
+            found.append((judgement.weight, title, judgement.view.name))
+    if not found:
+        return None
+    strongest = sorted(found, key=lambda item: -item[0])[:3]
+    said = "; ".join(dict.fromkeys(title for _, title, _ in strongest))
+    disguises = sorted({view for _, _, view in strongest} - set(PLAIN))
     hidden = f", hidden by {', '.join(disguises)}" if disguises else ""
     return f"Found {said}{hidden}."

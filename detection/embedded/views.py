@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import base64
 import binascii
-import codecs
 import html
 import re
 import unicodedata
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 
 BLOBS_MAX = 8
 DECODED_CHARS_MAX = 20_000
@@ -27,6 +26,28 @@ INVISIBLE = re.compile(
     "\u2060-\u206f\u3164\ufe00-\ufe0f\ufeff\uffa0\U000e0100-\U000e01ef]"
 )
 TAGS = re.compile("[\U000e0020-\U000e007e]{4,}")
+# A byte each, invisible behind any character: the first sixteen selectors, then the other 240.
+SELECTORS = re.compile("[\ufe00-\ufe0f\U000e0100-\U000e01ef]{4,}")
+CONTROLS = re.compile(r"[\x00-\x08\x0e-\x1f\x7f]")
+BACKSPACES = frozenset("\x08\x7f")
+# Letters in other dress, by what Unicode calls them.
+DRESSED = re.compile(
+    r"(?:LATIN LETTER SMALL CAPITAL|NEGATIVE (?:SQUARED|CIRCLED) LATIN CAPITAL LETTER"
+    r"|REGIONAL INDICATOR SYMBOL LETTER|MODIFIER LETTER (?:SMALL|CAPITAL)) ([A-Z])$"
+)
+# Where Unicode keeps Latin letters beyond the first blocks; asking for names elsewhere costs time.
+LATIN_OR_DRESSED = re.compile(
+    "[\u00aa-\u02ff\u1d00-\u1eff\u2c60-\u2c7f\ua720-\ua7ff\uab30-\uab6f\U0001f100-\U0001f1ff]"
+)
+UNKNOWN_LETTER = re.compile(
+    "(?![\u0000-\u02ff\u0370-\u052f\u0590-\u06ff\u0750-\u077f\u08a0-\u097f\u0980-\u09ff\u0b80-\u0bff"
+    "\u0e00-\u0e7f\u1100-\u11ff\u1d00-\u214f\u2c60-\u2c7f\u2e80-\u318f\u31f0-\u9fff\ua640-\ua69f"
+    "\ua720-\ua7ff\ua960-\ua97f\uab30-\uab6f\uac00-\ufdff\ufe70-\uffef"
+    "\U0001d400-\U0001d7ff\U0001f100-\U0001f1ff\U00020000-\U0003ffff])[^\\W\\d_]"
+)
+LIKE_LATIN = {"ɑ": "a", "ɡ": "g", "ı": "i", "ȷ": "j", "ɩ": "i", "ʋ": "v"}
+TURNED_LETTERS = "ɐɔǝɟƃɓɥᴉɾʞʅןɯɹʇʌʍʎ"
+TURNED = str.maketrans(f"{TURNED_LETTERS}unbqdp", "acefgghijkllmrtvwynuqbpd")
 
 # Letters that look like Latin ones. Folded only where the word or the text is otherwise Latin:
 # else Russian and Greek would be destroyed.
@@ -48,8 +69,9 @@ BLANKS = re.compile(
     r"|[^\S\n]{2,}|[^\S\n ]"
 )
 LEET_TOKEN = re.compile(
-    r"(?<![\w@$!|])(?=[\w@$!|]{0,40}[a-z])(?=[\w@$!|]{0,40}[013457@$!|])[\w@$!|]{3,40}"
+    r"(?<![\w@$!|\\])(?=[\w@$!|]{0,40}[a-z])(?=[\w@$!|]{0,40}[013457@$!|])[\w@$!|]{3,40}"
 )
+CODE = re.compile(r"[0-9a-f]{12,}")
 LEET = str.maketrans("013457@$!|", "oieastasil")
 
 BASE64 = re.compile(
@@ -59,14 +81,28 @@ BASE64 = re.compile(
 BASE32 = re.compile(r"(?<![A-Z2-7=])[A-Z2-7]{24,}={0,6}(?![A-Z2-7=])")
 HEX = re.compile(
     r"(?<![0-9A-Fa-f])(?:(?:[0-9A-Fa-f]{2}){8,4000}"
-    r"|(?:0x)?[0-9A-Fa-f]{2}(?:(?:[ :,]|,? ?0x)[0-9A-Fa-f]{2}){7,4000})"
+    r"|(?:0x)?[0-9A-Fa-f]{2}(?:(?:[ :,]|,? ?0x)[0-9A-Fa-f]{2}){7,4000}(?![0-9A-Fa-f]))"
 )
-DECIMAL = re.compile(r"(?<!\d)\d{2,3}(?:[ ,;]{1,2}\d{2,3}){7,}(?!\d)")
+DECIMAL = re.compile(r"(?<!\d)\d{2,6}(?:[ ,;]{1,2}\d{1,6}){7,}(?!\d)")
+OCTAL = re.compile(r"(?<!\d)[01][0-7]{2}(?: [01][0-7]{2}){7,}(?!\d)")
+MORSE_RUN = re.compile(r"(?<!\S)[.-]{1,6}(?:(?: {1,4}| ?[/|\n] ?)[.-]{1,6}){7,}(?!\S)")
+MORSE_SIGNS = (
+    ".- -... -.-. -.. . ..-. --. .... .. .--- -.- .-.. -- -. --- .--. --.- .-. ... - ..- ...- .-- "
+    "-..- -.-- --.. ----- .---- ..--- ...-- ....- ..... -.... --... ---.. ----."
+)
+MORSE = dict(
+    zip(MORSE_SIGNS.split(), "abcdefghijklmnopqrstuvwxyz0123456789", strict=True),
+) | {".-.-.-": ".", "--..--": ",", "..--..": "?", "-.-.--": "!", ".----.": "'", "---...": ":"}
 BINARY = re.compile(r"(?<![01])[01]{8}(?: ?[01]{8}){3,}(?![01])")
-ESCAPES = re.compile(r"(?:\\x[0-9A-Fa-f]{2}|\\u[0-9A-Fa-f]{4}){4,}")
-PERCENT = re.compile(r"\S{9,2000}")
+ESCAPES = re.compile(r"(?:\\x[0-9A-Fa-f]{2}|\\u[0-9A-Fa-f]{4}|\\[0-7]{3}){4,}")
+PERCENT = re.compile(r"\S{9,10000}")
 ENTITY = re.compile(r"(?:&#?\w{1,8};[ ]?){4,}")
 
+LETTERS = "abcdefghijklmnopqrstuvwxyz"
+LATIN_WORD = re.compile(r"[a-z]+")
+SAMPLE_CHARS = 500
+COMMON_SHARE = 0.2
+STRANGE_SHARE = 0.1
 COMMON = frozenset(
     """
     the and you your for that this with are not all any now from have has was were will can but
@@ -74,6 +110,10 @@ COMMON = frozenset(
     after before above previous tell show give make write answer reply say said print please
     instructions rules message text word words first last next user system is it of to in on me
     my we us be do does as at by if or so no yes an code access following everything
+    der die das und nicht ist ein eine den dem von zu mit sich auf fur wie ich du sie alle was
+    le la les des et est un une que qui dans pour pas sur vous tu ton de du ce
+    el los las y es una por con para como su tu lo que del se
+    il che di non per sono come con della o os um uma em nao com mais het een van ik niet
     """.split()  # noqa: SIM905 - a hundred quoted words would hide them
 )
 
@@ -94,7 +134,9 @@ class View:
         """The sent text's code points behind `text[start:end]`."""
         if self.starts is None or self.ends is None:
             return start, end
-        return self.starts[start], self.ends[max(start, end - 1)]
+        last = max(start, end - 1)
+        # In a text that is read backwards, the last letter stands first.
+        return min(self.starts[start], self.starts[last]), max(self.ends[start], self.ends[last])
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,30 +149,84 @@ class _Blob:
     end: int
 
 
-def views_of(text: str) -> Iterator[View]:
+class Limits:
+    """What may still be decoded of one text, and what was left undone."""
+
+    def __init__(self) -> None:
+        self.blobs = BLOBS_MAX
+        self.chars = DECODED_CHARS_MAX
+        self.undecoded = 0
+        """Characters of the sent text that look encoded and were not decoded."""
+
+    @property
+    def is_spent(self) -> bool:
+        return self.blobs <= 0 or self.chars <= 0
+
+
+def views_of(text: str, limits: Limits | None = None) -> Iterator[View]:
     """Every reading of `text` that differs, the plain one first."""
+    limits = limits or Limits()
     folded = _folded_letters(text)
     plain = _collapsed(folded)
     yield plain
-    for match in TAGS.finditer(text):
-        hidden = "".join(chr(ord(character) - 0xE0000) for character in match[0])
-        yield _from_blob(_Blob("tags", hidden, match.start(), match.end()))
+    if not text.isascii():
+        yield from _invisible(text)
+        turned = sum(map(plain.text.count, TURNED_LETTERS))
+        if turned > 3 and turned > 0.1 * len(plain.text):
+            yield _backwards("turned", plain, plain.text.translate(TURNED))
     squashed = _squashed(folded)
     if squashed is not None:
         yield squashed
     leet = _leet(plain)
     if leet is not None:
         yield leet
-    yield from _decoded(text, plain)
+    yield from _decoded(text, plain, limits)
+
+
+def folded(text: str) -> str:
+    """As every view begins: lower case, accents and disguises of letters undone."""
+    return _folded_letters(text).text
+
+
+def _invisible(text: str) -> Iterator[View]:
+    """What stands in characters that nobody sees."""
+    tags = list(TAGS.finditer(text))
+    if tags:
+        hidden = "\n".join("".join(chr(ord(c) - 0xE0000) for c in m[0]) for m in tags)
+        yield _from_blob(_Blob("tags", hidden, tags[0].start(), tags[-1].end()))
+    selectors = list(SELECTORS.finditer(text))
+    if selectors:
+        raw = bytes(_selected(c) for m in selectors for c in m[0])
+        hidden = _bytes_to_text(raw)
+        if _is_text(hidden):
+            yield _from_blob(_Blob("selectors", hidden, selectors[0].start(), selectors[-1].end()))
+
+
+def _selected(character: str) -> int:
+    code = ord(character)
+    return code - 0xFE00 if code < 0xE0100 else code - 0xE0100 + 16
+
+
+def _backwards(name: str, view: View, changed: str) -> View:
+    """`changed`, as long as the view's text, read from its end."""
+    starts = view.starts if view.starts is not None else list(range(len(view.text)))
+    ends = view.ends if view.ends is not None else list(range(1, len(view.text) + 1))
+    return View(name, changed[::-1], starts[::-1], ends[::-1])
 
 
 def _folded_letters(text: str) -> View:
-    if text.isascii():
+    has_controls = CONTROLS.search(text) is not None
+    if text.isascii() and not has_controls:
         return View("raw", text.lower())
     characters: list[str] = []
     starts: list[int] = []
     after_latin = False
     for position, character in enumerate(text):
+        if has_controls and CONTROLS.match(character):
+            if character in BACKSPACES and characters:
+                characters.pop()
+                starts.pop()
+            continue
         if character < "\x80":
             characters.append(character.lower())
             starts.append(position)
@@ -154,8 +250,14 @@ def _folded_letters(text: str) -> View:
 def _folded(character: str) -> str:
     if INVISIBLE.match(character) or "\U000e0000" <= character <= "\U000e007f":
         return ""
+    if character in LIKE_LATIN:
+        return LIKE_LATIN[character]
     wide = unicodedata.normalize("NFKC", character)
+    if len(wide) == 1 and not LATIN_OR_DRESSED.match(character):
+        return wide.lower()
     name = unicodedata.name(character, "")
+    if dressed := DRESSED.match(name):
+        return dressed[1].lower()
     if name.startswith("LATIN") or len(wide) > 1:
         wide = unicodedata.normalize("NFKD", wide)
     # One code point that stands for a whole phrase is no disguised letter, and would bloat views.
@@ -233,28 +335,29 @@ def _squashed(plain: View) -> View | None:
 
 def _leet(plain: View) -> View | None:
     """Digits and signs for letters, where they stand inside words; lengths stay the same."""
-    changed = LEET_TOKEN.sub(lambda match: match[0].translate(LEET), plain.text)
+    changed = LEET_TOKEN.sub(
+        lambda match: match[0] if CODE.fullmatch(match[0]) else match[0].translate(LEET),
+        plain.text,
+    )
     if changed == plain.text:
         return None
     return View("leet", changed, plain.starts, plain.ends)
 
 
-def _decoded(text: str, plain: View) -> Iterator[View]:
-    budget = [BLOBS_MAX, DECODED_CHARS_MAX]
-    for blob in _blobs(text, budget):
+def _decoded(text: str, plain: View, limits: Limits) -> Iterator[View]:
+    for blob in _blobs(text, limits):
         yield _from_blob(blob)
-        yield from _deeper(blob, budget, DEPTH_MAX - 1)
-    for blob in _disguised(plain, budget):
-        yield _from_blob(blob)
+        yield from _deeper(blob, limits, DEPTH_MAX - 1)
+    yield from _disguised(plain, limits)
 
 
-def _deeper(blob: _Blob, budget: list[int], depth: int) -> Iterator[View]:
+def _deeper(blob: _Blob, limits: Limits, depth: int) -> Iterator[View]:
     if depth <= 0:
         return
-    for inner in _blobs(blob.text, budget):
+    for inner in _blobs(blob.text, limits):
         moved = _Blob(inner.name, inner.text, blob.start, blob.end)
         yield _from_blob(moved)
-        yield from _deeper(moved, budget, depth - 1)
+        yield from _deeper(moved, limits, depth - 1)
 
 
 def _from_blob(blob: _Blob) -> View:
@@ -263,34 +366,38 @@ def _from_blob(blob: _Blob) -> View:
     return View(blob.name, lower, [blob.start] * len(lower), [blob.end] * len(lower))
 
 
-def _blobs(text: str, budget: list[int]) -> Iterator[_Blob]:
+def _blobs(text: str, limits: Limits) -> Iterator[_Blob]:
     for name, pattern, needs, decode in DECODERS:
         if needs and not any(sign in text for sign in needs):
             continue
         for match in pattern.finditer(text):
-            if budget[0] <= 0 or budget[1] <= 0:
-                return
+            if limits.is_spent:
+                limits.undecoded += match.end() - match.start()
+                continue
             decoded = decode(match[0])
             if decoded is None or decoded == match[0] or not _is_text(decoded):
                 continue
-            decoded = decoded[: budget[1]]
-            budget[0] -= 1
-            budget[1] -= len(decoded)
+            if len(decoded) > limits.chars:
+                limits.undecoded += (match.end() - match.start()) // 2
+                decoded = decoded[: limits.chars]
+            limits.blobs -= 1
+            limits.chars -= len(decoded)
             yield _Blob(name, decoded, match.start(), match.end())
 
 
 def _is_text(decoded: str) -> bool:
+    """Whether bytes that were decoded say something, as far as single characters tell."""
     if len(decoded) < 6:
         return False
-    good = sum(c.isalpha() or c in " \n'.,:;!?-" for c in decoded)
-    return good > 0.8 * len(decoded)
+    start = decoded[:2000]
+    good = sum(c.isalnum() or c in " \n\r\t'\".,:;!?-()/" for c in start)
+    letters = sum(map(str.isalpha, start))
+    return good > 0.85 * len(start) and letters > 0.4 * len(start)
 
 
-def _bytes_to_text(raw: bytes) -> str | None:
-    try:
-        return raw.decode("utf-8")
-    except UnicodeDecodeError:
-        return None
+def _bytes_to_text(raw: bytes) -> str:
+    # A blob that is cut, or begins a letter late, still says most of what it says.
+    return raw.decode("utf-8", "replace")
 
 
 def _base64(blob: str) -> str | None:
@@ -305,6 +412,7 @@ def _base64(blob: str) -> str | None:
 
 def _base32(blob: str) -> str | None:
     body = blob.rstrip("=")
+    body = body[: len(body) - {1: 1, 3: 1, 6: 1}.get(len(body) % 8, 0)]
     try:
         return _bytes_to_text(base64.b32decode(body + "=" * (-len(body) % 8)))
     except (binascii.Error, ValueError):
@@ -318,7 +426,10 @@ def _hex(blob: str) -> str | None:
 
 def _decimal(blob: str) -> str | None:
     numbers = [int(n) for n in re.findall(r"\d+", blob)]
-    return "".join(map(chr, numbers)) if all(9 <= n <= 126 for n in numbers) else None
+    if all(n < 256 for n in numbers):
+        return _bytes_to_text(bytes(numbers))
+    good = (9 <= n < 0xD800 or 0xE000 <= n <= 0x10FFFF for n in numbers)
+    return "".join(map(chr, numbers)) if all(good) else None
 
 
 def _binary(blob: str) -> str | None:
@@ -326,8 +437,18 @@ def _binary(blob: str) -> str | None:
     return _bytes_to_text(bytes(int(bits[i : i + 8], 2) for i in range(0, len(bits) - 7, 8)))
 
 
+def _octal(blob: str) -> str | None:
+    return _bytes_to_text(bytes(int(n, 8) & 255 for n in re.findall(r"[0-7]{3}", blob)))
+
+
 def _escapes(blob: str) -> str | None:
-    return "".join(chr(int(code, 16)) for code in re.findall(r"\\[xu]([0-9A-Fa-f]+)", blob))
+    codes = re.findall(r"\\(?:[xu]([0-9A-Fa-f]{2,4})|([0-7]{3}))", blob)
+    return "".join(chr(int(h, 16) if h else int(o, 8)) for h, o in codes)
+
+
+def _morse(blob: str) -> str | None:
+    words = re.split(r" ?[/|\n] ?| {3,}", blob)
+    return " ".join("".join(MORSE.get(s, "\ufffd") for s in word.split()) for word in words)
 
 
 def _percent(blob: str) -> str | None:
@@ -345,31 +466,76 @@ Decoder = tuple[str, re.Pattern[str], tuple[str, ...], Callable[[str], str | Non
 DECODERS: tuple[Decoder, ...] = (
     ("percent", PERCENT, ("%",), _percent),
     ("entities", ENTITY, ("&",), html.unescape),
-    ("escapes", ESCAPES, ("\\x", "\\u"), _escapes),
+    ("escapes", ESCAPES, ("\\x", "\\u", "\\1"), _escapes),
     ("binary", BINARY, ("01", "10"), _binary),
+    ("octal", OCTAL, ("14", "16"), _octal),
     ("decimal", DECIMAL, ("10", "11"), _decimal),
+    ("morse", MORSE_RUN, (".- ", "-. ", ".. "), _morse),
     ("hex", HEX, (), _hex),
     ("base64", BASE64, (), _base64),
     ("base32", BASE32, (), _base32),
 )
 
 
-def _disguised(plain: View, budget: list[int]) -> Iterator[_Blob]:
-    """Runs of words of no language, that are English when rotated by 13 or read backwards.
+@lru_cache(maxsize=32)
+def _rotation(by: int) -> dict[int, int]:
+    return str.maketrans(LETTERS, LETTERS[by:] + LETTERS[:by])
 
-    What decides is how many words are common ones, before and after; never what they say.
+
+def _shifted(text: str, by: int) -> str:
+    return text.translate(_rotation(by))
+
+
+def _words_reversed(text: str) -> str:
+    return LATIN_WORD.sub(lambda match: match[0][::-1], text)
+
+
+# Each gives as many characters as it takes. The text itself read backwards is tried beside them.
+CIPHERS: tuple[tuple[str, Callable[[str], str]], ...] = (
+    ("rot13", partial(_shifted, by=13)),
+    ("reversed", _words_reversed),
+    ("atbash", lambda text: text.translate(str.maketrans(LETTERS, LETTERS[::-1]))),
+    *((f"caesar{by}", partial(_shifted, by=by)) for by in range(1, 26) if by != 13),
+)
+
+
+def _common_share(text: str) -> float:
+    """How many of the words are such as every text is full of; 0 when there are hardly any."""
+    words = LATIN_WORD.findall(text)
+    common = sum(word in COMMON for word in words)
+    # Rotated codes are full of short "words" too.
+    is_language = common >= 2 and sum(map(len, words)) > 2.8 * len(words)
+    return common / len(words) if is_language else 0.0
+
+
+def _disguised(plain: View, limits: Limits) -> Iterator[View]:
+    """Words of no language, that are English when rotated or read backwards.
+
+    What decides is how many words are common ones, before and after; never what they say. First
+    the text as a whole, else runs of words in it.
     """
-    for start, end in _strange_runs(plain.text):
-        if budget[0] <= 0:
+    text = plain.text
+    start = text[:SAMPLE_CHARS]
+    if len(LATIN_WORD.findall(start)) >= 3 and _common_share(start) < STRANGE_SHARE:
+        best, share = None, COMMON_SHARE
+        for name, change in CIPHERS:
+            found = _common_share(change(start))
+            if found > share:
+                best, share = View(name, change(text), plain.starts, plain.ends), found
+        if _common_share(text[: -SAMPLE_CHARS - 1 : -1]) > share:
+            best = _backwards("reversed", plain, text)
+        if best is not None:
+            yield best
             return
-        run = plain.text[start:end]
-        for name, candidate in (("rot13", codecs.encode(run, "rot13")), ("reversed", run[::-1])):
-            words = re.findall(r"[a-z]+", candidate)
-            common = sum(word in COMMON for word in words)
-            if common >= 2 and common >= 0.2 * len(words):
-                budget[0] -= 1
-                raw_start, raw_end = plain.span(start, end)
-                yield _Blob(name, candidate, raw_start, raw_end)
+    for first, last in _strange_runs(text):
+        if limits.blobs <= 0:
+            limits.undecoded += last - first
+            continue
+        run = text[first:last]
+        for name, candidate in (("rot13", _shifted(run, 13)), ("reversed", run[::-1])):
+            if _common_share(candidate) >= COMMON_SHARE:
+                limits.blobs -= 1
+                yield _from_blob(_Blob(name, candidate, *plain.span(first, last)))
 
 
 def _strange_runs(text: str) -> Iterator[tuple[int, int]]:
@@ -400,6 +566,13 @@ def language_of(text: str) -> str:
     return max(counts, key=lambda script: counts[script]) if counts else "other"
 
 
+def unknown_letters(text: str) -> int:
+    """How many letters are of a script of which neither rules nor lexicon know a word."""
+    if text.isascii():
+        return 0
+    return len(UNKNOWN_LETTER.findall(text))
+
+
 @lru_cache(maxsize=8192)
 def _script(character: str) -> str:
     name = unicodedata.name(character, "")
@@ -423,4 +596,7 @@ SCRIPTS = (
     ("HEBREW", "hebrew"),
     ("DEVANAGARI", "devanagari"),
     ("THAI", "thai"),
+    ("BENGALI", "bengali"),
+    ("TAMIL", "tamil"),
+    ("HALFWIDTH KATAKANA", "cjk"),
 )

@@ -47,7 +47,7 @@ class TestTheRules:
     @pytest.mark.parametrize("rule", BOOK.rules, ids=lambda rule: rule.id)
     def test_its_harmless_examples_stay_below_the_threshold(self, rule):
         for text in rule.negative:
-            assert analyse(text).score < 0.6, text
+            assert analyse(text, budget_seconds=60).score < 0.6, text
 
     @pytest.mark.parametrize("dampener", BOOK.dampeners, ids=lambda rule: rule.id)
     def test_each_dampener_softens_its_examples_and_only_those(self, dampener):
@@ -83,7 +83,7 @@ class TestTheRules:
         ],
     )
     def test_a_harmless_sentence_in_front_excuses_nothing(self, excuse):
-        assert analyse(excuse + ATTACK).score >= 0.6
+        assert analyse(excuse + ATTACK, budget_seconds=60).score >= 0.6
 
     def test_each_has_a_name_of_its_own_and_a_known_category(self):
         ids = [rule.id for rule in (*BOOK.rules, *BOOK.dampeners)]
@@ -111,8 +111,8 @@ class TestTheRules:
 
     def test_the_detector_is_known_by_the_digest_of_its_rules(self):
         assert embedded.DETECTOR.name == "embedded"
-        assert embedded.DETECTOR.version == BOOK.version
-        assert embedded.DETECTOR.weights_sha256 == BOOK.sha256
+        assert embedded.DETECTOR.version == f"{detector.VERSION}.{BOOK.version}"
+        assert len(embedded.DETECTOR.weights_sha256) == 64
 
 
 # Harmless, and full of the words that attacks are made of.
@@ -148,7 +148,7 @@ NEAR_MISSES = [
 
 @pytest.mark.parametrize("text", NEAR_MISSES)
 def test_a_near_miss_stays_below_the_threshold(text):
-    assert analyse(text).score < 0.6
+    assert analyse(text, budget_seconds=60).score < 0.6
 
 
 def spaced(text: str) -> str:
@@ -202,20 +202,22 @@ DISGUISES = {
 class TestTheViews:
     @pytest.mark.parametrize("disguise", DISGUISES)
     def test_an_attack_is_seen_through_its_disguise(self, disguise):
-        found = analyse(DISGUISES[disguise](ATTACK))
+        found = analyse(DISGUISES[disguise](ATTACK), budget_seconds=60)
 
         assert found.score >= 0.6, found
         assert "injection" in found.threat_types or "encoding_attack" in found.threat_types
 
     @pytest.mark.parametrize("disguise", DISGUISES)
     def test_the_same_disguise_of_a_harmless_text_is_no_attack(self, disguise):
-        assert analyse(DISGUISES[disguise](HARMLESS)).score < 0.3
+        assert analyse(DISGUISES[disguise](HARMLESS), budget_seconds=60).score < 0.3
 
     @pytest.mark.parametrize(
         "disguise", ["letters apart", "leet", "base64", "hex", "rot13", "reversed", "entities"]
     )
     def test_a_disguise_is_named_as_part_of_the_attack(self, disguise):
-        assert "encoding_attack" in analyse(DISGUISES[disguise](ATTACK)).threat_types
+        found = analyse(DISGUISES[disguise](ATTACK), budget_seconds=60)
+
+        assert "encoding_attack" in found.threat_types
 
     def test_an_open_attack_is_no_encoding_attack(self):
         assert "encoding_attack" not in analyse(ATTACK).threat_types
@@ -250,7 +252,7 @@ class TestTheViews:
         ],
     )
     def test_other_scripts_are_left_as_they_are(self, text):
-        assert analyse(text).score == 0
+        assert analyse(text, budget_seconds=60).score == 0
 
     @pytest.mark.parametrize(
         ("text", "language"),
@@ -373,13 +375,14 @@ class TestBounds:
     def test_coverage_is_whole_unless_time_ended(self, name):
         found = analyse(HOSTILE[name], budget_seconds=60)
 
-        assert found.scanned_chars == found.total_chars
+        assert "time" not in found.unseen
+        assert (found.scanned_chars == found.total_chars) == (not found.unseen)
 
     @pytest.mark.parametrize("name", HOSTILE)
     def test_views_do_not_outgrow_the_text(self, name):
         views = list(detector.views.views_of(HOSTILE[name]))
 
-        assert len(views) <= 4 + detector.views.BLOBS_MAX
+        assert len(views) <= 7 + detector.views.BLOBS_MAX
         assert all(len(v.text) <= detector.views.WIDE_MAX * 10_000 for v in views)
 
     @pytest.mark.parametrize("shift", range(7))

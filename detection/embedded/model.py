@@ -1,0 +1,466 @@
+"""A linear model over the words of a text, sentence by sentence, and over the ideas in them.
+
+Two heads: one for what people write to an assistant, one for what an assistant reads (documents,
+the answers of tools), where an order to it is itself the attack. Both weigh the same features:
+
+* words, pairs of neighbouring words, and pieces of words (three to five characters), each by a
+  stable hash into a fixed number of buckets;
+* ideas (`concepts.py`) and pairs of ideas that stand in one window, whatever the language.
+
+A window is a sentence, two or three neighbouring ones, or a part of a long one. The most suspicious
+window counts, so that an order is not diluted by the text around it. Everything is additive: a
+word is weighed once (and remembered), a window is a difference of two running sums.
+
+`weights.bin` is written by `python -m detection.training`: one line of JSON that describes it, then
+the weights as bytes, compressed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import zlib
+from bisect import bisect_left
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from math import sqrt
+from pathlib import Path
+from typing import NamedTuple
+
+from detection.embedded import concepts
+
+FILE = Path(__file__).with_name("weights.bin")
+FORMAT = 1
+HEADS = ("prompt", "data")
+BUCKETS = 1 << 18
+WORDS_KEPT = 8192
+"""Weighed words that are remembered; then all are forgotten, which is cheap and bounded."""
+WORD_CHARS_MAX = 40
+TOKENS_MAX = 12_000
+WINDOWS_MAX = 4_000
+SENTENCE_TOKENS_MAX = 48
+JOINED_TOKENS_MAX = 72
+WHOLE_TOKENS_MAX = 140
+IDEAS_MAX = 14
+TOKENS_OFFSET = 3
+"""Added to a window's number of tokens, so that two words alone decide little."""
+PARTS_SHOWN = 3
+WORDS_MIN = 5
+FEW_WORDS = 0.55
+"""The highest score of a window of fewer words than that: they may mean anything."""
+
+TOKEN = re.compile(
+    r"(?P<url>https?://[^\s\"'<>)\]]{1,400}|www\.[^\s\"'<>)\]]{1,400})"
+    r"|(?P<mail>[\w.+-]{1,64}@[\w-]{1,64}(?:\.[\w-]{1,64}){1,4})"
+    rf"|(?P<unspaced>[{concepts.UNSPACED}]{{1,200}})"
+    rf"|(?P<word>(?:(?![{concepts.UNSPACED}])[^\W\d_]|[\u0900-\u0dff\u0300-\u036f\u0591-\u05c7"
+    rf"\u0610-\u061a\u064b-\u065f])"
+    rf"(?:(?![{concepts.UNSPACED}])[^\W\d_]|[\u0900-\u0dff\u0300-\u036f\u0591-\u05c7"
+    rf"\u0610-\u061a\u064b-\u065f'’-])*)"
+    r"|(?P<number>\d+(?:[.,:]\d+)*|(?:\\x[0-9a-f]{2}|\\u[0-9a-f]{4})+)"
+    r"|(?P<line>(?:\\[nrt]|\s*\n\s*)+)"
+    r"|(?P<mark>[^\w\s])"
+)
+ENDS = frozenset(".!?。！？।؟…")
+BORDERS = frozenset("{}[]|<>。！？।\n")
+QUOTES = frozenset("\"'“”`")
+AFTER_QUOTES = frozenset(",:}]\n")
+Ideas = tuple[int, ...]
+BOUNDARY = "\n"
+PLACEHOLDERS = {"url": "<url>", "mail": "<mail>", "number": "<num>", "line": BOUNDARY}
+
+
+class Tokens:
+    """Words and signs in the form that is weighed, and where each stands in the view.
+
+    Three lists, not a list of tokens: thousands of small objects would take longer than the rest.
+    """
+
+    __slots__ = ("ends", "starts", "texts")
+
+    def __init__(self) -> None:
+        self.texts: list[str] = []
+        self.starts: list[int] = []
+        self.ends: list[int] = []
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    def add(self, text: str, start: int, end: int) -> None:
+        self.texts.append(text)
+        self.starts.append(start)
+        self.ends.append(end)
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """The most suspicious window of a text, for one head.
+
+    `margin` is the sum of its weights; the higher, the likelier an attack. `parts` are the words
+    that spoke most for it, as places in the view's text with the share each has of what speaks for
+    an attack, of `words` words in all; `ideas` are the names of the ideas that did.
+    """
+
+    head: str
+    margin: float
+    start: int
+    end: int
+    words: int
+    parts: tuple[tuple[int, int, float], ...]
+    ideas: tuple[str, ...]
+    category: str
+
+
+# -- Features: what training and judging share ----------------------------------------------------
+
+
+def tokens_of(text: str) -> Tokens:
+    """The tokens of a view's text (lower case), at most `TOKENS_MAX`."""
+    tokens = Tokens()
+    add = tokens.add
+    for match in TOKEN.finditer(text):
+        kind = match.lastgroup
+        start, end = match.span()
+        if kind == "word":
+            found = match[0]
+            if found[-1] in "'’-" or end - start > WORD_CHARS_MAX:
+                found = found[:WORD_CHARS_MAX].rstrip("'’-")
+        elif kind == "mark":
+            found = match[0]
+        elif kind == "unspaced":
+            _add_unspaced(tokens, match[0], start)
+            continue
+        else:
+            found = PLACEHOLDERS[str(kind)]
+        add(found, start, end)
+        if end > start and len(tokens.texts) >= TOKENS_MAX:
+            break
+    return tokens
+
+
+def _add_unspaced(tokens: Tokens, run: str, start: int) -> None:
+    """Scripts without spaces: every two neighbouring characters are a token."""
+    if len(run) == 1:
+        tokens.add(run, start, start + 1)
+    for at in range(len(run) - 1):
+        tokens.add(run[at : at + 2], start + at, start + at + 2)
+
+
+def bucket(feature: str) -> int:
+    # Not `hash`, which differs from process to process.
+    return zlib.crc32(feature.encode("utf-8", "surrogatepass")) & (BUCKETS - 1)
+
+
+def buckets_of_word(word: str) -> list[int]:
+    """The word itself, and its pieces when it is long enough to have any."""
+    found = [bucket(word)]
+    if len(word) > 3 and word[0] != "<":
+        whole = f"^{word}$"
+        for size in (3, 4, 5):
+            found += [bucket(whole[at : at + size]) for at in range(len(whole) - size + 1)]
+    return found
+
+
+def windows_of(tokens: Tokens) -> list[tuple[int, int]]:
+    """Where windows begin and end, as positions in `tokens`; at most `WINDOWS_MAX`."""
+    sentences = _sentences(tokens)
+    count = len(tokens)
+    found: list[tuple[int, int]] = []
+    if len(sentences) > 1 and 0 < count <= WHOLE_TOKENS_MAX:
+        found.append((0, count))
+    for position, (start, end) in enumerate(sentences):
+        if end - start > SENTENCE_TOKENS_MAX:
+            half = SENTENCE_TOKENS_MAX // 2
+            for begin in range(start, end - half, half):
+                found.append((begin, min(end, begin + SENTENCE_TOKENS_MAX)))
+            continue
+        found.append((start, end))
+        for _, last in sentences[position + 1 : position + 3]:
+            if last - start > JOINED_TOKENS_MAX:
+                break
+            found.append((start, last))
+        if len(found) >= WINDOWS_MAX:
+            break
+    return found
+
+
+def _sentences(tokens: Tokens) -> list[tuple[int, int]]:
+    """Sentences, lines, and the fields of JSON and the like, if a word is in them."""
+    texts, starts, ends = tokens.texts, tokens.starts, tokens.ends
+    found: list[tuple[int, int]] = []
+    begin, count = 0, len(texts)
+    has_words = False
+    for at, text in enumerate(texts):
+        if text[0].isalpha():
+            has_words = True
+            if at + 1 < count:
+                continue
+        elif at + 1 < count:
+            following = texts[at + 1]
+            if text in ENDS:
+                if starts[at + 1] == ends[at] and following != BOUNDARY:
+                    continue
+            elif text in QUOTES:
+                if following not in AFTER_QUOTES:
+                    continue
+            elif text not in BORDERS:
+                continue
+        if has_words:
+            found.append((begin, at + 1))
+        begin, has_words = at + 1, False
+    return found
+
+
+def ideas_of(lexicon: concepts.Lexicon, text: str, tokens: Tokens) -> list[tuple[int, Ideas]]:
+    """The ideas of a text with the position of the token each stands at, in order."""
+    found: list[tuple[int, Ideas]] = []
+    pair_stems = lexicon.pair_stems
+    texts = tokens.texts
+    for at, word in enumerate(texts):
+        ideas = lexicon.of(word)
+        if word in pair_stems and at + 1 < len(texts):
+            ideas = (*ideas, *lexicon.of_pair(word, texts[at + 1]))
+        if ideas:
+            found.append((at, ideas))
+    if not text.isascii():
+        at, starts = 0, tokens.starts
+        for match in lexicon.unspaced.finditer(text):
+            while at + 1 < len(starts) and starts[at + 1] <= match.start():
+                at += 1
+            found.append((at, lexicon.anywhere[match[0]]))
+        found.sort()
+    return found
+
+
+def idea_features(ideas: Sequence[int], size: int) -> list[int]:
+    """Numbers of the features of a set of ideas: `size` single ones, then all pairs."""
+    ideas = sorted(set(ideas))[:IDEAS_MAX]
+    found = list(ideas)
+    for position, first in enumerate(ideas):
+        found += [size + first * size + second for second in ideas[position + 1 :]]
+    return found
+
+
+SCALES = [sqrt(tokens + TOKENS_OFFSET) for tokens in range(WHOLE_TOKENS_MAX + 1)]
+"""What the sum over a window of so many tokens is divided by."""
+
+
+def pairs_of(texts: Sequence[str]) -> list[int]:
+    """The bucket of each token and the one before it."""
+    crc32, mask = zlib.crc32, BUCKETS - 1
+    found: list[int] = []
+    before = BOUNDARY
+    for word in texts:
+        found.append(crc32(f"{before} {word}".encode("utf-8", "surrogatepass")) & mask)
+        before = word
+    return found
+
+
+# -- Judging --------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """The weights of one head. `words` are in steps of `step`, `ideas` in steps of `ideas_step`."""
+
+    name: str
+    words: memoryview
+    step: float
+    ideas: memoryview
+    ideas_step: float
+    bias: float
+    points: tuple[tuple[float, float], ...]
+    """What margins mean: (margin, score) in rising order; between two, a straight line."""
+
+
+def _is_word(token: str) -> bool:
+    # Two letters may be a piece of a code; two characters of a script without spaces are a word.
+    return token[0].isalpha() and (len(token) > 2 or not token.isascii())
+
+
+class _Best(NamedTuple):
+    margin: float
+    start: int
+    end: int
+    ideas: Ideas
+
+
+class Model:
+    """The weights, and the words that were weighed lately. One for a process; forks share it."""
+
+    def __init__(self, lexicon: concepts.Lexicon, heads: Sequence[Head]) -> None:
+        self.lexicon = lexicon
+        self.heads = {head.name: head for head in heads}
+        self.remembered: dict[str, dict[str, int]] = {name: {} for name in self.heads}
+
+    def weight(self, finding: Finding) -> float:
+        """The score of a finding, 0..1: 0.6 where few harmless texts lie above (see `points`)."""
+        if not finding.words:
+            return 0.0  # codes, not words: what they say is for the views that decode them
+        weight = self._scaled(self.heads[finding.head].points, finding.margin)
+        return weight if finding.words >= WORDS_MIN else min(weight, FEW_WORDS)
+
+    @staticmethod
+    def _scaled(points: Sequence[tuple[float, float]], margin: float) -> float:
+        if margin <= points[0][0]:
+            return points[0][1]
+        for (low, from_score), (high, to_score) in pairwise(points):
+            if margin <= high:
+                share = (margin - low) / (high - low)
+                return round(from_score + share * (to_score - from_score), 4)
+        return points[-1][1]
+
+    def find(
+        self, text: str, names: Sequence[str], spent: Callable[[], bool] | None = None
+    ) -> tuple[list[Finding], int]:
+        """The most suspicious window for each head of `names`, and how far the text was read.
+
+        `spent` says when to stop; it is asked once for some windows.
+        """
+        tokens = tokens_of(text)
+        reached = len(text) if len(tokens) < TOKENS_MAX else tokens.ends[-1]
+        windows = windows_of(tokens)
+        if not windows:
+            return [], reached
+        if spent is not None and spent():
+            return [], 0
+        ideas = ideas_of(self.lexicon, text, tokens)
+        pairs = pairs_of(tokens.texts)
+        found: list[Finding] = []
+        for name in names:
+            head = self.heads[name]
+            sums = self._sums(head, tokens.texts, pairs)
+            best, last = self._best(head, sums, ideas, windows, spent)
+            if last < len(windows):
+                reached = min(reached, tokens.starts[windows[last][0]])
+            if best is not None:
+                found.append(self._finding(head, tokens, sums, best))
+        return found, reached
+
+    def _sums(self, head: Head, texts: Sequence[str], pairs: Sequence[int]) -> list[int]:
+        """Running sums: entry i is what the tokens before i weigh, pairs at their second word."""
+        words, known = head.words, self.remembered[head.name]
+        sums = [0]
+        total = 0
+        for word, pair in zip(texts, pairs, strict=True):
+            weight = known.get(word)
+            if weight is None:
+                weight = sum([words[at] for at in buckets_of_word(word)])
+                if len(known) >= WORDS_KEPT:
+                    known.clear()
+                known[word] = weight
+            total += weight + words[pair]
+            sums.append(total)
+        return sums
+
+    def _best(
+        self,
+        head: Head,
+        sums: Sequence[int],
+        ideas: Sequence[tuple[int, Ideas]],
+        windows: Sequence[tuple[int, int]],
+        spent: Callable[[], bool] | None,
+    ) -> tuple[_Best | None, int]:
+        """The window with the highest margin, and how many windows were looked at."""
+        places = [at for at, _ in ideas]
+        weights: dict[Ideas, float] = {(): 0.0}
+        highest, best = -1e9, None
+        step, bias = head.step, head.bias
+        for number, (start, end) in enumerate(windows):
+            if spent is not None and not number % 32 and spent():
+                return best, number
+            first, last = bisect_left(places, start), bisect_left(places, end)
+            chosen: Ideas = ()
+            if first < last:
+                here = {idea for _, several in ideas[first:last] for idea in several}
+                chosen = tuple(sorted(here))[:IDEAS_MAX]
+            weight = weights.get(chosen)
+            if weight is None:
+                weight = weights[chosen] = self._weight_of_ideas(head, chosen)
+            margin = bias + weight + (sums[end] - sums[start]) * step / SCALES[end - start]
+            if margin > highest:
+                highest, best = margin, _Best(margin, start, end, chosen)
+        return best, len(windows)
+
+    def _weight_of_ideas(self, head: Head, ideas: Ideas) -> float:
+        found = idea_features(ideas, len(self.lexicon.names))
+        return head.ideas_step * sum([head.ideas[feature] for feature in found])
+
+    def _finding(self, head: Head, tokens: Tokens, sums: Sequence[int], best: _Best) -> Finding:
+        weights = [
+            (sums[at + 1] - sums[at], at)
+            for at in range(best.start, best.end)
+            if sums[at + 1] > sums[at] and tokens.texts[at] != BOUNDARY
+        ]
+        total = sum(weight for weight, _ in weights) or 1
+        shown = sorted(weights, key=lambda item: (-item[0], item[1]))[:PARTS_SHOWN]
+        names, category = self._leading(head, best.ideas)
+        return Finding(
+            head.name,
+            round(best.margin, 4),
+            tokens.starts[best.start],
+            tokens.ends[best.end - 1],
+            sum(map(_is_word, tokens.texts[best.start : best.end])),
+            tuple(
+                (tokens.starts[at], tokens.ends[at], round(weight / total, 4))
+                for weight, at in shown
+            ),
+            names,
+            category,
+        )
+
+    def _leading(self, head: Head, ideas: Sequence[int]) -> tuple[tuple[str, ...], str]:
+        """The ideas that weigh most in this window, and the category that they speak for."""
+        size = len(self.lexicon.names)
+        weights = {idea: float(head.ideas[idea]) for idea in ideas}
+        for position, first in enumerate(ideas):
+            for second in ideas[position + 1 :]:
+                shared = head.ideas[size + first * size + second] / 2
+                weights[first] += shared
+                weights[second] += shared
+        leading = sorted((i for i in ideas if weights[i] > 0), key=lambda i: (-weights[i], i))[:4]
+        votes: dict[str, float] = {}
+        for idea in leading:
+            category = self.lexicon.categories[idea]
+            votes[category] = votes.get(category, 0.0) + weights[idea]
+        best = max(votes, key=lambda category: (votes[category], category), default="injection")
+        return tuple(self.lexicon.names[idea] for idea in leading), best
+
+
+def digest() -> str:
+    """SHA-256 of all that decides: the weights and the lexicon."""
+    return hashlib.sha256(FILE.read_bytes() + concepts.FILE.read_bytes()).hexdigest()
+
+
+def load(path: Path = FILE) -> Model:
+    """Read the weights. Raises `ValueError` when they were made for other ideas or features."""
+    raw = path.read_bytes()
+    head_line, _, packed = raw.partition(b"\n")
+    about = json.loads(head_line)
+    lexicon = concepts.load()
+    size = len(lexicon.names)
+    if (about["format"], about["buckets"]) != (FORMAT, BUCKETS) or about["ideas"] != list(
+        lexicon.names
+    ):
+        raise ValueError(f"{path.name} was not made for this code: make train")
+    body = memoryview(zlib.decompress(packed)).cast("b")
+    heads = []
+    at = 0
+    for entry in about["heads"]:
+        words = body[at : at + BUCKETS]
+        ideas = body[at + BUCKETS : at + BUCKETS + size + size * size]
+        at += BUCKETS + size + size * size
+        heads.append(
+            Head(
+                entry["name"],
+                words,
+                entry["step"],
+                ideas,
+                entry["ideas_step"],
+                entry["bias"],
+                tuple((margin, score) for margin, score in entry["points"]),
+            )
+        )
+    return Model(lexicon, heads)

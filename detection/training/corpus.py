@@ -1,0 +1,157 @@
+"""What the model learns from: labelled files, given by path, and texts of our own making."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from detection.training import disguises
+from detection.training.grammar import Grammar
+
+SEED = 7
+DATA_SOURCES = (
+    *("BIPIA", "spikee", "injecagent", "llmail-inject", "mcp-servers", "django", "packages"),
+    *("tau-bench", "tldr", "bastioncorpus-0.6.0/indirect"),
+)
+"""Sources of what an assistant reads; all others are what people write to it."""
+TICKETS = ("banking77",)
+"""What customers write: to an assistant as well as in a ticket that one reads."""
+WISHES = ("self-instruct", "fastchat", "gpteacher", "awesome-chatgpt-prompts")
+"""What people ask of an assistant: harmless as a prompt, and an attack inside a document."""
+WISH_CHARS = 240
+PROMPTS_EACH = 18
+LANGUAGE_EACH = 4
+ORDERS_EACH = 16
+DOCUMENTS = 2200
+DISGUISED = 700
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """`head` is "prompt" or "data"; label 1 is an attack. `group` is left out as a whole when the
+    model is judged."""
+
+    text: str
+    label: int
+    source: str
+    head: str
+
+    @property
+    def group(self) -> str:
+        return (
+            "/".join(self.source.split("/")[:2])
+            if self.source.startswith("own/")
+            else (self.source.split("/")[0].split("#")[0])
+        )
+
+
+def read(paths: Sequence[Path]) -> tuple[list[Example], dict[str, str]]:
+    """The rows of the files and of the `*.jsonl` in the folders, and the SHA-256 of each file."""
+    files = sorted(
+        file
+        for path in paths
+        for file in (sorted(path.glob("*.jsonl")) if path.is_dir() else [path])
+    )
+    examples: list[Example] = []
+    digests: dict[str, str] = {}
+    for file in files:
+        raw = file.read_bytes()
+        digests[file.name] = hashlib.sha256(raw).hexdigest()
+        for line in raw.splitlines():
+            if line.strip():
+                row = json.loads(line)
+                source = str(row["source"])
+                head = "data" if source.startswith(DATA_SOURCES) else "prompt"
+                examples.append(Example(row["text"][:10_000], row["label"], source, head))
+                if source.startswith(TICKETS):
+                    examples.append(Example(row["text"], row["label"], source, "data"))
+                elif source.startswith(WISHES) and not row["label"]:
+                    examples.append(Example(row["text"][:WISH_CHARS], 1, source, "data"))
+    return examples, digests
+
+
+def own() -> list[Example]:
+    """Our own texts, the same every time."""
+    rng = random.Random(SEED)
+    found = [*_prompts(rng), *_languages(rng), *_data(rng)]
+    return list({(e.text, e.label, e.head): e for e in found}.values())
+
+
+def disguised(examples: Sequence[Example]) -> list[Example]:
+    """Copies of both labels in disguise, so that a disguise says nothing by itself."""
+    rng = random.Random(SEED + 1)
+    short = [e for e in examples if 30 < len(e.text) < 400 and e.text.isascii()]
+    found: list[Example] = []
+    names = sorted(disguises.DISGUISES)
+    for label in (0, 1):
+        for head in ("prompt", "data"):
+            pool = [e for e in short if (e.label, e.head) == (label, head)]
+            for example in rng.sample(pool, min(len(pool), DISGUISED // 2)):
+                if rng.random() < 0.3:
+                    text = disguises.with_typos(example.text, rng)
+                else:
+                    text = disguises.DISGUISES[rng.choice(names)](example.text)
+                found.append(Example(text, label, example.source, head))
+    return found
+
+
+def _prompts(rng: random.Random) -> Iterator[Example]:
+    grammar = Grammar("prompts.toml")
+    for label, table in ((1, "attacks"), (0, "harmless")):
+        for family, templates in grammar.tables[table].items():
+            for template in templates:
+                for _ in range(PROMPTS_EACH * (1 if label else 2)):
+                    text = grammar.sentence(template, rng)
+                    yield Example(text, label, f"own/{family}", "prompt")
+                    if family in ("security", "cyber") and rng.random() < 0.4:
+                        yield Example(text, 0, f"own/{family}", "data")
+
+
+def _languages(rng: random.Random) -> Iterator[Example]:
+    grammar = Grammar("languages.toml")
+    names = Grammar("data.toml").names
+    for language, table in grammar.tables.items():
+        if language == "orders":
+            continue
+        for label, kind in ((1, "attacks"), (0, "harmless")):
+            for template in table[kind]:
+                for _ in range(LANGUAGE_EACH):
+                    text = grammar.sentence(template, rng)
+                    yield Example(text, label, f"own/{language}", "prompt")
+    grammar.names = names
+    for language, templates in grammar.tables["orders"].items():
+        for template in templates:
+            for _ in range(LANGUAGE_EACH):
+                yield Example(grammar.sentence(template, rng), 1, f"own/{language}", "data")
+
+
+def _data(rng: random.Random) -> Iterator[Example]:
+    grammar = Grammar("data.toml")
+    orders, lines = grammar.tables["orders"], grammar.tables["lines"]
+
+    def line(kind: str) -> str:
+        return grammar.sentence(rng.choice(lines[kind]), rng)
+
+    for _ in range(DOCUMENTS):
+        kind = rng.choice(("mail", "mail", "tool", "tool", "tool", "support", "page"))
+        gap = rng.choice((" ", "\n", "\n\n"))
+        yield Example(
+            gap.join(line(kind) for _ in range(rng.randrange(2, 9))), 0, f"own/{kind}", "data"
+        )
+    for family, templates in orders.items():
+        for template in templates:
+            for _ in range(ORDERS_EACH):
+                order = grammar.sentence(template, rng, orders)
+                if not order.endswith((".", "!", "?", ">", "/")):
+                    order += rng.choice((".", "!", "", "."))
+                kind = rng.choice(("mail", "tool", "support", "page"))
+                before = f"{line(kind)}{rng.choice((' ', chr(10)))}" if rng.random() < 0.5 else ""
+                after = f"{rng.choice((' ', chr(10)))}{line(kind)}" if rng.random() < 0.4 else ""
+                yield Example(f"{before}{order}{after}", 1, f"own/{family}", "data")
+                if family == "goal" and rng.random() < 0.25:
+                    # To an assistant, people say just that, and mean it.
+                    yield Example(order, 0, "own/requests", "prompt")

@@ -1,0 +1,287 @@
+"""Labelled texts of public projects: `python -m detection.training.public OUT DIR…`.
+
+Each `DIR` is a git directory (bare or not) of one of the projects below; what it gives is written
+as `OUT/<name>.jsonl`, one `{"text", "label", "source"}` a line, for `python -m detection.training`.
+So are harmless texts of the packages that are installed here: Django's translations, and what
+packages say of themselves. Licences are in NOTICE; nothing of these projects is part of the
+repository.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import random
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import django
+
+Row = tuple[str, int, str]
+SEED = 20261129
+SPIKEE = "spikee/data/workspace/datasets"
+SPIKEE_SEEDS = ("seeds-cybersec-2026-01", "seeds-llm-mailbox", "seeds-sysmsg-extraction-2025-04")
+LANGUAGES = (
+    *("ar", "bn", "cs", "de", "el", "es", "fa", "fr", "he", "hi", "hu", "id", "it", "ja", "ko"),
+    *("nl", "pl", "pt_BR", "ro", "ru", "sv", "th", "tr", "uk", "vi", "zh_Hans"),
+)
+MESSAGE = re.compile(r'^msgstr(?:\[\d\])? ("(?:.|\n(?="))*)', re.MULTILINE)
+ANSWERS_MAX = 500
+ATTACKS = re.compile(r"prompt injection|jailbreak|ignore (?:all|any|previous)", re.IGNORECASE)
+FREE = re.compile(r"\b(?:MIT|BSD|Apache)\b")
+
+
+class Checkout:
+    """Files of the newest commit of a git directory."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def _git(self, *arguments: str) -> str:
+        found = subprocess.run(
+            ["git", "-C", str(self.path), *arguments], capture_output=True, check=True
+        )
+        return found.stdout.decode("utf-8", "replace")
+
+    def names(self) -> list[str]:
+        return self._git("ls-tree", "-r", "--name-only", "HEAD").splitlines()
+
+    def read(self, name: str) -> str:
+        return self._git("show", f"HEAD:{name}")
+
+    def json_lines(self, name: str) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in self.read(name).splitlines() if line.strip()]
+
+
+def spikee(repo: Checkout) -> Iterator[Row]:
+    """Seeds of 2025 and later (Apache-2.0): documents with an order spliced in, and without."""
+    rng = random.Random(SEED)
+    for seeds in SPIKEE_SEEDS:
+        folder = f"{SPIKEE}/{seeds}"
+        documents = [row["document"] for row in repo.json_lines(f"{folder}/base_user_inputs.jsonl")]
+        documents = [text for text in documents if len(text) > 80]
+        orders = repo.json_lines(f"{folder}/instructions.jsonl")
+        frames = repo.json_lines(f"{folder}/jailbreaks.jsonl")
+        for document in documents:
+            yield document, 0, f"spikee/{seeds}/document"
+        for frame in frames:
+            fitting = [o for o in orders if o.get("lang", "en") == frame.get("lang", "en")]
+            for order in rng.sample(fitting, min(4, len(fitting))):
+                text = frame["text"].replace("<INSTRUCTION>", order["instruction"])
+                source = f"spikee/{seeds}/{frame['jailbreak_type']}"
+                if documents and rng.random() < 0.4:
+                    document = rng.choice(documents)
+                    cut = document.find(". ", rng.randrange(len(document))) + 1
+                    text = f"{document[:cut]} {text} {document[cut:]}"
+                yield text, 1, source
+        if f"{folder}/standalone_user_inputs.jsonl" in repo.names():
+            for row in repo.json_lines(f"{folder}/standalone_user_inputs.jsonl"):
+                yield row["text"], 1, f"spikee/{seeds}/standalone"
+    for row in repo.json_lines(f"{SPIKEE}/seeds-investment-advice-fp/standalone_user_inputs.jsonl"):
+        yield row["text"], 0, "spikee/investment-advice-fp"
+
+
+def llmail(repo: Checkout) -> Iterator[Row]:
+    """Harmless mails of the LLMail-Inject analysis (MIT)."""
+    for text in json.loads(repo.read("defense_eval/emails_data/fp_tests.json"))["emails"]:
+        yield text, 0, "llmail-inject/fp_tests"
+
+
+def injecagent(repo: Checkout) -> Iterator[Row]:
+    """InjecAgent's tool answers (MIT), with an order and without; from xInjectAgent's copy."""
+    harmless = (
+        "Arrived on time and works as described. Would buy again.",
+        "The staff was friendly and the rooms were clean.",
+        "Looking forward to the meeting on Thursday.",
+        "Thanks for the update, I will have a look at the weekend.",
+    )
+    orders = [
+        *(("dh", row) for row in repo.json_lines("data/attacker_cases_dh.jsonl")),
+        *(("ds", row) for row in repo.json_lines("data/attacker_cases_ds.jsonl")),
+    ]
+    rng = random.Random(SEED)
+    for case in repo.json_lines("data/user_cases.jsonl"):
+        template = case["Tool Response Template"]
+        for text in rng.sample(harmless, 2):
+            yield template.replace("<Attacker Instruction>", text), 0, "injecagent/answer"
+        for kind, row in rng.sample(orders, 20):
+            order = row["Attacker Instruction"]
+            yield template.replace("<Attacker Instruction>", order), 1, f"injecagent/{kind}"
+    answers = json.loads(repo.read("data/attacker_simulated_responses.json"))
+    texts = list(answers.values() if isinstance(answers, dict) else answers)
+    for text in rng.sample(texts, min(len(texts), ANSWERS_MAX)):
+        found = text if isinstance(text, str) else json.dumps(text)
+        yield found[:3000], 0, "injecagent/simulated"
+    for tool in json.loads(repo.read("data/tools.json")):
+        yield json.dumps(tool)[:4000], 0, "injecagent/tools"
+
+
+def mcp_servers(repo: Checkout) -> Iterator[Row]:
+    """Documentation and tool definitions of public MCP servers (MIT and Apache-2.0)."""
+    for name in repo.names():
+        if name.startswith("src/") and name.endswith((".md", "index.ts", "server.py")):
+            text = repo.read(name)
+            for at in range(0, min(len(text), 24_000), 4000):
+                yield text[at : at + 4000], 0, f"mcp-servers/{Path(name).suffix[1:]}"
+
+
+def clinc(repo: Checkout) -> Iterator[Row]:
+    """What people ask an assistant, 150 kinds of it (CC-BY-3.0)."""
+    found = json.loads(repo.read("data/data_small.json"))
+    rows = [text for name in sorted(found) for text, _ in found[name]]
+    for text in random.Random(SEED).sample(rows, 1500):
+        yield text, 0, "clinc150/utterance"
+
+
+def banking(repo: Checkout) -> Iterator[Row]:
+    """What customers write to a bank: cards, PINs, codes, passwords (CC-BY-4.0)."""
+    rows = list(csv.DictReader(io.StringIO(repo.read("banking_data/train.csv"))))
+    for row in random.Random(SEED).sample(rows, 900):
+        yield row["text"].strip(), 0, "banking77/query"
+
+
+def gpteacher(repo: Checkout) -> Iterator[Row]:
+    """Roles to play and programs to write, all of them harmless (MIT)."""
+    rng = random.Random(SEED)
+    for name, count in (
+        ("Roleplay/roleplay-simple-deduped-roleplay-instruct.json", 500),
+        ("Codegen/codegen-instruct.json", 350),
+    ):
+        rows = json.loads(repo.read(name))
+        for row in rng.sample(rows, min(count, len(rows))):
+            text = f"{row['instruction']}\n{row['input']}".strip()
+            yield text[:2000], 0, f"gpteacher/{name.split('/')[0].lower()}"
+
+
+def fastchat(repo: Checkout) -> Iterator[Row]:
+    """Questions of MT-Bench and Vicuna-Bench (Apache-2.0)."""
+    for bench in ("mt_bench", "vicuna_bench"):
+        for row in repo.json_lines(f"fastchat/llm_judge/data/{bench}/question.jsonl"):
+            for text in row["turns"]:
+                yield text, 0, f"fastchat/{bench}"
+
+
+def fabric(repo: Checkout) -> Iterator[Row]:
+    """Prompts that people write for assistants of their own (MIT)."""
+    names = [n for n in repo.names() if n.startswith("data/patterns/") and n.endswith("system.md")]
+    for name in random.Random(SEED).sample(names, min(160, len(names))):
+        text = repo.read(name)
+        if not ATTACKS.search(text):
+            yield text[:2500], 0, "fabric/pattern"
+
+
+def tau_bench(repo: Checkout) -> Iterator[Row]:
+    """Answers of a shop's and an airline's tools, and their policies (MIT)."""
+    rng = random.Random(SEED)
+    for domain, name in (
+        ("retail", "orders"),
+        ("retail", "users"),
+        ("retail", "products"),
+        ("airline", "reservations"),
+        ("airline", "users"),
+    ):
+        rows = list(json.loads(repo.read(f"tau_bench/envs/{domain}/data/{name}.json")).values())
+        for row in rng.sample(rows, min(40, len(rows))):
+            yield json.dumps(row)[:3000], 0, f"tau-bench/{name}"
+    for domain in ("retail", "airline"):
+        for part in repo.read(f"tau_bench/envs/{domain}/wiki.md").split("\n## "):
+            yield part, 0, "tau-bench/policy"
+
+
+def tldr(repo: Checkout) -> Iterator[Row]:
+    """Pages that say what commands do, in many languages: imperatives to a reader (CC-BY-4.0)."""
+    rng = random.Random(SEED)
+    folders: dict[str, list[str]] = {}
+    for name in repo.names():
+        if found := re.match(r"pages(?:\.(\w+))?/common/[a-z].*\.md$", name):
+            of = found[1] or "en"
+            if of in (*LANGUAGES, "en", "zh"):
+                folders.setdefault(of, []).append(name)
+    for language, names in sorted(folders.items()):
+        for name in rng.sample(names, min(120 if language == "en" else 30, len(names))):
+            yield repo.read(name), 0, f"tldr/{language}"
+
+
+def translations() -> Iterator[Row]:
+    """What Django says to its users (BSD-3-Clause), in the languages of attacks."""
+    root = Path(django.__file__).parent
+    for language in LANGUAGES:
+        texts: list[str] = []
+        for path in sorted(root.glob(f"**/locale/{language}/LC_MESSAGES/django.po")):
+            for match in MESSAGE.finditer(path.read_text()):
+                text = "".join(re.findall(r'"((?:[^"\\\\]|\\\\.)*)"', match[1])).replace(
+                    "\\n", "\n"
+                )
+                if len(text) > 20:
+                    texts.append(text)
+        texts = list(dict.fromkeys(texts))
+        # Long enough to be windows of their own, as the paragraphs of a page are.
+        for at in range(0, len(texts), 3):
+            yield "\n".join(texts[at : at + 3]), 0, f"django/{language}"
+
+
+def packages() -> Iterator[Row]:
+    """What the installed packages say of themselves, where their licence is a free one."""
+    for found in sorted(metadata.distributions(), key=lambda one: str(one.metadata["Name"])):
+        about = found.metadata
+        licence = " ".join(
+            str(value)
+            for field in ("License", "License-Expression", "Classifier")
+            for value in about.get_all(field) or ()
+            if field != "Classifier" or "License" in value
+        )
+        text = str(found.read_text("METADATA") or "").partition("\n\n")[2]
+        if not FREE.search(licence) or len(text) < 400:
+            continue
+        for at in range(0, min(len(text), 12_000), 3000):
+            yield text[at : at + 3000], 0, f"packages/{about['Name']}"
+
+
+PROJECTS: dict[str, tuple[str, Callable[[Checkout], Iterator[Row]]]] = {
+    "spikee": (f"{SPIKEE}/{SPIKEE_SEEDS[0]}/instructions.jsonl", spikee),
+    "llmail": ("defense_eval/emails_data/fp_tests.json", llmail),
+    "injecagent": ("data/attacker_simulated_responses.json", injecagent),
+    "mcp_servers": ("src/filesystem/README.md", mcp_servers),
+    "clinc": ("data/data_small.json", clinc),
+    "banking": ("banking_data/train.csv", banking),
+    "gpteacher": ("Codegen/codegen-instruct.json", gpteacher),
+    "fastchat": ("fastchat/llm_judge/data/mt_bench/question.jsonl", fastchat),
+    "fabric": ("data/patterns/summarize/system.md", fabric),
+    "tau_bench": ("tau_bench/envs/retail/wiki.md", tau_bench),
+    "tldr": ("pages/common/git.md", tldr),
+}
+
+
+def write(out: Path, name: str, found: Iterable[Row]) -> None:
+    rows = dict.fromkeys(row for row in found if row[0].strip())
+    lines = [
+        json.dumps({"text": text.strip(), "label": label, "source": source})
+        for text, label, source in rows
+    ]
+    (out / f"{name}.jsonl").write_text("\n".join(lines) + "\n")
+    print(f"{name}: {len(lines)} rows")
+
+
+def main(arguments: list[str]) -> None:
+    if not arguments:
+        raise SystemExit(__doc__)
+    out = Path(arguments[0])
+    out.mkdir(parents=True, exist_ok=True)
+    write(out, "translations", translations())
+    write(out, "packages", packages())
+    for path in map(Path, arguments[1:]):
+        repo = Checkout(path)
+        names = set(repo.names())
+        for name, (mark, read) in PROJECTS.items():
+            if mark in names:
+                write(out, name, read(repo))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
