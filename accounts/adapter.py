@@ -220,11 +220,13 @@ class AccountAdapter(DefaultAccountAdapter):  # type: ignore[misc]
             super().send_mail(template_prefix, email, context)
         except (OSError, SMTPException) as exc:
             log.error("mail_failed", template=template_prefix, error=type(exc).__name__)
-            messages.error(
-                self.request,
-                "We could not send the e-mail just now. Try again in a few minutes.",
-                fail_silently=True,  # the API has no place for it
-            )
+            view = getattr(self.request.resolver_match, "func", None)
+            if not hasattr(view, "actions"):  # the API has no place for it
+                messages.error(
+                    self.request,
+                    "We could not send the e-mail just now. Try again in a few minutes.",
+                    fail_silently=True,
+                )
             return False
         return True
 

@@ -156,7 +156,9 @@ def invite(
     if reason := why_undeliverable(email):
         raise errors.ValidationFailed(errors=[{"field": "email", "message": reason}])
     if role not in grantable(by.role):
-        raise errors.PermissionDenied("You cannot give a role that is above your own.")
+        raise errors.PermissionDenied(
+            "You cannot give a role that is above your own. Ask somebody who has it."
+        )
     token = secrets.token_urlsafe(32)
     now = clock.now()
     with _holding(workspace):
@@ -197,7 +199,9 @@ def withdraw(workspace: Workspace, invitation_id: UUID, *, actor: Actor) -> Invi
     with _holding(workspace):
         found = workspace.invitations.filter(pk=invitation_id).first()
         if found is None:
-            raise errors.NotFound("This workspace has no such invitation.")
+            raise errors.NotFound(
+                "This workspace has no such invitation. Look for it among those that are open."
+            )
         if found.accepted_at is not None:
             raise errors.Conflict(f"{found.email} has accepted already. Remove the member instead.")
         if found.withdrawn_at is None:
@@ -270,7 +274,9 @@ def _why_closed(invitation: Invitation) -> str:
 
 def _join(workspace: Workspace, user: User, role: str) -> Membership:
     if workspace.memberships.count() >= MEMBERS_MAX:
-        raise errors.TooMany(f"A workspace has at most {MEMBERS_MAX:,} members.")
+        raise errors.TooMany(
+            f"A workspace has at most {MEMBERS_MAX:,} members. Remove one who needs it no more."
+        )
     return Membership.objects.create(workspace=workspace, user=user, role=role)
 
 
@@ -324,7 +330,7 @@ def remove(member: Membership, *, by: Membership, actor: Actor) -> None:
 def hand_over(member: Membership, *, by: Membership, actor: Actor) -> None:
     """Make `member` an owner, and the owner who does it an admin."""
     if by.role != Role.OWNER:
-        raise errors.PermissionDenied("Only an owner hands the workspace over.")
+        raise errors.PermissionDenied("Only an owner hands the workspace over. Ask one.")
     if by.pk == member.pk:
         raise errors.Conflict("You own it already. Choose somebody else.")
     with _holding(member.workspace):
@@ -344,7 +350,7 @@ def _must_outrank(by: Membership, member: Membership, role: str) -> None:
     if not may(by.role, "people"):
         raise errors.PermissionDenied("Your role does not change who works here. Ask an owner.")
     if by.role != Role.OWNER and Role.OWNER in (member.role, role):
-        raise errors.PermissionDenied("Only an owner changes who owns this workspace.")
+        raise errors.PermissionDenied("Only an owner changes who owns this workspace. Ask one.")
 
 
 def _must_not_be_last(member: Membership) -> None:
@@ -361,7 +367,7 @@ def _holding(workspace: Workspace) -> Iterator[None]:
     with transaction.atomic():
         held = Workspace.objects.select_for_update(no_key=True).filter(pk=workspace.pk)
         if held.first() is None:
-            raise errors.NotFound("This workspace was deleted.")
+            raise errors.NotFound("This workspace was deleted. Choose another one.")
         yield
 
 
@@ -375,14 +381,18 @@ def add_domain(workspace: Workspace, domain: str, role: str, *, actor: Actor) ->
     """Say that a domain is the workspace's; it counts once `verify_domain` has seen the proof."""
     with _holding(workspace):
         if workspace.domains.count() >= DOMAINS_MAX:
-            raise errors.TooMany(f"A workspace has at most {DOMAINS_MAX} domains.")
+            raise errors.TooMany(
+                f"A workspace has at most {DOMAINS_MAX} domains. Remove one that is not needed."
+            )
         try:
             with transaction.atomic():
                 made = WorkspaceDomain.objects.create(
                     workspace=workspace, domain=domain, role=role, token=secrets.token_hex(16)
                 )
         except IntegrityError:
-            raise errors.Conflict(f"{domain} is on the list already.") from None
+            raise errors.Conflict(
+                f"{domain} is on the list already. Remove it first, to add it with another role."
+            ) from None
         audit("domain.added", workspace=workspace, target=domain, role=role, **actor.fields())
     return made
 
@@ -408,7 +418,9 @@ def verify_domain(found: WorkspaceDomain, records: Records, *, actor: Actor) -> 
                     verified_at=clock.now()
                 )
         except IntegrityError:
-            raise errors.Conflict(f"Another workspace has verified {found.domain}.") from None
+            raise errors.Conflict(
+                f"Another workspace has verified {found.domain}. Ask its owners to remove it there."
+            ) from None
         if done:
             audit(
                 "domain.verified", workspace=found.workspace, target=found.domain, **actor.fields()

@@ -7,6 +7,7 @@ from datetime import UTC, date, datetime
 from typing import Annotated, Any, Literal
 from uuid import UUID
 
+from django.conf import settings
 from django.contrib.auth.password_validation import validate_password
 from django.core.exceptions import ValidationError as DjangoValidationError
 from pydantic import (
@@ -23,11 +24,11 @@ from accounts.addresses import deliverable
 from accounts.models import ApiKey, Plan, UsageLog, User, Workspace, effective_limits
 from gateway_project.core import clock
 from gateway_project.core.api.endpoint import Asked, Body
-from gateway_project.core.api.fields import Moment, Time
+from gateway_project.core.api.fields import WHOLE, Moment, Time
 from gateway_project.core.api.pagination import Paging
 
 Scope = Literal["detect", "batch", "webhooks", "usage:read", "keys:write", "audit:read"]
-Limit = Annotated[int, Field(ge=1, le=2_000_000_000)]
+Limit = Annotated[int, Field(ge=1, le=2_000_000_000), WHOLE]
 
 
 def _network(value: str) -> str:
@@ -55,6 +56,14 @@ def _future(value: datetime) -> datetime:
     return value
 
 
+# The validators' least length, which they say in words.
+PASSWORD_CHARS_MIN = settings.AUTH_PASSWORD_VALIDATORS[0]["OPTIONS"]["min_length"]  # type: ignore[index]
+Password = Annotated[
+    str,
+    StringConstraints(max_length=128),
+    AfterValidator(_acceptable),
+    Field(json_schema_extra={"minLength": PASSWORD_CHARS_MIN}),
+]
 Name = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=100)]
 Network = Annotated[str, StringConstraints(max_length=50), AfterValidator(_network)]
 Future = Annotated[Moment, AfterValidator(_future)]
@@ -63,12 +72,12 @@ Future = Annotated[Moment, AfterValidator(_future)]
 class RegisterRequest(Body):
     # It is the user name as well, which Django keeps at 150 characters.
     email: Annotated[EmailStr, StringConstraints(max_length=150), AfterValidator(deliverable)]
-    password: Annotated[str, StringConstraints(max_length=128), AfterValidator(_acceptable)]
+    password: Password
     name: Name | None = None
 
 
 class RotateRequest(Body):
-    grace_seconds: int = Field(86_400, ge=0, le=604_800)
+    grace_seconds: Annotated[int, Field(ge=0, le=604_800), WHOLE] = 86_400
 
 
 class RevokeQuery(Asked):

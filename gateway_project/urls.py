@@ -55,7 +55,7 @@ urlpatterns = [
     path("admin/stats", StaffViewSet.as_view({"get": "stats"}), name="staff-stats"),
     path("admin/users", StaffViewSet.as_view({"get": "users"}), name="staff-users"),
     path(
-        "admin/usage/<uuid:api_key_id>",
+        "admin/usage/<str:api_key_id>",
         StaffViewSet.as_view({"get": "usage"}),
         name="staff-usage",
     ),

@@ -9,9 +9,10 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, ConfigDict, Field
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field
 
 from gateway_project.core.api.endpoint import Asked
+from gateway_project.core.api.fields import is_written_out
 
 NUMBER_MAX = 1_000_000
 
@@ -33,7 +34,7 @@ def _aware(at: datetime) -> datetime:
 
 
 Text = Annotated[str, Field(max_length=200), AfterValidator(one_line)]
-When = Annotated[datetime, AfterValidator(_aware)]
+When = Annotated[datetime, BeforeValidator(is_written_out), AfterValidator(_aware)]
 
 
 class Query(Asked):

@@ -13,10 +13,11 @@ from pydantic import (
     Field,
     RootModel,
     StringConstraints,
+    WithJsonSchema,
 )
 
 from gateway_project.core.api.endpoint import Body
-from gateway_project.core.api.fields import Moment, Time
+from gateway_project.core.api.fields import WHOLE, Moment, Time
 from gateway_project.core.api.pagination import Paging
 from gateway_project.core.upstream import destinations
 from webhooks import catalogue
@@ -45,11 +46,21 @@ def _each_once(names: list[str]) -> list[str]:
     return list(dict.fromkeys(names))
 
 
-Url = Annotated[str, StringConstraints(max_length=2048), AfterValidator(_destination)]
-Event = Annotated[str, StringConstraints(max_length=60), AfterValidator(_event)]
+Url = Annotated[
+    str,
+    StringConstraints(max_length=2048),
+    AfterValidator(_destination),
+    Field(json_schema_extra={"format": "uri"}),
+]
+Event = Annotated[
+    str,
+    StringConstraints(max_length=60),
+    AfterValidator(_event),
+    WithJsonSchema({"type": "string", "enum": [*catalogue.BY_NAME, *catalogue.ALIASES]}),
+]
 Events = Annotated[list[Event], Field(min_length=1, max_length=50), AfterValidator(_each_once)]
 Description = Annotated[str, StringConstraints(strip_whitespace=True, max_length=200)]
-Retries = Annotated[int, Field(ge=0, le=ATTEMPTS_MAX - 1)]
+Retries = Annotated[int, Field(ge=0, le=ATTEMPTS_MAX - 1), WHOLE]
 
 
 class RegisterWebhookRequest(Body):
@@ -77,7 +88,7 @@ class TestWebhookRequest(Body):
 
 
 class RotateSecretRequest(Body):
-    overlap_seconds: int = Field(86_400, ge=0, le=604_800)
+    overlap_seconds: Annotated[int, Field(ge=0, le=604_800), WHOLE] = 86_400
 
 
 class RecoverRequest(Body):

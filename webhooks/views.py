@@ -405,7 +405,7 @@ class InboxViewSet(ControlPlaneViewSet):
     def receive(self, request: Request, token: str) -> HttpResponse:
         found = Inbox.objects.filter(token=token).values_list("pk", flat=True).first()
         if found is None:
-            raise errors.NotFound("There is no such inbox. The portal shows its address.")
+            raise errors.NotFound("There is no such inbox. Read its address in the portal.")
         self.limit((per_minute("inbox", f"{{inbox:{found}}}", inbox.PER_MINUTE),), 1)
         body = request._request.body
         if len(body) > inbox.BODY_BYTES_MAX:

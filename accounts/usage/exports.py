@@ -45,10 +45,12 @@ def ask(
     with transaction.atomic():
         Workspace.objects.select_for_update(no_key=True).get(pk=workspace.pk)
         if workspace.exports.filter(finished_at=None).exists():
-            raise errors.Conflict("A file is being written already. It is told of by mail.")
+            raise errors.Conflict(
+                "A file is being written already. Wait for the mail that tells of it."
+            )
         if workspace.exports.count() >= KEPT_MAX:
             raise errors.TooMany(
-                f"{KEPT_MAX} files are kept, for seven days each. Fetch one that is written."
+                f"{KEPT_MAX} files are kept, for seven days each. Read one of them, or wait."
             )
         conditions = {**conditions, "until": conditions.get("until") or clock.now()}
         made = LogExport(workspace=workspace, asked_by=by, conditions=_packed(conditions))

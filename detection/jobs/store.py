@@ -555,8 +555,8 @@ def cancel(job: Job, *, actor: Actor) -> Job:
         ):
             job.refresh_from_db()
             raise errors.Conflict(
-                f"The {job.kind} is {job.status} already: nothing is left to cancel. Its results "
-                f"are at {status_url(job)}."
+                f"The {job.kind} is {job.status} already: nothing is left to cancel. Read its "
+                f"results at {status_url(job)}."
             )
         audit("job.cancelled", workspace=job.workspace, target=job.pk, **actor.fields())
     job.refresh_from_db()

@@ -79,7 +79,7 @@ class GatewayError(drf.APIException):
     status_code: int = http.HTTP_500_INTERNAL_SERVER_ERROR
     code: ClassVar[str] = "internal_error"
     title: ClassVar[str] = "Internal error"
-    default_detail: str = "Something went wrong on our side."
+    default_detail: str = "Something went wrong on our side. Try again."
 
     def __init__(
         self,
@@ -228,7 +228,7 @@ class NotFound(GatewayError):
     status_code = 404
     code = "not_found"
     title = "Not found"
-    default_detail = "There is nothing here. /docs lists every endpoint."
+    default_detail = "There is nothing here. Check the address: /docs lists every endpoint."
 
 
 class MethodNotAllowed(GatewayError):
@@ -456,7 +456,10 @@ def registered() -> dict[str, type[GatewayError]]:
     def walk(cls: type[GatewayError]) -> list[type[GatewayError]]:
         return [cls, *(sub for child in cls.__subclasses__() for sub in walk(child))]
 
-    return {cls.code: cls for cls in walk(GatewayError)}
+    found: dict[str, type[GatewayError]] = {}
+    for cls in walk(GatewayError)[1:]:
+        found.setdefault(cls.code, cls)  # not a narrower one, with a detail of its own
+    return found
 
 
 def problem(error: GatewayError, *, instance: str, request_id: str) -> bytes:
@@ -575,6 +578,11 @@ def translate(exc: Exception) -> GatewayError:
         return MissingAPIKey()
     if isinstance(exc, django_exceptions.RequestDataTooBig):
         return BodyTooLarge()
+    if isinstance(exc, django_exceptions.DisallowedHost):
+        return BadRequest(
+            "The gateway does not answer by this host name. Use the one of its address, or have "
+            "who runs it add this one to ALLOWED_HOSTS."
+        )
     if isinstance(exc, django_exceptions.SuspiciousOperation):
         return BadRequest()
     if isinstance(exc, drf.PermissionDenied):

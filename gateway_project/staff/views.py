@@ -20,6 +20,7 @@ from accounts.usage import reports
 from gateway_project.core import errors
 from gateway_project.core.api.endpoint import Credential, asked
 from gateway_project.core.api.endpoint import endpoint as core_endpoint
+from gateway_project.core.api.fields import IdText
 from gateway_project.core.api.pagination import page
 from gateway_project.core.api.responses import reply
 from gateway_project.core.api.viewsets import ControlPlaneViewSet
@@ -156,12 +157,12 @@ class StaffViewSet(ControlPlaneViewSet):
         answer=KeyUsage,
         query=UsageQuery,
     )
-    def usage(self, request: Request, api_key_id: UUID) -> HttpResponse:
+    def usage(self, request: Request, api_key_id: IdText) -> HttpResponse:
         query = asked(request._request, UsageQuery)
-        key = ApiKey.objects.filter(pk=api_key_id).first()
+        key = _key(api_key_id)
         if key is None:
             raise errors.NotFound(
-                "There is no such key. /admin/accounts/apikey/ lists them with their ids."
+                "There is no such key. Look for its id in /admin/accounts/apikey/."
             )
         since, until = query.bounds(timedelta(days=30))
         period = query.period or numbers.period_of(since, until)
@@ -177,3 +178,11 @@ class StaffViewSet(ControlPlaneViewSet):
                 **found,
             )
         )
+
+
+def _key(key_id: str) -> ApiKey | None:
+    """The path takes any text: the admin would take what is no UUID for a page of its own."""
+    try:
+        return ApiKey.objects.filter(pk=UUID(key_id)).first()
+    except ValueError:
+        return None

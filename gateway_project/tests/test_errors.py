@@ -1,5 +1,6 @@
 """Every code is documented, every foreign error is translated."""
 
+import ast
 import json
 import re
 from pathlib import Path
@@ -37,6 +38,53 @@ def test_every_code_has_one_class_and_a_sentence_that_says_what_to_do():
 
     assert all(re.fullmatch(r"[a-z_]+", code) for code in kinds)
     assert all(kind.default_detail.endswith(".") for kind in kinds.values())
+
+
+# A refusal that does not help is a support request. What helps is an act, a call, or somebody who
+# can be asked.
+ACTS = re.compile(
+    r"\b(add|allow|ask|call|can|change|check|choose|correct|delete|discard|do|enable|leave|look|make"
+    r"|mend|narrow|read|refresh|reload|remove|repeat|report|retry|revoke|run|see|send|sign|split|take"
+    r"|try|type|use|wait|withdraw|GET|POST|PUT|PATCH|DELETE)\b",
+    re.I,
+)
+FOR_THE_LOG = {"status {}", "another media type", "unreadable"}  # no caller is shown these
+APPS = ("accounts", "detection", "webhooks", "robin", "portal", "gateway_project")
+
+
+def literal(node):
+    if isinstance(node, ast.JoinedStr):
+        return "".join(v.value if isinstance(v, ast.Constant) else "{}" for v in node.values)
+    return node.value if isinstance(node, ast.Constant) and isinstance(node.value, str) else None
+
+
+def details():
+    """(where, text) of every refusal in the code: what is raised, what a class says by itself."""
+    names = {kind.__name__ for kind in errors.registered().values()}
+    for app in APPS:
+        for path in sorted((ROOT / app).rglob("*.py")):
+            if "tests" in path.parts:
+                continue
+            for node in ast.walk(ast.parse(path.read_text())):
+                if isinstance(node, ast.Call) and node.args:
+                    called = getattr(node.func, "attr", getattr(node.func, "id", ""))
+                    text = literal(node.args[0]) if called in names else None
+                elif isinstance(node, ast.Assign | ast.AnnAssign) and node.value is not None:
+                    target = node.target if isinstance(node, ast.AnnAssign) else node.targets[0]
+                    is_detail = getattr(target, "id", "") == "default_detail"
+                    text = literal(node.value) if is_detail else None
+                else:
+                    continue
+                if text is not None:
+                    yield f"{path.relative_to(ROOT)}:{node.lineno}", text
+
+
+def test_every_refusal_says_what_to_do_next():
+    found = list(details())
+
+    assert len(found) > 100
+    mute = [(where, text) for where, text in found if not ACTS.search(text)]
+    assert [one for one in mute if one[1] not in FOR_THE_LOG] == []
 
 
 @pytest.mark.parametrize(

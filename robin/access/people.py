@@ -151,7 +151,7 @@ def _get(username: str, by: Member) -> User:
         return user
     if not _is_only_for_robin(user):
         raise errors.PermissionDenied(
-            "This account is more than a user of Robin: only a superuser may change it."
+            "This account is more than a user of Robin: only a superuser may change it. Ask one."
         )
     _check_may_give(user.robin_access.role, by)
     return user

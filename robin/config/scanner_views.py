@@ -69,4 +69,4 @@ class ScannerViewSet(RobinViewSet):
 
 def _check(scanner: str) -> None:
     if scanner not in ("clamav", "rspamd"):
-        raise errors.NotFound("There are two scanners: clamav and rspamd.")
+        raise errors.NotFound("There are two scanners. Use clamav or rspamd.")

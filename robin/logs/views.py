@@ -111,7 +111,7 @@ class LogViewSet(RobinViewSet):
     )
     async def destroy(self, request: HttpRequest) -> HttpResponse:
         raise errors.NotPossible(
-            "Robin cannot delete its log. It keeps a file for each day: remove them there."
+            "Robin cannot delete its log. Remove the file of a day on its machine."
         )
 
 

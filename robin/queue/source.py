@@ -165,7 +165,7 @@ async def _asked(call: Any) -> httpx.Response:
         raise errors.UpstreamUnexpected from exc
     if answer.status_code >= 500:
         raise errors.UpstreamUnexpected(
-            f"Robin failed: it answered with the status {answer.status_code}."
+            f"Robin failed: it answered with the status {answer.status_code}. Look at its log."
         )
     if answer.status_code != 200:
         raise errors.UpstreamUnexpected

@@ -259,7 +259,9 @@ class QueueViewSet(RobinViewSet):
     async def job(self, request: HttpRequest, job_id: UUID) -> HttpResponse:
         found = await database.read(jobs.find, job_id)
         if found is None:
-            raise errors.NotFound("There is no such action. It is forgotten after 30 days.")
+            raise errors.NotFound(
+                "There is no such action. Check its id; it is forgotten after 30 days."
+            )
         return reply(jobs.shown(found))
 
     @endpoint(
@@ -275,7 +277,9 @@ class QueueViewSet(RobinViewSet):
         await self.audit_first("robin.queue.action.cancelled", target=str(job_id))
         found = await database.run(jobs.cancel, job_id)
         if found is None:
-            raise errors.NotFound("There is no such action. It is forgotten after 30 days.")
+            raise errors.NotFound(
+                "There is no such action. Check its id; it is forgotten after 30 days."
+            )
         return reply(jobs.shown(found))
 
     @contextmanager

@@ -136,7 +136,8 @@ async def _emptied(mail: Stream, file: IO[bytes]) -> int:
             await asyncio.to_thread(file.write, part)
     if most and size > most:
         raise errors.PermissionDenied(
-            f"This mail is larger than the {most} bytes that ROBIN_MAIL_BYTES_MAX lets through."
+            f"This mail is larger than the {most} bytes that ROBIN_MAIL_BYTES_MAX lets through. "
+            "Who runs the gateway can allow more."
         )
     await asyncio.to_thread(file.seek, 0)
     return written

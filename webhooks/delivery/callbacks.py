@@ -11,7 +11,7 @@ from typing import Annotated
 from uuid import UUID
 
 from django.db import transaction
-from pydantic import AfterValidator, StringConstraints
+from pydantic import AfterValidator, Field, StringConstraints
 
 from gateway_project.core import encryption, errors
 from gateway_project.core.context import current
@@ -31,7 +31,10 @@ def _readable(url: str) -> str:
 
 
 CallbackUrl = Annotated[
-    str, StringConstraints(max_length=destinations.URL_CHARS_MAX), AfterValidator(_readable)
+    str,
+    StringConstraints(max_length=destinations.URL_CHARS_MAX),
+    AfterValidator(_readable),
+    Field(json_schema_extra={"format": "uri"}),
 ]
 """Of a request on the data plane: `vetted` does the look-up, which would block here."""
 LANE_CHARS_MAX = WebhookDelivery._meta.get_field("lane").max_length

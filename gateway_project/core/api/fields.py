@@ -17,11 +17,21 @@ IdText = Annotated[str, WithJsonSchema({"type": "string", "format": "uuid"})]
 """A UUID that is text already."""
 
 
-def _is_written_out(value: Any) -> Any:
+def _whole(value: Any) -> Any:
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+WHOLE = BeforeValidator(_whole)
+"""Of an integer in a body: `1.0` is one as well, as JSON Schema has it and some languages write it.
+Stands behind its bounds."""
+
+
+def is_written_out(value: Any) -> Any:
+    """For fields of times, which Pydantic would read from seconds of an epoch as well."""
     if isinstance(value, str) and value.lstrip("+-").replace(".", "", 1).isdigit():
         raise ValueError("is a number; send a time such as 2026-05-01T00:00:00Z")
     return value
 
 
-Moment = Annotated[AwareDatetime, BeforeValidator(_is_written_out), Field(strict=False)]
+Moment = Annotated[AwareDatetime, BeforeValidator(is_written_out), Field(strict=False)]
 """A time that somebody asks by, with its offset; not seconds of an epoch, which Pydantic takes."""

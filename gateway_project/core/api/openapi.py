@@ -111,7 +111,7 @@ class DeclaredSchema(AutoSchema):
         return [{name: []} for name in declared.credential.schemes]
 
     def _in_path(self, action: Any, path: str) -> Iterator[Schema]:
-        hints = get_type_hints(action) if "{" in path else {}
+        hints = get_type_hints(action, include_extras=True) if "{" in path else {}
         for name in signature(action).parameters:
             if f"{{{name}}}" in path:
                 schema = self._schema(hints[name], "validation")

@@ -34,6 +34,10 @@ Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 URL_CHARS_MAX = 2048
 PORTS = (443, 8443)
+PUBLIC = (
+    "Use https on port 443 or 8443, or have the operators of this gateway allow the network of the "
+    "address (WEBHOOK_ALLOWED_NETWORKS)."
+)
 
 REFUSED_IPV4 = tuple(
     ipaddress.IPv4Network(network)
@@ -131,7 +135,7 @@ def vet(text: str, *, is_plain: bool) -> None:
             "operators of this gateway allow that network (WEBHOOK_ALLOWED_NETWORKS)."
         )
     if is_plain:
-        raise Refused("Use https on port 443 or 8443.")
+        raise Refused(PUBLIC)
 
 
 def is_refused(address: Address) -> bool:
@@ -186,12 +190,12 @@ def _read(url: str, allowed: tuple[Network, ...]) -> Destination:
     if port is None:
         port = 443 if parts.scheme == "https" else 80
     elif port == 0:
-        raise Refused("Use https on port 443 or 8443.")
+        raise Refused(PUBLIC)
     found = Destination(url, parts.scheme, host, port)
     if found.address is not None:
         found.vet([host])
     elif found.is_plain and not allowed:
-        raise Refused("Use https on port 443 or 8443.")
+        raise Refused(PUBLIC)
     return found
 
 
