@@ -49,7 +49,6 @@ OURS_BY_NATURE = {
     "Plan.name": "of the operator",
     "QueueJob.action": OWN_WORDS,
     "QueueJob.detail": OWN_WORDS,
-    "QueueJob.state": OWN_WORDS,
     "QueueJob.uids": "ids that Robin made",
     "RefreshFamily.password_stamp": "a digest",
     "RefreshFamily.revoked_because": OWN_WORDS,

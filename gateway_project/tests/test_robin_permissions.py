@@ -94,7 +94,8 @@ def test_every_role_is_let_in_or_kept_out(
 ) -> None:
     needed = TABLE[(method, path)]
     uid = "6f0c1a52-7c7e-4b1b-9a55-2d4b8b7f1e10"
-    path = path.format(username="nobody", uid=uid, section="clamav", id=uid, scanner="clamav")
+    ids = dict.fromkeys(("uid", "id", "job_id", "session_id"), uid)
+    path = path.format(username="nobody", section="clamav", scanner="clamav", **ids)
     body = {"json": {}} if method in ("POST", "PUT", "PATCH") else {}
     # An administrator who is a superuser too: giving roles takes both (robin/tests/test_users.py).
     people: dict[Any, Any] = {
