@@ -25,6 +25,7 @@ from gateway_project.core.api.bodies import BoundedBodies
 from gateway_project.core.api.handler import DataPlaneHandler
 from gateway_project.core.api.middleware import RequestMiddleware, send_problem
 from gateway_project.core.context import ASGIApp, Receive, Scope, Send
+from gateway_project.server import heads, hosts
 from gateway_project.server.cors import CrossOrigin
 from gateway_project.server.lifespan import Process
 from robin.queue import live
@@ -44,6 +45,7 @@ DATA_PLANE_BELOW = tuple(
     for name in ("queue", "storage", "logs", "config", "health", "metrics", "scanners")
 )
 LIVE_QUEUE = "/ws/queue"
+HEALTH = "/health"  # probes know an address, and no name
 # Pages of the control plane that take a file; all others take what a form or a call can hold.
 UPLOADS = ("/calibrate", "/api/v1/blocklist/import")
 # Both forms of these answer; a redirect would lose the body of a POST.
@@ -67,23 +69,37 @@ class Router:
         if scope["type"] == "lifespan":
             await self.process.lifespan(receive, send)
             return
+        path: str = scope["path"]
         if scope["type"] == "websocket":
-            if scope["path"].rstrip("/") == LIVE_QUEUE and live.is_open():
+            if not hosts.is_ours(scope):
+                await send_problem(send, errors.BadRequest(errors.FOREIGN_HOST), scope)
+            elif path.rstrip("/") == LIVE_QUEUE and live.is_open():
                 await self.live_queue(scope, receive, send)
             else:
                 await send_problem(send, errors.NotFound(), scope)
             return
-        path: str = scope["path"]
+        if path.rstrip("/") == LIVE_QUEUE and live.is_open():
+            await send_problem(send, errors.UpgradeRequired(), scope)
+            return
+        if path == heads.ASTERISK and scope["method"] == "OPTIONS":
+            await send({"type": "http.response.start", "status": 204, "headers": []})
+            await send({"type": "http.response.body", "body": b""})
+            return
         if path.endswith("/") and len(path) > 1 and path.startswith(SLASH_OPTIONAL):
             path = path.rstrip("/")
             scope = {**scope, "path": path, "raw_path": path.encode()}
         is_data = path in DATA_PLANE or path.startswith(DATA_PLANE_BELOW)
         plane = self.data_plane if is_data else self.control_plane
+        # Django looks at it as well, and would answer a browser with a page.
+        if is_data and not path.startswith(HEALTH) and not hosts.is_ours(scope):
+            await send_problem(send, errors.BadRequest(errors.FOREIGN_HOST), scope)
+            return
         if path.startswith(errors.ROBIN_PREFIX):
             plane = self.cross_origin[plane]
         await plane(scope, receive, send)
 
 
+control_plane.request_class = hosts.Request  # links do not come from the caller
 application = RequestMiddleware(
     Router(
         DataPlaneHandler(

@@ -91,7 +91,56 @@ def check_settings(app_configs: Any, **_: Any) -> list[CheckMessage]:
                 id="gateway.E010",
             )
         )
-    return found + _robin()
+    return found + _proxies() + _robin()
+
+
+def _proxies() -> list[CheckMessage]:
+    """The gateway itself speaks plain HTTP: whoever has TLS has a proxy in front."""
+    found: list[CheckMessage] = []
+    if settings.HTTPS_ONLY and not settings.TRUSTED_PROXY_HOPS:
+        found.append(
+            CheckWarning(
+                "HTTPS_ONLY is on, so a proxy ends TLS; but TRUSTED_PROXY_HOPS is 0: all callers "
+                "count as one address, the proxy's, and share its limits and lock-outs.",
+                hint=(
+                    "TRUSTED_PROXY_HOPS=1, or as many proxies of yours as stand in front, each of "
+                    "which has to write X-Forwarded-For and X-Forwarded-Proto. Without TLS: "
+                    "HTTPS_ONLY=false."
+                ),
+                id="gateway.W003",
+            )
+        )
+    if settings.TRUSTED_PROXY_HOPS < 0:
+        found.append(
+            Error(
+                "TRUSTED_PROXY_HOPS is no number of proxies.",
+                hint="0: nobody stands in front; 1: one proxy of yours.",
+                id="gateway.E012",
+            )
+        )
+    is_named = settings.IS_LOCAL or any(map(_is_name, settings.ALLOWED_HOSTS))
+    if not settings.PUBLIC_URL and not is_named:
+        found.append(
+            CheckWarning(
+                "PUBLIC_URL is not set, and ALLOWED_HOSTS has no whole name: links in answers and "
+                f"mails begin with http://{settings.HOST}:{settings.PORT}.",
+                hint="PUBLIC_URL=https://gateway.example, as people and programs reach it.",
+                id="gateway.W004",
+            )
+        )
+    if settings.HTTPS_ONLY and settings.PUBLIC_URL.startswith("http:"):
+        found.append(
+            Error(
+                "HTTPS_ONLY is on, but PUBLIC_URL begins with http:",
+                hint="PUBLIC_URL=https://…, or HTTPS_ONLY=false.",
+                id="gateway.E011",
+            )
+        )
+    return found
+
+
+def _is_name(host: str) -> bool:
+    return not host.startswith((".", "*"))
 
 
 def _engines(known: Mapping[str, Address]) -> list[CheckMessage]:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import ipaddress
+import re
 from typing import Any
 
 import environ
 from django.core.exceptions import ImproperlyConfigured
 from environ.fileaware_mapping import FileAwareMapping
 
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 KINDS = {int: "a whole number", float: "a number", bool: "true or false"}
 BOOLEANS = ("true", "on", "ok", "y", "yes", "false", "off", "n", "no", "")
 DATABASES = ("postgres://", "postgresql://", "sqlite://")
 STORES = ("redis://", "rediss://", "unix://")
+PUBLIC = re.compile(r"https?://[A-Za-z0-9._-]+(:[0-9]+)?|https?://\[[0-9A-Fa-f:]+\](:[0-9]+)?")
 
 
 class _Files(FileAwareMapping):  # type: ignore[misc]
@@ -56,6 +60,20 @@ class Environment(environ.FileAwareEnv):  # type: ignore[misc]
 
     def store_url(self, name: str) -> str:
         return self._url(name, "", STORES, "redis://host:6379/0")
+
+    def public_url(self, name: str) -> str:
+        """Scheme and host, as links begin; nothing behind them."""
+        url = str(self.str(name, default="")).rstrip("/")
+        if url and PUBLIC.fullmatch(url) is None:
+            raise ImproperlyConfigured(f"{name} must look like https://gateway.example.")
+        return url
+
+    def networks(self, name: str) -> tuple[Network, ...]:
+        """`10.0.0.0/8,fd00::/8`"""
+        try:
+            return tuple(ipaddress.ip_network(one.strip()) for one in self.list(name, default=[]))
+        except ValueError as exc:
+            raise ImproperlyConfigured(f"{name}: {exc}") from None
 
     def _url(self, name: str, default: str, starts: tuple[str, ...], example: str) -> str:
         url = str(self.str(name, default="")) or default

@@ -9,7 +9,6 @@ from __future__ import annotations
 import base64
 import hashlib
 import hmac
-import ipaddress
 import os
 import secrets
 import sys
@@ -34,6 +33,7 @@ BASE_DIR = Path(__file__).resolve().parent.parent
 VAR_DIR = Path(os.environ.get("VAR_DIR", BASE_DIR / "var")).absolute()
 VERSION = __version__
 
+NAT64_LENGTHS = (32, 40, 48, 56, 64, 96)  # RFC 6052 §2.2
 HOW_TO_MAKE = "docs/settings.md and .env.example say how to make one"
 
 env = Environment()
@@ -91,6 +91,7 @@ SERVER_CLOSE_FILTER: bool = env.bool("SERVER_CLOSE_FILTER", default=False)
 EMBEDDED_WORKER: bool = env.bool("EMBEDDED_WORKER", default=False)
 ALLOWED_HOSTS: list[str] = env.list("ALLOWED_HOSTS", default=["*"] if IS_LOCAL else ["localhost"])
 CSRF_TRUSTED_ORIGINS: list[str] = env.list("CSRF_TRUSTED_ORIGINS", default=[])
+PUBLIC_URL: str = env.public_url("PUBLIC_URL")
 TRUSTED_PROXY_HOPS: int = env.int("TRUSTED_PROXY_HOPS", default=0)
 HTTPS_ONLY: bool = env.bool("HTTPS_ONLY", default=not IS_LOCAL)
 METRICS_TOKEN: str = env.str("METRICS_TOKEN", default="")
@@ -290,13 +291,11 @@ BATCH_BYTES_MAX = 4 << 20
 WEBHOOK_DELIVERIES_IN_FLIGHT_MAX: int = env.int("WEBHOOK_DELIVERIES_IN_FLIGHT_MAX", default=512)
 NAME_SERVERS: list[str] = env.list("NAME_SERVERS", default=[])
 WEBHOOK_RATE_PER_SECOND: int = env.int("WEBHOOK_RATE_PER_SECOND", default=200)
-try:
-    WEBHOOK_ALLOWED_NETWORKS = tuple(
-        ipaddress.ip_network(network.strip())
-        for network in env.list("WEBHOOK_ALLOWED_NETWORKS", default=[])
-    )
-except ValueError as exc:
-    raise ImproperlyConfigured(f"WEBHOOK_ALLOWED_NETWORKS: {exc}") from None
+WEBHOOK_ALLOWED_NETWORKS = env.networks("WEBHOOK_ALLOWED_NETWORKS")
+WEBHOOK_REFUSED_NETWORKS = env.networks("WEBHOOK_REFUSED_NETWORKS")
+NAT64_PREFIXES = env.networks("NAT64_PREFIXES")
+if any(p.version != 6 or p.prefixlen not in NAT64_LENGTHS for p in NAT64_PREFIXES):
+    raise ImproperlyConfigured("NAT64_PREFIXES: IPv6 networks of /32, /40, /48, /56, /64 or /96.")
 
 # -- Django ---------------------------------------------------------------------------------------
 
@@ -340,6 +339,7 @@ MIDDLEWARE = [
     "gateway_project.core.api.error_pages.RefusedData",
     "gateway_project.core.api.error_pages.RefusedMethods",
     "django.middleware.security.SecurityMiddleware",
+    "gateway_project.core.api.methods.PageMethods",
     "servestatic.middleware.ServeStaticMiddleware",
     "gateway_project.core.api.error_pages.PageLimit",
     "django.contrib.sessions.middleware.SessionMiddleware",

@@ -60,6 +60,6 @@ urlpatterns = [
         name="staff-usage",
     ),
     path("admin/", admin.site.urls),
-    re_path(r"^admin$", RedirectView.as_view(url="/admin/"), name="system-admin"),
+    re_path(r"^admin$", RedirectView.as_view(url="/admin/", **READ), name="system-admin"),
     path("", include("portal.urls")),
 ]

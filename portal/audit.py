@@ -10,12 +10,12 @@ from django.db.models import Q
 from django.http import Http404, HttpRequest, HttpResponse
 from django.http.response import HttpResponseBase
 from django.shortcuts import render
-from django.views.decorators.http import require_safe
 from rest_framework.exceptions import NotFound
 from rest_framework.request import Request
 
 from accounts import audit
 from accounts.models import AuditEvent
+from gateway_project.core.api.methods import require_safe
 from gateway_project.core.api.pagination import page
 from portal import exports
 from portal.forms import SpanForm, moment_input

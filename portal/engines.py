@@ -11,7 +11,6 @@ from django import forms
 from django.contrib import messages
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect, render
-from django.views.decorators.http import require_http_methods
 
 from accounts.models import ApiKey
 from detection import comparisons
@@ -20,6 +19,7 @@ from detection.engines import door
 from detection.policies import policy as policies
 from gateway_project.core import clock, errors
 from gateway_project.core.api.forms import Form
+from gateway_project.core.api.methods import require_http_methods
 from portal import plots
 from portal.members import Member, workspace_page
 

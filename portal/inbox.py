@@ -8,9 +8,9 @@ from django.contrib import messages
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect, render
 from django.urls import reverse
-from django.views.decorators.http import require_safe
 
 from gateway_project.core import errors
+from gateway_project.core.api.methods import require_safe
 from portal.members import Member, secretly, shows_secrets, workspace_page
 from portal.posting import posts_for, show_once, take_shown
 from webhooks import catalogue, services

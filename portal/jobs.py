@@ -8,13 +8,13 @@ from uuid import UUID
 from django.contrib import messages
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseBase
 from django.shortcuts import redirect, render
-from django.views.decorators.http import require_safe
 from rest_framework.exceptions import NotFound
 from rest_framework.request import Request
 
 from detection.jobs import store
 from detection.models import Job
 from gateway_project.core import errors
+from gateway_project.core.api.methods import require_safe
 from gateway_project.core.api.pagination import page
 from gateway_project.core.api.responses import ndjson
 from portal.members import Member, workspace_page

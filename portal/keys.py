@@ -14,12 +14,12 @@ from django.http import HttpRequest, HttpResponse
 from django.http.response import HttpResponseBase
 from django.shortcuts import redirect, render
 from django.urls import reverse
-from django.views.decorators.http import require_http_methods, require_safe
 
 from accounts import services
 from accounts.models import ApiKey, ApiKeyQuerySet
 from accounts.usage import reports
 from gateway_project.core import clock, errors
+from gateway_project.core.api.methods import require_http_methods, require_safe
 from gateway_project.core.clock import utc_text
 from portal import exports, figures
 from portal.clocks import written, zone_name

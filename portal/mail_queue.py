@@ -16,11 +16,11 @@ from uuid import UUID
 from django.conf import settings
 from django.http import Http404, HttpRequest, HttpResponse, JsonResponse
 from django.shortcuts import render
-from django.views.decorators.http import require_safe
 
 from accounts.adapter import actor_of
 from accounts.models import User
 from gateway_project.core import clock
+from gateway_project.core.api.methods import require_safe
 from gateway_project.core.api.responses import SECRET_HEADERS
 from gateway_project.core.storable import cleaned
 from portal.posting import posts_for, signed_in

@@ -8,9 +8,9 @@ from typing import NamedTuple
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import render
 from django.urls import reverse
-from django.views.decorators.http import require_safe
 
 from accounts.usage import reports
+from gateway_project.core.api.methods import require_safe
 from portal import figures
 from portal.members import Member, workspace_page
 

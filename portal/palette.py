@@ -9,10 +9,10 @@ from uuid import UUID
 from django.db.models import Q
 from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.urls import reverse
-from django.views.decorators.http import require_safe
 
 from accounts.usage import reading
 from detection.models import Job
+from gateway_project.core.api.methods import require_safe
 from portal.members import Member, workspace_page
 from webhooks.models import Webhook, WebhookDelivery
 

@@ -13,7 +13,6 @@ from django.core.validators import RegexValidator
 from django.http import Http404, HttpRequest, HttpResponse
 from django.shortcuts import redirect, render
 from django.urls import reverse
-from django.views.decorators.http import require_http_methods, require_safe
 
 from accounts import people
 from accounts.adapter import INVITED, actor_of, send_invitation
@@ -22,6 +21,7 @@ from accounts.models import Membership, User, WorkspaceDomain
 from gateway_project.core import errors
 from gateway_project.core.api.error_pages import refuse
 from gateway_project.core.api.forms import Form
+from gateway_project.core.api.methods import require_http_methods, require_safe
 from gateway_project.core.upstream.names import text_records
 from portal.members import CURRENT, Member, workspace_page
 from portal.posting import is_first, posts_for, signed_in

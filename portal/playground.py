@@ -7,10 +7,10 @@ from typing import cast
 
 from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.shortcuts import render
-from django.views.decorators.http import require_safe
 
 from accounts import services
 from detection.models import TEXT_CHARS_MAX
+from gateway_project.core.api.methods import require_safe
 from gateway_project.core.api.responses import SECRET_HEADERS
 from portal.members import Member, workspace_page
 from portal.posting import posts_for

@@ -11,7 +11,6 @@ from django import forms
 from django.contrib import messages
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect, render
-from django.views.decorators.http import require_http_methods
 
 from accounts.models import ApiKey
 from accounts.usage.rollups import SCORE_BINS as BINS
@@ -23,6 +22,7 @@ from detection.policies import policy as policies
 from detection.policies.policy import ENTRIES_MAX, THREAT_TYPES
 from gateway_project.core import errors
 from gateway_project.core.api.forms import Form
+from gateway_project.core.api.methods import require_http_methods
 from portal.members import Member, workspace_page
 from portal.posting import posts_for
 

@@ -15,7 +15,6 @@ from django.shortcuts import redirect, render
 from django.urls import reverse
 from django.utils import timezone
 from django.utils.dateparse import parse_datetime
-from django.views.decorators.http import require_http_methods, require_safe
 
 from accounts.models import ApiKey, UsageLog
 from accounts.usage import exports as log_exports
@@ -24,6 +23,7 @@ from detection.models import Job
 from detection.policies import policy as policies
 from gateway_project.core import clock, errors
 from gateway_project.core.api.error_pages import refuse
+from gateway_project.core.api.methods import require_http_methods, require_safe
 from gateway_project.core.api.responses import streamed
 from gateway_project.core.clock import utc_text
 from portal import exports, feedback, plots

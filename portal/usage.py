@@ -10,10 +10,10 @@ from typing import Any, NamedTuple
 from django.http import HttpRequest, HttpResponse
 from django.http.response import HttpResponseBase
 from django.shortcuts import render
-from django.views.decorators.http import require_safe
 
 from accounts.usage import reports
 from gateway_project.core import clock
+from gateway_project.core.api.methods import require_safe
 from portal import exports, plots
 from portal.members import Member, workspace_page
 

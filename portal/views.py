@@ -12,12 +12,12 @@ from django.contrib import messages
 from django.contrib.auth import logout
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
-from django.views.decorators.http import require_http_methods, require_safe
 
 from accounts import services
 from accounts.adapter import actor_of
 from accounts.models import User
 from gateway_project.core.api.forms import Form, ModelForm
+from gateway_project.core.api.methods import require_http_methods, require_safe
 from portal.posting import posts_for, signed_in
 
 
@@ -28,8 +28,8 @@ def landing(request: HttpRequest) -> HttpResponse:
 
 
 def base_url(request: HttpRequest) -> str:
-    """What a caller puts before a path, as this reader reached us."""
-    return request.build_absolute_uri("/").rstrip("/")
+    """What a caller puts before a path, as this reader reached us: for their terminal, no link."""
+    return settings.PUBLIC_URL or f"{request.scheme}://{request.get_host()}"
 
 
 @require_safe

@@ -14,12 +14,12 @@ from django.contrib import messages
 from django.http import Http404, HttpRequest, HttpResponse
 from django.shortcuts import redirect, render
 from django.urls import reverse
-from django.views.decorators.http import require_http_methods, require_safe
 from rest_framework.exceptions import NotFound
 from rest_framework.request import Request
 
 from accounts.usage import reports
 from gateway_project.core import clock, errors
+from gateway_project.core.api.methods import require_http_methods, require_safe
 from gateway_project.core.api.pagination import page
 from gateway_project.core.clock import utc_text
 from portal import plots

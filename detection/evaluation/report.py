@@ -32,12 +32,12 @@ from detection.models import TEXT_CHARS_MAX
 from detection.schemas import Text
 from gateway_project.core.storable import storable
 
-NOT_JSON = "not a line of JSON in UTF-8"
+NOT_JSON = "not a line of JSON in UTF-8 with each name once"
 NOT_OBJECT = "not a JSON object"
 NO_TEXT = "no text"
 EMPTY = "empty text"
 TOO_LONG = f"over {TEXT_CHARS_MAX:,} characters"
-NOT_TEXT = "NUL, lone surrogate or binary"
+NOT_TEXT = "NUL or lone surrogate"
 NO_LABEL = "label is not 0 or 1"
 
 NAME_CHARS_MAX = 120
@@ -181,7 +181,7 @@ def read(path: Path, name: str, limit: int | None = None) -> Iterator[Sample | O
 def parse(line: bytes, file: str, number: int) -> Sample | Outcome:
     try:
         # Not orjson: it takes lone surrogates for broken JSON; they have a reason of their own.
-        row = json.loads(line.decode("utf-8-sig"))
+        row = json.loads(line.decode("utf-8-sig"), object_pairs_hook=_once)
     except (ValueError, RecursionError):
         return Outcome(file, number, skipped=NOT_JSON)
     if not isinstance(row, dict):
@@ -198,6 +198,13 @@ def parse(line: bytes, file: str, number: int) -> Sample | Outcome:
     sample = Sample(file, number, text, label, source)
     reason = why_not(text)
     return sample.outcome(skipped=reason) if reason else sample
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):  # two texts, or two labels: which one would be judged?
+        raise ValueError("a name stands twice")
+    return found
 
 
 def why_not(text: str) -> str:

@@ -28,6 +28,7 @@ class RequestContext:
 
     Seconds are floats of `perf_counter`. `headers` are added to the answer as it leaves.
     `route` is the template of the URL, the only form of a path that metrics and logs see.
+    `host` is what the caller takes this gateway's name for, with its port: never put into a link.
     """
 
     __slots__ = (
@@ -35,6 +36,7 @@ class RequestContext:
         "correlation_id",
         "error_code",
         "headers",
+        "host",
         "key_prefix",
         "limiter_seconds",
         "request_id",
@@ -57,6 +59,7 @@ class RequestContext:
         self.client_ip = client_ip
         self.started = perf_counter()
         self.route = "unmatched"
+        self.host = ""
         self.workspace: str | None = None
         self.key_prefix: str | None = None
         self.limiter_seconds = 0.0

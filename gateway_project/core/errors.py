@@ -27,21 +27,27 @@
     ├── IdempotencyMismatch      422  the Idempotency-Key belongs to another request
     ├── PreconditionFailed       412  If-Match names another version
     ├── BodyTooLarge             413
+    ├── AddressTooLong           414
     ├── UnsupportedMediaType     415
+    ├── ExpectationFailed        417  an `Expect` that nobody here can meet
     ├── ValidationFailed         422  fields are wrong, each named in `errors`
     ├── BatchOverLimit           422  more items than the day's limit lets through at any time
     ├── FailOpenForbidden        403  the key's policy does not allow failing open
+    ├── UpgradeRequired          426  a WebSocket was asked for as if it were a page
     ├── RateLimited              429  too many in the minute
     ├── QuotaExceeded            429  the day's quota is used up
+    ├── HeadersTooLarge          431  too many headers, or too large ones
     ├── InternalError            500
     ├── StoreUnavailable         503  database or Redis away
+    ├── NotImplementedHere       501  a method or transfer coding that this server does not know
     ├── NotPossible              501  Robin has no way to do that
     ├── UpstreamUnexpected       502  Robin answered something else than was asked for
     ├── UpstreamUnavailable      503  Robin is away, busy, or left alone by its circuit breaker
     ├── UpstreamTimedOut         504  Robin was too slow
     ├── GuardrailUnavailable     503  no verdict for LiteLLM: limits, a slow body, our own faults
     ├── DetectionUnavailable     503  only when the caller chose to fail closed
-    └── DetectionTimeout         504  only when the caller chose to fail closed
+    ├── DetectionTimeout         504  only when the caller chose to fail closed
+    └── VersionNotSupported      505  neither HTTP/1.1 nor HTTP/1.0
 
 `problem()` is the one place that writes the RFC 9457 body; DRF, Django's own handlers and the
 ASGI layer all call it, so that a client needs one error parser. Codes are public and never
@@ -63,9 +69,11 @@ from django.http import Http404
 from rest_framework import exceptions as drf
 from rest_framework import status as http
 
-from gateway_project.core.storable import NESTING_MAX
-
 CONTENT_TYPE = "application/problem+json"
+FOREIGN_HOST = (
+    "The gateway does not answer by this host name. Use the one of its address, or have who runs "
+    "it add this one to ALLOWED_HOSTS."
+)
 ROBIN_PREFIX = "/api/v1/"
 
 
@@ -324,11 +332,45 @@ class BodyTooLarge(GatewayError):
     default_detail = "The body is too large. Split the text into several requests."
 
 
+class AddressTooLong(GatewayError):
+    status_code = 414
+    code = "address_too_long"
+    title = "Address too long"
+    default_detail = "The address is too long. Send less in its query, or in several requests."
+
+
 class UnsupportedMediaType(GatewayError):
     status_code = 415
     code = "unsupported_media_type"
     title = "Content type not supported"
     default_detail = "Send JSON with the header 'Content-Type: application/json'."
+
+
+class ExpectationFailed(GatewayError):
+    status_code = 417
+    code = "expectation_failed"
+    title = "Expectation not met"
+    default_detail = "Of 'Expect' only '100-continue' is met here. Leave the header out."
+
+
+class UpgradeRequired(GatewayError):
+    status_code = 426
+    code = "upgrade_required"
+    title = "WebSocket expected"
+    default_detail = (
+        "This address speaks WebSocket (RFC 6455, version 13). Use a WebSocket client, and have "
+        "proxies pass 'Upgrade' and 'Connection' on."
+    )
+
+    def __init__(self, detail: str | None = None) -> None:
+        super().__init__(
+            detail,
+            headers={
+                "Connection": "Upgrade",
+                "Upgrade": "websocket",
+                "Sec-WebSocket-Version": "13",
+            },
+        )
 
 
 class ValidationFailed(GatewayError):
@@ -364,6 +406,13 @@ class QuotaExceeded(GatewayError):
     default_detail = "The day's quota is used up. It starts anew at midnight UTC (see Retry-After)."
 
 
+class HeadersTooLarge(GatewayError):
+    status_code = 431
+    code = "headers_too_large"
+    title = "Headers too large"
+    default_detail = "The headers are too many, or too large. Send fewer; cookies count as well."
+
+
 class InternalError(GatewayError):
     default_detail = (
         "Something went wrong on our side and has been logged. Try again; if it stays, report the "
@@ -381,6 +430,13 @@ class StoreUnavailable(GatewayError):
 
     def __init__(self, detail: str | None = None, *, retry_after_seconds: int = 5) -> None:
         super().__init__(detail, headers={"Retry-After": str(retry_after_seconds)})
+
+
+class NotImplementedHere(GatewayError):
+    status_code = 501
+    code = "not_implemented"
+    title = "Not implemented"
+    default_detail = "This server does not know that method. /docs lists every endpoint."
 
 
 class NotPossible(GatewayError):
@@ -450,6 +506,13 @@ class GuardrailUnavailable(GatewayError):
     default_detail = "There is no verdict at this moment. Send it again shortly."
 
 
+class VersionNotSupported(GatewayError):
+    status_code = 505
+    code = "version_not_supported"
+    title = "HTTP version not supported"
+    default_detail = "Speak HTTP/1.1, or HTTP/1.0."
+
+
 def registered() -> dict[str, type[GatewayError]]:
     """Every public error code with its class, the source of `docs/errors.md`."""
 
@@ -483,15 +546,6 @@ def problem(error: GatewayError, *, instance: str, request_id: str) -> bytes:
     return orjson.dumps(body)
 
 
-UNREAD = {
-    "surrogate": "holds half of a surrogate pair, which is not text",
-    "end of hex escape": "holds half of a surrogate pair, which is not text",
-    "recursion limit": f"is nested more than {NESTING_MAX} levels deep",
-    "number out of range": "must not hold an integer beyond 64 bits",
-}
-"""What the JSON parser says of a body that is JSON all the same, in words for who sent it."""
-
-
 def from_pydantic(
     error: pydantic.ValidationError, model: type[pydantic.BaseModel] | None = None
 ) -> GatewayError:
@@ -502,16 +556,6 @@ def from_pydantic(
     fields: list[dict[str, str]] = []
     for item in error.errors(include_url=False, include_input=False):
         kind = item["type"]
-        if kind == "json_invalid":
-            reason = str(item.get("ctx", {}).get("error", "invalid JSON"))
-            # Well-formed JSON by its grammar (RFC 8259, §8.2 and §9), but nothing that can be kept.
-            for sign, meaning in UNREAD.items():
-                if sign in reason:
-                    wrong = {"field": "", "message": f"{meaning}: {reason}"}
-                    return ValidationFailed(errors=[wrong])
-            return InvalidJSON(
-                f"The body could not be read as JSON: {reason}. Send one JSON object, in UTF-8."
-            )
         field = ".".join(str(part) for part in item["loc"])
         message = item["msg"].removeprefix("Value error, ")
         if kind == "extra_forbidden":
@@ -579,10 +623,7 @@ def translate(exc: Exception) -> GatewayError:
     if isinstance(exc, django_exceptions.RequestDataTooBig):
         return BodyTooLarge()
     if isinstance(exc, django_exceptions.DisallowedHost):
-        return BadRequest(
-            "The gateway does not answer by this host name. Use the one of its address, or have "
-            "who runs it add this one to ALLOWED_HOSTS."
-        )
+        return BadRequest(FOREIGN_HOST)
     if isinstance(exc, django_exceptions.SuspiciousOperation):
         return BadRequest()
     if isinstance(exc, drf.PermissionDenied):

@@ -45,9 +45,13 @@ def _unstorable(value: Any, levels: int) -> str | None:
         return None
     if isinstance(value, int):
         is_kept = -(1 << INTEGER_BITS) <= value < 1 << INTEGER_BITS
-        return None if is_kept else "must not hold an integer beyond 64 bits"
+        return None if is_kept else "must not hold an integer beyond 64 bits; send it as text"
     if isinstance(value, float):
-        return None if math.isfinite(value) else "must not hold an infinite number, or none"
+        return (
+            None
+            if math.isfinite(value)
+            else "must not hold an infinite number, or none (NaN); send null"
+        )
     if isinstance(value, datetime):
         return _beyond_the_calendar(value)
     if isinstance(value, Mapping):
@@ -59,19 +63,19 @@ def _unstorable(value: Any, levels: int) -> str | None:
 
 def _first(values: Iterable[Any], levels: int) -> str | None:
     if not levels:
-        return f"is nested more than {NESTING_MAX} levels deep"
+        return f"is nested more than {NESTING_MAX} levels deep; flatten it"
     return next(filter(None, (_unstorable(value, levels - 1) for value in values)), None)
 
 
 def _not_a_text(value: str) -> str | None:
     if "\x00" in value:
-        return "must not hold NUL (U+0000)"
+        return "must not hold NUL (U+0000); take it out"
     if value.isascii():
         return None
     try:
         value.encode()
     except UnicodeEncodeError:
-        return "holds half of a surrogate pair, which is not text"
+        return "holds half of a surrogate pair, which is not text; send whole characters"
     return None
 
 
@@ -81,7 +85,7 @@ def _beyond_the_calendar(value: datetime) -> str | None:
         if value.tzinfo is not None:
             value.astimezone(UTC)
     except OverflowError:  # the year 1 or 9999 with an offset
-        return "lies beyond the calendar"
+        return "lies beyond the calendar; in UTC it has to be within the years 1 and 9999"
     return None
 
 

@@ -1,51 +1,112 @@
-"""The server's protocols, bounded: a head that is endless or never ends is turned away.
+"""The server's protocols: what is HTTP is served within bounds, and what is not is told so.
 
 uvicorn limits neither the size of a request's head nor the time it may take, so a thousand
 connections that send one byte a minute would stay for ever. Bodies have limits of their own
-(`core/api/bodies.py`). Whoever reads next to nothing of an answer is hung up on. What is not HTTP
-at all is refused in the format of every other error. A WebSocket that is closed from here ends
-within seconds, whether or not its client still reads.
+(`core/api/bodies.py`). Whoever reads next to nothing of an answer is hung up on. What must not be
+served (`heads.py`) goes to the application with its refusal, so that it leaves in the format of
+every other error; what cannot even be split into a request is refused here. A WebSocket that is
+closed from here ends within seconds, whether or not its client still reads.
 """
 
 from __future__ import annotations
 
 import asyncio
+import re
 import socket
 import struct
+import sys
+from collections.abc import Callable
+from http import HTTPStatus
+from time import perf_counter
 from typing import Any
 
+import httptools
 from django.conf import settings
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
 from gateway_project.core import errors
-from gateway_project.core.clock import new_id
+from gateway_project.core.context import ASGIApp, Message, Receive, RequestContext, Scope, Send
+from gateway_project.core.telemetry.access_log import observe
+from gateway_project.server import heads
 
 HEAD_BYTES_MAX = 32 * 1024
+LINE_BYTES_MAX = 8_000
+"""Of an address, which RFC 9110 §4.1 wants to be possible, and of one header."""
+HEADERS_MAX = 100
+BLANKS = b" \t"  # around a header's value they mean nothing (RFC 9110 §5.5)
+METHOD = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+ ")
+WRONG_VERSION = (
+    *("Invalid HTTP version", "Invalid major version", "Invalid minor version", "Expected dot"),
+)
+PREFACE = b"PRI * HTTP/2.0"  # RFC 9113 §3.4
+OLDEST = re.compile(rb"(?:\r\n)*[A-Z]+ [^ \r\n]+\r?\n")
+"""A whole request of HTTP/0.9."""
+ABSOLUTE = re.compile(rb"https?://([^/?#]*)", re.IGNORECASE)
 CLOSE_SECONDS_MAX = 5.0
+LINGER_SECONDS_MAX, LINGER_BYTES_MAX = 5.0, 64 << 20
 READ_BYTES_MIN = 16 * 1024
 """What a client that is behind has to read of an answer in `ANSWER_STALL_SECONDS_MAX`."""
 
 
-class _HeadTooLarge(Exception):
-    pass
+class _Refused(Exception):
+    """The parser passes it on as an error of its own."""
+
+
+class _Lingering:
+    """A transport that is not closed on somebody who is still sending.
+
+    The kernel answers what comes then with a reset, which takes an answer that was not read yet
+    away from its client (RFC 9112 §9.6). So ours is the first half to be closed, and what comes is
+    thrown away for a while.
+    """
+
+    def __init__(self, transport: Any, has_read_all: Callable[[], bool]) -> None:
+        self.real = transport
+        self._has_read_all = has_read_all
+        self.write = transport.write
+        self.lingers: asyncio.TimerHandle | None = None
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.real, name)
+
+    def is_closing(self) -> bool:
+        return self.lingers is not None or self.real.is_closing()
+
+    def close(self) -> None:
+        if self.lingers is not None:
+            return
+        if self.real.is_closing() or self._has_read_all():
+            self.real.close()
+            return
+        loop = asyncio.get_running_loop()
+        self.lingers = loop.call_later(LINGER_SECONDS_MAX, self.real.abort)
+        self.real.resume_reading()
+        if self.real.can_write_eof():
+            self.real.write_eof()
 
 
 class BoundedHTTPProtocol(HttpToolsProtocol):
     """See the module's paragraph."""
 
+    transport: Any  # what it is while an exchange goes on: `_Lingering`
     _is_in_head = True
     _head_bytes = 0
     _head_timer: asyncio.TimerHandle | None = None
     _reader_timer: asyncio.TimerHandle | None = None
+    _wrong: errors.GatewayError | None = None
+    _is_handshake = _is_unread = False
+    _thrown_away = 0
 
     def connection_made(self, transport: Any) -> None:
-        super().connection_made(transport)
+        super().connection_made(_Lingering(transport, self._has_read_all))  # type: ignore[arg-type]
         self._start_timer()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_timer()
         self._stop_watching_reader()
+        if self.transport.lingers is not None:
+            self.transport.lingers.cancel()
         super().connection_lost(exc)
 
     def pause_writing(self) -> None:
@@ -62,48 +123,171 @@ class BoundedHTTPProtocol(HttpToolsProtocol):
             self._reset()
 
     def data_received(self, data: bytes) -> None:
-        super().data_received(data)
+        if self._wrong is not None or self.transport.lingers is not None:
+            self._thrown_away += len(data)
+            if self._thrown_away > LINGER_BYTES_MAX:
+                self.transport.abort()
+            return
+        self._unset_keepalive_if_required()
+        self._feed(data)
         # A head that came whole, as nearly all do, has started no timer.
         if not self._is_in_head:
             self._stop_timer()
         elif self._head_timer is None and not self.transport.is_closing():
             self._start_timer()
 
+    def _feed(self, data: bytes) -> None:
+        while data:
+            try:
+                self.parser.feed_data(data)
+            except httptools.HttpParserUpgrade as upgrade:
+                if self._is_handshake:
+                    self.handle_websocket_upgrade()
+                    return
+                if refused := self.scope.get("refusal"):
+                    self._wrong = refused  # type: ignore[assignment]  # what follows is no request
+                    return
+                data = data[upgrade.args[0] :]
+                if self._is_unread:
+                    data = self._head_without_upgrade() + data
+            except httptools.HttpParserError as error:
+                self._refuse(self._wrong or _not_http(error, data))
+                return
+            else:
+                break
+        if self._is_in_head and OLDEST.match(data):
+            self._refuse(errors.VersionNotSupported())  # it has no headers that could end
+
     def on_message_begin(self) -> None:
         self._is_in_head, self._head_bytes = True, 0
         super().on_message_begin()
 
     def on_url(self, url: bytes) -> None:
-        self._count(len(url))
         super().on_url(url)
+        self._head_bytes += len(url)
+        if self._head_bytes > LINE_BYTES_MAX:
+            self._stop(errors.AddressTooLong())
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        self._count(len(name) + len(value) + 4)
-        super().on_header(name, value)
+        size = len(name) + len(value) + 4
+        self._head_bytes += size
+        if size > LINE_BYTES_MAX or self._head_bytes > HEAD_BYTES_MAX:
+            self._stop(errors.HeadersTooLarge())
+        if self._is_in_head:  # else it stands behind the body, and nobody is told (RFC 9110 §6.5.1)
+            super().on_header(name, value.strip(BLANKS))
 
     def on_headers_complete(self) -> None:
-        self._is_in_head = False
+        self._is_in_head = self._is_handshake = self._is_unread = False
+        if len(self.headers) > HEADERS_MAX:
+            self._stop(errors.HeadersTooLarge())
+        method, version = self.parser.get_method(), self.parser.get_http_version()
+        if not self.url.startswith(b"/"):
+            self._set_target(method)
+        refused = heads.refusal(method, version, self.headers)
+        if refused is not None:
+            self.scope["refusal"] = refused  # type: ignore[typeddict-unknown-key]
+        elif self.parser.should_upgrade():
+            self._is_handshake = heads.wants_websocket(method, version, self.headers)
+            # The parser takes what follows for another protocol, but where the upgrade is passed
+            # over it is the body: Java's own client asks for h2c with each request.
+            self._is_unread = not self._is_handshake and heads.has_body(self.headers)
+            if self._is_unread:
+                return
+        if version == "1.0":  # it knows no answer between two (RFC 9110 §10.1.1)
+            self.expect_100_continue = False
         super().on_headers_complete()
 
-    def _count(self, size: int) -> None:
-        self._head_bytes += size
-        if self._head_bytes > HEAD_BYTES_MAX:
-            raise _HeadTooLarge  # the parser passes it on as its own error
+    def on_message_complete(self) -> None:
+        if not self._is_unread:
+            super().on_message_complete()
 
-    def send_400_response(self, msg: str) -> None:
-        """Refuse what is not a request, and close."""
-        detail = None
-        if self._head_bytes > HEAD_BYTES_MAX:
-            detail = f"Address and headers are larger than {HEAD_BYTES_MAX // 1024} KiB together."
-        request_id = str(new_id())
-        body = errors.problem(errors.BadRequest(detail), instance="", request_id=request_id)
+    def _head_without_upgrade(self) -> bytes:
+        method = self.parser.get_method()
+        lines = [method + b" " + self.url + b" HTTP/" + self.parser.get_http_version().encode()]
+        lines += [name + b": " + value for name, value in self.headers if name != b"upgrade"]
+        return b"\r\n".join([*lines, b"", b""])
+
+    def _set_target(self, method: bytes) -> None:
+        """The forms of a target that are no path (RFC 9112 §3.2)."""
+        if method == b"CONNECT":
+            self.url = b"/"
+            return
+        if self.url == b"*" and method == b"OPTIONS":
+            self.url = heads.ASTERISK.encode()
+            return
+        found = ABSOLUTE.match(self.url)
+        if found is None:
+            self._stop(errors.BadRequest("The target is neither a path nor a http(s) address."))
+            return
+        # Whatever 'Host' says, this is the host.
+        hosts = [i for i, (name, _) in enumerate(self.headers) if name == b"host"]
+        if len(hosts) == 1:
+            self.headers[hosts[0]] = (b"host", found[1])
+        self.url = b"/" + self.url[found.end() :].removeprefix(b"/")
+
+    def _should_upgrade(self) -> bool:
+        return self._is_handshake
+
+    def handle_websocket_upgrade(self) -> None:
+        self._stop_timer()
+        others = [header for header in self.headers if header[0] not in (b"upgrade", b"connection")]
+        # In one word, which is all that the WebSocket library reads.
+        self.headers[:] = [*others, (b"upgrade", b"websocket"), (b"connection", b"upgrade")]
+        wire, self.transport = self.transport, self.transport.real
+        super().handle_websocket_upgrade()
+        if not wire.get_protocol().handshake_initiated:
+            self._refuse(errors.BadRequest())  # it would say nothing, and wait
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        if cycle.scope["http_version"] == "1.0":
+            app = _until_closed(app, cycle)
+        super()._start_asgi_task(cycle, app)
+
+    def on_response_complete(self) -> None:
+        if self.cycle.more_body and not self.pipeline:  # answered before it was read
+            self.transport.close()
+        super().on_response_complete()
+
+    def _has_read_all(self) -> bool:
+        """Of what the client is sending, as far as one knows."""
+        return self._wrong is None and (self.cycle is None or not self.cycle.more_body)
+
+    def shutdown(self) -> None:
+        if self.transport.lingers is not None:
+            self.transport.abort()
+        super().shutdown()
+
+    def _stop(self, error: errors.GatewayError) -> None:
+        self._wrong = error
+        raise _Refused
+
+    def _refuse(self, error: errors.GatewayError) -> None:
+        """Answer what is no request that the application could be given, and close.
+
+        Requests before it are answered first, and then nothing is said to what followed.
+        """
+        self._wrong = error
+        self._stop_timer()
+        if self.cycle is not None and not self.cycle.response_complete:
+            self.cycle.keep_alive = False
+            if not self.cycle.more_body or self.cycle.response_started or self.pipeline:
+                return
+            self.cycle.disconnected = True  # its body will never be whole
+            self.cycle.message_event.set()
+        context = RequestContext(self.client[0] if self.client else "", None, None)
+        context.error_code = error.code
+        body = errors.problem(error, instance="", request_id=context.request_id)
+        phrase = HTTPStatus(error.status_code).phrase
         head = (
-            "HTTP/1.1 400 Bad Request\r\n"
+            f"HTTP/1.1 {error.status_code} {phrase}\r\n"
             f"content-type: {errors.CONTENT_TYPE}\r\ncontent-length: {len(body)}\r\n"
-            f"x-request-id: {request_id}\r\nconnection: close\r\n\r\n"
+            f"x-request-id: {context.request_id}\r\ncache-control: no-store\r\n"
+            "connection: close\r\n\r\n"
         )
         self.transport.write(head.encode() + body)
         self.transport.close()
+        seconds = perf_counter() - context.started
+        observe(context, method="", status=error.status_code, seconds=seconds)
 
     def _watch_reader(self) -> None:
         unread = self.transport.get_write_buffer_size()
@@ -129,12 +313,37 @@ class BoundedHTTPProtocol(HttpToolsProtocol):
             self._reader_timer = None
 
     def _start_timer(self) -> None:
-        self._head_timer = self.loop.call_later(settings.HEAD_SECONDS_MAX, self.transport.close)
+        close = self.transport.real.close
+        self._head_timer = self.loop.call_later(settings.HEAD_SECONDS_MAX, close)
 
     def _stop_timer(self) -> None:
         if self._head_timer is not None:
             self._head_timer.cancel()
             self._head_timer = None
+
+
+def _not_http(error: httptools.HttpParserError, data: bytes) -> errors.GatewayError:
+    """What is wrong with bytes that the parser gave up on."""
+    if isinstance(error, httptools.HttpParserInvalidMethodError) and METHOD.match(data):
+        return errors.NotImplementedHere()
+    if str(error) in WRONG_VERSION or data.startswith(PREFACE):
+        return errors.VersionNotSupported()
+    return errors.BadRequest(f"This is not HTTP/1.1: {error}.")
+
+
+def _until_closed(app: ASGIApp, cycle: RequestResponseCycle) -> ASGIApp:
+    """HTTP/1.0 knows no chunks: an answer without a length ends with its connection."""
+
+    async def wrapped(scope: Scope, receive: Receive, send: Send) -> None:
+        async def send_plainly(message: Message) -> None:
+            if message["type"] == "http.response.body" and not message.get("more_body", False):
+                cycle.expected_content_length = len(message.get("body", b""))
+            await send(message)
+
+        await app(scope, receive, send_plainly)
+
+    cycle.chunked_encoding, cycle.expected_content_length = False, sys.maxsize
+    return wrapped
 
 
 class BoundedWebSocketProtocol(WebSocketsSansIOProtocol):
@@ -145,6 +354,8 @@ class BoundedWebSocketProtocol(WebSocketsSansIOProtocol):
             self.writable.set()
             self.loop.call_later(CLOSE_SECONDS_MAX, self.transport.abort)
         await super().send(message)
+        if message["type"] == "websocket.http.response.body":
+            self.handshake_complete = True  # it was refused; uvicorn would log an error for it
 
     def keepalive_timeout(self) -> None:
         super().keepalive_timeout()

@@ -12,7 +12,6 @@ from django.conf import settings
 from django.core.cache import cache
 from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.shortcuts import render
-from django.views.decorators.csrf import csrf_exempt
 from prometheus_client import CONTENT_TYPE_LATEST
 from pydantic import BaseModel, Field
 
@@ -24,6 +23,7 @@ from gateway_project.core import clock, errors
 from gateway_project.core.api import openapi
 from gateway_project.core.api.endpoint import endpoint
 from gateway_project.core.api.error_pages import refuse
+from gateway_project.core.api.methods import require_safe
 from gateway_project.core.api.middleware import accepts_gzip
 from gateway_project.core.api.responses import JSON, reply
 from gateway_project.core.api.viewsets import DataPlaneViewSet
@@ -156,6 +156,16 @@ async def _robin_service() -> health.Status:
 if settings.ROBIN_CLIENT_API_URL:
     PROBES["robin_client"] = health.Probe(_robin_client)
     PROBES["robin_service"] = health.Probe(_robin_service)
+# What proxies add; whoever asks by way of one is not known to be in our own network.
+FORWARDED = tuple(
+    f"HTTP_{name}"
+    for name in (
+        *("FORWARDED", "VIA", "X_FORWARDED_FOR", "X_FORWARDED_HOST", "X_FORWARDED_PROTO"),
+        *("X_FORWARDED_PORT", "X_FORWARDED_SERVER", "X_REAL_IP", "X_ORIGINAL_FORWARDED_FOR"),
+        *("X_CLIENT_IP", "X_CLUSTER_CLIENT_IP", "TRUE_CLIENT_IP", "CF_CONNECTING_IP"),
+        *("FASTLY_CLIENT_IP", "X_ENVOY_EXTERNAL_ADDRESS", "CDN_LOOP"),
+    )
+)
 STAND_INS = {"engine": "DETECTION_ENGINE_IS_EMBEDDED", "robin": "ROBIN_IS_STANDIN"}
 
 
@@ -257,11 +267,9 @@ class HealthViewSet(DataPlaneViewSet):
         return reply(answer, status=200 if is_ready else 503, exclude_none=True)
 
 
-@csrf_exempt  # a POST is a 405, not a missing form token
+@require_safe
 def openapi_document(request: HttpRequest) -> HttpResponse:
     """The document as plain JSON whatever is accepted: readable in a browser."""
-    if request.method not in ("GET", "HEAD"):
-        return refuse(request, errors.MethodNotAllowed(headers={"Allow": "GET, HEAD"}))
     document = openapi.document()
     headers = {
         "ETag": document.etag,
@@ -277,11 +285,9 @@ def openapi_document(request: HttpRequest) -> HttpResponse:
     return HttpResponse(content, content_type=JSON, headers=headers)
 
 
-@csrf_exempt  # a POST is a 405, not a missing form token
+@require_safe
 def metrics(request: HttpRequest) -> HttpResponse:
     """Prometheus' text: from loopback and private networks, or with `METRICS_TOKEN`."""
-    if request.method not in ("GET", "HEAD"):
-        return refuse(request, errors.MethodNotAllowed(headers={"Allow": "GET, HEAD"}))
     if not _may_scrape(request):
         # 404, not 403: outsiders need not know that metrics are here.
         return refuse(request, errors.NotFound())
@@ -295,6 +301,8 @@ def _may_scrape(request: HttpRequest) -> bool:
     given = request.headers.get("authorization", "").removeprefix("Bearer ").strip()
     if token:
         return bool(given) and secrets.compare_digest(given.encode(), token.encode())
+    if any(name in request.META for name in FORWARDED):
+        return False  # by a proxy: whose address it names, and whether it is to be believed
     try:
         address = ipaddress.ip_address(context_of(request).client_ip)
     except ValueError:
@@ -302,6 +310,7 @@ def _may_scrape(request: HttpRequest) -> bool:
     return address.is_loopback or address.is_private
 
 
+@require_safe
 def problem_page(request: HttpRequest, code: str) -> HttpResponse:
     """What a problem's `type` leads to: the error in words."""
     kind = errors.registered().get(code)

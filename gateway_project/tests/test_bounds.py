@@ -53,6 +53,7 @@ KEPT = {
     "gateway_project/core/upstream/destinations.py": "1,024 addresses of 2 kB at most",
     "gateway_project/core/upstream/names.py": "one channel",
     "gateway_project/rotation.py": "8 sets of keys of the settings",
+    "gateway_project/server/hosts.py": "256 names",
     "robin/access/authentication.py": "5,000 sessions; requests",
     "robin/access/tokens.py": "keys of the settings",
     "robin/config/settings_page.py": REQUESTS,

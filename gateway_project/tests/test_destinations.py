@@ -22,6 +22,8 @@ REFUSED = [
     *("192.52.193.1", "192.88.99.1", "192.168.0.1", "192.168.255.255", "192.175.48.1"),
     *("198.18.0.1", "198.19.255.255", "198.51.100.1", "203.0.113.1", "224.0.0.1"),
     *("239.255.255.250", "240.0.0.1", "255.255.255.255"),
+    *("168.63.129.16", "::ffff:168.63.129.16"),  # Azure's platform
+    *("100.100.100.200", "192.0.0.192", "fd20:ce::254"),  # Alibaba's, Oracle's, Google's metadata
     *("::", "::1", "::7f00:1", "::a9fe:a9fe"),  # unspecified, loopback, "IPv4-compatible"
     *("::ffff:127.0.0.1", "::ffff:10.0.0.1", "::ffff:a9fe:a9fe", "0:0:0:0:0:ffff:7f00:1"),
     *("::ffff:0:127.0.0.1", "::ffff:0:808:808"),  # IPv4-translated
@@ -30,6 +32,12 @@ REFUSED = [
     *("2001::1", "2001:0:4136:e378:8000:63bf:3fff:fdd2"),  # Teredo
     *("2001:2::1", "2001:10::1", "2001:20::1", "2001:1ff:ffff::1"),  # benchmarking, ORCHID
     *("2001:db8::1", "3fff::1", "3fff:fff::1", "2620:4f:8000::1"),  # documentation, AS112
+    *("2001:1::1", "2001:3::1", "2001:4:112::1", "2001:30::1", "100:0:0:1::1"),  # IANA's newer ones
+    *(
+        "3ffe::1",
+        "2a00:1450::5efe:10.0.0.1",
+        "2a00:1450::200:5efe:169.254.169.254",
+    ),  # 6bone, ISATAP
     *("100::1", "5f00::1", "fc00::1", "fd12:3456::1", "fd00:ec2::254"),  # …, unique-local
     *("fe80::1", "fe80::1%eth0", "febf::1", "fec0::1", "ff02::1", "ff0e::1", "4000::1", "e000::1"),
 ]
@@ -37,6 +45,7 @@ PUBLIC = [
     *("1.1.1.1", "8.8.8.8", "9.255.255.255", "100.63.255.255", "100.128.0.1", "126.255.255.255"),
     *("128.0.0.1", "169.253.0.1", "172.15.0.1", "172.32.0.1", "192.0.1.1", "192.167.0.1"),
     *("198.17.0.1", "198.20.0.1", "223.255.255.255", "::ffff:8.8.8.8"),
+    *("168.63.129.15", "168.63.129.17", "2a00:1450::5efe:8.8.8.8"),
     *("2001:4860:4860::8888", "2606:4700::1111", "2a00:1450::1", "2400:cb00::1", "2001:200::1"),
 ]
 NOT_A_DESTINATION = [
@@ -246,6 +255,110 @@ class TestAllowedNetworks:
         assert destinations.check("http://[fd00:1::5]:8080/").port == 8080
         with pytest.raises(Refused):
             destinations.check("http://[fd00:2::5]:8080/")
+
+
+class TestRefusedNetworks:
+    """`WEBHOOK_REFUSED_NETWORKS`: what the operators know and no registry does."""
+
+    @pytest.fixture(autouse=True)
+    def refuse(self, settings, allow):
+        allow("10.0.0.0/8")
+        networks = map(ipaddress.ip_network, ("8.8.0.0/16", "10.1.0.0/16", "2a00:1450::/32"))
+        settings.WEBHOOK_REFUSED_NETWORKS = tuple(networks)
+
+    @pytest.mark.parametrize(
+        "url",
+        [
+            "https://8.8.8.8/",
+            "https://[::ffff:8.8.8.8]/",
+            "https://[2a00:1450::1]/",
+            "https://10.1.0.1/",  # although it is allowed as well
+        ],
+    )
+    def test_they_go_before_all(self, url):
+        with pytest.raises(Refused, match="private or reserved"):
+            destinations.check(url)
+
+    def test_a_name_that_leads_there(self):
+        with resolving("8.8.8.8"), pytest.raises(Refused):
+            destinations.check("https://example.com/")
+
+    def test_the_others_are_as_they_were(self):
+        assert destinations.check("https://8.9.8.8/").port == 443
+        assert destinations.check("http://10.2.0.1/").port == 80
+
+
+# The prefixes of RFC 6052 §2.4.
+NAT64 = {
+    32: "2001:db8::/32",
+    40: "2001:db8:100::/40",
+    48: "2001:db8:122::/48",
+    56: "2001:db8:122:300::/56",
+    64: "2001:db8:122:344::/64",
+    96: "2001:db8:122:344::/96",
+}
+
+
+def translated(length, address):
+    """The prefix, and `address` behind it."""
+    prefix = ipaddress.ip_network(NAT64[length])
+    after = ipaddress.ip_address(address).packed
+    start = length // 8
+    packed = bytearray(prefix.network_address.packed)
+    for byte in after:
+        if start == 8:
+            start += 1
+        packed[start] = byte
+        start += 1
+    return prefix, str(ipaddress.IPv6Address(bytes(packed)))
+
+
+class TestTranslators:
+    """`NAT64_PREFIXES`: an address behind one is the IPv4 address in it."""
+
+    @pytest.mark.parametrize(
+        ("length", "written"),
+        [
+            (32, "2001:db8:c000:221::"),
+            (40, "2001:db8:1c0:2:21::"),
+            (48, "2001:db8:122:c000:2:2100::"),
+            (56, "2001:db8:122:3c0:0:221::"),
+            (64, "2001:db8:122:344:c0:2:2100::"),
+            (96, "2001:db8:122:344::c000:221"),
+        ],
+    )
+    def test_it_is_read_as_the_standard_writes_it(self, settings, allow, length, written):
+        prefix, address = translated(length, "192.0.2.33")
+        settings.NAT64_PREFIXES = (prefix,)
+        allow("192.0.2.33/32")
+
+        assert ipaddress.ip_address(address) == ipaddress.ip_address(written)
+        destinations.vet(address, is_plain=True)
+
+    @pytest.mark.parametrize("length", NAT64)
+    @pytest.mark.parametrize("inner", ["10.0.0.1", "127.0.0.1", "169.254.169.254", "168.63.129.16"])
+    def test_one_of_our_network_is_refused(self, settings, allow, length, inner):
+        prefix, address = translated(length, inner)
+        settings.NAT64_PREFIXES = (prefix,)
+
+        with pytest.raises(Refused):
+            destinations.check(in_url(address))
+        with resolving("8.8.8.8", address), pytest.raises(Refused):
+            destinations.check("https://example.com/")
+
+    @pytest.mark.parametrize("length", NAT64)
+    def test_a_public_one_is_reached(self, settings, allow, length):
+        prefix, address = translated(length, "8.8.8.8")
+        settings.NAT64_PREFIXES = (prefix,)
+
+        assert destinations.check(in_url(address)).port == 443
+
+    def test_the_well_known_prefix_too_where_it_is_named(self, settings, allow):
+        settings.NAT64_PREFIXES = (ipaddress.ip_network("64:ff9b::/96"),)
+
+        assert destinations.check("https://[64:ff9b::808:808]/").port == 443
+        with pytest.raises(Refused):
+            destinations.check("https://[64:ff9b::a9fe:a9fe]/")
 
 
 class TestDialling:

@@ -597,6 +597,116 @@ def test_what_no_store_takes_is_422_in_every_field(neighbours: Neighbours, what:
                 assert r.status_code == 422, (path, where, r.status_code, r.text)
 
 
+# -- The ends of every range, in every field -------------------------------------------------------
+
+ENDS: list[Any] = [
+    *("0001-01-01T00:00:00Z", "0001-01-01T00:00:00+14:00", "0001-01-01T00:00:00-14:00"),
+    *("9999-12-31T23:59:59.999999Z", "9999-12-31T23:59:59-14:00", "9999-12-31T23:59:59+14:00"),
+    *("1969-12-31T23:59:59Z", "2026-02-30T00:00:00Z", "2026-01-01T00:00:00", "2026-01-01"),
+    *(0, -1, 2**31, 2**53 + 1, 2**63 - 1, 2**63, -(2**63), 10**400, 0.1, 5e-324, 1.8e308),
+    *(float("nan"), "", "x" * 70_000, HALF, NUL, None, True, [], {}, nested(NESTING_MAX + 2)),
+]
+ASKED_FOR = [one for one in ENDS if isinstance(one, str)] + ["1e400", "-0", "9" * 400, "\ufeff1"]
+
+
+def spelt(value: Any) -> str:
+    """JSON, with the numbers that its grammar has and Python's do not."""
+    return json.dumps(value).replace("Infinity", "1e999")
+
+
+def says_where(r: Any, field: str) -> bool:
+    """Whether a refusal names the field, or what it lies in, and has words for each."""
+    found = r.json()["errors"]
+    root = field.partition(".")[0]  # the rule about several fields names them in its words
+    return all(error["message"].strip() for error in found) and any(
+        f"{field}.".startswith(f"{error['field']}.")
+        or field.endswith(f".{error['field']}")  # of a document that the body holds
+        or error["field"].startswith(f"{field}.")
+        or (not error["field"] and root in error["message"])
+        for error in found
+    )
+
+
+def test_the_ends_of_every_range_in_every_field(neighbours: Neighbours) -> None:
+    tried_places, refused, wrong = 0, 0, []
+    for (method, path), usual in BODIES.items():
+        if path == "/inbox/{token}":
+            continue  # takes any bytes
+        own = own_id(path, neighbours.ids)
+        names = {part[1:-1]: own for part in path.split("/") if part.startswith("{")} | KNOWN
+        address = path.format(**names)
+        for where in paths_of(usual)[1:]:
+            field = ".".join(map(str, where))
+            tried_places += 1
+            for value in ENDS:
+                body = spelt(with_value(usual, where, value)).replace('"{id}"', f'"{own}"')
+                r = neighbours.request(method, address, "", {}, body.encode())
+                told = (method, path, field, str(value)[:40], r.status_code, r.text[:300])
+                is_refused = r.status_code == 422 and r.json()["code"] == "validation_error"
+                refused += is_refused
+                if r.status_code in (400, 500, 502, 503) or (
+                    is_refused and not says_where(r, field)
+                ):
+                    wrong.append(told)
+    assert not wrong, "\n".join(map(str, wrong[:20]))
+    assert tried_places > 90
+    assert refused > 700
+
+
+def test_the_ends_of_every_range_in_every_address(neighbours: Neighbours) -> None:
+    wrong = []
+    for method, path in OPERATIONS:
+        if method not in ("GET", "DELETE"):
+            continue
+        own = own_id(path, neighbours.ids)
+        parts = [part[1:-1] for part in path.split("/") if part.startswith("{")]
+        names = {part: KNOWN.get(part, own) for part in parts}
+        for text in ASKED_FOR:
+            value = quote(text.encode(errors="surrogatepass")[:3000])
+            for name in query_of(method, path):
+                r = neighbours.request(method, path.format(**names), f"{name}={value}", {}, None)
+                told = (method, path, name, text[:40], r.status_code, r.text[:300])
+                is_refused = r.status_code == 422
+                if r.status_code in (400, 500) or (is_refused and not says_where(r, name)):
+                    wrong.append(told)
+            for part in parts:
+                address = path.format(**{**names, part: value or "%20"})
+                r = neighbours.request(method, address, "", {}, None)
+                if r.status_code in (400, 500):
+                    wrong.append((method, path, part, text[:40], r.status_code, r.text[:300]))
+    assert not wrong, "\n".join(map(str, wrong[:20]))
+
+
+def test_a_name_twice_is_422_in_every_object(neighbours: Neighbours) -> None:
+    """Wherever it stands, and however it is spelt."""
+    objects = 0
+    for (method, path), usual in BODIES.items():
+        if path == "/inbox/{token}":
+            continue
+        own = own_id(path, neighbours.ids)
+        names = {part[1:-1]: own for part in path.split("/") if part.startswith("{")} | KNOWN
+        for where in paths_of(usual):
+            value = usual
+            for step in where:
+                value = value[step]
+            if not isinstance(value, dict) or not value:
+                continue
+            name, inner = next(iter(value.items()))
+            escaped = f"\\u{ord(name[0]):04x}{name[1:]}"
+            twice = f'{json.dumps(value)[:-1]}, "{escaped}": {json.dumps(inner)}}}'
+            body = json.dumps(with_value(usual, where, "HERE")).replace('"HERE"', twice)
+            objects += 1
+
+            r = neighbours.request(
+                method, path.format(**names), "", {}, body.replace('"{id}"', f'"{own}"').encode()
+            )
+
+            field = ".".join([*map(str, where), name])
+            assert (r.status_code, r.json()["code"]) == (422, "validation_error"), (path, body)
+            assert [error["field"] for error in r.json()["errors"]] == [field]
+    assert objects >= 30
+
+
 def test_every_body_and_query_is_one_of_the_schemas_that_hold_to_it() -> None:
     for method, path, view in ALL:
         if actions := getattr(view, "actions", None):

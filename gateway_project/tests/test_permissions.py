@@ -21,6 +21,7 @@ from accounts.tests.shapes import refusal
 from detection.jobs import store
 from detection.jobs.judging import Item
 from detection.models import Job
+from gateway_project.system import views as system_views
 from webhooks import services as webhooks
 from webhooks.receiving import inbox
 
@@ -273,6 +274,23 @@ def test_metrics_are_not_for_everybody(gateway: Any, address: str) -> None:
 @pytest.mark.parametrize("address", ["127.0.0.1", "10.1.2.3", "192.168.0.9", "::1", "fd00::5"])
 def test_metrics_are_for_our_own_network(gateway: Any, address: str) -> None:
     assert gateway.get("/metrics", client_ip=address).status_code == 200
+
+
+@pytest.mark.parametrize("name", system_views.FORWARDED)
+def test_metrics_are_not_for_who_comes_through_a_proxy(gateway: Any, name: str) -> None:
+    """Whose address it names, and whether it is one of ours, is not known."""
+    header = name.removeprefix("HTTP_").replace("_", "-")
+
+    r = gateway.get("/metrics", headers={header: "10.0.0.1"}, client_ip="127.0.0.1")
+
+    assert refusal(r) == (404, "not_found")
+
+
+def test_a_token_for_metrics_also_comes_through_a_proxy(gateway: Any, settings: Any) -> None:
+    settings.METRICS_TOKEN = "scrape-me"
+    sent = {"Authorization": "Bearer scrape-me", "X-Forwarded-For": "8.8.8.8"}
+
+    assert gateway.get("/metrics", headers=sent).status_code == 200
 
 
 def test_a_token_for_metrics_replaces_the_network(gateway: Any, settings: Any) -> None:

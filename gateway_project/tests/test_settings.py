@@ -18,20 +18,20 @@ ROOT = Path(__file__).resolve().parents[2]
 def names_read() -> set[str]:
     """Names that the code reads from the environment."""
     text = (ROOT / "gateway_project/settings.py").read_text()
-    read = re.findall(r"env\.\w+\(\s*\"([A-Z_]+)\"", text)
-    read += re.findall(r"environ\.get\(\s*\"([A-Z_]+)\"", text)
+    read = re.findall(r"env\.\w+\(\s*\"([A-Z0-9_]+)\"", text)
+    read += re.findall(r"environ\.get\(\s*\"([A-Z0-9_]+)\"", text)
     return {*read, "PROMETHEUS_MULTIPROC_DIR"}
 
 
 def test_every_setting_is_in_the_document_and_no_other():
     text = (ROOT / "docs/settings.md").read_text()
 
-    assert set(re.findall(r"^\| `([A-Z_]+)`", text, re.M)) == names_read()
+    assert set(re.findall(r"^\| `([A-Z0-9_]+)`", text, re.M)) == names_read()
 
 
 def test_the_example_names_only_settings_that_exist():
     text = (ROOT / ".env.example").read_text()
-    named = set(re.findall(r"^([A-Z_]+)=", text, re.M))
+    named = set(re.findall(r"^([A-Z0-9_]+)=", text, re.M))
 
     assert named <= names_read()
 
@@ -56,11 +56,15 @@ def test_the_example_names_only_settings_that_exist():
         ("ROBIN_CLIENT_API_URL", "http://robin:8090", "gateway.E024"),
         ("ROBIN_TIMEOUT_SECONDS", 0.0, "gateway.E025"),
         ("ROBIN_LOG_TIMEZONE", "Mars/Olympus", "gateway.E026"),
+        ("HTTPS_ONLY", True, "gateway.W003"),
+        ("TRUSTED_PROXY_HOPS", -1, "gateway.E012"),
+        ("ALLOWED_HOSTS", [".gateway.example"], "gateway.W004"),
     ],
 )
 def test_a_mistake_is_a_system_check_with_a_hint(settings, setting, value, check):
     settings.REDIS_URL = ""
     settings.WORKERS = 2 if setting == "EMBEDDED_WORKER" else 1
+    settings.IS_LOCAL = False
     setattr(settings, setting, value)
 
     found = {message.id: message for message in checks.check_settings(None)}
@@ -77,6 +81,39 @@ def test_the_checks_are_registered(tmp_path):
 
 def test_the_tests_own_settings_have_no_mistake():
     assert checks.check_settings(None) == []
+
+
+def test_links_in_plain_are_a_mistake_behind_tls(settings):
+    settings.HTTPS_ONLY, settings.PUBLIC_URL = True, "http://gateway.example"
+
+    assert "gateway.E011" in {message.id for message in checks.check_settings(None)}
+
+
+@pytest.mark.parametrize("url", ["gateway.example", "ftp://a", "https://a/b", "https://a@b"])
+def test_a_public_url_is_a_scheme_and_a_host(tmp_path, url):
+    done = manage("check", VAR_DIR=str(tmp_path), PUBLIC_URL=url)
+
+    assert "PUBLIC_URL must look like https://gateway.example." in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("NAT64_PREFIXES", "64:ff9b::/95"), ("NAT64_PREFIXES", "10.0.0.0/8"),
+     ("WEBHOOK_REFUSED_NETWORKS", "10.0.0.1/8")],
+)  # fmt: skip
+def test_networks_that_cannot_be_are_refused_in_a_sentence(tmp_path, name, value):
+    done = manage("check", VAR_DIR=str(tmp_path), **{name: value})
+
+    assert f"{name}: " in done.stderr
+
+
+def test_the_example_is_safe_behind_a_proxy():
+    text = (ROOT / ".env.example").read_text()
+
+    assert "\nTRUSTED_PROXY_HOPS=1\n" in text
+    assert "\nHTTPS_ONLY=true\n" in text
+    # Who reached it past the proxy could claim any address.
+    assert '"${BIND_ADDRESS:-127.0.0.1}:8000:8000"' in (ROOT / "docker-compose.yml").read_text()
 
 
 def test_deployment_is_warned_of_local_secrets_and_open_cors(settings):
@@ -163,7 +200,7 @@ def test_serve_with_the_example_as_it_is_says_what_is_missing_and_how_to_make_it
 
     done = manage("serve", **{**example, "VAR_DIR": str(tmp_path)})
 
-    assert re.findall(r"^  ([A-Z_]+)=", done.stderr, re.M) == [
+    assert re.findall(r"^  ([A-Z0-9_]+)=", done.stderr, re.M) == [
         *("SECRET_KEY", "KEY_PEPPERS", "FIELD_ENCRYPTION_KEYS"),
     ]
     assert ".env.example" in done.stderr
@@ -176,7 +213,7 @@ def test_each_secret_of_the_example_is_made_by_the_command_above_it(tmp_path):
         name: subprocess.run(
             ["sh", "-c", command], capture_output=True, text=True, check=True
         ).stdout.strip()
-        for command, name in re.findall(r"^#   (python3 .*)\n(?:#.*\n)*([A-Z_]+)=", text, re.M)
+        for command, name in re.findall(r"^#   (python3 .*)\n(?:#.*\n)*([A-Z0-9_]+)=", text, re.M)
     }
 
     assert set(made) == {"SECRET_KEY", "KEY_PEPPERS", "FIELD_ENCRYPTION_KEYS"}

@@ -16,6 +16,7 @@ from rest_framework.request import Request
 
 from accounts.events import audit
 from gateway_project.core import cells, errors
+from gateway_project.core.api import json_body
 from gateway_project.core.api.endpoint import asked
 from gateway_project.core.api.responses import JSON, reply
 from gateway_project.core.api.viewsets import ControlPlaneViewSet
@@ -218,6 +219,7 @@ class BlocklistViewSet(ControlPlaneViewSet):
 
 def _rows(text: str) -> list[dict[str, Any]]:
     if text.lstrip()[:1] == "[":
+        json_body.refuse_twice(text.encode())
         found = orjson.loads(text)
         return [_known(row) if isinstance(row, dict) else {"value": row} for row in found]
     lines = [line for line in text.splitlines() if line.strip() and not line.startswith("#")]

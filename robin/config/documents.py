@@ -13,6 +13,7 @@ import pydantic
 from pydantic import ConfigDict, Field
 
 from gateway_project.core import clock, errors
+from gateway_project.core.api import json_body
 from gateway_project.core.api.endpoint import Asked
 from robin.models import Document
 from robin.redaction import REDACTED
@@ -113,10 +114,7 @@ def seeded(name: str, sections: Mapping[str, Any]) -> dict[str, Any]:
 
 def parsed(name: str, body: bytes) -> dict[str, Any]:
     """A document from a client, whatever media type it came with: the UI sends it as text."""
-    try:
-        return _plain(KINDS[name].model_validate_json(body))
-    except pydantic.ValidationError as exc:
-        raise errors.from_pydantic(exc, KINDS[name]) from None
+    return _plain(json_body.validated(body, KINDS[name]))
 
 
 def checked(name: str, given: Mapping[str, Any], kept: Mapping[str, Any]) -> dict[str, Any]:

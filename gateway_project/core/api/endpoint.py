@@ -14,6 +14,7 @@ from drf_spectacular.utils import OpenApiParameter
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from gateway_project.core import errors
+from gateway_project.core.api import json_body
 from gateway_project.core.api.fields import IdText
 from gateway_project.core.api.responses import JSON
 from gateway_project.core.context import RequestContext
@@ -232,10 +233,17 @@ def parse(request: HttpRequest, model: type[M]) -> M:
     media_type = request.META.get("CONTENT_TYPE", "").partition(";")[0].strip().lower()
     if media_type != JSON and not media_type.endswith("+json"):
         raise errors.UnsupportedMediaType
-    try:
-        return model.model_validate_json(request.body)
-    except pydantic.ValidationError as exc:
-        raise errors.from_pydantic(exc, model) from None
+    return json_body.validated(request.body, model)
+
+
+def refuse_twice_asked(request: HttpRequest) -> None:
+    """Raise the 422 of a query that has a name twice: readers differ in which of them counts."""
+    if "&" not in request.META.get("QUERY_STRING", ""):
+        return
+    twice = [name for name, values in request.GET.lists() if len(values) > 1]
+    if twice:
+        message = "stands more than once in the query; send it once"
+        raise errors.ValidationFailed(errors=[{"field": n, "message": message} for n in twice])
 
 
 def asked(request: HttpRequest, model: type[M]) -> M:

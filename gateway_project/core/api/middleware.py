@@ -52,7 +52,11 @@ PAGE_HEADERS = [
 GZIP_WINDOW = 16 + zlib.MAX_WBITS
 # RFC 9110 §12.5.3: `gzip;q=0` says that it is not acceptable.
 GZIP_ACCEPTED = re.compile(rb"\bgzip\b(?!\s*;\s*q=0(?:\.0*)?\s*(?:,|$))", re.IGNORECASE)
-NOT_IN_AN_ADDRESS = "must not hold NUL (U+0000), or half of a surrogate pair"
+NOT_IN_AN_ADDRESS = "must not hold NUL (U+0000), or half of a surrogate pair; take it out"
+BELIEVE = (
+    "A proxy, or a caller, sent X-Forwarded-For. Set TRUSTED_PROXY_HOPS if it is a proxy of yours: "
+    "now all who come through it count as one address, and share its limits."
+)
 NO_TRANSFORM = b"no-transform"  # RFC 9111 §5.2.2.6: how an answer says that it holds a secret
 COMPRESSIBLE = (b"application/json", b"application/problem+json", b"text/", b"application/yaml")
 log = get_logger("gateway.middleware")
@@ -118,6 +122,7 @@ class RequestMiddleware:
         self.trusted_hops = trusted_hops
         self.gzip_bytes_min = gzip_bytes_min
         self.is_leaving = is_leaving
+        self._has_warned = False
         self.page_headers, self.api_headers = PAGE_HEADERS, API_HEADERS
         if hsts_seconds:
             # Browsers heed it over TLS only, so it may be said in plain behind a proxy as well.
@@ -127,10 +132,12 @@ class RequestMiddleware:
 
     def _context(self, scope: Scope) -> tuple[RequestContext, bool]:
         correlation = traceparent = None
-        forwarded = ""
+        forwarded = host = ""
         is_gzip_accepted = False
         for name, value in scope["headers"]:
-            if name == b"x-request-id":
+            if name == b"host":
+                host = value.decode("latin-1")
+            elif name == b"x-request-id":
                 correlation = value.decode("latin-1")
             elif name == b"accept-encoding":
                 is_gzip_accepted = bool(GZIP_ACCEPTED.search(value))
@@ -142,9 +149,14 @@ class RequestMiddleware:
             correlation = None
         if traceparent is not None and not TRACEPARENT.match(traceparent):
             traceparent = None
+        if forwarded and not self.trusted_hops and not self._has_warned:
+            self._has_warned = True  # once: anybody can send one
+            log.warning("forwarded_for_ignored", do=BELIEVE)
         peer = scope.get("client")
         address = client_address(peer[0] if peer else "", forwarded, self.trusted_hops)
-        return RequestContext(address, correlation, traceparent), is_gzip_accepted
+        context = RequestContext(address, correlation, traceparent)
+        context.host = host
+        return context, is_gzip_accepted
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -160,7 +172,8 @@ class RequestMiddleware:
         if tracing.tracer is not None:
             span = tracing.begin(scope["method"], context.traceparent, "server")
             context.traceparent = tracing.traceparent_of(span)
-        unfit = _unstorable(scope)
+        # What the server has found wrong by HTTP's own rules comes first (`server/heads.py`).
+        unfit = scope.get("refusal") or _unstorable(scope)
         status = 0
         held: Message | None = None
         gzip: zlib._Compress | None = None
@@ -185,7 +198,10 @@ class RequestMiddleware:
                         message = _compressed(message, gzip)
                         if not message.get("more_body", False):
                             headers.append((b"content-length", b"%d" % len(message["body"])))
-                await send({**start, "headers": self._headers(context, headers)})
+                if status == 204:  # RFC 9110 §8.6
+                    headers = [h for h in headers if h[0].lower() != b"content-length"]
+                whole = None if message.get("more_body", False) else len(message.get("body", b""))
+                await send({**start, "headers": self._headers(context, headers, whole)})
             elif gzip is not None:
                 message = _compressed(message, gzip)
             await send(message)
@@ -230,8 +246,9 @@ class RequestMiddleware:
         return len(first.get("body", b"")) >= self.gzip_bytes_min and _may_compress(headers)
 
     def _headers(
-        self, context: RequestContext, headers: list[tuple[bytes, bytes]]
+        self, context: RequestContext, headers: list[tuple[bytes, bytes]], whole: int | None
     ) -> list[tuple[bytes, bytes]]:
+        """`whole`: the length of a body that is there already, and none to be left out."""
         is_page = False
         names = set()
         for name, value in headers:
@@ -242,6 +259,8 @@ class RequestMiddleware:
         headers += [
             h for h in (self.page_headers if is_page else self.api_headers) if h[0] not in names
         ]
+        if whole and b"content-length" not in names:
+            headers.append((b"content-length", b"%d" % whole))
         # Of two limits the one that refused speaks: its headers are on the answer already.
         headers += [header for header in context.headers if header[0] not in names]
         total = (perf_counter() - context.started) * 1000
@@ -289,9 +308,12 @@ async def send_problem(send: Send, error: errors.GatewayError, scope: Scope) -> 
     """Answer with `error` straight from the ASGI layer; a WebSocket's handshake as well."""
     context: RequestContext = scope["gateway"]
     context.error_code = error.code
-    kind = "http"
+    kind, more = "http", []
     if scope["type"] == "websocket":
-        kind = "websocket.http"
+        kind, more = (
+            "websocket.http",
+            [*API_HEADERS, (b"x-request-id", context.request_id.encode())],
+        )
         if "websocket.http.response" not in scope.get("extensions", {}):
             await send({"type": "websocket.close"})  # not accepted yet: a 403 without words
             return
@@ -300,6 +322,7 @@ async def send_problem(send: Send, error: errors.GatewayError, scope: Scope) -> 
         (b"content-type", errors.CONTENT_TYPE.encode()),
         (b"content-length", str(len(body)).encode()),
         *((k.lower().encode(), v.encode()) for k, v in error.headers.items()),
+        *more,
     ]
     body = b"" if scope.get("method") == "HEAD" else body
     await send({"type": f"{kind}.response.start", "status": error.status_code, "headers": headers})

@@ -22,7 +22,14 @@ from rest_framework.request import Request
 from rest_framework.viewsets import ViewSet
 
 from gateway_project.core import errors
-from gateway_project.core.api.endpoint import Asked, Endpoint, M, Principal, parse
+from gateway_project.core.api.endpoint import (
+    Asked,
+    Endpoint,
+    M,
+    Principal,
+    parse,
+    refuse_twice_asked,
+)
 from gateway_project.core.api.permissions import IsDeclared
 from gateway_project.core.api.responses import gateway_error, problem_response
 from gateway_project.core.context import RequestContext, context_of
@@ -155,6 +162,7 @@ class DataPlaneViewSet(_Declared):
         cls._refuse_unheard(declared, initkwargs)
         cls._refuse_what_costs(initkwargs)
         authenticate = cls._authenticator(declared, initkwargs)
+        allow = ", ".join(method.upper() for method in actions)
 
         async def view(request: HttpRequest, **kwargs: Any) -> HttpResponse:
             self = cls(**initkwargs)
@@ -164,9 +172,7 @@ class DataPlaneViewSet(_Declared):
             try:
                 name = actions.get((request.method or "").lower())
                 if name is None:
-                    raise errors.MethodNotAllowed(
-                        headers={"Allow": ", ".join(m.upper() for m in actions)}
-                    )
+                    raise errors.MethodNotAllowed(headers={"Allow": allow})
                 return await self._serve(request, name, declared[name], authenticate, kwargs)
             except Exception as exc:  # noqa: BLE001 - the border: all failures leave as problems
                 return await self._refuse(request, gateway_error(exc, request))
@@ -245,6 +251,7 @@ class DataPlaneViewSet(_Declared):
             _check_scope(principal, declared)
             if len(denials):
                 self._refuse_again(declared)
+            refuse_twice_asked(request)
             if declared.body is not None:
                 self.body = self.read(request, declared.body)
             self.minute_cost, self.day_cost = declared.minute_cost, declared.day_cost
@@ -378,8 +385,12 @@ class ControlPlaneViewSet(_Declared):
         view: Callable[..., Any] = super().as_view(actions, **initkwargs)  # type: ignore[arg-type]
         return view
 
+    @property
+    def allowed_methods(self) -> list[str]:
+        # Not OPTIONS, which DRF would answer by itself, with an action that nobody declared.
+        return [method for method in super().allowed_methods if method != "OPTIONS"]
+
     def initial(self, request: Request, *args: Any, **kwargs: Any) -> None:
-        # DRF answers OPTIONS by itself, with an action that nobody declared.
         if not hasattr(getattr(self, self.action or "", None), "endpoint"):
             raise errors.MethodNotAllowed
         declared = self.declared(self.action)
@@ -387,6 +398,7 @@ class ControlPlaneViewSet(_Declared):
             self.check_permissions(request)
             self.check_throttles(request)
             self.limit((ip_policy(context_of(request).client_ip),), 1)
+            refuse_twice_asked(request._request)
             return
         self.principal = principal = self._authenticated(request)
         if principal is None:
@@ -401,6 +413,7 @@ class ControlPlaneViewSet(_Declared):
                 free = tuple(free_policy(one) for one in policies if one.name == "minute")
                 policies, costs = (*policies, *free), (*costs, *(1 for _ in free))
             self._take(policies, costs)
+        refuse_twice_asked(request._request)
 
     @staticmethod
     def _authenticated(request: Request) -> Any:

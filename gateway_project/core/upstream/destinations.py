@@ -7,9 +7,13 @@ a name that changes in between (DNS rebinding) changes nothing.
 
 The networks are listed one by one, because `ipaddress.is_global` lets through NAT64, 6to4 and
 multicast, and `is_private` misses carrier-grade NAT. Sources: IANA's special-purpose address
-registries for IPv4 and IPv6 (RFC 6890 and its updates). An address inside
-`WEBHOOK_ALLOWED_NETWORKS` may be private, and may use http and any port; all others are https on
-443 or 8443.
+registries for IPv4 and IPv6 (RFC 6890 and its updates), and what clouds serve their machines at
+addresses that look public. An address inside `WEBHOOK_ALLOWED_NETWORKS` may be private, and may use
+http and any port; all others are https on 443 or 8443. `WEBHOOK_REFUSED_NETWORKS` goes before both.
+
+An IPv6 address that leads to an IPv4 one is judged by that one: `::ffff:0:0/96`, and the network's
+own translators, which `NAT64_PREFIXES` names (RFC 6052). 6to4, Teredo, and the translator's
+well-known prefix where it is not named, are refused as a whole.
 """
 
 from __future__ import annotations
@@ -46,6 +50,7 @@ REFUSED_IPV4 = tuple(
         "10.0.0.0/8",  # private
         "100.64.0.0/10",  # carrier-grade NAT
         "127.0.0.0/8",  # loopback
+        "168.63.129.16/32",  # Azure's platform, for its own machines alone
         "169.254.0.0/16",  # link-local, with the clouds' metadata services
         "172.16.0.0/12",  # private
         "192.0.0.0/24",  # protocol assignments
@@ -72,6 +77,7 @@ REFUSED_IPV6 = tuple(
         "2001::/23",  # protocol assignments: Teredo, benchmarking, ORCHID
         "2001:db8::/32",  # documentation
         "2002::/16",  # 6to4: holds an IPv4 address
+        "3ffe::/16",  # 6bone, given back (RFC 3701)
         "2620:4f:8000::/48",  # AS112
         "3fff::/20",  # documentation
     )
@@ -127,9 +133,10 @@ def vet(text: str, *, is_plain: bool) -> None:
     `is_plain`: over http or to an odd port, which only allowed networks may have.
     """
     address = _unwrapped(text)
-    if address is not None and any(address in network for network in _allowed()):
+    is_closed = address is None or _is_in(address, settings.WEBHOOK_REFUSED_NETWORKS)
+    if address is not None and not is_closed and _is_in(address, _allowed()):
         return
-    if address is None or is_refused(address):
+    if address is None or is_closed or is_refused(address):
         raise Refused(
             "The address lies in a private or reserved network. Use a public one, or have the "
             "operators of this gateway allow that network (WEBHOOK_ALLOWED_NETWORKS)."
@@ -141,8 +148,15 @@ def vet(text: str, *, is_plain: bool) -> None:
 def is_refused(address: Address) -> bool:
     """Whether the address is anything but an ordinary one of the Internet."""
     if isinstance(address, ipaddress.IPv4Address):
-        return any(address in network for network in REFUSED_IPV4)
-    return address not in GLOBAL_IPV6 or any(address in network for network in REFUSED_IPV6)
+        return _is_in(address, REFUSED_IPV4)
+    if address not in GLOBAL_IPV6 or _is_in(address, REFUSED_IPV6):
+        return True
+    inner = _isatap(address)
+    return inner is not None and _is_in(inner, REFUSED_IPV4)
+
+
+def _is_in(address: Address, networks: Iterable[Network]) -> bool:
+    return any(address in network for network in networks)
 
 
 def _unwrapped(text: str) -> Address | None:
@@ -154,8 +168,26 @@ def _unwrapped(text: str) -> Address | None:
     if isinstance(address, ipaddress.IPv6Address):
         if address.scope_id is not None:
             return None
-        return address.ipv4_mapped or address
+        return address.ipv4_mapped or _translated(address) or address
     return address
+
+
+def _translated(address: ipaddress.IPv6Address) -> ipaddress.IPv4Address | None:
+    """The IPv4 address that the network's translator makes of it (RFC 6052 §2.2)."""
+    for prefix in settings.NAT64_PREFIXES:
+        if address in prefix:
+            rest = address.packed[prefix.prefixlen // 8 :]
+            if prefix.prefixlen <= 64:  # then the byte behind the first 64 bits is none of it
+                rest = rest[:-8] + rest[-7:]
+            return ipaddress.IPv4Address(rest[:4])
+    return None
+
+
+def _isatap(address: ipaddress.IPv6Address) -> ipaddress.IPv4Address | None:
+    """The IPv4 address at the end of a tunnel within a site (RFC 5214 §6.1)."""
+    if address.packed[8:12] in (b"\x00\x00\x5e\xfe", b"\x02\x00\x5e\xfe"):
+        return ipaddress.IPv4Address(address.packed[12:])
+    return None
 
 
 def _allowed() -> tuple[Network, ...]:
@@ -168,11 +200,13 @@ def read(url: str) -> Destination:
 
     An address in the place of the name is vetted here.
     """
-    return _read(url, _allowed())
+    return _read(url, _allowed(), (settings.WEBHOOK_REFUSED_NETWORKS, settings.NAT64_PREFIXES))
 
 
 @lru_cache(maxsize=1024)  # each delivery reads its URL again; one may be 2 kB
-def _read(url: str, allowed: tuple[Network, ...]) -> Destination:
+def _read(
+    url: str, allowed: tuple[Network, ...], _others: tuple[tuple[Network, ...], ...]
+) -> Destination:
     if len(url) > URL_CHARS_MAX or not HARMLESS.match(url):
         raise Refused(f"Use at most {URL_CHARS_MAX} plain characters; escape others (%20).")
     try:
