@@ -169,6 +169,11 @@ def views_of(text: str, limits: Limits | None = None) -> Iterator[View]:
     folded = _folded_letters(text)
     plain = _collapsed(folded)
     yield plain
+    if not BACKSPACES.isdisjoint(text):  # what prints over letters, and what only stands among them
+        kept = [place for place, character in enumerate(text) if character not in BACKSPACES]
+        among = _folded_letters("".join(text[place] for place in kept))
+        starts = [kept[among.span(place, place + 1)[0]] for place in range(len(among.text))]
+        yield _collapsed(View("clean", among.text, starts, [start + 1 for start in starts]))
     if not text.isascii():
         yield from _invisible(text)
         turned = sum(map(plain.text.count, TURNED_LETTERS))
