@@ -42,7 +42,7 @@ def main(arguments: Optional[list[str]] = None) -> int:
         return 2
     try:
         if options.command is _login:
-            return _login(options)
+            return int(_login(options))
         known = _remembered()
         url = options.url or os.environ.get("GATEWAY_URL") or known.get("url")
         key = os.environ.get("GATEWAY_API_KEY") or known.get("key")
