@@ -15,6 +15,8 @@ from django.http import HttpRequest
 from django.http.response import HttpResponseBase
 from django.utils import timezone
 
+from gateway_project.core import clock
+
 ZONE_COOKIE, CLOCK_COOKIE = "zone", "clock"
 PAGES = ("/app/", "/accounts/", "/guides/")
 NAME = re.compile(r"[A-Za-z][A-Za-z0-9_+-]*(/[A-Za-z0-9_+-]+){0,2}")
@@ -60,7 +62,7 @@ def zone_name() -> str:
 def written(at: datetime, form: str = "minute") -> str:
     """`29 Nov 12:29` in the zone of the page; the year only where it is another one."""
     here = timezone.localtime(at)
-    is_this_year = here.year == timezone.localtime().year
+    is_this_year = here.year == timezone.localtime(clock.now()).year
     return f"{here:{(FORMS if is_this_year else OTHER_YEAR)[form]}}"
 
 

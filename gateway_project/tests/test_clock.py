@@ -53,7 +53,14 @@ def readers_of_the_host_clock(tree: ast.AST) -> set[str]:
         elif isinstance(node, ast.Import):
             for alias in node.names:
                 names[alias.asname or alias.name] = alias.name
+    shown = {  # a time that it is given, in somebody's zone
+        node.func
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call) and node.args and "local" in ast.unparse(node.func)
+    }
     for node in ast.walk(tree):
+        if node in shown:
+            continue
         if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load):
             found.add(names.get(node.id, ""))
         elif isinstance(node, ast.Attribute):
