@@ -153,7 +153,7 @@ async def _pieces(
     """(begin, end, what Robin has of it), the latest first, without a gap."""
     earliest, now = _earliest(which), clock.now()
     end = latest = now + timedelta(seconds=1)
-    if which.until is not None:
+    if which.until is not None and which.until < latest:  # to the last of all days nothing adds
         end = min(latest, which.until.astimezone(UTC) + timedelta(milliseconds=1))
     level = TEN_MINUTES
     while end > earliest:
