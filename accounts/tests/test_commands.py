@@ -93,6 +93,7 @@ class TestCreateKey:
             "webhooks",
             "usage:read",
             "keys:write",
+            "audit:read",
         ]
         assert ApiKey.objects.get(name="two").scopes == ["detect", "batch"]
 

@@ -176,8 +176,8 @@ class TestMake:
         r = admin("POST", json={"scope": "detect"})
 
         assert fields(r) == {
-            "scope": "unknown field; known here: allowed_cidrs, expires_at, name, "
-            "rate_limit_per_day, rate_limit_per_minute, scopes"
+            "scope": "unknown field; known here: allowed_cidrs, expires_at, is_test, name, owner, "
+            "rate_limit_per_day, rate_limit_per_minute, scopes, tags"
         }
 
 

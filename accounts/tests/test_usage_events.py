@@ -139,10 +139,11 @@ class TestDetections:
 
         assert Batch.unpacked(batch.id, batch.packed()) == batch
 
-    def test_rows_of_those_who_do_not_listen_carry_nothing(self, gateway, engine, acme_key):
+    def test_rows_of_those_who_do_not_listen_carry_only_why(self, gateway, engine, acme_key):
         gateway.post("/v1/detect", {"text": ATTACK, "metadata": {"a": 1}}, key=acme_key)
 
-        assert usage_buffer._extras == {}
+        [extra] = usage_buffer._extras.values()
+        assert set(extra) == {"why"}
 
     @pytest.mark.parametrize("rows", [1, 300])
     def test_without_listeners_a_write_costs_one_query_more_however_many_rows(

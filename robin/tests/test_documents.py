@@ -45,7 +45,7 @@ def test_the_first_begins_with_what_robin_says(ada, robin, name):
     if name == "clamav":
         assert (r.json()["host"], r.json()["timeout"]) == ("clamav", 5000)
     if name == "rspamd":
-        assert (r.json()["rejectScore"], r.json()["addHeaderScore"]) == (15, 7)
+        assert (r.json()["rejectScore"], r.json()["addHeaderScore"]) == (7, 7)
 
 
 @pytest.mark.parametrize("name", SCHEMAS)

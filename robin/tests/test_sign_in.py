@@ -305,7 +305,7 @@ def test_each_role_has_what_the_one_before_has():
     sizes = {role.value: len(permissions_of(role)) for role in Role}
 
     assert all(a < b for a, b in pairwise(permissions_of(role) for role in Role))
-    assert sizes == {"ROLE_READONLY": 5, "ROLE_USER": 9, "ROLE_OPERATOR": 12, "ROLE_ADMIN": 17}
+    assert sizes == {"ROLE_READONLY": 4, "ROLE_USER": 9, "ROLE_OPERATOR": 12, "ROLE_ADMIN": 17}
 
 
 class TestSecondFactor:

@@ -46,7 +46,7 @@ class TestQueue:
         assert [i["uid"] for i in found.items] == [i.uid for i in items]
         first, real = found.items[0], items[0]
         assert first["protocol"] == "ESMTP"
-        assert first["createTime"] == int(real.created) * 1000
+        assert "createTime" not in first  # the date of the page is that of the listing
         assert first["sessionUid"] == real.session_uid
         assert first["recipients"] == real.envelopes[0].rcpts[:5]
         assert first["files"] == ["qeml-000.eml"]
@@ -62,7 +62,7 @@ class TestQueue:
         fresh.enqueue("ESMTP", [Envelope("", [rcpt], "/a/<b>'&.eml")])
         fresh.enqueue("SMTP", [])
 
-        found = queue_translate.queue_page(page(fresh.select(), 1, 50).encode())
+        found = queue_translate.queue_page(page(fresh.select(), 1, 50, now=NOW).encode())
 
         assert found.items[0]["mailbox"] == rcpt
         assert found.items[0]["files"] == ["<b>'&.eml"]
@@ -75,7 +75,7 @@ class TestQueue:
             queue_translate.queue_page(text.encode())
 
     def test_a_row_of_another_form_is_refused(self, seed):
-        text = page(seed.queue.select(), 1, 5).replace("<td>ESMTP</td>", "")
+        text = page(seed.queue.select(), 1, 5, now=NOW).replace("<td>ESMTP</td>", "")
         with pytest.raises(ValueError, match="row"):
             queue_translate.queue_page(text.encode())
 
@@ -217,7 +217,7 @@ class TestHealth:
     def test_both_shapes_give_what_the_ui_reads(self, seed, profile):
         raw = json.loads(answer(service_api.contexts(seed, profile=profile), "/health"))
 
-        found = health_translate.health(raw, client_is_up=True)
+        found = health_translate.health(raw, is_up=True)
 
         assert found["status"] == "UP"
         assert found["queue"]["size"] == 112
@@ -230,7 +230,7 @@ class TestHealth:
         "raw", [None, [], "UP", {"status": "UP", "uptime": "1d"}, {"scheduler": {"config": {}}}]
     )
     def test_what_is_missing_is_left_out(self, raw):
-        found = health_translate.health(raw, client_is_up=False)
+        found = health_translate.health(raw, is_up=False)
 
         assert found["status"] == "DOWN"
         assert found["listeners"] == []
