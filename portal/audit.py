@@ -10,11 +10,11 @@ from django.db.models import Q
 from django.http import Http404, HttpRequest, HttpResponse
 from django.http.response import HttpResponseBase
 from django.shortcuts import render
-from rest_framework.exceptions import NotFound
 from rest_framework.request import Request
 
 from accounts import audit
 from accounts.models import AuditEvent
+from gateway_project.core import errors
 from gateway_project.core.api.methods import require_safe
 from gateway_project.core.api.pagination import page
 from portal import exports
@@ -61,7 +61,7 @@ def trail(request: HttpRequest, member: Member) -> HttpResponse:
         among = audit.of_workspace(member.workspace)
         try:
             rows, older = page(Request(request), found, ordering=("-at", "-id"), among=among)
-        except NotFound:
+        except errors.NotFound:
             raise Http404 from None
     query = request.GET.copy()
     query.pop("cursor", None)

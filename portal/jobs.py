@@ -8,7 +8,6 @@ from uuid import UUID
 from django.contrib import messages
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseBase
 from django.shortcuts import redirect, render
-from rest_framework.exceptions import NotFound
 from rest_framework.request import Request
 
 from detection.jobs import store
@@ -30,7 +29,7 @@ def job_list(request: HttpRequest, member: Member) -> HttpResponse:
     found = store.of_workspace(member.workspace.pk)
     try:
         rows, older = page(Request(request), found, ordering=("-created_at", "-id"))
-    except NotFound:
+    except errors.NotFound:
         raise Http404 from None
     facts = {
         "member": member,

@@ -14,7 +14,6 @@ from django.contrib import messages
 from django.http import Http404, HttpRequest, HttpResponse
 from django.shortcuts import redirect, render
 from django.urls import reverse
-from rest_framework.exceptions import NotFound
 from rest_framework.request import Request
 
 from accounts.usage import reports
@@ -144,7 +143,7 @@ def _page(request: HttpRequest, member: Member, found: Webhook, **more: Any) -> 
         log = among.filter(**conditions).select_related("event", "webhook").defer("event__body")
         try:
             rows, older = page(Request(request), log, ordering=("-created_at", "-id"), among=among)
-        except NotFound:
+        except errors.NotFound:
             raise Http404 from None
     now = clock.now()
     secrets = list(found.secrets.values_list("created_at", "expires_at"))
