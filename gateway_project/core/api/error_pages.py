@@ -78,7 +78,7 @@ class RefusedMethods:
 
     def __call__(self, request: HttpRequest) -> HttpResponse:
         response = self._get_response(request)
-        if response.status_code != 405 or response.streaming or response.content:
+        if response.status_code != 405 or (not response.streaming and response.content):
             return response
         allow = {"Allow": response.headers.get("Allow", "")}
         return refuse(request, errors.MethodNotAllowed(headers=allow))

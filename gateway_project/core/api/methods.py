@@ -13,7 +13,7 @@ from django.http import HttpRequest, HttpResponse
 from django.views.decorators import http
 
 from gateway_project.core import errors
-from gateway_project.core.api.responses import problem_response
+from gateway_project.core.api.error_pages import refuse
 
 View = Callable[..., Any]
 OF_PAGES = ("GET", "HEAD", "POST")
@@ -37,9 +37,10 @@ require_safe = require_http_methods(["GET", "HEAD"])
 
 
 class PageMethods:
-    """Refuses what would change something and a page does not answer, first of all.
+    """Refuses what would change something and a page does not answer, before the page is asked.
 
-    Endpoints of the API do so themselves.
+    Behind `PageLimit`: whom a browser sent is answered with a page, which looks up who is signed
+    in. Endpoints of the API do so themselves.
     """
 
     sync_capable, async_capable = True, False
@@ -48,10 +49,7 @@ class PageMethods:
         self._get_response = get_response
 
     def __call__(self, request: HttpRequest) -> HttpResponse:
-        response = self._get_response(request)
-        if response.status_code != 405 or response.get("Content-Type") == errors.CONTENT_TYPE:
-            return response
-        return _refused(request, response["Allow"])  # what the view, or a file, said for itself
+        return self._get_response(request)
 
     def process_view(
         self, request: HttpRequest, view: Any, args: Any, kwargs: Any
@@ -62,12 +60,8 @@ class PageMethods:
         # Who only looks may be led to the sign-in first: that is the view's to say.
         if request.method in allowed or request.method in ("GET", "HEAD"):
             return None
-        return _refused(request, ", ".join(allowed))
-
-
-def _refused(request: HttpRequest, allow: str) -> HttpResponse:
-    # Not as a page, which would look up who is signed in.
-    return problem_response(request, errors.MethodNotAllowed(headers={"Allow": allow}))
+        allow = {"Allow": ", ".join(allowed)}
+        return refuse(request, errors.MethodNotAllowed(headers=allow))
 
 
 def methods_of(view: Any) -> Sequence[str]:
