@@ -9,6 +9,7 @@ from datetime import timedelta
 from functools import partial
 from smtplib import SMTPException
 from typing import Any
+from urllib.parse import urlsplit
 
 from allauth.account.adapter import DefaultAccountAdapter
 from allauth.account.internal.flows.login import get_authentication_records
@@ -172,8 +173,10 @@ class AccountAdapter(DefaultAccountAdapter):  # type: ignore[misc]
     def render_mail(
         self, template_prefix: str, email: str, context: Any, headers: Any = None
     ) -> EmailMessage:
-        """With an HTML form of the same words."""
-        plain = super().render_mail(template_prefix, email, context, headers)
+        """With an HTML form of the same words. The caller's Host names no place to go to."""
+        ours = urlsplit(self.request.build_absolute_uri("/"))
+        names = {"our_name": ours.netloc, "our_url": f"{ours.scheme}://{ours.netloc}"}
+        plain = super().render_mail(template_prefix, email, {**context, **names}, headers)
         return mails.message(
             plain.subject, plain.body, plain.to, from_email=plain.from_email, headers=headers
         )
