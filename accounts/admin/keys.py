@@ -178,7 +178,9 @@ class ApiKeyAdmin(SuperusersAct):
         if change:
             changed = {field: values[field] for field in form.changed_data}
             if changed:
-                services.update_key(obj, changed, actor=actor_of(request), within_plan=False)
+                # The form has put what is new on `obj`; the audit trail tells what was before.
+                before = ApiKey.objects.select_related("workspace__plan").get(pk=obj.pk)
+                services.update_key(before, changed, actor=actor_of(request), within_plan=False)
             return
         workspace = values.pop("workspace")
         made, text = services.issue_key(workspace, actor=actor_of(request), **values)
