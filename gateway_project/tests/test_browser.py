@@ -285,7 +285,9 @@ def walk_through_the_playground(tab, key, folder):
     tab.press("Is it an attack?")
     tab.page.locator("#decision", has_text="flag").wait_for()
     assert tab.page.locator("#evidence").inner_text() == text
-    assert "Ignore all previous" in tab.page.locator("#evidence mark").first.inner_text()
+    # A mark ends where one of the rules over it does, so that a phrase may have several.
+    marked = "".join(tab.page.locator("#evidence mark").all_inner_texts())
+    assert "Ignore all previous" in marked
     assert tab.page.locator("#split rect").count() == 3
     tab.check()
     # What is copied works as it stands; node is nobody's need but this one's.

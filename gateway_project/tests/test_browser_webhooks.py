@@ -102,6 +102,7 @@ def test_from_the_first_event_to_a_debugged_body(signed_in, worker):
     small.page.locator("a", has_text="The webhook that sends here").click()
     small.heading("Webhook")
     look(small, "webhook-narrow-dark")
+    small.page.locator("summary[aria-label='More acts']").click()
     small.follow("Edit")
     small.heading("Edit the webhook")
     look(small, "webhook-edit-narrow-dark")
