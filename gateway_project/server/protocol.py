@@ -44,7 +44,7 @@ OLDEST = re.compile(rb"(?:\r\n)*[A-Z]+ [^ \r\n]+\r?\n")
 """A whole request of HTTP/0.9."""
 ABSOLUTE = re.compile(rb"https?://([^/?#]*)", re.IGNORECASE)
 CLOSE_SECONDS_MAX = 5.0
-LINGER_SECONDS_MAX, LINGER_BYTES_MAX = 5.0, 64 << 20
+LINGER_SECONDS_MAX, LINGER_BYTES_MAX = 5.0, 20 << 20
 READ_BYTES_MIN = 16 * 1024
 """What a client that is behind has to read of an answer in `ANSWER_STALL_SECONDS_MAX`."""
 

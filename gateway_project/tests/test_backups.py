@@ -21,7 +21,10 @@ from gateway_project.backups import BackupError, postgres, services, storage
 from gateway_project.core import clock, encryption
 from gateway_project.tests.served import free_port
 
-pytestmark = pytest.mark.skipif(connection.vendor != "postgresql", reason="needs PostgreSQL")
+pytestmark = [
+    pytest.mark.skipif(connection.vendor != "postgresql", reason="needs PostgreSQL"),
+    pytest.mark.xdist_group("backups"),  # a test looks whether a database of theirs is left
+]
 PAIR = pyrage.x25519.Identity.generate()
 OTHER = pyrage.x25519.Identity.generate()
 
