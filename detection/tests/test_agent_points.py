@@ -393,7 +393,7 @@ class TestMessages:
             ({"messages": [{"role": "root", "content": "x"}]}, "messages.0.role", ""),
             ({"messages": [{"content": "x"}]}, "messages.0.role", ""),
             ({"messages": [{"role": "user", "content": 5}]}, "messages.0.content", ""),
-            ({"messages": [{"role": "user", "content": "\x01" * 50}]}, "messages", "binary"),
+            ({"messages": [{"role": "user", "content": "\x00" * 50}]}, "messages", "NUL"),
             ({"messages": "x"}, "messages", ""),
         ],
     )  # fmt: skip

@@ -380,7 +380,7 @@ class TestTheRun:
             "HTTP 500 internal_error",
             "connection lost",
             "no text",
-            "not a line of JSON in UTF-8",
+            "not a line of JSON in UTF-8 with each name once",
             "over 10,000 characters",
             "refused: HTTP 422 validation_error",
             "unreadable answer",

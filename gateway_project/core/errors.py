@@ -436,7 +436,7 @@ class NotImplementedHere(GatewayError):
     status_code = 501
     code = "not_implemented"
     title = "Not implemented"
-    default_detail = "This server does not know that method. /docs lists every endpoint."
+    default_detail = "This server does not know that method. See /docs for every endpoint."
 
 
 class NotPossible(GatewayError):
@@ -510,7 +510,7 @@ class VersionNotSupported(GatewayError):
     status_code = 505
     code = "version_not_supported"
     title = "HTTP version not supported"
-    default_detail = "Speak HTTP/1.1, or HTTP/1.0."
+    default_detail = "Send HTTP/1.1, or HTTP/1.0."
 
 
 def registered() -> dict[str, type[GatewayError]]:

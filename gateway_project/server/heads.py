@@ -39,7 +39,7 @@ def refusal(method: bytes, version: str, headers: Sequence[Header]) -> errors.Ga
     if version not in VERSIONS:
         return errors.VersionNotSupported(headers=CLOSE)
     if method == b"CONNECT":
-        return errors.NotImplementedHere("This is no proxy: CONNECT is not known.", headers=CLOSE)
+        return errors.NotImplementedHere("This is no proxy: send no CONNECT.", headers=CLOSE)
     if len(hosts) != 1 and (hosts or version == "1.1"):
         count = "no 'Host'" if not hosts else f"{len(hosts)} 'Host' headers"
         return _refused(f"The request has {count}. Send one, with the name in the address.")

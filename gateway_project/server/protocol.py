@@ -217,7 +217,7 @@ class BoundedHTTPProtocol(HttpToolsProtocol):
             return
         found = ABSOLUTE.match(self.url)
         if found is None:
-            self._stop(errors.BadRequest("The target is neither a path nor a http(s) address."))
+            self._stop(errors.BadRequest("Send a path, or a http(s) address, as the target."))
             return
         # Whatever 'Host' says, this is the host.
         hosts = [i for i, (name, _) in enumerate(self.headers) if name == b"host"]
@@ -328,7 +328,7 @@ def _not_http(error: httptools.HttpParserError, data: bytes) -> errors.GatewayEr
         return errors.NotImplementedHere()
     if str(error) in WRONG_VERSION or data.startswith(PREFACE):
         return errors.VersionNotSupported()
-    return errors.BadRequest(f"This is not HTTP/1.1: {error}.")
+    return errors.BadRequest(f"This is not HTTP/1.1: {error}. Send a request of HTTP/1.1.")
 
 
 def _until_closed(app: ASGIApp, cycle: RequestResponseCycle) -> ASGIApp:

@@ -9,7 +9,7 @@ import pytest
 
 from accounts import authentication, services
 from accounts.services import Actor
-from detection.engines import go
+from detection.engines import engine, go
 from gateway_project.core import errors
 from gateway_project.core.stores import database
 from gateway_project.core.stores.bus import bus
@@ -61,10 +61,10 @@ def test_what_an_engine_says_beside_the_score_is_bounded():
 
     score = go.GoEngine._read(Answer(200, orjson.dumps(body), 0.0), 10)
 
-    assert 0 < len(score.threat_types) <= go.THREAT_TYPES_MAX
-    assert max(map(len, score.threat_types)) <= go.WORD_CHARS_MAX
-    assert len(score.reason) <= go.REASON_CHARS_MAX
-    assert len(score.endpoint) <= go.WORD_CHARS_MAX
+    assert 0 < len(score.threat_types) <= engine.THREAT_TYPES_MAX
+    assert max(map(len, score.threat_types)) <= engine.WORD_CHARS_MAX
+    assert len(score.reason) <= engine.REASON_CHARS_MAX
+    assert len(score.endpoint) <= engine.WORD_CHARS_MAX
 
 
 def test_a_read_that_nobody_waits_for_any_more_is_not_begun(gateway, monkeypatch):

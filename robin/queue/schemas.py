@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, BeforeValidator, Field
 
 from gateway_project.core.api.endpoint import Body
+from gateway_project.core.api.fields import TimeText
 from robin.queue import scan, services
 from robin.schemas import NUMBER_MAX, Query, Text, upper_words
 
@@ -129,6 +130,6 @@ class QueueJobView(BaseModel):
     done: int
     unknown: int = Field(description="Robin was asked, and did not say what became of these.")
     leftOut: int = Field(description="Being delivered at that moment.")
-    createdAt: str
-    finishedAt: str | None = None
+    createdAt: TimeText
+    finishedAt: TimeText | None = None
     message: str | None = None

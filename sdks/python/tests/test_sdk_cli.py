@@ -6,10 +6,11 @@ import json
 import stat
 
 import pytest
-from replay import address, replaying
 
 from gateway_guard import webhooks
 from gateway_guard.cli import main
+
+from .replay import address, replaying
 
 JSON = {"content-type": "application/json"}
 VERDICT = {

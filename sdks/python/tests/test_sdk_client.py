@@ -6,9 +6,10 @@ import inspect
 import json
 
 import pytest
-from replay import address, replaying
 
 from gateway_guard import AsyncClient, Client, LocalCache, errors
+
+from .replay import address, replaying
 
 VERDICT = {
     "request_id": "1",

@@ -7,9 +7,10 @@ import json
 from pathlib import Path
 
 import pytest
-from replay import address, replaying
 
 from gateway_guard import AsyncClient, Client, errors, webhooks
+
+from .replay import address, replaying
 
 VECTORS = Path(__file__).resolve().parents[2] / "vectors"
 CALLS = json.loads((VECTORS / "calls.json").read_text())
