@@ -27,6 +27,7 @@ from accounts.models import SecretInUse
 from accounts.usage import partitions
 from gateway_project import backups, rotation
 from gateway_project.core.stores import redis
+from gateway_project.core.upstream import breaker
 from gateway_project.doctor import examination, installation, network, stores
 from gateway_project.doctor.examination import CHECKS, Check, Options, ok
 from gateway_project.system import presence
@@ -59,6 +60,12 @@ def trouble(name, **options):
         for one in look(name, **options)
         if one.status in ("warning", "error")
     )
+
+
+@pytest.fixture(autouse=True)
+def _breakers_of_its_own(monkeypatch):
+    """It is a process of its own otherwise: its engines' breakers take the gateway's names."""
+    monkeypatch.setattr(breaker, "_registry", dict(breaker._registry))
 
 
 @pytest.fixture
