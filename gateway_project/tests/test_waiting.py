@@ -477,6 +477,8 @@ NOT_DONE = {
     **{one: code for one, code in WITHOUT_THE_DATABASE.items() if code >= 300},
     ("POST", "/api/v1/auth/login"): 401,  # of nobody
     **{(method, "/api/v1/users/{username}"): 404 for method in ("PUT", "DELETE")},
+    ("DELETE", "/api/v1/users/{username}/sessions/{session_id}"): 404,
+    ("DELETE", f"{QUEUE}/actions/{{job_id}}"): 404,
     **{(method, "/api/v1/blocklist/{id}"): 404 for method in ("PATCH", "DELETE")},
 }
 """What is not done while all is well either."""
