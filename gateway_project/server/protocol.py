@@ -217,7 +217,9 @@ class BoundedHTTPProtocol(HttpToolsProtocol):
             return
         found = ABSOLUTE.match(self.url)
         if found is None:
-            self._stop(errors.BadRequest("Send a path, or a http(s) address, as the target."))
+            self._stop(
+                errors.BadRequest("The target is neither a path nor a http(s) address. Send one.")
+            )
             return
         # Whatever 'Host' says, this is the host.
         hosts = [i for i, (name, _) in enumerate(self.headers) if name == b"host"]
