@@ -17,7 +17,6 @@ SOURCE, MADE = FOLDER / "_async_client.py", FOLDER / "_client.py"
 WORDS = {
     r"\bAsyncIterator\b": "Iterator",
     r"\bhttpx\.AsyncClient\b": "httpx.Client",
-    r"\bAsyncDetection\b": "AsyncDetection",
     r"\bAsync(Client|Batches|Keys|Policies|Requests|Webhooks)\b": r"\1",
     r"\basync (def|for|with)\b": r"\1",
     r"\bawait ": "",

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import stat
 
 import pytest
 
-from gateway_guard import webhooks
+from gateway_guard import models, webhooks
 from gateway_guard.cli import main
 
 from .replay import address, replaying
@@ -74,7 +75,7 @@ def test_a_key_is_remembered_for_its_owner_alone(tmp_path, monkeypatch, capsys):
     with replaying([reply(VERDICT)]) as server:
         monkeypatch.setattr(
             "gateway_guard.cli.Client.profile",
-            lambda self: __import__("gateway_guard").models.Profile.model_validate(profile),
+            lambda self: models.Profile.model_validate(profile),
         )
         assert main(["--url", address(server), "login"]) == 0
         monkeypatch.delenv("GATEWAY_API_KEY")
@@ -129,5 +130,5 @@ def test_what_is_forwarded_can_be_verified(monkeypatch):
         said = _forward(receiver, "http://localhost/hook", event, b"k" * 24)
 
     assert said.startswith("204")
-    secret = "whsec_" + __import__("base64").b64encode(b"k" * 24).decode()
+    secret = "whsec_" + base64.b64encode(b"k" * 24).decode()
     assert webhooks.verify(got["body"], got["headers"], secret) == event.body
