@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from datetime import timedelta
-from typing import Any
+from typing import Any, cast
 
 import pydantic
 from django import forms
 from django.contrib import admin, messages
 from django.db.models import QuerySet
 from django.http import HttpRequest, StreamingHttpResponse
+from django.utils.translation import gettext
+from django.utils.translation import gettext_lazy as _
 
 from accounts.admin.lists import (
     Choice,
@@ -31,21 +33,22 @@ from detection.policies.views import PolicyRequest
 from gateway_project.core import errors
 from gateway_project.core.api.forms import ModelForm
 from gateway_project.core.api.responses import ndjson
+from gateway_project.core.language import number
 
 EXPORTED_MAX = 10_000
 
 
-@admin.display(description="workspace")
+@admin.display(description=_("workspace"))
 def of(row: Job | Feedback) -> str:
     return link_to(row.workspace)
 
 
 class JobState(Choice):
-    title = "state"
+    title = _("state")
     parameter_name = "state"
     options = {
-        "running": ("Waiting or running", {"finished_at__isnull": True}),
-        "over": ("Over", {"finished_at__isnull": False}),
+        "running": (_("Waiting or running"), {"finished_at__isnull": True}),
+        "over": (_("Over"), {"finished_at__isnull": False}),
     }
 
 
@@ -63,14 +66,15 @@ class JobAdmin(ReadOnly):
         "any time": None,
     }
     ordering = ["-created_at"]
-    search_help_text = "A job's id, a workspace's slug, or the id of a workspace."
+    search_help_text = _("A job's id, a workspace's slug, or the id of a workspace.")
 
     def find(self, queryset: QuerySet[Job], term: str) -> QuerySet[Job]:
         return of_subject(queryset, term, "pk")
 
-    @admin.display
+    @admin.display(description=_("progress"))
     def progress(self, row: Job) -> str:
-        return f"{row.done:,} of {row.total:,}"
+        facts = {"done": number(row.done), "total": number(row.total)}
+        return gettext("%(done)s of %(total)s") % facts
 
 
 class PolicyVersionForm(ModelForm):
@@ -83,7 +87,9 @@ class PolicyVersionForm(ModelForm):
     def clean_api_key(self) -> ApiKey:
         key: ApiKey = self.cleaned_data["api_key"]
         if key.is_ended:
-            raise forms.ValidationError("It was revoked or replaced: it never works again.")
+            raise forms.ValidationError(
+                gettext("It was revoked or replaced: it never works again.")
+            )
         return key
 
     def clean_policy(self) -> dict[str, Any]:
@@ -107,7 +113,7 @@ class PolicyVersionAdmin(ReadOnly):
     range_field = "created_at"
     ranges = {"last 30 days": timedelta(days=30), "any time": None}
     ordering = ["-created_at"]
-    search_help_text = "The id of a key."
+    search_help_text = _("The id of a key.")
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[PolicyVersion]:
         return super().get_queryset(request).defer("policy", "api_key__detection_policy")
@@ -123,7 +129,8 @@ class PolicyVersionAdmin(ReadOnly):
         )
 
     def save_model(self, request: HttpRequest, obj: PolicyVersion, form: Any, change: bool) -> None:
-        saved = policy.save(obj.api_key, obj.policy, actor=actor_of(request))
+        key = cast(ApiKey, obj.api_key)  # the form asks for one
+        saved = policy.save(key, obj.policy, actor=actor_of(request))
         obj.pk, obj.version = saved.pk, saved.version
 
     def find(self, queryset: QuerySet[PolicyVersion], term: str) -> QuerySet[PolicyVersion]:
@@ -132,12 +139,12 @@ class PolicyVersionAdmin(ReadOnly):
 
 
 class FeedbackVerdict(Choice):
-    title = "verdict"
+    title = _("verdict")
     parameter_name = "verdict"
     options = {
-        Feedback.Verdict.FALSE_POSITIVE: ("False alarms", {"verdict": "false_positive"}),
-        Feedback.Verdict.FALSE_NEGATIVE: ("Missed attacks", {"verdict": "false_negative"}),
-        Feedback.Verdict.CORRECT: ("Right", {"verdict": "correct"}),
+        Feedback.Verdict.FALSE_POSITIVE: (_("False alarms"), {"verdict": "false_positive"}),
+        Feedback.Verdict.FALSE_NEGATIVE: (_("Missed attacks"), {"verdict": "false_negative"}),
+        Feedback.Verdict.CORRECT: (_("Right"), {"verdict": "correct"}),
     }
 
 
@@ -154,7 +161,7 @@ class FeedbackAdmin(ReadOnly):
         "last 30 days": timedelta(days=30),
     }
     ordering = ["-created_at", "-id"]
-    search_help_text = (
+    search_help_text = _(
         "A request id, a workspace's slug, a key as lists show it, or the id of a key or workspace."
     )
     actions = ["export"]
@@ -162,29 +169,34 @@ class FeedbackAdmin(ReadOnly):
     def find(self, queryset: QuerySet[Feedback], term: str) -> QuerySet[Feedback]:
         return of_subject(queryset, term, "request_id")
 
-    @admin.display
+    @admin.display(description=_("score"))
     def score(self, row: Feedback) -> str:
-        return f"{row.confidence:.3f}"
+        return number(row.confidence, ".3f")
 
     def has_export_permission(self, request: HttpRequest) -> bool:
         """Texts of customers: like every act, for superusers."""
         return is_superuser(request)
 
-    @admin.action(description="Export as JSONL", permissions=["export"])
+    @admin.action(description=_("Export as JSONL"), permissions=["export"])
     def export(
         self, request: HttpRequest, queryset: QuerySet[Feedback]
     ) -> StreamingHttpResponse | None:
         """What `manage.py evaluate` reads, of the rows whose texts are stored."""
         rows = list(queryset[: EXPORTED_MAX + 1])
         if len(rows) > EXPORTED_MAX:
-            text = f"At most {EXPORTED_MAX:,} rows at once. Narrow the list."
+            text = gettext("At most %(most)s rows at once. Narrow the list.")
+            text %= {"most": number(EXPORTED_MAX)}
             self.message_user(request, text, messages.ERROR)
             return None
         stored = services.count_stored(rows)
         left_out = len(rows) - stored
-        text = f"Exported {stored:,} of {len(rows):,}."
+        facts = {"stored": number(stored), "all": number(len(rows)), "left": number(left_out)}
+        text = gettext("Exported %(stored)s of %(all)s.")
         if left_out:
-            text += f" Of {left_out:,} no text is stored; their keys' policies do not ask for it."
+            text += " " + gettext(
+                "Of %(left)s no text is stored; their keys' policies do not ask for it."
+            )
+        text %= facts
         self.message_user(request, text, messages.SUCCESS if stored else messages.WARNING)
         if not stored:
             return None

@@ -28,8 +28,9 @@ _EMBEDDED: dict[str, embedded.ContentType] = {
     "document": "document",
     "tool_output": "tool_output",
     "model_output": "model_output",
-    "tool_definition": "document",
-    "memory_write": "document",
+    # Short and full of orders to a reader: with the threshold of what tools return.
+    "tool_definition": "tool_output",
+    "memory_write": "tool_output",
     # What the model says to a tool; what its owner says to it.
     "tool_call": "model_output",
     "system": "model_output",

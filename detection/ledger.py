@@ -74,9 +74,11 @@ class Ledger:
         self._sums: dict[Account, Sums] = {}
         self._disagreements: deque[Disagreement] = deque()
         self._writer: asyncio.Task[None] | None = None
+        self._writing = asyncio.Lock()
 
     def start(self) -> None:
-        self._writer = asyncio.create_task(self._run(), name="engine-ledger")
+        rounds = _loop.every(FLUSH_SECONDS, self.flush)
+        self._writer = asyncio.create_task(rounds, name="engine-ledger")
 
     async def stop(self) -> None:
         if self._writer is not None:
@@ -121,33 +123,18 @@ class Ledger:
 
     async def flush(self) -> None:
         """Raises Django's `DatabaseError`; then all of it waits for the next time."""
-        if not self._sums and not self._disagreements:
-            return
-        sums, self._sums = self._sums, {}
-        disagreements, self._disagreements = self._disagreements, deque()
-        try:
-            await database.run_behind(_write, sums, list(disagreements))
-        except BaseException:
-            for account, more in sums.items():
-                known = self._sums.setdefault(account, Sums())
-                known.add(more)
-            self._disagreements.extendleft(reversed(disagreements))
-            raise
-
-    async def _run(self) -> None:
-        has_failed = False
-        while True:
-            await asyncio.sleep(FLUSH_SECONDS)
+        async with self._writing:
+            if not self._sums and not self._disagreements:
+                return
+            sums, self._sums = self._sums, {}
+            disagreements, self._disagreements = self._disagreements, deque()
             try:
-                await self.flush()
-            except Exception as exc:  # noqa: BLE001 - the next round tries again
-                log.error("ledger_write_failed", error=type(exc).__name__)
-                await _loop.afailed(exc)
-                has_failed = True
-            else:
-                if has_failed:
-                    await _loop.asucceeded()
-                has_failed = False
+                await database.run_behind(_write, sums, list(disagreements))
+            except DatabaseError:
+                for account, more in sums.items():
+                    self._sums.setdefault(account, Sums()).add(more)
+                self._disagreements.extendleft(reversed(disagreements))
+                raise
 
 
 def _write(sums: dict[Account, Sums], disagreements: Iterable[Disagreement]) -> None:

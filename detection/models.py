@@ -10,6 +10,8 @@ from gateway_project.core import clock
 
 TEXT_CHARS_MAX = 10_000
 """Of a text that customers send for detection."""
+ITEMS_MAX = 1000
+"""Of a batch."""
 
 
 class Job(models.Model):
@@ -191,13 +193,25 @@ class Feedback(models.Model):
 
 
 class PolicyVersion(AppendOnly):
-    """A state that a key's policy had. The one in force is repeated on the key."""
+    """A state that a key's policy had, or the one of a workspace for keys without their own. What
+    is in force is repeated on the key, or on the workspace."""
 
     id = models.UUIDField(primary_key=True, default=new_id, editable=False)
-    subject_id = models.UUIDField(help_text="A key, or the first of those that replaced it.")
+    subject_id = models.UUIDField(
+        help_text="A key, or the first of those that replaced it; or a workspace."
+    )
     version = models.PositiveIntegerField()
     api_key = models.ForeignKey(
-        ApiKey, on_delete=models.CASCADE, related_name="policy_versions", db_index=False
+        ApiKey, on_delete=models.CASCADE, null=True, related_name="policy_versions", db_index=False
+    )
+    workspace = models.ForeignKey(
+        Workspace,
+        on_delete=models.CASCADE,
+        null=True,
+        related_name="policy_versions",
+        db_index=False,
+        db_constraint=False,  # adding one would lock both tables
+        help_text="Of its own policy; empty: of a key's.",
     )
     policy = models.JSONField()
     actor = models.CharField(max_length=254)
@@ -211,10 +225,57 @@ class PolicyVersion(AppendOnly):
         indexes = [
             models.Index(fields=["-created_at"], name="policy_version_time"),
             models.Index(fields=["api_key"], name="policy_version_key"),
+            models.Index(
+                fields=["workspace"],
+                name="policy_version_workspace",
+                condition=Q(workspace__isnull=False),
+            ),
         ]
 
     def __str__(self) -> str:
         return f"version {self.version} of {self.subject_id}"
+
+
+class FalseAlarmBudget(models.Model):
+    """The share of harmless traffic that may be flagged, of a key and its successors, for texts of
+    one type; what its threshold was fitted on; and whether the traffic has drifted since.
+
+    `baseline` counts the key's verdicts by hundredths of the score as they were then.
+    """
+
+    id = models.UUIDField(primary_key=True, default=new_id, editable=False)
+    workspace = models.ForeignKey(Workspace, on_delete=models.CASCADE, related_name="budgets")
+    subject_id = models.UUIDField(help_text="A key, or the first of those that replaced it.")
+    api_key_id = models.UUIDField()
+    content_type = models.CharField(max_length=16)
+    budget = models.FloatField()
+    threshold = models.FloatField()
+    basis = models.CharField(max_length=10, help_text="The harmless texts: whose they were.")
+    harmless = models.PositiveIntegerField()
+    alarms = models.PositiveIntegerField()
+    baseline = models.JSONField()
+    drift = models.JSONField(default=dict, db_default=models.Value({}, models.JSONField()))
+    created_at = models.DateTimeField(default=clock.now, editable=False)
+    checked_at = models.DateTimeField(null=True)
+    drifted_at = models.DateTimeField(null=True)
+    told_at = models.DateTimeField(null=True)
+
+    class Meta:
+        ordering = ["content_type"]
+        constraints = [
+            models.UniqueConstraint(fields=["subject_id", "content_type"], name="budget_once"),
+        ]
+        indexes = [
+            models.Index(fields=["checked_at"], name="budget_checked"),
+            models.Index(
+                fields=["drifted_at"],
+                name="budget_untold",
+                condition=Q(drifted_at__isnull=False, told_at=None),
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.budget:.1%} of {self.subject_id}"
 
 
 class EngineDay(models.Model):

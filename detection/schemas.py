@@ -25,7 +25,7 @@ from pydantic import (
 
 from detection.content_types import ContentType
 from detection.messages import TRUSTED, Message, as_text, chars_of
-from detection.models import TEXT_CHARS_MAX
+from detection.models import ITEMS_MAX, TEXT_CHARS_MAX
 from gateway_project.core.api.endpoint import Asked, Body
 from gateway_project.core.api.fields import IdText, Time
 from gateway_project.core.api.pagination import Limit
@@ -297,7 +297,6 @@ class Detection(BaseModel):
 
 # -- Batches and jobs -----------------------------------------------------------------------------
 
-ITEMS_MAX = 1000
 ITEMS_AT_ONCE_MAX = 100
 """A batch of more is worked on behind its request."""
 JobStatus = Literal["queued", "processing", "complete", "partial", "failed", "cancelled"]

@@ -10,11 +10,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from time import perf_counter
 from typing import Literal, NamedTuple
 from uuid import UUID
 
 from django.conf import settings
+from prometheus_client import Counter
 
 from detection import embedded, shadows
 from detection.content_types import CUT, ContentType
@@ -47,7 +49,7 @@ from detection.schemas import (
 )
 from gateway_project.core import errors
 from gateway_project.core.context import RequestContext
-from gateway_project.core.stores.caching import SingleFlight
+from gateway_project.core.stores.caching import SingleFlight, ended
 from gateway_project.core.telemetry.metrics import cache_requests, detections_total
 
 REVIEW_MARGIN = 0.1
@@ -112,10 +114,9 @@ class _Finding:
         """Why not all of it was looked at."""
         if self.source == "none":
             return [NO_ENGINE]
-        reasons = list(dict.fromkeys(self.scored.unseen))
-        if not self.is_whole and not reasons:
-            reasons.append(CUT)
-        return reasons
+        if self.scored.unseen:
+            return list(dict.fromkeys(self.scored.unseen))
+        return [] if self.is_whole else [CUT]
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,6 +225,11 @@ async def detect_all(
     return answer
 
 
+@lru_cache(maxsize=64)
+def _counter(source: Source, decision: str) -> Counter:
+    return detections_total.labels(source, decision)
+
+
 async def _find_all(
     questions: Sequence[Question],
     config: DetectConfig,
@@ -321,10 +327,9 @@ async def _ask(
     key = question.key
     flight_key = key if config.use_cache else f"{batch or context.request_id} {key}"
     call, is_new = door.engines().asking.start(flight_key, fly, since=looked_at)
-    # `wait` leaves the call to the others when this caller's time is up, or the caller gone.
+    # `ended` leaves the call to the others when this caller's time is up, or the caller gone.
     left = budget - (perf_counter() - context.started)
-    await asyncio.wait((call,), timeout=max(0.0, left))
-    if not call.done():
+    if not await ended(call, within_seconds=left):
         raise EngineUnavailable("timeout")
     return call.result(), not is_new
 
@@ -398,12 +403,12 @@ async def _answer(
     worst = verdicts[0] if len(verdicts) == 1 else max(verdicts, key=lambda one: one.rank)
     finding, scored, matched = worst.finding, worst.finding.scored, worst.matched
     coverage = _coverage(verdicts, unseen)
-    is_whole = coverage.scanned_chars >= coverage.total_chars and not any(
-        one.reason != "trusted_role" for one in unseen
+    is_whole = coverage.scanned_chars >= coverage.total_chars and all(
+        one.reason == "trusted_role" for one in unseen
     )
     degraded = next((d for v in verdicts if (d := v.finding.degraded_reason) is not None), None)
     is_malicious = worst.is_malicious
-    is_close = any(one.is_close for one in verdicts if one.matched is None)
+    is_close = degraded is not None and any(one.is_close for one in verdicts if not one.matched)
     is_monitoring = (config.mode or policy.mode) == "monitor"
     decision: Literal["allow", "flag", "review"]
     if is_monitoring:
@@ -418,7 +423,7 @@ async def _answer(
     status: Literal["complete", "partial", "degraded"] = (
         "degraded" if degraded is not None else "complete" if is_whole else "partial"
     )
-    detections_total.labels(finding.source, decision).inc()
+    _counter(finding.source, decision).inc()
     details = None
     if config.detailed_response:
         details = await _details(context, policy, worst, coverage)
@@ -457,18 +462,17 @@ def _nothing_to_judge(policy: DetectionPolicy, config: DetectConfig) -> _Verdict
 
 
 def _coverage(verdicts: Sequence[_Verdict], unseen: Sequence[Unseen]) -> Coverage:
-    findings = [one.finding for one in verdicts]
     reasons = [UnseenPart(reason=one.reason, message=one.message) for one in unseen]
-    for finding in findings:
-        messages = finding.question.said.messages
-        if finding.question.text:
+    scanned = total = 0
+    for verdict in verdicts:
+        finding = verdict.finding
+        scanned += finding.scored.scanned_chars
+        total += finding.scored.total_chars
+        if finding.question.text and (parts := finding.unseen):
+            messages = finding.question.said.messages
             message = messages[0] if len(messages) == 1 else None
-            reasons += [UnseenPart(reason=one, message=message) for one in finding.unseen]
-    return Coverage(
-        scanned_chars=sum(one.scored.scanned_chars for one in findings),
-        total_chars=sum(one.scored.total_chars for one in findings),
-        unseen=reasons,
-    )
+            reasons += [UnseenPart(reason=one, message=message) for one in parts]
+    return Coverage(scanned_chars=scanned, total_chars=total, unseen=reasons)
 
 
 async def _location(worst: _Verdict) -> Location | None:

@@ -12,6 +12,7 @@ from kombu.exceptions import OperationalError
 from redis.exceptions import RedisError
 
 from detection import comparisons
+from detection.evaluation import budget
 from detection.feedback import services
 from detection.jobs import store, turns, worker
 from detection.jobs.turns import Message
@@ -125,3 +126,9 @@ def prune_jobs() -> int:
 def prune() -> int:
     """Forget feedback, old policies and figures of engines past their time."""
     return services.prune() + policy.prune() + comparisons.prune()
+
+
+@shared_task(expires=60)
+def watch_budgets() -> int:
+    """Look whether keys' traffic is still what their thresholds were fitted on."""
+    return budget.check()

@@ -1,6 +1,10 @@
 from django.urls import path
 
 from detection.feedback.views import FeedbackViewSet
+from detection.guardrails.agentgateway import AgentgatewayViewSet
+from detection.guardrails.kong import KongViewSet
+from detection.guardrails.openguardrails import OpenGuardrailsViewSet
+from detection.guardrails.portkey import PortkeyViewSet
 from detection.jobs.views import AsyncViewSet, BatchViewSet, JobViewSet
 from detection.litellm.views import GuardrailViewSet
 from detection.policies.views import PolicyViewSet
@@ -28,6 +32,27 @@ urlpatterns = [
         "beta/litellm_basic_guardrail_api",
         GuardrailViewSet.as_view({"post": "create"}),
         name="detection-litellm",
+    ),
+    path(
+        "v1/guardrails/portkey",
+        PortkeyViewSet.as_view({"post": "create"}),
+        name="guardrail-portkey",
+    ),
+    path("v1/guardrails/kong", KongViewSet.as_view({"post": "create"}), name="guardrail-kong"),
+    path(
+        "v1/guardrails/agentgateway/request",
+        AgentgatewayViewSet.as_view({"post": "prompt"}),
+        name="guardrail-agentgateway-request",
+    ),
+    path(
+        "v1/guardrails/agentgateway/response",
+        AgentgatewayViewSet.as_view({"post": "choices"}),
+        name="guardrail-agentgateway-response",
+    ),
+    path(
+        "v1/guardrails/openguardrails/v1/evaluate",
+        OpenGuardrailsViewSet.as_view({"post": "evaluate"}),
+        name="guardrail-openguardrails",
     ),
     path("v1/feedback", FeedbackViewSet.as_view({"post": "create"}), name="detection-feedback"),
 ]

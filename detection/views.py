@@ -7,11 +7,11 @@ from collections.abc import Callable
 from django.http import HttpRequest, HttpResponse
 
 from accounts import idempotency
-from accounts.usage import why
 from accounts.usage.buffer import Record
 from accounts.viewsets import OnceViewSet
 from detection import callbacks, services
 from detection.policies import policy as policies
+from detection.policies.effects import say_of_text
 from detection.schemas import Detection, DetectRequest, ScoreRequest, Scores
 from gateway_project.core import encryption, errors
 from gateway_project.core.api.endpoint import endpoint
@@ -101,9 +101,12 @@ class DetectViewSet(StoringViewSet):
             if self.principal.wants_detections:
                 row.extra["threat_types"] = verdict.threat_types
             row.note(verdict)
-            if "reason" in row.why:
-                text = self.body.whole_text
-                row.why["reason"] = why.without_quotes(row.why["reason"], text)
+            say_of_text(
+                row,
+                self.body.whole_text,
+                self.body.config.content_type,
+                is_one=self.body.text is not None,
+            )
         return answer
 
     async def _answer(self, verdict: Detection) -> HttpResponse:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import tomllib
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -35,7 +36,9 @@ class Lexicon:
     pair_stems: set[str] = field(default_factory=set)
     anywhere: dict[str, tuple[int, ...]] = field(default_factory=dict)
     known: dict[str, tuple[int, ...]] = field(default_factory=dict)
-    unspaced: re.Pattern[str] = re.compile("(?!)")
+    first: re.Pattern[str] = re.compile("(?!)")
+    """What words of scripts without spaces begin with."""
+    by_first: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
     def of(self, word: str) -> tuple[int, ...]:
         """The ideas of one word, in lower case, without accents. Words met lately are known."""
@@ -66,6 +69,19 @@ class Lexicon:
                 return (*found, *(number for number in more if number not in found))
         return found
 
+    def in_unspaced(self, text: str) -> Iterator[tuple[int, tuple[int, ...]]]:
+        """Words of scripts without spaces, the longest first, and the ideas of each."""
+        search, at = self.first.search, 0
+        while match := search(text, at):
+            at = match.start()
+            for entry in self.by_first[match[0]]:
+                if text.startswith(entry, at):
+                    yield at, self.anywhere[entry]
+                    at += len(entry)
+                    break
+            else:
+                at += 1
+
     def of_pair(self, first: str, second: str) -> tuple[int, ...]:
         """The ideas of two words that only mean something together."""
         for length in range(len(second), STEM_CHARS_MIN - 1, -1):
@@ -95,8 +111,9 @@ def load(path: Path = FILE) -> Lexicon:
                     number,
                     is_unspaced=bool(in_unspaced.search(entry)),
                 )
-    found = sorted(lexicon.anywhere, key=len, reverse=True)
-    lexicon.unspaced = re.compile("|".join(map(re.escape, found)))
+    for entry in sorted(lexicon.anywhere, key=len, reverse=True):
+        lexicon.by_first[entry[0]] = (*lexicon.by_first.get(entry[0], ()), entry)
+    lexicon.first = re.compile(f"[{re.escape(''.join(lexicon.by_first))}]")
     return lexicon
 
 

@@ -33,7 +33,7 @@ TRIES_MAX = 32  # how often a rule that was only found softened is tried again
 SOFTENED_MIN = 0.2  # what the strongest dampeners leave of a rule
 ECHO = 0.2  # what a second rule adds on the words that a stronger one already claimed
 
-VERSION = "3"
+VERSION = "5"
 MODEL_SHOWN_MIN = 0.2  # below, the model's part is no evidence
 TITLES = {
     "prompt": "wording that attacks on assistants have",
@@ -102,16 +102,11 @@ class Analysis:
 
 
 class _Budget:
-    """Says when to stop; asks the clock now and then, since asking costs too."""
+    """Says when to stop. Asking costs too: not at every step."""
 
     def __init__(self, seconds: float) -> None:
         self._deadline = monotonic() + seconds
-        self._steps = 0
         self.is_over = False
-
-    def spent(self) -> bool:
-        self._steps += 1
-        return self.is_over or (not self._steps % PLACES_BETWEEN_CLOCKS and self.asked())
 
     def asked(self) -> bool:
         self.is_over = self.is_over or monotonic() > self._deadline
@@ -143,10 +138,13 @@ class _Judgement:
 class _Case:
     """What was found in a text so far."""
 
+    content_type: str
     is_document: bool
     heads: tuple[str, ...]
     hits: dict[str, _Hit] = field(default_factory=dict)
     judgements: dict[str, _Judgement] = field(default_factory=dict)
+    softened: dict[tuple[str, str], bool] = field(default_factory=dict)
+    """Which dampeners hold around which words of this text."""
 
     def is_softened(self, start: int, end: int) -> bool:
         """Whether context softened what rules found there: a question about attacks, a quotation,
@@ -194,7 +192,7 @@ def analyse(
     heads = model.HEADS if is_document or DATA.match(text) else model.HEADS[:1]
     load()  # the first time, before the clock runs
     budget = _Budget(budget_seconds)
-    case = _Case(is_document, heads)
+    case = _Case(content_type, is_document, heads)
     names: list[str] = []
     scanned = len(text)
     limits = views.Limits()
@@ -244,12 +242,12 @@ def analyse(
 
 def _look(number: int, view: views.View, case: _Case, budget: _Budget) -> int:
     """Rules, then the model, on one view; returns how many of its characters both have seen."""
-    tried = _scan(number, view, case.is_document, case.hits, budget)
+    tried = _scan(number, view, case, budget)
     if budget.asked():
         return 0
-    findings, reached = load().find(view.text, case.heads, budget.asked)
+    findings, reached = load().find(view.text, case.heads, budget.asked, view.changed)
     for finding in findings:
-        weight = load().weight(finding)
+        weight = load().weight(finding, case.content_type)
         if weight <= 0 or case.is_softened(*view.span(finding.start, finding.end)):
             continue
         known = case.judgements.get(finding.head)
@@ -276,25 +274,27 @@ def _evidence(judgement: _Judgement) -> list[Evidence]:
     return found
 
 
-def _scan(
-    number: int, view: views.View, is_document: bool, hits: dict[str, _Hit], budget: _Budget
-) -> int:
+def _scan(number: int, view: views.View, case: _Case, budget: _Budget) -> int:
     """Try the rules on one view; returns how many of its characters were tried."""
-    text = view.text
+    text, changed, hits = view.text, view.changed, case.hits
     # The end first, so that padding cannot push an attack out of the budget.
     middle = max(0, len(text) - TAIL_CHARS) if len(text) > 2 * TAIL_CHARS else 0
-    done = 0
+    done = steps = 0
     for first, last in ((middle, len(text)), (0, middle)):
         for start, rule in _book.places(text, first, last):
-            if budget.spent():
+            steps += 1
+            if not steps % PLACES_BETWEEN_CLOCKS and budget.asked():
                 return done + start - first
             known = hits.get(rule.id)
             if known is not None and (not known.is_softened or known.tries >= TRIES_MAX):
                 continue
+            # Where a view is the plain text, it would only find again what was found there.
+            if changed is not None and not rules.could_differ(changed, start):
+                continue
             match = rule.pattern.match(text, start, start + rules.REACH)
             if match is None:
                 continue
-            hit = _hit(number, view, rule, match, is_document)
+            hit = _hit(number, view, rule, match, case)
             if known is None or hit.weight > known.weight:
                 hits[rule.id] = hit
             else:
@@ -304,11 +304,11 @@ def _scan(
 
 
 def _hit(
-    number: int, view: views.View, rule: rules.Rule, match: re.Match[str], is_document: bool
+    number: int, view: views.View, rule: rules.Rule, match: re.Match[str], case: _Case
 ) -> _Hit:
     start, end = match.start(), max(match.end(), match.start() + 1)
-    full = rule.weight_document if is_document else rule.weight
-    relief = _book.relief(view.text, start, end, rule)
+    full = rule.weight_document if case.is_document else rule.weight
+    relief = _book.relief(view.text, start, end, rule, case.softened)
     weight = round(max(full * SOFTENED_MIN, full - relief), 4)
     evidence = Evidence(*view.span(start, end), rule.id, rule.category, view.name, weight)
     return _Hit(rule, weight, (number, start, end), evidence, relief > 0)

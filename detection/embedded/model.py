@@ -22,17 +22,17 @@ import json
 import re
 import zlib
 from bisect import bisect_left
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
-from math import sqrt
+from itertools import accumulate, pairwise
+from math import log2, sqrt
 from pathlib import Path
 from typing import NamedTuple
 
 from detection.embedded import concepts
 
 FILE = Path(__file__).with_name("weights.bin")
-FORMAT = 1
+FORMAT = 3
 HEADS = ("prompt", "data")
 BUCKETS = 1 << 18
 WORDS_KEPT = 8192
@@ -47,22 +47,46 @@ IDEAS_MAX = 14
 TOKENS_OFFSET = 3
 """Added to a window's number of tokens, so that two words alone decide little."""
 PARTS_SHOWN = 3
+FAR_TOKENS = 40
+"""Windows so far from the most suspicious one are the rest of the text."""
+BACKGROUND_FROM = -1.0
+BACKGROUND_MAX = 2.5
+"""Above which margin the rest counts, and the most that it takes off: else an attacker would hide
+an order among others."""
+LENGTH_FROM = 4
+LENGTH_MAX = 128
+"""From how many windows on, and up to how many, each doubling of them takes something off."""
 WORDS_MIN = 5
 FEW_WORDS = 0.55
 """The highest score of a window of fewer words than that: they may mean anything."""
 
-TOKEN = re.compile(
-    r"(?P<url>https?://[^\s\"'<>)\]]{1,400}|www\.[^\s\"'<>)\]]{1,400})"
-    r"|(?P<mail>[\w.+-]{1,64}@[\w-]{1,64}(?:\.[\w-]{1,64}){1,4})"
-    rf"|(?P<unspaced>[{concepts.UNSPACED}]{{1,200}})"
-    rf"|(?P<word>(?:(?![{concepts.UNSPACED}])[^\W\d_]|[\u0900-\u0dff\u0300-\u036f\u0591-\u05c7"
-    rf"\u0610-\u061a\u064b-\u065f])"
-    rf"(?:(?![{concepts.UNSPACED}])[^\W\d_]|[\u0900-\u0dff\u0300-\u036f\u0591-\u05c7"
-    rf"\u0610-\u061a\u064b-\u065f'’-])*)"
-    r"|(?P<number>\d+(?:[.,:]\d+)*|(?:\\x[0-9a-f]{2}|\\u[0-9a-f]{4})+)"
-    r"|(?P<line>(?:\\[nrt]|\s*\n\s*)+)"
-    r"|(?P<mark>[^\w\s])"
-)
+_LETTER = rf"[^\W\d_{concepts.UNSPACED}]"
+_MARKS = "\u0900-\u0dff\u0300-\u036f\u0591-\u05c7\u0610-\u061a\u064b-\u065f"
+
+
+def _pattern_of_tokens(*, letters: str, mails: bool) -> re.Pattern[str]:
+    mail = r"|(?P<mail>[\w.+-]{1,64}@[\w-]{1,64}(?:\.[\w-]{1,64}){1,4})" if mails else ""
+    return re.compile(
+        r"(?P<url>https?://[^\s\"'<>)\]]{1,400}|www\.[^\s\"'<>)\]]{1,400})"
+        rf"{mail}|(?P<word>{letters})"
+        rf"|(?P<unspaced>[{concepts.UNSPACED}]{{1,200}})"
+        r"|(?P<number>\d+(?:[.,:]\d+)*|(?:\\x[0-9a-f]{2}|\\u[0-9a-f]{4})+)"
+        r"|(?P<line>(?:\\[nrt]|\s*\n\s*)+)"
+        r"|(?P<mark>[^\w\s])"
+    )
+
+
+# By whether a text is ASCII and whether it has an @: to look for what cannot be there takes time.
+TOKENS = {
+    (is_ascii, mails): _pattern_of_tokens(
+        letters=r"[A-Za-z][A-Za-z'-]*"
+        if is_ascii
+        else rf"(?:{_LETTER}|[{_MARKS}])(?:{_LETTER}+|[{_MARKS}'’-]+)*",
+        mails=mails,
+    )
+    for is_ascii in (True, False)
+    for mails in (True, False)
+}
 ENDS = frozenset(".!?。！？।؟…")
 BORDERS = frozenset("{}[]|<>。！？।\n")
 QUOTES = frozenset("\"'“”`")
@@ -88,19 +112,15 @@ class Tokens:
     def __len__(self) -> int:
         return len(self.texts)
 
-    def add(self, text: str, start: int, end: int) -> None:
-        self.texts.append(text)
-        self.starts.append(start)
-        self.ends.append(end)
-
 
 @dataclass(frozen=True, slots=True)
 class Finding:
     """The most suspicious window of a text, for one head.
 
-    `margin` is the sum of its weights; the higher, the likelier an attack. `parts` are the words
-    that spoke most for it, as places in the view's text with the share each has of what speaks for
-    an attack, of `words` words in all; `ideas` are the names of the ideas that did.
+    `margin` is the sum of its weights, less what the rest of the text has; the higher, the likelier
+    an attack. `parts` are the words that spoke most for it, as places in the view's text with the
+    share each has of what speaks for an attack, of `words` words in all; `ideas` are the names of
+    the ideas that did.
     """
 
     head: str
@@ -119,8 +139,8 @@ class Finding:
 def tokens_of(text: str) -> Tokens:
     """The tokens of a view's text (lower case), at most `TOKENS_MAX`."""
     tokens = Tokens()
-    add = tokens.add
-    for match in TOKEN.finditer(text):
+    texts, starts, ends = tokens.texts, tokens.starts, tokens.ends
+    for match in TOKENS[text.isascii(), "@" in text].finditer(text):
         kind = match.lastgroup
         start, end = match.span()
         if kind == "word":
@@ -133,19 +153,21 @@ def tokens_of(text: str) -> Tokens:
             _add_unspaced(tokens, match[0], start)
             continue
         else:
-            found = PLACEHOLDERS[str(kind)]
-        add(found, start, end)
-        if end > start and len(tokens.texts) >= TOKENS_MAX:
+            found = PLACEHOLDERS[kind or ""]
+        texts.append(found)
+        starts.append(start)
+        ends.append(end)
+        if len(texts) >= TOKENS_MAX:
             break
     return tokens
 
 
 def _add_unspaced(tokens: Tokens, run: str, start: int) -> None:
     """Scripts without spaces: every two neighbouring characters are a token."""
-    if len(run) == 1:
-        tokens.add(run, start, start + 1)
-    for at in range(len(run) - 1):
-        tokens.add(run[at : at + 2], start + at, start + at + 2)
+    count = max(1, len(run) - 1)
+    tokens.texts += [run[at : at + 2] for at in range(count)]
+    tokens.starts += range(start, start + count)
+    tokens.ends += [min(start + len(run), at + 2) for at in range(start, start + count)]
 
 
 def bucket(feature: str) -> int:
@@ -216,20 +238,22 @@ def _sentences(tokens: Tokens) -> list[tuple[int, int]]:
 def ideas_of(lexicon: concepts.Lexicon, text: str, tokens: Tokens) -> list[tuple[int, Ideas]]:
     """The ideas of a text with the position of the token each stands at, in order."""
     found: list[tuple[int, Ideas]] = []
-    pair_stems = lexicon.pair_stems
+    pair_stems, of, known = lexicon.pair_stems, lexicon.of, lexicon.known
     texts = tokens.texts
     for at, word in enumerate(texts):
-        ideas = lexicon.of(word)
+        ideas = known.get(word)
+        if ideas is None:
+            ideas = of(word)
         if word in pair_stems and at + 1 < len(texts):
             ideas = (*ideas, *lexicon.of_pair(word, texts[at + 1]))
         if ideas:
             found.append((at, ideas))
     if not text.isascii():
         at, starts = 0, tokens.starts
-        for match in lexicon.unspaced.finditer(text):
-            while at + 1 < len(starts) and starts[at + 1] <= match.start():
+        for place, ideas in lexicon.in_unspaced(text):
+            while at + 1 < len(starts) and starts[at + 1] <= place:
                 at += 1
-            found.append((at, lexicon.anywhere[match[0]]))
+            found.append((at, ideas))
         found.sort()
     return found
 
@@ -243,22 +267,69 @@ def idea_features(ideas: Sequence[int], size: int) -> list[int]:
     return found
 
 
+def _holds(places: Sequence[int], start: int, end: int) -> bool:
+    """Whether one of the places, which are in order, lies between the two."""
+    at = bisect_left(places, start)
+    return at < len(places) and places[at] < end
+
+
+def _with_ideas(
+    windows: Sequence[tuple[int, int]], ideas: Sequence[tuple[int, Ideas]], counts: Sequence[int]
+) -> list[_Window]:
+    """Each window with the ideas in it, a bit each; `counts` are the words before each token.
+    Windows without a word are left out: they say nothing."""
+    places = [at for at, _ in ideas]
+    masks = [sum({1 << idea for idea in several}) for _, several in ideas]
+    found: list[_Window] = []
+    for start, end in windows:
+        words = counts[end] - counts[start]
+        if words:
+            here = 0
+            for mask in masks[bisect_left(places, start) : bisect_left(places, end)]:
+                here |= mask
+            found.append((start, end, here, words < WORDS_MIN))
+    return found
+
+
+def _ideas_in(mask: int) -> Ideas:
+    """The ideas of a mask, in order, at most `IDEAS_MAX`."""
+    return tuple(idea for idea in range(mask.bit_length()) if mask >> idea & 1)[:IDEAS_MAX]
+
+
 SCALES = [sqrt(tokens + TOKENS_OFFSET) for tokens in range(WHOLE_TOKENS_MAX + 1)]
 """What the sum over a window of so many tokens is divided by."""
 
 
+LENGTHS = [max(0.0, log2(max(1, windows) / LENGTH_FROM)) for windows in range(LENGTH_MAX + 1)]
+"""How often the windows of a text double, beyond those of a short one."""
+
+
 def pairs_of(texts: Sequence[str]) -> list[int]:
-    """The bucket of each token and the one before it."""
+    """The bucket of each token and the one before it: of `before word`, in UTF-8."""
+    return _pairs([_hashed(text) for text in texts])
+
+
+def _hashed(word: str) -> tuple[bytes, int]:
+    """A word's bytes, and the digest of all that begins with it and a blank."""
+    raw = word.encode("utf-8", "surrogatepass")
+    return raw, zlib.crc32(raw + b" ")
+
+
+def _pairs(hashed: Sequence[tuple[bytes, int]]) -> list[int]:
+    # A digest can be gone on with: the first word's need not be made again.
     crc32, mask = zlib.crc32, BUCKETS - 1
     found: list[int] = []
-    before = BOUNDARY
-    for word in texts:
-        found.append(crc32(f"{before} {word}".encode("utf-8", "surrogatepass")) & mask)
-        before = word
+    before = _hashed(BOUNDARY)[1]
+    for raw, after in hashed:
+        found.append(crc32(raw, before) & mask)
+        before = after
     return found
 
 
 # -- Judging --------------------------------------------------------------------------------------
+
+
+Points = Sequence[tuple[float, float]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -271,8 +342,35 @@ class Head:
     ideas: memoryview
     ideas_step: float
     bias: float
-    points: tuple[tuple[float, float], ...]
-    """What margins mean: (margin, score) in rising order; between two, a straight line."""
+    points: Mapping[str, Points]
+    """What margins mean, by content type, "" for all others: (margin, score) in rising order;
+    between two, a straight line."""
+    background: float
+    """How much of what the rest of a text has is taken off its most suspicious window: where all
+    of a text is orders to its reader (a recipe, a guide), one more is none to an assistant."""
+    length: float
+    """How much each doubling of a text's windows takes off: of more windows that say nothing, the
+    worst one looks worse."""
+    few: float
+    """The highest margin of a window of fewer than `WORDS_MIN` words: it must not hide others."""
+
+
+def _scaled(points: Points, margin: float) -> float:
+    if margin <= points[0][0]:
+        return points[0][1]
+    for (low, from_score), (high, to_score) in pairwise(points):
+        if margin <= high:
+            share = (margin - low) / (high - low)
+            return round(from_score + share * (to_score - from_score), 4)
+    return points[-1][1]
+
+
+def margin_at(points: Points, score: float) -> float:
+    """The margin that gives a score between the first and the last of the points."""
+    for (low, from_score), (high, to_score) in pairwise(points):
+        if score <= to_score:
+            return low + (high - low) * (score - from_score) / (to_score - from_score)
+    return points[-1][0]
 
 
 def _is_word(token: str) -> bool:
@@ -287,102 +385,136 @@ class _Best(NamedTuple):
     ideas: Ideas
 
 
+_Word = tuple[tuple[bytes, int], tuple[int, ...], bool]
+"""What is remembered of a word: `_hashed`, its weight by head, and `_is_word`."""
+_Window = tuple[int, int, int, bool]
+"""From which token to which, the ideas in it (a bit each), and whether it has few words."""
+
+
 class Model:
     """The weights, and the words that were weighed lately. One for a process; forks share it."""
 
     def __init__(self, lexicon: concepts.Lexicon, heads: Sequence[Head]) -> None:
         self.lexicon = lexicon
         self.heads = {head.name: head for head in heads}
-        self.remembered: dict[str, dict[str, int]] = {name: {} for name in self.heads}
+        self.remembered: dict[str, _Word] = {}
+        self.remembered_ideas: dict[str, dict[int, float]] = {name: {} for name in self.heads}
 
-    def weight(self, finding: Finding) -> float:
-        """The score of a finding, 0..1: 0.6 where few harmless texts lie above (see `points`)."""
+    def weight(self, finding: Finding, kind: str = "") -> float:
+        """The score of a finding in a text of that content type, 0..1: 0.6 where few harmless
+        texts lie above (see `points`)."""
         if not finding.words:
             return 0.0  # codes, not words: what they say is for the views that decode them
-        weight = self._scaled(self.heads[finding.head].points, finding.margin)
+        points = self.heads[finding.head].points
+        weight = _scaled(points.get(kind) or points[""], finding.margin)
         return weight if finding.words >= WORDS_MIN else min(weight, FEW_WORDS)
 
-    @staticmethod
-    def _scaled(points: Sequence[tuple[float, float]], margin: float) -> float:
-        if margin <= points[0][0]:
-            return points[0][1]
-        for (low, from_score), (high, to_score) in pairwise(points):
-            if margin <= high:
-                share = (margin - low) / (high - low)
-                return round(from_score + share * (to_score - from_score), 4)
-        return points[-1][1]
-
     def find(
-        self, text: str, names: Sequence[str], spent: Callable[[], bool] | None = None
+        self,
+        text: str,
+        names: Sequence[str],
+        spent: Callable[[], bool] | None = None,
+        among: Sequence[int] | None = None,
     ) -> tuple[list[Finding], int]:
         """The most suspicious window for each head of `names`, and how far the text was read.
 
-        `spent` says when to stop; it is asked once for some windows.
+        `spent` says when to stop; it is asked once for some windows. `among` are places in the
+        text: only windows around one of them count.
         """
         tokens = tokens_of(text)
         reached = len(text) if len(tokens) < TOKENS_MAX else tokens.ends[-1]
         windows = windows_of(tokens)
+        if among is not None:
+            windows = [
+                w for w in windows if _holds(among, tokens.starts[w[0]], tokens.ends[w[1] - 1])
+            ]
         if not windows:
             return [], reached
         if spent is not None and spent():
             return [], 0
-        ideas = ideas_of(self.lexicon, text, tokens)
-        pairs = pairs_of(tokens.texts)
+        words = self._words(tokens.texts)
+        pairs = _pairs([word[0] for word in words])
+        counts = list(accumulate([word[2] for word in words], initial=0))
+        seen = _with_ideas(windows, ideas_of(self.lexicon, text, tokens), counts)
         found: list[Finding] = []
-        for name in names:
-            head = self.heads[name]
-            sums = self._sums(head, tokens.texts, pairs)
-            best, last = self._best(head, sums, ideas, windows, spent)
-            if last < len(windows):
-                reached = min(reached, tokens.starts[windows[last][0]])
+        for number, (name, head) in enumerate(self.heads.items()):
+            if name not in names:
+                continue
+            weights = head.words
+            each = [
+                word[1][number] + weights[pair] for word, pair in zip(words, pairs, strict=True)
+            ]
+            sums = list(accumulate(each, initial=0))
+            best, last = self._best(head, sums, seen, spent)
+            if last < len(seen):
+                reached = min(reached, tokens.starts[seen[last][0]])
             if best is not None:
                 found.append(self._finding(head, tokens, sums, best))
         return found, reached
 
-    def _sums(self, head: Head, texts: Sequence[str], pairs: Sequence[int]) -> list[int]:
-        """Running sums: entry i is what the tokens before i weigh, pairs at their second word."""
-        words, known = head.words, self.remembered[head.name]
-        sums = [0]
-        total = 0
-        for word, pair in zip(texts, pairs, strict=True):
-            weight = known.get(word)
-            if weight is None:
-                weight = sum([words[at] for at in buckets_of_word(word)])
+    def _words(self, texts: Sequence[str]) -> list[_Word]:
+        known = self.remembered
+        found: list[_Word] = []
+        for text in texts:
+            word = known.get(text)
+            if word is None:
+                buckets = buckets_of_word(text)
+                weights = tuple(
+                    sum([head.words[at] for at in buckets]) for head in self.heads.values()
+                )
+                word = (_hashed(text), weights, _is_word(text))
                 if len(known) >= WORDS_KEPT:
                     known.clear()
-                known[word] = weight
-            total += weight + words[pair]
-            sums.append(total)
-        return sums
+                known[text] = word
+            found.append(word)
+        return found
 
     def _best(
         self,
         head: Head,
         sums: Sequence[int],
-        ideas: Sequence[tuple[int, Ideas]],
-        windows: Sequence[tuple[int, int]],
+        windows: Sequence[_Window],
         spent: Callable[[], bool] | None,
     ) -> tuple[_Best | None, int]:
         """The window with the highest margin, and how many windows were looked at."""
-        places = [at for at, _ in ideas]
-        weights: dict[Ideas, float] = {(): 0.0}
+        weights = self.remembered_ideas[head.name]
         highest, best = -1e9, None
-        step, bias = head.step, head.bias
-        for number, (start, end) in enumerate(windows):
+        margins: list[float] = []
+        step, bias, scales = head.step, head.bias, SCALES
+        for number, (start, end, ideas, is_few) in enumerate(windows):
             if spent is not None and not number % 32 and spent():
-                return best, number
-            first, last = bisect_left(places, start), bisect_left(places, end)
-            chosen: Ideas = ()
-            if first < last:
-                here = {idea for _, several in ideas[first:last] for idea in several}
-                chosen = tuple(sorted(here))[:IDEAS_MAX]
-            weight = weights.get(chosen)
+                windows = windows[:number]
+                break
+            weight = weights.get(ideas)
             if weight is None:
-                weight = weights[chosen] = self._weight_of_ideas(head, chosen)
-            margin = bias + weight + (sums[end] - sums[start]) * step / SCALES[end - start]
+                weight = self._weight_of_ideas(head, _ideas_in(ideas))
+                if len(weights) >= WORDS_KEPT:
+                    weights.clear()
+                weights[ideas] = weight
+            margin = bias + weight + (sums[end] - sums[start]) * step / scales[end - start]
+            margins.append(-1e9 if is_few else margin)
+            if is_few and margin > head.few:
+                margin = head.few
             if margin > highest:
-                highest, best = margin, _Best(margin, start, end, chosen)
-        return best, len(windows)
+                highest, best = margin, (start, end, ideas)
+        if best is None:
+            return None, len(windows)
+        start, end, ideas = best
+        if head.background:
+            before, after = start - FAR_TOKENS, end + FAR_TOKENS
+            rest = max(
+                (
+                    m
+                    for m, w in zip(margins, windows, strict=True)
+                    if w[1] <= before or w[0] >= after
+                ),
+                default=-1e9,
+            )
+            highest -= min(BACKGROUND_MAX, max(0.0, head.background * (rest - BACKGROUND_FROM)))
+        if head.length:
+            several = sum(not is_few for *_, is_few in windows)
+            highest -= head.length * LENGTHS[min(several, LENGTH_MAX)]
+        return _Best(highest, start, end, _ideas_in(ideas)), len(windows)
 
     def _weight_of_ideas(self, head: Head, ideas: Ideas) -> float:
         found = idea_features(ideas, len(self.lexicon.names))
@@ -452,6 +584,7 @@ def load(path: Path = FILE) -> Model:
         words = body[at : at + BUCKETS]
         ideas = body[at + BUCKETS : at + BUCKETS + size + size * size]
         at += BUCKETS + size + size * size
+        points = {kind: tuple(map(tuple, pairs)) for kind, pairs in entry["points"].items()}
         heads.append(
             Head(
                 entry["name"],
@@ -460,7 +593,10 @@ def load(path: Path = FILE) -> Model:
                 ideas,
                 entry["ideas_step"],
                 entry["bias"],
-                tuple((margin, score) for margin, score in entry["points"]),
+                points,
+                entry["background"],
+                entry["length"],
+                min(margin_at(pairs, FEW_WORDS) for pairs in points.values()),
             )
         )
     return Model(lexicon, heads)

@@ -11,7 +11,8 @@ import hashlib
 import re
 import tomllib
 import unicodedata
-from collections.abc import Iterator
+from bisect import bisect_left
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import cast
@@ -19,6 +20,9 @@ from typing import cast
 FILE = Path(__file__).with_name("rules.toml")
 REACH = 400  # characters after an anchor that a pattern may look at
 KEY_CHARS = 2
+ANCHOR_CHARS_MAX = 20
+WORDS_KEPT = 8192
+"""Words whose rules are remembered; then all are forgotten, which is cheap and bounded."""
 TOKEN = re.compile(r"[^\W_][\w'’-]*")
 MACRO = re.compile(r"\{([a-z_]+)\}")
 UNSPACED = re.compile(
@@ -60,6 +64,26 @@ class RuleBook:
     by_key: dict[str, list[tuple[str, Rule]]] = field(default_factory=dict)
     ascii_signs: list[tuple[str, Rule]] = field(default_factory=list)
     other_signs: list[tuple[str, Rule]] = field(default_factory=list)
+    dampeners_of: dict[str, tuple[Rule, ...]] = field(default_factory=dict)
+    known: dict[str, tuple[tuple[str, Rule], ...]] = field(default_factory=dict)
+
+    def of(self, word: str) -> tuple[tuple[str, Rule], ...]:
+        """The rules to try where `word` stands, each with what must be read there to be sure, or ""
+        when the word says it. Words met lately are known."""
+        word = word[:ANCHOR_CHARS_MAX]
+        found = self.known.get(word)
+        if found is None:
+            # One letter: what follows it belongs to the anchor, and may be no part of the word.
+            key = word if len(word) >= KEY_CHARS else f"{word} "
+            found = tuple(
+                ("" if word.startswith(anchor) else anchor, rule)
+                for anchor, rule in self.by_key.get(key[:KEY_CHARS], ())
+                if word.startswith(anchor) or anchor.startswith(word)
+            )
+            if len(self.known) >= WORDS_KEPT:
+                self.known.clear()
+            self.known[word] = found
+        return found
 
     def places(
         self, text: str, first: int = 0, last: int | None = None
@@ -70,11 +94,15 @@ class RuleBook:
         it ends behind it.
         """
         last = len(text) if last is None else last
-        by_key = self.by_key
+        known = self.known
         for match in TOKEN.finditer(text, first, last):
-            start = match.start()
-            for word, rule in by_key.get(text[start : start + KEY_CHARS], ()):
-                if text.startswith(word, start):
+            start, end = match.span()
+            word = match[0] if end < last else text[start : start + ANCHOR_CHARS_MAX]
+            found = known.get(word)
+            if found is None:
+                found = self.of(word)
+            for anchor, rule in found:
+                if not anchor or text.startswith(anchor, start):
                     yield start, rule
         signs = self.ascii_signs
         if not text.isascii() and UNSPACED.search(text):
@@ -85,12 +113,31 @@ class RuleBook:
                 yield start, rule
                 start = text.find(sign, start + len(sign), last + len(sign) - 1)
 
-    def relief(self, text: str, start: int, end: int, rule: Rule) -> float:
-        """How much the sentence around `text[start:end]` speaks against `rule`, 0..`RELIEF_MAX`."""
-        return min(RELIEF_MAX, sum(d.weight for d in self.softening(text, start, end, rule)))
+    def relief(
+        self, text: str, start: int, end: int, rule: Rule, known: dict[tuple[str, str], bool]
+    ) -> float:
+        """How much the sentence around `text[start:end]` speaks against `rule`, 0..`RELIEF_MAX`.
+
+        `known` is what was found out about this text so far: rules that fire at one place share it.
+        """
+        relief = 0.0
+        for dampener, around in self._around(text, start, end, rule):
+            key = (dampener.id, around)
+            holds = known.get(key)
+            if holds is None:
+                holds = known[key] = dampener.pattern.search(around) is not None
+            if holds:
+                relief += dampener.weight
+                if relief >= RELIEF_MAX:
+                    return RELIEF_MAX
+        return relief
 
     def softening(self, text: str, start: int, end: int, rule: Rule) -> list[Rule]:
-        """The dampeners that hold for `rule` at `text[start:end]`.
+        """The dampeners that hold for `rule` at `text[start:end]`."""
+        return [d for d, around in self._around(text, start, end, rule) if d.pattern.search(around)]
+
+    def _around(self, text: str, start: int, end: int, rule: Rule) -> Iterator[tuple[Rule, str]]:
+        """The dampeners of a rule, and what each looks at.
 
         They see that sentence only: a harmless question elsewhere must not excuse an attack.
         """
@@ -101,12 +148,14 @@ class RuleBook:
         stop = SENTENCE_END.search(after)
         after = after[: stop.end()] if stop else after
         around = {"before": before, "after": after, "sentence": before + text[start:end] + after}
-        return [
-            dampener
-            for dampener in self.dampeners
-            if (rule.id.startswith(dampener.softens) or rule.category in dampener.softens)
-            and dampener.pattern.search(around[dampener.dampens])
-        ]
+        for dampener in self.dampeners_of[rule.id]:
+            yield dampener, around[dampener.dampens]
+
+
+def could_differ(changed: Sequence[int], start: int) -> bool:
+    """Whether a rule that is tried at `start` could read one of the places, which are in order."""
+    at = bisect_left(changed, start - BEFORE_CHARS)
+    return at < len(changed) and changed[at] < start + REACH + AFTER_CHARS
 
 
 def load(path: Path = FILE) -> RuleBook:
@@ -119,9 +168,16 @@ def load(path: Path = FILE) -> RuleBook:
     dampeners = tuple(rule for rule in entries if rule.dampens)
     book = RuleBook(data["version"], hashlib.sha256(raw).hexdigest(), rules, dampeners)
     for rule in rules:
+        book.dampeners_of[rule.id] = tuple(
+            dampener
+            for dampener in dampeners
+            if rule.id.startswith(dampener.softens) or rule.category in dampener.softens
+        )
         for word in rule.words:
             # One-letter words are matched with the blank that follows them.
             anchor = word if len(word) >= KEY_CHARS else f"{word} "
+            if len(anchor) > ANCHOR_CHARS_MAX:
+                raise ValueError(f"rule {rule.id}: {anchor} is too long")
             book.by_key.setdefault(anchor[:KEY_CHARS], []).append((anchor, rule))
         for sign in rule.signs:
             (book.ascii_signs if sign.isascii() else book.other_signs).append((sign, rule))

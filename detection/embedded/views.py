@@ -12,7 +12,8 @@ import binascii
 import html
 import re
 import unicodedata
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
 
@@ -28,6 +29,8 @@ INVISIBLE = re.compile(
 TAGS = re.compile("[\U000e0020-\U000e007e]{4,}")
 # A byte each, invisible behind any character: the first sixteen selectors, then the other 240.
 SELECTORS = re.compile("[\ufe00-\ufe0f\U000e0100-\U000e01ef]{4,}")
+HIDDEN_MIN = 16
+HIDDEN = re.compile("[\u00ad\u034f\u200b-\u200f\u202a-\u202e\u2060-\u206f\ufeff]{16,}")
 CONTROLS = re.compile(r"[\x00-\x08\x0e-\x1f\x7f]")
 BACKSPACES = frozenset("\x08\x7f")
 # Letters in other dress, by what Unicode calls them.
@@ -64,24 +67,32 @@ SEPARATOR = re.compile(r"[\W_]+")
 PIECE = re.compile(r"[^\W_]|[\W_]+")
 # Blanks that patterns do not expect: runs, tabs, and a line that was only broken to fit a width.
 # A line that opens with a speaker ("user:") is not such a line.
+# Each alternative goes on from one blank: a pattern that begins so is looked for fastest.
 BLANKS = re.compile(
-    r"(?<=[^\W\d_]|,)[^\S\n]{0,80}\n[^\S\n]{0,80}(?=[^\W\d_][\w'’-]{0,30}(?:[\s,.;!?]|$))"
-    r"|[^\S\n]{2,}|[^\S\n ]"
+    r"\s(?:(?<=[^\W\d_]\s|,\s)(?:(?<=\n)|(?<!\n)[^\S\n]{0,79}\n)[^\S\n]{0,80}"
+    r"(?=[^\W\d_][\w'’-]{0,30}(?:[\s,.;!?]|$))"
+    r"|(?<!\n)[^\S\n]+|(?<![\n ]))"
 )
+# A sign of exclamation after a word is one, and the @ of an address as well.
 LEET_TOKEN = re.compile(
-    r"(?<![\w@$!|\\])(?=[\w@$!|]{0,40}[a-z])(?=[\w@$!|]{0,40}[013457@$!|])[\w@$!|]{3,40}"
+    r"(?<![\w@$!|\\])(?=[\w@$!|]{0,40}[a-z])(?=[\w@$!|]{0,40}(?:[013457@$|]|![\w@$|]))"
+    r"(?!\w{1,40}@[\w-]{1,40}\.[a-z])[\w@$!|]{3,40}"
 )
 CODE = re.compile(r"[0-9a-f]{12,}")
+LEET_SIGN = re.compile(r"[013457@$!|]")
+LEET_SIGNS = frozenset("013457@$!|")
+LEET_AMONG = frozenset("_@$!|")
 LEET = str.maketrans("013457@$!|", "oieastasil")
 
 BASE64 = re.compile(
     r"(?<![A-Za-z0-9+/_=-])[A-Za-z0-9+/_-]{16,}(?:\r?\n[A-Za-z0-9+/_-]{16,}){0,200}"
     r"(?:\r?\n[A-Za-z0-9+/_-]{2,15}(?==))?={0,2}(?![A-Za-z0-9+/=])"
 )
-BASE32 = re.compile(r"(?<![A-Z2-7=])[A-Z2-7]{24,}={0,6}(?![A-Z2-7=])")
+BASE32 = re.compile(r"[A-Z2-7](?<![A-Z2-7=][A-Z2-7])[A-Z2-7]{23,}={0,6}(?![A-Z2-7=])")
+_HEX = "[0-9A-Fa-f]"
 HEX = re.compile(
-    r"(?<![0-9A-Fa-f])(?:(?:[0-9A-Fa-f]{2}){8,4000}"
-    r"|(?:0x)?[0-9A-Fa-f]{2}(?:(?:[ :,]|,? ?0x)[0-9A-Fa-f]{2}){7,4000}(?![0-9A-Fa-f]))"
+    rf"{_HEX}(?<!{_HEX}{_HEX})(?:{_HEX}(?:{_HEX}{{2}}){{7,3999}}"
+    rf"|(?:(?<=0)x{_HEX}{{2}}|{_HEX})(?:(?:[ :,]|,? ?0x){_HEX}{{2}}){{7,4000}}(?!{_HEX}))"
 )
 DECIMAL = re.compile(r"(?<!\d)\d{2,6}(?:[ ,;]{1,2}\d{1,6}){7,}(?!\d)")
 OCTAL = re.compile(r"(?<!\d)[01][0-7]{2}(?: [01][0-7]{2}){7,}(?!\d)")
@@ -118,6 +129,9 @@ COMMON = frozenset(
 )
 
 
+Letters = tuple[tuple[str, bool, bool], ...]
+
+
 @dataclass(frozen=True, slots=True)
 class View:
     """`text` is lower case. Character i came from `starts[i]` to `ends[i]` of the sent text.
@@ -129,6 +143,8 @@ class View:
     text: str
     starts: list[int] | None = None
     ends: list[int] | None = None
+    changed: list[int] | None = None
+    """Where it differs from the plain view, character by character; None: it is another text."""
 
     def span(self, start: int, end: int) -> tuple[int, int]:
         """The sent text's code points behind `text[start:end]`."""
@@ -175,7 +191,7 @@ def views_of(text: str, limits: Limits | None = None) -> Iterator[View]:
         starts = [kept[among.span(place, place + 1)[0]] for place in range(len(among.text))]
         yield _collapsed(View("clean", among.text, starts, [start + 1 for start in starts]))
     if not text.isascii():
-        yield from _invisible(text)
+        yield from _invisible(text, limits)
         turned = sum(map(plain.text.count, TURNED_LETTERS))
         if turned > 3 and turned > 0.1 * len(plain.text):
             yield _backwards("turned", plain, plain.text.translate(TURNED))
@@ -193,8 +209,9 @@ def folded(text: str) -> str:
     return _folded_letters(text).text
 
 
-def _invisible(text: str) -> Iterator[View]:
-    """What stands in characters that nobody sees."""
+def _invisible(text: str, limits: Limits) -> Iterator[View]:
+    """What stands in characters that nobody sees. A long row of them that says nothing here may
+    say something to whom it is meant for: it counts as not decoded."""
     tags = list(TAGS.finditer(text))
     if tags:
         hidden = "\n".join("".join(chr(ord(c) - 0xE0000) for c in m[0]) for m in tags)
@@ -205,6 +222,26 @@ def _invisible(text: str) -> Iterator[View]:
         hidden = _bytes_to_text(raw)
         if _is_text(hidden):
             yield _from_blob(_Blob("selectors", hidden, selectors[0].start(), selectors[-1].end()))
+        else:
+            limits.undecoded += sum(len(m[0]) for m in selectors if len(m[0]) >= HIDDEN_MIN)
+    for run in HIDDEN.finditer(text):
+        hidden = _hidden_bits(run[0])
+        if hidden:
+            yield _from_blob(_Blob("zero_width", hidden, run.start(), run.end()))
+        else:
+            limits.undecoded += len(run[0])
+
+
+def _hidden_bits(run: str) -> str:
+    """Two invisible characters as the bits of a text, whichever of them is one; else nothing."""
+    signs = [sign for sign, _ in Counter(run).most_common(2)]
+    bits = [sign for sign in run if sign in signs]
+    for one in signs if len(signs) > 1 else ():
+        digits = "".join("1" if bit == one else "0" for bit in bits[: 8 * DECODED_CHARS_MAX])
+        text = _binary(digits)
+        if text is not None and _is_text(text):
+            return text
+    return ""
 
 
 def _selected(character: str) -> int:
@@ -223,6 +260,9 @@ def _folded_letters(text: str) -> View:
     has_controls = CONTROLS.search(text) is not None
     if text.isascii() and not has_controls:
         return View("raw", text.lower())
+    letters = {character: _letters(character) for character in set(text)}
+    if not has_controls and (whole := _folded_whole(text, letters)) is not None:
+        return whole
     characters: list[str] = []
     starts: list[int] = []
     after_latin = False
@@ -232,17 +272,11 @@ def _folded_letters(text: str) -> View:
                 characters.pop()
                 starts.pop()
             continue
-        if character < "\x80":
-            characters.append(character.lower())
-            starts.append(position)
-            after_latin = character.isalpha()
-            continue
-        for piece in _folded(character):
-            if piece > "\x7f" and unicodedata.combining(piece):
-                if after_latin:  # an accent; elsewhere marks are part of the letter
-                    continue
-            else:
-                after_latin = piece < "\x80" and piece.isalpha()
+        for piece, is_mark, is_latin in letters[character]:
+            if not is_mark:
+                after_latin = is_latin
+            elif after_latin:  # an accent; elsewhere marks are part of the letter
+                continue
             characters.append(piece)
             starts.append(position)
     folded = _fold_look_alikes("".join(characters))
@@ -251,7 +285,40 @@ def _folded_letters(text: str) -> View:
     return View("clean", folded, starts, [position + 1 for position in starts])
 
 
+def _folded_whole(text: str, letters: dict[str, Letters]) -> View | None:
+    """All characters at once, which is ten times faster; None where an accent is to be left out:
+    that depends on what stands before it."""
+    folded = text.translate(
+        {ord(character): "".join(p for p, _, _ in each) for character, each in letters.items()}
+    )
+    for mark in {piece for each in letters.values() for piece, is_mark, _ in each if is_mark}:
+        at = folded.find(mark)
+        while at >= 0:
+            if at and folded[at - 1].isascii() and folded[at - 1].isalpha():
+                return None
+            at = folded.find(mark, at + 1)
+    folded = _fold_look_alikes(folded)
+    if folded == text.lower() and len(folded) == len(text):
+        return View("raw", folded)
+    if all(len(each) == 1 for each in letters.values()):
+        return View("clean", folded)  # no place changes
+    starts = [place for place, character in enumerate(text) for _ in letters[character]]
+    return View("clean", folded, starts, [place + 1 for place in starts])
+
+
 @lru_cache(maxsize=8192)
+def _letters(character: str) -> Letters:
+    """What one character is read as: each piece, whether it is a mark, whether a Latin letter."""
+    pieces = character.lower() if character < "\x80" else _folded(character)
+    if len(pieces) > 1 and pieces[0] < "\x80" and pieces[0].isalpha():
+        # A Latin letter and its accents.
+        pieces = pieces[0] + "".join(p for p in pieces[1:] if not unicodedata.combining(p))
+    return tuple(
+        (piece, unicodedata.combining(piece) != 0, piece < "\x80" and piece.isalpha())
+        for piece in pieces
+    )
+
+
 def _folded(character: str) -> str:
     if INVISIBLE.match(character) or "\U000e0000" <= character <= "\U000e007f":
         return ""
@@ -272,15 +339,15 @@ def _folded(character: str) -> str:
 def _fold_look_alikes(text: str) -> str:
     if not CYRILLIC_OR_GREEK.search(text):
         return text
-    latin = sum("a" <= c <= "z" for c in text)
+    latin = sum(map(text.count, LETTERS))
     foreign = len(CYRILLIC_OR_GREEK.findall(text))
     mostly_latin = latin > 3 * foreign
 
     def fold(match: re.Match[str]) -> str:
         word = match[0]
-        if not CYRILLIC_OR_GREEK.search(word):
+        if word.isascii() or not CYRILLIC_OR_GREEK.search(word):
             return word
-        is_mixed = any("a" <= c <= "z" for c in word)
+        is_mixed = LATIN_WORD.search(word) is not None
         is_disguised = mostly_latin and all(c in LOOK_ALIKE_LETTERS for c in word)
         return word.translate(LOOK_ALIKES) if is_mixed or is_disguised else word
 
@@ -340,13 +407,28 @@ def _squashed(plain: View) -> View | None:
 
 def _leet(plain: View) -> View | None:
     """Digits and signs for letters, where they stand inside words; lengths stay the same."""
-    changed = LEET_TOKEN.sub(
-        lambda match: match[0] if CODE.fullmatch(match[0]) else match[0].translate(LEET),
-        plain.text,
-    )
-    if changed == plain.text:
+    text = plain.text
+    pieces: list[str] = []
+    differ: list[int] = []
+    copied = done = 0
+    for sign in LEET_SIGN.finditer(text):
+        start = sign.start()
+        if start < done:
+            continue
+        while start > done and (text[start - 1].isalnum() or text[start - 1] in LEET_AMONG):
+            start -= 1
+        token = LEET_TOKEN.match(text, start)
+        done = sign.end()
+        if token is None or CODE.fullmatch(token[0]):
+            continue
+        done = token.end()
+        pieces += text[copied:start], token[0].translate(LEET)
+        differ += [start + at for at, c in enumerate(token[0]) if c in LEET_SIGNS]
+        copied = done
+    if not differ:
         return None
-    return View("leet", changed, plain.starts, plain.ends)
+    changed = "".join((*pieces, text[copied:]))
+    return View("leet", changed, plain.starts, plain.ends, differ)
 
 
 def _decoded(text: str, plain: View, limits: Limits) -> Iterator[View]:
@@ -358,6 +440,8 @@ def _decoded(text: str, plain: View, limits: Limits) -> Iterator[View]:
 
 def _deeper(blob: _Blob, limits: Limits, depth: int) -> Iterator[View]:
     if depth <= 0:
+        if any(True for _ in _blobs(blob.text, Limits())):
+            limits.undecoded += blob.end - blob.start  # encoded once more than is undone
         return
     for inner in _blobs(blob.text, limits):
         moved = _Blob(inner.name, inner.text, blob.start, blob.end)
@@ -372,8 +456,9 @@ def _from_blob(blob: _Blob) -> View:
 
 
 def _blobs(text: str, limits: Limits) -> Iterator[_Blob]:
-    for name, pattern, needs, decode in DECODERS:
-        if needs and not any(sign in text for sign in needs):
+    longest = max(map(len, text.split()), default=0)
+    for name, pattern, needs, chars, decode in DECODERS:
+        if longest < chars or (needs and not any(sign in text for sign in needs)):
             continue
         for match in pattern.finditer(text):
             if limits.is_spent:
@@ -467,18 +552,19 @@ def _percent(blob: str) -> str | None:
     return _bytes_to_text(raw)
 
 
-Decoder = tuple[str, re.Pattern[str], tuple[str, ...], Callable[[str], str | None]]
+Decoder = tuple[str, re.Pattern[str], tuple[str, ...], int, Callable[[str], str | None]]
+# What one of these signs must be in, and a run without blanks so long: asked before the pattern is.
 DECODERS: tuple[Decoder, ...] = (
-    ("percent", PERCENT, ("%",), _percent),
-    ("entities", ENTITY, ("&",), html.unescape),
-    ("escapes", ESCAPES, ("\\x", "\\u", "\\1"), _escapes),
-    ("binary", BINARY, ("01", "10"), _binary),
-    ("octal", OCTAL, ("14", "16"), _octal),
-    ("decimal", DECIMAL, ("10", "11"), _decimal),
-    ("morse", MORSE_RUN, (".- ", "-. ", ".. "), _morse),
-    ("hex", HEX, (), _hex),
-    ("base64", BASE64, (), _base64),
-    ("base32", BASE32, (), _base32),
+    ("percent", PERCENT, ("%",), 9, _percent),
+    ("entities", ENTITY, ("&",), 3, html.unescape),
+    ("escapes", ESCAPES, ("\\x", "\\u", "\\1"), 16, _escapes),
+    ("binary", BINARY, ("01", "10"), 8, _binary),
+    ("octal", OCTAL, ("14", "16"), 3, _octal),
+    ("decimal", DECIMAL, ("10", "11"), 2, _decimal),
+    ("morse", MORSE_RUN, (".- ", "-. ", ".. "), 1, _morse),
+    ("hex", HEX, (), 2, _hex),
+    ("base64", BASE64, (), 16, _base64),
+    ("base32", BASE32, (), 24, _base32),
 )
 
 
@@ -489,6 +575,10 @@ def _rotation(by: int) -> dict[int, int]:
 
 def _shifted(text: str, by: int) -> str:
     return text.translate(_rotation(by))
+
+
+def _backwards_text(text: str) -> str:
+    return text[::-1]
 
 
 def _words_reversed(text: str) -> str:
@@ -504,13 +594,52 @@ CIPHERS: tuple[tuple[str, Callable[[str], str]], ...] = (
 )
 
 
+def _ciphered() -> dict[str, tuple[str, ...]]:
+    """Common words as each cipher writes them, and the ciphers that give one."""
+    found: dict[str, tuple[str, ...]] = {}
+    for name, change in CIPHERS:
+        # What the change makes of a common word need not be what becomes one: go the other way.
+        for word in COMMON:
+            hidden = word[::-1] if name == "reversed" else _hidden(word, change)
+            found[hidden] = (*found.get(hidden, ()), name)
+    return found
+
+
+def _hidden(word: str, change: Callable[[str], str]) -> str:
+    back = str.maketrans(change(LETTERS), LETTERS)
+    return word.translate(back)
+
+
+CIPHERED = _ciphered()
+RUNS: tuple[tuple[str, Callable[[str], str]], ...] = (
+    ("rot13", partial(_shifted, by=13)),
+    ("reversed", _backwards_text),
+)
+"""What runs of words in a text are tried for."""
+IN_RUNS = frozenset(
+    word
+    for word, names in CIPHERED.items()
+    if not {name for name, _ in RUNS}.isdisjoint(names) and (len(word) < 2 or word not in COMMON)
+)
+
+
 def _common_share(text: str) -> float:
     """How many of the words are such as every text is full of; 0 when there are hardly any."""
     words = LATIN_WORD.findall(text)
-    common = sum(word in COMMON for word in words)
+    return _share(sum(map(COMMON.__contains__, words)), words)
+
+
+def _share(common: int, words: Sequence[str]) -> float:
     # Rotated codes are full of short "words" too.
     is_language = common >= 2 and sum(map(len, words)) > 2.8 * len(words)
     return common / len(words) if is_language else 0.0
+
+
+def _shares(text: str) -> dict[str, float]:
+    """By cipher, what `_common_share` says of the text that it undoes: more than none."""
+    words = LATIN_WORD.findall(text)
+    counts = Counter(name for word in words for name in CIPHERED.get(word, ()))
+    return {name: _share(common, words) for name, common in counts.items()}
 
 
 def _disguised(plain: View, limits: Limits) -> Iterator[View]:
@@ -521,26 +650,30 @@ def _disguised(plain: View, limits: Limits) -> Iterator[View]:
     """
     text = plain.text
     start = text[:SAMPLE_CHARS]
-    if len(LATIN_WORD.findall(start)) >= 3 and _common_share(start) < STRANGE_SHARE:
+    words = LATIN_WORD.findall(start)
+    if len(words) >= 3 and _share(sum(map(COMMON.__contains__, words)), words) < STRANGE_SHARE:
         best, share = None, COMMON_SHARE
+        shares = _shares(start)
         for name, change in CIPHERS:
-            found = _common_share(change(start))
-            if found > share:
-                best, share = View(name, change(text), plain.starts, plain.ends), found
+            if shares.get(name, 0.0) > share:
+                best, share = View(name, change(text), plain.starts, plain.ends), shares[name]
         if _common_share(text[: -SAMPLE_CHARS - 1 : -1]) > share:
             best = _backwards("reversed", plain, text)
         if best is not None:
             yield best
             return
+    if sum(map(IN_RUNS.__contains__, LATIN_WORD.findall(text))) < 2:
+        return  # no run of words can be language: most texts end here
     for first, last in _strange_runs(text):
         if limits.blobs <= 0:
             limits.undecoded += last - first
             continue
         run = text[first:last]
-        for name, candidate in (("rot13", _shifted(run, 13)), ("reversed", run[::-1])):
-            if _common_share(candidate) >= COMMON_SHARE:
+        shares = _shares(run)
+        for name, change in RUNS:
+            if shares.get(name, 0.0) >= COMMON_SHARE:
                 limits.blobs -= 1
-                yield _from_blob(_Blob(name, candidate, *plain.span(first, last)))
+                yield _from_blob(_Blob(name, change(run), *plain.span(first, last)))
 
 
 def _strange_runs(text: str) -> Iterator[tuple[int, int]]:
@@ -564,10 +697,10 @@ def language_of(text: str) -> str:
     if text.isascii():
         return "latin"
     counts: dict[str, int] = {}
-    for character in text[:2000]:
+    for character, count in Counter(text[:2000]).items():
         if character.isalpha():
             script = _script(character)
-            counts[script] = counts.get(script, 0) + 1
+            counts[script] = counts.get(script, 0) + count
     return max(counts, key=lambda script: counts[script]) if counts else "other"
 
 

@@ -336,7 +336,7 @@ class Classifier:
         if self._two_heads is not None:
             main_at, aux_at = self._two_heads
             return [
-                min(_brought(_sigmoid(main), main_at), _brought(_sigmoid(aux), aux_at))
+                min(_brought(_sigmoid(main), main_at), _brought(_sigmoid(-aux), 1 - aux_at))
                 for main, aux in rows
             ]
         if len(rows[0]) == 1:
@@ -399,7 +399,7 @@ def _json(path: Path, *, needed: bool = False) -> dict[str, Any]:
 
 
 def _presets(extra: dict[str, Any]) -> tuple[float, float]:
-    """From which probability on each of two heads finds an attack."""
+    """From which probability on the first head finds an attack, and the second head forbids it."""
     try:
         medium = extra["multihead_presets"]["Medium"]
         points = float(medium["mainThreshold"]), float(medium["auxThreshold"])

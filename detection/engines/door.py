@@ -112,6 +112,9 @@ class Route:
         holder: Hashable = None,
     ) -> Score:
         """Raises `EngineUnavailable`: the first engine's, when neither answers."""
+        second = self.second
+        if second is None:
+            return await _ask(self.first, text, content_type, timeout_seconds, context, holder)
         loop = asyncio.get_running_loop()
         deadline = loop.time() + timeout_seconds
 
@@ -120,17 +123,14 @@ class Route:
                 name, text, content_type, max(0.001, deadline - loop.time()), context, holder
             )
 
-        second = self.second
         try:
             scored = await ask(self.first)
         except EngineUnavailable as exc:
-            if second is None:
-                raise
             try:
                 return await ask(second.engine)
             except EngineUnavailable:
                 raise exc from None
-        if second is None or not second.least <= scored.score <= second.most:
+        if not second.least <= scored.score <= second.most:
             return scored
         try:
             deeper = await ask(second.engine)

@@ -15,7 +15,7 @@ import asyncio
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Hashable, Iterable, Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -42,6 +42,7 @@ LOCATE_FROM = 0.5
 LOCATE_FIELDS_MAX = 8
 FAULT_SECONDS_MIN = 2.0
 """A call that had less than this did not show that the engine is slow."""
+NOT_TRACED = nullcontext()
 log = get_logger("gateway.engine")
 
 
@@ -358,9 +359,15 @@ class HttpEngine(Engine):
         Raises what every other status means: `docs/engine.md` has the table.
         """
         sent = {**call.headers(), **(headers or {})}
-
-        async def post() -> http.Answer:
-            return await self.http.request(
+        service = self.address.service
+        with (
+            NOT_TRACED
+            if tracing.tracer is None
+            else tracing.calling(
+                f"{service} POST {path.partition('?')[0]}", sent, **{"peer.service": service}
+            )
+        ):
+            answer = await self.http.request(
                 "POST",
                 path,
                 body=orjson.dumps(body),
@@ -368,14 +375,6 @@ class HttpEngine(Engine):
                 timeout_seconds=call.seconds_left if timeout_seconds is None else timeout_seconds,
                 holder=call.holder,
             )
-
-        if tracing.tracer is None:
-            answer = await post()
-        else:
-            service = self.address.service
-            name = f"{service} POST {path.partition('?')[0]}"
-            with tracing.calling(name, sent, **{"peer.service": service}):
-                answer = await post()
         status = answer.status
         if status == 200:
             return answer.content, answer.queued_seconds

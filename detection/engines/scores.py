@@ -129,7 +129,8 @@ def keep(key: str, score: Score) -> None:
     if len(value) > BYTES_MAX:
         bound_reached.labels("score").inc()
     elif settings.REDIS_URL:
-        stored = redis.cache_connection().submit(redis.pack("SET", key, value, "EX", STALE_SECONDS))
+        command = redis.pack("SET", key, value, "EX", STALE_SECONDS)
+        stored = redis.cache_connection().submit(command, can_wait=True)
         stored.add_done_callback(ignore)
     else:
         cache.set(key, value, STALE_SECONDS)

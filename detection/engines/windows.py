@@ -50,7 +50,6 @@ def covered_chars(data: bytes, seen: Iterable[Span]) -> int:
     for start, end in sorted(seen):
         start = max(start, reached)
         if end > start:
-            # Every character has one byte that continues none.
-            count += sum(byte & 0xC0 != 0x80 for byte in data[start:end])
+            count += len(data[start:end].decode())
             reached = end
     return count

@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from uuid import UUID
 
+from accounts.authentication import policies_of
+from accounts.models import ApiKey
 from accounts.usage import reports
 from accounts.usage.rollups import SCORE_BINS as BINS
 from accounts.usage.rollups import bin_of
@@ -24,6 +26,7 @@ from detection.policies.policy import DetectionPolicy
 from detection.schemas import ScoreRequest
 from gateway_project.core import clock
 from gateway_project.core.context import RequestContext
+from gateway_project.core.ratelimit import get_limiter
 from gateway_project.core.stores import database
 
 DAYS = 30
@@ -71,7 +74,7 @@ def from_threshold(counts: Sequence[int], threshold: float) -> int:
 
 def compare(
     lines: Iterable[bytes],
-    workspace_id: UUID,
+    key: ApiKey,
     *,
     policy: DetectionPolicy,
     content_type: ContentType = "user_input",
@@ -79,8 +82,9 @@ def compare(
     """Score the labelled texts of a JSONL (`{"text", "label"}`, as `manage.py evaluate` reads it),
     by the engines of `policy`, as texts of that type.
 
-    At most `ROWS_MAX` are scored. Blocks until the detector has, at most `SECONDS_MAX`; raises
-    `TimeoutError`. Not for the event loop.
+    At most `ROWS_MAX` are scored; each costs `key` one of the day. Blocks until the detector has,
+    at most `SECONDS_MAX`; raises `TimeoutError`, or `QuotaExceeded` before it begins. Not for the
+    event loop.
     """
     found = Compared()
     samples: list[Sample] = []
@@ -90,9 +94,12 @@ def compare(
             samples.append(sample)
         else:
             found.left_out += 1
+    limits = policies_of(key)
+    costs = [len(samples) if limit.is_daily else 0 for limit in limits]
+    get_limiter().check_sync(limits, costs).raise_if_denied()
     database.let_go()
     texts = [sample.text for sample in samples]
-    scoring = _score(texts, workspace_id, policy, content_type)
+    scoring = _score(texts, key.workspace_id, policy, content_type)
     loop = door.engines().loop  # of the web process, which this is a thread of
     scores = asyncio.run_coroutine_threadsafe(scoring, loop).result(SECONDS_MAX)
     for sample, score in zip(samples, scores, strict=True):

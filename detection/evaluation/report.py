@@ -16,6 +16,7 @@ from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -28,6 +29,7 @@ from pydantic import (
     model_validator,
 )
 
+from detection.embedded.views import language_of
 from detection.models import TEXT_CHARS_MAX
 from detection.schemas import Text
 from gateway_project.core.storable import storable
@@ -98,6 +100,7 @@ class Sample:
     text: str
     label: int
     source: str
+    language: str = ""
 
     def outcome(
         self,
@@ -118,6 +121,7 @@ class Sample:
             skipped,
             answer,
             latency_ms,
+            self.language or language_of(self.text),
         )
 
 
@@ -134,6 +138,8 @@ class Outcome:
     skipped: str = ""
     answer: Answer | None = None
     latency_ms: float | None = None
+    language: str = ""
+    """As the row says, else the script that most letters are of."""
 
 
 # -- Reading --------------------------------------------------------------------------------------
@@ -190,12 +196,14 @@ def parse(line: bytes, file: str, number: int) -> Sample | Outcome:
     source = printable(source) if isinstance(source, str) else ""
     if not isinstance(text, str):
         return Outcome(file, number, source, skipped=NO_TEXT)
-    sample = Sample(file, number, text, 0, source)
+    language = row.get("language")
+    language = printable(language, chars_max=40) if isinstance(language, str) else ""
+    sample = Sample(file, number, text, 0, source, language)
     if type(label) is not int or label not in (0, 1):  # `true` is no label
         return Outcome(
             file, number, source, None, sample.outcome().sha256, len(text), skipped=NO_LABEL
         )
-    sample = Sample(file, number, text, label, source)
+    sample = Sample(file, number, text, label, source, language)
     reason = why_not(text)
     return sample.outcome(skipped=reason) if reason else sample
 
@@ -397,6 +405,100 @@ def sweep(outcomes: Iterable[Outcome], thresholds: Sequence[float]) -> list[tupl
     return points
 
 
+RATES = (0.01, 0.02, 0.05, 0.1)
+"""False-positive rates at which engines are compared, each at a threshold of its own."""
+
+
+@dataclass(frozen=True, slots=True)
+class Roc:
+    """Recall over the false-positive rate, a point for each threshold, the highest first.
+
+    `area` is the chance that an attack scores above a benign text.
+    """
+
+    points: tuple[tuple[float, float, float], ...]  # threshold, false-positive rate, recall
+    area: float
+
+    @property
+    def path(self) -> str:
+        """As an SVG path in a square of one."""
+        return "M0 1" + "".join(f"L{rate:.4f} {1 - recall:.4f}" for _, rate, recall in self.points)
+
+    @property
+    def near(self) -> str:
+        """The same for false-positive rates to a tenth, ten times as wide."""
+        inside = [point for point in self.points if point[1] <= max(RATES)]
+        steps = "".join(f"L{rate * 10:.4f} {1 - recall:.4f}" for _, rate, recall in inside)
+        return f"M0 1{steps}" + ("H1" if inside else "")
+
+    def at(self, rate: float) -> tuple[float, float] | None:
+        """The lowest threshold that flags at most that share of benign texts, and its recall."""
+        good = [
+            (threshold, recall) for threshold, of_benign, recall in self.points if of_benign <= rate
+        ]
+        return good[-1] if good else None
+
+
+def roc(outcomes: Iterable[Outcome]) -> Roc | None:
+    """None without attacks or without benign texts that were answered."""
+    scored = [(o.answer.score, o.label) for o in outcomes if o.answer is not None]
+    attacks = sum(label == 1 for _, label in scored)
+    benign = len(scored) - attacks
+    if not attacks or not benign:
+        return None
+    points: list[tuple[float, float, float]] = []
+    caught = false_alarms = 0
+    area = 0.0
+    for score, members in groupby(sorted(scored, key=lambda one: -one[0]), key=lambda one: one[0]):
+        labels = [label for _, label in members]
+        hits = sum(label == 1 for label in labels)
+        alarms = len(labels) - hits
+        area += alarms * (caught + hits / 2)
+        caught, false_alarms = caught + hits, false_alarms + alarms
+        if score >= 0:  # below: the engine said nothing, at any threshold
+            points.append((score, false_alarms / benign, caught / attacks))
+    return Roc(tuple(points), area / (attacks * benign))
+
+
+@dataclass(frozen=True, slots=True)
+class Pairs:
+    """What two engines say of the same texts of one class: how many both flagged, one alone, none.
+    `chance`: how likely so lopsided a split is if both are as good (McNemar's exact test)."""
+
+    name: str
+    both: int
+    first_only: int
+    second_only: int
+    neither: int
+
+    @property
+    def chance(self) -> float:
+        n, k = self.first_only + self.second_only, min(self.first_only, self.second_only)
+        half = n * math.log(0.5)
+        ways = (
+            math.exp(math.lgamma(n + 1) - math.lgamma(i + 1) - math.lgamma(n - i + 1) + half)
+            for i in range(k + 1)
+        )
+        return min(1.0, 2 * sum(ways))
+
+    @property
+    def chance_text(self) -> str:
+        return "<0.001" if self.chance < 0.001 else f"{self.chance:.3f}"
+
+
+def pairs(first: Iterable[Outcome], second: Iterable[Outcome]) -> list[Pairs]:
+    """Attacks, then benign texts: those that both engines answered."""
+    flagged = {(o.file, o.line): o.answer.is_malicious for o in second if o.answer is not None}
+    counts: dict[int, Counter[tuple[bool, bool]]] = {1: Counter(), 0: Counter()}
+    for o in first:
+        if o.answer is not None and o.label is not None and (o.file, o.line) in flagged:
+            counts[o.label][o.answer.is_malicious, flagged[o.file, o.line]] += 1
+    return [
+        Pairs(name, c[True, True], c[True, False], c[False, True], c[False, False])
+        for name, c in (("attacks", counts[1]), ("benign", counts[0]))
+    ]
+
+
 @dataclass(slots=True)
 class Run:
     """How it was run. `seconds`: from the first request to the last answer."""
@@ -411,6 +513,7 @@ class Run:
     seconds: float = 0.0
     stopped: str = ""  # why it ended early; empty when it did not
     limit_waits: int = 0
+    engine: str = ""  # empty: whom the key's policy says
     outcomes: list[Outcome] = field(default_factory=list)
 
     @property
@@ -436,6 +539,13 @@ class Run:
 
     def by_source(self) -> list[Figures]:
         return measure_by(self.answered, lambda outcome: prefix(outcome.source))
+
+    def by_language(self) -> list[Figures]:
+        found = measure_by(self.answered, lambda outcome: outcome.language)
+        return sorted(found, key=lambda figures: -figures.n)
+
+    def roc(self) -> Roc | None:
+        return roc(self.outcomes)
 
     def total(self) -> Figures:
         return measure("Total", self.outcomes)

@@ -10,6 +10,7 @@ from uuid import UUID
 import orjson
 from django.conf import settings
 from django.db import transaction
+from django.utils.translation import gettext_noop
 
 from accounts.events import audit
 from accounts.models import StoredText, UsageLog, Workspace
@@ -32,8 +33,10 @@ def judged(workspace: Workspace, request_id: UUID, at: datetime | None = None) -
     row = reading.find(workspace, request_id, at)
     if row is None:
         raise errors.NotFound(
-            "The log has no such request of this workspace. Take the `request_id` of the answer; "
-            "it is kept for the days of the plan."
+            gettext_noop(
+                "The log has no such request of this workspace. Take the `request_id` of the "
+                "answer; it is kept for the days of the plan."
+            )
         )
     if row.is_malicious is None or row.confidence is None:
         message = "ended without a verdict, so there is nothing to say of one"

@@ -7,6 +7,7 @@ Equal texts ask the engine once, because they are under way at the same time
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from time import perf_counter
@@ -19,11 +20,13 @@ from accounts.usage import why
 from accounts.usage.buffer import Record, buffer
 from accounts.usage.rows import Row
 from detection import services
+from detection.policies.effects import say_of_text
 from detection.policies.policy import DetectionPolicy
 from detection.schemas import DetectConfig, Detection, TextRequest
 from gateway_project.core import encryption, errors
 from gateway_project.core.clock import new_id
 from gateway_project.core.context import RequestContext
+from gateway_project.core.sharing import LoopTurns
 from gateway_project.core.telemetry.logging import get_logger
 
 DEADLINE = "deadline"
@@ -33,6 +36,9 @@ TOO_LATE = (
 )
 GRACE_SECONDS = 0.5
 """Longer than the embedded detector needs for the texts whose time with the engine is up."""
+BEHIND, BESIDE = LoopTurns(8), LoopTurns(2)
+"""Texts that begin at each turn of the loop: of a worker, and of a web process, whose other
+requests wait for them."""
 events_log = get_logger("gateway.batches")
 
 
@@ -92,15 +98,28 @@ class Judged(NamedTuple):
 
 
 async def judge(
-    items: Sequence[Item], origin: Origin, *, deadline_seconds: float | None = None
+    items: Sequence[Item],
+    origin: Origin,
+    *,
+    deadline_seconds: float | None = None,
+    turns: LoopTurns = BEHIND,
 ) -> list[Judged]:
     """A verdict or an error for each, in their order.
 
     After `deadline_seconds` what has no verdict yet gets the error `deadline`.
     """
     batch = str(new_id())
+    counts = Counter(item.request.text for item in items if item.request is not None)
+    # Equal texts begin together, to be under way together.
+    shared = {
+        text: asyncio.create_task(turns.wait(origin.workspace_id))
+        for text, count in counts.items()
+        if count > 1
+    }
     tasks = [
-        asyncio.create_task(_judge_one(item, item.request, origin, batch))
+        asyncio.create_task(
+            _judge_one(item, item.request, origin, batch, turns, shared.get(item.request.text))
+        )
         if item.request is not None
         else None
         for item in items
@@ -128,7 +147,15 @@ async def judge(
     ]
 
 
-async def _judge_one(item: Item, request: TextRequest, origin: Origin, batch: str) -> Judged:
+async def _judge_one(
+    item: Item,
+    request: TextRequest,
+    origin: Origin,
+    batch: str,
+    turns: LoopTurns,
+    turn: asyncio.Task[None] | None,
+) -> Judged:
+    await (turns.wait(origin.workspace_id) if turn is None else asyncio.shield(turn))
     context = RequestContext(origin.client_ip, origin.correlation_id, origin.traceparent)
     context.route = origin.endpoint
     context.user_agent = origin.user_agent
@@ -188,8 +215,7 @@ async def _verdict(
         {"id": item.id, "status": "ok", "result": orjson.Fragment(result), "error": None}
     )
     row.note(verdict)
-    if "reason" in row.why:
-        row.why["reason"] = why.without_quotes(row.why["reason"], request.text)
+    say_of_text(row, request.text, config.content_type)
     extra[why.NAME] = _why(row, context, origin)
     return Judged(
         line,

@@ -23,6 +23,7 @@ import orjson
 from django.conf import settings
 from django.db import transaction
 from django.db.models import F, Q, QuerySet, Sum
+from django.utils.translation import gettext_noop
 
 from accounts import parking
 from accounts.events import audit, publish
@@ -38,6 +39,7 @@ from detection.models import UNFINISHED, Job, JobChunk
 from detection.policies import policy
 from detection.schemas import DetectConfig
 from gateway_project.core import clock, encryption, errors
+from gateway_project.core.sentences import Sentence
 from gateway_project.core.stores import advisory
 from gateway_project.core.stores.refused import write_all_but
 from gateway_project.core.stores.sweeps import Round
@@ -245,7 +247,12 @@ def claim(chunk_id: UUID) -> Work | None:
             attempts=F("attempts") + 1,
         )
     try:
-        key = ApiKey.objects.filter(pk=chunk.job.api_key_id).only("detection_policy").first()
+        key = (
+            ApiKey.objects.filter(pk=chunk.job.api_key_id)
+            .select_related("workspace")
+            .only("detection_policy", "workspace__detection_policy")
+            .first()
+        )
         work = _work(chunk, run, key)
     except _NotForUs as exc:
         log.warning("chunk_left_to_others", chunk=str(chunk_id), reason=str(exc))
@@ -555,8 +562,15 @@ def cancel(job: Job, *, actor: Actor) -> Job:
         ):
             job.refresh_from_db()
             raise errors.Conflict(
-                f"The {job.kind} is {job.status} already: nothing is left to cancel. Read its "
-                f"results at {status_url(job)}."
+                Sentence(
+                    gettext_noop(
+                        "The %(kind)s is %(status)s already: nothing is left to cancel. Read "
+                        "its results at %(url)s."
+                    ),
+                    kind=Sentence(job.kind),
+                    status=Sentence(job.status),
+                    url=status_url(job),
+                )
             )
         audit("job.cancelled", workspace=job.workspace, target=job.pk, **actor.fields())
     job.refresh_from_db()

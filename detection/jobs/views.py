@@ -41,7 +41,7 @@ from detection.schemas import (
 from detection.views import StoringViewSet
 from gateway_project.core import errors
 from gateway_project.core.api.endpoint import Answer, asked, endpoint
-from gateway_project.core.api.responses import NDJSON, ndjson, reply
+from gateway_project.core.api.responses import JSON, NDJSON, ndjson, reply, wants
 from gateway_project.core.clock import utc_text
 from gateway_project.core.context import RequestContext
 
@@ -145,7 +145,10 @@ class BatchViewSet(_Queueing):
             return await self.queue(self.order(Job.Kind.BATCH, body), items)
         budget = body.config.timeout_seconds or settings.DETECTION_ENGINE_TIMEOUT_SECONDS
         judged = await judging.judge(
-            items, origin_of(self.principal, self.context), deadline_seconds=budget
+            items,
+            origin_of(self.principal, self.context),
+            deadline_seconds=budget,
+            turns=judging.BESIDE,
         )
         judging.log(judged, self.context)
         counts = judging.counts_of(judged)
@@ -263,7 +266,7 @@ class JobViewSet(KeyedViewSet):
     )
     def batch(self, request: Request, id: UUID) -> HttpResponse | StreamingHttpResponse:  # noqa: A002
         job = self.own(Job.Kind.BATCH, id)
-        if NDJSON in request.headers.get("Accept", ""):
+        if 0 < wants(request, NDJSON) >= wants(request, JSON):
             return ndjson(store.all_results(job))
         query = asked(request._request, ResultsQuery)
         lines, following = store.results(job, query.cursor, query.limit)

@@ -18,7 +18,7 @@ from django.conf import settings
 from django.core.cache import cache
 from redis.exceptions import ResponseError
 
-from detection.litellm.reading import Piece
+from detection.guardrails.pieces import Piece
 from gateway_project.core.stores import redis
 from gateway_project.core.stores.caching import ignore
 

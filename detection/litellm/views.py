@@ -20,14 +20,13 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from accounts import idempotency
 from accounts.viewsets import OnceViewSet
+from detection.guardrails.pieces import Piece, items_of, logged, reason_of, units
 from detection.jobs import judging
 from detection.jobs.judging import Item, Judged
 from detection.jobs.views import origin_of
 from detection.litellm import reading
 from detection.litellm.calls import Call, Known
-from detection.litellm.reading import Piece
 from detection.policies import policy
-from detection.schemas import DetectConfig
 from gateway_project.core import errors
 from gateway_project.core.api.endpoint import Asked, endpoint
 from gateway_project.core.api.responses import reply
@@ -74,7 +73,7 @@ class _Part(NamedTuple):
 
     @property
     def units(self) -> int:
-        return reading.units(len(self.piece.text)) - reading.units(self.known.chars)
+        return units(len(self.piece.text)) - units(self.known.chars)
 
 
 class GuardrailViewSet(OnceViewSet):
@@ -106,9 +105,7 @@ class GuardrailViewSet(OnceViewSet):
         known = Known(0, "") if self.call is None else self.call.known_of(piece)
         if known.blocked is not None or known.chars == len(piece.text):
             return _Part(piece, known, [])
-        config = DetectConfig(content_type=piece.kind)
-        portions = reading.portions(piece.text, known.chars)
-        return _Part(piece, known, [Item.of("", text, config) for text in portions])
+        return _Part(piece, known, items_of(piece, known.chars))
 
     @endpoint(
         operation="guardLiteLLM",
@@ -144,7 +141,8 @@ class GuardrailViewSet(OnceViewSet):
         )
         rest = iter(judged)
         by_part = [(part, [next(rest) for _ in part.items]) for part in self.parts]
-        judging.log((one for part, found in by_part for one in _rows(part, found)), self.context)
+        rows = (one for part, found in by_part for one in logged(part.units, found))
+        judging.log(rows, self.context)
         if self.call is not None:
             _remember(self.call, by_part)
         return reply(self._action(by_part), exclude_none=True)
@@ -152,7 +150,7 @@ class GuardrailViewSet(OnceViewSet):
     def _action(self, by_part: list[tuple[_Part, list[Judged]]]) -> GuardrailResponse:
         """The worst of them. Raises what kept any of them from a verdict, unless another blocks."""
         reasons = [
-            (one.verdict.confidence, _reason(part.piece, one))
+            (one.verdict.confidence, reason_of(part.piece, one))
             for part, found in by_part
             for one in found
             if one.is_flagged and one.verdict is not None
@@ -209,24 +207,11 @@ def _pieces(body: GuardrailRequest) -> Iterable[Piece]:
     yield from reading.of_calls(body.tool_calls or ())
 
 
-def _reason(piece: Piece, judged: Judged) -> str:
-    kinds = ", ".join(judged.verdict.threat_types if judged.verdict is not None else ())
-    what = kinds or "a text on this key's deny list"
-    return f"Prompt injection in {piece.where}: {what}"
-
-
-def _rows(part: _Part, found: list[Judged]) -> Iterable[Judged]:
-    """What is in the log: what was paid for, and what was found."""
-    for number, one in enumerate(found):
-        if number < part.units or one.is_flagged or one.error is not None:
-            yield one
-
-
 def _remember(call: Call, by_part: list[tuple[_Part, list[Judged]]]) -> None:
     for part, found in by_part:
         flagged = next((one for one in found if one.is_flagged), None)
         if flagged is not None:
-            call.note(part.piece, blocked=_reason(part.piece, flagged))
+            call.note(part.piece, blocked=reason_of(part.piece, flagged))
         elif part.known.blocked is None and all(map(_is_judged, found)):
             call.note(part.piece)
     call.keep()

@@ -1,8 +1,9 @@
 """What a key's detections mean when they do not say, and what no request of it may change.
 
-A policy belongs to a key, and goes over to its successors. What is in force lies on the key itself
-(`ApiKey.detection_policy`), where the data plane finds it with the key; every state that it ever
-had is a `PolicyVersion`. A key that never works again keeps none (`prune`).
+A policy belongs to a key, and goes over to its successors; a key without one has its workspace's.
+What is in force lies on the key, or on the workspace (`detection_policy`), where the data plane
+finds it with the key; every state that it ever had is a `PolicyVersion`. A key that never works
+again keeps none (`prune`).
 
 Entries match the **whole** text, normalised, and never a part of it. They are kept as digests; the
 texts are not.
@@ -16,10 +17,12 @@ from __future__ import annotations
 import hashlib
 import unicodedata
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator, Mapping, Set
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
+from functools import lru_cache
+from hashlib import blake2b
 from threading import Lock
 from types import MappingProxyType
 from typing import Any, Literal, NamedTuple, get_args
@@ -30,10 +33,11 @@ from cachetools import LRUCache
 from django.conf import settings
 from django.db import transaction
 from django.db.models import Exists, OuterRef, Q
+from django.utils.translation import gettext_noop
 
 from accounts import authentication
 from accounts.events import audit
-from accounts.models import ApiKey, ended_by
+from accounts.models import ApiKey, Workspace, ended_by
 from accounts.services import Actor
 from detection.content_types import ContentType
 from detection.engines.addresses import DEFAULT as DEFAULT_ENGINE
@@ -41,6 +45,7 @@ from detection.engines.door import DIRECT, Route, Second, Shadow
 from detection.models import Job, PolicyVersion
 from detection.schemas import DetectConfig, OnUnavailable, PolicyRef
 from gateway_project.core import clock, errors
+from gateway_project.core.sentences import Sentence
 from gateway_project.core.sharing import Turn
 from gateway_project.core.stores.sweeps import Round
 from gateway_project.core.telemetry.metrics import bound_reached, cache_bytes, policy_matches
@@ -146,7 +151,7 @@ class DetectionPolicy:
         return self.thresholds.fallback
 
     def ref(self, matched: Match | None = None) -> PolicyRef:
-        return PolicyRef(id=self.id, version=self.version, matched=matched)
+        return _ref(self.id, self.version, matched)
 
     def threshold(
         self,
@@ -212,6 +217,11 @@ class DetectionPolicy:
         )
 
 
+@lru_cache(maxsize=1_024)
+def _ref(policy_id: str, version: int, matched: Match | None) -> PolicyRef:
+    return PolicyRef(id=policy_id, version=version, matched=matched)
+
+
 DEFAULT = DetectionPolicy()
 PIECE_CHARS, MARKS_MAX = 256, 64
 
@@ -252,6 +262,20 @@ def digest_of(text: str) -> str:
     return hashlib.sha256(normalised(text).encode()).hexdigest()
 
 
+def mark_of(workspace_id: UUID, digest: str, pepper: bytes | None = None) -> str:
+    """Of a text by its `digest_of`, for the log: equal for equal texts of a workspace, and of use
+    to nobody without the pepper."""
+    key = (pepper or settings.KEY_PEPPERS.by_version[0][1])[:64]
+    material = f"{workspace_id}\0{digest}".encode()
+    return blake2b(material, key=key, digest_size=12, person=b"text").hexdigest()
+
+
+def marks_of(workspace_id: UUID, digests: Iterable[str]) -> dict[str, str]:
+    """`{mark: digest}`, by all peppers that rows of the log may have been marked with."""
+    peppers = [pepper for _, pepper in settings.KEY_PEPPERS.by_version]
+    return {mark_of(workspace_id, d, pepper): d for d in digests for pepper in peppers}
+
+
 _read_already: LRUCache[str, DetectionPolicy] = LRUCache(
     settings.POLICY_CACHE_BYTES_MAX, getsizeof=lambda policy: policy.memory_bytes
 )
@@ -272,8 +296,22 @@ def in_force(text: str) -> DetectionPolicy:
     return known
 
 
+Owner = ApiKey | Workspace
+"""Whose policy it is."""
+
+
 def of_key(key: ApiKey) -> DetectionPolicy:
-    return read(key.detection_policy) if key.detection_policy else DEFAULT
+    """The one in force: its own, its workspace's, or the default."""
+    return of_document(key.policy_in_force)
+
+
+def of_owner(owner: Owner) -> DetectionPolicy:
+    """As `of_key`; of a workspace the one for keys that have none of their own."""
+    return of_key(owner) if isinstance(owner, ApiKey) else of_document(owner.detection_policy)
+
+
+def of_document(document: Mapping[str, Any]) -> DetectionPolicy:
+    return read(document) if document else DEFAULT
 
 
 def read(document: Mapping[str, Any]) -> DetectionPolicy:
@@ -311,33 +349,36 @@ def _thresholds(document: Mapping[str, Any]) -> Thresholds:
     )
 
 
-def version_of(key: ApiKey) -> int:
-    """Of the policy in force; 0: the key has none of its own."""
-    version: int = key.detection_policy.get("version", 0)
+def version_of(owner: Owner) -> int:
+    """Of its own policy in force; 0: it has none."""
+    version: int = owner.detection_policy.get("version", 0)
     return version
 
 
-def body_of(key: ApiKey) -> dict[str, Any]:
+def body_of(owner: Owner) -> dict[str, Any]:
     """The policy in force, as `save` takes it."""
-    document: dict[str, Any] = key.detection_policy
+    document: dict[str, Any] = (
+        owner.policy_in_force if isinstance(owner, ApiKey) else owner.detection_policy
+    )
     return {
         name: document[name] for name in document if name not in ("id", "version", "updated_at")
     }
 
 
-def subject_of(key: ApiKey) -> UUID:
+def subject_of(owner: Owner) -> UUID:
     """Whose versions are counted: a key and its successors are one."""
-    return key.limit_subject or key.pk
+    return (owner.limit_subject if isinstance(owner, ApiKey) else None) or owner.pk
 
 
 def save(
-    key: ApiKey, policy: Mapping[str, Any], *, expected: int | None = None, actor: Actor
+    owner: Owner, policy: Mapping[str, Any], *, expected: Sequence[int] = (), actor: Actor
 ) -> PolicyVersion:
-    """Put `policy` (without `id` and `version`) in force for the key, as its next version.
+    """Put `policy` (without `id` and `version`) in force for the key, or for all keys of the
+    workspace that have none of their own, as its next version.
 
-    `expected`: raise 412 when another version is in force (0: none yet). Raises 422 for one that is
-    larger than `POLICY_BYTES_MAX`, and 409 for a key that never works again. Of all versions the
-    last `POLICY_VERSIONS_MAX` are kept.
+    `expected`: raise 412 when none of these versions is in force (0: none yet). Raises 422 for a
+    policy that is larger than `POLICY_BYTES_MAX`, and 409 for a key that never works again. Of all
+    versions the last `POLICY_VERSIONS_MAX` are kept.
     """
     size = len(orjson.dumps(dict(policy)))
     if size > settings.POLICY_BYTES_MAX:
@@ -345,49 +386,111 @@ def save(
         message = f"is {size} bytes as JSON; at most {settings.POLICY_BYTES_MAX}. Shorten the notes"
         raise errors.ValidationFailed(errors=[{"field": "", "message": message}])
     with transaction.atomic():
-        held = ApiKey.objects.select_for_update(no_key=True).get(pk=key.pk)
-        if held.is_ended:
-            raise errors.Conflict(
-                "This key was revoked or replaced, and has no policy any more. Change its "
-                "successor's, or another key's."
-            )
+        held = _hold(owner)
         now = version_of(held)
-        if expected is not None and expected != now:
+        if expected and now not in expected:
             raise errors.PreconditionFailed(
-                f"Version {now} of the policy is in force, not {expected}: somebody changed it "
-                "meanwhile. Read it again, and decide anew."
+                Sentence(
+                    gettext_noop(
+                        "Version %(now)s of the policy is in force, not %(expected)s: somebody "
+                        "changed it meanwhile. Read it again, and decide anew."
+                    ),
+                    now=str(now),
+                    expected=", ".join(map(str, expected)),
+                )
             )
         subject = subject_of(held)
         last = PolicyVersion.objects.filter(subject_id=subject).order_by("-version").first()
         version = PolicyVersion.objects.create(
             subject_id=subject,
             version=(last.version if last is not None else 0) + 1,
-            api_key=held,
+            api_key=held if isinstance(held, ApiKey) else None,
+            workspace=held if isinstance(held, Workspace) else None,
             policy=dict(policy),
             actor=actor.name,
         )
         PolicyVersion.objects.filter(
             subject_id=subject, version__lte=version.version - settings.POLICY_VERSIONS_MAX
         ).delete()
-        before = dict(held.detection_policy)
-        held.detection_policy = {
+        document = {
             "id": str(subject),
             "version": version.version,
             "updated_at": clock.now().isoformat(),
             **policy,
         }
-        held.save(update_fields=["detection_policy"])
-        audit(
-            "policy.changed",
-            workspace=held.workspace,
-            target=held.pk,
-            version=version.version,
-            changes=changes_between(before, policy),
-            **actor.fields(),
-        )
-        authentication.forget(held.pk)
-    key.detection_policy = held.detection_policy
+        _put(held, document, actor, version=version.version)
+    owner.detection_policy = held.detection_policy
     return version
+
+
+def follow_workspace(key: ApiKey, *, actor: Actor) -> None:
+    """Drop the key's own policy: its workspace's is in force from now on. Versions stay."""
+    with transaction.atomic():
+        held = _hold(key)
+        if held.detection_policy:
+            _put(held, {}, actor, follows="workspace")
+    key.detection_policy = {}
+
+
+def allow(owner: Owner, digest: str, note: str, *, actor: Actor) -> int:
+    """Put one more text on the allow list; returns the version that it is in force by. Twice is
+    once. Raises 409 when it stands on the deny list, which goes first, or when the list is full."""
+    with transaction.atomic():
+        held = _hold(owner)
+        body = body_of(held)
+        listed = {name: list(body.get(name) or ()) for name in ("allow", "deny")}
+        if any(entry["digest"] == digest for entry in listed["deny"]):
+            raise errors.Conflict(
+                gettext_noop(
+                    "This text stands on the deny list, which goes first. Take it off there."
+                )
+            )
+        if any(entry["digest"] == digest for entry in listed["allow"]) and version_of(held):
+            return version_of(held)
+        if len(listed["allow"]) >= ENTRIES_MAX:
+            raise errors.Conflict(
+                Sentence(
+                    gettext_noop("The allow list has %(most)s texts. Take one off first."),
+                    most=ENTRIES_MAX,
+                )
+            )
+        body["allow"] = [*listed["allow"], {"digest": digest, "note": note}]
+        saved = save(held, body, actor=actor)
+    owner.detection_policy = held.detection_policy
+    return saved.version
+
+
+def _hold(owner: Owner) -> Owner:
+    """The row, held for this transaction. Raises 409 for a key that never works again."""
+    if isinstance(owner, Workspace):
+        return Workspace.objects.select_for_update(no_key=True).get(pk=owner.pk)
+    held = ApiKey.objects.select_for_update(no_key=True).get(pk=owner.pk)
+    if held.is_ended:
+        raise errors.Conflict(
+            gettext_noop(
+                "This key was revoked or replaced, and has no policy any more. Change its "
+                "successor's, or another key's."
+            )
+        )
+    return held
+
+
+def _put(held: Owner, document: dict[str, Any], actor: Actor, **details: Any) -> None:
+    before = body_of(held)
+    held.detection_policy = document
+    held.save(update_fields=["detection_policy"])
+    audit(
+        "policy.changed",
+        workspace=held.workspace if isinstance(held, ApiKey) else held,
+        target=held.pk,
+        changes=changes_between(before, body_of(held)),
+        **details,
+        **actor.fields(),
+    )
+    if isinstance(held, ApiKey):
+        authentication.forget(held.pk)
+    else:
+        authentication.forget_workspace(held.pk)
 
 
 def changes_between(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, list[Any]]:
@@ -406,9 +509,9 @@ def changes_between(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict
     return changed
 
 
-def versions_of(key: ApiKey) -> list[PolicyVersion]:
+def versions_of(owner: Owner) -> list[PolicyVersion]:
     """The newest first; at most `VERSIONS_SHOWN`."""
-    found = PolicyVersion.objects.filter(subject_id=subject_of(key)).order_by("-version")
+    found = PolicyVersion.objects.filter(subject_id=subject_of(owner)).order_by("-version")
     return list(found[:VERSIONS_SHOWN])
 
 
@@ -440,7 +543,7 @@ def _empty_ended() -> int:
 
 
 def _prune_versions() -> int:
-    """Of those past `AUDIT_RETENTION_DAYS` none stay but what keys that may work have in force."""
+    """Of those past `AUDIT_RETENTION_DAYS` none stay but what may be in force."""
     if not settings.AUDIT_RETENTION_DAYS:
         return 0
     now = clock.now()
@@ -448,5 +551,6 @@ def _prune_versions() -> int:
     subject = OuterRef("subject_id")
     later = PolicyVersion.objects.filter(subject_id=subject, version__gt=OuterRef("version"))
     lasting = ApiKey.objects.filter(Q(pk=subject) | Q(limit_subject=subject), ~ended_by(now))
-    old = PolicyVersion.objects.filter(Exists(later) | ~Exists(lasting), created_at__lt=begins)
+    is_needless = Exists(later) | Q(~Exists(lasting), workspace=None)
+    old = PolicyVersion.objects.filter(is_needless, created_at__lt=begins)
     return Round().delete(old.order_by("created_at"))

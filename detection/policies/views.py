@@ -223,7 +223,7 @@ class EnginesView(BaseModel):
 
 class PolicyView(BaseModel):
     id: str
-    version: int
+    version: int = Field(description="For `If-Match`; 0: the key has no policy of its own yet.")
     updated_at: Time | None
     threshold: ThresholdsView
     engines: EnginesView
@@ -237,12 +237,12 @@ class PolicyView(BaseModel):
 
     @classmethod
     def of(cls, key: ApiKey) -> PolicyView:
-        document = key.detection_policy
+        document = key.policy_in_force
         updated_at = document.get("updated_at")
         known = policy.of_key(key)
         return cls(
             id=known.id,
-            version=known.version,
+            version=policy.version_of(key),
             updated_at=datetime.fromisoformat(updated_at) if updated_at else None,
             threshold=ThresholdsView(
                 engine=known.threshold_engine,
@@ -267,7 +267,10 @@ class PolicyViewSet(KeyedViewSet):
     @endpoint(
         operation="getPolicy",
         summary="The calling key's policy",
-        description="`ETag` is for `If-Match` of PUT. Without a policy of its own: the default.",
+        description=(
+            '`ETag` is for `If-Match` of PUT. `"0"`: the key has no policy of its own, and this '
+            "is its workspace's, or the default."
+        ),
         tags=TAGS,
         answer=PolicyView,
         headers=["ETag"],
@@ -298,7 +301,7 @@ class PolicyViewSet(KeyedViewSet):
     )
     def update(self, request: Request) -> HttpResponse:
         body = self.parsed(PolicyRequest)
-        expected = _version_of(request.headers.get("If-Match"))
+        expected = _versions_of(request.headers.get("If-Match"))
 
         def save() -> HttpResponse:
             key = self.calling_key()
@@ -312,11 +315,15 @@ def _shown(key: ApiKey) -> HttpResponse:
     return reply(PolicyView.of(key), headers={"ETag": f'"{policy.version_of(key)}"'})
 
 
-def _version_of(tag: str | None) -> int | None:
-    """Of an `If-Match`; raises 412 for one that is none of ours. `*` is any."""
-    if tag is None or tag.strip() == "*":
-        return None
-    digits = tag.strip().removeprefix("W/").strip('"')
-    if not (digits.isascii() and digits.isdigit() and len(digits) < 10):
+def _versions_of(tags: str | None) -> tuple[int, ...]:
+    """Of an `If-Match`, which may name several (RFC 9110 §13.1.1); empty: whatever is there.
+
+    Raises 412 when none of them is one of ours.
+    """
+    if tags is None or tags.strip() == "*":
+        return ()
+    found = [one.strip().removeprefix("W/").strip('"') for one in tags.split(",")]
+    ours = tuple(int(one) for one in found if one.isascii() and one.isdigit() and len(one) < 10)
+    if not ours:
         raise errors.PreconditionFailed("If-Match takes the ETag of GET /v1/policy, or *.")
-    return int(digits)
+    return ours

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from inspect import isawaitable
@@ -15,6 +14,7 @@ from aiohttp import web
 from detection.engines import addresses, door
 from detection.engines.engine import Engine
 from gateway_project.core.upstream import breaker
+from gateway_project.tests.loop_thread import LoopThread
 
 LATE = 2.0
 
@@ -99,10 +99,7 @@ EVERY_BAD = (
 
 @contextmanager
 def serving() -> Iterator[FakeServer]:
-    fake = FakeServer()
-    loop = asyncio.new_event_loop()
-    thread = threading.Thread(target=loop.run_forever, name="fake-engine", daemon=True)
-    thread.start()
+    fake, thread = FakeServer(), LoopThread("fake-engine")
 
     async def start() -> web.AppRunner:
         runner = web.AppRunner(fake.app(), shutdown_timeout=0)
@@ -110,19 +107,12 @@ def serving() -> Iterator[FakeServer]:
         await web.TCPSite(runner, "127.0.0.1", 0).start()
         return runner
 
-    runner = asyncio.run_coroutine_threadsafe(start(), loop).result(10)
+    runner = thread.run(start())
     fake.address = f"127.0.0.1:{runner.addresses[0][1]}"
     yield fake
-
-    async def stop() -> None:
-        for task in asyncio.all_tasks() - {asyncio.current_task()}:
-            task.cancel()  # answers that nobody waits for any more
-        await runner.cleanup()
-
-    asyncio.run_coroutine_threadsafe(stop(), loop).result(30)
-    loop.call_soon_threadsafe(loop.stop)
-    thread.join()
-    loop.close()
+    thread.cancel()
+    thread.run(runner.cleanup())
+    thread.close()
 
 
 def add(gateway: Any, name: str, url: str) -> Engine:

@@ -419,6 +419,43 @@ class TestBounds:
         assert found.scanned_chars < found.total_chars
         assert found.score >= 0.6
 
+    @pytest.mark.parametrize("levels", range(1, 7))
+    def test_what_is_encoded_too_often_is_no_clean_text(self, levels):
+        text = ATTACK
+        for _ in range(levels):
+            text = base64.b64encode(text.encode()).decode()
+
+        found = analyse(text, budget_seconds=60)
+
+        assert found.score >= 0.6 or "decoding" in found.unseen
+        assert levels > detector.views.DEPTH_MAX or found.score >= 0.6
+
+    @pytest.mark.parametrize(
+        "sign", ["\u200b", "\u2060", "\u00ad", "\ufeff", "\U000e0150", "\ufe01"]
+    )
+    def test_a_row_of_invisible_signs_is_no_clean_text(self, sign):
+        for text in (sign * 10_000, f"Hello there.{sign * 500} Bye."):
+            found = analyse(text, budget_seconds=60)
+
+            assert found.unseen == ("decoding",)
+            assert found.total_chars - found.scanned_chars >= 500
+
+    @pytest.mark.parametrize(
+        "text", ["👩‍👩‍👧‍👦 and ❤️ at home", "שלום\u200f, \u200eworld\u200f!", "zero\u200bwidth"]
+    )
+    def test_what_people_write_with_them_is(self, text):
+        assert analyse(text, budget_seconds=60).unseen == ()
+
+    @pytest.mark.parametrize("zero", ["\u200b\u200c", "\u200c\u200b", "\u200d\u2060"])
+    def test_bits_of_invisible_signs_are_read(self, zero):
+        bits = "".join(f"{byte:08b}" for byte in ATTACK.encode())
+        text = f"Nice weather.{bits.translate(str.maketrans('01', zero))}"
+
+        found = analyse(text, budget_seconds=60)
+
+        assert found.score >= 0.6
+        assert "zero_width" in found.views
+
     def test_decoding_is_bounded(self):
         bomb = ATTACK * 100
         for _ in range(4):

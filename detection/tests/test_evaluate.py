@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 import csv
 import io
 import json
 import re
-import threading
 from unittest.mock import Mock
 
 import pytest
@@ -21,6 +19,7 @@ from detection.evaluation import report
 from detection.evaluation.report import Answer, Figures, Outcome, Rate, Run, Sample
 from detection.management.commands import evaluate
 from gateway_project.core import cells
+from gateway_project.tests.loop_thread import LoopThread
 
 SECRET = "xyzzy plugh"  # in every text, and never in any output
 KEY = "gw_live_given"
@@ -85,22 +84,14 @@ def problem(status, code, headers=None):
 
 @pytest.fixture
 def api():
-    api, loop = API(), asyncio.new_event_loop()
-    thread = threading.Thread(target=loop.run_forever, daemon=True)
-    thread.start()
-
-    def run(work):
-        return asyncio.run_coroutine_threadsafe(work, loop).result(10)
-
+    api, thread = API(), LoopThread("api")
     runner = web.AppRunner(api.app(), shutdown_timeout=0)
-    run(runner.setup())
-    run(web.TCPSite(runner, "127.0.0.1", 0).start())
+    thread.run(runner.setup())
+    thread.run(web.TCPSite(runner, "127.0.0.1", 0).start())
     api.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
     yield api
-    run(runner.cleanup())
-    loop.call_soon_threadsafe(loop.stop)
-    thread.join()
-    loop.close()
+    thread.run(runner.cleanup())
+    thread.close()
 
 
 @pytest.fixture
@@ -514,3 +505,126 @@ class TestTheKey:
         assert row.revoked_at is not None
         assert ("does not know the keys" in printed.failed) is not is_known
         assert bool(api.asked) is is_known
+
+
+def judged(*rows):
+    """`(label, score)` as outcomes, in the order of their lines; malicious from 0.6 on."""
+    return [
+        Outcome(
+            "a",
+            line,
+            "s",
+            label,
+            answer=Answer(is_malicious=score >= 0.6, confidence=score, status="complete"),
+            language="de" if line % 2 else "latin",
+        )
+        for line, (label, score) in enumerate(rows, 1)
+    ]
+
+
+class TestTheComparison:
+    def test_the_area_is_the_chance_that_an_attack_scores_higher(self):
+        perfect = report.roc(judged((1, 0.9), (1, 0.8), (0, 0.2)))
+        useless = report.roc(judged((1, 0.5), (0, 0.5), (1, 0.5), (0, 0.5)))
+        mixed = report.roc(judged((1, 0.9), (1, 0.3), (0, 0.5), (0, 0.1)))
+
+        assert (perfect.area, useless.area, mixed.area) == (1.0, 0.5, 0.75)
+
+    def test_it_has_no_curve_without_both_classes(self):
+        assert report.roc(judged((1, 0.9))) is None
+        assert report.roc(judged((0, 0.9))) is None
+        assert report.roc([]) is None
+
+    def test_recall_is_read_at_the_lowest_threshold_that_keeps_to_the_rate(self):
+        curve = report.roc(judged((1, 0.9), (1, 0.7), (0, 0.6), (1, 0.5), (0, 0.1)))
+
+        assert curve.at(0.0) == (0.7, pytest.approx(2 / 3))
+        assert curve.at(0.5) == (0.5, 1.0)
+        assert report.roc(judged((0, 0.9), (1, 0.2))).at(0.01) is None
+
+    def test_its_curves_end_where_everything_is_flagged(self):
+        curve = report.roc(judged((1, 0.9), (0, 0.6), (1, 0.5), (0, 0.1)))
+
+        assert curve.path == "M0 1L0.0000 0.5000L0.5000 0.5000L0.5000 0.0000L1.0000 0.0000"
+        assert curve.near == "M0 1L0.0000 0.5000H1"
+
+    @pytest.mark.parametrize(
+        ("first", "second", "chance"),
+        # Of the binomial distribution with one half: known values.
+        [(0, 0, 1.0), (5, 5, 1.0), (0, 5, 0.0625), (1, 9, 0.0215), (10, 0, 0.00195)],
+    )
+    def test_it_gives_mcnemars_exact_chance(self, first, second, chance):
+        found = report.Pairs("attacks", 3, first, second, 4).chance
+
+        assert found == pytest.approx(chance, abs=5e-5)
+
+    def test_it_stays_a_number_for_many_texts(self):
+        assert report.Pairs("benign", 0, 40_000, 41_000, 0).chance == pytest.approx(
+            0.00044, abs=2e-4
+        )
+        assert report.Pairs("benign", 0, 0, 100_000, 0).chance_text == "<0.001"
+
+    def test_it_pairs_texts_that_both_answered(self):
+        first = judged((1, 0.9), (1, 0.1), (0, 0.9), (1, 0.9))
+        second = judged((1, 0.1), (1, 0.9), (0, 0.9))
+
+        attacks, benign = report.pairs(first, second)
+
+        assert (attacks.both, attacks.first_only, attacks.second_only, attacks.neither) == (
+            0,
+            1,
+            1,
+            0,
+        )
+        assert (benign.both, benign.neither) == (1, 0)
+
+    def test_its_report_shows_both_and_loads_nothing(self):
+        runs = [
+            a_run(engine="go<1>", outcomes=judged((1, 0.9), (0, 0.3), (1, 0.2))),
+            a_run(engine="judge", outcomes=judged((1, 0.9), (0, 0.7), (1, 0.8))),
+        ]
+        text = evaluate.render(*runs)
+
+        assert "go&lt;1&gt; and judge" in text
+        assert "McNemar" in text
+        assert text.count('class="curve recall"') >= 3
+        assert not re.search(r"(?:src|href)=", text)
+
+    def test_a_language_is_what_the_row_says_else_the_script(self):
+        rows = (
+            b'{"text": "Guten Tag", "label": 0, "language": "de"}',
+            '{"text": "Привет", "label": 0}'.encode(),
+        )
+        found = [report.parse(row, "a", 1).outcome().language for row in rows]
+
+        assert found == ["de", "cyrillic"]
+
+    def test_a_given_key_chooses_its_engine_itself(self, api, rows):
+        printed = run_command(api.url, rows(("a", 0)), "--engine", "default")
+
+        assert "chosen by the policy of a key" in printed.failed
+
+    def test_an_engine_that_nobody_named_is_refused(self, api, rows, monkeypatch):
+        monkeypatch.delenv("GATEWAY_API_KEY", raising=False)
+        printed = run_command(api.url, rows(("a", 0)), "--engine", "nobody", key=None)
+
+        assert "no engine of this installation" in printed.failed
+        assert "DETECTION_ENGINES" in printed.failed
+
+    def test_each_engine_has_a_key_with_a_policy_that_names_it(
+        self, gateway, api, rows, monkeypatch, settings, tmp_path
+    ):
+        monkeypatch.delenv("GATEWAY_API_KEY", raising=False)
+        settings.DETECTION_ENGINES = "other=embedded:"
+        page = tmp_path / "report.html"
+        arguments = ["--compare", "other", "--html", str(page), "--by-language"]
+        printed = run_command(api.url, rows(("attack", 1), ("b", 0)), *arguments, key=None)
+
+        keys = ApiKey.objects.filter(workspace__slug="evaluation").order_by("created_at")
+        first = [key.detection_policy["engines"]["first"] for key in keys]
+        assert first == ["default", "other"]
+        assert {key.detection_policy["on_unavailable"] for key in keys} == {"fail_closed"}
+        assert len(set(api.keys)) == 2
+        assert "Recall at 1.0" in printed.replace("\xa0", " ")
+        assert "McNemar" in printed
+        assert "Where they differ" in page.read_text()

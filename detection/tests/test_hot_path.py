@@ -57,14 +57,14 @@ def test_an_address_to_tell_costs_one_insert(gateway, engine, acme_key, counted)
     assert (counted.sql, counted.hops) == (1, 1)
 
 
-@pytest.mark.skipif(not settings.REDIS_URL, reason="needs Redis: `make test` starts it")
+@pytest.mark.needs_redis
 def test_nobody_waits_until_a_score_is_kept(gateway, engine, acme_key, monkeypatch):
     pipe = redis.connection()
     submit, never = pipe.submit, []
 
-    def submit_or_lose(packed):
+    def submit_or_lose(packed, **more):
         if b"SET" not in packed[:20]:
-            return submit(packed)
+            return submit(packed, **more)
         never.append(gateway.loop.create_future())
         return never[-1]
 

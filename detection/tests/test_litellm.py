@@ -8,11 +8,11 @@ import json
 from pathlib import Path
 
 import pytest
-from django.conf import settings
 
 from accounts.models import UsageLog
 from accounts.services import Actor
 from accounts.tests.shapes import refusal
+from detection.guardrails import pieces
 from detection.jobs import judging
 from detection.litellm import calls, reading
 from detection.policies import policy
@@ -117,11 +117,11 @@ def test_a_long_text_is_judged_in_portions_wherever_the_attack_is(guard, at):
 @pytest.mark.parametrize("chars", [0, 1, 9_999, 10_000, 10_001, 19_000, 19_001, 28_000, 123_456])
 def test_portions_cover_all_and_are_as_many_as_they_cost(chars):
     text = "".join(chr(0x4E00 + n % 20_000) for n in range(chars))
-    parts = reading.portions(text)
+    parts = pieces.portions(text)
 
     assert all(len(part) <= 10_000 for part in parts)
-    assert parts[0] + "".join(part[reading.OVERLAP_CHARS :] for part in parts[1:]) == text
-    assert reading.units(chars) == (len(parts) if chars else 0)
+    assert parts[0] + "".join(part[pieces.OVERLAP_CHARS :] for part in parts[1:]) == text
+    assert pieces.units(chars) == (len(parts) if chars else 0)
 
 
 def test_more_texts_than_a_batch_takes_and_a_body_larger_than_one(guard):
@@ -338,7 +338,7 @@ def test_a_stream_costs_what_was_added(gateway, guard, cost, monkeypatch):
     assert first == {"minute": 1, "day": 1, "workspace_day": 1, "workspace_minute": 1}
     assert rest == again == FREE
     assert [len(text) for text in judged[:3]] == [40, 80, 120]
-    assert max(len(text) for text in judged) == reading.OVERLAP_CHARS + 40
+    assert max(len(text) for text in judged) == pieces.OVERLAP_CHARS + 40
     assert len(judged) == 40
     gateway.flush_usage()
     assert UsageLog.objects.count() == 1
@@ -360,7 +360,7 @@ def test_a_stream_pays_for_each_portion_once(guard, cost):
 
     taken = cost(lambda: [guard(text, **call) for text in grown(long, every=3_000)])
 
-    assert taken["day"] == reading.units(30_000) == 4
+    assert taken["day"] == pieces.units(30_000) == 4
     assert taken["minute"] == 1
 
 
@@ -541,7 +541,7 @@ def test_what_the_real_proxy_sent_is_answered(gateway, engine, acme_key, recorde
         assert (number, r.json()) == (number, exchange["answer"])
 
 
-@pytest.mark.skipif(not settings.REDIS_URL, reason="needs Redis: `make test` starts it")
+@pytest.mark.needs_redis
 def test_it_costs_no_sql_and_no_thread_hop(gateway, guard, acme_key, counted):
     guard(HARMLESS)
     counted.sql = counted.hops = 0

@@ -27,7 +27,7 @@ PATH = "/v1/policy"
 ACTOR = Actor("test")
 DEFAULT = {
     "id": "default",
-    "version": 1,
+    "version": 0,
     "updated_at": None,
     "threshold": {"engine": None, "fallback": None},
     "engines": {"first": "default", "second": None, "shadow": None},
@@ -79,6 +79,7 @@ class TestReadingAndChanging:
         assert first.json() | {"updated_at": None} == {
             **DEFAULT,
             "id": key_id,
+            "version": 1,
             "mode": "monitor",
             "locked": ["mode"],
             "threshold": {"engine": 0.7, "fallback": None},
@@ -101,6 +102,14 @@ class TestReadingAndChanging:
         assert gateway.get(PATH, key=acme_admin_key).json()["mode"] == "monitor"
         assert put({"If-Match": '"1"'}, mode="enforce").status_code == 200
         assert put({"If-Match": "*"}, mode="monitor").status_code == 200
+        problem(put({"If-Match": '"1", "2"'}, mode="enforce"), 412, "precondition_failed")
+        assert put({"If-Match": '"1", W/"3" ,"x"'}, mode="enforce").status_code == 200
+
+    def test_the_version_that_is_read_is_the_one_to_send(self, gateway, put, acme_admin_key):
+        for mode in ("monitor", "enforce"):
+            read = gateway.get(PATH, key=acme_admin_key)
+            assert read.headers["etag"] == f'"{read.json()["version"]}"'
+            assert put({"If-Match": f'"{read.json()["version"]}"'}, mode=mode).status_code == 200
 
     @pytest.mark.parametrize(
         ("policy", "at"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import random
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,9 +16,25 @@ from detection.training.grammar import Grammar
 SEED = 7
 DATA_SOURCES = (
     *("BIPIA", "spikee", "injecagent", "llmail-inject", "mcp-servers", "django", "packages"),
-    *("tau-bench", "tldr", "bastioncorpus-0.6.0/indirect"),
+    *(
+        "tau-bench",
+        "tldr",
+        "bastioncorpus-0.6.0/indirect",
+        "gpteacher/answer",
+        "postmark",
+        "talon",
+        "octokit",
+        "spamassassin",
+        "docs-",
+    ),
 )
 """Sources of what an assistant reads; all others are what people write to it."""
+QUESTIONS = ("spikee/investment-advice-fp",)
+"""What people ask an assistant, from a source that is else of what one reads."""
+JUDGES = ("BIPIA",)
+"""Never learnt from: a few mails with an order in them and without, by which others are judged."""
+PAGES = ("docs-", "spamassassin")
+"""Documentation and mails, of which there is much: too far from what people ask an assistant."""
 TICKETS = ("banking77",)
 """What customers write: to an assistant as well as in a ticket that one reads."""
 WISHES = ("self-instruct", "fastchat", "gpteacher", "awesome-chatgpt-prompts")
@@ -26,8 +43,11 @@ WISH_CHARS = 240
 PROMPTS_EACH = 18
 LANGUAGE_EACH = 4
 ORDERS_EACH = 16
-DOCUMENTS = 2200
+DOCUMENTS = 3200
 DISGUISED = 700
+SPLICED = 4000
+SPLICED_LINES = re.compile(r"(?<=[.!?])\s+|\n+")
+LINE_CHARS = 30, 300
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,14 +59,22 @@ class Example:
     label: int
     source: str
     head: str
+    host: str = ""
+    """Of an order put into a text of another source: that source."""
 
     @property
     def group(self) -> str:
-        return (
-            "/".join(self.source.split("/")[:2])
-            if self.source.startswith("own/")
-            else (self.source.split("/")[0].split("#")[0])
-        )
+        return _group(self.source)
+
+    @property
+    def groups(self) -> frozenset[str]:
+        """All sources that it was made of: left out when one of them is."""
+        return frozenset(_group(source) for source in (self.source, self.host) if source)
+
+
+def _group(source: str) -> str:
+    parts = source.split("/")
+    return "/".join(parts[:2]) if parts[0] == "own" else parts[0].split("#")[0]
 
 
 def read(paths: Sequence[Path]) -> tuple[list[Example], dict[str, str]]:
@@ -65,11 +93,12 @@ def read(paths: Sequence[Path]) -> tuple[list[Example], dict[str, str]]:
             if line.strip():
                 row = json.loads(line)
                 source = str(row["source"])
-                head = "data" if source.startswith(DATA_SOURCES) else "prompt"
+                is_data = source.startswith(DATA_SOURCES) and not source.startswith(QUESTIONS)
+                head = "data" if is_data else "prompt"
                 examples.append(Example(row["text"][:10_000], row["label"], source, head))
                 if source.startswith(TICKETS):
                     examples.append(Example(row["text"], row["label"], source, "data"))
-                elif source.startswith(WISHES) and not row["label"]:
+                elif source.startswith(WISHES) and not row["label"] and not is_data:
                     examples.append(Example(row["text"][:WISH_CHARS], 1, source, "data"))
     return examples, digests
 
@@ -79,6 +108,60 @@ def own() -> list[Example]:
     rng = random.Random(SEED)
     found = [*_prompts(rng), *_languages(rng), *_data(rng)]
     return list({(e.text, e.label, e.head): e for e in found}.values())
+
+
+def judges(example: Example, head: str) -> bool:
+    """Whether the head is judged by it and never learns from it."""
+    return example.head == head and example.source.startswith(JUDGES)
+
+
+def takes_part(example: Example, head: str) -> bool:
+    """What each head learns from. What people ask of an assistant is an attack inside a document,
+    so their harmless requests say nothing about documents."""
+    if example.source.startswith(JUDGES) or example.host.startswith(JUDGES):
+        return False
+    if head == "prompt":
+        is_near = example.label == 0 and not example.source.startswith(PAGES)
+        return example.head == "prompt" or is_near
+    return example.head == "data" or example.label == 1
+
+
+def spliced(examples: Sequence[Example]) -> list[Example]:
+    """Orders between two lines of harmless texts of what an assistant reads, and the lines without
+    them: what stands around an order says nothing."""
+    rng = random.Random(SEED + 2)
+    learnt = [e for e in examples if e.head == "data" and takes_part(e, "data")]
+    hosts = [e for e in learnt if e.label == 0]
+    by_group: dict[str, list[Example]] = {}
+    for host in hosts:
+        by_group.setdefault(host.group, []).append(host)
+    orders = [e for e in learnt if e.label == 1 and 20 < len(e.text) < 400 and "\n" not in e.text]
+    orders_of: dict[str, list[Example]] = {}
+    for order in orders:
+        orders_of.setdefault(order.group, []).append(order)
+    found: list[Example] = []
+    for _ in range(SPLICED):
+        host = rng.choice(by_group[rng.choice(sorted(by_group))])
+        order = rng.choice(orders_of[rng.choice(sorted(orders_of))])
+        lines = [
+            line
+            for line in SPLICED_LINES.split(host.text)
+            if LINE_CHARS[0] <= len(line) <= LINE_CHARS[1]
+        ]
+        if not lines:
+            continue
+        at = rng.randrange(len(lines))
+        gap = rng.choice((" ", " ", "\n"))
+        before, after = lines[at], lines[(at + 1) % len(lines)]
+        place = rng.choice(("before", "after", "between"))
+        parts = {
+            "before": [order.text, before],
+            "after": [before, order.text],
+            "between": [before, order.text, after],
+        }[place]
+        found.append(Example(gap.join(parts), 1, order.source, "data", host.source))
+        found.append(Example(gap.join((before, after)), 0, host.source, "data"))
+    return found
 
 
 def disguised(examples: Sequence[Example]) -> list[Example]:
@@ -95,7 +178,7 @@ def disguised(examples: Sequence[Example]) -> list[Example]:
                     text = disguises.with_typos(example.text, rng)
                 else:
                     text = disguises.DISGUISES[rng.choice(names)](example.text)
-                found.append(Example(text, label, example.source, head))
+                found.append(Example(text, label, example.source, head, example.host))
     return found
 
 
@@ -136,8 +219,9 @@ def _data(rng: random.Random) -> Iterator[Example]:
     def line(kind: str) -> str:
         return grammar.sentence(rng.choice(lines[kind]), rng)
 
+    kinds = sorted(lines)
     for _ in range(DOCUMENTS):
-        kind = rng.choice(("mail", "mail", "tool", "tool", "tool", "support", "page"))
+        kind = rng.choice((*kinds, "mail", "tool", "tool"))
         gap = rng.choice((" ", "\n", "\n\n"))
         yield Example(
             gap.join(line(kind) for _ in range(rng.randrange(2, 9))), 0, f"own/{kind}", "data"
@@ -148,10 +232,11 @@ def _data(rng: random.Random) -> Iterator[Example]:
                 order = grammar.sentence(template, rng, orders)
                 if not order.endswith((".", "!", "?", ">", "/")):
                     order += rng.choice((".", "!", "", "."))
-                kind = rng.choice(("mail", "tool", "support", "page"))
+                kind = rng.choice(kinds)
                 before = f"{line(kind)}{rng.choice((' ', chr(10)))}" if rng.random() < 0.5 else ""
                 after = f"{rng.choice((' ', chr(10)))}{line(kind)}" if rng.random() < 0.4 else ""
-                yield Example(f"{before}{order}{after}", 1, f"own/{family}", "data")
-                if family == "goal" and rng.random() < 0.25:
+                host = f"own/{kind}" if before or after else ""
+                yield Example(f"{before}{order}{after}", 1, f"own/{family}", "data", host)
+                if family in ("goal", "quiz") and rng.random() < 0.25:
                     # To an assistant, people say just that, and mean it.
                     yield Example(order, 0, "own/requests", "prompt")

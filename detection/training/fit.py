@@ -12,22 +12,26 @@ from scipy.optimize import minimize
 from scipy.sparse import csr_matrix
 
 from detection.embedded import concepts, model, views
-from detection.training.corpus import Example
+from detection.training.corpus import Example, takes_part
 
-WINDOWS_EACH = 8
-"""Windows of one harmless text, spread over it: long texts must not outweigh all others."""
-ROUNDS = 2
+WINDOWS_MAX = 72
+"""Windows of one text that are looked at, spread over it."""
+SPREAD = 12
+"""Of a harmless text, so many of them always count: long texts must not outweigh all others."""
+MINED = {"prompt": 0, "data": 6}
+"""And from the second round on so many more, those that the round before took for an attack: the
+worst window of a document is what it is judged by. Prompts are short."""
+ROUNDS = {"prompt": 2, "data": 3}
 KEPT_WINDOWS = 2
-L2 = 3e-5
+"""Of an attack, so many are attacks."""
+L2 = {"prompt": 3e-5, "data": 1e-5}
 STEPS = 35
 IDEAS_SCALE = 0.35
 IDEAS_ALONE = 0.5
 """Weight of the copy of each window in which only ideas are seen: as in an unknown language."""
 SEEN_MIN = 3
-NEGATIVES = 2.0
-UNPAIRED = ("BIPIA",)
-"""Few mails, most of them only with an order in them: what all mails hold would look like one."""
-WEIGHTIER = {"awesome-chatgpt-prompts": 5.0, "own/objects": 2.0, "BIPIA": 2.0}
+NEGATIVES = 3.0
+WEIGHTIER = {"awesome-chatgpt-prompts": 5.0, "own/objects": 2.0}
 """Harmless texts that look like attacks, of which there are few."""
 Floats = npt.NDArray[np.float64]
 
@@ -40,6 +44,8 @@ class Windows:
     owner: npt.NDArray[np.int64]
     keys: npt.NDArray[np.int64]
     """A digest of each window's words."""
+    spread: npt.NDArray[np.bool_]
+    """Whether it is one of the `SPREAD` of its text."""
     words: csr_matrix
     ideas: csr_matrix
 
@@ -49,6 +55,7 @@ def windows_of(examples: Sequence[Example], lexicon: concepts.Lexicon) -> Window
     known: dict[str, list[int]] = {}
     owner: list[int] = []
     keys: list[int] = []
+    spread: list[bool] = []
     columns: list[npt.NDArray[np.int32]] = []
     values: list[npt.NDArray[np.float32]] = []
     counts = [0]
@@ -70,8 +77,9 @@ def windows_of(examples: Sequence[Example], lexicon: concepts.Lexicon) -> Window
                 offsets.append(len(flat))
             every = np.array(flat, np.int32)
             windows = model.windows_of(tokens)
-            step = max(1, -(-len(windows) // WINDOWS_EACH))
-            for start, end in windows[::step]:
+            windows = windows[:: max(1, -(-len(windows) // WINDOWS_MAX))]
+            step = max(1, -(-len(windows) // SPREAD))
+            for position, (start, end) in enumerate(windows):
                 found = every[offsets[start] : offsets[end]]
                 columns.append(found)
                 values.append(np.full(len(found), 1 / model.SCALES[end - start], np.float32))
@@ -81,6 +89,7 @@ def windows_of(examples: Sequence[Example], lexicon: concepts.Lexicon) -> Window
                 idea_columns += chosen
                 idea_counts.append(idea_counts[-1] + len(chosen))
                 owner.append(number)
+                spread.append(position % step == 0)
                 keys.append(zlib.crc32(" ".join(tokens.texts[start:end]).encode()))
     words = csr_matrix(
         (np.concatenate(values), np.concatenate(columns), np.array(counts, np.int64)),
@@ -90,7 +99,9 @@ def windows_of(examples: Sequence[Example], lexicon: concepts.Lexicon) -> Window
         (np.full(len(idea_columns), IDEAS_SCALE, np.float32), idea_columns, idea_counts),
         shape=(len(owner), size + size * size),
     )
-    return Windows(list(examples), np.array(owner), np.array(keys), words, all_ideas)
+    return Windows(
+        list(examples), np.array(owner), np.array(keys), np.array(spread), words, all_ideas
+    )
 
 
 @dataclass(slots=True)
@@ -106,20 +117,11 @@ class Weights:
         return found + self.bias
 
 
-def takes_part(example: Example, head: str) -> bool:
-    """What each head learns from. What people ask of an assistant is an attack inside a document,
-    so their harmless requests say nothing about documents."""
-    if example.label and example.source.startswith(UNPAIRED):
-        return False
-    if head == "prompt":
-        return example.head == "prompt" or example.label == 0
-    return example.head == "data" or example.label == 1
-
-
 def fit(windows: Windows, head: str, left_out: frozenset[str] = frozenset()) -> Weights:
-    """Several rounds: of an attack, only its most suspicious windows are attacks."""
+    """Several rounds: of an attack, only its most suspicious windows are attacks; of a harmless
+    text, they are what is most to be learnt."""
     examples = windows.examples
-    used = np.array([takes_part(e, head) and e.group not in left_out for e in examples])
+    used = np.array([takes_part(e, head) and e.groups.isdisjoint(left_out) for e in examples])
     labels = np.array([e.label for e in examples])
     groups = {name: at for at, name in enumerate(sorted({e.group for e in examples}))}
     group = np.array([groups[e.group] for e in examples])
@@ -128,20 +130,26 @@ def fit(windows: Windows, head: str, left_out: frozenset[str] = frozenset()) -> 
     # What a harmless text says too is not the attack in the text around it.
     is_attack = labels[windows.owner[rows]] == 1
     harmless = np.isin(windows.keys[rows], windows.keys[rows][~is_attack])
-    rows = rows[~(is_attack & harmless)]
+    every = rows[~(is_attack & harmless)]
     weights = Weights(np.zeros(model.BUCKETS), np.zeros(windows.ideas.shape[1]), 0.0)
-    for turn in range(ROUNDS):
+    rows = every[windows.spread[every]]
+    for turn in range(ROUNDS[head]):
         if turn:
-            rows = _most_suspicious(windows, rows, labels, weights.margins(windows))
+            margins = weights.margins(windows)
+            rows = _most_suspicious(windows, every, labels, margins, MINED[head])
         owner = windows.owner[rows]
         weights = _solve(
-            windows, rows, labels[owner], group[owner], weightier[group[owner]], weights
+            windows, rows, labels[owner], group[owner], weightier[group[owner]], weights, L2[head]
         )
     return weights
 
 
 def _most_suspicious(
-    windows: Windows, rows: npt.NDArray[np.int64], labels: npt.NDArray[np.int64], margins: Floats
+    windows: Windows,
+    rows: npt.NDArray[np.int64],
+    labels: npt.NDArray[np.int64],
+    margins: Floats,
+    mined: int,
 ) -> npt.NDArray[np.int64]:
     owner = windows.owner[rows]
     order = np.lexsort((-margins[rows], owner))
@@ -149,7 +157,11 @@ def _most_suspicious(
     first = np.r_[True, sorted_owner[1:] != sorted_owner[:-1]]
     starts = np.flatnonzero(first)
     rank = np.arange(len(order)) - np.repeat(starts, np.diff(np.r_[starts, len(order)]))
-    kept = (labels[sorted_owner] == 0) | (rank < KEPT_WINDOWS)
+    kept = np.where(
+        labels[sorted_owner] == 0,
+        windows.spread[sorted_rows] | (rank < mined),
+        rank < KEPT_WINDOWS,
+    )
     return np.sort(sorted_rows[kept])
 
 
@@ -160,6 +172,7 @@ def _solve(
     group: npt.NDArray[np.int64],
     weightier: Floats,
     start: Weights,
+    l2: float,
 ) -> Weights:
     words, ideas = windows.words[rows], windows.ideas[rows]
     sign = np.where(labels == 1, 1.0, -1.0)
@@ -182,7 +195,7 @@ def _solve(
         idea_margin = (ideas @ short[count:-1]).astype(np.float64)
         bias = w[-1]
         whole = words @ short[:count] + idea_margin + bias
-        total, gradient = 0.0, L2 * w
+        total, gradient = 0.0, l2 * w
         gradient[-1] = 0
         for margin, part in ((whole, 1.0), (idea_margin + bias, IDEAS_ALONE)):
             signed = sign * margin
@@ -194,7 +207,7 @@ def _solve(
             gradient[count:-1] += (ideas_transposed @ larger).astype(np.float64) / len(sign)
             if part == 1.0:
                 gradient[:count] += (transposed @ larger).astype(np.float64) / len(sign)
-        return total + L2 / 2 * float(w[:-1] @ w[:-1]), gradient
+        return total + l2 / 2 * float(w[:-1] @ w[:-1]), gradient
 
     begin = np.r_[start.words[columns], start.ideas, start.bias]
     found = minimize(loss, begin, jac=True, method="L-BFGS-B", options={"maxiter": STEPS})

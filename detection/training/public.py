@@ -14,14 +14,16 @@ import io
 import json
 import random
 import re
-import subprocess
 import sys
 from collections.abc import Callable, Iterable, Iterator
+from email import message_from_string
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import django
+
+from detection.training import documents
 
 Row = tuple[str, int, str]
 SEED = 20261129
@@ -34,26 +36,12 @@ LANGUAGES = (
 MESSAGE = re.compile(r'^msgstr(?:\[\d\])? ("(?:.|\n(?="))*)', re.MULTILINE)
 ANSWERS_MAX = 500
 ATTACKS = re.compile(r"prompt injection|jailbreak|ignore (?:all|any|previous)", re.IGNORECASE)
+PLACE = re.compile(r"\{\{\{?([^{}]*)\}?\}\}")
 FREE = re.compile(r"\b(?:MIT|BSD|Apache)\b")
 
 
-class Checkout:
-    """Files of the newest commit of a git directory."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def _git(self, *arguments: str) -> str:
-        found = subprocess.run(
-            ["git", "-C", str(self.path), *arguments], capture_output=True, check=True
-        )
-        return found.stdout.decode("utf-8", "replace")
-
-    def names(self) -> list[str]:
-        return self._git("ls-tree", "-r", "--name-only", "HEAD").splitlines()
-
-    def read(self, name: str) -> str:
-        return self._git("show", f"HEAD:{name}")
+class Checkout(documents.Checkout):
+    """The same, of whose files some are lines of JSON."""
 
     def json_lines(self, name: str) -> list[dict[str, Any]]:
         return [json.loads(line) for line in self.read(name).splitlines() if line.strip()]
@@ -91,6 +79,55 @@ def llmail(repo: Checkout) -> Iterator[Row]:
     """Harmless mails of the LLMail-Inject analysis (MIT)."""
     for text in json.loads(repo.read("defense_eval/emails_data/fp_tests.json"))["emails"]:
         yield text, 0, "llmail-inject/fp_tests"
+    yield from _mails(repo)
+
+
+def _mails(repo: Checkout) -> Iterator[Row]:
+    """What their scenarios have in the inbox before the attack."""
+    for level in range(1, 5):
+        name = f"defense_eval/emails_data/level{level}.json"
+        for text in json.loads(repo.read(name))["emails"]:
+            yield text, 0, f"llmail-inject/level{level}"
+
+
+def postmark(repo: Checkout) -> Iterator[Row]:
+    """Mails that services send: resets of passwords, receipts, invitations, warnings (MIT)."""
+    for name in repo.names():
+        if name.startswith("templates/") and name.endswith("content.txt"):
+            text = PLACE.sub(lambda match: _filled(match[1]), repo.read(name))
+            yield text[:3000], 0, "postmark/mail"
+
+
+def _filled(place: str) -> str:
+    """Something for a placeholder of a template: its last word, or an address."""
+    name = place.strip("{}#/^ ").split(".")[-1]
+    if "url" in name:
+        return f"https://app.example/{name.removesuffix('_url')}"
+    return name.replace("_", " ") if place[:1] not in "#/^" else ""
+
+
+def talon(repo: Checkout) -> Iterator[Row]:
+    """Mails and answers to them, as people write them (Apache-2.0)."""
+    for name in repo.names():
+        parts = name.split("/")
+        if parts[:2] == ["tests", "fixtures"] and len(parts) > 3 and "html" not in name:
+            text = repo.read(name)
+            if len(text) > 60 and "\ufffd" not in text:
+                yield text[:3000], 0, "talon/mail"
+
+
+def octokit(repo: Checkout) -> Iterator[Row]:
+    """What GitHub tells of issues, comments and releases, as JSON (MIT)."""
+    chosen = [
+        name
+        for name in repo.names()
+        if name.endswith(".payload.json")
+        and re.search(r"/(issue|pull|discussion|release|commit|security|repository)", name)
+    ]
+    for name in random.Random(SEED).sample(sorted(chosen), min(150, len(chosen))):
+        text = re.sub(r"\n\s*", " ", repo.read(name))
+        at = max(0, text.find('"body"') - 600)
+        yield text[at : at + 2000], 0, "octokit/payload"
 
 
 def injecagent(repo: Checkout) -> Iterator[Row]:
@@ -147,16 +184,21 @@ def banking(repo: Checkout) -> Iterator[Row]:
 
 
 def gpteacher(repo: Checkout) -> Iterator[Row]:
-    """Roles to play and programs to write, all of them harmless (MIT)."""
+    """Roles to play and programs to write, all of them harmless (MIT); and the answers to them:
+    prose about what such requests are about."""
     rng = random.Random(SEED)
-    for name, count in (
-        ("Roleplay/roleplay-simple-deduped-roleplay-instruct.json", 500),
-        ("Codegen/codegen-instruct.json", 350),
+    for name, count, answers in (
+        ("Roleplay/roleplay-simple-deduped-roleplay-instruct.json", 500, 1400),
+        ("Codegen/codegen-instruct.json", 350, 300),
     ):
         rows = json.loads(repo.read(name))
+        kind = name.split("/")[0].lower()
         for row in rng.sample(rows, min(count, len(rows))):
             text = f"{row['instruction']}\n{row['input']}".strip()
-            yield text[:2000], 0, f"gpteacher/{name.split('/')[0].lower()}"
+            yield text[:2000], 0, f"gpteacher/{kind}"
+        for row in rng.sample(rows, min(answers, len(rows))):
+            if len(row["response"]) > 80:
+                yield row["response"][:2000], 0, f"gpteacher/answer/{kind}"
 
 
 def fastchat(repo: Checkout) -> Iterator[Row]:
@@ -208,6 +250,57 @@ def tldr(repo: Checkout) -> Iterator[Row]:
             yield repo.read(name), 0, f"tldr/{language}"
 
 
+def mails(repo: Checkout) -> Iterator[Row]:
+    """Mails to lists and newsletters of SpamAssassin's corpus, no spam, with the headers that a
+    reader sees (CC0-1.0, in the copy of stdlib)."""
+    rng = random.Random(SEED)
+    for group, count in (("easy-ham-1", 350), ("easy-ham-2", 250), ("hard-ham-1", 200)):
+        names = [
+            name
+            for name in repo.names()
+            if name.startswith(f"data/{group}/") and name.endswith(".json")
+        ]
+        for name in rng.sample(names, min(count, len(names))):
+            text = _mail(json.loads(repo.read(name))["text"])
+            for piece in documents.pieces(text)[:1]:
+                yield piece, 0, f"spamassassin/{group}"
+
+
+def _mail(raw: str) -> str:
+    """From, To, Date and Subject, and the first part of the body that is text."""
+    mail = message_from_string(raw)
+    seen = [f"{name}: {mail[name]}" for name in ("From", "To", "Date", "Subject") if mail[name]]
+    for part in mail.walk():
+        if part.get_content_maintype() == "text":
+            body = part.get_payload(decode=True)
+            if isinstance(body, bytes):
+                return "\n".join([*seen, "", body.decode("utf-8", "replace").replace("\r", "")])
+    return "\n".join(seen)
+
+
+def tau2(repo: Checkout) -> Iterator[Row]:
+    """What a bank's staff and agents read: procedures, products, policies (MIT)."""
+    folder = "data/tau2/domains"
+    names = [n for n in repo.names() if n.startswith(f"{folder}/banking_knowledge/documents/")]
+    for name in random.Random(SEED).sample(sorted(names), min(300, len(names))):
+        found = json.loads(repo.read(name))
+        for piece in documents.pieces(f"{found['title']}\n{found['content']}")[:1]:
+            yield piece, 0, "docs-tau2/knowledge"
+
+
+def guides(
+    project: str, pattern: str, most: int, each: int = 3
+) -> Callable[[Checkout], Iterator[Row]]:
+    """Parts of the files of a project whose names match the pattern, some of each."""
+
+    def read(repo: Checkout) -> Iterator[Row]:
+        names = [name for name in repo.names() if re.match(pattern, name)]
+        for text in documents.texts(repo, names, most, each):
+            yield text, 0, f"docs-{project}/page"
+
+    return read
+
+
 def translations() -> Iterator[Row]:
     """What Django says to its users (BSD-3-Clause), in the languages of attacks."""
     root = Path(django.__file__).parent
@@ -255,6 +348,37 @@ PROJECTS: dict[str, tuple[str, Callable[[Checkout], Iterator[Row]]]] = {
     "fabric": ("data/patterns/summarize/system.md", fabric),
     "tau_bench": ("tau_bench/envs/retail/wiki.md", tau_bench),
     "tldr": ("pages/common/git.md", tldr),
+    "postmark": ("templates/plain/password-reset/content.txt", postmark),
+    "talon": ("talon/quotations.py", talon),
+    "octokit": ("payload-examples/api.github.com/issues/opened.payload.json", octokit),
+    "mails": ("data/hard-ham-1/00001.7c7d6921e671bbe18ebb5f893cd9bb35.json", mails),
+    "tau2": ("data/tau2/domains/retail/policy.md", tau2),
+    # Guides, of which many are orders to their readers.
+    "fastapi": (
+        "docs/en/docs/deployment/docker.md",
+        guides("fastapi", r"docs/.*\.md$|docs_src/.*\.py$", 500),
+    ),
+    "opensource": (
+        "_articles/how-to-contribute.md",
+        guides("opensource", r"_articles/.*\.md$|_data/.*\.yml$", 400),
+    ),
+    "recipes": ("content/aglio-e-olio.md", guides("recipes", r"content/.*\.md$", 250)),
+    "handbook": ("pages/tools/google-drive.md", guides("handbook", r"pages/.*\.md$", 350)),
+    "prometheus": (
+        "docs/introduction/first_steps.md",
+        guides("prometheus", r"(?:docs|blog)/.*\.md$", 200),
+    ),
+    "react": ("src/content/learn/index.md", guides("react", r"src/content/.*\.md$", 300)),
+    "slack": (
+        "web-api/slack_web_openapi_v2.json",
+        guides("slack", r"(?:web|events)-api/\w+_v\d\.json$", 60, 30),
+    ),
+    # What commands print, and the same as JSON.
+    "jc": (
+        "tests/fixtures/generic/acpi-V.out",
+        guides("jc", r"tests/fixtures/.*\.(?:out|json)$|docs/parsers/.*\.md$", 500),
+    ),
+    "govuk": ("source/accessibility.html.md", guides("govuk", r"source/.*\.md(?:\.erb)?$", 250)),
 }
 
 

@@ -34,8 +34,12 @@ from rich.text import Text
 from accounts import services
 from accounts.models import ApiKey
 from detection.content_types import ContentType
+from detection.engines import door
+from detection.engines.addresses import DEFAULT
 from detection.evaluation.report import (
     COLUMNS,
+    NONE,
+    RATES,
     Answer,
     Figures,
     Outcome,
@@ -45,11 +49,14 @@ from detection.evaluation.report import (
     curves,
     latency_plot,
     names_of,
+    pairs,
+    percent,
     printable,
     read,
     rows_in,
     sweep,
 )
+from detection.policies import policy
 from gateway_project.core import cells, clock
 from gateway_project.core.stores import database
 
@@ -65,6 +72,11 @@ WAIT_SECONDS_MAX = 120.0  # a minute limit frees places sooner; a day's quota is
 CSV_FIELDS = (
     *("file", "line", "source", "label", "is_malicious", "confidence", "decision"),
     *("threat_types", "status", "latency_ms", "skipped", "text_sha256", "text_chars"),
+    *("language", "engine"),
+)
+OPTIONS = (
+    *("url", "engine", "compare", "concurrency", "threshold", "limit"),
+    *("content_type", "html", "csv"),
 )
 CHOICES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)  # thresholds to choose from
 SOURCES_SHOWN_MAX = 300
@@ -87,11 +99,14 @@ class Command(BaseCommand):
             "--key",
             help="default: GATEWAY_API_KEY, or on the gateway's own machine a key for this run",
         )
+        parser.add_argument("--engine", metavar="NAME", help="one of the settings; own key only")
+        parser.add_argument("--compare", metavar="NAME", help="another one, for the same texts")
         parser.add_argument("--concurrency", type=int, default=16, metavar="N")
         parser.add_argument("--threshold", type=float, metavar="T", help="default: the policy's")
         parser.add_argument("--limit", type=int, metavar="N", help="the first N rows of each file")
         parser.add_argument("--content-type", default="user_input", choices=get_args(ContentType))
         parser.add_argument("--by-source", action="store_true", help="a table by source as well")
+        parser.add_argument("--by-language", action="store_true", help="and one by language")
         parser.add_argument("--html", type=Path, metavar="FILE", help="write a report to look at")
         parser.add_argument("--csv", type=Path, metavar="FILE", help="write a line for every text")
 
@@ -104,35 +119,30 @@ class Command(BaseCommand):
         paths = _check(options)
         url = _url(options["url"])
         _require_running(url)
-        run = Run(
-            url=url,
-            command=_command(options),
-            started=clock.now().strftime("%Y-%m-%d %H:%M:%S UTC"),
-            concurrency=options["concurrency"],
-            content_type=options["content_type"],
-            asked_threshold=options["threshold"],
-            files=[],
-        )
-        for path, name in zip(paths, names_of(paths), strict=True):
-            rows, digest = rows_in(path)
-            run.files.append((name, min(rows, options["limit"] or rows), digest))
-        with _key(url, options["key"]) as key:
-            _print_limits(console, url, key, run.rows)
-            names = [name for name, _, _ in run.files]
-            rows_of = (read(p, n, options["limit"]) for p, n in zip(paths, names, strict=True))
-            _send(run, key, chain.from_iterable(rows_of))
-            run.sort()
-            self._show(console, run, options)
+        given = options["key"] or os.environ.get("GATEWAY_API_KEY")
+        engines = _engines(options, given)
+        runs: list[Run] = []
+        for engine in engines:
+            runs.append(_measured(console, url, given, engine, paths, options))
+            if runs[-1].stopped or not runs[-1].answered:
+                break
+        self._show(console, runs, options)
 
-    def _show(self, console: Console, run: Run, options: dict[str, Any]) -> None:
-        _print(console, run, by_source=options["by_source"])
+    def _show(self, console: Console, runs: list[Run], options: dict[str, Any]) -> None:
+        for run in runs:
+            if len(runs) > 1:
+                console.print(f"\nEngine {run.engine}", style="bold", markup=False)
+            _print(console, run, by_source=options["by_source"], by_language=options["by_language"])
+        if len(runs) > 1:
+            _print_comparison(console, *runs)
         if options["csv"]:
             with options["csv"].open("w", encoding="utf-8", newline="") as file:
-                write_csv(file, run.outcomes)
+                write_csv(file, runs)
             console.print(f"Every text: {options['csv']}", markup=False)
         if options["html"]:
-            options["html"].write_text(render(run), encoding="utf-8")
+            options["html"].write_text(render(*runs), encoding="utf-8")
             console.print(f"Report: {options['html']}", markup=False)
+        run = runs[-1]
         if not run.answered:
             raise CommandError(f"No text was answered. {run.stopped}".strip())
         if run.stopped:
@@ -183,10 +193,65 @@ def _url(asked: str | None) -> str:
 def _command(options: dict[str, Any]) -> str:
     """The command as it can be repeated. The key stays out of it."""
     words = ["manage.py", "evaluate", *map(str, options["files"])]
-    for name in ("url", "concurrency", "threshold", "limit", "content_type", "html", "csv"):
+    for name in OPTIONS:
         if options[name] is not None:
             words += [f"--{name.replace('_', '-')}", str(options[name])]
-    return printable(shlex.join(words + ["--by-source"] * options["by_source"]), chars_max=2000)
+    words += [f"--by-{name}" for name in ("source", "language") if options[f"by_{name}"]]
+    return printable(shlex.join(words), chars_max=2000)
+
+
+def _measured(
+    console: Console,
+    url: str,
+    given: str | None,
+    engine: str,
+    paths: list[Path],
+    options: dict[str, Any],
+) -> Run:
+    """All texts of all files, judged by one engine."""
+    run = Run(
+        url=url,
+        command=_command(options),
+        started=clock.now().strftime("%Y-%m-%d %H:%M:%S UTC"),
+        concurrency=options["concurrency"],
+        content_type=options["content_type"],
+        asked_threshold=options["threshold"],
+        engine=engine,
+        files=[],
+    )
+    names = names_of(paths)
+    for path, name in zip(paths, names, strict=True):
+        rows, digest = rows_in(path)
+        run.files.append((name, min(rows, options["limit"] or rows), digest))
+    with _key(url, given, engine) as key:
+        _print_limits(console, url, key, run.rows)
+        rows_of = (read(p, n, options["limit"]) for p, n in zip(paths, names, strict=True))
+        _send(run, key, chain.from_iterable(rows_of))
+    run.sort()
+    return run
+
+
+def _engines(options: dict[str, Any], given: str | None) -> list[str]:
+    """Whom to ask, one after the other; empty: whom the key's policy says."""
+    first, second = options["engine"], options["compare"]
+    if first is None and second is None:
+        return [""]
+    if given:
+        raise CommandError(
+            "An engine is chosen by the policy of a key. Leave the key out (--key, "
+            "GATEWAY_API_KEY) on the gateway's own machine, or give one whose policy names it."
+        )
+    asked = [first or DEFAULT, *([second] if second else [])]
+    known = door.configured()
+    for name in asked:
+        if name not in known:
+            raise CommandError(
+                f"{name} is no engine of this installation. It has: {', '.join(sorted(known))}. "
+                "More are named in DETECTION_ENGINES."
+            )
+    if len(set(asked)) < len(asked):
+        raise CommandError("--compare takes another engine than --engine.")
+    return asked
 
 
 # -- Reaching the gateway -------------------------------------------------------------------------
@@ -224,9 +289,9 @@ def _code(body: bytes) -> str:
 
 
 @contextmanager
-def _key(url: str, asked: str | None) -> Iterator[str]:
-    """The key to send: a given one, or one of our own, revoked at the end."""
-    given = asked or os.environ.get("GATEWAY_API_KEY")
+def _key(url: str, given: str | None, engine: str) -> Iterator[str]:
+    """The key to send: a given one, or one of our own, revoked at the end. Its policy names the
+    engine, and nobody else answers for it."""
     if given:
         if refusal := _refusal(_get(f"{url}/v1/limits", given)):
             raise CommandError(f"{url} refuses the key that was given ({refusal}).")
@@ -251,6 +316,9 @@ def _key(url: str, asked: str | None) -> Iterator[str]:
         # Should this process be killed, nobody revokes the key: it ends by itself as well.
         expiry = {"expires_at": clock.now() + OWN_KEY_LIFE}
         services.update_key(row, expiry, actor=ACTOR, within_plan=False)
+        if engine:
+            wanted = {"engines": {"first": engine}, "on_unavailable": "fail_closed"}
+            policy.save(row, wanted, actor=ACTOR)
         if refusal := _refusal(_get(f"{url}/v1/limits", text)):
             raise CommandError(
                 f"{url} does not know the keys of this machine's database ({refusal}). {advice}"
@@ -398,11 +466,13 @@ def _send(run: Run, key: str, rows: Iterator[Sample | Outcome]) -> None:
 # -- Showing --------------------------------------------------------------------------------------
 
 
-def _print(console: Console, run: Run, *, by_source: bool) -> None:
+def _print(console: Console, run: Run, *, by_source: bool, by_language: bool) -> None:
     total = run.total()
     _print_table(console, "File", run.by_file(), total)
     if by_source:
         _print_table(console, "Source", run.by_source(), total)
+    if by_language:
+        _print_table(console, "Language", run.by_language(), total)
     rate = f"{run.per_second:,.0f} a second" if run.per_second else "none answered"
     console.print(
         f"{len(run.answered):,} of {run.rows:,} texts answered in {run.seconds:,.1f} s: {rate}, "
@@ -438,11 +508,40 @@ def _print_table(console: Console, heading: str, rows: list[Figures], total: Fig
         console.print(f"… and {len(rows) - SOURCES_SHOWN_MAX:,} more; --csv has every text.")
 
 
-def write_csv(file: IO[str], outcomes: Iterable[Outcome]) -> None:
-    """One line a row, answered or skipped, and never its text."""
+def _print_comparison(console: Console, first: Run, second: Run) -> None:
+    """Both at thresholds of their own, and whether their difference could be chance."""
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    table.add_column("Engine", overflow="fold")
+    for rate in RATES:
+        table.add_column(f"Recall at {percent(rate)} FPR", justify="right")
+    table.add_column("Area", justify="right")
+    for run in (first, second):
+        table.add_row(Text(run.engine), *_at_rates(run))
+    console.print(table)
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    table.add_column("Flagged")
+    for column in ("both", f"{first.engine} only", f"{second.engine} only", "neither", "chance"):
+        table.add_column(Text(column), justify="right")
+    for row in pairs(first.outcomes, second.outcomes):
+        counts = (row.both, row.first_only, row.second_only, row.neither)
+        table.add_row(row.name, *(f"{n:,}" for n in counts), row.chance_text)
+    console.print(table)
+    console.print("Chance: of a split so uneven if both were as good (McNemar's exact test).")
+
+
+def _at_rates(run: Run) -> list[str]:
+    found = run.roc()
+    if found is None:
+        return [NONE] * (len(RATES) + 1)
+    at = (found.at(rate) for rate in RATES)
+    return [*(NONE if one is None else percent(one[1]) for one in at), f"{found.area:.3f}"]
+
+
+def write_csv(file: IO[str], runs: Iterable[Run]) -> None:
+    """One line a row and engine, answered or skipped, and never its text."""
     writer = cells.writer(file, lineterminator="\n")
     writer.writerow(CSV_FIELDS)
-    for o in outcomes:
+    for engine, o in ((run.engine, o) for run in runs for o in run.outcomes):
         a = o.answer
         said: tuple[Any, ...] = (None,) * 5
         if a is not None:
@@ -450,11 +549,12 @@ def write_csv(file: IO[str], outcomes: Iterable[Outcome]) -> None:
             said = (a.is_malicious, a.confidence, printable(a.decision), kinds, printable(a.status))
         latency = None if o.latency_ms is None else round(o.latency_ms, 2)
         row = (o.file, o.line, o.source, o.label, *said, latency, o.skipped, o.sha256, o.chars)
+        row += (o.language, engine)
         writer.writerow([cells.cell(value) for value in row])
 
 
-def render(run: Run) -> str:
-    """The report: one page that loads nothing."""
+def render(run: Run, other: Run | None = None) -> str:
+    """The report: one page that loads nothing. All but what compares them is of the first run."""
     answered, applied, total = run.answered, run.threshold(), run.total()
     sources = run.by_source()
     choices = sorted({*CHOICES, *([] if applied is None else [applied])})
@@ -480,8 +580,28 @@ def render(run: Run) -> str:
         "choices": [(t, t == applied, figures) for t, figures in sweep(answered, choices)],
         "bins": bins(answered),
         "curves": curves(answered),
+        "languages": run.by_language(),
+        "compared": _compared(run, other),
+        "rates_asked": [percent(rate) for rate in RATES],
+        "pairs": [] if other is None else pairs(run.outcomes, other.outcomes),
         "latency": latency_plot(total.latencies_ms),
         "endpoints": run.answers(lambda a: printable(a.endpoint or "not said")),
         "by": run.answers(lambda a: printable(f"{a.source}, {a.status}")),
     }
     return render_to_string("detection/evaluation.html", context)
+
+
+def _compared(*runs: Run | None) -> list[dict[str, Any]]:
+    """Of each engine: its name, its curve, its recall at some false-positive rates, its shares by
+    source and by language."""
+    return [
+        {
+            "name": run.engine or "this run",
+            "roc": run.roc(),
+            "at": _at_rates(run),
+            "total": run.total(),
+            "groups": run.by_source()[:SOURCES_SHOWN_MAX] + run.by_language(),
+        }
+        for run in runs
+        if run is not None
+    ]
