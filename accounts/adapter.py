@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from datetime import timedelta
+from contextlib import AbstractContextManager, contextmanager
+from datetime import datetime, timedelta
 from functools import partial
 from smtplib import SMTPException
 from typing import Any
@@ -24,14 +24,17 @@ from django.core.exceptions import ValidationError
 from django.core.mail import EmailMessage
 from django.db import IntegrityError, transaction
 from django.http import HttpRequest
+from django.utils.translation import gettext
+from django.utils.translation import gettext_lazy as _
 from django_ratelimit.exceptions import Ratelimited
 
 from accounts import devices, lockout, people, services
-from accounts.addresses import why_undeliverable
+from accounts.addresses import refusal_of
 from accounts.models import AuditEvent, Invitation, User, normal_email
 from accounts.services import Actor
 from gateway_project.core import clock, encryption, errors, mails
 from gateway_project.core.context import context_of
+from gateway_project.core.language import dated, speaking, spoken
 from gateway_project.core.ratelimit import get_limiter, per_hour
 from gateway_project.core.stores import database
 from gateway_project.core.telemetry.logging import get_logger
@@ -59,8 +62,26 @@ def send_confirmation(request: HttpRequest, user: User) -> None:
 
 def send_invitation(request: HttpRequest, invitation: Invitation, url: str) -> bool:
     """Mail the link; False when it could not be sent, which the page says then."""
-    context = {"invitation": invitation, "url": url, "request": request}
+    known = User.objects.filter(email=invitation.email).first()
+    context = {"invitation": invitation, "url": url, "request": request, "user": known}
     return AccountAdapter(request).send_mail("accounts/email/invitation", invitation.email, context)
+
+
+def send_deletion_notice(request: HttpRequest, user: User, at: datetime, url: str) -> bool:
+    """Say that the account is deleted, when, and where it is undone."""
+    with _speaking_to(user, request):
+        when = f"{dated(at, 'minute of year')} UTC"
+    context = {"at": when, "url": url, "request": request, "user": user}
+    return AccountAdapter(request).send_mail("accounts/email/deletion", user.email, context)
+
+
+def _speaking_to(user: Any, request: HttpRequest) -> AbstractContextManager[Any]:
+    """The language that they chose; else that of the page, if it is theirs."""
+    if user is not None and user.language:
+        return speaking(user.language)
+    reader: Any = getattr(request, "user", None)
+    is_another = user is not None and reader is not None and reader.pk not in (None, user.pk)
+    return speaking("" if is_another else spoken())
 
 
 @contextmanager
@@ -80,28 +101,29 @@ def _mails_behind(request: HttpRequest) -> Iterator[None]:
 class AccountAdapter(DefaultAccountAdapter):  # type: ignore[misc]
     error_messages = {
         **DefaultAccountAdapter.error_messages,
-        "email_password_mismatch": (
+        "email_password_mismatch": _(
             "The e-mail address and the password are not correct. Try again, or reset the password."
         ),
-        "enter_current_password": "This is not your password. Try again.",
-        "incorrect_code": "This code is wrong, or too old. Enter the one your app shows now.",
-        "incorrect_password": "This is not your password. Try again.",
-        "same_as_current": "This is your address already.",
-        "too_many_login_attempts": "Too many wrong codes. Wait five minutes and try again.",
+        "enter_current_password": _("This is not your password. Try again."),
+        "incorrect_code": _("This code is wrong, or too old. Enter the one your app shows now."),
+        "incorrect_password": _("This is not your password. Try again."),
+        "same_as_current": _("This is your address already."),
+        "too_many_login_attempts": _("Too many wrong codes. Wait five minutes and try again."),
     }
 
     def save_user(self, request: HttpRequest, user: User, form: Any, commit: bool = True) -> User:
         """Register as `POST /auth/register` does; a key is made on a page of its own."""
         user.email = user.username = normal_email(form.cleaned_data["email"])
         user.set_password(form.cleaned_data["password1"])
+        user.language = _of_newcomer()
         services.join(user, actor=actor_of(request, user.email))
         return user
 
     def clean_email(self, email: str) -> str:
         """Of each form that a person types an address into."""
         email = super().clean_email(email)
-        if reason := why_undeliverable(email):
-            raise ValidationError(f"This address {reason}")
+        if refusal := refusal_of(email):
+            raise ValidationError(refusal)
         return email
 
     def is_email_verified(self, request: HttpRequest, email: str) -> bool:
@@ -176,10 +198,11 @@ class AccountAdapter(DefaultAccountAdapter):  # type: ignore[misc]
         """With an HTML form of the same words. The caller's Host names no place to go to."""
         ours = urlsplit(self.request.build_absolute_uri("/"))
         names = {"our_name": ours.netloc, "our_url": f"{ours.scheme}://{ours.netloc}"}
-        plain = super().render_mail(template_prefix, email, {**context, **names}, headers)
-        return mails.message(
-            plain.subject, plain.body, plain.to, from_email=plain.from_email, headers=headers
-        )
+        with _speaking_to(context.get("user"), self.request):
+            plain = super().render_mail(template_prefix, email, {**context, **names}, headers)
+            return mails.message(
+                plain.subject, plain.body, plain.to, from_email=plain.from_email, headers=headers
+            )
 
     def pre_authenticate(self, request: HttpRequest, **credentials: Any) -> None:
         try:
@@ -199,7 +222,9 @@ class AccountAdapter(DefaultAccountAdapter):  # type: ignore[misc]
         self, template_prefix: str, user: User, context: Any = None, email: str | None = None
     ) -> None:
         """Of a password, an address or a second factor that was changed: it is audited as well."""
-        super().send_notification_mail(template_prefix, user, context, email)
+        super().send_notification_mail(
+            template_prefix, user, {**(context or {}), "user": user}, email
+        )
         what = template_prefix.rpartition("/")[2]
         people.tell(user, f"person.{what}", actor_of(self.request, user.email))
 
@@ -227,7 +252,7 @@ class AccountAdapter(DefaultAccountAdapter):  # type: ignore[misc]
             if not hasattr(view, "actions"):  # the API has no place for it
                 messages.error(
                     self.request,
-                    "We could not send the e-mail just now. Try again in a few minutes.",
+                    gettext("We could not send the e-mail just now. Try again in a few minutes."),
                     fail_silently=True,
                 )
             return False
@@ -242,6 +267,7 @@ class SocialAccountAdapter(DefaultSocialAccountAdapter):  # type: ignore[misc]
         user: User = sociallogin.user
         user.email = user.username = normal_email(user.email)
         user.set_unusable_password()
+        user.language = _of_newcomer()
         services.join(user, user.first_name, actor=actor_of(request, user.email))
         sociallogin.save(request)
         return user
@@ -268,6 +294,10 @@ class MFAAdapter(DefaultMFAAdapter):  # type: ignore[misc]
 
     error_messages = {
         **DefaultMFAAdapter.error_messages,
+        "unverified_email": _(
+            "A change of your e-mail address is not finished. Confirm the new one by the link in "
+            "its mail, or keep the old one under Settings, E-mail; then turn this on."
+        ),
         "incorrect_code": AccountAdapter.error_messages["incorrect_code"],
     }
 
@@ -281,6 +311,11 @@ class MFAAdapter(DefaultMFAAdapter):  # type: ignore[misc]
             log.error("second_factor_undecryptable")
             # No wrong code: another host may have the key (a roll is under way).
             raise errors.StoreUnavailable from exc
+
+
+def _of_newcomer() -> str:
+    """Of mails to who registers on a page that is not in English; others have not chosen."""
+    return "" if spoken() == settings.LANGUAGE_CODE else spoken()
 
 
 def _account(credentials: dict[str, Any]) -> str:

@@ -2,11 +2,25 @@
 
 from __future__ import annotations
 
+from django.utils.translation import gettext
+from django.utils.translation import gettext_noop as _
+
 BEYOND_ASCII = (
     "has letters beyond ASCII before the @, and mail servers without SMTPUTF8 (RFC 6531) deliver "
     "nothing there. Use another address of yours."
 )
 NO_HOST = "has a host behind the @ that is no name of the Internet. Check its spelling."
+
+
+FOR_PEOPLE = {
+    BEYOND_ASCII: _(
+        "This address has letters beyond ASCII before the @, and mail servers without SMTPUTF8 "
+        "(RFC 6531) deliver nothing there. Use another address of yours."
+    ),
+    NO_HOST: _(
+        "This address has a host behind the @ that is no name of the Internet. Check its spelling."
+    ),
+}
 
 
 def why_undeliverable(email: str) -> str | None:
@@ -22,6 +36,12 @@ def why_undeliverable(email: str) -> str | None:
     except UnicodeError:
         return NO_HOST
     return None
+
+
+def refusal_of(email: str) -> str | None:
+    """The same as a sentence for the form of a page."""
+    reason = why_undeliverable(email)
+    return gettext(FOR_PEOPLE[reason]) if reason else None
 
 
 def deliverable(email: str) -> str:

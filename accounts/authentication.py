@@ -32,6 +32,7 @@ from accounts.usage.buffer import Record
 from gateway_project.core import clock, errors
 from gateway_project.core.context import RequestContext, context_of
 from gateway_project.core.ratelimit import (
+    Policies,
     Policy,
     ip_policy,
     per_day,
@@ -49,7 +50,7 @@ from gateway_project.core.telemetry.metrics import cache_bytes, key_cache_total
 UNKNOWN_SECONDS = 10.0
 BUS_DISCONNECTED_TTL = 0.5
 OUTAGE_SECONDS = 15 * 60.0
-CALLER_BYTES, NETWORK_BYTES = 3_000, 250
+CALLER_BYTES, NETWORK_BYTES = 4_200, 250
 CHANNEL = "keys"
 ALL = "*"
 log = get_logger("gateway.accounts")
@@ -344,7 +345,7 @@ def caller_of(key: ApiKey) -> Caller:
         valid_until=min(ends, default=None),
         policies=policies_of(key),
         is_suspended=key.workspace.suspended_at is not None,
-        detection_policy=_without_notes(key.detection_policy),
+        detection_policy=_without_notes(key.policy_in_force),
         wants_detections=key.workspace.wants_detections,
     )
 
@@ -374,11 +375,13 @@ def policies_of(key: ApiKey) -> tuple[Policy, ...]:
     # A successor goes on in its predecessor's counters: rotating buys nothing.
     subject = f"{tenant}:{key.limit_subject or key.pk}"
     failure = settings.RATE_LIMIT_FAILURE_POLICY
-    return (
-        per_minute("minute", subject, limits.minute, failure),
-        per_day("day", subject, limits.day, failure),
-        per_day("workspace_day", tenant, limits.workspace_day, failure),
-        per_minute("workspace_minute", tenant, limits.workspace_minute, failure),
+    return Policies(
+        (
+            per_minute("minute", subject, limits.minute, failure),
+            per_day("day", subject, limits.day, failure),
+            per_day("workspace_day", tenant, limits.workspace_day, failure),
+            per_minute("workspace_minute", tenant, limits.workspace_minute, failure),
+        )
     )
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from django.utils.translation import gettext
+
 SYSTEMS = {
     "Windows": "Windows",
     "Android": "Android",
@@ -25,9 +27,22 @@ BROWSERS = {
 
 
 def name_of(user_agent: str) -> str:
-    """`Firefox on Linux`."""
-    browser = next((name for sign, name in BROWSERS.items() if sign in user_agent), None)
-    system = next((name for sign, name in SYSTEMS.items() if sign in user_agent), None)
+    """`Firefox on Linux`: in English, as it is kept."""
+    browser, system = _parts_of(user_agent)
     if browser and system:
         return f"{browser} on {system}"
     return browser or system or "An unknown browser"
+
+
+def said_of(user_agent: str) -> str:
+    """The same for who reads it."""
+    browser, system = _parts_of(user_agent)
+    if browser and system:
+        return gettext("%(browser)s on %(system)s") % {"browser": browser, "system": system}
+    return browser or system or gettext("An unknown browser")
+
+
+def _parts_of(user_agent: str) -> tuple[str, str]:
+    browser = next((name for sign, name in BROWSERS.items() if sign in user_agent), "")
+    system = next((name for sign, name in SYSTEMS.items() if sign in user_agent), "")
+    return browser, system

@@ -1,7 +1,7 @@
 """Facts worth telling: the outbox for customers, the audit trail for operators.
 
 Both rows join the caller's transaction: a fact that is rolled back is never told. Nothing here
-sends anything; the webhooks app reads the outbox.
+sends anything; the webhooks app reads the outbox, and hears of what was committed by `published`.
 """
 
 from __future__ import annotations
@@ -13,8 +13,9 @@ from urllib.parse import urlsplit
 from uuid import UUID
 
 import orjson
-from django.db import connection
+from django.db import connection, transaction
 from django.db.models import Model
+from django.dispatch import Signal
 
 from accounts.models import AuditEvent, OutboxEvent, Workspace
 from gateway_project.core import clock
@@ -24,6 +25,8 @@ from gateway_project.core.stores.bulk import copy_in
 
 ACTOR_CHARS_MAX = AuditEvent._meta.get_field("actor").max_length
 TARGET_CHARS_MAX = AuditEvent._meta.get_field("target").max_length
+published = Signal()
+"""Sent in the process that wrote events to the outbox, once they are committed."""
 
 
 def publish(
@@ -52,7 +55,13 @@ def publish(
     )
     row = OutboxEvent(**new._replace(id=UUID(str(new.id)))._asdict())
     row.save(force_insert=True)
+    _tell_when_committed()
     return row
+
+
+def _tell_when_committed() -> None:
+    # Robust: what listeners do wrong must not undo, or seem to undo, what is committed.
+    transaction.on_commit(lambda: published.send_robust(None), robust=True)
 
 
 class NewEvent(NamedTuple):
@@ -68,16 +77,19 @@ class NewEvent(NamedTuple):
 
 def publish_all(events: Sequence[NewEvent]) -> None:
     """Queue many that `event` made."""
+    if not events:
+        return
     if connection.vendor != "postgresql":
         OutboxEvent.objects.bulk_create(
             [OutboxEvent(**new._asdict()) for new in events], batch_size=500
         )
-    elif events:
+    else:
         copy_in(
             OutboxEvent._meta.db_table,
             NewEvent._fields,
             ((*new[:3], orjson.dumps(new.body).decode(), *new[4:]) for new in events),
         )
+    _tell_when_committed()
 
 
 def event(

@@ -10,7 +10,8 @@ and erased after `SECRET_KEPT`; from then on a repeat is 409.
 
 On the data plane the request is claimed in the trip that takes its limits (`Repeat`), so that of
 many at once one is served and pays. There the answer lies in Redis, encrypted, for `ANSWER_KEPT`;
-of what makes nothing, such as a verdict, it lies nowhere else.
+of what makes nothing, such as a verdict, it lies nowhere else. People of Robin have no workspace,
+and theirs lie there on both planes (`once_behind`).
 """
 
 from __future__ import annotations
@@ -18,17 +19,20 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
 import orjson
 from django.conf import settings
+from django.core.cache import cache
 from django.db import transaction
 from django.db.models import Q
 from django.http import HttpRequest, HttpResponse
 from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import OpenApiParameter
+from redis.exceptions import RedisError
 
 from accounts.models import IdempotencyRecord
 from gateway_project.core import clock, encryption, errors
@@ -87,17 +91,18 @@ class Sender:
     """Whose request it is: `caller` is the id of the API key, or whatever else stands for it.
 
     Another key of the workspace is another sender: it must not be given the first one's secrets.
+    `owner` is the workspace's id; of people of Robin `user:…`, as in the subjects of their limits.
     """
 
     def __init__(
         self,
-        workspace_id: UUID,
+        owner: UUID | str,
         caller: object,
         request: HttpRequest,
         *,
         content: bytes | None = None,
     ) -> None:
-        self.workspace_id = workspace_id
+        self.owner = owner
         self.key = key_of(request)
         self._caller = caller
         self._request = request
@@ -105,7 +110,7 @@ class Sender:
 
     @property
     def name(self) -> str:
-        return f"{self.workspace_id} {self.key}"
+        return f"{self.owner} {self.key}"
 
     def fingerprints(self) -> list[str]:
         """By each pepper, the one in front first: whoever answered may have another one there."""
@@ -131,7 +136,7 @@ class Sender:
 
 def answered(sender: Sender) -> HttpResponse | None:
     """What this very request was answered before; raises 409 and 422. SQL."""
-    found = IdempotencyRecord.objects.filter(workspace_id=sender.workspace_id, key=sender.key)
+    found = IdempotencyRecord.objects.filter(workspace_id=sender.owner, key=sender.key)
     record = found.first()
     if record is None or record.created_at < clock.now() - KEPT:
         return None
@@ -165,7 +170,7 @@ def once(
         prepare()
         return effect()
     if settings.RATE_LIMIT_ENABLED:
-        get_limiter().check_sync((daily(sender.workspace_id),), (1,)).raise_if_denied()
+        get_limiter().check_sync((daily(sender.owner),), (1,)).raise_if_denied()
     before = answered(sender)
     if before is not None:
         return before
@@ -174,9 +179,9 @@ def once(
         return _once(sender, effect)
 
 
-def daily(workspace_id: UUID) -> Policy:
+def daily(owner: UUID | str) -> Policy:
     """Each is a row for a day, and those of a call that costs nothing of the day are too."""
-    return per_day("idempotency", f"{{{workspace_id}}}", settings.IDEMPOTENCY_PER_DAY)
+    return per_day("idempotency", f"{{{owner}}}", settings.IDEMPOTENCY_PER_DAY)
 
 
 def _once(sender: Sender, effect: Callable[[], HttpResponse]) -> HttpResponse:
@@ -198,7 +203,7 @@ def remember(sender: Sender, answer: HttpResponse) -> None:
     body = answer.content.decode()
     is_secret = holds_secret(headers)
     IdempotencyRecord.objects.update_or_create(
-        workspace_id=sender.workspace_id,
+        workspace_id=sender.owner,
         key=sender.key,
         defaults={
             "fingerprint": sender.fingerprints()[0],
@@ -236,13 +241,13 @@ class Repeat:
     """A request of the data plane that may come again. See `core/api/viewsets.py`."""
 
     def __init__(self, sender: Sender) -> None:
-        tenant = f"{{{sender.workspace_id}}}"
-        self._room = per_hour("repeats", tenant, ANSWER_BYTES_PER_HOUR)
-        self.policies: tuple[Policy, ...] = (self._room,)
+        tenant = f"{{{sender.owner}}}"
+        self.room = per_hour("repeats", tenant, ANSWER_BYTES_PER_HOUR)
+        self.policies: tuple[Policy, ...] = (self.room,)
         self.costs: tuple[int, ...] = (0,)  # how large the answer is, is known only behind it
         self.states: tuple[State, ...] = ()
         if settings.RATE_LIMIT_ENABLED:
-            self.policies += (daily(sender.workspace_id),)
+            self.policies += (daily(sender.owner),)
             self.costs += (1,)
         self._fingerprints = [one.encode() for one in sender.fingerprints()]
         self.claim = Claim(
@@ -264,25 +269,66 @@ class Repeat:
             raise errors.IdempotencyExpired from exc
         return HttpResponse(body, status=status, headers={**headers, REPLAYED: "true"})
 
-    def keep(self, answer: HttpResponse) -> None:
-        """For whoever sends it again. Nobody waits for it."""
+    def kept(self, answer: HttpResponse) -> bytes | None:
+        """The answer as it is laid down; None for a refusal: nothing has happened."""
+        if answer.status_code >= 400:
+            return None
         row = [answer.status_code, dict(answer.items()), answer.content.decode()]
         value = encryption.encrypt_bytes(orjson.dumps(row)).encode()
+        return self._fingerprints[0] + b" " + value
+
+    def keep(self, answer: HttpResponse) -> None:
+        """For whoever sends it again. Nobody waits for it."""
+        kept = self.kept(answer)
+        size = len(kept or b"")
         room = self.states[0].remaining if self.states else 0
-        if answer.status_code >= 400 or len(value) > room:
-            bound_reached.labels("repeats").inc(len(value) > room)
+        if kept is None or size > room:
+            bound_reached.labels("repeats").inc(size > room)
             self.forget()
             return
         limiter = get_limiter()
-        kept = self._fingerprints[0] + b" " + value
         limiter.put(self.claim.key, kept, int(ANSWER_KEPT.total_seconds()))
-        counted = asyncio.ensure_future(limiter.check((self._room,), (len(value),)))
+        counted = asyncio.ensure_future(limiter.check((self.room,), (size,)))
         _counting.add(counted)
         counted.add_done_callback(_counting.discard)
 
     def forget(self) -> None:
         """It was refused: nothing has happened, and it may come again as if for the first time."""
         get_limiter().put(self.claim.key, None, 0)
+
+
+def once_behind(sender: Sender, effect: Callable[[], HttpResponse]) -> HttpResponse:
+    """`effect`'s answer, or the one it gave to the same request within `ANSWER_KEPT`; in a thread.
+
+    What was answered lies in the cache, not in the transaction of the effect: when that is away, or
+    the process dies in between, a repeat does it again.
+    """
+    if sender.key is None:
+        return effect()
+    if settings.RATE_LIMIT_ENABLED:
+        get_limiter().check_sync((daily(sender.owner),), (1,)).raise_if_denied()
+    repeat = Repeat(sender)
+    name, claimed, seconds = repeat.claim
+    try:
+        before = None if cache.add(name, claimed, seconds) else cache.get(name)
+    except (RedisError, OSError):
+        return effect()
+    if before is not None:
+        return repeat.answer(before)
+    kept = None
+    try:
+        answer = effect()
+        kept = repeat.kept(answer)
+        if kept is not None and get_limiter().check_sync((repeat.room,), (len(kept),)).denied:
+            bound_reached.labels("repeats").inc()
+            kept = None
+    finally:
+        with suppress(RedisError, OSError):
+            if kept is None:
+                cache.delete(name)
+            else:
+                cache.set(name, kept, ANSWER_KEPT.total_seconds())
+    return answer
 
 
 _counting: set[asyncio.Future[Any]] = set()

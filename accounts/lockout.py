@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 
 from django.conf import settings
+from django.utils.translation import gettext_noop
 
 from accounts.models import normal_email
 from gateway_project.core import errors
@@ -20,6 +21,7 @@ from gateway_project.core.ratelimit import (
     get_limiter,
     per_minute,
 )
+from gateway_project.core.sentences import Sentence
 
 FAILURES_MAX = 10
 WINDOW_SECONDS = 15 * 60
@@ -52,7 +54,10 @@ def _refuse_denied(decision: Decision) -> None:
     except errors.RateLimited as limited:
         wait = limited.headers["Retry-After"]
         raise errors.RateLimited(
-            f"Too many attempts to sign in. Try again in {wait} seconds.",
+            Sentence(
+                gettext_noop("Too many attempts to sign in. Try again in %(wait)s seconds."),
+                wait=wait,
+            ),
             headers={**limited.headers, **dict(decision.headers())},
         ) from None
 

@@ -14,6 +14,7 @@ from django.contrib.auth.models import UserManager as DjangoUserManager
 from django.db import models, transaction
 from django.db.models import Q
 from django.db.models.functions import Now
+from django.utils.translation import gettext_lazy as _
 
 from gateway_project.core import clock
 from gateway_project.core.stores.bus import bus
@@ -85,6 +86,23 @@ class User(AbstractUser, Deletable):
     id = models.UUIDField(primary_key=True, default=new_id, editable=False)
     email = models.EmailField("e-mail", unique=True)
     email_confirmed_at = models.DateTimeField(null=True, blank=True)
+    mails_off = models.JSONField(
+        default=list,
+        db_default=models.Value([], models.JSONField()),
+        blank=True,
+        help_text="Kinds of mails (`accounts/mailing.py`) that they do not want.",
+    )
+    language = models.CharField(
+        max_length=8,
+        choices=settings.LANGUAGES,
+        blank=True,
+        default="",
+        db_default="",
+        help_text="Of pages and mails; empty: pages as the browser asks, mails in English.",
+    )
+    deletes_at = models.DateTimeField(
+        null=True, editable=False, help_text="They asked for it, and may take it back until then."
+    )
 
     USERNAME_FIELD = "email"
     REQUIRED_FIELDS: ClassVar[list[str]] = []
@@ -96,6 +114,9 @@ class User(AbstractUser, Deletable):
             models.Index(fields=["id"], name="user_staff", condition=Q(is_staff=True)),
             models.Index(fields=["id"], name="user_suspended", condition=Q(is_active=False)),
             models.Index(fields=["id"], name="user_deleted", condition=Q(deleted_at__isnull=False)),
+            models.Index(
+                fields=["deletes_at"], name="user_deletes", condition=Q(deletes_at__isnull=False)
+            ),
         ]
 
     def __str__(self) -> str:
@@ -151,6 +172,14 @@ class Plan(models.Model):
         help_text="The same, as they are stored.",
     )
 
+    price = models.CharField(
+        max_length=60,
+        blank=True,
+        default="",
+        db_default="",
+        help_text="As the start page says it, such as “€49 a month”; empty: nothing is said.",
+    )
+
     def __str__(self) -> str:
         return self.name
 
@@ -186,6 +215,9 @@ class Workspace(Deletable):
     suspended_at = models.DateTimeField(
         null=True, blank=True, editable=False, help_text="Its keys are refused from then on."
     )
+    deletes_at = models.DateTimeField(
+        null=True, editable=False, help_text="With the only owner, who may take it back until then."
+    )
     wanted_events = models.JSONField(
         default=list,
         db_default=models.Value([], models.JSONField()),
@@ -196,6 +228,13 @@ class Workspace(Deletable):
         default=False,
         db_default=False,
         help_text="Members see it only once they have a second factor or a passkey.",
+    )
+    detection_policy = models.JSONField(
+        default=dict,
+        db_default=models.Value({}, models.JSONField()),
+        blank=True,
+        editable=False,
+        help_text="In force for its keys that have none of their own.",
     )
     members = models.ManyToManyField(User, through="Membership", related_name="workspaces")
     created_at = models.DateTimeField(default=clock.now, editable=False)
@@ -241,21 +280,28 @@ class Membership(models.Model):
     class Role(models.TextChoices):
         """What each may do: `accounts.people.MAY`."""
 
-        OWNER = "owner", "Owner"
-        ADMIN = "admin", "Admin"
-        MEMBER = "member", "Developer"
-        VIEWER = "viewer", "Read-only"
-        AUDITOR = "auditor", "Auditor"
+        OWNER = "owner", _("Owner")
+        ADMIN = "admin", _("Admin")
+        MEMBER = "member", _("Developer")
+        VIEWER = "viewer", _("Read-only")
+        AUDITOR = "auditor", _("Auditor")
 
     user = models.ForeignKey(User, on_delete=models.CASCADE, related_name="memberships")
     workspace = models.ForeignKey(Workspace, on_delete=models.CASCADE, related_name="memberships")
     role = models.CharField(max_length=10, choices=Role, default=Role.MEMBER)
     created_at = models.DateTimeField(default=clock.now, editable=False)
+    digest_at = models.DateTimeField(
+        default=clock.now,
+        db_default=Now(),
+        editable=False,
+        help_text="When the week was looked at last, for its mail.",
+    )
 
     class Meta:
         constraints = [
             models.UniqueConstraint(fields=["user", "workspace"], name="membership_once"),
         ]
+        indexes = [models.Index(fields=["digest_at", "id"], name="membership_digest")]
 
     def __str__(self) -> str:
         return f"{self.user} in {self.workspace} as {self.role}"
@@ -402,6 +448,9 @@ class ApiKey(models.Model):
     expiry_told_for = models.DateTimeField(
         null=True, editable=False, help_text="The expiry that `key.expiring` has told of."
     )
+    grace_told_for = models.DateTimeField(
+        null=True, editable=False, help_text="The end of its grace that a mail has told of."
+    )
     detection_policy = models.JSONField(
         default=dict,
         db_default=models.Value({}, models.JSONField()),
@@ -451,6 +500,11 @@ class ApiKey(models.Model):
             ),
             models.Index(fields=["expires_at"], name="key_session", condition=Q(is_session=True)),
             models.Index(
+                fields=["grace_until"],
+                name="key_grace",
+                condition=Q(grace_until__isnull=False, revoked_at=None),
+            ),
+            models.Index(
                 fields=["limit_subject"],
                 name="key_limit_subject",
                 condition=Q(limit_subject__isnull=False),
@@ -459,6 +513,12 @@ class ApiKey(models.Model):
 
     def __str__(self) -> str:
         return f"{self.name} ({self.prefix}…{self.last4})"
+
+    @property
+    def policy_in_force(self) -> dict[str, Any]:
+        """Its own, else its workspace's; empty: the default of the installation."""
+        found: dict[str, Any] = self.detection_policy or self.workspace.detection_policy
+        return found
 
     @property
     def status(self) -> str:
@@ -688,6 +748,29 @@ class UsageBatch(models.Model):
 
     def __str__(self) -> str:
         return str(self.id)
+
+
+class UnsummedUsage(models.Model):
+    """What sums are made of, of rows of the log that are in none yet (`accounts/usage/rollups.py`).
+
+    PostgreSQL only, and only while there is much of many keys: for a few seconds.
+    """
+
+    part = models.PositiveSmallIntegerField()
+    created_at = models.DateTimeField()
+    api_key_id = models.UUIDField()
+    workspace_id = models.UUIDField()
+    endpoint = models.CharField(max_length=64)
+    http_status = models.PositiveSmallIntegerField()
+    status = models.CharField(max_length=10)
+    is_malicious = models.BooleanField(null=True)
+    cached = models.BooleanField()
+    request_size = models.PositiveIntegerField()
+    response_time_ms = models.FloatField()
+    confidence = models.FloatField(null=True)
+
+    def __str__(self) -> str:
+        return f"{self.endpoint} {self.http_status} of {self.api_key_id}"
 
 
 class Period(models.TextChoices):

@@ -16,7 +16,10 @@ from typing import Any
 from uuid import UUID
 
 from allauth.mfa.models import Authenticator
+from django.conf import settings
 from django.db import IntegrityError, transaction
+from django.utils.translation import gettext_lazy as _
+from django.utils.translation import gettext_noop
 
 from accounts import authentication, services
 from accounts.addresses import why_undeliverable
@@ -31,13 +34,18 @@ from accounts.models import (
 )
 from accounts.services import Actor
 from gateway_project.core import clock, errors
-from gateway_project.core.ratelimit import get_limiter, per_hour
+from gateway_project.core.ratelimit import get_limiter, per_day, per_hour
+from gateway_project.core.sentences import Sentence
 from gateway_project.core.stores import database
+from gateway_project.core.telemetry.metrics import bound_reached
 
 Role = Membership.Role
 INVITATION_LIFE = timedelta(days=7)
 INVITATIONS_MAX = 100
 """Open ones of a workspace at once."""
+INVITATIONS_A_DAY = 200
+"""That one person may send, whatever is withdrawn again: each is a mail to an address that they
+name, with a name in it that they chose."""
 MEMBERS_MAX = 1_000
 DOMAINS_MAX = 20
 WORKSPACES_MAX = 20
@@ -54,11 +62,11 @@ MAY: dict[str, frozenset[str]] = {
 """Beyond reading. `change`: keys, webhooks, policies; `people`: invite, change, remove;
 `workspace`: its name, two factors, domains, handing it over; `audit`: who did what."""
 ROLE_HELP = {
-    Role.OWNER: "Everything, and the only one who hands the workspace over",
-    Role.ADMIN: "Keys, webhooks and people; not other owners",
-    Role.MEMBER: "Keys, webhooks and policies",
-    Role.VIEWER: "Looks, and changes nothing",
-    Role.AUDITOR: "Looks, reads and exports who did what",
+    Role.OWNER: _("Everything, and the only one who hands the workspace over"),
+    Role.ADMIN: _("Keys, webhooks and people; not other owners"),
+    Role.MEMBER: _("Keys, webhooks and policies"),
+    Role.VIEWER: _("Looks, and changes nothing"),
+    Role.AUDITOR: _("Looks, reads and exports who did what"),
 }
 DOMAIN_RECORD = "gateway-verification"
 
@@ -78,18 +86,32 @@ def workspaces_of(user: User) -> list[Membership]:
     return list(
         Membership.objects.filter(user=user, workspace__deleted_at=None)
         .select_related("workspace__plan")
+        .defer("workspace__detection_policy")  # few pages show it, and it may be large
         .order_by("created_at", "pk")
     )
 
 
 def make_workspace(user: User, name: str, *, actor: Actor) -> Workspace:
-    """Raises 409 beyond `WORKSPACES_MAX`."""
+    """Raises 409 beyond `WORKSPACES_MAX`, and for who has one on trial."""
     with transaction.atomic():
         User.objects.select_for_update(no_key=True).get(pk=user.pk)
         owned = Membership.objects.filter(user=user, role=Role.OWNER).count()
+        if Membership.objects.filter(
+            user=user, role=Role.OWNER, workspace__is_confirmed=False
+        ).exists():
+            # Each has the limits of a trial of its own.
+            raise errors.Conflict(
+                gettext_noop("Confirm your address first: the link is in the mail we sent.")
+            )
         if owned >= WORKSPACES_MAX:
             raise errors.TooMany(
-                f"You own {owned} workspaces, as many as one person may make. Delete one first."
+                Sentence(
+                    gettext_noop(
+                        "You own %(owned)s workspaces, as many as one person may make. Delete "
+                        "one first."
+                    ),
+                    owned=str(owned),
+                )
             )
         workspace = services.new_workspace(name)
         if user.email_confirmed_at is not None:
@@ -150,25 +172,42 @@ def invite(
 ) -> tuple[Invitation, str]:
     """Make or renew the invitation of an address; returns it with the token of its link.
 
-    Raises 409 for who is a member already, and 403 for a role that the inviter may not give.
+    Raises 409 for who is a member already, or while nobody has confirmed an address of the
+    workspace (mails to others would be anybody's), and 403 for a role that the inviter may not
+    give.
     """
+    if not workspace.is_confirmed:
+        raise errors.Conflict(
+            gettext_noop("Confirm your own address first: the link is in the mail we sent.")
+        )
     email = normal_email(email)
     if reason := why_undeliverable(email):
         raise errors.ValidationFailed(errors=[{"field": "email", "message": reason}])
     if role not in grantable(by.role):
         raise errors.PermissionDenied(
-            "You cannot give a role that is above your own. Ask somebody who has it."
+            gettext_noop("You cannot give a role that is above your own. Ask somebody who has it.")
         )
+    _count_invitation(by)
     token = secrets.token_urlsafe(32)
     now = clock.now()
     with _holding(workspace):
         if workspace.memberships.filter(user__email=email).exists():
-            raise errors.Conflict(f"{email} is a member already. Change the role below instead.")
+            raise errors.Conflict(
+                Sentence(
+                    gettext_noop("%(email)s is a member already. Change the role below instead."),
+                    email=email,
+                )
+            )
         waiting = workspace.invitations.filter(accepted_at=None, withdrawn_at=None)
         known = waiting.filter(email=email).first()
         if known is None and waiting.count() >= INVITATIONS_MAX:
             raise errors.TooMany(
-                f"{INVITATIONS_MAX} invitations are open already. Withdraw those that nobody needs."
+                Sentence(
+                    gettext_noop(
+                        "%(most)s invitations are open already. Withdraw those that nobody needs."
+                    ),
+                    most=INVITATIONS_MAX,
+                )
             )
         values = {
             "role": role,
@@ -194,16 +233,38 @@ def invite(
     return found, token
 
 
+def _count_invitation(by: Membership) -> None:
+    limit = per_day("invitations", f"{{user:{by.user_id}}}", INVITATIONS_A_DAY)
+    if settings.RATE_LIMIT_ENABLED and get_limiter().check_sync((limit,), (1,)).denied:
+        bound_reached.labels("invitations").inc()
+        raise errors.TooMany(
+            Sentence(
+                gettext_noop(
+                    "You sent %(most)s invitations today, as many as one person may. Go on "
+                    "tomorrow, or have your domain's people join by themselves (Domains, below)."
+                ),
+                most=INVITATIONS_A_DAY,
+            )
+        )
+
+
 def withdraw(workspace: Workspace, invitation_id: UUID, *, actor: Actor) -> Invitation:
     """Raises 404 for none of theirs, 409 for one that was accepted meanwhile."""
     with _holding(workspace):
         found = workspace.invitations.filter(pk=invitation_id).first()
         if found is None:
             raise errors.NotFound(
-                "This workspace has no such invitation. Look for it among those that are open."
+                gettext_noop(
+                    "This workspace has no such invitation. Look for it among those that are open."
+                )
             )
         if found.accepted_at is not None:
-            raise errors.Conflict(f"{found.email} has accepted already. Remove the member instead.")
+            raise errors.Conflict(
+                Sentence(
+                    gettext_noop("%(email)s has accepted already. Remove the member instead."),
+                    email=found.email,
+                )
+            )
         if found.withdrawn_at is None:
             found.withdrawn_at = clock.now()
             found.save(update_fields=["withdrawn_at"])
@@ -239,7 +300,12 @@ def accept(invitation: Invitation, user: User, *, actor: Actor) -> Membership:
     workspace = invitation.workspace
     if user.email != invitation.email or user.email_confirmed_at is None:
         raise errors.PermissionDenied(
-            f"This invitation is for {invitation.email}. Sign in with that address to accept it."
+            Sentence(
+                gettext_noop(
+                    "This invitation is for %(email)s. Sign in with that address to accept it."
+                ),
+                email=invitation.email,
+            )
         )
     with _holding(workspace):
         invitation.refresh_from_db()
@@ -266,16 +332,23 @@ def accept(invitation: Invitation, user: User, *, actor: Actor) -> Membership:
 
 def _why_closed(invitation: Invitation) -> str:
     if invitation.accepted_at is not None:
-        return "This invitation was used already. Ask for a new one to join again."
+        return gettext_noop("This invitation was used already. Ask for a new one to join again.")
     if invitation.withdrawn_at is not None:
-        return "This invitation was withdrawn. Ask whoever invited you for a new one."
-    return "This invitation is older than seven days. Ask whoever invited you to send it again."
+        return gettext_noop("This invitation was withdrawn. Ask whoever invited you for a new one.")
+    return gettext_noop(
+        "This invitation is older than seven days. Ask whoever invited you to send it again."
+    )
 
 
 def _join(workspace: Workspace, user: User, role: str) -> Membership:
     if workspace.memberships.count() >= MEMBERS_MAX:
         raise errors.TooMany(
-            f"A workspace has at most {MEMBERS_MAX:,} members. Remove one who needs it no more."
+            Sentence(
+                gettext_noop(
+                    "A workspace has at most %(most)s members. Remove one who needs it no more."
+                ),
+                most=MEMBERS_MAX,
+            )
         )
     return Membership.objects.create(workspace=workspace, user=user, role=role)
 
@@ -330,9 +403,11 @@ def remove(member: Membership, *, by: Membership, actor: Actor) -> None:
 def hand_over(member: Membership, *, by: Membership, actor: Actor) -> None:
     """Make `member` an owner, and the owner who does it an admin."""
     if by.role != Role.OWNER:
-        raise errors.PermissionDenied("Only an owner hands the workspace over. Ask one.")
+        raise errors.PermissionDenied(
+            gettext_noop("Only an owner hands the workspace over. Ask one.")
+        )
     if by.pk == member.pk:
-        raise errors.Conflict("You own it already. Choose somebody else.")
+        raise errors.Conflict(gettext_noop("You own it already. Choose somebody else."))
     with _holding(member.workspace):
         for row, role in ((member, Role.OWNER), (by, Role.ADMIN)):
             row.refresh_from_db()
@@ -348,16 +423,23 @@ def hand_over(member: Membership, *, by: Membership, actor: Actor) -> None:
 
 def _must_outrank(by: Membership, member: Membership, role: str) -> None:
     if not may(by.role, "people"):
-        raise errors.PermissionDenied("Your role does not change who works here. Ask an owner.")
+        raise errors.PermissionDenied(
+            gettext_noop("Your role does not change who works here. Ask an owner.")
+        )
     if by.role != Role.OWNER and Role.OWNER in (member.role, role):
-        raise errors.PermissionDenied("Only an owner changes who owns this workspace. Ask one.")
+        raise errors.PermissionDenied(
+            gettext_noop("Only an owner changes who owns this workspace. Ask one.")
+        )
 
 
 def _must_not_be_last(member: Membership) -> None:
     others = member.workspace.memberships.filter(role=Role.OWNER).exclude(pk=member.pk)
     if not others.exists():
         raise errors.Conflict(
-            "This is the only owner. Hand the workspace over, or make somebody else an owner first."
+            gettext_noop(
+                "This is the only owner. Hand the workspace over, or make somebody else an owner "
+                "first."
+            )
         )
 
 
@@ -367,7 +449,7 @@ def _holding(workspace: Workspace) -> Iterator[None]:
     with transaction.atomic():
         held = Workspace.objects.select_for_update(no_key=True).filter(pk=workspace.pk)
         if held.first() is None:
-            raise errors.NotFound("This workspace was deleted. Choose another one.")
+            raise errors.NotFound(gettext_noop("This workspace was deleted. Choose another one."))
         yield
 
 
@@ -382,7 +464,12 @@ def add_domain(workspace: Workspace, domain: str, role: str, *, actor: Actor) ->
     with _holding(workspace):
         if workspace.domains.count() >= DOMAINS_MAX:
             raise errors.TooMany(
-                f"A workspace has at most {DOMAINS_MAX} domains. Remove one that is not needed."
+                Sentence(
+                    gettext_noop(
+                        "A workspace has at most %(most)s domains. Remove one that is not needed."
+                    ),
+                    most=DOMAINS_MAX,
+                )
             )
         try:
             with transaction.atomic():
@@ -391,7 +478,13 @@ def add_domain(workspace: Workspace, domain: str, role: str, *, actor: Actor) ->
                 )
         except IntegrityError:
             raise errors.Conflict(
-                f"{domain} is on the list already. Remove it first, to add it with another role."
+                Sentence(
+                    gettext_noop(
+                        "%(domain)s is on the list already. Remove it first, to add it with "
+                        "another role."
+                    ),
+                    domain=domain,
+                )
             ) from None
         audit("domain.added", workspace=workspace, target=domain, role=role, **actor.fields())
     return made
@@ -405,11 +498,23 @@ def verify_domain(found: WorkspaceDomain, records: Records, *, actor: Actor) -> 
         known = records(found.domain)
     except OSError:
         raise errors.Conflict(
-            f"The name servers of {found.domain} did not answer. Try again in some minutes."
+            Sentence(
+                gettext_noop(
+                    "The name servers of %(domain)s did not answer. Try again in some minutes."
+                ),
+                domain=found.domain,
+            )
         ) from None
     if wanted not in known:
         raise errors.Conflict(
-            f"{found.domain} has no TXT record “{wanted}” yet. A new one can take an hour to show."
+            Sentence(
+                gettext_noop(
+                    "%(domain)s has no TXT record “%(wanted)s” yet. A new one can take an "
+                    "hour to show."
+                ),
+                domain=found.domain,
+                wanted=wanted,
+            )
         )
     with transaction.atomic():
         try:
@@ -419,7 +524,13 @@ def verify_domain(found: WorkspaceDomain, records: Records, *, actor: Actor) -> 
                 )
         except IntegrityError:
             raise errors.Conflict(
-                f"Another workspace has verified {found.domain}. Ask its owners to remove it there."
+                Sentence(
+                    gettext_noop(
+                        "Another workspace has verified %(domain)s. Ask its owners to remove it "
+                        "there."
+                    ),
+                    domain=found.domain,
+                )
             ) from None
         if done:
             audit(

@@ -14,6 +14,7 @@ from allauth.mfa.models import Authenticator
 from django.conf import settings
 from django.db import IntegrityError, transaction
 from django.utils.text import slugify
+from django.utils.translation import gettext_noop
 
 from accounts import authentication, keys
 from accounts.events import audit, changes_of
@@ -29,11 +30,14 @@ from accounts.models import (
 from gateway_project.core import clock, errors
 from gateway_project.core.clock import utc_text
 from gateway_project.core.context import RequestContext
-from gateway_project.core.stores.sweeps import delete_rows, some_of
+from gateway_project.core.sentences import Sentence
+from gateway_project.core.stores.sweeps import Round, delete_rows, some_of
 from gateway_project.core.telemetry.metrics import bound_reached
 
 SESSION_KEY_LIFE = timedelta(minutes=15)
 TEXTS_AT_ONCE = 10_000
+DELETION_WAITS = timedelta(days=7)
+DELETIONS_AT_ONCE = 50
 SESSION_KEYS_MAX = 20
 """Of one person at once: as many tabs of the playground."""
 
@@ -141,6 +145,80 @@ def confirm_email(user: User, *, actor: Actor) -> None:
         authentication.forget_workspace(workspace_id)
 
 
+def ask_deletion(user: User, *, actor: Actor) -> datetime:
+    """Have the account deleted after `DELETION_WAITS`; returns when.
+
+    The workspaces that nobody else owns are suspended at once, so that nothing is judged, sent or
+    billed for them meanwhile. `undo_deletion` brings all of it back.
+    """
+    with transaction.atomic():
+        held = User.objects.select_for_update(no_key=True).get(pk=user.pk)
+        if held.deletes_at is None:
+            now = clock.now()
+            held.deletes_at = now + DELETION_WAITS
+            held.save(update_fields=["deletes_at"])
+            for workspace in Workspace.objects.filter(pk__in=_own(held)):
+                workspace.deletes_at = held.deletes_at
+                workspace.suspended_at = workspace.suspended_at or now
+                workspace.save(update_fields=["deletes_at", "suspended_at"])
+                authentication.forget_workspace(workspace.pk)
+                audit("workspace.deletion_asked", workspace=workspace, **actor.fields())
+            audit("user.deletion_asked", target=held.pk, **actor.fields())
+    user.deletes_at = held.deletes_at
+    return held.deletes_at
+
+
+def undo_deletion(user: User, *, actor: Actor) -> bool:
+    """Keep the account, and let its workspaces work again; False: nothing was asked."""
+    with transaction.atomic():
+        held = User.objects.select_for_update(no_key=True).get(pk=user.pk)
+        if held.deletes_at is None:
+            return False
+        _reinstate(held.deletes_at, [m.workspace_id for m in held.memberships.all()], actor)
+        held.deletes_at = None
+        held.save(update_fields=["deletes_at"])
+        audit("user.deletion_undone", target=held.pk, **actor.fields())
+    user.deletes_at = None
+    return True
+
+
+def _reinstate(deletes_at: datetime, workspace_ids: Iterable[UUID], actor: Actor) -> None:
+    """Those that were suspended for that deletion; what operators suspended stays so."""
+    waiting = Workspace.objects.filter(pk__in=list(workspace_ids), deletes_at=deletes_at)
+    for workspace in waiting.select_for_update(no_key=True):
+        workspace.deletes_at = None
+        if workspace.suspended_at == deletes_at - DELETION_WAITS:
+            workspace.suspended_at = None
+        workspace.save(update_fields=["deletes_at", "suspended_at"])
+        authentication.forget_workspace(workspace.pk)
+        audit("workspace.deletion_undone", workspace=workspace, **actor.fields())
+
+
+def carry_out_deletions() -> int:
+    """Delete the accounts whose time has come; returns how many."""
+    during, done = Round(), 0
+    due = User.objects.filter(deletes_at__lte=clock.now()).order_by("deletes_at")
+    for user in due[:DELETIONS_AT_ONCE]:
+        if during.is_over:
+            break
+        places = list(user.memberships.values_list("workspace", flat=True))
+        with transaction.atomic():
+            delete_account(user, actor=Actor(user.email))
+            if user.deletes_at is not None:  # those that somebody else owns by now
+                _reinstate(user.deletes_at, places, Actor("gateway"))
+            User._base_manager.filter(pk=user.pk).update(deletes_at=None)
+        done += 1
+    return done
+
+
+def _own(user: User) -> set[UUID]:
+    """The workspaces that nobody else owns."""
+    owners = Membership.objects.filter(role=Membership.Role.OWNER)
+    owned = set(owners.filter(user=user).values_list("workspace", flat=True))
+    shared = owners.filter(workspace__in=owned).exclude(user=user)
+    return owned - set(shared.values_list("workspace", flat=True))
+
+
 def delete_account(user: User, *, actor: Actor) -> None:
     """Delete the user, and the workspaces that nobody else owns with all their keys.
 
@@ -148,10 +226,7 @@ def delete_account(user: User, *, actor: Actor) -> None:
     `TEXTS_AT_ONCE`, is erased behind (`core/stores/deletion.py`).
     """
     with transaction.atomic():
-        owners = Membership.objects.filter(role=Membership.Role.OWNER)
-        owned = set(owners.filter(user=user).values_list("workspace", flat=True))
-        shared = owners.filter(workspace__in=owned).exclude(user=user)
-        own = owned - set(shared.values_list("workspace", flat=True))
+        own = _own(user)
         for workspace in Workspace.objects.filter(pk__in=own):
             audit("workspace.deleted", target=workspace.pk, slug=workspace.slug, **actor.fields())
             _delete_workspace(workspace)
@@ -260,14 +335,29 @@ def _require_room(workspace: Workspace, **which: Any) -> None:
     if used.count() >= most:
         bound_reached.labels("keys").inc()
         raise errors.TooMany(
-            f"The plan '{workspace.plan.name}' gives a workspace {most} keys in use, and as many "
-            "again that were rotated and still work. Revoke one that is not needed (DELETE "
-            "/v1/keys/{id}), rotate with grace_seconds 0, or ask for another plan."
+            Sentence(
+                gettext_noop(
+                    "The plan '%(name)s' gives a workspace %(most)s keys in use, and as "
+                    "many again that were rotated and still work. Revoke one that is not "
+                    "needed (DELETE /v1/keys/{id}), rotate with grace_seconds 0, or ask for "
+                    "another plan."
+                ),
+                name=workspace.plan.name,
+                most=str(most),
+            )
         )
 
 
-def session_key(workspace: Workspace, user: User, *, actor: Actor) -> tuple[ApiKey, str]:
-    """A key for the playground of `user`: 15 minutes, only `detect`, hidden from lists.
+def session_key(
+    workspace: Workspace,
+    user: User,
+    *,
+    detection_policy: dict[str, Any] | None = None,
+    actor: Actor,
+) -> tuple[ApiKey, str]:
+    """A key for the playground of `user`: 15 minutes, for verdicts alone, hidden from lists.
+
+    It follows the workspace's policy, or has that of another key for its time.
 
     All of a user's share one set of counters, so that opening the page again buys no new minute.
     Those that ended an hour ago are removed on the way, and all but the latest
@@ -289,7 +379,8 @@ def session_key(workspace: Workspace, user: User, *, actor: Actor) -> tuple[ApiK
             workspace,
             actor=actor,
             name="Playground",
-            scopes=["detect"],
+            scopes=["detect", "batch"],
+            detection_policy=detection_policy,
             expires_at=now + SESSION_KEY_LIFE,
             limit_subject=user.pk,
             is_session=True,
@@ -416,7 +507,9 @@ def rotate_key(key: ApiKey, *, grace_seconds: int, actor: Actor) -> tuple[ApiKey
         )
         if not won:
             raise errors.Conflict(
-                "This key was rotated or revoked already. Use its successor, or make a new key."
+                gettext_noop(
+                    "This key was rotated or revoked already. Use its successor, or make a new key."
+                )
             )
         audit(
             "key.rotated",
@@ -440,7 +533,9 @@ def extend_grace(key: ApiKey, seconds: int, *, actor: Actor) -> datetime:
     with transaction.atomic():
         held = ApiKey.objects.select_for_update(no_key=True).get(pk=key.pk)
         if held.status != "grace" or held.grace_until is None:
-            raise errors.Conflict("This key is not in its grace any more. Use its successor.")
+            raise errors.Conflict(
+                gettext_noop("This key is not in its grace any more. Use its successor.")
+            )
         until = held.grace_until + timedelta(seconds=seconds)
         if held.expires_at is not None:
             until = min(until, held.expires_at)

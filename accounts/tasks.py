@@ -7,7 +7,7 @@ from celery.signals import worker_ready
 from django.conf import settings
 from django.core.cache import cache
 
-from accounts import audit, retention
+from accounts import audit, digest, reminders, retention, services
 from accounts.usage import events, exports, partitions, stream
 from gateway_project.core import clock
 from gateway_project.core.stores import deletion
@@ -68,6 +68,24 @@ def _make_first_partitions(**_: Any) -> None:
 def write_exports() -> int:
     """Write on files of the log that were asked for, and tell of those that are written."""
     return exports.work()
+
+
+@shared_task(expires=60)
+def carry_out_deletions() -> int:
+    """Delete accounts whose seven days are over; returns how many."""
+    return services.carry_out_deletions()
+
+
+@shared_task(expires=60)
+def remind_of_graces() -> int:
+    """Tell of old keys that are still called and end soon; returns how many mails left."""
+    return reminders.remind_of_graces()
+
+
+@shared_task(expires=60)
+def send_digests() -> int:
+    """Send the mails of the week; returns how many."""
+    return digest.send()
 
 
 @shared_task(expires=60)

@@ -11,9 +11,11 @@ from django.contrib.admin.helpers import ACTION_CHECKBOX_NAME
 from django.db.models import QuerySet
 from django.http import HttpRequest
 from django.template.response import TemplateResponse
+from django.utils.translation import gettext, ngettext
 
 from accounts.admin.lists import actor_of
 from gateway_project.core import errors
+from gateway_project.core.language import number
 
 ROWS_MAX = 500
 SHOWN_MAX = 50
@@ -21,9 +23,9 @@ SHOWN_MAX = 50
 
 def act(
     name: str,
-    label: str,
+    label: Any,
     *,
-    means: str,
+    means: Any,
     run: Callable[..., object],
     form: type[forms.Form] | None = None,
     is_grave: bool = False,
@@ -42,7 +44,8 @@ def act(
     ) -> TemplateResponse | None:
         rows = list(queryset[: ROWS_MAX + 1])
         if len(rows) > ROWS_MAX:
-            text = f"At most {ROWS_MAX} rows at once. Narrow the list, or act page by page."
+            text = gettext("At most %(most)s rows at once. Narrow the list, or act page by page.")
+            text %= {"most": ROWS_MAX}
             modeladmin.message_user(request, text, messages.ERROR)
             return None
         is_sure = "is_sure" in request.POST
@@ -73,9 +76,12 @@ def act(
             try:
                 done += run(row, actor=actor_of(request), **values) is not False
             except errors.GatewayError as exc:
-                modeladmin.message_user(request, f"{row}: {exc.detail}", messages.ERROR)
+                modeladmin.message_user(request, f"{row}: {exc.for_people()}", messages.ERROR)
         same = len(rows) - done
-        text = f"{label}: done for {done}." + (f" {same} stayed as they were." if same else "")
+        text = gettext("%(label)s: done for %(n)s.") % {"label": label, "n": number(done)}
+        if same:
+            left = ngettext("One stayed as it was.", "%(n)s stayed as they were.", same)
+            text += " " + left % {"n": number(same)}
         modeladmin.message_user(request, text, messages.SUCCESS if done else messages.WARNING)
 
     action.__name__ = name

@@ -9,6 +9,8 @@ from django.contrib import admin, messages
 from django.db.models import QuerySet
 from django.http import HttpRequest
 from django.utils.html import format_html
+from django.utils.translation import gettext
+from django.utils.translation import gettext_lazy as _
 from pydantic import ValidationError
 
 from accounts import services
@@ -22,19 +24,45 @@ from accounts.admin.lists import (
     keys_like,
 )
 from accounts.admin.people import usage_of
-from accounts.models import ApiKey, Workspace
+from accounts.models import DEFAULT_SCOPES, SCOPES, ApiKey, Workspace
 from accounts.schemas import KeyRequest
 from accounts.services import Actor
 from gateway_project.core.api.forms import Form, ModelForm
 
 
+class LinesField(forms.CharField):
+    """A list of words, one a line."""
+
+    widget = forms.Textarea(attrs={"rows": 3, "cols": 60})
+
+    def prepare_value(self, value: Any) -> Any:
+        return "\n".join(value) if isinstance(value, list) else value
+
+    def to_python(self, value: Any) -> Any:
+        lines = value if isinstance(value, list) else (value or "").splitlines()
+        return [line.strip() for line in lines if line.strip()]
+
+    def has_changed(self, initial: Any, data: Any) -> bool:
+        return bool(self.to_python(initial) != self.to_python(data))
+
+
 class KeyForm(ModelForm):
     """The API's rules for the fields of a key, except that staff may go beyond the plan."""
 
+    scopes = forms.MultipleChoiceField(
+        label=_("Scopes"),
+        choices=[(scope, scope) for scope in SCOPES],
+        initial=DEFAULT_SCOPES,
+        widget=forms.CheckboxSelectMultiple,
+    )
+    allowed_cidrs = LinesField(
+        label=_("Networks"),
+        required=False,
+        help_text=_("One a line, such as 203.0.113.0/24; empty: any."),
+    )
+
     def clean(self) -> dict[str, Any]:
         values: dict[str, Any] = super().clean() or self.cleaned_data
-        if "allowed_cidrs" in values:
-            values["allowed_cidrs"] = values["allowed_cidrs"] or []
         for field in set(values) & (set(KeyRequest.model_fields) - {"expires_at"}):
             model = KeyRequest.model_construct()
             try:
@@ -48,16 +76,24 @@ class KeyForm(ModelForm):
 
 class LimitsForm(Form):
     per_minute = forms.IntegerField(
-        min_value=1, max_value=2_000_000_000, required=False, help_text="Empty: as it is."
+        min_value=1,
+        max_value=2_000_000_000,
+        required=False,
+        label=_("Requests per minute"),
+        help_text=_("Empty: as it is."),
     )
     per_day = forms.IntegerField(
-        min_value=1, max_value=2_000_000_000, required=False, help_text="Empty: as it is."
+        min_value=1,
+        max_value=2_000_000_000,
+        required=False,
+        label=_("Requests per day"),
+        help_text=_("Empty: as it is."),
     )
 
     def clean(self) -> dict[str, Any]:
         values: dict[str, Any] = super().clean() or self.cleaned_data
         if not self.errors and not any(values.values()):
-            raise forms.ValidationError("Give at least one limit.")
+            raise forms.ValidationError(gettext("Give at least one limit."))
         return values
 
 
@@ -85,12 +121,12 @@ def revoke(key: ApiKey, *, actor: Actor) -> bool:
 
 
 class KeyState(Choice):
-    title = "state"
+    title = _("state")
     parameter_name = "state"
     default = {"is_session": False}
     options = {
-        "revoked": ("Revoked", {"revoked_at__isnull": False}),
-        "playground": ("Of playgrounds", {"is_session": True}),
+        "revoked": (_("Revoked"), {"revoked_at__isnull": False}),
+        "playground": (_("Of playgrounds"), {"is_session": True}),
     }
 
 
@@ -109,23 +145,23 @@ class ApiKeyAdmin(SuperusersAct):
     ]
     list_filter = [KeyState]
     list_select_related = ["workspace"]
-    search_help_text = (
+    search_help_text = _(
         "A key as lists show it (gw_live_Ab12 or gw_live_Ab12…9xYz), a workspace's slug, or an id."
     )
     autocomplete_fields = ["workspace"]
     actions = [
         act(
             "change_limits",
-            "Change the limits",
-            means="They count from the next call on, and may go beyond the plan.",
+            _("Change the limits"),
+            means=_("They count from the next call on, and may go beyond the plan."),
             run=change_limits,
             form=LimitsForm,
             applies=lambda key: key.revoked_at is None,
         ),
         act(
             "revoke",
-            "Revoke",
-            means="Refused within a second, for good: nobody can take it back.",
+            _("Revoke"),
+            means=_("Refused within a second, for good: nobody can take it back."),
             run=revoke,
             is_grave=True,
             applies=lambda key: key.revoked_at is None,
@@ -147,11 +183,11 @@ class ApiKeyAdmin(SuperusersAct):
     def get_queryset(self, request: HttpRequest) -> QuerySet[ApiKey]:
         return super().get_queryset(request).defer("detection_policy")
 
-    @admin.display(description="key")
+    @admin.display(description=_("key"))
     def shown(self, key: ApiKey) -> str:
         return f"{key.prefix}…{key.last4}"
 
-    @admin.display(description="usage of 30 days")
+    @admin.display(description=_("usage of 30 days"))
     def usage(self, key: ApiKey) -> str:
         return usage_of(key.pk)
 
@@ -185,4 +221,5 @@ class ApiKeyAdmin(SuperusersAct):
         workspace = values.pop("workspace")
         made, text = services.issue_key(workspace, actor=actor_of(request), **values)
         obj.__dict__.update(made.__dict__)
-        messages.success(request, format_html("The key, shown this once: <code>{}</code>", text))
+        said = gettext("The key, shown this once: <code>{key}</code>")
+        messages.success(request, format_html(said, key=text))

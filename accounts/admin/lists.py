@@ -18,6 +18,7 @@ from django import forms
 from django.contrib import admin
 from django.contrib.admin.utils import unquote
 from django.contrib.admin.views.main import ChangeList
+from django.contrib.admin.widgets import AdminSplitDateTime
 from django.core.paginator import Paginator
 from django.db.models import JSONField, Model, QuerySet
 from django.http import HttpRequest
@@ -26,16 +27,26 @@ from django.utils.dateparse import parse_datetime
 from django.utils.functional import cached_property
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
+from django.utils.translation import gettext, gettext_noop
+from django.utils.translation import gettext_lazy as _
 
 from accounts.models import ApiKey, Workspace
 from accounts.services import Actor
 from gateway_project.core import clock
+from gateway_project.core.api.forms import JSONField as JSONFormField
 from gateway_project.core.context import context_of
 
 COUNT_MAX = 2_000
 # What `TimeRange` counts from or to, with room on both sides.
 FIRST, LAST = datetime(1900, 1, 1, tzinfo=UTC), datetime(9000, 1, 1, tzinfo=UTC)
 KEY_PREFIX = "gw_"
+HALVES = (_("date"), _("time, UTC"))
+RANGES = (
+    *(gettext_noop("any time"), gettext_noop("last hour"), gettext_noop("last 15 minutes")),
+    *(gettext_noop("last 6 hours"), gettext_noop("last 24 hours"), gettext_noop("last 7 days")),
+    *(gettext_noop("last 30 days"), gettext_noop("last 90 days"), gettext_noop("last 365 days")),
+)
+"""Names that `TimeRange.ranges` may have; addresses have them in English."""
 
 
 def actor_of(request: HttpRequest) -> Actor:
@@ -104,11 +115,25 @@ class Listing(admin.ModelAdmin):
     sortable_by = ()
     ordering = ["-id"]
     change_form_template = "accounts/admin/change_form.html"
-    formfield_overrides = {JSONField: {"widget": forms.Textarea(attrs={"rows": 3, "cols": 60})}}
+    formfield_overrides = {
+        JSONField: {
+            "form_class": JSONFormField,
+            "widget": forms.Textarea(attrs={"rows": 3, "cols": 60}),
+        }
+    }
     search_fields = ["pk"]  # shows the field; what is searched is up to `find`
 
     class Media:
         css = {"all": ["accounts/admin.css"]}
+
+    def formfield_for_dbfield(self, db_field: Any, request: HttpRequest, **kwargs: Any) -> Any:
+        """With a name for each half of a time, which Django labels together."""
+        found = super().formfield_for_dbfield(db_field, request, **kwargs)
+        widget = getattr(found, "widget", None)
+        if isinstance(widget, AdminSplitDateTime):
+            for half, words in zip(widget.widgets, HALVES, strict=True):
+                half.attrs["aria-label"] = f"{db_field.verbose_name}: {words}"
+        return found
 
     def adorn(self, rows: list[Any]) -> None:
         pass
@@ -194,7 +219,7 @@ class TimeRange(admin.ListFilter):
     the column. Times are UTC. A length counts back from now.
     """
 
-    title = "time"
+    title = _("time")
     template = "accounts/admin/time_range.html"
     names = ("range", "since", "until")
 
@@ -239,7 +264,7 @@ class TimeRange(admin.ListFilter):
                 "query_string": changelist.get_query_string(
                     {"range": name}, ["since", "until", "p"]
                 ),
-                "display": name,
+                "display": gettext(name),
             }
         others = {
             name: value
@@ -269,7 +294,7 @@ def _moment(text: str | None) -> datetime | None:
 class Choice(admin.SimpleListFilter):
     """A filter of fixed choices; `options` are `{name: (words, conditions)}`."""
 
-    options: ClassVar[dict[str, tuple[str, dict[str, Any]]]] = {}
+    options: ClassVar[dict[str, tuple[Any, dict[str, Any]]]] = {}
     default: ClassVar[dict[str, Any]] = {}
     """Conditions while nothing is chosen."""
 
@@ -305,7 +330,7 @@ def of_subject(queryset: QuerySet[Any], term: str, id_column: str) -> QuerySet[A
     return queryset.filter(**{id_column: wanted}) if wanted else queryset.none()
 
 
-@admin.display(description="at (UTC)")
+@admin.display(description=_("at (UTC)"))
 def at(row: Any) -> str:
     """A column for `list_display`: when the row was made."""
     return f"{row.created_at:%Y-%m-%d %H:%M:%S}"

@@ -1,4 +1,4 @@
-"""People, workspaces and plans."""
+"""People and workspaces. Plans are in `gateway_project/admin.py`: a change may wait for two."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ from django.http import HttpRequest
 from django.urls import reverse
 from django.utils.html import format_html, format_html_join
 from django.utils.safestring import mark_safe
+from django.utils.translation import gettext
+from django.utils.translation import gettext_lazy as _
 
 from accounts import moderation, services
 from accounts.admin.actions import act
@@ -24,6 +26,7 @@ from accounts.models import ApiKey, Membership, Plan, User, Workspace, new_id, n
 from accounts.usage import reports
 from gateway_project.core import clock
 from gateway_project.core.api.forms import Form, ModelForm
+from gateway_project.core.language import dated, number
 
 USAGE_DAYS = 30
 KEYS_SHOWN_MAX = 20
@@ -53,17 +56,21 @@ class UserForm(ModelForm):
             and not wanted
             and moderation.is_last_superuser(self.instance)
         ):
-            raise forms.ValidationError("This is the last active superuser. Make another first.")
+            raise forms.ValidationError(
+                gettext("This is the last active superuser. Make another first.")
+            )
         return wanted
 
 
 class NewUserForm(ModelForm):
-    password = forms.CharField(widget=forms.PasswordInput(attrs={"autocomplete": "new-password"}))
+    password = forms.CharField(
+        label=_("Password"), widget=forms.PasswordInput(attrs={"autocomplete": "new-password"})
+    )
 
     def clean_email(self) -> str:
         email = normal_email(self.cleaned_data["email"])
         if User.objects.filter(email=email).exists():
-            raise forms.ValidationError("An account with this e-mail exists.")
+            raise forms.ValidationError(gettext("An account with this e-mail exists."))
         return email
 
     def clean_password(self) -> str:
@@ -79,22 +86,23 @@ class NewUserForm(ModelForm):
 
 
 class UserKind(Choice):
-    title = "kind"
+    title = _("kind")
     parameter_name = "kind"
     options = {
-        "staff": ("Staff", {"is_staff": True}),
-        "suspended": ("Suspended", {"is_active": False}),
+        "staff": (_("Staff"), {"is_staff": True}),
+        "suspended": (_("Suspended"), {"is_active": False}),
     }
 
 
-class MemberInline(admin.TabularInline):
+class MemberInline(admin.StackedInline):
     """Who is in: rows are added and taken away; another role is both."""
 
     model = Membership
     extra = 0
     autocomplete_fields = ["user"]
-    fields = ["user", "role"]
-    verbose_name = "member"
+    fields = [("user", "role")]
+    verbose_name = _("membership")
+    verbose_name_plural = _("memberships")
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Membership]:
         found: QuerySet[Membership] = super().get_queryset(request)
@@ -120,37 +128,39 @@ class PeopleAdmin(SuperusersAct, UserAdmin):
     list_display = ["email", "is_confirmed", "is_active", "is_staff", "date_joined", "last_login"]
     list_filter = [UserKind]
     ordering = ["-id"]
-    search_help_text = "The beginning of an e-mail address, or an id."
+    search_help_text = _("The beginning of an e-mail address, or an id.")
     actions = [
         act(
             "confirm_email",
-            "Confirm the e-mail",
-            means="You vouch for the address; the workspaces they own leave their trial.",
+            _("Confirm the e-mail"),
+            means=_("You vouch for the address; the workspaces they own leave their trial."),
             run=services.confirm_email,
             applies=lambda user: user.email_confirmed_at is None,
         ),
         act(
             "suspend",
-            "Suspend",
-            means="They cannot sign in and their sessions end at once. Keys belong to workspaces "
-            "and work on: suspend the workspace to stop those.",
+            _("Suspend"),
+            means=_(
+                "They cannot sign in and their sessions end at once. Keys belong to workspaces and "
+                "work on: suspend the workspace to stop those."
+            ),
             run=moderation.suspend_user,
             is_grave=True,
             applies=lambda user: user.is_active,
         ),
         act(
             "reinstate",
-            "Reinstate",
-            means="They can sign in again.",
+            _("Reinstate"),
+            means=_("They can sign in again."),
             run=moderation.reinstate_user,
             applies=lambda user: not user.is_active,
         ),
     ]
     fieldsets = [
         (None, {"fields": ["email", "password_kind", "first_name", "last_name"]}),
-        ("Rights", {"fields": ["can_sign_in", "is_staff", "is_superuser", "groups"]}),
-        ("Workspaces", {"fields": ["their_workspaces"]}),
-        ("Dates", {"fields": ["email_confirmed_at", "last_login", "date_joined"]}),
+        (_("Rights"), {"fields": ["can_sign_in", "is_staff", "is_superuser", "groups"]}),
+        (_("Workspaces"), {"fields": ["their_workspaces"]}),
+        (_("Dates"), {"fields": ["email_confirmed_at", "last_login", "date_joined"]}),
     ]
     add_fieldsets = [(None, {"fields": ["email", "first_name", "is_staff", "password"]})]
     filter_horizontal = []
@@ -164,27 +174,28 @@ class PeopleAdmin(SuperusersAct, UserAdmin):
     def find(self, queryset: QuerySet[User], term: str) -> QuerySet[User]:
         return named(queryset, term)
 
-    @admin.display(boolean=True, description="confirmed")
+    @admin.display(boolean=True, description=_("confirmed"))
     def is_confirmed(self, user: User) -> bool:
         return user.email_confirmed_at is not None
 
-    @admin.display(boolean=True, description="active")
+    @admin.display(boolean=True, description=_("active"))
     def can_sign_in(self, user: User) -> bool:
         return user.is_active
 
-    @admin.display(description="password")
+    @admin.display(description=_("password"))
     def password_kind(self, user: User) -> str:
         if not user.has_usable_password():
-            return "none"
+            return gettext("none")
         url = reverse("admin:auth_user_password_change", args=[user.pk])
         kind = identify_hasher(user.password).algorithm
-        return format_html('kept as {} (<a href="{}">set another</a>)', kind, url)
+        said = gettext('kept as {kind} (<a href="{url}">set another</a>)')
+        return format_html(said, kind=kind, url=url)
 
-    @admin.display(description="workspaces")
+    @admin.display(description=_("workspaces"))
     def their_workspaces(self, user: User) -> str:
         found = user.memberships.select_related("workspace").order_by("created_at")[:50]
-        rows = ((link_to(member.workspace), member.role) for member in found)
-        return format_html_join(mark_safe("<br>"), "{} as {}", rows) or "none"
+        rows = ((link_to(member.workspace), member.get_role_display()) for member in found)
+        return format_html_join(mark_safe("<br>"), "{}: {}", rows) or gettext("none")
 
     def save_model(self, request: HttpRequest, obj: User, form: Any, change: bool) -> None:
         values = form.cleaned_data
@@ -218,23 +229,25 @@ class PeopleAdmin(SuperusersAct, UserAdmin):
 
 
 class PlanForm(Form):
-    plan = forms.ModelChoiceField(Plan.objects.order_by("rate_limit_per_day"), empty_label=None)
+    plan = forms.ModelChoiceField(
+        Plan.objects.order_by("rate_limit_per_day"), label=_("Plan"), empty_label=None
+    )
     fit_keys = forms.BooleanField(
         initial=True,
         required=False,
-        label="Lower keys that are above it",
-        help_text="Keys keep their own limits otherwise, also those beyond the new plan.",
+        label=_("Lower keys that are above it"),
+        help_text=_("Keys keep their own limits otherwise, also those beyond the new plan."),
     )
 
 
 class WorkspaceState(Choice):
-    title = "state"
+    title = _("state")
     parameter_name = "state"
-    options = {"suspended": ("Suspended", {"suspended_at__isnull": False})}
+    options = {"suspended": (_("Suspended"), {"suspended_at__isnull": False})}
 
 
 class WorkspacePlan(admin.SimpleListFilter):
-    title = "plan"
+    title = _("plan")
     parameter_name = "plan"
 
     def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
@@ -249,7 +262,7 @@ class WorkspaceAdmin(SuperusersAct):
     list_display = ["slug", "name", "plan", "state", "keys", "requests", "created_at"]
     list_filter = [WorkspaceState, WorkspacePlan]
     list_select_related = ["plan"]
-    search_help_text = "The beginning of a slug, a member's whole e-mail address, or an id."
+    search_help_text = _("The beginning of a slug, a member's whole e-mail address, or an id.")
     inlines = [MemberInline]
     own_fields = [
         *("slug", "name", "plan", "rate_limit_per_minute", "rate_limit_per_day"),
@@ -260,24 +273,26 @@ class WorkspaceAdmin(SuperusersAct):
     actions = [
         act(
             "change_plan",
-            "Change the plan",
-            means="The new limits count from the next call on.",
+            _("Change the plan"),
+            means=_("The new limits count from the next call on."),
             run=moderation.change_plan,
             form=PlanForm,
         ),
         act(
             "suspend",
-            "Suspend",
-            means="Every key of theirs is refused within a second, with 403 workspace_suspended. "
-            "Nothing is deleted.",
+            _("Suspend"),
+            means=_(
+                "Every key of theirs is refused within a second, with 403 workspace_suspended. "
+                "Nothing is deleted."
+            ),
             run=moderation.suspend_workspace,
             is_grave=True,
             applies=lambda workspace: workspace.suspended_at is None,
         ),
         act(
             "reinstate",
-            "Reinstate",
-            means="Their keys work again.",
+            _("Reinstate"),
+            means=_("Their keys work again."),
             run=moderation.reinstate_workspace,
             applies=lambda workspace: workspace.suspended_at is not None,
         ),
@@ -308,31 +323,33 @@ class WorkspaceAdmin(SuperusersAct):
             row.key_count = key_counts.get(row.pk, 0)
             row.request_count = sums.get(row.pk, {}).get("requests", 0)
 
-    @admin.display(description="keys in use")
+    @admin.display(description=_("keys in use"))
     def keys(self, workspace: Any) -> int:
         return int(workspace.key_count)
 
-    @admin.display(description="requests, 30 days")
+    @admin.display(description=_("requests, 30 days"))
     def requests(self, workspace: Any) -> str:
-        return f"{workspace.request_count:,}"
+        return number(workspace.request_count)
 
-    @admin.display
+    @admin.display(description=_("state"))
     def state(self, workspace: Workspace) -> str:
         if workspace.suspended_at is not None:
-            return f"suspended since {workspace.suspended_at:%Y-%m-%d %H:%M} UTC"
-        return "active" if workspace.is_confirmed else "on trial"
+            at = dated(workspace.suspended_at, "minute of year")
+            return gettext("suspended since %(at)s UTC") % {"at": at}
+        return gettext("active") if workspace.is_confirmed else gettext("on trial")
 
-    @admin.display(description="keys")
+    @admin.display(description=_("API keys"))
     def their_keys(self, workspace: Workspace) -> str:
         found = list(
             workspace.keys.listed().without_policies().order_by("-id")[: KEYS_SHOWN_MAX + 1]
         )
-        rows = [(link_to(key), key.status) for key in found[:KEYS_SHOWN_MAX]]
-        more = f", the latest {KEYS_SHOWN_MAX}" if len(found) > KEYS_SHOWN_MAX else ""
-        listed = format_html_join(mark_safe("<br>"), "{}: {}", rows)
-        return format_html("{}{}", listed, more) if rows else "none"
+        shown = found[:KEYS_SHOWN_MAX]
+        rows: list[tuple[str, str]] = [(link_to(key), gettext(key.status)) for key in shown]
+        if len(found) > KEYS_SHOWN_MAX:
+            rows.append((gettext("and older ones"), "…"))
+        return format_html_join(mark_safe("<br>"), "{}: {}", rows) or gettext("none")
 
-    @admin.display(description="usage of 30 days")
+    @admin.display(description=_("usage of 30 days"))
     def usage(self, workspace: Workspace) -> str:
         return usage_of(workspace.pk)
 
@@ -356,40 +373,16 @@ def usage_of(subject_id: Any) -> str:
     """The last 30 days of a key or workspace in a line, with the way to its requests."""
     sums = reports.by_subject([subject_id], recent(), "day").get(subject_id)
     if sums is None:
-        return "no requests"
-    return format_html(
-        '{} requests, {} flagged, {} errors (<a href="{}?q={}">requests</a>, '
-        '<a href="{}?q={}">by day</a>)',
-        f"{sums['requests']:,}",
-        f"{sums['flagged']:,}",
-        f"{sums['errors']:,}",
-        reverse("admin:accounts_usagelog_changelist"),
-        subject_id,
-        reverse("admin:accounts_usagerollup_changelist"),
-        subject_id,
+        return gettext("no requests")
+    said = gettext(
+        "{requests} requests, {flagged} flagged, {errors} errors "
+        '(<a href="{log}">requests</a>, <a href="{sums}">by day</a>)'
     )
-
-
-# -- Plans ----------------------------------------------------------------------------------------
-
-
-@admin.register(Plan)
-class PlanAdmin(SuperusersAct):
-    list_display = ["name", "rate_limit_per_minute", "rate_limit_per_day", "log_days", "keys_max"]
-    ordering = ["rate_limit_per_day", "name"]
-    search_help_text = "The beginning of a name."
-
-    def find(self, queryset: QuerySet[Plan], term: str) -> QuerySet[Plan]:
-        return queryset.filter(name__startswith=term.lower())
-
-    def get_readonly_fields(self, request: HttpRequest, obj: Plan | None = None) -> list[str]:
-        return ["name"] if obj else []
-
-    def save_model(self, request: HttpRequest, obj: Plan, form: Any, change: bool) -> None:
-        # Empty: as it is, but where empty says something itself.
-        changes = {
-            name: form.cleaned_data[name]
-            for name in form.changed_data
-            if form.cleaned_data[name] is not None or Plan._meta.get_field(name).null
-        }
-        moderation.save_plan(obj, changes, actor=actor_of(request))
+    return format_html(
+        said,
+        requests=number(sums["requests"]),
+        flagged=number(sums["flagged"]),
+        errors=number(sums["errors"]),
+        log=f"{reverse('admin:accounts_usagelog_changelist')}?q={subject_id}",
+        sums=f"{reverse('admin:accounts_usagerollup_changelist')}?q={subject_id}",
+    )

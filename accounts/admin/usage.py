@@ -9,6 +9,8 @@ from uuid import UUID
 from django.contrib import admin
 from django.db.models import QuerySet
 from django.http import HttpRequest
+from django.utils.translation import gettext
+from django.utils.translation import gettext_lazy as _
 
 from accounts.admin.lists import (
     Choice,
@@ -23,17 +25,18 @@ from accounts.admin.lists import (
 from accounts.models import ApiKey, AuditEvent, UsageLog, UsageRollup, Workspace, normal_email
 from accounts.usage.rollups import EVERYTHING
 from gateway_project.core import clock
+from gateway_project.core.language import number
 
 REQUEST_SECONDS_MAX = 120
 """Longer no request takes: so far behind its id, which holds its beginning, its row may lie."""
 
 
 class Outcome(Choice):
-    title = "outcome"
+    title = _("outcome")
     parameter_name = "outcome"
     options = {
-        "errors": ("Errors (400 and above)", {"http_status__gte": 400}),
-        "flagged": ("Flagged", {"is_malicious": True}),
+        "errors": (_("Errors (400 and above)"), {"http_status__gte": 400}),
+        "flagged": (_("Flagged"), {"is_malicious": True}),
     }
 
 
@@ -60,7 +63,7 @@ class UsageLogAdmin(ReadOnly):
         "last 30 days": timedelta(days=30),
     }
     ordering = ["-created_at", "-id"]
-    search_help_text = (
+    search_help_text = _(
         "A request id, a key as lists show it, a workspace's slug, or the id of a key or workspace."
     )
 
@@ -84,33 +87,34 @@ class UsageLogAdmin(ReadOnly):
         for row in rows:
             row.api_key = keys.get(row.api_key_id)
 
-    @admin.display
+    @admin.display(description=_("key"))
     def key(self, row: Any) -> str:
         key = getattr(row, "api_key", None)
         return link_to(key, f"{key.prefix}…{key.last4}") if key else str(row.api_key_id)
 
-    @admin.display
+    @admin.display(description=_("workspace"))
     def workspace(self, row: Any) -> str:
         key = getattr(row, "api_key", None)
         return link_to(key.workspace) if key else str(row.workspace_id)
 
-    @admin.display(description="ms")
+    @admin.display(description=_("ms"))
     def milliseconds(self, row: UsageLog) -> str:
-        return f"{row.response_time_ms:,.1f}"
+        return number(row.response_time_ms, ",.1f")
 
 
 class RollupPeriod(Choice):
-    title = "period"
+    title = _("period")
     parameter_name = "period"
     default = {"period": "day"}
     options = {
-        "hour": ("Hours", {"period": "hour"}),
-        "minute": ("Minutes", {"period": "minute"}),
+        "hour": (_("Hours"), {"period": "hour"}),
+        "minute": (_("Minutes"), {"period": "minute"}),
     }
 
     def choices(self, changelist: Any) -> Any:
         for choice in super().choices(changelist):
-            yield {**choice, "display": "Days" if choice["display"] == "All" else choice["display"]}
+            is_default = "period=" not in str(choice["query_string"])
+            yield {**choice, "display": gettext("Days") if is_default else choice["display"]}
 
 
 @admin.register(UsageRollup)
@@ -136,7 +140,9 @@ class UsageRollupAdmin(ReadOnly):
         "last 365 days": timedelta(days=365),
     }
     ordering = ["-bucket", "endpoint", "http_status", "-id"]
-    search_help_text = "A key as lists show it, a workspace's slug, or an id. Empty: all together."
+    search_help_text = _(
+        "A key as lists show it, a workspace's slug, or an id. Empty: all together."
+    )
 
     def get_search_results(
         self, request: HttpRequest, queryset: QuerySet[Any], search_term: str
@@ -150,24 +156,24 @@ class UsageRollupAdmin(ReadOnly):
 
     def adorn(self, rows: list[Any]) -> None:
         ids = {row.subject_id for row in rows} - {EVERYTHING}
-        known: dict[UUID, Any] = {EVERYTHING: "everything"}
+        known: dict[UUID, Any] = {EVERYTHING: gettext("everything")}
         if ids:
             known |= Workspace.objects.in_bulk(ids) | ApiKey.objects.without_policies().in_bulk(ids)
         for row in rows:
             row.subject = known.get(row.subject_id, row.subject_id)
 
-    @admin.display(description="from (UTC)")
+    @admin.display(description=_("from (UTC)"))
     def from_(self, row: UsageRollup) -> str:
         return f"{row.bucket:%Y-%m-%d}" if row.period == "day" else f"{row.bucket:%Y-%m-%d %H:%M}"
 
-    @admin.display
+    @admin.display(description=_("of"))
     def of(self, row: Any) -> str:
         subject = getattr(row, "subject", row.subject_id)
         return link_to(subject) if isinstance(subject, Workspace | ApiKey) else str(subject)
 
-    @admin.display(description="mean ms")
+    @admin.display(description=_("mean ms"))
     def mean(self, row: UsageRollup) -> str:
-        return f"{row.latency_ms_sum / row.requests:,.1f}" if row.requests else ""
+        return number(row.latency_ms_sum / row.requests, ",.1f") if row.requests else ""
 
 
 @admin.register(AuditEvent)
@@ -183,12 +189,12 @@ class AuditEventAdmin(ReadOnly):
         "last 30 days": timedelta(days=30),
     }
     ordering = ["-at", "-id"]
-    search_help_text = (
+    search_help_text = _(
         "An action (key.revoked), an actor's whole e-mail address, a workspace's slug, the id of "
         "what was acted on, or a request id."
     )
 
-    @admin.display(description="at (UTC)")
+    @admin.display(description=_("at (UTC)"))
     def when(self, event: AuditEvent) -> str:
         return f"{event.at:%Y-%m-%d %H:%M:%S}"
 

@@ -17,7 +17,6 @@ from accounts.models import AuditChain, AuditEvent, OutboxEvent, Workspace
 from accounts.tests.shapes import refusal
 
 ACTOR = services.Actor("dana@acme.example", "203.0.113.7", "01a206fe-78a1-766d-896f-d02e80a236dd")
-ON_POSTGRESQL = pytest.mark.skipif(connection.vendor != "postgresql", reason="needs PostgreSQL")
 
 
 @pytest.fixture
@@ -90,7 +89,7 @@ class TestVerifying:
             "details = '{\"changes\": {}}'",
         ],
     )
-    @ON_POSTGRESQL
+    @pytest.mark.needs_postgresql
     def test_a_changed_row_is_found(self, trail, change):
         row = AuditEvent.objects.filter(workspace=trail).order_by("number")[3]
         tampered(f"UPDATE accounts_auditevent SET {change} WHERE id = %s", row.pk)
@@ -140,7 +139,7 @@ class TestVerifying:
         assert (found.wrong, found.first) == (None, 2)
 
 
-@ON_POSTGRESQL
+@pytest.mark.needs_postgresql
 @pytest.mark.hostile
 class TestAppendOnly:
     def test_the_database_changes_no_sealed_row(self, trail):

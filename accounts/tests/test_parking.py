@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from uuid import UUID, uuid4
 
 import orjson
 import psycopg
 import pytest
-from django.conf import settings
+from allauth.account.internal.flows.login import record_authentication
 from django.core.management import call_command
 from django.db import DataError, IntegrityError, OperationalError, ProgrammingError, connection
 from django.utils import timezone
@@ -33,10 +34,6 @@ from gateway_project.core.stores import redis
 from gateway_project.core.stores.refused import is_refused
 
 pytestmark = pytest.mark.hostile
-needs_redis = pytest.mark.skipif(not settings.REDIS_URL, reason="needs Redis: `make test`")
-on_postgresql = pytest.mark.skipif(
-    settings.DATABASES["default"]["ENGINE"].endswith("sqlite3"), reason="SQLite takes anything"
-)
 NUL = {"order": "\x00"}
 
 
@@ -113,7 +110,7 @@ ROWS = {
 }
 
 
-@on_postgresql
+@pytest.mark.needs_postgresql
 class TestTheDrain:
     @pytest.mark.parametrize("fields", ROWS.values(), ids=ROWS)
     def test_a_row_is_put_aside_and_no_other_is_missing(
@@ -183,7 +180,7 @@ class TestTheDrain:
         globex_key.row.refresh_from_db()
         assert globex_key.row.last_used_ip == "127.0.0.1"
 
-    @needs_redis
+    @pytest.mark.needs_redis
     @pytest.mark.parametrize(
         "fields",
         [
@@ -222,7 +219,7 @@ class TestTheDrain:
         wanted = fields or {"": ""}
         assert kept == {n: v if isinstance(v, bytes) else v.encode() for n, v in wanted.items()}
 
-    @needs_redis
+    @pytest.mark.needs_redis
     def test_a_store_that_is_away_parks_nothing_and_loses_nothing(
         self, gateway, globex_key, theirs, monkeypatch
     ):
@@ -268,7 +265,7 @@ class TestTheDrain:
         assert Parked.objects.get().origin == "new"
 
 
-@on_postgresql
+@pytest.mark.needs_postgresql
 class TestRunningAgain:
     @pytest.fixture
     def refused(self, gateway, acme_key, monkeypatch):
@@ -295,7 +292,7 @@ class TestRunningAgain:
         assert list(Parked.objects.values_list("attempts", flat=True)) == [1, 1]
         assert UsageLog.objects.count() == 1
 
-    @needs_redis
+    @pytest.mark.needs_redis
     def test_an_entry_that_can_be_read_now(self, gateway, acme_key):
         batch = plain(acme_key)
         fields = {b"id": str(batch.id).encode(), b"rows": batch.packed()}
@@ -323,6 +320,9 @@ class TestRunningAgain:
     def test_staff_see_it_and_superusers_act(self, refused, django_user_model, client):
         boss = django_user_model.objects.create_superuser("boss@gateway.example", "x" * 12)
         client.force_login(boss)
+        session = client.session
+        record_authentication(SimpleNamespace(session=session), boss, method="password")
+        session.save()
         page = client.get("/admin/accounts/parked/")
         one = client.get(f"/admin/accounts/parked/{refused.pk}/change/")
 
@@ -379,7 +379,7 @@ def test_a_store_that_is_away_is_told_from_data_that_is_refused(error, expected)
     assert is_refused(error) is expected
 
 
-@on_postgresql
+@pytest.mark.needs_postgresql
 def test_json_that_is_too_deep_for_the_database_is_refused_data(db):
     """PostgreSQL files it under what it may run out of, and so Django under the connection."""
     deep = "[" * 100_000 + "]" * 100_000

@@ -20,7 +20,15 @@ from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
 from accounts import retention
-from accounts.models import ApiKey, Parked, ScoreRollup, UsageBatch, UsageLog, UsageRollup
+from accounts.models import (
+    ApiKey,
+    Parked,
+    ScoreRollup,
+    UnsummedUsage,
+    UsageBatch,
+    UsageLog,
+    UsageRollup,
+)
 from accounts.usage import buffer as usage
 from accounts.usage import log as usage_log
 from accounts.usage import partitions, reports, rollups, stream, why
@@ -164,6 +172,12 @@ def store_is_away(monkeypatch):
 def written(*rows, addresses=None):
     batch = Batch(uuid4(), list(rows), addresses or {}).plain()
     return usage_log.write([batch]), batch
+
+
+def sums_of_all(period):
+    """Requests of the installation."""
+    found = UsageRollup.objects.filter(period=period, subject_id=rollups.EVERYTHING)
+    return sum(found.values_list("requests", flat=True))
 
 
 def sums(**conditions):
@@ -324,9 +338,8 @@ class TestWriting:
         assert is_waiting
         assert UsageLog.objects.count() == 1
 
+    @pytest.mark.needs_redis
     def test_stopping_without_redis_writes_to_the_database(self, gateway, acme_key, store_is_away):
-        if not settings.REDIS_URL:
-            pytest.skip("needs Redis: `make test` starts it")
         usage.buffer.append(row(acme_key), "127.0.0.1")
 
         with store_is_away():
@@ -411,7 +424,7 @@ class TestWriting:
             gateway.run(usage.buffer.flush())
 
 
-@pytest.mark.skipif(not settings.REDIS_URL, reason="needs Redis: `make test` starts it")
+@pytest.mark.needs_redis
 class TestTheStream:
     def test_a_batch_survives_the_way(self, acme_key):
         rows = [row(acme_key), row(acme_key, confidence=None)]
@@ -491,9 +504,9 @@ class TestTheStream:
         usage.buffer.append(row(globex_key), "127.0.0.1")
         sent, submit = [], redis.PipelinedConnection.submit
 
-        def noting(pipe, packed):
+        def noting(pipe, packed, **more):
             sent.append(len(packed))
-            return submit(pipe, packed)
+            return submit(pipe, packed, **more)
 
         with patch.object(redis.PipelinedConnection, "submit", noting):
             gateway.run(usage.buffer.flush())
@@ -552,6 +565,84 @@ class TestRollups:
             for values in UsageRollup.objects.values_list(*fields)
         ]
         return {"sums": sums, "scores": scores, "rows": sorted(rows, key=str)}
+
+    @pytest.fixture
+    def many(self, acme_key, make_key, monkeypatch):
+        """Batches of rows, of more keys than are added up at once."""
+        if connection.vendor != "postgresql":
+            pytest.skip("elsewhere they are added up at once")
+        monkeypatch.setattr(rollups, "ASIDE_KEYS_MIN", 3)
+        keys, start = [make_key() for _ in range(5)], timezone.now() - timedelta(days=1, minutes=5)
+        rows = [
+            row(
+                keys[i % 5],
+                at=start + timedelta(hours=i),
+                response_time_ms=[0.4, 1.0, 1.1, 40_000.0][i % 4],
+                is_malicious=[True, False, None][i % 3],
+                http_status=[200, 422][i % 5 == 0],
+                status=["complete", "degraded"][i % 2],
+                confidence=[0.0, 0.999, 1.0, None][i % 4],
+                cached=i % 2 == 0,
+            )
+            for i in range(30)
+        ]
+        return [Batch(uuid4(), rows[i : i + 10], {}).plain() for i in range(0, 30, 10)]
+
+    def test_rows_of_many_keys_wait_and_add_up_to_the_same(self, gateway, many):
+        assert usage_log.write(many, sums_later=True) == 30
+        assert (UsageLog.objects.count(), UnsummedUsage.objects.count()) == (30, 30)
+        assert not UsageRollup.objects.exists()
+
+        assert rollups.add_up_aside() == 30
+        later = self.everything()
+        assert not UnsummedUsage.objects.exists()
+        UsageRollup.objects.all().delete()
+        ScoreRollup.objects.all().delete()
+        rollups.rebuild_rollups()
+        assert later == self.everything()
+        UsageRollup.objects.all().delete()
+        ScoreRollup.objects.all().delete()
+        usage_log.write([batch._replace(id=uuid4()) for batch in many])
+        assert later == self.everything()
+
+    def test_each_share_of_the_keys_is_a_transaction(self, gateway, many, monkeypatch):
+        usage_log.write(many, sums_later=True)
+        monkeypatch.setattr(rollups, "PART_ROWS", 1)
+        shares = UnsummedUsage.objects.values("part").distinct().count()
+        taken, add_up = [], rollups._add_up_parts
+
+        def noting(parts):
+            taken.append(len(parts))
+            if len(taken) == 2:
+                raise OperationalError("gone")
+            return add_up(parts)
+
+        monkeypatch.setattr(rollups, "_add_up_parts", noting)
+        with pytest.raises(OperationalError):
+            rollups.add_up_aside()
+        done = sums_of_all("day")
+        assert 0 < done < 30
+        assert UnsummedUsage.objects.count() == 30 - done  # what is not done is done the next time
+
+        rollups.add_up_aside()
+
+        assert (sums_of_all("day"), UnsummedUsage.objects.count()) == (30, 0)
+        assert taken == [1] * (shares + 1)
+
+    def test_counting_anew_takes_what_waits_along(self, gateway, many):
+        usage_log.write(many, sums_later=True)
+
+        rollups.rebuild_rollups()
+        rollups.add_up_aside()
+
+        assert sums_of_all("day") == 30
+
+    def test_a_score_that_is_none_holds_no_share_up(self, gateway, many):
+        usage_log.write(many, sums_later=True)
+        UnsummedUsage.objects.filter(confidence=1.0).update(confidence=-1e300)
+        UnsummedUsage.objects.filter(confidence=0.0).update(confidence=1e300)
+
+        assert rollups.add_up_aside() == 30
 
     def test_a_latency_on_a_border_belongs_below_it(self, gateway, acme_key):
         written(*(row(acme_key, response_time_ms=ms) for ms in (1.0, 1.001, 30_000.0, 30_000.1)))
@@ -770,14 +861,14 @@ class TestRetention:
 
         assert not UsageBatch.objects.exists()
 
-    @pytest.mark.skipif(connection.vendor != "postgresql", reason="PostgreSQL has partitions")
+    @pytest.mark.needs_postgresql
     def test_the_days_to_come_have_their_partition(self, gateway):
         partitions.make_partitions_ahead()
 
         today = timezone.now().date()
         assert {today + timedelta(days=n) for n in range(8)} <= set(partitions.partition_days())
 
-    @pytest.mark.skipif(connection.vendor != "postgresql", reason="PostgreSQL has partitions")
+    @pytest.mark.needs_postgresql
     def test_a_query_of_one_day_reads_one_partition(self, gateway, acme_key):
         today = timezone.now()
         written(*(row(acme_key, at=today - timedelta(days=d)) for d in range(5)))

@@ -41,12 +41,13 @@ from gateway_project.core.telemetry.metrics import (
     usage_dropped,
     usage_texts_dropped,
 )
+from gateway_project.core.telemetry.slow import beside
 
 FLUSH_SECONDS = 1.0
 ROW_BYTES = 1000  # of one in memory; packed it is a third of that
 WHY_BYTES = 1500  # of address, agent, threat types, reason or fields at fault
 EXTRA_BYTES = 4000  # of metadata, which is 1 kB as JSON, and threat types
-BATCH_ROWS_MAX = 1000
+BATCH_ROWS_MAX = 100  # so many are packed in half a millisecond, for which requests wait
 BATCH_BYTES_MAX = 512 << 10
 log = get_logger("gateway.usage")
 _loop = Loop("usage.flush")
@@ -151,7 +152,6 @@ class Buffer:
             bound_reached.labels("usage_texts").inc()
             usage_texts_dropped.inc()
             extra = {name: value for name, value in extra.items() if name != "text"}
-        self._show()
         self._rows.append(row)
         self._addresses[row[1]] = client_ip
         if extra:
@@ -171,7 +171,8 @@ class Buffer:
         self._show()
 
     def start(self) -> None:
-        self._flusher = asyncio.create_task(self._run(), name="usage-flusher")
+        rounds = _loop.every(FLUSH_SECONDS, self.flush)
+        self._flusher = asyncio.create_task(rounds, name="usage-flusher")
 
     async def stop(self) -> None:
         """Wait for a flush under way, then send what is left; to the database if Redis is away."""
@@ -182,6 +183,8 @@ class Buffer:
         await self.flush()
         if not len(self):
             return
+        while self._rows:
+            self._make_batch()
         try:
             await database.run_behind(usage_log.write, [b.plain() for b in self._batches])
         except DatabaseError as exc:
@@ -189,52 +192,45 @@ class Buffer:
             usage_dropped.inc(len(self))
         self.clear()
 
-    async def _run(self) -> None:
-        has_failed = False
-        while True:
-            await asyncio.sleep(FLUSH_SECONDS)
-            try:
-                await asyncio.shield(self.flush())
-            except Exception as exc:
-                log.error("usage_flush_failed", error=type(exc).__name__, exc_info=exc)
-                await _loop.afailed(exc)
-                has_failed = True
-            else:
-                if has_failed:
-                    await _loop.asucceeded()
-                has_failed = False
-
     async def flush(self) -> None:
         """Send the buffer; when the store is away the rows stay for the next time."""
         async with self._sending:
-            self._make_batches()
+            left = len(self._rows)  # what comes meanwhile is for the next time
+            self._show()
             try:
-                while self._batches:
+                while self._batches or left > 0:
+                    if not self._batches:
+                        with beside.sending_usage():
+                            left -= self._make_batch()
                     await self._send(self._batches[0])
                     self._forget_first()
             except Unavailable as exc:
                 log.error("usage_write_failed", rows=len(self), error=type(exc).__name__)
+            finally:
+                self._show()
 
-    def _make_batches(self) -> None:
-        while self._rows:
-            rows: list[Row] = []
-            sizes = Counter[UUID](), Counter[UUID]()  # of rows and of texts, by workspace
-            while (
-                self._rows
-                and len(rows) < BATCH_ROWS_MAX
-                and sizes[0].total() + sizes[1].total() < BATCH_BYTES_MAX
-            ):
-                row = self._rows.popleft()
-                rows.append(row)
-                extra = self._extras.get(row[0])
-                sizes[0][row[2]] += _row_bytes(extra)
-                sizes[1][row[2]] += _text_bytes(extra)
-            addresses = {row[1]: self._addresses.get(row[1], "") for row in rows}
-            extras = {row[0]: self._extras[row[0]] for row in rows if row[0] in self._extras}
-            self._batches.append(Batch(clock.new_id(), rows, addresses, _packable(extras)))
-            self._sizes.append(sizes)
-        self._addresses.clear()
-        self._extras.clear()
+    def _make_batch(self) -> int:
+        """Of the oldest rows; returns how many."""
+        rows: list[Row] = []
+        extras: dict[UUID, dict[str, Any]] = {}
+        sizes = Counter[UUID](), Counter[UUID]()  # of rows and of texts, by workspace
+        size = 0
+        while self._rows and len(rows) < BATCH_ROWS_MAX and size < BATCH_BYTES_MAX:
+            row = self._rows.popleft()
+            rows.append(row)
+            extra = self._extras.pop(row[0], None)
+            if extra is not None:
+                extras[row[0]] = extra
+            of_row, of_text = _row_bytes(extra), _text_bytes(extra)
+            sizes[0][row[2]] += of_row
+            sizes[1][row[2]] += of_text
+            size += of_row + of_text
+        addresses = {row[1]: self._addresses.get(row[1], "") for row in rows}
+        self._batches.append(Batch(clock.new_id(), rows, addresses, _packable(extras)))
+        self._sizes.append(sizes)
+        if not self._rows:
+            self._addresses.clear()
+        return len(rows)
 
     def _forget_first(self) -> None:
         """It is in a store."""
@@ -243,7 +239,6 @@ class Buffer:
         for budget, of_workspaces in zip((self._for_rows, self._for_texts), sizes, strict=True):
             for workspace_id, size in of_workspaces.items():
                 budget.give_back(workspace_id, size)
-        self._show()
 
     def _show(self) -> None:
         usage_buffered.set(self._for_rows.used + self._for_texts.used)
@@ -252,7 +247,10 @@ class Buffer:
     async def _send(batch: Batch) -> None:
         if not settings.REDIS_URL:
             await database.run_behind(usage_log.write, [batch.plain()])
-        elif not await redis.connection().submit(stream.addition(batch)):
+            return
+        with beside.sending_usage():
+            addition = stream.addition(batch)
+        if not await redis.connection().submit(addition):
             bound_reached.labels("usage_stream").inc()
             raise redis.RedisUnavailable("the stream is full: is a worker running?")
 
@@ -261,7 +259,7 @@ def _row_bytes(extra: Mapping[str, Any] | None) -> int:
     """About what a row, why it is as it is, and what its event tells, take of the memory."""
     if not extra:
         return ROW_BYTES
-    return ROW_BYTES + WHY_BYTES + (EXTRA_BYTES if extra.keys() - {why.NAME} else 0)
+    return ROW_BYTES + WHY_BYTES + (EXTRA_BYTES if len(extra) > (why.NAME in extra) else 0)
 
 
 def _text_bytes(extra: Mapping[str, Any] | None) -> int:

@@ -24,6 +24,7 @@ from accounts.models import (
     Workspace,
     effective_limits,
 )
+from accounts.usage.rollups import requests_aside
 from accounts.usage.rows import COLUMNS, Row
 from gateway_project.core import clock
 from gateway_project.core.clock import utc_text
@@ -199,6 +200,8 @@ def _used(subjects: set[UUID], days: set[date]) -> dict[tuple[UUID, date], int]:
     )
     for key_id, bucket, requests in sums:
         used[subject_of[key_id], bucket.date()] += requests
+    for key_id, day, requests in requests_aside(CHARGED, subject_of):
+        used[subject_of[key_id], day] += requests
     return used
 
 

@@ -16,13 +16,16 @@ from uuid import UUID
 
 import orjson
 from django.db import transaction
+from django.utils.translation import gettext, gettext_noop, ngettext
 
 from accounts.events import audit
-from accounts.models import LogExport, LogExportPart, UsageLog, Workspace
+from accounts.models import LogExport, LogExportPart, UsageLog, User, Workspace
 from accounts.services import Actor
 from accounts.usage import reading
 from gateway_project.core import clock, errors, mails
 from gateway_project.core.clock import utc_text
+from gateway_project.core.language import number, speaking
+from gateway_project.core.sentences import Sentence
 from gateway_project.core.stores import advisory, database
 from gateway_project.core.stores.sweeps import Round
 from gateway_project.core.telemetry.logging import get_logger
@@ -46,11 +49,16 @@ def ask(
         Workspace.objects.select_for_update(no_key=True).get(pk=workspace.pk)
         if workspace.exports.filter(finished_at=None).exists():
             raise errors.Conflict(
-                "A file is being written already. Wait for the mail that tells of it."
+                gettext_noop("A file is being written already. Wait for the mail that tells of it.")
             )
         if workspace.exports.count() >= KEPT_MAX:
             raise errors.TooMany(
-                f"{KEPT_MAX} files are kept, for seven days each. Read one of them, or wait."
+                Sentence(
+                    gettext_noop(
+                        "%(most)s files are kept, for seven days each. Read one of them, or wait."
+                    ),
+                    most=KEPT_MAX,
+                )
             )
         conditions = {**conditions, "until": conditions.get("until") or clock.now()}
         made = LogExport(workspace=workspace, asked_by=by, conditions=_packed(conditions))
@@ -155,15 +163,12 @@ def _tell(pk: UUID) -> None:
     export = LogExport.objects.filter(pk=pk, told_at=None, finished_at__isnull=False).first()
     if export is None or export.finished_at is None:
         return
-    text = (
-        f"The file of your request log is written: {export.rows:,} requests.\n\n{export.link}\n\n"
-        "It is kept for seven days, for members of the workspace who are signed in."
-    )
-    if export.is_cut:
-        text += f"\n\nIt ends after {ROWS_MAX:,} requests. Ask for the time before them next."
+    who = User.objects.filter(email=export.asked_by).only("language").first()
+    with speaking(who.language if who else ""):
+        mail = mails.message(*_written(export), [export.asked_by])
     try:
         database.let_go()
-        mails.message("Your request log is ready", text, [export.asked_by]).send()
+        mail.send()
     except (OSError, SMTPException) as exc:
         log.error("log_export_untold", export=str(pk), error=type(exc).__name__)
         if clock.now() - export.finished_at < MAILS_GIVEN_UP_AFTER:
@@ -171,9 +176,27 @@ def _tell(pk: UUID) -> None:
     LogExport.objects.filter(pk=pk).update(told_at=clock.now())
 
 
+def _written(export: LogExport) -> tuple[str, str]:
+    """Subject and text."""
+    parts = [
+        ngettext(
+            "The file of your request log is written: %(n)s request.",
+            "The file of your request log is written: %(n)s requests.",
+            export.rows,
+        )
+        % {"n": number(export.rows)},
+        export.link,
+        gettext("It is kept for seven days, for members of the workspace who are signed in."),
+    ]
+    if export.is_cut:
+        cut = gettext("It ends after %(n)s requests. Ask for the time before them next.")
+        parts.append(cut % {"n": number(ROWS_MAX)})
+    return gettext("Your request log is ready"), "\n\n".join(parts)
+
+
 def pieces(export: LogExport) -> Iterator[bytes]:
     """The file, a piece at a time."""
-    for number in range(export.parts):
-        part = LogExportPart.objects.filter(export=export, number=number).first()
+    for at in range(export.parts):
+        part = LogExportPart.objects.filter(export=export, number=at).first()
         if part is not None:
             yield bytes(part.content)

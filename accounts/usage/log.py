@@ -30,7 +30,7 @@ from accounts.models import (
 )
 from accounts.usage import events, why
 from accounts.usage.partitions import PARTITIONS_AHEAD_DAYS, ensure_partitions
-from accounts.usage.rollups import add_up
+from accounts.usage.rollups import add_up, put_aside
 from accounts.usage.rows import COLUMNS, Batch, Row
 from gateway_project.core import clock, encryption
 from gateway_project.core.stores.bulk import copy_in
@@ -69,8 +69,10 @@ def park(kind: str, entry: Entry, error: Exception) -> None:
     )
 
 
-def write(batches: Sequence[Batch], *, park: Park = park) -> int:
+def write(batches: Sequence[Batch], *, park: Park = park, sums_later: bool = False) -> int:
     """Store the rows of unpacked batches and add them up, each once; returns the rows stored.
+
+    With `sums_later` the caller calls `rollups.add_up_aside` soon.
 
     What a row, its event or its text holds keeps no other out: that one alone is handed to `park`,
     in the same transaction. Raises Django's `OperationalError` or `InterfaceError` when the
@@ -83,7 +85,7 @@ def write(batches: Sequence[Batch], *, park: Park = park) -> int:
         )
         fresh = {batch.id: batch for batch in batches if batch.id not in known}
         UsageBatch.objects.bulk_create([UsageBatch(id=batch_id) for batch_id in fresh])
-        stored = store(_entries(fresh.values()), park)
+        stored = store(_entries(fresh.values()), park, sums_later=sums_later)
         tell(stored, park)
         keep_texts(stored, park)
     usage_written.inc(len(stored))
@@ -142,17 +144,18 @@ def _raise(kind: str, entry: Entry, error: Exception) -> None:
     raise error
 
 
-def store(entries: Sequence[Entry], park: Park) -> list[Entry]:
+def store(entries: Sequence[Entry], park: Park, *, sums_later: bool = False) -> list[Entry]:
     """Insert the rows and add them up; returns those that the tables took."""
-    return write_all_but(entries, _store, partial(park, "row"))
+    return write_all_but(entries, partial(_store, sums_later=sums_later), partial(park, "row"))
 
 
-def _store(entries: Sequence[Entry]) -> None:
+def _store(entries: Sequence[Entry], *, sums_later: bool = False) -> None:
     rows = [entry.row for entry in entries]
     if not (all(map(_is_time, rows)) and all(map(_day, {row[-1][:10] for row in rows}))):
         raise ValueError("a row of no time in UTC, or of no time near ours")
     _insert(entries)
-    add_up(rows)
+    if not (sums_later and put_aside(rows)):
+        add_up(rows)
 
 
 def tell(entries: Sequence[Entry], park: Park) -> list[Entry]:

@@ -1,25 +1,32 @@
-"""Sums per minute, hour and day, made of rows."""
+"""Sums per minute, hour and day, made of rows.
+
+A sum is a row that is added to, so what adding costs goes by how many sums rows are in: a dozen for
+each key among them. While a drain meets many keys, its rows are therefore put aside as they are
+(`UnsummedUsage`), and summed a little later, many at once, by one statement for a share of the
+keys. Nothing is lost in between: they are put aside in the transaction that writes the log, and go
+in the one that adds them up.
+"""
 
 from __future__ import annotations
 
 from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from datetime import datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from functools import lru_cache
-from operator import add
+from operator import add, itemgetter
 from typing import Any
 from uuid import UUID
 
 import orjson
 from django.db import connection, transaction
+from django.db.models import Count, Q
+from django.db.models.functions import TruncDate
 
-from accounts.models import (
-    ScoreRollup,
-    UsageRollup,
-)
-from accounts.usage.rows import Row
+from accounts.models import ScoreRollup, UnsummedUsage, UsageRollup
+from accounts.usage.rows import COLUMNS, Row
 from gateway_project.core import clock
+from gateway_project.core.stores.bulk import copy_in
 
 SCORE_BINS = 100
 ROLLUPS_KEPT = {"minute": timedelta(days=2), "hour": timedelta(days=95)}
@@ -41,6 +48,37 @@ KEYS = ("period", "bucket", "subject_id", "endpoint", "http_status")
 SCORE_KEYS = ("period", "bucket", "subject_id", "bin")
 EVERYTHING = UUID(int=0)
 """The subject of the sums over the whole installation."""
+ASIDE_KEYS_MIN = 200
+"""Of fewer keys rows are added up at once."""
+PARTS = 32
+"""Shares of keys, by the last byte of their ids."""
+PART_ROWS = 5_000
+"""So many are added up by a statement, and no key by two: a part of a second."""
+ASIDE = UnsummedUsage._meta.db_table
+ASIDE_COLUMNS = (
+    *("created_at", "api_key_id", "workspace_id", "endpoint", "http_status", "status"),
+    *("is_malicious", "cached", "request_size", "response_time_ms", "confidence"),
+)
+USAGE, SCORES = UsageRollup._meta.db_table, ScoreRollup._meta.db_table
+# `width_bucket` has inclusive lower bounds, ours are inclusive upper ones.
+BOUNDS = [bound + 1e-9 for bound in LATENCY_MS]
+BIN = "least(%(bins)s - 1, floor(greatest(0, least(confidence, 1)) * %(bins)s)::int)"
+ADDED = ", ".join(
+    f"{what} AS {name}"
+    for name, what in {
+        "requests": "count(*)",
+        "flagged": "count(*) FILTER (WHERE is_malicious)",
+        "degraded": "count(*) FILTER (WHERE status = 'degraded')",
+        "cached": "count(*) FILTER (WHERE cached)",
+        "request_bytes": "sum(request_size)",
+        "latency_ms_sum": "sum(response_time_ms)",
+        **{
+            name: f"count(*) FILTER (WHERE latency_bin = {number})"
+            for number, name in enumerate(LATENCY_COLUMNS)
+        },
+    }.items()
+)
+"""SQL: the sums of rows, in the order of `SUMS`, where each has its `latency_bin`."""
 
 
 def add_up(rows: Iterable[Row]) -> None:
@@ -100,6 +138,13 @@ def _buckets(minute: str) -> tuple[tuple[str, datetime], ...]:
     return ("minute", at), ("hour", hour), ("day", hour.replace(hour=0))
 
 
+def _added_to(table: str, keys: Sequence[str], sums: Sequence[str]) -> str:
+    """The end of an INSERT of sums: what is there already is added to."""
+    return f" ON CONFLICT ({', '.join(keys)}) DO UPDATE SET " + ", ".join(
+        f"{name} = {table}.{name} + excluded.{name}" for name in sums
+    )
+
+
 def _upsert(
     model: Any, keys: Sequence[str], sums: Sequence[str], rows: list[tuple[Any, ...]]
 ) -> None:
@@ -108,9 +153,7 @@ def _upsert(
     table = model._meta.db_table
     fields = [model._meta.get_field(name) for name in (*keys, *sums)]
     insert = f"INSERT INTO {table} ({', '.join(field.column for field in fields)}) "
-    add = f" ON CONFLICT ({', '.join(keys)}) DO UPDATE SET " + ", ".join(
-        f"{name} = {table}.{name} + excluded.{name}" for name in sums
-    )
+    add = _added_to(table, keys, sums)
     with connection.cursor() as cursor:
         if connection.vendor == "postgresql":
             # One statement: for a thousand keys at once it would be six thousand. In order, so
@@ -143,23 +186,103 @@ def _upsert(
             )
 
 
+def put_aside(rows: Sequence[Row]) -> bool:
+    """Leave these rows to `add_up_aside`, if they are of so many keys that it pays."""
+    if connection.vendor != "postgresql" or len(rows) < ASIDE_KEYS_MIN:
+        return False
+    key = COLUMNS.index("api_key_id")
+    if len({row[key] for row in rows}) < ASIDE_KEYS_MIN:
+        return False
+    places = [COLUMNS.index(name) for name in ASIDE_COLUMNS]
+    chosen = itemgetter(*places)
+    copy_in(
+        ASIDE,
+        ("part", *ASIDE_COLUMNS),
+        ((int(row[key][-2:], 16) % PARTS, *chosen(row)) for row in rows),
+    )
+    return True
+
+
+def add_up_aside() -> int:
+    """Add up what was put aside, a share of the keys at a time; returns how many rows.
+
+    Each share is a transaction of its own. The sums of a key whose row cannot be added up, as no
+    row of the log is, would stay with the others of its share, and be tried again.
+    """
+    if connection.vendor != "postgresql":
+        return 0
+    waiting = UnsummedUsage.objects.order_by("part").values_list("part").annotate(n=Count("pk"))
+    done, parts, size = 0, list[int](), 0
+    for part, count in (*waiting, (None, 0)):
+        if parts and (part is None or size + count > PART_ROWS):
+            done += _add_up_parts(parts)
+            parts, size = [], 0
+        if part is not None:
+            parts.append(part)
+            size += count
+    return done
+
+
+def requests_aside(condition: Q, subjects: Iterable[Any]) -> list[tuple[UUID, date, int]]:
+    """How many requests of a key and day are in no sum yet, of those that fit the condition."""
+    if connection.vendor != "postgresql":
+        return []
+    rows = UnsummedUsage.objects.filter(condition, api_key_id__in=list(subjects))
+    return list(
+        rows.annotate(day=TruncDate("created_at", tzinfo=UTC))
+        .values_list("api_key_id", "day")
+        .annotate(n=Count("pk"))
+        .order_by()
+    )
+
+
+def _add_up_parts(parts: list[int]) -> int:
+    """In the order of their keys, as every writer of sums takes their locks."""
+    usage, scores = ", ".join((*KEYS, *SUMS)), ", ".join((*SCORE_KEYS, "count"))
+    subjects = "(VALUES (api_key_id), (workspace_id), (%(everything)s::uuid)) AS s (subject_id)"
+    statement = f"""
+WITH taken AS (
+    DELETE FROM {ASIDE} WHERE part = ANY(%(parts)s) RETURNING *,
+        date_trunc('minute', created_at AT TIME ZONE 'UTC') AS minute,
+        width_bucket(response_time_ms, %(bounds)s) AS latency_bin
+), minutes AS (
+    SELECT minute, api_key_id, workspace_id, endpoint, http_status, {ADDED}
+    FROM taken GROUP BY 1, 2, 3, 4, 5
+), slots AS (
+    SELECT period, date_trunc(period, minute) AT TIME ZONE 'UTC' AS bucket, subject_id,
+        endpoint, http_status, {", ".join(f"sum({name}) AS {name}" for name in SUMS)}
+    FROM minutes, (VALUES ('minute'), ('hour'), ('day')) AS p (period), LATERAL {subjects}
+    GROUP BY 1, 2, 3, 4, 5
+), bins AS (
+    SELECT 'day' AS period, date_trunc('day', minute) AT TIME ZONE 'UTC' AS bucket, subject_id,
+        {BIN} AS bin, count(*) AS count
+    FROM taken, LATERAL {subjects} WHERE confidence IS NOT NULL GROUP BY 1, 2, 3, 4
+), usage AS (
+    INSERT INTO {USAGE} ({usage}) SELECT {usage} FROM slots
+    ORDER BY {", ".join(KEYS)} {_added_to(USAGE, KEYS, SUMS)}
+), score AS (
+    INSERT INTO {SCORES} ({scores}) SELECT {scores} FROM bins
+    ORDER BY {", ".join(SCORE_KEYS)} {_added_to(SCORES, SCORE_KEYS, ("count",))}
+)
+SELECT count(*) FROM taken
+"""  # noqa: S608
+    values: dict[str, Any] = {"parts": parts, "bounds": BOUNDS, "bins": SCORE_BINS}
+    with transaction.atomic(), connection.cursor() as cursor:
+        cursor.execute("SET LOCAL jit = off")  # compiling it takes longer than running it
+        cursor.execute(statement, {**values, "everything": EVERYTHING})
+        row = cursor.fetchone()
+    return int(row[0])
+
+
 def rebuild_rollups() -> None:
     """Count the log anew (PostgreSQL), as far back as each period is kept.
 
     For when rows were put there by other means. Sums of days whose rows are dropped are lost.
     """
-    bins = ", ".join(
-        f"count(*) FILTER (WHERE width_bucket(response_time_ms, %(bounds)s) = {i})"
-        for i in range(len(LATENCY_COLUMNS))
-    )
-    values: dict[str, Any] = {
-        # `width_bucket` has inclusive lower bounds, ours are inclusive upper ones.
-        "bounds": [bound + 1e-9 for bound in LATENCY_MS],
-        "bins": SCORE_BINS,
-        "everything": EVERYTHING,
-    }
+    values: dict[str, Any] = {"bounds": BOUNDS, "bins": SCORE_BINS, "everything": EVERYTHING}
     bucket = "date_trunc(%(period)s, created_at AT TIME ZONE 'UTC') AT TIME ZONE 'UTC'"
     with transaction.atomic(), connection.cursor() as cursor:
+        cursor.execute(f"DELETE FROM {ASIDE}")  # noqa: S608 - they are counted from the log
         for period in ("minute", "hour", "day"):
             values["period"] = period
             kept = ROLLUPS_KEPT.get(period, timedelta(days=36_500))
@@ -169,11 +292,10 @@ def rebuild_rollups() -> None:
             for subject in ("api_key_id", "workspace_id", "%(everything)s::uuid"):
                 cursor.execute(
                     f"INSERT INTO accounts_usagerollup ({', '.join((*KEYS, *SUMS))}) "  # noqa: S608
-                    f"SELECT %(period)s, {bucket}, {subject}, endpoint, http_status, count(*), "
-                    "count(*) FILTER (WHERE is_malicious), "
-                    "count(*) FILTER (WHERE status = 'degraded'), count(*) FILTER (WHERE cached), "
-                    f"sum(request_size), sum(response_time_ms), {bins} "
-                    "FROM accounts_usagelog WHERE created_at >= %(since)s GROUP BY 2, 3, 4, 5",
+                    f"SELECT %(period)s, {bucket}, {subject}, endpoint, http_status, {ADDED} "
+                    "FROM (SELECT *, width_bucket(response_time_ms, %(bounds)s) AS latency_bin "
+                    "FROM accounts_usagelog WHERE created_at >= %(since)s) AS log "
+                    "GROUP BY 2, 3, 4, 5",
                     values,
                 )
                 if period != "day":
@@ -181,8 +303,7 @@ def rebuild_rollups() -> None:
                 cursor.execute(
                     f"INSERT INTO accounts_scorerollup ({', '.join(SCORE_KEYS)}, count) "  # noqa: S608
                     f"SELECT %(period)s, {bucket}, {subject}, "
-                    "least(%(bins)s - 1, floor(confidence * %(bins)s)::int), count(*) "
-                    "FROM accounts_usagelog "
+                    f"{BIN}, count(*) FROM accounts_usagelog "
                     "WHERE confidence IS NOT NULL AND created_at >= %(since)s GROUP BY 2, 3, 4",
                     values,
                 )

@@ -19,6 +19,7 @@ from redis.exceptions import LockError, RedisError
 from accounts import parking
 from accounts.models import Parked
 from accounts.usage.log import write
+from accounts.usage.rollups import add_up_aside
 from accounts.usage.rows import Batch, Row
 from gateway_project.core.stores import redis
 from gateway_project.core.stores.sweeps import Round
@@ -27,8 +28,8 @@ STREAM = "gw:usage"
 BYTES = "{gw:usage}:bytes"  # in the stream's slot of a cluster
 ENTRIES_AT_ONCE = 100
 ROWS_AT_ONCE = 5_000
-KEYS_AT_ONCE = 1_000
-"""Each adds a dozen sums, whose rows are locked till the end of the transaction."""
+ROUND_SECONDS = 2.0
+"""Of writing; then follow the sums."""
 LOCK = "gw:usage:drain"
 LOCK_SECONDS = 10.0
 SLACK_SECONDS = 10.0
@@ -130,19 +131,14 @@ def drain() -> int:
     lock = client.lock(LOCK, timeout=LOCK_SECONDS)
     if not lock.acquire(blocking=False):
         return 0
-    stored, during, first = 0, Round(), b"-"
+    stored = 0
     try:
-        while True:
-            entries = client.xrange(STREAM, min=first, count=ENTRIES_AT_ONCE)
-            for some in _pieces(entries):
-                stored += write([batch for _, batch in some if batch is not None])
-                remove(entry_id for entry_id, _ in some)
-                if during.is_over:
-                    return stored
-                lock.reacquire()
-            if len(entries) < ENTRIES_AT_ONCE:
-                return stored
-            first = b"(" + entries[-1][0]
+        for piece in _read(client, Round(ROUND_SECONDS)):
+            stored += write([batch for _, batch in piece if batch is not None], sums_later=True)
+            remove(entry_id for entry_id, _ in piece)
+            lock.reacquire()
+        add_up_aside()
+        return stored
     except LockError:  # it took too long, or Redis was flushed: whoever has it now goes on
         return stored
     finally:
@@ -153,24 +149,35 @@ def drain() -> int:
 Read = tuple[bytes, Batch | None]
 
 
+def _read(client: Any, during: Round) -> Iterator[list[Read]]:
+    """What waits, in pieces, until the round is over; at least one."""
+    first, is_all = b"-", False
+    while not is_all:
+        entries = client.xrange(STREAM, min=first, count=ENTRIES_AT_ONCE)
+        is_all = len(entries) < ENTRIES_AT_ONCE
+        for piece in _pieces(entries):
+            yield piece
+            if during.is_over:
+                return
+        if entries:
+            first = b"(" + entries[-1][0]
+
+
 def _pieces(entries: Iterable[tuple[bytes, Fields]]) -> Iterator[list[Read]]:
     """Entries with their batches, each time with as many rows as a transaction should have."""
     some: list[Read] = []
-    rows, keys = 0, set[str]()
+    rows = 0
     for entry_id, fields in entries:
         found = _readable(fields)
         if isinstance(found, Exception) and not _is_parked(entry_id, fields, found):
             continue
         batch = None if isinstance(found, Exception) else found
         size = len(batch.rows) if batch is not None else 0
-        its_keys = {str(row[1]) for row in batch.rows} if batch is not None else set[str]()
-        is_full = rows + size > ROWS_AT_ONCE or len(keys | its_keys) > KEYS_AT_ONCE
-        if some and is_full:
+        if some and rows + size > ROWS_AT_ONCE:
             yield some
-            some, rows, keys = [], 0, set()
+            some, rows = [], 0
         some.append((entry_id, batch))
         rows += size
-        keys |= its_keys
     if some:
         yield some
 

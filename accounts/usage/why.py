@@ -10,6 +10,9 @@ Kept in `UsageLog.why`, under these names; what there is nothing to say of is le
     degraded                     why the engine did not judge
     would_flag                   in monitor mode
     batch                        what it was an item of
+    type                         of the text, where it is not `user_input`
+    text                         of one that was flagged: a keyed digest, by which equal texts of
+                                 the workspace are found
 """
 
 from __future__ import annotations
