@@ -8,6 +8,8 @@ from django.contrib import admin
 from django.db.models import QuerySet
 from django.utils.html import format_html_join
 from django.utils.safestring import mark_safe
+from django.utils.translation import gettext
+from django.utils.translation import gettext_lazy as _
 
 from accounts.admin.actions import act
 from accounts.admin.lists import Choice, SuperusersAct, as_uuid, link_to
@@ -29,12 +31,12 @@ def disable(webhook: Webhook, *, actor: Actor) -> bool:
 
 
 class WebhookState(Choice):
-    title = "state"
+    title = _("state")
     parameter_name = "state"
     options = {
-        "active": ("Active", {"is_active": True}),
-        "disabled": ("Disabled", {"is_active": False}),
-        "failing": ("Failing", {"failing_since__isnull": False}),
+        "active": (_("Active"), {"is_active": True}),
+        "disabled": (_("Disabled"), {"is_active": False}),
+        "failing": (_("Failing"), {"failing_since__isnull": False}),
     }
 
 
@@ -55,7 +57,7 @@ class WebhookAdmin(Shown):
     list_display = ["__str__", "workspace", "is_active", "disabled_reason", "failing_since"]
     list_filter = [WebhookState]
     list_select_related = ["workspace"]
-    search_help_text = "A workspace's slug, or the id of a webhook or workspace."
+    search_help_text = _("A workspace's slug, or the id of a webhook or workspace.")
     readonly_fields = [
         *("workspace", "url", "is_per_request", "description", "events", "retry_count"),
         *("is_active", "disabled_reason", "failing_since", "created_at", "latest"),
@@ -63,9 +65,11 @@ class WebhookAdmin(Shown):
     actions = [
         act(
             "disable",
-            "Disable",
-            means="Nothing more is sent there, and what waits is given up. Its owners can enable "
-            "it again, which sends a probe.",
+            _("Disable"),
+            means=_(
+                "Nothing more is sent there, and what waits is given up. Its owners can enable it "
+                "again, which sends a probe."
+            ),
             run=disable,
             is_grave=True,
             # Nobody could enable the one of requests again, for it has no address to probe.
@@ -79,21 +83,21 @@ class WebhookAdmin(Shown):
             return queryset.filter(workspace__in=Workspace.objects.filter(slug=term.lower()))
         return queryset.filter(pk=wanted) | queryset.filter(workspace=wanted)
 
-    @admin.display(description="latest deliveries")
+    @admin.display(description=_("latest deliveries"))
     def latest(self, webhook: Webhook) -> str:
         rows = webhook.deliveries.order_by("-created_at")[:LATEST_SHOWN]
         lines = (
             (f"{row.created_at:%Y-%m-%d %H:%M:%S}", link_to(row, row.event_type), row.status)
             for row in rows
         )
-        return format_html_join(mark_safe("<br>"), "{} {}: {}", lines) or "none"
+        return format_html_join(mark_safe("<br>"), "{} {}: {}", lines) or gettext("none")
 
 
 @admin.register(WebhookDelivery)
 class WebhookDeliveryAdmin(Shown):
     list_display = ["at", "event_type", "status", "http_status", "attempts_made", "webhook"]
     list_select_related = ["webhook"]
-    search_help_text = "The id of a delivery, of a webhook, or of an event."
+    search_help_text = _("The id of a delivery, of a webhook, or of an event.")
     readonly_fields = [
         *(
             "webhook",
@@ -110,9 +114,11 @@ class WebhookDeliveryAdmin(Shown):
     actions = [
         act(
             "resend",
-            "Send again",
-            means="Each is sent anew, now, whatever became of it before. Receivers may get an "
-            "event twice; its id is the same.",
+            _("Send again"),
+            means=_(
+                "Each is sent anew, now, whatever became of it before. Receivers may get an event "
+                "twice; its id is the same."
+            ),
             run=services.resend,
         )
     ]
@@ -127,11 +133,11 @@ class WebhookDeliveryAdmin(Shown):
             return queryset.filter(webhook=wanted)
         return queryset.filter(event=wanted)
 
-    @admin.display(description="at (UTC)")
+    @admin.display(description=_("at (UTC)"))
     def at(self, delivery: WebhookDelivery) -> str:
         return f"{delivery.created_at:%Y-%m-%d %H:%M:%S}"
 
-    @admin.display
+    @admin.display(description=_("attempts"))
     def attempts(self, delivery: WebhookDelivery) -> str:
         found = WebhookAttempt.objects.filter(delivery=delivery).order_by("-id")[:ATTEMPTS_SHOWN]
         lines = (
@@ -143,4 +149,6 @@ class WebhookDeliveryAdmin(Shown):
             )
             for attempt in found
         )
-        return format_html_join(mark_safe("<br>"), "{}: {} in {} ms {}", lines) or "none yet"
+        return format_html_join(mark_safe("<br>"), "{}: {} ({} ms) {}", lines) or gettext(
+            "none yet"
+        )

@@ -11,6 +11,7 @@ from datetime import date
 from typing import Annotated, Any, Literal, NamedTuple
 from uuid import UUID
 
+from django.utils.translation import gettext_noop
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
 Score = Annotated[float, Field(ge=0, le=1)]
@@ -89,6 +90,14 @@ class DeadItem(Result):
     retry_count: Count
 
 
+class QueueAlert(Result):
+    alert: Literal["oldest", "growth", "dead", "bounce"]
+    state: Literal["raised", "ended"]
+    value: float = Field(description="Minutes, items, items, percent.")
+    threshold: Count
+    since: AwareDatetime = Field(description="When it was raised.")
+
+
 class AuditRecord(Result):
     """As `GET /v1/audit` has it."""
 
@@ -134,25 +143,31 @@ BATCH_ID = "01a206fe-78a1-766d-896f-d02e80a236dd"
 TYPES = (
     EventType(
         "detection.completed",
-        "A text was judged, whatever the verdict.",
+        gettext_noop("A text was judged, whatever the verdict."),
         Verdict,
         {**VERDICT, "is_malicious": False, "confidence": 0.08, "threat_types": []}
         | {"decision": "allow"},
         has_request=True,
     ),
     EventType(
-        "detection.flagged", "A text was judged and flagged.", Verdict, VERDICT, has_request=True
+        "detection.flagged",
+        gettext_noop("A text was judged and flagged."),
+        Verdict,
+        VERDICT,
+        has_request=True,
     ),
     EventType(
         "detection.failed",
-        "A detection ended without a verdict, because engine and gateway could not give one.",
+        gettext_noop(
+            "A detection ended without a verdict, because engine and gateway could not give one."
+        ),
         DetectionFailure,
         {"code": "detection_unavailable", "http_status": 503, "endpoint": "/v1/detect"},
         has_request=True,
     ),
     EventType(
         "batch.completed",
-        "A batch is done; fetch its results from `status_url`.",
+        gettext_noop("A batch is done; fetch its results from `status_url`."),
         Batch,
         {
             "batch_id": BATCH_ID,
@@ -167,7 +182,7 @@ TYPES = (
     ),
     EventType(
         "batch.failed",
-        "A batch ended without results.",
+        gettext_noop("A batch ended without results."),
         BatchFailure,
         {
             "batch_id": BATCH_ID,
@@ -179,19 +194,21 @@ TYPES = (
     ),
     EventType(
         "quota.80",
-        "A key has used 80 % of its day; told once a day.",
+        gettext_noop("A key has used 80 % of its day; told once a day."),
         Quota,
         {"percent": 80, "limit": 10_000, "used": 8_000, "day": "2026-05-01"},
     ),
     EventType(
         "quota.100",
-        "A key has used up its day and is refused until midnight UTC; told once a day.",
+        gettext_noop(
+            "A key has used up its day and is refused until midnight UTC; told once a day."
+        ),
         Quota,
         {"percent": 100, "limit": 10_000, "used": 10_000, "day": "2026-05-01"},
     ),
     EventType(
         "key.expiring",
-        "A key expires within seven days.",
+        gettext_noop("A key expires within seven days."),
         KeyExpiry,
         {
             "prefix": "gw_live_7Qxk",
@@ -202,7 +219,9 @@ TYPES = (
     ),
     EventType(
         "audit.recorded",
-        "Somebody did something in the workspace: a line of its audit trail, for a SIEM.",
+        gettext_noop(
+            "Somebody did something in the workspace: a line of its audit trail, for a SIEM."
+        ),
         AuditRecord,
         {
             "id": "01a206fe-78a1-766d-896f-d02e80a236de",
@@ -220,19 +239,28 @@ TYPES = (
     ),
     EventType(
         "queue.spike",
-        "Robin's mail queue has grown beyond the threshold; told once for each crossing.",
+        gettext_noop(
+            "Robin's mail queue has grown beyond the threshold; told once for each crossing."
+        ),
         QueueSpike,
         {"total": 12_500, "threshold": 10_000},
     ),
     EventType(
         "queue.item_dead",
-        "Robin has given up on a mail.",
+        gettext_noop("Robin has given up on a mail."),
         DeadItem,
         {"uid": "q-00012fe1", "retry_count": 30},
     ),
     EventType(
+        "queue.alert",
+        gettext_noop("An alert that Robin's operators set has begun or ended; told once for each."),
+        QueueAlert,
+        {"alert": "oldest", "state": "raised", "value": 251, "threshold": 240}
+        | {"since": "2026-05-01T12:00:00.000Z"},
+    ),
+    EventType(
         "webhook.test",
-        "Sent when you ask for a test, and before a webhook is enabled again.",
+        gettext_noop("Sent when you ask for a test, and before a webhook is enabled again."),
         Test,
         {"message": "This is a test. Nothing has happened."},
     ),

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from django.utils.translation import gettext_noop
+
 from gateway_project.core import clock, encryption
+from gateway_project.core.sentences import Sentence
 from gateway_project.core.telemetry.logging import get_logger
 from webhooks.models import Webhook
 from webhooks.receiving import debugger
@@ -32,11 +35,13 @@ def named(webhook: Webhook) -> list[debugger.Secret]:
     found, now = [], clock.now()
     for secret in webhook.secrets.all():
         if secret.expires_at is None:
-            words = "the current secret"
+            words = Sentence(gettext_noop("the current secret"))
         elif secret.expires_at > now:
-            words = f"the old secret that signs until {secret.expires_at:%Y-%m-%d %H:%M} UTC"
+            at = f"{secret.expires_at:%Y-%m-%d %H:%M} UTC"
+            words = Sentence(gettext_noop("the old secret that signs until %(at)s"), at=at)
         else:
-            words = f"a secret that ended at {secret.expires_at:%Y-%m-%d %H:%M} UTC"
+            at = f"{secret.expires_at:%Y-%m-%d %H:%M} UTC"
+            words = Sentence(gettext_noop("a secret that ended at %(at)s"), at=at)
         try:
             found.append(debugger.Secret(words, encryption.decrypt(secret.encrypted)))
         except encryption.Undecryptable:

@@ -9,11 +9,13 @@ from uuid import UUID
 
 from django.db import transaction
 from django.db.models import Exists, IntegerField, OuterRef, Q, QuerySet, Subquery
+from django.utils.translation import gettext_noop
 
 from accounts.events import address_without_secrets, audit, changes_of, publish
 from accounts.models import OutboxEvent, Workspace
 from accounts.services import Actor
 from gateway_project.core import clock, encryption, errors
+from gateway_project.core.sentences import Sentence
 from gateway_project.core.telemetry.metrics import bound_reached
 from gateway_project.core.upstream import destinations
 from webhooks import catalogue, keyring, signing
@@ -60,11 +62,19 @@ def register(
         if Webhook.objects.listed().filter(workspace=workspace).count() >= most:
             bound_reached.labels("webhooks").inc()
             raise errors.Conflict(
-                f"A workspace has at most {most} webhooks on its plan. Delete one that is not used."
+                Sentence(
+                    gettext_noop(
+                        "A workspace has at most %(most)s webhooks on its plan. Delete one that "
+                        "is not used."
+                    ),
+                    most=str(most),
+                )
             )
         if inbox is not None and Webhook.objects.filter(inbox=inbox).exists():
             raise errors.Conflict(
-                "A webhook sends to the inbox already. Change that one, or delete it first."
+                gettext_noop(
+                    "A webhook sends to the inbox already. Change that one, or delete it first."
+                )
             )
         webhook = Webhook.objects.create(
             workspace=workspace,
@@ -124,13 +134,24 @@ def enable(webhook: Webhook, *, actor: Actor) -> Webhook:
     record([(job, outcome)])
     if outcome.kind == "deferred":
         raise errors.StoreUnavailable(
-            f"The webhook stays disabled: we could not send the probe ({outcome.summary}). That is "
-            "our own trouble, not the receiver's; try again shortly."
+            Sentence(
+                gettext_noop(
+                    "The webhook stays disabled: we could not send the probe (%(summary)s). "
+                    "That is our own trouble, not the receiver's; try again shortly."
+                ),
+                summary=outcome.summary,
+            )
         )
     if not outcome.is_success:
         raise errors.Conflict(
-            f"The webhook stays disabled: its probe failed ({outcome.summary}). Mend the receiver "
-            f"and try again; delivery {delivery.pk} has the answer."
+            Sentence(
+                gettext_noop(
+                    "The webhook stays disabled: its probe failed (%(summary)s). Mend the "
+                    "receiver and try again; delivery %(delivery)s has the answer."
+                ),
+                summary=outcome.summary,
+                delivery=str(delivery.pk),
+            )
         )
     with transaction.atomic():
         workspace = subscriptions.locked(webhook.workspace_id)
@@ -145,9 +166,16 @@ def enable(webhook: Webhook, *, actor: Actor) -> Webhook:
             ]
         )
         subscriptions.tell(workspace)
-        WebhookNotice.objects.create(webhook=webhook, kind=WebhookNotice.Kind.ENABLED)
+        _notice_enabled(webhook)
         audit("webhook.enabled", workspace=workspace, target=webhook.pk, **actor.fields())
     return webhook
+
+
+def _notice_enabled(webhook: Webhook) -> None:
+    """Once an hour at most: somebody may pause and enable it all day long."""
+    kind, since = WebhookNotice.Kind.ENABLED, clock.now() - timedelta(hours=1)
+    if not WebhookNotice.objects.filter(webhook=webhook, kind=kind, created_at__gt=since).exists():
+        WebhookNotice.objects.create(webhook=webhook, kind=kind)
 
 
 def delete(webhook: Webhook, *, actor: Actor) -> None:
@@ -324,15 +352,19 @@ def recover(
 def _require_running(webhook: Webhook) -> None:
     if Workspace.objects.filter(pk=webhook.workspace_id, suspended_at__isnull=False).exists():
         raise errors.Conflict(
-            "This workspace is suspended: nothing is sent for it. Ask the operators of this "
-            "gateway; afterwards recover what was not sent."
+            gettext_noop(
+                "This workspace is suspended: nothing is sent for it. Ask the operators of this "
+                "gateway; afterwards recover what was not sent."
+            )
         )
 
 
 def _require_active(webhook: Webhook) -> None:
     _require_running(webhook)
     if not webhook.is_active:
-        raise errors.Conflict("The webhook is disabled. Enable it first (PATCH is_active: true).")
+        raise errors.Conflict(
+            gettext_noop("The webhook is disabled. Enable it first (PATCH is_active: true).")
+        )
 
 
 def counts_of(webhooks: Iterable[Webhook]) -> dict[UUID, dict[str, int]]:

@@ -12,10 +12,13 @@ from smtplib import SMTPDataError, SMTPException, SMTPRecipientsRefused
 
 from django.core.mail import get_connection
 from django.db.models import Q
+from django.utils.translation import gettext
+from django.utils.translation import gettext_lazy as _
 
-from accounts import parking
-from accounts.models import Membership, User
+from accounts import mailing, parking
+from accounts.models import User
 from gateway_project.core import clock, mails
+from gateway_project.core.language import speaking
 from gateway_project.core.stores.refused import UNFIT
 from gateway_project.core.telemetry.logging import get_logger
 from webhooks.delivery.results import DISABLE_AFTER, NOTICE_STEP
@@ -29,12 +32,13 @@ Kind = WebhookNotice.Kind
 log = get_logger("gateway.webhooks")
 
 SUBJECTS = {
-    Kind.FAILING: "A webhook of {workspace} is failing",
-    Kind.DISABLED: "A webhook of {workspace} was disabled",
-    Kind.ENABLED: "A webhook of {workspace} is enabled again",
+    Kind.FAILING: _("A webhook of {workspace} is failing"),
+    Kind.DISABLED: _("A webhook of {workspace} was disabled"),
+    Kind.ENABLED: _("A webhook of {workspace} is enabled again"),
 }
 BODIES = {
-    Kind.FAILING: """\
+    Kind.FAILING: _(
+        """\
 The webhook
 
     {url}
@@ -48,8 +52,10 @@ but failures the webhook is disabled.
 
 What to do: look at its deliveries (GET /webhooks/{id}/deliveries shows every attempt with the
 answer), mend the receiver, and send a test (POST /webhooks/test).
-""",
-    Kind.DISABLED: """\
+"""
+    ),
+    Kind.DISABLED: _(
+        """\
 The webhook
 
     {url}
@@ -62,19 +68,22 @@ Nothing is sent there any more. The last answer was:
 What to do: mend the receiver, then enable the webhook (PATCH /webhooks/{id} with
 {{"is_active": true}}); it is probed first. What it missed can be sent again with
 POST /webhooks/{id}/recover and the time of the first failure{since}.
-""",
-    Kind.ENABLED: """\
+"""
+    ),
+    Kind.ENABLED: _(
+        """\
 The webhook
 
     {url}
 
 of your workspace {workspace} answered its probe and is enabled again. New events are sent from now
 on; older ones only when you ask for them (POST /webhooks/{id}/recover).
-""",
+"""
+    ),
 }
 WHY = {
-    Webhook.DisabledReason.GONE: "it answered 410 Gone, which asks us to stop",
-    Webhook.DisabledReason.FAILING: f"for {DISABLE_AFTER.days} days nothing but failures came back",
+    Webhook.DisabledReason.GONE: _("it answered 410 Gone, which asks us to stop"),
+    Webhook.DisabledReason.FAILING: _("for {days} days nothing but failures came back"),
 }
 
 
@@ -113,16 +122,18 @@ def _send(notice: WebhookNotice) -> Exception | None:
     """A mail to each; why one of them never will leave, if that is so. Raises for the others."""
     refused: Exception | None = None
     try:
-        subject, body = text_of(notice)
-        emails = recipients(notice.webhook)
+        people = recipients(notice.webhook)
     except UNFIT as exc:
         return exc
-    if not emails:
+    if not people:
         return None
     with get_connection() as connection:
-        for email in emails:
+        for user in people:
             try:
-                mails.message(subject, body, [email], connection=connection).send()
+                with speaking(user.language):
+                    subject, body = text_of(notice)
+                    mail = mails.message(subject, body, [user.email], connection=connection)
+                mail.send()
             except (SMTPException, *UNFIT) as exc:
                 if not _is_refused(exc):
                     raise
@@ -149,29 +160,29 @@ def send_again(notice_id: int) -> None:
     WebhookNotice.objects.filter(pk=notice_id).update(sent_at=None, claimed_at=None, created_at=now)
 
 
-def recipients(webhook: Webhook) -> list[str]:
-    """Owners and admins of its workspace, each in a mail of their own."""
-    roles = (Membership.Role.OWNER, Membership.Role.ADMIN)
-    people = User.objects.filter(
-        memberships__workspace=webhook.workspace_id, memberships__role__in=roles, is_active=True
-    )
-    return list(people.order_by("email").values_list("email", flat=True).distinct())
+def recipients(webhook: Webhook) -> list[User]:
+    """Owners and admins of its workspace who want such mails, each in a mail of their own.
+
+    Without those whose address nobody confirmed: it may be a stranger's.
+    """
+    return mailing.people_of(webhook.workspace, "webhooks")
 
 
 def text_of(notice: WebhookNotice) -> tuple[str, str]:
-    """Subject and body."""
+    """Subject and body, in the language that is spoken."""
     webhook, kind = notice.webhook, Kind(notice.kind)
     since = notice.facts.get("failing_since", "")
+    why = WHY.get(notice.facts.get("reason", ""), gettext("its owner paused it"))
     values = {
         "url": webhook.url,
         "id": webhook.pk,
         "workspace": webhook.workspace.name,
         "step": NOTICE_STEP,
         "days": DISABLE_AFTER.days,
-        "last": notice.facts.get("last", "unknown"),
-        "why": WHY.get(notice.facts.get("reason", ""), "its owner paused it"),
+        "last": notice.facts.get("last") or gettext("unknown"),
+        "why": str(why).format(days=DISABLE_AFTER.days),
         "since": f", {since}" if since else "",
     }
     # A name may hold what a header must not.
-    subject = " ".join(SUBJECTS[kind].format(**values).split())
-    return subject, BODIES[kind].format(**values)
+    subject = " ".join(str(SUBJECTS[kind]).format(**values).split())
+    return subject, str(BODIES[kind]).format(**values)

@@ -15,6 +15,7 @@ from uuid import UUID
 
 from django.db import connection, transaction
 from django.db.models import Exists, Min, OuterRef, QuerySet
+from django.utils.translation import gettext_noop
 
 from accounts import parking
 from accounts.models import OutboxEvent
@@ -394,7 +395,7 @@ def give_up(delivery_id: UUID, error: Exception) -> None:
     with transaction.atomic():
         WebhookDelivery.objects.filter(pk=delivery_id).update(
             status=WebhookDelivery.Status.FAILED,
-            error="it could not be sent as it is stored",
+            error=gettext_noop("it could not be sent as it is stored"),
             next_attempt_at=None,
             is_claimed=False,
             finished_at=clock.now(),

@@ -12,6 +12,7 @@ from uuid import UUID
 from django.db import transaction
 from django.db.models import F, Q, Window
 from django.db.models.functions import RowNumber
+from django.utils.translation import gettext_noop
 
 from gateway_project.core import clock
 from gateway_project.core.stores.refused import UNFIT, reason, write_all_but
@@ -35,7 +36,7 @@ BODIES_KEPT = 2
 TRIMMED_MAX = 1_000
 """Old attempts that one transaction forgets or empties; the next attempt goes on."""
 GONE = 410
-UNSTORABLE = "its answer could not be stored"
+UNSTORABLE = gettext_noop("its answer could not be stored")
 DEFERRED_SECONDS = 30, 3600
 """Half of its age later a delivery is tried again that we could not even try; within these."""
 DEFERRED_MAX = timedelta(days=1)

@@ -25,6 +25,7 @@ from django import db
 from django.conf import settings
 from django.db.models import TextField
 from django.db.models.functions import Cast
+from django.utils.translation import gettext_noop
 from yarl import URL
 
 from gateway_project.core import clock
@@ -330,25 +331,25 @@ def _is_ipv6(exc: aiohttp.ClientConnectorError) -> bool:
 def _in_words(exc: Exception) -> str:
     """For the customer: what happened at the connection, and nothing of our own network."""
     if isinstance(exc, MissingSecret):
-        return "its secret could not be decrypted; rotate it"
+        return gettext_noop("its secret could not be decrypted; rotate it")
     if isinstance(exc, aiohttp.ClientConnectorDNSError) and _is_ours(exc):
-        return "our name servers did not answer"
+        return gettext_noop("our name servers did not answer")
     if isinstance(exc, aiohttp.ClientConnectorError) and _is_ours(exc):
-        return "our own network could not be used"
+        return gettext_noop("our own network could not be used")
     if isinstance(exc, aiohttp.ClientConnectorDNSError):
-        return "the host is unknown"
+        return gettext_noop("the host is unknown")
     if isinstance(exc, aiohttp.ClientConnectorCertificateError):
-        return "its certificate was not accepted"
+        return gettext_noop("its certificate was not accepted")
     if isinstance(exc, aiohttp.ClientSSLError):
-        return "no TLS connection could be made"
+        return gettext_noop("no TLS connection could be made")
     if isinstance(exc, aiohttp.ClientConnectorError):
-        return "no connection could be made"
+        return gettext_noop("no connection could be made")
     if isinstance(exc, aiohttp.ServerDisconnectedError | aiohttp.ClientOSError):
-        return "the connection was closed without an answer"
+        return gettext_noop("the connection was closed without an answer")
     if isinstance(exc, aiohttp.ClientError | OSError):
-        return "the answer was not HTTP as we understand it"
+        return gettext_noop("the answer was not HTTP as we understand it")
     log.error("webhook_attempt_failed", error=type(exc).__name__, exc_info=exc)
-    return "the attempt failed on our side"
+    return gettext_noop("the attempt failed on our side")
 
 
 def send_once(job: Job) -> Outcome:

@@ -12,6 +12,7 @@ from typing import Any
 from uuid import UUID
 
 from django.db import transaction
+from django.utils.translation import gettext_noop
 
 from accounts import authentication
 from accounts.events import audit
@@ -112,6 +113,10 @@ def _close(webhook: Webhook, size: int) -> int:
 
 def _why_closed(webhook: Webhook) -> str:
     if webhook.workspace.suspended_at is not None:
-        return "the workspace is suspended"
+        return gettext_noop("the workspace is suspended")
     is_paused = webhook.disabled_reason == Webhook.DisabledReason.PAUSED
-    return "the webhook was paused" if is_paused else "the webhook was disabled"
+    return (
+        gettext_noop("the webhook was paused")
+        if is_paused
+        else gettext_noop("the webhook was disabled")
+    )

@@ -16,6 +16,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
+from django.utils.translation import gettext_noop
+
+from gateway_project.core.sentences import Sentence
 from webhooks import signing
 from webhooks.signing import PREFIX
 
@@ -24,9 +27,11 @@ TOLERANCE_SECONDS = 300
 ID, TIMESTAMP, SIGNATURE = "webhook-id", "webhook-timestamp", "webhook-signature"
 NEEDED = (ID, TIMESTAMP, SIGNATURE)
 NAMES_SHOWN = 5
-RE_SERIALISED = (
-    "The body was re-serialised: the same JSON in other bytes. Verify the raw body, before it is "
-    "parsed."
+RE_SERIALISED = Sentence(
+    gettext_noop(
+        "The body was re-serialised: the same JSON in other bytes. Verify the raw body, before it "
+        "is parsed."
+    )
 )
 Tone = Literal["good", "warn", "bad"]
 
@@ -34,7 +39,7 @@ Tone = Literal["good", "warn", "bad"]
 class Secret(NamedTuple):
     """One of the webhook's; `label` goes into a sentence: "the current secret"."""
 
-    label: str
+    label: Sentence | str
     text: str
 
 
@@ -48,7 +53,11 @@ class Sent(NamedTuple):
 
 class Finding(NamedTuple):
     tone: Tone
-    message: str
+    words: Sentence
+
+    @property
+    def message(self) -> str:
+        return self.words.said()
 
 
 @dataclass(slots=True)
@@ -59,15 +68,16 @@ class Verdict:
     matched: str = ""
     findings: list[Finding] = field(default_factory=list)
 
-    def add(self, tone: Tone, message: str) -> None:
-        self.findings.append(Finding(tone, message))
+    def add(self, tone: Tone, words: str | Sentence, /, **facts: Any) -> None:
+        said = words if isinstance(words, Sentence) else Sentence(words, **facts)
+        self.findings.append(Finding(tone, said))
 
 
 class _Content(NamedTuple):
     """Bytes that may have been signed, and what it means if they were."""
 
     signed: bytes
-    meaning: str
+    meaning: Sentence | None = None
 
 
 def read_headers(text: str) -> dict[str, str]:
@@ -118,7 +128,8 @@ def examine(
     if missing:
         verdict.add(
             "bad",
-            f"Missing: {', '.join(missing)}. A proxy may have dropped it, or it was not copied.",
+            gettext_noop("Missing: %(names)s. A proxy may have dropped it, or it was not copied."),
+            names=", ".join(missing),
         )
     signatures = _signatures(headers.get(SIGNATURE, ""), verdict)
     if not missing and signatures:
@@ -137,16 +148,23 @@ def _signatures(header: str, verdict: Verdict) -> list[bytes]:
         if version != "v1":
             verdict.add(
                 "bad",
-                f"“{part[:40]}” is no v1 signature: it must read “v1,” and then base64.",
+                gettext_noop("“%(text)s” is no v1 signature: it must read “v1,” and then base64."),
+                text=part[:40],
             )
             continue
         try:
             digest = base64.b64decode(text, validate=True)
         except (binascii.Error, ValueError):
-            verdict.add("bad", "A signature is not base64: it was cut off, or it is hexadecimal.")
+            verdict.add(
+                "bad",
+                gettext_noop("A signature is not base64: it was cut off, or it is hexadecimal."),
+            )
             continue
         if len(digest) != hashlib.sha256().digest_size:
-            verdict.add("bad", "A signature has the wrong length: it was cut off when copied.")
+            verdict.add(
+                "bad",
+                gettext_noop("A signature has the wrong length: it was cut off when copied."),
+            )
             continue
         found.append(digest)
     return found
@@ -166,7 +184,7 @@ def _match(
             return
     # Not now, or not at all. The library tells neither which, nor why.
     event_id, timestamp = headers[ID], headers[TIMESTAMP]
-    as_received = _Content(_signed(event_id, timestamp, body), "")
+    as_received = _Content(_signed(event_id, timestamp, body))
     contents = [as_received, *_others(event_id, timestamp, body, sent)]
     for content in contents:
         for secret in secrets:
@@ -174,27 +192,32 @@ def _match(
                 digest = hmac.digest(key, content.signed, "sha256")
                 if not any(hmac.compare_digest(digest, one) for one in signatures):
                     continue
-                if not content.meaning and not mistake:
+                if content.meaning is None and mistake is None:
                     _say_valid(secret, verdict)
                     return
-                verdict.matched = secret.label
-                for message in filter(None, (content.meaning, mistake)):
-                    verdict.add("bad", message)
-                verdict.add("warn", f"But for that it fits {secret.label}.")
+                verdict.matched = str(secret.label)
+                for words in (content.meaning, mistake):
+                    if words is not None:
+                        verdict.add("bad", words)
+                text = gettext_noop("But for that it fits %(secret)s.")
+                verdict.add("warn", text, secret=secret.label)
                 return
     if sent is not None and sent.body != body:
         verdict.add("bad", difference(sent.body, body))
     verdict.add(
         "bad",
-        "No secret of this webhook made this signature. It is another webhook's, or the secret "
-        "has ended since, or the signature was changed on its way.",
+        gettext_noop(
+            "No secret of this webhook made this signature. It is another webhook's, or the secret "
+            "has ended since, or the signature was changed on its way."
+        ),
     )
 
 
 def _say_valid(secret: Secret, verdict: Verdict) -> None:
-    verdict.matched = secret.label
+    verdict.matched = str(secret.label)
     verdict.is_valid = True
-    verdict.add("good", f"The signature is right: it was made with {secret.label}.")
+    text = gettext_noop("The signature is right: it was made with %(secret)s.")
+    verdict.add("good", text, secret=secret.label)
 
 
 def _signed(event_id: str, timestamp: str, body: bytes) -> bytes:
@@ -209,52 +232,79 @@ def _others(event_id: str, timestamp: str, body: bytes, sent: Sent | None) -> It
         if sent.event_id != event_id:
             yield _Content(
                 _signed(sent.event_id, timestamp, body),
-                f"The id was changed: we sent webhook-id {sent.event_id}.",
+                Sentence(
+                    gettext_noop("The id was changed: we sent webhook-id %(id)s."),
+                    id=sent.event_id,
+                ),
             )
         for seconds in sent.timestamps:
             if str(seconds) != timestamp:
                 yield _Content(
                     _signed(event_id, str(seconds), body),
-                    f"The timestamp was changed: we sent webhook-timestamp {seconds}.",
+                    Sentence(
+                        gettext_noop(
+                            "The timestamp was changed: we sent webhook-timestamp %(seconds)s."
+                        ),
+                        seconds=str(seconds),
+                    ),
                 )
     for other, meaning in _bodies(body):
         yield _Content(_signed(event_id, timestamp, other), meaning)
     yield _Content(
-        body, f"The body alone was signed. Sign “{ID}.{TIMESTAMP}.body”, joined by full stops."
+        body,
+        Sentence(
+            gettext_noop("The body alone was signed. Sign “%(content)s”, joined by full stops."),
+            content=f"{ID}.{TIMESTAMP}.body",
+        ),
     )
 
 
-def _bodies(body: bytes) -> Iterator[tuple[bytes, str]]:
+def _bodies(body: bytes) -> Iterator[tuple[bytes, Sentence]]:
     if body.endswith((b"\n", b"\r", b" ", b"\t")):
-        yield body.rstrip(), "The body has blanks or a line break at its end that we did not send."
+        text = gettext_noop("The body has blanks or a line break at its end that we did not send.")
+        yield body.rstrip(), Sentence(text)
     if body.startswith(b"\xef\xbb\xbf"):
-        yield body[3:], "The body begins with a byte order mark that we did not send."
+        text = gettext_noop("The body begins with a byte order mark that we did not send.")
+        yield body[3:], Sentence(text)
     try:
         whole = json.loads(body)
     except (ValueError, RecursionError):
         return
     for ascii_only in (True, False):
         for separators in ((", ", ": "), (",", ":")):
-            text = json.dumps(whole, ensure_ascii=ascii_only, separators=separators)
-            if (other := text.encode(errors="replace")) != body:
+            dumped = json.dumps(whole, ensure_ascii=ascii_only, separators=separators)
+            if (other := dumped.encode(errors="replace")) != body:
                 yield other, RE_SERIALISED
 
 
-def _keys(secret: str) -> Iterator[tuple[bytes, str]]:
+def _keys(secret: str) -> Iterator[tuple[bytes, Sentence | None]]:
     """The key of a secret, then what people take for it."""
     encoded = secret.removeprefix(PREFIX)
-    yield signing.key(secret), ""
-    wrong = "Wrong encoding of the secret: the key is what follows “whsec_”, decoded from base64; "
-    yield secret.encode(), wrong + "here the whole text was the key."
-    yield encoded.encode(), wrong + "here it was not decoded."
+    yield signing.key(secret), None
+    text = gettext_noop(
+        "Wrong encoding of the secret: the key is what follows “whsec_”, decoded from base64; "
+        "here the whole text was the key."
+    )
+    yield secret.encode(), Sentence(text)
+    text = gettext_noop(
+        "Wrong encoding of the secret: the key is what follows “whsec_”, decoded from base64; "
+        "here it was not decoded."
+    )
+    yield encoded.encode(), Sentence(text)
 
 
-def difference(ours: bytes, theirs: bytes) -> str:
+def difference(ours: bytes, theirs: bytes) -> Sentence:
     """How the body that was received differs from the one that was sent, in a sentence or two."""
     if not theirs:
-        return "The body is empty. Something read it before you did; read the raw body once."
+        return Sentence(
+            gettext_noop(
+                "The body is empty. Something read it before you did; read the raw body once."
+            )
+        )
     if ours.strip() == theirs.strip():
-        return "The body was changed: blanks or a line break at its beginning or end."
+        return Sentence(
+            gettext_noop("The body was changed: blanks or a line break at its beginning or end.")
+        )
     try:
         sent, received = json.loads(ours), json.loads(theirs)
     except (ValueError, RecursionError):
@@ -262,15 +312,28 @@ def difference(ours: bytes, theirs: bytes) -> str:
             (i for i, (a, b) in enumerate(zip(ours, theirs, strict=False)) if a != b),
             min(len(ours), len(theirs)),
         )
-        return (
-            f"The body was changed, and is not JSON any more: it differs from byte {at} on "
-            f"({len(theirs):,} bytes instead of {len(ours):,})."
+        return Sentence(
+            gettext_noop(
+                "The body was changed, and is not JSON any more: it differs from byte %(at)s on "
+                "(%(theirs)s bytes instead of %(ours)s)."
+            ),
+            at=str(at),
+            theirs=len(theirs),
+            ours=len(ours),
         )
     if sent == received:
         return RE_SERIALISED
     names = list(_changed(sent, received, ""))
-    more = f" and {len(names) - NAMES_SHOWN} more" if len(names) > NAMES_SHOWN else ""
-    return f"The body was changed: {', '.join(names[:NAMES_SHOWN])}{more} is not what we sent."
+    shown = ", ".join(names[:NAMES_SHOWN])
+    if len(names) <= NAMES_SHOWN:
+        return Sentence(
+            gettext_noop("The body was changed: %(names)s is not what we sent."), names=shown
+        )
+    return Sentence(
+        gettext_noop("The body was changed: %(names)s and %(more)s more is not what we sent."),
+        names=shown,
+        more=str(len(names) - NAMES_SHOWN),
+    )
 
 
 def _changed(ours: Any, theirs: Any, path: str) -> Iterator[str]:
@@ -287,29 +350,40 @@ def _changed(ours: Any, theirs: Any, path: str) -> Iterator[str]:
 
 def _judge_time(text: str, now: int, verdict: Verdict) -> None:
     if not (text.isascii() and text.isdigit() and len(text) < 18):
-        verdict.add("bad", "webhook-timestamp is not a number of seconds since 1970.")
+        text = gettext_noop("webhook-timestamp is not a number of seconds since 1970.")
+        verdict.add("bad", text)
         return
     seconds = int(text)
     if seconds > 10**11:
-        verdict.add("bad", "webhook-timestamp is in milliseconds; it has to be in seconds.")
+        verdict.add(
+            "bad",
+            gettext_noop("webhook-timestamp is in milliseconds; it has to be in seconds."),
+        )
         return
     away = abs(now - seconds)
     if away <= TOLERANCE_SECONDS:
-        verdict.add("good", f"The timestamp is {away} s from now, within five minutes.")
+        text = gettext_noop("The timestamp is %(seconds)s s from now, within five minutes.")
+        verdict.add("good", text, seconds=str(away))
         return
-    side = "old" if seconds < now else "ahead of our clock"
     tone: Tone = "warn" if verdict.is_valid else "bad"
-    verdict.add(
-        tone,
-        f"The timestamp is {_length(away)} {side}: libraries refuse more than five minutes. "
-        "If you pasted an earlier request that is no fault; else set your receiver's clock.",
+    old = gettext_noop(
+        "The timestamp is %(length)s old: libraries refuse more than five minutes. "
+        "If you pasted an earlier request that is no fault; else set your receiver's clock."
     )
+    ahead = gettext_noop(
+        "The timestamp is %(length)s ahead of our clock: libraries refuse more than five minutes. "
+        "If you pasted an earlier request that is no fault; else set your receiver's clock."
+    )
+    verdict.add(tone, old if seconds < now else ahead, length=_length(away))
 
 
-def _length(seconds: int) -> str:
+def _length(seconds: int) -> Sentence:
+    """Never less than two of its unit."""
     if seconds < 7200:
-        return f"{seconds // 60} minutes"
-    return f"{seconds // 3600} hours" if seconds < 172_800 else f"{seconds // 86_400} days"
+        return Sentence(gettext_noop("%(number)s minutes"), number=str(seconds // 60))
+    if seconds < 172_800:
+        return Sentence(gettext_noop("%(number)s hours"), number=str(seconds // 3600))
+    return Sentence(gettext_noop("%(number)s days"), number=str(seconds // 86_400))
 
 
 def _judge_secret(given: str, secrets: Sequence[Secret], verdict: Verdict) -> None:
@@ -320,14 +394,16 @@ def _judge_secret(given: str, secrets: Sequence[Secret], verdict: Verdict) -> No
             secret.text.removeprefix(PREFIX).rstrip("=").encode(),
         ):
             if bare != given:
-                verdict.add("bad", "Your receiver's secret has blanks or quotes around it.")
-            tone: Tone = (
-                "good" if not verdict.matched or secret.label == verdict.matched else "warn"
-            )
-            verdict.add(tone, f"Your receiver's secret is {secret.label} of this webhook.")
+                text = gettext_noop("Your receiver's secret has blanks or quotes around it.")
+                verdict.add("bad", text)
+            tone: Tone = "good" if verdict.matched in ("", str(secret.label)) else "warn"
+            text = gettext_noop("Your receiver's secret is %(secret)s of this webhook.")
+            verdict.add(tone, text, secret=secret.label)
             return
     verdict.add(
         "bad",
-        "Wrong secret: what your receiver has is none of this webhook's. Each webhook has its own; "
-        "if it is lost, rotate it.",
+        gettext_noop(
+            "Wrong secret: what your receiver has is none of this webhook's. Each webhook has its "
+            "own; if it is lost, rotate it."
+        ),
     )

@@ -10,10 +10,14 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Mapping
+from typing import Any
 from uuid import UUID
+
+from django.utils.translation import gettext_noop
 
 from accounts.models import Workspace
 from gateway_project.core import clock
+from gateway_project.core.sentences import Sentence
 from gateway_project.core.storable import cleaned
 from webhooks import keyring
 from webhooks.models import Inbox, InboxRequest, Webhook
@@ -60,7 +64,8 @@ def receive(inbox_id: UUID, headers: Mapping[str, str], body: bytes) -> None:
     webhook = webhook_of(inbox)
     if webhook is None:
         verdict = debugger.Verdict()
-        verdict.add("warn", "No webhook sends here, so there is no secret to verify with.")
+        text = gettext_noop("No webhook sends here, so there is no secret to verify with.")
+        verdict.add("warn", text)
     else:
         verdict = debugger.examine(
             headers, body, keyring.named(webhook), now=int(clock.now().timestamp())
@@ -70,11 +75,28 @@ def receive(inbox_id: UUID, headers: Mapping[str, str], body: bytes) -> None:
         headers=shown,
         body=cleaned(body[:BODY_BYTES_MAX].decode(errors="replace")),
         is_valid=verdict.is_valid,
-        findings=[[tone, cleaned(words)] for tone, words in verdict.findings],
+        findings=[[one.tone, kept(one.words)] for one in verdict.findings],
     )
     surplus = inbox.requests.order_by("-id").values_list("pk", flat=True)[KEPT_MAX : KEPT_MAX + 1]
     for oldest in surplus:
         inbox.requests.filter(pk__lte=oldest).delete()
+
+
+def kept(words: Sentence) -> dict[str, Any]:
+    """As JSON holds it, without what PostgreSQL does not."""
+    facts = {
+        name: cleaned(one) if isinstance(one, str) else one for name, one in words.facts.items()
+    }
+    return Sentence(words.text, **facts).packed()
+
+
+def findings_of(got: InboxRequest) -> list[tuple[str, str]]:
+    """`(tone, sentence)` of what the check of the signature found, for who looks at it now."""
+    return [
+        # Rows of older versions have the sentence alone.
+        (tone, Sentence.unpacked(words).said() if isinstance(words, dict) else words)
+        for tone, words in got.findings
+    ]
 
 
 def clear(inbox: Inbox) -> None:

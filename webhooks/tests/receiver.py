@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import json
-import threading
 from dataclasses import dataclass, field
 from typing import Any
 
 from aiohttp import web
 from standardwebhooks import Webhook as Verifier
+
+from gateway_project.tests.loop_thread import LoopThread
 
 
 @dataclass
@@ -50,14 +51,9 @@ class Receiver:
         self.received: list[Received] = []
         self.peers: set[Any] = set()  # each is a connection
         self._answers: dict[str, list[Answer]] = {}
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
-        self._thread.start()
+        self._thread = LoopThread("receiver")
         self._released = asyncio.Event()
-        self._do(self._start())
-
-    def _do(self, work: Any) -> Any:
-        return asyncio.run_coroutine_threadsafe(work, self._loop).result(10)
+        self._thread.run(self._start())
 
     async def _start(self) -> None:
         app = web.Application(client_max_size=1 << 20)
@@ -95,11 +91,9 @@ class Receiver:
 
     def release(self) -> None:
         """Let those go that hang."""
-        self._loop.call_soon_threadsafe(self._released.set)
+        self._thread.loop.call_soon_threadsafe(self._released.set)
 
     def close(self) -> None:
         self.release()
-        self._do(self._runner.cleanup())
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
-        self._loop.close()
+        self._thread.run(self._runner.cleanup())
+        self._thread.close()

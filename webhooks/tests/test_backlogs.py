@@ -21,7 +21,6 @@ from webhooks.models import Webhook, WebhookDelivery, WebhookSecret
 from webhooks.tests.conftest import ACTOR
 
 pytestmark = pytest.mark.hostile
-ON_POSTGRESQL = pytest.mark.skipif(connection.vendor != "postgresql", reason="needs PostgreSQL")
 
 
 @pytest.fixture
@@ -101,7 +100,7 @@ class TestClaims:
         taken = WebhookDelivery.objects.filter(is_claimed=True)
         assert [delivery.lane for delivery in taken] == ["https://quick.example/b"]
 
-    @ON_POSTGRESQL
+    @pytest.mark.needs_postgresql
     def test_it_asks_as_much_whatever_waits(self, make_webhook, backlog, little):
         full = make_webhook("/full")
         counts = []
@@ -199,7 +198,7 @@ class TestStopping:
         assert not WebhookSecret.objects.exists()
         assert outbox.Claims().take(10, {}, 4) == []
 
-    @ON_POSTGRESQL
+    @pytest.mark.needs_postgresql
     def test_events_are_written_while_a_webhook_is_changed(self, acme, webhook):
         with somebody_else(lambda: subscriptions.locked(acme.pk)):
             never_waiting(lambda: publish(acme, "x", result={}))

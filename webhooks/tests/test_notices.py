@@ -79,6 +79,29 @@ def test_owners_and_admins_get_one_each_and_members_none(acme, bob, charlie, web
     assert [sent.to for sent in mail.outbox] == [["alice@acme.example"], ["charlie@globex.example"]]
 
 
+def test_an_address_that_nobody_confirmed_gets_none(acme, charlie, webhook):
+    Membership.objects.create(workspace=acme, user=charlie, role="admin")
+    type(charlie).objects.filter(pk=charlie.pk).update(email_confirmed_at=None)
+    WebhookNotice.objects.create(webhook=webhook, kind="enabled")
+
+    tasks.send_notices()
+
+    assert [sent.to for sent in mail.outbox] == [["alice@acme.example"]]
+
+
+def test_who_enables_it_all_day_long_is_told_once_an_hour(webhook, receiver):
+    for _ in range(3):
+        Webhook.objects.update(is_active=False)
+        services.enable(Webhook.objects.get(), actor=ACTOR)
+    assert WebhookNotice.objects.filter(kind="enabled").count() == 1
+
+    an_hour_ago = timezone.now() - timedelta(hours=1)
+    WebhookNotice.objects.update(created_at=an_hour_ago)
+    Webhook.objects.update(is_active=False)
+    services.enable(Webhook.objects.get(), actor=ACTOR)
+    assert WebhookNotice.objects.filter(kind="enabled").count() == 2
+
+
 @pytest.mark.parametrize("trouble", [OSError, SMTPException])
 def test_a_mail_server_that_is_away_loses_none(webhook, monkeypatch, trouble):
     WebhookNotice.objects.create(webhook=webhook, kind="enabled")

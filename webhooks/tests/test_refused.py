@@ -7,7 +7,6 @@ from datetime import timedelta
 from smtplib import SMTPDataError, SMTPRecipientsRefused, SMTPServerDisconnected
 
 import pytest
-from django.conf import settings
 from django.core import mail
 from django.core.mail.backends import locmem
 from django.core.management import call_command
@@ -24,9 +23,6 @@ from webhooks.models import Webhook, WebhookAttempt, WebhookDelivery, WebhookNot
 from webhooks.tests.receiver import Answer
 
 pytestmark = pytest.mark.hostile
-on_postgresql = pytest.mark.skipif(
-    settings.DATABASES["default"]["ENGINE"].endswith("sqlite3"), reason="SQLite takes anything"
-)
 FAILED, DELIVERED = WebhookDelivery.Status.FAILED, WebhookDelivery.Status.DELIVERED
 
 
@@ -100,7 +96,7 @@ class TestDelivering:
         assert keyring.in_force(both[0]) == ()
 
 
-@on_postgresql
+@pytest.mark.needs_postgresql
 class TestResults:
     @pytest.mark.parametrize(
         "what",

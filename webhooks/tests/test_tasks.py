@@ -6,9 +6,10 @@ from datetime import timedelta
 
 import pytest
 import time_machine
+from django.db import transaction
 from django.utils import timezone
 
-from accounts.events import publish
+from accounts.events import event, publish, publish_all
 from accounts.models import OutboxEvent
 from gateway_project.core.telemetry.metrics import webhook_oldest_pending
 from webhooks import tasks
@@ -58,6 +59,21 @@ class TestDeliver:
             engine.background.stop()
 
         assert len(receiver.peers) == 1
+
+    def test_what_its_own_process_publishes_wakes_it_without_beat(self, acme, told, receiver):
+        told(1)
+        assert engine.background._thread is None  # where none runs, none is started
+        try:
+            tasks.deliver()
+            wait_until(lambda: len(receiver.received) == 1)
+            told(1)
+            wait_until(lambda: len(receiver.received) == 2)
+            with transaction.atomic():
+                publish_all([event(acme.pk, "detection.completed", result={}) for _ in range(3)])
+                assert len(receiver.received) == 2
+            wait_until(lambda: len(receiver.received) == 5)
+        finally:
+            engine.background.stop()
 
     def test_with_nothing_due_it_asks_twice_and_writes_nothing(
         self, webhook, django_assert_num_queries
