@@ -8,6 +8,8 @@ from typing import Any
 from django.contrib import admin
 from django.db.models import QuerySet
 from django.http import HttpRequest
+from django.utils.translation import gettext
+from django.utils.translation import gettext_lazy as _
 
 from accounts.admin.lists import Choice, ReadOnly, actor_of, as_uuid
 from accounts.events import audit
@@ -37,7 +39,7 @@ class RobinAccessAdmin(admin.ModelAdmin):
         return self.has_add_permission(request)
 
     def save_model(self, request: HttpRequest, obj: RobinAccess, form: Any, change: bool) -> None:
-        super().save_model(request, obj, form, change)
+        form.save_row()
         fields = actor_of(request).fields()
         audit("robin.access_given", target=obj.user_id, role=obj.role, **fields)
 
@@ -51,11 +53,11 @@ class RobinAccessAdmin(admin.ModelAdmin):
 
 
 class Ended(Choice):
-    title = "state"
+    title = _("state")
     parameter_name = "state"
     options = {
-        "open": ("Not ended", {"revoked_at": None}),
-        "ended": ("Ended", {"revoked_at__isnull": False}),
+        "open": (_("Not ended"), {"revoked_at": None}),
+        "ended": (_("Ended"), {"revoked_at__isnull": False}),
     }
 
 
@@ -66,7 +68,7 @@ class SessionAdmin(ReadOnly):
     list_display = ["user", "created_at", "expires_at", "client_ip", "revoked_at", "user_agent"]
     list_filter = [Ended]
     list_select_related = ["user"]
-    search_help_text = "A person's whole e-mail address, or an id."
+    search_help_text = _("A person's whole e-mail address, or an id.")
     exclude = ["password_stamp"]
     actions = ["revoke"]
 
@@ -77,11 +79,11 @@ class SessionAdmin(ReadOnly):
         people = User.objects.filter(email=normal_email(term)).values_list("pk", flat=True)
         return queryset.filter(user__in=list(people))
 
-    @admin.action(description="End the chosen sessions", permissions=["view"])
+    @admin.action(description=_("End the chosen sessions"), permissions=["view"])
     def revoke(self, request: HttpRequest, queryset: QuerySet[RefreshFamily]) -> None:
         for family in queryset:
             sessions.revoke(family.pk, because="staff", actor=actor_of(request))
-        self.message_user(request, f"Ended: {queryset.count()}.")
+        self.message_user(request, gettext("Ended: %(n)s.") % {"n": queryset.count()})
 
     revoke.applies = lambda family: family.revoked_at is None  # type: ignore[attr-defined]
 
@@ -93,12 +95,12 @@ class DocumentAdmin(ReadOnly):
     list_display = ["name", "updated_at", "updated_by"]
     ordering = ["name"]
     fields = ["name", "shown", "updated_at", "updated_by"]
-    search_help_text = "dovecot, clamav or rspamd."
+    search_help_text = _("dovecot, clamav or rspamd.")
 
     def find(self, queryset: QuerySet[Document], term: str) -> QuerySet[Document]:
         return queryset.filter(pk=term.lower())
 
-    @admin.display(description="content")
+    @admin.display(description=_("content"))
     def shown(self, document: Document) -> str:
         return json.dumps(documents.shown(document.content), indent=2)
 
@@ -108,7 +110,7 @@ class BlocklistEntryAdmin(ReadOnly):
     """Changed in Robin UI, or by import."""
 
     list_display = ["value", "type", "active", "reason", "expires_at", "created_by", "created_at"]
-    search_help_text = "A whole address, network or domain."
+    search_help_text = _("A whole address, network or domain.")
 
     def find(self, queryset: QuerySet[BlocklistEntry], term: str) -> QuerySet[BlocklistEntry]:
         # By both columns of its index.

@@ -192,6 +192,55 @@ class QueueJob(models.Model):
         return f"{self.action} of {self.requested} items, {self.state}"
 
 
+class QueueAlarm(models.Model):
+    """What operators want to be told of Robin's queue, and whether it is so at this moment."""
+
+    class Kind(models.TextChoices):
+        OLDEST = "oldest"
+        GROWTH = "growth"
+        DEAD = "dead"
+        BOUNCE = "bounce"
+
+    kind = models.CharField(max_length=10, primary_key=True, choices=Kind)
+    is_on = models.BooleanField(default=False, db_default=False)
+    threshold = models.PositiveIntegerField(help_text="Minutes, items, items, percent.")
+    value = models.FloatField(null=True, editable=False, help_text="As it was seen last.")
+    seen_at = models.DateTimeField(null=True, editable=False)
+    raised_at = models.DateTimeField(null=True, editable=False, help_text="Empty: all is well.")
+
+    def __str__(self) -> str:
+        return self.kind
+
+
+class AlarmRecipient(models.Model):
+    """Whom a mail tells when an alarm of the queue begins and ends."""
+
+    email = models.EmailField(max_length=254, primary_key=True)
+
+    def __str__(self) -> str:
+        return self.email
+
+
+class AlarmNotice(models.Model):
+    """The beginning or the end of an alarm: told once."""
+
+    id = models.UUIDField(primary_key=True, default=new_id, editable=False)
+    kind = models.CharField(max_length=10, choices=QueueAlarm.Kind)
+    is_end = models.BooleanField(default=False, db_default=False)
+    value = models.FloatField()
+    threshold = models.PositiveIntegerField()
+    since = models.DateTimeField(help_text="When the alarm began.")
+    at = models.DateTimeField(default=clock.now, editable=False)
+    claimed_at = models.DateTimeField(null=True, editable=False)
+    sent_at = models.DateTimeField(null=True, editable=False)
+
+    class Meta:
+        indexes = [models.Index(fields=["at"], name="alarm_notice_time")]
+
+    def __str__(self) -> str:
+        return f"{self.kind}, {'over' if self.is_end else 'raised'}"
+
+
 class Document(models.Model):
     """Settings that Robin UI edits and Robin never reads: kept here, so that the UI works."""
 

@@ -4,13 +4,13 @@ from celery import shared_task
 
 from robin.access import sessions
 from robin.metrics import sampling
-from robin.queue import jobs
+from robin.queue import alarms, jobs
 
 
 @shared_task(expires=60)
 def prune() -> int:
-    """Delete sessions that ended by themselves, old samples, and actions that are long over."""
-    return sessions.prune() + sampling.prune() + jobs.prune()
+    """Delete sessions that ended by themselves, old samples, actions and alarms long over."""
+    return sessions.prune() + sampling.prune() + jobs.prune() + alarms.prune()
 
 
 @shared_task(expires=10)
@@ -23,3 +23,9 @@ def work_on_queue() -> int:
 def sample_metrics() -> bool:
     """Keep Robin's figures of this minute; False where there is no Robin, or no answer."""
     return sampling.sample()
+
+
+@shared_task(expires=10)
+def send_alarms() -> int:
+    """Mail what operators are to be told of the queue; returns how many notices left."""
+    return alarms.send_waiting()

@@ -33,6 +33,7 @@ from gateway_project.core import clock, errors
 from gateway_project.core.api.endpoint import Credential
 from gateway_project.core.context import RequestContext, context_of
 from gateway_project.core.ratelimit import (
+    Policies,
     Policy,
     ip_policy,
     per_minute,
@@ -298,7 +299,7 @@ def member_of_family(family: RefreshFamily) -> Member:
     role = access.role if access is not None else None
     limit = settings.RATE_LIMIT_PER_MINUTE
     # The name 'minute' is what `@endpoint(minute_cost=…)` speaks of.
-    policies = (per_minute("minute", f"{{user:{user.pk}}}", limit),)
+    policies = Policies((per_minute("minute", f"{{user:{user.pk}}}", limit),))
     return Member(
         user_id=user.pk,
         session_id=family.pk,

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from uuid import UUID
 
+from allauth.account.models import EmailAddress
 from django.conf import settings
 from django.db import IntegrityError, transaction
 from django.db.models import Count, OuterRef, QuerySet, Subquery
@@ -105,15 +106,26 @@ def change(
         raise errors.NotFound
     if is_active is False:
         _check_not_oneself(user, by, "account")
+    # Whatever else was changed while the password was hashed stays.
+    columns = []
+    was = user.email
     if email is not None:
         user.email = normal_email(email)
+        columns.append("email")
+        if user.username == was:  # or nobody else could ever have the old one
+            user.username = user.email
+            columns.append("username")
     if password is not None:
         user.set_password(password)
+        columns.append("password")
     if is_active is not None:
         user.is_active = is_active
+        columns.append("is_active")
     try:
         with transaction.atomic():
-            user.save()
+            user.save(update_fields=columns)
+            if user.email != was:
+                _move_address(user)
             if role is not None:
                 RobinAccess.objects.update_or_create(user=user, defaults={"role": role})
             if password is not None or is_active is False:
@@ -126,6 +138,15 @@ def change(
             "Another account has this e-mail. Choose another one, or change that account."
         ) from exc
     return with_access().get(pk=user.pk)
+
+
+def _move_address(user: User) -> None:
+    """In the portal, too: whoever has the old address neither signs in nor gets a new password."""
+    mine = EmailAddress.objects.filter(user=user)
+    if mine.exists():
+        mine.delete()
+        is_known = user.email_confirmed_at is not None
+        EmailAddress.objects.create(user=user, email=user.email, primary=True, verified=is_known)
 
 
 def remove(username: str, *, by: Member, actor: Actor) -> None:

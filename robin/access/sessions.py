@@ -31,6 +31,8 @@ from robin.models import RefreshFamily, RefreshToken
 DOUBLE_SUBMIT_SECONDS = 10
 PASSWORD_AND_CODE = re.compile(r"(.+) ([0-9]{6})\Z", re.DOTALL)
 """What people with a second factor type in Robin UI, which has one field."""
+CODES = (Authenticator.Type.TOTP, Authenticator.Type.RECOVERY_CODES)
+"""Second factors that are typed; a passkey is not."""
 log = get_logger("gateway.robin")
 
 
@@ -118,7 +120,7 @@ def _is_code(user: User, otp: str) -> bool:
     with transaction.atomic():
         return any(
             authenticator.wrap().validate_code(otp)
-            for authenticator in Authenticator.objects.filter(user=user)
+            for authenticator in Authenticator.objects.filter(user=user, type__in=CODES)
         )
 
 

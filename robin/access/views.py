@@ -28,6 +28,7 @@ from robin.access.authentication import (
     is_own_origin,
     read,
 )
+from robin.access.repeats import MemberViewSet, changing
 from robin.access.schemas import (
     LoginRequest,
     LoginView,
@@ -94,13 +95,13 @@ class SignInViewSet(ControlPlaneViewSet):
         answer=RefreshView,
         headers=["Set-Cookie"],
         public=True,
-        problems=[errors.MissingToken, errors.InvalidToken, errors.PermissionDenied],
+        problems=[errors.NoSession, errors.InvalidToken, errors.PermissionDenied],
     )
     def refresh(self, request: Request) -> HttpResponse:
         _refuse_foreign(request)
         text = request.COOKIES.get(COOKIE)
         if not text:
-            raise errors.MissingToken("There is no refresh cookie. Sign in.")
+            raise errors.NoSession
         session = sessions.refresh(text, actor=_actor(request, "refresh"))
         answer = RefreshView(accessToken=session.access, expiresIn=_expires_in())
         return _with_cookie(reply(answer, headers=SECRET_HEADERS), session.refresh)
@@ -165,11 +166,8 @@ class SessionViewSet(ControlPlaneViewSet):
         return reply(answer, headers=SECRET_HEADERS)
 
 
-class UserViewSet(ControlPlaneViewSet):
+class UserViewSet(MemberViewSet):
     """People with a role at Robin. Nobody gives a role above their own."""
-
-    authentication_classes = [JWTAuthentication]
-    principal: Member
 
     @endpoint(
         operation="listRobinUsers",
@@ -191,7 +189,7 @@ class UserViewSet(ControlPlaneViewSet):
         ]
         return reply(UserList(results=results, next=following))
 
-    @endpoint(
+    @changing(
         operation="createRobinUser",
         summary="Make a user with a role",
         tags=USERS,
@@ -214,7 +212,7 @@ class UserViewSet(ControlPlaneViewSet):
         )
         return reply(RobinUserView.of(user, body.roles[0]), status=201)
 
-    @endpoint(
+    @changing(
         operation="updateRobinUser",
         summary="Change a user",
         tags=USERS,
@@ -236,7 +234,7 @@ class UserViewSet(ControlPlaneViewSet):
         )
         return reply(RobinUserView.of(user, user.robin_access.role))
 
-    @endpoint(
+    @changing(
         operation="deleteRobinUser",
         summary="Take a user's role away",
         description="The account itself goes too, when it was only for Robin.",
@@ -251,11 +249,8 @@ class UserViewSet(ControlPlaneViewSet):
         return reply(None, status=204)
 
 
-class UserSessionViewSet(ControlPlaneViewSet):
+class UserSessionViewSet(MemberViewSet):
     """Where somebody is signed in."""
-
-    authentication_classes = [JWTAuthentication]
-    principal: Member
 
     @endpoint(
         operation="listRobinUserSessions",
@@ -269,7 +264,7 @@ class UserSessionViewSet(ControlPlaneViewSet):
         found = people.sessions_of(username, by=self.principal)
         return reply(UserSessionList(results=[UserSessionView.of(one) for one in found]))
 
-    @endpoint(
+    @changing(
         operation="endRobinUserSession",
         summary="End a session of a user",
         description="Everywhere, within a second.",

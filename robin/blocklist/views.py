@@ -19,9 +19,8 @@ from gateway_project.core import cells, errors
 from gateway_project.core.api import json_body
 from gateway_project.core.api.endpoint import asked
 from gateway_project.core.api.responses import JSON, reply
-from gateway_project.core.api.viewsets import ControlPlaneViewSet
 from gateway_project.core.context import context_of
-from robin.access.authentication import JWTAuthentication, Member
+from robin.access.repeats import MemberViewSet, changing
 from robin.blocklist.schemas import (
     EntryList,
     EntryPatch,
@@ -44,10 +43,7 @@ ERRORS_MAX = 50
 FIELDS = ("type", "value", "reason", "expiresAt", "active")
 
 
-class BlocklistViewSet(ControlPlaneViewSet):
-    authentication_classes = [JWTAuthentication]
-    principal: Member
-
+class BlocklistViewSet(MemberViewSet):
     @endpoint(
         operation="listBlocklist",
         summary="The blocklist",
@@ -69,7 +65,7 @@ class BlocklistViewSet(ControlPlaneViewSet):
         items = [EntryView.of(row) for row in rows[start : start + query.limit]]
         return reply(EntryList(items=items, totalCount=rows.count()), headers=NOTICE)
 
-    @endpoint(
+    @changing(
         operation="createBlocklistEntry",
         summary="Add an entry",
         tags=BLOCKLIST,
@@ -101,7 +97,7 @@ class BlocklistViewSet(ControlPlaneViewSet):
                 f"{body.value} is on the list already. Change that entry instead (PATCH)."
             ) from None
 
-    @endpoint(
+    @changing(
         operation="updateBlocklistEntry",
         summary="Change an entry",
         tags=BLOCKLIST,
@@ -120,11 +116,11 @@ class BlocklistViewSet(ControlPlaneViewSet):
             row.active = body.active
         if "expiresAt" in body.model_fields_set:
             row.expires_at = body.expiresAt
-        row.save()
+        row.save(update_fields=["reason", "active", "expires_at"])
         self._audit("changed", str(row))
         return reply(EntryView.of(row), headers=NOTICE)
 
-    @endpoint(
+    @changing(
         operation="deleteBlocklistEntry",
         summary="Delete an entry",
         tags=BLOCKLIST,

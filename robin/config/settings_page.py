@@ -111,5 +111,10 @@ def known_retries_max() -> dict[str, int]:
     return translate.retries_max(_memory.known.sections if _memory.known is not None else {})
 
 
+def known_waits() -> translate.Waits:
+    """The same of the time between two tries."""
+    return translate.waits(_memory.known.sections if _memory.known is not None else {})
+
+
 def forget() -> None:
     _memory.known, _memory.is_dropped = None, False

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from html import unescape
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 
@@ -30,6 +30,36 @@ def retries_max(config: Mapping[str, Any]) -> dict[str, int]:
         if isinstance(value, int) and value > 0:
             found[protocol] = value
     return found
+
+
+class Waits(NamedTuple):
+    """How long Robin waits between two tries, as its settings say; those it ships, unless known."""
+
+    first_minutes: float = 1
+    growth: float = 1.2
+
+    def seconds(self, tries: int) -> int:
+        """After so many tries."""
+        try:
+            minutes = round(self.first_minutes * self.growth**tries)
+        except OverflowError:
+            minutes = WAIT_MINUTES_MAX
+        return 60 * min(minutes, WAIT_MINUTES_MAX)
+
+
+WAIT_MINUTES_MAX = 60 * 24 * 30
+
+
+def waits(config: Mapping[str, Any]) -> Waits:
+    """Of `config_page`: Robin has them under `queue.retry`."""
+    queue = config.get("queue") or {}
+    retry = queue.get("retry") or queue
+    found = [retry.get("firstWaitMinutes"), retry.get("growthFactor")]
+    first, growth = (
+        value if isinstance(value, int | float) and value > 0 else default
+        for value, default in zip(found, Waits(), strict=True)
+    )
+    return Waits(first, growth)
 
 
 PRE = re.compile(r"<pre\b[^>]*\bid=['\"](properties|server)Config['\"][^>]*>(.*?)</pre>", re.DOTALL)

@@ -13,6 +13,7 @@ from gateway_project.core import clock, errors
 from gateway_project.core.api.responses import JSON, reply
 from gateway_project.core.clock import utc_text
 from gateway_project.core.stores import database
+from robin.access.repeats import changing
 from robin.config import documents, settings_page
 from robin.config.schemas import ConfigView, SaidView
 from robin.logs import search
@@ -64,7 +65,7 @@ class ConfigViewSet(RobinViewSet):
         found = await settings_page.read()
         return reply({"sections": found.sections, "fetchedAt": utc_text(found.fetched_at)})
 
-    @endpoint(
+    @changing(
         operation="reloadConfig",
         summary="Let Robin read its settings again",
         tags=CONFIG,
@@ -106,7 +107,7 @@ class ConfigViewSet(RobinViewSet):
         content = await current_document(section)
         return reply(documents.shown(content), headers=documents.NOTICE)
 
-    @endpoint(
+    @changing(
         operation="saveConfigSection",
         summary="Keep a document of Robin UI",
         description="JSON, under whatever media type. Stored here, not applied to Robin.",

@@ -27,6 +27,7 @@ LINE = re.compile(
 LEVELS = ("ERROR", "WARN", "INFO", "DEBUG", "TRACE")
 DIALOGUE = re.compile(r"(<<|>>)\s*(\S+)(.*)", re.DOTALL)
 """What was read from or written to a connection."""
+HEARD = "<< "
 COMMANDS = {
     *("HELO", "EHLO", "LHLO", "MAIL", "RCPT", "DATA", "BDAT", "BYTES", "RSET", "NOOP", "QUIT"),
     *("HELP", "VRFY", "EXPN", "STARTTLS", "ETRN", "XCLIENT", "AUTH", "."),
@@ -40,18 +41,46 @@ NAMES = re.compile(MECHANISMS, re.IGNORECASE)
 MECHANISM = re.compile(
     rf"(?<!250-)(?<!250 )\b(AUTH\s+(?:{MECHANISMS})\b)\s*\S.*", re.IGNORECASE | re.DOTALL
 )
+ABOUT_AUTH = re.compile(r"(\bCommand: AUTH\b).*", re.DOTALL)
+"""Robin's note of a transaction: with what was sent, and what was answered."""
 BASE64 = re.compile(r"[A-Za-z0-9+/_-]{8,}={0,2}")
+SASL = re.compile(
+    rb"\A[^\0]*\0[^\0]+\0[^\0]+\Z"  # PLAIN: [authzid] NUL authcid NUL password (RFC 4616)
+    rb"|\Aauth=|\x01auth=|\A\S{1,200} [0-9a-f]{32}\Z"  # XOAUTH2, OAUTHBEARER; CRAM-MD5
+    rb"|\bresponse=|,p=[A-Za-z0-9+/]+=*\Z|\ANTLMSSP"  # DIGEST-MD5, SCRAM, NTLM
+    rb"|\A[\x21-\x7e]+:[\x21-\x7e]+\Z",  # HTTP's Basic
+    re.IGNORECASE | re.DOTALL,
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
+    """A line. What it says is redacted when it is looked at: that takes ten times as long as to
+    read the line, and of ten thousand that are counted a hundred are shown."""
+
     at: datetime
     id: str
     level: str
-    thread: str
-    logger: str
-    message: str
-    context: tuple[str, ...]
+    raw_thread: str
+    raw_logger: str
+    raw_context: tuple[str, str, str]
+    raw_message: str
+
+    @property
+    def thread(self) -> str:
+        return escaped(self.raw_thread)
+
+    @property
+    def logger(self) -> str:
+        return escaped(self.raw_logger)
+
+    @property
+    def context(self) -> tuple[str, ...]:
+        return tuple(escaped(without_secrets(one)) if one else "" for one in self.raw_context)
+
+    @property
+    def message(self) -> str:
+        return escaped(redacted(self.raw_message, self.raw_logger))
 
     def shown(self) -> dict[str, Any]:
         """As Robin UI reads it."""
@@ -65,49 +94,63 @@ class Entry:
         return entry
 
     def line(self) -> str:
-        shown = self.shown()
-        return f"{shown['timestamp']} {self.level:5} [{self.thread}] {self.logger} {self.message}"
+        at, message = utc_text(self.at), self.message
+        return f"{at} {self.level:5} [{self.thread}] {self.logger} {message}"
 
     def searched(self) -> str:
         """The line as Robin wrote it, but for what is left out."""
-        level = f"{self.level:5}|{self.id.rpartition('-')[0]}"
-        return "|".join([level, self.thread, self.logger, *self.context, self.message])
+        return "|".join([self._stamp, self.thread, self.logger, *self.context, self.message])
+
+    def has(self, text: str) -> bool:
+        """Whether it is in the line as Robin wrote it, and in what is left of it."""
+        raw = (self.raw_thread, self.raw_logger, *self.raw_context, self.raw_message)
+        return text in "|".join([self._stamp, *raw]) and text in self.searched()
+
+    @property
+    def _stamp(self) -> str:
+        return f"{self.level:5}|{self.id.rpartition('-')[0]}"
 
     def is_ours(self) -> bool:
         """What Robin says of being asked by us, several lines each time; what was done stays."""
-        if not self.logger.startswith("endpoints."):
+        if not self.raw_logger.startswith("endpoints."):
             return False
-        if self.message.startswith("Searching logs for query"):
+        if self.raw_message.startswith("Searching logs for query"):
             return True
         is_chatter = self.level in ("DEBUG", "TRACE")
-        return is_chatter and not self.message.startswith("Authentication failed")
+        return is_chatter and not self.raw_message.startswith("Authentication failed")
 
 
 def entries(content: bytes, *, now: datetime, zone: tzinfo) -> Iterator[Entry]:
     """The entries in a text of Robin's, in its order; `now` knows the year that no line names.
 
     Lines of stack traces are left out: Robin gives those that match without the entry they
-    belong to.
+    belong to. So is a line that another server said: Robin logs each line that it hears, and then
+    all of an answer of several lines as one ("Error: 550-…"), whose second one may look like a line
+    of the log.
     """
     today = now.astimezone(zone)
     seen: Counter[str] = Counter()
+    heard: set[str] = set()
     for raw in content.split(b"\n"):
-        match = LINE.fullmatch(raw.decode("utf-8", errors="replace"))
+        line = raw.decode("utf-8", errors="replace")
+        match = LINE.fullmatch(line)
         at = match and _time(match["day"], match["clock"], today)
-        if match is None or at is None:
+        if match is None or at is None or (heard and line.rstrip() in heard):
             continue
+        if match["message"].startswith(HEARD) and LINE.match(match["message"], len(HEARD)):
+            heard.add(match["message"][len(HEARD) :].rstrip())
         stamp = f"{match['day']}-{match['clock']}"
         seen[stamp] += 1
         level = "ERROR" if match["level"] == "FATAL" else match["level"]
-        logger = match["logger"]
+        context = (match["a"], match["b"], match["c"])
         yield Entry(
             at.astimezone(UTC),
             f"{stamp}-{seen[stamp]}",
             level,
-            escaped(match["thread"]),
-            escaped(logger),
-            escaped(redacted(match["message"], logger)),
-            tuple(escaped(without_secrets(match[name])) for name in "abc"),
+            match["thread"],
+            match["logger"],
+            context,
+            match["message"],
         )
 
 
@@ -155,18 +198,18 @@ def redacted(message: str, logger: str = "") -> str:
             return " ".join([arrow, word, *([mechanism] if is_known else []), REDACTED])
         if word.upper() not in COMMANDS and not REPLY.match(word + rest):
             return f"{arrow} {REDACTED}"
-    message = MECHANISM.sub(rf"\1 {REDACTED}", message)
+    message = ABOUT_AUTH.sub(rf"\1 {REDACTED}", MECHANISM.sub(rf"\1 {REDACTED}", message))
     return BASE64.sub(_unless_sasl, without_secrets(message))
 
 
 def _unless_sasl(match: re.Match[str]) -> str:
-    """SASL PLAIN (RFC 4616) is `[authzid] NUL authcid NUL password`, whatever stands around it."""
+    """What a client answers to a challenge, whatever stands around it."""
     text = match[0].rstrip("=")
     try:
         decoded = b64decode(text + "=" * (-len(text) % 4), altchars=None)
     except ValueError:
         return match[0]
-    return REDACTED if decoded.count(b"\0") == 2 and not decoded.endswith(b"\0") else match[0]
+    return REDACTED if SASL.search(decoded) else match[0]
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,5 +238,5 @@ class Filter:
             return False
         if (self.since and entry.at < self.since) or (self.until and entry.at > self.until):
             return False
-        # In what is shown: a search must not find what was left out of it.
-        return not self.search or self.search in entry.searched()
+        # In what is shown, too: a search must not find what was left out of it.
+        return not self.search or entry.has(self.search)

@@ -22,6 +22,7 @@ from urllib.parse import quote
 from zoneinfo import ZoneInfo
 
 from django.conf import settings
+from django.utils.translation import gettext_noop
 
 from gateway_project.core import clock, errors
 from gateway_project.core.stores.caching import SingleFlight, TTLCache
@@ -33,12 +34,14 @@ from robin.upstream.client import TEXT, robin
 SHARED_SECONDS = 2.0
 PAST_SECONDS = 60.0
 """A slice that has ended does not change; one of this moment is shared for less."""
-SLICE_BYTES = 2 << 20
+SLICE_BYTES = 4 << 20
 """What a slice should hold."""
-SLICE_BYTES_MAX = 12 << 20
+SLICE_BYTES_MAX = 8 << 20
 """Of more a shorter one is asked for."""
 RARE_BYTES = 4 << 20
 """So much of what a search finds Robin may as well give in one."""
+ENOUGH_BYTES = 256 << 10
+"""So much is looked at before a text is taken to be rare: Robin makes one text of all hits."""
 FILLED_SECONDS = 1.0
 """A page that is full is given after so much: counting on, for the total, costs Robin."""
 SEARCH_SECONDS = 3.5
@@ -49,6 +52,9 @@ CUTS = (5, 7, 8, 9, 10, 11)
 DAY, TEN_MINUTES, SECOND = 0, 2, 5
 SAMPLE, ONE_IN = "137|", 1000
 """Lines of that millisecond: any that no log is full of."""
+STAMPED_CHARS = len("ERROR|1129-041130137|")
+RARE_LINE_BYTES = 200
+"""Of a line; so much is taken to be there of what no sample has."""
 SMALL_SECONDS = 0.15
 """Robin read both files in that: so they are, and all of them may be asked for."""
 READ_BYTES_PER_SECOND = 300 << 20
@@ -73,9 +79,19 @@ class Profile:
     known_since: float  # monotonic()
     bytes_in: Counter[str] = field(default_factory=Counter)
     """Ten minutes, as `1129-041` → bytes, estimated."""
+    bytes_of: Counter[str] = field(default_factory=Counter)
+    """What lines begin with, as `ERROR|` → bytes, estimated."""
 
-    def level(self, end: datetime, zone: ZoneInfo, coarsest: int) -> int:
-        """The longest slice before `end` that should not be too large."""
+    def share(self, markers: list[str]) -> float:
+        """How much of the log lines are that have one of these before their time."""
+        total = self.bytes_of.total()
+        if markers == ["|"] or not total:
+            return 1.0
+        there = sum(self.bytes_of[marker] for marker in markers)
+        return max(there, RARE_LINE_BYTES * ONE_IN) / max(total, RARE_LINE_BYTES * ONE_IN)
+
+    def level(self, end: datetime, zone: ZoneInfo, coarsest: int, share: float) -> int:
+        """The longest slice before `end` of which that share should not be too large."""
         if self.is_small:
             return DAY
         if not self.bytes_in:
@@ -83,7 +99,7 @@ class Profile:
         for level in range(DAY, SECOND):
             name = _name(_begin_of(end, level, zone), min(level, TEN_MINUTES), zone)
             there = sum(n for ten, n in self.bytes_in.items() if ten.startswith(name))
-            if there * min(1.0, SPANS[level] / SPANS[TEN_MINUTES]) <= SLICE_BYTES:
+            if share * there * min(1.0, SPANS[level] / SPANS[TEN_MINUTES]) <= SLICE_BYTES:
                 return level
         return SECOND
 
@@ -123,8 +139,8 @@ async def walk(which: Filter) -> AsyncIterator[tuple[list[Entry], datetime]]:
         entries = await asyncio.to_thread(_read, content, which, zone, begin, end)
         yield entries, begin
         checked += len(content)
-        found += sum(len(entry.message) for entry in entries)
-        if not may_ask or not checked:
+        found += sum(len(entry.raw_message) for entry in entries)
+        if not may_ask or checked < ENOUGH_BYTES:
             continue
         may_ask = found / checked * profile.bytes_total <= RARE_BYTES
         if may_ask:
@@ -155,9 +171,9 @@ async def _pieces(
     end = latest = now + timedelta(seconds=1)
     if which.until is not None and which.until < latest:  # to the last of all days nothing adds
         end = min(latest, which.until.astimezone(UTC) + timedelta(milliseconds=1))
-    level = TEN_MINUTES
+    level, share = TEN_MINUTES, profile.share(which.markers())
     while end > earliest:
-        level = profile.level(end, zone, level)
+        level = profile.level(end, zone, level, share)
         while True:
             begin = _begin_of(end, level, zone)
             try:
@@ -169,7 +185,9 @@ async def _pieces(
             except _TooMuch:
                 if level == SECOND:
                     raise errors.UpstreamUnexpected(
-                        "Robin wrote more in one second than can be shown. Choose another time."
+                        gettext_noop(
+                            "Robin wrote more in one second than can be shown. Choose another time."
+                        )
                     ) from None
                 level += 1
         content = b"".join(contents)
@@ -214,20 +232,23 @@ async def _profiled(zone: ZoneInfo) -> Profile:
     global _profile
     if _profile is not None and monotonic() - _profile.known_since < PAST_SECONDS:
         return _profile
-    began = monotonic()
+    began, content, is_answered = monotonic(), b"", True
     try:
         content = await _asked(SAMPLE, is_past=False)
     except _TooMuch:
-        content = b""
-        began -= 1.0  # it is not small
+        is_answered = False
     seconds = monotonic() - began
-    bytes_in: Counter[str] = Counter()
+    bytes_in, bytes_of = Counter[str](), Counter[str]()
     for line in content.split(b"\n"):
-        _, _, stamp = line[:19].partition(b"|")
-        if stamp[11:14] == SAMPLE[:-1].encode():
-            bytes_in[stamp[:8].decode("ascii", "replace")] += ONE_IN * (len(line) + 1)
-    total = max(float(bytes_in.total()), seconds * READ_BYTES_PER_SECOND)
-    _profile = Profile(seconds < SMALL_SECONDS, total, monotonic(), bytes_in)
+        level, bar, stamp = line[:STAMPED_CHARS].partition(b"|")
+        if stamp.endswith(SAMPLE.encode()):
+            size = ONE_IN * (len(line) + 1)
+            bytes_in[stamp[:8].decode("ascii", "replace")] += size
+            bytes_of[(level + bar).decode("ascii", "replace")] += size
+    # An empty sample tells nothing: clocks that tick in tens of milliseconds never say 137.
+    is_small = is_answered and seconds < SMALL_SECONDS
+    total = float(bytes_in.total()) or seconds * READ_BYTES_PER_SECOND
+    _profile = Profile(is_small, total, monotonic(), bytes_in, bytes_of)
     return _profile
 
 

@@ -1,8 +1,9 @@
 """Robin's figures: as they are now, and as series of samples, since Robin keeps no history.
 
 A sample is a dict of plain numbers: `queue_size, dead, connections, cpu_percent, memory_percent` as
-they were, `accepted` (mails) and `opened` (connections) as counters that begin at 0 when Robin
-starts. Robin does not count what it delivers: that is what was accepted and is not there any more.
+they were, `accepted` (mails), `opened` (connections) and `died` (items given up, less what was
+deleted of them) as counters that begin at 0 when Robin starts. Robin does not count what it
+delivers: that is what was accepted and is not there any more.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from gateway_project.core.stores.refused import UNFIT, write_all_but
 from gateway_project.core.stores.sweeps import Round
 from gateway_project.core.telemetry.logging import get_logger
 from robin.models import MetricSample
-from robin.queue import alerts
+from robin.queue import alarms, alerts
 from robin.queue.alerts import client
 
 KEEP_DAYS = 30
@@ -157,8 +158,10 @@ def _percent(share: float) -> float:
 def figures(values: Values, health: Mapping[str, Any]) -> dict[str, float]:
     """One sample; what is not known is left out."""
     used, total = _memory(values)
+    queue = health.get("queue") or {}
     found: dict[str, float | None] = {
-        "queue_size": (health.get("queue") or {}).get("size"),
+        "queue_size": queue.get("size"),
+        "died": queue.get("dead"),
         "connections": _connections(health) if health.get("listeners") is not None else None,
         "cpu_percent": _percent(_one(values, "system_cpu_usage") or 0.0),
         "memory_percent": _percent(used / total),
@@ -180,17 +183,48 @@ def sample() -> bool:
             raise ValueError("another media type")
         found = figures(prometheus(text.content), health)
         dead = alerts.dead_items()
+        looked = alarms.look(may_ask=dead is None)
     except (errors.GatewayError, httpx.HTTPError, *UNFIT) as exc:
         log.warning("robin_sample_failed", error=type(exc).__name__)
         return False
     with transaction.atomic():
         write_all_but([found], lambda _: alerts.tell(found, dead), _park("robin.alerts"))
-        write_all_but([found], lambda _: _keep(found), _park("robin.sample"))
+        write_all_but([found], lambda _: _keep(found | looked.figures()), _park("robin.sample"))
+        write_all_but([found], lambda _: _judge(looked), _park("robin.alerts"))
     return True
 
 
 def _keep(found: dict[str, float]) -> None:
     MetricSample.objects.create(figures=found)
+
+
+def _judge(looked: alarms.Looked) -> None:
+    """What the alarms look at; None, and it is left out, for what is not known."""
+    kinds = alarms.on()
+    if not kinds:
+        return
+    now = clock.now()
+    rows = list(
+        MetricSample.objects.filter(at__gte=now - alarms.SHARE_SPAN).order_by("at")
+        .values_list("at", "figures")
+    )  # fmt: skip
+    sizes = points(rows, "queue_size")
+    before = [value for at, value in sizes if at <= now - alarms.GROWTH_SPAN]
+    values = {
+        "oldest": looked.oldest_minutes,
+        "growth": max(0.0, sizes[-1][1] - before[-1]) if sizes and before else None,
+        "dead": looked.dead,
+        "bounce": alarms.share(*left(rows)),
+    }
+    alarms.judge({kind: value for kind, value in values.items() if value is not None})
+
+
+def left(rows: Iterable[tuple[datetime, Mapping[str, float]]]) -> tuple[float, float]:
+    """Of these samples: how many items died, and how many left otherwise."""
+    rows = list(rows)
+    died = sum(value for _, value in points(rows, "died", is_counter=True))
+    gone = sum(value for _, value in points(with_delivered(rows), "delivered", is_counter=True))
+    return died, gone
 
 
 def _park(kind: str) -> Callable[[object, Exception], object]:
@@ -236,39 +270,55 @@ def _spread(asked: QuerySet[MetricSample]) -> list[datetime]:
 
 def series(samples: Iterable[tuple[datetime, Mapping[str, float]]]) -> list[dict[str, Any]]:
     """The UI's series. Of a counter each point shows how much came since the point before."""
-    rows = _with_delivered(samples)
+    rows = with_delivered(samples)
     answer = []
     for metric, (unit, name, is_counter) in SERIES.items():
-        known = [(at, row[name]) for at, row in rows if name in row]
-        if is_counter:
-            # Less than before: Robin was started anew, and all of it came since.
-            known = [
-                (at, value - before if value >= before else value)
-                for (_, before), (at, value) in pairwise(known)
-            ]
-        points = [{"timestamp": utc_text(at), "value": value} for at, value in known]
-        answer.append({"metric": metric, "unit": unit, "dataPoints": points})
+        known = points(rows, name, is_counter=is_counter)
+        shown = [{"timestamp": utc_text(at), "value": value} for at, value in known]
+        answer.append({"metric": metric, "unit": unit, "dataPoints": shown})
     return answer
 
 
-def _with_delivered(
+def points(
+    rows: Iterable[tuple[datetime, Mapping[str, float]]], name: str, *, is_counter: bool = False
+) -> list[tuple[datetime, float]]:
+    """One figure over time; of a counter how much came since the point before."""
+    known = [(at, row[name]) for at, row in rows if name in row]
+    if not is_counter:
+        return known
+    # Less than before: Robin was started anew, and all of it came since.
+    return [
+        (at, value - before if value >= before else value)
+        for (_, before), (at, value) in pairwise(known)
+    ]
+
+
+def with_delivered(
     samples: Iterable[tuple[datetime, Mapping[str, float]]],
 ) -> list[tuple[datetime, Mapping[str, float]]]:
     """With `delivered`, a counter: of what was accepted, and of what waited, what has left."""
     found: list[tuple[datetime, Mapping[str, float]]] = []
-    delivered, before = 0.0, None
+    delivered = 0.0
+    before: Mapping[str, float] | None = None
     for at, figures in samples:
         row = {name: figures[old] for name, old in RENAMED.items() if old in figures} | {**figures}
         if "accepted" in row and "queue_size" in row:
-            waits = row["queue_size"] + row.get("dead", 0.0)
             if before is not None:
-                came = row["accepted"] - before[0]
+                came = row["accepted"] - before["accepted"]
                 came = came if came >= 0 else row["accepted"]  # Robin was started anew
-                delivered += max(0.0, came - (waits - before[1]))
-            before = row["accepted"], waits
+                stays = row["queue_size"] - before["queue_size"] + _died(before, row)
+                delivered += max(0.0, came - stays)
+            before = row
             row["delivered"] = delivered
         found.append((at, row))
     return found
+
+
+def _died(before: Mapping[str, float], row: Mapping[str, float]) -> float:
+    """How many more are dead than before, by their list or by Robin's own count."""
+    if "dead" in before and "dead" in row:
+        return row["dead"] - before["dead"]
+    return max(0.0, row.get("died", 0.0) - before.get("died", row.get("died", 0.0)))
 
 
 def as_csv(found: Iterable[Mapping[str, Any]]) -> str:

@@ -17,6 +17,7 @@ from uuid import UUID
 
 import orjson
 from django.conf import settings
+from django.db import transaction
 from django.db.models import F, Q
 from redis.exceptions import RedisError
 
@@ -50,7 +51,7 @@ log = get_logger("gateway.robin")
 def create(
     action: str, uids: Sequence[str], *, by: UUID, is_forced: bool, trail: dict[str, Any]
 ) -> QueueJob:
-    """Write it down, with its line of the audit trail; a worker begins within seconds."""
+    """Write it down; a worker begins within seconds."""
     return QueueJob.objects.create(
         action=action,
         created_by_id=by,
@@ -59,6 +60,23 @@ def create(
         is_forced=is_forced,
         audit=trail,
     )
+
+
+def begin(
+    action: str,
+    uids: Sequence[str],
+    *,
+    by: UUID,
+    is_forced: bool,
+    trail: dict[str, Any],
+    details: dict[str, Any],
+) -> QueueJob:
+    """The same with its line of the audit trail: neither is there without the other."""
+    with transaction.atomic():
+        job = create(action, uids, by=by, is_forced=is_forced, trail=trail)
+        name, target = f"robin.queue.{action}", f"{len(uids)} items"
+        audit(name, target=target, **trail, job=str(job.pk), **details)
+    return job
 
 
 def uids_of(job: QueueJob) -> list[str]:
@@ -245,8 +263,8 @@ class _Worker:
                 turn = await self.scanner.turns.begin()
                 if turn.state == "mine":
                     return True
-                if turn.state == "abandoned" and await self.source.is_free():
-                    await self.scanner.turns.settle(turn.seconds)
+                if turn.state == "abandoned":
+                    await self.scanner.settle(turn)
                 if monotonic() > until:
                     return False
                 await asyncio.sleep(min(1.0, max(0.05, turn.seconds)))
@@ -260,7 +278,7 @@ class _Worker:
         began = monotonic()
         try:
             answer = await self.source.act(action, uids, timeout_seconds=TIMEOUT_SECONDS)
-            done = services.counted(action, answer)  # type: ignore[arg-type]
+            done = services.counted(action, answer, len(uids))  # type: ignore[arg-type]
         except errors.GatewayError as error:
             if isinstance(error.__cause__, UpstreamTimeout):
                 await self.scanner.turns.leave()

@@ -14,7 +14,8 @@ from collections import deque
 from typing import Any, NamedTuple, Protocol
 
 from django.conf import settings
-from redis.asyncio import Redis
+
+from gateway_project.core.stores.addresses import async_client
 
 TERM_SECONDS = 5.0
 KEEP_SECONDS = 3600
@@ -87,7 +88,7 @@ class RedisLeaderLock:
         self._term_ms = int(term_seconds * 1000)
         self._keys = [PREFIX + name for name in ("holder", "fence", "picture", "words")]
         # No retries of its own: the loop that calls comes back in a second anyway.
-        self._redis: Any = Redis.from_url(url, socket_timeout=2, socket_connect_timeout=1)
+        self._redis: Any = async_client(url, socket_timeout=2, socket_connect_timeout=1)
 
     async def acquire(self) -> int:
         return int(await self._redis.eval(ACQUIRE, 2, *self._keys[:2], self._me, self._term_ms))

@@ -22,9 +22,11 @@ from time import monotonic
 from typing import Any, Literal
 
 from django.conf import settings
+from django.utils.translation import gettext_noop
 from redis.exceptions import RedisError
 
 from gateway_project.core import clock, errors
+from gateway_project.core.sentences import Sentence
 from gateway_project.core.stores import redis
 from gateway_project.core.telemetry.logging import get_logger
 from gateway_project.core.telemetry.loops import Loop
@@ -33,7 +35,7 @@ from robin.queue import scan_store, seen, turns
 from robin.queue.scan_store import SIZES, TROUBLE, Facts, Part, ScanStore
 from robin.queue.source import LISTS, PART_ITEMS, RobinSource, Source
 from robin.queue.translate import Item
-from robin.queue.turns import Turns, make_turns
+from robin.queue.turns import Turn, Turns, make_turns
 from robin.upstream.client import robin
 
 State = Literal["READY", "CLAIMED", "DEAD"]
@@ -47,6 +49,8 @@ CALM_SECONDS = 60.0
 """How old it may be for who does not watch."""
 KEEP_TURN_SECONDS = 3.0
 LOOK_SECONDS = 0.5
+BETWEEN_LOOKS_SECONDS = 3.0
+"""At most so much lies between two looks at what was abandoned, whoever looks."""
 SIZES_REST = 50
 """Sizes are asked for again after so many times as long as they took."""
 QUICK_SECONDS = 0.3
@@ -65,7 +69,7 @@ _loop = Loop("robin.scan")
 class Reading(errors.UpstreamUnavailable):
     """It is not known yet: Robin is being asked, or will be, in `seconds`."""
 
-    def __init__(self, detail: str, *, seconds: float) -> None:
+    def __init__(self, detail: str | Sentence, *, seconds: float) -> None:
         super().__init__(detail, retry_after_seconds=max(1, min(600, round(seconds))))
 
 
@@ -171,6 +175,8 @@ class Scanner:
     _last_facts: Mapping[str, Facts] = field(default_factory=dict)
     _last_parts: dict[str, bytes] = field(default_factory=dict)
     _is_closed: bool = False
+    _seen_busy: float = 0.0
+    """For how long what was abandoned had gone on when it was seen last."""
 
     async def close(self) -> None:
         self._is_closed = True
@@ -223,10 +229,13 @@ class Scanner:
         wanted = parts_of("ALL", facts) if WHOLE in names else [*names]
         return await self._view(facts, wanted if is_loaded else [])
 
-    async def each(self, view: View) -> AsyncIterator[list[Item]]:
-        """All items that are known, each once and with its state, a part at a time."""
+    async def each(
+        self, view: View, *, begin: int = 0, end: int | None = None
+    ) -> AsyncIterator[list[Item]]:
+        """All items that are known, each once and with its state, a part at a time: of all parts,
+        or of those from number `begin` to `end`."""
         seen_uids: set[str] = set()
-        for name in parts_of("ALL", view.facts):
+        for name in parts_of("ALL", view.facts)[begin:end]:
             read = await asyncio.to_thread(_unpacked, await self._parts([name]))
             items = [i for i in _items(read.get(name)) if i["uid"] not in seen_uids]
             seen_uids.update(item["uid"] for item in items)
@@ -236,6 +245,11 @@ class Scanner:
         """What is known, without wanting more; None for nothing. Without parts."""
         facts = await self._facts()
         return View(facts, {}) if "ALL:0" in facts or SIZES in facts else None
+
+    async def last_known(self) -> View | None:
+        """What was read last, however long ago, with states; None for nothing. Wants nothing."""
+        facts = await self._facts()
+        return await self._view(facts, []) if "ALL:0" in facts else None
 
     def _wait_seconds(
         self,
@@ -269,8 +283,10 @@ class Scanner:
             raise _error_of(trouble)
         if first is None:
             raise Reading(
-                "Robin's queue is being read for the first time, which takes as long as it is "
-                "long. Try again after Retry-After seconds.",
+                gettext_noop(
+                    "Robin's queue is being read for the first time, which takes as long as it is "
+                    "long. Try again after Retry-After seconds."
+                ),
                 seconds=max(5.0, 2 * waited),
             )
 
@@ -349,8 +365,7 @@ class Scanner:
                 return min(wait, later)
             turn = await self.turns.begin()
             if turn.state == "abandoned":
-                if await self.source.is_free():
-                    await self.turns.settle(turn.seconds)
+                await self.settle(turn)
                 return LOOK_SECONDS
             if turn.state != "mine":
                 return min(wait, turn.seconds if turn.state == "resting" else LOOK_SECONDS)
@@ -371,8 +386,8 @@ class Scanner:
         facts = await self.store.facts()
         if name not in facts or clock.time() - facts[name]["at"] > age_seconds:
             turn = await self.turns.begin()
-            if turn.state == "abandoned" and await self.source.is_free():
-                await self.turns.settle(turn.seconds)
+            if turn.state == "abandoned":
+                await self.settle(turn)
             if turn.state != "mine":
                 return None
             await self._read(name)
@@ -421,6 +436,21 @@ class Scanner:
                 found[one] = min(wish.age_seconds, found.get(one, wish.age_seconds))
         return found
 
+    async def settle(self, abandoned: Turn) -> None:
+        """If Robin is done with what was abandoned, let it rest for as long as that took.
+
+        When it was done nobody knows, unless somebody saw it busy: whoever had the turn may have
+        stood still for an hour, or be started anew after a night. So no more is counted than was
+        seen, or than a list may take.
+        """
+        if not await self.source.is_free():
+            self._seen_busy = abandoned.seconds
+            return
+        took = max((f.get("took", 0.0) for f in (await self.store.facts()).values()), default=0.0)
+        most = max(self._seen_busy + BETWEEN_LOOKS_SECONDS, 2 * took or OVERDUE_SECONDS)
+        self._seen_busy = 0.0
+        await self.turns.settle(min(abandoned.seconds, most))
+
     async def _keep_turn(self) -> None:
         while True:
             await asyncio.sleep(KEEP_TURN_SECONDS)
@@ -453,7 +483,7 @@ class Scanner:
             queue = health.get("queue") if isinstance(health, dict) else None
             if isinstance(queue, dict):
                 names = ("ready", "claimed", "dead")
-                found |= {name: queue[name] for name in names if isinstance(queue.get(name), int)}
+                found |= {name: queue[name] for name in names if _is_count(queue.get(name))}
         found["took"] = monotonic() - began
         await self.store.put(SIZES, found)
         return found
@@ -548,8 +578,8 @@ class Scanner:
         while True:
             try:
                 turn = await self.turns.begin(at_once=True)
-                if turn.state == "abandoned" and await self.source.is_free():
-                    await self.turns.settle(turn.seconds)
+                if turn.state == "abandoned":
+                    await self.settle(turn)
             except (RedisError, OSError) as exc:
                 raise errors.StoreUnavailable from exc
             if turn.state == "mine":
@@ -557,8 +587,10 @@ class Scanner:
             if monotonic() > until:
                 left = await self.seconds_until_free()
                 raise Reading(
-                    "Nothing was done: Robin reads out its queue, and does nothing else "
-                    "meanwhile. Try again after Retry-After seconds.",
+                    gettext_noop(
+                        "Nothing was done: Robin reads out its queue, and does nothing else "
+                        "meanwhile. Try again after Retry-After seconds."
+                    ),
                     seconds=left or 5.0,
                 )
             await asyncio.sleep(0.1)
@@ -661,6 +693,10 @@ class Scanner:
             if float(at) > part.at:
                 acts[uid] = (action, float(at))
         return _after(kind, part, acts)
+
+
+def _is_count(value: Any) -> bool:
+    return type(value) is int and value >= 0
 
 
 def _unpacked(found: Mapping[str, bytes]) -> dict[str, Part]:

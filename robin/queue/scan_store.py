@@ -14,8 +14,8 @@ from typing import Any, NamedTuple, Protocol
 
 import orjson
 from django.conf import settings
-from redis.asyncio import Redis
 
+from gateway_project.core.stores.addresses import async_client
 from gateway_project.core.stores.refused import UNFIT
 from gateway_project.core.telemetry.logging import get_logger
 
@@ -92,7 +92,7 @@ return 1
 
 class RedisScanStore:
     def __init__(self, url: str) -> None:
-        self._redis: Any = Redis.from_url(url, socket_timeout=2, socket_connect_timeout=1)
+        self._redis: Any = async_client(url, socket_timeout=2, socket_connect_timeout=1)
         self._facts, self._acts = PREFIX + "facts", PREFIX + "acts"
 
     async def facts(self) -> dict[str, Facts]:

@@ -14,9 +14,11 @@ from uuid import UUID
 
 from django.conf import settings
 from django.core.cache import cache
+from django.utils.translation import gettext_noop
 
 from gateway_project.core import errors
 from gateway_project.core.clock import utc_text
+from gateway_project.core.sentences import Sentence
 from gateway_project.core.upstream.breaker import BreakerOpen
 from robin.queue import live, scan
 from robin.queue.scan import STATES, State, View, scanner
@@ -32,10 +34,21 @@ NO_SUCH_ITEM = (
     "There is no such item in the queue; it may have been delivered. GET /api/v1/queue lists what "
     "waits."
 )
+UIDS_AUDITED_MAX = 50
 AT_ONCE_MAX = 25
 """So many are done while the caller waits: Robin may take a sixth of a second for each."""
 CONFIRM_SECONDS = 120
 COUNTS = {"delete": "deletedCount", "retry": "retriedCount", "bounce": "bouncedCount"}
+
+
+NOWHERE = "(none)"
+"""The destination of an item without a recipient that has one."""
+
+
+def destinations_of(item: Item) -> frozenset[str]:
+    """The domains of the recipients that Robin shows of it, the first five."""
+    found = {rcpt.rpartition("@")[2].lower() for rcpt in item["recipients"] if "@" in rcpt}
+    return frozenset(found - {""}) or frozenset({NOWHERE})
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +61,8 @@ class Filter:
     """In a recipient, the uid or the session's uid, whatever the case."""
     retry_min: int | None = None
     retry_max: int | None = None
+    destination: str = ""
+    """The domain of a recipient, in small letters; `NOWHERE` for none."""
 
     def matches(self, item: Item) -> bool:
         """By what Robin's list shows: of the recipients the first five."""
@@ -58,6 +73,8 @@ class Filter:
         if self.retry_min is not None and item["retryCount"] < self.retry_min:
             return False
         if self.retry_max is not None and item["retryCount"] > self.retry_max:
+            return False
+        if self.destination and self.destination not in destinations_of(item):
             return False
         wanted = self.search.lower()
         texts = (*item["recipients"], item["uid"], item.get("sessionUid", ""))
@@ -120,7 +137,10 @@ async def _whole(which: Filter) -> View:
     view = await scanner().view(scan.WHOLE, is_loaded=False)
     if which.states and "READY" not in which.states and not view.knows_states:
         raise scan.Reading(
-            "Which items are claimed, or dead, has not been read yet. Try again later.", seconds=30
+            gettext_noop(
+                "Which items are claimed, or dead, has not been read yet. Try again later."
+            ),
+            seconds=30,
         )
     return view
 
@@ -132,8 +152,15 @@ def _raise_if_unread(view: View, names: Sequence[str], first: int) -> None:
 
 def _unread(view: View) -> scan.Reading:
     return scan.Reading(
-        f"This part of the queue has not been read yet: {view.known} of {view.total} items are "
-        "known. Robin's list is asked for slowly, so that mail goes on. Try again later.",
+        Sentence(
+            gettext_noop(
+                "This part of the queue has not been read yet: %(known)s of %(total)s "
+                "items are known. Robin's list is asked for slowly, so that mail goes "
+                "on. Try again later."
+            ),
+            known=str(view.known),
+            total=str(view.total),
+        ),
         seconds=30.0,
     )
 
@@ -176,7 +203,15 @@ class Done(NamedTuple):
     requested: int
     unknown: int = 0
     left_out: int = 0
-    warnings: tuple[str, ...] = ()
+    last_try: int = 0
+    """So many are dead at once if this try fails."""
+    doubt: str = ""
+    """Of `MAYBE_IN_DELIVERY`, where nobody knows what is being delivered."""
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        last = LAST_TRY.format(self.last_try) if self.last_try else ""
+        return tuple(filter(None, (last, self.doubt)))
 
 
 IN_DELIVERY = {
@@ -185,55 +220,53 @@ IN_DELIVERY = {
     "delete": "It is being delivered at this moment: it may go out all the same.",
 }
 MAYBE_IN_DELIVERY = {
-    "retry": "What Robin is delivering at this moment goes out twice.",
-    "bounce": "What Robin is delivering at this moment goes out all the same.",
-    "delete": "What Robin is delivering at this moment goes out all the same.",
+    "retry": gettext_noop("What Robin is delivering at this moment goes out twice."),
+    "bounce": gettext_noop("What Robin is delivering at this moment goes out all the same."),
+    "delete": gettext_noop("What Robin is delivering at this moment goes out all the same."),
 }
-LAST_TRY = "Of these, {} have no try left: if this one fails they are dead at once."
+LAST_TRY = gettext_noop("Of these, {} have no try left: if this one fails they are dead at once.")
 
 
 async def act(action: Action, uids: Sequence[str], *, is_forced: bool = False) -> Done:
     """Do it to these, a few: at once. Raises `Reading` when Robin reads out its queue meanwhile,
     and what `RobinAPI` raises, with `done`, `requested` and `unknown` in its `more`."""
     claimed, is_certain = await scanner().claimed()
-    warnings = await _warnings(action, uids)
+    last = await _last_tries(action, uids)
+    doubt = "" if is_certain else MAYBE_IN_DELIVERY[action]
     chosen = [uid for uid in uids if is_forced or uid not in claimed]
-    if not is_certain:
-        warnings = (*warnings, MAYBE_IN_DELIVERY[action])
     left_out = len(uids) - len(chosen)
     if not chosen:
-        return Done(0, len(uids), left_out=left_out, warnings=warnings)
+        return Done(0, len(uids), left_out=left_out, last_try=last, doubt=doubt)
     async with scanner().turn(seconds=settings.ROBIN_TIMEOUT_SECONDS):
         try:
             answer = await robin().client.post(f"/client/queue/{action}", {"uids": chosen})
-            done = counted(action, answer)
+            done = counted(action, answer, len(chosen))
         except errors.GatewayError as error:
             # What was not sent did not happen; of all else nobody knows.
             unknown = 0 if isinstance(error.__cause__, NotSent | BreakerOpen) else len(chosen)
             error.more = {"done": 0, "requested": len(uids), "unknown": unknown}
             raise
     await scanner().acted(action, chosen)
-    return Done(done, len(uids), left_out=left_out, warnings=warnings)
+    return Done(done, len(uids), left_out=left_out, last_try=last, doubt=doubt)
 
 
-def counted(action: Action, answer: Any) -> int:
-    """How many Robin says that it did it to."""
+def counted(action: Action, answer: Any, asked: int) -> int:
+    """Of so many, to how many Robin says that it did it."""
     count = answer.get(COUNTS[action]) if isinstance(answer, dict) else None
-    if not isinstance(count, int):
+    if type(count) is not int or not 0 <= count <= asked:  # `true` is an int to Python
         raise errors.UpstreamUnexpected
     return count
 
 
-async def _warnings(action: Action, uids: Sequence[str]) -> tuple[str, ...]:
+async def _last_tries(action: Action, uids: Sequence[str]) -> int:
     """A retry takes one of an item's tries; the last one makes it dead."""
     if action != "retry":
-        return ()
+        return 0
     try:
         view = await scanner().known_items(uids)
     except errors.GatewayError:
-        return ()
-    last = sum(item["retryCount"] + 1 >= item["maxRetryCount"] for item in view)
-    return (LAST_TRY.format(last),) if last else ()
+        return 0
+    return sum(item["retryCount"] + 1 >= item["maxRetryCount"] for item in view)
 
 
 async def act_on_one(action: Action, uid: str, *, is_forced: bool) -> Done:
@@ -275,7 +308,9 @@ async def confirm(action: Action, which: Filter, token: str, *, by: str) -> list
     """The uids that were shown as a number; the token is good once, for the same person."""
     kept = await cache.aget(_key(by))
     if kept is None or kept[:3] != (token, action, which) or not await cache.adelete(_key(by)):
-        raise errors.Conflict("This confirmation is not valid, or no longer. Send the filter anew.")
+        raise errors.Conflict(
+            gettext_noop("This confirmation is not valid, or no longer. Send the filter anew.")
+        )
     return list(kept[3])
 
 

@@ -12,8 +12,10 @@ from urllib.parse import urlencode
 
 import httpx
 from django.conf import settings
+from django.utils.translation import gettext_noop
 
 from gateway_project.core import errors
+from gateway_project.core.sentences import Sentence
 from gateway_project.core.telemetry.metrics import live_polls
 from gateway_project.core.upstream.client import AnswerTooLarge, UpstreamTimeout
 from robin.config import settings_page
@@ -165,7 +167,12 @@ async def _asked(call: Any) -> httpx.Response:
         raise errors.UpstreamUnexpected from exc
     if answer.status_code >= 500:
         raise errors.UpstreamUnexpected(
-            f"Robin failed: it answered with the status {answer.status_code}. Look at its log."
+            Sentence(
+                gettext_noop(
+                    "Robin failed: it answered with the status %(status_code)s. Look at its log."
+                ),
+                status_code=str(answer.status_code),
+            )
         )
     if answer.status_code != 200:
         raise errors.UpstreamUnexpected

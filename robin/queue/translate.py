@@ -25,6 +25,10 @@ TOTAL = re.compile(r"Total items:\s*<strong>(\d+)</strong>")
 CELL = re.compile(r"<td\b[^>]*>(.*?)</td>", re.DOTALL)
 UID = re.compile(r"data-uid=['\"]([^'\"]+)['\"]")
 MORE = re.compile(r"\s*…\s*\(\+(\d+)\)\s*$")
+TAG = re.compile(r"<[^>]*>")
+"""Of its files, where a recipient is called `{{FILES}}`: Robin fills its row name by name."""
+RCPT = re.compile(r'(?:"(?:[^"\\]|\\.)*"|[^,])+')
+"""Up to a comma that is not within quotes: `"a, b"@north.example` is one."""
 FILE = re.compile(r"<span title=['\"]([^'\"]*)['\"]")
 CELLS = 11
 COUNT_MAX = 2**53
@@ -100,9 +104,11 @@ def _item(cells: list[str], retries_max: Mapping[str, int]) -> Item:
     if uid is None:
         raise ValueError("not a row of the queue")
     protocol = unescape(cells[4]).strip()
-    recipients = unescape(cells[8])
+    # Before it is unescaped: what a recipient holds is no tag, and Robin may have put one there.
+    recipients = unescape(TAG.sub("", cells[8]))
     more = MORE.search(recipients)
-    shown = [one.strip() for one in MORE.sub("", recipients).split(",") if one.strip()]
+    shown = [one.strip() for one in RCPT.findall(MORE.sub("", recipients))]
+    shown = [one for one in shown if one]
     tries = retries_max.get(protocol.lower(), retries_max.get("", RETRIES_MAX))
     item: Item = {
         "uid": unescape(uid[1]),

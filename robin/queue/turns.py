@@ -17,7 +17,8 @@ from time import monotonic
 from typing import Any, Literal, NamedTuple, Protocol
 
 from django.conf import settings
-from redis.asyncio import Redis
+
+from gateway_project.core.stores.addresses import async_client
 
 TERM_SECONDS = 10.0
 """Of a holder who falls silent; renewed by `keep`."""
@@ -110,7 +111,7 @@ class RedisTurns:
     def __init__(self, url: str) -> None:
         self._me = secrets.token_hex(16)
         self._keys = [PREFIX + name for name in ("holder", "since", "rest")]
-        self._redis: Any = Redis.from_url(url, socket_timeout=2, socket_connect_timeout=1)
+        self._redis: Any = async_client(url, socket_timeout=2, socket_connect_timeout=1)
 
     async def begin(self, *, at_once: bool = False) -> Turn:
         term_ms = int(TERM_SECONDS * 1000)

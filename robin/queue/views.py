@@ -11,14 +11,13 @@ from uuid import UUID
 
 from django.http import HttpRequest, HttpResponse
 
-from accounts.events import audit
 from gateway_project.core import clock, errors
 from gateway_project.core.api.endpoint import Answer, asked
 from gateway_project.core.api.responses import reply
 from gateway_project.core.clock import utc_text
 from gateway_project.core.stores import database
 from robin.access.authentication import TOKEN
-from robin.models import QueueJob
+from robin.access.repeats import changing
 from robin.permissions import Permission
 from robin.queue import jobs, services
 from robin.queue.schemas import (
@@ -35,7 +34,6 @@ from robin.queue.schemas import (
 from robin.queue.services import Done
 from robin.upstream.viewset import UPSTREAM, RobinViewSet, endpoint, invalid
 
-UIDS_AUDITED_MAX = 50
 QUEUE = ("robin queue",)
 ACTING = [*UPSTREAM, errors.NotFound, errors.Conflict]
 NOT_HELD = (
@@ -117,7 +115,7 @@ class QueueViewSet(RobinViewSet):
     async def item(self, request: HttpRequest, uid: str) -> HttpResponse:
         return reply(await services.find(uid))
 
-    @endpoint(
+    @changing(
         operation="retryQueueItem",
         summary="Try to deliver an item now",
         description=(
@@ -134,7 +132,7 @@ class QueueViewSet(RobinViewSet):
     async def retry(self, request: HttpRequest, uid: str) -> HttpResponse:
         return await self._act_on_one(request, "retry", uid)
 
-    @endpoint(
+    @changing(
         operation="bounceQueueItem",
         summary="Give an item up",
         description=(
@@ -150,7 +148,7 @@ class QueueViewSet(RobinViewSet):
     async def bounce(self, request: HttpRequest, uid: str) -> HttpResponse:
         return await self._act_on_one(request, "bounce", uid)
 
-    @endpoint(
+    @changing(
         operation="deleteQueueItem",
         summary="Delete an item",
         description=(
@@ -177,7 +175,7 @@ class QueueViewSet(RobinViewSet):
             result(found)
         return _done(found)
 
-    @endpoint(
+    @changing(
         operation="actOnQueue",
         summary="Retry, delete or bounce many",
         description=(
@@ -222,7 +220,7 @@ class QueueViewSet(RobinViewSet):
                 )
             uids = await services.confirm(body.action, which, body.confirm, by=me)
             details["filter"] = body.filter.model_dump(exclude_defaults=True)
-        details |= {"requested": len(uids), "uids": uids[:UIDS_AUDITED_MAX]}
+        details |= {"requested": len(uids), "uids": uids[: services.UIDS_AUDITED_MAX]}
         target = f"{len(uids)} items"
         name = f"robin.queue.{body.action}"
         if len(uids) > services.AT_ONCE_MAX:
@@ -231,15 +229,15 @@ class QueueViewSet(RobinViewSet):
                 "client_ip": self.context.client_ip,
                 "request_id": self.context.request_id,
             }
-
-            def begin() -> QueueJob:
-                job = jobs.create(
-                    body.action, uids, by=self.principal.user_id, is_forced=body.force, trail=trail
-                )
-                audit(name, target=target, **trail, job=str(job.pk), **details)
-                return job
-
-            job = await database.run(begin)
+            job = await database.run(
+                jobs.begin,
+                body.action,
+                uids,
+                by=self.principal.user_id,
+                is_forced=body.force,
+                trail=trail,
+                details=details,
+            )
             headers = {"Location": f"/api/v1/queue/actions/{job.pk}"}
             return reply(jobs.shown(job), status=202, headers=headers)
         await self.audit_first(name, target=target, **details)
@@ -264,7 +262,7 @@ class QueueViewSet(RobinViewSet):
             )
         return reply(jobs.shown(found))
 
-    @endpoint(
+    @changing(
         operation="cancelQueueAction",
         summary="Stop an action on many",
         description="What was done stays done; the rest is not begun.",

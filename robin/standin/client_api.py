@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -18,6 +19,7 @@ USAGE = "Usage: GET /logs?query=<text> or /logs?q=<text>\nSearches today's and y
 RAW = ("multipart/form-data", "message/rfc822", "application/octet-stream")
 POST = frozenset({"POST"})
 INT_MAX = 2**31 - 1
+LINE_END = re.compile(r"\r\n|\r|\n")
 LIST = "/client/queue/list"
 
 
@@ -177,9 +179,9 @@ class ClientAPI:
     def _lines(self, wanted: str) -> Any:
         today = datetime.fromtimestamp(self.seed.clock(), UTC)
         for day in (today, today - timedelta(days=1)):
-            for line in self.seed.log.get(day.strftime("%Y%m%d"), []):
-                if wanted in line:
-                    yield line
+            for written in self.seed.log.get(day.strftime("%Y%m%d"), []):
+                # What Java takes for the end of a line, also within what was written as one.
+                yield from (line for line in LINE_END.split(written) if wanted in line)
 
     def logs(self, call: Call) -> Reply:
         wanted = call.query.get("query") or call.query.get("q")

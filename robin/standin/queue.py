@@ -258,7 +258,8 @@ def _row(number: int, item: Item, now: float) -> str:
         item.retry,
         java_date(item.last_retry) if item.last_retry else "-",
         len(item.envelopes),
-        _html(", ".join(shown)) + more,
+        # Its row is filled name by name, so that a recipient may be called as one of them.
+        _html(", ".join(shown)).replace("{{FILES}}", files) + more,
         files,
         buttons,
     ]

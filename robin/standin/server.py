@@ -11,6 +11,7 @@ import asyncio
 import ipaddress
 import json
 import re
+import socket
 from base64 import b64encode
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
@@ -23,6 +24,8 @@ JSON, HTML, TEXT = (f"{t}; charset=utf-8" for t in ("application/json", "text/ht
 ILLEGAL = re.compile(r'[{}|"\[\]^`\\<> ]')
 KEEP_ALIVE_SECONDS = 30.0
 BODY_BYTES_MAX = 32 << 20
+ACCEPT_STEPS = 8
+"""In so many steps asyncio's loop makes a connection of what it accepted."""
 
 
 class Refused(Exception):
@@ -134,6 +137,7 @@ class RobinAPI:
     headers_seen: list[dict[str, str]] = field(default_factory=list)
     port: int = 0
     _runner: web.AppRunner | None = None
+    _listening: socket.socket | None = None
     _thread: asyncio.Lock = field(default_factory=asyncio.Lock)
     _stopping: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -149,15 +153,22 @@ class RobinAPI:
         self._runner = web.ServerRunner(server, shutdown_timeout=0)  # type: ignore[assignment]
         assert self._runner is not None  # noqa: S101
         await self._runner.setup()
-        site = web.TCPSite(self._runner, host, self.port if port is None else port)
-        await site.start()
-        self.port = self._runner.addresses[0][1]
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        where = (host, self.port if port is None else port)
+        self._listening = socket.create_server(where, family=family)
+        self.port = self._listening.getsockname()[1]
+        await web.SockSite(self._runner, self._listening).start()
 
     async def stop(self) -> None:
         self._stopping.set()  # what hangs lets go
-        if self._runner is not None:
+        if self._runner is not None and self._listening is not None:
+            # Nobody more is accepted, and who was gets his connection: asyncio makes none once its
+            # server is closed, and leaves the socket open.
+            asyncio.get_running_loop().remove_reader(self._listening.fileno())
+            for _ in range(ACCEPT_STEPS):
+                await asyncio.sleep(0)
             await self._runner.cleanup()
-            self._runner = None
+            self._runner = self._listening = None
 
     async def _serve(self, request: web.BaseRequest) -> web.StreamResponse:
         target = request._message.path

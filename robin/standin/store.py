@@ -19,7 +19,8 @@ class Store:
         parts = [p for part in call.segments("/store") for p in part.replace("\\", "/").split("/")]
         if any(".." in part for part in parts):
             return self._error(call, 403, "Forbidden")
-        if len(parts) >= 3 and parts[2] in SCOPES:
+        is_properties = len(parts) >= 5 and (parts[2], parts[-1]) == ("folders", "properties")
+        if len(parts) >= 3 and parts[2] in SCOPES and (call.method != "GET" or is_properties):
             return self._scope(call, "/".join(parts[:2]), parts[2], parts[3:])
         if call.method != "GET":
             return as_json({"error": "Not Found"}, 404)

@@ -30,6 +30,11 @@ def is_openable(name: str) -> bool:
     return not (".." in name or name == "." or "\\" in name or "\0" in name or UNREADABLE in name)
 
 
+def shown_name(name: str) -> str:
+    """What is not printable in it escaped."""
+    return escaped(name)
+
+
 def is_mail(name: str) -> bool:
     """By its name alone: a directory may have the same."""
     return name.lower().endswith(".eml")
@@ -64,7 +69,7 @@ def _entry(item: Mapping[str, Any]) -> dict[str, Any]:
             modified = 0  # eight digits that are no date
     return {
         "path": "/" + str(item["path"]).removeprefix("/store").strip("/"),
-        "name": escaped(name),
+        "name": shown_name(name),
         "type": "directory" if item["type"] == "dir" else "file",
         "size": int(item.get("size", 0)),
         "modified": modified,

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import tempfile
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from typing import IO
 
-from django.conf import settings
 from django.http import HttpRequest, HttpResponse, StreamingHttpResponse
 from django.http.response import HttpResponseBase
 from django.utils.http import content_disposition_header
@@ -17,10 +14,8 @@ from gateway_project.core import errors
 from gateway_project.core.api.endpoint import asked
 from gateway_project.core.api.responses import reply
 from robin.permissions import Permission
-from robin.storage import translate
+from robin.storage import services, translate
 from robin.storage.schemas import MailView, PathQuery, StoreView
-from robin.upstream.client import HTML, TEXT, robin
-from robin.upstream.http import Stream
 from robin.upstream.viewset import DOWNLOAD, UPSTREAM, RobinViewSet, endpoint, invalid
 
 MAIL = "message/rfc822"
@@ -39,17 +34,10 @@ class StorageViewSet(RobinViewSet):
         query=PathQuery,
     )
     async def browse(self, request: HttpRequest) -> HttpResponse:
-        parts = _parts(request)
-        url = translate.store_url(parts)
-        if parts and translate.is_mail(parts[-1]) and not await _is_directory(url):
-            raise invalid("path", "is a mail, not a directory; see /api/v1/storage/file")
-        found = await robin().client.get_json(url)
         try:
-            return reply(translate.store_listing(found, parts))
-        except ValueError:
-            raise errors.NotFound(
-                "There is no such directory in the store. GET /api/v1/storage lists the first ones."
-            ) from None
+            return reply(await services.browse(_parts(request)))
+        except services.IsMail:
+            raise invalid("path", "is a mail, not a directory; see /api/v1/storage/file") from None
 
     @endpoint(
         operation="readMail",
@@ -62,19 +50,11 @@ class StorageViewSet(RobinViewSet):
         query=PathQuery,
     )
     async def file(self, request: HttpRequest) -> HttpResponse:
-        parts = _mail_parts(request)
-        most = settings.ROBIN_MAIL_TEXT_BYTES_MAX
-        content = bytearray()
-        async with _mail(parts) as mail:
-            async for part in mail.parts:
-                content += part
-                if len(content) > most:
-                    break
-            size = len(content) if mail.length is None else mail.length
-        is_cut = len(content) < size or len(content) > most
-        text = translate.mail_text(bytes(content[:most]), is_cut=is_cut)
+        parts = _parts(request)
+        mail = await services.beginning(parts)
+        text = translate.mail_text(mail.content, is_cut=mail.is_cut)
         answer = {"path": "/" + "/".join(parts), "content": text, "mimeType": MAIL}
-        return reply({**answer, "size": size, "truncated": is_cut})
+        return reply({**answer, "size": mail.size, "truncated": mail.is_cut})
 
     @endpoint(
         operation="downloadMail",
@@ -88,74 +68,17 @@ class StorageViewSet(RobinViewSet):
         query=PathQuery,
     )
     async def raw(self, request: HttpRequest) -> HttpResponseBase:
-        parts = _mail_parts(request)
-        # Robin does nothing else while somebody reads slowly, so it is emptied first, onto a disk.
-        file = tempfile.TemporaryFile()  # noqa: SIM115 - closed by who reads it
-        try:
-            async with _mail(parts) as mail:
-                size = await _emptied(mail, file)
-        except BaseException:
-            file.close()
-            raise
+        parts = _parts(request)
+        file, size = await services.copy(parts)
         name = content_disposition_header(True, parts[-1])
         headers = {**DOWNLOAD, "Content-Disposition": str(name), "Content-Length": str(size)}
         return StreamingHttpResponse(_pieces(file), content_type=MAIL, headers=headers)
-
-
-@asynccontextmanager
-async def _mail(parts: list[str]) -> AsyncIterator[Stream]:
-    """A mail, whose body is still to come. Raises 404 where there is none of that name."""
-    url = translate.store_url(parts)
-    # As text, since Robin hangs up over mails that are no UTF-8 when JSON is wanted.
-    async with robin().client.stream(url, TEXT, HTML) as found:
-        if found.content_type != HTML:
-            yield found
-            return
-    # A directory is answered with a page; so is everything, by what is no mail store.
-    await robin().client.get_json(url)
-    raise errors.NotFound(
-        "There is no such mail in the store: that is a directory. GET /api/v1/storage lists it."
-    )
-
-
-async def _is_directory(url: str) -> bool:
-    async with robin().client.stream(url, TEXT, HTML) as found:
-        return found.content_type == HTML
-
-
-async def _emptied(mail: Stream, file: IO[bytes]) -> int:
-    """Its bytes, all of them, into the file; how many there were."""
-    most, size = settings.ROBIN_MAIL_BYTES_MAX, mail.length or 0
-    written = 0
-    if not most or size <= most:
-        async for part in mail.parts:
-            written += len(part)
-            size = max(size, written)
-            if most and size > most:
-                break
-            await asyncio.to_thread(file.write, part)
-    if most and size > most:
-        raise errors.PermissionDenied(
-            f"This mail is larger than the {most} bytes that ROBIN_MAIL_BYTES_MAX lets through. "
-            "Who runs the gateway can allow more."
-        )
-    await asyncio.to_thread(file.seek, 0)
-    return written
 
 
 async def _pieces(file: IO[bytes]) -> AsyncIterator[bytes]:
     with file:
         while piece := await asyncio.to_thread(file.read, PIECE_BYTES):
             yield piece
-
-
-def _mail_parts(request: HttpRequest) -> list[str]:
-    parts = _parts(request)
-    if not parts or not translate.is_mail(parts[-1]):
-        raise errors.NotFound(
-            "There is no such mail in the store. GET /api/v1/storage lists what is there."
-        )
-    return parts
 
 
 def _parts(request: HttpRequest) -> list[str]:

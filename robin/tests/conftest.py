@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import threading
 from datetime import timedelta
 from itertools import count
 
@@ -11,6 +10,7 @@ import pytest
 from django.utils import timezone
 
 from accounts.models import User
+from gateway_project.tests.loop_thread import LoopThread
 from robin.access.tokens import Access
 from robin.models import RefreshFamily, RobinAccess
 from robin.queue import scan
@@ -99,20 +99,12 @@ def member(gateway):
 @pytest.fixture(scope="session")
 def _robin_session():
     """A stand-in in a thread of its own, at ports that stay."""
-    robin, loop = Robin(), asyncio.new_event_loop()
-    thread = threading.Thread(target=loop.run_forever, name="robin", daemon=True)
-    thread.start()
-
-    def run(work):
-        return asyncio.run_coroutine_threadsafe(work, loop).result(10)
-
-    run(robin.start())
-    robin.run = run
+    robin, thread = Robin(), LoopThread("robin")
+    robin.run = thread.run
+    robin.run(robin.start())
     yield robin
-    run(robin.stop())
-    loop.call_soon_threadsafe(loop.stop)
-    thread.join()
-    loop.close()
+    robin.run(robin.stop())
+    thread.close()
 
 
 @pytest.fixture

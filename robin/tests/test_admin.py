@@ -46,7 +46,8 @@ def test_giving_and_taking_is_audited(request_of, member):
     site, request = admin.site._registry[RobinAccess], request_of(is_superuser=True)
     dev = member(None, signed_in=False).user
 
-    site.save_model(request, RobinAccess(user=dev, role="ROLE_USER"), None, change=False)
+    form = site.get_form(request)({"user": dev.pk, "role": "ROLE_USER"})
+    site.save_model(request, form.save(commit=False), form, change=False)
     site.delete_queryset(request, RobinAccess.objects.all())
 
     assert not RobinAccess.objects.exists()

@@ -15,10 +15,6 @@ from robin.queue import leader, live
 from robin.queue.leader import LocalLeaderLock, RedisLeaderLock
 from robin.queue.live import Client, Hub, Queue, Snapshot, merged
 
-needs_redis = pytest.mark.skipif(
-    not django_settings.REDIS_URL, reason="needs Redis: `make test` starts it"
-)
-
 
 def item(number: int, **fields):
     return {"uid": f"uid-{number}", "protocol": "ESMTP", "retryCount": 0, **fields}
@@ -163,7 +159,7 @@ class TestWhatIsTold:
 
         play(scenario)
 
-    @needs_redis
+    @pytest.mark.needs_redis
     @pytest.mark.hostile
     @pytest.mark.parametrize("stored", [b"{", b"[]", b"5", b"{}", b'{"seq": "x", "items": [1]}'])
     def test_nonsense_in_redis_stops_nobody(self, play, stored):
@@ -241,7 +237,7 @@ class TestWhoIsAsked:
 
         play(scenario)
 
-    @needs_redis
+    @pytest.mark.needs_redis
     def test_one_of_two_processes_asks_for_both(self, play, robin):
         async def scenario(one, other):
             ada, bob = Watcher(one), Watcher(other)
@@ -255,7 +251,7 @@ class TestWhoIsAsked:
 
         play(scenario)
 
-    @needs_redis
+    @pytest.mark.needs_redis
     def test_a_process_that_leaves_gives_the_lead_to_the_other(self, play, robin):
         async def scenario(one, other):
             ada = Watcher(one)
@@ -270,7 +266,7 @@ class TestWhoIsAsked:
 
         play(scenario)
 
-    @needs_redis
+    @pytest.mark.needs_redis
     def test_one_that_fell_silent_is_replaced_and_its_late_words_are_not_believed(
         self, play, robin
     ):
@@ -346,7 +342,7 @@ class TestResuming:
 
         play(scenario)
 
-    @needs_redis
+    @pytest.mark.needs_redis
     def test_also_at_another_process(self, play, robin):
         async def scenario(one, other):
             ada = Watcher(one)
@@ -371,7 +367,7 @@ class TestResuming:
 
         play(scenario)
 
-    @needs_redis
+    @pytest.mark.needs_redis
     def test_a_word_that_was_lost_is_made_good_by_a_snapshot(self, play, robin):
         async def scenario(one, other):
             hear, lost = other._on_message, []
@@ -392,7 +388,7 @@ class TestResuming:
 
         play(scenario)
 
-    @needs_redis
+    @pytest.mark.needs_redis
     def test_it_goes_on_after_redis_lost_everything(self, play, robin):
         async def scenario(hub, _):
             ada = Watcher(hub)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from base64 import b64encode
 from datetime import UTC, datetime, timedelta
+from time import process_time
 
 import pytest
 
@@ -61,6 +62,27 @@ class TestForgeries:
         assert entry["message"] == f"<< MAIL FROM:<mark{escaped(sign)}{forged}> SIZE=9"
         assert entry["message"].isprintable()
 
+    @pytest.mark.hostile
+    @pytest.mark.parametrize("end", ["\n", "\r\n", "\r"], ids=["LF", "CRLF", "CR"])
+    def test_what_another_server_answered_is_no_line_of_robin_s(self, ada, robin, end):
+        """Of an answer of several lines Robin logs each line, and then all of it as one."""
+        at = now()
+        forged = line(at, "root logged in", level="ERROR", logger="auth.Forged")
+        write(
+            robin,
+            line(at, "<< 550-mark"),
+            line(at, f"<< {forged}"),
+            line(at, f"Error: 550-mark{end}{forged}{end}", level="WARN"),
+            line(at, "mark afterwards"),
+        )
+        for query in ("search=mark", "search=root", "level=ERROR", "logger=auth", ""):
+            found = ada.get(f"/api/v1/logs?limit=1000&{query}").json()["entries"]
+            assert "auth.Forged" not in {entry["logger"] for entry in found}
+            lines = ada.get(f"/api/v1/logs/export?{query}").text.splitlines()
+            assert not [one for one in lines if "auth.Forged" in one.split("<<")[0]]
+        said = [e["message"] for e in ada.get("/api/v1/logs?search=mark").json()["entries"]]
+        assert said == ["mark afterwards", "Error: 550-mark", "<< 550-mark"]
+
     def test_every_sign_that_ends_a_line_somewhere(self):
         # Not a list of those that are known: all there are.
         ends = [chr(n) for n in range(0x110000) if len(f"a{chr(n)}b".splitlines()) > 1]
@@ -74,6 +96,13 @@ class TestForgeries:
 
 
 SASL = b64encode(b"\0bob\0hunter2-is-secret").decode()
+OTHERS = (
+    b"user=bob\x01auth=Bearer hunter2-is-secret\x01\x01",  # XOAUTH2
+    b"n,a=bob,\x01host=h\x01auth=Bearer hunter2-is-secret\x01\x01",  # OAUTHBEARER
+    b"bob:hunter2-is-secret",  # HTTP's Basic
+    b"ann\0bob\0hunter2-is-secret",
+    b'username="bob",nonce="x",response=hunter2-is-secret',
+)
 USER, PASSWORD = b64encode(b"bob").decode(), b64encode(b"hunter2-is-secret").decode()
 
 
@@ -104,10 +133,43 @@ class TestCredentials:
             "connecting to postgres://bob:hunter2-is-secret@db/robin",
             "calling https://hook.example/x?api_key=hunter2-is-secret&n=1",
             f"AUTH\t1\tPLAIN\tservice=smtp\tresp={SASL}",
+            f"<< AUTH PLAIN\t{SASL}=",
+            f"<< AUTHENTICATE PLAIN {SASL}",
+            "<< PASS hunter2-is-secret",
+            f">> {PASSWORD}",
+            f"Adding transaction: Command: AUTH, Payload: {PASSWORD}, Response: 235 2.7.0 OK",
+            r"body {\"username\":\"bob\",\"password\":\"hunter2-is-secret\"}",
+            r'body {"password":"a\"hunter2-is-secret"}',
+            'body {"passwords": ["hunter2-is-secret"], "secrets": {"a": "hunter2-is-secret"}}',
+            "<user><password>hunter2-is-secret</password></user>",
+            "form user=bob&password%3Dhunter2-is-secret",
+            "query %22password%22%3A%22hunter2-is-secret%22",
+            "{username=bob, password2=hunter2-is-secret}",
+            "db_password_value = hunter2-is-secret",
+            "password 'hunter2-is-secret' was refused",
+            "secret => hunter2-is-secret",
+            "clientSecretText: hunter2-is-secret",
+            "Pwd={a;hunter2-is-secret};",
+            "Cookie: sid=a; other=hunter2-is-secret",
+            "Set-Cookie: sid=hunter2-is-secret; HttpOnly",
+            "X-Api-Key: hunter2-is-secret",
+            "Proxy-Authorization: Basic aHVudGVyMjpodW50ZXIyLWlzLXNlY3JldA==",
+            "Authorization: Token hunter2-is-secret",
+            'Authorization: Digest username="bob", response="hunter2-is-secret"',
+            "Authorization: AWS4-HMAC-SHA256 Credential=A/b, Signature=hunter2-is-secret",
+            "connecting to postgres://bob:p@ss/hunter2-is-secret@db/robin",
+            "connecting to redis://:hunter2-is-secret@cache:6379/0",
+            "connecting to jdbc:oracle:thin:bob/hunter2-is-secret@db:1521:x",
+            "curl -u bob:hunter2-is-secret https://host/",
+            "robin --password hunter2-is-secret --verbose",
+            "mysql --db-password=hunter2-is-secret",
+            "https://host/cb?code=hunter2-is-secret#access_token=hunter2-is-secret",
+            *(f"Client said {b64encode(text).decode()}" for text in OTHERS),
         ],
     )
     def test_what_robin_logs_of_them_is_not_shown(self, ada, robin, message):
-        secrets = (SASL, PASSWORD, "hunter2")
+        encoded = [b64encode(text).decode() for text in OTHERS]
+        secrets = (SASL, PASSWORD, "hunter2", *encoded)
         write(robin, line(now(), message))
 
         for path in ("logs?limit=1000", "logs/export", "logs/export?format=json"):
@@ -132,6 +194,14 @@ class TestCredentials:
             "Session processed: uid=6f0c1a52-7c7e-4b1b-9a55-2d4b8b7f1e10, removedEnvelopes=1",
             "Delivery to mx.north.example:25 failed: 421 4.3.2 try later",
             "com.mimecast.robin.smtp.connection.SmtpFoundation says 12345678901234567890",
+            "http://north.example:8080/logs?query=bob@north.example",
+            '{"type":"password","direction":"both"}',
+            "passwordQuery=SELECT password_hash FROM users, secretPath=/run/secrets",
+            "PLAIN auth failed for user bob@north.example",
+            "Password mismatch, 3 tokens left",
+            "Delivery to [192.0.2.1]:25 for ann@north.example via mx1:25",
+            "Scan result: {action=no action, score=0.5, required_score=15.0}",
+            "keyPath not configured; skipping signing",
         ],
     )
     def test_what_is_none_is_shown(self, message):
@@ -140,6 +210,38 @@ class TestCredentials:
     def test_the_answer_to_a_challenge(self):
         logger = "auth.DigestMD5Client"
         assert redacted("Response built: 8f3d", logger) == "Response built: [redacted]"
+
+    @pytest.mark.hostile
+    @pytest.mark.parametrize(
+        "seed",
+        [
+            *("1", "a1", "-", "_", "a.", "a:", "a=", "a@", "a-", "é1", "key", "pass ", "pass is "),
+            *("key : ", "'key'", "x-amz-", "eyJ-", "eyJa.", "://a:", "//", "$5$", "{SHA}", "sk_"),
+            *("-----BEGIN A", "Bearer ", "AUTH ", "AUTH PLAIN ", "is ", "resp=", "AAAAAAAA="),
+            *(
+                "key={",
+                "key=[",
+                'key="',
+                r"key=\"",
+                r'key="\"',
+                "//a:b",
+                "//a:@",
+                "secret",
+                "passw-",
+            ),
+            *("cookie:", "-u a:", "thin:a/", "Digest ", r"\"key", "password>"),
+        ],
+    )
+    def test_looking_for_them_takes_a_stranger_no_longer_than_his_line(self, seed):
+        def seconds(chars):
+            text = f"<< MAIL FROM:<{(seed * chars)[:chars]}>"
+            began = process_time()
+            redacted(text, "smtp.Connection")
+            return process_time() - began
+
+        seconds(100)
+        # Some were 50 s; a search goes through thousands of lines.
+        assert seconds(16_000) < 1
 
 
 class TestOwnLines:
@@ -180,7 +282,8 @@ class TestSlices:
         monkeypatch.setattr(search, "SLICE_BYTES", 64 << 10)
         monkeypatch.setattr(search, "SLICE_BYTES_MAX", 512 << 10)
         monkeypatch.setattr(search, "RARE_BYTES", 32 << 10)
-        monkeypatch.setattr(search, "SAMPLE", "7|thread")
+        monkeypatch.setattr(search, "ENOUGH_BYTES", 16 << 10)
+        monkeypatch.setattr(search, "SAMPLE", "7|")
         monkeypatch.setattr(search, "ONE_IN", 10)
         end = now()
         begin = (end - timedelta(days=1)).replace(hour=0, minute=0, second=0, microsecond=0)
@@ -211,6 +314,37 @@ class TestSlices:
             end = f"&endTime={found['entries'][-1]['timestamp']}"
         assert seen == long_log[: len(seen)]
 
+    def test_a_sample_tells_how_much_was_written_when(self, ada, robin, long_log):
+        ada.get("/api/v1/logs?limit=50")
+        profile = search._profile
+        written = sum(len(one) + 1 for lines in robin.seed.log.values() for one in lines)
+        assert profile.bytes_total == profile.bytes_in.total() == pytest.approx(written, rel=0.3)
+        assert len(profile.bytes_in) > 100  # of ten minutes each, in a day and more
+        assert profile.share(["INFO |"]) == pytest.approx(1, abs=0.01)  # Robin notes our asking
+        assert not profile.is_small
+
+    def test_a_sample_that_found_nothing_is_no_short_log(self, ada, robin, long_log, monkeypatch):
+        monkeypatch.setattr(search, "SAMPLE", "nothing|")
+        found = ada.get("/api/v1/logs?limit=50").json()
+        assert [entry["message"][:13] for entry in found["entries"]] == long_log[:50]
+        days = {f"{day:%7C%m%d-}" for day in (now(), now() - timedelta(days=1))}
+        assert not days & set(asked(robin))  # Robin makes one text of all that it finds
+
+    @pytest.mark.parametrize("level", ["ERROR", "FATAL", "WARN"])
+    def test_a_level_that_is_rare_takes_longer_slices(
+        self, ada, robin, long_log, monkeypatch, level
+    ):
+        monkeypatch.setattr(search, "FILLED_SECONDS", 0.0)
+        for name, lines in robin.seed.log.items():
+            robin.seed.log[name] = [
+                one.replace("INFO ", f"{level:5}", 1) if "00 x" in one else one for one in lines
+            ]
+        wanted = [text for text in long_log if text.endswith("00")]
+
+        found = ada.get(f"/api/v1/logs?limit=50&level={level.replace('FATAL', 'ERROR')}").json()
+        assert [e["message"][:13] for e in found["entries"]] == wanted[:50]
+        assert len(asked(robin)) <= 5  # the sample, and two days of one level or two
+
     def test_the_export_has_all(self, ada, robin, long_log):
         rows = ada.get("/api/v1/logs/export").text.splitlines()
         assert [row.split()[5] for row in rows] == [text.split()[1] for text in long_log]
@@ -222,6 +356,12 @@ class TestSlices:
         assert len(robin.client.asked) <= 5
 
     def test_what_is_everywhere_is_not(self, ada, robin, long_log):
+        found = ada.get("/api/v1/logs?search=number&limit=20").json()
+        assert [e["message"][:13] for e in found["entries"]] == long_log[:20]
+        assert "number" not in asked(robin)
+
+    def test_a_few_other_lines_at_the_end_do_not_make_it_rare(self, ada, robin, long_log):
+        write(robin, *(line(now(), f"another {n}") for n in range(5)))
         found = ada.get("/api/v1/logs?search=number&limit=20").json()
         assert [e["message"][:13] for e in found["entries"]] == long_log[:20]
         assert "number" not in asked(robin)
@@ -245,7 +385,7 @@ def test_an_export_that_breaks_off_has_no_end(ada, robin, monkeypatch):
     first = robin.client.handle
 
     def handle(request, path, query, body):
-        if len(asked(robin)) > 3:
+        if len(asked(robin)) > 2:
             raise OSError
         return first(request, path, query, body)
 

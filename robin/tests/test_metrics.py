@@ -95,6 +95,7 @@ def test_what_was_delivered_is_what_was_accepted_and_is_gone():
     assert [point["value"] for point in series["MESSAGES_SENT"]] == [23, 19]
 
 
+@pytest.mark.slow
 def test_many_samples_are_thinned_out(db):
     MetricSample.objects.bulk_create(
         MetricSample(at=AT + timedelta(seconds=n), figures={"queue_size": n}) for n in range(1201)

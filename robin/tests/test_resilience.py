@@ -13,6 +13,10 @@ from robin.tests import contracts
 from robin.tests.contracts import holds
 
 UNKNOWN = "00000000-0000-4000-8000-000000000000"
+COUNTS = [
+    f'{{"deletedCount":{count}}}' for count in ('"1"', "true", "-1", "2", "0.5", "null", "[1]")
+]
+"""No number of items that one of them may be."""
 
 
 @pytest.fixture
@@ -139,6 +143,7 @@ def test_who_is_away_is_looked_for_once_a_second(ada, robin):
     assert len(looks) <= 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", ["logs", "queue", "storage"])
 def test_what_fails_leaves_the_rest_alone(ada, robin, path):
     prefix = {"logs": "/logs", "queue": "/client/queue", "storage": "/store"}
@@ -262,7 +267,9 @@ def test_what_cannot_be_audited_is_not_done(ada, robin, monkeypatch):
     assert [method for method, _ in robin.client.asked if method == "POST"] == []
 
 
-@pytest.mark.parametrize("answer", ['{"status":"OK"}', "[]", '{"deletedCount":"1"}', "null"])
+@pytest.mark.parametrize(
+    "answer", ['{"status":"OK"}', "[]", '{"deletedCount":"1"}', "null", *COUNTS]
+)
 def test_json_of_another_form(ada, robin, answer):
     from robin.standin.server import JSON, Context, Reply
 

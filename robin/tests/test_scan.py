@@ -16,6 +16,7 @@ from robin.models import SeenItem
 from robin.queue import scan, services
 from robin.queue.scan import Scanner
 from robin.queue.translate import QueuePage
+from robin.queue.turns import Turn
 from robin.standin.queue import Envelope
 from robin.tests.test_live import until
 
@@ -143,6 +144,32 @@ class TestShare:
 
         play(scenario, source)
 
+    @pytest.mark.parametrize(
+        ("seen_busy", "took", "counted"),
+        [(None, 0.0, 60.0), (None, 2.0, 4.0), (298.0, 2.0, 301.0)],
+        ids=["nothing known", "a list takes two seconds", "seen busy for long"],
+    )
+    def test_who_stood_still_for_hours_lets_nobody_wait_for_days(
+        self, play, seen_busy, took, counted
+    ):
+        """Halted in the middle of a list, or started anew after a night."""
+        source, counts = FakeSource(), []
+
+        async def note(seconds):
+            counts.append(seconds)
+
+        async def scenario(scanner):
+            scanner.turns.settle = note
+            await scanner.store.put("ALL:0", {"at": 0.0, "total": 1, "count": 1, "took": took})
+            if seen_busy is not None:
+                source.free = False
+                await scanner.settle(Turn("abandoned", seen_busy))
+                source.free = True
+            await scanner.settle(Turn("abandoned", 5 * 3600.0))
+
+        play(scenario, source)
+        assert counts == [counted]
+
 
 class TestWhatIsKnown:
     def test_a_long_list_keeps_nobody_waiting(self, play, settings):
@@ -213,7 +240,7 @@ class TestWhatIsKnown:
         assert SeenItem.objects.count() == 2
 
     def test_what_we_did_is_seen_at_once_whatever_is_being_read(self, play, settings):
-        settings.ROBIN_QUEUE_SHARE_MAX = 1.0
+        settings.QUEUE_POLL_SECONDS = 60.0  # one that begins afterwards reads what is there then
         source = FakeSource(4, dead=[item(4)])
 
         async def scenario(scanner):

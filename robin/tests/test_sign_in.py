@@ -9,6 +9,7 @@ from itertools import pairwise
 
 import jwt
 import pytest
+from allauth.mfa.models import Authenticator
 from allauth.mfa.recovery_codes.internal.auth import RecoveryCodes
 from allauth.mfa.totp.internal.auth import (
     TOTP,
@@ -351,6 +352,17 @@ class TestSecondFactor:
         r = self.sign_in(gateway, ada, otp=otp)
 
         assert (r.status_code, r.json()["code"]) == (401, "sign_in_refused")
+
+    @pytest.mark.parametrize("has_app", [True, False])
+    def test_a_passkey_is_nothing_that_is_typed(self, gateway, ada, has_app):
+        Authenticator.objects.create(user=ada.user, type="webauthn", data={"name": "x"})
+        if not has_app:
+            Authenticator.objects.filter(user=ada.user).exclude(type="webauthn").delete()
+        wrong = self.sign_in(gateway, ada, otp="000000")
+        right = self.sign_in(gateway, ada, otp=self.code_of(ada))
+
+        assert refusal(wrong) == (401, "sign_in_refused")
+        assert right.status_code == (200 if has_app else 401)
 
     def test_a_right_code_with_a_wrong_password_is_nothing(self, gateway, ada):
         r = self.sign_in(gateway, ada, "wrong password", otp=self.code_of(ada))

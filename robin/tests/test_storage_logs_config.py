@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import tempfile
 
 import pytest
 
@@ -158,11 +160,29 @@ class TestStorage:
         assert raw.content == content
         assert int(raw.headers["content-length"]) == len(content)
 
+    @pytest.mark.parametrize("what", ["file", "raw"])
+    def test_a_mail_may_wait_for_others(self, ada, robin, settings, what):
+        path = files(robin, "latin1.eml")
+        settings.ROBIN_TIMEOUT_SECONDS = 0.3
+        robin.client.faults.latency_seconds = 0.6
+        assert refusal(ada.get("/api/v1/storage")) == (504, "upstream_timeout")
+        assert ada.get(f"/api/v1/storage/{what}", params={"path": path}).status_code == 200
+
     @pytest.mark.parametrize("fault", ["half", "reset", "500"])
     def test_a_download_that_fails_is_no_mail(self, ada, robin, fault):
         robin.client.faults.answer = fault
         r = ada.get("/api/v1/storage/raw", params={"path": files(robin, "latin1.eml")})
         assert refusal(r)[1] in ("upstream_unexpected", "upstream_unavailable")
+
+    def test_a_folder_that_is_full_is_no_fault_of_the_mail(self, ada, robin, monkeypatch):
+        def full():
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        monkeypatch.setattr(tempfile, "TemporaryFile", full)
+        r = ada.get("/api/v1/storage/raw", params={"path": files(robin, "latin1.eml")})
+
+        assert refusal(r) == (503, "store_unavailable")
+        assert "temporary folder" in r.json()["message"]
 
     def test_how_large_a_download_may_be_is_a_setting(self, ada, robin, settings):
         settings.ROBIN_MAIL_BYTES_MAX = 100

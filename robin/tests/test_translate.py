@@ -69,6 +69,25 @@ class TestQueue:
         assert found.items[1]["mailbox"] == ""
         assert found.items[1]["lastRetryTime"] == 0
 
+    @pytest.mark.parametrize(
+        ("rcpts", "shown"),
+        [
+            (['"a, b"@x.example', "c@y.example"], ['"a, b"@x.example', "c@y.example"]),
+            (['"a\\", b"@x.example'], ['"a\\", b"@x.example']),
+            (['a"@x.example', "c@y.example"], ['a"@x.example', "c@y.example"]),
+            (["{{FILES}}@x.example"], ["q.eml@x.example"]),
+            (["… (+9)@x.example"], ["… (+9)@x.example"]),
+        ],
+    )
+    def test_recipients_are_told_apart(self, rcpts, shown):
+        fresh = SeedData(clock=lambda: NOW).queue
+        fresh.items.clear()
+        fresh.enqueue("ESMTP", [Envelope("", rcpts, "/a/q.eml")])
+        [item] = queue_translate.queue_page(page(fresh.select(), 1, 50, now=NOW).encode()).items
+        assert item["recipients"] == shown
+        assert item["recipientsTotal"] == len(rcpts)
+        assert item["files"] == ["q.eml"]
+
     @pytest.mark.parametrize("text", ["", client_api.LANDING, "<tbody></tbody>"])
     def test_another_page_is_refused(self, text):
         with pytest.raises(ValueError, match="queue"):

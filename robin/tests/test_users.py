@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import pytest
+from allauth.account.models import EmailAddress
 
 from accounts.models import AuditEvent, Membership, User, Workspace
+from accounts.services import Actor, confirm_email, register
 from accounts.tests.shapes import refusal
 from robin.models import RobinAccess
 
@@ -202,6 +204,19 @@ class TestChange:
         ada, bob = (member("ROLE_USER", by_hand=True) for _ in range(2))
 
         assert refusal(put(root, ada.user, email=bob.user.email)) == (409, "conflict")
+
+    def test_an_address_that_was_left_is_free_and_opens_nothing(self, gateway, member, root):
+        dev = register("old@robin.example", "correct horse battery").user
+        confirm_email(dev, actor=Actor("test"))
+
+        assert put(root, dev, roles=["ROLE_USER"], email="new@robin.example").status_code == 200
+
+        dev.refresh_from_db()
+        assert dev.username == dev.email == "new@robin.example"
+        address = EmailAddress.objects.get(user=dev)
+        assert (address.email, address.verified, address.primary) == (dev.email, True, True)
+        again = register("old@robin.example", "correct horse battery").user
+        assert again.pk != dev.pk
 
     def test_an_unknown_user_is_404(self, root):
         r = root.request("PUT", f"{URL}/nobody", json={})

@@ -14,17 +14,23 @@ nothing of the mail store. One that is open closes as soon as Robin answers a ch
 
 from __future__ import annotations
 
+import asyncio
 import math
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
 from contextlib import asynccontextmanager
+from contextvars import Context
 from time import monotonic
 from typing import Any, Final, Literal, TypeVar
 
 import orjson
 from cachetools import TTLCache
 from django.conf import settings
+from django.utils.translation import gettext_noop
 
 from gateway_project.core import errors
+from gateway_project.core.context import current
+from gateway_project.core.sentences import Sentence
+from gateway_project.core.stores import database
 from gateway_project.core.telemetry.logging import get_logger
 from gateway_project.core.upstream import client
 from gateway_project.core.upstream.breaker import STATES, Breaker, BreakerOpen, Permit
@@ -194,8 +200,10 @@ class RobinAPI:
                     one.close()
                 return _Held(breaker.acquire())
             raise errors.UpstreamUnavailable(
-                "The mail server failed several times and is left alone for a while. "
-                "Try again after Retry-After seconds.",
+                gettext_noop(
+                    "The mail server failed several times and is left alone for a while. "
+                    "Try again after Retry-After seconds."
+                ),
                 retry_after_seconds=max(1, math.ceil(exc.retry_after_seconds)),
             ) from exc
 
@@ -245,7 +253,7 @@ class RobinAPI:
             if left is not None or exc.had_seconds < min(FAULT_SECONDS_MIN, seconds):
                 permit.release()  # it waited for others; says nothing about Robin
                 raise errors.UpstreamUnavailable(
-                    "The mail server is busy with other requests. Try again shortly.",
+                    gettext_noop("The mail server is busy with other requests. Try again shortly."),
                     retry_after_seconds=max(1, math.ceil(left or 0)),
                 ) from exc
             permit.failed()
@@ -255,7 +263,7 @@ class RobinAPI:
             permit.release()  # it works, and has much to say
             self._log(path, str(exc))
             raise errors.UpstreamUnexpected(
-                "Robin's answer is too large to be shown. Ask for less."
+                gettext_noop("Robin's answer is too large to be shown. Ask for less.")
             ) from exc
         except client.ConnectFailed as exc:
             permit.failed()
@@ -265,8 +273,13 @@ class RobinAPI:
             permit.failed()
             self._log(path, f"status {exc.status}")
             raise errors.UpstreamUnexpected(
-                f"Robin failed: it answered with the status {exc.status}. "
-                "See its log, and try again."
+                Sentence(
+                    gettext_noop(
+                        "Robin failed: it answered with the status %(status)s. See its log, and "
+                        "try again."
+                    ),
+                    status=str(exc.status),
+                )
             ) from exc
         except (client.UpstreamError, errors.UpstreamUnexpected) as exc:
             permit.failed()
@@ -286,21 +299,27 @@ class RobinAPI:
 
     def _check(self, status: int, content_type: str, kind: Kind, has_content: bool) -> None:
         if status == 404:
-            raise _Refused(errors.NotFound("Robin has no such thing. Look for it in its list."))
+            raise _Refused(
+                errors.NotFound(gettext_noop("Robin has no such thing. Look for it in its list."))
+            )
         if status in (401, 403):
             log.error("robin_refuses_us", port=self.name, status=status, alert=True)
             raise _Refused(
                 errors.UpstreamUnexpected(
-                    "Robin refuses the gateway's credentials. Who runs the gateway must correct "
-                    "those of its settings (ROBIN_…)."
+                    gettext_noop(
+                        "Robin refuses the gateway's credentials. Who runs the gateway must "
+                        "correct those of its settings (ROBIN_…)."
+                    )
                 )
             )
         if 400 <= status < 500:
             log.error("robin_rejected_request", port=self.name, status=status)
             raise _Refused(
                 errors.UpstreamUnexpected(
-                    "Robin does not know this request. Check that its version is one that the "
-                    "gateway was made for."
+                    gettext_noop(
+                        "Robin does not know this request. Check that its version is one that the "
+                        "gateway was made for."
+                    )
                 )
             )
         if status >= 500:
@@ -368,6 +387,9 @@ class _Refused(Exception):
 class Robin:
     """Both ports; one per process."""
 
+    loop: asyncio.AbstractEventLoop | None = None
+    """In which both live."""
+
     def __init__(self, client_url: str, service_url: str) -> None:
         self.client = RobinAPI("robin_client", client_url, settings.ROBIN_CLIENT_API_TOKEN)
         self.service = RobinAPI(SERVICE, service_url, settings.ROBIN_SERVICE_API_TOKEN)
@@ -384,6 +406,7 @@ def open_robin() -> Robin:
     """Make this process' client; called once, in the lifespan, inside the event loop."""
     global _robin
     _robin = Robin(settings.ROBIN_CLIENT_API_URL, settings.ROBIN_SERVICE_API_URL)
+    _robin.loop = asyncio.get_running_loop()
     return _robin
 
 
@@ -402,6 +425,31 @@ def robin() -> Robin:
     """The client that the lifespan opened; 503 where no Robin is configured."""
     if _robin is None:
         raise errors.UpstreamUnavailable(
-            "No mail server is configured here. See ROBIN_CLIENT_API_URL.", retry_after_seconds=3600
+            gettext_noop("No mail server is configured here. See ROBIN_CLIENT_API_URL."),
+            retry_after_seconds=3600,
         )
     return _robin
+
+
+def from_thread(work: Coroutine[Any, Any, T], *, seconds: float = 60.0) -> T:
+    """What comes of `work`, for a page: it runs in the loop of this process' client.
+
+    Not for that loop's own thread, nor inside a transaction. Raises what `work` raises, and
+    `UpstreamTimedOut` when it takes longer than that.
+    """
+    try:
+        loop = robin().loop
+        assert loop is not None  # noqa: S101 - `open_robin` set it
+    except BaseException:
+        work.close()
+        raise
+    database.let_go()
+    # Of this request's context it gets no more: what is bound to its thread would wait for it.
+    own = Context()
+    own.run(current.set, current.get())
+    running = own.run(asyncio.run_coroutine_threadsafe, work, loop)
+    try:
+        return running.result(seconds)
+    except TimeoutError as exc:
+        running.cancel()
+        raise errors.UpstreamTimedOut from exc

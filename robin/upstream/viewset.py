@@ -7,7 +7,9 @@ from functools import partial
 from typing import Any
 
 from django.db import Error as DatabaseError
+from django.http import HttpRequest
 
+from accounts import idempotency
 from accounts.events import audit
 from gateway_project.core import errors
 from gateway_project.core.api.endpoint import endpoint as core_endpoint
@@ -15,6 +17,7 @@ from gateway_project.core.api.viewsets import DataPlaneViewSet
 from gateway_project.core.stores import database
 from gateway_project.core.telemetry.logging import get_logger
 from robin.access.authentication import TOKEN, JWTAuthentication, Member
+from robin.access.repeats import sender_of
 
 UPSTREAM = (errors.UpstreamUnavailable, errors.UpstreamTimedOut, errors.UpstreamUnexpected)
 # Whoever may look may also keep looking: a mail or a log is not for shared caches.
@@ -27,6 +30,11 @@ endpoint = partial(core_endpoint, credential=TOKEN)
 class RobinViewSet(DataPlaneViewSet):
     authentication_classes = [JWTAuthentication]
     principal: Member
+
+    def repeat(self, request: HttpRequest) -> idempotency.Repeat | None:
+        if request.method not in idempotency.METHODS:
+            return None
+        return idempotency.Repeat(sender_of(self.principal, request))
 
     async def audit_first(self, action: str, *, target: str = "", **details: Any) -> None:
         """Note what is about to be done; raises `StoreUnavailable`, and then nothing is done."""

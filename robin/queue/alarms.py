@@ -1,0 +1,299 @@
+"""Alarms of operators: the oldest item, growth, dead items, the share that bounces.
+
+Each is judged with the sample of each minute (`robin/metrics/sampling.py`), and is raised or over:
+its beginning and its end are told once, to the addresses of the settings page and as the event
+`queue.alert` to workspaces that staff mark as operators of Robin. What is not known changes
+nothing, and so does Robin's being away. An alarm ends a little below where it begins, so that it
+does not flap.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import timedelta
+from smtplib import SMTPException, SMTPRecipientsRefused
+
+from django.conf import settings
+from django.core.mail import get_connection
+from django.db import transaction
+from django.db.models import Q
+from django.utils.translation import gettext
+from django.utils.translation import gettext_lazy as _
+from redis.exceptions import RedisError
+
+from accounts.events import audit, event, publish_all
+from accounts.models import User
+from accounts.services import Actor
+from gateway_project.core import clock, errors, mails
+from gateway_project.core.clock import utc_text
+from gateway_project.core.language import number, speaking
+from gateway_project.core.stores import database
+from gateway_project.core.stores.sweeps import Round
+from gateway_project.core.telemetry.logging import get_logger
+from robin.models import AlarmNotice, AlarmRecipient, QueueAlarm
+from robin.queue import scan
+from robin.queue.alerts import listeners, tls
+from robin.queue.scan import Scanner
+from robin.queue.scan_store import Part
+from robin.queue.source import PlainSource
+
+ALERT = "queue.alert"
+GROWTH_SPAN = timedelta(minutes=15)
+SHARE_SPAN = timedelta(hours=1)
+SHARE_ITEMS_MIN = 20
+"""Of fewer that left in an hour a share says nothing."""
+ENDS_BELOW = 0.9
+"""Of the threshold."""
+KNOWN_SECONDS = 300.0
+"""What was read of the queue longer ago says nothing of now."""
+KEEP_DAYS = 90
+RECIPIENTS_MAX = 20
+AT_ONCE = 50
+CLAIM = timedelta(minutes=5)
+GIVEN_UP_AFTER = timedelta(days=1)
+THRESHOLDS = {"oldest": 240, "growth": 500, "dead": 25, "bounce": 20}
+"""To begin with."""
+Kind = QueueAlarm.Kind
+log = get_logger("gateway.robin")
+
+
+# -- What is known --------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Looked:
+    """What the scan knows of now; None: nothing."""
+
+    oldest_minutes: float | None = None
+    dead: float | None = None
+
+    def figures(self) -> dict[str, float]:
+        """For the sample, whose charts show them."""
+        found = {"oldest_minutes": self.oldest_minutes, "dead_items": self.dead}
+        return {name: value for name, value in found.items() if value is not None}
+
+
+def on() -> list[str]:
+    return list(QueueAlarm.objects.filter(is_on=True).values_list("kind", flat=True))
+
+
+def look(*, may_ask: bool) -> Looked:
+    """Of the scan that everybody shares. Where an alarm needs more, and `may_ask`, Robin is asked
+    for one list. Not inside a transaction."""
+    kinds = on() if may_ask else []
+    wanted = [name for name, kind in (("ALL:0", "oldest"), ("DEAD:0", "dead")) if kind in kinds]
+    database.let_go()
+    return asyncio.run(_look(wanted))
+
+
+async def _look(wanted: Sequence[str]) -> Looked:
+    async with PlainSource(tls()) as source:
+        scanner = Scanner(source=source)
+        try:
+            facts = await scanner.store.facts()
+            ages = {name: clock.time() - facts.get(name, {"at": 0.0})["at"] for name in wanted}
+            stalest = max(ages, key=lambda name: ages[name], default=None)
+            if stalest is not None and ages[stalest] > scan.CALM_SECONDS - 15:
+                with suppress(errors.GatewayError):
+                    await scanner.read_once(stalest, age_seconds=scan.CALM_SECONDS - 15)
+            found = await scanner.store.parts(["ALL:0", "DEAD:0"])
+        except (RedisError, OSError):
+            return Looked()
+        finally:
+            await scanner.close()
+    return looked_at(*(Part.unpacked(found.get(name)) for name in ("ALL:0", "DEAD:0")))
+
+
+def looked_at(items: Part | None, dead: Part | None) -> Looked:
+    """The parts of the scan, if they are of now. Robin lists what came first first."""
+    now = clock.time()
+    items = items if items is not None and now - items.at < KNOWN_SECONDS else None
+    dead = dead if dead is not None and now - dead.at < KNOWN_SECONDS else None
+    count = float(dead.total) if dead is not None else None
+    if items is None or dead is None:
+        return Looked(None, count)
+    gone = {item["uid"] for item in dead.items}
+    waiting = [item for item in items.items if item["uid"] not in gone]
+    if not waiting:
+        is_all = items.total <= len(items.items)
+        return Looked(0.0 if is_all else None, count)
+    since = min(int(item["firstSeenTime"]) for item in waiting)
+    return Looked(max(0.0, (now - since / 1000) / 60), count)
+
+
+def share(died: float, left: float) -> float:
+    """In percent, of what left the queue, how much was given up."""
+    whole = died + left
+    return 100 * died / whole if whole >= SHARE_ITEMS_MIN else 0.0
+
+
+# -- Judging --------------------------------------------------------------------------------------
+
+
+def judge(values: Mapping[str, float]) -> None:
+    """Raise and end alarms by what is known."""
+    with transaction.atomic():
+        mine = QueueAlarm.objects.filter(is_on=True, kind__in=list(values)).order_by("kind")
+        for alarm in mine.select_for_update(no_key=True):
+            _judge(alarm, values[alarm.kind])
+
+
+def _judge(alarm: QueueAlarm, value: float) -> None:
+    alarm.value, alarm.seen_at = value, clock.now()
+    if alarm.raised_at is None and value >= alarm.threshold:
+        alarm.raised_at = alarm.seen_at
+        _note(alarm, is_end=False)
+    elif alarm.raised_at is not None and value < alarm.threshold * ENDS_BELOW:
+        _note(alarm, is_end=True)
+        alarm.raised_at = None
+    alarm.save(update_fields=["value", "seen_at", "raised_at"])
+
+
+def _note(alarm: QueueAlarm, *, is_end: bool) -> None:
+    """Once for each change: the mail that is to be sent, and the event."""
+    since = alarm.raised_at or clock.now()
+    AlarmNotice.objects.create(
+        kind=alarm.kind,
+        is_end=is_end,
+        value=alarm.value or 0.0,
+        threshold=alarm.threshold,
+        since=since,
+    )
+    result = {
+        "alert": alarm.kind,
+        "state": "ended" if is_end else "raised",
+        "value": round(alarm.value or 0.0, 2),
+        "threshold": alarm.threshold,
+        "since": utc_text(since),
+    }
+    publish_all([event(one.pk, ALERT, result=result) for one in listeners(ALERT)])
+    log.warning("queue_alarm", kind=alarm.kind, is_end=is_end, value=result["value"])
+
+
+# -- Settings -------------------------------------------------------------------------------------
+
+
+def alarms() -> list[QueueAlarm]:
+    """All of them, in their order; what was never set is off."""
+    known = {alarm.kind: alarm for alarm in QueueAlarm.objects.all()}
+    return [
+        known.get(kind) or QueueAlarm(kind=kind, threshold=THRESHOLDS[kind]) for kind in Kind.values
+    ]
+
+
+def recipients() -> list[str]:
+    return list(AlarmRecipient.objects.order_by("email").values_list("email", flat=True))
+
+
+def change(wanted: Mapping[str, tuple[bool, int]], emails: Sequence[str], *, actor: Actor) -> None:
+    """`{kind: (is_on, threshold)}` and who gets mails. An alarm that is switched off is over, and
+    whoever was told of it is told that."""
+    changes: dict[str, list[object]] = {}
+    with transaction.atomic():
+        known = {alarm.kind: alarm for alarm in QueueAlarm.objects.select_for_update(no_key=True)}
+        for kind, (is_on, threshold) in wanted.items():
+            alarm = known.get(kind) or QueueAlarm(kind=kind, threshold=THRESHOLDS[kind])
+            for name, value in (("is_on", is_on), ("threshold", threshold)):
+                if getattr(alarm, name) != value:
+                    changes[f"{kind}.{name}"] = [getattr(alarm, name), value]
+            if alarm.raised_at is not None and not is_on:
+                _note(alarm, is_end=True)
+                alarm.raised_at = None
+            alarm.is_on, alarm.threshold = is_on, threshold
+            alarm.save()
+        before = recipients()
+        if sorted(emails) != before:
+            changes["recipients"] = [before, sorted(emails)]
+            AlarmRecipient.objects.exclude(email__in=emails).delete()
+            rows = [AlarmRecipient(email=email) for email in emails]
+            AlarmRecipient.objects.bulk_create(rows, ignore_conflicts=True)
+        if changes:
+            audit("robin.alarms_changed", changes=changes, **actor.fields())
+
+
+def history(size: int = 20) -> list[AlarmNotice]:
+    return list(AlarmNotice.objects.order_by("-at", "-id")[:size])
+
+
+def prune() -> int:
+    old = AlarmNotice.objects.filter(at__lt=clock.now() - timedelta(days=KEEP_DAYS))
+    return Round().delete(old.order_by("at"))
+
+
+# -- Mails ----------------------------------------------------------------------------------------
+
+NAMES = {
+    Kind.OLDEST: _("The oldest item of the mail queue"),
+    Kind.GROWTH: _("The mail queue grows"),
+    Kind.DEAD: _("Dead items in the mail queue"),
+    Kind.BOUNCE: _("Mail bounces"),
+}
+NOW = {
+    Kind.OLDEST: _("%(n)s minutes since it was first seen"),
+    Kind.GROWTH: _("%(n)s items more than 15 minutes before"),
+    Kind.DEAD: _("%(n)s dead items"),
+    Kind.BOUNCE: _("%(n)s percent of what left within an hour"),
+}
+
+
+def text_of(notice: AlarmNotice) -> tuple[str, str]:
+    """Subject and body, in the language that is spoken."""
+    kind = Kind(notice.kind)
+    what = {"what": NAMES[kind]}
+    path = "/app/mail/alerts" if notice.is_end else "/app/mail-queue"
+    facts = [
+        (gettext("Now"), NOW[kind] % {"n": number(notice.value, ",.0f")}),
+        (gettext("Threshold"), number(notice.threshold)),
+        (gettext("Since"), f"{notice.since:%Y-%m-%d %H:%M} UTC"),
+    ]
+    head = gettext("%(what)s is over.") if notice.is_end else gettext("%(what)s needs a look.")
+    todo = gettext("Nothing is left to do.")
+    if not notice.is_end:
+        todo = gettext("The queue, by destination:")
+    foot = gettext(
+        "You get this because your address stands on the alerts page of the mail server. It is "
+        "told once when\nan alert begins and once when it ends."
+    )
+    link = f"{settings.PUBLIC_URL}{path}" if settings.PUBLIC_URL else path
+    body = f"{head % what}\n\n{mails.table(facts)}\n\n{todo}\n{link}\n\n-- \n{foot}\n"
+    subject = gettext("Over: %(what)s") if notice.is_end else gettext("Alert: %(what)s")
+    return subject % what, body
+
+
+def send_waiting() -> int:
+    """Send the mails that wait; how many notices left. A mail may leave twice, never in vain."""
+    now = clock.now()
+    is_free = Q(claimed_at=None) | Q(claimed_at__lt=now - CLAIM)
+    waiting = AlarmNotice.objects.filter(is_free, sent_at=None, at__gt=now - GIVEN_UP_AFTER)
+    sent = 0
+    for pk in list(waiting.order_by("at").values_list("pk", flat=True)[:AT_ONCE]):
+        # Compare-and-set: of two workers, one gets it. No transaction is held while mails leave.
+        mine = AlarmNotice.objects.filter(is_free, pk=pk, sent_at=None)
+        if not mine.update(claimed_at=now):
+            continue
+        notice = AlarmNotice.objects.get(pk=pk)
+        try:
+            _send(notice, recipients())
+        except (OSError, SMTPException) as exc:
+            log.error("queue_alarm_unsent", notice=str(pk), error=type(exc).__name__)
+            return sent  # the mail server is away: the others would fare no better
+        AlarmNotice.objects.filter(pk=pk).update(sent_at=clock.now())
+        sent += 1
+    return sent
+
+
+def _send(notice: AlarmNotice, emails: Sequence[str]) -> None:
+    if not emails:
+        return
+    known = dict(User.objects.filter(email__in=emails).values_list("email", "language"))
+    database.let_go()
+    with get_connection() as connection:
+        for email in emails:
+            with speaking(known.get(email, "")):
+                subject, body = text_of(notice)
+                mail = mails.message(subject, body, [email], connection=connection)
+            with suppress(SMTPRecipientsRefused):  # of this address; the others get theirs
+                mail.send()
