@@ -4,11 +4,12 @@ RequestMiddleware          request id, client address, clock, headers, metrics, 
 └── lifespan               opens and closes what a process holds
 └── /ws/queue           →  robin/queue/consumers.py, on Channels
 └── data-plane paths    →  DataPlaneHandler (one coroutine, no Django middleware)
-└── everything else     →  BoundedBodies, then Django's own ASGIHandler with its middleware
+└── everything else     →  BoundedBodies, SharedPlaces, then Django's own ASGIHandler
 """
 
 from __future__ import annotations
 
+import math
 import os
 from typing import cast
 
@@ -20,10 +21,12 @@ control_plane = get_asgi_application()
 
 from django.conf import settings
 
+from detection.guardrails import PATHS as GUARDRAILS
 from gateway_project.core import errors
 from gateway_project.core.api.bodies import BoundedBodies
 from gateway_project.core.api.handler import DataPlaneHandler
 from gateway_project.core.api.middleware import RequestMiddleware, send_problem
+from gateway_project.core.api.places import SharedPlaces
 from gateway_project.core.context import ASGIApp, Receive, Scope, Send
 from gateway_project.server import heads, hosts
 from gateway_project.server.cors import CrossOrigin
@@ -36,7 +39,7 @@ LITELLM = "/beta/litellm_basic_guardrail_api"
 DATA_PLANE = frozenset(
     {
         *("/v1/detect", "/v1/detect/score", "/v1/detect/batch", "/v1/detect/async", "/v1/limits"),
-        *("/health", "/health/live", "/health/ready", LITELLM),
+        *("/health", "/health/live", "/health/ready", LITELLM, *GUARDRAILS),
     },
 )
 # Robin's: these and all that is below them. There a look-alike finds nothing on either plane.
@@ -107,12 +110,13 @@ application = RequestMiddleware(
                 None: settings.BODY_BYTES_MAX,
                 "/v1/detect/batch": settings.BATCH_BYTES_MAX,
                 LITELLM: settings.LITELLM_BYTES_MAX,
+                **dict.fromkeys(GUARDRAILS, settings.GUARDRAIL_BYTES_MAX),
             },
             body_seconds_max=settings.BODY_SECONDS_MAX,
-            told_of_refusals=frozenset({LITELLM}),
+            told_of_refusals=frozenset({LITELLM, *GUARDRAILS}),
         ),
         BoundedBodies(
-            cast(ASGIApp, control_plane),
+            SharedPlaces(cast(ASGIApp, control_plane), places=settings.NETWORK_PLACES_MAX),
             bytes_max=lambda path: (
                 settings.UPLOAD_BYTES_MAX if path.endswith(UPLOADS) else settings.BODY_BYTES_MAX
             ),
@@ -122,4 +126,5 @@ application = RequestMiddleware(
     trusted_hops=settings.TRUSTED_PROXY_HOPS,
     is_leaving=lambda: Process.leaving,
     hsts_seconds=settings.SECURE_HSTS_SECONDS,
+    slow_seconds=settings.SLOW_REQUEST_MS / 1000 or math.inf,
 )

@@ -14,6 +14,7 @@ from django.core.checks import Warning as CheckWarning
 
 from detection.engines import classifier, door
 from detection.engines.addresses import Address, BadAddress
+from gateway_project import environment
 
 SECRET_CHARS_MIN = 32
 
@@ -91,7 +92,15 @@ def check_settings(app_configs: Any, **_: Any) -> list[CheckMessage]:
                 id="gateway.E010",
             )
         )
-    return found + _proxies() + _robin()
+    return found + _environment() + _proxies() + _robin()
+
+
+def _environment() -> list[CheckMessage]:
+    """What the environment says that is probably not meant."""
+    return [
+        CheckWarning(one.message, hint=one.do, id=one.id)
+        for one in environment.doubts(settings.ENVIRONMENT_ASKED)
+    ]
 
 
 def _proxies() -> list[CheckMessage]:

@@ -18,26 +18,25 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-import environ
 from django.core.exceptions import ImproperlyConfigured
 from kombu import Queue
 
 from accounts.keys import Peppers
 from gateway_project import __version__
 from gateway_project.core.encryption import Cipher
-from gateway_project.core.stores import queues
+from gateway_project.core.stores import addresses, queues
 from gateway_project.core.telemetry.logging import configure_logging
 from gateway_project.environment import Environment
 
 BASE_DIR = Path(__file__).resolve().parent.parent
-VAR_DIR = Path(os.environ.get("VAR_DIR", BASE_DIR / "var")).absolute()
 VERSION = __version__
 
 NAT64_LENGTHS = (32, 40, 48, 56, 64, 96)  # RFC 6052 §2.2
 HOW_TO_MAKE = "docs/settings.md and .env.example say how to make one"
 
 env = Environment()
-environ.Env.read_env(BASE_DIR / ".env")
+env.read_dotenv(BASE_DIR / ".env")
+VAR_DIR = Path(env.str("VAR_DIR", default="") or BASE_DIR / "var").absolute()
 
 
 def local_secret(name: str) -> str:
@@ -92,11 +91,13 @@ EMBEDDED_WORKER: bool = env.bool("EMBEDDED_WORKER", default=False)
 ALLOWED_HOSTS: list[str] = env.list("ALLOWED_HOSTS", default=["*"] if IS_LOCAL else ["localhost"])
 CSRF_TRUSTED_ORIGINS: list[str] = env.list("CSRF_TRUSTED_ORIGINS", default=[])
 PUBLIC_URL: str = env.public_url("PUBLIC_URL")
+LEGAL_DIR: str = env.str("LEGAL_DIR", default="")
 TRUSTED_PROXY_HOPS: int = env.int("TRUSTED_PROXY_HOPS", default=0)
 HTTPS_ONLY: bool = env.bool("HTTPS_ONLY", default=not IS_LOCAL)
 METRICS_TOKEN: str = env.str("METRICS_TOKEN", default="")
 TRACING: bool = env.bool("TRACING", default=False)
 LOG_LEVEL: str = env.str("LOG_LEVEL", default="INFO").upper()
+SLOW_REQUEST_MS: float = env.float("SLOW_REQUEST_MS", default=0.0)
 LOG_FORMAT: str = env.str("LOG_FORMAT", default="json")
 
 # -- Stores ---------------------------------------------------------------------------------------
@@ -117,7 +118,10 @@ if DATABASES["default"]["ENGINE"].endswith("sqlite3"):
     DATABASES["default"]["OPTIONS"] = {
         "transaction_mode": "IMMEDIATE",
         "timeout": 20,
-        "init_command": "PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL;",
+        # Two dozen threads with a connection each would come to remember 2 MB each.
+        "init_command": (
+            "PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL; PRAGMA cache_size=-500;"
+        ),
     }
 else:
     DATABASES["default"]["ENGINE"] = f"{COUNTED}.postgresql"
@@ -141,15 +145,20 @@ else:
     # Behind a pooler in transaction mode the next page of a cursor is asked of another session.
     DATABASES["default"]["DISABLE_SERVER_SIDE_CURSORS"] = True
     DATABASES["default"]["CONN_HEALTH_CHECKS"] = True  # a restarted server is met with a new one
+# Half of the connections, whatever one network asks for; the others' pages go on.
+NETWORK_PLACES_MAX: int = env.int(
+    "NETWORK_PLACES_MAX", default=max(1, env.int("DATABASE_POOL_MAX", default=10) // 2)
+)
 CACHES = {
     "default": {
         "BACKEND": "django_prometheus.cache.backends.redis.RedisCache",  # django-redis, counted
-        "LOCATION": REDIS_URL,
+        "LOCATION": [REDIS_URL],  # a text would be split at its commas
         "KEY_PREFIX": "gw",
         "OPTIONS": {
             "SOCKET_CONNECT_TIMEOUT": 1,
             "SOCKET_TIMEOUT": 1,
             "CONNECTION_POOL_KWARGS": {"socket_keepalive": True},
+            "CONNECTION_FACTORY": "gateway_project.core.stores.addresses.CacheConnections",
         },
     }
     if REDIS_URL
@@ -172,6 +181,7 @@ PAGES_PER_MINUTE: int = env.int("PAGES_PER_MINUTE", default=600)
 RATE_LIMIT_FAILURE_POLICY: Any = env.str("RATE_LIMIT_FAILURE_POLICY", default="local")
 LOGIN_RATE_LIMIT_PER_MINUTE: int = env.int("LOGIN_RATE_LIMIT_PER_MINUTE", default=5)
 IDEMPOTENCY_PER_DAY: int = env.int("IDEMPOTENCY_PER_DAY", default=100_000)
+TRIES_PER_MINUTE: int = env.int("TRIES_PER_MINUTE", default=120)
 MAILS_PER_HOUR: int = env.int("MAILS_PER_HOUR", default=20)
 SESSIONS_PER_USER_MAX: int = env.int("SESSIONS_PER_USER_MAX", default=50)
 TRIAL_RATE_LIMIT_PER_MINUTE: int = env.int("TRIAL_RATE_LIMIT_PER_MINUTE", default=10)
@@ -221,12 +231,9 @@ CHANNEL_LAYERS = {
         "BACKEND": "channels_redis.pubsub.RedisPubSubChannelLayer",
         "CONFIG": {
             "hosts": [
-                {
-                    "address": REDIS_URL,
-                    "socket_connect_timeout": 1,
-                    "socket_timeout": 2,
-                    "socket_keepalive": True,
-                }
+                addresses.channel_host(
+                    REDIS_URL, socket_connect_timeout=1, socket_timeout=2, socket_keepalive=True
+                )
             ],
             "prefix": "gw:layer:",
         },
@@ -278,6 +285,7 @@ HEAD_SECONDS_MAX: float = env.float("HEAD_SECONDS_MAX", default=10.0)
 ANSWER_STALL_SECONDS_MAX: float = env.float("ANSWER_STALL_SECONDS_MAX", default=20.0)
 DATA_UPLOAD_MAX_MEMORY_SIZE = BODY_BYTES_MAX
 LITELLM_BYTES_MAX: int = env.int("LITELLM_BYTES_MAX", default=32 << 20)  # pictures come twice
+GUARDRAIL_BYTES_MAX: int = env.int("GUARDRAIL_BYTES_MAX", default=16 << 20)
 UPLOAD_BYTES_MAX = 2 << 20  # of pages that take a file; below what Django would write to the disk
 
 # -- Batches and jobs -----------------------------------------------------------------------------
@@ -323,7 +331,6 @@ INSTALLED_APPS = [
     "corsheaders",
     "rest_framework",
     "drf_spectacular",
-    "drf_spectacular_sidecar",
     "django_celery_beat",
     "django_prometheus",
 ]
@@ -336,6 +343,7 @@ PROMETHEUS_LATENCY_BUCKETS = (  # of `django_db_…`: those of our own, `core/te
 MIDDLEWARE = [
     "gateway_project.core.stores.database.release_before_answering",
     "gateway_project.core.api.error_pages.route_label",
+    "portal.language.BrowsersLanguage",
     "gateway_project.core.api.error_pages.RefusedData",
     "gateway_project.core.api.error_pages.RefusedMethods",
     "django.middleware.security.SecurityMiddleware",
@@ -352,6 +360,7 @@ MIDDLEWARE = [
     "allauth.usersessions.middleware.UserSessionsMiddleware",
     "django_htmx.middleware.HtmxMiddleware",
     "portal.clocks.ReadersClock",
+    "portal.language.PersonsLanguage",
 ]
 ROOT_URLCONF = "gateway_project.urls"
 ASGI_APPLICATION = "gateway_project.asgi.application"
@@ -367,6 +376,7 @@ TEMPLATES = [
                 "django.contrib.auth.context_processors.auth",
                 "django.contrib.messages.context_processors.messages",
             ],
+            "builtins": ["django.templatetags.i18n"],
         },
     }
 ]
@@ -398,9 +408,14 @@ ACCOUNT_RATE_LIMITS = {
     "reset_password": "5/900s/key",
 }
 STAFF_TWO_FACTORS: bool = env.bool("STAFF_TWO_FACTORS", default=not IS_LOCAL)
+STAFF_FOUR_EYES: bool | None = env.bool("STAFF_FOUR_EYES", default=None)
 MFA_ADAPTER = "accounts.adapter.MFAAdapter"
 MFA_SUPPORTED_TYPES = ["totp", "webauthn", "recovery_codes"]
 MFA_PASSKEY_LOGIN_ENABLED = True
+MFA_FORMS = {
+    f"{name}_webauthn": f"accounts.passkeys.{name.title()}Form"
+    for name in ("login", "authenticate", "reauthenticate", "add", "edit")
+}
 MFA_WEBAUTHN_ALLOW_INSECURE_ORIGIN = not HTTPS_ONLY  # browsers allow it on localhost alone
 # Of a change of the address that waits: nobody signs in before the one in use is confirmed.
 MFA_ALLOW_UNVERIFIED_EMAIL = True
@@ -437,7 +452,12 @@ AUTH_PASSWORD_VALIDATORS = [
 ]
 AUTH_PASSWORD_VALIDATORS[0]["OPTIONS"] = {"min_length": 10}  # type: ignore[assignment]
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
-LANGUAGE_CODE = "en-us"
+LANGUAGE_CODE = "en"
+LANGUAGES = [("en", "English"), ("de", "Deutsch")]  # each by its own name
+LOCALE_PATHS = [BASE_DIR / "locale"]
+FORMAT_MODULE_PATH = "gateway_project.formats"
+LANGUAGE_COOKIE_NAME = "language"
+LANGUAGE_COOKIE_AGE = 31_536_000  # a year
 TIME_ZONE = "UTC"
 USE_TZ = True
 STATIC_URL = "/static/"
@@ -456,7 +476,7 @@ if EMAIL_URL:
 EMAIL_TIMEOUT = 10
 DEFAULT_FROM_EMAIL: str = env.str("DEFAULT_FROM_EMAIL", default="Gateway <gateway@localhost>")
 
-SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = HTTPS_ONLY
+SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = LANGUAGE_COOKIE_SECURE = HTTPS_ONLY
 SESSION_COOKIE_HTTPONLY = True
 SECURE_CONTENT_TYPE_NOSNIFF = True
 SECURE_HSTS_SECONDS = 31_536_000 if HTTPS_ONLY else 0
@@ -477,7 +497,7 @@ CORS_ALLOW_HEADERS = [  # its default, and what our own clients send
 ]
 CORS_EXPOSE_HEADERS = [
     *("Content-Disposition", "ETag", "RateLimit", "RateLimit-Policy", "Retry-After"),
-    *("X-Gateway-Notice", "X-Request-ID"),
+    *("Idempotency-Replayed", "Location", "X-Gateway-Notice", "X-Request-ID"),
 ]
 
 # django-ratelimit guards the browser's sign-in forms; how it finds the address is ours.
@@ -536,15 +556,12 @@ SPECTACULAR_SETTINGS = {
     "SERVE_PUBLIC": True,
     "SERVE_PERMISSIONS": ["rest_framework.permissions.AllowAny"],
     "SERVE_AUTHENTICATION": [],
-    "SWAGGER_UI_DIST": "SIDECAR",
-    "SWAGGER_UI_FAVICON_HREF": "SIDECAR",
-    "REDOC_DIST": "SIDECAR",
     "SCHEMA_PATH_PREFIX": r"/(v1|auth)",
     "POSTPROCESSING_HOOKS": ["gateway_project.core.api.openapi.finish"],
-    "SWAGGER_UI_SETTINGS": {"deepLinking": True, "persistAuthorization": False},
 }
 
-CELERY_BROKER_URL = REDIS_URL or "memory://localhost/"
+_broker_url, _of_sentinels = addresses.broker(REDIS_URL)
+CELERY_BROKER_URL = _broker_url or "memory://localhost/"
 CELERY_TASK_IGNORE_RESULT = True
 CELERY_TASK_ACKS_LATE = True
 CELERY_TASK_REJECT_ON_WORKER_LOST = True
@@ -560,6 +577,7 @@ CELERY_BROKER_TRANSPORT_OPTIONS = {
     "socket_timeout": 2,  # of each connection that a broker without a word has left behind
     "socket_keepalive": True,
     "health_check_interval": 3,  # a broker that says nothing is left after two of them
+    **_of_sentinels,
 }
 CELERY_TASK_QUEUES = [Queue(name) for name in queues.NAMES]  # a worker without -Q takes all
 CELERY_TASK_CREATE_MISSING_QUEUES = False
@@ -568,6 +586,7 @@ CELERY_TASK_ROUTES = {
     "detection.tasks.judge_chunk": {"queue": queues.DETECTION},
     "webhooks.tasks.deliver": {"queue": queues.WEBHOOKS},
     "webhooks.tasks.send_notices": {"queue": queues.MAIL},
+    "gateway_project.tasks.send_announcements": {"queue": queues.MAIL},
     "accounts.tasks.drain_usage": {"queue": queues.USAGE},
     "accounts.tasks.tend_usage_log": {"queue": queues.USAGE},
 }
@@ -578,6 +597,9 @@ CELERY_DB_REUSE_MAX = sys.maxsize  # `gateway_project/celery.py` closes them
 CELERY_TIMEZONE = "UTC"
 CELERY_BEAT_SCHEDULER = "gateway_project.worker.beat:Scheduler"
 CELERY_BEAT_SCHEDULE = {
+    "sample-status": {"task": "gateway_project.tasks.sample_status", "schedule": 60.0},
+    "undo-acts": {"task": "gateway_project.tasks.undo_acts", "schedule": 60.0},
+    "send-announcements": {"task": "gateway_project.tasks.send_announcements", "schedule": 10.0},
     "worker-heartbeat": {"task": "accounts.tasks.record_heartbeat", "schedule": 15.0},
     # What forgets and erases works in rounds of seconds, so that a backlog occupies no worker.
     "tend-usage-log": {"task": "accounts.tasks.tend_usage_log", "schedule": 60.0},
@@ -585,20 +607,32 @@ CELERY_BEAT_SCHEDULE = {
     "write-exports": {"task": "accounts.tasks.write_exports", "schedule": 10.0},
     "seal-audit": {"task": "accounts.tasks.seal_audit", "schedule": 5.0},
     "erase-deleted": {"task": "accounts.tasks.erase_deleted", "schedule": 10.0},
+    "carry-out-deletions": {"task": "accounts.tasks.carry_out_deletions", "schedule": 60.0},
+    "remind-of-graces": {"task": "accounts.tasks.remind_of_graces", "schedule": 60.0},
+    "send-digests": {"task": "accounts.tasks.send_digests", "schedule": 60.0},
+    "watch-budgets": {"task": "detection.tasks.watch_budgets", "schedule": 60.0},
     "prune-robin": {"task": "robin.tasks.prune", "schedule": 60.0},
     "announce-expiring-keys": {
         "task": "accounts.tasks.announce_expiring_keys",
         "schedule": 60.0,
     },
-    "deliver-webhooks": {"task": "webhooks.tasks.deliver", "schedule": 1.0},
+    # Without Redis worker and web process are one, and its new events wake it themselves.
+    "deliver-webhooks": {
+        "task": "webhooks.tasks.deliver",
+        "schedule": 1.0 if REDIS_URL else 5.0,
+    },
     "send-webhook-notices": {"task": "webhooks.tasks.send_notices", "schedule": 10.0},
     "measure-webhooks": {"task": "webhooks.tasks.measure", "schedule": 15.0},
     "close-webhooks": {"task": "webhooks.tasks.close_pending", "schedule": 10.0},
     "prune-webhooks": {"task": "webhooks.tasks.prune", "schedule": 60.0},
-    "work-on-jobs": {"task": "detection.tasks.work", "schedule": 2.0},
+    "work-on-jobs": {"task": "detection.tasks.work", "schedule": 5.0},
     "prune-jobs": {"task": "detection.tasks.prune_jobs", "schedule": 60.0},
     "prune-detection": {"task": "detection.tasks.prune", "schedule": 60.0},
-    "work-on-robins-queue": {"task": "robin.tasks.work_on_queue", "schedule": 2.0},
+    "work-on-robins-queue": {
+        "task": "robin.tasks.work_on_queue",
+        "schedule": 2.0 if REDIS_URL else 5.0,
+    },
+    "send-robins-alarms": {"task": "robin.tasks.send_alarms", "schedule": 10.0},
     "sample-robin": {"task": "robin.tasks.sample_metrics", "schedule": 60.0},
 }
 if REDIS_URL:  # without it usage goes straight to the database
@@ -609,3 +643,4 @@ if REDIS_URL:  # without it usage goes straight to the database
 
 LOGGING_CONFIG = None
 configure_logging(level=LOG_LEVEL, format=LOG_FORMAT)
+ENVIRONMENT_ASKED = env.asked

@@ -5,6 +5,9 @@ from __future__ import annotations
 from celery import shared_task
 
 from gateway_project.core.stores import redis
+from gateway_project.staff import acts
+from gateway_project.system import sampling
+from portal import availability, mailings
 
 ANSWER_SECONDS = 60
 
@@ -21,3 +24,21 @@ def answer_doctor(nonce: str, queue: str) -> None:
         pipeline.sadd(answer_key(nonce), queue)
         pipeline.expire(answer_key(nonce), ANSWER_SECONDS)
         pipeline.execute()
+
+
+@shared_task(expires=60)
+def sample_status() -> int:
+    """Note for the status page how each part of the installation does at this moment."""
+    return availability.record(sampling.states())
+
+
+@shared_task(expires=60)
+def undo_acts() -> int:
+    """Undo what staff did until a time that has come."""
+    return acts.undo_due()
+
+
+@shared_task(expires=10)
+def send_announcements() -> int:
+    """Send the next of the announcements that go by mail."""
+    return mailings.work()

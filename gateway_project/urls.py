@@ -6,11 +6,10 @@ from allauth.account.decorators import secure_admin_login
 from django.contrib import admin
 from django.urls import include, path, re_path
 from django.views.generic import RedirectView
-from drf_spectacular.views import SpectacularRedocView, SpectacularSwaggerSplitView
 
-from gateway_project.core.api.error_pages import with_inline_styles
 from gateway_project.staff.views import StaffViewSet
 from gateway_project.system import seen, views
+from portal.reference import pages
 
 handler400 = "gateway_project.core.api.error_pages.bad_request"
 handler403 = "gateway_project.core.api.error_pages.permission_denied"
@@ -37,20 +36,11 @@ urlpatterns = [
     path(seen.PATH[1:], seen.seen, name="system-seen"),
     path("metrics", views.metrics, name="system-metrics"),
     path("openapi.json", views.openapi_document, name="system-openapi"),
-    path(
-        "docs",
-        with_inline_styles(SpectacularSwaggerSplitView.as_view(url_name="system-openapi", **READ)),
-        name="system-docs",
-    ),
-    path(
-        "redoc",
-        with_inline_styles(
-            SpectacularRedocView.as_view(
-                url_name="system-openapi", template_name="portal/redoc.html", **READ
-            )
-        ),
-        name="system-redoc",
-    ),
+    path("docs", pages.overview, name="system-docs"),
+    path("docs/errors", pages.problem_list, name="docs-problems"),
+    path("docs/search", pages.search, name="docs-search"),
+    path("docs/<slug:slug>", pages.group, name="docs-group"),
+    path("redoc", pages.whole, name="system-redoc"),
     path("problems/<slug:code>", views.problem_page, name="system-problem"),
     path("admin/stats", StaffViewSet.as_view({"get": "stats"}), name="staff-stats"),
     path("admin/users", StaffViewSet.as_view({"get": "users"}), name="staff-users"),

@@ -54,6 +54,12 @@ class Background(Generic[R]):
                 self._thread = _Thread(self)
             return self._thread.submit(work)
 
+    def submit_if_running(self, work: Callable[[R], Coroutine[Any, Any, Any]]) -> None:
+        """The same, but for this alone no loop is started."""
+        with self._lock:
+            if self._thread is not None and self._thread.is_alive:
+                self._thread.submit(work)
+
     def stop(self) -> None:
         """Before the process ends; waits for what is under way, at most `stop_seconds`."""
         with self._lock:

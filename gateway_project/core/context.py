@@ -32,12 +32,15 @@ class RequestContext:
     """
 
     __slots__ = (
+        "beside",
+        "came",
         "client_ip",
         "correlation_id",
         "error_code",
         "headers",
         "host",
         "key_prefix",
+        "let_go",
         "limiter_seconds",
         "request_id",
         "request_uuid",
@@ -58,6 +61,9 @@ class RequestContext:
         self.traceparent = traceparent
         self.client_ip = client_ip
         self.started = perf_counter()
+        # For one that turns out slow (`core/telemetry/slow.py`).
+        self.came = 0.0
+        self.beside = (0.0, 0.0)
         self.route = "unmatched"
         self.host = ""
         self.workspace: str | None = None
@@ -70,6 +76,8 @@ class RequestContext:
         self.user_agent = ""
         self.usage: UsageRecord | None = None
         self.headers: list[tuple[bytes, bytes]] = []
+        # Called from any thread, before a wait for somebody outside: gives back what is shared.
+        self.let_go: Callable[[], None] | None = None
 
 
 def context_of(request: Any) -> RequestContext:

@@ -3,6 +3,7 @@
     GatewayError
     ├── BadRequest               400  not HTTP as we accept it (host, headers, path)
     ├── InvalidJSON              400  the body is not JSON
+    ├── NoSession                400  nobody is signed in: no refresh cookie came
     ├── MissingAPIKey            401  no key was sent
     ├── InvalidAPIKey            401  malformed, unknown, revoked or expired (never says which)
     ├── MissingToken             401  no access token was sent
@@ -66,8 +67,11 @@ import pydantic
 from django import db
 from django.core import exceptions as django_exceptions
 from django.http import Http404
+from django.http.multipartparser import MultiPartParserError
 from rest_framework import exceptions as drf
 from rest_framework import status as http
+
+from gateway_project.core.sentences import Sentence
 
 CONTENT_TYPE = "application/problem+json"
 FOREIGN_HOST = (
@@ -75,6 +79,7 @@ FOREIGN_HOST = (
     "it add this one to ALLOWED_HOSTS."
 )
 ROBIN_PREFIX = "/api/v1/"
+FIELDS_MAX = 1000  # Django's own, DATA_UPLOAD_MAX_NUMBER_FIELDS
 
 
 class GatewayError(drf.APIException):
@@ -91,16 +96,22 @@ class GatewayError(drf.APIException):
 
     def __init__(
         self,
-        detail: str | None = None,
+        detail: str | Sentence | None = None,
         *,
         errors: Sequence[Mapping[str, str]] = (),
         headers: Mapping[str, str] | None = None,
     ) -> None:
-        super().__init__(detail or self.default_detail, self.code)
+        said = detail or self.default_detail
+        self.sentence = said if isinstance(said, Sentence) else Sentence(said)
+        super().__init__(str(self.sentence), self.code)
         self.more: dict[str, Any] = {}
         """Members of the problem beside those that all have (RFC 9457, §3.2)."""
         self.errors = list(errors)
         self.headers = dict(headers or {})
+
+    def for_people(self) -> str:
+        """`detail` in the language of the page; on `detail` itself programs rely."""
+        return self.sentence.said()
 
     @property
     def sentences(self) -> list[str]:
@@ -115,11 +126,31 @@ class BadRequest(GatewayError):
     default_detail = "The request is not acceptable as it is. Check host name, headers and path."
 
 
+class BrokenForm(BadRequest):
+    default_detail = (
+        "The form could not be read: its parts are not as its Content-Type says. Send it as "
+        "multipart/form-data with its boundary, or as application/x-www-form-urlencoded."
+    )
+
+
+class TooManyFields(BadRequest):
+    default_detail = "The query, or the form, has more than 1,000 fields or files. Send fewer."
+
+
 class InvalidJSON(GatewayError):
     status_code = 400
     code = "invalid_json"
     title = "Body is not JSON"
     default_detail = "The body could not be read as JSON. Send one JSON object, encoded as UTF-8."
+
+
+class NoSession(GatewayError):
+    """No 401: Robin UI takes each for the end of a session, and forgets the page asked for."""
+
+    status_code = 400
+    code = "no_session"
+    title = "Nobody is signed in"
+    default_detail = "There is no refresh cookie. Sign in: POST /api/v1/auth/login sets it."
 
 
 class MissingAPIKey(GatewayError):
@@ -362,7 +393,7 @@ class UpgradeRequired(GatewayError):
         "proxies pass 'Upgrade' and 'Connection' on."
     )
 
-    def __init__(self, detail: str | None = None) -> None:
+    def __init__(self, detail: str | Sentence | None = None) -> None:
         super().__init__(
             detail,
             headers={
@@ -428,8 +459,15 @@ class StoreUnavailable(GatewayError):
         "A store that this request needs is away. Your key may be fine: try again shortly."
     )
 
-    def __init__(self, detail: str | None = None, *, retry_after_seconds: int = 5) -> None:
-        super().__init__(detail, headers={"Retry-After": str(retry_after_seconds)})
+    def __init__(
+        self,
+        detail: str | Sentence | None = None,
+        *,
+        retry_after_seconds: int = 5,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        again = {"Retry-After": str(retry_after_seconds)}
+        super().__init__(detail, headers={**again, **(headers or {})})
 
 
 class NotImplementedHere(GatewayError):
@@ -462,7 +500,9 @@ class UpstreamUnavailable(GatewayError):
     title = "Robin unavailable"
     default_detail = "The mail server does not answer. Try again shortly."
 
-    def __init__(self, detail: str | None = None, *, retry_after_seconds: int = 5) -> None:
+    def __init__(
+        self, detail: str | Sentence | None = None, *, retry_after_seconds: int = 5
+    ) -> None:
         super().__init__(detail, headers={"Retry-After": str(retry_after_seconds)})
 
 
@@ -611,8 +651,10 @@ def translate(exc: Exception) -> GatewayError:
         return UnsupportedMediaType()
     if isinstance(exc, drf.NotAcceptable):
         return NotAcceptable()
-    if isinstance(exc, drf.ParseError | django_exceptions.BadRequest):
+    if isinstance(exc, drf.ParseError):
         return InvalidJSON()
+    if isinstance(exc, MultiPartParserError | django_exceptions.BadRequest):
+        return BrokenForm()
     if isinstance(exc, drf.ValidationError):
         return ValidationFailed(errors=_drf_fields(exc.detail))
     if isinstance(exc, drf.Throttled):
@@ -624,6 +666,8 @@ def translate(exc: Exception) -> GatewayError:
         return BodyTooLarge()
     if isinstance(exc, django_exceptions.DisallowedHost):
         return BadRequest(FOREIGN_HOST)
+    if isinstance(exc, django_exceptions.TooManyFieldsSent | django_exceptions.TooManyFilesSent):
+        return TooManyFields()
     if isinstance(exc, django_exceptions.SuspiciousOperation):
         return BadRequest()
     if isinstance(exc, drf.PermissionDenied):

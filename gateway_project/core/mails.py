@@ -12,12 +12,15 @@ from typing import Any
 
 from django.core.mail import EmailMultiAlternatives
 from django.utils.html import escape
+from django.utils.translation import gettext
+
+from gateway_project.core.language import spoken
 
 LINK = re.compile(r"https?://\S+")
 FACT = re.compile(r"^\s{2,}(\S.*?)\s{2,}(\S.*)$")
 ACCENT, INK, SOFT, LINE, GROUND = "#0c6b63", "#0f1f1d", "#4b5c59", "#d9e2df", "#f6f8f7"
 PAGE = (
-    '<!doctype html><html lang="en"><head><meta charset="utf-8">'
+    '<!doctype html><html lang="{language}"><head><meta charset="utf-8">'
     '<meta name="viewport" content="width=device-width">'
     '<meta name="color-scheme" content="light dark"><title>{title}</title></head>'
     f'<body style="margin:0;background:{GROUND};color:{INK};'
@@ -31,7 +34,7 @@ PAGE = (
 BUTTON = (
     '<p style="margin:1.25rem 0"><a href="{link}" style="display:inline-block;'
     f"background:{ACCENT};color:#fff;text-decoration:none;font-weight:600;border-radius:9px;"
-    'padding:.6rem 1.1rem">Open the link</a></p>'
+    'padding:.6rem 1.1rem">{open}</a></p>'
     f'<p style="color:{SOFT};font-size:.86rem;overflow-wrap:anywhere">{{link}}</p>'
 )
 
@@ -48,7 +51,15 @@ def html_of(subject: str, text: str) -> str:
     """The page of a text; whatever a name in it holds, it is only a name."""
     body, _, foot = text.partition("\n-- \n")
     parts = [_part(part) for part in re.split(r"\n\s*\n", body.strip("\n"))]
-    return PAGE.format(title=escape(subject), body="".join(parts), foot=escape(foot.strip()))
+    return PAGE.format(
+        language=spoken(), title=escape(subject), body="".join(parts), foot=escape(foot.strip())
+    )
+
+
+def table(facts: Sequence[tuple[str, str]]) -> str:
+    """Lines that both forms show as one: names, and what they are."""
+    width = max(len(name) for name, _ in facts)
+    return "\n".join(f"    {name:{width}}  {value}" for name, value in facts)
 
 
 def _part(part: str) -> str:
@@ -66,7 +77,8 @@ def _part(part: str) -> str:
     words: list[str] = []
     for line in lines:
         if LINK.fullmatch(line.strip()):
-            found += [_paragraph(words), BUTTON.format(link=escape(line.strip()))]
+            button = BUTTON.format(link=escape(line.strip()), open=gettext("Open the link"))
+            found += [_paragraph(words), button]
             words = []
         else:
             words.append(line)

@@ -21,9 +21,9 @@ import asyncio
 import hashlib
 import ipaddress
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import cached_property
 from threading import Lock
 from time import monotonic
 from typing import Any, Literal, NamedTuple, Protocol
@@ -47,6 +47,7 @@ BUCKETS_PER_SUBJECT = 16
 """A window of more buckets counts as several subjects; all together take some 40 MB at most."""
 DENIALS_MAX = 20_000
 FREE_CALLS_PER_MINUTE = 600
+COMMANDS_MAX = 4  # of a caller's that are remembered: batches have many costs
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +90,38 @@ def per_day(name: str, subject: str, limit: int, on_failure: Failure = "local") 
     return Policy(name, subject, limit, 86_400, 86_400_000, 1, on_failure)
 
 
+class Policies(tuple[Policy, ...]):
+    """All of one caller. What follows from them alone is made once, and not for each request."""
+
+    def __init__(self, policies: Iterable[Policy] = ()) -> None:
+        self._commands: dict[tuple[int, ...], bytes] = {}
+        self._costs: dict[tuple[int, int], tuple[int, ...]] = {}
+
+    def costs(self, minute_cost: int, day_cost: int) -> tuple[int, ...]:
+        """Of each, for a request that costs so much of a minute and of a day."""
+        asked = minute_cost, day_cost
+        costs = self._costs.get(asked)
+        if costs is None:
+            costs = tuple(day_cost if policy.is_daily else minute_cost for policy in self)
+            if len(self._costs) < COMMANDS_MAX:
+                self._costs[asked] = costs
+        return costs
+
+    def command(self, costs: tuple[int, ...]) -> bytes:
+        """The limiter's, packed."""
+        command = self._commands.get(costs)
+        if command is None:
+            command = _command(self, costs, 0)
+            if len(self._commands) < COMMANDS_MAX:
+                self._commands[costs] = command
+        return command
+
+    @cached_property
+    def header(self) -> bytes:
+        """`RateLimit-Policy`."""
+        return _policy_header(self)
+
+
 class State(NamedTuple):
     """One policy after the decision. `reset_seconds`: until all of `limit` is back."""
 
@@ -111,30 +144,38 @@ class Decision(NamedTuple):
     retry_after_seconds: int = 0
     degraded: tuple[str, ...] = ()
     wait_ms: int = 0
+    policy_header: bytes = b""
 
     def headers(self) -> list[tuple[str, str]]:
+        """`raw_headers` as Django and people write them."""
+        return [(HEADERS[name], value.decode()) for name, value in self.raw_headers()]
+
+    def raw_headers(self) -> list[tuple[bytes, bytes]]:
         """The IETF pair (draft-ietf-httpapi-ratelimit-headers-10, as lists) and the older triple.
 
         The triple describes the policy nearest to its end; its Reset is in seconds from now.
         """
         if not self.states:
             return []
-        tight = min(
-            self.states, key=lambda s: (s.name != self.denied, s.remaining / max(s.limit, 1))
-        )
+        left = [f'"{s.name}";r={s.remaining};t={s.reset_seconds}' for s in self.states]
+        tight = self._tightest()
         return [
-            (
-                "RateLimit",
-                ", ".join(f'"{s.name}";r={s.remaining};t={s.reset_seconds}' for s in self.states),
-            ),
-            (
-                "RateLimit-Policy",
-                ", ".join(f'"{s.name}";q={s.limit};w={s.window_seconds}' for s in self.states),
-            ),
-            ("X-RateLimit-Limit", str(tight.limit)),
-            ("X-RateLimit-Remaining", str(tight.remaining)),
-            ("X-RateLimit-Reset", str(tight.reset_seconds)),
+            (b"ratelimit", ", ".join(left).encode()),
+            (b"ratelimit-policy", self.policy_header or _policy_header(self.states)),
+            (b"x-ratelimit-limit", b"%d" % tight.limit),
+            (b"x-ratelimit-remaining", b"%d" % tight.remaining),
+            (b"x-ratelimit-reset", b"%d" % tight.reset_seconds),
         ]
+
+    def _tightest(self) -> State:
+        tightest, least = self.states[0], math.inf
+        for state in self.states:
+            if state.name == self.denied:
+                return state
+            share = state.remaining / (state.limit or 1)
+            if share < least:
+                tightest, least = state, share
+        return tightest
 
     def raise_if_denied(self) -> None:
         """Raise the 429 (or, for a closed policy without its store, the 503) of this decision."""
@@ -154,6 +195,19 @@ class Decision(NamedTuple):
             f"used up. Try again in {wait} seconds.",
             headers={"Retry-After": str(wait)},
         )
+
+
+HEADERS = {
+    b"ratelimit": "RateLimit",
+    b"ratelimit-policy": "RateLimit-Policy",
+    b"x-ratelimit-limit": "X-RateLimit-Limit",
+    b"x-ratelimit-remaining": "X-RateLimit-Remaining",
+    b"x-ratelimit-reset": "X-RateLimit-Reset",
+}
+
+
+def _policy_header(known: Iterable[Policy | State]) -> bytes:
+    return ", ".join(f'"{p.name}";q={p.limit};w={p.window_seconds}' for p in known).encode()
 
 
 def _window(seconds: int) -> str:
@@ -283,9 +337,7 @@ SHA, SHA_ONCE = _sha(SCRIPT), _sha(ONCE)
 _LOAD, _LOAD_ONCE = pack("SCRIPT", "LOAD", SCRIPT), pack("SCRIPT", "LOAD", ONCE)
 
 
-@lru_cache(maxsize=4_096)  # of half a kilobyte each; packing one anew takes 10 µs
-def _command(policies: tuple[Policy, ...], costs: tuple[int, ...], now_ms: int) -> bytes:
-    # The command of a key and cost never changes, so it is packed once, not per request.
+def _command(policies: Sequence[Policy], costs: Sequence[int], now_ms: int) -> bytes:
     names, numbers = _arguments(policies, costs, now_ms)
     return pack("EVALSHA", SHA, len(policies), *names, *numbers)
 
@@ -303,19 +355,23 @@ def _arguments(
 def _decision(policies: Sequence[Policy], reply: Sequence[int]) -> Decision:
     denied, wait = reply[0], reply[1]
     states = tuple(
-        State(
-            policy.name,
-            policy.limit,
-            max(0, policy.limit - reply[3 + 2 * i]),
-            max(0, reply[4 + 2 * i] // 1000),
-            policy.window_seconds,
-        )
-        for i, policy in enumerate(policies)
+        [
+            State(
+                policy.name,
+                policy.limit,
+                max(0, policy.limit - reply[3 + 2 * i]),
+                max(0, reply[4 + 2 * i] // 1000),
+                policy.window_seconds,
+            )
+            for i, policy in enumerate(policies)
+        ]
     )
     if denied:
         seconds = max(1, math.ceil(wait / 1000))
         return Decision(states, policies[denied - 1].name, seconds, wait_ms=wait)
-    return Decision(states)
+    return Decision(
+        states, policy_header=policies.header if isinstance(policies, Policies) else b""
+    )
 
 
 class MemoryLimiter:
@@ -423,7 +479,11 @@ class RedisLimiter:
         self.degraded_since: float | None = None
 
     async def check(self, policies: Sequence[Policy], costs: Sequence[int]) -> Decision:
-        command = _command(tuple(policies), tuple(costs), self._now_ms())
+        now_ms = self._now_ms()
+        if isinstance(policies, Policies) and not now_ms:
+            command = policies.command(tuple(costs))
+        else:
+            command = _command(policies, costs, now_ms)
         try:
             reply = await self._run(command, _LOAD)
         except (RedisUnavailable, ResponseError):

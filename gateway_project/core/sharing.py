@@ -7,7 +7,7 @@ from collections import OrderedDict, deque
 from collections.abc import AsyncIterator, Collection, Hashable
 from contextlib import asynccontextmanager
 from uuid import UUID
-from weakref import WeakValueDictionary
+from weakref import WeakKeyDictionary, WeakValueDictionary
 
 FIRST = UUID(int=0)
 """No UUIDv7 is smaller."""
@@ -141,3 +141,26 @@ class FairSemaphore:
                 place.set_result(None)
                 return
         self._free += 1
+
+
+class LoopTurns:
+    """Work that comes in heaps begins piece by piece: a few at each turn of the event loop.
+
+    A hundred tasks that are made at once also run at once, and whatever else comes in waits for all
+    of them. Behind this, others come in between, and holders with a heap go on by turns.
+    """
+
+    def __init__(self, pieces: int) -> None:
+        self._pieces = pieces
+        self._places: WeakKeyDictionary[asyncio.AbstractEventLoop, FairSemaphore] = (
+            WeakKeyDictionary()
+        )
+
+    async def wait(self, holder: Hashable) -> None:
+        """Until the next piece of `holder` may begin."""
+        loop = asyncio.get_running_loop()
+        places = self._places.get(loop)
+        if places is None:
+            places = self._places[loop] = FairSemaphore(self._pieces)
+        await places.acquire(holder)
+        loop.call_soon(places.release)  # in the next turn

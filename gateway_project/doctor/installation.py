@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
+import stat
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from secrets import token_hex
 from time import monotonic, sleep
@@ -15,16 +18,17 @@ from django.conf import settings
 from django.core import checks as django_checks
 
 from gateway_project import rotation
-from gateway_project.backups import trail
+from gateway_project.backups import BackupError, postgres, services, trail
 from gateway_project.core import clock
 from gateway_project.core.stores import queues, redis
 from gateway_project.core.telemetry import loops
 from gateway_project.doctor.examination import Finding, Options, check, error, ok, skipped, warning
-from gateway_project.doctor.stores import NO_REDIS
+from gateway_project.doctor.stores import NO_REDIS, is_postgresql, select
 from gateway_project.system import presence
 from gateway_project.tasks import answer_doctor, answer_key
 
 QUEUE_SECONDS = 8.0
+FILES_MIN = 4096
 DISK_BYTES_MIN, DISK_BYTES_BAD = 256 << 20, 32 << 20
 BACKUP_HOURS, BACKUP_HOURS_BAD = 26, 7 * 24
 DIFFERENT_CHARS_MIN = 8
@@ -183,6 +187,24 @@ def examine_processes(_: Options) -> Iterator[Finding]:
                     f"{process.role} {process.name} has another {name} than this environment.",
                     "Restart it once the settings are the same everywhere: manage.py secrets",
                 )
+    other = {
+        process.name: tuple(_differing(process.settings))
+        for process in living
+        if process.version == settings.VERSION
+    }
+    for names in sorted({names for names in other.values() if names}):
+        alike = [name for name, found in other.items() if found == names]
+        yield warning(
+            f"{', '.join(alike)} {'has' if len(alike) == 1 else 'have'} other values of "
+            f"{', '.join(names)} than this environment.",
+            "Give all hosts the same settings (docs/settings.md), and restart. Addresses may "
+            "differ where they lead to the same.",
+        )
+    if few := [process.name for process in living if 0 < process.files < FILES_MIN]:
+        yield warning(
+            f"May open fewer than {FILES_MIN} files, two for each client: {', '.join(few)}.",
+            "LimitNOFILE=65536 in the systemd unit, `ulimits` in the compose file.",
+        )
     failing = loops.failing()
     if failing:
         yield error(
@@ -191,6 +213,11 @@ def examine_processes(_: Options) -> Iterator[Finding]:
         )
     if roles["web"] and roles["worker"] and len(versions) == 1 and not failing:
         yield ok(f"{roles['web']} web processes and {roles['worker']} workers live.")
+
+
+def _differing(theirs: Mapping[str, str]) -> Iterator[str]:
+    ours = presence.own_settings()
+    return (name for name in sorted(ours) if name in theirs and theirs[name] != ours[name])
 
 
 @check("queues", seconds_max=QUEUE_SECONDS + 7)
@@ -266,11 +293,71 @@ def examine_disk(_: Options) -> Iterator[Finding]:
             yield ok(f"{setting} ({folder}) has {free >> 20} MiB left.")
 
 
+@check("files")
+def examine_files(_: Options) -> Iterator[Finding]:
+    """Secrets on the disk that other users of this host may read."""
+    secret = [settings.BASE_DIR / ".env", *sorted((settings.VAR_DIR / "secrets").glob("*"))]
+    found = [path for path in secret if _is_readable_by_others(path)]
+    for path in found:
+        yield (warning if settings.IS_LOCAL else error)(
+            f"Every user of this host can read {path}.", f"chmod o= {path}"
+        )
+    if not found:
+        yield ok("No file with secrets of ours is readable by everybody.")
+
+
+def _is_readable_by_others(path: Path) -> bool:
+    """By its own mode, and by those of all folders above."""
+    try:
+        return bool(path.stat().st_mode & stat.S_IROTH) and all(
+            folder.stat().st_mode & stat.S_IXOTH for folder in path.parents
+        )
+    except OSError:
+        return False
+
+
+@check("packages")
+def examine_packages(_: Options) -> Iterator[Finding]:
+    """Whether the libraries are those of this version's lock."""
+    lock = settings.BASE_DIR / "requirements/base.txt"
+    if not lock.exists():
+        yield skipped("This is an image: its libraries were installed with its code.")
+        return
+    pattern = re.compile(r"^([\w.-]+)(?:\[.*?\])?==([^ ;\\]+)([^\\]*)", re.MULTILINE)
+    wrong = []
+    for name, wanted, marker in pattern.findall(lock.read_text()):
+        try:
+            have = version(name)
+        except PackageNotFoundError:
+            have = "missing"
+        if have != wanted and not (have == "missing" and ";" in marker):
+            wrong.append(f"{name} {have}, not {wanted}")
+    if wrong:
+        yield error(
+            f"Libraries are not those of this version: {', '.join(wrong[:5])}"
+            f"{f' and {len(wrong) - 5} more' if wrong[5:] else ''}.",
+            "make setup, and restart: the code was changed, and its environment was not.",
+        )
+    else:
+        yield ok("The libraries are those of requirements/base.txt.")
+
+
 # -- Backup ---------------------------------------------------------------------------------------
 
 
 @check("backup")
 def examine_backup(_: Options) -> Iterator[Finding]:
+    if settings.BACKUP_RECIPIENTS:
+        try:
+            services.recipients()
+            if is_postgresql():
+                number = int(select("SELECT current_setting('server_version_num')")[0])
+                postgres.program("pg_dump", number // 10_000)
+        except BackupError as exc:
+            yield warning(
+                f"This host cannot make one: {exc}",
+                "Where another host makes them, leave BACKUP_RECIPIENTS out here.",
+            )
     last = trail.last_at()
     do = "Run `manage.py backup` each night (docs/operations.md), or say what does: backup --noted"
     if last is None:

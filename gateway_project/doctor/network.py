@@ -7,6 +7,7 @@ import ipaddress
 import socket
 import ssl
 from collections.abc import Iterator
+from contextlib import suppress
 from datetime import UTC, datetime
 from email.utils import parseaddr
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -16,9 +17,11 @@ from urllib.parse import urlsplit
 
 import aiohttp
 import httpx
+import websockets.sync.client as websockets
 from django.conf import settings
 from django.core.mail import EmailMessage, get_connection
 from django.core.mail.backends.smtp import EmailBackend
+from websockets.exceptions import ConnectionClosed, WebSocketException
 
 from detection.engines import door
 from detection.engines.addresses import DEFAULT, Address, BadAddress
@@ -26,7 +29,8 @@ from detection.engines.engine import EngineUnavailable
 from detection.engines.scores import Score
 from gateway_project.core import clock
 from gateway_project.core.context import RequestContext
-from gateway_project.core.upstream import destinations
+from gateway_project.core.stores import addresses
+from gateway_project.core.upstream import destinations, names
 from gateway_project.core.upstream.client import UpstreamError
 from gateway_project.doctor.examination import Finding, Options, check, error, ok, skipped, warning
 from gateway_project.system import seen
@@ -42,7 +46,7 @@ CERTIFICATE_DAYS, CERTIFICATE_DAYS_BAD = 21, 7
 def public_url(options: Options) -> str:
     """Where clients reach the gateway, as far as it is known; empty: it is not."""
     https = [url for url in settings.CSRF_TRUSTED_ORIGINS if "*" not in url]
-    return options.url or (https[0].rstrip("/") if https else "")
+    return options.url or settings.PUBLIC_URL or (https[0].rstrip("/") if https else "")
 
 
 def local_url() -> str:
@@ -50,7 +54,7 @@ def local_url() -> str:
     return f"http://{host}:{settings.PORT}"
 
 
-@check("proxy")
+@check("proxy", seconds_max=30)
 def examine_proxy(options: Options) -> Iterator[Finding]:
     """A request to ourselves that lies about its address: is the lie believed, and by how much?"""
     url = public_url(options) or local_url()
@@ -78,10 +82,16 @@ def examine_proxy(options: Options) -> Iterator[Finding]:
         )
         return
     yield from judge_hops(found.json(), url=url, is_public=is_public)
+    yield from judge_headers(found.json(), url=url)
+    if is_public:
+        yield from _large_body(url)
+        if settings.ROBIN_CLIENT_API_URL:
+            yield from _upgrade(url)
 
 
 def _ask_ourselves(url: str) -> httpx.Response:
     headers = {"Authorization": f"Doctor {seen.question()}", "X-Forwarded-For": FORGED}
+    headers |= dict.fromkeys(seen.HEADERS, "doctor")
     with httpx.Client(timeout=5, follow_redirects=True) as http:
         return http.get(f"{url}{seen.PATH}", headers=headers)
 
@@ -94,9 +104,12 @@ def judge_hops(found: dict[str, Any], *, url: str, is_public: bool) -> Iterator[
     real = len(entries) - entries.index(FORGED) - 1 if FORGED in entries else len(entries)
     if found["client_ip"] == FORGED:
         yield error(
-            f"A forged X-Forwarded-For is believed: {real} proxies stand before {url}, and "
+            f"A forged X-Forwarded-For is believed: {real} proxies before {url} add to it, and "
             f"TRUSTED_PROXY_HOPS is {hops}. Anybody can get around limits and lock-outs.",
-            f"Set TRUSTED_PROXY_HOPS={real}.",
+            f"Set TRUSTED_PROXY_HOPS={real}."
+            if real or not url.startswith("https:")
+            else "Whoever ends TLS there passes the header on as clients claim it: have it append "
+            "(nginx: proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for).",
         )
     elif not is_public and hops:
         yield skipped(
@@ -111,8 +124,10 @@ def judge_hops(found: dict[str, Any], *, url: str, is_public: bool) -> Iterator[
         )
     elif hops > real:
         yield error(
-            f"TRUSTED_PROXY_HOPS is {hops}, but {real} proxies stand before {url}.",
-            f"Set TRUSTED_PROXY_HOPS={real}, or have each proxy append to X-Forwarded-For.",
+            f"TRUSTED_PROXY_HOPS is {hops}, but X-Forwarded-For names {real} proxies before {url}: "
+            "all clients count as one address, and share its limits and lock-outs.",
+            "Have each proxy append to X-Forwarded-For (nginx: $proxy_add_x_forwarded_for); "
+            f"TRUSTED_PROXY_HOPS={real} where there are no more.",
         )
     else:
         yield ok(f"{url}: {real} proxies, as TRUSTED_PROXY_HOPS says; a forged address is ignored.")
@@ -126,6 +141,59 @@ def judge_hops(found: dict[str, Any], *, url: str, is_public: bool) -> Iterator[
 
 
 LOCAL = ("127.0.0.1", "localhost", "::1")
+
+
+def judge_headers(found: dict[str, Any], *, url: str) -> Iterator[Finding]:
+    """What a proxy did to the headers that clients send us."""
+    if lost := sorted(set(seen.HEADERS) - set(found.get("headers", seen.HEADERS))):
+        yield error(
+            f"{', '.join(lost)}: sent to {url}, and not passed on by a proxy.",
+            "Have the proxy pass them on: without the first no program can sign in.",
+        )
+    name = urlsplit(url).hostname
+    if name not in LOCAL and urlsplit(f"//{found['host']}").hostname != name:
+        yield warning(
+            f"The gateway is told the host {found['host']}, not {name}: forms may be refused.",
+            "Have the proxy pass `Host` on (nginx: proxy_set_header Host $host).",
+        )
+
+
+def _large_body(url: str) -> Iterator[Finding]:
+    """A batch of the largest size; without a key, so the gateway refuses it in its own words."""
+    try:
+        with httpx.Client(timeout=10) as http:
+            answer = http.post(
+                f"{url}/v1/detect/batch",
+                content=b" " * (settings.BATCH_BYTES_MAX - 1),
+                headers={"Content-Type": "application/json"},
+            )
+    except httpx.HTTPError as exc:
+        said = type(exc).__name__
+    else:
+        if answer.headers.get("content-type", "").startswith("application/problem+json"):
+            return
+        said = str(answer.status_code)
+    yield error(
+        f"A batch of {settings.BATCH_BYTES_MAX >> 20} MiB does not come through to the gateway: "
+        f"{said}.",
+        "Raise the proxy's bound for bodies (nginx: client_max_body_size 5m).",
+    )
+
+
+def _upgrade(url: str) -> Iterator[Finding]:
+    """The gateway takes a socket without a token, too, and closes it with a code of its own."""
+    try:
+        with websockets.connect(f"ws{url.removeprefix('http')}/ws/queue", open_timeout=5) as ws:
+            ws.recv(timeout=5)
+    except ConnectionClosed:
+        yield ok("The live queue's sockets come through.")
+    except (WebSocketException, OSError) as exc:
+        yield error(
+            f"The live queue's sockets do not come through {url}: {exc}",
+            "Have each proxy speak HTTP/1.1 to the gateway and pass `Upgrade` and `Connection` on "
+            "(docs/operations.md, nginx).",
+        )
+
 
 # -- The guard against SSRF -----------------------------------------------------------------------
 
@@ -160,8 +228,8 @@ def examine_guard(_: Options) -> Iterator[Finding]:
         *("DETECTION_ENGINE_URL", "ROBIN_CLIENT_API_URL", "ROBIN_SERVICE_API_URL"),
     )
     for setting in stores:
-        host = urlsplit(getattr(settings, setting, "") or "").hostname
-        for address in _addresses(host or ""):
+        named = addresses.hosts(getattr(settings, setting, "") or "")
+        for address in (one for host, _ in named for one in _addresses(host)):
             if _passes(address) and not _is_allowed(address):
                 yield warning(
                     f"{setting} names {address}, a public address: webhooks may be sent there.",
@@ -428,6 +496,46 @@ async def _ask_robin() -> dict[str, tuple[Any, bool | None]]:
         await robin.close()
 
 
+# -- Names, and who signs people in ---------------------------------------------------------------
+
+
+@check("dns")
+def examine_names(_: Options) -> Iterator[Finding]:
+    """The name servers that webhooks' hosts are looked up at."""
+    servers = ", ".join(settings.NAME_SERVERS) or "of the system"
+    if asyncio.run(names.are_answering()):
+        yield ok(f"The name servers ({servers}) answer.")
+    else:
+        yield error(
+            f"The name servers ({servers}) do not answer: no webhook can be sent.",
+            "Correct NAME_SERVERS, or /etc/resolv.conf, and let this host reach their port 53.",
+        )
+
+
+@check("oidc")
+def examine_sign_in(_: Options) -> Iterator[Finding]:
+    """What the provider says of itself, as the portal asks it."""
+    if not settings.OIDC_ISSUER:
+        yield skipped("OIDC_ISSUER is not set: people sign in by passwords and passkeys.")
+        return
+    needed = ("OIDC_CLIENT_ID", "OIDC_CLIENT_SECRET")
+    if missing := [name for name in needed if not getattr(settings, name)]:
+        yield error(
+            f"OIDC_ISSUER is set, and {' and '.join(missing)} not.",
+            "Register the gateway at the provider, and set what it gives.",
+        )
+    url = settings.OIDC_ISSUER.rstrip("/")
+    url += "" if "/.well-known/" in url else "/.well-known/openid-configuration"
+    do = "Set OIDC_ISSUER to what the provider calls its issuer: https://login.example/realm"
+    try:
+        with httpx.Client(timeout=5, follow_redirects=True) as http:
+            said = http.get(url).raise_for_status().json()["issuer"]
+    except (httpx.HTTPError, ValueError, KeyError, TypeError) as exc:
+        yield error(f"{url} does not describe a provider ({type(exc).__name__}: {exc}).", do)
+        return
+    yield ok(f"{said} describes itself.")
+
+
 # -- Certificates ---------------------------------------------------------------------------------
 
 
@@ -435,22 +543,34 @@ async def _ask_robin() -> dict[str, tuple[Any, bool | None]]:
 def examine_certificates(options: Options) -> Iterator[Finding]:
     """Of everything that is spoken to by TLS: ours in front, and those behind."""
     targets = [
-        *(("DETECTION_ENGINE_URL", settings.DETECTION_ENGINE_URL),),
-        *(("ROBIN_CLIENT_API_URL", settings.ROBIN_CLIENT_API_URL),),
-        *(("ROBIN_SERVICE_API_URL", settings.ROBIN_SERVICE_API_URL),),
-        *(("REDIS_URL", settings.REDIS_URL), ("CACHE_REDIS_URL", settings.CACHE_REDIS_URL)),
+        *_addresses_of_engines(),
+        ("ROBIN_CLIENT_API_URL", settings.ROBIN_CLIENT_API_URL),
+        ("ROBIN_SERVICE_API_URL", settings.ROBIN_SERVICE_API_URL),
+        ("REDIS_URL", settings.REDIS_URL),
+        ("CACHE_REDIS_URL", settings.CACHE_REDIS_URL),
+        ("OIDC_ISSUER", settings.OIDC_ISSUER),
         ("the gateway's address", public_url(options)),
     ]
+    if getattr(settings, "EMAIL_USE_SSL", False):
+        targets.append(("EMAIL_URL", f"https://{settings.EMAIL_HOST}:{settings.EMAIL_PORT}"))
     looked = False
     for name, url in targets:
-        parts = urlsplit(url or "")
-        if parts.scheme not in ("https", "rediss") or not parts.hostname:
+        if not url.startswith(("https:", "rediss")):
             continue
-        looked = True
-        port = parts.port or (443 if parts.scheme == "https" else 6379)
-        yield certificate(name, parts.hostname, port)
+        for host, port in addresses.hosts(url):
+            looked = True
+            yield certificate(name, host, port)
     if not looked:
         yield skipped("Nothing that the settings name is spoken to by TLS.")
+
+
+def _addresses_of_engines() -> list[tuple[str, str]]:
+    with suppress(BadAddress):  # the check `engine` says so
+        return [
+            ("DETECTION_ENGINE_URL" if name == DEFAULT else f"the engine '{name}'", one.url)
+            for name, one in door.configured().items()
+        ]
+    return []
 
 
 def certificate(name: str, host: str, port: int) -> Finding:

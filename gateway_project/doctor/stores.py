@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from datetime import timedelta
+from secrets import token_hex
 from time import monotonic
 from time import time as host_time
 from typing import Any
 
+import psycopg
 from django import db
 from django.conf import settings
-from redis import Redis
 from redis.exceptions import RedisError
 
 from accounts.usage import partitions
 from gateway_project.core import clock
-from gateway_project.core.stores import database, migrations
+from gateway_project.core.stores import addresses, database, liveness, migrations, statements
 from gateway_project.doctor.examination import Finding, Options, check, error, ok, skipped, warning
 from gateway_project.system import presence
 
@@ -53,21 +55,61 @@ def select(sql: str, *parameters: Any) -> list[Any]:
     return list(row or ())
 
 
+WHY = {
+    # What PostgreSQL, libpq and pgbouncer say, and what to do about it; the first that fits.
+    "too many clients|remaining connection slots|too many connections": (
+        "All its connections are taken: raise max_connections, or lower DATABASE_POOL_MAX or the "
+        "number of processes (`doctor database.connections` adds them up)."
+    ),
+    "password authentication failed|no password supplied|SASL|wrong password": (
+        "Correct user or password in DATABASE_URL; %-encode what has a meaning in URLs: @ : / # ?"
+    ),
+    'database ".*" does not exist|no such database': (
+        "Make it (createdb), or correct the name at the end of DATABASE_URL."
+    ),
+    'role ".*" does not exist': "Make it (createuser), or correct the user in DATABASE_URL.",
+    "resolve|Name or service|nodename|getaddrinfo|name resolution": (
+        "The name of its host is not known here: correct it in DATABASE_URL, or the name servers "
+        "of this host (/etc/resolv.conf)."
+    ),
+    "refused": (
+        "Nobody listens there: start the server, correct host or port in DATABASE_URL, or have it "
+        "listen on that address (listen_addresses)."
+    ),
+    "timeout|timed out|unreachable|no route": "A firewall may stand between, or the host is down.",
+    "pg_hba.conf": "Let this host, user and database in by a line of pg_hba.conf, and reload.",
+    "transaction blocks not allowed|statement pooling": (
+        "That is pgbouncer: set pool_mode = transaction there, not statement."
+    ),
+    "unsupported startup parameter": (
+        "That is pgbouncer: set ignore_startup_parameters = extra_float_digits,options there."
+    ),
+    "certificate|SSL|ssl": "See sslmode and sslrootcert in DATABASE_URL, and its certificate.",
+    "starting up|shutting down|recovery": "Wait until it is up; its own log says what it does.",
+}
+
+
+def what_to_do(reason: str, answers: dict[str, str], otherwise: str) -> str:
+    return next((do for one, do in answers.items() if re.search(one, reason)), otherwise)
+
+
+def first_line(exc: BaseException) -> str:
+    return next(iter(str(exc).strip().splitlines()), "") or type(exc).__name__
+
+
 @check("database")
 def examine_database(_: Options) -> Iterator[Finding]:
     try:
-        db.connection.ensure_connection()
+        _connect()
     except db.Error as exc:
-        reason = str(exc).strip().splitlines()[0] if str(exc).strip() else type(exc).__name__
-        yield error(
-            f"It does not answer: {reason}",
-            "Check DATABASE_URL, that the server runs and lets this host in (pg_hba.conf), and "
-            "the password.",
-        )
+        reason = first_line(exc)
+        do = "Check DATABASE_URL, that the server runs, and that it lets this host in."
+        yield error(f"It does not answer: {reason}", what_to_do(reason, WHY, do))
         return
     if not is_postgresql():
         yield warning(NO_POSTGRESQL, "Set DATABASE_URL=postgres://… for more than trying it out.")
         return
+    yield from _rights()
     version = int(select("SELECT current_setting('server_version_num')")[0])
     if version < POSTGRESQL_MIN:
         yield error(
@@ -86,6 +128,67 @@ def examine_database(_: Options) -> Iterator[Finding]:
                 f"{name} is off: a crash of the server may destroy the database.",
                 f"Set {name} = on in postgresql.conf.",
             )
+
+
+def _connect() -> None:
+    """A transaction, as web processes have them: bounds and all, without a pool, which keeps the
+    reason to itself."""
+    if not is_postgresql():
+        db.connection.ensure_connection()
+        return
+    with statements.bounded(statements.of_requests()):
+        parameters = db.connection.get_connection_params()
+    try:
+        with psycopg.connect(**parameters) as connection:
+            connection.execute("SELECT 1")
+            connection.execute("SELECT 2")
+    except psycopg.Error as exc:
+        raise db.OperationalError(*exc.args) from exc
+
+
+def _rights() -> Iterator[Finding]:
+    """What this user may do there: its tables, and the partitions of each day."""
+    schema, encoding, is_read_only = select(
+        "SELECT current_schema(), current_setting('server_encoding'),"
+        " current_setting('default_transaction_read_only') = 'on'"
+    )
+    if encoding != "UTF8":
+        yield error(
+            f"Its encoding is {encoding}, which does not take every text.",
+            "Make another database with ENCODING 'UTF8' (and TEMPLATE template0), and restore "
+            "a backup into it.",
+        )
+    if is_read_only:
+        yield error(
+            "It takes no writes (default_transaction_read_only is on).",
+            "Take that out of postgresql.conf, or of the database or user (ALTER … RESET).",
+        )
+    if schema is None:
+        yield error(
+            "This user has no schema to work in.",
+            "Make the schema that its search_path names, or RESET search_path.",
+        )
+        return
+    user, may_create = select("SELECT current_user, has_schema_privilege(%s, 'CREATE')", schema)
+    if not may_create:
+        yield error(
+            f"{user} may make nothing in the schema {schema}: neither migrations nor the log's "
+            "partition of tomorrow.",
+            f'As its owner: ALTER DATABASE … OWNER TO "{user}", or GRANT ALL ON SCHEMA '
+            f'{schema} TO "{user}".',
+        )
+    foreign, example = select(
+        "SELECT count(*), min(c.relname) FROM pg_class c"
+        " WHERE c.relnamespace = %s::regnamespace AND c.relkind IN ('r', 'p')"
+        " AND NOT pg_has_role(c.relowner, 'USAGE')",
+        schema,
+    )
+    if foreign:
+        yield error(
+            f"{foreign} of its tables, {example} among them, belong to somebody else than {user}: "
+            "they cannot be migrated, and perhaps not be written.",
+            f'As their owner or a superuser: REASSIGN OWNED BY … TO "{user}".',
+        )
 
 
 @check("database.migrations")
@@ -205,7 +308,7 @@ def examine_age(_: Options) -> Iterator[Finding]:
 
 
 def redis_at(url: str) -> Any:
-    return Redis.from_url(url, socket_timeout=3, socket_connect_timeout=3)
+    return addresses.client(url, socket_timeout=3, socket_connect_timeout=3)
 
 
 @check("redis")
@@ -223,23 +326,96 @@ def examine_cache(_: Options) -> Iterator[Finding]:
     yield from _examine_redis("CACHE_REDIS_URL", settings.CACHE_REDIS_URL)
 
 
+ANSWERED = "NoPermission|MISCONF|OutOfMemory|replica|DB index"
+WHY_NOT_REDIS = {
+    "Authentication|AUTH": (
+        "Correct user or password in {setting} (redis://:password@host:6379/0); %-encode what has "
+        "a meaning in URLs."
+    ),
+    "DB index": (
+        "The number at the end of {setting} is a database that it does not have: 0 is always "
+        "there. It has to be the same on all hosts."
+    ),
+    "NoPermission": (
+        "Let its user do everything on all keys and channels: ACL SETUSER … ~* &* +@all"
+    ),
+    "MISCONF|OutOfMemory": "It is full: see its disk and its maxmemory, and what waits in it.",
+    "replica": "It is a replica: name the primary in {setting}, or the sentinels.",
+    "resolve|Name or service|getaddrinfo|not known|No address": (
+        "The name of its host is not known here: correct it in {setting}, or this host's name "
+        "servers (/etc/resolv.conf)."
+    ),
+    "refused": "Nobody listens there: start it, or correct host or port in {setting}.",
+    "No master|MasterNotFound": "Its sentinels do not know that name: correct it in {setting}.",
+    "SSL|certificate|WRONG_VERSION": (
+        "rediss: is for servers that speak TLS, redis: for others; and see its certificate "
+        "(SSL_CERT_FILE)."
+    ),
+    "LOADING": "It is reading its file from disk: wait, and see its log.",
+    "Timeout|timed out|closed|reset": (
+        "A firewall may stand between, or one of both speaks TLS (rediss:) and the other not."
+    ),
+}
+
+
+def _work(client: Any) -> None:
+    """What limits, usage, bus and broker ask of it, on a key that ends by itself."""
+    key = f"gw:doctor:{token_hex(8)}"
+    client.set(key, "1", ex=10)
+    client.eval("return redis.call('GET', KEYS[1])", 1, key)
+    client.xadd(f"{key}:stream", {"a": "b"})
+    client.delete(key, f"{key}:stream")
+    client.publish(key, "")
+
+
 def _examine_redis(setting: str, url: str) -> Iterator[Finding]:
     if not url:
         yield skipped(NO_REDIS)
         return
     try:
         with redis_at(url) as client:
-            version = str(client.info("server")["redis_version"])
+            facts = client.info("server")
+            version = str(facts["redis_version"])
+            _work(client)
     except (RedisError, OSError) as exc:
+        reason = f"{type(exc).__name__}: {first_line(exc)}"
+        does = "takes no work" if re.search(ANSWERED, reason) else "does not answer"
+        do = "Check {setting}, that the server runs, its password and its firewall."
         yield error(
-            f"{setting} does not answer ({type(exc).__name__}).",
-            f"Check {setting}, that the server runs, its password and its firewall.",
+            f"{setting} {does} ({reason}).",
+            what_to_do(reason, WHY_NOT_REDIS, do).format(setting=setting),
         )
         return
+    if facts.get("redis_mode") == "cluster" and setting == "REDIS_URL":
+        yield error(
+            "It is a Redis Cluster, which cannot be the broker of Celery.",
+            "Name a Redis of its own, with sentinels if it has to survive its host.",
+        )
     if tuple(int(part) for part in version.split(".")[:2]) < REDIS_MIN:
         yield error(f"Redis {version} is too old.", "Upgrade to 6.2 or newer, or to Valkey.")
     else:
         yield ok(f"{setting}: Redis {version} answers.")
+
+
+@check("redis.shared")
+def examine_hosts(_: Options) -> Iterator[Finding]:
+    """Processes that use this database and write no note into this Redis: they have another."""
+    if not settings.REDIS_URL or not is_postgresql():
+        yield skipped(NO_REDIS if not settings.REDIS_URL else NO_POSTGRESQL)
+        return
+    with db.connection.cursor() as cursor:
+        cursor.execute(liveness.HOSTS_NAMED)
+        named = {str(host) for (host,) in cursor.fetchall() if host}
+    noted = {process.host for process in presence.living()}
+    # PostgreSQL cuts names off at 63 bytes.
+    if lost := sorted(n for n in named if not any(host.startswith(n) for host in noted)):
+        yield error(
+            f"{', '.join(lost)} use this database, and not this Redis: limits are counted twice, "
+            "and tasks and usage of one are not seen by the other.",
+            "Give all hosts the same REDIS_URL, its number at the end included, and restart.",
+        )
+    else:
+        yield ok(f"Hosts that use the database and this Redis: {len(named)}.")
 
 
 @check("redis.clock")

@@ -25,6 +25,7 @@ from detection.jobs import store
 from detection.models import Job, JobChunk
 from gateway_project.core import clock
 from gateway_project.growth.filling import ACTOR, Filled
+from gateway_project.staff import acts
 from webhooks import services
 from webhooks.delivery import callbacks, outbox
 from webhooks.models import Webhook, WebhookDelivery
@@ -36,6 +37,8 @@ NOT_RUN = {
     "webhooks.tasks.deliver": "sends what is claimed, for as long as there is something",
     "robin.tasks.sample_metrics": "asks Robin",
     "robin.tasks.work_on_queue": "asks Robin",
+    "robin.tasks.send_alarms": "sends mails",
+    "gateway_project.tasks.send_announcements": "sends mails",
     "webhooks.tasks.send_notices": "sends mails",
 }
 
@@ -94,10 +97,16 @@ def pages(filled: Filled) -> Iterator[Subject]:
         *(f"/app/jobs/{job.pk}/download" for job in jobs.filter(kind="async")[:1]),
         f"/app/requests/{row.request_id}?{urlencode({'at': row.created_at.isoformat()})}",
         *("/app/mail-queue", "/guides/quickstart", "/accounts/sessions/"),
+        *("/app/mail/items", f"/app/mail/items/{key}", "/app/mail/actions", "/app/mail/alerts"),
+        *("/app/mail/charts?range=1h", "/app/mail/charts?range=30d"),
+        *("/app/mail/storage", "/app/mail/logs"),
+        *("/", "/status", "/docs", "/docs/detection"),
         *("/app/usage", "/app/people", "/app/workspace", "/app/search?q=key"),
         *("/app/audit", "/app/audit?action=key.", "/app/audit?actor=nobody", "/app/audit?target=x"),
         *("/app/keys?q=key&state=all", "/app/keys?sort=used", "/app/keys?state=ended"),
         f"/app/keys/{key}/edit",
+        *("/app/policy", "/app/quality", "/app/quality?verdict=correct", "/app/settings/mails"),
+        f"/app/keys/{key}/policy?like=workspace",  # what it would have changed
         *("/app/requests?error=rate_limited", "/app/requests?threat=jailbreak"),
     ]
     for path in plain:
@@ -188,6 +197,11 @@ def admin_lists(filled: Filled) -> Iterator[Subject]:
     client = Client()
     client.force_login(filled.staff)
     yield _get(ADMIN, client, "/admin/")
+    row = reading.page(filled.big).rows[0]
+    for path in staff_pages(filled, row):
+        yield _get(ADMIN, client, path)
+    for word in ("p1@", "w", "gw_live_", "nobody@example.org", "example.org", str(row.request_id)):
+        yield _get(ADMIN, client, f"/admin/desk/?{urlencode({'q': word})}")
     terms = ("invented", "p1@example.com", str(filled.big.pk), "gw_live_", "key.changed")
     for model, model_admin in admin.site._registry.items():
         path = f"/admin/{model._meta.app_label}/{model._meta.model_name}/"
@@ -202,6 +216,16 @@ def admin_lists(filled: Filled) -> Iterator[Subject]:
         if model_admin.get_search_fields(None):  # type: ignore[arg-type]
             for term in terms:
                 yield _get(ADMIN, client, f"{path}?{urlencode({'q': term})}")
+
+
+def staff_pages(filled: Filled, row: UsageLog) -> Iterator[str]:
+    """The desk, and what else of the staff's site is no list of a table."""
+    of_big = f"/admin/desk/{filled.big.pk}"
+    yield from ("/admin/desk/", "/admin/desk/board/", "/admin/desk/background/")
+    yield from ("/admin/desk/plans/", "/admin/breakers/")
+    yield from (f"{of_big}/", f"{of_big}/?request={row.request_id}")
+    yield f"/admin/desk/{filled.failing.pk}/"
+    yield from (f"{of_big}/{name}/" for name in acts.ACTS if acts.ACTS[name].applies(filled.big))
 
 
 # -- Claims and tasks -----------------------------------------------------------------------------

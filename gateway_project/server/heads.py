@@ -20,7 +20,9 @@ VERSIONS = ("1.1", "1.0")
 ASTERISK = "/*"
 """What the target of `OPTIONS *` is as a path: the server as a whole (RFC 9112 §3.2.4)."""
 # A name or an address, with a port (RFC 9110 §7.2); of the letters of RFC 3986 those of DNS names.
-HOST = re.compile(rb"(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{0,5})?")
+HOST = re.compile(rb"(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::([0-9]{0,5}))?")
+PORT_MAX = 65_535
+TOKEN = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 SELDOM = frozenset((b"transfer-encoding", b"content-encoding", b"expect", b"upgrade"))
 UNCODED = (b"", b"identity")
 KEY_BYTES = 16
@@ -43,11 +45,16 @@ def refusal(method: bytes, version: str, headers: Sequence[Header]) -> errors.Ga
     if len(hosts) != 1 and (hosts or version == "1.1"):
         count = "no 'Host'" if not hosts else f"{len(hosts)} 'Host' headers"
         return _refused(f"The request has {count}. Send one, with the name in the address.")
-    if hosts and HOST.fullmatch(hosts[0]) is None:
+    if hosts and not _is_host(hosts[0]):
         return _refused("'Host' is no host name. Send the name in the address, and its port.")
     if is_usual:
         return None
     return _unread(method, version, headers)
+
+
+def _is_host(value: bytes) -> bool:
+    found = HOST.fullmatch(value)
+    return found is not None and int(found[1] or 0) <= PORT_MAX
 
 
 def _unread(method: bytes, version: str, headers: Sequence[Header]) -> errors.GatewayError | None:
@@ -69,7 +76,7 @@ def _unread(method: bytes, version: str, headers: Sequence[Header]) -> errors.Ga
             "uncompressed.",
             headers={**CLOSE, "Accept-Encoding": "identity"},
         )
-    if any(expected != b"100-continue" for expected in _tokens(headers, b"expect")):
+    if any(one not in (b"", b"100-continue") for one in _tokens(headers, b"expect")):
         return errors.ExpectationFailed(headers=CLOSE)
     if wants_websocket(method, version, headers):
         return _handshake(headers)
@@ -99,6 +106,9 @@ def _handshake(headers: Sequence[Header]) -> errors.GatewayError | None:
         sizes = []
     if sizes != [KEY_BYTES]:
         return _refused("'Sec-WebSocket-Key' has to be there once: 16 random bytes in Base64.")
+    # What is no list of tokens the WebSocket library would refuse, in words of its own.
+    if not all(map(TOKEN.fullmatch, _tokens(headers, b"sec-websocket-protocol"))):
+        return _refused("'Sec-WebSocket-Protocol' has to be a list of tokens: 'bearer, <token>'.")
     return None
 
 

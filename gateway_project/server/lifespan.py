@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import Coroutine
 from contextlib import AsyncExitStack
 from time import monotonic
@@ -22,11 +23,15 @@ from gateway_project.core.memory import collect_at_rest, tune_gc
 from gateway_project.core.stores import migrations, redis, statements
 from gateway_project.core.stores.bus import bus
 from gateway_project.core.telemetry import migration_counts, saturation, tracing
+from gateway_project.core.telemetry.access_log import request_log
 from gateway_project.core.telemetry.logging import get_logger
 from gateway_project.system import presence
 from robin.queue import live, scan
 from robin.upstream import client as robin_client
 
+SWITCH_SECONDS = 0.0005
+"""So long a thread of the control plane keeps the event loop waiting for the interpreter. Python's
+own 5 ms come again in each of the handful of turns that a detection takes."""
 log = get_logger("gateway.process")
 started_at = monotonic()
 
@@ -66,6 +71,7 @@ class Process:
                 return
 
     async def start(self) -> None:
+        sys.setswitchinterval(SWITCH_SECONDS)
         openapi.document()  # as large as nothing else that is served, and the same for everybody
         statements.bind_process(statements.of_requests())
         if settings.TRACING:
@@ -116,6 +122,7 @@ class Process:
     async def stop(self) -> None:
         Process.ready = False
         await self._held.aclose()
+        request_log.flush()
         log.info("process_stopped")
 
 

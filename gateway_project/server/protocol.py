@@ -22,23 +22,29 @@ from typing import Any
 
 import httptools
 from django.conf import settings
+from uvicorn.protocols.http import httptools_impl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
 from gateway_project.core import errors
+from gateway_project.core.api.middleware import CAME, WHOLE_BODY
 from gateway_project.core.context import ASGIApp, Message, Receive, RequestContext, Scope, Send
 from gateway_project.core.telemetry.access_log import observe
 from gateway_project.server import heads
+from gateway_project.server.exchange import Exchange
 
+httptools_impl.RequestResponseCycle = Exchange  # type: ignore[misc]  # the name that it calls
 HEAD_BYTES_MAX = 32 * 1024
 LINE_BYTES_MAX = 8_000
 """Of an address, which RFC 9110 §4.1 wants to be possible, and of one header."""
 HEADERS_MAX = 100
 BLANKS = b" \t"  # around a header's value they mean nothing (RFC 9110 §5.5)
+LIST_BLANKS = BLANKS + b","  # and around one that is a list (RFC 9110 §5.6.1)
 METHOD = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+ ")
 WRONG_VERSION = (
     *("Invalid HTTP version", "Invalid major version", "Invalid minor version", "Expected dot"),
 )
+OF_ANOTHER_PROTOCOL = "Invalid method for HTTP/x.x request"  # DESCRIBE of RTSP
 PREFACE = b"PRI * HTTP/2.0"  # RFC 9113 §3.4
 OLDEST = re.compile(rb"(?:\r\n)*[A-Z]+ [^ \r\n]+\r?\n")
 """A whole request of HTTP/0.9."""
@@ -97,6 +103,7 @@ class BoundedHTTPProtocol(HttpToolsProtocol):
     _wrong: errors.GatewayError | None = None
     _is_handshake = _is_unread = False
     _thrown_away = 0
+    _idle_since: float | None = None
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(_Lingering(transport, self._has_read_all))  # type: ignore[arg-type]
@@ -107,6 +114,7 @@ class BoundedHTTPProtocol(HttpToolsProtocol):
         self._stop_watching_reader()
         if self.transport.lingers is not None:
             self.transport.lingers.cancel()
+        self._stop_watching_idleness()
         super().connection_lost(exc)
 
     def pause_writing(self) -> None:
@@ -116,6 +124,24 @@ class BoundedHTTPProtocol(HttpToolsProtocol):
     def resume_writing(self) -> None:
         super().resume_writing()
         self._stop_watching_reader()
+
+    def _unset_keepalive_if_required(self) -> None:
+        self._idle_since = None
+
+    def _look_whether_idle(self) -> None:
+        # One timer for a connection, not one for each pause of it.
+        wait = float(self.timeout_keep_alive)
+        if self._idle_since is not None:
+            wait -= self.loop.time() - self._idle_since
+        if wait <= 0:
+            self.timeout_keep_alive_handler()
+        else:
+            self.timeout_keep_alive_task = self.loop.call_later(wait, self._look_whether_idle)
+
+    def _stop_watching_idleness(self) -> None:
+        if self.timeout_keep_alive_task is not None:
+            self.timeout_keep_alive_task.cancel()
+            self.timeout_keep_alive_task = None
 
     def timeout_keep_alive_handler(self) -> None:
         super().timeout_keep_alive_handler()
@@ -173,21 +199,34 @@ class BoundedHTTPProtocol(HttpToolsProtocol):
         self._head_bytes += size
         if size > LINE_BYTES_MAX or self._head_bytes > HEAD_BYTES_MAX:
             self._stop(errors.HeadersTooLarge())
-        if self._is_in_head:  # else it stands behind the body, and nobody is told (RFC 9110 §6.5.1)
-            super().on_header(name, value.strip(BLANKS))
+        if not self._is_in_head:  # behind the body, and nobody is told (RFC 9110 §6.5.1)
+            return
+        name, value = name.lower(), value.strip(BLANKS)
+        if name == b"host":
+            value = value.removesuffix(b":")  # a port may be empty (RFC 3986 §3.2.3)
+        elif name == b"expect":
+            value = value.strip(LIST_BLANKS)
+            if value.lower() == b"100-continue":
+                self.expect_100_continue = True
+        self.headers.append((name, value))
 
     def on_headers_complete(self) -> None:
         self._is_in_head = self._is_handshake = self._is_unread = False
         if len(self.headers) > HEADERS_MAX:
             self._stop(errors.HeadersTooLarge())
         method, version = self.parser.get_method(), self.parser.get_http_version()
+        if b"#" in self.url:  # it is never sent (RFC 9112 §3.2.1): others take it for the path
+            self._stop(errors.BadRequest("The target has a '#'. Send it without, or as %23."))
         if not self.url.startswith(b"/"):
-            self._set_target(method)
+            self._set_target(method, version)
         refused = heads.refusal(method, version, self.headers)
         if refused is not None:
             self.scope["refusal"] = refused  # type: ignore[typeddict-unknown-key]
         elif self.parser.should_upgrade():
             self._is_handshake = heads.wants_websocket(method, version, self.headers)
+            if self._is_handshake and self._is_answering():
+                # Its 101 would come before what was asked first.
+                self._stop(errors.BadRequest("A handshake behind a request. Wait for its answer."))
             # The parser takes what follows for another protocol, but where the upgrade is passed
             # over it is the body: Java's own client asks for h2c with each request.
             self._is_unread = not self._is_handshake and heads.has_body(self.headers)
@@ -207,7 +246,7 @@ class BoundedHTTPProtocol(HttpToolsProtocol):
         lines += [name + b": " + value for name, value in self.headers if name != b"upgrade"]
         return b"\r\n".join([*lines, b"", b""])
 
-    def _set_target(self, method: bytes) -> None:
+    def _set_target(self, method: bytes, version: str) -> None:
         """The forms of a target that are no path (RFC 9112 §3.2)."""
         if method == b"CONNECT":
             self.url = b"/"
@@ -225,13 +264,19 @@ class BoundedHTTPProtocol(HttpToolsProtocol):
         hosts = [i for i, (name, _) in enumerate(self.headers) if name == b"host"]
         if len(hosts) == 1:
             self.headers[hosts[0]] = (b"host", found[1])
+        elif not hosts and version == "1.0":
+            self.headers.append((b"host", found[1]))
         self.url = b"/" + self.url[found.end() :].removeprefix(b"/")
+
+    def _is_answering(self) -> bool:
+        return self.cycle is not None and not self.cycle.response_complete
 
     def _should_upgrade(self) -> bool:
         return self._is_handshake
 
     def handle_websocket_upgrade(self) -> None:
         self._stop_timer()
+        self._stop_watching_idleness()
         others = [header for header in self.headers if header[0] not in (b"upgrade", b"connection")]
         # In one word, which is all that the WebSocket library reads.
         self.headers[:] = [*others, (b"upgrade", b"websocket"), (b"connection", b"upgrade")]
@@ -241,6 +286,8 @@ class BoundedHTTPProtocol(HttpToolsProtocol):
             self._refuse(errors.BadRequest())  # it would say nothing, and wait
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        scope: Scope = cycle.scope  # type: ignore[assignment]  # uvicorn knows none of ours
+        scope[WHOLE_BODY], scope[CAME] = cycle.whole_body, perf_counter()  # type: ignore[attr-defined]
         if cycle.scope["http_version"] == "1.0":
             app = _until_closed(app, cycle)
         super()._start_asgi_task(cycle, app)
@@ -248,7 +295,14 @@ class BoundedHTTPProtocol(HttpToolsProtocol):
     def on_response_complete(self) -> None:
         if self.cycle.more_body and not self.pipeline:  # answered before it was read
             self.transport.close()
-        super().on_response_complete()
+        if self.pipeline or self.transport.is_closing():
+            super().on_response_complete()
+            return
+        self.server_state.total_requests += 1
+        self.flow.resume_reading()
+        self._idle_since = self.loop.time()
+        if self.timeout_keep_alive_task is None:
+            self._look_whether_idle()
 
     def _has_read_all(self) -> bool:
         """Of what the client is sending, as far as one knows."""
@@ -270,7 +324,7 @@ class BoundedHTTPProtocol(HttpToolsProtocol):
         """
         self._wrong = error
         self._stop_timer()
-        if self.cycle is not None and not self.cycle.response_complete:
+        if self._is_answering():
             self.cycle.keep_alive = False
             if not self.cycle.more_body or self.cycle.response_started or self.pipeline:
                 return
@@ -284,12 +338,18 @@ class BoundedHTTPProtocol(HttpToolsProtocol):
             f"HTTP/1.1 {error.status_code} {phrase}\r\n"
             f"content-type: {errors.CONTENT_TYPE}\r\ncontent-length: {len(body)}\r\n"
             f"x-request-id: {context.request_id}\r\ncache-control: no-store\r\n"
-            "connection: close\r\n\r\n"
-        )
-        self.transport.write(head.encode() + body)
+            "connection: close\r\n"
+        ).encode()
+        for name, value in self.server_state.default_headers:  # the date (RFC 9110 §6.6.1)
+            head += name + b": " + value + b"\r\n"
+        self.transport.write(head + b"\r\n" + (b"" if self._is_of_head() else body))
         self.transport.close()
         seconds = perf_counter() - context.started
         observe(context, method="", status=error.status_code, seconds=seconds)
+
+    def _is_of_head(self) -> bool:
+        """Whether what is refused asks for no body, as far as one knows."""
+        return bool(self.url) and self.parser.get_method() == b"HEAD"
 
     def _watch_reader(self) -> None:
         unread = self.transport.get_write_buffer_size()
@@ -326,7 +386,10 @@ class BoundedHTTPProtocol(HttpToolsProtocol):
 
 def _not_http(error: httptools.HttpParserError, data: bytes) -> errors.GatewayError:
     """What is wrong with bytes that the parser gave up on."""
-    if isinstance(error, httptools.HttpParserInvalidMethodError) and METHOD.match(data):
+    is_method = isinstance(error, httptools.HttpParserInvalidMethodError) or (
+        str(error) == OF_ANOTHER_PROTOCOL
+    )
+    if is_method and METHOD.match(data):
         return errors.NotImplementedHere()
     if str(error) in WRONG_VERSION or data.startswith(PREFACE):
         return errors.VersionNotSupported()

@@ -11,6 +11,7 @@ from uuid import UUID
 from django.conf import settings
 from django.core.cache import cache
 from django.db.models import Count, Min, Q
+from django.utils.translation import gettext
 from django_redis.exceptions import ConnectionInterrupted
 from redis.exceptions import RedisError
 
@@ -221,16 +222,16 @@ def worker() -> dict[str, Any]:
 
 def waiting() -> Iterable[Waiting]:
     seconds = outbox.oldest_pending_seconds()
-    yield Waiting("Events and deliveries to webhooks that are due", seconds or None)
+    yield Waiting(gettext("Events and deliveries to webhooks that are due"), seconds or None)
     oldest = WebhookNotice.objects.filter(sent_at=None).aggregate(at=Min("created_at"))["at"]
     age = (clock.now() - oldest).total_seconds() if oldest else None
-    yield Waiting("Mails about failing webhooks", age)
+    yield Waiting(gettext("Mails about failing webhooks"), age)
     if settings.REDIS_URL:
         try:
             client = redis.client()
             first = client.xrange(STREAM, count=1)
             began = int(first[0][0].partition(b"-")[0]) / 1000 if first else None
             age = None if began is None else max(0.0, clock.time() - began)
-            yield Waiting("Usage not written yet (batches)", age, client.xlen(STREAM))
+            yield Waiting(gettext("Usage not written yet (batches)"), age, client.xlen(STREAM))
         except (RedisError, OSError):
-            yield Waiting("Usage not written yet: Redis is away", None)
+            yield Waiting(gettext("Usage not written yet: Redis is away"), None)

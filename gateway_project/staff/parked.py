@@ -10,6 +10,7 @@ from uuid import UUID
 
 from django.db import DatabaseError
 from django.db.models import F
+from django.utils.translation import gettext_noop
 
 from accounts import parking
 from accounts.events import audit
@@ -17,6 +18,7 @@ from accounts.models import Parked
 from accounts.services import Actor
 from accounts.usage import log, stream
 from gateway_project.core import errors
+from gateway_project.core.sentences import Sentence
 from gateway_project.core.stores.refused import is_refused, reason
 from webhooks.delivery import notices, outbox
 
@@ -40,7 +42,9 @@ def rerun(parked: Parked, *, actor: Actor) -> None:
     run = RERUN.get(parked.kind)
     if run is None:
         raise errors.Conflict(
-            "This cannot be run again: it says what was lost. Discard it once that is known."
+            gettext_noop(
+                "This cannot be run again: it says what was lost. Discard it once that is known."
+            )
         )
     try:
         run(parked)
@@ -51,8 +55,13 @@ def rerun(parked: Parked, *, actor: Actor) -> None:
             attempts=F("attempts") + 1, error=reason(exc)[:300]
         )
         raise errors.Conflict(
-            f"It was refused again ({reason(exc)}) and stays parked. Mend the cause and run it "
-            "again, or discard it."
+            Sentence(
+                gettext_noop(
+                    "It was refused again (%(why)s) and stays parked. Mend the cause and run it "
+                    "again, or discard it."
+                ),
+                why=reason(exc),
+            )
         ) from exc
     _forget(parked, "parked.rerun", actor)
 

@@ -10,11 +10,13 @@ from django import forms
 from django.conf import settings
 from django.contrib import admin, messages
 from django.contrib.admin.helpers import ACTION_CHECKBOX_NAME
-from django.core.exceptions import PermissionDenied, ValidationError
+from django.core.exceptions import ValidationError
 from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.template.response import TemplateResponse
 from django.urls import path, reverse
+from django.utils.translation import gettext
+from django.utils.translation import gettext_lazy as _
 from redis.exceptions import RedisError
 
 from accounts import moderation, people
@@ -23,7 +25,8 @@ from gateway_project.core.api.forms import ModelForm
 from gateway_project.core.context import context_of
 from gateway_project.core.storable import unstorable
 from gateway_project.core.upstream import breaker
-from gateway_project.staff import numbers
+from gateway_project.staff import labels, numbers, roles
+from portal.members import require_fresh_sign_in
 
 LEFT_OUT = {
     # Second factors' secrets and sessions' keys are nobody's to see, and confirming an address here
@@ -42,7 +45,12 @@ LEFT_OUT = {
     "django_celery_beat.periodictask",
     "django_celery_beat.solarschedule",
 }
-STATES = ("open", "closed", "auto")
+HELD = {
+    "open": _("The breaker of %(name)s is held open in every process."),
+    "closed": _("The breaker of %(name)s is held closed in every process."),
+    "auto": _("The breaker of %(name)s decides by itself again in every process."),
+}
+STATES = tuple(HELD)
 
 
 def _of_known_ids(page: admin.ModelAdmin[Any]) -> Callable[..., Any]:
@@ -56,11 +64,16 @@ def _of_known_ids(page: admin.ModelAdmin[Any]) -> Callable[..., Any]:
             except ValidationError:
                 is_one = False
             if not is_one:
-                messages.error(request, "There is no such row. Nothing was done.")
+                messages.error(request, gettext("There is no such row. Nothing was done."))
                 return None
         return act(request, queryset)
 
     return response_action
+
+
+def _save_changes(request: HttpRequest, obj: Any, form: Any, change: bool) -> None:
+    """Django's would write all columns, as they were when the page was opened."""
+    form.save_row()
 
 
 class BackgroundWork(admin.ModelAdmin):  # type: ignore[type-arg]
@@ -91,10 +104,12 @@ class StaffSite(admin.AdminSite):
         def wrapped(request: HttpRequest, *args: Any, **kwargs: Any) -> Any:
             needs_one = settings.STAFF_TWO_FACTORS and self.has_permission(request)
             if needs_one and not people.has_second_factor(request.user):  # type: ignore[arg-type]
-                messages.error(
-                    request, "Staff sign in with two factors: add a passkey or an app first."
-                )
+                said = gettext("Staff sign in with two factors: add a passkey or an app first.")
+                messages.error(request, said)
                 return HttpResponseRedirect(reverse("mfa_index"))
+            is_act = request.method == "POST" and not getattr(view, "is_no_act", False)
+            if is_act and self.has_permission(request):
+                require_fresh_sign_in(request)
             return inner(request, *args, **kwargs)
 
         return wrapped
@@ -113,14 +128,22 @@ class StaffSite(admin.AdminSite):
         super().register(shown, admin_class, **options)
         for model in shown:
             page = self._registry.get(model)  # a model that is swapped out has none
+            for said in (model, *(one.model for one in getattr(page, "inlines", ()))):
+                labels.translate(said)
             if page is not None and page.form is forms.ModelForm:
                 page.form = ModelForm
             if page is not None:
                 page.response_action = _of_known_ids(page)  # type: ignore[method-assign]
+                if type(page).save_model is admin.ModelAdmin.save_model:
+                    page.save_model = _save_changes  # type: ignore[method-assign]
 
     def get_urls(self) -> list[Any]:
+        # It stands on `accounts.admin`, which registers its models here, and so needs us first.
+        from gateway_project.staff import desk
+
         return [
             path("breakers/", self.admin_view(self.breakers), name="breakers"),
+            *desk.urls(self),
             *super().get_urls(),
         ]
 
@@ -133,13 +156,12 @@ class StaffSite(admin.AdminSite):
         everywhere = breaker.ask_everywhere()
         worst = everywhere.worst()
         if request.method == "POST":
-            if not getattr(request.user, "is_superuser", False):
-                raise PermissionDenied
+            roles.must(request.user, "run")
             self._force(request, set(worst))
             return HttpResponseRedirect(reverse("admin:breakers"))
         context = {
             **self.each_context(request),
-            "title": "Circuit breakers",
+            "title": gettext("Circuit breakers"),
             "everywhere": everywhere,
             "breakers": worst,
             "processes": [
@@ -147,7 +169,7 @@ class StaffSite(admin.AdminSite):
                 for process, reports in everywhere.processes.items()
             ],
             "states": STATES,
-            "may_force": getattr(request.user, "is_superuser", False),
+            "may_force": "run" in roles.rights_of(request.user),
         }
         return TemplateResponse(request, "staff/breakers.html", context)
 
@@ -155,14 +177,16 @@ class StaffSite(admin.AdminSite):
     def _force(request: HttpRequest, names: set[str]) -> None:
         name, state = request.POST.get("name", ""), request.POST.get("state", "")
         if name not in names or state not in STATES:
-            messages.error(request, "There is no such breaker or state. Nothing was changed.")
+            messages.error(
+                request, gettext("There is no such breaker or state. Nothing was changed.")
+            )
             return
         # Not `accounts.admin`'s: that registers its models here, and so needs us first.
         actor = Actor.of(request.user.email, context_of(request))  # type: ignore[union-attr]
         try:
             moderation.force_breaker(name, state, actor=actor)  # type: ignore[arg-type]
         except (RedisError, OSError):
-            messages.error(request, "Redis did not answer. Nothing was changed.")
+            messages.error(request, gettext("Redis did not answer. Nothing was changed."))
             return
-        text = "decides by itself again" if state == "auto" else f"is held {state}"
-        messages.success(request, f"The breaker of {name} {text} in every process.")
+        text = HELD[state] % {"name": name}
+        messages.success(request, text)

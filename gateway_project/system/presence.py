@@ -1,13 +1,15 @@
-"""Which processes of the installation live, and which secrets each of them knows.
+"""Which processes of the installation live, and which secrets and settings each of them has.
 
 Each writes a note into one hash in Redis every `EVERY_SECONDS`, in which a secret is a fingerprint
-of 32 bits: enough to tell two apart, too little to find one. `manage.py secrets` reads it.
+of 32 bits: enough to tell two apart, too little to find one. `manage.py secrets` and the doctor
+read it.
 """
 
 from __future__ import annotations
 
 import asyncio
 import os
+import resource
 import socket
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -29,17 +31,33 @@ PROCESSES = "gw:processes"
 EVERY_SECONDS = 10.0
 GONE_SECONDS = 35.0
 VERSION = 1
+SECRETS = ("SECRET_KEY", "KEY_PEPPERS", "FIELD_ENCRYPTION_KEYS", "JWT_SECRET")
+OF_A_HOST = frozenset(
+    {
+        *("HOST", "PORT", "WORKERS", "VAR_DIR", "EMBEDDED_WORKER", "DRAIN_SECONDS"),
+        *("SERVER_CLOSE_FILTER", "LOG_LEVEL", "LOG_FORMAT", "TRACING", "METRICS_TOKEN"),
+        *("DATABASE_POOL_MAX", "NETWORK_PLACES_MAX", "BACKUP_RECIPIENTS", "BACKUP_IDENTITY"),
+    }
+)
+"""Settings in which processes of one installation may differ."""
 log = get_logger("gateway.process")
 
 
 @dataclass(frozen=True, slots=True)
 class Process:
-    """`knows`: by setting the fingerprints of its secrets, the one in front first."""
+    """`knows`: by setting the fingerprints of its secrets, the one in front first. `settings`: one
+    of each other setting. `files`: how many it may open; 0: it did not say."""
 
     name: str
     role: str
     version: str
     knows: Mapping[str, Sequence[str]]
+    settings: Mapping[str, str]
+    files: int
+
+    @property
+    def host(self) -> str:
+        return self.name.partition("/")[0]
 
 
 def fingerprint(setting: str, secret: str | bytes) -> str:
@@ -57,12 +75,27 @@ def own_secrets() -> dict[str, list[str]]:
     return {name: [fingerprint(name, one) for one in secrets] for name, secrets in found.items()}
 
 
+def own_settings() -> dict[str, str]:
+    """Of all but the secrets above, and what each host or role has of its own."""
+    return {
+        name: fingerprint(name, repr(asked.value))
+        for name, asked in settings.ENVIRONMENT_ASKED.items()
+        if name not in OF_A_HOST and not name.startswith(SECRETS)
+    }
+
+
 def _me() -> str:
     return f"{socket.gethostname()}/{os.getpid()}"
 
 
 def _note(role: str) -> bytes:
-    facts = {"role": role, "version": settings.VERSION, "knows": own_secrets()}
+    facts = {
+        "role": role,
+        "version": settings.VERSION,
+        "knows": own_secrets(),
+        "settings": own_settings(),
+        "files": resource.getrlimit(resource.RLIMIT_NOFILE)[0],
+    }
     return orjson.dumps({"v": VERSION, "at": clock.time(), **facts})
 
 
@@ -74,7 +107,8 @@ def living() -> list[Process]:
         if clock.time() - note["at"] > GONE_SECONDS:
             client.hdel(PROCESSES, field)
         else:  # of whatever version: what is read here every version has
-            found.append(Process(field.decode(), note["role"], note["version"], note["knows"]))
+            name, more = field.decode(), (note.get("settings", {}), note.get("files", 0))
+            found.append(Process(name, note["role"], note["version"], note["knows"], *more))
     return sorted(found, key=lambda process: process.name)
 
 

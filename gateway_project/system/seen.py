@@ -19,6 +19,8 @@ from gateway_project.core.context import context_of
 PATH = "/health/seen"
 SECONDS = 60
 SCHEME = "Doctor "
+HEADERS = ("x-api-key", "idempotency-key", "prefer", "if-match")
+"""Of clients, which a proxy has to pass on."""
 
 
 def _signer() -> signing.TimestampSigner:
@@ -47,5 +49,6 @@ def seen(request: HttpRequest) -> HttpResponse:
             "trusted_proxy_hops": settings.TRUSTED_PROXY_HOPS,
             "scheme": request.scheme,
             "host": request.get_host(),
+            "headers": [name for name in HEADERS if name in request.headers],
         }
     )

@@ -25,7 +25,7 @@ from gateway_project.core.api.endpoint import endpoint
 from gateway_project.core.api.error_pages import refuse
 from gateway_project.core.api.methods import require_safe
 from gateway_project.core.api.middleware import accepts_gzip
-from gateway_project.core.api.responses import JSON, reply
+from gateway_project.core.api.responses import HTML, JSON, reply, wants
 from gateway_project.core.api.viewsets import DataPlaneViewSet
 from gateway_project.core.context import context_of
 from gateway_project.core.ratelimit import RedisLimiter, get_limiter
@@ -34,6 +34,8 @@ from gateway_project.core.telemetry import health, loops, multiprocess
 from gateway_project.core.upstream import breaker
 from gateway_project.server import lifespan
 from gateway_project.system.backlog import BacklogCollector
+from portal import problems
+from portal.views import base_url
 from robin.upstream import client as robin_client
 
 SYSTEM = ("system",)
@@ -156,14 +158,15 @@ async def _robin_service() -> health.Status:
 if settings.ROBIN_CLIENT_API_URL:
     PROBES["robin_client"] = health.Probe(_robin_client)
     PROBES["robin_service"] = health.Probe(_robin_service)
-# What proxies add; whoever asks by way of one is not known to be in our own network.
+# What the headers that proxies add begin with; whoever asks by way of one is not known to be in our
+# own network.
 FORWARDED = tuple(
     f"HTTP_{name}"
     for name in (
-        *("FORWARDED", "VIA", "X_FORWARDED_FOR", "X_FORWARDED_HOST", "X_FORWARDED_PROTO"),
-        *("X_FORWARDED_PORT", "X_FORWARDED_SERVER", "X_REAL_IP", "X_ORIGINAL_FORWARDED_FOR"),
-        *("X_CLIENT_IP", "X_CLUSTER_CLIENT_IP", "TRUE_CLIENT_IP", "CF_CONNECTING_IP"),
-        *("FASTLY_CLIENT_IP", "X_ENVOY_EXTERNAL_ADDRESS", "CDN_LOOP"),
+        *("FORWARDED", "VIA", "X_FORWARDED", "X_ORIGINAL_", "X_REAL_", "X_CLIENT_IP", "CLIENT_IP"),
+        *("X_CLUSTER_CLIENT_IP", "TRUE_CLIENT_IP", "X_SCHEME", "X_URL_SCHEME", "FRONT_END_HTTPS"),
+        *("CF_", "CDN_", "X_CDN_", "FASTLY_", "FLY_", "X_ENVOY_", "X_AZURE_", "X_AMZN_", "X_AMZ_"),
+        *("X_APPENGINE_", "X_CLOUD_", "X_AKAMAI_", "AKAMAI_", "X_VERCEL_", "X_PROXYUSER_"),
     )
 )
 STAND_INS = {"engine": "DETECTION_ENGINE_IS_EMBEDDED", "robin": "ROBIN_IS_STANDIN"}
@@ -277,7 +280,8 @@ def openapi_document(request: HttpRequest) -> HttpResponse:
         "Vary": "Accept-Encoding",
         "Content-Disposition": 'inline; filename="Gateway.json"',
     }
-    if document.etag in request.headers.get("if-none-match", ""):
+    known = request.headers.get("if-none-match", "")
+    if document.etag in known or known.strip() == "*":
         return HttpResponse(status=304, headers=headers)
     content = document.plain
     if accepts_gzip(request.headers.get("accept-encoding", "")):
@@ -301,7 +305,7 @@ def _may_scrape(request: HttpRequest) -> bool:
     given = request.headers.get("authorization", "").removeprefix("Bearer ").strip()
     if token:
         return bool(given) and secrets.compare_digest(given.encode(), token.encode())
-    if any(name in request.META for name in FORWARDED):
+    if any(name.startswith(FORWARDED) for name in request.META):
         return False  # by a proxy: whose address it names, and whether it is to be believed
     try:
         address = ipaddress.ip_address(context_of(request).client_ip)
@@ -312,12 +316,14 @@ def _may_scrape(request: HttpRequest) -> bool:
 
 @require_safe
 def problem_page(request: HttpRequest, code: str) -> HttpResponse:
-    """What a problem's `type` leads to: the error in words."""
+    """What a problem's `type` leads to: the error in words, with cause, example and mend."""
     kind = errors.registered().get(code)
     if kind is None:
         return refuse(request, errors.NotFound())
-    if "text/html" in request.headers.get("accept", ""):
-        return render(request, "portal/problem.html", {"kind": kind})
+    if wants(request, HTML):
+        page = problems.get(code)
+        command = page.command(base_url(request)) if page else ""
+        return render(request, "portal/problem.html", {"kind": page, "command": command})
     facts: dict[str, Any] = {
         "code": kind.code,
         "title": kind.title,

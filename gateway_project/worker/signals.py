@@ -16,17 +16,20 @@ from celery.exceptions import Reject
 from django.conf import settings
 
 from gateway_project import rotation
+from gateway_project.core import clock
 from gateway_project.core.context import RequestContext, current
 from gateway_project.core.stores import statements
 from gateway_project.core.telemetry import tracing
 from gateway_project.core.telemetry.logging import configure_logging, get_logger
 from gateway_project.core.telemetry.loops import Loop
 from gateway_project.core.telemetry.metrics import task_duration, tasks_total
+from gateway_project.worker import runs
 
 log = get_logger("gateway.tasks")
 # What beat sends is done again and again; all else, such as a chunk, has whoever waits for it.
-for _entry in settings.CELERY_BEAT_SCHEDULE.values():
-    Loop.of(str(_entry["task"]))
+PERIODIC = frozenset(str(entry["task"]) for entry in settings.CELERY_BEAT_SCHEDULE.values())
+for _name in PERIODIC:
+    Loop.of(_name)
 _started: dict[str, float] = {}  # by id of the run
 _traces: dict[str, tuple[Any, Any]] = {}  # span, and what puts the context back
 
@@ -47,7 +50,7 @@ def _begin(task_id: str, task: Any, **_: Any) -> None:
 
 
 @signals.task_postrun.connect
-def _end(task_id: str, task: Any, state: str | None, **_: Any) -> None:
+def _end(task_id: str, task: Any, state: str | None, retval: Any = None, **_: Any) -> None:
     seconds = perf_counter() - _started.pop(task_id)
     if (trace := _traces.pop(task_id, None)) is not None:
         span, token = trace
@@ -55,6 +58,8 @@ def _end(task_id: str, task: Any, state: str | None, **_: Any) -> None:
         tracing.end(span, error=state == "FAILURE")
     tasks_total.labels(task.name, (state or "failure").lower()).inc()
     task_duration.labels(task.name).observe(seconds)
+    if task.name in PERIODIC:
+        runs.note(task.name, clock.time() - seconds, seconds, retval)
     if state == "SUCCESS" and task.name in Loop.known:
         Loop.of(task.name).succeeded()
 
@@ -68,6 +73,8 @@ def _failed(sender: Any, task_id: str, exception: BaseException, **_: Any) -> No
     if task_id not in _started:
         # The child that ran it was lost or killed: its parent says so, and no end will follow.
         tasks_total.labels(sender.name, "failure").inc()
+        if sender.name in PERIODIC:
+            runs.note(sender.name, clock.time(), None, exception)
     is_expected = isinstance(exception, tuple(sender.throws or ()))
     write = log.info if is_expected else log.error
     write(

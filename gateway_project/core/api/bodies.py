@@ -14,7 +14,7 @@ from typing import Any
 from django.conf import settings
 
 from gateway_project.core import errors
-from gateway_project.core.api.middleware import send_problem
+from gateway_project.core.api.middleware import WHOLE_BODY, send_problem
 from gateway_project.core.context import ASGIApp, Message, Receive, Scope, Send
 from gateway_project.core.ratelimit import network_of
 from gateway_project.core.sharing import SharedBudget
@@ -49,6 +49,9 @@ async def read_body(scope: Scope, receive: Receive, *, bytes_max: int, seconds_m
     for name, value in scope["headers"]:
         if name == b"content-length" and (not value.isdigit() or int(value) > bytes_max):
             raise _too_large(bytes_max)
+    is_here = scope.get(WHOLE_BODY)
+    if is_here is not None and (body := is_here()) is not None:
+        return _not_larger(body, bytes_max)
     body = b""
     try:
         async with asyncio.timeout(seconds_max):
@@ -61,6 +64,10 @@ async def read_body(scope: Scope, receive: Receive, *, bytes_max: int, seconds_m
             f"The body did not arrive within {seconds_max:g} seconds. Send it again in one go.",
             headers={"Connection": "close"},
         ) from exc
+    return _not_larger(body, bytes_max)
+
+
+def _not_larger(body: bytes, bytes_max: int) -> bytes:
     if len(body) > bytes_max:
         raise _too_large(bytes_max)
     return body
@@ -107,6 +114,7 @@ def _too_many() -> errors.StoreUnavailable:
         "Too many large bodies are being received from your address, or from all together. "
         "Send this one again in a moment.",
         retry_after_seconds=1,
+        headers={"Connection": "close"},
     )
 
 

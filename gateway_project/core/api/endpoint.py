@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from gateway_project.core import errors
 from gateway_project.core.api import json_body
+from gateway_project.core.api.deprecation import NONE, Deprecation, Deprecations, fields_of
 from gateway_project.core.api.fields import IdText
 from gateway_project.core.api.responses import JSON
 from gateway_project.core.context import RequestContext
@@ -134,6 +135,7 @@ class Endpoint:
     minute_cost: int
     day_cost: int
     credential: Credential = API_KEY
+    deprecations: Deprecations = NONE
 
 
 class Principal(Protocol):
@@ -175,11 +177,13 @@ def endpoint(
     parameters: Sequence[OpenApiParameter] = (),
     description: str | None = None,
     credential: Credential = API_KEY,
+    deprecated: Deprecation | None = None,
 ) -> Callable[[F], F]:
     """Declare an action. Errors that follow from the declaration are documented by themselves.
 
     `answer` (of JSON), `media_types` (the one that comes unasked first) and `headers` are those of
-    `status`; values of `more_answers` are types of JSON, or an `Answer`.
+    `status`; values of `more_answers` are types of JSON, or an `Answer`. What is `deprecated`, and
+    which fields are, `core/api/deprecation.py` says in headers.
     """
     kinds: list[type[errors.GatewayError]] = [*OF_ALL, *problems]
     if not public:
@@ -210,6 +214,7 @@ def endpoint(
             minute_cost,
             day_cost,
             credential,
+            Deprecations(deprecated, fields_of(body), fields_of(query)),
         )
         return function
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import wraps
 from typing import Any
 
 from django.conf import settings
@@ -11,17 +10,21 @@ from django.db import DataError
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import render
 from django.utils.decorators import sync_only_middleware
+from django.utils.translation import gettext, gettext_noop
 from django_ratelimit.exceptions import Ratelimited
 
 from gateway_project.core import errors
 from gateway_project.core.api.handler import route_template
-from gateway_project.core.api.middleware import PAGE_POLICY
-from gateway_project.core.api.responses import gateway_error, problem_response
+from gateway_project.core.api.responses import (
+    HTML,
+    gateway_error,
+    problem_response,
+    wants,
+)
 from gateway_project.core.context import context_of
 from gateway_project.core.ratelimit import get_limiter, network_of, pages_policy
 from gateway_project.core.storable import unstorable
 
-View = Callable[..., HttpResponse]
 API_PREFIXES = ("/v1/", "/auth/", "/webhooks/", "/inbox/", "/api/", "/beta/", "/health", "/metrics")
 
 
@@ -112,23 +115,6 @@ class PageLimit:
         return None
 
 
-def with_inline_styles(view: View) -> View:
-    """For Swagger UI and ReDoc: they set styles inline, and ReDoc searches in a worker.
-
-    Scripts stay our own files; all other pages have the strict policy of `RequestMiddleware`.
-    """
-
-    @wraps(view)
-    def wrapped(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
-        response = view(request, *args, **kwargs)
-        response["Content-Security-Policy"] = (
-            f"{PAGE_POLICY}; style-src 'self' 'unsafe-inline'; worker-src 'self' blob:"
-        )
-        return response
-
-    return wrapped
-
-
 def client_ip(request: HttpRequest) -> str:
     """django-ratelimit's hook: the address behind our trusted proxies, as it is counted."""
     return network_of(context_of(request).client_ip) or "unknown"
@@ -136,7 +122,7 @@ def client_ip(request: HttpRequest) -> str:
 
 def refuse(request: HttpRequest, error: errors.GatewayError) -> HttpResponse:
     """A page for people, a problem for programs."""
-    wants_page = "text/html" in request.headers.get("accept", "")
+    wants_page = bool(wants(request, HTML))
     if wants_page and not request.path.startswith(API_PREFIXES):
         context = context_of(request)
         context.error_code = error.code
@@ -145,6 +131,9 @@ def refuse(request: HttpRequest, error: errors.GatewayError) -> HttpResponse:
             "portal/error.html",
             {
                 "error": error,
+                # Their details are English in the API, whoever asks; a page says it to a person.
+                "title": gettext(error.title),
+                "detail": error.for_people(),
                 "request_id": context.request_id,
                 # A form that came too late stands at its own address, or is led to from there.
                 "page_of_form": request.path if request.method not in ("GET", "HEAD") else "",
@@ -175,7 +164,8 @@ def too_many_requests(request: HttpRequest) -> HttpResponse:
     return refuse(
         request,
         errors.RateLimited(
-            "That was too often. Wait five minutes and try again.", headers={"Retry-After": "300"}
+            gettext_noop("That was too often. Wait five minutes and try again."),
+            headers={"Retry-After": "300"},
         ),
     )
 

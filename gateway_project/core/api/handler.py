@@ -22,7 +22,7 @@ from gateway_project.core.api.middleware import send_problem
 from gateway_project.core.context import Message, Receive, RequestContext, Scope, Send
 
 ROUTES_REMEMBERED_MAX = 256
-DRAINED_BYTES_MAX = 256 << 20
+DRAINED_BYTES_MAX = 64 << 20  # nobody knows yet who sends it
 
 
 class DataPlaneHandler:

@@ -8,6 +8,7 @@ server layer, a page of the admin and a verdict all leave in the same way.
 from __future__ import annotations
 
 import ipaddress
+import math
 import re
 import traceback
 import zlib
@@ -26,13 +27,17 @@ from gateway_project.core.context import (
     current,
 )
 from gateway_project.core.storable import unstorable
-from gateway_project.core.telemetry import tracing
+from gateway_project.core.telemetry import slow, tracing
 from gateway_project.core.telemetry.access_log import observe
 from gateway_project.core.telemetry.logging import get_logger
 
 CORRELATION_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{7,127}\Z")
 TRACEPARENT = re.compile(r"00-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}\Z")
 
+WHOLE_BODY = "gateway.whole_body"
+"""In a scope: gives the body if all of it is here already (`server/exchange.py`), else None."""
+CAME = "gateway.came"
+"""In a scope: when the request's head was read, in seconds of `perf_counter`."""
 API_HEADERS = [
     (b"x-content-type-options", b"nosniff"),
     (b"referrer-policy", b"no-referrer"),
@@ -49,9 +54,14 @@ PAGE_HEADERS = [
     (b"referrer-policy", b"same-origin"),
     (b"content-security-policy", PAGE_POLICY.encode()),
 ]
+OWN = frozenset(name for name, _ in (*API_HEADERS, *PAGE_HEADERS)) | {b"strict-transport-security"}
 GZIP_WINDOW = 16 + zlib.MAX_WBITS
 # RFC 9110 §12.5.3: `gzip;q=0` says that it is not acceptable.
 GZIP_ACCEPTED = re.compile(rb"\bgzip\b(?!\s*;\s*q=0(?:\.0*)?\s*(?:,|$))", re.IGNORECASE)
+OF_A_TYPE = (
+    "'Content-Type' has a parameter with '*' (RFC 2231), which is not read there. Send it plain: "
+    "'application/json', or 'multipart/form-data; boundary=…'."
+)
 NOT_IN_AN_ADDRESS = "must not hold NUL (U+0000), or half of a surrogate pair; take it out"
 BELIEVE = (
     "A proxy, or a caller, sent X-Forwarded-For. Set TRUSTED_PROXY_HOPS if it is a proxy of yours: "
@@ -75,9 +85,19 @@ def client_address(peer: str, forwarded_for: str, trusted_hops: int) -> str:
     """
     if trusted_hops:
         entries = [entry.strip() for entry in forwarded_for.split(",") if entry.strip()]
-        if len(entries) >= trusted_hops and _is_address(entries[-trusted_hops]):
-            return entries[-trusted_hops]
+        if len(entries) >= trusted_hops:
+            return _address_in(entries[-trusted_hops]) or peer
     return peer
+
+
+def _address_in(entry: str) -> str:
+    """Without the port that some proxies write behind it: `192.0.2.7:50123`, `[2001:db8::7]:443`.
+    Empty for what is no address."""
+    if entry.startswith("["):
+        entry = entry[1:].partition("]")[0]
+    elif entry.count(":") == 1:
+        entry = entry.partition(":")[0]
+    return entry if _is_address(entry) else ""
 
 
 def _is_address(text: str) -> bool:
@@ -89,18 +109,23 @@ def _is_address(text: str) -> bool:
     return getattr(address, "scope_id", None) is None  # `fe80::1%eth0`: PostgreSQL has no zones
 
 
-def _unstorable(scope: Scope) -> errors.GatewayError | None:
-    """The 422 for a path, query or header that no store takes: here no view can forget it."""
+def _unfit(scope: Scope) -> errors.GatewayError | None:
+    """The refusal of a path, query or header that no store takes, or no library on the way to a
+    view reads: here no view can forget it."""
     where = ""
     if unstorable(scope["path"]):
         where = "path"
     elif b"%00" in scope["query_string"]:
         found = (part for part in scope["query_string"].split(b"&") if b"%00" in part)
         where = unquote(next(found).partition(b"=")[0]).replace("\x00", "") or "query"
+    elif scope["query_string"].count(b"&") >= errors.FIELDS_MAX:
+        return errors.TooManyFields()
     else:
         for name, value in scope["headers"]:
             if b"\x00" in value:
                 where = name.decode("latin-1")
+            elif name == b"content-type" and b"*" in value.partition(b";")[2]:
+                return errors.BadRequest(OF_A_TYPE)
     if not where:
         return None
     return errors.ValidationFailed(errors=[{"field": where, "message": NOT_IN_AN_ADDRESS}])
@@ -117,11 +142,13 @@ class RequestMiddleware:
         gzip_bytes_min: int = 1000,
         is_leaving: Callable[[], bool] = lambda: False,
         hsts_seconds: int = 0,
+        slow_seconds: float = math.inf,
     ) -> None:
         self.app = app
         self.trusted_hops = trusted_hops
         self.gzip_bytes_min = gzip_bytes_min
         self.is_leaving = is_leaving
+        self.slow_seconds = slow_seconds
         self._has_warned = False
         self.page_headers, self.api_headers = PAGE_HEADERS, API_HEADERS
         if hsts_seconds:
@@ -156,6 +183,7 @@ class RequestMiddleware:
         address = client_address(peer[0] if peer else "", forwarded, self.trusted_hops)
         context = RequestContext(address, correlation, traceparent)
         context.host = host
+        context.came, context.beside = scope.get(CAME, 0.0), slow.begun()
         return context, is_gzip_accepted
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -173,7 +201,7 @@ class RequestMiddleware:
             span = tracing.begin(scope["method"], context.traceparent, "server")
             context.traceparent = tracing.traceparent_of(span)
         # What the server has found wrong by HTTP's own rules comes first (`server/heads.py`).
-        unfit = scope.get("refusal") or _unstorable(scope)
+        unfit = scope.get("refusal") or _unfit(scope)
         status = 0
         held: Message | None = None
         gzip: zlib._Compress | None = None
@@ -223,12 +251,15 @@ class RequestMiddleware:
                 held = None
                 await send_problem(send_finished, errors.InternalError(), scope)
         finally:
+            scope.pop(WHOLE_BODY, None)  # else only the collector would end the two of them
             seconds = perf_counter() - context.started
             # 499: the client was gone before there was an answer (nginx's convention).
             status = status or 499
             if context.usage is not None:
                 context.usage.finished(context, status, seconds)
             observe(context, method=scope["method"], status=status, seconds=seconds)
+            if seconds > self.slow_seconds:
+                slow.say(context, status=status, seconds=seconds)
             if span is not None:
                 tracing.end(
                     span,
@@ -256,9 +287,8 @@ class RequestMiddleware:
             names.add(lower)
             if lower == b"content-type" and not value.startswith(b"application/"):
                 is_page = True
-        headers += [
-            h for h in (self.page_headers if is_page else self.api_headers) if h[0] not in names
-        ]
+        own = self.page_headers if is_page else self.api_headers
+        headers += own if names.isdisjoint(OWN) else [h for h in own if h[0] not in names]
         if whole and b"content-length" not in names:
             headers.append((b"content-length", b"%d" % whole))
         # Of two limits the one that refused speaks: its headers are on the answer already.

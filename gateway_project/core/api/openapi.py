@@ -29,6 +29,7 @@ from drf_spectacular.renderers import OpenApiJsonRenderer2
 from pydantic import TypeAdapter
 from pydantic.json_schema import GenerateJsonSchema
 
+from gateway_project.core.api import deprecation
 from gateway_project.core.api.endpoint import Answer, Asked, Endpoint, Problem
 from gateway_project.core.errors import CONTENT_TYPE, GatewayError
 
@@ -61,6 +62,9 @@ HEADERS: dict[str, Schema] = {
     "Idempotency-Replayed": _header("`true`: the answer that was given before, again."),
     "Preference-Applied": _header("`respond-async` (RFC 7240).", is_always=True),
     "Set-Cookie": _header("The refresh token, HttpOnly; empty: it ends.", is_always=True),
+    "Deprecation": _header("Since when this is deprecated (RFC 9745): `@` and Unix seconds."),
+    "Sunset": _header("When it may be gone (RFC 8594)."),
+    "Link": _header("To the guide on versions (RFC 8288)."),
     "X-Gateway-Notice": _header("That it is kept here, and not applied to Robin."),
 }
 MAY_WAIT = _header("Seconds to wait, when that helps.", "integer", minimum=0)
@@ -101,7 +105,8 @@ class DeclaredSchema(AutoSchema):
         if content := self._body(declared):
             operation["requestBody"] = {"content": content, "required": _is_required(declared)}
         operation["responses"] = self._responses(declared)
-        return operation
+        gone = declared.deprecations.operation
+        return deprecation.spoken(gone.mark(operation)) if gone else operation
 
     def _security(self, declared: Endpoint) -> list[Schema]:
         if declared.public:
@@ -131,10 +136,14 @@ class DeclaredSchema(AutoSchema):
         required = of_all.get("required", ())
         for name, schema in of_all["properties"].items():
             about: Schema = {"name": name, "in": "query"}
+            schema = deprecation.spoken(schema)
             if words := schema.pop("description", ""):
                 about["description"] = words
             if name in required:
                 about["required"] = True
+            for word in ("deprecated", "x-sunset"):
+                if word in schema:
+                    about[word] = schema.pop(word)
             schema = _without_null(schema)
             schema.pop("title", None)
             if schema.get("default", "") in (None, "", []):
@@ -155,7 +164,8 @@ class DeclaredSchema(AutoSchema):
         found: Schema = {}
         repeats = {one.name for one in declared.parameters} & {"Idempotency-Key"}
         for status, answer in sorted(declared.answers.items()):
-            more = ("Idempotency-Replayed",) if repeats and status < 300 else ()
+            more: tuple[str, ...] = ("Idempotency-Replayed",) if repeats and status < 300 else ()
+            more += deprecation.NAMES if declared.deprecations else ()
             found[str(status)] = self._response(status, answer, more)
         by_status: dict[int, list[type[GatewayError]]] = {}
         for kind in sorted(declared.problems, key=lambda one: (one.status_code, one.code)):
@@ -167,6 +177,9 @@ class DeclaredSchema(AutoSchema):
                 continue
             name = "Or".join(kind.__name__ for kind in kinds)
             response = self._problem(status, kinds)
+            if declared.deprecations.operation:
+                name = f"Deprecated{name}"
+                response["headers"] |= _references(*deprecation.NAMES)
             found[str(status)] = self._component(name, ResolvedComponent.RESPONSE, response)
         return dict(sorted(found.items()))
 
@@ -234,14 +247,16 @@ def _is_required(declared: Endpoint) -> bool:
 
 
 def _headers(*names: str) -> Schema:
-    return {
-        name: {"$ref": f"#/components/headers/{name}"} for name in (*OF_ALL, *OF_LIMITS, *names)
-    }
+    return _references(*OF_ALL, *OF_LIMITS, *names)
+
+
+def _references(*names: str) -> Schema:
+    return {name: {"$ref": f"#/components/headers/{name}"} for name in names}
 
 
 def _tidy(schema: Schema, mode: Mode) -> Schema:
     """The same, with defaults as the module's paragraph says, and no titles made of names."""
-    schema = {name: value for name, value in schema.items() if name != "title"}
+    schema = deprecation.spoken({n: value for n, value in schema.items() if n != "title"})
     for keyword in ("items", "additionalProperties", "propertyNames", "not"):
         if isinstance(schema.get(keyword), dict):
             schema[keyword] = _tidy(schema[keyword], mode)

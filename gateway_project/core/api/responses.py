@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncIterator, Iterator, Mapping
 from typing import Any
 
@@ -76,6 +77,18 @@ def gateway_error(exc: Exception, request: Any) -> errors.GatewayError:
 
 
 NDJSON = "application/x-ndjson"
+HTML = "text/html"
+QUALITY = re.compile(r"(?:^|;)\s*q\s*=\s*([01](?:\.[0-9]{0,3})?)\s*(?:;|$)", re.IGNORECASE)
+
+
+def wants(request: Any, media_type: str) -> float:
+    """How much `Accept` wants what it names so: 0 to 1 (RFC 9110 §12.5.1); 0 where it does not."""
+    for one in request.headers.get("accept", "").split(","):
+        name, _, parameters = one.partition(";")
+        if name.strip().lower() == media_type:
+            quality = QUALITY.search(parameters)
+            return float(quality[1]) if quality else 1.0
+    return 0.0
 
 
 def ndjson(pieces: Iterator[bytes], **headers: str) -> StreamingHttpResponse:

@@ -36,6 +36,7 @@ from gateway_project.core.context import RequestContext, context_of
 from gateway_project.core.ratelimit import (
     Claim,
     Decision,
+    Policies,
     Policy,
     State,
     denials,
@@ -55,7 +56,7 @@ def _counts_as_failed(error: errors.GatewayError) -> bool:
 def _note(context: RequestContext, decision: Decision, started: float) -> None:
     context.limiter_seconds += perf_counter() - started
     # The latest decision is the one that matters: the limit of an address replaces the key's.
-    context.headers[:] = [(k.lower().encode(), v.encode()) for k, v in decision.headers()]
+    context.headers[:] = decision.raw_headers()
 
 
 def _instead_of(
@@ -81,7 +82,9 @@ def _names(classes: Iterable[type]) -> str:
 
 
 def _costs(principal: Principal, minute_cost: int, day_cost: int) -> tuple[int, ...]:
-    return tuple(day_cost if policy.is_daily else minute_cost for policy in principal.policies)
+    policies = principal.policies
+    known = policies if isinstance(policies, Policies) else Policies(policies)
+    return known.costs(minute_cost, day_cost)
 
 
 def _refusals(policies: Iterable[Policy]) -> tuple[Policy, ...]:
@@ -141,7 +144,7 @@ class DataPlaneViewSet(_Declared):
     """
 
     principal: Any = None
-    body: Any
+    body: Any = None
     context: RequestContext
     minute_cost: int
     day_cost: int
@@ -159,6 +162,7 @@ class DataPlaneViewSet(_Declared):
         # ViewSetMixin's own view is a plain function: Django would not await it.
         actions = {"head": actions["get"], **actions} if "get" in actions else dict(actions)
         declared = {name: cls.declared(name) for name in actions.values()}
+        deprecated = {name for name, one in declared.items() if one.deprecations}
         cls._refuse_unheard(declared, initkwargs)
         cls._refuse_what_costs(initkwargs)
         authenticate = cls._authenticator(declared, initkwargs)
@@ -169,13 +173,16 @@ class DataPlaneViewSet(_Declared):
             self.context = context_of(request)
             self.request = request  # type: ignore[assignment]
             self.kwargs = kwargs
+            name = actions.get((request.method or "").lower())
             try:
-                name = actions.get((request.method or "").lower())
                 if name is None:
                     raise errors.MethodNotAllowed(headers={"Allow": allow})
-                return await self._serve(request, name, declared[name], authenticate, kwargs)
+                answer = await self._serve(request, name, declared[name], authenticate, kwargs)
             except Exception as exc:  # noqa: BLE001 - the border: all failures leave as problems
-                return await self._refuse(request, gateway_error(exc, request))
+                answer = await self._refuse(request, gateway_error(exc, request))
+            if name in deprecated:
+                declared[name].deprecations.note(answer, request, self.body)
+            return answer
 
         view.cls = cls  # type: ignore[attr-defined]
         view.initkwargs = initkwargs  # type: ignore[attr-defined]
@@ -375,6 +382,7 @@ class ControlPlaneViewSet(_Declared):
     """
 
     principal: Any
+    body: Any = None
     states: tuple[State, ...] = ()
 
     @classmethod
@@ -446,7 +454,15 @@ class ControlPlaneViewSet(_Declared):
         """The body; `model` is checked against the declaration, so that the document is true."""
         declared = self.declared(self.action).body
         assert declared is model, f"{self.action} declares {declared}, not {model}"  # noqa: S101
-        return parse(self.request._request, model)
+        self.body = body = parse(self.request._request, model)
+        return body
+
+    def finalize_response(self, request: Request, response: Any, *args: Any, **kwargs: Any) -> Any:
+        answer = super().finalize_response(request, response, *args, **kwargs)
+        declared = getattr(getattr(self, self.action or "", None), "endpoint", None)
+        if declared is not None and declared.deprecations:
+            declared.deprecations.note(answer, request._request, self.body)
+        return answer
 
     def handle_exception(self, exc: Exception) -> HttpResponse:  # type: ignore[override]
         error = gateway_error(exc, self.request)

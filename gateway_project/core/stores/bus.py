@@ -19,12 +19,11 @@ from threading import Lock
 from typing import Any
 
 from django.conf import settings
-from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
-from gateway_project.core.stores import redis
+from gateway_project.core.stores import addresses, redis
 from gateway_project.core.telemetry.logging import get_logger
 
 PING_SECONDS = 0.3
@@ -88,7 +87,7 @@ class Bus:
 
     async def _run(self) -> None:
         while True:
-            client = Redis.from_url(
+            client = addresses.async_client(
                 settings.REDIS_URL, socket_connect_timeout=1, retry=Retry(NoBackoff(), 0)
             )
             try:

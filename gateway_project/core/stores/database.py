@@ -247,6 +247,9 @@ def let_go() -> None:
             raise RuntimeError("This waits for somebody outside: not inside a transaction.")
         if connection.connection is not None:
             connection.close_if_unusable_or_obsolete()
+    context = current.get()
+    if context is not None and context.let_go is not None:
+        context.let_go()
 
 
 @sync_only_middleware

@@ -9,12 +9,21 @@ connection of its own whether the server has the statement in hand, and waits on
 from __future__ import annotations
 
 import secrets
+import socket
 from collections.abc import Generator
 from time import monotonic
 from typing import Any
 
 import psycopg
 
+from gateway_project.core.stores import statements
+
+NAME_BYTES_MAX = 63
+"""PostgreSQL cuts off what is longer."""
+HOSTS_NAMED = (
+    "SELECT DISTINCT substring(application_name FROM '^gateway-[0-9a-f]{12} on (.+)$') AS host"
+    " FROM pg_stat_activity WHERE datname = current_database()"
+)
 LOOK_SECONDS = 3.0
 CHECK_SECONDS = 1.0
 """The same of what only asks whether a connection that lay idle still works."""
@@ -41,7 +50,10 @@ class Connection(psycopg.Connection[Any]):
 
     @classmethod
     def connect(cls, conninfo: str = "", **parameters: Any) -> Any:
-        parameters["application_name"] = f"gateway-{secrets.token_hex(6)}"
+        # Of a process that serves or works with its host, by which the doctor finds the hosts.
+        at = f" on {socket.gethostname()}" if statements.of_process else ""
+        name = f"gateway-{secrets.token_hex(6)}{at}"
+        parameters["application_name"] = name[:NAME_BYTES_MAX]
         made = super().connect(conninfo, **parameters)
         made._made_by = conninfo, parameters
         return made

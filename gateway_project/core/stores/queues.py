@@ -7,8 +7,10 @@ from functools import lru_cache
 from typing import Any
 
 from celery import current_app
+from django.conf import settings
 from kombu.exceptions import ChannelError
-from redis import Redis
+
+from gateway_project.core.stores import addresses
 
 DETECTION, WEBHOOKS, USAGE, MAIL, MAINTENANCE = NAMES = (
     "detection",  # chunks of jobs
@@ -33,10 +35,13 @@ def length(name: str) -> int:
 
 def lengths(names: Sequence[str] = NAMES) -> dict[str, int]:
     url = current_app.conf.broker_write_url
-    if not url.startswith(("redis", "unix")):
+    if not url.startswith(("redis", "unix", "sentinel")):
         return _lengths_in_memory(names)
-    # By its own client: kombu's waits for a silent broker several times over.
-    pipeline = _client(url).pipeline(transaction=False)
+    # By its own client: kombu's waits for a silent broker several times over. And by our own
+    # address of sentinels: Celery's says only half of it.
+    pipeline = _client(settings.REDIS_URL if url.startswith("sentinel") else url).pipeline(
+        transaction=False
+    )
     for name in names:
         for key in keys_of(name):
             pipeline.llen(key)
@@ -57,5 +62,5 @@ def _lengths_in_memory(names: Sequence[str]) -> dict[str, int]:
 
 
 @lru_cache(maxsize=4)
-def _client(url: str) -> Redis:
-    return Redis.from_url(url, socket_timeout=1, socket_connect_timeout=1)
+def _client(url: str) -> Any:
+    return addresses.client(url, socket_timeout=1, socket_connect_timeout=1)

@@ -23,10 +23,10 @@ from typing import Any
 
 import hiredis
 from django_redis import get_redis_connection
-from redis.asyncio.connection import ConnectionPool
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import ResponseError
+from redis.exceptions import ReadOnlyError, ResponseError
 
+from gateway_project.core.stores.addresses import async_pool
 from gateway_project.core.stores.caching import ignore
 from gateway_project.core.telemetry.metrics import bound_reached
 
@@ -35,6 +35,7 @@ BATCH_BYTES_MAX = 512 << 10
 COMMAND_BYTES_MAX = 1 << 20
 WAITING_BYTES_MAX = 16 << 20
 LAST_LOOK_SECONDS = 0.01
+SOON_SECONDS = 0.002
 NOTHING = object()  # what the reader gives while a reply is not whole
 
 
@@ -58,9 +59,9 @@ class PipelinedConnection(asyncio.Protocol):
     def __init__(
         self, url: str, *, timeout_seconds: float = 0.25, backoff_seconds: float = 1.0
     ) -> None:
-        # One connection, never from the pool: the pool only parses the URL for us.
-        pool: Any = ConnectionPool.from_url(url, socket_timeout=None, socket_connect_timeout=None)
-        self._connection = pool.make_connection()
+        # One connection, never from the pool: the pool only knows where to.
+        self._pool: Any = async_pool(url, socket_timeout=None, socket_connect_timeout=None)
+        self._connection: Any = self._pool.make_connection()  # type: ignore[no-untyped-call]
         self._timeout_seconds = timeout_seconds
         self._backoff_seconds = backoff_seconds
         self._backing_off_until = 0.0
@@ -69,7 +70,10 @@ class PipelinedConnection(asyncio.Protocol):
         self._reader = hiredis.Reader()
         self._connecting: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
+        self._sent_at = 0.0
         self._is_busy = False  # a batch is about to leave, or on its way
+        self._is_urgent = False  # something waits for the next one
+        self._soon: asyncio.TimerHandle | None = None
         self._pending: deque[tuple[bytes, asyncio.Future[Any]]] = deque()
         self._pending_bytes = 0
         self._waiting: deque[asyncio.Future[Any]] = deque()  # sent, in the order of the replies
@@ -84,12 +88,15 @@ class PipelinedConnection(asyncio.Protocol):
             self._connecting.cancel()
         self._fail("closing")
         await self._connection.disconnect(nowait=True)
+        await self._pool.aclose()
 
-    def submit(self, packed: bytes) -> asyncio.Future[Any]:
+    def submit(self, packed: bytes, *, can_wait: bool = False) -> asyncio.Future[Any]:
         """Send one packed command with the next batch.
 
-        The future gives the reply (bytes undecoded), or raises `RedisUnavailable`, or the
-        `redis.ResponseError` that Redis answered to this command alone (`CommandTooLarge`: we).
+        One that `can_wait` goes with what others send in the next `SOON_SECONDS`: a batch of its
+        own would cost as much as theirs. The future gives the reply (bytes undecoded), or raises
+        `RedisUnavailable`, or the `redis.ResponseError` that Redis answered to this command alone
+        (`CommandTooLarge`: we).
         """
         loop = self._loop
         if loop is None:
@@ -110,10 +117,23 @@ class PipelinedConnection(asyncio.Protocol):
             return future
         self._pending.append((packed, future))
         self._pending_bytes += len(packed)
-        if not self._is_busy:
-            self._is_busy = True
-            loop.call_soon(self._send)
+        self._is_urgent = self._is_urgent or not can_wait
+        self._see_to_pending()
         return future
+
+    def _see_to_pending(self) -> None:
+        if self._is_busy or not self._pending or self._loop is None:
+            return
+        if self._is_urgent:
+            self._is_busy = True
+            self._loop.call_soon(self._send)
+        elif self._soon is None:
+            self._soon = self._loop.call_later(SOON_SECONDS, self._wait_no_longer)
+
+    def _wait_no_longer(self) -> None:
+        self._soon = None
+        self._is_urgent = bool(self._pending)
+        self._see_to_pending()
 
     def backlog(self) -> tuple[int, int]:
         """Commands without a reply yet, and the bytes of those that have not left."""
@@ -140,7 +160,10 @@ class PipelinedConnection(asyncio.Protocol):
             batch.append(packed)
             size += len(packed)
         self._pending_bytes -= size
-        self._timer = self._loop.call_later(self._timeout_seconds, self._look_once_more)
+        self._is_urgent = bool(self._pending)
+        self._sent_at = self._loop.time()
+        if self._timer is None:
+            self._timer = self._loop.call_later(self._timeout_seconds, self._look)
         self.round_trips += 1
         try:
             self._transport.write(b"".join(batch))
@@ -170,7 +193,8 @@ class PipelinedConnection(asyncio.Protocol):
         try:
             self._reader.feed(data)
             while (reply := self._reader.gets(False)) is not NOTHING:
-                if isinstance(reply, RedisConnectionError):  # such as "loading its data"
+                # Such as "loading its data"; or it is a replica now, and will refuse every write.
+                if isinstance(reply, RedisConnectionError | ReadOnlyError):
                     raise reply
                 if isinstance(reply, hiredis.PushNotification):
                     continue
@@ -181,24 +205,40 @@ class PipelinedConnection(asyncio.Protocol):
                     future.set_exception(reply)
                 else:
                     future.set_result(reply)
-        except (hiredis.HiredisError, RedisConnectionError, IndexError) as exc:
+        except (hiredis.HiredisError, RedisConnectionError, ReadOnlyError, IndexError) as exc:
             self._give_up(type(exc).__name__)
             return
-        if not self._waiting and self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-            self._is_busy = bool(self._pending)
-            self._send()
+        if not self._waiting and self._is_busy:
+            self._is_busy = self._is_urgent
+            if self._is_urgent:
+                self._send()
+            else:
+                self._see_to_pending()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._transport = None
         if self._waiting:
             self._give_up(type(exc).__name__ if exc else "closed by Redis")
 
-    def _look_once_more(self) -> None:
-        # A loop that was blocked runs its timers before it reads what came meanwhile.
-        if self._loop is not None:
-            self._timer = self._loop.call_later(LAST_LOOK_SECONDS, self._give_up, "TimeoutError")
+    def _look(self) -> None:
+        # One timer while there is traffic, not one for each batch.
+        self._timer = None
+        if self._loop is None or not self._waiting:
+            return
+        left = self._sent_at + self._timeout_seconds - self._loop.time()
+        if left > 0:
+            self._timer = self._loop.call_later(left, self._look)
+        else:
+            # A loop that was blocked runs its timers before it reads what came meanwhile.
+            self._timer = self._loop.call_later(
+                LAST_LOOK_SECONDS, self._look_once_more, self._sent_at
+            )
+
+    def _look_once_more(self, sent_at: float) -> None:
+        if self._waiting and self._sent_at == sent_at:
+            self._give_up("TimeoutError")
+        else:
+            self._look()
 
     def _give_up(self, reason: str) -> None:
         """Fail all callers, and rest: a late reply would be taken for that of another command."""
@@ -212,11 +252,14 @@ class PipelinedConnection(asyncio.Protocol):
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+        if self._soon is not None:
+            self._soon.cancel()
+            self._soon = None
         futures = [*self._waiting, *(future for _, future in self._pending)]
         self._waiting.clear()
         self._pending.clear()
         self._pending_bytes = 0
-        self._is_busy = False
+        self._is_busy = self._is_urgent = False
         for future in futures:
             if not future.done():
                 future.set_exception(RedisUnavailable(reason))

@@ -7,15 +7,13 @@ from typing import TYPE_CHECKING
 
 from prometheus_client import Counter, Histogram
 
-from gateway_project.core.telemetry.logging import get_logger
+from gateway_project.core.telemetry.logging import Together
 from gateway_project.core.telemetry.metrics import request_duration, requests_total
 
 if TYPE_CHECKING:
-    from structlog.typing import WrappedLogger
-
     from gateway_project.core.context import RequestContext
 
-request_log: WrappedLogger = get_logger("gateway.request")
+request_log = Together("gateway.request")
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
 
@@ -29,7 +27,7 @@ def _request_series(method: str, route: str, status: int) -> tuple[Counter, Hist
 
 
 def observe(context: RequestContext, *, method: str, status: int, seconds: float) -> None:
-    """Count one finished request and write its log line."""
+    """Count one finished request and write its log line; called in the event loop."""
     if method not in METHODS:
         method = "OTHER"
     counter, histogram = _request_series(method, context.route, status)

@@ -10,7 +10,9 @@ succeeds elsewhere ends the trouble.
 from __future__ import annotations
 
 import asyncio
-from typing import ClassVar
+from collections.abc import Callable, Coroutine
+from random import uniform
+from typing import Any, ClassVar
 
 from django.core.cache import cache
 
@@ -67,6 +69,27 @@ class Loop:
 
     async def asucceeded(self) -> None:
         await asyncio.to_thread(self.succeeded)
+
+    async def every(self, seconds: float, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Do `work` again and again, `seconds` after each end; a round that fails is only counted.
+
+        Runs until it is cancelled, which leaves a round under way to its end. Processes that begin
+        together do not go on in step.
+        """
+        has_failed, wait = False, seconds * uniform(0.5, 1.0)
+        while True:
+            await asyncio.sleep(wait)
+            wait = seconds
+            try:
+                await asyncio.shield(work())
+            except Exception as exc:
+                log.error("round_failed", loop=self.name, error=type(exc).__name__, exc_info=exc)
+                has_failed = True
+                await self.afailed(exc)
+            else:
+                if has_failed:
+                    has_failed = False
+                    await self.asucceeded()
 
 
 def failed_rounds() -> dict[str, int]:

@@ -22,14 +22,15 @@ import shutil
 import socket
 import struct
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
+from threading import Lock
 from typing import Any, ClassVar
 
 from prometheus_client import REGISTRY, CollectorRegistry, generate_latest, values
 from prometheus_client.metrics_core import Metric
-from prometheus_client.mmap_dict import MmapedDict
+from prometheus_client.mmap_dict import MmapedDict, mmap_key
 from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
 
@@ -37,6 +38,7 @@ FILE = re.compile(r"(counter|histogram|summary|gauge_[a-z]+)_([0-9a-z-]+)\.db")
 ARCHIVE = "archive"
 NOWHERE = Path(os.devnull, "metrics")
 FILE_BYTES_MIN = 1 << 16
+DOUBLES = struct.Struct("dd")  # value and time
 ENTRY_BYTES_MAX = 32  # beside the key: its length, padding, value and time
 Sample = tuple[float, float]  # value and Unix time; only `mostrecent` gauges have the latter
 log = logging.getLogger("gateway.metrics")
@@ -189,6 +191,8 @@ class _Reserved(MmapedDict):
     """The client library's, with room on the disk before anything is written; else `OSError`."""
 
     _f: Any
+    _m: Any
+    _positions: dict[str, int]
     _capacity: int
     _used: int
 
@@ -261,6 +265,92 @@ def _note_unseen(exc: OSError) -> None:
         log.error("metrics of this process are not all shown: %s", exc)
 
 
+class _Value:
+    """One number of this process: the library's `MmapedValue`, which asks at each count who we are
+    and looks for its place by a long name."""
+
+    _multiprocess = True
+    _lock: ClassVar[Lock] = Lock()  # of all: threads count the same, and a file has one end
+    _files: ClassVar[dict[str, _File]] = {}
+    _known: ClassVar[list[_Value]] = []
+    _is_forked: ClassVar[bool] = False
+
+    def __init__(
+        self,
+        kind: str,
+        metric: str,
+        name: str,
+        label_names: Sequence[str],
+        label_values: Sequence[str],
+        help_text: str,
+        multiprocess_mode: str = "",
+        **_: Any,
+    ) -> None:
+        self._kind = f"{kind}_{multiprocess_mode}" if kind == "gauge" else kind
+        labels = list(label_names), list(label_values)
+        self._key = mmap_key(metric, name, *labels, help_text)
+        with self._lock:
+            self._open_again_if_forked()
+            self._open()
+            self._known.append(self)
+
+    @classmethod
+    def begin_again(cls) -> None:
+        """In a forked child, before any thread of its own."""
+        cls._lock, cls._is_forked = Lock(), True
+
+    @classmethod
+    def _open_again_if_forked(cls) -> None:
+        if cls._is_forked:
+            cls._is_forked = False
+            cls._files.clear()
+            for one in cls._known:
+                one._open()
+
+    def _open(self) -> None:
+        file = self._files.get(self._kind)
+        if file is None:
+            assert _member is not None  # noqa: S101 - `join` has made it
+            path = _member.folder.path / f"{self._kind}_{_member.name()}.db"
+            file = self._files[self._kind] = _File(str(path))
+        self._file = file
+        self._value, self._timestamp = file.read_value(self._key)
+        self._begin = file._positions.get(self._key, 0)  # 0: it has found no room
+
+    def inc(self, amount: float) -> None:
+        with self._lock:
+            if self._is_forked:
+                self._open_again_if_forked()
+            self._value += amount
+            self._write(0.0)
+
+    def set(self, value: float, timestamp: float | None = None) -> None:
+        with self._lock:
+            self._open_again_if_forked()
+            self._value = value
+            self._write(timestamp or 0.0)
+
+    def _write(self, timestamp: float) -> None:
+        if self._begin:
+            # At once, as the library does: who reads meanwhile must see one value or the other.
+            self._file._m[self._begin : self._begin + DOUBLES.size] = DOUBLES.pack(
+                self._value, timestamp
+            )
+        else:
+            self._file.write_value(self._key, self._value, timestamp)
+
+    def get(self) -> float:
+        with self._lock:
+            self._open_again_if_forked()
+            return self._value
+
+    def set_exemplar(self, exemplar: object) -> None:
+        """As the library: none are kept in files."""
+
+    def get_exemplar(self) -> None:
+        return None
+
+
 class Member:
     """This process in its folder. A forked child is another one, with a name of its own."""
 
@@ -288,6 +378,7 @@ class Member:
                 os.close(self._held[1])  # the parent's: it must not seem to live as long as we do
             self._held = None
         self.is_inside, self.is_told = True, False
+        _Value.begin_again()
 
 
 _member: Member | None = None
@@ -303,8 +394,7 @@ def join(path: Path) -> None:
         log.error("metrics are those of one process only: %s", exc)
         return
     os.register_at_fork(after_in_child=_member.begin_again)
-    values.MmapedDict = _File  # type: ignore[assignment,attr-defined]
-    values.ValueClass = values.MultiProcessValue(_member.name)  # type: ignore[no-untyped-call]
+    values.ValueClass = _Value
 
 
 def exposition(*more: Collector) -> bytes:

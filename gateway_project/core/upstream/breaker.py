@@ -144,6 +144,9 @@ class Breaker:
             if generation != self._generation or self.forced is not None:
                 return
             self._probing = False
+            machine = self._machine
+            if end is _succeed and machine.current_state == "closed" and not machine.fail_counter:
+                return  # as nearly always: it changes nothing
             if end is None:
                 return
             with suppress(_Failure, pybreaker.CircuitBreakerError):

@@ -29,7 +29,9 @@ from urllib.parse import urlsplit
 
 from aiohttp.abc import AbstractResolver, ResolveResult
 from django.conf import settings
+from django.utils.translation import gettext_noop
 
+from gateway_project.core.sentences import Sentence
 from gateway_project.core.stores import database
 from gateway_project.core.upstream import names
 
@@ -38,7 +40,7 @@ Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 URL_CHARS_MAX = 2048
 PORTS = (443, 8443)
-PUBLIC = (
+PUBLIC = gettext_noop(
     "Use https on port 443 or 8443, or have the operators of this gateway allow the network of the "
     "address (WEBHOOK_ALLOWED_NETWORKS)."
 )
@@ -51,6 +53,8 @@ REFUSED_IPV4 = tuple(
         "100.64.0.0/10",  # carrier-grade NAT
         "127.0.0.0/8",  # loopback
         "168.63.129.16/32",  # Azure's platform, for its own machines alone
+        "161.26.0.0/16",  # IBM Cloud's services, for its own machines alone
+        "166.8.0.0/14",  # likewise
         "169.254.0.0/16",  # link-local, with the clouds' metadata services
         "172.16.0.0/12",  # private
         "192.0.0.0/24",  # protocol assignments
@@ -92,6 +96,10 @@ HARMLESS = re.compile(r"[!#-\[\]-~]+\Z")
 
 class Refused(Exception):
     """We do not send there; says why, and what would do."""
+
+    def __init__(self, text: str | Sentence) -> None:
+        self.sentence = text if isinstance(text, Sentence) else Sentence(text)
+        super().__init__(str(self.sentence))
 
     @property
     def of_field(self) -> str:
@@ -138,8 +146,10 @@ def vet(text: str, *, is_plain: bool) -> None:
         return
     if address is None or is_closed or is_refused(address):
         raise Refused(
-            "The address lies in a private or reserved network. Use a public one, or have the "
-            "operators of this gateway allow that network (WEBHOOK_ALLOWED_NETWORKS)."
+            gettext_noop(
+                "The address lies in a private or reserved network. Use a public one, or have the "
+                "operators of this gateway allow that network (WEBHOOK_ALLOWED_NETWORKS)."
+            )
         )
     if is_plain:
         raise Refused(PUBLIC)
@@ -208,18 +218,23 @@ def _read(
     url: str, allowed: tuple[Network, ...], _others: tuple[tuple[Network, ...], ...]
 ) -> Destination:
     if len(url) > URL_CHARS_MAX or not HARMLESS.match(url):
-        raise Refused(f"Use at most {URL_CHARS_MAX} plain characters; escape others (%20).")
+        text = gettext_noop("Use at most %(most)s plain characters; escape others (%%20).")
+        raise Refused(Sentence(text, most=str(URL_CHARS_MAX)))
     try:
         parts = urlsplit(url)
         port = parts.port
     except ValueError:
-        raise Refused("This is not a URL such as https://example.com/hooks.") from None
+        raise Refused(
+            gettext_noop("This is not a URL such as https://example.com/hooks.")
+        ) from None
     if parts.scheme not in ("http", "https"):
-        raise Refused("Use https.")
+        raise Refused(gettext_noop("Use https."))
     if "@" in parts.netloc:
-        raise Refused("Leave out user name and password; deliveries are signed instead.")
+        raise Refused(
+            gettext_noop("Leave out user name and password; deliveries are signed instead.")
+        )
     if parts.fragment or url.endswith("#"):
-        raise Refused("Leave out what follows '#': it is never sent.")
+        raise Refused(gettext_noop("Leave out what follows '#': it is never sent."))
     host = _host(parts.netloc, parts.hostname or "")
     if port is None:
         port = 443 if parts.scheme == "https" else 80
@@ -238,15 +253,15 @@ def _host(netloc: str, host: str) -> str:
         try:
             return str(ipaddress.IPv6Address(host))
         except ValueError:
-            raise Refused("What stands in brackets is not an IPv6 address.") from None
+            raise Refused(gettext_noop("What stands in brackets is not an IPv6 address.")) from None
     if NUMERIC.match(host):
         try:
             return str(ipaddress.IPv4Address(host))
         except ValueError:
-            raise Refused("Write an IPv4 address as four decimal numbers.") from None
+            raise Refused(gettext_noop("Write an IPv4 address as four decimal numbers.")) from None
     name = host.lower().removesuffix(".")
     if len(name) > 253 or not all(LABEL.match(label) for label in name.split(".")):
-        raise Refused("The host is not a name (write other alphabets as xn--…).")
+        raise Refused(gettext_noop("The host is not a name (write other alphabets as xn--…)."))
     return name
 
 
@@ -272,7 +287,9 @@ async def acheck(url: str) -> Destination:
         addresses = await names.look_up(destination.host)
     except OSError:
         if destination.is_plain:
-            raise Refused("The host is unknown; then use https on port 443 or 8443.") from None
+            raise Refused(
+                gettext_noop("The host is unknown; then use https on port 443 or 8443.")
+            ) from None
         return destination
     destination.vet(addresses)
     return destination

@@ -124,13 +124,14 @@ async def _addresses(host: str, family: int) -> list[str]:
         found = await _ask(submit, SECONDS_MAX)
     except (_Failed, TimeoutError) as exc:
         # Its own servers are silent, or ours are.
-        if (exc.args and exc.args[0] in ABSENT) or await _are_answering():
+        if (exc.args and exc.args[0] in ABSENT) or await are_answering():
             raise UnknownName(host) from exc
         raise ResolverAway("the name servers do not answer") from exc
     return list(dict.fromkeys(node.addr[0].decode() for node in found.nodes))
 
 
-async def _are_answering() -> bool:
+async def are_answering() -> bool:
+    """Whether any of the name servers says something, if only that there is no such name."""
     global _answering
     is_answering, until = _answering
     if monotonic() >= until:

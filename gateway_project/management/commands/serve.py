@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 from typing import Any
 
 from django import db
@@ -12,6 +13,7 @@ from django.core.management.base import BaseCommand, CommandError
 from gateway_project import rotation
 from gateway_project.core.stores import migrations
 from gateway_project.core.telemetry import multiprocess
+from gateway_project.environment import Environment
 from gateway_project.server.command import command as server_command
 
 NEEDED = {
@@ -24,13 +26,22 @@ NEEDED = {
 }
 
 
+FILES_MAX = 65536
+
+
+def allow_files() -> None:
+    """As many as this user may open, two for each client: shells and systemd begin with 1,024."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = FILES_MAX if hard == resource.RLIM_INFINITY else min(hard, FILES_MAX)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
 class Command(BaseCommand):
     help = "Serve the gateway with WORKERS web processes against the stores the environment names."
 
     def handle(self, *args: Any, **options: Any) -> None:
-        missing = [
-            name for name in NEEDED if not (os.environ.get(name) or os.environ.get(f"{name}_FILE"))
-        ]
+        missing = [name for name in NEEDED if not Environment.ENVIRON.get(name)]
         if missing:
             lines = "\n".join(f"  {name}={NEEDED[name]}" for name in missing)
             raise CommandError(
@@ -39,6 +50,7 @@ class Command(BaseCommand):
             )
         self.check(display_num_errors=True)
         self._warn_of_the_database()
+        allow_files()
         environment = {
             **os.environ,
             "PROMETHEUS_MULTIPROC_DIR": str(multiprocess.metrics_folder()),
