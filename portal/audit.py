@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from typing import Any
 
 from django import forms
-from django.db.models import Q
 from django.http import Http404, HttpRequest, HttpResponse
 from django.http.response import HttpResponseBase
 from django.shortcuts import render
+from django.utils.translation import gettext_lazy
 from rest_framework.request import Request
 
 from accounts import audit
@@ -18,19 +18,20 @@ from gateway_project.core import errors
 from gateway_project.core.api.methods import require_safe
 from gateway_project.core.api.pagination import page
 from portal import exports
-from portal.forms import SpanForm, moment_input
+from portal.forms import MomentField, SpanForm
 from portal.members import Member, workspace_page
+from portal.words import listed
 
 FAMILIES = [
-    ("", "Anything"),
-    ("key.", "Keys"),
-    ("policy.", "Policies"),
-    ("webhook.", "Webhooks"),
-    ("member.", "Members"),
-    ("invitation.", "Invitations"),
-    ("person.", "Sign-ins and accounts"),
-    ("workspace.", "The workspace"),
-    ("access.", "Refusals"),
+    ("", gettext_lazy("Anything")),
+    ("key.", gettext_lazy("Keys")),
+    ("policy.", gettext_lazy("Policies")),
+    ("webhook.", gettext_lazy("Webhooks")),
+    ("member.", gettext_lazy("Members")),
+    ("invitation.", gettext_lazy("Invitations")),
+    ("person.", gettext_lazy("Sign-ins and accounts")),
+    ("workspace.", gettext_lazy("The workspace")),
+    ("access.", gettext_lazy("Refusals")),
 ]
 COLUMNS = (
     *("number", "at", "action", "actor", "target", "client_ip", "request_id"),
@@ -39,11 +40,11 @@ COLUMNS = (
 
 
 class AuditFilter(SpanForm):
-    action = forms.ChoiceField(required=False, label="What", choices=FAMILIES)
-    actor = forms.CharField(required=False, max_length=254, label="Who")
-    target = forms.CharField(required=False, max_length=100, label="On what")
-    since = forms.DateTimeField(required=False, label="Since", widget=moment_input())
-    until = forms.DateTimeField(required=False, label="Until", widget=moment_input())
+    action = forms.ChoiceField(required=False, label=gettext_lazy("What"), choices=FAMILIES)
+    actor = forms.CharField(required=False, max_length=254, label=gettext_lazy("Who"))
+    target = forms.CharField(required=False, max_length=100, label=gettext_lazy("On what"))
+    since = MomentField(required=False, label=gettext_lazy("Since"))
+    until = MomentField(required=False, label=gettext_lazy("Until"), is_end=True)
 
     def wanted(self) -> audit.Wanted:
         return audit.Wanted(**self.cleaned_data)
@@ -88,27 +89,20 @@ def export(request: HttpRequest, member: Member) -> HttpResponseBase:
     rows = _all(member, form.wanted())
     if request.GET.get("format") == "jsonl":
         return exports.json_lines_file("audit.jsonl", rows)
-    cells = ([_cell(row[name]) for name in COLUMNS] for row in rows)
+    cells = ([_cell(name, row[name]) for name in COLUMNS] for row in rows)
     return exports.csv_file("audit.csv", COLUMNS, cells)
 
 
 def _all(member: Member, wanted: audit.Wanted) -> Iterator[dict[str, Any]]:
-    found = audit.of_workspace(member.workspace, wanted).order_by("-at", "-id")
-    after = Q()
-    for _ in range(exports.ROWS_MAX // exports.ROWS_A_PIECE):
-        rows = list(found.filter(after)[: exports.ROWS_A_PIECE])
-        yield from map(audit.shown, rows)
-        if len(rows) < exports.ROWS_A_PIECE:
-            return
-        last = rows[-1]
-        after = Q(at__lt=last.at) | Q(at=last.at, pk__lt=last.pk)
+    found = audit.of_workspace(member.workspace, wanted)
+    return map(audit.shown, exports.newest_first(found, "at"))
 
 
-def _cell(value: Any) -> Any:
-    if isinstance(value, dict):
-        return "; ".join(f"{name}: {_said(one)}" for name, one in value.items())
-    return value
-
-
-def _said(value: Any) -> str:
-    return " → ".join(map(str, value)) if isinstance(value, list) else str(value)
+def _cell(name: str, value: Any) -> Any:
+    if not isinstance(value, dict):
+        return value
+    arrow = name == "changes"  # what was, and what is
+    return "; ".join(
+        f"{one}: {' → '.join(map(listed, said)) if arrow else listed(said)}"
+        for one, said in value.items()
+    )

@@ -16,16 +16,11 @@ from django.http.response import HttpResponseBase
 from django.utils import timezone
 
 from gateway_project.core import clock
+from gateway_project.core.language import dated
 
 ZONE_COOKIE, CLOCK_COOKIE = "zone", "clock"
-PAGES = ("/app/", "/accounts/", "/guides/")
+PAGES = ("/app/", "/accounts/", "/guides/", "/status")
 NAME = re.compile(r"[A-Za-z][A-Za-z0-9_+-]*(/[A-Za-z0-9_+-]+){0,2}")
-FORMS = {
-    "minute": "%d %b %H:%M",
-    "precise": "%d %b %H:%M:%S",
-    "day": "%d %b",
-}
-OTHER_YEAR = {"minute": "%d %b %Y %H:%M", "precise": "%d %b %Y %H:%M:%S", "day": "%d %b %Y"}
 
 
 class ReadersClock:
@@ -59,11 +54,30 @@ def zone_name() -> str:
     return timezone.get_current_timezone_name()
 
 
+def zone_at(at: datetime) -> str:
+    """The zone's name; in the hour that clocks show twice, which of the two it is (`CEST`)."""
+    here = timezone.localtime(at)
+    if here.replace(fold=0).utcoffset() == here.replace(fold=1).utcoffset():
+        return zone_name()
+    return here.tzname() or zone_name()
+
+
+def in_field(at: datetime) -> str:
+    """As a browser writes a moment that it asks for."""
+    return f"{timezone.localtime(at):%Y-%m-%dT%H:%M}"
+
+
+def in_query(at: datetime) -> str:
+    """For a link to a filter: with the offset, since a clock shows one hour of the year twice."""
+    return timezone.localtime(at).isoformat(timespec="minutes")
+
+
 def written(at: datetime, form: str = "minute") -> str:
     """`29 Nov 12:29` in the zone of the page; the year only where it is another one."""
     here = timezone.localtime(at)
     is_this_year = here.year == timezone.localtime(clock.now()).year
-    return f"{here:{(FORMS if is_this_year else OTHER_YEAR)[form]}}"
+    text = dated(here, form if is_this_year else f"{form} of year")
+    return text if zone_at(at) == zone_name() or form == "day" else f"{text} {zone_at(at)}"
 
 
 def in_utc(at: datetime) -> str:

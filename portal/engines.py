@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime, time, timedelta
 from typing import Any
 from uuid import UUID
 
 from django import forms
 from django.contrib import messages
-from django.http import HttpRequest, HttpResponse
-from django.shortcuts import redirect, render
+from django.http import HttpRequest
+from django.http.response import HttpResponseBase
+from django.shortcuts import redirect
+from django.utils.translation import gettext, gettext_lazy
 
 from accounts.models import ApiKey
 from detection import comparisons
@@ -20,13 +22,23 @@ from detection.policies import policy as policies
 from gateway_project.core import clock, errors
 from gateway_project.core.api.forms import Form
 from gateway_project.core.api.methods import require_http_methods
-from portal import plots
+from gateway_project.core.clock import utc_text
+from portal import exports, plots
 from portal.members import Member, workspace_page
 
 LEAST, MOST, SHARE = 0.3, 0.8, 10
+COMPARED = (
+    *("engine", "compared_to", "agreed", "only_own", "only_shadow", "failed", "skipped"),
+    *("milliseconds", "own_milliseconds", "tokens", "cost"),
+)
+DISAGREED = (
+    *("created_at", "request_id", "content_type", "compared_to", "own_score", "engine"),
+    *("shadow_score", "is_malicious"),
+)
+SPENT = ("engine", "calls", "tokens_in", "tokens_out", "cost")
 
 
-def _number(label: str, most: float, help_text: str = "") -> forms.FloatField:
+def _number(label: Any, most: float, help_text: Any = "") -> forms.FloatField:
     return forms.FloatField(
         required=False, min_value=0, max_value=most, label=label, help_text=help_text
     )
@@ -34,16 +46,22 @@ def _number(label: str, most: float, help_text: str = "") -> forms.FloatField:
 
 class EnginesForm(Form):
     version = forms.IntegerField(widget=forms.HiddenInput)
-    first = forms.ChoiceField(label="Judges first")
-    second = forms.ChoiceField(required=False, label="Asked as well when the first is unsure")
-    least = _number("Unsure from", 1, "Scores of the first engine, 0 to 1.")
-    most = _number("Unsure to", 1)
+    first = forms.ChoiceField(label=gettext_lazy("Judges first"))
+    second = forms.ChoiceField(
+        required=False, label=gettext_lazy("Asked as well when the first is unsure")
+    )
+    least = _number(
+        gettext_lazy("Unsure from"), 1, gettext_lazy("Scores of the first engine, 0 to 1.")
+    )
+    most = _number(gettext_lazy("Unsure to"), 1)
     shadow = forms.ChoiceField(
         required=False,
-        label="Shadow",
-        help_text="Sees a share of the texts behind the answers, and never changes one.",
+        label=gettext_lazy("Shadow"),
+        help_text=gettext_lazy(
+            "Sees a share of the texts behind the answers, and never changes one."
+        ),
     )
-    share = _number("Share of the texts for the shadow, in percent", 100)
+    share = _number(gettext_lazy("Share of the texts for the shadow, in percent"), 100)
 
     def __init__(self, key: ApiKey, data: Any = None) -> None:
         known = policies.of_key(key)
@@ -64,19 +82,21 @@ class EnginesForm(Form):
         for field in ("first", "second", "shadow"):
             chosen = self.initial[field]
             gone = (
-                [(chosen, f"{chosen} (gone)")] if chosen and (chosen, chosen) not in names else []
+                [(chosen, gettext("%(engine)s (gone)") % {"engine": chosen})]
+                if chosen and (chosen, chosen) not in names
+                else []
             )
-            nobody = [] if field == "first" else [("", "nobody")]
+            nobody = [] if field == "first" else [("", gettext("nobody"))]
             self.fields[field].choices = nobody + names + gone  # type: ignore[attr-defined]
 
     def clean(self) -> dict[str, Any]:
         values = self.cleaned_data
         if values.get("second") and values["second"] == values.get("first"):
-            self.add_error("second", "It is the first engine already.")
+            self.add_error("second", gettext("It is the first engine already."))
         if (values.get("least") or 0) > (1 if values.get("most") is None else values["most"]):
-            self.add_error("least", "It is above the other end.")
+            self.add_error("least", gettext("It is above the other end."))
         if values.get("shadow") and not values.get("share"):
-            self.add_error("share", "Say how many of the texts it is to see: above 0.")
+            self.add_error("share", gettext("Say how many of the texts it is to see: above 0."))
         return values
 
     def engines(self) -> dict[str, Any]:
@@ -97,7 +117,7 @@ class EnginesForm(Form):
 
 @require_http_methods(["GET", "HEAD", "POST"])
 @workspace_page
-def engines(request: HttpRequest, member: Member, key_id: UUID) -> HttpResponse:
+def engines(request: HttpRequest, member: Member, key_id: UUID) -> HttpResponseBase:
     key = member.key(key_id)
     form = EnginesForm(key, request.POST if request.method == "POST" else None)
     if request.method == "POST":
@@ -108,26 +128,42 @@ def engines(request: HttpRequest, member: Member, key_id: UUID) -> HttpResponse:
                 saved = policies.save(
                     key,
                     values,
-                    expected=form.cleaned_data["version"],
+                    expected=[form.cleaned_data["version"]],
                     actor=member.actor(request),
                 )
             except (errors.PreconditionFailed, errors.Conflict) as exc:
-                form.add_error(None, str(exc.detail))
+                form.add_error(None, exc.for_people())
             else:
-                messages.success(request, f"Version {saved.version} is in force.")
+                text = gettext("Version %(version)s is in force.")
+                messages.success(request, text % {"version": saved.version})
                 return redirect("portal-key-engines", key_id=key.pk)
     compared = comparisons.of_key(key.pk)
-    facts = {
+    drawn = [(one, _plot(one)) for one in compared]
+    facts: dict[str, Any] = {
         "member": member,
         "key": key,
         "form": form,
         "has_choice": len(door.configured()) > 1,
         "days": comparisons.DAYS,
-        "compared": [(one, _plot(one)) for one in compared],
+        "compared": drawn,
         "disagreements": comparisons.disagreements_of(key.pk) if compared else [],
         "spent": comparisons.spent_by(key.pk),
     }
-    return render(request, "portal/pages/engines.html", facts)
+    files = {
+        **plots.files(*(plot for _, plot in drawn)),
+        "compared": lambda: _table(COMPARED, compared),
+        "disagreements": lambda: _table(DISAGREED, comparisons.disagreements_of(key.pk)),
+        "costs": lambda: _table(SPENT, facts["spent"]),
+    }
+    return exports.page(request, "portal/pages/engines.html", facts, files)
+
+
+def _table(columns: Sequence[str], rows: Iterable[Any]) -> exports.Table:
+    return exports.Table(columns, [[_cell(getattr(row, name)) for name in columns] for row in rows])
+
+
+def _cell(value: Any) -> Any:
+    return utc_text(value) if isinstance(value, datetime) else value
 
 
 def _plot(compared: Comparison) -> plots.Plot:

@@ -10,6 +10,7 @@ from django.contrib import messages
 from django.http import Http404, HttpRequest, HttpResponse
 from django.shortcuts import redirect
 from django.urls import reverse
+from django.utils.translation import gettext, gettext_lazy
 
 from accounts.models import UsageLog
 from detection.feedback import services
@@ -20,9 +21,9 @@ from portal.members import Member, workspace_page
 from portal.posting import posts_for
 
 VERDICT_LABELS = {
-    Feedback.Verdict.CORRECT: "Right",
-    Feedback.Verdict.FALSE_POSITIVE: "False alarm",
-    Feedback.Verdict.FALSE_NEGATIVE: "Missed attack",
+    Feedback.Verdict.CORRECT: gettext_lazy("Right"),
+    Feedback.Verdict.FALSE_POSITIVE: gettext_lazy("False alarm"),
+    Feedback.Verdict.FALSE_NEGATIVE: gettext_lazy("Missed attack"),
 }
 
 
@@ -32,7 +33,7 @@ class FeedbackForm(Form):
     note = forms.CharField(
         required=False,
         max_length=services.NOTE_CHARS_MAX,
-        label="Note (optional)",
+        label=gettext_lazy("Note (optional)"),
         widget=forms.Textarea(attrs={"rows": 2}),
     )
     at = forms.DateTimeField()
@@ -75,10 +76,11 @@ def give(request: HttpRequest, member: Member, request_id: UUID) -> HttpResponse
         )
     except errors.NotFound:
         raise Http404 from None
-    except errors.ValidationFailed as exc:
-        messages.error(request, f"This request {exc.errors[0]['message']}.")
+    except errors.ValidationFailed:
+        text = gettext("This request ended without a verdict, so there is nothing to say of one.")
+        messages.error(request, text)
     else:
-        messages.success(request, "Noted, thank you.")
+        messages.success(request, gettext("Noted, thank you."))
     return redirect(_page_of(request_id, request.POST["at"]))
 
 

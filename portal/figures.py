@@ -9,11 +9,10 @@ from typing import Any
 from urllib.parse import urlencode
 from uuid import UUID
 
-from django.utils import timezone
-
 from accounts.usage import reports
 from gateway_project.core import clock
 from portal import plots
+from portal.clocks import in_query
 
 
 def since(
@@ -39,7 +38,7 @@ def since(
         **_sums(now),
         "plots": [
             plots.requests_plot(times, series, period, link if log else None),
-            plots.latency_plot(times, series, period),
+            plots.latency_plot(times, series, period, link if log else None),
         ],
         "before": _sums([row for row in rows if row["at"] < first]),
         "log": _narrowed(log, since=first) if log else "",
@@ -59,8 +58,8 @@ def _sums(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def _narrowed(log: str, **times: datetime) -> str:
-    """The log from and until these, as its form writes times."""
-    query = {name: f"{timezone.localtime(at):%Y-%m-%dT%H:%M}" for name, at in times.items()}
+    """The log from and until these."""
+    query = {name: in_query(at) for name, at in times.items()}
     return f"{log}{'&' if '?' in log else '?'}{urlencode(query)}"
 
 

@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Iterable
+from contextlib import suppress
+from datetime import UTC, datetime
 from typing import Any, cast
 from uuid import UUID
 
 from django import forms
 from django.core.validators import MaxValueValidator
+from django.utils import timezone
+from django.utils.dateparse import parse_datetime
+from django.utils.text import format_lazy
+from django.utils.translation import gettext, gettext_lazy, pgettext_lazy
 
 from accounts.models import SCOPES, ApiKey, Plan
 from accounts.usage.reading import class_of
@@ -16,22 +22,69 @@ from detection.policies.policy import THREAT_TYPES
 from gateway_project.core import clock
 from gateway_project.core.api.forms import Form
 from gateway_project.core.errors import registered
+from gateway_project.core.language import number
+from portal.clocks import in_field
 
 SCOPE_LABELS = {
-    "detect": "Ask for verdicts",
-    "batch": "Batches and jobs",
-    "webhooks": "Manage webhooks",
-    "usage:read": "Read the request log",
-    "keys:write": "Manage keys and change their policies (give this to few)",
-    "audit:read": "Read who did what",
+    "detect": gettext_lazy("Ask for verdicts"),
+    "batch": gettext_lazy("Batches and jobs"),
+    "webhooks": gettext_lazy("Manage webhooks"),
+    "usage:read": gettext_lazy("Read the request log"),
+    "keys:write": gettext_lazy("Manage keys and change their policies (give this to few)"),
+    "audit:read": gettext_lazy("Read who did what"),
 }
-GRACE = (("0", "At once"), ("3600", "In 1 hour"), ("86400", "In 1 day"), ("604800", "In 7 days"))
+GRACE = (
+    ("0", gettext_lazy("At once")),
+    ("3600", gettext_lazy("In 1 hour")),
+    ("86400", gettext_lazy("In 1 day")),
+    ("604800", gettext_lazy("In 7 days")),
+)
 NETWORKS_MAX = 50
 TAGS_MAX, TAG_CHARS_MAX = 10, 40
 
 
 def moment_input() -> forms.DateTimeInput:
     return forms.DateTimeInput(attrs={"type": "datetime-local"}, format="%Y-%m-%dT%H:%M")
+
+
+class MomentField(forms.DateTimeField):
+    """A moment of the page's clock, or with an offset of its own.
+
+    The hour that clocks show twice in autumn is the first of the two; with `is_end` the second, so
+    that a span loses nothing. One that clocks jump over in spring is the hour after it.
+    """
+
+    def __init__(self, *, is_end: bool = False, **options: Any) -> None:
+        super().__init__(**options, widget=moment_input())
+        self.is_end = is_end
+
+    def to_python(self, value: Any) -> datetime | None:
+        if not isinstance(value, str) or not value.strip():
+            return super().to_python(value)
+        found = _parsed(value)
+        try:
+            if found is None:
+                raise ValueError
+            if timezone.is_naive(found):
+                zone = timezone.get_current_timezone()
+                found = found.replace(tzinfo=zone, fold=int(self.is_end))
+            return found.astimezone(UTC)
+        except (ValueError, OverflowError):
+            raise forms.ValidationError(self.error_messages["invalid"], "invalid") from None
+
+    def prepare_value(self, value: Any) -> Any:
+        found = _parsed(value) if isinstance(value, str) else None
+        if found is not None and timezone.is_aware(found):
+            with suppress(OverflowError):
+                return in_field(found)
+        return super().prepare_value(value)
+
+
+def _parsed(text: str) -> datetime | None:
+    try:
+        return parse_datetime(text.strip())
+    except ValueError:  # well-formed, but no such day
+        return None
 
 
 class KeyForm(Form):
@@ -42,48 +95,57 @@ class KeyForm(Form):
         *("rate_limit_per_minute", "rate_limit_per_day"),
     )
 
-    name = forms.CharField(max_length=100)
+    name = forms.CharField(max_length=100, label=gettext_lazy("Name"))
     is_test = forms.BooleanField(
-        required=False, label="A test key: never billed, and with a trial's limits"
+        required=False, label=gettext_lazy("A test key: never billed, and with a trial's limits")
     )
     scopes = forms.MultipleChoiceField(
-        choices=[(scope, f"{scope}: {SCOPE_LABELS[scope]}") for scope in SCOPES],
+        choices=[(scope, format_lazy("{}: {}", scope, SCOPE_LABELS[scope])) for scope in SCOPES],
+        label=gettext_lazy("Scopes"),
         initial=["detect"],
         widget=forms.CheckboxSelectMultiple,
-        error_messages={"required": "Choose at least one scope, or the key could do nothing."},
+        error_messages={
+            "required": gettext_lazy("Choose at least one scope, or the key could do nothing.")
+        },
     )
     tags = forms.CharField(
-        required=False, max_length=450, help_text="With commas between, such as shop, eu."
+        required=False,
+        max_length=450,
+        label=gettext_lazy("Tags"),
+        help_text=gettext_lazy("With commas between, such as shop, eu."),
     )
     owner = forms.CharField(
-        required=False, max_length=254, label="Owner", help_text="Who looks after it."
+        required=False,
+        max_length=254,
+        label=pgettext_lazy("of a key", "Owner"),
+        help_text=gettext_lazy("Who looks after it."),
     )
     allowed_cidrs = forms.CharField(
         required=False,
-        label="Networks it may be used from",
-        help_text="One a line, such as 203.0.113.0/24. Empty: from anywhere.",
+        label=gettext_lazy("Networks it may be used from"),
+        help_text=gettext_lazy("One a line, such as 203.0.113.0/24. Empty: from anywhere."),
         widget=forms.Textarea(attrs={"rows": 2}),
     )
-    expires_at = forms.DateTimeField(
-        required=False,
-        label="Expires",
-        help_text="Empty: never.",
-        widget=moment_input(),
+    expires_at = MomentField(
+        required=False, label=gettext_lazy("Expires"), help_text=gettext_lazy("Empty: never.")
     )
     rate_limit_per_minute = forms.IntegerField(
-        min_value=1, required=False, label="Requests per minute"
+        min_value=1, required=False, label=gettext_lazy("Requests per minute")
     )
-    rate_limit_per_day = forms.IntegerField(min_value=1, required=False, label="Requests per day")
+    rate_limit_per_day = forms.IntegerField(
+        min_value=1, required=False, label=gettext_lazy("Requests per day")
+    )
 
     def __init__(self, plan: Plan, data: Any = None) -> None:
         super().__init__(data)
         for name in ("rate_limit_per_minute", "rate_limit_per_day"):
             most = getattr(plan, name)
             field = self.fields[name]
-            field.help_text = f"Empty: {most:,}, the most on the plan “{plan.name}”."
+            facts = {"most": number(most), "plan": plan.name}
+            field.help_text = gettext("Empty: %(most)s, the most on the plan “%(plan)s”.") % facts
             field.widget.attrs["max"] = most
             field.validators.append(
-                MaxValueValidator(most, f"At most {most:,} on the plan “{plan.name}”.")
+                MaxValueValidator(most, gettext("At most %(most)s on the plan “%(plan)s”.") % facts)
             )
 
     @property
@@ -104,7 +166,8 @@ class KeyForm(Form):
         tags = [tag for tag in tags if tag]
         if len(tags) > TAGS_MAX or any(len(tag) > TAG_CHARS_MAX for tag in tags):
             raise forms.ValidationError(
-                f"At most {TAGS_MAX} tags of {TAG_CHARS_MAX} characters each."
+                gettext("At most %(tags)s tags of %(characters)s characters each.")
+                % {"tags": TAGS_MAX, "characters": TAG_CHARS_MAX}
             )
         return tags
 
@@ -116,17 +179,25 @@ class KeyForm(Form):
                 found.append(str(ipaddress.ip_network(line)))
             except ValueError:
                 raise forms.ValidationError(
-                    f"“{line[:60]}” is not a network. Write it like 203.0.113.0/24 or "
-                    "2001:db8::/32, with zeros after the prefix."
+                    gettext(
+                        "“%(text)s” is not a network. Write it like 203.0.113.0/24 or "
+                        "2001:db8::/32, with zeros after the prefix."
+                    )
+                    % {"text": line[:60]}
                 ) from None
         if len(found) > NETWORKS_MAX:
-            raise forms.ValidationError(f"At most {NETWORKS_MAX} networks. Join neighbours.")
+            raise forms.ValidationError(
+                gettext("At most %(networks)s networks. Join neighbours.")
+                % {"networks": NETWORKS_MAX}
+            )
         return found
 
     def clean_expires_at(self) -> Any:
         value = self.cleaned_data["expires_at"]
         if value is not None and value <= clock.now():
-            raise forms.ValidationError("This time is past. Choose a later one, or leave it empty.")
+            raise forms.ValidationError(
+                gettext("This time is past. Choose a later one, or leave it empty.")
+            )
         return value
 
 
@@ -156,10 +227,9 @@ class KeyEditForm(KeyForm):
 
     def clean_expires_at(self) -> Any:
         value = self.cleaned_data["expires_at"]
-        if value is not None and self.key.expires_at is not None:
-            kept = self.key.expires_at.replace(second=0, microsecond=0)
-            if value == kept:
-                return self.key.expires_at
+        kept = self.key.expires_at
+        if value is not None and kept is not None and in_field(value) == in_field(kept):
+            return kept
         return super().clean_expires_at()
 
     def changes(self) -> dict[str, Any]:
@@ -173,30 +243,37 @@ class KeyEditForm(KeyForm):
 class KeyFilter(Form):
     """The list of keys, from the query string; what is wrong is left out."""
 
-    q = forms.CharField(required=False, max_length=100, label="Search")
+    q = forms.CharField(required=False, max_length=100, label=gettext_lazy("Search"))
     state = forms.ChoiceField(
         required=False,
+        label=gettext_lazy("State"),
         choices=[
-            ("", "Working"),
-            ("all", "All"),
-            ("grace", "In grace"),
-            ("ended", "Revoked or expired"),
+            ("", gettext_lazy("Working")),
+            ("all", gettext_lazy("All")),
+            ("grace", gettext_lazy("In grace")),
+            ("ended", gettext_lazy("Revoked or expired")),
         ],
     )
     sort = forms.ChoiceField(
         required=False,
-        choices=[("", "Newest"), ("name", "Name"), ("used", "Last used"), ("expires", "Expiry")],
+        label=gettext_lazy("Sort"),
+        choices=[
+            ("", gettext_lazy("Newest")),
+            ("name", gettext_lazy("Name")),
+            ("used", gettext_lazy("Last used")),
+            ("expires", gettext_lazy("Expiry")),
+        ],
     )
 
 
 class RotateForm(Form):
     grace_seconds = forms.TypedChoiceField(
-        choices=GRACE, coerce=int, initial="86400", label="The old key stops"
+        choices=GRACE, coerce=int, initial="86400", label=gettext_lazy("The old key stops")
     )
 
 
 class RevokeForm(Form):
-    name = forms.CharField(label="Type the key's name to confirm", strip=True)
+    name = forms.CharField(label=gettext_lazy("Type the key's name to confirm"), strip=True)
 
     def __init__(self, key: ApiKey, data: Any = None) -> None:
         super().__init__(data)
@@ -205,7 +282,9 @@ class RevokeForm(Form):
     def clean_name(self) -> str:
         name: str = self.cleaned_data["name"]
         if name != self.key.name.strip():
-            raise forms.ValidationError(f"This is not its name. Type “{self.key.name}” exactly.")
+            raise forms.ValidationError(
+                gettext("This is not its name. Type “%(name)s” exactly.") % {"name": self.key.name}
+            )
         return name
 
 
@@ -215,44 +294,53 @@ class SpanForm(Form):
     def clean(self) -> dict[str, Any]:
         since, until = self.cleaned_data.get("since"), self.cleaned_data.get("until")
         if since and until and since >= until:
-            self.add_error("until", "This is before “since”. Choose a later time.")
+            self.add_error("until", gettext("This is before “since”. Choose a later time."))
         return self.cleaned_data
 
 
 class RequestFilter(SpanForm):
     """Filters of the log, from the query string; a wrong one is told, not ignored."""
 
-    key = forms.TypedChoiceField(required=False, coerce=UUID, empty_value=None)
+    key = forms.TypedChoiceField(
+        required=False, coerce=UUID, empty_value=None, label=gettext_lazy("Key")
+    )
     status = forms.RegexField(
         r"^[1-5](xx|[0-9]{2})?$",
         required=False,
-        error_messages={"invalid": "Write it like 429, or 4xx for all of its class."},
-        widget=forms.TextInput(attrs={"list": "statuses", "placeholder": "Any", "size": 6}),
+        label=gettext_lazy("Status"),
+        error_messages={"invalid": gettext_lazy("Write it like 429, or 4xx for all of its class.")},
+        widget=forms.TextInput(
+            attrs={"list": "statuses", "placeholder": gettext_lazy("Any"), "size": 6}
+        ),
     )
     decision = forms.ChoiceField(
         required=False,
+        label=gettext_lazy("Decision"),
         choices=[
-            ("", "Any decision"),
-            ("allow", "Allow"),
-            ("review", "Review"),
-            ("flag", "Flag"),
+            ("", gettext_lazy("Any decision")),
+            ("allow", gettext_lazy("Allow")),
+            ("review", gettext_lazy("Review")),
+            ("flag", gettext_lazy("Flag")),
         ],
     )
-    error = forms.ChoiceField(required=False, label="Error code")
+    error = forms.ChoiceField(required=False, label=gettext_lazy("Error code"))
     threat = forms.ChoiceField(
         required=False,
-        label="Threat",
-        choices=[("", "Any threat"), *((name, name.replace("_", " ")) for name in THREAT_TYPES)],
+        label=gettext_lazy("Threat"),
+        choices=[
+            ("", gettext_lazy("Any threat")),
+            *((name, name.replace("_", " ")) for name in THREAT_TYPES),
+        ],
     )
     batch = forms.UUIDField(required=False, widget=forms.HiddenInput)
-    since = forms.DateTimeField(required=False, label="Since", widget=moment_input())
-    until = forms.DateTimeField(required=False, label="Until", widget=moment_input())
+    since = MomentField(required=False, label=gettext_lazy("Since"))
+    until = MomentField(required=False, label=gettext_lazy("Until"), is_end=True)
 
     def __init__(self, keys: Iterable[ApiKey], data: Any = None) -> None:
         super().__init__(data)
-        names = [("", "Any key"), *((str(key.pk), key.name) for key in keys)]
+        names = [("", gettext("Any key")), *((str(key.pk), key.name) for key in keys)]
         cast(forms.TypedChoiceField, self.fields["key"]).choices = names
-        codes = [("", "Any"), *((code, code) for code in sorted(registered()))]
+        codes = [("", gettext("Any")), *((code, code) for code in sorted(registered()))]
         cast(forms.ChoiceField, self.fields["error"]).choices = codes
 
     def conditions(self) -> dict[str, Any]:

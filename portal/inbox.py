@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 from django.contrib import messages
 from django.http import HttpRequest, HttpResponse
+from django.http.response import HttpResponseBase
 from django.shortcuts import redirect, render
 from django.urls import reverse
+from django.utils.translation import gettext
 
 from gateway_project.core import errors
 from gateway_project.core.api.methods import require_safe
@@ -22,7 +25,7 @@ EVENTS = [event.name for event in catalogue.TYPES if event.name.startswith("dete
 
 @require_safe
 @workspace_page
-def inbox_room(request: HttpRequest, member: Member) -> HttpResponse:
+def inbox_room(request: HttpRequest, member: Member) -> HttpResponseBase:
     """All of it, or to htmx the list alone, when there is something new."""
     found = inbox.of(member.workspace)
     if request.headers.get("HX-Request"):
@@ -47,8 +50,17 @@ def _received(member: Member, found: Inbox) -> dict[str, Any]:
         "member": member,
         "webhook": inbox.webhook_of(found),
         "received": received,
+        "shown": [(one, inbox.findings_of(one), _readable(one.body)) for one in received],
         "seen": str(received[0].pk) if received else "",
     }
+
+
+def _readable(body: str) -> str:
+    """JSON with a line for each field; whatever else it is, as it came."""
+    try:
+        return json.dumps(json.loads(body), indent=2, ensure_ascii=False)
+    except ValueError:
+        return body
 
 
 def _address(request: HttpRequest, found: Inbox) -> str:
@@ -72,7 +84,7 @@ def make_webhook(request: HttpRequest, member: Member) -> HttpResponse:
             actor=member.actor(request),
         )
     except errors.Conflict as exc:
-        messages.error(request, str(exc.detail))
+        messages.error(request, exc.for_people())
         return redirect("portal-inbox")
     show_once(request, "inbox", secret=secret)
     return redirect("portal-inbox")
@@ -83,5 +95,5 @@ def make_webhook(request: HttpRequest, member: Member) -> HttpResponse:
 def clear(request: HttpRequest, member: Member) -> HttpResponse:
     member.must_change()
     inbox.clear(inbox.of(member.workspace))
-    messages.success(request, "The inbox is empty.")
+    messages.success(request, gettext("The inbox is empty."))
     return redirect("portal-inbox")

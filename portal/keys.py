@@ -14,14 +14,15 @@ from django.http import HttpRequest, HttpResponse
 from django.http.response import HttpResponseBase
 from django.shortcuts import redirect, render
 from django.urls import reverse
+from django.utils.translation import gettext
 
 from accounts import services
 from accounts.models import ApiKey, ApiKeyQuerySet
-from accounts.usage import reports
+from accounts.usage import reading, reports
 from gateway_project.core import clock, errors
 from gateway_project.core.api.methods import require_http_methods, require_safe
 from gateway_project.core.clock import utc_text
-from portal import exports, figures
+from portal import exports, figures, plots
 from portal.clocks import written, zone_name
 from portal.forms import KeyEditForm, KeyFilter, KeyForm, RevokeForm, RotateForm
 from portal.members import Member, secretly, shows_secrets, workspace_page
@@ -30,6 +31,8 @@ from portal.views import base_url
 
 ONE_DAY = 24 * 60 * 60
 KEYS_ON_A_PAGE = 25
+CALLS_LOOKED_AT, CALLERS_SHOWN = 500, 10
+CALLERS = ("address", "program", "calls", "last")
 COLUMNS = (
     *("id", "name", "key", "state", "is_test", "scopes", "tags", "owner"),
     *("per_minute", "per_day", "created_at", "last_used_at", "expires_at"),
@@ -61,7 +64,7 @@ def keys(request: HttpRequest, member: Member) -> HttpResponse:
                     **form.cleaned_data,
                 )
             except errors.TooMany as exc:
-                form.add_error(None, str(exc.detail))
+                form.add_error(None, exc.for_people())
             else:
                 show_once(request, key.pk, text=text)
                 return redirect("portal-key", key_id=key.pk)
@@ -131,7 +134,7 @@ def _found(member: Member, q: str = "", state: str = "", sort: str = "") -> ApiK
 
 @require_safe
 @workspace_page
-def key(request: HttpRequest, member: Member, key_id: UUID) -> HttpResponse:
+def key(request: HttpRequest, member: Member, key_id: UUID) -> HttpResponseBase:
     found = member.key(key_id)
     return _key_page(request, member, found, RevokeForm(found))
 
@@ -147,7 +150,7 @@ def edit(request: HttpRequest, member: Member, key_id: UUID) -> HttpResponse:
             services.update_key(
                 found, changes, actor=member.actor(request), within_plan=False
             )  # the form is
-        messages.success(request, "Saved. Every worker knows it within a second.")
+        messages.success(request, gettext("Saved. Every worker knows it within a second."))
         return redirect("portal-key", key_id=found.pk)
     facts = {"member": member, "key": found, "form": form}
     return render(request, "portal/pages/key_edit.html", facts)
@@ -156,7 +159,7 @@ def edit(request: HttpRequest, member: Member, key_id: UUID) -> HttpResponse:
 @posts_for("portal-key")
 @shows_secrets
 @workspace_page
-def rotate(request: HttpRequest, member: Member, key_id: UUID) -> HttpResponse:
+def rotate(request: HttpRequest, member: Member, key_id: UUID) -> HttpResponseBase:
     member.must_change()
     found, form = member.key(key_id), RotateForm(request.POST)
     if not form.is_valid():
@@ -168,7 +171,7 @@ def rotate(request: HttpRequest, member: Member, key_id: UUID) -> HttpResponse:
             actor=member.actor(request),
         )
     except (errors.Conflict, errors.TooMany) as exc:
-        messages.error(request, str(exc.detail))
+        messages.error(request, exc.for_people())
         return redirect("portal-key", key_id=found.pk)
     show_once(request, successor.pk, text=text)
     return redirect("portal-key", key_id=successor.pk)
@@ -176,14 +179,15 @@ def rotate(request: HttpRequest, member: Member, key_id: UUID) -> HttpResponse:
 
 @posts_for("portal-key")
 @workspace_page
-def revoke(request: HttpRequest, member: Member, key_id: UUID) -> HttpResponse:
+def revoke(request: HttpRequest, member: Member, key_id: UUID) -> HttpResponseBase:
     member.must_change()
     found = member.key(key_id)
     form = RevokeForm(found, request.POST)
     if not form.is_valid():
         return _key_page(request, member, found, form)
     services.revoke_key(found, actor=member.actor(request))
-    messages.success(request, f"“{found.name}” is revoked: no worker accepts it any more.")
+    text = gettext("“%(name)s” is revoked: no worker accepts it any more.")
+    messages.success(request, text % {"name": found.name})
     return redirect("portal-key", key_id=found.pk)
 
 
@@ -196,9 +200,10 @@ def extend(request: HttpRequest, member: Member, key_id: UUID) -> HttpResponse:
     try:
         until = services.extend_grace(found, ONE_DAY, actor=member.actor(request))
     except errors.Conflict as exc:
-        messages.error(request, str(exc.detail))
+        messages.error(request, exc.for_people())
     else:
-        messages.success(request, f"The old key works until {written(until)} {zone_name()}.")
+        at = f"{written(until)} {zone_name()}"
+        messages.success(request, gettext("The old key works until %(at)s.") % {"at": at})
     return redirect("portal-key", key_id=found.pk)
 
 
@@ -209,10 +214,14 @@ def end(request: HttpRequest, member: Member, key_id: UUID) -> HttpResponse:
     member.must_change()
     found = member.key(key_id)
     if found.status != "grace":
-        messages.error(request, "This key is not in its grace any more. Nothing was changed.")
+        messages.error(
+            request, gettext("This key is not in its grace any more. Nothing was changed.")
+        )
     else:
         services.revoke_key(found, actor=member.actor(request))
-        messages.success(request, "The old key is refused from now on. Its successor works.")
+        messages.success(
+            request, gettext("The old key is refused from now on. Its successor works.")
+        )
     return redirect("portal-key", key_id=found.pk)
 
 
@@ -229,14 +238,31 @@ def _rotation(member: Member, found: ApiKey) -> dict[str, Any]:
         since = reports.floor(successor.created_at, "hour")
         sums = reports.by_subject([found.pk], since, "hour").get(found.pk)
         facts["calls_since"] = sums["requests"] if sums else 0
+        if facts["calls_since"] and found.status == "grace":
+            facts["callers"] = _callers(member, found, successor)
     return facts
+
+
+def _callers(member: Member, found: ApiKey, successor: ApiKey) -> list[dict[str, Any]]:
+    """What still calls with it, by address and program, of the newest rows of the log."""
+    rows = reading.page(
+        member.workspace, api_key_id=found.pk, since=successor.created_at, size=CALLS_LOOKED_AT
+    ).rows
+    callers: dict[tuple[str, str], dict[str, Any]] = {}
+    for row in rows:  # the newest first
+        who = row.why.get("ip", ""), row.why.get("agent", "")
+        known = callers.setdefault(
+            who, {"ip": who[0], "agent": who[1], "last": row.created_at, "calls": 0}
+        )
+        known["calls"] += 1
+    return sorted(callers.values(), key=lambda one: -one["calls"])[:CALLERS_SHOWN]
 
 
 def _key_page(
     request: HttpRequest, member: Member, found: ApiKey, revoke_form: RevokeForm, **more: Any
-) -> HttpResponse:
+) -> HttpResponseBase:
     (limits,) = reports.limits_left([found])
-    shown = take_shown(request, found.pk)
+    shown = {} if exports.NAME in request.GET else take_shown(request, found.pk)
     facts = {
         "member": member,
         "key": found,
@@ -254,5 +280,15 @@ def _key_page(
         **shown,
         **more,
     }
-    page = render(request, "portal/pages/key.html", facts)
+    files = {
+        **plots.files(*facts["plots"]),
+        "callers": lambda: exports.Table(
+            CALLERS,
+            [
+                (one["ip"], one["agent"], one["calls"], utc_text(one["last"]))
+                for one in facts.get("callers", ())
+            ],
+        ),
+    }
+    page = exports.page(request, "portal/pages/key.html", facts, files)
     return secretly(page) if shown else page

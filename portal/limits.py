@@ -8,10 +8,12 @@ from typing import Any
 
 from django.conf import settings
 from django.http import HttpRequest, HttpResponseBase
+from django.utils.translation import gettext_noop
 from django_ratelimit.core import get_usage
 from django_ratelimit.exceptions import Ratelimited
 
 from gateway_project.core import errors
+from gateway_project.core.sentences import Sentence
 
 View = Callable[..., HttpResponseBase]
 
@@ -42,6 +44,9 @@ def _count(request: HttpRequest, form: str, by: str, rate: str) -> None:
         wait = max(1, usage["time_left"])
         # The control plane's handler of refusals shows the cause.
         raise Ratelimited from errors.RateLimited(
-            f"You sent this form too often. Try again in {wait} seconds.",
+            Sentence(
+                gettext_noop("You sent this form too often. Try again in %(wait)s seconds."),
+                wait=wait,
+            ),
             headers={"Retry-After": str(wait)},
         )

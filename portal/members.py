@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import wraps
+from datetime import datetime
+from functools import partial, wraps
 from time import time
 from typing import Any, Concatenate, ParamSpec, cast
 from uuid import UUID
@@ -13,7 +14,7 @@ from allauth.account.internal.flows.login import get_authentication_records
 from allauth.core.exceptions import ReauthenticationRequired
 from django.conf import settings
 from django.core.exceptions import PermissionDenied
-from django.http import Http404, HttpRequest, HttpResponse, HttpResponseBase
+from django.http import Http404, HttpRequest, HttpResponseBase
 from django.shortcuts import redirect, render
 
 from accounts import people
@@ -22,7 +23,8 @@ from accounts.events import audit
 from accounts.models import ApiKey, ApiKeyQuerySet, Membership, User, Workspace
 from accounts.services import Actor
 from gateway_project.core.api.responses import SECRET_HEADERS
-from portal.posting import signed_in
+from portal import seeing
+from portal.posting import SAFE, signed_in
 
 P = ParamSpec("P")
 
@@ -33,11 +35,15 @@ CURRENT = "workspace"
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """A user in one workspace; `others` are their places in others."""
+    """A user in one workspace; `others` are their places in others.
+
+    `seen_until`: a member of staff who sees it as its members do, until then.
+    """
 
     user: User
     membership: Membership
     others: Sequence[Membership] = ()
+    seen_until: datetime | None = None
 
     @property
     def workspace(self) -> Workspace:
@@ -100,16 +106,21 @@ def shows_secrets(view: Callable[P, HttpResponseBase]) -> Callable[P, HttpRespon
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> HttpResponseBase:
         request = cast(HttpRequest, args[0])
         if request.method == "POST" and request.user.is_authenticated:
-            records = get_authentication_records(request, request.user)
-            last = max((record["at"] for record in records), default=0.0)
-            if time() - last > settings.ACCOUNT_REAUTHENTICATION_TIMEOUT:
-                raise ReauthenticationRequired
+            require_fresh_sign_in(request)
         return view(*args, **kwargs)
 
     return wrapped
 
 
-def secretly(response: HttpResponse) -> HttpResponse:
+def require_fresh_sign_in(request: HttpRequest) -> None:
+    """Raise allauth's demand for one, unless the last was a short while ago."""
+    records = get_authentication_records(request, cast(User, request.user))
+    last = max((record["at"] for record in records), default=0.0)
+    if time() - last > settings.ACCOUNT_REAUTHENTICATION_TIMEOUT:
+        raise ReauthenticationRequired
+
+
+def secretly(response: HttpResponseBase) -> HttpResponseBase:
     """An answer with a secret on it."""
     for name, value in SECRET_HEADERS.items():
         response[name] = value
@@ -128,6 +139,9 @@ def workspace_page(
     @wraps(view)
     def wrapped(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
         user = cast(User, request.user)
+        seen = seeing.current(request)
+        if seen is not None:
+            return _as_seen(request, seen, partial(view, **kwargs))
         found = people.workspaces_of(user)
         if not found:
             return _without_workspace(request, user)
@@ -154,6 +168,29 @@ def workspace_page(
         return response
 
     return signed_in(wrapped)
+
+
+def place_of(request: HttpRequest, user: User) -> Member | None:
+    """Where somebody works who looks at a page that is of no workspace; None: nowhere."""
+    found = people.workspaces_of(user)
+    if not found:
+        return None
+    current = _current(request, found)
+    return Member(user, current, [place for place in found if place != current])
+
+
+def _as_seen(
+    request: HttpRequest, seen: seeing.Seen, show: Callable[..., HttpResponseBase]
+) -> HttpResponseBase:
+    """The page as a member who only reads has it; nothing is done, and no file leaves."""
+    name = request.resolver_match.view_name if request.resolver_match else ""
+    if request.method not in SAFE or any(word in name for word in seeing.NOT_SHOWN):
+        raise PermissionDenied
+    user = cast(User, request.user)
+    place = Membership(user=user, workspace=seen.workspace, role=Membership.Role.VIEWER)
+    response = show(request, Member(user, place, seen_until=seen.until))
+    response.setdefault("Cache-Control", "no-store")
+    return response
 
 
 def _current(request: HttpRequest, found: Sequence[Membership]) -> Membership:

@@ -3,25 +3,28 @@
 from __future__ import annotations
 
 from datetime import timedelta
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from django.http import HttpRequest, HttpResponse
+from django.http.response import HttpResponseBase
 from django.shortcuts import render
 from django.urls import reverse
+from django.utils.translation import gettext, gettext_noop
 
 from accounts.usage import reports
 from gateway_project.core.api.methods import require_safe
-from portal import figures
+from gateway_project.core.ratelimit import State
+from portal import exports, figures, plots
 from portal.members import Member, workspace_page
 
 KEYS_SHOWN = 20
 STOP_POLLING = 286
 NOTHING = {"requests": 0, "flagged": 0, "errors": 0}
 RANGES = {
-    "1h": ("1 hour", timedelta(hours=1), "minute"),
-    "24h": ("24 hours", timedelta(hours=24), "hour"),
-    "7d": ("7 days", timedelta(days=7), "hour"),
-    "30d": ("30 days", timedelta(days=30), "day"),
+    "1h": (gettext_noop("1 hour"), timedelta(hours=1), "minute"),
+    "24h": (gettext_noop("24 hours"), timedelta(hours=24), "hour"),
+    "7d": (gettext_noop("7 days"), timedelta(days=7), "hour"),
+    "30d": (gettext_noop("30 days"), timedelta(days=30), "day"),
 }
 
 
@@ -34,7 +37,7 @@ class Step(NamedTuple):
 
 @require_safe
 @workspace_page
-def overview(request: HttpRequest, member: Member) -> HttpResponse:
+def overview(request: HttpRequest, member: Member) -> HttpResponseBase:
     """What the workspace's keys did: read from the roll-ups alone, however many rows there are."""
     chosen = request.GET.get("range", "24h")
     if chosen not in RANGES:
@@ -55,7 +58,7 @@ def overview(request: HttpRequest, member: Member) -> HttpResponse:
     steps = _steps(member, bool(keys), has_calls=bool(facts["requests"]))
     facts |= {
         "member": member,
-        "ranges": [(name, label) for name, (label, _, _) in RANGES.items()],
+        "ranges": [(name, gettext(label)) for name, (label, _, _) in RANGES.items()],
         "chosen": chosen,
         "rows": [
             (key, by_key.get(key.pk, NOTHING), left)
@@ -67,7 +70,31 @@ def overview(request: HttpRequest, member: Member) -> HttpResponse:
         "steps": steps,
         "seen": sum(step.is_done for step in steps or ()),
     }
-    return render(request, "portal/pages/overview.html", facts)
+    facts["live"] = f"{request.path}?range={chosen}"
+    if request.headers.get("HX-Request"):  # the figures alone, for whoever keeps the page open
+        return exports.as_page(
+            request, "portal/pages/figures.html", facts, plots.files(*facts["plots"])
+        )
+    files = {**plots.files(*facts["plots"]), "keys": lambda: _table(facts["rows"])}
+    return exports.page(request, "portal/pages/overview.html", facts, files)
+
+
+def _table(rows: list[Any]) -> exports.Table:
+    cells = (
+        [key.pk, key.name, *(sums[name] for name in NOTHING), *_used(left)]
+        for key, sums, left in rows
+    )
+    columns = ("id", "name", *NOTHING, "minute_used", "minute_limit", "day_used", "day_limit")
+    return exports.Table(columns, cells)
+
+
+def _used(left: dict[str, State]) -> list[int | None]:
+    states = [left.get(name) for name in ("minute", "day")]
+    return [
+        value
+        for state in states
+        for value in ((state.limit - state.remaining, state.limit) if state else (None, None))
+    ]
 
 
 @require_safe
@@ -96,17 +123,24 @@ def _steps(member: Member, has_key: bool, *, has_calls: bool = False) -> list[St
     has_calls = has_calls or reports.has_usage(member.workspace.pk)
     steps = [
         Step(
-            "Confirm your e-mail address",
+            gettext("Confirm your e-mail address"),
             member.workspace.is_confirmed,
             reverse("account_email"),
-            "The link is in the mail we sent. Until then keys work at the limits of a trial.",
+            gettext(
+                "The link is in the mail we sent. Until then keys work at the limits of a trial."
+            ),
         ),
-        Step("Make a key", has_key, reverse("portal-keys"), "It is shown once, with a first call."),
         Step(
-            "Send the first request",
+            gettext("Make a key"),
+            has_key,
+            reverse("portal-keys"),
+            gettext("It is shown once, with a first call."),
+        ),
+        Step(
+            gettext("Send the first request"),
             has_calls,
-            reverse("portal-quickstart"),
-            "From your program, or in the playground. This ticks itself within seconds.",
+            reverse("portal-guide", args=["quickstart"]),
+            gettext("From your program, or in the playground. This ticks itself within seconds."),
         ),
     ]
     return None if all(step.is_done for step in steps) else steps

@@ -11,35 +11,39 @@ from django.contrib import messages
 from django.core.exceptions import PermissionDenied
 from django.core.validators import RegexValidator
 from django.http import Http404, HttpRequest, HttpResponse
+from django.http.response import HttpResponseBase
 from django.shortcuts import redirect, render
 from django.urls import reverse
+from django.utils.translation import gettext, gettext_lazy, gettext_noop
 
 from accounts import people
 from accounts.adapter import INVITED, actor_of, send_invitation
-from accounts.addresses import why_undeliverable
-from accounts.models import Membership, User, WorkspaceDomain
+from accounts.addresses import refusal_of
+from accounts.models import Membership, User, Workspace, WorkspaceDomain
 from gateway_project.core import errors
 from gateway_project.core.api.error_pages import refuse
 from gateway_project.core.api.forms import Form
 from gateway_project.core.api.methods import require_http_methods, require_safe
+from gateway_project.core.clock import utc_text
 from gateway_project.core.upstream.names import text_records
+from portal import exports
 from portal.members import CURRENT, Member, workspace_page
 from portal.posting import is_first, posts_for, signed_in
 
 DOMAIN = RegexValidator(
     r"^(?=.{4,253}$)([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\.)+[a-z][a-z0-9-]{0,61}[a-z0-9]$",
-    "Write it like example.com, without https:// and without a path.",
+    gettext_lazy("Write it like example.com, without https:// and without a path."),
 )
 
 
 class InviteForm(Form):
-    email = forms.EmailField(label="E-mail address")
-    role = forms.ChoiceField()
+    email = forms.EmailField(label=gettext_lazy("E-mail address"))
+    role = forms.ChoiceField(label=gettext_lazy("Role"))
 
     def clean_email(self) -> str:
         email: str = self.cleaned_data["email"]
-        if reason := why_undeliverable(email):
-            raise forms.ValidationError(f"This address {reason}")
+        if refusal := refusal_of(email):
+            raise forms.ValidationError(refusal)
         return email
 
     def __init__(self, by: Membership, data: Any = None) -> None:
@@ -51,9 +55,10 @@ class InviteForm(Form):
 
 
 class DomainForm(Form):
-    domain = forms.CharField(max_length=253)
+    ids = "domain_%s"
+    domain = forms.CharField(max_length=253, label=gettext_lazy("Domain"))
     role = forms.ChoiceField(
-        label="Whoever joins is",
+        label=gettext_lazy("Whoever joins is"),
         choices=[(role, role.label) for role in (people.Role.VIEWER, people.Role.MEMBER)],
     )
 
@@ -64,19 +69,19 @@ class DomainForm(Form):
 
 
 class WorkspaceForm(Form):
-    name = forms.CharField(max_length=100)
+    name = forms.CharField(max_length=100, label=gettext_lazy("Name"))
     requires_two_factors = forms.BooleanField(
-        required=False, label="Members need a second factor or a passkey"
+        required=False, label=gettext_lazy("Members need a second factor or a passkey")
     )
 
 
 class NewWorkspaceForm(Form):
-    name = forms.CharField(max_length=100, label="Name")
+    name = forms.CharField(max_length=100, label=gettext_lazy("Name"))
 
 
 @require_http_methods(["GET", "HEAD", "POST"])
 @workspace_page
-def people_page(request: HttpRequest, member: Member) -> HttpResponse:
+def people_page(request: HttpRequest, member: Member) -> HttpResponseBase:
     """List them, and invite one."""
     form = InviteForm(member.membership, request.POST if request.method == "POST" else None)
     if request.method == "POST":
@@ -87,7 +92,7 @@ def people_page(request: HttpRequest, member: Member) -> HttpResponse:
             email, role = form.cleaned_data["email"], form.cleaned_data["role"]
             if _try(request, lambda: _invite(request, member, email, role)):
                 return redirect("portal-people")
-    facts = {
+    facts: dict[str, Any] = {
         "member": member,
         "people": member.workspace.memberships.select_related("user").order_by("created_at", "pk"),
         "invitations": member.workspace.invitations.filter(accepted_at=None, withdrawn_at=None)
@@ -99,7 +104,29 @@ def people_page(request: HttpRequest, member: Member) -> HttpResponse:
         "domains": member.workspace.domains.all() if member.can_manage_workspace else (),
         "domain_form": DomainForm(),
     }
-    return render(request, "portal/pages/people.html", facts)
+    files = {
+        "members": lambda: exports.Table(
+            ("email", "name", "role", "since"),
+            [
+                (one.user.email, one.user.first_name, one.role, utc_text(one.created_at))
+                for one in facts["people"]
+            ],
+        ),
+        "invitations": lambda: exports.Table(
+            ("email", "role", "invited_by", "sent_at", "expires_at"),
+            [
+                (
+                    one.email,
+                    one.role,
+                    one.invited_by,
+                    utc_text(one.sent_at),
+                    utc_text(one.expires_at),
+                )
+                for one in facts["invitations"]
+            ],
+        ),
+    }
+    return exports.page(request, "portal/pages/people.html", facts, files)
 
 
 def _invite(request: HttpRequest, member: Member, email: str, role: str) -> None:
@@ -108,7 +135,8 @@ def _invite(request: HttpRequest, member: Member, email: str, role: str) -> None
     )
     path = reverse("portal-join", kwargs={"token": token})
     if send_invitation(request, made, request.build_absolute_uri(path)):
-        messages.success(request, f"{made.email} is invited. The link works for seven days.")
+        text = gettext("%(email)s is invited. The link works for seven days.")
+        messages.success(request, text % {"email": made.email})
 
 
 def _try(request: HttpRequest, act: Callable[[], object]) -> bool:
@@ -120,7 +148,7 @@ def _try(request: HttpRequest, act: Callable[[], object]) -> bool:
     except errors.NotFound:
         raise Http404 from None
     except errors.GatewayError as exc:
-        messages.error(request, str(exc.detail))
+        messages.error(request, exc.for_people())
         return False
     return True
 
@@ -144,7 +172,8 @@ def withdraw(request: HttpRequest, member: Member, invitation_id: UUID) -> HttpR
 
     def act() -> None:
         done = people.withdraw(member.workspace, invitation_id, actor=member.actor(request))
-        messages.success(request, f"The invitation of {done.email} is withdrawn.")
+        text = gettext("The invitation of %(email)s is withdrawn.")
+        messages.success(request, text % {"email": done.email})
 
     _try(request, act)
     return redirect("portal-people")
@@ -172,7 +201,8 @@ def change_role(request: HttpRequest, member: Member, membership_id: int) -> Htt
     def act() -> None:
         people.change_role(found, role, by=member.membership, actor=member.actor(request))
         label = people.Role(role).label
-        messages.success(request, f"{found.user.email} is {label} from now on.")
+        text = gettext("%(email)s is %(role)s from now on.")
+        messages.success(request, text % {"email": found.user.email, "role": label})
 
     _try(request, act)
     return redirect("portal-people")
@@ -189,9 +219,13 @@ def remove(request: HttpRequest, member: Member, membership_id: int) -> HttpResp
 
     def act() -> None:
         people.remove(found, by=member.membership, actor=member.actor(request))
-        name = member.workspace.name
-        done = f"You left “{name}”." if is_leaving else f"{found.user.email} is removed."
-        messages.success(request, f"{done} Keys belong to the workspace and work on.")
+        if is_leaving:
+            text = gettext("You left “%(name)s”. Keys belong to the workspace and work on.")
+            text %= {"name": member.workspace.name}
+        else:
+            text = gettext("%(email)s is removed. Keys belong to the workspace and work on.")
+            text %= {"email": found.user.email}
+        messages.success(request, text)
 
     done = _try(request, act)
     return redirect("portal-overview" if done and is_leaving else "portal-people")
@@ -205,7 +239,8 @@ def hand_over(request: HttpRequest, member: Member, membership_id: int) -> HttpR
 
     def act() -> None:
         people.hand_over(found, by=member.membership, actor=member.actor(request))
-        messages.success(request, f"{found.user.email} owns this workspace now; you are an admin.")
+        text = gettext("%(email)s owns this workspace now; you are an admin.")
+        messages.success(request, text % {"email": found.user.email})
 
     _try(request, act)
     return redirect("portal-people")
@@ -230,13 +265,13 @@ def workspace_settings(request: HttpRequest, member: Member) -> HttpResponse:
         if wants and not people.has_second_factor(member.user):
             form.add_error(
                 "requires_two_factors",
-                "Set up your own second factor first, or you were locked out.",
+                gettext("Set up your own second factor first, or you were locked out."),
             )
         if form.is_valid():
             people.change_workspace(
                 member.workspace, actor=member.actor(request), **form.cleaned_data
             )
-            messages.success(request, "Saved.")
+            messages.success(request, gettext("Saved."))
             return redirect("portal-workspace")
     return render(request, "portal/pages/workspace.html", {"member": member, "form": form})
 
@@ -265,11 +300,12 @@ def new_workspace(request: HttpRequest) -> HttpResponse:
             made = people.make_workspace(
                 user, form.cleaned_data["name"], actor=actor_of(request, user.email)
             )
-        except errors.TooMany as exc:
-            form.add_error(None, str(exc.detail))
+        except (errors.TooMany, errors.Conflict) as exc:
+            form.add_error(None, exc.for_people())
         else:
             request.session[CURRENT] = str(made.pk)
-            messages.success(request, f"“{made.name}” is made. You own it.")
+            text = gettext("“%(name)s” is made. You own it.")
+            messages.success(request, text % {"name": made.name})
             return redirect("portal-overview")
     places = people.workspaces_of(user)
     facts = {"form": form, "has_no_workspace": not places}
@@ -310,7 +346,8 @@ def verify_domain(request: HttpRequest, member: Member, domain_id: UUID) -> Http
 
     def act() -> None:
         people.verify_domain(found, text_records, actor=member.actor(request))
-        messages.success(request, f"{found.domain} is yours. Its people may join.")
+        text = gettext("%(domain)s is yours. Its people may join.")
+        messages.success(request, text % {"domain": found.domain})
 
     _try(request, act)
     return redirect("portal-people")
@@ -321,7 +358,7 @@ def verify_domain(request: HttpRequest, member: Member, domain_id: UUID) -> Http
 def remove_domain(request: HttpRequest, member: Member, domain_id: UUID) -> HttpResponse:
     member.must("workspace")
     people.remove_domain(_domain(member, domain_id), actor=member.actor(request))
-    messages.success(request, "The domain is taken off. Who joined stays a member.")
+    messages.success(request, gettext("The domain is taken off. Who joined stays a member."))
     return redirect("portal-people")
 
 
@@ -333,7 +370,9 @@ def join(request: HttpRequest, token: str) -> HttpResponse:
     """What the link of an invitation opens: for strangers, for the invited, for anybody else."""
     found = people.by_token(token)
     if found is None:
-        text = "This invitation does not exist. Open the link of the mail as it stands there."
+        text = gettext_noop(
+            "This invitation does not exist. Open the link of the mail as it stands there."
+        )
         return refuse(request, errors.NotFound(text))
     if not request.user.is_authenticated:
         if found.is_open:
@@ -356,6 +395,10 @@ def join(request: HttpRequest, token: str) -> HttpResponse:
     return render(request, "portal/pages/join.html", facts)
 
 
+def _welcome(workspace: Workspace) -> str:
+    return gettext("Welcome to “%(name)s”.") % {"name": workspace.name}
+
+
 def _accept(request: HttpRequest, user: User, token: str) -> HttpResponse:
     found = people.by_token(token)
     if found is None:
@@ -364,7 +407,7 @@ def _accept(request: HttpRequest, user: User, token: str) -> HttpResponse:
     if not done:
         return redirect("portal-join", token=token)
     request.session[CURRENT] = str(found.workspace_id)
-    messages.success(request, f"Welcome to “{found.workspace.name}”.")
+    messages.success(request, _welcome(found.workspace))
     return redirect("portal-overview")
 
 
@@ -375,10 +418,10 @@ def accept(request: HttpRequest, invitation_id: UUID) -> HttpResponse:
     user = cast(User, request.user)
     found = next((one for one in people.waiting_for(user) if one.pk == invitation_id), None)
     if found is None:
-        messages.error(request, "This invitation is not open any more. Ask for a new one.")
+        messages.error(request, gettext("This invitation is not open any more. Ask for a new one."))
     elif _try(request, lambda: people.accept(found, user, actor=actor_of(request, user.email))):
         request.session[CURRENT] = str(found.workspace_id)
-        messages.success(request, f"Welcome to “{found.workspace.name}”.")
+        messages.success(request, _welcome(found.workspace))
     return redirect("portal-overview")
 
 
@@ -388,12 +431,14 @@ def join_by_domain(request: HttpRequest, domain_id: UUID) -> HttpResponse:
     user = cast(User, request.user)
     found = next((one for one in people.joinable(user) if one.pk == domain_id), None)
     if found is None:
-        messages.error(request, "This domain does not let you in any more. Ask for an invitation.")
+        messages.error(
+            request, gettext("This domain does not let you in any more. Ask for an invitation.")
+        )
     elif _try(
         request, lambda: people.join_by_domain(found, user, actor=actor_of(request, user.email))
     ):
         request.session[CURRENT] = str(found.workspace_id)
-        messages.success(request, f"Welcome to “{found.workspace.name}”.")
+        messages.success(request, _welcome(found.workspace))
     return redirect("portal-overview")
 
 

@@ -13,25 +13,49 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from django.utils import timezone
+from django.utils.text import slugify
+from django.utils.translation import gettext, gettext_noop
 
 from accounts.usage.reports import percentile
-from portal.clocks import zone_name
+from gateway_project.core.clock import utc_text
+from gateway_project.core.language import dated, number
+from portal.clocks import zone_at, zone_name
+from portal.exports import Table
 
 WIDTH, HEIGHT = 1000, 100
 GAP = 0.8
 MARKS = 5
 LEGENDS = {
-    "Requests": (("clean", "clean"), ("flagged", "flagged"), ("errors", "errors")),
-    "Deliveries": (("clean", "delivered"), ("flagged", "on their way"), ("errors", "failed")),
-    "Agreement": (
-        ("clean", "alike"),
-        ("flagged", "malicious by the shadow alone"),
-        ("errors", "malicious by the answer alone"),
+    gettext_noop("Requests"): (
+        ("clean", gettext_noop("clean")),
+        ("flagged", gettext_noop("flagged")),
+        ("errors", gettext_noop("errors")),
     ),
-    "Latency p95": (("latency", "p95 in ms"),),
+    gettext_noop("Deliveries"): (
+        ("clean", gettext_noop("delivered")),
+        ("flagged", gettext_noop("on their way")),
+        ("errors", gettext_noop("failed")),
+    ),
+    gettext_noop("Agreement"): (
+        ("clean", gettext_noop("alike")),
+        ("flagged", gettext_noop("malicious by the shadow alone")),
+        ("errors", gettext_noop("malicious by the answer alone")),
+    ),
+    gettext_noop("Latency p95"): (("latency", gettext_noop("p95 in ms")),),
+    gettext_noop("Items in the queue"): (
+        ("clean", gettext_noop("waiting")),
+        ("errors", gettext_noop("dead")),
+    ),
+    gettext_noop("Mails in"): (("clean", gettext_noop("accepted")),),
+    gettext_noop("Mails out"): (
+        ("clean", gettext_noop("delivered")),
+        ("errors", gettext_noop("given up")),
+    ),
+    gettext_noop("Bounce share"): (("errors", gettext_noop("given up, of what left")),),
+    gettext_noop("Age of the oldest"): (("latency", gettext_noop("minutes")),),
 }
+"""By the name of a plot, in English as the file of it has both."""
 STEPS = {"minute": timedelta(minutes=1), "hour": timedelta(hours=1), "day": timedelta(days=1)}
-LABELS = {"minute": "%H:%M", "hour": "%d %b %H:%M", "day": "%d %b"}
 Link = Callable[[datetime, datetime], str]
 """The address of what happened in [first, second)."""
 
@@ -70,12 +94,24 @@ class Plot:
     times: Sequence[str]
     legend: Sequence[tuple[str, str]]
     zone: str
+    slug: str = ""
+    columns_of_file: Sequence[str] = ()
+    rows_of_file: Sequence[Sequence[Any]] = ()
     width: int = WIDTH
     height: int = HEIGHT
 
     @property
     def is_empty(self) -> bool:
         return not any(column.pieces for column in self.columns)
+
+    def as_table(self) -> Table:
+        """A row for each column of the plot: when it begins, and the values it shows."""
+        return Table(self.columns_of_file, self.rows_of_file)
+
+
+def files(*drawn: Plot) -> dict[str, Callable[[], Table]]:
+    """As `portal.exports.page` takes them."""
+    return {plot.slug: plot.as_table for plot in drawn}
 
 
 def buckets(since: datetime, until: datetime, period: str) -> list[datetime]:
@@ -99,36 +135,36 @@ def requests_plot(
     for at in times:
         sums = series.get(at, {"requests": 0, "flagged": 0, "errors": 0})
         clean = max(0, sums["requests"] - sums["flagged"] - sums["errors"])
-        title = (
-            f"{marked(at, period)}: {sums['requests']:,} requests, "
-            f"{sums['flagged']:,} flagged, {sums['errors']:,} errors"
-        )
+        title = gettext("%(at)s: %(requests)s requests, %(flagged)s flagged, %(errors)s errors") % {
+            "at": marked(at, period),
+            **{name: number(sums[name]) for name in ("requests", "flagged", "errors")},
+        }
         rows.append(
             (title, (("clean", clean), ("flagged", sums["flagged"]), ("errors", sums["errors"])))
         )
-    plot = _plot("Requests", times, rows, period, "")
-    if link is None:
-        return plot
-    step = STEPS[period]
-    leading = [
-        replace(column, url=link(at, at + step)) if column.pieces else column
-        for at, column in zip(times, plot.columns, strict=True)
-    ]
-    return replace(plot, columns=leading)
+    return _plot("Requests", times, rows, period, "", link)
 
 
-def latency_plot(times: Sequence[datetime], series: Mapping[datetime, Any], period: str) -> Plot:
+def latency_plot(
+    times: Sequence[datetime],
+    series: Mapping[datetime, Any],
+    period: str,
+    link: Link | None = None,
+) -> Plot:
     """The 95th percentile of each bucket, in ms."""
     rows = []
     for at in times:
         value = percentile(series[at]["latency"], 0.95) if at in series else None
-        label = "no requests" if value is None else f"p95 {value:,.1f} ms"
-        rows.append((f"{marked(at, period)}: {label}", (("latency", value or 0),)))
-    return _plot("Latency p95", times, rows, period, " ms")
+        said = gettext("no requests") if value is None else f"p95 {number(value, ',.1f')} ms"
+        rows.append((f"{marked(at, period)}: {said}", (("latency", value or 0),)))
+    return _plot("Latency p95", times, rows, period, " ms", link)
 
 
 def deliveries_plot(
-    times: Sequence[datetime], series: Mapping[datetime, Mapping[str, int]], period: str
+    times: Sequence[datetime],
+    series: Mapping[datetime, Mapping[str, int]],
+    period: str,
+    link: Link | None = None,
 ) -> Plot:
     """How the events of each bucket fared with one webhook."""
     rows = []
@@ -137,12 +173,16 @@ def deliveries_plot(
         delivered, pending, failed = (
             counts.get(status, 0) for status in ("delivered", "pending", "failed")
         )
-        title = (
-            f"{marked(at, period)}: {delivered:,} delivered, {pending:,} on their way, "
-            f"{failed:,} failed"
-        )
+        title = gettext(
+            "%(at)s: %(delivered)s delivered, %(pending)s on their way, %(failed)s failed"
+        ) % {
+            "at": marked(at, period),
+            "delivered": number(delivered),
+            "pending": number(pending),
+            "failed": number(failed),
+        }
         rows.append((title, (("clean", delivered), ("flagged", pending), ("errors", failed))))
-    return _plot("Deliveries", times, rows, period, "")
+    return _plot("Deliveries", times, rows, period, "", link)
 
 
 def comparison_plot(
@@ -155,24 +195,58 @@ def comparison_plot(
         agreed, own, shadow = (
             counts.get(name, 0) for name in ("agreed", "only_own", "only_shadow")
         )
-        title = (
-            f"{marked(at, 'day')}: {agreed:,} judged alike, {shadow:,} malicious by {engine} "
-            f"alone, {own:,} by the answer alone"
-        )
+        title = gettext(
+            "%(at)s: %(agreed)s judged alike, %(shadow)s malicious by %(engine)s alone, %(own)s by "
+            "the answer alone"
+        ) % {
+            "at": marked(at, "day"),
+            "agreed": number(agreed),
+            "shadow": number(shadow),
+            "engine": engine,
+            "own": number(own),
+        }
         rows.append((title, (("clean", agreed), ("flagged", shadow), ("errors", own))))
-    return _plot("Agreement", times, rows, "day", "")
+    return replace(_plot("Agreement", times, rows, "day", ""), slug=f"agreement-{slugify(engine)}")
+
+
+def figures_plot(
+    label: str,
+    times: Sequence[datetime],
+    series: Mapping[datetime, Sequence[float]],
+    period: str,
+    *,
+    unit: str = "",
+) -> Plot:
+    """Figures of each bucket, one on the other, in the order of the label's legend."""
+    kinds = LEGENDS[label]
+    rows = []
+    for at in times:
+        values = series.get(at)
+        parts = list(zip(kinds, values or [0.0] * len(kinds), strict=True))
+        said = gettext("not known")
+        if values is not None:
+            words = [gettext(name) for _, name in kinds]
+            said = ", ".join(
+                f"{number(value, ',.4g')}{unit} {word}"
+                for word, (_, value) in zip(words, parts, strict=True)
+            )
+        title = f"{marked(at, period)}: {said}"
+        rows.append((title, tuple((kind, value) for (kind, _), value in parts)))
+    return _plot(label, times, rows, period, unit)
 
 
 def marked(at: datetime, period: str) -> str:
     """`29 Nov 12:00 UTC` in the page's zone; a day is UTC's, wherever the reader is."""
     if period == "day":
-        return f"{at.astimezone(UTC):{LABELS['day']}} (UTC)"
-    return f"{timezone.localtime(at):{LABELS[period]}} {zone_name()}"
+        return f"{_label(at, period)} (UTC)"
+    return f"{_label(at, period)} {zone_at(at)}"
 
 
 def _label(at: datetime, period: str) -> str:
-    here = at.astimezone(UTC) if period == "day" else timezone.localtime(at)
-    return f"{here:{LABELS[period]}}"
+    if period == "day":
+        return dated(at.astimezone(UTC), "day")
+    here = timezone.localtime(at)
+    return f"{here:%H:%M}" if period == "minute" else dated(here, "minute")
 
 
 def _plot(
@@ -181,6 +255,7 @@ def _plot(
     rows: Sequence[tuple[str, Sequence[tuple[str, float]]]],
     period: str,
     unit: str,
+    link: Link | None = None,
 ) -> Plot:
     # Of counts also the half of the scale is a whole number.
     factors = (1, 2, 5) if unit else (2, 4, 10)
@@ -195,11 +270,13 @@ def _plot(
             if height:
                 # A gap keeps neighbours apart where their colours do not.
                 pieces.append(Piece(kind, round(y, 2), round(max(height - GAP, 0.6), 2)))
-        columns.append(Column(round(index * step, 2), round(step * 0.82, 2), title, pieces))
+        at = times[index]
+        url = link(at, at + STEPS[period]) if link is not None and pieces else ""
+        columns.append(Column(round(index * step, 2), round(step * 0.82, 2), title, pieces, url))
     levels = [
         Tick(
             round((1 - share) * HEIGHT, 2),
-            f"{top * share:,.4g}{unit}" if top * share < 1000 else f"{top * share:,.0f}{unit}",
+            f"{number(top * share, ',.4g' if top * share < 1000 else ',.0f')}{unit}",
         )
         for share in (1, 0.5, 0)
     ]
@@ -207,8 +284,21 @@ def _plot(
     marks = [_label(times[round(last * n / (MARKS - 1))], period) for n in range(MARKS)]
     if last < MARKS:
         marks = [_label(at, period) for at in times]
-    zone = "UTC" if period == "day" else zone_name()
-    return Plot(label, columns, levels, marks, LEGENDS[label], zone)
+    legend = LEGENDS[label]
+    return Plot(
+        gettext(label),
+        columns,
+        levels,
+        marks,
+        [(kind, gettext(name)) for kind, name in legend],
+        "UTC" if period == "day" else zone_name(),
+        slug=slugify(label),
+        columns_of_file=("from", *(name for _, name in legend)),
+        rows_of_file=[
+            (utc_text(at), *(round(value, 2) for _, value in parts))
+            for at, (_, parts) in zip(times, rows, strict=True)
+        ],
+    )
 
 
 def _round_up(value: float, factors: Sequence[int]) -> float:

@@ -1,46 +1,53 @@
-"""A key's policy: the form, its versions, and the page where a threshold is chosen by looking."""
+"""Policies: the workspace's, which keys follow, and keys' own; their versions, and what a change of
+one would have changed."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from math import log1p
+from collections.abc import Sequence
 from typing import Any
 from uuid import UUID
 
 from django import forms
 from django.contrib import messages
 from django.http import HttpRequest, HttpResponse
-from django.shortcuts import redirect, render
+from django.http.response import HttpResponseBase
+from django.shortcuts import redirect
+from django.urls import reverse
+from django.utils.translation import gettext, gettext_lazy
 
 from accounts.models import ApiKey
-from accounts.usage.rollups import SCORE_BINS as BINS
-from detection.content_types import CONTENT_TYPES, ContentType
-from detection.evaluation import calibration
-from detection.evaluation.calibration import Compared, Known, from_threshold
 from detection.models import PolicyVersion
+from detection.policies import effects
 from detection.policies import policy as policies
-from detection.policies.policy import ENTRIES_MAX, THREAT_TYPES
+from detection.policies.effects import Effect
+from detection.policies.policy import ENTRIES_MAX, THREAT_TYPES, DetectionPolicy, Owner
 from gateway_project.core import errors
 from gateway_project.core.api.forms import Form
 from gateway_project.core.api.methods import require_http_methods
+from gateway_project.core.clock import utc_text
+from gateway_project.core.language import number
+from portal import exports
 from portal.members import Member, workspace_page
 from portal.posting import posts_for
 
 LOCKS = {
-    "threshold": "The threshold",
-    "mode": "The mode",
-    "on_unavailable": "What happens without the engine",
+    "threshold": gettext_lazy("The threshold"),
+    "mode": gettext_lazy("The mode"),
+    "on_unavailable": gettext_lazy("What happens without the engine"),
 }
-HEIGHT = 120
 
 
-def _threshold(label: str) -> forms.FloatField:
+def _threshold(label: Any) -> forms.FloatField:
     return forms.FloatField(
-        required=False, min_value=0, max_value=1, label=label, help_text="0 to 1. Empty: 0.6."
+        required=False,
+        min_value=0,
+        max_value=1,
+        label=label,
+        help_text=gettext_lazy("0 to 1. Empty: 0.6."),
     )
 
 
-def _entries(label: str, help_text: str) -> forms.CharField:
+def _entries(label: Any, help_text: Any) -> forms.CharField:
     return forms.CharField(
         required=False,
         label=label,
@@ -51,48 +58,63 @@ def _entries(label: str, help_text: str) -> forms.CharField:
 
 class PolicyForm(Form):
     version = forms.IntegerField(widget=forms.HiddenInput)
-    threshold_engine = _threshold("Threshold when the engine judged")
-    threshold_fallback = _threshold("Threshold when the embedded detector had to")
+    threshold_engine = _threshold(gettext_lazy("Threshold when the engine judged"))
+    threshold_fallback = _threshold(gettext_lazy("Threshold when the embedded detector had to"))
     mode = forms.ChoiceField(
-        choices=[("enforce", "Enforce: flag attacks"), ("monitor", "Monitor: only say would_flag")]
+        label=gettext_lazy("Mode"),
+        choices=[
+            ("enforce", gettext_lazy("Enforce: flag attacks")),
+            ("monitor", gettext_lazy("Monitor: only say would_flag")),
+        ],
     )
     on_unavailable = forms.ChoiceField(
-        label="When the engine is away",
+        label=gettext_lazy("When the engine is away"),
         choices=[
-            ("fallback", "Let the embedded detector judge"),
-            ("fail_closed", "Refuse (503)"),
-            ("fail_open", "Let everything pass, and say so"),
+            ("fallback", gettext_lazy("Let the embedded detector judge")),
+            ("fail_closed", gettext_lazy("Refuse (503)")),
+            ("fail_open", gettext_lazy("Let everything pass, and say so")),
         ],
     )
     locked = forms.MultipleChoiceField(
         required=False,
-        label="Requests may not change",
+        label=gettext_lazy("Requests may not change"),
         choices=list(LOCKS.items()),
         widget=forms.CheckboxSelectMultiple,
     )
     categories = forms.MultipleChoiceField(
         required=False,
-        label="Threat types that count",
+        label=gettext_lazy("Threat types that count"),
         choices=[(name, name.replace("_", " ")) for name in THREAT_TYPES],
         widget=forms.CheckboxSelectMultiple,
     )
-    allow_add = _entries("Allow these texts", "One a line. Each is the whole text, never a part.")
-    deny_add = _entries("Deny these texts", "One a line. A text on both lists is denied.")
+    allow_add = _entries(
+        gettext_lazy("Allow these texts"),
+        gettext_lazy("One a line. Each is the whole text, never a part."),
+    )
+    deny_add = _entries(
+        gettext_lazy("Deny these texts"),
+        gettext_lazy("One a line. A text on both lists is denied."),
+    )
     drop = forms.MultipleChoiceField(
-        required=False, label="Take off the lists", widget=forms.CheckboxSelectMultiple
+        required=False,
+        label=gettext_lazy("Take off the lists"),
+        widget=forms.CheckboxSelectMultiple,
     )
     store_text = forms.BooleanField(
         required=False,
-        label="Keep texts, encrypted, as long as the log: members can read them",
+        label=gettext_lazy("Keep texts, encrypted, as long as the log: members can read them"),
     )
 
-    def __init__(self, key: ApiKey, data: Any = None) -> None:
-        values = key.detection_policy
-        known = policies.of_key(key)
+    def __init__(
+        self, owner: Owner, data: Any = None, *, like: dict[str, Any] | None = None
+    ) -> None:
+        """Filled from what is in force for `owner`, or from another policy, as it is stored."""
+        values = policies.body_of(owner) if like is None else like
+        known = policies.of_document(values)
         super().__init__(
             data,
             initial={
-                "version": policies.version_of(key),
+                "version": policies.version_of(owner),
                 "threshold_engine": known.threshold("engine", None)[0],
                 "threshold_fallback": known.threshold("fallback", None)[0],
                 "mode": known.mode,
@@ -116,7 +138,8 @@ class PolicyForm(Form):
     def clean(self) -> dict[str, Any]:
         for name in ("allow", "deny"):
             if len(self._list(name)) > ENTRIES_MAX:
-                self.add_error(f"{name}_add", f"At most {ENTRIES_MAX:,} texts on a list.")
+                text = gettext("At most %(number)s texts on a list.")
+                self.add_error(f"{name}_add", text % {"number": number(ENTRIES_MAX)})
         return self.cleaned_data
 
     def _list(self, name: str) -> list[dict[str, str]]:
@@ -154,32 +177,107 @@ class PolicyForm(Form):
 
 @require_http_methods(["GET", "HEAD", "POST"])
 @workspace_page
-def policy(request: HttpRequest, member: Member, key_id: UUID) -> HttpResponse:
-    key = member.key(key_id)
-    form = PolicyForm(key, request.POST if request.method == "POST" else None)
-    if request.method == "POST":
+def policy(request: HttpRequest, member: Member, key_id: UUID) -> HttpResponseBase:
+    """A key's: its own, or its workspace's until it has one."""
+    return _page(request, member, member.key(key_id))
+
+
+@require_http_methods(["GET", "HEAD", "POST"])
+@workspace_page
+def of_workspace(request: HttpRequest, member: Member) -> HttpResponseBase:
+    """The one that is in force for all keys that have none of their own."""
+    return _page(request, member, member.workspace)
+
+
+def _page(request: HttpRequest, member: Member, owner: Owner) -> HttpResponseBase:
+    """The form, filled from what is in force or from what `?like=` names; a POST saves it, or with
+    `preview` says what it would have changed."""
+    is_post = request.method == "POST"
+    wanted = (request.POST if is_post else request.GET).get("like", "")
+    like = _like(member, owner, wanted)
+    form = PolicyForm(owner, request.POST if is_post else None, like=like)
+    effect: Effect | None = None
+    if is_post:
         member.must_change()
         if form.is_valid():
-            try:
-                saved = policies.save(
-                    key,
-                    form.policy(),
-                    expected=form.cleaned_data["version"],
-                    actor=member.actor(request),
-                )
-            except (errors.PreconditionFailed, errors.Conflict) as exc:
-                form.add_error(None, str(exc.detail))
-            else:
-                messages.success(request, f"Version {saved.version} is in force.")
-                return redirect("portal-key-policy", key_id=key.pk)
+            if "preview" in request.POST:
+                effect = _effect(member, owner, policies.read(form.policy()))
+            elif _save(request, member, owner, form):
+                return redirect(_address(owner))
+    elif like is not None:
+        effect = _effect(member, owner, policies.of_document(like))
+    versions = _told(policies.versions_of(owner))
+    key = owner if isinstance(owner, ApiKey) else None
+    is_ended = key is not None and key.is_ended
     facts = {
         "member": member,
         "key": key,
+        "is_ended": is_ended,
+        "follows": key is not None and not key.detection_policy,
+        "has_default": bool(member.workspace.detection_policy),
         "form": form,
-        "versions": _told(policies.versions_of(key)),
-        "now": 0 if key.is_ended else policies.version_of(key),
+        "like": wanted if like is not None else "",
+        "others": _others(member, owner),
+        "effect": effect,
+        "days": effects.DAYS,
+        "followers": effects.followers_of(member.workspace) if key is None else 0,
+        "versions": versions,
+        "now": 0 if is_ended else policies.version_of(owner),
     }
-    return render(request, "portal/pages/policy.html", facts)
+    files = {"versions": lambda: _table(versions)}
+    return exports.page(request, "portal/pages/policy.html", facts, files)
+
+
+def _address(owner: Owner) -> str:
+    if isinstance(owner, ApiKey):
+        return reverse("portal-key-policy", kwargs={"key_id": owner.pk})
+    return reverse("portal-policy")
+
+
+def _save(request: HttpRequest, member: Member, owner: Owner, form: PolicyForm) -> bool:
+    try:
+        saved = policies.save(
+            owner,
+            form.policy(),
+            expected=[form.cleaned_data["version"]],
+            actor=member.actor(request),
+        )
+    except (errors.PreconditionFailed, errors.Conflict, errors.ValidationFailed) as exc:
+        form.add_error(None, "; ".join(exc.sentences) or exc.for_people())
+        return False
+    messages.success(
+        request, gettext("Version %(version)s is in force.") % {"version": saved.version}
+    )
+    return True
+
+
+def _effect(member: Member, owner: Owner, after: DetectionPolicy) -> Effect:
+    before = policies.of_owner(owner)
+    return effects.of_change(member.workspace, effects.keys_of(owner), before, after)
+
+
+def _like(member: Member, owner: Owner, text: str) -> dict[str, Any] | None:
+    """The policy that `like` names: a version of this one (`3`), the workspace's, or a key's by its
+    id. None: nothing is named, or there is none such."""
+    if text == "workspace":
+        return dict(member.workspace.detection_policy)
+    if text.isascii() and text.isdigit():
+        found = {str(one.version): one.policy for one in policies.versions_of(owner)}
+        return found.get(text)
+    try:
+        other = member.keys.filter(pk=UUID(text)).first()
+    except ValueError:
+        return None
+    return dict(other.detection_policy) if other is not None else None
+
+
+def _others(member: Member, owner: Owner) -> list[tuple[str, str]]:
+    """Whose policies may be copied: `(like, name)`."""
+    keys = member.keys.usable().exclude(detection_policy={}).exclude(pk=owner.pk)
+    found = [(str(pk), name) for pk, name in keys.order_by("name").values_list("pk", "name")[:200]]
+    if isinstance(owner, ApiKey) and member.workspace.detection_policy:
+        found.insert(0, ("workspace", gettext("The workspace's")))
+    return found
 
 
 def _told(versions: Sequence[PolicyVersion]) -> list[tuple[PolicyVersion, list[str]]]:
@@ -188,7 +286,7 @@ def _told(versions: Sequence[PolicyVersion]) -> list[tuple[PolicyVersion, list[s
         (
             version,
             [
-                f"{name}: {before} → {after}"
+                f"{name}: {_plain(before)} → {_plain(after)}"
                 for name, (before, after) in policies.changes_between(
                     older.policy, version.policy
                 ).items()
@@ -200,185 +298,70 @@ def _told(versions: Sequence[PolicyVersion]) -> list[tuple[PolicyVersion, list[s
     ]
 
 
+def _plain(value: Any) -> str:
+    """As people read it: what is at its default is not said."""
+    if isinstance(value, dict):
+        said = [f"{name} {_plain(one)}" for name, one in value.items() if one not in (None, {}, [])]
+        return ", ".join(said) or gettext("default")
+    if isinstance(value, bool):
+        return gettext("on") if value else gettext("off")
+    if isinstance(value, list):
+        return ", ".join(map(str, value)) or gettext("none")
+    return gettext("default") if value is None else str(value)
+
+
+def _table(versions: Sequence[tuple[PolicyVersion, list[str]]]) -> exports.Table:
+    return exports.Table(
+        ("version", "created_at", "actor", "changes"),
+        [
+            (one.version, utc_text(one.created_at), one.actor, "; ".join(changes))
+            for one, changes in versions
+        ],
+    )
+
+
 @posts_for("portal-key-policy")
 @workspace_page
 def restore(request: HttpRequest, member: Member, key_id: UUID) -> HttpResponse:
+    return _restore(request, member, member.key(key_id))
+
+
+@posts_for("portal-policy")
+@workspace_page
+def restore_default(request: HttpRequest, member: Member) -> HttpResponse:
+    return _restore(request, member, member.workspace)
+
+
+def _restore(request: HttpRequest, member: Member, owner: Owner) -> HttpResponse:
     """An older version again, as a new one."""
     member.must_change()
-    key = member.key(key_id)
-    number = request.POST.get("version", "")
-    known = {str(version.version): version for version in policies.versions_of(key)}
-    if number not in known:
-        messages.error(request, "There is no such version any more. Nothing was changed.")
-        return redirect("portal-key-policy", key_id=key.pk)
+    wanted = request.POST.get("version", "")
+    known = {str(version.version): version for version in policies.versions_of(owner)}
+    if wanted not in known:
+        messages.error(request, gettext("There is no such version any more. Nothing was changed."))
+        return redirect(_address(owner))
     try:
-        saved = policies.save(key, known[number].policy, actor=member.actor(request))
+        saved = policies.save(owner, known[wanted].policy, actor=member.actor(request))
     except errors.Conflict as exc:
-        messages.error(request, str(exc.detail))
+        messages.error(request, exc.for_people())
     else:
-        messages.success(request, f"As in version {number}: {saved.version} is in force.")
-    return redirect("portal-key-policy", key_id=key.pk)
+        text = gettext("As in version %(old)s: %(version)s is in force.")
+        messages.success(request, text % {"old": wanted, "version": saved.version})
+    return redirect(_address(owner))
 
 
-class UploadForm(Form):
-    file = forms.FileField(
-        label="Labelled texts (JSONL)",
-        help_text=(
-            f'A line each: {{"text": "…", "label": 1}}, 1 for an attack. At most '
-            f"{calibration.ROWS_MAX} rows and 1 MiB. They are scored, counted and forgotten."
-        ),
-    )
-
-    content_type = forms.ChoiceField(
-        required=False,
-        label="They are",
-        choices=[(name, name.replace("_", " ")) for name in CONTENT_TYPES],
-        initial="user_input",
-        help_text="Where in an agent they stand. Each type can have a threshold of its own.",
-    )
-
-    def clean_file(self) -> Any:
-        found = self.cleaned_data["file"]
-        if found.size > calibration.BYTES_MAX:
-            raise forms.ValidationError("The file is larger than 1 MiB. Send a part of it.")
-        return found
-
-
-@require_http_methods(["GET", "HEAD", "POST"])
+@posts_for("portal-key-policy")
 @workspace_page
-def calibrate(request: HttpRequest, member: Member, key_id: UUID) -> HttpResponse:
-    """The threshold over the scores of 30 days, and over labelled texts that are not kept."""
-    key = member.key(key_id)
-    form = UploadForm(
-        request.POST if request.method == "POST" else None,
-        request.FILES if request.method == "POST" else None,
-    )
-    compared: Compared | None = None
-    kind = _kind(request.POST.get("content_type") or request.GET.get("content_type"))
-    known_policy = policies.of_key(key)
-    if request.method == "POST" and form.is_valid():
-        try:
-            compared = calibration.compare(
-                form.cleaned_data["file"],
-                member.workspace.pk,
-                policy=known_policy,
-                content_type=kind,
-            )
-        except TimeoutError:
-            form.add_error("file", "The detector took too long. Send fewer rows, or try again.")
-    in_force = known_policy.threshold("engine", None, kind)[0]
-    chosen = _chosen(request.GET.get("threshold"), in_force)
-    known = calibration.known_of(key.pk)
-    facts = {
-        "member": member,
-        "key": key,
-        "form": form,
-        "in_force": in_force,
-        "kind": kind,
-        "chosen": chosen,
-        "summary": _summary(known, compared, chosen),
-        "bars": _bars(known, compared),
-        "at": round(chosen * BINS),
-        "height": HEIGHT,
-        "total": sum(known.scores),
-        "compared": compared,
-        "data": {
-            "scores": known.scores,
-            "false_alarms": known.false_alarms,
-            "missed": known.missed,
-            "attacks": compared.attacks if compared else None,
-            "harmless": compared.harmless if compared else None,
-        },
-    }
-    return render(request, "portal/pages/calibrate.html", facts)
-
-
-@posts_for("portal-key-calibrate")
-@workspace_page
-def use_threshold(request: HttpRequest, member: Member, key_id: UUID) -> HttpResponse:
-    """One click: the policy as it is, with this threshold."""
+def follow(request: HttpRequest, member: Member, key_id: UUID) -> HttpResponse:
+    """Drop the key's own policy, so that the workspace's is in force."""
     member.must_change()
     key = member.key(key_id)
-    chosen = _chosen(request.POST.get("threshold"), -1.0)
-    if chosen < 0:
-        messages.error(request, "Choose a threshold from 0 to 1.")
-        return redirect("portal-key-calibrate", key_id=key.pk)
-    values = policies.body_of(key)
-    kind = _kind(request.POST.get("content_type"))
-    values["threshold"] = _with_threshold(values.get("threshold") or {}, kind, chosen)
     try:
-        saved = policies.save(key, values, actor=member.actor(request))
+        policies.follow_workspace(key, actor=member.actor(request))
     except errors.Conflict as exc:
-        messages.error(request, str(exc.detail))
+        messages.error(request, exc.for_people())
     else:
-        messages.success(request, f"{chosen:.2f} is in force, as version {saved.version}.")
-    return redirect("portal-key-calibrate", key_id=key.pk)
-
-
-def _kind(text: str | None) -> ContentType:
-    return text if text in CONTENT_TYPES else "user_input"
-
-
-def _with_threshold(
-    thresholds: Mapping[str, Any], kind: ContentType, chosen: float
-) -> dict[str, Any]:
-    """For texts of that type; those of users are what holds where nothing else is said."""
-    if kind == "user_input":
-        return {**thresholds, "engine": chosen}
-    by_type = thresholds.get("content_types") or {}
-    own = {**(by_type.get(kind) or {}), "engine": chosen}
-    return {**thresholds, "content_types": {**by_type, kind: own}}
-
-
-def _chosen(text: str | None, default: float) -> float:
-    try:
-        value = round(float(text or ""), 2)
-    except ValueError:
-        return default
-    return value if 0 <= value <= 1 else default
-
-
-def _summary(known: Known, compared: Compared | None, at: float) -> list[str]:
-    """What the threshold means, as `calibrate.js` says it while it is moved."""
-    flagged, total = from_threshold(known.scores, at), sum(known.scores)
-    alarms = from_threshold(known.false_alarms, at)
-    caught, missed = from_threshold(known.missed, at), sum(known.missed)
-    lines = [
-        f"{flagged:,} of {total:,} flagged in {calibration.DAYS} days, {alarms:,} of them reported "
-        f"as false alarms.",
-    ]
-    if missed:
-        lines.append(f"{caught:,} of {missed:,} missed attacks would be flagged.")
-    if compared is not None:
-        lines.append(
-            f"Of the uploaded texts: {from_threshold(compared.attacks, at):,} of "
-            f"{sum(compared.attacks):,} attacks flagged, {from_threshold(compared.harmless, at):,} "
-            f"of {sum(compared.harmless):,} harmless ones."
+        messages.success(
+            request, gettext("The key follows the workspace's policy. Its versions stay here.")
         )
-    return lines
-
-
-def _bars(known: Known, compared: Compared | None) -> list[dict[str, Any]]:
-    """Bars of each series on a logarithmic scale, so that a few high scores are seen too."""
-    rows: list[tuple[str, Sequence[int]]] = [("clean", known.scores)]
-    if compared is not None:
-        rows = [("clean", compared.harmless), ("errors", compared.attacks)]
-    most = max((max(counts) for _, counts in rows), default=0) or 1
-    marks = [("false alarms", known.false_alarms), ("missed", known.missed)]
-    bars = []
-    for kind, counts in rows:
-        for number, count in enumerate(counts):
-            if count:
-                height = HEIGHT * log1p(count) / log1p(most)
-                bars.append(
-                    {
-                        "kind": kind,
-                        "x": number,
-                        "y": HEIGHT - height,
-                        "height": height,
-                        "title": f"{number / BINS:.2f}: {count:,}"
-                        + "".join(f", {c[number]} {name}" for name, c in marks if c[number]),
-                        "is_marked": kind == "clean" and bool(known.false_alarms[number]),
-                    }
-                )
-    return bars
+    return redirect(_address(key))

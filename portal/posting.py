@@ -18,19 +18,21 @@ from django.contrib.auth.views import redirect_to_login
 from django.core.cache import cache
 from django.http import HttpRequest, HttpResponseBase, HttpResponseNotAllowed, HttpResponseRedirect
 from django.urls import reverse
+from django.utils.translation import gettext, gettext_noop
 from redis.exceptions import RedisError
 
 from gateway_project.core import clock, encryption
+from gateway_project.core.api.responses import HTML, wants
 
 View = Callable[..., HttpResponseBase]
 SHOWN_ONCE = "shown_once"
 WAITS_SECONDS = 10 * 60
 WAITING_MAX = 5
 ONCE_SECONDS = 60 * 60
-SIGNED_OUT = (
+SIGNED_OUT = gettext_noop(
     "You were signed out before this was sent, so nothing was done. Sign in and send it again."
 )
-TWICE = "This form was sent already, and what it makes is made once."
+TWICE = gettext_noop("This form was sent already, and what it makes is made once.")
 SAFE = ("GET", "HEAD")
 
 
@@ -41,9 +43,9 @@ def signed_in(view: View) -> View:
     def wrapped(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
         if request.user.is_authenticated:
             return view(request, *args, **kwargs)
-        is_form = "text/html" in request.headers.get("accept", "")
+        is_form = bool(wants(request, HTML))
         if request.method not in SAFE and is_form:
-            messages.warning(request, SIGNED_OUT)
+            messages.warning(request, gettext(SIGNED_OUT))
         sign_in: HttpResponseBase = redirect_to_login(request.get_full_path())
         return sign_in
 
@@ -86,7 +88,7 @@ def is_first(request: HttpRequest) -> bool:
     except (RedisError, OSError):
         return True  # a key too many is better than none
     if not first:
-        messages.info(request, TWICE)
+        messages.info(request, gettext(TWICE))
     return bool(first)
 
 

@@ -15,6 +15,7 @@ from django.shortcuts import redirect, render
 from django.urls import reverse
 from django.utils import timezone
 from django.utils.dateparse import parse_datetime
+from django.utils.translation import gettext, gettext_noop
 
 from accounts.models import ApiKey, UsageLog
 from accounts.usage import exports as log_exports
@@ -26,7 +27,9 @@ from gateway_project.core.api.error_pages import refuse
 from gateway_project.core.api.methods import require_http_methods, require_safe
 from gateway_project.core.api.responses import streamed
 from gateway_project.core.clock import utc_text
+from gateway_project.core.sentences import Sentence
 from portal import exports, feedback, plots
+from portal.clocks import in_query
 from portal.forms import RequestFilter
 from portal.members import Member, workspace_page
 
@@ -34,10 +37,10 @@ SHOWN = 50
 PAGES_READ_MAX = 10
 """Items of a batch stand as one row: so many pages of the log are read for one of ours."""
 PRESETS = (
-    ("15 min", timedelta(minutes=15)),
-    ("1 h", timedelta(hours=1)),
-    ("24 h", timedelta(hours=24)),
-    ("7 d", timedelta(days=7)),
+    (gettext_noop("15 min"), timedelta(minutes=15)),
+    (gettext_noop("1 h"), timedelta(hours=1)),
+    (gettext_noop("24 h"), timedelta(hours=24)),
+    (gettext_noop("7 d"), timedelta(days=7)),
 )
 COLUMNS = (
     *("request_id", "created_at", "key", "endpoint", "http_status", "error_code", "decision"),
@@ -57,7 +60,7 @@ class Line(NamedTuple):
 
 @require_safe
 @workspace_page
-def requests(request: HttpRequest, member: Member) -> HttpResponse:
+def requests(request: HttpRequest, member: Member) -> HttpResponseBase:
     """Newest first. With wrong filters nothing is shown but what is wrong."""
     keys = {key.pk: key for key in member.keys.without_policies()}
     form = RequestFilter(keys.values(), request.GET)
@@ -85,9 +88,10 @@ def requests(request: HttpRequest, member: Member) -> HttpResponse:
     }
     if request.headers.get("HX-Request"):
         return render(request, "portal/pages/requests_list.html", facts)
-    if form.is_valid():
-        facts["plot"] = _histogram(request, member, form)
-    return render(request, "portal/pages/requests.html", facts)
+    plot = _histogram(request, member, form) if form.is_valid() else None
+    facts["plot"] = plot
+    files = plots.files(*filter(None, [plot]))
+    return exports.page(request, "portal/pages/requests.html", facts, files)
 
 
 def _lines(
@@ -148,16 +152,14 @@ def _histogram(request: HttpRequest, member: Member, form: RequestFilter) -> plo
 
 
 def _times(begin: datetime, end: datetime | None = None) -> dict[str, str | None]:
-    """As the form writes them, in the zone of the page."""
-    found: dict[str, str | None] = {"since": f"{timezone.localtime(begin):%Y-%m-%dT%H:%M}"}
-    found["until"] = f"{timezone.localtime(end):%Y-%m-%dT%H:%M}" if end else None
-    return found
+    return {"since": in_query(begin), "until": in_query(end) if end else None}
 
 
 def _presets(request: HttpRequest) -> list[tuple[str, str]]:
     now = clock.now()
     return [
-        (label, _with(request, **_times(now - length), cursor=None)) for label, length in PRESETS
+        (gettext(label), _with(request, **_times(now - length), cursor=None))
+        for label, length in PRESETS
     ]
 
 
@@ -210,9 +212,10 @@ def files(request: HttpRequest, member: Member) -> HttpResponse:
                 actor=member.actor(request),
             )
         except errors.GatewayError as exc:
-            messages.error(request, str(exc.detail))
+            messages.error(request, exc.for_people())
         else:
-            messages.success(request, f"It is being written. {member.user.email} gets a mail.")
+            text = gettext("It is being written. %(email)s gets a mail.")
+            messages.success(request, text % {"email": member.user.email})
         return redirect("portal-requests-files")
     facts = {"member": member, "files": member.workspace.exports.all()}
     return render(request, "portal/pages/requests_files.html", facts)
@@ -258,14 +261,14 @@ def _cells(row: UsageLog, keys: dict[UUID, ApiKey]) -> list[Any]:
 @workspace_page
 def one(request: HttpRequest, member: Member, request_id: UUID) -> HttpResponse:
     """`?at=` (ISO 8601) spares the search where the id does not tell the time."""
-    row = reading.find(member.workspace, request_id, _moment(request.GET.get("at", "")))
+    row = reading.find(member.workspace, request_id, moment(request.GET.get("at", "")))
     if row is None:
         days = member.workspace.plan.log_days
-        text = (
-            f"This workspace has no such request. The log keeps them for {days} days; a request of "
-            "another workspace is not shown here."
+        text = gettext_noop(
+            "This workspace has no such request. The log keeps them for %(days)s days; a request "
+            "of another workspace is not shown here."
         )
-        return refuse(request, errors.NotFound(text))
+        return refuse(request, errors.NotFound(Sentence(text, days=days)))
     key = member.keys.filter(pk=row.api_key_id).first()
     similar = {"key": str(key.pk)} if key else {}
     if row.error_code:
@@ -312,12 +315,14 @@ def find(request: HttpRequest, member: Member) -> HttpResponse:
     try:
         request_id = UUID(text)
     except ValueError:
-        messages.error(request, "This is not a request's id. It looks like 01a206fe-78a1-766d-…")
+        messages.error(
+            request, gettext("This is not a request's id. It looks like 01a206fe-78a1-766d-…")
+        )
         return redirect("portal-requests")
     return redirect("portal-request", request_id=request_id)
 
 
-def _moment(text: str) -> datetime | None:
+def moment(text: str) -> datetime | None:
     try:
         found = parse_datetime(text)
     except ValueError:  # well-formed, but no such day
@@ -333,9 +338,9 @@ def _split(row: UsageLog) -> list[dict[str, Any]]:
     ours = row.response_time_ms - upstream
     whole = row.response_time_ms or 1
     return [
-        {"name": "Gateway", "ms": ours, "x": 0, "width": 100 * ours / whole},
+        {"name": gettext("Gateway"), "ms": ours, "x": 0, "width": 100 * ours / whole},
         {
-            "name": "Engine",
+            "name": gettext("Engine"),
             "ms": upstream,
             "x": 100 * ours / whole,
             "width": 100 * upstream / whole,

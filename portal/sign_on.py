@@ -15,6 +15,8 @@ from gateway_project.core.telemetry.logging import get_logger
 
 log = get_logger("gateway.portal")
 View = Callable[..., HttpResponseBase]
+NONSENSE = (ValueError, LookupError, TypeError, AttributeError)
+"""What allauth meets where JSON is none, or another one than the standard has."""
 
 
 def _said(view: View) -> View:
@@ -24,8 +26,11 @@ def _said(view: View) -> View:
     def wrapped(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
         try:
             return view(request, *args, **kwargs)
-        except (RequestException, ValueError) as exc:
-            log.warning("single_sign_on_away", error=type(exc).__name__)
+        except (RequestException, *NONSENSE) as exc:
+            is_away = isinstance(exc, RequestException)
+            log.warning(
+                "single_sign_on_away", error=type(exc).__name__, exc_info=None if is_away else exc
+            )
             return render(request, "socialaccount/authentication_error.html", status=502)
 
     return wrapped

@@ -1,32 +1,55 @@
 """Addresses of the pages. allauth's own stand under `/accounts/`, with a limit on each form."""
 
+from typing import Any
+
 from allauth.account import views as account
 from django.urls import include, path
+from django.views.generic import RedirectView
 
 from portal import (
     audit,
+    calibrate,
     engines,
     feedback,
+    guides,
     inbox,
     jobs,
     keys,
-    mail_queue,
+    landing,
+    language,
     overview,
     palette,
+    papers,
     people,
     playground,
     policy,
+    quality,
     request_log,
     sign_on,
+    sign_up,
+    status,
     usage,
     views,
     webhooks,
 )
 from portal.limits import limited
+from portal.mail import actions as mail_actions
+from portal.mail import alerts as mail_alerts
+from portal.mail import charts as mail_charts
+from portal.mail import logs as mail_logs
+from portal.mail import queue as mail_queue
+from portal.mail import store as mail_store
+
+READ: Any = {"http_method_names": ["get", "head"]}
 
 urlpatterns = [
-    path("", views.landing, name="portal-landing"),
-    path("accounts/signup/", limited("register")(account.signup), name="account_signup"),
+    path("", limited("try", per_minute=10)(landing.landing), name="portal-landing"),
+    path("status", status.status, name="portal-status"),
+    path("status.atom", status.feed, name="portal-status-feed"),
+    path("changelog", papers.changelog, name="portal-changelog"),
+    path("terms", papers.terms, name="portal-terms"),
+    path("privacy", papers.privacy, name="portal-privacy"),
+    path("accounts/signup/", limited("register")(sign_up.signup), name="account_signup"),
     path(
         "accounts/password/reset/",
         limited("reset")(account.password_reset),
@@ -37,6 +60,16 @@ urlpatterns = [
         "accounts/oidc/<str:provider_id>/login/callback/",
         sign_on.callback,
         name="openid_connect_callback",
+    ),
+    path(
+        "accounts/mails/<str:token>",
+        limited("mails", by="ip", per_minute=30)(views.mails_off),
+        name="portal-mails-off",
+    ),
+    path(
+        "language",
+        limited("language", by="user_or_ip", per_minute=30)(language.switch),
+        name="portal-language",
     ),
     path("accounts/", include("allauth.urls")),
     path("app/", overview.overview, name="portal-overview"),
@@ -50,13 +83,22 @@ urlpatterns = [
     path("app/keys/<uuid:key_id>/end", keys.end, name="portal-key-end"),
     path("app/keys/<uuid:key_id>/policy", policy.policy, name="portal-key-policy"),
     path("app/keys/<uuid:key_id>/policy/restore", policy.restore, name="portal-key-policy-restore"),
+    path("app/keys/<uuid:key_id>/policy/follow", policy.follow, name="portal-key-policy-follow"),
+    path("app/policy", policy.of_workspace, name="portal-policy"),
+    path("app/policy/restore", policy.restore_default, name="portal-policy-restore"),
+    path("app/quality", quality.quality, name="portal-quality"),
     path("app/keys/<uuid:key_id>/engines", engines.engines, name="portal-key-engines"),
     path(
         "app/keys/<uuid:key_id>/calibrate",
-        limited("calibrate", by="user_or_ip", per_minute=6)(policy.calibrate),
+        limited("calibrate", by="user_or_ip", per_minute=6)(calibrate.calibrate),
         name="portal-key-calibrate",
     ),
-    path("app/keys/<uuid:key_id>/threshold", policy.use_threshold, name="portal-key-use-threshold"),
+    path(
+        "app/keys/<uuid:key_id>/threshold",
+        calibrate.use_threshold,
+        name="portal-key-use-threshold",
+    ),
+    path("app/keys/<uuid:key_id>/budget", calibrate.use_budget, name="portal-key-use-budget"),
     path("app/first-steps", overview.first_steps, name="portal-first-steps"),
     path("app/playground", playground.playground, name="portal-playground"),
     path(
@@ -75,11 +117,44 @@ urlpatterns = [
     path("app/requests/find", request_log.find, name="portal-request-find"),
     path("app/requests/<uuid:request_id>", request_log.one, name="portal-request"),
     path("app/requests/<uuid:request_id>/feedback", feedback.give, name="portal-request-feedback"),
-    path("app/mail-queue", mail_queue.mail_queue, name="portal-mail-queue"),
+    path("app/mail-queue", mail_queue.queue, name="portal-mail-queue"),
+    path(
+        "app/requests/<uuid:request_id>/allow",
+        limited("allow", by="user_or_ip", per_minute=30)(quality.allow),
+        name="portal-request-allow",
+    ),
     path(
         "app/mail-queue/ticket",
         limited("mail-queue", by="user_or_ip", per_minute=30)(mail_queue.ticket),
         name="portal-mail-queue-ticket",
+    ),
+    path("app/mail/failures", mail_queue.failures, name="portal-mail-failures"),
+    path("app/mail/items", mail_queue.items, name="portal-mail-items"),
+    path("app/mail/items/<str:uid>", mail_queue.item, name="portal-mail-item"),
+    path("app/mail/act", mail_actions.act, name="portal-mail-act"),
+    path(
+        "app/mail/act/do",
+        limited("mail-act", by="user_or_ip", per_minute=60)(mail_actions.do),
+        name="portal-mail-do",
+    ),
+    path("app/mail/actions", mail_actions.actions, name="portal-mail-actions"),
+    path("app/mail/actions/<uuid:job_id>", mail_actions.action, name="portal-mail-action"),
+    path(
+        "app/mail/actions/<uuid:job_id>/cancel",
+        limited("mail-act", by="user_or_ip", per_minute=60)(mail_actions.cancel),
+        name="portal-mail-action-cancel",
+    ),
+    path("app/mail/storage", mail_store.storage, name="portal-mail-storage"),
+    path("app/mail/message", mail_store.mail, name="portal-mail-message"),
+    path("app/mail/message/html", mail_store.html, name="portal-mail-html"),
+    path("app/mail/message/raw", mail_store.raw, name="portal-mail-raw"),
+    path("app/mail/logs", mail_logs.log, name="portal-mail-logs"),
+    path("app/mail/logs/export", mail_logs.export, name="portal-mail-logs-export"),
+    path("app/mail/charts", mail_charts.charts, name="portal-mail-charts"),
+    path(
+        "app/mail/alerts",
+        limited("mail-alerts", by="user_or_ip", per_minute=30)(mail_alerts.alerts),
+        name="portal-mail-alerts",
     ),
     path("app/jobs", jobs.job_list, name="portal-jobs"),
     path("app/jobs/<uuid:job_id>", jobs.job, name="portal-job"),
@@ -179,8 +254,19 @@ urlpatterns = [
         limited("join", by="ip", per_minute=30)(people.join),
         name="portal-join",
     ),
-    path("guides/quickstart", views.quickstart, name="portal-quickstart"),
+    path("guides/", guides.guides, name="portal-guides"),
+    path("guides", RedirectView.as_view(url="/guides/", **READ), name="portal-guides-bare"),
+    path("guides/<slug:slug>", guides.guide, name="portal-guide"),
+    path("guides/<slug:slug>.md", guides.guide_source, name="portal-guide-source"),
+    path("llms.txt", guides.llms, name="portal-llms"),
     path("app/settings", views.settings_page, name="portal-settings"),
+    path("app/settings/mails", views.mails, name="portal-preferences"),
+    path(
+        "app/settings/archive",
+        limited("archive", by="user_or_ip", per_minute=3)(views.download_archive),
+        name="portal-archive",
+    ),
+    path("app/settings/delete/undo", views.undo_deletion, name="portal-delete-undo"),
     path("app/settings/delete", views.delete_account, name="portal-delete-account"),
     path("app/settings/sessions/<int:session_id>", views.end_session, name="portal-end-session"),
 ]

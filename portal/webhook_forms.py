@@ -5,32 +5,42 @@ from __future__ import annotations
 from typing import Any, cast
 
 from django import forms
+from django.utils.text import format_lazy
+from django.utils.translation import gettext, gettext_lazy
 
 from gateway_project.core.api.forms import Form
 from gateway_project.core.upstream import destinations
-from portal.forms import GRACE, SpanForm, moment_input
+from portal.forms import GRACE, MomentField, SpanForm
 from webhooks import catalogue
 from webhooks.delivery.schedule import ATTEMPTS_MAX
 from webhooks.models import Webhook, WebhookDelivery
 
 PASTED_CHARS_MAX = 100_000
-URL_HELP = "https, on port 443 or 8443, at a public address. Answer 2xx within 15 seconds."
+URL_HELP = gettext_lazy(
+    "https, on port 443 or 8443, at a public address. Answer 2xx within 15 seconds."
+)
 
 
 class WebhookForm(Form):
-    url = forms.CharField(max_length=2048, label="Address", help_text=URL_HELP)
+    url = forms.CharField(max_length=2048, label=gettext_lazy("Address"), help_text=URL_HELP)
     events = forms.MultipleChoiceField(
+        label=gettext_lazy("Events"),
         initial=["detection.flagged"],
         widget=forms.CheckboxSelectMultiple,
-        error_messages={"required": "Choose at least one event, or nothing would be sent."},
+        error_messages={
+            "required": gettext_lazy("Choose at least one event, or nothing would be sent.")
+        },
     )
-    description = forms.CharField(max_length=200, required=False)
+    description = forms.CharField(max_length=200, required=False, label=gettext_lazy("Description"))
     retry_count = forms.IntegerField(
         min_value=0,
         max_value=ATTEMPTS_MAX - 1,
         required=False,
-        label="Attempts after the first",
-        help_text=f"Empty: the whole schedule, {ATTEMPTS_MAX - 1} over about three days.",
+        label=gettext_lazy("Attempts after the first"),
+        help_text=format_lazy(
+            gettext_lazy("Empty: the whole schedule, {number} over about three days."),
+            number=ATTEMPTS_MAX - 1,
+        ),
     )
 
     def __init__(
@@ -40,7 +50,7 @@ class WebhookForm(Form):
         kept = set(webhook.events) if webhook is not None else set()
         field = cast(forms.MultipleChoiceField, self.fields["events"])
         field.choices = [
-            (event.name, f"{event.name}: {event.description}")
+            (event.name, ": ".join((event.name, gettext(event.description))))
             for event in catalogue.TYPES
             if is_robins or event.name in kept or not event.name.startswith("queue.")
         ]
@@ -56,7 +66,7 @@ class WebhookForm(Form):
         try:
             destinations.check(url)
         except destinations.Refused as exc:
-            raise forms.ValidationError(str(exc)) from None
+            raise forms.ValidationError(exc.sentence.said()) from None
         return url
 
     def changes(self) -> dict[str, Any]:
@@ -70,22 +80,30 @@ class WebhookForm(Form):
 
 class RotateSecretForm(Form):
     overlap_seconds = forms.TypedChoiceField(
-        choices=GRACE, coerce=int, initial="86400", label="The old secret stops signing"
+        choices=GRACE,
+        coerce=int,
+        initial="86400",
+        label=gettext_lazy("The old secret stops signing"),
     )
 
 
 class TestForm(Form):
+    ids = "test_%s"
     event = forms.ChoiceField(
         choices=[(event.name, event.name) for event in catalogue.TYPES],
         initial="webhook.test",
-        label="Example of",
+        label=gettext_lazy("Example of"),
     )
 
 
 class RecoverForm(SpanForm):
-    since = forms.DateTimeField(label="Since", widget=moment_input())
-    until = forms.DateTimeField(
-        required=False, label="Until", help_text="Empty: now.", widget=moment_input()
+    ids = "recover_%s"
+    since = MomentField(label=gettext_lazy("Since"))
+    until = MomentField(
+        required=False,
+        label=gettext_lazy("Until"),
+        help_text=gettext_lazy("Empty: now."),
+        is_end=True,
     )
 
 
@@ -94,19 +112,24 @@ class DeliveryFilter(SpanForm):
 
     status = forms.ChoiceField(
         required=False,
+        label=gettext_lazy("Status"),
         choices=[
-            ("", "Any state"),
-            (WebhookDelivery.Status.PENDING, "On its way"),
-            (WebhookDelivery.Status.DELIVERED, "Delivered"),
-            (WebhookDelivery.Status.FAILED, "Failed"),
+            ("", gettext_lazy("Any state")),
+            (WebhookDelivery.Status.PENDING, gettext_lazy("On its way")),
+            (WebhookDelivery.Status.DELIVERED, gettext_lazy("Delivered")),
+            (WebhookDelivery.Status.FAILED, gettext_lazy("Failed")),
         ],
     )
     event = forms.ChoiceField(
         required=False,
-        choices=[("", "Any event"), *((event.name, event.name) for event in catalogue.TYPES)],
+        label=gettext_lazy("Event"),
+        choices=[
+            ("", gettext_lazy("Any event")),
+            *((event.name, event.name) for event in catalogue.TYPES),
+        ],
     )
-    since = forms.DateTimeField(required=False, label="Since", widget=moment_input())
-    until = forms.DateTimeField(required=False, label="Until", widget=moment_input())
+    since = MomentField(required=False, label=gettext_lazy("Since"))
+    until = MomentField(required=False, label=gettext_lazy("Until"), is_end=True)
 
     def conditions(self) -> dict[str, Any]:
         wanted = self.cleaned_data
@@ -122,23 +145,23 @@ class DeliveryFilter(SpanForm):
 class DebugForm(Form):
     headers = forms.CharField(
         max_length=PASTED_CHARS_MAX,
-        label="Headers as your receiver got them",
-        help_text="One a line. Only the three that begin with webhook- are read.",
+        label=gettext_lazy("Headers as your receiver got them"),
+        help_text=gettext_lazy("One a line. Only the three that begin with webhook- are read."),
         widget=forms.Textarea(attrs={"rows": 5, "spellcheck": "false", "class": "mono"}),
     )
     body = forms.CharField(
         max_length=PASTED_CHARS_MAX,
         required=False,
         strip=False,
-        label="Body, byte for byte",
+        label=gettext_lazy("Body, byte for byte"),
         widget=forms.Textarea(attrs={"rows": 7, "spellcheck": "false", "class": "mono"}),
     )
     secret = forms.CharField(
         max_length=500,
         required=False,
         strip=False,
-        label="Secret your receiver uses",
-        help_text="May stay empty. It is compared and kept nowhere.",
+        label=gettext_lazy("Secret your receiver uses"),
+        help_text=gettext_lazy("May stay empty. It is compared and kept nowhere."),
         widget=forms.PasswordInput(attrs={"autocomplete": "off"}),
     )
 

@@ -5,15 +5,19 @@ All is done by `webhooks.services`, as the API does it. Viewers look; `must_chan
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
+from urllib.parse import urlencode
 from uuid import UUID
 
 from django.contrib import messages
 from django.http import Http404, HttpRequest, HttpResponse
+from django.http.response import HttpResponseBase
 from django.shortcuts import redirect, render
 from django.urls import reverse
+from django.utils.translation import gettext, ngettext
 from rest_framework.request import Request
 
 from accounts.usage import reports
@@ -21,7 +25,9 @@ from gateway_project.core import clock, errors
 from gateway_project.core.api.methods import require_http_methods, require_safe
 from gateway_project.core.api.pagination import page
 from gateway_project.core.clock import utc_text
-from portal import plots
+from gateway_project.core.language import number
+from portal import exports, plots
+from portal.clocks import in_query
 from portal.members import Member, secretly, shows_secrets, workspace_page
 from portal.posting import is_first, posts_for, show_once, take_shown
 from portal.webhook_forms import (
@@ -32,13 +38,15 @@ from portal.webhook_forms import (
     TestForm,
     WebhookForm,
 )
-from webhooks import services
+from portal.words import fault
+from webhooks import catalogue, services
 from webhooks.delivery import callbacks, health, sending
 from webhooks.delivery.results import BODIES_KEPT
 from webhooks.models import Webhook, WebhookDelivery
 from webhooks.receiving import debugger
 
 CHART = timedelta(hours=24)
+STATES = ("delivered", "pending", "failed")
 
 
 def _webhook(member: Member, webhook_id: UUID, *, is_any: bool = False) -> Webhook:
@@ -71,8 +79,8 @@ def _try(request: HttpRequest, act: Callable[[], object], done: str) -> bool:
     try:
         act()
     except errors.GatewayError as exc:
-        wrong = "; ".join(error["message"] for error in getattr(exc, "errors", ()) or ())
-        messages.error(request, wrong or str(exc.detail))
+        wrong = "; ".join(gettext(error["message"]) for error in getattr(exc, "errors", ()) or ())
+        messages.error(request, wrong or exc.for_people())
         return False
     messages.success(request, done)
     return True
@@ -83,15 +91,26 @@ def _plots(webhooks: Sequence[Webhook]) -> dict[UUID, plots.Plot]:
     series = health.by_hour([webhook.pk for webhook in webhooks], since)
     times = plots.buckets(since, clock.now(), "hour")
     return {
-        webhook.pk: plots.deliveries_plot(times, series.get(webhook.pk, {}), "hour")
+        webhook.pk: plots.deliveries_plot(
+            times, series.get(webhook.pk, {}), "hour", _to_the_log(webhook)
+        )
         for webhook in webhooks
     }
+
+
+def _to_the_log(webhook: Webhook) -> plots.Link:
+    page = _address_of(webhook)
+
+    def link(begin: datetime, end: datetime) -> str:
+        return f"{page}?{urlencode({'since': in_query(begin), 'until': in_query(end)})}#log"
+
+    return link
 
 
 @require_http_methods(["GET", "HEAD", "POST"])
 @shows_secrets
 @workspace_page
-def webhooks(request: HttpRequest, member: Member) -> HttpResponse:
+def webhooks(request: HttpRequest, member: Member) -> HttpResponseBase:
     """List them, and make one: its page shows the secret, once."""
     form = WebhookForm(
         request.POST if request.method == "POST" else None,
@@ -107,35 +126,83 @@ def webhooks(request: HttpRequest, member: Member) -> HttpResponse:
                     member.workspace.pk, actor=member.actor(request), **form.cleaned_data
                 )
             except errors.Conflict as exc:
-                form.add_error(None, str(exc.detail))
+                form.add_error(None, exc.for_people())
             else:
                 show_once(request, webhook.pk, secret=secret)
                 return redirect("portal-webhook", webhook_id=webhook.pk)
     found = list(Webhook.objects.listed().filter(workspace=member.workspace))
     counts, drawn = services.counts_of(found), _plots(found)
     rows = [(webhook, counts.get(webhook.pk, {}), drawn[webhook.pk]) for webhook in found]
-    facts = {"member": member, "rows": rows, "form": form}
-    return render(request, "portal/pages/webhooks.html", facts)
+    facts = {
+        "member": member,
+        "rows": rows,
+        "form": form,
+        "examples": [
+            (
+                event.name,
+                gettext(event.description),
+                json.dumps(catalogue.example_of(event), indent=2),
+            )
+            for event in catalogue.TYPES
+            if member.workspace.is_robin_operator or not event.name.startswith("queue.")
+        ],
+    }
+    return exports.page(
+        request, "portal/pages/webhooks.html", facts, {"webhooks": lambda: _table(found, counts)}
+    )
+
+
+def _table(found: Sequence[Webhook], counts: Mapping[UUID, Mapping[str, int]]) -> exports.Table:
+    columns = ("id", "url", "events", "is_active", "created_at", *STATES)
+    return exports.Table(
+        columns,
+        [
+            [
+                *(one.pk, one.url, ", ".join(one.events), one.is_active, utc_text(one.created_at)),
+                *(counts.get(one.pk, {}).get(name, 0) for name in STATES),
+            ]
+            for one in found
+        ],
+    )
+
+
+def _log(rows: Iterable[WebhookDelivery]) -> exports.Table:
+    columns = (
+        *("id", "created_at", "event", "is_test", "url", "state", "attempts", "http_status"),
+        *("error", "next_attempt_at"),
+    )
+    return exports.Table(
+        columns,
+        (
+            [
+                *(row.pk, utc_text(row.created_at), row.event_type, row.is_test, row.url),
+                *(row.status, row.attempts_made, row.http_status, row.error),
+                row.next_attempt_at and utc_text(row.next_attempt_at),
+            ]
+            for row in rows
+        ),
+    )
 
 
 @require_safe
 @workspace_page
-def webhook(request: HttpRequest, member: Member, webhook_id: UUID) -> HttpResponse:
+def webhook(request: HttpRequest, member: Member, webhook_id: UUID) -> HttpResponseBase:
     return _page(request, member, _webhook(member, webhook_id, is_any=True))
 
 
 @require_safe
 @workspace_page
-def per_request(request: HttpRequest, member: Member) -> HttpResponse:
+def per_request(request: HttpRequest, member: Member) -> HttpResponseBase:
     """The webhook of addresses named in requests, made when somebody first looks for it."""
     return _page(request, member, callbacks.of(member.workspace.pk))
 
 
-def _page(request: HttpRequest, member: Member, found: Webhook, **more: Any) -> HttpResponse:
+def _page(request: HttpRequest, member: Member, found: Webhook, **more: Any) -> HttpResponseBase:
     """The page of one webhook, with its log. `more` replaces forms that were filled in wrongly."""
     form = DeliveryFilter(request.GET)
     rows: list[WebhookDelivery] = []
     older = None
+    log = found.deliveries.none()
     if form.is_valid():
         conditions = form.conditions()
         of_time = {name: at for name, at in conditions.items() if name.startswith("created_at")}
@@ -147,12 +214,13 @@ def _page(request: HttpRequest, member: Member, found: Webhook, **more: Any) -> 
             raise Http404 from None
     now = clock.now()
     secrets = list(found.secrets.values_list("created_at", "expires_at"))
-    shown = take_shown(request, found.pk)
+    shown = {} if exports.NAME in request.GET else take_shown(request, found.pk)
+    plot = _plots([found])[found.pk]
     facts = {
         "member": member,
         "webhook": found,
         "counts": services.counts_of([found]).get(found.pk, {}),
-        "plot": _plots([found])[found.pk],
+        "plot": plot,
         "old_secrets": [(made, end) for made, end in secrets if end is not None and end > now],
         "form": form,
         "rows": rows,
@@ -167,7 +235,8 @@ def _page(request: HttpRequest, member: Member, found: Webhook, **more: Any) -> 
         **shown,
         **more,
     }
-    answer = render(request, "portal/pages/webhook.html", facts)
+    files = {**plots.files(plot), "log": lambda: _log(exports.newest_first(log))}
+    answer = exports.page(request, "portal/pages/webhook.html", facts, files)
     return secretly(answer) if shown else answer
 
 
@@ -186,7 +255,7 @@ def _last_error(webhook: Webhook) -> str:
     )
     if last is None:
         return ""
-    return last.error or (f"HTTP {last.http_status}" if last.http_status else "")
+    return fault(last.error) or (f"HTTP {last.http_status}" if last.http_status else "")
 
 
 def _troubled_since(webhook: Webhook) -> datetime:
@@ -206,7 +275,7 @@ def edit(request: HttpRequest, member: Member, webhook_id: UUID) -> HttpResponse
     if request.method == "POST" and form.is_valid():
         if changes := form.changes():
             services.update(found, changes, actor=member.actor(request))
-        messages.success(request, "Saved.")
+        messages.success(request, gettext("Saved."))
         return redirect("portal-webhook", webhook_id=found.pk)
     facts = {"member": member, "webhook": found, "form": form}
     return render(request, "portal/pages/webhook_edit.html", facts)
@@ -220,12 +289,14 @@ def switch(request: HttpRequest, member: Member, webhook_id: UUID) -> HttpRespon
     found, actor = _webhook(member, webhook_id), member.actor(request)
     if request.POST.get("to") == "on":
         if found.is_active:
-            messages.info(request, "It is enabled already.")
+            messages.info(request, gettext("It is enabled already."))
         else:
-            text = "It answered the probe with 2xx: enabled. What was missed can be recovered."
+            text = gettext(
+                "It answered the probe with 2xx: enabled. What was missed can be recovered."
+            )
             _try(request, lambda: services.enable(found, actor=actor), text)
     elif found.is_active:
-        text = "Paused. What was on its way is given up, and can be recovered."
+        text = gettext("Paused. What was on its way has failed, and can be recovered.")
         _try(request, lambda: services.update(found, {"is_active": False}, actor=actor), text)
     return redirect("portal-webhook", webhook_id=found.pk)
 
@@ -233,7 +304,7 @@ def switch(request: HttpRequest, member: Member, webhook_id: UUID) -> HttpRespon
 @posts_for("portal-webhook")
 @shows_secrets
 @workspace_page
-def rotate_secret(request: HttpRequest, member: Member, webhook_id: UUID) -> HttpResponse:
+def rotate_secret(request: HttpRequest, member: Member, webhook_id: UUID) -> HttpResponseBase:
     member.must_change()
     found, form = _webhook(member, webhook_id, is_any=True), RotateSecretForm(request.POST)
     if not form.is_valid():
@@ -249,7 +320,7 @@ def rotate_secret(request: HttpRequest, member: Member, webhook_id: UUID) -> Htt
 
 @posts_for("portal-webhook")
 @workspace_page
-def test(request: HttpRequest, member: Member, webhook_id: UUID) -> HttpResponse:
+def test(request: HttpRequest, member: Member, webhook_id: UUID) -> HttpResponseBase:
     member.must_change()
     found, form = _webhook(member, webhook_id), TestForm(request.POST)
     if not form.is_valid():
@@ -260,7 +331,7 @@ def test(request: HttpRequest, member: Member, webhook_id: UUID) -> HttpResponse
         services.check_address(found)
         made.append(services.test(found, form.cleaned_data["event"]))
 
-    is_sent = _try(request, send, "The test is on its way.")
+    is_sent = _try(request, send, gettext("The test is on its way."))
     if request.POST.get("back") == "inbox":
         return redirect("portal-inbox")
     if is_sent:
@@ -270,7 +341,7 @@ def test(request: HttpRequest, member: Member, webhook_id: UUID) -> HttpResponse
 
 @posts_for("portal-webhook")
 @workspace_page
-def recover(request: HttpRequest, member: Member, webhook_id: UUID) -> HttpResponse:
+def recover(request: HttpRequest, member: Member, webhook_id: UUID) -> HttpResponseBase:
     member.must_change()
     found, form = _webhook(member, webhook_id, is_any=True), RecoverForm(request.POST)
     if not form.is_valid():
@@ -280,11 +351,18 @@ def recover(request: HttpRequest, member: Member, webhook_id: UUID) -> HttpRespo
             found, **form.cleaned_data, actor=member.actor(request)
         )
     except errors.GatewayError as exc:
-        messages.error(request, str(exc.detail))
+        messages.error(request, exc.for_people())
     else:
-        text = f"{count:,} deliveries are on their way again." if count else "Nothing was missed."
-        more = "" if is_complete else " There are more: recover once more when these have arrived."
-        messages.success(request, text + more)
+        text = gettext("Nothing was missed.")
+        if count:
+            text = ngettext(
+                "%(number)s delivery is on its way again.",
+                "%(number)s deliveries are on their way again.",
+                count,
+            ) % {"number": number(count)}
+        if not is_complete:
+            text += " " + gettext("There are more: recover once more when these have arrived.")
+        messages.success(request, text)
     return redirect("portal-webhook", webhook_id=found.pk)
 
 
@@ -294,7 +372,7 @@ def delete(request: HttpRequest, member: Member, webhook_id: UUID) -> HttpRespon
     member.must_change()
     found = _webhook(member, webhook_id)
     services.delete(found, actor=member.actor(request))
-    messages.success(request, "The webhook is deleted, with its log.")
+    messages.success(request, gettext("The webhook is deleted, with its log."))
     return redirect("portal-webhooks")
 
 
@@ -328,7 +406,7 @@ def resend(request: HttpRequest, member: Member, delivery_id: UUID) -> HttpRespo
     _try(
         request,
         lambda: services.resend(found, actor=member.actor(request)),
-        "It is on its way again, with the same webhook-id.",
+        gettext("It is on its way again, with the same webhook-id."),
     )
     return redirect("portal-delivery", delivery_id=found.pk)
 
@@ -345,5 +423,11 @@ def debug(request: HttpRequest, member: Member, webhook_id: UUID) -> HttpRespons
         verdict = services.examine(
             found, pasted["headers"], pasted["body"], receivers_secret=pasted["secret"]
         )
-    facts = {"member": member, "webhook": found, "form": form, "verdict": verdict}
+    facts = {
+        "member": member,
+        "webhook": found,
+        "form": form,
+        "verdict": verdict,
+        "findings": [(one.tone, one.message) for one in verdict.findings] if verdict else (),
+    }
     return render(request, "portal/pages/debugger.html", facts)

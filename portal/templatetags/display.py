@@ -9,32 +9,37 @@ from django import template
 from django.conf import settings
 from django.forms import BoundField
 from django.urls import reverse
+from django.utils import translation
 from django.utils.dateparse import parse_datetime
 from django.utils.html import format_html
 from django.utils.safestring import SafeString, mark_safe
+from django.utils.translation import gettext
+from django.utils.translation import gettext_lazy as _
 
 from accounts import devices
 from gateway_project.core.clock import new_id
-from portal import clocks
+from portal import clocks, exports
 
 register = template.Library()
 
+# allauth's, by what they are in English; of ours none is like these.
 LABELS = {
-    "Email": "E-mail",
-    "Remember Me": "Stay signed in on this device",
-    "Authenticator code": "Code from your app",
-    "Code": "Code from your app, or a recovery code",
-    "Password (again)": "Repeat password",
-    "New Password": "New password",
-    "New Password (again)": "Repeat password",
-    "Current Password": "Current password",
+    "Email": _("E-mail"),
+    "Remember Me": _("Stay signed in on this device"),
+    "Authenticator code": _("Code from your app"),
+    "Code": _("Code from your app, or a recovery code"),
+    "Password (again)": _("Repeat password"),
+    "New Password": _("New password"),
+    "New Password (again)": _("Repeat password"),
+    "Current Password": _("Current password"),
 }
 
 
 @register.filter
 def label(field: BoundField) -> str:
-    text = str(field.label).removesuffix(":")
-    return LABELS.get(text, text)
+    with translation.override("en"):
+        text = str(field.label).removesuffix(":")
+    return str(LABELS[text]) if text in LABELS else str(field.label).removesuffix(":")
 
 
 @register.filter
@@ -50,7 +55,7 @@ def plain(field: BoundField) -> SafeString:
 @register.filter
 def help(field: BoundField) -> str | SafeString:  # noqa: A001 - its name in templates
     if field.name == "password1":
-        return "At least 10 characters; not a well-known password, and not digits alone."
+        return gettext("At least 10 characters; not a well-known password, and not digits alone.")
     if field.name == "password":  # its page has the link to the reset beside the button
         return ""
     return mark_safe(field.help_text)  # noqa: S308 - from a form class, never from people
@@ -58,7 +63,7 @@ def help(field: BoundField) -> str | SafeString:  # noqa: A001 - its name in tem
 
 @register.filter
 def device(user_agent: str) -> str:
-    return devices.name_of(user_agent)
+    return devices.said_of(user_agent)
 
 
 @register.inclusion_tag("portal/room_link.html", takes_context=True)
@@ -71,7 +76,8 @@ def room_link(context: Any, name: str, label: str, icon: str, *signs: str) -> di
 
 @register.simple_tag
 def when(at: datetime | str | None, form: str = "minute") -> str | SafeString:
-    """A moment in the zone of the page, with UTC on hover. Forms: `portal.clocks.FORMS`."""
+    """A moment in the zone of the page, with UTC on hover. Forms: those of
+    `gateway_project.core.language.DATES`."""
     moment = parse_datetime(at) if isinstance(at, str) else at
     if moment is None:
         return ""
@@ -93,6 +99,22 @@ def utc(at: datetime) -> str:
 def single_sign_on() -> str:
     """What people sign in with elsewhere; empty: nothing is set."""
     return settings.OIDC_NAME if settings.OIDC_ISSUER else ""
+
+
+@register.simple_tag(takes_context=True)
+def csv(context: Any, name: str, of: str = "") -> SafeString:
+    """A link to a table or chart of the page as a file, as `portal.exports.page` has it."""
+    if name not in context["files"]:
+        raise LookupError(f"the page has no file {name!r}")
+    query = context["request"].GET.copy()
+    for gone in ("cursor", "page", "live"):
+        query.pop(gone, None)
+    query[exports.NAME] = name
+    return format_html(
+        '<a class="button small quiet" href="?{}" download>{}</a>',
+        query.urlencode(),
+        format_html(gettext('CSV<span class="sr">: {what}</span>'), what=of or name),
+    )
 
 
 @register.simple_tag

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 import shutil
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -26,7 +27,8 @@ FLAGS = [
     "--disable-sync",
     "--no-first-run",
 ]
-WIDE, NARROW = 1280, 390
+DESK, WIDE, NARROW = 1440, 1280, 390
+PAGE_BYTES_MAX = 150_000  # with all that it loads
 # A violation is an event of the document. Collected by a script of the browser's own, which no
 # policy applies to, so that the policy of the page stays as it is served.
 COLLECT_VIOLATIONS = """
@@ -36,21 +38,40 @@ COLLECT_VIOLATIONS = """
   });
 """
 SERIOUS = {"serious", "critical"}
+ALL_RULES = "['wcag2a', 'wcag2aa', 'wcag21a', 'wcag21aa', 'best-practice']"
+CONTRASTS = "{type: 'rule', values: ['color-contrast']}"
+DRAWN = """async () => {
+  await document.fonts.ready;
+  await new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)));
+}"""
+QUIET_MS, QUIET_TRIES = 25, 120
 Theme = Literal["light", "dark"]
+
+
+@cache
+def axe() -> str:
+    return AXE.read_text()
+
+
+def height_of(width: int) -> int:
+    return 844 if width == NARROW else 900
 
 
 class Tab:
     """One person's browser at one site."""
 
-    def __init__(self, browser: Browser, url: str, *, width: int, theme: Theme) -> None:
+    def __init__(
+        self, browser: Browser, url: str, *, width: int, theme: Theme, locale: str = "en-GB"
+    ) -> None:
         self.url = url
+        self.width = width
         self.theme = theme
         self.context = browser.new_context(
             base_url=url,
-            viewport={"width": width, "height": 844 if width == NARROW else 900},
+            viewport={"width": width, "height": height_of(width)},
             color_scheme=theme,
             reduced_motion="reduce",
-            locale="en-GB",
+            locale=locale,
             timezone_id="Europe/Berlin",  # not UTC, so that times in the reader's zone show
             bypass_csp=False,
         )
@@ -122,33 +143,66 @@ class Tab:
         Axe sees the page in the tab's theme, and its contrasts in the other one too.
         """
         self.check_quickly()
-        # axe comes through the debugger's own channel, which the page's policy does not stop.
-        self.page.evaluate(AXE.read_text())
-        found = self._ask_axe("['wcag2a', 'wcag2aa', 'wcag21a', 'wcag21aa', 'best-practice']")
-        self.page.emulate_media(color_scheme="dark" if self.theme == "light" else "light")
-        found += self._ask_axe("{type: 'rule', values: ['color-contrast']}")
-        self.page.emulate_media(color_scheme=self.theme)
+        found = self.findings(SERIOUS)
         assert not found, f"{self.page.url}: " + "\n".join(found)
+
+    def findings(self, impacts: set[str] | None = None, *, in_both: bool = True) -> list[str]:
+        """What axe finds, of these weights (any), in the tab's theme; contrasts in both."""
+        self.page.wait_for_load_state()
+        found = self._ask_axe(ALL_RULES, impacts)
+        if in_both:
+            theme = self.theme
+            self.turn("dark" if theme == "light" else "light")
+            found += self._ask_axe(CONTRASTS, impacts)
+            self.turn(theme)
+        return found
+
+    def turn(self, theme: Theme, width: int | None = None) -> None:
+        """The page as it is, in another theme, and perhaps another width, once it is drawn so."""
+        self.theme, self.width = theme, width or self.width
+        if width is not None:
+            self.page.set_viewport_size({"width": width, "height": height_of(width)})
+        self.page.emulate_media(color_scheme=theme)
+        self.page.evaluate(DRAWN)
+
+    def overflow(self) -> int:
+        """By how many pixels the page is wider than the window."""
+        return int(
+            self.page.evaluate(
+                "() => document.documentElement.scrollWidth - document.documentElement.clientWidth"
+            )
+        )
+
+    def violations(self) -> list[str]:
+        """Of the page's policy."""
+        return list(self.page.evaluate("() => window.__violations"))
 
     def check_quickly(self) -> None:
         """The same without axe."""
         self.page.wait_for_load_state()
-        overflow = self.page.evaluate(
-            "() => document.documentElement.scrollWidth - document.documentElement.clientWidth"
-        )
-        violations = self.page.evaluate("() => window.__violations")
+        overflow, violations = self.overflow(), self.violations()
         where = self.page.url
         assert not self.troubles, f"{where}: {self.troubles}"
         assert not violations, f"{where}: {violations}"
         assert overflow <= 0, f"{where} is {overflow} px wider than the window"
 
-    def _ask_axe(self, rules: str) -> list[str]:
-        report = self.page.evaluate(f"() => axe.run({{runOnly: {rules}}})")
+    def _ask_axe(self, rules: str, impacts: set[str] | None) -> list[str]:
+        if not self.page.evaluate("() => 'axe' in window"):
+            # Through the debugger's own channel, which the page's policy does not stop.
+            self.page.evaluate(axe())
+        # The page says what is wrong, and not all that is right, which is a hundred times as much.
+        report = self.page.evaluate(
+            f"""async () => (
+                await axe.run({{runOnly: {rules}, resultTypes: ["violations"], preload: false}})
+            ).violations.map(({{id, impact, nodes}}) => ({{
+                id, impact, nodes: nodes.map(({{html, failureSummary}}) => [html, failureSummary])
+            }}))"""
+        )
         return [
-            f"{finding['id']}: {node['html'][:160]} ({node['failureSummary']})"
-            for finding in report["violations"]
-            if finding["impact"] in SERIOUS
-            for node in finding["nodes"]
+            f"{finding['id']}: {html[:160]} ({summary})"
+            for finding in report
+            if impacts is None or finding["impact"] in impacts
+            for html, summary in finding["nodes"]
         ]
 
     def weight(self, path: str) -> int:
@@ -157,13 +211,23 @@ class Tab:
         session.send("Network.enable")
         session.send("Network.setCacheDisabled", {"cacheDisabled": True})
         total = 0
+        under_way: set[str] = set()
 
         def add(event: dict[str, Any]) -> None:
             nonlocal total
-            total += int(event["encodedDataLength"])
+            total += int(event.get("encodedDataLength", 0))
+            under_way.discard(event["requestId"])
 
+        session.on("Network.requestWillBeSent", lambda event: under_way.add(event["requestId"]))
         session.on("Network.loadingFinished", add)
-        self.page.goto(path, wait_until="networkidle")
+        session.on("Network.loadingFailed", add)
+        self.page.goto(path)
+        self.page.evaluate(DRAWN)  # fonts, and what scripts ask for first
+        # Playwright's `networkidle` would wait for half a second of silence on each page.
+        for _ in range(QUIET_TRIES):
+            if not under_way:
+                break
+            self.page.wait_for_timeout(QUIET_MS)
         session.detach()
         return total
 
@@ -191,7 +255,9 @@ def chromium(monkeypatch: pytest.MonkeyPatch) -> Iterator[Browser]:
 def open_tab(chromium: Browser) -> Open:
     """`open_tab(served.url, width=NARROW, theme="dark")`: a browser that nobody has used."""
 
-    def open_one(url: str, *, width: int = WIDE, theme: Theme = "light") -> Tab:
-        return Tab(chromium, url, width=width, theme=theme)
+    def open_one(
+        url: str, *, width: int = WIDE, theme: Theme = "light", locale: str = "en-GB"
+    ) -> Tab:
+        return Tab(chromium, url, width=width, theme=theme, locale=locale)
 
     return open_one

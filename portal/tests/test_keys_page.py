@@ -72,9 +72,9 @@ class TestMany:
         assert names(owner, f"?q={row.last4}") == ["key 07"]
 
     def test_queries_do_not_grow(self, owner, many, django_assert_num_queries):
-        # Session, user, places, how many, keys, sums of two stretches, how many of all, and the
-        # check of the connection.
-        with django_assert_num_queries(9):
+        # Session, user, places, how many, keys, sums of two stretches, how many of all, the check
+        # of the connection, and announcements.
+        with django_assert_num_queries(10):
             owner.get("/app/keys")
 
     @pytest.mark.hostile

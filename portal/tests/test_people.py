@@ -75,6 +75,24 @@ class TestInviting:
         events = set(AuditEvent.objects.filter(workspace=acme).values_list("action", "actor"))
         assert {("member.invited", "alice@acme.example"), ("member.joined", NEW)} <= events
 
+    def test_nobody_floods_mailboxes_by_inviting_and_withdrawing(
+        self, owner, acme, enter, monkeypatch
+    ):
+        """Nor from a workspace that is made for it."""
+        monkeypatch.setattr(people, "INVITATIONS_A_DAY", 2)
+        for number in range(2):
+            invited(owner, f"stranger{number}@x.example")
+            Invitation.objects.update(withdrawn_at=timezone.now())
+        owner.post("/app/workspaces/new", {"name": "Other"})
+        Workspace.objects.update(is_confirmed=True)
+        mail.outbox.clear()
+
+        answer = owner.post(PAGE, {"email": "stranger2@x.example", "role": "member"})
+
+        assert "2 invitations today" in answer.content.decode()
+        assert not mail.outbox
+        assert Invitation.objects.count() == 2
+
     def test_a_newcomer_registers_and_needs_no_second_mail(self, owner, acme):
         link = invited(owner)
         browser = Client()
@@ -99,8 +117,11 @@ class TestInviting:
         form = {"email": "mallory@x.example", "password1": PASSWORD, "next": link}
         done = browser.post(f"/accounts/signup/?next={link}", form)
 
-        assert done["Location"] == "/accounts/confirm-email/"
-        assert User.objects.get(email="mallory@x.example").email_confirmed_at is None
+        assert done["Location"] == link
+        mallory = User.objects.get(email="mallory@x.example")
+        assert mallory.email_confirmed_at is None
+        assert refusal(browser.post(link)) == (403, "permission_denied")
+        assert not Membership.objects.filter(user=mallory, workspace=acme).exists()
 
     @pytest.mark.hostile
     def test_another_address_cannot_use_it(self, owner, acme, enter, charlie):

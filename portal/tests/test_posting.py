@@ -54,8 +54,8 @@ def test_no_address_answers_an_opened_bookmark_with_405(owner, pattern):
 def test_every_post_leads_on_or_says_why_not():
     """What answers a POST with a page of its own is sent again when that page is reloaded."""
     wrong = []
-    for path in Path(portal.__file__).parent.glob("*.py"):
-        if path.stem in ("limits", "posting"):  # wrappers of views
+    for path in Path(portal.__file__).parent.rglob("*.py"):
+        if path.stem in ("limits", "posting") or "tests" in path.parts:  # wrappers of views
             continue
         source = path.read_text()
         for part in ast.parse(source).body:
@@ -68,14 +68,15 @@ def test_every_post_leads_on_or_says_why_not():
 
     wrong = sorted(set(wrong) - WRAPPERS)
 
-    # These compute something of what was sent, and change nothing.
-    assert wrong == ["policy.calibrate", "webhooks.debug"]
+    # These compute something of what was sent, and change nothing; a mail program that turns mails
+    # off follows no redirect, and twice is once.
+    assert wrong == ["calibrate.calibrate", "views.mails_off", "webhooks.debug"]
     assert set(PURE) <= {pattern.name for pattern in PAGES}
 
 
 def test_what_only_takes_posts_is_marked_as_such():
     """Whoever adds one with `require_POST` makes the next dead end."""
-    sources = Path(__file__).resolve().parents[1].glob("*.py")
+    sources = Path(__file__).resolve().parents[1].rglob("[!t]*.py")
     unmarked = [path.name for path in sources if "require_POST" in path.read_text()]
 
     assert len(POSTED) >= 20

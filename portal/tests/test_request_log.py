@@ -137,8 +137,8 @@ class TestList:
         for _ in range(60):
             add()
 
-        # Session, user, membership with workspace and plan, keys, rows, histogram.
-        with django_assert_num_queries(7):
+        # Session, user, membership with workspace and plan, keys, rows, histogram, announcements.
+        with django_assert_num_queries(8):
             owner.get(URL)
 
 

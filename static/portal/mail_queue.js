@@ -4,9 +4,9 @@
 (() => {
   const room = document.getElementById("queue");
   if (!room) return;
-  const { element, shape, post } = window.portal;
+  const { element, shape, post, gettext, ngettext, number } = window.portal;
   const find = (id) => document.getElementById(id);
-  const SHOWN = 200;
+  const SHOWN = 50;
   const HOUR = 3_600_000;
   const SPANS = [10, 20, 30, 60]; // minutes
   const WAITS = [1, 2, 4, 8, 15]; // seconds between tries to connect
@@ -14,8 +14,7 @@
   const items = new Map();
   const rows = new Map();
   const history = JSON.parse(room.dataset.history);
-  const number = new Intl.NumberFormat();
-  const precise = new Intl.DateTimeFormat(undefined, { dateStyle: "medium", timeStyle: "medium" });
+  const precise = new Intl.DateTimeFormat(document.documentElement.lang, { dateStyle: "medium", timeStyle: "medium" });
   let seq = null;
   let tries = 0;
   let lastWord = 0;
@@ -23,10 +22,10 @@
   // -- The socket ---------------------------------------------------------------------------------
   async function connect() {
     const answer = await post(room.dataset.ticketUrl, room.dataset.csrf).catch(() => null);
-    if (!answer) return again("The gateway cannot be reached.");
-    if (answer.type === "opaqueredirect") return stop("You are signed out. Reload the page to sign in.");
-    if (answer.status === 404 || answer.status === 403) return stop("Your role does not show the queue any more.");
-    if (!answer.ok) return again(`The gateway answered ${answer.status}.`);
+    if (!answer) return again(gettext("The gateway cannot be reached."));
+    if (answer.type === "opaqueredirect") return stop(gettext("You are signed out. Reload the page to sign in."));
+    if (answer.status === 404 || answer.status === 403) return stop(gettext("Your role does not show the queue any more."));
+    if (!answer.ok) return again(gettext("The gateway answered %(status)s.", { status: answer.status }));
     const { ticket } = await answer.json();
     const address = new URL("/ws/queue", location.href);
     address.protocol = location.protocol === "https:" ? "wss:" : "ws:";
@@ -43,21 +42,21 @@
     });
     socket.addEventListener("close", (event) => {
       clearInterval(watch);
-      if (event.code === 4403) stop("Your role does not show the queue any more.");
-      else again("The connection ended.");
+      if (event.code === 4403) stop(gettext("Your role does not show the queue any more."));
+      else again(gettext("The connection ended."));
     });
   }
 
   function again(message) {
     const seconds = WAITS[Math.min(tries, WAITS.length - 1)];
     tries += 1;
-    link("reconnecting", "warn");
-    if (tries > 1) trouble(`${message} Trying again every few seconds; what is shown may be old.`);
+    link(gettext("reconnecting"), "warn");
+    if (tries > 1) trouble(`${message} ${gettext("Trying again every few seconds; what is shown may be old.")}`);
     setTimeout(connect, seconds * 1000);
   }
 
   function stop(message) {
-    link("ended", "bad");
+    link(gettext("ended"), "bad");
     trouble(message);
   }
 
@@ -78,11 +77,11 @@
       if (message.status === "up") live();
       else {
         link(message.status, "warn");
-        trouble(`${message.message} What is shown may be old.`);
+        trouble(`${message.message} ${gettext("What is shown may be old.")}`);
       }
       return;
     }
-    if (message.type === "action") return; // how far somebody's action on many items is
+    if (message.type === "action") return showAction(message);
     live();
     if (message.type === "snapshot") {
       items.clear();
@@ -92,19 +91,32 @@
       for (const item of [...message.added, ...message.changed]) items.set(item.uid, item);
     }
     showTotals(message.totals, Date.parse(message.at));
-    if (message.type !== "heartbeat") showItems(message.type === "diff");
+    if (message.type === "heartbeat") return;
+    showItems(message.type === "diff");
+    // The table of destinations is the server's; of the first message it has what there is.
+    if (message.type === "diff") document.body.dispatchEvent(new Event("queue-changed"));
+  }
+
+  // How far somebody's action on many items is.
+  function showAction(message) {
+    const link = find("acting").querySelector("a");
+    link.href = room.dataset.actionUrl.replace(room.dataset.noId, message.id);
+    link.textContent = gettext("%(action)s: %(sent)s of %(all)s", {
+      action: message.action, sent: number(message.sent), all: number(message.requested),
+    });
+    find("acting").hidden = message.state !== "queued" && message.state !== "processing";
   }
 
   function live() {
-    link("live", "good");
+    link(gettext("live"), "good");
     trouble("");
   }
 
   function showTotals(totals, at) {
     for (const figure of document.querySelectorAll("[data-total]")) {
-      figure.textContent = number.format(totals[figure.dataset.total]);
+      figure.textContent = number(totals[figure.dataset.total]);
     }
-    find("changed").textContent = `as of ${precise.format(at)}`;
+    find("changed").textContent = gettext("as of %(at)s", { at: precise.format(at) });
     // The first snapshot may be older than the page's history: of when somebody watched last.
     history.push([at, totals.total]);
     history.sort(([one], [other]) => one - other);
@@ -115,17 +127,22 @@
   function rowOf(item) {
     const row = element("tr");
     const state = element("td");
-    state.append(element("span", (item.state || "").toLowerCase(), `badge ${item.state === "CLAIMED" ? "good" : ""}`));
+    const words = { READY: gettext("ready"), CLAIMED: gettext("in delivery") };
+    state.append(element("span", words[item.state] || gettext("not known yet"), `badge ${item.state === "CLAIMED" ? "good" : ""}`));
     const since = element("time");
     since.dateTime = new Date(item.createTime).toISOString();
     since.title = `${since.dateTime.slice(0, 19).replace("T", " ")} UTC`;
     since.textContent = precise.format(item.createTime);
     const at = element("td");
     at.append(since);
-    const more = item.recipientsTotal > 1 ? ` and ${item.recipientsTotal - 1} more` : "";
+    const more = item.recipientsTotal > 1 ? ` ${ngettext("and %(n)s more", "and %(n)s more", item.recipientsTotal - 1)}` : "";
+    const to = element("td");
+    const link = element("a", item.mailbox || item.uid);
+    link.href = room.dataset.itemUrl.replace("UID", item.uid);
+    to.append(link, more);
     row.append(
-      element("td", item.mailbox + more), state,
-      element("td", `${item.retryCount} of ${item.maxRetryCount}`, "number"),
+      to, state,
+      element("td", gettext("%(n)s of %(most)s", { n: item.retryCount, most: item.maxRetryCount }), "number"),
       element("td", item.protocol), at, element("td", item.uid.slice(0, 8), "mono"),
     );
     row.lastChild.title = item.uid;
@@ -157,7 +174,7 @@
       before = known.row;
     }
     const hidden = items.size - wanted.length;
-    find("more").textContent = hidden > 0 ? `The latest ${SHOWN}; ${number.format(hidden)} older ones are not shown.` : "";
+    find("more").textContent = hidden > 0 ? ngettext("The latest %(shown)s; %(n)s older one is not shown.", "The latest %(shown)s; %(n)s older ones are not shown.", hidden, { shown: SHOWN }) : "";
     find("none").hidden = items.size > 0;
     document.querySelector(".log").hidden = items.size === 0;
   }
@@ -180,10 +197,10 @@
     const parts = [];
     for (const level of [0, most / 2, most]) {
       parts.push(shape("line", { class: "gridline", x1: LEFT, x2: WIDTH, y1: y(level), y2: y(level) }));
-      parts.push(shape("text", { class: "axis", x: 0, y: y(level) }, number.format(level)));
+      parts.push(shape("text", { class: "axis", x: 0, y: y(level) }, number(level)));
     }
     for (const part of [1, 0.5]) {
-      const label = `${(span * part) / 60_000} min ago`;
+      const label = gettext("%(n)s min ago", { n: (span * part) / 60_000 });
       parts.push(shape("text", { class: "axis", x: x(now - span * part), y: HEIGHT - 6 }, label));
     }
     const points = history.map(([at, total]) => `${x(at).toFixed(1)},${y(total).toFixed(1)}`);
@@ -195,7 +212,7 @@
     parts.push(shape("path", { class: "line series-1", d: line }));
     find("chart").replaceChildren(...parts);
     const last = history.at(-1)[1];
-    find("chart").setAttribute("aria-label", `Items in the queue over ${span / 60_000} minutes, now ${number.format(last)}`);
+    find("chart").setAttribute("aria-label", gettext("Items in the queue over %(minutes)s minutes, now %(n)s", { minutes: span / 60_000, n: number(last) }));
   }
 
   connect();

@@ -2,22 +2,22 @@
 "use strict";
 
 (() => {
-  const { element } = window.portal;
+  const { element, gettext } = window.portal;
   const dialog = element("dialog", undefined, "palette");
-  dialog.setAttribute("aria-label", "Go to");
+  dialog.setAttribute("aria-label", gettext("Go to"));
   const input = element("input");
   input.type = "text";
-  input.placeholder = "A page, a key, or any id";
+  input.placeholder = gettext("A page, a key, or any id");
   input.autocomplete = "off";
   input.spellcheck = false;
   for (const [name, value] of Object.entries({
-    role: "combobox", "aria-label": "Go to a page, a key, or any id", "aria-expanded": "true",
+    role: "combobox", "aria-label": gettext("Go to a page, a key, or any id"), "aria-expanded": "true",
     "aria-controls": "palette-list", "aria-autocomplete": "list",
   })) input.setAttribute(name, value);
   const list = element("ul");
   list.id = "palette-list";
   list.setAttribute("role", "listbox");
-  list.setAttribute("aria-label", "Found");
+  list.setAttribute("aria-label", gettext("Found"));
   const said = element("p", "", "fine");
   said.setAttribute("role", "status");
   dialog.append(input, list, said);
@@ -42,7 +42,7 @@
       option.append(element("bdi", result.label), element("span", result.hint, "fine"));
       return option;
     }));
-    said.textContent = results.length ? "" : "Nothing of this workspace matches.";
+    said.textContent = results.length ? "" : gettext("Nothing of this workspace matches.");
     mark(0);
   }
 
@@ -54,7 +54,7 @@
       if (!answer.ok) throw new Error();
       show((await answer.json()).results);
     } catch {
-      if (mine === asked) said.textContent = "The gateway did not answer. Type on to ask again.";
+      if (mine === asked) said.textContent = gettext("The gateway did not answer. Type on to ask again.");
     }
   }
 

@@ -4,21 +4,23 @@
 (() => {
   const room = document.getElementById("playground");
   if (!room) return;
-  const { element, shape, post } = window.portal;
+  const { element, shape, post, letScroll, gettext, ngettext, number } = window.portal;
   const find = (id) => document.getElementById(id);
   const text = find("text");
   let key = null;
   let language = "curl";
+  let last = null;
 
   // -- The key: asked for when needed, kept in this page only ------------------------------------
   async function freshKey() {
-    if (key && key.until > Date.now() + 5000) return key.text;
-    const answer = await post(room.dataset.keyUrl, room.dataset.csrf);
-    if (answer.type === "opaqueredirect") throw new Error("You are signed out. Reload the page to sign in.");
-    if (answer.status === 429) throw new Error("Too many keys were made. Wait a minute, then try again.");
-    if (!answer.ok) throw new Error(`No key could be made (${answer.status}). Reload the page, then try again.`);
+    const like = find("like").value;
+    if (key && key.like === like && key.until > Date.now() + 5000) return key.text;
+    const answer = await post(room.dataset.keyUrl, room.dataset.csrf, { like });
+    if (answer.type === "opaqueredirect") throw new Error(gettext("You are signed out. Reload the page to sign in."));
+    if (answer.status === 429) throw new Error(gettext("Too many keys were made. Wait a minute, then try again."));
+    if (!answer.ok) throw new Error(gettext("No key could be made (%(status)s). Reload the page, then try again.", { status: answer.status }));
     const body = await answer.json();
-    key = { text: body.key, until: Date.parse(body.expires_at) };
+    key = { text: body.key, like, until: Date.parse(body.expires_at) };
     return key.text;
   }
 
@@ -40,26 +42,126 @@
     const badge = find("decision");
     badge.textContent = body.decision;
     badge.className = `badge ${{ flag: "bad", review: "warn" }[body.decision] || "good"}`;
-    find("confidence").textContent = body.confidence.toFixed(2);
-    find("against").textContent = `${body.is_malicious || body.would_flag ? "at or above" : "below"} the threshold of ${body.threshold}`
-      + (body.status === "complete" ? "" : `; ${body.status}, judged by the ${body.source}`)
-      + (body.cached ? "; remembered" : "");
+    find("confidence").textContent = number(body.confidence, 2);
+    const against = { threshold: number(body.threshold) };
+    find("against").textContent = [
+      body.is_malicious || body.would_flag
+        ? gettext("at or above the threshold of %(threshold)s", against)
+        : gettext("below the threshold of %(threshold)s", against),
+      body.status === "complete" ? "" : gettext("%(status)s, judged by the %(source)s", body),
+      body.cached ? gettext("remembered") : "",
+    ].filter(Boolean).join("; ");
     find("reason").textContent = body.reason || "";
+    find("raw").textContent = JSON.stringify(body, null, 2);
+    last = body;
+    find("what-if").value = body.threshold;
+    showWhatIf();
+    letScroll(room);
+  }
+
+  // The score stays what it is: only what it is held against is another.
+  function showWhatIf() {
+    const at = Number(find("what-if").value);
+    const listed = last.policy && last.policy.matched;
+    const facts = { threshold: number(at, 2) };
+    let said = last.confidence >= at
+      ? gettext("At %(threshold)s it would be flagged.", facts)
+      : gettext("At %(threshold)s it would be allowed.", facts);
+    if (listed === "allow") said = gettext("The text stands on the allow list: no threshold counts.");
+    if (listed === "deny") said = gettext("The text stands on the deny list: no threshold counts.");
+    find("what-if-said").textContent = said;
+  }
+
+  // -- What was tried: in this tab ------------------------------------------------------------------
+  function past() {
+    try {
+      return JSON.parse(sessionStorage.getItem("tried") || "[]");
+    } catch {
+      return [];
+    }
+  }
+
+  function remember(sent, body) {
+    const others = past().filter((one) => one.text !== sent);
+    const tried = [{ text: sent, decision: body.decision, score: body.confidence }, ...others].slice(0, 20);
+    try {
+      sessionStorage.setItem("tried", JSON.stringify(tried));
+    } catch {
+      return; // full, or not allowed: it is a convenience
+    }
+    showPast();
+  }
+
+  function showPast() {
+    const tried = past();
+    find("past").hidden = !tried.length;
+    find("past-list").replaceChildren(...tried.map((one) => {
+      const button = element("button", `${number(one.score, 2)} ${one.decision}: ${one.text.slice(0, 60)}`, "button small quiet");
+      button.type = "button";
+      button.dataset.example = one.text;
+      return button;
+    }));
+  }
+
+  // -- A file of texts, as one batch ----------------------------------------------------------------
+  let items = [];
+
+  function textOf(line) {
+    try {
+      const row = JSON.parse(line);
+      if (row && typeof row.text === "string") return row.text;
+    } catch { /* a plain line */ }
+    return line;
+  }
+
+  async function readFile() {
+    const file = find("file").files[0];
+    const lines = file ? (await file.text()).split(/\r?\n/).filter((line) => line.trim()) : [];
+    const most = Number(room.dataset.itemsMax);
+    items = lines.slice(0, most).map((line, index) => ({ id: String(index + 1), text: textOf(line) }));
+    const left = { left: number(lines.length - most) };
+    let said = file ? gettext("There is no text in this file.") : "";
+    if (items.length && lines.length > most) {
+      said = ngettext("%(n)s text; the other %(left)s are left out. Each counts one of the day.", "%(n)s texts; the other %(left)s are left out. Each counts one of the day.", items.length, left);
+    } else if (items.length) {
+      said = ngettext("%(n)s text. Each counts one of the day.", "%(n)s texts. Each counts one of the day.", items.length);
+    }
+    find("file-summary").textContent = said;
+    find("send-file").disabled = !items.length;
+  }
+
+  async function sendFile() {
+    find("send-file").disabled = true;
+    try {
+      const answer = await fetch(room.dataset.batchUrl, {
+        method: "POST",
+        headers: { "X-API-Key": await freshKey(), "Content-Type": "application/json", Prefer: "respond-async" },
+        body: JSON.stringify({ requests: items }),
+      });
+      const body = await answer.json();
+      if (!answer.ok) throw new Error(body.detail || body.title || gettext("The gateway answered %(status)s.", { status: answer.status }));
+      location.assign(`${room.dataset.jobsUrl}/${body.batch_id}`);
+    } catch (error) {
+      find("file-summary").textContent = error instanceof TypeError
+        ? gettext("The gateway cannot be reached. Look at your connection, then try again.")
+        : error.message;
+      find("send-file").disabled = false;
+    }
   }
 
   function showScores(categories) {
     const rows = categories.map((category) => {
       const row = element("div", "", "bar-row");
       const label = element("span", "", "row between");
-      label.append(element("span", category.type.replaceAll("_", " ")), element("span", category.score.toFixed(2), "number"));
+      label.append(element("span", category.type.replaceAll("_", " ")), element("span", number(category.score, 2), "number"));
       const meter = document.createElement("meter");
       // Low is good: from the threshold on browsers draw it as bad.
       Object.assign(meter, { min: 0, max: 1, low: category.threshold, high: category.threshold, optimum: 0, value: category.score });
-      meter.setAttribute("aria-label", `${category.type}: ${category.score.toFixed(2)}`);
+      meter.setAttribute("aria-label", `${category.type}: ${number(category.score, 2)}`);
       row.append(label, meter);
       return row;
     });
-    find("scores").replaceChildren(...(rows.length ? rows : [element("p", "No category has a score.", "soft")]));
+    find("scores").replaceChildren(...(rows.length ? rows : [element("p", gettext("No category has a score."), "soft")]));
   }
 
   // Spans may overlap: each stretch between two borders is marked by all spans that cover it.
@@ -78,10 +180,10 @@
       return mark;
     });
     find("evidence").replaceChildren(...parts);
-    const kinds = [...new Set(spans.map((span) => span.category.replaceAll("_", " ")))];
-    find("rules").textContent = kinds.length
-      ? `Marked: ${kinds.join(", ")}. Found by the embedded detector; hover a mark for its rule.`
-      : "No rule of the embedded detector found a place to mark.";
+    // In words as well: a mark that has to be hovered says nothing to a finger or a keyboard.
+    const said = spans.map((span) => `${letters.slice(span.start, span.end).join("").slice(0, 80)}: ${span.category.replaceAll("_", " ")} (${span.rule_id})`);
+    find("rules").replaceChildren(...[...new Set(said)].map((line) => element("li", line)));
+    if (!said.length) find("rules").append(element("li", gettext("No rule of the embedded detector found a place to mark.")));
   }
 
   // Server-Timing: gateway;dur=0.61, limiter;dur=0.20, upstream;dur=12.4 (milliseconds)
@@ -97,17 +199,17 @@
       const colour = `series-${[1, 2, 4][index] ?? 3}`; // 3 is the colour of errors
       const bar = shape("rect", { class: colour, x, y: 0, width, height: 6 });
       const title = shape("title", {});
-      title.textContent = `${part.name} ${part.ms.toFixed(2)} ms`;
+      title.textContent = `${part.name} ${number(part.ms, 2)} ms`;
       bar.append(title);
       svg.append(bar);
       x += width;
       const legend = element("span", "", "key");
       const swatch = shape("svg", { viewBox: "0 0 10 10", "aria-hidden": "true" });
       swatch.append(shape("rect", { class: colour, width: 10, height: 10, rx: 2 }));
-      legend.append(swatch, element("span", `${part.name} ${part.ms.toFixed(2)} ms`, "number"));
+      legend.append(swatch, element("span", `${part.name} ${number(part.ms, 2)} ms`, "number"));
       find("split-summary").append(legend);
     });
-    svg.setAttribute("aria-label", parts.map((part) => `${part.name} ${part.ms.toFixed(2)} ms`).join(", "));
+    svg.setAttribute("aria-label", parts.map((part) => `${part.name} ${number(part.ms, 2)} ms`).join(", "));
   }
 
   function showOnly(id) {
@@ -120,8 +222,9 @@
     try {
       const answer = await ask(false);
       const body = await answer.json();
-      if (!answer.ok) throw new Error(body.detail || body.title || `The gateway answered ${answer.status}.`);
+      if (!answer.ok) throw new Error(body.detail || body.title || gettext("The gateway answered %(status)s.", { status: answer.status }));
       showVerdict(body);
+      remember(sent, body);
       showScores(body.details.categories);
       showEvidence(sent, body.details.evidence);
       showTiming(answer.headers.get("Server-Timing"));
@@ -131,7 +234,7 @@
       showOnly("answer");
     } catch (error) {
       find("problem").textContent = error instanceof TypeError
-        ? "The gateway cannot be reached. Look at your connection, then try again."
+        ? gettext("The gateway cannot be reached. Look at your connection, then try again.")
         : error.message;
       showOnly("problem");
     } finally {
@@ -175,6 +278,9 @@ console.log((await answer.json()).decision);`,
     send();
   });
   text.addEventListener("input", showSnippet);
+  find("what-if").addEventListener("input", showWhatIf);
+  find("file").addEventListener("change", readFile);
+  find("send-file").addEventListener("click", sendFile);
   text.addEventListener("keydown", (event) => {
     if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) find("try").requestSubmit();
   });
@@ -192,4 +298,5 @@ console.log((await answer.json()).decision);`,
     showSnippet();
   });
   showSnippet();
+  showPast();
 })();

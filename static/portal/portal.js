@@ -12,11 +12,16 @@
   const zone = Intl.DateTimeFormat().resolvedOptions().timeZone || "UTC";
   document.cookie = `zone=${zone}${YEAR}`;
 
-  // What scrolls sideways has to be reached by keyboard; what does not is no stop on the way.
+  // What scrolls has to be reached by keyboard; what does not is no stop on the way, unless its page
+  // says so: what is hidden now may scroll later.
   function letScroll(within) {
     for (const element of within.querySelectorAll("pre, .table")) {
-      if (element.scrollWidth > element.clientWidth) element.tabIndex = 0;
-      else element.removeAttribute("tabindex");
+      if (element.hasAttribute("tabindex") && !element.dataset.stop) continue;
+      const scrolls = element.scrollWidth > element.clientWidth || element.scrollHeight > element.clientHeight + 1;
+      if (scrolls) {
+        element.tabIndex = 0;
+        element.dataset.stop = "added";
+      } else element.removeAttribute("tabindex");
     }
   }
 
@@ -36,15 +41,24 @@
   }
 
   // A redirect is not followed: it leads to the form to sign in.
-  function post(url, csrf) {
+  function post(url, csrf, fields = {}) {
     return fetch(url, {
       method: "POST",
       headers: { "X-CSRFToken": csrf, Accept: "application/json" },
+      body: new URLSearchParams(fields),
       redirect: "manual",
     });
   }
 
-  window.portal = { element, shape, post };
+  // Sentences are written in English here; a page in another language loads its own before
+  // (`words.de.js`, made of the catalogue). Facts are named as in the catalogue: `%(n)s`.
+  const words = window.words || {};
+  const filled = (text, facts) => text.replace(/%\((\w+)\)s/g, (place, name) => facts[name] ?? place);
+  const gettext = (text, facts = {}) => filled(words[text] || text, facts);
+  const ngettext = (one, many, n, facts = {}) => filled((words[one] || [one, many])[n === 1 ? 0 : 1], { n: number(n), ...facts });
+  const number = (value, digits) => value.toLocaleString(root.lang, digits === undefined ? {} : { minimumFractionDigits: digits, maximumFractionDigits: digits });
+
+  window.portal = { element, shape, post, letScroll, gettext, ngettext, number };
 
   function prepare(within) {
     letScroll(within);
@@ -59,9 +73,9 @@
       // Without TLS there is no clipboard to write to: select, so that one keystroke copies.
       if ("select" in source) source.select();
       else getSelection().selectAllChildren(source);
-      return say(button, "Press Ctrl-C");
+      return say(button, gettext("Press Ctrl-C"));
     }
-    say(button, "Copied");
+    say(button, gettext("Copied"));
   }
 
   function say(button, word) {
@@ -101,7 +115,7 @@
       const link = element("a", name, "badge");
       link.href = query;
       const drop = element("button", "×", "link");
-      drop.setAttribute("aria-label", `Forget the view ${name}`);
+      drop.setAttribute("aria-label", gettext("Forget the view %(name)s", { name }));
       drop.onclick = () => { delete views[name]; keep(); };
       const both = element("span");
       both.append(link, drop);
@@ -110,7 +124,7 @@
     place.hidden = !place.children.length;
     save.hidden = !location.search;
     save.onclick = () => {
-      const name = prompt("A name for this view");
+      const name = prompt(gettext("A name for this view"));
       if (name) { views[name.slice(0, 40)] = location.search; keep(); }
     };
   }
@@ -118,12 +132,20 @@
   // A second click on a button sends nothing a second time; coming back to the page frees it.
   document.addEventListener("submit", (event) => {
     const form = event.target;
-    if (event.defaultPrevented || form.method !== "post") return;
+    if (event.defaultPrevented || form.method !== "post" || "again" in form.dataset) return;
     if (form.dataset.sent) return event.preventDefault();
     form.dataset.sent = "yes";
   });
   addEventListener("pageshow", () => {
     for (const form of document.querySelectorAll("form[data-sent]")) delete form.dataset.sent;
+  });
+  // What was folded had no width to scroll in.
+  document.addEventListener("toggle", (event) => letScroll(event.target), true);
+  // What renews itself waits while somebody reads it by keyboard, or nobody looks.
+  document.addEventListener("htmx:beforeRequest", (event) => {
+    const live = event.detail.elt;
+    if (!("live" in live.dataset)) return;
+    if (document.hidden || live.contains(document.activeElement)) event.preventDefault();
   });
   document.addEventListener("htmx:load", (event) => prepare(event.detail.elt.parentElement || document));
   document.addEventListener("DOMContentLoaded", () => {
@@ -132,8 +154,12 @@
     for (const button of document.querySelectorAll("[data-clock-switch]")) button.hidden = zone === "UTC";
     document.querySelector("dialog[data-opened]")?.showModal();
     document.querySelector("[aria-invalid=true]")?.focus();
+    // On a phone long rooms begin folded: a page of all of them is found by its headings.
+    if (matchMedia("(max-width: 40rem)").matches) {
+      for (const room of document.querySelectorAll("details[data-fold]:not(:target)")) room.open = false;
+    }
     // On a phone the navigation stands in a row that scrolls: begin where the reader is.
     document.querySelector(".side-nav [aria-current]")?.scrollIntoView({ block: "nearest", inline: "center" });
   });
-  addEventListener("resize", () => letScroll(document));
+  for (const change of ["resize", "load"]) addEventListener(change, () => letScroll(document));
 })();
