@@ -1,26 +1,35 @@
 # syntax=docker/dockerfile:1
+# One image, four roles by their names: serve, worker, beat, engine; migrate is a job of its own.
+# `make image` builds it, starts each of them, and says how large it is.
 
-FROM python:3.11-slim-bookworm AS build
+FROM docker.io/library/python:3.11-slim-bookworm AS build
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1
-RUN python -m venv /venv
+# `strip`, for what packages compiled; whichever version, it does not reach the image.
+# hadolint ignore=DL3008
+RUN apt-get update && apt-get install -y --no-install-recommends binutils \
+    && rm -rf /var/lib/apt/lists/*
+# pip fills the environment from outside, so none is in it.
+RUN python -m venv --without-pip /venv
 WORKDIR /app
 # The pins first: while they stay, a change of code reuses this layer.
 COPY requirements/base.txt requirements/engine.txt requirements/
-RUN /venv/bin/pip install --no-cache-dir --compile --require-hashes --only-binary=:all: \
-        -r requirements/base.txt
-# EXTRA=engine adds what a classifier needs (`manage.py engine --model`, `onnx:` engines).
+RUN python -m pip --python /venv/bin/python install --no-cache-dir --no-compile --require-hashes \
+        --only-binary=:all: -r requirements/base.txt
+# EXTRA=engine adds what a classifier needs (`engine --model`, `onnx:` engines).
 ARG EXTRA=""
-RUN [ -z "$EXTRA" ] || /venv/bin/pip install --no-cache-dir --compile --require-hashes \
-        --only-binary=:all: -r "requirements/$EXTRA.txt"
+RUN [ -z "$EXTRA" ] || python -m pip --python /venv/bin/python install --no-cache-dir --no-compile \
+        --require-hashes --only-binary=:all: -r "requirements/$EXTRA.txt"
 COPY . .
 # collectstatic reads the settings but no secret matters to it; none of these reaches the image.
 # Bytecode is made now because the files are read-only for whoever runs them.
 RUN SECRET_KEY=build KEY_PEPPERS=1:only-for-the-build \
         FIELD_ENCRYPTION_KEYS=AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA= DATABASE_URL=sqlite:////tmp/build.sqlite3 \
-        /venv/bin/python manage.py collectstatic --noinput \
-    && /venv/bin/python -m compileall -q -j 0 /app
+        /venv/bin/python manage.py collectstatic --noinput --ignore "*.map" \
+    && python deploy/prune.py /venv \
+    && rm -r deploy/prune.py requirements \
+    && /venv/bin/python -m compileall -q -j 0 /venv/lib /app
 
-FROM python:3.11-slim-bookworm
+FROM docker.io/library/python:3.11-slim-bookworm
 # Each thread that waits for a store would get an arena of malloc's own, and keep what it freed.
 ENV PATH=/venv/bin:$PATH \
     MALLOC_ARENA_MAX=2 \
@@ -28,7 +37,9 @@ ENV PATH=/venv/bin:$PATH \
     PYTHONDONTWRITEBYTECODE=1 \
     HOST=0.0.0.0 \
     PORT=8000
-RUN useradd --system --uid 10001 --no-create-home --home-dir /nonexistent \
+# With a group of the same number: Celery takes one that has no name for root's.
+RUN groupadd --system --gid 10001 gateway \
+    && useradd --system --uid 10001 --gid 10001 --no-create-home --home-dir /nonexistent \
         --shell /usr/sbin/nologin gateway
 WORKDIR /app
 COPY --from=build /venv /venv
@@ -39,4 +50,5 @@ EXPOSE 8000
 STOPSIGNAL SIGTERM
 HEALTHCHECK --interval=10s --timeout=3s --start-period=30s --retries=3 \
     CMD ["python", "-c", "import os, urllib.request as r; r.urlopen(f\"http://127.0.0.1:{os.environ['PORT']}/health/live\", timeout=2)"]
-CMD ["python", "manage.py", "serve"]
+ENTRYPOINT ["sh", "/app/deploy/entrypoint.sh"]
+CMD ["serve"]

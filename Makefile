@@ -3,13 +3,15 @@
 VENV := .venv
 # Not to be set from outside (PYTHON is): when it is missing, $(VENV) is emptied and made anew.
 override PY := $(VENV)/bin/python
-PIP := $(PY) -m pip --disable-pip-version-check --no-input --quiet
+# A lock's distributions, by uv; without a lock only uv itself.
+INSTALL := $(PY) deploy/packages.py
 SERVICES := $(PY) deploy/services.py run
 STORES := $(SERVICES) --want nginx,chromium,faketime,pgbouncer,prometheus,alertmanager
-# All tests: N processes side by side, which a few tests would not repay. One more than the cores of
+# All tests but the slow: N processes side by side, which a few tests would not repay. One more than the cores of
 # a small machine, since those that start servers often wait.
 N := 3
-ALL = -n $(N) --dist loadgroup --max-worker-restart 0
+ALL = -n $(N) --dist loadgroup --max-worker-restart 0 $(QUICK)
+QUICK := -m 'not slow'
 ROWS := 10000000
 # Named after the content, not dated: switching branches or restoring a cached .venv reinstalls
 # only what really changed.
@@ -23,17 +25,19 @@ LOCK := pip compile --quiet $(FLAGS) --no-emit-index-url --no-emit-find-links \
 	--custom-compile-command "make lock  (uv pip compile $(FLAGS))"
 AUDIT := pip-audit@2.10.1 --require-hashes --disable-pip --progress-spinner off
 LOCKED := requirements/base requirements/s3 requirements/otel requirements/engine requirements/dev \
-	requirements/train benchmarks/requirements deploy/clients/requirements
+	requirements/train benchmarks/requirements deploy/clients/requirements \
+	sdks/python/tests/integrations/requirements examples/requirements
 WORKFLOWS := .github/workflows/*.yml
 
 # The tests start nearly two hundred processes: each would compile the whole project again.
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev run serve test pytest hostile checks lint style types imports \
+.PHONY: help setup setup-dev run serve test test-all pytest hostile checks lint style types imports \
 	migrations-check migrations-lint deploy-check chart check bench \
-	litellm coverage run-two bench-batches bench-webhooks bench-live bench-idle bench-neighbours bench-memory bench-engine \
-	bench-rows robin-real pictures train clients sdk-test cold lock audit migrations format
+	litellm coverage run-two chaos soak image bench-disaster bench-batches bench-webhooks bench-live bench-idle bench-neighbours bench-memory bench-detector bench-engine \
+	bench-drain bench-hot-path \
+	bench-rows robin-real messages pictures screenshots train clients sdk-test cold lock audit migrations format
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(firstword $(MAKEFILE_LIST)) \
@@ -84,13 +88,13 @@ $(PY):
 
 $(BASE): | $(PY)
 	@echo "Installing requirements/base.txt into $(VENV) (the first time takes a minute)"
-	@$(PIP) install -r requirements/base.txt
+	@$(INSTALL) requirements/base.txt
 	@rm -f $(VENV)/.base-* && touch $@
 
 # dev.txt holds everything that base.txt holds, so one installation makes both stamps.
 $(DEV): | $(PY)
-	@echo "Installing requirements/dev.txt into $(VENV) (the first time takes a minute or two)"
-	@$(PIP) install -r requirements/dev.txt
+	@echo "Installing requirements/dev.txt into $(VENV) (the first time takes a minute)"
+	@$(INSTALL) requirements/dev.txt --only
 	@rm -f $(VENV)/.base-* $(VENV)/.dev-* && touch $(BASE) $@
 
 run: setup ## Try everything on this machine, without services (Ctrl-C ends it)
@@ -100,7 +104,7 @@ serve: setup ## The web processes as in production; the environment names the st
 	@exec $(PY) manage.py serve
 
 ifdef T
-test: pytest ## Everything continuous integration wants; T=path runs only those tests
+test: pytest ## What a change has to pass; T=path runs only those tests, slow or not
 else
 test: # The stages one after the other; at the end the seconds of each
 	@times=; for stage in setup-dev checks pytest; do \
@@ -112,6 +116,10 @@ test: # The stages one after the other; at the end the seconds of each
 	[ $$code = 0 ] && echo "Passed:$$times" || echo "Failed in $$stage:$$times" >&2; \
 	exit $$code
 endif
+
+# As `test`, and the tests marked slow: what main has to pass once a change has landed.
+test-all: ## test, with the browsers' walks and all that starts many processes
+	@$(MAKE) --no-print-directory test QUICK=
 
 # A test of real processes may be too late for its waits where hundreds of others share two cores: a
 # few such are asked once more, with the machine to themselves, and have then failed for good.
@@ -125,6 +133,7 @@ pytest: setup-dev ## Only the tests, with PostgreSQL and Redis (T=path, or any a
 	}
 
 # Apart from `test`: before Python 3.14, counting branches makes all that runs twice as slow.
+coverage: QUICK :=
 coverage: ALL += --cov --cov-branch --cov-report=term
 coverage: pytest ## All tests, failing below 90 % branch coverage
 
@@ -150,6 +159,9 @@ types: setup-dev
 imports: setup-dev
 	@$(VENV)/bin/lint-imports --no-logo >$(VENV)/imports.log 2>&1 \
 		|| { cat $(VENV)/imports.log >&2; exit 1; }
+
+messages: setup-dev ## Take up new sentences in the catalogues under locale/, and compile them
+	@$(PY) -m deploy.messages
 
 migrations-lint: setup-dev # What a migration locks, rewrites, or takes away from old processes
 	@$(PY) -m deploy.migrations
@@ -180,7 +192,7 @@ chart: setup-dev ## The Helm chart: install helm and kubeconform if missing, lin
 		echo "Building kubeconform"; GOBIN=$(CURDIR)/$(VENV)/bin go install github.com/yannh/kubeconform/cmd/kubeconform@v0.8.0; }
 	@PATH="$(CURDIR)/$(VENV)/bin:$$PATH" $(PY) -m pytest -q deploy/tests/test_chart.py
 
-check: test ## test, and Django's own look at a deployment
+check: test-all ## test-all, and Django's own look at a deployment
 	@SECRET_KEY=$$($(PY) -c 'import secrets; print(secrets.token_urlsafe(60))') \
 		$(PY) manage.py check --deploy --fail-level ERROR
 
@@ -194,11 +206,18 @@ bench: setup-dev ## Load tests against the running code (ARGS=…)
 bench-batches: setup-dev ## Batch items per second of one worker process (ARGS=…)
 	@$(SERVICES) --want nginx -- $(PY) -m benchmarks.batches $(ARGS)
 
+bench-drain: setup-dev ## Usage rows per second through one worker process (ARGS=…)
+	@$(SERVICES) -- $(PY) -m benchmarks.drain $(ARGS)
+
+bench-hot-path: setup-dev ## What a detection costs a web process, counted (ARGS=--beside=FOLDER)
+	@$(SERVICES) --want nginx -- $(PY) -m benchmarks.hot_path $(ARGS)
+
 bench-live: setup-dev ## The live queue with 1,000 watchers on one worker (ARGS=…)
 	@$(SERVICES) -- $(PY) -m benchmarks.live $(ARGS)
 
-robin-real: setup-dev ## What watching costs a real Robin (LOG=its log PASSWORD=… ARGS=…): docs/robin-real.md
-	@$(PY) -m benchmarks.robin_real --log $(LOG) --user admin@robin.local --password '$(PASSWORD)' $(ARGS)
+robin-real: setup-dev ## The real Robin and Robin UI (ROBIN=checkout UI=checkout): docs/robin-real.md
+	@[ -n "$(ROBIN)" ] || { echo "make robin-real ROBIN=checkout UI=checkout: see docs/robin-real.md" >&2; exit 2; }
+	@$(SERVICES) --want nginx,chromium -- $(PY) -m deploy.robin_real --robin $(ROBIN) $(if $(UI),--ui $(UI)) $(ARGS)
 
 bench-idle: setup-dev ## CPU and memory of `make run` while nobody uses it (ARGS=…)
 	@$(PY) -m benchmarks.idle $(ARGS)
@@ -216,14 +235,32 @@ bench-rows: setup-dev ## What everything costs beside ten million rows (ROWS=100
 	@$(SERVICES) -- sh -c '$(PY) manage.py migrate --verbosity 0 \
 		&& $(PY) manage.py fill_usage --rows $(ROWS) $(ARGS)'
 
+image: setup-dev ## Build the image, start each of its roles, say its size (ARGS=--extra=engine)
+	@$(SERVICES) -- $(PY) -m deploy.image $(ARGS)
+
+soak: setup-dev ## Memory, files and tables of a gateway over an hour (ARGS=--minutes=5)
+	@$(SERVICES) --want nginx -- $(PY) -m benchmarks.soak $(ARGS)
+
+chaos: setup-dev ## Break an installation on several hosts under load, and count what it costs (ARGS=…)
+	@$(SERVICES) --need haproxy --want postgres,redis,pgbouncer,nginx -- $(PY) -m benchmarks.chaos $(ARGS)
+
+bench-disaster: setup-dev ## How long backup and restore take of about ten million rows (ARGS=…)
+	@$(SERVICES) --need redis --want postgres -- $(PY) -m benchmarks.disaster $(ARGS)
+
 bench-webhooks: setup-dev ## Deliveries per second of one worker process (ARGS=…)
 	@$(SERVICES) --want nginx -- $(PY) -m benchmarks.webhooks $(ARGS)
+
+bench-detector: setup-dev ## The embedded detector on one core: CPU a text, by length and kind (ARGS=…)
+	@$(PY) -m benchmarks.detector $(ARGS)
 
 bench-engine: setup-dev ## Our own engine on one core (ARGS=--model=FOLDER)
 	@$(PY) -m benchmarks.engine $(ARGS)
 
 pictures: setup-dev ## Take docs/screenshots anew, of what `make run` serves meanwhile
 	@DJANGO_SETTINGS_MODULE=gateway_project.settings $(PY) -m portal.tests.pictures $(ARGS)
+
+screenshots: setup-dev ## Each page in both themes, wide and narrow, into var/screenshots, of `make run`
+	@DJANGO_SETTINGS_MODULE=gateway_project.settings $(PY) -m portal.tests.pictures --all $(ARGS)
 
 clients: setup-dev ## Clients by four generators call a served gateway (needs npm, Go, the network)
 	@$(PY) deploy/clients/run.py
@@ -235,18 +272,18 @@ train: | $(PY) ## Make the embedded detector's weights anew (DATA=folder of labe
 		--no-input --quiet install -r requirements/train.txt
 	@OPENBLAS_NUM_THREADS=1 $(VENV)/train/bin/python -m detection.training $(DATA) $(ARGS)
 
-cold: ## Both commands of the README in an empty clone, with a fresh HOME and no cache
-	@PYTHON="$(PYTHON)" bash deploy/cold.sh
+cold: ## Both commands of the README in an empty clone, with a fresh HOME and no cache (T=path)
+	@PYTHON="$(PYTHON)" T="$(T)" bash deploy/cold.sh
 
 lock: | $(PY) ## Pin what each requirements.in names, with hashes
-	@[ -x $(VENV)/bin/uv ] || $(PIP) install uv
+	@$(INSTALL)
 	@for name in $(LOCKED); do \
 		echo "Locking $$name.txt"; \
 		$(VENV)/bin/uv $(LOCK) $$name.in -o $$name.txt || exit 1; \
 	done
 
 audit: | $(PY) ## Ask for known holes in what is locked (needs the network)
-	@[ -x $(VENV)/bin/uvx ] || $(PIP) install uv
+	@$(INSTALL)
 	@for name in $(LOCKED); do \
 		echo "Auditing $$name.txt"; \
 		$(VENV)/bin/uvx $(AUDIT) -r $$name.txt || exit 1; \

@@ -173,7 +173,36 @@ def gateway_on_granian(stores: Stores, engine_port: int, workers: int, scratch: 
     )  # fmt: skip
 
 
-FACTORIES = {"reference": reference, "gateway": gateway, "granian": gateway_on_granian}
+def gateway_before(stores: Stores, engine_port: int, workers: int, scratch: Path) -> Contender:
+    """Another checkout, with the same packages: what a change is measured against."""
+    folder = os.environ.get("BENCH_BEFORE", "")
+    if not folder:
+        raise BenchError("BENCH_BEFORE is not set: `git worktree add FOLDER COMMIT` makes one.")
+    usual = gateway(stores, engine_port, workers, scratch)
+
+    manage = str(ROOT / "manage.py")
+
+    def moved(command: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(f"{folder}/manage.py" if part == manage else part for part in command)
+
+    return replace(
+        usual,
+        name="before",
+        title="this gateway before",
+        cwd=Path(folder),
+        prepare=tuple(moved(command) for command in usual.prepare),
+        make_key=moved(usual.make_key),
+        serve=moved(usual.serve),
+        env={**usual.env, "PROMETHEUS_MULTIPROC_DIR": str(scratch / "before-metrics")},
+    )
+
+
+FACTORIES = {
+    "reference": reference,
+    "gateway": gateway,
+    "granian": gateway_on_granian,
+    "before": gateway_before,
+}
 USUAL = ("reference", "gateway")  # the others run when `--only` names them
 
 

@@ -126,13 +126,13 @@ def run(arguments: argparse.Namespace, console: Console) -> list[dict[str, Any]]
         return steps
 
 
-def open_pages(base: str, known: dict[str, Any]) -> int:
+def open_pages(base: str, known: dict[str, Any], times: int = TIMES) -> int:
     """How many were answered with less than 400; a 5xx does not count."""
     opened = 0
     with httpx.Client(base_url=base, trust_env=False, timeout=30) as signed_in:
         signed_in.cookies.set("sessionid", known["session"])
         with httpx.Client(base_url=base, trust_env=False, timeout=30) as anonymous:
-            for _ in range(TIMES):
+            for _ in range(times):
                 for path in known["paths"]:
                     for client in (signed_in, anonymous):
                         answer = client.get(path, headers={"Accept": "text/html"})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from statistics import median
 from typing import Any
 
@@ -25,6 +25,7 @@ class Run:
     cpu_us_per_request: float  # CPU time of the contender's whole process tree
     engine_calls: int
     settled: bool  # the contender rested soon after the load ended
+    slowest: dict[str, float] = field(default_factory=dict)  # where they waited: ms by the log
 
 
 def spread(values: Sequence[float]) -> dict[str, float]:

@@ -1,7 +1,7 @@
 """Measure the gateway against the frozen reference in one interleaved run.
 
     python -m benchmarks.run [--rounds 5] [--seconds 8] [--connections 32] [--workers 2]
-                             [--only NAME]... [--json FILE] [--markdown FILE]
+                             [--only NAME]... [--tail MS] [--json FILE] [--markdown FILE]
 
 `DATABASE_URL` and `REDIS_URL` name a PostgreSQL and a Redis; `make bench` provides private ones.
 NAME is a row or a contender. Exit codes: 0 fine, 1 a must was missed, 2 the run does not count.
@@ -86,6 +86,7 @@ class Bench:
     sides: dict[str, Side] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     foreign: list[float] = field(default_factory=list)  # busy share of the machine between runs
+    tail_ms: float | None = None
 
     def measure(
         self,
@@ -98,6 +99,7 @@ class Bench:
     ) -> report.Run:
         """One run of wrk against one contender, checked and with its CPU time."""
         calls, cpu = engine_calls(self.engine_port), side.cpu_seconds()
+        logged = side.child.log.stat().st_size
         load = run_wrk(
             row,
             side.contender.port,
@@ -120,6 +122,7 @@ class Bench:
             cpu_us_per_request=cpu / load.requests * 1e6,
             engine_calls=calls,
             settled=settled,
+            slowest=_slowest(side.child.log, logged, load.requests) if self.tail_ms else {},
         )
 
     def run_row(self, row: Row) -> report.Result:
@@ -161,6 +164,7 @@ class Bench:
                     f"  {row.name}, round {number + 1}/{rounds}, {name}: "
                     f"{run.load.requests_per_second:,.0f} req/s, p95 {run.load.p95_ms:.1f} ms, "
                     f"CPU {run.cpu_us_per_request / 1000:.2f} ms/req, {cores:.1f} cores"
+                    + "".join(f", {name} {ms:.1f}" for name, ms in run.slowest.items())
                     + ("" if run.settled else " (still busy 6 s later)"),
                 )
         for name, measured in runs.items():
@@ -277,6 +281,17 @@ class Bench:
             raise BenchError(f"{row.title}, {side.contender.title}: {asked}; it must be never.")
 
 
+def _slowest(log: Path, begin: int, requests: int) -> dict[str, float]:
+    """Where the slowest hundredth of the requests waited: means in ms, of what the log has from
+    `begin` on."""
+    with log.open("rb") as lines:
+        lines.seek(begin)
+        found = [json.loads(line) for line in lines if b'"slow_request"' in line]
+    slowest = sorted(found, key=lambda line: -line["duration_ms"])[: max(1, requests // 100)]
+    names = [name for name in (slowest[0] if slowest else {}) if name.endswith("_ms")]
+    return {name: sum(line[name] for line in slowest) / len(slowest) for name in names}
+
+
 def _log_lines(log: Path, paths: set[str]) -> int:
     """Access log lines of answers 200 on `paths`."""
     marks = [path.encode() for path in paths]
@@ -334,6 +349,8 @@ def running_side(name: str, bench: Bench, database_url: str, redis_url: str) -> 
     with private_stores(database_url, redis_url, name) as stores:
         contender = FACTORIES[name](stores, bench.engine_port, bench.workers, bench.scratch)
         env = base_environment() | dict(contender.env)
+        if bench.tail_ms:
+            env["SLOW_REQUEST_MS"] = str(bench.tail_ms)
         for command in contender.prepare:
             run_once(command, env, contender.cwd, seconds=120)
         lines = run_once(contender.make_key, env, contender.cwd, seconds=60).split()
@@ -374,6 +391,7 @@ def run(arguments: argparse.Namespace, console: Console) -> report.Result:
             workers=arguments.workers,
             scratch=scratch,
             console=console,
+            tail_ms=arguments.tail,
         )
         bench.engine_port = stack.enter_context(running_engine(scratch))
         for name in names:
@@ -439,6 +457,9 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--workers", type=_positive, default=2, help="of each contender")
     parser.add_argument(
         "--only", action="append", default=[], metavar="NAME", help="a row or a contender"
+    )
+    parser.add_argument(
+        "--tail", type=float, metavar="MS", help="say where the slowest of those beyond it waited"
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the whole result")
     parser.add_argument("--markdown", type=Path, metavar="FILE", help="write a table for documents")

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # What a newcomer has: this commit in an empty folder, a HOME with nothing in it, no cache of pip,
 # and the pip that Python came with. Runs both commands of the README there: `make test`, and
-# `make run` until a verdict has come and Ctrl-C has stopped it. Keeps nothing.
+# `make run` until a verdict has come and Ctrl-C has stopped it. Keeps nothing. T=path: these tests.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -13,12 +13,14 @@ mkdir "$scratch/home"
 kept=(PATH="$PATH" HOME="$scratch/home" LANG=C.UTF-8 PYTHON="${PYTHON:-}" PIP_NO_CACHE_DIR=1)
 while IFS='=' read -r name value; do
 	case $name in
-	*_proxy | *_PROXY | PIP_INDEX_URL | PIP_CERT | PIP_CONFIG_FILE | SSL_CERT_* | REQUESTS_CA_BUNDLE | CI) kept+=("$name=$value") ;;
+	*_proxy | *_PROXY | PIP_*INDEX* | PIP_FIND_LINKS | PIP_*CERT | PIP_TRUSTED_HOST | PIP_*TIMEOUT | PIP_CONFIG_FILE \
+		| SSL_CERT_* | REQUESTS_CA_BUNDLE | CI) kept+=("$name=$value") ;;
 	esac
 done < <(env)
 cd "$scratch/gateway"
 
 echo "cold: make run"
+began=$SECONDS
 env -i "${kept[@]}" HOST=127.0.0.1 PORT="${PORT:-8000}" setsid make run >"$scratch/run.log" 2>&1 &
 run=$!
 for _ in $(seq 240); do
@@ -43,10 +45,10 @@ PY
 	kill -INT -- -$run 2>/dev/null || true
 	exit 1
 fi
-echo "cold: the verdict is '$verdict'"
+echo "cold: the verdict is '$verdict', after $((SECONDS - began)) s"
 kill -INT -- -$run
 wait $run || true
 [ "$verdict" = flag ]
 
 echo "cold: make test"
-env -i "${kept[@]}" make test
+env -i "${kept[@]}" make test ${T:+"T=$T"}

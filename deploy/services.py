@@ -43,6 +43,7 @@ PACKAGES = {
     "faketime": "faketime",
     "prometheus": "prometheus",
     "alertmanager": "prometheus-alertmanager",
+    "haproxy": "haproxy",
 }
 POSTGRES_ROOT = Path("/usr/lib/postgresql")  # Debian keeps a folder there for each major version
 Ready = Callable[[int, int], bool]  # process id and port: is it this very process that answers?
@@ -68,7 +69,7 @@ def say(line: str) -> None:
 def find(need: str) -> Path | None:
     """The program for a need, PostgreSQL in its newest version; None when it is not installed."""
     if need != "postgres":
-        # Debian's nginx and pgbouncer lie where only root's PATH leads.
+        # Debian's nginx, haproxy and pgbouncer lie where only root's PATH leads.
         places = os.pathsep.join((os.environ.get("PATH", os.defpath), "/usr/sbin"))
         return Path(path) if (path := shutil.which(PACKAGES[need], path=places)) else None
     versions = [path for path in POSTGRES_ROOT.glob("*/bin") if path.parent.name.isdecimal()]
@@ -220,8 +221,16 @@ def start_postgres(stack: ExitStack, program: Path, home: Path) -> str:
     return f"postgresql://postgres@{LOOPBACK}:{port}/gateway"
 
 
-def start_pgbouncer(stack: ExitStack, program: Path, home: Path, database_url: str) -> str:
-    """A private pgbouncer in transaction mode before the server of `database_url`, any database."""
+def start_pgbouncer(
+    stack: ExitStack,
+    program: Path,
+    home: Path,
+    database_url: str,
+    *,
+    mode: str = "transaction",
+    ignored: str = "extra_float_digits,options",
+) -> str:
+    """A private pgbouncer before the server of `database_url`, for any database."""
     if os.geteuid() == 0:
         shutil.chown(home, "postgres")  # it refuses root
     parts = urlsplit(database_url)
@@ -239,9 +248,10 @@ def start_pgbouncer(stack: ExitStack, program: Path, home: Path, database_url: s
     settings = home / "pgbouncer.ini"
     settings.write_text(
         f"[databases]\n* = {target}\n[pgbouncer]\nlisten_addr = {LOOPBACK}\n"
-        f"listen_port = {port}\nunix_socket_dir =\nauth_type = any\npool_mode = transaction\n"
+        f"listen_port = {port}\nunix_socket_dir =\nauth_type = any\npool_mode = {mode}\n"
         "max_client_conn = 500\ndefault_pool_size = 20\nserver_idle_timeout = 5\n"
-        "ignore_startup_parameters = extra_float_digits,options\n",
+        "server_login_retry = 1\n"  # its own 15 s keep clients waiting for a server that is back
+        f"ignore_startup_parameters = {ignored}\n",
         encoding="utf-8",
     )
 

@@ -102,6 +102,7 @@ def schemas(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 @needs_helm
 @needs_kubeconform
 @pytest.mark.parametrize("name", SETS)

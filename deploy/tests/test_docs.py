@@ -50,6 +50,26 @@ def test_files_that_a_document_names_exist(document: str) -> None:
         assert (ROOT / document).parent.joinpath(target).exists(), f"{document}: no {target}"
 
 
+def headless(text: str) -> list[str]:
+    """First rows of what would be a table, and has no head: shown as lines of text."""
+    lines = re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL).split("\n")
+    return [
+        line
+        for before, line, after in zip(["", *lines], lines, [*lines[1:], ""], strict=False)
+        if line.startswith("|") and not before.startswith("|")
+        if not re.fullmatch(r"\|[\s:|-]+\|\s*", after)
+    ]
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_each_table_has_a_head(document: str) -> None:
+    assert headless((ROOT / document).read_text()) == []
+
+
+def test_a_table_that_a_blank_line_broke_is_found() -> None:
+    assert headless("| a |\n| --- |\n| b |\n\n| c |\n") == ["| c |"]
+
+
 def test_a_file_that_moved_is_found() -> None:
     assert missing("`core/upstream/client.py`, `deploy/`, `Makefile`, `asgi.py`") == []
     assert missing("`core/http.py` and `robin/seat/`") == ["core/http.py", "robin/seat/"]

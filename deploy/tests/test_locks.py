@@ -15,6 +15,8 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from deploy import packages
+
 ROOT = Path(__file__).resolve().parents[2]
 MAKEFILE = (ROOT / "Makefile").read_text().replace("\\\n", " ")
 LOCKS = [f"{name}.txt" for name in re.findall(r"^LOCKED := (.+)$", MAKEFILE, re.M)[0].split()]
@@ -73,6 +75,13 @@ def test_an_extra_that_the_lock_lost_is_found() -> None:
 def test_a_checking_environment_has_all_that_the_lock_names(name: str) -> None:
     for distribution_name in locked(name):
         assert distribution(distribution_name)
+
+
+def test_a_checking_environment_has_nothing_that_the_lock_does_not_name() -> None:
+    """What an older lock left behind hides from this machine that something else is missing."""
+    found = packages.leftovers(ROOT / "requirements/dev.txt")
+
+    assert not found, f"remove them: .venv/bin/python -m pip uninstall {' '.join(found)}"
 
 
 def test_libraries_whose_private_names_we_use_are_pinned_by_hand() -> None:

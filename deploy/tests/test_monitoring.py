@@ -200,6 +200,7 @@ def case(series: Series, minutes: int, alert: str, *, fires: bool) -> dict[str, 
     }
 
 
+@pytest.mark.slow
 @needs["promtool"]
 def test_each_alert_fires_when_it_should_and_only_then(tmp_path: Path) -> None:
     tests = [

@@ -91,7 +91,10 @@ def test_each_postgresql_comes_from_the_debian_that_has_it() -> None:
     assert {entry["debian"]: entry["postgres"] for entry in matrix["include"]} == DEBIANS
     assert all(entry.keys() == {"debian", "postgres"} for entry in matrix["include"])
     assert job["container"]["image"] == "python:${{ matrix.python }}-${{ matrix.debian }}"
-    image = re.findall(r"^FROM python:(3\.\d+)-", (ROOT / "Dockerfile").read_text(), re.MULTILINE)
+    image = re.findall(
+        r"^FROM \S+/python:(3\.\d+)-", (ROOT / "Dockerfile").read_text(), re.MULTILINE
+    )
+    assert image
     assert set(image) <= set(matrix["python"]), "the image's Python is not tested"
 
 
@@ -109,13 +112,19 @@ def test_a_workflow_runs_what_the_makefile_has(workflow: Path) -> None:
         assert (ROOT / script).is_file(), f"{workflow.name}: no {script}"
 
 
+PUBLISH = {("sdks", "packages"): {"contents": "write", "id-token": "write"}}
+"""Jobs that write: only by a tag, in an environment that asks somebody."""
+
+
 @pytest.mark.parametrize("workflow", WORKFLOWS, ids=lambda path: path.stem)
 def test_a_workflow_may_only_read_and_knows_what_it_runs(workflow: Path) -> None:
     content = load(workflow)
     assert content["permissions"] == {}
     assert content["concurrency"]["cancel-in-progress"]
     for name, job in content["jobs"].items():
-        assert job["permissions"] == {"contents": "read"}, name
+        writes = PUBLISH.get((workflow.stem, name))
+        assert job["permissions"] == (writes or {"contents": "read"}), name
+        assert not writes or ("refs/tags/" in job["if"] and job["environment"]), name
         assert job["timeout-minutes"] <= 90, name
     used = re.findall(r"uses: (.+)", workflow.read_text())
     assert used
@@ -131,6 +140,8 @@ def test_whatever_is_locked_is_audited_and_kept_fresh() -> None:
             "requirements/*.txt",
             "benchmarks/requirements.txt",
             "deploy/clients/requirements.txt",
+            "sdks/python/tests/integrations/requirements.txt",
+            "examples/requirements.txt",
         }
     updates = load(".github/dependabot.yml")["updates"]
     python = next(update for update in updates if update["package-ecosystem"] == "uv")

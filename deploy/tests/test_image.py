@@ -1,0 +1,119 @@
+"""The image's roles, and what is left out of it. `make image` builds it and starts each of them."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from django.conf import settings
+from django.core.management import get_commands
+
+from deploy import image
+from deploy.prune import prune
+
+ROOT = Path(__file__).resolve().parents[2]
+ROLES = ("serve", "worker", "beat", "engine", "migrate", "manage")
+
+
+def resolved(folder: Path, *arguments: str) -> list[str]:
+    """What the entrypoint becomes, where programs say how they were called."""
+    for name in ("python", "celery", "other"):
+        program = folder / name
+        program.write_text(f'#!/bin/sh\nprintf "%s\\n" {name} "$@"\n')
+        program.chmod(0o755)
+    done = subprocess.run(
+        ["sh", "deploy/entrypoint.sh", *arguments],
+        cwd=ROOT,
+        env={"PATH": f"{folder}:/bin:/usr/bin"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return done.stdout.splitlines()
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_a_role_is_a_command_that_exists(role: str, tmp_path: Path) -> None:
+    program, *words = resolved(tmp_path, role, "--x=1", "2 3")
+
+    assert words[-2:] == ["--x=1", "2 3"]
+    if program == "celery":
+        assert words[:2] == ["-A", "gateway_project"]
+        assert words[2] == role
+    elif words[0] == "-m":
+        assert importlib.util.find_spec(words[1])
+    else:
+        assert words[0] == "manage.py"
+        assert role == "manage" or words[1] in get_commands()
+
+
+def test_anything_else_is_run_as_it_stands(tmp_path: Path) -> None:
+    assert resolved(tmp_path, "other", "a b") == ["other", "a b"]
+
+
+def commands(text: str) -> list[list[str]]:
+    """The `command` and `args` of a YAML file with templates in it."""
+    found = re.findall(r"^ *(?:command|args): \[([^\]]*)\]", text, re.MULTILINE)
+    return [[word.strip(" \"'") for word in one.split(",")] for one in found]
+
+
+def test_installations_name_roles_and_nothing_that_is_for_tests() -> None:
+    """A stand-in may be started by its name alone, to try the pages of Robin."""
+    named: list[list[str]] = []
+    services: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]
+    ours = {name: one for name, one in services.items() if one["image"].startswith("gateway:")}
+    named += [one["command"] for one in ours.values() if "command" in one]
+    for template in (ROOT / "deploy/chart/templates").glob("*.yaml"):
+        named += [one for one in commands(template.read_text()) if one[0] in (*ROLES, "python")]
+    assert {one[0] for one in named} >= {"worker", "beat", "engine", "migrate", "serve"}
+    for one in named:
+        assert one[0] in ROLES or one[:2] == ["python", "-m"], one
+        assert not any("standin" in word and word != "robin_standin" for word in one), one
+
+
+def test_what_no_process_reads_is_left_out(tmp_path: Path) -> None:
+    packages = tmp_path / "lib/python3.11/site-packages"
+    kept = ["a/code.py", "a/test/client.py", "a/x.js"]
+    kept += [f"a/locale/{tag}/LC_MESSAGES/django.mo" for tag, _ in settings.LANGUAGES]
+    kept += ["b/static/__init__.py", "b/static/x.png"]
+    gone = ["a/tests/test_a.py", "a/tests/deep/x.py", "a/static/a/x.css", "a/x.js.map"]
+    gone += ["a/_fast.c", "a/_fast.pyx", "a/code.pyi"]
+    gone += [f"a/locale/{one}" for one in ("fr/LC_MESSAGES/django.mo", "en/LC_MESSAGES/django.po")]
+    for name in (*kept, *gone):
+        path = packages / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("x")
+
+    assert prune(tmp_path) == len(gone)
+
+    left = {str(path.relative_to(packages)) for path in packages.rglob("*") if path.is_file()}
+    assert left == set(kept)
+
+
+@pytest.mark.parametrize(
+    ("path", "is_wrong"),
+    [
+        ("/venv/lib/python3.11/site-packages/pip/__init__.py", True),
+        ("/venv/lib/python3.11/site-packages/jsonschema/tests/test_cli.py", True),
+        ("/app/accounts/tests/test_keys.py", True),
+        ("/app/.env", True),
+        ("/usr/bin/gcc", True),
+        ("/usr/bin/pip3", False),
+        ("/venv/lib/python3.11/site-packages/django/test/client.py", False),
+        ("/app/accounts/models.py", False),
+    ],
+)
+def test_the_built_image_is_looked_through(path: str, is_wrong: bool) -> None:
+    assert bool(image.FORBIDDEN.search(path)) is is_wrong
+
+
+def test_its_base_is_named_in_full() -> None:
+    """An engine without a list of registries knows no short names."""
+    assert re.fullmatch(r"docker\.io/library/python:3\.\d+-slim-[a-z]+", image.base_name())
+    assert os.environ.get("IMAGE_FOLDER") or ROOT not in image.FOLDER.parents
