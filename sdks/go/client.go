@@ -27,6 +27,7 @@ const Version = "0.1.0"
 
 const (
 	longestWait    = 8 * time.Second
+	patienceMax    = time.Hour
 	itemsMax       = 1000
 	pollSeconds    = 500 * time.Millisecond
 	pollSecondsMax = 5 * time.Second
@@ -155,8 +156,13 @@ func (c *Client) Score(ctx context.Context, text string) (*Score, error) {
 
 // CreateBatch has up to 1,000 texts judged: results at once for up to 100, else a Job.
 func (c *Client) CreateBatch(ctx context.Context, items []Item) (*Batch, error) {
+	return c.createBatch(ctx, items, newKey())
+}
+
+func (c *Client) createBatch(ctx context.Context, items []Item, key string) (*Batch, error) {
 	var found Batch
-	meta, err := c.ask(ctx, http.MethodPost, "/v1/detect/batch", map[string]any{"requests": items}, nil, &found, nil)
+	header := http.Header{"Idempotency-Key": {key}}
+	meta, err := c.ask(ctx, http.MethodPost, "/v1/detect/batch", map[string]any{"requests": items}, header, &found, nil)
 	found.Meta = meta
 	return pointer(&found, err)
 }
@@ -179,10 +185,11 @@ func (c *Client) CancelBatch(ctx context.Context, batchID string) (*Job, error) 
 }
 
 // WaitBatch returns when the batch is over, or the context is. Each look costs one of the minute,
-// so they grow apart. Progress may be nil.
+// so they grow apart. The gateway may be away meanwhile. Progress may be nil.
 func (c *Client) WaitBatch(ctx context.Context, batchID string, progress func(*Job)) (*Job, error) {
 	for wait := pollSeconds; ; wait = min(pollSecondsMax, wait*3/2) {
-		job, err := c.Job(ctx, batchID)
+		var job *Job
+		err := c.patiently(ctx, func() (err error) { job, err = c.Job(ctx, batchID); return })
 		if err != nil {
 			return nil, err
 		}
@@ -201,10 +208,36 @@ func (c *Client) WaitBatch(ctx context.Context, batchID string, progress func(*J
 	}
 }
 
-// BatchResults calls each for every finished result, in their order.
+// BatchResults calls each for every finished result, in their order. A page that is lost is asked
+// for again until the context is over.
 func (c *Client) BatchResults(ctx context.Context, batchID string, each func(ItemResult) error) error {
-	return pages(ctx, c, "/v1/detect/batch/"+url.PathEscape(batchID)+"?limit=200", each)
+	return pagesBy(ctx, c, c.patiently, "/v1/detect/batch/"+url.PathEscape(batchID)+"?limit=200", each)
 }
+
+// patiently repeats what is under way already until the context is over: it outlives an absence
+// longer than the deadline of a call. An error that time does not help with is returned at once.
+func (c *Client) patiently(ctx context.Context, ask func() error) error {
+	for wait := c.firstWait; ; wait = min(longestWait, wait*2) {
+		err := ask()
+		pause := wait
+		if limited := new(APIError); errors.As(err, &limited) && limited.Status == http.StatusTooManyRequests {
+			pause = max(pause, time.Duration(limited.RetryAfter*float64(time.Second)))
+			if pause > patienceMax {
+				return err
+			}
+		} else if err == nil || !isOutage(err) || ctx.Err() != nil {
+			return err
+		}
+		if deadline, ok := ctx.Deadline(); ok && time.Until(deadline) <= pause {
+			return err
+		}
+		if sleep(ctx, pause) != nil {
+			return err
+		}
+	}
+}
+
+func atOnce(_ context.Context, ask func() error) error { return ask() }
 
 // DetectMany judges any number of texts, a thousand at a time, and calls each in their order. Items
 // without an ID get their number.
@@ -216,7 +249,13 @@ func (c *Client) DetectMany(ctx context.Context, items []Item, each func(ItemRes
 				some[n].ID = strconv.Itoa(first + n)
 			}
 		}
-		batch, err := c.CreateBatch(ctx, some)
+		try := atOnce // what was not taken is told at once; later, the gateway is away, and not elsewhere
+		if first > 0 {
+			try = c.patiently
+		}
+		var batch *Batch
+		key := newKey()
+		err := try(ctx, func() (err error) { batch, err = c.createBatch(ctx, some, key); return })
 		if err != nil {
 			return err
 		}
@@ -328,12 +367,22 @@ func (c *Client) Call(ctx context.Context, method, path string, body, into any) 
 }
 
 func pages[T any](ctx context.Context, c *Client, path string, each func(T) error) error {
+	return pagesBy(ctx, c, atOnce, path, each)
+}
+
+func pagesBy[T any](
+	ctx context.Context, c *Client, try func(context.Context, func() error) error, path string, each func(T) error,
+) error {
 	for path != "" {
 		var page struct {
 			Results []T     `json:"results"`
 			Next    *string `json:"next"`
 		}
-		if _, err := c.ask(ctx, http.MethodGet, path, nil, nil, &page, nil); err != nil {
+		err := try(ctx, func() error {
+			_, err := c.ask(ctx, http.MethodGet, path, nil, nil, &page, nil)
+			return err
+		})
+		if err != nil {
 			return err
 		}
 		for _, one := range page.Results {
@@ -363,8 +412,8 @@ func (c *Client) ask(
 			return Meta{}, err
 		}
 	}
-	idempotencyKey := ""
-	if method != http.MethodGet {
+	idempotencyKey := header.Get("Idempotency-Key")
+	if idempotencyKey == "" && method != http.MethodGet {
 		idempotencyKey = newKey()
 	}
 	address, err := c.address(path)

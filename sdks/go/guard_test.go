@@ -118,6 +118,53 @@ func replaying(t *testing.T, replies []reply) (string, func() []call) {
 	return server.URL, func() []call { lock.Lock(); defer lock.Unlock(); return append([]call(nil), seen...) }
 }
 
+func TestBatches(t *testing.T) {
+	var vectors []struct {
+		Name    string  `json:"name"`
+		Replies []reply `json:"replies"`
+		Expect  struct {
+			Calls int      `json:"calls"`
+			IDs   []string `json:"ids"`
+			Error string   `json:"error"`
+		} `json:"expect"`
+	}
+	read(t, "batches.json", &vectors)
+	for _, one := range vectors {
+		one := one
+		t.Run(one.Name, func(t *testing.T) {
+			t.Parallel()
+			address, seen := replaying(t, one.Replies)
+			client, err := New("gw_live_x", WithBaseURL(address), WithMaxRetries(0), WithTimeout(5*time.Second))
+			if err != nil {
+				t.Fatal(err)
+			}
+			client.firstWait = 10 * time.Millisecond
+			client.http = &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
+			ids := []string{}
+			err = client.DetectMany(context.Background(), []Item{{Text: "Hello"}, {Text: "World"}}, func(r ItemResult) error {
+				ids = append(ids, r.ID)
+				return nil
+			})
+			if fmt.Sprint(ids) != fmt.Sprint(one.Expect.IDs) || len(seen()) != one.Expect.Calls {
+				t.Fatalf("%v after %d calls: %v", ids, len(seen()), err)
+			}
+			var problem *APIError
+			switch {
+			case one.Expect.Error == "":
+				if err != nil {
+					t.Fatal(err)
+				}
+			case errors.As(err, &problem):
+				if problem.Code != one.Expect.Error {
+					t.Fatal(err)
+				}
+			case !errors.Is(err, ErrConnection):
+				t.Fatal(err)
+			}
+		})
+	}
+}
+
 func TestCalls(t *testing.T) {
 	var vectors []vector
 	read(t, "calls.json", &vectors)
@@ -266,6 +313,50 @@ func TestMiddleware(t *testing.T) {
 			if answer.Code == 200 && answer.Body.String() != body {
 				t.Fatal("the handler did not get the body")
 			}
+		}
+	}
+}
+
+func TestMiddlewareWithoutAVerdict(t *testing.T) {
+	address, _ := replaying(t, []reply{{Status: 503, Body: json.RawMessage(`{"code":"store_unavailable","detail":"away"}`)}})
+	for _, failsOpen := range []bool{false, true} {
+		options := []Option{WithBaseURL(address), WithMaxRetries(0)}
+		if failsOpen {
+			options = append(options, WithFailOpen())
+		}
+		client, _ := New("k", options...)
+		handler := client.Middleware(JSONField("message"), 1000, http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))
+		answer := httptest.NewRecorder()
+		handler.ServeHTTP(answer, httptest.NewRequest("POST", "/", strings.NewReader(`{"message":"hi"}`)))
+		wanted, header := 503, ""
+		if failsOpen {
+			wanted, header = 200, "failed-open"
+		}
+		if answer.Code != wanted || answer.Header().Get("Gateway-Guard") != header {
+			t.Fatal(failsOpen, answer.Code, answer.Header())
+		}
+	}
+}
+
+func TestPortionsCoverAll(t *testing.T) {
+	for _, size := range []int{0, 1, 9_999, 10_000, 10_001, 19_001, 123_456} {
+		letters := make([]rune, size)
+		for n := range letters {
+			letters[n] = rune(0x4E00 + n%20_000)
+		}
+		whole := ""
+		for n, part := range Portions(string(letters)) {
+			found := []rune(part)
+			if len(found) > textCharsMax {
+				t.Fatal(size, len(found))
+			}
+			if n > 0 {
+				found = found[overlapChars:]
+			}
+			whole += string(found)
+		}
+		if whole != string(letters) {
+			t.Fatal(size)
 		}
 	}
 }

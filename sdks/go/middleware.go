@@ -24,9 +24,27 @@ func JSONField(name string) Extract {
 	}
 }
 
+const (
+	textCharsMax = 10_000 // what the gateway takes at a time
+	overlapChars = 1_000
+)
+
+// Portions cuts a text into what the gateway takes; they overlap, so that no attack hides on the edge.
+func Portions(text string) []string {
+	letters := []rune(text)
+	if len(letters) <= textCharsMax {
+		return []string{text}
+	}
+	var found []string
+	for at := 0; at < len(letters)-overlapChars; at += textCharsMax - overlapChars {
+		found = append(found, string(letters[at:min(at+textCharsMax, len(letters))]))
+	}
+	return found
+}
+
 // Middleware has each request's texts judged before next sees it, and answers 403 to what is
-// flagged. Without a verdict it answers 503, unless the client fails open. Bodies above bodyMax
-// bytes are 413.
+// flagged. Without a verdict it answers 503, unless the client fails open: then the answer says
+// Gateway-Guard: failed-open. Bodies above bodyMax bytes are 413.
 func (c *Client) Middleware(extract Extract, bodyMax int64, next http.Handler) http.Handler {
 	return http.HandlerFunc(func(writer http.ResponseWriter, request *http.Request) {
 		body, err := io.ReadAll(http.MaxBytesReader(writer, request.Body, bodyMax))
@@ -35,14 +53,19 @@ func (c *Client) Middleware(extract Extract, bodyMax int64, next http.Handler) h
 			return
 		}
 		for _, text := range extract(request, body) {
-			verdict, err := c.Detect(request.Context(), text)
-			if err != nil {
-				refuse(writer, http.StatusServiceUnavailable, "no_verdict", "This cannot be checked right now. Try again.")
-				return
-			}
-			if verdict.Flagged() {
-				refuse(writer, http.StatusForbidden, "prompt_injection", "This looks like an attempt to change the instructions.")
-				return
+			for _, part := range Portions(text) {
+				verdict, err := c.Detect(request.Context(), part)
+				if err != nil {
+					refuse(writer, http.StatusServiceUnavailable, "no_verdict", "This cannot be checked right now. Try again.")
+					return
+				}
+				if verdict.FailedOpen {
+					writer.Header().Set("Gateway-Guard", "failed-open")
+				}
+				if verdict.Flagged() {
+					refuse(writer, http.StatusForbidden, "prompt_injection", "This looks like an attempt to change the instructions. Leave it out (request "+verdict.RequestID+").")
+					return
+				}
 			}
 		}
 		request.Body = io.NopCloser(bytes.NewReader(body))

@@ -34,6 +34,26 @@ type Config struct {
 	UseCache         *bool    `json:"use_cache,omitempty"`
 }
 
+// Location is where the highest score stood: in which message, or at which path of a JSON text.
+type Location struct {
+	Message *int   `json:"message"`
+	Path    string `json:"path"`
+}
+
+// Coverage is how much of a text was looked at; Unseen says what was not, and why.
+type Coverage struct {
+	ScannedChars int              `json:"scanned_chars"`
+	TotalChars   int              `json:"total_chars"`
+	Unseen       []map[string]any `json:"unseen"`
+}
+
+// PolicyRef is the policy in force, and which of its lists decided.
+type PolicyRef struct {
+	ID      string `json:"id"`
+	Version int    `json:"version"`
+	Matched string `json:"matched"`
+}
+
 // Detection is a verdict. FailedOpen: there is none, and the caller chose to go on without.
 type Detection struct {
 	RequestID        string          `json:"request_id"`
@@ -51,6 +71,11 @@ type Detection struct {
 	DegradedReason   string          `json:"degraded_reason"`
 	Cached           bool            `json:"cached"`
 	CacheAgeSeconds  int64           `json:"cache_age_seconds"`
+	Endpoint         string          `json:"endpoint"`
+	Engine           string          `json:"engine"`
+	Location         *Location       `json:"location"`
+	Coverage         *Coverage       `json:"coverage"`
+	Policy           *PolicyRef      `json:"policy"`
 	Metadata         map[string]any  `json:"metadata"`
 	Details          json.RawMessage `json:"details"`
 	FailedOpen       bool            `json:"-"`
@@ -62,10 +87,18 @@ func (d *Detection) Flagged() bool { return d.Decision == "flag" }
 
 // Score is the bare score, without a policy.
 type Score struct {
-	Confidence  float64  `json:"confidence"`
-	ThreatTypes []string `json:"threat_types"`
-	Source      string   `json:"source"`
-	Meta        Meta     `json:"-"`
+	Confidence  float64        `json:"confidence"`
+	Categories  []Category     `json:"categories"`
+	ThreatTypes []string       `json:"threat_types"`
+	Source      string         `json:"source"`
+	Detector    map[string]any `json:"detector"`
+	Meta        Meta           `json:"-"`
+}
+
+// Category is one kind of attack and how surely a text is one.
+type Category struct {
+	Type  string  `json:"type"`
+	Score float64 `json:"score"`
 }
 
 // Item is one text of a batch.
@@ -89,16 +122,20 @@ type ItemResult struct {
 
 // Job is a batch on its way, or done.
 type Job struct {
-	BatchID    string     `json:"batch_id"`
-	Status     string     `json:"status"`
-	Total      int        `json:"total"`
-	Successful int        `json:"successful_count"`
-	Failed     int        `json:"failed_count"`
-	Flagged    int        `json:"flagged_count"`
-	StatusURL  string     `json:"status_url"`
-	CreatedAt  *time.Time `json:"created_at"`
-	FinishedAt *time.Time `json:"finished_at"`
-	Meta       Meta       `json:"-"`
+	BatchID    string         `json:"batch_id"`
+	Status     string         `json:"status"`
+	Total      int            `json:"total"`
+	Successful int            `json:"successful_count"`
+	Failed     int            `json:"failed_count"`
+	Flagged    int            `json:"flagged_count"`
+	StatusURL  string         `json:"status_url"`
+	CreatedAt  *time.Time     `json:"created_at"`
+	StartedAt  *time.Time     `json:"started_at"`
+	FinishedAt *time.Time     `json:"finished_at"`
+	ExpiresAt  *time.Time     `json:"expires_at"`
+	WebhookURL string         `json:"webhook_url"`
+	Metadata   map[string]any `json:"metadata"`
+	Meta       Meta           `json:"-"`
 }
 
 // IsOver says whether nothing more will be judged.
@@ -124,31 +161,44 @@ type Limits struct {
 
 // Policy is what counts as an attack for the calling key.
 type Policy struct {
-	ID            string              `json:"id,omitempty"`
-	Version       int                 `json:"version,omitempty"`
-	Mode          string              `json:"mode,omitempty"`
-	OnUnavailable string              `json:"on_unavailable,omitempty"`
-	Threshold     map[string]*float64 `json:"threshold,omitempty"`
-	Locked        []string            `json:"locked,omitempty"`
-	Categories    map[string]bool     `json:"categories,omitempty"`
-	StoreText     bool                `json:"store_text,omitempty"`
-	Meta          Meta                `json:"-"`
+	ID            string           `json:"id,omitempty"`
+	Version       int              `json:"version,omitempty"`
+	Mode          string           `json:"mode,omitempty"`
+	OnUnavailable string           `json:"on_unavailable,omitempty"`
+	Threshold     map[string]any   `json:"threshold,omitempty"`
+	Engines       map[string]any   `json:"engines,omitempty"`
+	Locked        []string         `json:"locked,omitempty"`
+	Categories    map[string]bool  `json:"categories,omitempty"`
+	Allow         []map[string]any `json:"allow,omitempty"`
+	Deny          []map[string]any `json:"deny,omitempty"`
+	StoreText     bool             `json:"store_text,omitempty"`
+	UpdatedAt     *time.Time       `json:"updated_at,omitempty"`
+	Meta          Meta             `json:"-"`
 }
 
 // Key is an API key; Key.Key is there only in the answer that made it.
 type Key struct {
-	ID        string     `json:"id,omitempty"`
-	Name      string     `json:"name,omitempty"`
-	Prefix    string     `json:"prefix,omitempty"`
-	Last4     string     `json:"last4,omitempty"`
-	Status    string     `json:"status,omitempty"`
-	Scopes    []string   `json:"scopes,omitempty"`
-	CIDRs     []string   `json:"allowed_cidrs,omitempty"`
-	PerMinute int        `json:"rate_limit_per_minute,omitempty"`
-	PerDay    int        `json:"rate_limit_per_day,omitempty"`
-	ExpiresAt *time.Time `json:"expires_at,omitempty"`
-	Key       string     `json:"key,omitempty"`
-	Meta      Meta       `json:"-"`
+	ID         string     `json:"id,omitempty"`
+	Name       string     `json:"name,omitempty"`
+	Prefix     string     `json:"prefix,omitempty"`
+	Last4      string     `json:"last4,omitempty"`
+	Status     string     `json:"status,omitempty"`
+	Scopes     []string   `json:"scopes,omitempty"`
+	CIDRs      []string   `json:"allowed_cidrs,omitempty"`
+	PerMinute  int        `json:"rate_limit_per_minute,omitempty"`
+	PerDay     int        `json:"rate_limit_per_day,omitempty"`
+	CreatedAt  *time.Time `json:"created_at,omitempty"`
+	ExpiresAt  *time.Time `json:"expires_at,omitempty"`
+	GraceUntil *time.Time `json:"grace_until,omitempty"`
+	RevokedAt  *time.Time `json:"revoked_at,omitempty"`
+	ReplacedBy string     `json:"replaced_by,omitempty"`
+	LastUsedAt *time.Time `json:"last_used_at,omitempty"`
+	LastUsedIP string     `json:"last_used_ip,omitempty"`
+	Tags       []string   `json:"tags,omitempty"`
+	Owner      string     `json:"owner,omitempty"`
+	IsTest     bool       `json:"is_test,omitempty"`
+	Key        string     `json:"key,omitempty"`
+	Meta       Meta       `json:"-"`
 }
 
 // Rotation is the successor of a key, and until when the old one works.
@@ -163,11 +213,14 @@ type Rotation struct {
 
 // Webhook is an address that events are sent to; Secret is there only in the answer that made it.
 type Webhook struct {
-	ID          string   `json:"id,omitempty"`
-	URL         string   `json:"url,omitempty"`
-	Events      []string `json:"events,omitempty"`
-	Description string   `json:"description,omitempty"`
-	IsActive    *bool    `json:"is_active,omitempty"`
-	Secret      string   `json:"secret,omitempty"`
-	Meta        Meta     `json:"-"`
+	ID          string         `json:"id,omitempty"`
+	URL         string         `json:"url,omitempty"`
+	Events      []string       `json:"events,omitempty"`
+	Description string         `json:"description,omitempty"`
+	RetryCount  *int           `json:"retry_count,omitempty"`
+	IsActive    *bool          `json:"is_active,omitempty"`
+	CreatedAt   *time.Time     `json:"created_at,omitempty"`
+	Health      map[string]any `json:"health,omitempty"`
+	Secret      string         `json:"secret,omitempty"`
+	Meta        Meta           `json:"-"`
 }

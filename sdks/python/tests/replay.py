@@ -45,6 +45,8 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.write(content)
         return None
 
+    do_GET = do_POST  # noqa: N815 - its name in http.server
+
     def _hang_up(self):
         self.close_connection = True
 

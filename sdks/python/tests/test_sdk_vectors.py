@@ -8,12 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from gateway_guard import AsyncClient, Client, errors, webhooks
+from gateway_guard import AsyncClient, Client, _core, errors, webhooks
 
 from .replay import address, replaying
 
 VECTORS = Path(__file__).resolve().parents[2] / "vectors"
 CALLS = json.loads((VECTORS / "calls.json").read_text())
+BATCHES = json.loads((VECTORS / "batches.json").read_text())
 SIGNATURES = json.loads((VECTORS / "signatures.json").read_text())
 
 
@@ -61,6 +62,53 @@ def test_a_call(case, ask):
         assert found.meta.attempts == expected["attempts"]
         left = {limit.name: limit.remaining for limit in found.meta.rate_limits}
         assert left == expected.get("remaining", left)
+
+
+def many(base_url, found):
+    with Client("gw_live_x", base_url=base_url, max_retries=0, timeout=5) as client:
+        for one in client.detect_many(["Hello", "World"]):
+            found.append(one.id)
+
+
+def many_async(base_url, found):
+    async def run():
+        async with AsyncClient("x", base_url=base_url, max_retries=0, timeout=5) as client:
+            async for one in client.detect_many(["Hello", "World"]):
+                found.append(one.id)
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("ask", [many, many_async], ids=["sync", "async"])
+@pytest.mark.parametrize("case", BATCHES, ids=lambda case: case["name"])
+def test_a_batch(case, ask):
+    expected, found, failed = case["expect"], [], None
+    with replaying(case["replies"]) as server:
+        try:
+            ask(address(server), found)
+        except errors.GatewayError as exc:
+            failed = getattr(exc, "code", type(exc).__name__)
+
+    assert (found, failed) == (expected["ids"], expected.get("error"))
+    assert len(server.seen) == expected["calls"]
+
+
+def test_the_second_thousand_is_waited_for_and_made_once(monkeypatch):
+    """The gateway knew the first: it is away, and not elsewhere."""
+    monkeypatch.setattr(_core, "ITEMS_MAX", 1)
+    error = {"code": "x", "message": "x"}
+    one, other = (
+        {"status": 200, "body": {"results": [{"id": n, "status": "error", "error": error}]}}
+        for n in "01"
+    )
+    found = []
+    with replaying([one, {"drop": True}, {"drop": True}, other]) as server:
+        many(address(server), found)
+
+    assert found == ["0", "1"]
+    keys = [headers["Idempotency-Key"] for _, headers, _ in server.seen]
+    assert len(set(keys)) == 2
+    assert len(set(keys[1:])) == 1
 
 
 @pytest.mark.parametrize("case", SIGNATURES, ids=lambda case: case["name"])

@@ -6,6 +6,7 @@ import {
   BatchFailed,
   GatewayError,
   InvalidResponseError,
+  RateLimitError,
   ServerError,
   apiError,
 } from "./errors.js";
@@ -140,7 +141,11 @@ export class Client {
     const items = itemsOf(texts);
     for (let first = 0; first < items.length; first += ITEMS_MAX) {
       const some = items.slice(first, first + ITEMS_MAX);
-      const made = await this.batches.create(some, options.config ? { config: options.config } : {});
+      const patience = this.patience(first > 0 ? (options.waitSeconds ?? 3600) : 0);
+      const idempotencyKey = crypto.randomUUID();
+      const made = await patience.with(() =>
+        this.batches.create(some, { idempotencyKey, ...(options.config ? { config: options.config } : {}) }),
+      );
       if (Array.isArray(made)) {
         yield* made;
         continue;
@@ -149,7 +154,7 @@ export class Client {
         timeout: options.waitSeconds ?? 3600,
         ...(options.onProgress ? { onProgress: options.onProgress } : {}),
       });
-      yield* this.batches.results(made.batch_id);
+      yield* this.batches.results(made.batch_id, { timeout: options.waitSeconds ?? 3600 });
     }
   }
 
@@ -205,16 +210,24 @@ export class Client {
     return value as T & WithMeta;
   }
 
+  /** @internal */
+  patience(seconds: number, signal?: AbortSignal): Patience {
+    return new Patience(seconds, this.#options.firstWait, signal);
+  }
+
   /** @internal Everything of a list, page by page, as it is taken. */
-  async *pages<T>(path: string, params?: Request["params"]): AsyncGenerator<T> {
+  async *pages<T>(path: string, params?: Request["params"], timeout = 0): AsyncGenerator<T> {
     let following: string | null = path;
     let first = params;
     while (following !== null) {
-      const page: { results: T[]; next: string | null } = await this.ask(
-        "GET",
-        following,
-        first ? { params: first } : {},
-        (value) => isObject(value) && Array.isArray((value as { results?: unknown }).results),
+      const at: string = following;
+      const page = await this.patience(timeout).with(() =>
+        this.ask<{ results: T[]; next: string | null }>(
+          "GET",
+          at,
+          first ? { params: first } : {},
+          (value) => isObject(value) && Array.isArray((value as { results?: unknown }).results),
+        ),
       );
       yield* page.results;
       following = page.next ?? null;
@@ -344,15 +357,17 @@ export class Batches {
     return this.client.ask<Job>("DELETE", `/v1/detect/batch/${encodeURIComponent(batchId)}`);
   }
 
-  /** Until it is over. Each look costs one of the minute, so they grow apart. */
+  /** Until it is over. Each look costs one of the minute, so they grow apart. The gateway may be
+   * away meanwhile. */
   async wait(
     batchId: string,
     options: { timeout?: number; onProgress?: (job: Job) => void; signal?: AbortSignal } = {},
   ): Promise<Job & WithMeta> {
     const timeout = options.timeout ?? 3600;
     const until = Date.now() + timeout * 1000;
+    const patience = this.client.patience(timeout, options.signal);
     for (let wait = POLL_SECONDS; ; wait = Math.min(POLL_SECONDS_MAX, wait * 1.5)) {
-      const job = await this.get(batchId);
+      const job = await patience.with(() => this.get(batchId));
       options.onProgress?.(job);
       if (job.status === "cancelled") throw new BatchFailed("The batch was cancelled.", job);
       if (job.status !== "queued" && job.status !== "processing") return job;
@@ -365,9 +380,11 @@ export class Batches {
     }
   }
 
-  /** Its finished results in their order, a page at a time: a lost one is asked for again. */
-  results(batchId: string): AsyncGenerator<ItemResult> {
-    return this.client.pages(`/v1/detect/batch/${encodeURIComponent(batchId)}`, { limit: 200 });
+  /** Its finished results in their order, a page at a time: a lost one is asked for again, for as
+   * long as `timeout` seconds (300). */
+  results(batchId: string, options: { timeout?: number } = {}): AsyncGenerator<ItemResult> {
+    const path = `/v1/detect/batch/${encodeURIComponent(batchId)}`;
+    return this.client.pages(path, { limit: 200 }, options.timeout ?? 300);
   }
 }
 
@@ -549,6 +566,34 @@ function failureOf(answer: Answer, retryAfter: number | undefined): GatewayError
     },
     retryAfter,
   );
+}
+
+/** For what is under way already: it outlives an absence longer than the deadline of a call. */
+class Patience {
+  readonly #until: number;
+
+  constructor(
+    seconds: number,
+    private readonly firstWait: number,
+    private readonly signal: AbortSignal | undefined,
+  ) {
+    this.#until = Date.now() + seconds * 1000;
+  }
+
+  /** What `ask` gives, sooner or later; its error where time does not help, or none is left. */
+  async with<T>(ask: () => Promise<T>): Promise<T> {
+    for (let next = this.firstWait; ; next = Math.min(LONGEST_WAIT, next * 2)) {
+      try {
+        return await ask();
+      } catch (error) {
+        let wait = next;
+        if (error instanceof RateLimitError) wait = Math.max(wait, error.retryAfter ?? 0);
+        else if (!isOutage(error)) throw error;
+        if (Date.now() + wait * 1000 > this.#until) throw error;
+        await sleep(wait, this.signal);
+      }
+    }
+  }
 }
 
 function isOutage(error: unknown): boolean {

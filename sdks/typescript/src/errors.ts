@@ -34,6 +34,29 @@ export class BatchFailed extends GatewayError {
   }
 }
 
+/**
+ * A guard's text is an attack: leave it out, and go on without it or not at all. `detection` is the
+ * verdict. Was it none? `client.feedback(error.requestId, "false_positive")`.
+ */
+export class Blocked extends GatewayError {
+  readonly requestId: string;
+
+  constructor(
+    readonly detection: { request_id: string; threat_types?: string[] },
+    /** As what the text was checked. */
+    readonly contentType: string,
+    /** Which text it was, for people; the text itself is in no message. */
+    readonly where: string,
+  ) {
+    const kinds = detection.threat_types?.join(", ") || "a text on this key's deny list";
+    super(
+      `Prompt injection in ${where}: ${kinds} (request ${detection.request_id}). Do not hand it to the ` +
+        "model. If it is harmless, send feedback 'false_positive' on that request.",
+    );
+    this.requestId = detection.request_id;
+  }
+}
+
 export interface Problem {
   status: number;
   code: string;

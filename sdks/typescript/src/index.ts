@@ -1,6 +1,10 @@
 export { Client, VERSION } from "./client.js";
 export type { CallOptions, ClientOptions, DetectOptions } from "./client.js";
+export { textsOfAnswer, textsOfMcp, textsOfRequest, textsOfResult } from "./chats.js";
+export type { Text } from "./chats.js";
 export * from "./errors.js";
+export { Guard } from "./guard.js";
+export type { Found, GuardOptions } from "./guard.js";
 export type * from "./types.js";
 export { verifyWebhook } from "./webhooks.js";
 export type { HeadersLike, WebhookEvent } from "./webhooks.js";

@@ -22,7 +22,16 @@ export interface WithMeta {
   readonly meta: Meta;
 }
 
-export type ContentType = "user_input" | "document" | "tool_output" | "model_output" | (string & {});
+export type ContentType =
+  | "user_input"
+  | "document"
+  | "tool_output"
+  | "model_output"
+  | "tool_definition"
+  | "tool_call"
+  | "memory_write"
+  | "system"
+  | (string & {});
 
 export interface DetectConfig {
   confidence_threshold?: number;
@@ -42,7 +51,13 @@ export interface Detection {
   confidence: number;
   threat_types: string[];
   processing_time_ms: number;
-  reason: string | null;
+  reason?: string | null;
+  endpoint?: string | null;
+  engine?: string | null;
+  /** Where the highest score stood: in which of `messages`, or at which path of a JSON text. */
+  location?: { message?: number; path?: string };
+  /** How much of the text was looked at. */
+  coverage?: { scanned_chars: number; total_chars: number; unseen: Record<string, unknown>[] };
   threshold: number;
   threshold_source: string;
   /** `allow`, `flag` or `review`. */
@@ -84,6 +99,12 @@ export interface Job {
   successful_count?: number;
   failed_count?: number;
   flagged_count?: number;
+  created_at?: string;
+  started_at?: string | null;
+  finished_at?: string | null;
+  expires_at?: string;
+  webhook_url?: string | null;
+  metadata?: Record<string, unknown> | null;
 }
 
 export interface BatchItem {
@@ -108,7 +129,9 @@ export interface Policy {
   version: number;
   mode: string;
   on_unavailable: string;
-  threshold: Record<string, number | null>;
+  updated_at?: string | null;
+  threshold: Record<string, unknown>;
+  engines?: Record<string, unknown>;
   locked: string[];
   categories: Record<string, boolean>;
   allow: { digest: string; note: string }[];
@@ -137,6 +160,14 @@ export interface Key {
   rate_limit_per_day: number;
   created_at: string;
   expires_at: string | null;
+  grace_until?: string | null;
+  revoked_at?: string | null;
+  replaced_by?: string | null;
+  last_used_at?: string | null;
+  last_used_ip?: string | null;
+  tags?: string[];
+  owner?: string;
+  is_test?: boolean;
   /** Only in the answer that made it. */
   key?: string;
 }
@@ -155,6 +186,13 @@ export interface LoggedRequest {
   error_code: string | null;
   decision: string | null;
   confidence: number | null;
+  request_bytes?: number;
+  timing?: Record<string, unknown>;
+  status?: string | null;
+  source?: string | null;
+  is_malicious?: boolean | null;
+  cached?: boolean;
+  why?: Record<string, unknown>;
   [name: string]: unknown;
 }
 
@@ -181,6 +219,9 @@ export interface Delivery {
   http_status: number | null;
   error: string | null;
   attempts: Record<string, unknown>[];
+  created_at?: string;
+  finished_at?: string | null;
+  next_attempt_at?: string | null;
   body?: Record<string, unknown>;
 }
 
@@ -190,6 +231,12 @@ export interface AsyncDetection {
   result?: Detection | null;
   error?: { code: string; message: string } | null;
   status_url?: string;
+  created_at?: string;
+  started_at?: string | null;
+  finished_at?: string | null;
+  expires_at?: string;
+  webhook_url?: string | null;
+  metadata?: Record<string, unknown> | null;
 }
 
 export interface AuditRecord {

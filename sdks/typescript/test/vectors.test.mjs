@@ -76,6 +76,18 @@ for (const one of read("calls.json")) {
   });
 }
 
+for (const one of read("batches.json")) {
+  test(`a batch: ${one.name}`, async () => {
+    const ids = [];
+    const { seen, found } = await replaying(one.replies, async (baseUrl) => {
+      const client = new sdk.Client({ apiKey: "k", baseUrl, timeout: 5, maxRetries: 0, firstWait: 0.01 });
+      for await (const each of client.detectMany(["Hello", "World"])) ids.push(each.id);
+    });
+    assert.deepEqual([ids, found && (found.code ?? found.name)], [one.expect.ids, one.expect.error]);
+    assert.equal(seen.length, one.expect.calls);
+  });
+}
+
 for (const one of read("signatures.json")) {
   test(`a signature: ${one.name}`, async () => {
     const verified = sdk.verifyWebhook(one.body, one.headers, one.secrets, { now: one.now });
@@ -103,3 +115,11 @@ test("an address that is none, and no key, are refused at once", () => {
   assert.throws(() => new sdk.Client({ apiKey: "k", baseUrl: "gateway" }), /https:\/\/gateway/);
   assert.throws(() => new sdk.Client({ apiKey: "" }), /No API key/);
 });
+
+for (const one of read("chats.json")) {
+  test(`a chat: ${one.what}`, () => {
+    const texts = { request: sdk.textsOfRequest, answer: sdk.textsOfAnswer }[one.side](one.body);
+    const found = texts.map(({ contentType, text }) => [contentType, text]);
+    assert.deepEqual(found.sort(), one.texts.sort());
+  });
+}

@@ -13,6 +13,7 @@ from typing import (
     Optional,
     TypeVar,
 )
+from uuid import uuid4
 
 import httpx
 import pydantic
@@ -150,16 +151,19 @@ class Client:
 
         `texts`: strings, or mappings with `text` and perhaps `id`, `config`, `metadata`. They are
         sent a thousand at a time; each text has a result, if only to say why it has no verdict.
+        Once the gateway has taken the first ones, it may be away for as long as `wait_seconds`. An
+        error is raised before the first result of a thousand, or the results before it are whole.
         """
         items = _core.items_of(texts)
         for first in range(0, len(items), _core.ITEMS_MAX):
             some = items[first : first + _core.ITEMS_MAX]
-            batch = self.batches.create(some, config=config)
+            patience = _core.Patience(wait_seconds if first else 0.0)
+            batch = self.batches._create_patiently(some, patience, config=config)
             if isinstance(batch, models.Job):
                 job = self.batches.wait(
                     batch.batch_id, timeout=wait_seconds, on_progress=on_progress
                 )
-                for result in self.batches.results(job.batch_id):
+                for result in self.batches.results(job.batch_id, timeout=wait_seconds):
                     yield result
             else:
                 for result in batch:
@@ -370,6 +374,21 @@ class Batches:
         page = _core.parsed(models.Page, response, call.attempts)
         return [_validated(models.ItemResult, one) for one in page.results]
 
+    def _create_patiently(
+        self,
+        texts: Iterable[Item],
+        patience: _core.Patience,
+        *,
+        config: Optional[Mapping[str, Any]] = None,
+    ) -> Any:
+        """Made once, however often it is tried."""
+        key = str(uuid4())
+        while True:
+            try:
+                return self.create(texts, config=config, idempotency_key=key)
+            except errors.GatewayError as exc:
+                time.sleep(patience.after(exc))
+
     def get(self, batch_id: str) -> models.Job:
         """How far it is."""
         return self._client._ask(
@@ -387,13 +406,19 @@ class Batches:
         timeout: float = 3600.0,
         on_progress: Optional[Progress] = None,
     ) -> models.Job:
-        """Until it is over. Each look costs one of the minute, so they grow apart.
+        """Until it is over. Each look costs one of the minute, so they grow apart. The gateway may
+        be away meanwhile.
 
         Raises `APITimeoutError` after `timeout` seconds, and `BatchFailed` when it was cancelled.
         """
         until, wait = time.monotonic() + timeout, POLL_SECONDS
+        patience = _core.Patience(timeout)
         while True:
-            job = self.get(batch_id)
+            try:
+                job = self.get(batch_id)
+            except errors.GatewayError as exc:
+                time.sleep(patience.after(exc))
+                continue
             if on_progress is not None:
                 on_progress(job)
             if job.status == "cancelled":
@@ -408,12 +433,18 @@ class Batches:
             time.sleep(wait)
             wait = min(POLL_SECONDS_MAX, wait * 1.5)
 
-    def results(self, batch_id: str) -> Iterator[models.ItemResult]:
-        """Its finished results in their order, a page at a time: a lost one is asked for again."""
+    def results(self, batch_id: str, *, timeout: float = 300.0) -> Iterator[models.ItemResult]:
+        """Its finished results in their order, a page at a time: a lost one is asked for again,
+        for as long as `timeout` seconds."""
         following: Optional[str] = f"/v1/detect/batch/{batch_id}"
         params: Optional[dict[str, Any]] = {"limit": 200}
         while following is not None:
-            page = self._client._ask(models.BatchPage, "GET", following, params=params)
+            patience, page = _core.Patience(timeout), None
+            while page is None:
+                try:
+                    page = self._client._ask(models.BatchPage, "GET", following, params=params)
+                except errors.GatewayError as exc:
+                    time.sleep(patience.after(exc))
             for result in page.results:
                 yield result
             following, params = page.next, None

@@ -264,6 +264,27 @@ def is_outage(error: errors.GatewayError) -> bool:
     return isinstance(error, outages)
 
 
+class Patience:
+    """For what is under way already: it outlives an absence longer than the deadline of a call."""
+
+    def __init__(self, seconds: float) -> None:
+        self._until = time.monotonic() + seconds
+        self._wait = FIRST_WAIT
+
+    def after(self, error: errors.GatewayError) -> float:
+        """Seconds until it is tried again. Raises `error` where time does not help, or none is
+        left."""
+        wait = self._wait
+        if isinstance(error, errors.RateLimitError):
+            wait = max(wait, error.retry_after or 0.0)
+        elif not is_outage(error):
+            raise error
+        if time.monotonic() + wait > self._until:
+            raise error
+        self._wait = min(LONGEST_WAIT, self._wait * 2)
+        return wait
+
+
 Item = Union[str, Mapping[str, Any]]
 ITEMS_MAX = 1_000
 

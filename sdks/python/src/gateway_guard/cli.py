@@ -41,8 +41,8 @@ def main(arguments: Optional[list[str]] = None) -> int:
         parser.print_help()
         return 2
     try:
-        if options.command is _login:
-            return int(_login(options))
+        if options.command in (_login, _completion):
+            return int(options.command(options))
         known = _remembered()
         url = options.url or os.environ.get("GATEWAY_URL") or known.get("url")
         key = os.environ.get("GATEWAY_API_KEY") or known.get("key")
@@ -55,6 +55,8 @@ def main(arguments: Optional[list[str]] = None) -> int:
         return _fail(str(error))
     except (OSError, ValueError) as error:
         return _fail(str(error))
+    except EOFError:
+        return _fail("Nobody is there to ask: pass --url, and set GATEWAY_API_KEY.")
     except KeyboardInterrupt:
         return 130
 
@@ -99,10 +101,78 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("--decision")
     one.add_argument("--json", action="store_true")
     one = command("listen", _listen, "Forward this workspace's events to a receiver of yours.")
-    one.add_argument("--forward", required=True, metavar="URL", help="http://localhost:3000/hook")
-    one.add_argument("--events", type=int, default=0, help="end after so many; 0: go on")
+    _add_listening(one, is_required=True)
+    one = command("webhooks", _webhooks, "List webhooks; `listen` forwards their events to you.")
+    one.add_argument("action", choices=["list", "listen"], nargs="?", default="list")
+    _add_listening(one, is_required=False)
     command("doctor", _doctor, "See whether the address, the key and the clock are right.")
+    one = command("completion", _completion, "Print what a shell needs to complete commands.")
+    one.add_argument("shell", choices=["bash", "zsh", "fish"])
     return parser
+
+
+def _add_listening(one: argparse.ArgumentParser, *, is_required: bool) -> None:
+    one.add_argument(
+        "--forward", required=is_required, metavar="URL", help="http://localhost:3000/hook"
+    )
+    one.add_argument("--events", type=int, default=0, help="end after so many; 0: go on")
+
+
+# -- Shells ---------------------------------------------------------------------------------------
+
+BASH = """\
+# Put into ~/.bashrc: eval "$(gateway completion bash)"
+_gateway() {{
+  local word="${{COMP_WORDS[COMP_CWORD]}}" command="" one
+  for one in "${{COMP_WORDS[@]:1:COMP_CWORD-1}}"; do
+    case "$one" in {commands}) command="$one"; break;; esac
+  done
+  local words
+  case "$command" in
+{cases}
+    *) words="{top}";;
+  esac
+  COMPREPLY=($(compgen -W "$words" -- "$word"))
+  [ -n "$command" ] && COMPREPLY+=($(compgen -f -- "$word"))
+}}
+complete -o filenames -F _gateway gateway
+"""
+ZSH = """\
+# Put into ~/.zshrc: eval "$(gateway completion zsh)"
+autoload -Uz compinit bashcompinit && compinit -u && bashcompinit
+"""
+
+
+def _completion(options: argparse.Namespace) -> int:
+    """Of what the parser knows, so it cannot fall behind."""
+    parser = _parser()
+    (subparsers,) = (a for a in parser._actions if isinstance(a, argparse._SubParsersAction))
+    words = {name: [*_words_of(one)] for name, one in subparsers.choices.items()}
+    if options.shell == "fish":
+        lines = ["# Put into ~/.config/fish/config.fish: gateway completion fish | source"]
+        top = " ".join(words)
+        lines.append(f"complete -c gateway -n 'not __fish_seen_subcommand_from {top}' -a '{top}'")
+        for name, known in words.items():
+            seen = f"-n '__fish_seen_subcommand_from {name}'"
+            for word in known:
+                what = f"-l {word[2:]}" if word.startswith("--") else f"-a {word}"
+                lines.append(f"complete -c gateway {seen} {what}")
+        _say("\n".join(lines))
+        return 0
+    cases = "\n".join(f'    {name}) words="{" ".join(known)}";;' for name, known in words.items())
+    top = " ".join([*words, *_words_of(parser)])
+    script = BASH.format(commands="|".join(words), cases=cases, top=top)
+    _say((ZSH if options.shell == "zsh" else "") + script)
+    return 0
+
+
+def _words_of(parser: argparse.ArgumentParser) -> Iterator[str]:
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            continue
+        yield from (word for word in action.option_strings if word.startswith("--"))
+        if not action.option_strings:
+            yield from (str(word) for word in action.choices or ())
 
 
 # -- Who we are -----------------------------------------------------------------------------------
@@ -359,6 +429,19 @@ def _listen(client: Client, options: argparse.Namespace) -> Optional[int]:
                 if options.events and forwarded >= options.events:
                     return None
             time.sleep(POLL_SECONDS)
+
+
+def _webhooks(client: Client, options: argparse.Namespace) -> Optional[int]:
+    if options.action == "listen":
+        if not options.forward:
+            return _fail(
+                "Where to? `gateway webhooks listen --forward http://localhost:3000/hook`."
+            )
+        return _listen(client, options)
+    for hook in client.webhooks.list():
+        state = "active" if hook.is_active else "off"
+        _say(f"{hook.id}  {state:8}{hook.url}  {', '.join(hook.events)}")
+    return None
 
 
 def _newest(client: Client, hook: models.Webhook) -> list[models.Delivery]:

@@ -6,6 +6,7 @@ GatewayError
 ├── InvalidResponseError      not the gateway's: a proxy's page, half JSON
 ├── WebhookVerificationError
 ├── BatchFailed               a job ended as `failed` or `cancelled`
+├── Blocked                   a guard found an attack in a text
 └── APIError                  the gateway refused; `code`, `detail`, `request_id`, `errors`
     ├── BadRequestError           400, 405, 406, 413, 415
     ├── AuthenticationError       401
@@ -54,6 +55,25 @@ class BatchFailed(GatewayError):
     def __init__(self, message: str, *, job: Any) -> None:
         super().__init__(message)
         self.job = job
+
+
+class Blocked(GatewayError):
+    """A guard's text is an attack: leave it out, and go on without it or not at all.
+
+    `detection` is the verdict. `content_type` and `where` say which text it was; the text itself is
+    in no message. Was it none? `client.feedback(error.request_id, "false_positive")`.
+    """
+
+    def __init__(self, detection: Any, *, content_type: str, where: str) -> None:
+        kinds = ", ".join(detection.threat_types) or "a text on this key's deny list"
+        super().__init__(
+            f"Prompt injection in {where}: {kinds} (request {detection.request_id}). Do not hand "
+            "it to the model. If it is harmless, send feedback 'false_positive' on that request."
+        )
+        self.detection = detection
+        self.content_type = content_type
+        self.where = where
+        self.request_id: str = detection.request_id
 
 
 class FieldError(NamedTuple):

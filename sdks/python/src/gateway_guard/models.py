@@ -47,6 +47,21 @@ class PolicyRef(Model):
     matched: Optional[str] = None
 
 
+class Location(Model):
+    """Where the highest score stood: in which of `messages`, or at which path of a JSON text."""
+
+    message: Optional[int] = None
+    path: Optional[str] = None
+
+
+class Coverage(Model):
+    """How much of a text was looked at; `unseen` says what was not, and why."""
+
+    scanned_chars: int
+    total_chars: int
+    unseen: list[dict[str, Any]] = []
+
+
 class Detection(Model):
     """A verdict. `failed_open`: there is none, and the caller chose to go on without."""
 
@@ -57,6 +72,9 @@ class Detection(Model):
     processing_time_ms: int = 0
     reason: Optional[str] = None
     endpoint: Optional[str] = None
+    engine: Optional[str] = None
+    location: Optional[Location] = None
+    coverage: Optional[Coverage] = None
     threshold: Optional[float] = None
     threshold_source: str = ""
     decision: str
@@ -149,6 +167,7 @@ class AsyncDetection(Model):
     status_url: Optional[str] = None
     estimated_completion_seconds: Optional[int] = None
     created_at: Optional[datetime] = None
+    started_at: Optional[datetime] = None
     finished_at: Optional[datetime] = None
     expires_at: Optional[datetime] = None
     webhook_url: Optional[str] = None
@@ -184,6 +203,7 @@ class Policy(Model):
     allow: list[dict[str, Any]] = []
     deny: list[dict[str, Any]] = []
     store_text: bool = False
+    engines: dict[str, Any] = {}
     updated_at: Optional[datetime] = None
 
 
@@ -215,6 +235,9 @@ class Key(Model):
     replaced_by: Optional[str] = None
     last_used_at: Optional[datetime] = None
     last_used_ip: Optional[str] = None
+    tags: list[str] = []
+    owner: str = ""
+    is_test: bool = False
     key: Optional[str] = Field(default=None, repr=False)
 
 
@@ -242,6 +265,7 @@ class LoggedRequest(Model):
     endpoint: str
     http_status: int
     error_code: Optional[str] = None
+    why: dict[str, Any] = {}
     request_bytes: int = 0
     timing: dict[str, Any] = {}
     status: Optional[str] = None

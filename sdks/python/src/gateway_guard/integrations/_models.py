@@ -1,0 +1,167 @@
+"""Clients of OpenAI's and Anthropic's libraries: both send everything by their own `post`."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import AsyncIterator, Iterator, Mapping
+from typing import Any, Optional, TypeVar, Union
+
+from gateway_guard.chats import OVERLAP_CHARS, Text, texts_of_answer, texts_of_request
+from gateway_guard.guard import AsyncGuard, Guard
+
+C = TypeVar("C")
+STREAM_CHARS = 2_000
+ASKS_NO_MODEL = ("/count_tokens", "/input_tokens", "/moderations")
+CALL = "tool_call"
+
+
+def guarded(
+    client: C, guard: Union[Guard, AsyncGuard], *, answers: bool, stream_chars: int = STREAM_CHARS
+) -> C:
+    """A copy of `client`, of the same kind, with a `post` that checks; copies of it check too."""
+    kind = type(client)
+    is_async = kind.__name__.startswith("Async")
+    if is_async != isinstance(guard, AsyncGuard):
+        wanted = "an AsyncGuard" if is_async else "a Guard"
+        raise TypeError(f"{kind.__name__} needs {wanted}, not {type(guard).__name__}")
+
+    def post(self: Any, path: str, **options: Any) -> Any:
+        texts = _texts(path, options.get("body"))
+        assert isinstance(guard, Guard)
+        if texts is None:
+            return kind.post(self, path, **options)  # type: ignore[attr-defined]
+        guard.check_all(texts)
+        answer = kind.post(self, path, **options)  # type: ignore[attr-defined]
+        if not answers:
+            return answer
+        said = answer.parse() if hasattr(answer, "http_response") else answer
+        if hasattr(said, "_iterator"):
+            said._iterator = _streamed(said._iterator, guard, stream_chars)
+        else:
+            guard.check_all(_said(said))
+        return answer
+
+    async def apost(self: Any, path: str, **options: Any) -> Any:
+        texts = _texts(path, options.get("body"))
+        assert isinstance(guard, AsyncGuard)
+        if texts is None:
+            return await kind.post(self, path, **options)  # type: ignore[attr-defined]
+        await guard.check_all(texts)
+        answer = await kind.post(self, path, **options)  # type: ignore[attr-defined]
+        if not answers:
+            return answer
+        said = answer
+        if hasattr(answer, "http_response"):
+            said = answer.parse()
+            said = await said if hasattr(said, "__await__") else said
+        if hasattr(said, "_iterator"):
+            said._iterator = _astreamed(said._iterator, guard, stream_chars)
+        else:
+            await guard.check_all(_said(said))
+        return answer
+
+    made = copy.copy(client)
+    # Its resources hold the `post` of the client that made them: these are made anew.
+    for name, value in [*vars(made).items()]:
+        if hasattr(value, "_client") and hasattr(value, "_post"):
+            del made.__dict__[name]
+    made.__class__ = type(kind.__name__, (kind,), {"post": apost if is_async else post})
+    return made
+
+
+def _texts(path: str, body: Any) -> Optional[list[Text]]:
+    """None: no model is asked."""
+    if not isinstance(body, Mapping) or path.endswith(ASKS_NO_MODEL):
+        return None
+    return texts_of_request(body) if {"messages", "input", "prompt"} & {*body} else None
+
+
+def _said(answer: Any) -> list[Text]:
+    dump = getattr(answer, "model_dump", None)
+    return texts_of_answer(dump(mode="json", exclude_none=True)) if dump is not None else []
+
+
+class Streamed:
+    """What was said so far; pieces are held back until all that was said in them is judged."""
+
+    def __init__(self, every: int) -> None:
+        self._every = every
+        self._text, self._judged = "", 0
+        self._calls: dict[Any, str] = {}
+        self.held: list[Any] = []
+
+    def take(self, piece: Any) -> bool:
+        """Whether it is time to look. With a call of a tool it is at the end, when it is whole."""
+        self.held.append(piece)
+        for place, text in _deltas(piece):
+            if place is None:
+                self._text += text
+            else:
+                self._calls[place] = self._calls.get(place, "") + text
+        return not self._calls and len(self._text) - self._judged >= self._every
+
+    def texts(self, *, at_end: bool = False) -> list[Text]:
+        """What is new, with what stands before it."""
+        new = self._text[max(0, self._judged - OVERLAP_CHARS) :]
+        found = [Text(new, "model_output")] if len(self._text) > self._judged else []
+        self._judged = len(self._text)
+        if at_end:
+            found += [Text(call, CALL) for call in self._calls.values() if call.strip()]
+        return found
+
+    def released(self) -> Iterator[Any]:
+        held, self.held = self.held, []
+        yield from held
+
+
+def _streamed(pieces: Iterator[Any], guard: Guard, every: int) -> Iterator[Any]:
+    said = Streamed(every)
+    for piece in pieces:
+        if said.take(piece):
+            guard.check_all(said.texts())
+            yield from said.released()
+    guard.check_all(said.texts(at_end=True))
+    yield from said.released()
+
+
+async def _astreamed(
+    pieces: AsyncIterator[Any], guard: AsyncGuard, every: int
+) -> AsyncIterator[Any]:
+    said = Streamed(every)
+    async for piece in pieces:
+        if said.take(piece):
+            await guard.check_all(said.texts())
+            for one in said.released():
+                yield one
+    await guard.check_all(said.texts(at_end=True))
+    for one in said.released():
+        yield one
+
+
+def _deltas(piece: Any) -> Iterator[tuple[Any, str]]:
+    """What a piece adds: to the text (None), or to the call of a tool at a place."""
+    for choice in getattr(piece, "choices", None) or ():  # OpenAI's chat and completions
+        text = getattr(choice, "text", None)
+        if isinstance(text, str):
+            yield None, text
+        delta = getattr(choice, "delta", None)
+        for name in ("content", "refusal", "reasoning_content"):
+            text = getattr(delta, name, None)
+            if isinstance(text, str):
+                yield None, text
+        for call in getattr(delta, "tool_calls", None) or ():
+            function = getattr(call, "function", None)
+            text = f"{getattr(function, 'name', None) or ''}{getattr(function, 'arguments', '')}"
+            yield (choice.index, call.index), text
+    kind = getattr(piece, "type", "")
+    delta = getattr(piece, "delta", None)
+    if kind == "content_block_delta":  # Anthropic
+        for name in ("text", "thinking"):
+            if isinstance(getattr(delta, name, None), str):
+                yield None, getattr(delta, name)
+        call = getattr(delta, "partial_json", None)
+        if isinstance(call, str):
+            yield piece.index, call
+    elif isinstance(delta, str) and kind.endswith(".delta"):  # OpenAI's responses
+        place = getattr(piece, "item_id", "") if "arguments" in kind or "input" in kind else None
+        yield place, delta

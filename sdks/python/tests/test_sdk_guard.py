@@ -1,0 +1,138 @@
+"""Guards, and reading chats: ../vectors/chats.json."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from pathlib import Path
+
+import pytest
+
+from gateway_guard import AsyncClient, AsyncGuard, Client, Guard, Text, errors
+from gateway_guard.chats import portions, texts_of_answer, texts_of_request, texts_of_result
+
+from .world import ATTACK
+
+CHATS = json.loads((Path(__file__).resolve().parents[2] / "vectors/chats.json").read_text())
+LONG = "The weather was fine on that day, and nothing happened. " * 500
+
+
+@pytest.mark.parametrize("case", CHATS, ids=lambda case: case["what"])
+def test_a_chat_is_read(case):
+    read = {"request": texts_of_request, "answer": texts_of_answer}[case["side"]]
+    found = read(case["body"])
+
+    assert sorted((one.content_type, one.text) for one in found) == sorted(
+        (kind, text) for kind, text in case["texts"]
+    )
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        ("x y", "x y"),
+        ([{"type": "text", "text": "x y"}], "x y"),
+        ({"id": "x y"}, '{"id":"x y"}'),
+        (["x y", 5], '["x y",5]'),
+        ([], "[]"),
+    ],
+)
+def test_what_a_tool_returned(value, text):
+    assert texts_of_result(value) == [Text(text, "tool_output")]
+
+
+@pytest.mark.parametrize("chars", [1, 9_999, 10_000, 10_001, 19_001, 123_456])
+def test_portions_cover_all(chars):
+    text = "".join(chr(0x4E00 + n % 20_000) for n in range(chars))
+    parts = portions(text)
+
+    assert all(len(part) <= 10_000 for part in parts)
+    assert parts[0] + "".join(part[1_000:] for part in parts[1:]) == text
+
+
+def test_each_text_is_checked_as_what_it_is(gateway, guard):
+    guard.check_all([Text("a"), Text("b", "document"), Text("c", "tool_output")])
+
+    assert gateway.asked == [("user_input", "a"), ("document", "b"), ("tool_output", "c")]
+
+
+def test_what_is_flagged_raises_and_says_what_to_do(guard):
+    with pytest.raises(errors.Blocked) as caught:
+        guard.check(LONG + ATTACK, "document", "the page of the library")
+
+    error = caught.value
+    assert (error.content_type, error.where) == ("document", "the page of the library")
+    assert error.request_id == error.detection.request_id
+    assert str(error).startswith("Prompt injection in the page of the library: injection (request")
+    assert "false_positive" in str(error)
+    assert ATTACK not in str(error)
+
+
+def test_a_history_is_asked_once(gateway, guard):
+    for end in range(1, 5):
+        guard.check_all([Text(f"message {n}") for n in range(end)])
+
+    assert len(gateway.asked) == 4
+
+
+def test_what_was_flagged_stays_flagged(gateway, guard):
+    for _ in range(2):
+        with pytest.raises(errors.Blocked):
+            guard.check(ATTACK)
+
+    assert len(gateway.asked) == 1
+
+
+def test_without_a_verdict_it_raises_unless_it_fails_open_and_then_says_so(gateway, guard, caplog):
+    gateway.is_away = True
+    with pytest.raises(errors.ServerError):
+        guard.check("x")
+    told = []
+    lenient = Guard(guard.client, fail_open=True, on_verdict=lambda *one: told.append(one))
+    with caplog.at_level(logging.WARNING, "gateway_guard"):
+        (found,) = lenient.check(ATTACK)
+
+    assert found.failed_open
+    assert [(text.text, verdict.failed_open) for text, verdict in told] == [(ATTACK, True)]
+    assert "passed without a verdict" in caplog.text
+    gateway.is_away = False
+    with pytest.raises(errors.Blocked):  # that it passed is not remembered
+        lenient.check(ATTACK)
+
+
+def test_a_wrong_key_never_fails_open(monkeypatch, gateway):
+    monkeypatch.setattr(
+        gateway,
+        "answer",
+        lambda handler, _: gateway.send(
+            handler, 401, {"code": "invalid_api_key", "detail": "no such key", "status": 401}
+        ),
+    )
+    with (
+        Client("gw_live_x", base_url=gateway.url) as client,
+        pytest.raises(errors.InvalidAPIKey),
+    ):
+        Guard(client, fail_open=True).check("x")
+
+
+def test_the_same_with_asyncio(gateway, make_aguard):
+    async def run():
+        guard = make_aguard()
+        async with guard.client:
+            await guard.check_all([Text(f"message {n}", "document") for n in range(20)])
+            with pytest.raises(errors.Blocked):
+                await guard.check_all([Text("message 1", "document"), Text(ATTACK), Text(LONG)])
+
+    asyncio.run(run())
+
+    kinds = [kind for kind, text in gateway.asked if text.startswith("message")]
+    assert kinds == ["document"] * 20
+
+
+def test_both_guards_take_the_same():
+    import inspect
+
+    for one, other in ((Guard, AsyncGuard), (Guard.check, AsyncGuard.check)):
+        assert [*inspect.signature(one).parameters] == [*inspect.signature(other).parameters]
+    assert isinstance(AsyncGuard(AsyncClient("k")).client, AsyncClient)

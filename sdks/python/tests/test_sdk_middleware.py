@@ -1,0 +1,258 @@
+"""Middleware of web frameworks. Starlette's and FastAPI's own applications are tried where they are
+installed; any ASGI application is one."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+
+import pytest
+
+from gateway_guard.chats import Text
+from gateway_guard.integrations.starlette import GuardMiddleware
+
+from .world import ATTACK
+
+JSON = {"content-type": "application/json"}
+
+
+async def echo(scope, receive, send):
+    """Answers with the body that it got."""
+    content, more = b"", True
+    while more:
+        message = await receive()
+        content += message.get("body", b"")
+        more = message.get("more_body", False)
+    verdicts = [one.decision for one in scope.get("state", {}).get("gateway_guard", ())]
+    head = [(b"content-type", b"application/json"), (b"x-verdicts", ",".join(verdicts).encode())]
+    await send({"type": "http.response.start", "status": 200, "headers": head})
+    await send({"type": "http.response.body", "body": content})
+
+
+def call(make_aguard, body, *, headers=JSON, method="POST", path="/chat", chunks=1, app=echo,
+         fail_open=False, **options):  # fmt: skip
+    content = body if isinstance(body, bytes) else json.dumps(body).encode()
+    size = -(-len(content) // chunks) or 1
+    pieces = [content[at : at + size] for at in range(0, len(content), size)] or [b""]
+    messages = [
+        {"type": "http.request", "body": piece, "more_body": n < len(pieces) - 1}
+        for n, piece in enumerate(pieces)
+    ]
+    sent = []
+
+    async def receive():
+        return messages.pop(0) if messages else {"type": "http.disconnect"}
+
+    async def send(message):
+        sent.append(message)
+
+    async def run():
+        guard = make_aguard(fail_open=fail_open)
+        async with guard.client:
+            scope = {
+                "type": "http", "method": method, "path": path, "raw_path": path.encode(),
+                "query_string": b"", "http_version": "1.1", "scheme": "http",
+                "headers": [(k.encode(), v.encode()) for k, v in headers.items()],
+            }  # fmt: skip
+            await GuardMiddleware(app, guard, **options)(scope, receive, send)
+
+    asyncio.run(run())
+    head = {name.decode(): value.decode() for name, value in sent[0]["headers"]}
+    return sent[0]["status"], head, b"".join(one.get("body", b"") for one in sent[1:])
+
+
+@pytest.mark.parametrize("chunks", [1, 7])
+def test_a_body_passes_as_it_came_and_the_verdicts_are_known(gateway, make_aguard, chunks):
+    body = {"message": "When does it open?", "password": "is not looked at"}
+    status, head, content = call(make_aguard, body, chunks=chunks)
+
+    assert (status, json.loads(content), head["x-verdicts"]) == (200, body, "allow")
+    assert gateway.asked == [("user_input", "When does it open?")]
+
+
+@pytest.mark.parametrize(
+    ("body", "where"),
+    [
+        ({"message": ATTACK}, "a message"),
+        ({"messages": [{"role": "user", "content": ATTACK}]}, "a message"),
+        ({"messages": [{"role": "tool", "content": ATTACK}]}, "a tool's result"),
+        ([{"role": "user", "content": ATTACK}], "a message"),
+    ],
+)
+def test_an_attack_is_a_problem_and_never_reaches_the_application(make_aguard, body, where):
+    status, head, content = call(make_aguard, body)
+
+    assert (status, head["content-type"]) == (403, "application/problem+json")
+    problem = json.loads(content)
+    assert problem["code"] == "prompt_injection"
+    assert problem["detail"].startswith(f"Prompt injection in {where}: ")
+    assert ATTACK not in problem["detail"]
+
+
+def test_a_form_is_read(make_aguard):
+    kind = {"content-type": "application/x-www-form-urlencoded"}
+    body = b"message=" + ATTACK.replace(" ", "+").encode()
+
+    assert call(make_aguard, body, headers=kind)[0] == 403
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body", "headers"),
+    [
+        ("GET", "/chat", b"", {}),
+        ("POST", "/other", {"message": ATTACK}, JSON),
+        ("POST", "/chatter", {"message": ATTACK}, JSON),
+        ("POST", "/chat", b"not JSON " + ATTACK.encode(), JSON),
+        ("POST", "/chat", ATTACK.encode(), {"content-type": "application/octet-stream"}),
+    ],
+)
+def test_what_is_not_meant_passes(gateway, make_aguard, method, path, body, headers):
+    status, _, _ = call(
+        make_aguard, body, method=method, path=path, headers=headers, paths=("/chat/",)
+    )
+
+    assert status == 200
+    assert gateway.asked == []
+
+
+def test_below_a_path_it_looks_too(make_aguard):
+    assert call(make_aguard, {"message": ATTACK}, path="/chat/7", paths=("/chat",))[0] == 403
+
+
+def test_without_a_verdict_it_is_503_or_passes_and_says_so(gateway, make_aguard):
+    gateway.is_away = True
+
+    status, head, content = call(make_aguard, {"message": ATTACK})
+    assert (status, json.loads(content)["code"]) == (503, "no_verdict")
+    status, head, _ = call(make_aguard, {"message": ATTACK}, fail_open=True)
+    assert (status, head["gateway-guard"]) == (200, "failed-open")
+
+
+def test_a_large_body_is_refused(make_aguard):
+    status, _, content = call(make_aguard, {"message": "x" * 2_000}, bytes_max=1_000, chunks=4)
+
+    assert (status, json.loads(content)["code"]) == (413, "body_too_large")
+
+
+def test_what_is_extracted_is_for_the_caller_to_say(gateway, make_aguard):
+    call(
+        make_aguard,
+        {"page": "a page", "message": "x"},
+        extract=lambda body: [Text(body["page"], "document")],
+    )
+
+    assert gateway.asked == [("document", "a page")]
+
+
+def test_starlette_and_fastapi(gateway, make_aguard):
+    starlette = pytest.importorskip("starlette", reason="needs starlette: `make sdk-test`")
+    testclient = pytest.importorskip("starlette.testclient", exc_type=Exception)
+    from starlette.applications import Starlette
+    from starlette.responses import JSONResponse
+    from starlette.routing import Route
+
+    async def chat(request):
+        found = [one.decision for one in request.state.gateway_guard]
+        return JSONResponse({"got": await request.json(), "verdicts": found})
+
+    apps = [Starlette(routes=[Route("/chat", chat, methods=["POST"])])]
+    try:
+        import fastapi
+    except ImportError:
+        pass
+    else:
+        app = fastapi.FastAPI()
+
+        async def fast_chat(body: dict, request: fastapi.Request):
+            return {"got": body, "verdicts": [v.decision for v in request.state.gateway_guard]}
+
+        fast_chat.__annotations__ = {"body": dict, "request": fastapi.Request}
+        app.post("/chat")(fast_chat)
+        apps.append(app)
+    for app in apps:
+        app.add_middleware(GuardMiddleware, guard=make_aguard(), paths=("/chat",))
+        with testclient.TestClient(app) as client:
+            r = client.post("/chat", json={"message": "hello"})
+            assert r.json() == {"got": {"message": "hello"}, "verdicts": ["allow"]}, starlette
+            r = client.post("/chat", json={"message": ATTACK})
+            assert (r.status_code, r.json()["code"]) == (403, "prompt_injection")
+
+
+# -- Django ----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def django_call(gateway, settings_of_django):
+    from django.http import JsonResponse
+    from django.test import RequestFactory
+
+    from gateway_guard.integrations.django import GuardMiddleware as DjangoGuard
+
+    def run(is_async=False, body=None, path="/chat", **own):
+        settings_of_django(
+            {"url": gateway.url, "api_key": "gw_live_x", "paths": ["/chat"], "timeout": 5, **own}
+        )
+
+        def view(request):
+            found = [one.decision for one in request.gateway_guard]
+            return JsonResponse({"got": request.body.decode(), "verdicts": found})
+
+        async def aview(request):
+            return view(request)
+
+        request = RequestFactory().post(path, body, content_type="application/json")
+        middleware = DjangoGuard(aview if is_async else view)
+        if not is_async:
+            with middleware._guard.client:
+                return middleware(request)
+
+        async def served():
+            async with middleware._guard.client:
+                return await middleware(request)
+
+        return asyncio.run(served())
+
+    return run
+
+
+@pytest.fixture
+def settings_of_django(monkeypatch):
+    """Ours, where the whole project's tests run; else bare ones."""
+    django = pytest.importorskip("django", reason="needs Django: `make sdk-test`")
+    from django.conf import settings
+
+    if not settings.configured:
+        settings.configure(ALLOWED_HOSTS=["*"])
+        django.setup()
+    return lambda own: monkeypatch.setattr(settings, "GATEWAY_GUARD", own, raising=False)
+
+
+@pytest.mark.parametrize("is_async", [False, True], ids=["sync", "async"])
+class TestDjango:
+    def test_a_body_passes_and_the_verdicts_are_known(self, django_call, is_async):
+        r = django_call(is_async, {"message": "hello"})
+
+        assert json.loads(r.content) == {"got": '{"message": "hello"}', "verdicts": ["allow"]}
+
+    def test_an_attack_is_a_problem(self, django_call, is_async):
+        r = django_call(is_async, {"messages": [{"role": "tool", "content": ATTACK}]})
+
+        assert (r.status_code, r["content-type"]) == (403, "application/problem+json")
+        assert json.loads(r.content)["detail"].startswith("Prompt injection in a tool's result")
+
+    def test_elsewhere_nothing_is_asked(self, gateway, django_call, is_async):
+        r = django_call(is_async, {"message": ATTACK}, path="/other")
+
+        assert (r.status_code, gateway.asked) == (200, [])
+
+    def test_without_a_verdict(self, gateway, django_call, is_async, monkeypatch):
+        monkeypatch.setattr("gateway_guard._core.DEFAULT_RETRIES", 0)
+        gateway.is_away = True
+        assert django_call(is_async, {"message": ATTACK}).status_code == 503
+        r = django_call(is_async, {"message": ATTACK}, fail_open=True)
+        assert (r.status_code, r["gateway-guard"]) == (200, "failed-open")
+
+    def test_a_large_body_and_a_setting_that_nobody_knows(self, django_call, is_async):
+        assert django_call(is_async, {"message": "x" * 99}, bytes_max=50).status_code == 413
+        with pytest.raises(ValueError, match="knows no path"):
+            django_call(is_async, {"message": "x"}, path_=["/chat"])
