@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import threading
+import time
 from collections.abc import Awaitable, Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from time import time as host_time
@@ -41,9 +42,11 @@ from detection.engines.standin import Engine, Switches
 from gateway_project.core import clock, ratelimit
 from gateway_project.core.ratelimit import RedisLimiter
 from gateway_project.core.stores import database, queues, redis
+from gateway_project.core.telemetry.logging import Together
 from gateway_project.core.upstream import names
 from gateway_project.system import views as system_views
 from gateway_project.tests import contract, waiting
+from gateway_project.tests.loop_thread import LoopThread
 from gateway_project.tests.name_server import NameServer
 from robin.access import authentication as members
 from robin.config import settings_page
@@ -57,6 +60,39 @@ ACTOR = Actor("test")
 PLANS = {"free": (60, 10_000, 7), "team": (600, 200_000, 30), "scale": (6_000, 5_000_000, 90)}
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """`make test` leaves out what is slow, and never what is hostile; stores may not be there.
+
+    Tests of several processes that share a fixture of their module go to one, which makes it once.
+    """
+    is_postgresql = settings.DATABASES["default"]["ENGINE"].endswith("postgresql")
+    missing = {
+        "needs_redis": None if settings.REDIS_URL else "needs Redis: `make test` starts it",
+        "needs_postgresql": None if is_postgresql else "needs PostgreSQL: `make test` starts it",
+    }
+    for item in items:
+        shared = sorted(shared_fixtures(item))
+        if shared and not item.get_closest_marker("xdist_group"):
+            item.add_marker(pytest.mark.xdist_group(f"{item.path.stem}:{shared[0]}"))
+        for name, reason in missing.items():
+            if reason and item.get_closest_marker(name):
+                item.add_marker(pytest.mark.skip(reason=reason))
+    both = [
+        item.nodeid
+        for item in items
+        if item.get_closest_marker("slow") and item.get_closest_marker("hostile")
+    ]
+    if both:
+        raise pytest.UsageError(f"marked slow and hostile: {', '.join(both)}")
+
+
+def shared_fixtures(item: pytest.Item) -> Iterator[str]:
+    """The names of its module's fixtures that a test asks for, also by way of others."""
+    for name, found in item._fixtureinfo.name2fixturedefs.items():
+        if found[-1].scope == "module" and not name.startswith("_xunit"):
+            yield name
+
+
 @pytest.fixture(scope="session", autouse=True)
 def quick() -> Iterator[None]:
     """Hash with Argon2 at its smallest, and empty the database in a few milliseconds.
@@ -66,6 +102,7 @@ def quick() -> Iterator[None]:
     patch = pytest.MonkeyPatch()
     patch.setattr(clock, "learn", lambda answer, asked_at: None)
     clock.forget()
+    patch.setattr(Together, "wait_seconds", 0.0)  # a test looks at once
     patch.setattr(BoundedArgon2, "time_cost", 1)
     patch.setattr(BoundedArgon2, "memory_cost", 8)
     patch.setattr(TransactionTestCase, "_fixture_teardown", lambda _: empty_the_database())
@@ -126,6 +163,7 @@ def empty_the_database() -> None:
     connection = connections["default"]
     if connection.vendor == "postgresql":
         with connection.cursor() as cursor:
+            wait_for_others(cursor)
             for tries_left in reversed(range(5)):
                 try:
                     cursor.execute(sql_delete())
@@ -137,6 +175,18 @@ def empty_the_database() -> None:
     else:
         call_command("flush", interactive=False, verbosity=0, inhibit_post_migrate=True)
     ContentType.objects.clear_cache()
+
+
+def wait_for_others(cursor: CursorWrapper) -> None:
+    """PostgreSQL goes on with what a process had asked that was killed: its rows would be left."""
+    for _ in range(100):
+        cursor.execute(
+            "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() "
+            "AND pid <> pg_backend_pid() AND state = 'active'"
+        )
+        if cursor.fetchone() == (0,):
+            return
+        time.sleep(0.01)  # a second at most: shared processes always do something
 
 
 @functools.cache
@@ -162,16 +212,15 @@ class Gateway:
     """The application, reached as a client reaches it. `get("/v1/limits", key=text)`."""
 
     def __init__(self) -> None:
-        self.loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self.loop.run_forever, name="gateway", daemon=True)
-        self._thread.start()
+        self._thread = LoopThread("gateway")
+        self.loop = self._thread.loop
         self._stop_lifespan = threading.Event()
 
     def run(self, work: Awaitable[T], timeout: float = 30) -> T:
         async def call() -> T:
             return await work
 
-        return asyncio.run_coroutine_threadsafe(call(), self.loop).result(timeout)
+        return self._thread.run(call(), timeout)
 
     def start(self) -> None:
         from gateway_project.asgi import application
@@ -182,9 +231,7 @@ class Gateway:
 
     def stop(self) -> None:
         self.run(self.process.stop())
-        self.loop.call_soon_threadsafe(self.loop.stop)
-        self._thread.join()
-        self.loop.close()
+        self._thread.close()
 
     def request(
         self,
@@ -284,10 +331,7 @@ def counted(gateway, monkeypatch):
 
 @pytest.fixture(scope="session")
 def _engine_session() -> Iterator[tuple[Engine, str, Callable[[], None]]]:
-    engine = Engine(keep_asked=True)
-    loop = asyncio.new_event_loop()
-    thread = threading.Thread(target=loop.run_forever, name="engine", daemon=True)
-    thread.start()
+    engine, thread = Engine(keep_asked=True), LoopThread("engine")
 
     async def start() -> tuple[web.AppRunner, int]:
         runner = web.AppRunner(engine.app(), shutdown_timeout=0)
@@ -296,12 +340,10 @@ def _engine_session() -> Iterator[tuple[Engine, str, Callable[[], None]]]:
         await site.start()
         return runner, runner.addresses[0][1]
 
-    runner, port = asyncio.run_coroutine_threadsafe(start(), loop).result(10)
+    runner, port = thread.run(start())
     yield engine, f"http://127.0.0.1:{port}", lambda: None
-    asyncio.run_coroutine_threadsafe(runner.cleanup(), loop).result(10)
-    loop.call_soon_threadsafe(loop.stop)
-    thread.join()
-    loop.close()
+    thread.run(runner.cleanup())
+    thread.close()
 
 
 @pytest.fixture(scope="session")
@@ -440,7 +482,8 @@ def engine(gateway: Gateway, _engine_session: Any) -> Iterator[EngineControl]:
 
 
 def make_person(email: str) -> User:
-    return User.objects.create_user(email, "a good long password")
+    now = clock.now()
+    return User.objects.create_user(email, "a good long password", email_confirmed_at=now)
 
 
 def make_workspace(slug: str, owner: User, *members: User) -> Workspace:

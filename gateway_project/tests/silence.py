@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import threading
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
+
+from gateway_project.tests.loop_thread import LoopThread
 
 
 class Proxy:
@@ -18,17 +19,11 @@ class Proxy:
         self._parts = urlsplit(url)
         self._age = 0
         self._is_silent = False
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
-        self._thread.start()
-        self._held: set[Any] = set()
-        self._server = self._do(self._start())
+        self._thread = LoopThread("proxy")
+        self._server = self._thread.run(self._start())
         port = self._server.sockets[0].getsockname()[1]
         user = self._parts.netloc.rpartition("@")
         self.url = urlunsplit(self._parts._replace(netloc=f"{user[0]}{user[1]}127.0.0.1:{port}"))
-
-    def _do(self, work: Any) -> Any:
-        return asyncio.run_coroutine_threadsafe(work, self._loop).result(10)
 
     async def _start(self) -> Any:
         return await asyncio.start_server(self._take, "127.0.0.1", 0)
@@ -41,8 +36,6 @@ class Proxy:
         self._is_silent = False
 
     async def _take(self, reader: Any, writer: Any) -> None:
-        task = asyncio.current_task()
-        self._held.add(task)
         writers = [writer]
         try:
             if self._is_silent:
@@ -55,7 +48,6 @@ class Proxy:
         finally:
             for one in writers:
                 one.transport.abort()
-            self._held.discard(task)
 
     async def _pass_on(self, reader: Any, writer: Any) -> None:
         age = self._age
@@ -75,15 +67,5 @@ class Proxy:
         await asyncio.Event().wait()
 
     def close(self) -> None:
-        async def end() -> None:
-            self._server.close()
-            held = list(self._held)
-            for task in held:
-                task.cancel()
-            await asyncio.gather(*held, return_exceptions=True)
-            await asyncio.sleep(0)  # aborted transports are closed in the next turn
-
-        self._do(end())
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
-        self._loop.close()
+        self._thread.loop.call_soon_threadsafe(self._server.close)
+        self._thread.close()

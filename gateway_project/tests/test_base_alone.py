@@ -25,6 +25,7 @@ from django.conf import settings
 from django.db import connection
 from psycopg import sql
 
+from deploy import packages
 from gateway_project.tests.served import ROOT, free_port, wait_until
 
 pytestmark = [pytest.mark.served, pytest.mark.timeout(300)]
@@ -47,11 +48,7 @@ def python(tmp_path_factory) -> Path:
     python = folder / "bin/python"
     uv = Path(sys.executable).with_name("uv")
     subprocess.run([uv, "venv", "--quiet", f"--python={sys.executable}", folder], check=True)
-    command = [uv, "pip", "install", "--quiet", f"--python={python}", "--require-hashes"]
-    if subprocess.run([*command, f"--requirement={BASE}"]).returncode:
-        # uv does not read pip's settings, and some machines reach the packages only by them.
-        command = [sys.executable, "-m", "pip", f"--python={python}", "install", "--quiet"]
-        subprocess.run([*command, "--require-hashes", f"--requirement={BASE}"], check=True)
+    packages.install(BASE, python, is_compiled=False)
     return python
 
 
@@ -139,6 +136,7 @@ def installation(python, database, own_redis, tmp_path) -> Installation:
     return Installation(python, tmp_path, database, own_redis.url)
 
 
+@pytest.mark.slow
 def test_each_command_can_be_asked_for_help(installation):
     names = installation.run("-c", EACH_COMMAND).split()
 

@@ -38,14 +38,15 @@ KEPT = {
     "detection/engines/door.py": REQUESTS,
     "detection/ledger.py": "SUMS_MAX sums, DISAGREEMENTS_MAX disagreements",
     "detection/jobs/turns.py": "JOB_CHUNKS_IN_FLIGHT_MAX ids of each of as many workspaces",
-    "detection/policies/policy.py": "bytes: POLICY_CACHE_BYTES_MAX",
+    "detection/policies/policy.py": "bytes: POLICY_CACHE_BYTES_MAX; 1,024 references",
     "detection/services.py": REQUESTS,
     "gateway_project/core/api/openapi.py": "one document of ours",
     "gateway_project/core/encryption.py": "4,096 secrets of webhooks, 300 bytes each",
     "gateway_project/core/ratelimit.py": (
-        "4,096 commands, 20,000 refusals, MEMORY_SUBJECTS_MAX windows: 2 kB each at most"
+        "20,000 refusals, MEMORY_SUBJECTS_MAX windows: 2 kB each at most"
     ),
     "gateway_project/core/sharing.py": REQUESTS,
+    "gateway_project/core/stores/addresses.py": "our clients' classes of connections, twice",
     "gateway_project/core/stores/counted/cursors.py": "our own classes",
     "gateway_project/core/stores/migrations.py": "one list of ours",
     "gateway_project/core/stores/queues.py": "4 clients",
@@ -56,6 +57,12 @@ KEPT = {
     "gateway_project/core/upstream/names.py": "one channel",
     "gateway_project/rotation.py": "8 sets of keys of the settings",
     "gateway_project/server/hosts.py": "256 names",
+    "portal/guides.py": "64 pages of ours, and their index",
+    "portal/papers.py": "4 files of ours",
+    "portal/problems.py": "one list of ours",
+    "portal/reference/document.py": "one document of ours",
+    "portal/reference/pages.py": "the groups of one document of ours",
+    "portal/reference/searching.py": "one index of ours",
     "robin/access/authentication.py": "5,000 sessions; requests",
     "robin/access/tokens.py": "keys of the settings",
     "robin/config/settings_page.py": REQUESTS,
@@ -77,6 +84,7 @@ ROWS = {
     "JobChunk": "Plan.waiting_items_max and Plan.waiting_bytes_max, then as Job",
     "Disagreement": "DISAGREEMENTS_MAX of each process in FLUSH_SECONDS, for 30 days",
     "EngineDay": "one for each key, day and pair of engines",
+    "FalseAlarmBudget": "one for each key and type of text",
     "Feedback": "one for each request of the log",
     "Inbox": "one for each workspace",
     "InboxRequest": "50 of 64 KiB for each inbox",
@@ -90,6 +98,7 @@ ROWS = {
     "RefreshToken": "one for each refresh, which costs one of the minute, until its family ends",
     "ScoreRollup": "100 bins for each key and period",
     "StoredText": "one for each row of the log",
+    "UnsummedUsage": "rows of the log of the last seconds",
     "UsageBatch": "one for each batch of rows, for a day",
     "UsageLog": "the day's quota, for the days of the plan",
     "UsageRollup": "paths and statuses for each key and period",
@@ -104,7 +113,10 @@ ROWS = {
 }
 STAFFS = {
     *("Plan", "RobinAccess", "BlocklistEntry", "DeadItem", "Document", "MetricSample"),
+    *("ComponentDay", "Incident", "IncidentUpdate", "StaffAct", "StaffNote", "Announcement"),
+    *("Mailing", "PlanProposal"),
     *("Parked", "LoopFailure", "SecretInUse", "QueueJob", "SeenItem"),
+    *("QueueAlarm", "AlarmRecipient", "AlarmNotice"),
 }
 # Forms that cost nothing worth a limit of their own: a few rows of the workspace's own.
 CHEAP_FORMS = {
@@ -113,6 +125,7 @@ CHEAP_FORMS = {
     *("portal-key-use-threshold", "portal-request-feedback", "portal-job-cancel"),
     *("portal-webhook-rotate", "portal-webhook-recover", "portal-webhook-delete"),
     *("portal-delivery-resend", "portal-inbox-webhook", "portal-inbox-clear"),
+    *("portal-policy", "portal-preferences"),
     *("portal-delete-account", "portal-end-session", "portal-settings"),
 }
 # Closing what is open never waits for a limit but its own.

@@ -164,6 +164,7 @@ class TestForced:
 
 
 class TestAskingEverywhere:
+    @pytest.mark.slow
     def test_every_process_answers_for_itself_and_hears_what_is_forced(self, serve):
         served = serve(WORKERS="2")
         client = redis.client()

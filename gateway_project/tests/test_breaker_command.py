@@ -6,7 +6,6 @@ import asyncio
 import io
 
 import pytest
-from django.conf import settings
 from django.core.management import CommandError, call_command
 
 from accounts.models import AuditEvent
@@ -17,7 +16,7 @@ from gateway_project.core.upstream.breaker import FORCED_KEY
 from gateway_project.management.commands.breaker import NAMES
 from robin.upstream import client as robin_client
 
-pytestmark = pytest.mark.skipif(not settings.REDIS_URL, reason="needs Redis: `make test` starts it")
+pytestmark = pytest.mark.needs_redis
 
 
 @pytest.fixture

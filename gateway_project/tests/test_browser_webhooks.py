@@ -23,7 +23,7 @@ from gateway_project.tests.test_browser import (  # noqa: F401 - fixtures
 )
 from portal.tests.browser import NARROW, WIDE
 
-pytestmark = [pytest.mark.served, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.slow, pytest.mark.served, pytest.mark.timeout(240)]
 ARRIVES_MS = 30_000
 
 
@@ -74,7 +74,9 @@ def test_from_the_first_event_to_a_debugged_body(signed_in, worker):
     tab.press("Send a test")
     tab.page.get_by_text("verified", exact=True).wait_for(timeout=ARRIVES_MS)
     look(tab, "inbox-light")
-    headers, body = tab.page.locator("details[open] pre").all_inner_texts()
+    headers = tab.page.locator("details[open] pre").first.inner_text()
+    tab.page.get_by_text("Byte for byte, as it was signed").first.click()
+    body = tab.page.locator("pre.raw").first.inner_text()
 
     tab.follow("The webhook that sends here")
     tab.heading("Webhook")

@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import pytest
 from cachetools import Cache
 
-from gateway_project.core.sharing import FairSemaphore, SharedBudget
+from gateway_project.core.sharing import FairSemaphore, LoopTurns, SharedBudget
 from gateway_project.core.stores import caching
 from gateway_project.core.stores.caching import Loader, SingleFlight, TTLCache
 
@@ -302,3 +302,47 @@ class TestFairSemaphore:
             return first, places.locked()
 
         assert asyncio.run(scenario()) == (True, False)
+
+
+class TestLoopTurns:
+    def begun(self, heaps, pieces):
+        """Who began, turn by turn of the loop, when all of that is started at once."""
+
+        async def scenario():
+            turns, by_turn, tasks = LoopTurns(pieces), [], []
+
+            async def piece(holder):
+                await turns.wait(holder)
+                by_turn[-1].append(holder)
+
+            for holder, count in heaps:
+                tasks += [asyncio.create_task(piece(holder)) for _ in range(count)]
+            while not all(task.done() for task in tasks):
+                by_turn.append([])
+                await asyncio.sleep(0)
+            return by_turn
+
+        return asyncio.run(scenario())
+
+    def test_a_heap_begins_a_few_at_each_turn(self):
+        by_turn = self.begun([("noisy", 100)], 8)
+
+        assert max(map(len, by_turn)) == 8
+        assert sum(map(len, by_turn)) == 100
+        assert sum(map(len, by_turn[:4])) >= 16  # and goes on without a pause
+
+    def test_others_go_on_beside_it(self):
+        by_turn = self.begun([("noisy", 100), ("quiet", 2)], 2)
+        order = [holder for turn in by_turn for holder in turn]
+
+        assert order.index("quiet") <= 4
+        assert order[:8].count("quiet") == 2
+
+    def test_each_loop_has_its_own(self):
+        turns = LoopTurns(1)
+
+        async def leave_at_once():
+            await turns.wait("a")  # its place comes back in a turn that never comes
+
+        for _ in range(3):
+            asyncio.run(asyncio.wait_for(leave_at_once(), 5))

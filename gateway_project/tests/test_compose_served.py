@@ -17,14 +17,16 @@ from pathlib import Path
 
 import pytest
 import yaml
+from django.conf import settings
 
 from accounts.models import ApiKey
+from deploy import services
 from deploy.make_secrets import make
 from gateway_project.tests.conftest import need_stores
 from gateway_project.tests.served import ROOT, database_url, free_port, wait_until
 
 FILE = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
-RUNNING = ("engine", "gateway", "worker", "worker-detection", "beat")
+RUNNING = ("engine", "gateway", "worker", "worker-detection", "beat", "robin")
 BIN = Path(sys.executable).parent
 
 
@@ -32,7 +34,7 @@ BIN = Path(sys.executable).parent
 def installation(gateway, own_redis, tmp_path):
     """`start(name)` and `check(name)`, as Docker would."""
     need_stores()
-    ports = {"8000": free_port(), "8081": free_port()}
+    ports = {port: free_port() for port in ("8000", "8080", "8081", "8090")}
     folder = tmp_path / "secrets"
     make(folder)
     for name, content in {"database_url": database_url()}.items():
@@ -62,11 +64,14 @@ def installation(gateway, own_redis, tmp_path):
             "PORT": str(ports["8000"]),
         }
 
+    # The port that the image's entrypoint gives the engine.
+    more = {"engine": [f"--port={ports['8081']}"]}
+
     def start(name):
-        command = FILE["services"][name].get("command") or image_command()
+        command = [*(FILE["services"][name].get("command") or image_command()), *more.get(name, [])]
         with (tmp_path / f"{name}.log").open("wb") as log:
             started[name] = subprocess.Popen(
-                [adapted(word) for word in command],
+                ["sh", "deploy/entrypoint.sh", *(adapted(word) for word in command)],
                 cwd=ROOT, env=environment(name), stdout=log, stderr=log, start_new_session=True,
             )  # fmt: skip
 
@@ -98,6 +103,7 @@ def image_check():
     return ["CMD", *json.loads(re.findall(r"^HEALTHCHECK .*CMD (\[.*\])$", text, re.M)[0])]
 
 
+@pytest.mark.slow
 @pytest.mark.served
 @pytest.mark.timeout(280)
 def test_each_process_starts_and_its_health_check_says_so(installation):
@@ -114,6 +120,17 @@ def test_each_process_starts_and_its_health_check_says_so(installation):
 
     assert json.loads(answer.stdout)["components"]["engine"]["status"] == "up"
     assert ApiKey.objects.count() == 0  # it is the database that the file names
+
+
+def test_the_health_check_of_postgres_tells_up_from_down(gateway):
+    need_stores()
+    [_, *words] = FILE["services"]["postgres"]["healthcheck"]["test"]
+    words[0] = str(services.find("postgres").with_name(words[0]))
+    port = settings.DATABASES["default"]["PORT"]
+    silent = {"capture_output": True, "check": False}
+
+    assert subprocess.run([*words, "-p", str(port)], **silent).returncode == 0
+    assert subprocess.run([*words, "-p", str(free_port())], **silent).returncode != 0
 
 
 @pytest.mark.skipif(shutil.which("redis-server") is None, reason="redis-server is missing")

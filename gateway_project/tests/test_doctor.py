@@ -5,19 +5,27 @@ from __future__ import annotations
 import datetime
 import ipaddress
 import json
+import re
 import socket
 import ssl
 import subprocess
 import sys
+import tempfile
 import threading
 import time
+from contextlib import ExitStack
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
 
+import orjson
+import psycopg
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
-from django.db import connection
+from django.core.management import get_commands
+from django.db import connection, transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.migrations.recorder import MigrationRecorder
 
@@ -25,6 +33,7 @@ from accounts.events import audit
 from accounts.keys import Peppers
 from accounts.models import SecretInUse
 from accounts.usage import partitions
+from deploy import services
 from gateway_project import backups, rotation
 from gateway_project.core.stores import redis
 from gateway_project.core.upstream import breaker
@@ -131,13 +140,26 @@ def test_each_check_of_the_page_exists_and_no_other():
         assert f"`{name}`" in page, f"say in docs/operations.md what `{name}` looks at"
 
 
-# -- Databases ------------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    "page",
+    [ROOT / "README.md", ROOT / "SECURITY.md", *sorted((ROOT / "docs").glob("*.md"))],
+    ids=lambda page: page.name,
+)
+def test_what_a_page_has_people_run_exists(page):
+    text = re.sub(r"\s+", " ", page.read_text())
 
-on_postgresql = pytest.mark.skipif(connection.vendor != "postgresql", reason="needs PostgreSQL")
+    assert set(re.findall(r"manage\.py ([a-z_]+)", text)) <= set(get_commands())
+    for names in re.findall(
+        r"manage\.py doctor((?: [a-z]+(?:\.[a-z]+)?)+)(?=`| #| systemctl)", text
+    ):
+        assert set(names.split()) <= set(CHECKS), names
+
+
+# -- Databases ------------------------------------------------------------------------------------
 
 
 class TestTheDatabase:
-    @on_postgresql
+    @pytest.mark.needs_postgresql
     def test_a_good_one(self, gateway):
         partitions.make_partitions_ahead()
         names = ("database.migrations", "database.clock", "database.connections")
@@ -153,12 +175,13 @@ class TestTheDatabase:
         with monkeypatch.context() as patch:
             patch.setattr(BaseDatabaseWrapper, "ensure_connection", refuse)
             patch.setattr(BaseDatabaseWrapper, "cursor", refuse)
+            patch.setattr(stores, "_connect", lambda: refuse(None))
 
             assert "It does not answer: connection refused" in trouble("database")
             for name in ("database.migrations", "database.partitions", "secrets", "backup"):
                 assert statuses(look(name)) == {"skipped"}, name
 
-    @on_postgresql
+    @pytest.mark.needs_postgresql
     def test_a_server_that_may_lose_what_it_has_written(self, gateway):
         # The tests' own is one: it runs without fsync.
         said = trouble("database")
@@ -174,7 +197,7 @@ class TestTheDatabase:
         finally:
             recorder.record_applied("accounts", "0001_initial")
 
-    @on_postgresql
+    @pytest.mark.needs_postgresql
     def test_pools_that_ask_for_more_than_there_is(self, gateway, settings):
         settings.WORKERS = 20
 
@@ -183,11 +206,85 @@ class TestTheDatabase:
         assert "The pools may ask for more than there is" in said
         assert "max_connections" in said
 
-    @on_postgresql
+    @pytest.mark.needs_postgresql
     def test_a_log_without_a_partition_for_today(self, gateway, monkeypatch):
         monkeypatch.setattr(partitions, "partition_days", list)
 
         assert "no partition for today" in trouble("database.partitions")
+
+    @pytest.mark.needs_postgresql
+    @pytest.mark.parametrize(
+        ("name", "value", "reason", "do"),
+        [
+            ("HOST", "db.invalid", "resolve", "/etc/resolv.conf"),
+            ("PORT", "1", "refused", "Nobody listens there"),
+            ("USER", "nobody_of_that_name", 'role "nobody', "correct the user in DATABASE_URL"),
+            ("NAME", "nowhere", 'database "nowhere" does not', "createdb"),
+        ],
+    )
+    def test_why_it_does_not_answer(self, gateway, settings, monkeypatch, name, value, reason, do):
+        with monkeypatch.context() as patch:
+            patch.setitem(settings.DATABASES["default"], name, value)
+            said = trouble("database")
+
+        assert reason in said
+        assert do in said
+
+    @pytest.mark.parametrize(
+        ("reason", "do"),
+        [
+            ("FATAL: sorry, too many clients already", "raise max_connections"),
+            ("FATAL: remaining connection slots are reserved for", "raise max_connections"),
+            ("FATAL: password authentication failed for user", "%-encode"),
+            ("FATAL: no pg_hba.conf entry for host", "a line of pg_hba.conf"),
+            ("connection timeout expired", "A firewall"),
+            ("FATAL: unsupported startup parameter: options", "ignore_startup_parameters"),
+            ("SSL error: certificate verify failed", "sslrootcert"),
+            ("FATAL: the database system is starting up", "Wait until it is up"),
+        ],
+    )
+    def test_what_servers_and_poolers_say_has_its_mend(self, reason, do):
+        assert do in stores.what_to_do(f"connection failed: {reason}", stores.WHY, "")
+
+    @pytest.mark.needs_postgresql
+    @pytest.mark.parametrize(
+        ("options", "said"),
+        [
+            ({"mode": "statement"}, "set pool_mode = transaction there"),
+            ({"ignored": "extra_float_digits"}, "set ignore_startup_parameters"),
+        ],
+    )
+    def test_a_pooler_that_is_set_up_wrong(self, gateway, settings, monkeypatch, options, said):
+        program = services.find("pgbouncer")
+        if program is None:
+            pytest.skip("needs pgbouncer: `make test` installs it")
+        facts = settings.DATABASES["default"]
+        target = "postgresql://{USER}:{PASSWORD}@{HOST}:{PORT}".format(**facts)
+        with ExitStack() as stack, monkeypatch.context() as patch:
+            home = stack.enter_context(tempfile.TemporaryDirectory(dir="/tmp"))
+            url = services.start_pgbouncer(stack, program, Path(home), target, **options)
+            patch.setitem(facts, "PORT", url.rpartition(":")[2])
+
+            assert said in trouble("database")
+
+    @pytest.mark.needs_postgresql
+    @pytest.mark.parametrize(
+        ("statement", "said"),
+        [
+            ("SET default_transaction_read_only = on", "takes no writes"),
+            ("SET search_path = nowhere", "no schema to work in"),
+            ("SET ROLE pg_monitor", "may make nothing in the schema"),
+            ("SET ROLE pg_monitor", "belong to somebody else"),
+        ],
+    )
+    def test_rights_that_are_missing(self, db, statement, said):
+        with transaction.atomic(), connection.cursor() as cursor:
+            cursor.execute(statement)
+            found = list(stores._rights())
+            transaction.set_rollback(True)
+
+        assert [one for one in found if said in one.message and one.do]
+        assert statuses(found) == {"error"}
 
     def test_a_clock_that_is_off(self):
         now = time.time()
@@ -243,6 +340,34 @@ class TestRedis:
 
         broken_redis.config_set("maxmemory", "200mb")
         assert "refuses to remember once it is full" in trouble("redis.memory")
+
+    @pytest.mark.parametrize(
+        ("change", "said"),
+        [
+            (lambda url: url.replace("/0", "/99"), "0 is always there"),
+            (lambda url: url.replace("127.0.0.1", "redis.invalid"), "/etc/resolv.conf"),
+            (lambda url: url.replace("redis:", "rediss:"), "speak"),
+        ],
+    )
+    def test_a_wrong_address(self, broken_redis, settings, change, said):
+        settings.REDIS_URL = change(settings.REDIS_URL)
+
+        assert said in trouble("redis")
+
+    @pytest.mark.parametrize(
+        ("command", "said"),
+        [
+            ("CONFIG SET requirepass abc", "Correct user or password"),
+            ("REPLICAOF 127.0.0.1 1", "name the primary"),
+            ("CONFIG SET maxmemory 1", "It is full"),
+            ("ACL SETUSER default -eval", "ACL SETUSER"),
+            ("ACL SETUSER default resetchannels", "ACL SETUSER"),
+        ],
+    )
+    def test_one_that_takes_no_work(self, broken_redis, command, said):
+        broken_redis.execute_command(*command.split())
+
+        assert said in trouble("redis")
 
     def test_one_that_is_away(self, settings):
         settings.REDIS_URL = settings.CACHE_REDIS_URL = "redis://127.0.0.1:1/0"
@@ -308,6 +433,48 @@ class TestSettings:
         assert "LOG_FORMAT is unknown. (gateway.E002)" in trouble("settings")
 
 
+# -- Files ----------------------------------------------------------------------------------------
+
+
+class TestFiles:
+    @pytest.fixture
+    def checkout(self, production):
+        with tempfile.TemporaryDirectory(dir="/tmp") as name:
+            Path(name).chmod(0o755)
+            production.BASE_DIR, production.VAR_DIR = Path(name), Path(name) / "var"
+            yield Path(name)
+
+    @pytest.mark.parametrize("name", [".env", "var/secrets/key_pepper"])
+    def test_secrets_that_everybody_may_read(self, checkout, name):
+        path = checkout / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch(0o644)
+
+        assert f"error: Every user of this host can read {path}. chmod o= {path}" == trouble(
+            "files"
+        )
+
+        path.chmod(0o600)
+        assert trouble("files") == ""
+
+    def test_a_folder_that_nobody_else_enters(self, checkout):
+        (checkout / "var/secrets").mkdir(parents=True, mode=0o700)
+        (checkout / "var/secrets/secret_key").touch(0o644)
+
+        assert trouble("files") == ""
+
+    def test_libraries_of_another_version(self, checkout):
+        (checkout / "requirements").mkdir()
+        lock = checkout / "requirements/base.txt"
+        text = (ROOT / "requirements/base.txt").read_text()
+        lock.write_text(text)
+        assert trouble("packages") == ""
+
+        lock.write_text(re.sub(r"^django==\S+", "django==4.2", text, flags=re.MULTILINE))
+        assert "not 4.2" in trouble("packages")
+        assert "make setup" in trouble("packages")
+
+
 # -- Proxies --------------------------------------------------------------------------------------
 
 
@@ -318,7 +485,7 @@ class TestSettings:
         ([network.FORGED, "192.0.2.1"], 1, "192.0.2.1", "ok", "1 proxies"),
         (["192.0.2.1"], 1, "192.0.2.1", "ok", "1 proxies"),  # it writes the header anew
         ([network.FORGED, "192.0.2.1", "10.0.0.1"], 2, "192.0.2.1", "ok", "2 proxies"),
-        ([network.FORGED], 1, network.FORGED, "error", "TRUSTED_PROXY_HOPS=0"),
+        ([network.FORGED], 1, network.FORGED, "error", "have it append"),
         ([network.FORGED, "192.0.2.1"], 2, network.FORGED, "error", "TRUSTED_PROXY_HOPS=1"),
         ([network.FORGED, "192.0.2.1"], 0, "10.0.0.1", "error", "TRUSTED_PROXY_HOPS=1"),
         ([network.FORGED, "192.0.2.1", "10.0.0.1"], 1, "10.0.0.1", "error", "HOPS=2"),
@@ -343,6 +510,48 @@ def test_a_proxy_that_hides_https(settings):
 
     assert [one.status for one in found] == ["ok", "error"]
     assert "X-Forwarded-Proto" in found[1].do
+
+
+@pytest.mark.parametrize(
+    ("seen_by_us", "said"),
+    [
+        ({"host": "127.0.0.1:8000"}, "pass `Host` on"),
+        ({"host": "g.example:443"}, ""),
+        ({"headers": ["idempotency-key", "prefer", "if-match"]}, "x-api-key: sent to"),
+    ],
+)
+def test_headers_that_a_proxy_changes(seen_by_us, said):
+    seen = {"host": "g.example", "headers": list(network.seen.HEADERS), **seen_by_us}
+    found = list(network.judge_headers(seen, url="https://g.example"))
+
+    assert bool(found) == bool(said)
+    assert all(said in one.message + one.do for one in found)
+
+
+@pytest.fixture
+def bad_proxy():
+    """Takes no large bodies, and does not pass `Upgrade` on; also no provider of anything."""
+
+    class Proxy(BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_error(426)
+
+        def do_POST(self):
+            self.send_error(413)
+
+        def log_message(self, *_): ...
+
+    with HTTPServer(("127.0.0.1", 0), Proxy) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+def test_bodies_and_sockets_that_a_proxy_does_not_let_through(bad_proxy):
+    [body], [socket_] = network._large_body(bad_proxy), network._upgrade(bad_proxy)
+
+    assert (body.status, "client_max_body_size" in body.do) == ("error", True)
+    assert (socket_.status, "`Upgrade`" in socket_.do) == ("error", True)
 
 
 def test_nobody_else_is_told_what_the_gateway_sees(gateway):
@@ -454,11 +663,42 @@ class TestCertificates:
         assert statuses(found) == {status}
         assert f"{days} days" in found[0].message
 
+    def test_of_every_engine_and_of_the_provider(self, settings, tls):
+        port = tls(3)
+        settings.DETECTION_ENGINES = f"judge=openai+https://:KEY@127.0.0.1:{port}/v1?model=m"
+        settings.OIDC_ISSUER = f"https://127.0.0.1:{port}/realm"
+
+        said = trouble("certificates")
+
+        assert "the engine 'judge' (127.0.0.1" in said
+        assert "OIDC_ISSUER (127.0.0.1" in said
+        assert "KEY" not in said
+
     def test_one_of_nobody(self, settings, tls):
         settings.DETECTION_ENGINE_URL = f"https://127.0.0.1:{tls(90, trusted=False)}"
         settings.CSRF_TRUSTED_ORIGINS = []
 
         assert "its certificate is not accepted" in trouble("certificates")
+
+
+class TestNames:
+    def test_name_servers_that_answer_and_that_do_not(self, name_server, settings, monkeypatch):
+        monkeypatch.setattr(network.names, "_answering", (False, 0.0))
+        settings.NAME_SERVERS = [name_server.address]
+        assert statuses(look("dns")) == {"ok"}
+
+        monkeypatch.setattr(network.names, "_answering", (False, 0.0))
+        name_server.is_silent = True
+        assert "Correct NAME_SERVERS" in trouble("dns")
+
+    def test_a_provider_that_is_none(self, settings, bad_proxy):
+        assert statuses(look("oidc")) == {"skipped"}
+        settings.OIDC_ISSUER, settings.OIDC_CLIENT_ID = bad_proxy, "gateway"
+
+        said = trouble("oidc")
+
+        assert "does not describe a provider" in said
+        assert "OIDC_CLIENT_SECRET not" in said
 
 
 class TestMail:
@@ -562,15 +802,12 @@ class TestRobin:
 
 # -- The installation -----------------------------------------------------------------------------
 
-needs_redis = pytest.mark.skipif(
-    "not __import__('django.conf').conf.settings.REDIS_URL", reason="needs Redis"
-)
 
-
-@needs_redis
+@pytest.mark.needs_redis
 class TestProcesses:
     @pytest.fixture(autouse=True)
-    def nobody(self, gateway):
+    def nobody(self, gateway, monkeypatch):
+        monkeypatch.setattr(installation, "FILES_MIN", 64)
         redis.client().delete(presence.PROCESSES)
         yield
         redis.client().delete(presence.PROCESSES)
@@ -594,6 +831,36 @@ class TestProcesses:
         settings.SECRET_KEY_FALLBACKS = ["another " * 6]
 
         assert "web host/web has another SECRET_KEY" in trouble("processes")
+
+    def test_one_with_other_settings(self, settings):
+        note = orjson.loads(presence._note("web"))
+        note["settings"]["TRUSTED_PROXY_HOPS"] = note["settings"]["PUBLIC_URL"] = "00000000"
+        redis.client().hset(presence.PROCESSES, "host-b/2", orjson.dumps(note))
+        redis.client().hset(presence.PROCESSES, "host-a/1", presence._note("worker"))
+
+        said = trouble("processes")
+
+        assert "host-b/2 has other values of PUBLIC_URL, TRUSTED_PROXY_HOPS than this" in said
+        assert "host-a/1" not in said
+
+    def test_one_that_may_open_few_files(self, settings):
+        note = {**orjson.loads(presence._note("web")), "files": 32}
+        redis.client().hset(presence.PROCESSES, "host-b/2", orjson.dumps(note))
+
+        assert "LimitNOFILE=65536" in trouble("processes")
+
+    @pytest.mark.needs_postgresql
+    def test_a_host_with_another_redis(self, settings):
+        facts = settings.DATABASES["default"]
+        for name in ("host-b", socket.gethostname()):
+            redis.client().hset(presence.PROCESSES, f"{name}/1", presence._note("web"))
+        with psycopg.connect(
+            "postgresql://{USER}:{PASSWORD}@{HOST}:{PORT}/{NAME}".format(**facts),
+            application_name="gateway-0123456789ab on host-b",
+        ):
+            assert trouble("redis.shared") == ""
+            redis.client().hdel(presence.PROCESSES, "host-b/1")
+            assert "host-b use this database, and not this Redis" in trouble("redis.shared")
 
     def test_queues_that_nobody_takes_from(self, monkeypatch):
         monkeypatch.setattr(installation, "QUEUE_SECONDS", 0.3)
@@ -646,6 +913,11 @@ class TestTheBackup:
 
         assert statuses(look("backup")) == {"ok"}
 
+    def test_one_that_nobody_could_read(self, production, gateway):
+        production.BACKUP_RECIPIENTS = ["nonsense"]
+
+        assert "'nonsense' is no age recipient" in trouble("backup")
+
     def test_an_old_one(self, production, gateway, monkeypatch):
         audit(backups.MADE, actor="test")
         monkeypatch.setattr(installation, "BACKUP_HOURS", -1)
@@ -689,6 +961,7 @@ def doctor(environment, *arguments):
 
 @pytest.mark.served
 class TestTheCommand:
+    @pytest.mark.slow
     def test_a_whole_installation(self, serve, work, own_redis, tmp_path):
         served = serve(REDIS_URL=own_redis.url, WORKERS="1")
         work("--concurrency=1")
@@ -719,6 +992,7 @@ class TestTheCommand:
         assert strict.returncode == 1
         assert "→" in strict.stdout
 
+    @pytest.mark.slow
     def test_a_gateway_that_believes_a_forged_address(self, serve, own_redis):
         served = serve(REDIS_URL=own_redis.url, WORKERS="1", TRUSTED_PROXY_HOPS="1")
 

@@ -161,6 +161,7 @@ class TestTheProcess:
 
 
 class TestItsEnd:
+    @pytest.mark.slow
     def test_it_answers_what_it_has_before_it_goes(self):
         process = Process()
         wait_until(process.is_up, seconds=60)

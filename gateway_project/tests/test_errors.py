@@ -43,9 +43,9 @@ def test_every_code_has_one_class_and_a_sentence_that_says_what_to_do():
 # A refusal that does not help is a support request. What helps is an act, a call, or somebody who
 # can be asked.
 ACTS = re.compile(
-    r"\b(add|allow|ask|call|can|change|check|choose|correct|delete|discard|do|enable|leave|look|make"
-    r"|mend|narrow|read|refresh|reload|remove|repeat|report|retry|revoke|run|see|send|sign|split|take"
-    r"|try|type|use|wait|withdraw|GET|POST|PUT|PATCH|DELETE)\b",
+    r"\b(add|allow|ask|begin|call|can|change|check|choose|confirm|correct|decline|delete|discard|do|enable|leave|look|make"
+    r"|mend|narrow|propose|read|refresh|reload|remove|repeat|report|retry|revoke|run|see|send|sign|split|take"
+    r"|try|type|use|wait|withdraw|write|GET|POST|PUT|PATCH|DELETE)\b",
     re.I,
 )
 FOR_THE_LOG = {"status {}", "another media type", "unreadable"}  # no caller is shown these

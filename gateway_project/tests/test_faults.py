@@ -41,6 +41,7 @@ def test_200_at_once_through_two_workers_let_exactly_60_pass(serve, acme_key):
 
 
 class TestRedis:
+    @pytest.mark.slow
     def test_away_limits_are_local_and_said_so_and_exact_again_afterwards(
         self, serve, own_redis, acme_key
     ):
@@ -60,6 +61,7 @@ class TestRedis:
         assert 'gateway_ratelimit_degraded_total{policy="minute"}' in text
         assert (back.count(200), back.count(429)) == (60, 10)
 
+    @pytest.mark.slow
     def test_closed_by_policy_it_refuses_with_503(self, serve, own_redis, acme_key):
         served = serve(WORKERS="1", REDIS_URL=own_redis.url, RATE_LIMIT_FAILURE_POLICY="closed")
 
@@ -68,6 +70,7 @@ class TestRedis:
 
         assert (r.status_code, r.json()["code"]) == (503, "store_unavailable")
 
+    @pytest.mark.slow
     def test_flushed_in_the_middle_no_request_fails(self, serve, own_redis, make_key):
         key = make_key(rate_limit_per_minute=1000)
         served = serve(WORKERS="2", REDIS_URL=own_redis.url)
@@ -81,6 +84,7 @@ class TestRedis:
 
         assert statuses == [200] * 60
 
+    @pytest.mark.slow
     def test_frozen_it_slows_nobody_down_for_long(self, serve, own_redis, make_key):
         key = make_key(rate_limit_per_minute=1000)
         served = serve(WORKERS="1", REDIS_URL=own_redis.url)
@@ -93,6 +97,7 @@ class TestRedis:
         assert statuses == {200}
 
 
+@pytest.mark.slow
 def test_the_database_restarted_in_the_middle_costs_no_known_key_and_no_row(serve, make_key):
     key = make_key(rate_limit_per_minute=1000)
     served = serve(WORKERS="1")
@@ -173,8 +178,10 @@ class TestSlowClients:
         assert r.status_code == 200
         assert answer.startswith(b"HTTP/1.1 503")
         assert b"Send this one again" in answer
+        assert b"\r\nconnection: close\r\n" in answer.lower()
         assert 'bound="bodies"' in httpx.get(f"{served.url}/metrics").text
 
+    @pytest.mark.slow
     def test_a_head_that_never_ends_is_given_up(self, serve, acme_key, monkeypatch):
         served = serve(WORKERS="1", HEAD_SECONDS_MAX="1")
 
@@ -183,6 +190,7 @@ class TestSlowClients:
             assert client.recv(100) == b""
             client.close()
 
+    @pytest.mark.slow
     @pytest.mark.parametrize(
         ("head", "status", "code"),
         [

@@ -14,7 +14,7 @@ import pytest
 import websockets
 from websockets.asyncio.client import connect
 
-pytestmark = pytest.mark.served
+pytestmark = [pytest.mark.slow, pytest.mark.served]
 BIG = "x" * 200
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 from uuid import uuid4
 
@@ -12,16 +13,19 @@ from gateway_project.tests.test_generated import PAGES, SIGN_IN
 from gateway_project.tests.test_permissions import ALL
 
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "PROPFIND", "PURGE")
-NAMES = {"code": "not_found", "section": "clamav", "scanner": "clamav", "session_id": "1"}
+NAMES = {
+    "code": "not_found",
+    "section": "clamav",
+    "scanner": "clamav",
+    "session_id": "1",
+    "slug": "limits",
+}
 
 
 def filled(template: str) -> str:
-    parts = template.replace("<", "{").replace(">", "}").split("/")
-    for i, part in enumerate(parts):
-        if part.startswith("{"):
-            name = part.strip("{}").rpartition(":")[2]
-            parts[i] = NAMES.get(name, str(uuid4()))
-    return "/".join(parts)
+    return re.sub(
+        r"[{<](?:\w+:)?(\w+)[}>]", lambda found: NAMES.get(found[1], str(uuid4())), template
+    )
 
 
 ENDPOINTS = sorted({template for _, template, view in ALL if hasattr(view, "actions")})

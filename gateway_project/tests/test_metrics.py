@@ -570,6 +570,7 @@ def are_drained(served: Served, rows: int) -> bool:
 
 @pytest.mark.served
 class TestServed:
+    @pytest.mark.slow
     def test_two_web_workers_and_celery_are_one_page_whoever_answers_and_dies(
         self, serve, work, make_key
     ):
@@ -623,6 +624,7 @@ class TestServed:
         # No banner, and no line in a format of Celery's: "[2026-01-01 00:00:00,000: INFO/…".
         assert not re.search(r"^( *-{3,}|\[tasks\]|\[\d{4}-)", worker.text(), re.M)
 
+    @pytest.mark.slow
     def test_the_counts_of_an_earlier_run_go_on_and_its_live_gauges_are_gone(self, serve, make_key):
         key = make_key(rate_limit_per_minute=1000)
         first = serve()
@@ -645,6 +647,7 @@ class TestServed:
         assert "gateway_requests_total" in names
         assert "gateway_circuit_breaker_state" not in names
 
+    @pytest.mark.slow
     def test_the_log_has_one_event_a_request_and_no_secret(self, serve, make_key):
         key = make_key(name="logged")
         served = serve(WORKERS="1", LOG_LEVEL="DEBUG", by_command=True)

@@ -131,6 +131,7 @@ def test_a_gateway_on_an_empty_database_is_ready_once_it_is_migrated(start, tmp_
     assert migrations.COMMAND in line["do"]
 
 
+@pytest.mark.slow
 @pytest.mark.served
 def test_a_process_that_never_saw_its_database_is_not_ready_and_says_so(start):
     served = start("postgres://nobody:x@127.0.0.1:1/nothing")

@@ -6,6 +6,7 @@ import gzip
 import logging
 import re
 import time
+from types import SimpleNamespace
 from unittest.mock import Mock
 from uuid import UUID
 
@@ -15,6 +16,7 @@ from django.db import OperationalError
 from accounts.tests.shapes import refusal
 from gateway_project.core import errors
 from gateway_project.core.api.middleware import client_address
+from gateway_project.core.api.responses import NDJSON, wants
 from gateway_project.core.stores import database
 from gateway_project.core.telemetry import health
 from gateway_project.system import views
@@ -29,7 +31,7 @@ class TestLanding:
         assert r.status_code == 200
         assert r.headers["content-type"] == "text/html; charset=utf-8"
         links = set(re.findall(r'href="([^"]+)"', r.text))
-        assert {"/docs", "/redoc", "/openapi.json", "/health", "/admin/"} <= links
+        assert {"/docs", "/redoc", "/openapi.json", "/health", "/admin/", "/status"} <= links
 
     def test_every_link_of_it_answers(self, gateway):
         r = gateway.get("/", headers=HTML)
@@ -379,7 +381,7 @@ def test_a_page_that_breaks_is_a_500_whose_cause_is_logged(gateway, monkeypatch)
     def broken(*args, **kwargs):
         raise ZeroDivisionError("the cause")
 
-    monkeypatch.setattr("portal.views.render", broken)
+    monkeypatch.setattr("portal.landing.render", broken)
 
     r = gateway.get("/")
 
@@ -412,6 +414,12 @@ def test_causes_of_errors_are_not_silenced():
     [
         ("203.0.113.9", "203.0.113.9"),
         ("2001:db8::1", "2001:db8::1"),
+        ("192.0.2.1, 203.0.113.9:50123", "203.0.113.9"),
+        ("[2001:db8::1]:443", "2001:db8::1"),
+        ("[2001:db8::1]", "2001:db8::1"),
+        ("[fe80::1%eth0]:443", "10.0.0.1"),
+        ("[", "10.0.0.1"),
+        ("203.0.113.9:", "203.0.113.9"),
         ("fe80::1%eth0", "10.0.0.1"),  # the database's column has no zones
         ("not an address", "10.0.0.1"),
         ("", "10.0.0.1"),
@@ -434,3 +442,32 @@ def test_readiness_outlives_the_database_as_long_as_known_keys_do(
     assert r.status_code == status
     assert r.json()["status"] == {200: "degraded", 503: "down"}[status]
     assert r.json()["checks"]["database"] == "down"
+
+
+@pytest.mark.parametrize(
+    ("accept", "wanted"),
+    [
+        ("", 0.0),
+        ("*/*", 0.0),
+        ("application/x-ndjson", 1.0),
+        ("Application/X-NDJSON ; q=0.5", 0.5),
+        ("text/html, application/x-ndjson;a=b;Q=0.25", 0.25),
+        ("application/x-ndjson;q=0", 0.0),
+        ("application/x-ndjson;q=0.000, */*", 0.0),
+        ("application/x-ndjsonx", 0.0),
+    ],
+)
+def test_what_accept_names_with_no_quality_is_not_wanted(accept, wanted):
+    assert wants(SimpleNamespace(headers={"accept": accept}), NDJSON) == wanted
+
+
+@pytest.mark.parametrize(
+    ("sent", "status"), [("*", 304), ('W/"x", {}', 304), ('W/"x"', 200), ("", 200)]
+)
+def test_the_document_is_sent_once(gateway, sent, status):
+    tag = gateway.get("/openapi.json").headers["etag"]
+
+    r = gateway.get("/openapi.json", headers={"If-None-Match": sent.format(tag)})
+
+    assert r.status_code == status
+    assert r.headers["etag"] == tag

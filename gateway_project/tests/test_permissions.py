@@ -5,6 +5,7 @@ A route that is missing from the table fails `test_no_route_is_missing`.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from itertools import count
 from typing import Any
@@ -21,7 +22,6 @@ from accounts.tests.shapes import refusal
 from detection.jobs import store
 from detection.jobs.judging import Item
 from detection.models import Job
-from gateway_project.system import views as system_views
 from webhooks import services as webhooks
 from webhooks.receiving import inbox
 
@@ -53,6 +53,11 @@ TABLE: dict[tuple[str, str], tuple[int, ...]] = {
     ("POST", "/v1/detect/async"): (401, 202, 403, 202, 401),
     ("GET", "/v1/detect/async/{id}"): (401, 200, 403, 404, 401),
     ("POST", "/beta/litellm_basic_guardrail_api"): (401, 200, 403, 200, 401),
+    ("POST", "/v1/guardrails/portkey"): (401, 200, 403, 200, 401),
+    ("POST", "/v1/guardrails/kong"): (401, 200, 403, 200, 401),
+    ("POST", "/v1/guardrails/agentgateway/request"): (401, 200, 403, 200, 401),
+    ("POST", "/v1/guardrails/agentgateway/response"): (401, 200, 403, 200, 401),
+    ("POST", "/v1/guardrails/openguardrails/v1/evaluate"): (401, 200, 403, 200, 401),
     ("GET", "/v1/policy"): (401, 200, 403, 200, 401),
     ("PUT", "/v1/policy"): (401, 200, 403, 200, 401),
     ("POST", "/v1/feedback"): (401, 201, 403, 404, 401),
@@ -77,7 +82,15 @@ TABLE: dict[tuple[str, str], tuple[int, ...]] = {
     ("GET", "/metrics"): PUBLIC,  # from here; `test_metrics_are_not_for_everybody`
     ("GET", "/openapi.json"): PUBLIC,
     ("GET", "/docs"): PUBLIC,
+    ("GET", "/docs/errors"): PUBLIC,
+    ("GET", "/docs/search"): PUBLIC,
+    ("GET", "/docs/{slug}"): PUBLIC,
     ("GET", "/redoc"): PUBLIC,
+    ("GET", "/status"): PUBLIC,
+    ("GET", "/status.atom"): PUBLIC,
+    ("GET", "/changelog"): PUBLIC,
+    ("GET", "/terms"): PUBLIC,
+    ("GET", "/privacy"): PUBLIC,
     ("GET", "/problems/{code}"): PUBLIC,
     ("GET", "/admin"): (302,) * 5,
     # Staff find more there: test_staff_api.py
@@ -85,7 +98,12 @@ TABLE: dict[tuple[str, str], tuple[int, ...]] = {
     ("GET", "/admin/users"): (404,) * 5,
     ("GET", "/admin/usage/{api_key_id}"): (404,) * 5,
     ("GET", "/"): PUBLIC,
-    ("GET", "/guides/quickstart"): PUBLIC,
+    ("GET", "/language"): (302,) * 5,
+    ("GET", "/guides/"): PUBLIC,
+    ("GET", "/guides"): (302,) * 5,
+    ("GET", "/guides/{slug}"): PUBLIC,
+    ("GET", "/guides/{slug}.md"): PUBLIC,
+    ("GET", "/llms.txt"): PUBLIC,
 }
 BODIES: dict[tuple[str, str], Any] = {
     ("POST", "/auth/rotate-key"): {},
@@ -95,6 +113,24 @@ BODIES: dict[tuple[str, str], Any] = {
     ("POST", "/v1/detect/score"): {"text": "Good morning."},
     ("PUT", "/v1/policy"): {"mode": "monitor"},
     ("POST", "/beta/litellm_basic_guardrail_api"): {"texts": ["Good morning."]},
+    ("POST", "/v1/guardrails/portkey"): {
+        "eventType": "beforeRequestHook",
+        "request": {"json": {"messages": [{"role": "user", "content": "Good morning."}]}},
+    },
+    ("POST", "/v1/guardrails/kong"): {"content": "Good morning.", "source": "INPUT"},
+    ("POST", "/v1/guardrails/agentgateway/request"): {
+        "body": {"messages": [{"role": "user", "content": "Good morning."}]}
+    },
+    ("POST", "/v1/guardrails/agentgateway/response"): {
+        "body": {"choices": [{"message": {"role": "assistant", "content": "Good morning."}}]}
+    },
+    ("POST", "/v1/guardrails/openguardrails/v1/evaluate"): {
+        **dict.fromkeys(("agent_id", "agent_type", "agent_workspace", "agent_user"), ""),
+        "kind": "step/request",
+        "step_id": "1",
+        "llm_protocol": "openai.chat",
+        "payload": {"messages": [{"role": "user", "content": "Good morning."}]},
+    },
     ("POST", "/v1/detect/batch"): {"requests": [{"id": "1", "text": "Good morning."}]},
     ("POST", "/v1/detect/async"): {
         "text": "Good morning.",
@@ -123,7 +159,7 @@ def routes(patterns: list[Any], prefix: str = "") -> Iterator[tuple[str, str, An
         elif isinstance(pattern, URLPattern):
             if route.startswith(("accounts/", "app/")):
                 continue  # pages: `test_portal.py`
-            names = [part for part in route.split("/") if part.startswith("<")]
+            names = re.findall(r"<[^>]+>", route)
             template = "/" + route
             for name in names:
                 template = template.replace(name, "{" + name.strip("<>").partition(":")[2] + "}")
@@ -220,7 +256,9 @@ def test_it_answers_as_the_table_says(
     json = {} if body is None else {"json": body}
 
     names = dict.fromkeys(("id", "api_key_id", "request_id", "token"), target)
-    r = gateway.request(method, path.format(**names, code="not_found"), key=caller, **json)
+    slug = "keys" if path.startswith("/docs") else "quickstart"
+    names |= {"code": "not_found", "slug": slug}
+    r = gateway.request(method, path.format(**names), key=caller, **json)
 
     assert r.status_code == status
     if status >= 400:
@@ -276,11 +314,21 @@ def test_metrics_are_for_our_own_network(gateway: Any, address: str) -> None:
     assert gateway.get("/metrics", client_ip=address).status_code == 200
 
 
-@pytest.mark.parametrize("name", system_views.FORWARDED)
-def test_metrics_are_not_for_who_comes_through_a_proxy(gateway: Any, name: str) -> None:
-    """Whose address it names, and whether it is one of ours, is not known."""
-    header = name.removeprefix("HTTP_").replace("_", "-")
+OF_PROXIES = [
+    *("Forwarded", "Forwarded-For", "Via", "X-Forwarded", "X-Forwarded-For", "X-Forwarded-Host"),
+    *("X-Forwarded-Proto", "X-Forwarded-Port", "X-Forwarded-Server", "X-Forwarded-Scheme"),
+    *("X-Forwarded-Ssl", "X-Forwarded-Prefix", "X-Forwarded-Client-Cert", "X-Original-URL"),
+    *("X-Original-Forwarded-For", "X-Real-IP", "X-Real-Port", "X-Client-IP", "Client-IP"),
+    *("X-Cluster-Client-IP", "True-Client-IP", "CF-Connecting-IP", "CF-Ray", "CDN-Loop"),
+    *("Fastly-Client-IP", "Fly-Client-IP", "X-Envoy-External-Address", "X-Azure-ClientIP"),
+    *("X-Azure-SocketIP", "X-Amzn-Trace-Id", "X-Amz-Cf-Id", "X-Appengine-User-IP"),
+    *("X-Cloud-Trace-Context", "X-Scheme", "Front-End-Https", "X-Vercel-Id", "X-ProxyUser-IP"),
+]
 
+
+@pytest.mark.parametrize("header", OF_PROXIES)
+def test_metrics_are_not_for_who_comes_through_a_proxy(gateway: Any, header: str) -> None:
+    """Whose address it names, and whether it is one of ours, is not known."""
     r = gateway.get("/metrics", headers={header: "10.0.0.1"}, client_ip="127.0.0.1")
 
     assert refusal(r) == (404, "not_found")

@@ -19,7 +19,7 @@ from gateway_project.core.stores.redis import (
 
 pytestmark = [
     pytest.mark.hostile,
-    pytest.mark.skipif(not settings.REDIS_URL, reason="needs Redis: `make test` starts it"),
+    pytest.mark.needs_redis,
 ]
 KEY = "gw:test:pipe"
 
@@ -90,3 +90,82 @@ def test_what_waits_is_bounded_and_the_rest_is_refused_at_once():
     assert 20 <= len(refused) < 40
     assert answers.count(b"OK") == 40 - len(refused)
     assert (left, after) == (0, b"PONG")
+
+
+def noting_batches(pipe):
+    """Numbers of commands that leave together."""
+    sent, transport = [], pipe._transport
+
+    class Noting:
+        def write(self, data):
+            sent.append(data.count(b"$4\r\nPING\r\n") + data.count(b"$6\r\nEXISTS\r\n"))
+            transport.write(data)
+
+        def __getattr__(self, name):
+            return getattr(transport, name)
+
+    pipe._transport = Noting()
+    return sent
+
+
+def test_what_can_wait_leaves_with_what_cannot():
+    async def scenario(pipe):
+        await pipe.ping()
+        sent = noting_batches(pipe)
+        later = [pipe.submit(pack("EXISTS", KEY), can_wait=True) for _ in range(3)]
+        await asyncio.sleep(0)
+        assert sent == []
+        await pipe.ping()
+        found = await asyncio.gather(*later)
+        return list(sent), found
+
+    assert with_pipe(scenario) == ([4], [0, 0, 0])
+
+
+def test_what_can_wait_leaves_alone_in_the_end_also_behind_a_batch():
+    async def scenario(pipe):
+        await pipe.ping()
+        sent = noting_batches(pipe)
+        await pipe.submit(pack("EXISTS", KEY), can_wait=True)
+        now = pipe.submit(pack("PING"))
+        await asyncio.sleep(0)  # it leaves
+        later = pipe.submit(pack("EXISTS", KEY), can_wait=True)
+        assert await now == b"PONG"
+        found = await later
+        return list(sent), found, pipe.backlog()
+
+    assert with_pipe(scenario) == ([1, 1, 1], 0, (0, 0))
+
+
+def test_what_can_wait_fails_with_the_rest():
+    async def scenario(pipe):
+        await pipe.ping()
+        later = pipe.submit(pack("EXISTS", KEY), can_wait=True)
+        pipe._give_up("a reset")
+        with pytest.raises(RedisUnavailable, match="a reset"):
+            await later
+        pipe._backing_off_until = 0.0
+        return await pipe.submit(pack("EXISTS", KEY), can_wait=True)  # over a new connection
+
+    assert with_pipe(scenario) == 0
+
+
+def test_one_timer_watches_all_batches_and_each_has_its_time(monkeypatch):
+    async def scenario(pipe):
+        await pipe.ping()
+        loop, timers = asyncio.get_running_loop(), []
+        call_later = loop.call_later
+        monkeypatch.setattr(
+            loop, "call_later", lambda *args: timers.append(args[1]) or call_later(*args)
+        )
+        for _ in range(50):
+            await pipe.ping()
+        watches = [timer for timer in timers if timer == pipe._look]
+        silent = pipe._transport
+        pipe._transport = type("Silent", (), {"write": lambda *_: None, "abort": silent.abort})()
+        with pytest.raises(RedisUnavailable, match="TimeoutError"):
+            await pipe.ping()
+        pipe._backing_off_until = 0.0
+        return len(watches)
+
+    assert with_pipe(scenario) <= 2

@@ -9,6 +9,7 @@ from urllib.parse import urlencode
 from uuid import uuid4
 
 import pytest
+import time_machine
 from allauth.mfa.models import Authenticator
 from allauth.mfa.totp.internal.auth import format_hotp_value, hotp_value
 from allauth.usersessions.models import UserSession
@@ -16,11 +17,13 @@ from django.conf import settings
 from django.core import mail
 from django.db import IntegrityError
 from django.urls import URLPattern, get_resolver
+from django.utils import timezone
 
-from accounts import services
+from accounts import moderation, services
 from accounts.hashers import BoundedArgon2
 from accounts.models import ApiKey, AuditEvent, User, Workspace
 from accounts.tests.shapes import refusal
+from conftest import forget_everything
 from gateway_project.core import encryption
 from gateway_project.tests.test_admin import Browser, value_of
 
@@ -62,12 +65,13 @@ def registered(gateway):
     """A browser whose person has registered and not confirmed yet."""
     browser = Browser(gateway)
     r = browser.post("/accounts/signup/", email=EMAIL, password1=PASSWORD)
-    assert r.headers["location"] == "/accounts/confirm-email/"
+    assert r.headers["location"] == "/app/"
     return browser
 
 
 @pytest.fixture
 def signed_in(registered, gateway):
+    registered.post("/accounts/logout/")
     services.confirm_email(User.objects.get(email=EMAIL), actor=services.Actor("test"))
     browser = Browser(gateway)
     assert sign_in(browser).headers["location"] == "/app/settings"
@@ -82,7 +86,7 @@ class TestWhoMaySee:
     @pytest.mark.parametrize("path", [path for path in APP if "/join/" not in path])
     def test_a_stranger_is_led_to_the_form(self, gateway, path):
         path = re.sub("<uuid:[^>]+>", str(uuid4()), path)
-        path = re.sub("<int:[^>]+>", "1", path)
+        path = re.sub("<(int|str):[^>]+>", "1", path)
         r = Browser(gateway)._request("GET", path)
         if not r.headers["location"].startswith("/accounts/login/"):  # to the page of its form
             path = r.headers["location"]
@@ -449,20 +453,91 @@ class TestSettings:
         enter_password_again(signed_in)
 
         signed_in.post("/app/settings/delete", typed=EMAIL)
+        refused = gateway.get("/v1/limits", key=key)
+        in_a_week(gateway)
 
+        assert refusal(refused) == (403, "workspace_suspended")
         assert not User.objects.filter(email=EMAIL).exists()
         assert gateway.get("/v1/limits", key=key).status_code == 401
         assert AuditEvent.objects.filter(action="user.deleted").exists()
 
-    def test_a_workspace_with_another_owner_stays(self, signed_in, alice):
+    def test_within_seven_days_it_can_be_undone(self, signed_in, gateway):
+        workspace = Workspace.objects.get(members__email=EMAIL)
+        _, key = services.issue_key(workspace, actor=services.Actor("test"))
+        enter_password_again(signed_in)
+        signed_in.post("/app/settings/delete", typed=EMAIL)
+        page = signed_in.get("/app/settings/delete")
+        [told] = [m for m in mail.outbox if "deleted in seven days" in m.subject]
+
+        assert "Undo: keep the account" in page.text
+        assert "/app/settings/delete" in told.body
+        assert "Your account is deleted on" in signed_in.get("/app/keys").text
+        undo(signed_in)
+        in_a_week(gateway)
+
+        assert User.objects.filter(email=EMAIL).exists()
+        assert gateway.get("/v1/limits", key=key).status_code == 200
+
+    def test_twice_is_once_and_puts_nothing_off(self, signed_in):
+        enter_password_again(signed_in)
+        signed_in.post("/app/settings/delete", typed=EMAIL)
+        first = User.objects.get(email=EMAIL).deletes_at
+        signed_in.post("/app/settings/delete", typed=EMAIL)
+
+        assert User.objects.get(email=EMAIL).deletes_at == first
+        assert AuditEvent.objects.filter(action="user.deletion_asked").count() == 1
+
+    def test_what_operators_suspended_stays_so(self, signed_in):
+        workspace = Workspace.objects.get(members__email=EMAIL)
+        moderation.suspend_workspace(workspace, actor=services.Actor("root"))
+        enter_password_again(signed_in)
+        signed_in.post("/app/settings/delete", typed=EMAIL)
+        undo(signed_in)
+
+        workspace.refresh_from_db()
+        assert workspace.suspended_at is not None
+        assert workspace.deletes_at is None
+
+    def test_a_workspace_with_another_owner_stays(self, signed_in, gateway, alice):
         workspace = Workspace.objects.get(members__email=EMAIL)
         workspace.memberships.create(user=alice, role="owner")
         enter_password_again(signed_in)
 
         signed_in.post("/app/settings/delete", typed=EMAIL)
+        suspended = Workspace.objects.get(pk=workspace.pk).suspended_at
+        in_a_week(gateway)
 
+        assert suspended is None
         assert not User.objects.filter(email=EMAIL).exists()
         assert Workspace.objects.filter(pk=workspace.pk).exists()
+
+    def test_one_that_got_another_owner_meanwhile_works_again(self, signed_in, gateway, alice):
+        workspace = Workspace.objects.get(members__email=EMAIL)
+        enter_password_again(signed_in)
+        signed_in.post("/app/settings/delete", typed=EMAIL)
+        workspace.memberships.create(user=alice, role="owner")
+        in_a_week(gateway)
+
+        found = Workspace.objects.get(pk=workspace.pk)
+        assert (found.suspended_at, found.deletes_at) == (None, None)
+
+
+def undo(browser):
+    """By the button of the page."""
+    token = value_of(browser.get("/app/settings/delete").text, "csrfmiddlewaretoken")
+    browser._request(
+        "POST",
+        "/app/settings/delete/undo",
+        content=urlencode({"csrfmiddlewaretoken": token}),
+        headers={"Content-Type": "application/x-www-form-urlencoded"},
+    )
+
+
+def in_a_week(gateway):
+    """The task finds what is due by then."""
+    with time_machine.travel(timezone.now() + services.DELETION_WAITS, tick=False):
+        services.carry_out_deletions()
+    forget_everything(gateway)
 
 
 class TestKeys:

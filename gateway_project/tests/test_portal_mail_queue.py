@@ -85,6 +85,7 @@ class TestTickets:
         assert refusal(ask_for_a_ticket(browser)) == (404, "not_found")
 
 
+@pytest.mark.slow
 @pytest.mark.served
 def test_a_walk(serve, robin, member, open_tab):
     ada = member("ROLE_OPERATOR", signed_in=False)

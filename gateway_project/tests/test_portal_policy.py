@@ -10,15 +10,17 @@ import pytest
 import time_machine
 from django.core.files.uploadedfile import SimpleUploadedFile
 
-from accounts.models import StoredText
+from accounts.models import ApiKey, StoredText, UsageLog
 from accounts.services import Actor, revoke_key
 from accounts.tests.shapes import refusal
+from detection.evaluation.budget import Fitted
 from detection.feedback import services
-from detection.models import PolicyVersion
+from detection.models import FalseAlarmBudget, PolicyVersion
 from detection.policies import policy
 from detection.policies.policy import THREAT_TYPES
 from detection.tests.test_detect import ATTACK, HARMLESS
 from gateway_project.core import clock
+from portal import calibrate
 
 
 @pytest.fixture
@@ -155,6 +157,23 @@ class TestCalibrating:
         assert "1 rows were left out" in page
         assert ATTACK not in page
 
+    def test_they_cost_of_the_day_and_none_is_judged_beyond_it(
+        self, gateway, owner, engine, at, acme_key
+    ):
+        lines = "\n".join(json.dumps({"text": f"{n}", "label": 0}) for n in range(3)).encode()
+        day = {"rate_limit_per_day": 5}
+        type(acme_key.row).objects.filter(pk=acme_key.row.pk).update(**day)
+
+        def upload():
+            return owner.post(at("calibrate"), {"file": SimpleUploadedFile("mine.jsonl", lines)})
+
+        assert "0 of 3 harmless ones" in upload().text
+        asked = len(engine.asked)
+        assert "used up" in upload().text
+        assert len(engine.asked) == asked
+        policies = gateway.get("/v1/limits", key=acme_key).json()["policies"]
+        assert [found["remaining"] for found in policies if found["name"] == "day"] == [2]
+
     def test_a_file_that_is_too_large(self, owner, at):
         upload = SimpleUploadedFile("mine.jsonl", b"x" * ((1 << 20) + 1))
 
@@ -191,6 +210,177 @@ class TestStoredTexts:
         [line] = b"".join(services.jsonl([row])).splitlines()
 
         assert json.loads(line) == {"text": ATTACK, "label": 1, "source": "feedback correct"}
+
+
+class TestOfTheWorkspace:
+    URL = "/app/policy"
+
+    def test_keys_without_their_own_follow_it_at_once(
+        self, owner, engine, gateway, acme_key, make_key
+    ):
+        own = make_key(name="own")
+        policy.save(own.row, {"threshold": {"engine": 0.5}}, actor=Actor("test"))
+        before = gateway.detect(ATTACK, key=acme_key).json()
+        owner.post(self.URL, form(mode="monitor", locked=[], threshold_engine="0.5"))
+        followed = gateway.detect(ATTACK, key=acme_key).json()
+
+        assert before["policy"]["id"] == "default"
+        assert followed["decision"] == "allow"
+        assert followed["would_flag"] is True
+        assert followed["policy"] == {"id": str(acme_key.row.workspace_id), "version": 1}
+        assert gateway.detect(ATTACK, key=own).json()["policy"]["id"] == str(own.row.pk)
+
+    def test_a_key_leaves_it_by_a_policy_of_its_own_and_comes_back(self, owner, at, acme_key):
+        owner.post(self.URL, form(threshold_engine="0.3"))
+        assert "follows the" in owner.get(at("policy")).text
+
+        owner.post(at("policy"), form(threshold_engine="0.9"))
+        assert policy_of(acme_key).threshold_engine == 0.9
+        owner.post(at("policy/follow"))
+
+        assert policy_of(acme_key).threshold_engine == 0.3
+        assert [one.version for one in policy.versions_of(acme_key.row)] == [1]  # its own stay
+
+    def test_its_form_is_filled_from_what_the_key_follows(self, owner, at, acme_key):
+        owner.post(self.URL, form(threshold_engine="0.3", allow_add=ATTACK))
+        owner.post(at("policy"), form(threshold_engine="0.4"))
+
+        assert policy_of(acme_key).allow == {policy.digest_of(ATTACK)}
+
+    def test_another_keys_policy_is_copied_with_its_lists(self, owner, at, acme_key, make_key):
+        other = make_key(name="other")
+        policy.save(
+            other.row,
+            {"threshold": {"engine": 0.2}, "deny": [{"digest": "a" * 64, "note": "x"}]},
+            actor=Actor("test"),
+        )
+        page = owner.get(f"{at('policy')}?like={other.row.pk}")
+        assert page.context["form"].initial["threshold_engine"] == 0.2
+        owner.post(at("policy"), form(threshold_engine="0.2", like=str(other.row.pk)))
+
+        assert policy_of(acme_key).deny == {"a" * 64}
+
+    def test_jobs_are_judged_by_it(self, owner, acme_key):
+        owner.post(self.URL, form(threshold_engine="0.3"))
+        found = ApiKey.objects.select_related("workspace").get(pk=acme_key.row.pk)
+
+        assert policy.of_key(found).threshold_engine == 0.3
+
+    def test_the_api_says_whose_it_is(self, owner, gateway, acme_admin_key):
+        owner.post(self.URL, form(threshold_engine="0.3"))
+        got = gateway.get("/v1/policy", key=acme_admin_key)
+        put = gateway.request(
+            "PUT",
+            "/v1/policy",
+            json={"mode": "monitor"},
+            key=acme_admin_key,
+            headers={"If-Match": got.headers["etag"]},
+        )
+
+        assert got.json()["id"] == str(acme_admin_key.row.workspace_id)
+        assert got.headers["etag"] == '"0"'
+        assert put.status_code == 200
+
+    def test_who_only_reads_changes_nothing(self, viewer, acme):
+        assert viewer.post(self.URL, form()).status_code == 403
+        acme.refresh_from_db()
+        assert acme.detection_policy == {}
+
+    def test_two_tabs_do_not_overwrite_each_other(self, owner, acme):
+        owner.post(self.URL, form(threshold_engine="0.3"))
+        page = owner.post(self.URL, form(threshold_engine="0.9"))  # of version 0 still
+        acme.refresh_from_db()
+
+        assert "somebody changed it meanwhile" in page.text
+        assert policy.of_owner(acme).threshold_engine == 0.3
+
+
+class TestWhatItWouldHaveChanged:
+    @pytest.fixture
+    def calls(self, engine, gateway, acme_key):
+        for text in (ATTACK, f"{ATTACK} Now.", HARMLESS):
+            gateway.detect(text, key=acme_key)
+        gateway.flush_usage()
+
+    def preview(self, owner, at, **changes):
+        page = owner.post(at("policy"), form(preview="1", locked=[], **changes))
+        assert page.status_code == 200
+        return page.context["effect"]
+
+    def test_nothing_is_saved_and_nothing_changes_when_nothing_does(self, owner, at, calls):
+        effect = self.preview(owner, at, threshold_engine="0.6", categories=list(THREAT_TYPES))
+
+        assert (effect.looked_at, effect.changed) == (3, 0)
+        assert not PolicyVersion.objects.exists()
+
+    def test_of_a_threshold(self, owner, at, calls):
+        assert self.preview(owner, at, threshold_engine="1").fewer == 2
+        assert self.preview(owner, at, threshold_engine="0").more == 1
+
+    def test_of_the_mode(self, owner, at, calls):
+        assert self.preview(owner, at, mode="monitor").fewer == 2
+
+    def test_of_a_text_that_is_allowed(self, owner, at, calls):
+        everything = list(THREAT_TYPES)
+        effect = self.preview(
+            owner, at, threshold_engine="0.6", allow_add=ATTACK, categories=everything
+        )
+
+        assert effect.fewer == 1
+        assert [is_flagged for _, is_flagged in effect.examples] == [False]
+
+    def test_of_a_version_that_may_be_restored(self, owner, at, calls):
+        owner.post(at("policy"), form(threshold_engine="1", locked=[]))
+        owner.post(at("policy"), form(threshold_engine="0.6", locked=[], version=1))
+        page = owner.get(f"{at('policy')}?like=1")
+
+        assert page.context["effect"].fewer == 2
+        assert page.context["form"].initial["threshold_engine"] == 1
+
+    def test_what_the_request_set_itself_stays(self, owner, at, engine, gateway, acme_key):
+        gateway.detect(ATTACK, key=acme_key, confidence_threshold=0.1)
+        gateway.flush_usage()
+
+        assert self.preview(owner, at, threshold_engine="1").changed == 0
+
+
+class TestBudget:
+    def test_it_is_fitted_used_and_watched(self, owner, at, acme, acme_key, engine, gateway):
+        harmless = [{"text": f"{HARMLESS} {n}", "label": 0} for n in range(20)]
+        lines = "\n".join(json.dumps(one) for one in [*harmless, {"text": ATTACK, "label": 1}])
+        file = SimpleUploadedFile("texts.jsonl", lines.encode())
+        page = owner.post(at("calibrate"), {"file": file, "content_type": "tool_output"})
+        budget, fitted, token = page.context["budgets"][2]
+        owner.post(at("budget"), {"fitted": token})
+        kept = FalseAlarmBudget.objects.get()
+
+        assert page.context["basis"] == "uploaded"
+        assert (budget, fitted.harmless, fitted.attacks) == (0.01, 20, 1)
+        assert policy_of(acme_key).threshold("engine", None, "tool_output")[0] == fitted.threshold
+        assert (kept.content_type, kept.basis) == ("tool_output", "uploaded")
+        assert "is being watched" in owner.get("/app/quality").text
+
+    def test_one_of_another_key_or_made_up_is_refused(self, owner, at, acme_key, make_key):
+        other = make_key(name="other")
+        fitted = Fitted(0.01, 0.4, 0, 10, 0, 0)
+        for token in ("nonsense", calibrate._token(other.row, "user_input", "reported", fitted)):
+            owner.post(at("budget"), {"fitted": token})
+
+        assert not FalseAlarmBudget.objects.exists()
+        assert not PolicyVersion.objects.exists()
+
+    def test_on_what_was_reported(self, owner, at, acme, acme_key, engine, gateway):
+        for text in (ATTACK, HARMLESS):
+            gateway.detect(text, key=acme_key)
+        gateway.flush_usage()
+        for row in UsageLog.objects.all():
+            said = "false_positive" if row.is_malicious else "correct"
+            services.give(acme, row, said, actor=Actor("test"))
+        page = owner.get(at("calibrate"))
+
+        assert page.context["basis"] == "reported"
+        assert page.context["harmless"] == 2
+        assert owner.get(f"{at('calibrate')}?basis=traffic").context["basis"] == "traffic"
 
 
 class TestStaff:

@@ -19,6 +19,7 @@ from django.db.migrations.loader import MigrationLoader
 from django.db.models import NOT_PROVIDED
 
 from accounts.models import ApiKey, UsageLog, Workspace
+from deploy import packages
 from gateway_project.tests.served import ROOT, wait_until
 
 OURS = ("accounts", "detection", "robin", "webhooks")
@@ -53,12 +54,31 @@ def old_code(tmp_path):
     return folder
 
 
+@pytest.fixture
+def old_libraries(old_code, tmp_path):
+    """A folder with those that its lock names and this environment no longer has."""
+    here = packages.installed()
+    lock = (old_code / "requirements" / "base.txt").read_text()
+    pins = re.findall(r"^[\w.-]+(?:\[.*\])?==.*(?:\n {4}--hash.*)*", lock, re.M)
+    gone = [pin for pin in pins if packages.canonical(re.split(r"[\[=]", pin)[0]) not in here]
+    folder = tmp_path / "libraries"
+    if gone:
+        wanted = tmp_path / "gone.txt"
+        wanted.write_text("\n".join(gone))
+        options = ["--no-deps", "--require-hashes", "--quiet", "--target", folder, "-r", wanted]
+        subprocess.run([*packages.PIP, "install", *options], check=True, timeout=120)
+    return folder
+
+
 @pytest.mark.hostile
 @pytest.mark.served
-@pytest.mark.timeout(180)
-def test_it_serves_and_writes_on_the_new_schema(serve, work, own_redis, old_code, make_key):
+@pytest.mark.timeout(300)
+def test_it_serves_and_writes_on_the_new_schema(
+    serve, work, own_redis, old_code, old_libraries, make_key
+):
     key = make_key(rate_limit_per_minute=1000)
-    old = serve("old", code=old_code, WORKERS="1", REDIS_URL=own_redis.url)
+    of_before = {"code": old_code, "PYTHONPATH": str(old_libraries)}
+    old = serve("old", **of_before, WORKERS="1", REDIS_URL=own_redis.url)
     new = serve("new", WORKERS="1", REDIS_URL=own_redis.url)
 
     # What it inserts: people, workspaces, keys, sessions, events. Columns that it does not know
@@ -80,7 +100,7 @@ def test_it_serves_and_writes_on_the_new_schema(serve, work, own_redis, old_code
     wait_until(lambda: UsageLog.objects.count() == 4)
     worker.stop()
     assert {served.detect(key, "more").status_code for served in (old, new)} == {200}
-    worker = work("--concurrency=1", "--beat", code=old_code)
+    worker = work("--concurrency=1", "--beat", **of_before)
     wait_until(lambda: UsageLog.objects.count() == 6)
     worker.stop()
 

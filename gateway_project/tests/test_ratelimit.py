@@ -337,7 +337,7 @@ class TestGivingBack:
         assert limiter.check_sync([day], [1]).denied == "day"
 
 
-@pytest.mark.skipif(not settings.REDIS_URL, reason="needs Redis: `make test` starts one")
+@pytest.mark.needs_redis
 class TestPipe:
     """The shared connection, on real Redis."""
 

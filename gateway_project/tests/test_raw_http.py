@@ -82,6 +82,10 @@ HOSTS = [
     Exchange("a host with a word for port", request(LIMITS, KEY, host="a:b"), 400, "bad_request"),
     Exchange("a host that is not ASCII", request(LIMITS, KEY, host="\xe4.de"), 400, "bad_request"),
     Exchange("a host with its port", request(LIMITS, KEY, host="127.0.0.1:8000"), 200),
+    Exchange("a port beyond all ports", request(LIMITS, KEY, host="127.0.0.1:65536"), 400,
+             "bad_request", "no host name"),
+    Exchange("the last port", request(LIMITS, KEY, host="127.0.0.1:65535"), 200),
+    Exchange("no port behind the colon", request(LIMITS, KEY, host="127.0.0.1:"), 200),
     Exchange("blanks around the host", request(LIMITS, KEY, host=" \t127.0.0.1\t "), 200),
     Exchange("a name in capitals", request(LIMITS, KEY, host="LOCALHOST"), 200),
     Exchange("a foreign host", request(LIMITS, KEY, host="evil.example"), 400, "bad_request",
@@ -113,6 +117,10 @@ TARGETS = [
     Exchange("a host alone", request("GET 127.0.0.1:80"), 400, "bad_request"),
     Exchange("no slash", request("GET v1/limits", KEY), 400, "bad_request"),
     Exchange("two slashes", request("GET //v1/limits", KEY), 404, "not_found"),
+    Exchange("a fragment", request("GET /v1/limits#a", KEY), 400, "bad_request", "'#'", "closed"),
+    Exchange("a fragment behind a query", request("GET /changelog?a=1#b"), 400, "bad_request"),
+    Exchange("a whole address and a fragment", request("GET http://127.0.0.1/#a"), 400,
+             "bad_request"),
     Exchange("a blank in it", request("GET /v1/ limits", KEY), 400, "bad_request"),
     Exchange("letters that are not ASCII", request("GET /v1/limits?a=\xe4", KEY), 400,
              "bad_request"),
@@ -124,6 +132,12 @@ TARGETS = [
              "validation_error", '"field":"name"'),
     Exchange("a name twice in the query", request("GET /v1/requests?limit=1&limit=2", KEY), 422,
              "validation_error", '"field":"limit"'),
+    Exchange("more parameters than are read", request(f"GET /v1/limits?{'a&' * 1000}", KEY), 400,
+             "bad_request", "1,000 fields"),
+    Exchange("more of a page", request(f"GET /changelog?{'a&' * 1000}"), 400, "bad_request",
+             "1,000 fields"),
+    Exchange("as many as are read", request("GET /v1/limits?" + "&".join(map(str, range(1000))),
+             KEY), 200),
     Exchange("bytes that are no UTF-8, escaped", request("GET /v1/limits?a=%ff", KEY), 200),
     Exchange("all of the server", request("OPTIONS *"), 204, end="open"),
     Exchange("all of the server, read", request("GET *"), 400, "bad_request"),
@@ -143,6 +157,10 @@ VERSIONS = [
     Exchange("1.0 that names a host", request(LIMITS, KEY).replace("HTTP/1.1", "HTTP/1.0"), 200),
     Exchange("1.0 and a foreign host", f"{LIMITS} HTTP/1.0\r\nHost: a\r\n{KEY}\r\n\r\n", 400,
              "bad_request"),
+    Exchange("1.0 and a whole foreign address", f"GET http://evil.example{LIMITS[4:]} HTTP/1.0\r\n"
+             f"{KEY}\r\n\r\n", 400, "bad_request", "ALLOWED_HOSTS"),
+    Exchange("1.0 and a whole address", f"GET http://127.0.0.1{LIMITS[4:]} HTTP/1.0\r\n"
+             f"{KEY}\r\n\r\n", 200, end="closed"),
     Exchange("1.0 and two hosts", f"{LIMITS} HTTP/1.0\r\nHost: a\r\nHost: b\r\n\r\n", 400,
              "bad_request"),
     Exchange("1.0 and chunks", detect("Transfer-Encoding: chunked", body=CHUNKS, length=False)
@@ -169,14 +187,16 @@ VERSIONS = [
 METHODS = [
     Exchange("one that nobody knows", request("BREW /v1/detect"), 501, "not_implemented"),
     Exchange("in small letters", request("get /v1/limits"), 501, "not_implemented"),
+    Exchange("one of RTSP", request("DESCRIBE /v1/limits", KEY), 501, "not_implemented"),
+    Exchange("one of Icecast", request("SOURCE /v1/limits", KEY), 405, "method_not_allowed"),
     Exchange("TRACE", request("TRACE /v1/limits", KEY), 405, "method_not_allowed",
              "allow: head, get\r"),
-    Exchange("TRACE of a page", request("TRACE /"), 405, "method_not_allowed",
+    Exchange("TRACE of a page", request("TRACE /changelog"), 405, "method_not_allowed",
              "allow: get, head\r"),
     Exchange("PROPFIND of a page", request("PROPFIND /"), 405, "method_not_allowed"),
-    Exchange("PUT of a page", request("PUT /", "Content-Length: 0"), 405, "method_not_allowed",
-             "allow: get, head\r"),
-    Exchange("POST of a page without a form", request("POST /", "Content-Length: 0"), 405,
+    Exchange("PUT of a page", request("PUT /changelog", "Content-Length: 0"), 405,
+             "method_not_allowed", "allow: get, head\r"),
+    Exchange("POST of a page without a form", request("POST /changelog", "Content-Length: 0"), 405,
              "method_not_allowed"),
     Exchange("GET of a text", request("GET /v1/detect", KEY), 405, "method_not_allowed",
              "allow: post\r"),
@@ -189,6 +209,8 @@ METHODS = [
     Exchange("HEAD", request("HEAD /health/live"), 200, says="content-length: 15\r"),
     Exchange("HEAD of a page", request("HEAD /"), 200, says="content-type: text/html"),
     Exchange("HEAD of what is refused", request("HEAD /v1/limits"), 401, says="content-length: "),
+    Exchange("HEAD with too many headers", request("HEAD /health/live", *["A: b"] * 130), 431,
+             says="content-length: ", end="closed"),
     Exchange("HEAD of nothing", request("HEAD /nowhere"), 404, says="content-length: "),
 ]  # fmt: skip
 BODIES = [
@@ -244,6 +266,16 @@ BODIES = [
              "Content-Type: application/json"), 400, "invalid_json", "The body is empty"),
     Exchange("no type", request("POST /v1/detect", KEY, "Content-Length: 25", body=TEXT), 415,
              "unsupported_media_type", "application/json"),
+    Exchange("a type with a charset", detect().replace("json\r", "json; charset=x\r"), 200),
+    Exchange("a type with a charset that is none", detect().replace("json\r",
+             "json; charset*=x''a\r"), 400, "bad_request", "RFC 2231"),
+    Exchange("a type with NUL, escaped", request(PAGE, "Content-Type: a/b; charset*=utf-8''%00"),
+             400, "bad_request", "RFC 2231"),
+    Exchange("a type in very many parts", request(PAGE, f"Content-Type: a/b; x*{'9' * 5000}=a"),
+             400, "bad_request", "RFC 2231"),
+    Exchange("a form without a boundary", request("POST /accounts/login/",
+             f"Cookie: csrftoken={'a' * 32}", "Content-Type: multipart/form-data",
+             "Content-Length: 2", body="ab"), 400, "bad_request", "boundary"),
     Exchange("a form", detect().replace("application/json", "application/x-www-form-urlencoded"),
              415, "unsupported_media_type"),
     Exchange("two types", detect("Content-Type: text/plain"), 415, "unsupported_media_type"),
@@ -272,6 +304,8 @@ BODIES = [
     Exchange("100 is given", detect("Expect: 100-continue"), 100, says='"decision":"allow"',
              answers=2),
     Exchange("100 with blanks around", detect("Expect:  100-Continue\t "), 100, answers=2),
+    Exchange("an empty expectation", detect("Expect:"), 200),
+    Exchange("100 among empty ones", detect("Expect: , 100-continue,"), 100, answers=2),
     Exchange("another expectation", detect("Expect: 200-ok"), 417, "expectation_failed",
              end="closed"),
     Exchange("another expectation, a page", request(PAGE, "Expect: a"), 417, "expectation_failed"),
@@ -349,6 +383,7 @@ UPGRADES = [
              426, "upgrade_required"),
     Exchange("a body", request(LIVE, *SOCKET, "Content-Length: 3", body="abc"), 400, "bad_request",
              "no body", "closed"),
+    Exchange("behind a request", request(LIMITS, KEY) + request(LIVE, *SOCKET), 200, end="closed"),
     Exchange("a body that never comes", request(LIVE, *SOCKET, "Content-Length: 9"), 400,
              "bad_request", "no body", "closed"),
     Exchange("chunks", request(LIVE, *SOCKET, "Transfer-Encoding: chunked", body="0\r\n\r\n"), 400,
@@ -366,6 +401,12 @@ UPGRADES = [
     Exchange("a key that is none", request(LIVE, *UPGRADE, "Sec-WebSocket-Key: %", SOCKET[3]), 400,
              "bad_request"),
     Exchange("two keys", request(LIVE, *SOCKET, SOCKET[2]), 400, "bad_request"),
+    Exchange("a protocol that is no token", request(LIVE, *SOCKET,
+             "Sec-WebSocket-Protocol: bearer, \xff"), 400, "bad_request", "list of tokens"),
+    Exchange("protocols without a name", request(LIVE, *SOCKET, "Sec-WebSocket-Protocol: ,,"), 400,
+             "bad_request", "list of tokens"),
+    Exchange("protocols in two lines", request(LIVE, *SOCKET, "Sec-WebSocket-Protocol: bearer",
+             "Sec-WebSocket-Protocol: a.b.c"), 101, says="sec-websocket-protocol: bearer"),
     Exchange("no version", request(LIVE, *SOCKET[:3]), 426, "upgrade_required",
              "sec-websocket-version: 13\r"),
     Exchange("an old version", request(LIVE, *SOCKET[:3], "Sec-WebSocket-Version: 8"), 426,
@@ -463,6 +504,10 @@ def test_the_right_answer(served: Served, acme_key: Any, case: Exchange) -> None
     assert case.says.lower().encode("latin-1") in answer.lower(), answer
     assert case.end in (None, end)
     status, head, body = parts(answer)
+    if 200 <= status < 500:  # RFC 9110 §6.6.1
+        assert b"\r\ndate: " in head.lower()
+    if case.sent.startswith("HEAD"):
+        assert body == b""
     if status >= 400 and not case.sent.startswith("HEAD"):
         assert b"\r\ncontent-type: application/problem+json\r\n" in head.lower()
         problem = json.loads(body)

@@ -20,6 +20,7 @@ from gateway_project.core import clock
 from gateway_project.core.ratelimit import ONCE, SCRIPT, denials
 from gateway_project.core.stores import redis
 from gateway_project.tests.test_permissions import BODIES, TABLE, target, victim  # noqa: F401
+from gateway_project.tests.test_robin_permissions import TABLE as ROBIN
 from webhooks.models import WebhookSecret
 
 ONE_KEY = "6f9619ff-8b86-d011-b42d-00c04fc964ff"
@@ -30,7 +31,6 @@ KEYED = sorted(
 )
 SCOPES = ["detect", "batch", "keys:write", "webhooks", "usage:read"]
 NOT_DONE_TWICE = {("DELETE", "/auth/revoke?key_id={id}"), ("DELETE", "/auth/revoke")}
-needs_redis = pytest.mark.skipif(not settings.REDIS_URL, reason="needs Redis: `make test`")
 
 
 @pytest.fixture(autouse=True)
@@ -60,7 +60,7 @@ def again(gateway, key, method, url, more, once=ONE_KEY):
 
 
 def test_there_are_as_many_as_there_are():
-    assert len(KEYED) == 22
+    assert len(KEYED) == 27
 
 
 @pytest.mark.parametrize(("method", "path"), KEYED)
@@ -330,7 +330,7 @@ def test_two_at_once_make_one_key(gateway, caller):
     assert {r.status_code for r in answers} <= {201, 409}
 
 
-@needs_redis
+@pytest.mark.needs_redis
 def test_it_costs_one_trip_and_without_the_header_nothing(gateway, engine, caller, counted):
     pipe = redis.connection()
     gateway.detect(HARMLESS, key=caller)
@@ -355,7 +355,7 @@ def test_it_costs_one_trip_and_without_the_header_nothing(gateway, engine, calle
     assert (counted.sql, counted.hops) == (0, 0)
 
 
-@needs_redis
+@pytest.mark.needs_redis
 def test_what_lies_in_redis_is_encrypted_and_ends(gateway, engine, caller):
     again(
         gateway, caller, "POST", "/v1/detect", {"json": {"text": ATTACK, "metadata": {"who": "x"}}}
@@ -384,3 +384,110 @@ def test_the_second_script_is_the_first_with_a_claim():
     assert ONCE.count("#KEYS - 1") == SCRIPT.count("#KEYS") == 2
     assert "cost = 0" in ONCE
     assert "return {out, before}" in ONCE
+
+
+# -- People of Robin ------------------------------------------------------------------------------
+
+
+OF_ROBIN = {(m, path) for m, path in ROBIN if m in idempotency.METHODS}
+NOT_REMEMBERED = {
+    # A cookie or a ticket is good once, and has a rule of its own about repeats.
+    *(("POST", f"/api/v1/auth/{name}") for name in ("login", "refresh", "logout", "ws-ticket")),
+    # They change nothing.
+    ("POST", "/api/v1/scanners/{scanner}/test"),
+    *(("POST", f"/api/v1/queue/{name}") for name in ("pause", "resume")),
+    *(("POST", f"/api/v1/queue/{{uid}}/{name}") for name in ("pause", "resume")),
+    ("DELETE", "/api/v1/logs"),
+    # A file, of which each entry is added once whatever comes.
+    ("POST", "/api/v1/blocklist/import"),
+}
+
+
+@pytest.mark.parametrize(("method", "path"), sorted(OF_ROBIN - NOT_REMEMBERED))
+def test_the_document_says_so_of_robin(method, path):
+    document = json.loads((settings.BASE_DIR / "docs/openapi.json").read_text())
+    operation = document["paths"][path][method.lower()]
+
+    assert "Idempotency-Key" in {one["name"] for one in operation["parameters"]}
+    assert {"409", "422"} <= set(operation["responses"])
+
+
+ENTRY = {"type": "DOMAIN", "value": "spam.example", "reason": "x"}
+NEW_USER = {
+    "username": "eve", "email": "eve@robin.example", "password": "a good long password",
+    "roles": ["ROLE_READONLY"],
+}  # fmt: skip
+ITEM = "/api/v1/queue/{uid}"
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body"),
+    [
+        ("POST", "/api/v1/users", NEW_USER),
+        ("PUT", "/api/v1/users/{username}", {"isActive": False}),
+        ("DELETE", "/api/v1/users/{username}", None),
+        ("POST", "/api/v1/blocklist", ENTRY),
+        ("PATCH", "/api/v1/blocklist/{id}", {"reason": "y"}),
+        ("DELETE", "/api/v1/blocklist/{id}", None),
+        ("POST", f"{ITEM}/retry", {}),
+        ("POST", f"{ITEM}/bounce", {}),
+        ("DELETE", ITEM, None),
+        ("POST", "/api/v1/queue/actions", {"action": "delete", "uids": ["{uid}"]}),
+        ("POST", "/api/v1/config/reload", {}),
+        ("PUT", "/api/v1/config/{section}", {"enabled": True}),
+    ],
+)
+def test_a_repeat_of_a_person_is_given_the_first_answer(gateway, robin, member, method, path, body):
+    ada = member("ROLE_ADMIN", is_superuser=True, by_hand=True)
+    other = member("ROLE_READONLY", signed_in=False)
+    entry = ada.post("/api/v1/blocklist", {**ENTRY, "value": "first.example"}).json()["id"]
+    uid = robin.seed.queue.select(["READY"])[3].uid
+    names = {"username": other.user.username, "id": entry, "uid": uid, "section": "clamav"}
+    text = json.dumps(body).replace("{uid}", uid)
+    more = {} if body is None else {"content": text}
+    headers = {"Idempotency-Key": ONE_KEY, "Content-Type": "application/json"}
+    robin.client.asked.clear()
+
+    first, second = (
+        ada.request(method, path.format(**names), headers={**headers}, **more) for _ in range(2)
+    )
+
+    assert first.status_code < 300, first.text
+    assert "idempotency-replayed" not in first.headers
+    assert (second.status_code, second.content) == (first.status_code, first.content)
+    assert second.headers["idempotency-replayed"] == "true"
+    acts = [asked for asked, _ in robin.client.asked if asked != "GET"]
+    assert len(acts) <= 1
+
+
+def test_a_person_under_the_key_of_another_does_what_they_asked(gateway, robin, member):
+    body = {"json": ENTRY, "headers": {"Idempotency-Key": ONE_KEY}}
+    ada, eve = (member("ROLE_ADMIN", by_hand=True) for _ in range(2))
+    answers = [one.request("POST", "/api/v1/blocklist", **body) for one in (ada, eve)]
+
+    assert [r.status_code for r in answers] == [201, 409]
+    assert answers[1].json()["code"] == "conflict"
+
+
+def test_a_refusal_of_a_person_is_not_remembered(gateway, robin, member):
+    ada = member("ROLE_ADMIN", by_hand=True)
+    headers = {"Idempotency-Key": ONE_KEY}
+    wrong = ada.request("POST", "/api/v1/blocklist", json={**ENTRY, "reason": ""}, headers=headers)
+    right = ada.request("POST", "/api/v1/blocklist", json=ENTRY, headers=headers)
+    another = {**ENTRY, "value": "b.example"}
+    mixed = ada.request("POST", "/api/v1/blocklist", json=another, headers=headers)
+
+    assert [wrong.status_code, right.status_code] == [422, 201]
+    assert refusal(mixed) == (422, "idempotency_mismatch")
+
+
+def test_looking_is_never_a_repeat(gateway, robin, member):
+    ada = member("ROLE_ADMIN", by_hand=True)
+    answers = [
+        ada.get(path, headers={"Idempotency-Key": ONE_KEY})
+        for path in ("/api/v1/queue", "/api/v1/logs/export", "/api/v1/blocklist")
+        for _ in range(2)
+    ]
+
+    assert {r.status_code for r in answers} == {200}
+    assert not any("idempotency-replayed" in r.headers for r in answers)

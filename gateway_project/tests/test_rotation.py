@@ -13,7 +13,6 @@ import pytest
 from allauth.mfa.models import Authenticator
 from cryptography.fernet import Fernet
 from django.apps import apps
-from django.conf import settings as django_settings
 from django.core.management import CommandError, call_command
 from django.db import connection
 
@@ -211,7 +210,7 @@ class TestRotating:
         row.refresh_from_db()
         assert encryption.decrypt(row.encrypted) == text
 
-    @pytest.mark.skipif(not django_settings.REDIS_URL, reason="needs Redis")
+    @pytest.mark.needs_redis
     def test_it_waits_until_each_process_has_the_new_one_in_front(self, stored):
         redis.client().hset(presence.PROCESSES, "b/2", presence._note("worker"))
         stored.FIELD_ENCRYPTION_KEYS = [NEW, OLD]
@@ -282,7 +281,7 @@ class TestWhoStarts:
 
         assert rotation.note_in_use() == []
 
-    @pytest.mark.skipif(connection.vendor != "postgresql", reason="needs PostgreSQL")
+    @pytest.mark.needs_postgresql
     def test_serve_says_it_before_it_serves(self, gateway, engine, tmp_path):
         SecretInUse.objects.create(setting="KEY_PEPPERS", name="7", fingerprint="00000000")
         environment = {

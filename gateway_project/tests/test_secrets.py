@@ -6,7 +6,6 @@ import base64
 import os
 
 import pytest
-from django.conf import settings
 from django.core.management import CommandError, call_command
 
 from accounts import services
@@ -17,9 +16,6 @@ from gateway_project.system import presence
 
 pytestmark = pytest.mark.hostile
 ACTOR = Actor("test")
-needs_redis = pytest.mark.skipif(
-    not settings.REDIS_URL, reason="needs Redis: `make test` starts it"
-)
 
 
 def fernet_key() -> str:
@@ -98,7 +94,7 @@ class TestASigningKey:
         assert (r.status_code, r.json()["code"]) == (401, "invalid_token")
 
 
-@needs_redis
+@pytest.mark.needs_redis
 class TestTheCommand:
     @pytest.fixture
     def process(self, gateway, host):
@@ -145,7 +141,7 @@ class TestTheCommand:
             call_command("secrets")
 
 
-@needs_redis
+@pytest.mark.needs_redis
 @pytest.mark.served
 def test_each_process_leaves_its_note(serve, work, own_redis):
     from gateway_project.tests.served import wait_until

@@ -107,6 +107,7 @@ class TestTwoWorkers:
         assert rows_of(key) == 60
         assert sum(x.get("event") == "process_stopped" for x in served.lines()) == 2
 
+    @pytest.mark.slow
     def test_usage_of_the_last_moment_survives_a_graceful_stop(self, serve, make_key):
         key = make_key(rate_limit_per_minute=1000)
         served = serve()
@@ -134,6 +135,7 @@ class TestTwoWorkers:
 
 
 class TestOnTheWire:
+    @pytest.mark.slow
     def test_a_slow_body_is_a_408(self, serve, acme_key):
         served = serve(BODY_SECONDS_MAX="0.3", WORKERS="1")
         head = (
@@ -148,6 +150,7 @@ class TestOnTheWire:
         assert b'"code":"request_timeout"' in answer
         assert repaired.status_code == 200
 
+    @pytest.mark.slow
     def test_a_body_that_says_it_is_too_large_is_refused_before_it_is_read(self, shared, acme_key):
         head = (
             f"POST /v1/detect HTTP/1.1\r\nHost: 127.0.0.1\r\nX-API-Key: {acme_key}\r\n"
@@ -159,6 +162,7 @@ class TestOnTheWire:
         assert answer.startswith(b"HTTP/1.1 413")
         assert b'"code":"body_too_large"' in answer
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("path", ["/auth/register", "/v1/detect"])
     def test_200_kib_are_refused_on_both_planes(self, shared, acme_key, path):
         r = httpx.post(
@@ -169,6 +173,7 @@ class TestOnTheWire:
 
         assert (r.status_code, r.json()["code"]) == (413, "body_too_large")
 
+    @pytest.mark.slow
     @pytest.mark.parametrize(
         "request_bytes",
         [
@@ -200,6 +205,7 @@ class TestOnTheWire:
         assert answer.startswith(b"HTTP/1.1 404")
         assert b'"code":"not_found"' in answer
 
+    @pytest.mark.slow
     def test_forwarded_addresses_count_only_behind_proxies_of_ours(self, shared, serve, make_key):
         key = make_key(allowed_cidrs=["203.0.113.0/24"])
         forged = {"X-API-Key": key, "X-Forwarded-For": "203.0.113.5"}
@@ -215,6 +221,7 @@ class TestOnTheWire:
 
 
 class TestStoresAway:
+    @pytest.mark.slow
     def test_limits_go_on_locally_when_redis_refuses_and_readiness_says_so(self, serve, acme_key):
         served = serve(WORKERS="1", REDIS_URL="redis://127.0.0.1:1/0")
 
@@ -231,6 +238,7 @@ class TestStoresAway:
         }
         assert 'gateway_ratelimit_degraded_total{policy="minute"} 1.0' in text
 
+    @pytest.mark.slow
     def test_an_unknown_key_is_a_503_not_a_401_when_the_database_is_away(self, serve, acme_key):
         served = serve(WORKERS="1")
         with database_away():
@@ -293,6 +301,7 @@ class TestMakeRun:
         answer = httpx.post(f"{url}/v1/detect", json=body, headers=headers).json()
         return answer if answer.get("status") == "degraded" else None
 
+    @pytest.mark.slow
     def test_a_second_ctrl_c_stops_at_once_and_leaves_nothing_behind(self, tmp_path, monkeypatch):
         (tmp_path / "tmp").mkdir()
         monkeypatch.setenv("TMPDIR", str(tmp_path / "tmp"))
@@ -308,6 +317,7 @@ class TestMakeRun:
         assert not [child for child in children if Path(f"/proc/{child}").exists()]
         assert not list((tmp_path / "tmp").iterdir())
 
+    @pytest.mark.slow
     def test_it_serves_a_demo_keeps_it_and_stops_all_on_ctrl_c(self, tmp_path):
         port = free_port()
         process = self.start(tmp_path, port)
@@ -380,11 +390,13 @@ class TestRevocation:
     def refused_everywhere(self, served, key):
         wait_until(lambda: {served.limits(key).status_code for _ in range(30)} == {401}, seconds=5)
 
+    @pytest.mark.slow
     def test_every_worker_hears_of_it(self, served, acme_key):
         assert served.revoke(acme_key).status_code == 204
 
         self.refused_everywhere(served, acme_key)
 
+    @pytest.mark.slow
     def test_with_redis_restarted_in_between(self, served, own_redis, acme_key):
         own_redis.stop()
         own_redis.start()
@@ -393,6 +405,7 @@ class TestRevocation:
 
         self.refused_everywhere(served, acme_key)
 
+    @pytest.mark.slow
     def test_with_redis_away(self, served, own_redis, acme_key):
         own_redis.stop()
 

@@ -8,9 +8,12 @@ import sys
 from pathlib import Path
 
 import pytest
+from django.conf import settings as settings_in_force
+from django.core.exceptions import ImproperlyConfigured
 
 from accounts.keys import Peppers
 from gateway_project import checks
+from gateway_project.environment import Environment, doubts
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -72,6 +75,7 @@ def test_a_mistake_is_a_system_check_with_a_hint(settings, setting, value, check
     assert found[check].hint
 
 
+@pytest.mark.slow
 def test_the_checks_are_registered(tmp_path):
     done = manage("check", VAR_DIR=str(tmp_path), WORKERS="2")
 
@@ -144,6 +148,79 @@ def manage(*arguments: str, **environment: str) -> subprocess.CompletedProcess[s
     )
 
 
+@pytest.mark.parametrize(
+    ("environ", "number", "said"),
+    [
+        ({"SECRET_KEY": "abc "}, "gateway.W005", "SECRET_KEY has white space around"),
+        ({"REDIS_URL": " redis://a"}, "gateway.W005", "REDIS_URL has white space around"),
+        ({"SECRET_KEY": "a", "SECRET_KEY_FILE": "FILE:b"}, "gateway.W007", "the file's is used"),
+        ({"SECRET_KEY_FILE": "FILE:"}, "gateway.W006", "SECRET_KEY is not set"),
+        ({"SECRET_KEY_FILE": "FILE:\n"}, "gateway.W006", "names an empty file"),
+        ({"SECRET_KEY_FILE": "FILE:a "}, "gateway.W005", "SECRET_KEY_FILE has white space"),
+        ({"TRUSTED_PROXY_HOP": "1"}, "gateway.W008", "Is TRUSTED_PROXY_HOPS meant?"),
+        ({"ALLOWED_HOST": "a"}, "gateway.W008", "Is ALLOWED_HOSTS meant?"),
+        ({"KEY_PEPPER_FILE": "/a"}, "gateway.W008", "Is KEY_PEPPERS meant?"),
+    ],
+)
+def test_what_is_probably_not_meant(tmp_path, environ, number, said):
+    (tmp_path / "secret").write_text(environ.get("SECRET_KEY_FILE", "").removeprefix("FILE:"))
+    given = {
+        k: str(tmp_path / "secret") if v.startswith("FILE:") else v for k, v in environ.items()
+    }
+
+    found = list(doubts(settings_in_force.ENVIRONMENT_ASKED, given))
+
+    assert [one.id for one in found] == [number]
+    assert said in f"{found[0].message} {found[0].do}"
+
+
+def test_what_is_meant(tmp_path):
+    """Lists with blanks, engines in lines, a file with its line's end, names of other programs."""
+    (tmp_path / "secret").write_text("abc\n")
+    given = {
+        "ALLOWED_HOSTS": "a, b\n",
+        "WORKERS": " 2",
+        "SECRET_KEY_FILE": str(tmp_path / "secret"),
+        "JWT_SECRET": "abc\n",
+        "GATEWAY_PORT": "tcp://10.0.0.1:80",
+        "REDIS_PORT": "x",
+        "HOSTNAME": "h",
+        "EXTRA": "engine",
+        "ENGINE_MODELS": "./m",
+        "AWS_SECRET_ACCESS_KEY": "x",
+        "POSTGRES": "1",
+        "TEST_DATABASE_URL": "x",
+        "PYTHON": "p",
+        "PROMETHEUS_MULTIPROC_DIR": "/run",
+    }
+
+    assert list(doubts(settings_in_force.ENVIRONMENT_ASKED, given)) == []
+
+
+def test_a_list_may_have_blanks(monkeypatch):
+    monkeypatch.setenv("ALLOWED_HOSTS", "gateway.example, localhost ,")
+
+    assert Environment().list("ALLOWED_HOSTS") == ["gateway.example", "localhost"]
+
+
+def test_a_file_of_settings_that_this_user_cannot_read(tmp_path, monkeypatch):
+    (tmp_path / ".env").touch()
+    monkeypatch.setattr(os, "access", lambda path, mode: False)  # root may read anything
+
+    with pytest.raises(ImproperlyConfigured, match="cannot be read by this user"):
+        Environment().read_dotenv(tmp_path / ".env")
+
+
+def test_serve_takes_an_empty_file_for_no_secret(tmp_path):
+    (tmp_path / "secret").touch()
+
+    done = manage("serve", VAR_DIR=str(tmp_path), SECRET_KEY_FILE=str(tmp_path / "secret"))
+
+    assert done.returncode == 1
+    assert "  SECRET_KEY=" in done.stderr
+
+
+@pytest.mark.slow
 def test_serve_without_settings_says_which_are_missing(tmp_path):
     done = manage("serve", VAR_DIR=str(tmp_path))
 
@@ -161,6 +238,7 @@ def test_bad_peppers_are_refused_in_a_sentence(tmp_path):
     assert "KEY_PEPPERS: each entry is <version>:<pepper" in done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("setting", "value", "sentence"),
     [
@@ -191,6 +269,7 @@ def test_a_wrong_address_of_a_store_is_not_repeated_for_it_may_hold_a_password(t
     assert "hunter2" not in done.stderr
 
 
+@pytest.mark.slow
 def test_serve_with_the_example_as_it_is_says_what_is_missing_and_how_to_make_it(tmp_path):
     example = dict(
         line.split("=", 1)
@@ -207,6 +286,7 @@ def test_serve_with_the_example_as_it_is_says_what_is_missing_and_how_to_make_it
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.slow
 def test_each_secret_of_the_example_is_made_by_the_command_above_it(tmp_path):
     text = (ROOT / ".env.example").read_text()
     made = {
@@ -220,6 +300,7 @@ def test_each_secret_of_the_example_is_made_by_the_command_above_it(tmp_path):
     assert manage("check", **{**made, "VAR_DIR": str(tmp_path)}).returncode == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("setting", "value"),
     [("DATABASE_URL", "sqlite:////tmp/of-somebody.sqlite3"), ("SECRET_KEY", "s" * 40)],
@@ -235,6 +316,7 @@ def test_run_writes_no_demo_where_the_environment_names_an_installation(tmp_path
     assert not Path("/tmp/of-somebody.sqlite3").exists()
 
 
+@pytest.mark.slow
 def test_a_secret_may_come_from_a_file(tmp_path):
     (tmp_path / "peppers").write_text("7:" + "p" * 32)
     code = "from django.conf import settings; print(settings.KEY_PEPPERS.current_version)"
@@ -274,6 +356,7 @@ AS_FILES = {
 LIKE_A_SECRET = re.compile(r"SECRET|KEY|TOKEN|PEPPER|_URL$|IDENTITY|PASSWORD")
 
 
+@pytest.mark.slow
 def test_each_secret_may_come_from_a_file_that_ends_with_a_line(tmp_path):
     """With a newline at its end, as `echo` and every editor leave one."""
     secret = {name for name in names_read() if LIKE_A_SECRET.search(name)} - {"PUBLIC_URL"}
@@ -298,6 +381,7 @@ def test_each_secret_may_come_from_a_file_that_ends_with_a_line(tmp_path):
     assert found == expected
 
 
+@pytest.mark.slow
 def test_secrets_of_a_checkout_are_made_once_and_readable_by_their_owner_only(tmp_path):
     code = "from django.conf import settings; print(settings.SECRET_KEY)"
 
@@ -310,6 +394,7 @@ def test_secrets_of_a_checkout_are_made_once_and_readable_by_their_owner_only(tm
 def test_nothing_but_the_composition_reads_the_environment():
     allowed = {
         "settings.py",
+        "environment.py",  # what settings are read by
         "celery.py",
         "asgi.py",
         "multiprocess.py",

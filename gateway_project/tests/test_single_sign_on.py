@@ -27,7 +27,7 @@ class Provider:
         self.key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
         self.claims: dict[str, Any] = {}
         self.is_down = False
-        self.nonces: dict[str, str] = {}
+        self.nonsense: dict[str, Any] = {}
         provider = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -42,7 +42,7 @@ class Provider:
                 self._answer(urlsplit(self.path).path)
 
             def _answer(self, path: str) -> None:
-                body = provider.answers(path)
+                body = provider.nonsense.get(path, provider.answers(path))
                 self.send_response(500 if provider.is_down or body is None else 200)
                 self.send_header("Content-Type", "application/json")
                 self.end_headers()
@@ -164,6 +164,32 @@ def test_a_provider_that_is_down_is_said(gateway, provider):
     answer = browser.get(CALLBACK, {"code": "c", "state": state})
 
     assert b"Signing in did not work" in answer.content
+
+
+CONFIGURATION = "/.well-known/openid-configuration"
+
+
+@pytest.mark.parametrize("said", [[], {}, None, "x", 1, {"access_token": []}, {"sub": {}}])
+@pytest.mark.parametrize("path", [CONFIGURATION, "/token", "/userinfo", "/keys"])
+def test_a_provider_that_says_nonsense_signs_nobody_in_and_breaks_nothing(
+    gateway, provider, path, said
+):
+    provider.claims = {"sub": "1", "email": "eva@sso.example", "email_verified": True}
+    browser = Client()
+    browser.raise_request_exception = False
+    away = browser.post("/accounts/oidc/sso/login/")
+    query = parse_qs(urlsplit(away["Location"]).query)
+    provider.nonsense = {path: said}
+
+    back = browser.get(CALLBACK, {"code": "c", "state": query["state"][0]})
+    begun = Client(raise_request_exception=False).post("/accounts/oidc/sso/login/")
+
+    assert {back.status_code, begun.status_code} <= {200, 302, 401, 502}
+    if path == CONFIGURATION:
+        assert begun.status_code == 502
+        assert b"Try again in a minute" in begun.content
+    else:
+        assert begun.status_code == 302
 
 
 def test_without_the_setting_there_is_no_button_and_no_way(gateway):

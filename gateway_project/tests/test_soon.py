@@ -8,7 +8,6 @@ from datetime import timedelta
 from uuid import UUID
 
 import pytest
-from django.conf import settings
 from redis.exceptions import ConnectionError as RedisConnectionError
 
 from accounts.models import UsageLog, new_id
@@ -18,8 +17,6 @@ from accounts.usage.buffer import buffer as usage_buffer
 from detection.tests.test_detect import ATTACK
 from gateway_project.core import clock
 from gateway_project.core.stores import redis
-
-needs_redis = pytest.mark.skipif(not settings.REDIS_URL, reason="needs Redis: `make test`")
 
 
 @pytest.fixture(autouse=True)
@@ -42,7 +39,7 @@ def soon(work):
     return thread
 
 
-@needs_redis
+@pytest.mark.needs_redis
 def test_it_is_read_from_the_stream_before_a_worker_took_it(gateway, asked):
     key, request_id = asked
     gateway.run(usage_buffer.flush())
@@ -67,7 +64,7 @@ def test_one_that_has_not_left_its_process_is_waited_for(gateway, asked):
     assert r.status_code == 201, r.text
 
 
-@needs_redis
+@pytest.mark.needs_redis
 def test_one_that_leaves_the_stream_meanwhile_is_found_in_the_log(gateway, asked, monkeypatch):
     """Between two looks: it was added, written and removed."""
     key, request_id = asked
@@ -80,7 +77,7 @@ def test_one_that_leaves_the_stream_meanwhile_is_found_in_the_log(gateway, asked
     assert shown.status_code == 200
 
 
-@needs_redis
+@pytest.mark.needs_redis
 def test_of_another_workspace_it_is_as_missing_as_none(
     gateway, asked, make_key, globex, monkeypatch
 ):
@@ -102,7 +99,7 @@ def test_an_old_or_invented_one_is_not_waited_for(gateway, asked, monkeypatch):
     problem(gateway.get(f"/v1/requests/{old}", key=key), 404, "not_found")
 
 
-@needs_redis
+@pytest.mark.needs_redis
 def test_each_look_reads_only_what_was_added_since(gateway, asked, make_key, monkeypatch):
     key, _ = asked
     read = []
@@ -122,7 +119,7 @@ def test_each_look_reads_only_what_was_added_since(gateway, asked, make_key, mon
     assert len(read) == 1
 
 
-@needs_redis
+@pytest.mark.needs_redis
 def test_while_redis_is_away_the_log_is_asked_alone(asked, monkeypatch):
     key, request_id = asked
 

@@ -180,7 +180,7 @@ class TestUsers:
         assert rows["alice@acme.example"] == {
             "id": str(alice.pk),
             "email": "alice@acme.example",
-            "confirmed": False,
+            "confirmed": True,
             "is_active": True,
             "workspaces": 1,
             "keys": 1,

@@ -185,6 +185,7 @@ def test_not_ready_first_then_what_is_in_flight_finishes_and_is_counted(
     assert written() == sorted(r.json()["request_id"] for r in answers)
 
 
+@pytest.mark.slow
 def test_gateways_restarted_one_after_the_other_behind_nginx_fail_no_request(serve, key, tmp_path):
     """One of them with a supervisor, for there the last worker closes the port."""
     ports = {"1": str(free_port()), "2": str(free_port())}
@@ -214,6 +215,7 @@ def test_gateways_restarted_one_after_the_other_behind_nginx_fail_no_request(ser
     assert written() == sorted(load.request_ids)
 
 
+@pytest.mark.slow
 def test_sighup_replaces_the_workers_and_fails_no_request(serve, key):
     served = serve(WORKERS="2", DRAIN_SECONDS="600")  # which a worker that retires does without
     not_ready = []
@@ -240,6 +242,7 @@ def test_sighup_replaces_the_workers_and_fails_no_request(serve, key):
     assert written() == sorted(load.request_ids)
 
 
+@pytest.mark.slow
 def test_sigterm_to_one_worker_leaves_the_port_to_the_others(serve, key):
     served = serve(WORKERS="2")
     worker = served.web_workers()[0]

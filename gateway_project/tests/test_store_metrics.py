@@ -133,9 +133,7 @@ def opened(wrapper) -> int:
     return wrapper.pool.get_stats()["connections_num"]
 
 
-@pytest.mark.skipif(
-    not settings.DATABASES["default"]["ENGINE"].endswith("postgresql"), reason="needs PostgreSQL"
-)
+@pytest.mark.needs_postgresql
 class TestPool:
     """PostgreSQL with the pooled option, lent and given back as the data plane does it."""
 
@@ -295,6 +293,7 @@ def test_requests_are_counted_once(gateway):
         assert f"# TYPE {name} " in text
 
 
+@pytest.mark.slow
 @pytest.mark.served
 def test_served_they_go_up_by_exactly_the_queries_made_whoever_dies(serve, make_key):
     served = serve()  # two web workers

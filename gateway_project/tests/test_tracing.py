@@ -153,6 +153,7 @@ class TestOff:
         assert sent["traceparent"] == TRACEPARENT
         assert tracing.begin("x", TRACEPARENT, "server") is None
 
+    @pytest.mark.slow
     def test_nothing_of_it_is_loaded(self):
         import subprocess
         import sys

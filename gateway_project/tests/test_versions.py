@@ -8,7 +8,6 @@ from uuid import uuid4
 import orjson
 import pytest
 import time_machine
-from django.conf import settings
 from django.utils import timezone
 
 from accounts import parking
@@ -171,7 +170,7 @@ class TestDeliveries:
         assert receiver.received == []
 
 
-@pytest.mark.skipif(not settings.REDIS_URL, reason="needs Redis: `make test` starts it")
+@pytest.mark.needs_redis
 class TestUsageEntries:
     """One of a later version, with a column more: 500 rows were counted as one, and deleted."""
 

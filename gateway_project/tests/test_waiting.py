@@ -27,14 +27,15 @@ from django.db import connection, connections, transaction
 from django.urls import URLPattern, get_resolver
 
 from accounts.models import ApiKey, OutboxEvent, Workspace
+from detection.guardrails import PATHS as GUARDRAILS
 from detection.jobs import store
 from detection.models import Job, JobChunk
 from detection.tests.test_batch import items
-from gateway_project.asgi import application
+from gateway_project.asgi import LITELLM, application
 from gateway_project.core.api.handler import DRAINED_BYTES_MAX
 from gateway_project.core.stores import database
 from gateway_project.core.telemetry import multiprocess
-from gateway_project.core.telemetry.logging import StandardOutput
+from gateway_project.core.telemetry.logging import StandardOutput, Together
 from gateway_project.core.upstream import destinations
 from gateway_project.mail import LocalBackend, SMTPBackend, Unheld
 from gateway_project.tests import waiting
@@ -102,10 +103,11 @@ class TestBodies:
         is_known = {path for path, (status, _) in found.items() if status == 413}
         assert len(is_known) > 100
         # What is not there may say so instead; on the data plane without reading anything.
-        # There it is read to its end, and thrown away: LiteLLM takes a refusal for no guardrail.
-        litellm = found.pop("/beta/litellm_basic_guardrail_api")
-        assert litellm[0] == 401  # no key came with it
-        assert litellm[1] <= settings.LITELLM_BYTES_MAX + DRAINED_BYTES_MAX + 2 * 65536
+        # There it is read to its end, and thrown away: proxies take a refusal for no guardrail.
+        for path in (LITELLM, *GUARDRAILS):
+            status, bytes_read = found.pop(path)
+            assert status == 401  # no key came with it
+            assert bytes_read <= settings.LITELLM_BYTES_MAX + DRAINED_BYTES_MAX + 2 * 65536
         wrong = {path: status for path, (status, _) in found.items() if status not in (413, 404)}
         assert wrong == {}
         assert max(took for _, took in found.values()) <= settings.BATCH_BYTES_MAX + 65536
@@ -250,6 +252,27 @@ class TestOthersAreServed:
 
         assert while_they_hang == {200}
         assert answered == [200] * 4
+
+    def test_while_pages_of_one_network_wait_for_a_row(self, small, globex_key, make_key, acme):
+        key = make_key(name="manager", scopes=["keys:write"])
+
+        def call(address, method, path, key, **more):
+            with httpx.Client(transport=httpx.HTTPTransport(local_address=address)) as client:
+                headers = {"X-API-Key": key}
+                url = small.url + path
+                return client.request(method, url, headers=headers, timeout=30, **more).status_code
+
+        with ThreadPoolExecutor(12) as pool, held(acme):
+            waiting = [
+                pool.submit(call, "127.0.0.2", "POST", "/v1/keys", key, json={"name": f"k{n}"})
+                for n in range(8)
+            ]
+            time.sleep(0.3)  # the first of them has a connection, and waits for its lock
+            others = [call("127.0.0.3", "GET", "/v1/keys", globex_key) for _ in range(5)]
+        waited = {one.result() for one in waiting}
+
+        assert others == [200] * 5
+        assert waited <= {201, 503}
 
 
 def wait_until_hung_up(reader):
@@ -459,7 +482,8 @@ WITHOUT_THE_DATABASE = {
     ("POST", "/v1/detect/score"): 200,
     ("POST", "/v1/detect/batch"): 200,
     ("POST", "/beta/litellm_basic_guardrail_api"): 200,
-    ("POST", "/api/v1/auth/refresh"): 401,  # without a cookie
+    **dict.fromkeys((("POST", path) for path in GUARDRAILS), 200),
+    ("POST", "/api/v1/auth/refresh"): 400,  # without a cookie
     # Robin does these, and says so. That their audit could not be written is in the log.
     ("POST", "/api/v1/auth/ws-ticket"): 200,
     ("POST", f"{QUEUE}/actions"): 200,
@@ -759,6 +783,72 @@ def test_a_line_that_was_cut_ends_before_the_next(tmp_path, monkeypatch):
     os.close(reading)
 
     assert (got + rest).endswith(b"a\nnext\n")
+
+
+class Noticed(Together):
+    """`await flushed.wait()`: until it has written in time."""
+
+    flushed: asyncio.Event
+
+    def _flush_in_time(self):
+        super()._flush_in_time()
+        self.flushed.set()
+
+
+class TestLinesThatWaitForEachOther:
+    @pytest.fixture
+    def together(self, monkeypatch):
+        """A logger of such lines, and what is written: `(logger, written)`."""
+        written = []
+        monkeypatch.setattr(StandardOutput, "write", written.append)
+        monkeypatch.setattr(Together, "is_json", True)
+        monkeypatch.setattr(Together, "is_wanted", True)
+        monkeypatch.setattr(Together, "wait_seconds", 0.001)
+        return Noticed("x"), written
+
+    def test_they_are_written_in_one_go(self, together):
+        logger, written = together
+
+        async def log(logs):
+            logger.flushed = asyncio.Event()
+            for n in range(3):
+                logger.info("request", status=n)
+            assert len(written) == logs
+            await logger.flushed.wait()
+
+        for logs in range(2):  # the second loop is another, of which it knows nothing yet
+            asyncio.run(log(logs))
+
+        lines = [[json.loads(line) for line in one.splitlines()] for one in written]
+        assert [[line["status"] for line in one] for one in lines] == [[0, 1, 2]] * 2
+        first = lines[0][0]
+        assert (first["component"], first["event"], first["level"]) == ("x", "request", "info")
+        assert first["timestamp"].endswith("Z")
+
+    def test_no_piece_is_larger_than_what_a_pipe_takes_whole(self, together):
+        logger, written = together
+
+        async def log():
+            for _ in range(20):
+                logger.info("request", long="x" * 1_000)
+            logger.flush()
+
+        asyncio.run(log())
+
+        assert max(map(len, written)) <= select.PIPE_BUF
+        assert sum(one.count(b"\n") for one in written) == 20
+        assert all(one.endswith(b"\n") for one in written)
+
+    def test_each_that_cannot_be_written_is_counted(self, monkeypatch):
+        dropped = []
+        monkeypatch.setattr(StandardOutput, "when_dropped", dropped.append)
+        monkeypatch.setattr("sys.stdout", None)
+
+        with open("/dev/full", "wb", buffering=0) as full:
+            monkeypatch.setattr("sys.stdout", type("Out", (), {"buffer": full}))
+            StandardOutput.write(b"one\ntwo\nthree\n")
+
+        assert dropped == [3]
 
 
 class TestTheCheckItself:

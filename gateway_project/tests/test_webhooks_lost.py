@@ -104,6 +104,7 @@ def test_a_worker_killed_between_claim_and_result(work, own_redis, acme, webhook
     assert len(receiver.received) == len(events) + under_way
 
 
+@pytest.mark.slow
 def test_a_worker_killed_between_the_answer_and_its_commit(work, acme, webhook, receiver):
     receiver.answers(Answer(hangs=True))
     events = tell(acme, 3)
@@ -133,6 +134,7 @@ def _waits_for_a_lock():
         return cursor.fetchone()[0] > 0
 
 
+@pytest.mark.slow
 def test_workers_killed_at_any_moment_redis_restarted_and_the_database_away(
     work, own_redis, acme, webhook, receiver
 ):
@@ -158,6 +160,7 @@ def test_workers_killed_at_any_moment_redis_restarted_and_the_database_away(
     check(receiver, webhook, events)
 
 
+@pytest.mark.slow
 def test_a_stop_lets_what_is_in_flight_end_and_writes_it(work, acme, webhook, receiver):
     receiver.answers(Answer(hangs=True))
     tell(acme, 4)
