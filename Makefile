@@ -121,8 +121,8 @@ endif
 test-all: ## test, with the browsers' walks and all that starts many processes
 	@$(MAKE) --no-print-directory test QUICK=
 
-# A test of real processes may be too late for its waits where hundreds of others share two cores: a
-# few such are asked once more, with the machine to themselves, and have then failed for good.
+# A test of processes or threads may be too late for its waits where hundreds of others share two
+# cores: a few are asked once more, with the machine to themselves, and have then failed for good.
 AGAIN := .pytest_cache/v/again
 pytest: setup-dev ## Only the tests, with PostgreSQL and Redis (T=path, or any arguments)
 	@rm -rf .pytest_cache

@@ -423,9 +423,10 @@ def forget_limits() -> None:
         ratelimit._limiter = None
         return
     client = redis.client()
-    for pattern in ("rl:*", "gw:*", "once:*", f"{queues.DETECTION}*"):
-        if keys := list(client.scan_iter(pattern, count=10_000)):
-            client.delete(*keys)
+    keys = [key for name in queues.NAMES for key in queues.keys_of(name)]
+    for pattern in ("rl:*", "gw:*", "once:*"):
+        keys += client.scan_iter(pattern, count=10_000)
+    client.delete(*keys)
     limiter.local = ratelimit.MemoryLimiter()
     limiter.degraded_since = None
 

@@ -499,9 +499,6 @@ class TestTheStream:
         self, gateway, acme_key, globex_key, engine
     ):
         """A thousand stored texts were one command of 27 MB, which failed for ever."""
-        for _ in range(1000):
-            usage.buffer.append(row(acme_key), "127.0.0.1", {"text": "x" * 53_000})
-        usage.buffer.append(row(globex_key), "127.0.0.1")
         sent, submit = [], redis.PipelinedConnection.submit
 
         def noting(pipe, packed, **more):
@@ -509,6 +506,9 @@ class TestTheStream:
             return submit(pipe, packed, **more)
 
         with patch.object(redis.PipelinedConnection, "submit", noting):
+            for _ in range(1000):
+                usage.buffer.append(row(acme_key), "127.0.0.1", {"text": "x" * 53_000})
+            usage.buffer.append(row(globex_key), "127.0.0.1")
             gateway.run(usage.buffer.flush())
 
         assert len(usage.buffer) == 0

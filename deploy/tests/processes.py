@@ -23,7 +23,7 @@ import pytest
 
 from deploy import services
 
-AGAIN, AGAIN_MAX, OTHERS_MAX = "again", 10, 2
+AGAIN, AGAIN_MAX = "again", 10
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -61,8 +61,8 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     """Say whether what failed may be asked once more, alone (`make test`).
 
-    A few tests of real processes may: beside others they can be too late for their waits; and two
-    more, whose threads can. Whatever else fails has failed.
+    A few may: beside others, a test of processes or threads can be too late for its waits. What
+    fails then as well, or beside many more, has failed.
     """
     config = session.config
     cache = getattr(config, "cache", None)
@@ -70,8 +70,7 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     if hasattr(config, "workerinput") or cache is None or terminal is None:
         return
     failed = [*terminal.stats.get("failed", ()), *terminal.stats.get("error", ())]
-    others = [one for one in failed if "served" not in getattr(one, "keywords", ())]
-    may = exitstatus == 1 and 0 < len(failed) <= AGAIN_MAX and len(others) <= OTHERS_MAX
+    may = exitstatus == 1 and 0 < len(failed) <= AGAIN_MAX
     cache.set(AGAIN, [one.nodeid for one in failed] if may else [])
 
 
