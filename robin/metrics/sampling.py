@@ -182,11 +182,11 @@ def sample() -> bool:
         if not text.headers["content-type"].startswith("text/plain"):
             raise ValueError("another media type")
         found = figures(prometheus(text.content), health)
-        dead = alerts.dead_items()
-        looked = alarms.look(may_ask=dead is None)
+        looked = alarms.look()
     except (errors.GatewayError, httpx.HTTPError, *UNFIT) as exc:
         log.warning("robin_sample_failed", error=type(exc).__name__)
         return False
+    dead = looked.dead_items
     with transaction.atomic():
         write_all_but([found], lambda _: alerts.tell(found, dead), _park("robin.alerts"))
         write_all_but([found], lambda _: _keep(found | looked.figures()), _park("robin.sample"))

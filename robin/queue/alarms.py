@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from smtplib import SMTPException, SMTPRecipientsRefused
 
@@ -35,12 +35,15 @@ from gateway_project.core.stores.sweeps import Round
 from gateway_project.core.telemetry.logging import get_logger
 from robin.models import AlarmNotice, AlarmRecipient, QueueAlarm
 from robin.queue import scan
-from robin.queue.alerts import listeners, tls
+from robin.queue.alerts import DEAD, listeners, of_dead, tls
 from robin.queue.scan import Scanner
 from robin.queue.scan_store import Part
 from robin.queue.source import PlainSource
+from robin.queue.translate import Item
+from robin.queue.turns import rest_seconds
 
 ALERT = "queue.alert"
+ITEMS, DEAD_ITEMS = "ALL:0", "DEAD:0"
 GROWTH_SPAN = timedelta(minutes=15)
 SHARE_SPAN = timedelta(hours=1)
 SHARE_ITEMS_MIN = 20
@@ -48,7 +51,7 @@ SHARE_ITEMS_MIN = 20
 ENDS_BELOW = 0.9
 """Of the threshold."""
 KNOWN_SECONDS = 300.0
-"""What was read of the queue longer ago says nothing of now."""
+"""What was read of the queue longer ago says nothing of now, unless no list can be newer."""
 KEEP_DAYS = 90
 RECIPIENTS_MAX = 20
 AT_ONCE = 50
@@ -69,6 +72,8 @@ class Looked:
 
     oldest_minutes: float | None = None
     dead: float | None = None
+    dead_items: list[Item] | None = None
+    """For the events; None where nobody wants to hear of them, too."""
 
     def figures(self) -> dict[str, float]:
         """For the sample, whose charts show them."""
@@ -80,16 +85,22 @@ def on() -> list[str]:
     return list(QueueAlarm.objects.filter(is_on=True).values_list("kind", flat=True))
 
 
-def look(*, may_ask: bool) -> Looked:
-    """Of the scan that everybody shares. Where an alarm needs more, and `may_ask`, Robin is asked
-    for one list. Not inside a transaction."""
-    kinds = on() if may_ask else []
-    wanted = [name for name, kind in (("ALL:0", "oldest"), ("DEAD:0", "dead")) if kind in kinds]
-    database.let_go()
-    return asyncio.run(_look(wanted))
+def look() -> Looked:
+    """Of the scan that everybody shares. Where more is wanted than it knows, Robin is asked for
+    one list: this minute for the one, the next for the other. Not inside a transaction."""
+    kinds, is_told = on(), bool(listeners(DEAD))
+    wanted = [ITEMS] if Kind.OLDEST in kinds else []
+    # Of the oldest, too, it has to be known that it is not dead.
+    if wanted or is_told or Kind.DEAD in kinds:
+        wanted.append(DEAD_ITEMS)
+    database.let_go()  # Robin may take its time
+    items, dead = asyncio.run(_read(wanted))
+    looked = looked_at(items, dead)
+    return replace(looked, dead_items=of_dead(dead)) if is_told and dead is not None else looked
 
 
-async def _look(wanted: Sequence[str]) -> Looked:
+async def _read(wanted: Sequence[str]) -> list[Part | None]:
+    """What is known of the items, and of the dead ones."""
     async with PlainSource(tls()) as source:
         scanner = Scanner(source=source)
         try:
@@ -97,21 +108,25 @@ async def _look(wanted: Sequence[str]) -> Looked:
             ages = {name: clock.time() - facts.get(name, {"at": 0.0})["at"] for name in wanted}
             stalest = max(ages, key=lambda name: ages[name], default=None)
             if stalest is not None and ages[stalest] > scan.CALM_SECONDS - 15:
-                with suppress(errors.GatewayError):
+                try:
                     await scanner.read_once(stalest, age_seconds=scan.CALM_SECONDS - 15)
-            found = await scanner.store.parts(["ALL:0", "DEAD:0"])
+                except errors.GatewayError as error:
+                    log.warning("queue_alerts_unread", part=stalest, error=error.code)
+                facts = await scanner.store.facts()
+            took = max((one.get("took", 0.0) for one in facts.values()), default=0.0)
+            found = await scanner.store.parts([ITEMS, DEAD_ITEMS])
         except (RedisError, OSError):
-            return Looked()
+            return [None, None]
         finally:
             await scanner.close()
-    return looked_at(*(Part.unpacked(found.get(name)) for name in ("ALL:0", "DEAD:0")))
+    # Two lists of a long queue lie apart for as long as Robin rests between.
+    until = clock.time() - max(KNOWN_SECONDS, 3 * (took + rest_seconds(took)))
+    parts = [Part.unpacked(found.get(name)) for name in (ITEMS, DEAD_ITEMS)]
+    return [part if part is not None and part.at > until else None for part in parts]
 
 
 def looked_at(items: Part | None, dead: Part | None) -> Looked:
-    """The parts of the scan, if they are of now. Robin lists what came first first."""
-    now = clock.time()
-    items = items if items is not None and now - items.at < KNOWN_SECONDS else None
-    dead = dead if dead is not None and now - dead.at < KNOWN_SECONDS else None
+    """Robin lists what came first first."""
     count = float(dead.total) if dead is not None else None
     if items is None or dead is None:
         return Looked(None, count)
@@ -121,7 +136,7 @@ def looked_at(items: Part | None, dead: Part | None) -> Looked:
         is_all = items.total <= len(items.items)
         return Looked(0.0 if is_all else None, count)
     since = min(int(item["firstSeenTime"]) for item in waiting)
-    return Looked(max(0.0, (now - since / 1000) / 60), count)
+    return Looked(max(0.0, (clock.time() - since / 1000) / 60), count)
 
 
 def share(died: float, left: float) -> float:

@@ -7,24 +7,19 @@ as it is there. The events are written in the transaction of the sample that sho
 
 from __future__ import annotations
 
-import asyncio
 import ssl
 from functools import cache
 from typing import Any
 
 import httpx
 from django.conf import settings
-from redis.exceptions import RedisError
 
 from accounts.events import event, publish_all
 from accounts.models import Workspace
 from gateway_project.core.storable import unstorable
 from gateway_project.core.stores import database
 from robin.models import DeadItem, MetricSample
-from robin.queue import scan
-from robin.queue.scan import Scanner
 from robin.queue.scan_store import Part
-from robin.queue.source import PlainSource
 from robin.queue.translate import Item
 
 SPIKE, DEAD = "queue.spike", "queue.item_dead"
@@ -62,31 +57,10 @@ def listeners(event_type: str) -> list[Workspace]:
     ]
 
 
-def dead_items() -> list[Item] | None:
-    """The items that Robin gave up; None while nobody wants to hear of them, or none is known.
-
-    From the scan that everybody shares, where somebody watches; else it is Robin's turn once a
-    minute, unless it has not rested yet. Raises `GatewayError`s.
-    """
-    if not listeners(DEAD):
-        return None
-    database.let_go()  # Robin may take its time
-    part = asyncio.run(_dead_part())
-    if part is None:
-        return None
+def of_dead(part: Part) -> list[Item]:
+    """Those of the items that Robin gave up that can be told of."""
     items = part.items[:DEAD_ITEMS_MAX]
     return [item for item in items if len(item["uid"]) <= UID_CHARS_MAX and not unstorable(item)]
-
-
-async def _dead_part() -> Part | None:
-    async with PlainSource(tls()) as source:
-        scanner = Scanner(source=source)
-        try:
-            return await scanner.read_once("DEAD:0", age_seconds=scan.CALM_SECONDS - 15)
-        except (RedisError, OSError):
-            return None
-        finally:
-            await scanner.close()
 
 
 def tell(figures: dict[str, Any], dead: list[Item] | None) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from datetime import timedelta
 
 import pytest
@@ -14,7 +15,7 @@ from robin import tasks
 from robin.metrics import sampling
 from robin.models import AlarmNotice, MetricSample, QueueAlarm
 from robin.queue import alarms
-from robin.queue.scan_store import Part
+from robin.queue.scan_store import Part, make_scan_store
 from webhooks import catalogue
 
 ACTOR = Actor("ada@robin.example")
@@ -123,12 +124,45 @@ def test_the_oldest_is_the_oldest_that_waits(gateway):
     assert alarms.looked_at(Part(now, 0, []), Part(now, 0, [])).oldest_minutes == 0
 
 
-def test_what_was_read_long_ago_says_nothing(gateway):
-    old = timezone.now().timestamp() - 2 * alarms.KNOWN_SECONDS
+def test_what_was_read_long_ago_says_nothing(gateway, robin):
+    set_up(dead=1, oldest=10)
+    known = [alarms.look() for _ in "123"][-1]
+    assert known.dead == 8
+    robin.run(robin.client.stop())
+    age_parts(2 * alarms.KNOWN_SECONDS)
 
-    assert alarms.looked_at(Part(old, 1, [item("a", 300, old)]), Part(old, 0, [])) == (
-        alarms.Looked(None, None)
-    )
+    assert alarms.look() == alarms.Looked(None, None)
+
+
+def age_parts(seconds):
+    """As if Robin had been read so long before."""
+
+    async def age():
+        store = make_scan_store()
+        facts = await store.facts()
+        for name, packed in (await store.parts(facts)).items():
+            part = Part.unpacked(packed)
+            old = part._replace(at=part.at - seconds)
+            await store.put(name, {**facts[name], "at": old.at}, old.packed())
+        await store.close()
+
+    asyncio.run(age())
+
+
+@pytest.mark.parametrize("is_told", [False, True], ids=["no listener", "a listener of the dead"])
+@pytest.mark.parametrize("kind", QueueAlarm.Kind.values)
+def test_each_alone_is_judged_where_nobody_watches(gateway, robin, operators, kind, is_told):
+    operators.wanted_events = ["queue.item_dead"] if is_told else []
+    operators.save()
+    set_up(**{kind: 10_000})
+    figures = {"queue_size": 2, "accepted": 0.0, "died": 0.0}
+    MetricSample.objects.create(at=timezone.now() - timedelta(minutes=20), figures=figures)
+    for _ in "123":
+        robin.client.asked.clear()
+        assert tasks.sample_metrics() is True
+        assert len([t for _, t in robin.client.asked if "/client/queue/list" in t]) <= 1
+
+    assert QueueAlarm.objects.get(kind=kind).value is not None
 
 
 @pytest.mark.parametrize(
