@@ -53,8 +53,11 @@ def send() -> int:
             sent += _send(place, due)
         except (OSError, SMTPException) as exc:
             log.error("digest_unsent", error=type(exc).__name__)
-            Membership.objects.filter(pk=place.pk).update(digest_at=place.digest_at)
-            return sent  # the mail server is away: the next round tries again
+            # Due, and behind all who had no turn yet.
+            later = due - timedelta.resolution
+            Membership.objects.filter(pk=place.pk).update(digest_at=later)
+            if not mails.is_of_one(exc):
+                return sent
     return sent
 
 

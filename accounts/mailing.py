@@ -7,6 +7,7 @@ everybody. Each of these ends with how to get no more of its kind, without signi
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable
+from smtplib import SMTPException
 
 from django.conf import settings
 from django.core import signing
@@ -18,6 +19,8 @@ from django.utils.translation import gettext_lazy as _
 from accounts.models import Membership, User, Workspace
 from gateway_project.core import mails
 from gateway_project.core.language import speaking
+from gateway_project.core.stores.refused import UNFIT
+from gateway_project.core.telemetry.logging import get_logger
 
 KINDS = {
     "digest": _("The week: what your workspaces asked, how much was flagged, what needs a look"),
@@ -32,6 +35,7 @@ Role = Membership.Role
 RUNNING = (Role.OWNER, Role.ADMIN)
 """Who looks after a workspace, and is written to for it."""
 SALT = "accounts.mailing"
+log = get_logger("gateway.mails")
 
 
 def wants(user: User, kind: str) -> bool:
@@ -54,16 +58,27 @@ def people_of(
 
 
 def to_workspace(workspace: Workspace, kind: str, written: Written, also: str = "") -> int:
-    """A mail to each who wants it, in their language; returns to how many. Raises what the mail
-    server does."""
+    """A mail to each who wants it, in their language; returns to how many. As `to_people`."""
     return to_people(people_of(workspace, kind, also=also), kind, written)
 
 
 def to_people(people: Iterable[User], kind: str, written: Written) -> int:
-    sent = 0
+    """Returns how many got theirs. Raises what the mail server does only while nobody has, so that
+    a caller who tries again writes to nobody twice; never what it refuses for good."""
+    sent, trouble = 0, None
     for user in people:
-        message_to(user, kind, written).send()
-        sent += 1
+        mail = message_to(user, kind, written)
+        try:
+            mail.send()
+            sent += 1
+        except (OSError, SMTPException, *UNFIT) as exc:
+            log.error("mail_unsent", kind=kind, error=type(exc).__name__)
+            if not mails.is_refused(exc):
+                trouble = exc
+            if not mails.is_of_one(exc):
+                break
+    if trouble is not None and not sent:
+        raise trouble
     return sent
 
 

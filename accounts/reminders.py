@@ -44,7 +44,8 @@ def remind_of_graces() -> int:
         except (OSError, SMTPException) as exc:
             log.error("reminder_unsent", key_prefix=key.prefix, error=type(exc).__name__)
             ApiKey.objects.filter(pk=key.pk).update(grace_told_for=key.grace_told_for)
-            return told
+            if not mails.is_of_one(exc):
+                return told
     return told
 
 

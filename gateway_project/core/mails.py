@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from smtplib import SMTPDataError, SMTPRecipientsRefused
 from typing import Any
 
 from django.core.mail import EmailMultiAlternatives
@@ -15,6 +16,7 @@ from django.utils.html import escape
 from django.utils.translation import gettext
 
 from gateway_project.core.language import spoken
+from gateway_project.core.stores.refused import UNFIT
 
 LINK = re.compile(r"https?://\S+")
 FACT = re.compile(r"^\s{2,}(\S.*?)\s{2,}(\S.*)$")
@@ -54,6 +56,27 @@ def html_of(subject: str, text: str) -> str:
     return PAGE.format(
         language=spoken(), title=escape(subject), body="".join(parts), foot=escape(foot.strip())
     )
+
+
+def is_refused(error: BaseException) -> bool:
+    """Whether the server, or the library, will not have this mail, whoever sends it and when.
+
+    Codes of 500 and above are for good (RFC 5321, §4.2.1); of a sender or a password they are
+    about us.
+    """
+    if isinstance(error, SMTPRecipientsRefused):
+        return all(code >= 500 for code, _ in error.recipients.values())
+    if isinstance(error, SMTPDataError):
+        return error.smtp_code >= 500
+    return isinstance(error, UNFIT)
+
+
+def is_of_one(error: BaseException) -> bool:
+    """Whether it says nothing of other mails: this one is refused for good, or its address for now.
+
+    Else the server is away, and the others would fare no better.
+    """
+    return isinstance(error, SMTPRecipientsRefused) or is_refused(error)
 
 
 def table(facts: Sequence[tuple[str, str]]) -> str:

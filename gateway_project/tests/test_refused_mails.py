@@ -1,0 +1,139 @@
+"""Every task that mails in rounds, beside an address that its mail server refuses."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from smtplib import SMTPDataError, SMTPRecipientsRefused, SMTPServerDisconnected
+
+import pytest
+import time_machine
+from django.core import mail
+from django.core.mail.backends import locmem
+
+from accounts import digest, reminders, services
+from accounts.models import ApiKey, Membership, User, new_id
+from accounts.services import Actor
+from accounts.tests.shapes import logged
+from conftest import make_workspace
+from detection.evaluation import budget
+from detection.models import FalseAlarmBudget
+from gateway_project.core import clock
+from gateway_project.core.stores import database
+
+ACTOR = Actor("test")
+MONDAY = datetime(2027, 3, 8, 7, 5, tzinfo=UTC)
+
+
+class Picky(locmem.EmailBackend):
+    """A mail server that has something against bob, or against everybody after the first mail."""
+
+    against_bob: Exception | None = None
+    after_one: Exception | None = None
+
+    def send_messages(self, messages):
+        database.let_go()  # as `gateway_project.mail` does in front of the real ones
+        for message in messages:
+            if self.against_bob and message.to == ["bob@acme.example"]:
+                raise self.against_bob
+            if self.after_one and mail.outbox:
+                raise self.after_one
+        return super().send_messages(messages)
+
+
+FOR_GOOD = SMTPRecipientsRefused({"bob@acme.example": (550, b"no such user")})
+FOR_NOW = SMTPRecipientsRefused({"bob@acme.example": (450, b"greylisted")})
+AGAINST_BOB = [FOR_GOOD, FOR_NOW, SMTPDataError(554, b"spam"), UnicodeError("a header")]
+
+
+class TestRefused:
+    """One address that a mail server refuses keeps no other from its mail, nor makes it two."""
+
+    @pytest.fixture
+    def server(self, settings, monkeypatch):
+        settings.EMAIL_BACKEND = f"{__name__}.Picky"
+        return lambda name, error: monkeypatch.setattr(Picky, name, error)
+
+    @pytest.fixture
+    def places(self, make_key, acme, alice, bob, charlie):
+        """Acme is alice's and bob's, Bobs is bob's, Globex charlie's: as rounds come to them."""
+        User.objects.update(email_confirmed_at=clock.now())
+        Membership.objects.update(role="owner")
+        places = [make_workspace("bobs", bob), acme, make_workspace("globex", charlie)]
+        for place in places:
+            make_key(place, name=place.slug)
+        return places
+
+    def reminders(self, places):
+        for place in places:
+            key = ApiKey.objects.get(workspace=place)
+            services.rotate_key(key, grace_seconds=4 * 3600, actor=ACTOR)
+        for key in ApiKey.objects.filter(replaced_by__isnull=False):
+            key.last_used_at = key.replaced_by.created_at + timedelta(minutes=30)
+            key.save(update_fields=["last_used_at"])
+        for minutes in (55, 50):
+            with time_machine.travel(key.grace_until - timedelta(minutes=minutes), tick=False):
+                reminders.remind_of_graces()
+
+    def digests(self, places):
+        for minutes, place in enumerate(places):
+            at = MONDAY - timedelta(days=7, minutes=-minutes)
+            place.memberships.update(digest_at=at)
+            key = ApiKey.objects.get(workspace=place)
+            logged(
+                {
+                    "request_id": new_id(), "api_key_id": key.pk, "workspace_id": place.pk,
+                    "endpoint": "/v1/detect", "http_status": 200, "request_size": 9,
+                    "response_time_ms": 2.0, "created_at": MONDAY - timedelta(days=2),
+                }
+            )  # fmt: skip
+        with time_machine.travel(MONDAY, tick=False):
+            digest.send()
+            digest.send()
+
+    def budgets(self, places):
+        for minutes, place in enumerate(places):
+            key = ApiKey.objects.get(workspace=place)
+            FalseAlarmBudget.objects.create(
+                workspace=place, subject_id=key.pk, api_key_id=key.pk, content_type="user_input",
+                budget=0.02, threshold=0.6, baseline=[0] * 100,
+                harmless=200, alarms=2, basis="uploaded", drift={"flagged": 0.3},
+                checked_at=clock.now(), drifted_at=clock.now() + timedelta(minutes=minutes),
+            )  # fmt: skip
+        budget.check()
+        budget.check()
+
+    ROUNDS = ["reminders", "digests", "budgets"]
+
+    @pytest.mark.parametrize("error", AGAINST_BOB, ids=["550", "450", "554", "unfit"])
+    @pytest.mark.parametrize("rounds", ROUNDS)
+    @pytest.mark.hostile
+    def test_the_others_get_theirs_once(self, places, server, rounds, error):
+        server("against_bob", error)
+        getattr(self, rounds)(places)
+
+        got = sorted(message.to[0] for message in mail.outbox)
+        assert got == ["alice@acme.example", "charlie@globex.example"]
+
+    @pytest.mark.parametrize("rounds", ROUNDS)
+    def test_who_was_refused_for_now_gets_it_later(self, places, server, rounds, bob):
+        server("against_bob", FOR_NOW)
+        getattr(self, rounds)(places[:1])
+        server("against_bob", None)
+        with time_machine.travel(MONDAY + timedelta(minutes=5), tick=False):
+            digest.send()
+        key = ApiKey.objects.filter(replaced_by__isnull=False).first()
+        if key:
+            with time_machine.travel(key.grace_until - timedelta(minutes=5), tick=False):
+                reminders.remind_of_graces()
+        budget.check()
+
+        assert [message.to for message in mail.outbox] == [[bob.email]]
+
+    @pytest.mark.parametrize("rounds", ["reminders", "budgets"])
+    def test_a_server_that_goes_away_between_two_writes_to_nobody_twice(
+        self, places, server, rounds
+    ):
+        server("after_one", SMTPServerDisconnected("gone"))
+        getattr(self, rounds)(places[1:2])
+
+        assert [message.to for message in mail.outbox] == [["alice@acme.example"]]
