@@ -137,6 +137,9 @@ class SeenItem(models.Model):
 
     uid = models.UUIDField(primary_key=True)
     first_seen_at = models.DateTimeField()
+    missed_at = models.DateTimeField(
+        null=True, help_text="Since when it is in no part of the list: gone, or between two parts."
+    )
 
     def __str__(self) -> str:
         return str(self.uid)

@@ -74,7 +74,7 @@ BOUNDED = {
     "robin.DeadItem": "as many as Robin has",
     "robin.Document": "of the code",
     "robin.RobinAccess": A_CUSTOMERS,
-    "robin.SeenItem": "as many as Robin has; gone with the item",
+    "robin.SeenItem": "as many as Robin has; gone a few rounds after the item",
     "webhooks.Inbox": A_CUSTOMERS,
     "webhooks.InboxRequest": "the last 50 of each inbox",
     "webhooks.Webhook": A_CUSTOMERS,

@@ -88,8 +88,19 @@ class View:
         return int(self.facts["ALL:0"]["total"])
 
     @property
-    def is_complete(self) -> bool:
+    def is_whole(self) -> bool:
+        """Whether each part of the list was read, be it of another queue than the others."""
         return all(name in self.facts for name in parts_of("ALL", self.facts))
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether each item is known: nothing passed from one part into another, as far as can be
+        told, between the readings of these parts."""
+        if not self.is_whole:
+            return False
+        parts = sorted((self.facts[n] for n in parts_of("ALL", self.facts)), key=lambda f: f["at"])
+        is_of_one_length = len({f.get("listed", f["total"]) for f in parts}) == 1
+        return is_of_one_length and not any(f.get("moved") for f in parts[1:])
 
     @property
     def known(self) -> int:
@@ -540,17 +551,20 @@ class Scanner:
     async def _keep(self, name: str, part: Part, took: float) -> None:
         kind = name.partition(":")[0]
         before = await self.store.facts()
+        told = {"listed": part.total, "first": part.items[0]["uid"] if part.items else ""}
+        # What begins with another item than before: some have left, or entered, another part.
+        told["moved"] = told["first"] != before.get(name, {}).get("first", told["first"])
         part = await self._with_acts(kind, part)
         if kind == "ALL":
             known = await self._known_times(name)
             part = part._replace(items=await seen.first_seen(part.items, known, at=part.at))
-        facts = _facts_of(part, took)
+        facts = _facts_of(part, took) | told
         await self.store.put(name, facts, await asyncio.to_thread(part.packed))
         if name.endswith(":0"):
             await self._drop_beyond(kind, part.total, before)
         if kind == "ALL":
             after = {**before, name: facts}
-            if all(one in after for one in parts_of("ALL", after)):
+            if View(after, {}).is_whole:
                 await self._forget_gone(after)
             if TROUBLE in before:
                 await self.store.drop([TROUBLE])
@@ -561,10 +575,11 @@ class Scanner:
         await self.store.drop(gone)
 
     async def _forget_gone(self, facts: Mapping[str, Facts]) -> None:
-        """All of the queue is known: whatever else was seen once is gone."""
-        found = await self.store.parts(parts_of("ALL", facts))
-        read = await asyncio.to_thread(_unpacked, found)
-        await seen.forget_all_but({i["uid"] for part in read.values() for i in part.items})
+        names = parts_of("ALL", facts)
+        read = await asyncio.to_thread(_unpacked, await self.store.parts(names))
+        uids = {i["uid"] for part in read.values() for i in part.items}
+        times = [facts[name]["at"] for name in names]
+        await seen.forget_all_but(uids, round_seconds=max(times) - min(times))
 
     # -- What we did ------------------------------------------------------------------------------
 
@@ -666,9 +681,10 @@ class Scanner:
             new = _after(kind, part, acts)
             if new == part:
                 return
-            took = facts.get(name, {}).get("took", 0.0)
+            before = facts.get(name, {})
+            after = {**before, **_facts_of(new, before.get("took", 0.0))}
             packed = await asyncio.to_thread(new.packed)
-            if await self.store.replace(name, old, packed, _facts_of(new, took)):
+            if await self.store.replace(name, old, packed, after):
                 return
 
     async def _add_dead(self, uids: Collection[str]) -> None:

@@ -11,6 +11,10 @@ from gateway_project.core.api.fields import TimeText
 from robin.queue import scan, services
 from robin.schemas import NUMBER_MAX, Query, Text, upper_words
 
+COMPLETE = (
+    "Whether the whole queue is known. A long one is read in parts: it is false, too, while items "
+    "pass from one part into another."
+)
 States = Annotated[list[scan.State], BeforeValidator(upper_words)]
 
 
@@ -89,7 +93,7 @@ class QueueView(BaseModel):
     pageSize: int
     pageNumber: int
     asOf: str = Field(description="Of when this is; the header `Age` has the seconds since.")
-    complete: bool = Field(description="Whether the whole queue is known.")
+    complete: bool = Field(description=COMPLETE)
     knownCount: int = Field(description="How many items are.")
 
 
@@ -116,7 +120,7 @@ class QueueMatchedView(BaseModel):
     confirm: str = Field(description="Good once, for two minutes.")
     claimed: int = Field(description="Of these, being delivered when they were looked at.")
     lastTry: int = Field(description="Of these, dead at once when this retry fails.")
-    complete: bool = Field(description="Whether the whole queue is known.")
+    complete: bool = Field(description=COMPLETE)
 
 
 class QueueJobView(BaseModel):

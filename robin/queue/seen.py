@@ -1,24 +1,27 @@
 """When this gateway first saw an item of Robin's queue: all that can be known of its age.
 
 The date that Robin shows beside an item is that of the listing, new each time. So each uid is
-remembered from its first sight on, for as long as the item is there.
+remembered from its first sight on, for as long as the item is there and somewhat longer.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
-from datetime import UTC, datetime
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
 from django.db import Error as DatabaseError
+from django.db.models import QuerySet
 
-from gateway_project.core import errors
+from gateway_project.core import clock, errors
 from gateway_project.core.stores import database
 from gateway_project.core.telemetry.logging import get_logger
 from robin.models import SeenItem
 from robin.queue.translate import Item
 
 AT_ONCE = 1000
+MISSED_SECONDS_MIN = 3600.0
+MISSED_ROUNDS = 3
 log = get_logger("gateway.live")
 
 
@@ -49,19 +52,40 @@ def _remember(uids: Sequence[str], now: int) -> dict[str, int]:
     return {str(uid): int(when.timestamp() * 1000) for uid, when in known}
 
 
-async def forget_all_but(uids: Collection[str]) -> None:
-    """The others are gone from Robin's queue."""
+async def forget_all_but(uids: Collection[str], *, round_seconds: float) -> None:
+    """The others are gone from Robin's queue, when they are missed in a few whole rounds.
+
+    In one they may only have passed from a part that was not read yet into one that was.
+    """
+    there = {UUID(uid) for uid in uids if _is_uuid(uid)}
+    before = clock.now() - timedelta(seconds=max(MISSED_SECONDS_MIN, MISSED_ROUNDS * round_seconds))
     try:
-        await database.run_behind(_forget_all_but, {UUID(uid) for uid in uids if _is_uuid(uid)})
+        await database.run_behind(_forget_all_but, there, before)
     except (errors.StoreUnavailable, DatabaseError) as exc:
         log.warning("gone_items_not_forgotten", error=type(exc).__name__)
 
 
-def _forget_all_but(uids: Collection[UUID]) -> None:
-    known = SeenItem.objects.values_list("uid", flat=True).iterator(chunk_size=5000)
-    gone = [uid for uid in known if uid not in uids]
-    for start in range(0, len(gone), AT_ONCE):
-        SeenItem.objects.filter(uid__in=gone[start : start + AT_ONCE]).delete()
+def _forget_all_but(uids: Collection[UUID], before: datetime) -> None:
+    found, missed, gone = list[UUID](), list[UUID](), list[UUID]()
+    for uid, at in SeenItem.objects.values_list("uid", "missed_at").iterator(chunk_size=5000):
+        if uid in uids:
+            if at is not None:
+                found.append(uid)
+        elif at is None:
+            missed.append(uid)
+        elif at < before:
+            gone.append(uid)
+    for some in _pieces(found):
+        some.update(missed_at=None)
+    for some in _pieces(missed):
+        some.update(missed_at=clock.now())
+    for some in _pieces(gone):
+        some.delete()
+
+
+def _pieces(uids: Sequence[UUID]) -> Iterator[QuerySet[SeenItem]]:
+    for start in range(0, len(uids), AT_ONCE):
+        yield SeenItem.objects.filter(uid__in=uids[start : start + AT_ONCE])
 
 
 def _is_uuid(text: str) -> bool:

@@ -151,6 +151,14 @@ def _raise_if_unread(view: View, names: Sequence[str], first: int) -> None:
 
 
 def _unread(view: View) -> scan.Reading:
+    if view.is_whole:
+        return scan.Reading(
+            gettext_noop(
+                "The queue moved while it was read: an item that passed from one part of the list "
+                "into another may have been missed. Try again later."
+            ),
+            seconds=30.0,
+        )
     return scan.Reading(
         Sentence(
             gettext_noop(

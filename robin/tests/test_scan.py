@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from datetime import timedelta
+from itertools import count
 from time import monotonic
 from uuid import UUID
 
@@ -10,10 +12,10 @@ import pytest
 from django.conf import settings as django_settings
 
 from accounts.tests.shapes import refusal
-from gateway_project.core import errors
+from gateway_project.core import clock, errors
 from gateway_project.core.upstream.client import UpstreamTimeout
 from robin.models import SeenItem
-from robin.queue import scan, services
+from robin.queue import scan, seen, services
 from robin.queue.scan import Scanner
 from robin.queue.translate import QueuePage
 from robin.queue.turns import Turn
@@ -230,14 +232,67 @@ class TestWhatIsKnown:
             scan.forget()  # another process, after everything else was lost
             assert await times(scanner) == first
             gone = source.items.pop(0)["uid"]
-            while gone in await times(scanner):
-                pass
-            await asyncio.sleep(0.2)
+            while not await missed().aexists():  # noqa: ASYNC110 - a row
+                await asyncio.sleep(0.02)
+            assert (await missed().aget()).uid == UUID(gone)
+            await missed().aupdate(missed_at=long_ago)
+            while await missed().aexists():  # noqa: ASYNC110 - a row
+                await asyncio.sleep(0.02)
             return gone
 
+        def missed():
+            return SeenItem.objects.filter(missed_at__isnull=False)
+
+        long_ago = clock.now() - timedelta(seconds=2 * seen.MISSED_SECONDS_MIN)
         gone = play(scenario, source)
         assert not SeenItem.objects.filter(uid=gone).exists()
         assert SeenItem.objects.count() == 2
+
+    @pytest.mark.parametrize("moves", ["delivered", "tried again later", "put in front"])
+    def test_what_moves_between_two_lists_is_neither_new_nor_lost(self, play, moves):
+        """Items pass from a part that is read next into one that was read before."""
+        source = FakeSource(2500)
+        fresh = count(10_000)
+
+        def move():
+            if moves == "put in front":
+                source.items[:0] = [item(next(fresh)) for _ in range(270)]
+                return
+            gone, source.items = source.items[:170], source.items[170:]
+            if moves == "tried again later":
+                source.items += gone
+
+        async def read(scanner, first_seen):
+            """Each part, a while after the one before."""
+            for name in scan.parts_of("ALL", await scanner.store.facts()):
+                await scanner._keep(name, await scanner._listed(name, {}), 0.0)
+                facts = await scanner.store.facts()
+                view = await scanner._view(facts, scan.parts_of("ALL", facts))
+                known = {i["uid"]: i["firstSeenTime"] for i in view.items()}
+                if view.is_complete:
+                    assert known.keys() >= {i["uid"] for i in source.items}
+                for uid, at in known.items():
+                    assert first_seen.setdefault(uid, at) == at
+                yield view
+
+        async def scenario(scanner):
+            await scanner._keep("ALL:0", await scanner._listed("ALL:0", {}), 0.0)
+            first_seen = {}
+            views = [view async for view in read(scanner, first_seen)]
+            assert views[-1].is_complete
+            for _ in range(3):
+                async for view in read(scanner, first_seen):
+                    views.append(view)
+                    move()
+            assert not views[-1].is_complete
+            for _ in "12":
+                views += [view async for view in read(scanner, first_seen)]
+            assert views[-1].is_complete
+
+        play(scenario, source)
+        assert set(SeenItem.objects.values_list("uid", flat=True)) >= {
+            UUID(i["uid"]) for i in source.items
+        }
 
     def test_what_we_did_is_seen_at_once_whatever_is_being_read(self, play, settings):
         settings.QUEUE_POLL_SECONDS = 60.0  # one that begins afterwards reads what is there then
