@@ -37,7 +37,7 @@ from robin.models import AlarmNotice, AlarmRecipient, QueueAlarm
 from robin.queue import scan
 from robin.queue.alerts import DEAD, listeners, of_dead, tls
 from robin.queue.scan import Scanner
-from robin.queue.scan_store import Part
+from robin.queue.scan_store import Facts, Part
 from robin.queue.source import PlainSource
 from robin.queue.translate import Item
 from robin.queue.turns import rest_seconds
@@ -105,11 +105,11 @@ async def _read(wanted: Sequence[str]) -> list[Part | None]:
         scanner = Scanner(source=source)
         try:
             facts = await scanner.store.facts()
-            ages = {name: clock.time() - facts.get(name, {"at": 0.0})["at"] for name in wanted}
-            stalest = max(ages, key=lambda name: ages[name], default=None)
-            if stalest is not None and ages[stalest] > scan.CALM_SECONDS - 15:
+            since = {name: _said_at(facts.get(name, {})) for name in wanted}
+            stalest = min(since, key=lambda name: since[name], default=None)
+            if stalest and clock.time() - since[stalest] > scan.CALM_SECONDS - 15:
                 try:
-                    await scanner.read_once(stalest, age_seconds=scan.CALM_SECONDS - 15)
+                    await scanner.read_once(stalest, age_seconds=0.0)
                 except errors.GatewayError as error:
                     log.warning("queue_alerts_unread", part=stalest, error=error.code)
                 facts = await scanner.store.facts()
@@ -121,8 +121,14 @@ async def _read(wanted: Sequence[str]) -> list[Part | None]:
             await scanner.close()
     # Two lists of a long queue lie apart for as long as Robin rests between.
     until = clock.time() - max(KNOWN_SECONDS, 3 * (took + rest_seconds(took)))
-    parts = [Part.unpacked(found.get(name)) for name in (ITEMS, DEAD_ITEMS)]
-    return [part if part is not None and part.at > until else None for part in parts]
+    items, dead = (Part.unpacked(found.get(name)) for name in (ITEMS, DEAD_ITEMS))
+    # Who is dead Robin has to say itself: what somebody bounced may have been delivered instead.
+    dead = None if dead is None or dead.is_amended else dead
+    return [part if part is not None and part.at > until else None for part in (items, dead)]
+
+
+def _said_at(facts: Facts) -> float:
+    return 0.0 if facts.get("amended") else float(facts.get("at", 0.0))
 
 
 def looked_at(items: Part | None, dead: Part | None) -> Looked:

@@ -287,7 +287,7 @@ class _Worker:
             raise
         took = monotonic() - began
         await self.end(took)
-        await self.scanner.acted(action, uids, want_again=False)
+        await self.scanner.acted(action, uids, done=done, want_again=False)
         fitting = int(len(uids) * PIECE_SECONDS / max(took, 0.001))
         self.size = max(1, min(PIECE_MAX, fitting, 2 * self.size))
         return done

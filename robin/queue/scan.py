@@ -14,10 +14,11 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from contextvars import Context
 from dataclasses import dataclass, field
+from functools import partial
 from time import monotonic
 from typing import Any, Literal
 
@@ -653,51 +654,43 @@ class Scanner:
         read = await asyncio.to_thread(_unpacked, await self._parts(parts_of("ALL", facts)))
         return [item for part in read.values() for item in part.items if item["uid"] in wanted]
 
-    async def acted(self, action: str, uids: Collection[str], *, want_again: bool = True) -> None:
-        """It was done to these, or to as many of them as there were: show it so."""
-        stamp = f"{action} {clock.time()}"
+    async def acted(
+        self, action: str, uids: Collection[str], *, done: int, want_again: bool = True
+    ) -> None:
+        """It was done to `done` of these: show it so of those that are known."""
         with suppress(RedisError, OSError):
-            await self.store.acted(dict.fromkeys(uids, stamp))
-            facts = await self.store.facts()
-            names = [name for kind in LISTS for name in parts_of(kind, facts)]
-            for name in names:
-                await self._act_on(name, action, frozenset(uids), facts)
-            if action == "bounce" and "DEAD:0" in facts:
-                await self._add_dead(uids)
+            if done:
+                await self._show(action, frozenset(uids))
             await self.store.drop([SIZES])
         if want_again:
             self.want(*FIRST, SIZES)
 
-    async def _act_on(
-        self, name: str, action: str, uids: frozenset[str], facts: Mapping[str, Facts]
-    ) -> None:
+    async def _show(self, action: str, uids: frozenset[str]) -> None:
+        at = clock.time()
+        await self.store.acted(dict.fromkeys(uids, f"{action} {at}"))
+        acts = dict.fromkeys(uids, (action, at + 1))
+        facts = await self.store.facts()
+        for kind in LISTS:
+            for name in parts_of(kind, facts):
+                await self._amend(name, partial(_after, kind, acts=acts))
+        if action == "bounce":
+            died = await self.known_items(uids)
+            await self._amend("DEAD:0", partial(_with_dead, died=died))
+
+    async def _amend(self, name: str, change: Callable[[Part], Part]) -> None:
         for _ in range(3):  # somebody else may have changed it meanwhile
             old = (await self.store.parts([name])).get(name)
             part = await asyncio.to_thread(Part.unpacked, old)
             if old is None or part is None:
                 return
-            kind = name.partition(":")[0]
-            acts = {uid: (action, clock.time() + 1) for uid in uids}
-            new = _after(kind, part, acts)
+            new = change(part)
             if new == part:
                 return
-            before = facts.get(name, {})
+            new = new._replace(is_amended=True)
+            before = (await self.store.facts()).get(name, {})
             after = {**before, **_facts_of(new, before.get("took", 0.0))}
             packed = await asyncio.to_thread(new.packed)
             if await self.store.replace(name, old, packed, after):
-                return
-
-    async def _add_dead(self, uids: Collection[str]) -> None:
-        for _ in range(3):
-            old = (await self.store.parts(["DEAD:0"])).get("DEAD:0")
-            part = await asyncio.to_thread(Part.unpacked, old)
-            if old is None or part is None:
-                return
-            known = {item["uid"] for item in part.items}
-            more = [{"uid": uid, "retryCount": 0} for uid in uids if uid not in known]
-            new = Part(part.at, part.total + len(more), [*part.items, *more])
-            packed = await asyncio.to_thread(new.packed)
-            if await self.store.replace("DEAD:0", old, packed, _facts_of(new, 0.0)):
                 return
 
     async def _with_acts(self, kind: str, part: Part) -> Part:
@@ -708,7 +701,8 @@ class Scanner:
             action, _, at = stamp.partition(" ")
             if float(at) > part.at:
                 acts[uid] = (action, float(at))
-        return _after(kind, part, acts)
+        new = _after(kind, part, acts)
+        return new._replace(is_amended=new != part)
 
 
 def _is_count(value: Any) -> bool:
@@ -727,7 +721,7 @@ def _items(part: Part | None) -> list[Any]:
 def _facts_of(part: Part, took: float) -> Facts:
     retries = Counter(str(item["retryCount"]) for item in part.items)
     facts: Facts = {"at": part.at, "total": part.total, "count": len(part.items), "took": took}
-    return {**facts, "retries": dict(retries)}
+    return {**facts, "retries": dict(retries), "amended": part.is_amended}
 
 
 def _after(kind: str, part: Part, acts: Mapping[str, tuple[str, float]]) -> Part:
@@ -745,7 +739,14 @@ def _after(kind: str, part: Part, acts: Mapping[str, tuple[str, float]]) -> Part
             count = item["retryCount"] + 1
             item = {**item, "retryCount": count, "lastRetryTime": int(at) * 1000}
         items.append(item)
-    return Part(part.at, max(0, part.total - (len(part.items) - len(items))), items)
+    return part._replace(total=max(0, part.total - (len(part.items) - len(items))), items=items)
+
+
+def _with_dead(part: Part, died: Iterable[Item]) -> Part:
+    known = {item["uid"] for item in part.items}
+    more = {i["uid"]: i["retryCount"] for i in died if i["uid"] not in known}
+    rows = [{"uid": uid, "retryCount": count} for uid, count in more.items()]
+    return part._replace(total=part.total + len(rows), items=[*part.items, *rows])
 
 
 def _error_of(trouble: Facts) -> errors.GatewayError:

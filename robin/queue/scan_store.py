@@ -36,9 +36,12 @@ class Part(NamedTuple):
     total: int
     items: list[Any]
     """Items as `/api/v1/queue/json` shows them, but for their state; uids of the other kinds."""
+    is_amended: bool = False
+    """By what somebody did since: Robin did not say all of it."""
 
     def packed(self) -> bytes:
         content = {"v": VERSION, "at": self.at, "total": self.total, "items": self.items}
+        content["amended"] = self.is_amended
         return zlib.compress(orjson.dumps(content), 1)
 
     @classmethod
@@ -50,7 +53,8 @@ class Part(NamedTuple):
             raw = orjson.loads(zlib.decompress(content))
             if raw["v"] != VERSION:
                 return None
-            return cls(float(raw["at"]), int(raw["total"]), list(raw["items"]))
+            is_amended = bool(raw.get("amended"))
+            return cls(float(raw["at"]), int(raw["total"]), list(raw["items"]), is_amended)
         except (zlib.error, *UNFIT) as exc:
             log.error("queue_part_unreadable", error=type(exc).__name__)
             return None

@@ -254,7 +254,7 @@ async def act(action: Action, uids: Sequence[str], *, is_forced: bool = False) -
             unknown = 0 if isinstance(error.__cause__, NotSent | BreakerOpen) else len(chosen)
             error.more = {"done": 0, "requested": len(uids), "unknown": unknown}
             raise
-    await scanner().acted(action, chosen)
+    await scanner().acted(action, chosen, done=done)
     return Done(done, len(uids), left_out=left_out, last_try=last, doubt=doubt)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import ssl
+from uuid import uuid4
 
 import pytest
 
@@ -98,6 +99,24 @@ def test_one_that_came_to_life_and_died_again_is_news(robin, operators):
     look()
 
     assert [result["uid"] for _, result in told("queue.item_dead")] == [uid, uid]
+
+
+def test_only_what_robin_lists_as_dead_is_told(robin, operators, member, monkeypatch):
+    """Of what somebody bounces some are delivered that moment, and some never were."""
+    look()
+    monkeypatch.setattr(scan, "CALM_SECONDS", 60.0)
+    ada = member("ROLE_ADMIN", by_hand=True)
+    ada.get("/api/v1/queue")
+    gone, died = robin.seed.queue.select(["READY"])[:5], robin.seed.queue.select(["READY"])[5:10]
+    for item in gone:
+        del robin.seed.queue.items[item.uid]
+    uids = [one.uid for one in (*gone, *died)] + [str(uuid4()) for _ in range(10)]
+    r = ada.post("/api/v1/queue/actions", {"action": "bounce", "uids": uids})
+    assert (r.json()["done"], r.json()["requested"]) == (5, 20)
+    look(2)
+
+    found = {result["uid"]: result["retry_count"] for _, result in told("queue.item_dead")}
+    assert found == {item.uid: item.retry for item in died}
 
 
 def test_robin_is_not_asked_for_what_nobody_wants(robin, gateway):

@@ -300,9 +300,9 @@ class TestWhatIsKnown:
 
         async def scenario(scanner):
             await scanner.view("ALL:0")
-            await scanner.acted("delete", [item(1)["uid"]])
-            await scanner.acted("bounce", [item(2)["uid"]])
-            await scanner.acted("retry", [item(4)["uid"]])
+            await scanner.acted("delete", [item(1)["uid"]], done=1)
+            await scanner.acted("bounce", [item(2)["uid"]], done=1)
+            await scanner.acted("retry", [item(4)["uid"]], done=1)
             facts = await scanner.store.facts()
             view = await scanner._view(facts, ["ALL:0"])
             states = {i["uid"]: (i["state"], i["retryCount"]) for i in view.items()}
@@ -311,6 +311,44 @@ class TestWhatIsKnown:
                 item(3)["uid"]: ("READY", 0),
                 item(4)["uid"]: ("READY", 1),
             }
+
+        play(scenario, source)
+
+    @pytest.mark.parametrize("has", ["all", "half", "none"])
+    @pytest.mark.parametrize("action", ["retry", "delete", "bounce"])
+    def test_totals_after_an_act_are_those_of_the_next_list(self, play, settings, action, has):
+        settings.QUEUE_POLL_SECONDS = 60.0
+        source = FakeSource(8)
+        source.dead = source.items[:4]
+        asked = {
+            "all": [*range(1, 7)],
+            "half": [1, 2, 5, 91, 92, 93],
+            "none": [*range(91, 97)],
+        }[has]
+        uids = [item(number)["uid"] for number in asked]
+
+        def act():
+            found = [one for one in source.items if one["uid"] in uids]
+            source.dead = [one for one in source.dead if one not in found]
+            if action == "bounce":
+                source.dead += found
+            elif action == "delete":
+                source.items = [one for one in source.items if one not in found]
+            return len(found)
+
+        async def totals(scanner):
+            return scan.View(await scanner.store.facts(), {}).totals()
+
+        async def read(scanner):
+            for name in scan.FIRST:
+                await scanner._keep(name, await scanner._listed(name, {}), 0.0)
+
+        async def scenario(scanner):
+            await read(scanner)
+            await scanner.acted(action, uids, done=act(), want_again=False)
+            shown = await totals(scanner)
+            await read(scanner)
+            assert shown == await totals(scanner)
 
         play(scenario, source)
 
