@@ -63,7 +63,13 @@ def send_confirmation(request: HttpRequest, user: User) -> None:
 def send_invitation(request: HttpRequest, invitation: Invitation, url: str) -> bool:
     """Mail the link; False when it could not be sent, which the page says then."""
     known = User.objects.filter(email=invitation.email).first()
-    context = {"invitation": invitation, "url": url, "request": request, "user": known}
+    context = {
+        "invitation": invitation,
+        "workspace": mails.name(invitation.workspace.name),
+        "url": url,
+        "request": request,
+        "user": known,
+    }
     return AccountAdapter(request).send_mail("accounts/email/invitation", invitation.email, context)
 
 
@@ -201,7 +207,12 @@ class AccountAdapter(DefaultAccountAdapter):  # type: ignore[misc]
         with _speaking_to(context.get("user"), self.request):
             plain = super().render_mail(template_prefix, email, {**context, **names}, headers)
             return mails.message(
-                plain.subject, plain.body, plain.to, from_email=plain.from_email, headers=headers
+                plain.subject,
+                plain.body,
+                plain.to,
+                ours=f"{names['our_url']}/",
+                from_email=plain.from_email,
+                headers=headers,
             )
 
     def pre_authenticate(self, request: HttpRequest, **credentials: Any) -> None:

@@ -74,7 +74,8 @@ def _send(place: Membership, due: datetime) -> int:
         return 0
     with speaking(user.language):
         text = text_of(workspace, due)
-        subject = gettext("Your week with %(workspace)s") % {"workspace": workspace.name}
+        named = {"workspace": mails.name(workspace.name)}
+        subject = gettext("Your week with %(workspace)s") % named
     if text is None:
         return 0
     database.let_go()
@@ -107,7 +108,7 @@ def text_of(workspace: Workspace, until: datetime) -> str | None:
         ]
     )
     head = gettext("%(workspace)s, %(first)s to %(last)s (UTC):") % {
-        "workspace": workspace.name,
+        "workspace": mails.name(workspace.name),
         "first": dated(end - WEEK, "day"),
         "last": dated(end - timedelta(days=1), "day"),
     }
@@ -159,4 +160,4 @@ def _needs_a_look(workspace: Workspace) -> list[str]:
 
 def _named(key: ApiKey, at: datetime | None) -> dict[str, str]:
     day = dated(at, "day") if at else ""
-    return {"name": key.name, "key": f"{key.prefix}…{key.last4}", "day": day}
+    return {"name": mails.name(key.name), "key": f"{key.prefix}…{key.last4}", "day": day}

@@ -82,11 +82,12 @@ def to_people(people: Iterable[User], kind: str, written: Written) -> int:
     return sent
 
 
-def message_to(user: User, kind: str, written: Written) -> EmailMessage:
-    """Such a mail in their language, with how to get no more of its kind."""
+def message_to(user: User, kind: str, written: Written, ours: str | None = None) -> EmailMessage:
+    """Such a mail in their language, with how to get no more of its kind; `ours` as of
+    `mails.message`."""
     with speaking(user.language):
         subject, text = written()
-        mail = mails.message(subject, f"{text}\n{foot(user, kind)}", [user.email])
+        mail = mails.message(subject, f"{text}\n{foot(user, kind)}", [user.email], ours=ours)
     if link := off_link(user, kind):
         mail.extra_headers |= {
             "List-Unsubscribe": f"<{link}>",

@@ -86,7 +86,7 @@ def _tell(key: ApiKey) -> int:
 
 def _written(key: ApiKey, successor: ApiKey, until: datetime, calls: int) -> tuple[str, str]:
     """Subject and text."""
-    names = {"name": key.name, "workspace": key.workspace.name}
+    names = {"name": mails.name(key.name), "workspace": mails.name(key.workspace.name)}
     last = {"at": utc_text(key.last_used_at), "address": key.last_used_ip}  # type: ignore[arg-type]
     facts = [
         (gettext("Old key"), f"{key.prefix}…{key.last4}"),

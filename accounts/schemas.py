@@ -24,7 +24,7 @@ from accounts.addresses import deliverable
 from accounts.models import ApiKey, Plan, UsageLog, User, Workspace, effective_limits
 from gateway_project.core import clock
 from gateway_project.core.api.endpoint import Asked, Body
-from gateway_project.core.api.fields import WHOLE, Moment, Time
+from gateway_project.core.api.fields import ONE_LINE, WHOLE, Moment, Time
 from gateway_project.core.api.pagination import Paging
 
 Scope = Literal["detect", "batch", "webhooks", "usage:read", "keys:write", "audit:read"]
@@ -64,7 +64,9 @@ Password = Annotated[
     AfterValidator(_acceptable),
     Field(json_schema_extra={"minLength": PASSWORD_CHARS_MIN}),
 ]
-Name = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=100)]
+Name = Annotated[
+    str, StringConstraints(strip_whitespace=True, min_length=1, max_length=100), ONE_LINE
+]
 Network = Annotated[str, StringConstraints(max_length=50), AfterValidator(_network)]
 Future = Annotated[Moment, AfterValidator(_future)]
 
@@ -84,9 +86,11 @@ class RevokeQuery(Asked):
     key_id: UUID | None = Field(None, description="Without it: the calling key.")
 
 
-Tag = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=40)]
+Tag = Annotated[
+    str, StringConstraints(strip_whitespace=True, min_length=1, max_length=40), ONE_LINE
+]
 Tags = Annotated[list[Tag], Field(max_length=10)]
-Owner = Annotated[str, StringConstraints(strip_whitespace=True, max_length=254)]
+Owner = Annotated[str, StringConstraints(strip_whitespace=True, max_length=254), ONE_LINE]
 
 
 class KeyRequest(Body):

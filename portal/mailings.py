@@ -256,9 +256,11 @@ def _mail(row: Mailing, user: User) -> EmailMessage:
     if row.is_important:
         with speaking(user.language):
             foot = f"\n-- \n{gettext(IMPORTANT)}\n"
-            mail: EmailMessage = mails.message(row.subject, f"{text}\n{foot}", [user.email])
+            mail: EmailMessage = mails.message(
+                row.subject, f"{text}\n{foot}", [user.email], ours=mails.ANY_LINK
+            )
     else:
-        mail = mails_of.message_to(user, KIND, lambda: (row.subject, text))
+        mail = mails_of.message_to(user, KIND, lambda: (row.subject, text), mails.ANY_LINK)
     domain = parseaddr(settings.DEFAULT_FROM_EMAIL)[1].rpartition("@")[2] or "localhost"
     mail.extra_headers["Message-ID"] = f"<{row.pk}.{user.pk}@{domain}>"
     return mail

@@ -292,7 +292,7 @@ class TestBadInput:
 
         assert fields(r) == {"nickname": "unknown field; known here: email, name, password"}
 
-    @pytest.mark.parametrize("name", ["", "   ", "x" * 101, 5, "nul\x00"])
+    @pytest.mark.parametrize("name", ["", "   ", "x" * 101, 5, "nul\x00", "two\nlines", "a\u2028b"])
     def test_it_refuses_a_name_it_could_not_keep(self, register, name):
         assert set(fields(register(name=name))) == {"name"}
 

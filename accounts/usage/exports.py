@@ -165,7 +165,7 @@ def _tell(pk: UUID) -> None:
         return
     who = User.objects.filter(email=export.asked_by).only("language").first()
     with speaking(who.language if who else ""):
-        mail = mails.message(*_written(export), [export.asked_by])
+        mail = mails.message(*_written(export), [export.asked_by], ours=export.link)
     try:
         database.let_go()
         mail.send()

@@ -30,7 +30,7 @@ from detection.evaluation.calibration import DAYS, from_threshold
 from detection.evaluation.report import Rate
 from detection.models import FalseAlarmBudget, Feedback
 from detection.policies import policy as policies
-from gateway_project.core import clock
+from gateway_project.core import clock, mails
 from gateway_project.core.language import number
 from gateway_project.core.stores import database
 from gateway_project.core.stores.sweeps import Round
@@ -259,8 +259,8 @@ def _tell(budget: FalseAlarmBudget) -> None:
 def _written(budget: FalseAlarmBudget, name: str | None) -> tuple[str, str]:
     """Subject and text of the mail."""
     facts = {
-        "name": name or gettext("that was deleted"),
-        "workspace": budget.workspace.name,
+        "name": mails.name(name or gettext("that was deleted")),
+        "workspace": mails.name(budget.workspace.name),
         "threshold": number(budget.threshold, ".2f"),
         "now": number(budget.drift.get("flagged", 0), ".1%"),
         "then": number(budget.drift.get("flagged_before", 0), ".1%"),

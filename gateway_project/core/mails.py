@@ -1,7 +1,8 @@
 """A mail as two that say the same: plain text, and HTML made of it.
 
 The HTML asks nothing of any host and has no picture: what it shows is what the text says. A link
-that stands alone on a line is a button, lines that are indented are facts.
+that stands alone on a line is a button, lines that are indented are facts. A customer's word comes
+into a text by `name`, and whatever else a text quotes, only our own addresses become links.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from collections.abc import Sequence
 from smtplib import SMTPDataError, SMTPRecipientsRefused
 from typing import Any
 
+from django.conf import settings
 from django.core.mail import EmailMultiAlternatives
 from django.utils.html import escape
 from django.utils.translation import gettext
@@ -20,6 +22,8 @@ from gateway_project.core.stores.refused import UNFIT
 
 LINK = re.compile(r"https?://\S+")
 FACT = re.compile(r"^\s{2,}(\S.*?)\s{2,}(\S.*)$")
+ANY_LINK = "http"
+"""For `ours`, of a text that staff alone wrote."""
 ACCENT, INK, SOFT, LINE, GROUND = "#0c6b63", "#0f1f1d", "#4b5c59", "#d9e2df", "#f6f8f7"
 PAGE = (
     '<!doctype html><html lang="{language}"><head><meta charset="utf-8">'
@@ -41,18 +45,31 @@ BUTTON = (
 )
 
 
-def message(subject: str, text: str, to: Sequence[str], **more: Any) -> EmailMultiAlternatives:
-    """Both forms in one mail. What a header must not hold is taken out of the subject."""
+def message(
+    subject: str, text: str, to: Sequence[str], *, ours: str | None = None, **more: Any
+) -> EmailMultiAlternatives:
+    """Both forms in one mail. What a header must not hold is taken out of the subject.
+
+    `ours`: what an address begins with that becomes a link; by default `PUBLIC_URL`.
+    """
+    if ours is None:
+        ours = settings.PUBLIC_URL and f"{settings.PUBLIC_URL.rstrip('/')}/"
     subject = " ".join(subject.split())
     mail = EmailMultiAlternatives(subject, text, to=list(to), **more)
-    mail.attach_alternative(html_of(subject, text), "text/html")
+    mail.attach_alternative(html_of(subject, text, ours), "text/html")
     return mail
 
 
-def html_of(subject: str, text: str) -> str:
-    """The page of a text; whatever a name in it holds, it is only a name."""
+def name(text: str) -> str:
+    """What a customer calls something, for the middle of a text: one line, and no address that a
+    mail program would make a link of."""
+    return " ".join(text.replace("://", " ").split())
+
+
+def html_of(subject: str, text: str, ours: str = "") -> str:
+    """The page of a text, with links to what begins with `ours`; to nothing without it."""
     body, _, foot = text.partition("\n-- \n")
-    parts = [_part(part) for part in re.split(r"\n\s*\n", body.strip("\n"))]
+    parts = [_part(part, ours) for part in re.split(r"\n\s*\n", body.strip("\n"))]
     return PAGE.format(
         language=spoken(), title=escape(subject), body="".join(parts), foot=escape(foot.strip())
     )
@@ -85,7 +102,7 @@ def table(facts: Sequence[tuple[str, str]]) -> str:
     return "\n".join(f"    {name:{width}}  {value}" for name, value in facts)
 
 
-def _part(part: str) -> str:
+def _part(part: str, ours: str) -> str:
     lines = part.strip("\n").split("\n")
     facts = [FACT.match(line) for line in lines]
     if all(facts):
@@ -99,26 +116,32 @@ def _part(part: str) -> str:
     found: list[str] = []
     words: list[str] = []
     for line in lines:
-        if LINK.fullmatch(line.strip()):
+        if LINK.fullmatch(line.strip()) and _is_ours(line.strip(), ours):
             button = BUTTON.format(link=escape(line.strip()), open=gettext("Open the link"))
-            found += [_paragraph(words), button]
+            found += [_paragraph(words, ours), button]
             words = []
         else:
             words.append(line)
-    return "".join([*found, _paragraph(words)])
+    return "".join([*found, _paragraph(words, ours)])
 
 
-def _paragraph(lines: list[str]) -> str:
+def _paragraph(lines: list[str], ours: str) -> str:
     if not lines:
         return ""
-    words = "<br>".join(_linked(line) for line in lines)
+    words = "<br>".join(_linked(line, ours) for line in lines)
     return f'<p style="margin:.75rem 0">{words}</p>'
 
 
-def _linked(line: str) -> str:
+def _is_ours(link: str, ours: str) -> bool:
+    return bool(ours) and link.startswith(ours)
+
+
+def _linked(line: str, ours: str) -> str:
     found: list[str] = []
     at = 0
     for link in LINK.finditer(line):
+        if not _is_ours(link[0], ours):
+            continue
         url = escape(link[0])
         found += [
             escape(line[at : link.start()]),

@@ -18,6 +18,7 @@ from accounts import digest, mailing
 from accounts.models import User
 from deploy import messages
 from gateway_project.core import language
+from gateway_project.core.api.fields import NOT_ONE_LINE
 from gateway_project.core.api.forms import REFUSALS
 from gateway_project.core.storable import unstorable
 from portal.tests import furnished
@@ -422,3 +423,7 @@ def test_every_language_has_every_form_of_a_date():
 )
 def test_what_no_store_takes_is_refused_in_a_whole_sentence(value):
     assert f"This {unstorable(value)}." in REFUSALS
+
+
+def test_so_is_a_second_line():
+    assert f"This {NOT_ONE_LINE}." in REFUSALS

@@ -32,6 +32,8 @@ def test_networks_are_one_a_line():
     ("field", "value"),
     [
         ("name", ""),
+        ("name", "two\r\nlines"),
+        ("owner", "two\u2029lines"),
         ("scopes", []),
         ("scopes", ["root"]),
         ("allowed_cidrs", "203.0.113.7/24"),

@@ -176,13 +176,11 @@ def text_of(notice: WebhookNotice) -> tuple[str, str]:
     values = {
         "url": webhook.url,
         "id": webhook.pk,
-        "workspace": webhook.workspace.name,
+        "workspace": mails.name(webhook.workspace.name),
         "step": NOTICE_STEP,
         "days": DISABLE_AFTER.days,
         "last": notice.facts.get("last") or gettext("unknown"),
         "why": str(why).format(days=DISABLE_AFTER.days),
         "since": f", {since}" if since else "",
     }
-    # A name may hold what a header must not.
-    subject = " ".join(str(SUBJECTS[kind]).format(**values).split())
-    return subject, str(BODIES[kind]).format(**values)
+    return str(SUBJECTS[kind]).format(**values), str(BODIES[kind]).format(**values)

@@ -5,7 +5,14 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Annotated, Any
 
-from pydantic import AwareDatetime, BeforeValidator, Field, PlainSerializer, WithJsonSchema
+from pydantic import (
+    AfterValidator,
+    AwareDatetime,
+    BeforeValidator,
+    Field,
+    PlainSerializer,
+    WithJsonSchema,
+)
 
 from gateway_project.core.clock import utc_text
 
@@ -24,6 +31,24 @@ def _whole(value: Any) -> Any:
 WHOLE = BeforeValidator(_whole)
 """Of an integer in a body: `1.0` is one as well, as JSON Schema has it and some languages write it.
 Stands behind its bounds."""
+
+
+NOT_ONE_LINE = "must be one line; take out the line breaks"
+
+
+def is_broken(text: str) -> bool:
+    """Whether it has a second line, by any character that ends one."""
+    return len(text.splitlines()) > 1
+
+
+def _one_line(value: str) -> str:
+    if is_broken(value):
+        raise ValueError(NOT_ONE_LINE)
+    return value
+
+
+ONE_LINE = AfterValidator(_one_line)
+"""Of names: they stand in the middle of lines of mails, logs and files."""
 
 
 def is_written_out(value: Any) -> Any:

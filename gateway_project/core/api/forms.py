@@ -10,6 +10,7 @@ from django.utils.safestring import SafeString
 from django.utils.translation import gettext
 from django.utils.translation import gettext_noop as _
 
+from gateway_project.core.api.fields import NOT_ONE_LINE, is_broken
 from gateway_project.core.storable import unstorable
 
 if TYPE_CHECKING:
@@ -18,13 +19,14 @@ else:
     _Base = object
 
 
-REFUSALS = (  # what `unstorable` says, as a sentence for people
+REFUSALS = (  # what is said of a value, as a sentence for people
     _("This must not hold NUL (U+0000); take it out."),
     _("This holds half of a surrogate pair, which is not text; send whole characters."),
     _("This must not hold an integer beyond 64 bits; send it as text."),
     _("This must not hold an infinite number, or none (NaN); send null."),
     _("This is nested more than 32 levels deep; flatten it."),
     _("This lies beyond the calendar; in UTC it has to be within the years 1 and 9999."),
+    _("This must be one line; take out the line breaks."),
 )
 
 
@@ -32,9 +34,17 @@ class _Storable(_Base):
     def full_clean(self) -> None:
         super().full_clean()
         for name, value in list(getattr(self, "cleaned_data", {}).items()):
-            if reason := unstorable(value):
+            if reason := unstorable(value) or self._broken(name, value):
                 refusal = f"This {reason}."
                 self.add_error(name, gettext(refusal))
+
+    def _broken(self, name: str, value: Any) -> str | None:
+        """Of a field of one line, from which a browser sends no second one."""
+        field = self.fields.get(name)
+        is_of_one_line = field is not None and isinstance(field.widget, forms.TextInput)
+        return (
+            NOT_ONE_LINE if is_of_one_line and isinstance(value, str) and is_broken(value) else None
+        )
 
 
 class JSONField(forms.JSONField):
