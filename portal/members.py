@@ -133,7 +133,8 @@ def workspace_page(
     """A page of `/app/…`: for signed-in members, never kept by a cache.
 
     The role is read anew for each request: one that is taken away ends with the next click. A form
-    acts in the workspace that its page showed, whatever another tab has switched to meanwhile.
+    acts in the workspace that its page showed (`{% here %}`), whatever another tab has switched to
+    meanwhile; the page that it leads to is of that one, too.
     """
 
     @wraps(view)
@@ -149,6 +150,8 @@ def workspace_page(
         if request.POST.get("workspace", str(current.workspace_id)) != str(current.workspace_id):
             # Its page showed a workspace that this person is not in any more.
             raise PermissionDenied
+        if "workspace" in request.POST and request.session.get(CURRENT) != request.POST["workspace"]:
+            request.session[CURRENT] = request.POST["workspace"]
         member = Member(user, current, [place for place in found if place != current])
         if current.workspace.requires_two_factors and not people.has_second_factor(user):
             return render(request, "portal/pages/second_factor.html", {"member": member})
@@ -167,6 +170,7 @@ def workspace_page(
         response.setdefault("Cache-Control", "no-store")  # an answer with a secret says more
         return response
 
+    wrapped.of_workspace = True  # type: ignore[attr-defined]  # a test asks every form
     return signed_in(wrapped)
 
 

@@ -126,3 +126,10 @@ def zone() -> str:
 def once() -> SafeString:
     """Marks a form, so that what it makes is made once (`portal.posting.is_first`)."""
     return format_html('<input type="hidden" name="once" value="{}">', new_id())
+
+
+@register.simple_tag(takes_context=True)
+def here(context: Any) -> SafeString:
+    """Names the workspace that the page of a form shows (`portal.members.workspace_page`)."""
+    at = context["member"].workspace.pk
+    return format_html('<input type="hidden" name="workspace" value="{}">', at)

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from urllib.parse import urljoin
+
+import pytest
+from django.urls import resolve
 
 from portal.tests import furnished
 from portal.tests.furnished import furnish
@@ -30,3 +34,23 @@ def test_every_label_names_a_field_of_its_page(owner, acme):
             loose[path] = found
 
     assert loose == {}
+
+
+@pytest.mark.hostile
+def test_every_form_names_the_workspace_of_its_page(owner, acme):
+    """Else it acts where another tab of the same person has switched to."""
+    nameless, seen = {}, 0
+    named = f'name="workspace" value="{acme.pk}"'
+    for path in furnished.pages(furnish(acme)):
+        page = owner.get(path, follow=True).content.decode()
+        for tag, inside in re.findall(r"(<form[^>]*\smethod=\"post\"[^>]*>)(.*?)</form>", page, re.S):
+            action = re.search(r"action=\"([^\"]*)\"", tag)
+            to = urljoin(path, action[1] if action else "").partition("?")[0]
+            if not hasattr(resolve(to).func, "of_workspace"):
+                continue
+            seen += 1
+            if named not in inside:
+                nameless[path] = to
+
+    assert nameless == {}
+    assert seen > 40

@@ -384,6 +384,15 @@ class TestWorkspaces:
 
         assert ApiKey.objects.get(name="of the first tab").workspace == acme
 
+    def test_it_leads_to_a_page_of_that_workspace(self, owner, acme, acme_key, alice):
+        second = people.make_workspace(alice, "Second", actor=ACTOR)
+        owner.post(f"/app/workspaces/{second.pk}")  # the other tab
+        form = {"grace_seconds": 0, "workspace": str(acme.pk)}
+
+        answer = owner.post(f"/app/keys/{acme_key.row.pk}/rotate", form, follow=True)
+
+        assert answer.context["member"].workspace == acme
+
     @pytest.mark.hostile
     def test_a_form_of_a_workspace_that_one_has_left_does_nothing(self, owner, acme, globex):
         form = {"name": "lost", "scopes": ["detect"], "workspace": str(globex.pk)}

@@ -15,7 +15,7 @@
   async function freshKey() {
     const like = find("like").value;
     if (key && key.like === like && key.until > Date.now() + 5000) return key.text;
-    const answer = await post(room.dataset.keyUrl, room.dataset.csrf, { like });
+    const answer = await post(room.dataset.keyUrl, room.dataset.csrf, { like, workspace: room.dataset.workspace });
     if (answer.type === "opaqueredirect") throw new Error(gettext("You are signed out. Reload the page to sign in."));
     if (answer.status === 429) throw new Error(gettext("Too many keys were made. Wait a minute, then try again."));
     if (!answer.ok) throw new Error(gettext("No key could be made (%(status)s). Reload the page, then try again.", { status: answer.status }));
