@@ -147,6 +147,11 @@ def has_second_factor(user: User) -> bool:
     return bool(Authenticator.objects.filter(user=user, type__in=kinds).exists())
 
 
+def is_open_to(user: User, workspace: Workspace) -> bool:
+    """Whether its member sees anything of it: not without the second factor that it wants."""
+    return not workspace.requires_two_factors or has_second_factor(user)
+
+
 def is_worth_telling(what: str, who: object) -> bool:
     """Whether a refusal is one of the first `REFUSALS_AN_HOUR` of somebody: whoever asks and asks
     fills nobody's trail."""

@@ -42,6 +42,10 @@ account.json    you: addresses, sessions, second factors by name, workspaces
 Of each list the newest {most:,} rows. Times are UTC, durations milliseconds. No key and no secret
 is in it: those are shown once, and stored so that nobody can read them.
 """
+CLOSED = """\
+This workspace asks its members for a second factor. Set one up in the portal (Settings, Security),
+and ask for the archive again.
+"""
 KEY_COLUMNS = (
     *("id", "name", "prefix", "last4", "scopes", "allowed_cidrs", "tags", "owner", "is_test"),
     *("rate_limit_per_minute", "rate_limit_per_day", "created_at", "last_used_at", "expires_at"),
@@ -98,6 +102,9 @@ def _entries(user: User) -> Iterator[Entry]:
     yield "account.json", _json(_account(user))
     for place in people.workspaces_of(user):
         folder = place.workspace.slug
+        if not people.is_open_to(user, place.workspace):
+            yield f"{folder}/README.txt", [CLOSED.encode()]
+            continue
         for name, content in _of_workspace(place):
             yield f"{folder}/{name}", content
 

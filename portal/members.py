@@ -150,10 +150,10 @@ def workspace_page(
         if request.POST.get("workspace", str(current.workspace_id)) != str(current.workspace_id):
             # Its page showed a workspace that this person is not in any more.
             raise PermissionDenied
-        if "workspace" in request.POST and request.session.get(CURRENT) != request.POST["workspace"]:
+        if "workspace" in request.POST:
             request.session[CURRENT] = request.POST["workspace"]
         member = Member(user, current, [place for place in found if place != current])
-        if current.workspace.requires_two_factors and not people.has_second_factor(user):
+        if not people.is_open_to(user, current.workspace):
             return render(request, "portal/pages/second_factor.html", {"member": member})
         try:
             response = view(request, member, *args, **kwargs)
@@ -175,11 +175,14 @@ def workspace_page(
 
 
 def place_of(request: HttpRequest, user: User) -> Member | None:
-    """Where somebody works who looks at a page that is of no workspace; None: nowhere."""
+    """Where somebody works who looks at a page that is of no workspace; None: nowhere, or where
+    they see nothing without a second factor."""
     found = people.workspaces_of(user)
     if not found:
         return None
     current = _current(request, found)
+    if not people.is_open_to(user, current.workspace):
+        return None
     return Member(user, current, [place for place in found if place != current])
 
 

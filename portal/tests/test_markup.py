@@ -36,6 +36,9 @@ def test_every_label_names_a_field_of_its_page(owner, acme):
     assert loose == {}
 
 
+FORM = re.compile(r"(<form[^>]*\smethod=\"post\"[^>]*>)(.*?)</form>", re.S)
+
+
 @pytest.mark.hostile
 def test_every_form_names_the_workspace_of_its_page(owner, acme):
     """Else it acts where another tab of the same person has switched to."""
@@ -43,7 +46,7 @@ def test_every_form_names_the_workspace_of_its_page(owner, acme):
     named = f'name="workspace" value="{acme.pk}"'
     for path in furnished.pages(furnish(acme)):
         page = owner.get(path, follow=True).content.decode()
-        for tag, inside in re.findall(r"(<form[^>]*\smethod=\"post\"[^>]*>)(.*?)</form>", page, re.S):
+        for tag, inside in FORM.findall(page):
             action = re.search(r"action=\"([^\"]*)\"", tag)
             to = urljoin(path, action[1] if action else "").partition("?")[0]
             if not hasattr(resolve(to).func, "of_workspace"):

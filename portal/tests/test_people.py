@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import io
 import re
+import zipfile
 from datetime import timedelta
 
 import pytest
 from allauth.mfa.models import Authenticator
 from django.core import mail
 from django.test import Client
+from django.urls import reverse
 from django.utils import timezone
 
 from accounts import people, services
@@ -22,6 +25,8 @@ from accounts.models import (
     WorkspaceDomain,
 )
 from accounts.tests.shapes import refusal
+from portal.tests import furnished
+from portal.urls import urlpatterns
 
 PAGE = "/app/people"
 NEW = "dora@new.example"
@@ -450,6 +455,32 @@ class TestTwoFactors:
         assert not ApiKey.objects.filter(name="no").exists()
         Authenticator.objects.create(user=bob, type="webauthn", data={})
         assert colleague.get("/app/keys").context["member"].workspace == acme
+
+    @pytest.mark.hostile
+    def test_without_one_nothing_of_it_is_seen_anywhere(self, enter, bob, acme):
+        """Neither on a page of the workspace, nor on one of no workspace, nor in a file."""
+        of = furnished.furnish(acme, "Unseen")
+        Workspace.objects.filter(pk=acme.pk).update(requires_two_factors=True)
+        browser = enter(bob)
+        key = ApiKey.objects.get(pk=of.key_id)
+        routes = [pattern for pattern in urlpatterns if getattr(pattern, "name", "")]
+        answers = {}
+        for pattern in routes:
+            wanted = re.findall(r"<\w+:(\w+)>", str(pattern.pattern))
+            if "app/mail" in str(pattern.pattern) or not set(wanted) <= set(of._fields):
+                continue
+            path = reverse(pattern.name, kwargs={one: getattr(of, one) for one in wanted})
+            for answer in (browser.get(path), browser.post(path)):
+                whole = furnished.bytes_of(answer) if answer.streaming else answer.content
+                answers[path] = answers.get(path, b"") + whole
+        archive = zipfile.ZipFile(io.BytesIO(answers["/app/settings/archive"]))
+        answers |= {name: archive.read(name) for name in archive.namelist()}
+        for path in ("/docs/detection", "/guides/quickstart"):
+            answers[path] = browser.get(path).content
+
+        assert len(answers) > 60
+        for word in (b"Unseen", key.prefix.encode(), key.last4.encode() + b"<"):
+            assert [path for path, content in answers.items() if word in content] == []
 
 
 class TestDomains:
