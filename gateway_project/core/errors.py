@@ -68,6 +68,7 @@ from django import db
 from django.core import exceptions as django_exceptions
 from django.http import Http404
 from django.http.multipartparser import MultiPartParserError
+from redis.exceptions import RedisError
 from rest_framework import exceptions as drf
 from rest_framework import status as http
 
@@ -636,7 +637,7 @@ def translate(exc: Exception) -> GatewayError:
     """
     if isinstance(exc, GatewayError):
         return exc
-    if isinstance(exc, db.OperationalError | db.InterfaceError):
+    if isinstance(exc, db.OperationalError | db.InterfaceError | RedisError):
         return StoreUnavailable()
     if isinstance(exc, db.DataError):
         return ValidationFailed(

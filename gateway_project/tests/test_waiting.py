@@ -474,6 +474,7 @@ def contents():
         return found
 
 
+ENDS_ACCESS = ("DELETE /auth/revoke", "POST /auth/rotate-key", "POST /api/v1/auth/logout")
 KNOWN_BY = ("/v1/limits", "/api/v1/queue")
 QUEUE = "/api/v1/queue"
 NO_FILE = ("POST", "/api/v1/blocklist/import")
@@ -629,10 +630,38 @@ class TestStoresThatFail:
                 others = {one: code for one, code in statuses.items() if code != 503}
                 assert others == WITHOUT_THE_DATABASE, mode
         # And their bodies are right: done, or of what is not there. Last what ends this access.
-        ends_access = ("DELETE /auth/revoke", "POST /auth/rotate-key", "POST /api/v1/auth/logout")
-        order = sorted(writing, key=lambda one: (" ".join(one) in ends_access, one[0] == "DELETE"))
+        order = sorted(writing, key=lambda one: (" ".join(one) in ENDS_ACCESS, one[0] == "DELETE"))
         codes = {one: r.status_code for one, r in map(ask_one, order)}
         assert {one: code for one, code in codes.items() if code >= 300} == NOT_DONE
+
+    def test_none_fails_for_want_of_redis(self, serve, proxies, neighbours, robin):
+        """All of them, of both planes: done without it, or 503."""
+        served = self.start(
+            serve,
+            proxies,
+            RATE_LIMIT_ENABLED="false",
+            ROBIN_CLIENT_API_URL=robin.client_url,
+            ROBIN_SERVICE_API_URL=robin.service_url,
+        )
+        key, proxy = str(neighbours.key), proxies["redis"]
+        first = [one for one in OPERATIONS if " ".join(one) not in ENDS_ACCESS]
+        last = [one for one in OPERATIONS if one not in first]
+
+        def ask_one(operation):
+            r = send(served, neighbours, *operation)
+            return operation, (r.status_code, r.json()["code"] if r.status_code >= 500 else "")
+
+        with ThreadPoolExecutor(20) as pool:
+            for mode in ("refusing", "silent"):
+                wait_until(lambda: self.all_well(served, key))
+                proxy.be(mode)
+                found = dict(pool.map(ask_one, first))
+                found |= dict(map(ask_one, last if mode == "silent" else []))
+                proxy.be("well")
+                failed = {one for one, (status, _) in found.items() if status == 500}
+                assert failed == set(), mode
+                codes = {code for status, code in found.values() if status == 503}
+                assert codes <= {"store_unavailable", "upstream_unavailable"}, mode
 
     def compare(self, which, mode, answers, before, after):
         statuses = [r.status_code for r in answers]

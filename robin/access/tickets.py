@@ -8,6 +8,7 @@ import secrets
 from uuid import UUID
 
 from django.core.cache import cache
+from redis.exceptions import RedisError
 
 from gateway_project.core import errors
 from robin.access.tokens import digest
@@ -23,10 +24,16 @@ def issue(session_id: UUID, valid_until: float) -> str:
 
 
 def redeem(ticket: str) -> tuple[UUID, float]:
-    """Session and end (Unix seconds); raises `InvalidToken`. Of two who show it, one wins."""
-    found = cache.get(_key(ticket))
-    if found is None or not cache.delete(_key(ticket)):
-        raise errors.InvalidToken
+    """Session and end (Unix seconds). Of two who show it, one wins.
+
+    Raises `InvalidToken` or `StoreUnavailable`.
+    """
+    try:
+        found = cache.get(_key(ticket))
+        if found is None or not cache.delete(_key(ticket)):
+            raise errors.InvalidToken
+    except (RedisError, OSError) as exc:
+        raise errors.StoreUnavailable from exc
     session_id, valid_until = found
     return UUID(session_id), float(valid_until)
 

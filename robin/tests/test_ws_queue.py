@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import json
 from datetime import timedelta
+from types import SimpleNamespace
 
 import pytest
 import time_machine
 from asgiref.testing import ApplicationCommunicator
 from django.core.cache import cache
 from django.utils import timezone
+from redis.exceptions import RedisError
 
 from accounts.services import Actor
 from gateway_project.core import errors
@@ -219,6 +221,17 @@ class TestOpening:
             socket = await open_socket("/ws/other")
             assert socket.accepted is None
             assert await socket.closed() == 1000
+
+        play(scenario)
+
+    def test_redis_away_is_no_verdict_on_the_ticket(self, play, monkeypatch):
+        def fail(key):
+            raise RedisError("away")
+
+        monkeypatch.setattr(tickets, "cache", SimpleNamespace(get=fail))
+
+        async def scenario(open_socket):
+            assert await (await open_socket(f"{URL}?ticket=x")).closed() == 1013
 
         play(scenario)
 
