@@ -22,6 +22,8 @@ ASTERISK = "/*"
 # A name or an address, with a port (RFC 9110 §7.2); of the letters of RFC 3986 those of DNS names.
 HOST = re.compile(rb"(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::([0-9]{0,5}))?")
 PORT_MAX = 65_535
+LENGTH_DIGITS_MAX = 20
+"""Of 64 bits. The parser takes any number of zeros in front, and Python reads no 5,000 digits."""
 TOKEN = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 SELDOM = frozenset((b"transfer-encoding", b"content-encoding", b"expect", b"upgrade"))
 UNCODED = (b"", b"identity")
@@ -32,12 +34,14 @@ CLOSE = {"Connection": "close"}
 def refusal(method: bytes, version: str, headers: Sequence[Header]) -> errors.GatewayError | None:
     """Why the request must not be served. Names of `headers` are in lower case."""
     hosts = []
-    is_usual = True
+    is_usual, is_countable = True, True
     for name, value in headers:
         if name == b"host":
             hosts.append(value)
         elif name in SELDOM:
             is_usual = False
+        elif name == b"content-length" and len(value) > LENGTH_DIGITS_MAX:
+            is_countable = False
     if version not in VERSIONS:
         return errors.VersionNotSupported(headers=CLOSE)
     if method == b"CONNECT":
@@ -47,6 +51,8 @@ def refusal(method: bytes, version: str, headers: Sequence[Header]) -> errors.Ga
         return _refused(f"The request has {count}. Send one, with the name in the address.")
     if hosts and not _is_host(hosts[0]):
         return _refused("'Host' is no host name. Send the name in the address, and its port.")
+    if not is_countable:
+        return _refused("'Content-Length' has too many digits. Send it without zeros in front.")
     if is_usual:
         return None
     return _unread(method, version, headers)

@@ -293,6 +293,15 @@ BODIES = [
     Exchange("a length of nothing", detect("Content-Length:", length=False), 400, "bad_request"),
     Exchange("a length beyond all numbers", detect(f"Content-Length: {10**30}", length=False), 400,
              "bad_request"),
+    Exchange("a length with a zero in front", detect("Content-Length: 025", length=False), 200),
+    *(
+        Exchange(f"a length with 5,000 zeros in front, {what}", request(target, KEY,
+                 "Content-Length: " + "0" * 5_000 + "2", body="{}"), 400, "bad_request", "zeros")
+        for what, target in (
+            ("text", "POST /v1/detect"), ("a guardrail", "POST /beta/litellm_basic_guardrail_api"),
+            ("a key", "POST /v1/keys"), ("a page", PAGE), ("health", "GET /health"),
+        )
+    ),
     Exchange("a length with blanks around", detect("Content-Length: \t25 \t", length=False), 200),
     Exchange("too much, said before", detect(f"Content-Length: {50 * MIB}", body="", length=False),
              413, "body_too_large", "160 KiB", "closed"),
