@@ -14,12 +14,14 @@ from django.utils.translation import gettext
 
 from gateway_project.core import errors
 from gateway_project.core.api.methods import require_safe
+from gateway_project.core.storable import unstorable
 from portal.members import Member, secretly, shows_secrets, workspace_page
 from portal.posting import posts_for, show_once, take_shown
 from webhooks import catalogue, services
 from webhooks.models import Inbox
 from webhooks.receiving import inbox
 
+LINES_CHARS_MAX = 2 * inbox.BODY_BYTES_MAX
 EVENTS = [event.name for event in catalogue.TYPES if event.name.startswith("detection.")]
 
 
@@ -56,11 +58,15 @@ def _received(member: Member, found: Inbox) -> dict[str, Any]:
 
 
 def _readable(body: str) -> str:
-    """JSON with a line for each field; whatever else it is, as it came."""
+    """JSON with a line for each field; whatever else it is, or grows beyond measure, as it came."""
     try:
-        return json.dumps(json.loads(body), indent=2, ensure_ascii=False)
-    except ValueError:
+        whole = json.loads(body)
+    except (ValueError, RecursionError):
         return body
+    if unstorable(whole):  # too deep to be written, or no text: `"\\ud800"`
+        return body
+    lines = json.dumps(whole, indent=2, ensure_ascii=False)
+    return lines if len(lines) <= LINES_CHARS_MAX else body
 
 
 def _address(request: HttpRequest, found: Inbox) -> str:

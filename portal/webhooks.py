@@ -26,6 +26,7 @@ from gateway_project.core.api.methods import require_http_methods, require_safe
 from gateway_project.core.api.pagination import page
 from gateway_project.core.clock import utc_text
 from gateway_project.core.language import number
+from gateway_project.core.storable import cleaned
 from portal import exports, plots
 from portal.clocks import in_query
 from portal.members import Member, secretly, shows_secrets, workspace_page
@@ -428,6 +429,9 @@ def debug(request: HttpRequest, member: Member, webhook_id: UUID) -> HttpRespons
         "webhook": found,
         "form": form,
         "verdict": verdict,
-        "findings": [(one.tone, one.message) for one in verdict.findings] if verdict else (),
+        # They quote what was pasted, and JSON spells what is no text: `"\\ud800"`.
+        "findings": [(one.tone, cleaned(one.message)) for one in verdict.findings]
+        if verdict
+        else (),
     }
     return render(request, "portal/pages/debugger.html", facts)

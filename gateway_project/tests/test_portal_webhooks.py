@@ -18,6 +18,19 @@ from webhooks.tests.receiver import Answer
 
 FORM = {"events": ["detection.completed"], "description": "", "retry_count": ""}
 SECRET = "no-store, no-transform"
+UGLY = {
+    "half_a_pair": r'{"a": "\ud800"}',
+    "named_by_half_a_pair": r'{"a": 1, "\ud800": 1, "id": "\udfff"}',
+    "deep": "[" * 5_000,
+    "deep_and_closed": "[" * 900 + "]" * 900,
+    "wide_when_it_is_spread": "[" * 31 + "1," * 30_000 + "1" + "]" * 31,
+    "digits": '{"a": ' + "9" * 5_000 + "}",
+    "no_number": '{"a": NaN, "b": 1e999}',
+    "marked": "\ufeff{}",
+    "nul": '{"a": "\x00 \\u0000"}',
+    "markup": '{"a": "</pre><script>"}',
+}
+"""JSON, or nearly, that some step between a receiver and a page cannot take."""
 
 
 @pytest.fixture
@@ -215,6 +228,21 @@ class TestDebugger:
         )
         assert "Wrong secret" in text_of(other)
 
+    @pytest.mark.parametrize("ugly", UGLY.values(), ids=UGLY)
+    def test_whatever_is_pasted_is_a_page(self, owner, webhook, delivery, receiver, ugly):
+        engine.deliver_all()
+        [got] = receiver.received
+        headers = "\n".join(f"{name}: {value}" for name, value in got.headers.items())
+        url = at("webhook-debugger", webhook_id=webhook.pk)
+        pasted = {"headers": headers, "body": got.body.decode()}
+        within = pasted["body"].replace("{", r'{"\ud800": 1, ', 1)
+
+        for form in (
+            *({**pasted, name: ugly} for name in ("headers", "body", "secret")),
+            {**pasted, "body": within},
+        ):
+            assert owner.post(url, form).status_code == 200
+
 
 class TestWho:
     POSTS = (
@@ -314,6 +342,18 @@ class TestInbox:
         assert gateway.request("POST", url, content=b"x" * 70_000).status_code == 413
         assert gateway.request("POST", "/inbox/nonsense", content=b"").status_code == 404
         assert gateway.request("GET", url).status_code == 405
+
+    @pytest.mark.hostile
+    @pytest.mark.parametrize("ugly", UGLY.values(), ids=UGLY)
+    def test_nothing_that_is_posted_there_breaks_its_page(self, owner, gateway, own_inbox, ugly):
+        url = f"/inbox/{own_inbox.token}"
+        assert gateway.request("POST", url, content=ugly.encode()).status_code == 202
+
+        for live in ({}, {"HTTP_HX_REQUEST": "true"}):
+            page = owner.get("/app/inbox", **live)
+            assert page.status_code == 200
+            assert len(page.content) < 10 * inbox.BODY_BYTES_MAX
+            assert "<script>" not in text_of(page).partition("</pre>")[0].rpartition("<pre")[2]
 
     def test_it_is_limited(self, gateway, own_inbox, monkeypatch):
         monkeypatch.setattr(inbox, "PER_MINUTE", 2)
