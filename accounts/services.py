@@ -478,8 +478,14 @@ def rotate_key(key: ApiKey, *, grace_seconds: int, actor: Actor) -> tuple[ApiKey
 
     The old key works on for `grace_seconds`, never beyond its own expiry. A key that already has a
     successor cannot be rotated again (409): two clients would otherwise each hold a "new" key. Nor
-    can more keys of a workspace be in their grace than it may have (409).
+    can more keys of a workspace be in their grace than it may have (409), nor a playground's key
+    outlive its quarter of an hour (409).
     """
+    if key.is_session:
+        raise errors.Conflict(
+            "The playground's key has no successor: it ends by itself. Make a key of your own "
+            "(/app/keys)."
+        )
     with transaction.atomic():
         if grace_seconds:
             _require_room(key.workspace, replaced_by__isnull=False)

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 from uuid import UUID
 
+from django.db.models import Q
 from django.http import HttpRequest, HttpResponse
 from rest_framework.request import Request
 
@@ -87,9 +88,11 @@ class KeyedViewSet(ControlPlaneViewSet):
         return Workspace.objects.select_related("plan").get(pk=self.principal.workspace_id)
 
     def own_keys(self) -> ApiKeyQuerySet:
-        return ApiKey.objects.filter(workspace_id=self.principal.workspace_id).select_related(
-            "workspace__plan"
-        )
+        """The workspace's; of those that playgrounds hold none but the caller itself."""
+        known = Q(is_session=False) | Q(pk=self.principal.key_id)
+        return ApiKey.objects.filter(
+            known, workspace_id=self.principal.workspace_id
+        ).select_related("workspace__plan")
 
     def get_own_key(self, key_id: UUID) -> ApiKey:
         """The key, or 404: another tenant's is as missing as one that never was."""

@@ -16,7 +16,7 @@ from django.urls import URLPattern, URLResolver, get_resolver
 from django.utils import timezone
 
 from accounts import services
-from accounts.models import ApiKey, UsageLog, new_id
+from accounts.models import SCOPES, ApiKey, UsageLog, new_id
 from accounts.services import Actor
 from accounts.tests.shapes import refusal
 from detection.jobs import store
@@ -302,6 +302,55 @@ def test_only_registration_and_the_catalogue_of_events_are_public(method: str, p
     assert declared.public == (path in ("/auth/register", "/webhooks/events"))
     needs_scope = TABLE[(method, path)][2] == 403 and "?" not in path
     assert (declared.scope is not None) == needs_scope
+
+
+# -- The key that a playground holds ---------------------------------------------------------------
+
+OF_KEYS = [
+    (method, path)
+    for method, path in TABLE
+    if path.startswith(("/auth/", "/v1/keys", "/v1/policy")) and path != "/auth/register"
+]
+ITS_OWN = {
+    ("GET", "/auth/profile"),
+    ("GET", "/v1/policy"),
+    ("DELETE", "/auth/revoke"),
+    ("DELETE", "/auth/revoke?key_id={id}"),
+}
+LASTING = {"expires_at": None, "scopes": list(SCOPES)}
+
+
+@pytest.fixture
+def of_session(gateway: Any, acme: Any, alice: Any, acme_admin_key: Any) -> Any:
+    """What an operation answers about such a key; none is there that was not, or works longer."""
+    key, text = services.session_key(acme, alice, actor=Actor("test"))
+
+    def ask(method: str, path: str, *, by: str = text) -> Any:
+        body = LASTING if method == "PATCH" else BODIES.get((method, path))
+        json = {} if body is None else {"json": body}
+        answer = gateway.request(method, path.format(id=key.pk), key=by, **json)
+        later = timezone.now() + services.SESSION_KEY_LIFE
+        assert list(ApiKey.objects.usable(later)) == [acme_admin_key.row]
+        return answer
+
+    return ask
+
+
+@pytest.mark.hostile
+@pytest.mark.parametrize(("method", "path"), OF_KEYS)
+def test_a_playgrounds_key_makes_nothing_of_itself(of_session: Any, method: str, path: str) -> None:
+    assert of_session(method, path).is_success is ((method, path) in ITS_OWN)
+
+
+@pytest.mark.hostile
+@pytest.mark.parametrize(("method", "path"), [one for one in OF_KEYS if "{id}" in one[1]])
+def test_no_other_key_finds_a_playgrounds(
+    of_session: Any, acme_admin_key: Any, method: str, path: str
+) -> None:
+    assert refusal(of_session(method, path, by=acme_admin_key)) == (404, "not_found")
+
+
+# -- Metrics ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("address", ["8.8.8.8", "2001:4860:4860::8888", "", "unix"])
