@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 
+import httpx
 import pytest
 
 from gateway_guard import AsyncClient, Client, LocalCache, errors
@@ -113,6 +114,28 @@ def test_a_host_that_an_answer_names_is_not_followed():
 
     assert raw.json()["results"] == []
     assert len(server.seen) == 1  # here, not there
+
+
+def test_a_client_that_follows_redirects_is_not_let():
+    """On the way DELETE becomes GET, and the answer to that is fine."""
+    moved = {"status": 301, "headers": {"location": "/v1/keys/1"}, "text": ""}
+    with (
+        replaying([moved, OK]) as server,
+        httpx.Client(follow_redirects=True) as http,
+        client_of(server, http_client=http) as client,
+        pytest.raises(errors.InvalidResponseError, match="is base_url right"),
+    ):
+        client.keys.revoke("1")
+
+    assert len(server.seen) == 1
+
+
+@pytest.mark.parametrize("path", ["v1/limits", "@elsewhere.example/", "", "http://[", "/a\x00"])
+def test_a_path_that_would_lead_elsewhere_is_asked_of_nobody(path):
+    with replaying([OK]) as server, client_of(server) as client, pytest.raises(ValueError):
+        client.raw("GET", path)
+
+    assert server.seen == []
 
 
 def test_both_clients_can_do_the_same():

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import json
+from contextlib import contextmanager
 from pathlib import Path
+from urllib.parse import unquote
 
 import pytest
 
@@ -16,6 +19,7 @@ VECTORS = Path(__file__).resolve().parents[2] / "vectors"
 CALLS = json.loads((VECTORS / "calls.json").read_text())
 BATCHES = json.loads((VECTORS / "batches.json").read_text())
 SIGNATURES = json.loads((VECTORS / "signatures.json").read_text())
+OPERATIONS = json.loads((VECTORS / "operations.json").read_text())
 
 
 def detect(base_url, case):
@@ -128,3 +132,143 @@ def test_every_code_has_a_class_of_its_own_or_says_why_not():
     codes -= {"moon_phase", "full"}  # of a later version
 
     assert {code for code in codes if code[0].islower()} <= set(errors.BY_CODE)
+
+
+ID = "01a206fe-78a1-766d-896f-d02e80a236dd"
+ASKED = {
+    "detect": lambda client, _: client.detect("x"),
+    "score": lambda client, _: client.score("x"),
+    "batches.create": lambda client, _: client.batches.create(["x"]),
+    "batches.create in the background": lambda client, _: client.batches.create(
+        ["x"], in_background=True
+    ),
+    "batches.get": lambda client, one: client.batches.get(one),
+    "batches.cancel": lambda client, one: client.batches.cancel(one),
+    "batches.results": lambda client, one: client.batches.results(one, timeout=0),
+    "submit": lambda client, _: client.submit("x"),
+    "submitted": lambda client, one: client.submitted(one),
+    "feedback": lambda client, _: client.feedback(ID, "correct"),
+    "limits": lambda client, _: client.limits(),
+    "profile": lambda client, _: client.profile(),
+    "audit": lambda client, _: client.audit(),
+    "keys.list": lambda client, _: client.keys.list(),
+    "keys.create": lambda client, _: client.keys.create(),
+    "keys.get": lambda client, one: client.keys.get(one),
+    "keys.update": lambda client, one: client.keys.update(one, name="x"),
+    "keys.revoke": lambda client, one: client.keys.revoke(one),
+    "keys.rotate": lambda client, _: client.keys.rotate(),
+    "policy.get": lambda client, _: client.policy.get(),
+    "policy.set": lambda client, _: client.policy.set({}),
+    "requests.list": lambda client, _: client.requests.list(),
+    "requests.get": lambda client, one: client.requests.get(one),
+    "webhooks.list": lambda client, _: client.webhooks.list(),
+    "webhooks.create": lambda client, _: client.webhooks.create("https://x.example"),
+    "webhooks.get": lambda client, one: client.webhooks.get(one),
+    "webhooks.update": lambda client, one: client.webhooks.update(one, is_active=True),
+    "webhooks.delete": lambda client, one: client.webhooks.delete(one),
+    "webhooks.test": lambda client, one: client.webhooks.test(one),
+    "webhooks.rotate_secret": lambda client, one: client.webhooks.rotate_secret(one),
+    "webhooks.events": lambda client, _: client.webhooks.events(),
+    "webhooks.per_request": lambda client, _: client.webhooks.per_request(),
+    "webhooks.deliveries": lambda client, one: client.webhooks.deliveries(one),
+    "webhooks.delivery": lambda client, one: client.webhooks.delivery(one),
+    "webhooks.resend": lambda client, one: client.webhooks.resend(one),
+    "webhooks.recover": lambda client, one: client.webhooks.recover(one, "2026-05-01T12:00:00Z"),
+}
+NOT_ONE_CALL = {"close", "raw", "detect_many", "batches.wait"}
+
+
+@contextmanager
+def asking(base_url):
+    with Client("gw_live_x", base_url=base_url, max_retries=1, timeout=20) as client:
+
+        def ask(name, one=ID):
+            found = ASKED[name](client, one)
+            return list(found) if inspect.isgenerator(found) else found
+
+        yield ask
+
+
+@contextmanager
+def asking_async(base_url):
+    async def done(name, one):
+        found = ASKED[name](client, one)
+        return [each async for each in found] if inspect.isasyncgen(found) else await found
+
+    with asyncio.Runner() as runner:
+        client = AsyncClient("gw_live_x", base_url=base_url, max_retries=1, timeout=20)
+        yield lambda name, one=ID: runner.run(done(name, one))
+        runner.run(client.aclose())
+
+
+def applies(answer, operation):
+    return {
+        "all": True,
+        "bodies": "body" in operation,
+        "known": not operation.get("is_any_object"),
+        "lists": operation.get("is_list", False),
+    }[answer["of"]]
+
+
+def good(operation):
+    reply = {"status": operation["status"], "headers": {"content-type": "application/json"}}
+    return reply | ({"body": operation["body"]} if "body" in operation else {"text": ""})
+
+
+BOTH = pytest.mark.parametrize("asking", [asking, asking_async], ids=["sync", "async"])
+
+
+@BOTH
+@pytest.mark.parametrize("operation", OPERATIONS["operations"], ids=lambda one: one["name"])
+def test_no_call_takes_another_answer_for_the_gateways(operation, asking):
+    line = (operation["method"], operation["path"].format(id=ID))
+    with replaying([]) as server, asking(address(server)) as ask:
+        for answer in OPERATIONS["answers"]:
+            if not applies(answer, operation):
+                continue
+            server.replies[:], server.lines[:] = [answer["reply"]], []
+            with pytest.raises(errors.GatewayError) as caught:
+                ask(operation["name"])
+            assert type(caught.value).__name__ == answer["error"], answer["name"]
+            assert server.lines == [line] * (1 + answer["repeated"]), answer["name"]
+            if answer["repeated"]:
+                server.replies[:] = [answer["reply"], good(operation)]
+                server.seen.clear()
+                ask(operation["name"])
+                assert len(server.seen) == 2, answer["name"]
+
+
+@BOTH
+@pytest.mark.parametrize(
+    "operation",
+    [one for one in OPERATIONS["operations"] if "{id}" in one["path"]],
+    ids=lambda one: one["name"],
+)
+def test_an_id_stays_one_part_of_the_path(operation, asking):
+    before, after = operation["path"].split("{id}")
+    with replaying([good(operation)]) as server, asking(address(server)) as ask:
+        for one in OPERATIONS["ids"]:
+            ask(operation["name"], one)
+        for one in OPERATIONS["no_ids"]:
+            with pytest.raises(ValueError, match="is an id in it empty"):
+                ask(operation["name"], one)
+
+    sent = [path.removeprefix(before).removesuffix(after) for _, path in server.lines]
+    assert not any({*"/?#"} & {*part} for part in sent)
+    assert [unquote(part) for part in sent] == OPERATIONS["ids"]
+
+
+def test_each_call_is_among_them():
+    with Client("gw_live_x", base_url="http://gateway.example") as client:
+        parts = {"": client} | {
+            f"{name}.": part for name, part in vars(client).items() if not name.startswith("_")
+        }
+        calls = {
+            before + name
+            for before, part in parts.items()
+            for name, _ in inspect.getmembers(part, inspect.ismethod)
+            if not name.startswith("_")
+        }
+
+    assert {*ASKED} == {one["name"] for one in OPERATIONS["operations"]}
+    assert calls - NOT_ONE_CALL <= {*ASKED}

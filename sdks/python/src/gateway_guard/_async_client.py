@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import time
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
@@ -17,11 +16,11 @@ from typing import (
 from uuid import uuid4
 
 import httpx
-import pydantic
 
 from gateway_guard import _core, errors, models
-from gateway_guard._core import Call, Item, LocalCache, Settings, without_none
+from gateway_guard._core import Call, Item, LocalCache, Settings, segment, without_none
 
+T = TypeVar("T")
 M = TypeVar("M", bound=models.Model)
 Progress = Callable[[models.Job], None]
 POLL_SECONDS, POLL_SECONDS_MAX = 0.5, 5.0
@@ -123,7 +122,7 @@ class AsyncClient:
             "POST", "/v1/detect", body=body, timeout=timeout, idempotency_key=idempotency_key
         )
         try:
-            found = await self._parsed(models.Detection, call)
+            found = await self._send(call, _core.read_as(models.Detection))
         except errors.GatewayError as exc:
             goes_on = self._settings.fail_open if fail_open is None else fail_open
             if not goes_on or not _core.is_outage(exc):
@@ -194,7 +193,9 @@ class AsyncClient:
 
     async def submitted(self, request_id: str) -> models.AsyncDetection:
         """What became of a text that was submitted."""
-        return await self._ask(models.AsyncDetection, "GET", f"/v1/detect/async/{request_id}")
+        return await self._ask(
+            models.AsyncDetection, "GET", f"/v1/detect/async/{segment(request_id)}"
+        )
 
     async def feedback(
         self, request_id: str, verdict: str, *, note: Optional[str] = None
@@ -230,7 +231,7 @@ class AsyncClient:
         timeout: Optional[float] = None,
         idempotency_key: Optional[str] = None,
     ) -> httpx.Response:
-        """Any call, with key, deadline and repetitions; the answer as it came, below 400."""
+        """Any call, with key, deadline and repetitions; the answer as it came, below 300."""
         call = self._call(
             method.upper(),
             path,
@@ -240,7 +241,7 @@ class AsyncClient:
             timeout=timeout,
             idempotency_key=idempotency_key,
         )
-        return await self._send(call)
+        return await self._send(call, _core.as_it_came)
 
     # -- Inside -----------------------------------------------------------------------------------
 
@@ -266,49 +267,46 @@ class AsyncClient:
             idempotency_key=idempotency_key,
         )
 
-    async def _ask(self, model: type[M], method: str, path: str, **more: Any) -> M:
-        return await self._parsed(model, self._call(method, path, **more))
+    async def _ask(self, kind: type[T], method: str, path: str, **more: Any) -> T:
+        return await self._send(self._call(method, path, **more), _core.read_as(kind))
 
-    async def _parsed(self, model: type[M], call: Call) -> M:
-        """Half an answer is asked for again, as one that never came."""
-        while True:
-            response = await self._send(call)
-            try:
-                return _core.parsed(model, response, call.attempts)
-            except errors.InvalidResponseError:
-                wait = call.wait_before_retry()
-                if wait is None:
-                    raise
-                await asyncio.sleep(wait)
+    async def _end(self, path: str) -> None:
+        await self._send(self._call("DELETE", path), _core.nothing)
 
-    async def _send(self, call: Call) -> httpx.Response:
+    async def _send(self, call: Call, read: _core.Read[T]) -> T:
+        """Half an answer, or a proxy's, is asked for again, as one that never came."""
         while True:
-            wait: Optional[float]
             try:
                 response = await self._attempt(call)
-            except httpx.TimeoutException as exc:
-                raise errors.APITimeoutError(
-                    f"No answer of {self._settings.base_url} within the deadline."
-                ) from exc
-            except httpx.HTTPError as exc:
-                wait = call.wait_before_retry()
-                if wait is None:
-                    raise errors.APIConnectionError(
-                        f"{self._settings.base_url} cannot be reached: {exc or type(exc).__name__}"
-                    ) from exc
-            else:
-                if response.status_code < 400:
-                    return response
-                wait = _core.wait_after(call, response)
-                if wait is None:
+                if response.status_code >= 300:
                     raise _core.error_of(response)
+                return read(response, call.attempts)
+            except errors.GatewayError as exc:
+                wait = call.wait_after(exc)
+                if wait is None:
+                    raise
             await asyncio.sleep(wait)
 
     async def _attempt(self, call: Call) -> httpx.Response:
+        try:
+            return await self._answer(call)
+        except httpx.TimeoutException as exc:
+            raise errors.APITimeoutError(
+                f"No answer of {self._settings.base_url} within the deadline."
+            ) from exc
+        except httpx.HTTPError as exc:
+            raise errors.APIConnectionError(
+                f"{self._settings.base_url} cannot be reached: {exc or type(exc).__name__}"
+            ) from exc
+
+    async def _answer(self, call: Call) -> httpx.Response:
         """One request. The time is looked at between the pieces of an answer, too."""
         if call.left() <= 0:
             raise httpx.ReadTimeout("the deadline is over")
-        response = await self._http.send(call.request(self._http), stream=True)
+        # A redirect makes GET of DELETE, whatever a client that was handed in thinks of them.
+        response = await self._http.send(
+            call.request(self._http), stream=True, follow_redirects=False
+        )
         try:
             pieces = []
             async for piece in response.aiter_raw():
@@ -330,10 +328,11 @@ class AsyncClient:
         """Everything of a list, page by page, as it is taken."""
         following: Optional[str] = path
         while following is not None:
-            page = await self._ask(models.Page, "GET", following, params=params)
-            for one in page.results:
-                yield _validated(model, one)
-            following, params = page.next, None
+            call = self._call("GET", following, params=params)
+            found, following = await self._send(call, _core.read_page(model))
+            for one in found:
+                yield one
+            params = None
 
 
 class AsyncBatches:
@@ -369,11 +368,7 @@ class AsyncBatches:
             timeout=timeout,
             idempotency_key=idempotency_key,
         )
-        response = await self._client._send(call)
-        if response.status_code == 202:
-            return _core.parsed(models.Job, response, call.attempts)
-        page = _core.parsed(models.Page, response, call.attempts)
-        return [_validated(models.ItemResult, one) for one in page.results]
+        return await self._client._send(call, _core.read_batch)
 
     async def _create_patiently(
         self,
@@ -393,12 +388,14 @@ class AsyncBatches:
     async def get(self, batch_id: str) -> models.Job:
         """How far it is."""
         return await self._client._ask(
-            models.Job, "GET", f"/v1/detect/batch/{batch_id}", params={"limit": 1}
+            models.Job, "GET", f"/v1/detect/batch/{segment(batch_id)}", params={"limit": 1}
         )
 
     async def cancel(self, batch_id: str) -> models.Job:
         """Judge nothing more of it. What is judged stays."""
-        return await self._client._ask(models.Job, "DELETE", f"/v1/detect/batch/{batch_id}")
+        return await self._client._ask(
+            models.Job, "DELETE", f"/v1/detect/batch/{segment(batch_id)}"
+        )
 
     async def wait(
         self,
@@ -439,20 +436,20 @@ class AsyncBatches:
     ) -> AsyncIterator[models.ItemResult]:
         """Its finished results in their order, a page at a time: a lost one is asked for again,
         for as long as `timeout` seconds."""
-        following: Optional[str] = f"/v1/detect/batch/{batch_id}"
+        following: Optional[str] = f"/v1/detect/batch/{segment(batch_id)}"
         params: Optional[dict[str, Any]] = {"limit": 200}
         while following is not None:
             patience, page = _core.Patience(timeout), None
             while page is None:
+                call = self._client._call("GET", following, params=params)
                 try:
-                    page = await self._client._ask(
-                        models.BatchPage, "GET", following, params=params
-                    )
+                    page = await self._client._send(call, _core.read_page(models.ItemResult))
                 except errors.GatewayError as exc:
                     await asyncio.sleep(patience.after(exc))
-            for result in page.results:
+            results, following = page
+            for result in results:
                 yield result
-            following, params = page.next, None
+            params = None
 
 
 class AsyncKeys:
@@ -470,13 +467,15 @@ class AsyncKeys:
         return await self._client._ask(models.Key, "POST", "/v1/keys", body=body)
 
     async def get(self, key_id: str) -> models.Key:
-        return await self._client._ask(models.Key, "GET", f"/v1/keys/{key_id}")
+        return await self._client._ask(models.Key, "GET", f"/v1/keys/{segment(key_id)}")
 
     async def update(self, key_id: str, **fields: Any) -> models.Key:
-        return await self._client._ask(models.Key, "PATCH", f"/v1/keys/{key_id}", body=fields)
+        return await self._client._ask(
+            models.Key, "PATCH", f"/v1/keys/{segment(key_id)}", body=fields
+        )
 
     async def revoke(self, key_id: str) -> None:
-        await self._client.raw("DELETE", f"/v1/keys/{key_id}")
+        await self._client._end(f"/v1/keys/{segment(key_id)}")
 
     async def rotate(self, *, grace_seconds: Optional[int] = None) -> models.Rotation:
         """A successor of the calling key, which works for `grace_seconds` more (a day)."""
@@ -514,7 +513,9 @@ class AsyncRequests:
         return self._client._pages(models.LoggedRequest, "/v1/requests", filters)
 
     async def get(self, request_id: str) -> models.LoggedRequest:
-        return await self._client._ask(models.LoggedRequest, "GET", f"/v1/requests/{request_id}")
+        return await self._client._ask(
+            models.LoggedRequest, "GET", f"/v1/requests/{segment(request_id)}"
+        )
 
 
 class AsyncWebhooks:
@@ -534,14 +535,14 @@ class AsyncWebhooks:
         return await self._client._ask(models.Webhook, "POST", "/webhooks/register", body=body)
 
     async def get(self, webhook_id: str) -> models.Webhook:
-        return await self._client._ask(models.Webhook, "GET", f"/webhooks/{webhook_id}")
+        return await self._client._ask(models.Webhook, "GET", f"/webhooks/{segment(webhook_id)}")
 
     async def update(self, webhook_id: str, **fields: Any) -> models.Webhook:
-        path = f"/webhooks/{webhook_id}"
+        path = f"/webhooks/{segment(webhook_id)}"
         return await self._client._ask(models.Webhook, "PATCH", path, body=fields)
 
     async def delete(self, webhook_id: str) -> None:
-        await self._client.raw("DELETE", f"/webhooks/{webhook_id}")
+        await self._client._end(f"/webhooks/{segment(webhook_id)}")
 
     async def test(self, webhook_id: str, event: Optional[str] = None) -> models.Queued:
         body = without_none(webhook_id=webhook_id, event=event)
@@ -552,32 +553,28 @@ class AsyncWebhooks:
     ) -> models.NewSecret:
         """A new secret; the old one signs as well for `overlap_seconds` (a day)."""
         body = without_none(overlap_seconds=overlap_seconds)
-        path = f"/webhooks/{webhook_id}/rotate-secret"
+        path = f"/webhooks/{segment(webhook_id)}/rotate-secret"
         return await self._client._ask(models.NewSecret, "POST", path, body=body)
 
     async def events(self) -> Sequence[dict[str, Any]]:
         """What a webhook may ask for, each with a JSON Schema and an example."""
-        response = await self._client.raw("GET", "/webhooks/events")
-        found: Sequence[dict[str, Any]] = response.json()
-        return found
+        return await self._client._ask(list[dict[str, Any]], "GET", "/webhooks/events")
 
     async def per_request(self) -> dict[str, Any]:
         """The id behind all addresses that requests name (`webhook_url`)."""
-        response = await self._client.raw("GET", "/webhooks/per-request")
-        found: dict[str, Any] = response.json()
-        return found
+        return await self._client._ask(dict[str, Any], "GET", "/webhooks/per-request")
 
     def deliveries(self, webhook_id: str, **filters: Any) -> AsyncIterator[models.Delivery]:
         """`filters`: event, status, since, limit. Newest first."""
-        path = f"/webhooks/{webhook_id}/deliveries"
+        path = f"/webhooks/{segment(webhook_id)}/deliveries"
         return self._client._pages(models.Delivery, path, filters)
 
     async def delivery(self, delivery_id: str) -> models.Delivery:
-        path = f"/webhooks/deliveries/{delivery_id}"
+        path = f"/webhooks/deliveries/{segment(delivery_id)}"
         return await self._client._ask(models.Delivery, "GET", path)
 
     async def resend(self, delivery_id: str) -> models.Queued:
-        path = f"/webhooks/deliveries/{delivery_id}/resend"
+        path = f"/webhooks/deliveries/{segment(delivery_id)}/resend"
         return await self._client._ask(models.Queued, "POST", path)
 
     async def recover(
@@ -585,7 +582,7 @@ class AsyncWebhooks:
     ) -> models.Recovery:
         """Send again what failed or was never tried since then (RFC 3339)."""
         body = without_none(since=since, until=until)
-        path = f"/webhooks/{webhook_id}/recover"
+        path = f"/webhooks/{segment(webhook_id)}/recover"
         return await self._client._ask(models.Recovery, "POST", path, body=body)
 
 
@@ -607,14 +604,3 @@ def _config(
         use_cache=use_cache,
     )
     return {**(config or {}), **named} or None
-
-
-def _validated(model: type[M], value: Mapping[str, Any]) -> M:
-    try:
-        return model.model_validate(value)
-    except pydantic.ValidationError as exc:
-        raise errors.InvalidResponseError(
-            "An item of an answer is not what this API sends.",
-            status=200,
-            body=json.dumps(value, default=str).encode(),
-        ) from exc

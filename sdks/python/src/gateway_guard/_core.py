@@ -11,21 +11,28 @@ import time
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Optional, TypeVar, Union
-from urllib.parse import urlsplit
+from functools import cache
+from typing import Any, Callable, Optional, TypeVar, Union
+from urllib.parse import quote, urlsplit
 from uuid import uuid4
 
 import httpx
 import pydantic
 
 from gateway_guard import errors
-from gateway_guard.models import Detection, Meta, Model, RateLimit
+from gateway_guard.models import Detection, ItemResult, Job, Meta, Model, Page, RateLimit
 from gateway_guard.version import VERSION
 
+T = TypeVar("T")
 M = TypeVar("M", bound=Model)
+Read = Callable[[httpx.Response, int], T]
+"""What a call makes of an answer below 300 and the number of its attempts.
+
+Raises `InvalidResponseError` for what is not the gateway's.
+"""
 MAKES = frozenset({"POST", "PUT", "PATCH", "DELETE"})
 FIRST_WAIT, LONGEST_WAIT = 0.5, 8.0
-RETRIED = frozenset({408, 500, 502, 503, 504})
+RETRIED = frozenset({408, 429, 500, 502, 503, 504})
 DEFAULT_TIMEOUT = 30.0
 DEFAULT_RETRIES = 3
 
@@ -105,31 +112,53 @@ class Call:
         )
         return request
 
-    def wait_before_retry(
-        self, *, status: int = 0, code: str = "", retry_after: Optional[float] = None
-    ) -> Optional[float]:
+    def wait_after(self, error: errors.GatewayError) -> Optional[float]:
         """Seconds until the next attempt; None: there is none.
 
-        `status` 0: nobody answered. A wait that would outlast the deadline is not begun, so the
-        caller learns of a day's quota at once and not after a day.
+        A wait that would outlast the deadline is not begun, so the caller learns of a day's quota
+        at once and not after a day.
         """
-        if self.attempts > self.settings.max_retries:
-            return None
-        may_help = status == 0 or status in RETRIED or status == 429
-        if not may_help and code != "idempotency_in_progress":
+        if self.attempts > self.settings.max_retries or not may_help(error):
             return None
         wait = min(LONGEST_WAIT, FIRST_WAIT * 2 ** (self.attempts - 1))
         wait *= random.uniform(0.5, 1.0)
+        retry_after = getattr(error, "retry_after", None)
         if retry_after is not None:
             wait = max(wait, retry_after + random.uniform(0.0, 0.25))
         return wait if wait < self.left() else None
 
 
-def url_of(base_url: str, path: str) -> str:
-    """`path` may be a whole address that the gateway gave (`next`): its host is not believed."""
+def may_help(error: errors.GatewayError) -> bool:
+    """Whether the same call, a moment later, may fare better."""
+    if isinstance(error, errors.APITimeoutError):
+        return False
+    if isinstance(error, errors.InvalidResponseError):
+        return error.status < 300 or error.status in RETRIED
+    if isinstance(error, errors.APIError):
+        return error.status in RETRIED or error.code == "idempotency_in_progress"
+    return True
+
+
+def segment(value: Any) -> str:
+    """An id as a part of a path, whatever it holds."""
+    return quote(str(value), safe="")
+
+
+def url_of(base_url: str, path: str) -> httpx.URL:
+    """`path` may be a whole address that the gateway gave (`next`): its host is not believed.
+
+    Raises ValueError where it would lead elsewhere than it says: `..` is folded on the way, and
+    an empty id asks for the list that the object is in.
+    """
     parts = urlsplit(path)
+    first, *names = parts.path.split("/")
+    if first or not names or {"", ".", ".."} & {*names}:
+        raise ValueError(f"{path!r} is no path of this API: is an id in it empty, or dots?")
     local = parts.path + (f"?{parts.query}" if parts.query else "")
-    return base_url.rstrip("/") + local
+    try:
+        return httpx.URL(base_url.rstrip("/") + local)
+    except httpx.InvalidURL as exc:
+        raise ValueError(str(exc)) from exc
 
 
 def retry_after_of(headers: Mapping[str, str]) -> Optional[float]:
@@ -137,13 +166,18 @@ def retry_after_of(headers: Mapping[str, str]) -> Optional[float]:
     text = headers.get("retry-after", "").strip()
     if not text:
         return None
-    if text.isdigit():
+    if is_number(text):
         return float(text)
     try:
-        at = email.utils.parsedate_to_datetime(text)
-    except (TypeError, ValueError):
+        at = email.utils.parsedate_to_datetime(text).timestamp()
+    except (TypeError, ValueError, OverflowError):
         return None
-    return max(0.0, at.timestamp() - time.time())
+    return max(0.0, at - time.time())
+
+
+def is_number(text: str) -> bool:
+    """Whether `int` takes it: `²` is a digit, too, and thousands of digits are an attack."""
+    return text.isascii() and text.isdigit() and len(text) <= 20
 
 
 def meta_of(response: httpx.Response, attempts: int) -> Meta:
@@ -178,7 +212,7 @@ def _items(text: str) -> tuple[tuple[str, dict[str, int]], ...]:
         numbers = {}
         for one in fields:
             key, _, value = one.strip().partition("=")
-            if value.isdigit():
+            if is_number(value):
                 numbers[key] = int(value)
         if name:
             found.append((name.strip('"'), numbers))
@@ -186,17 +220,16 @@ def _items(text: str) -> tuple[tuple[str, dict[str, int]], ...]:
 
 
 def error_of(response: httpx.Response) -> errors.GatewayError:
-    """The exception for an answer of 400 or above."""
+    """The exception for an answer of 300 or above."""
+    if response.has_redirect_location:
+        where = response.headers["location"]
+        return not_ours(response, f"to {where!r}, which is not followed: is base_url right?")
     try:
         body = response.json()
-    except ValueError:
+    except (ValueError, RecursionError):
         body = None
     if not isinstance(body, dict) or not isinstance(body.get("code"), str):
-        return errors.InvalidResponseError(
-            f"{response.status_code} without a problem of this API: is there a proxy in between?",
-            status=response.status_code,
-            body=response.content,
-        )
+        return not_ours(response, "without a problem of this API: is there a proxy in between?")
     found = body.get("errors")
     return errors.class_for(response.status_code, body["code"])(
         status=response.status_code,
@@ -214,28 +247,67 @@ def error_of(response: httpx.Response) -> errors.GatewayError:
     )
 
 
-def wait_after(call: Call, response: httpx.Response) -> Optional[float]:
-    """Seconds until this refused call is tried again; None: it is not."""
-    error = error_of(response)
-    code = error.code if isinstance(error, errors.APIError) else ""
-    return call.wait_before_retry(
-        status=response.status_code, code=code, retry_after=retry_after_of(response.headers)
+def not_ours(
+    response: httpx.Response,
+    why: str = "with a body that this API does not send: is there a proxy in between?",
+) -> errors.InvalidResponseError:
+    return errors.InvalidResponseError(
+        f"{response.status_code} {why}",
+        status=response.status_code,
+        body=response.content,
+        retry_after=retry_after_of(response.headers),
     )
 
 
-def parsed(model: type[M], response: httpx.Response, attempts: int) -> M:
-    """Raises `InvalidResponseError` for what is not of that shape."""
-    try:
-        found = model.model_validate_json(response.content)
-    except pydantic.ValidationError as exc:
-        raise errors.InvalidResponseError(
-            f"{response.status_code} with a body that this API does not send: "
-            "is there a proxy in between?",
-            status=response.status_code,
-            body=response.content,
-        ) from exc
-    found._meta = meta_of(response, attempts)
-    return found
+def as_it_came(response: httpx.Response, attempts: int) -> httpx.Response:
+    return response
+
+
+def nothing(response: httpx.Response, attempts: int) -> None:
+    """Of a call that ends something: whoever says no more than `fine` may be a proxy."""
+    if response.status_code != 204:
+        raise not_ours(response)
+
+
+def read_as(kind: type[T]) -> Read[T]:
+    """A `Model`, or plain JSON of that type."""
+
+    def read(response: httpx.Response, attempts: int) -> T:
+        try:
+            found = _adapter(kind).validate_json(response.content)
+        except pydantic.ValidationError as exc:
+            raise not_ours(response) from exc
+        if isinstance(found, Model):
+            found._meta = meta_of(response, attempts)
+        return found
+
+    return read
+
+
+@cache
+def _adapter(kind: type[T]) -> pydantic.TypeAdapter[T]:
+    return pydantic.TypeAdapter(kind)
+
+
+def read_page(model: type[M]) -> Read[tuple[list[M], Optional[str]]]:
+    """What is on a page, and the address of the next one."""
+
+    def read(response: httpx.Response, attempts: int) -> tuple[list[M], Optional[str]]:
+        page = read_as(Page)(response, attempts)
+        try:
+            if page.next is not None:
+                url_of("", page.next)
+            return [model.model_validate(one) for one in page.results], page.next
+        except ValueError as exc:  # pydantic's are of that class
+            raise not_ours(response) from exc
+
+    return read
+
+
+def read_batch(response: httpx.Response, attempts: int) -> Union[Job, list[ItemResult]]:
+    if response.status_code == 202:
+        return read_as(Job)(response, attempts)
+    return read_page(ItemResult)(response, attempts)[0]
 
 
 def without_none(**values: Any) -> dict[str, Any]:

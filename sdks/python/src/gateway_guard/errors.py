@@ -3,7 +3,7 @@
 GatewayError
 ├── APIConnectionError        nobody answered, or the connection broke
 │   └── APITimeoutError       not within the deadline
-├── InvalidResponseError      not the gateway's: a proxy's page, half JSON
+├── InvalidResponseError      not the gateway's: a proxy's page or redirect, half JSON
 ├── WebhookVerificationError
 ├── BatchFailed               a job ended as `failed` or `cancelled`
 ├── Blocked                   a guard found an attack in a text
@@ -37,12 +37,15 @@ class APITimeoutError(APIConnectionError):
 
 
 class InvalidResponseError(GatewayError):
-    """What answered is not this API: a proxy's page, half an answer, or other JSON."""
+    """What answered is not this API: a proxy's page or redirect, half an answer, other JSON."""
 
-    def __init__(self, message: str, *, status: int, body: bytes) -> None:
+    def __init__(
+        self, message: str, *, status: int, body: bytes, retry_after: Optional[float] = None
+    ) -> None:
         super().__init__(message)
         self.status = status
         self.body = body
+        self.retry_after = retry_after
 
 
 class WebhookVerificationError(GatewayError):

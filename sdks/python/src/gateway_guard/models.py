@@ -8,7 +8,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any, Optional
 
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, model_validator
 
 
 class RateLimit(BaseModel):
@@ -123,6 +123,12 @@ class ItemResult(Model):
     result: Optional[Detection] = None
     error: Optional[ItemError] = None
 
+    @model_validator(mode="after")
+    def _is_told(self) -> ItemResult:
+        if self.result is None and self.error is None:
+            raise ValueError("neither a verdict nor why there is none")
+        return self
+
 
 class Job(Model):
     """A batch on its way, or done: `queued`, `processing`, `complete`, `partial`, `failed`,
@@ -150,11 +156,6 @@ class Job(Model):
     @property
     def is_over(self) -> bool:
         return self.status not in ("queued", "processing")
-
-
-class BatchPage(Job):
-    results: list[ItemResult] = []
-    next: Optional[str] = None
 
 
 class AsyncDetection(Model):
@@ -338,16 +339,6 @@ class Recovery(Model):
     is_complete: bool
 
 
-class EventType(Model):
-    """What a webhook may ask for."""
-
-    type: str = ""
-
-
 class Page(Model):
     results: list[dict[str, Any]]
     next: Optional[str] = None
-
-
-class Nothing(Model):
-    """Of an answer without a body."""
