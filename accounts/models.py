@@ -24,6 +24,8 @@ PEOPLE = "people"
 """The bus' channel for users who changed: each word is an id, or `*`."""
 SCOPES = ("detect", "batch", "webhooks", "usage:read", "keys:write", "audit:read")
 DEFAULT_SCOPES = SCOPES[:4]
+AUDIT_SCOPE = "audit:read"
+"""Whoever may not read the audit trail gives it to no key: they would read it with that."""
 KEYS_AT_FULL_SPEED = 5
 """So many keys' minutes a workspace has together, where its plan says nothing else."""
 new_id = clock.new_id

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import partial
 from typing import Any
 from uuid import UUID
@@ -12,7 +13,14 @@ from rest_framework.request import Request
 from accounts import audit, idempotency, services
 from accounts.adapter import send_confirmation
 from accounts.idempotency import Sender
-from accounts.models import DEFAULT_SCOPES, Membership, User, Workspace, normal_email
+from accounts.models import (
+    AUDIT_SCOPE,
+    DEFAULT_SCOPES,
+    Membership,
+    User,
+    Workspace,
+    normal_email,
+)
 from accounts.schemas import (
     AuditQuery,
     AuditRecord,
@@ -236,7 +244,15 @@ class KeyViewSet(KeyedViewSet):
         body = self.parsed(KeyRequest)
         return self.once(partial(self._create, body))
 
+    def _may_give(self, scopes: Iterable[str] | None) -> None:
+        if AUDIT_SCOPE in (scopes or ()) and AUDIT_SCOPE not in self.principal.scopes:
+            raise errors.ScopeDenied(
+                "Giving a key the scope 'audit:read' needs a key that has it. Use one; the portal "
+                "makes one for owners and admins (/app/keys)."
+            )
+
     def _create(self, body: KeyRequest) -> HttpResponse:
+        self._may_give(body.scopes)
         workspace = self.calling_key().workspace
         services.check_within_plan(
             workspace.plan, per_minute=body.rate_limit_per_minute, per_day=body.rate_limit_per_day
@@ -291,6 +307,8 @@ class KeyViewSet(KeyedViewSet):
 
     def _change(self, key_id: UUID, changes: dict[str, Any]) -> HttpResponse:
         key = self.get_own_key(key_id)
+        if AUDIT_SCOPE not in key.scopes:
+            self._may_give(changes.get("scopes"))
         if changes:
             services.update_key(key, changes, actor=self.actor)
         return reply(KeyView.of(key))

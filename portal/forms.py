@@ -16,7 +16,7 @@ from django.utils.dateparse import parse_datetime
 from django.utils.text import format_lazy
 from django.utils.translation import gettext, gettext_lazy, pgettext_lazy
 
-from accounts.models import SCOPES, ApiKey, Plan
+from accounts.models import AUDIT_SCOPE, SCOPES, ApiKey, Plan
 from accounts.usage.reading import class_of
 from detection.policies.policy import THREAT_TYPES
 from gateway_project.core import clock
@@ -100,7 +100,6 @@ class KeyForm(Form):
         required=False, label=gettext_lazy("A test key: never billed, and with a trial's limits")
     )
     scopes = forms.MultipleChoiceField(
-        choices=[(scope, format_lazy("{}: {}", scope, SCOPE_LABELS[scope])) for scope in SCOPES],
         label=gettext_lazy("Scopes"),
         initial=["detect"],
         widget=forms.CheckboxSelectMultiple,
@@ -136,8 +135,13 @@ class KeyForm(Form):
         min_value=1, required=False, label=gettext_lazy("Requests per day")
     )
 
-    def __init__(self, plan: Plan, data: Any = None) -> None:
+    def __init__(self, plan: Plan, data: Any = None, *, can_audit: bool = True) -> None:
         super().__init__(data)
+        cast(forms.MultipleChoiceField, self.fields["scopes"]).choices = [
+            (scope, format_lazy("{}: {}", scope, SCOPE_LABELS[scope]))
+            for scope in SCOPES
+            if can_audit or scope != AUDIT_SCOPE
+        ]
         for name in ("rate_limit_per_minute", "rate_limit_per_day"):
             most = getattr(plan, name)
             field = self.fields[name]
@@ -204,8 +208,9 @@ class KeyForm(Form):
 class KeyEditForm(KeyForm):
     """All that `PATCH /v1/keys/{id}` changes. What was kept stays valid: also an expiry past."""
 
-    def __init__(self, key: ApiKey, data: Any = None) -> None:
-        super().__init__(key.workspace.plan, data)
+    def __init__(self, key: ApiKey, data: Any = None, *, can_audit: bool = True) -> None:
+        has_audit = AUDIT_SCOPE in key.scopes  # and keeps it
+        super().__init__(key.workspace.plan, data, can_audit=can_audit or has_audit)
         self.key = key
         del self.fields["is_test"]
         self.initial = {

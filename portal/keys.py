@@ -17,7 +17,7 @@ from django.urls import reverse
 from django.utils.translation import gettext
 
 from accounts import services
-from accounts.models import ApiKey, ApiKeyQuerySet
+from accounts.models import AUDIT_SCOPE, ApiKey, ApiKeyQuerySet
 from accounts.usage import reading, reports
 from gateway_project.core import clock, errors
 from gateway_project.core.api.methods import require_http_methods, require_safe
@@ -50,7 +50,11 @@ ORDERS: dict[str, tuple[str | OrderBy, ...]] = {
 @workspace_page
 def keys(request: HttpRequest, member: Member) -> HttpResponse:
     """List them, and make one: its page shows the text, once."""
-    form = KeyForm(member.workspace.plan, request.POST if request.method == "POST" else None)
+    form = KeyForm(
+        member.workspace.plan,
+        request.POST if request.method == "POST" else None,
+        can_audit=member.can_audit,
+    )
     if request.method == "POST":
         member.must_change()
         if form.is_valid():
@@ -144,7 +148,9 @@ def key(request: HttpRequest, member: Member, key_id: UUID) -> HttpResponseBase:
 def edit(request: HttpRequest, member: Member, key_id: UUID) -> HttpResponse:
     member.must_change()
     found = member.key(key_id)
-    form = KeyEditForm(found, request.POST if request.method == "POST" else None)
+    form = KeyEditForm(
+        found, request.POST if request.method == "POST" else None, can_audit=member.can_audit
+    )
     if request.method == "POST" and form.is_valid():
         if changes := form.changes():
             services.update_key(
@@ -162,6 +168,8 @@ def edit(request: HttpRequest, member: Member, key_id: UUID) -> HttpResponse:
 def rotate(request: HttpRequest, member: Member, key_id: UUID) -> HttpResponseBase:
     member.must_change()
     found, form = member.key(key_id), RotateForm(request.POST)
+    if AUDIT_SCOPE in found.scopes:
+        member.must("audit")  # the successor's text is theirs
     if not form.is_valid():
         return _key_page(request, member, found, RevokeForm(found))
     try:

@@ -15,6 +15,8 @@ from webhooks import catalogue
 from webhooks.delivery.schedule import ATTEMPTS_MAX
 from webhooks.models import Webhook, WebhookDelivery
 
+AUDIT = "audit.recorded"
+"""Whoever may not read the trail has it sent nowhere."""
 PASTED_CHARS_MAX = 100_000
 URL_HELP = gettext_lazy(
     "https, on port 443 or 8443, at a public address. Answer 2xx within 15 seconds."
@@ -44,7 +46,12 @@ class WebhookForm(Form):
     )
 
     def __init__(
-        self, data: Any = None, *, webhook: Webhook | None = None, is_robins: bool = True
+        self,
+        data: Any = None,
+        *,
+        webhook: Webhook | None = None,
+        is_robins: bool = True,
+        can_audit: bool = True,
     ) -> None:
         super().__init__(data)
         kept = set(webhook.events) if webhook is not None else set()
@@ -52,7 +59,8 @@ class WebhookForm(Form):
         field.choices = [
             (event.name, ": ".join((event.name, gettext(event.description))))
             for event in catalogue.TYPES
-            if is_robins or event.name in kept or not event.name.startswith("queue.")
+            if (is_robins or event.name in kept or not event.name.startswith("queue."))
+            and (can_audit or event.name != AUDIT)
         ]
         if webhook is not None:
             self.initial = {name: getattr(webhook, name) for name in self.fields}

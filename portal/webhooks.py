@@ -32,6 +32,7 @@ from portal.clocks import in_query
 from portal.members import Member, secretly, shows_secrets, workspace_page
 from portal.posting import is_first, posts_for, show_once, take_shown
 from portal.webhook_forms import (
+    AUDIT,
     DebugForm,
     DeliveryFilter,
     RecoverForm,
@@ -116,6 +117,7 @@ def webhooks(request: HttpRequest, member: Member) -> HttpResponseBase:
     form = WebhookForm(
         request.POST if request.method == "POST" else None,
         is_robins=member.workspace.is_robin_operator,
+        can_audit=member.can_audit,
     )
     if request.method == "POST":
         member.must_change()
@@ -268,10 +270,13 @@ def _troubled_since(webhook: Webhook) -> datetime:
 def edit(request: HttpRequest, member: Member, webhook_id: UUID) -> HttpResponse:
     member.must_change()
     found = _webhook(member, webhook_id)
+    if AUDIT in found.events:
+        member.must("audit")  # another address would get it
     form = WebhookForm(
         request.POST if request.method == "POST" else None,
         webhook=found,
         is_robins=member.workspace.is_robin_operator,
+        can_audit=member.can_audit,
     )
     if request.method == "POST" and form.is_valid():
         if changes := form.changes():
@@ -383,6 +388,7 @@ def delivery(request: HttpRequest, member: Member, delivery_id: UUID) -> HttpRes
     """What was sent and what came back; asked for again while it is on its way."""
     found = _delivery(member, delivery_id)
     is_pending = found.status == WebhookDelivery.Status.PENDING
+    may_read = member.can_audit or found.event_type != AUDIT
     facts = {
         "member": member,
         "delivery": found,
@@ -391,7 +397,8 @@ def delivery(request: HttpRequest, member: Member, delivery_id: UUID) -> HttpRes
             (attempt, int(attempt.at.timestamp())) for attempt in found.attempts.order_by("-id")
         ],
         "bodies_kept": BODIES_KEPT,
-        "body": sending.body_of(found.pk).decode(),
+        "body": sending.body_of(found.pk).decode() if may_read else "",
+        "may_read": may_read,
         "is_live": is_pending and found.attempts_made == 0,
     }
     if request.headers.get("HX-Request"):

@@ -1,0 +1,101 @@
+"""Each way to the audit trail, by each role: what a role may not read it reaches by no detour."""
+
+from __future__ import annotations
+
+import pytest
+from django.db import transaction
+from django.urls import reverse
+
+from accounts import events, people, services
+from accounts.models import ApiKey, Membership
+from accounts.services import Actor
+from portal.tests.furnished import bytes_of
+from webhooks import services as webhooks
+from webhooks.models import Webhook
+
+ACTOR = Actor("test")
+MADE_BY = "somebody-in-the-trail"
+HOOK = {"url": "https://198.41.0.4/hook", "description": "", "retry_count": ""}
+ROLES = Membership.Role.values
+
+
+def found(answer):
+    return bytes_of(answer) if answer.streaming else answer.content
+
+
+class TestAudit:
+    @pytest.fixture
+    def trail(self, acme):
+        """A key and a webhook that owners made for it, and a record."""
+        key, _ = services.issue_key(acme, actor=ACTOR, name="siem", scopes=["audit:read"])
+        hook, _ = webhooks.register(acme.pk, HOOK["url"], ["audit.recorded"], actor=ACTOR)
+        acme.refresh_from_db()
+        with transaction.atomic():
+            events.audit("key.created", workspace=acme, target=key.pk, actor=MADE_BY)
+        return key, hook
+
+    def page(self, client, trail):
+        return MADE_BY.encode() in client.get("/app/audit").content
+
+    def file(self, client, trail):
+        return MADE_BY.encode() in found(client.get("/app/audit/export"))
+
+    def new_key(self, client, trail):
+        client.post("/app/keys", {"name": "mine", "scopes": ["audit:read"]})
+        return ApiKey.objects.filter(name="mine").exists()
+
+    def changed_key(self, client, trail):
+        key, _ = services.issue_key(trail[0].workspace, actor=ACTOR, name="mine")
+        limits = {"rate_limit_per_minute": 5, "rate_limit_per_day": 50}
+        form = {"name": "mine", "scopes": ["detect", "audit:read"], **limits}
+        client.post(reverse("portal-key-edit", args=[key.pk]), form)
+        key.refresh_from_db()
+        return "audit:read" in key.scopes
+
+    def rotated_key(self, client, trail):
+        client.post(reverse("portal-key-rotate", args=[trail[0].pk]), {"grace_seconds": 0})
+        return ApiKey.objects.filter(pk=trail[0].pk, replaced_by__isnull=False).exists()
+
+    def new_webhook(self, client, trail):
+        client.post("/app/webhooks", {**HOOK, "events": ["audit.recorded"]})
+        return Webhook.objects.filter(events=["audit.recorded"]).count() == 2
+
+    def changed_webhook(self, client, trail):
+        events = ["audit.recorded", "webhook.test"]
+        form = {**HOOK, "url": "https://198.41.0.4/other", "events": events}
+        client.post(reverse("portal-webhook-edit", args=[trail[1].pk]), form)
+        trail[1].refresh_from_db()
+        return trail[1].url != HOOK["url"]
+
+    def delivery(self, client, trail):
+        sent = webhooks.test(trail[1], "audit.recorded")
+        page = client.get(reverse("portal-delivery", args=[sent.pk]))
+        return b"&quot;actor&quot;" in page.content
+
+    def archive(self, client, trail):
+        return b"audit.jsonl" in found(client.post("/app/settings/archive"))
+
+    READS = ("page", "file", "delivery", "archive")
+    CHANGES = ("new_key", "changed_key", "rotated_key", "new_webhook", "changed_webhook")
+
+    @pytest.mark.hostile
+    @pytest.mark.parametrize("role", ROLES)
+    @pytest.mark.parametrize("way", [*READS, *CHANGES])
+    def test_who_may_not_read_it_has_no_way_to_it(
+        self, acme, bob, enter, trail, name_server, way, role
+    ):
+        Membership.objects.filter(user=bob, workspace=acme).update(role=role)
+        may = people.may(role, "audit") and (way in self.READS or people.may(role, "change"))
+
+        assert getattr(self, way)(enter(bob), trail) is may
+
+    @pytest.mark.hostile
+    @pytest.mark.parametrize("scopes", [["keys:write"], ["keys:write", "audit:read"]])
+    def test_a_key_gives_it_to_others_if_it_has_it(self, gateway, make_key, scopes):
+        mine, other = make_key(scopes=scopes), make_key(scopes=["detect"])
+        asked = {"name": "new", "scopes": ["audit:read"]}
+        made = gateway.post("/v1/keys", json=asked, key=mine)
+        changed = gateway.patch(f"/v1/keys/{other.row.pk}", json=asked, key=mine)
+
+        codes = (made.status_code, changed.status_code)
+        assert codes == ((201, 200) if "audit:read" in scopes else (403, 403))
