@@ -235,13 +235,20 @@ class AlarmNotice(models.Model):
     since = models.DateTimeField(help_text="When the alarm began.")
     at = models.DateTimeField(default=clock.now, editable=False)
     claimed_at = models.DateTimeField(null=True, editable=False)
-    sent_at = models.DateTimeField(null=True, editable=False)
+    sent_at = models.DateTimeField(null=True, editable=False)  # empty where no mail left
+    left = models.JSONField(
+        null=True, editable=False, help_text="Whom to write to yet; empty: whoever is to be told."
+    )
 
     class Meta:
         indexes = [models.Index(fields=["at"], name="alarm_notice_time")]
 
     def __str__(self) -> str:
         return f"{self.kind}, {'over' if self.is_end else 'raised'}"
+
+    @property
+    def waits(self) -> bool:
+        return bool(self.left) if self.left is not None else self.sent_at is None
 
 
 class Document(models.Model):

@@ -8,18 +8,21 @@ into a text by `name`, and whatever else a text quotes, only our own addresses b
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from smtplib import SMTPDataError, SMTPRecipientsRefused
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from smtplib import SMTPDataError, SMTPException, SMTPRecipientsRefused
 from typing import Any
 
 from django.conf import settings
-from django.core.mail import EmailMultiAlternatives
+from django.core.mail import EmailMessage, EmailMultiAlternatives, get_connection
 from django.utils.html import escape
 from django.utils.translation import gettext
 
 from gateway_project.core.language import spoken
 from gateway_project.core.stores.refused import UNFIT
+from gateway_project.core.telemetry.logging import get_logger
 
+log = get_logger("gateway.mails")
 LINK = re.compile(r"https?://\S+")
 FACT = re.compile(r"^\s{2,}(\S.*?)\s{2,}(\S.*)$")
 ANY_LINK = "http"
@@ -89,11 +92,51 @@ def is_refused(error: BaseException) -> bool:
 
 
 def is_of_one(error: BaseException) -> bool:
-    """Whether it says nothing of other mails: this one is refused for good, or its address for now.
+    """Whether it says nothing of other mails: this one is refused, for good or for now.
 
     Else the server is away, and the others would fare no better.
     """
-    return isinstance(error, SMTPRecipientsRefused) or is_refused(error)
+    return isinstance(error, SMTPRecipientsRefused | SMTPDataError) or is_refused(error)
+
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """What came of mails to several. `later`: who is written to the next time, and nobody else."""
+
+    count: int
+    later: list[str]
+    refused: dict[str, Exception]
+    is_away: bool = False
+
+
+def send_each(addresses: Sequence[str], mail_to: Callable[[str], EmailMessage]) -> Sent:
+    """A mail to each: what is wrong with one keeps no other from theirs, and nobody gets two.
+
+    Raises nothing. Not inside a transaction.
+    """
+    count, later, refused = 0, list[str](), dict[str, Exception]()
+    connection = get_connection()
+    try:
+        connection.open()
+        for address in addresses:
+            try:
+                connection.send_messages([mail_to(address)])
+                count += 1
+            except (OSError, SMTPException, *UNFIT) as exc:
+                if not is_of_one(exc):
+                    raise
+                log.warning("mail_unsent", error=type(exc).__name__)
+                if is_refused(exc):
+                    refused[address] = exc
+                else:
+                    later.append(address)
+    except (OSError, SMTPException) as exc:
+        log.error("mail_server_away", error=type(exc).__name__)
+        rest = addresses[count + len(later) + len(refused) :]
+        return Sent(count, [*later, *rest], refused, is_away=True)
+    finally:
+        connection.close()
+    return Sent(count, later, refused)
 
 
 def table(facts: Sequence[tuple[str, str]]) -> str:

@@ -19,6 +19,10 @@ from detection.evaluation import budget
 from detection.models import FalseAlarmBudget
 from gateway_project.core import clock
 from gateway_project.core.stores import database
+from robin.models import AlarmNotice
+from robin.queue import alarms
+from webhooks.delivery import notices
+from webhooks.models import Webhook, WebhookNotice
 
 ACTOR = Actor("test")
 MONDAY = datetime(2027, 3, 8, 7, 5, tzinfo=UTC)
@@ -137,3 +141,72 @@ class TestRefused:
         getattr(self, rounds)(places[1:2])
 
         assert [message.to for message in mail.outbox] == [["alice@acme.example"]]
+
+
+AT_DATA = SMTPDataError(451, b"greylisted")
+GONE = SMTPServerDisconnected("gone")
+
+
+class TestSeveral:
+    """A mail to three, of whom the server has something against the second."""
+
+    @pytest.fixture
+    def server(self, settings, monkeypatch):
+        settings.EMAIL_BACKEND = f"{__name__}.Picky"
+        return lambda name, error: monkeypatch.setattr(Picky, name, error)
+
+    def alarm(self, acme):
+        emails = ["alice@acme.example", "bob@acme.example", "charlie@globex.example"]
+        alarms.change({"dead": (True, 1)}, emails, actor=ACTOR)
+        alarms.judge({"dead": 5.0})
+        return AlarmNotice, alarms.send_waiting
+
+    def webhook(self, acme):
+        webhook = Webhook.objects.create(workspace=acme, url="https://hooks.example/")
+        WebhookNotice.objects.create(webhook=webhook, kind="enabled")
+        return WebhookNotice, notices.send_waiting
+
+    @pytest.fixture(params=["alarm", "webhook"])
+    def told(self, request, acme, alice, bob, charlie):
+        """`told()`: a round, after the claims of the one before have ended."""
+        User.objects.update(email_confirmed_at=clock.now())
+        Membership.objects.create(workspace=acme, user=charlie, role="owner")
+        acme.memberships.update(role="owner")
+        model, send = getattr(self, request.param)(acme)
+
+        def told():
+            send()
+            model.objects.update(claimed_at=None)
+            return sorted(message.to[0].partition("@")[0] for message in mail.outbox)
+
+        return told
+
+    @pytest.mark.parametrize(
+        "error", [*AGAINST_BOB, AT_DATA], ids=["550", "450", "554", "unfit", "451"]
+    )
+    @pytest.mark.hostile
+    def test_the_others_get_theirs_in_the_first_round_and_once(self, told, server, error):
+        server("against_bob", error)
+
+        assert [told() for _ in range(10)] == [["alice", "charlie"]] * 10
+
+        server("against_bob", None)
+        is_for_now = error in (FOR_NOW, AT_DATA)
+        assert told() == ["alice", *["bob"] * is_for_now, "charlie"]
+
+    @pytest.mark.hostile
+    def test_a_server_that_goes_away_between_two_writes_to_nobody_twice(self, told, server):
+        server("after_one", GONE)
+        assert [told() for _ in range(3)] == [["alice"]] * 3
+
+        server("after_one", None)
+        assert [told(), told()] == [["alice", "bob", "charlie"]] * 2
+
+
+def test_an_alarm_without_anybody_to_tell_says_of_no_mail(gateway):
+    alarms.change({"dead": (True, 1)}, [], actor=ACTOR)
+    alarms.judge({"dead": 5.0})
+    assert alarms.send_waiting() == 0
+
+    [notice] = AlarmNotice.objects.all()
+    assert (notice.sent_at, notice.waits) == (None, False)

@@ -11,13 +11,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import timedelta
-from smtplib import SMTPException, SMTPRecipientsRefused
 
 from django.conf import settings
-from django.core.mail import get_connection
+from django.core.mail import EmailMessage
 from django.db import transaction
 from django.db.models import Q
 from django.utils.translation import gettext
@@ -285,36 +283,39 @@ def text_of(notice: AlarmNotice) -> tuple[str, str]:
 
 
 def send_waiting() -> int:
-    """Send the mails that wait; how many notices left. A mail may leave twice, never in vain."""
+    """Send the mails that wait; of how many notices some left. Each address gets one at most,
+    unless a worker dies with it in hand."""
     now = clock.now()
     is_free = Q(claimed_at=None) | Q(claimed_at__lt=now - CLAIM)
-    waiting = AlarmNotice.objects.filter(is_free, sent_at=None, at__gt=now - GIVEN_UP_AFTER)
+    waits = Q(left__isnull=True, sent_at=None) | Q(left__isnull=False) & ~Q(left=[])
+    waiting = AlarmNotice.objects.filter(is_free & waits, at__gt=now - GIVEN_UP_AFTER)
     sent = 0
     for pk in list(waiting.order_by("at").values_list("pk", flat=True)[:AT_ONCE]):
         # Compare-and-set: of two workers, one gets it. No transaction is held while mails leave.
-        mine = AlarmNotice.objects.filter(is_free, pk=pk, sent_at=None)
-        if not mine.update(claimed_at=now):
+        if not AlarmNotice.objects.filter(is_free & waits, pk=pk).update(claimed_at=now):
             continue
         notice = AlarmNotice.objects.get(pk=pk)
-        try:
-            _send(notice, recipients())
-        except (OSError, SMTPException) as exc:
-            log.error("queue_alarm_unsent", notice=str(pk), error=type(exc).__name__)
-            return sent  # the mail server is away: the others would fare no better
-        AlarmNotice.objects.filter(pk=pk).update(sent_at=clock.now())
-        sent += 1
+        found = _send(notice)
+        notice.left = found.later
+        if found.count:
+            notice.sent_at = clock.now()
+            sent += 1
+        notice.save(update_fields=["left", "sent_at"])
+        if found.is_away:
+            break  # the others would fare no better
     return sent
 
 
-def _send(notice: AlarmNotice, emails: Sequence[str]) -> None:
-    if not emails:
-        return
+def _send(notice: AlarmNotice) -> mails.Sent:
+    emails = recipients()
+    if notice.left is not None:
+        emails = [email for email in emails if email in notice.left]
     known = dict(User.objects.filter(email__in=emails).values_list("email", "language"))
     database.let_go()
-    with get_connection() as connection:
-        for email in emails:
-            with speaking(known.get(email, "")):
-                subject, body = text_of(notice)
-                mail = mails.message(subject, body, [email], connection=connection)
-            with suppress(SMTPRecipientsRefused):  # of this address; the others get theirs
-                mail.send()
+
+    def mail_to(email: str) -> EmailMessage:
+        with speaking(known.get(email, "")):
+            subject, body = text_of(notice)
+            return mails.message(subject, body, [email])
+
+    return mails.send_each(emails, mail_to)

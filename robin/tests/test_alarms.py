@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from datetime import timedelta
+from types import SimpleNamespace
 
 import pytest
 from django.core import mail
@@ -11,6 +12,7 @@ from django.utils import timezone
 
 from accounts.models import AuditEvent, OutboxEvent
 from accounts.services import Actor
+from gateway_project.core import mails
 from robin import tasks
 from robin.metrics import sampling
 from robin.models import AlarmNotice, MetricSample, QueueAlarm
@@ -90,8 +92,14 @@ def test_mails_go_to_each_address_once(gateway):
 def test_a_mail_server_that_is_away_gets_it_later(gateway, monkeypatch):
     set_up(dead=10)
     alarms.judge({"dead": 11.0})
+
+    def away():
+        raise OSError
+
     with monkeypatch.context() as patch:
-        patch.setattr(alarms, "get_connection", lambda: (_ for _ in ()).throw(OSError()))
+        patch.setattr(
+            mails, "get_connection", lambda: SimpleNamespace(open=away, close=lambda: None)
+        )
         assert alarms.send_waiting() == 0
     AlarmNotice.objects.update(claimed_at=timezone.now() - 2 * alarms.CLAIM)
 

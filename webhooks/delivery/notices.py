@@ -8,9 +8,8 @@ server refuses for what it holds, or to whom it goes, is parked.
 from __future__ import annotations
 
 from datetime import timedelta
-from smtplib import SMTPDataError, SMTPException, SMTPRecipientsRefused
 
-from django.core.mail import get_connection
+from django.core.mail import EmailMessage
 from django.db.models import Q
 from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
@@ -28,6 +27,8 @@ AT_ONCE = 100
 CLAIM = timedelta(minutes=10)
 GIVEN_UP_AFTER = timedelta(days=1)
 UNSENDABLE = "webhooks.notice"
+LEFT = "left"
+"""In a notice's facts: the addresses that are to be written to yet."""
 Kind = WebhookNotice.Kind
 log = get_logger("gateway.webhooks")
 
@@ -88,7 +89,8 @@ WHY = {
 
 
 def send_waiting() -> int:
-    """Send the notices that wait; returns how many left. A mail may leave twice, never in vain."""
+    """Send the notices that wait; returns how many left. Each address gets
+    one at most, unless a worker dies with it in hand."""
     now = clock.now()
     is_free = Q(claimed_at=None) | Q(claimed_at__lt=now - CLAIM)
     waiting = WebhookNotice.objects.filter(
@@ -103,55 +105,39 @@ def send_waiting() -> int:
         if notice is None:
             continue
         try:
-            refused = _send(notice)
-        except (OSError, SMTPException) as exc:
-            log.error("webhook_notice_unsent", notice=notice.pk, error=type(exc).__name__)
-            if isinstance(exc, SMTPRecipientsRefused):
-                continue  # for now, and of this address: the next try is after its claim's end
-            return sent  # the mail server is away: the others would fare no better
-        WebhookNotice.objects.filter(pk=pk).update(sent_at=clock.now())
-        if refused is None:
-            sent += 1
-        else:
-            workspace_id = notice.webhook.workspace_id
-            parking.park(UNSENDABLE, pk, refused, workspace_id=workspace_id)
+            found = _send(notice)
+        except UNFIT as exc:
+            _park(notice, exc)
+            WebhookNotice.objects.filter(pk=pk).update(sent_at=clock.now())
+            continue
+        for refused in found.refused.values():
+            _park(notice, refused)
+        # Who is tried again when the claim ends; of a parked notice, who was refused.
+        left = found.later or list(found.refused)
+        sent_at = None if found.later else clock.now()
+        facts = {**notice.facts, LEFT: left} if left else notice.facts
+        WebhookNotice.objects.filter(pk=pk).update(sent_at=sent_at, facts=facts)
+        sent += sent_at is not None and not found.refused
+        if found.is_away:
+            break  # the others would fare no better
     return sent
 
 
-def _send(notice: WebhookNotice) -> Exception | None:
-    """A mail to each; why one of them never will leave, if that is so. Raises for the others."""
-    refused: Exception | None = None
-    try:
-        people = recipients(notice.webhook)
-    except UNFIT as exc:
-        return exc
-    if not people:
-        return None
-    with get_connection() as connection:
-        for user in people:
-            try:
-                with speaking(user.language):
-                    subject, body = text_of(notice)
-                    mail = mails.message(subject, body, [user.email], connection=connection)
-                mail.send()
-            except (SMTPException, *UNFIT) as exc:
-                if not _is_refused(exc):
-                    raise
-                refused = exc
-    return refused
+def _park(notice: WebhookNotice, error: Exception) -> None:
+    parking.park(UNSENDABLE, notice.pk, error, workspace_id=notice.webhook.workspace_id)
 
 
-def _is_refused(error: Exception) -> bool:
-    """Whether the server, or the library, will not have this mail, whoever sends it and when.
+def _send(notice: WebhookNotice) -> mails.Sent:
+    """A mail to each, or to those whom it has not reached yet."""
+    left = notice.facts.get(LEFT)
+    people = {one.email: one for one in recipients(notice.webhook) if not left or one.email in left}
 
-    Codes of 500 and above are for good (RFC 5321, §4.2.1); of a sender or a password they are
-    about us.
-    """
-    if isinstance(error, SMTPRecipientsRefused):
-        return all(code >= 500 for code, _ in error.recipients.values())
-    if isinstance(error, SMTPDataError):
-        return error.smtp_code >= 500
-    return isinstance(error, UNFIT)
+    def mail_to(email: str) -> EmailMessage:
+        with speaking(people[email].language):
+            subject, body = text_of(notice)
+            return mails.message(subject, body, [email])
+
+    return mails.send_each(list(people), mail_to)
 
 
 def send_again(notice_id: int) -> None:
