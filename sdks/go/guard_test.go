@@ -303,7 +303,7 @@ func TestMiddleware(t *testing.T) {
 				_, _ = w.Write(body)
 			}))
 		for body, wanted := range map[string]int{
-			`{"message":"hi"}`: status, `{"other":"hi"}`: 200, "no JSON": 200, strings.Repeat("x", 2000): 413,
+			`{"message":"hi"}`: status, `{"other":"hi"}`: 200, "": 200, "no JSON": 400, strings.Repeat("x", 2000): 413,
 		} {
 			answer := httptest.NewRecorder()
 			handler.ServeHTTP(answer, httptest.NewRequest("POST", "/", strings.NewReader(body)))

@@ -3,25 +3,115 @@ package guard
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"io"
 	"net/http"
+	"regexp"
+	"strings"
 )
 
-// Extract takes from a request what is to be judged; its body may be read. No text: it passes.
-type Extract func(request *http.Request, body []byte) []string
+// Extract takes from a request what is to be judged; its body may be read. No text: it passes. With
+// an error it is answered 400.
+type Extract func(request *http.Request, body []byte) ([]string, error)
 
-// JSONField judges one string field of a JSON body, such as "message".
-func JSONField(name string) Extract {
-	return func(_ *http.Request, body []byte) []string {
-		var fields map[string]any
-		if json.Unmarshal(body, &fields) != nil {
-			return nil
-		}
-		if text, ok := fields[name].(string); ok && text != "" {
-			return []string{text}
-		}
-		return nil
+var (
+	errNotJSON = errors.New("The body is no JSON that can be read.")
+	errMany    = errors.New("At most 1,000 texts are taken at a time.")
+	nameOnly   = regexp.MustCompile(`^[\w.$-]{1,64}$`)
+	opaque     = regexp.MustCompile(`^[!-~]*$`)
+	// Places of pictures, and of what an API sealed.
+	sealed = setOf("image_url input_audio file_data fileData inlineData inline_data blob data url signature encrypted_content thoughtSignature")
+	// Places of ids and of names of an API.
+	labels = setOf("type id name role model object status format detail index created usage logprobs finish_reason stop_reason finishReason cache_control media_type mimeType mime_type annotations citations parsed parsed_arguments")
+)
+
+const (
+	labelCharsMax = 64
+	textsMax      = 1_000
+)
+
+func setOf(names string) map[string]bool {
+	found := map[string]bool{}
+	for _, name := range strings.Fields(names) {
+		found[name] = true
 	}
+	return found
+}
+
+// JSONField judges all texts in one field of a JSON body, such as "message", whatever the body's type
+// says. Names are compared as encoding/json compares them, without regard to case, and each of several
+// equal ones counts: a handler may read any. Pictures and ids in it are left out, as long as they can
+// be no sentence; a body that is no object is judged whole, and one that is no JSON is 400.
+func JSONField(name string) Extract {
+	return func(_ *http.Request, body []byte) ([]string, error) {
+		body = bytes.TrimPrefix(body, []byte("\ufeff"))
+		if len(bytes.TrimSpace(body)) == 0 {
+			return nil, nil
+		}
+		if !json.Valid(body) { // which also bounds how deep it is
+			return nil, errNotJSON
+		}
+		found := reader{decoder: json.NewDecoder(bytes.NewReader(body)), field: name, known: map[string]bool{}}
+		found.decoder.UseNumber()
+		found.read("", 0, false)
+		if len(found.texts) > textsMax {
+			return nil, errMany
+		}
+		return found.texts, nil
+	}
+}
+
+// reader goes through valid JSON token by token: a map would keep one of several equal names.
+type reader struct {
+	decoder *json.Decoder
+	field   string
+	known   map[string]bool
+	texts   []string
+}
+
+func (r *reader) read(name string, depth int, isMeant bool) {
+	token, err := r.decoder.Token()
+	if err != nil {
+		return
+	}
+	isMeant = isMeant || depth == 0 && token != json.Delim('{')
+	switch one := token.(type) {
+	case string:
+		if isMeant && !isLabel(name, one) {
+			r.add(one)
+		}
+	case json.Delim:
+		for r.decoder.More() {
+			under, isUnder := name, isMeant
+			if one == '{' {
+				key, _ := r.decoder.Token()
+				under, _ = key.(string)
+				if isMeant && !nameOnly.MatchString(under) {
+					r.add(under)
+				}
+				if depth == 0 && strings.EqualFold(under, r.field) {
+					under, isUnder = "", true
+				}
+			}
+			r.read(under, depth+1, isUnder)
+		}
+		_, _ = r.decoder.Token() // its end
+	}
+}
+
+func (r *reader) add(text string) {
+	if strings.TrimSpace(text) != "" && !r.known[text] {
+		r.known[text] = true
+		r.texts = append(r.texts, text)
+	}
+}
+
+func isLabel(name, text string) bool {
+	if !opaque.MatchString(text) {
+		return false
+	}
+	isPlace := labels[name] || strings.HasSuffix(name, "_id")
+	return sealed[name] || isPlace && len(text) <= labelCharsMax
 }
 
 const (
@@ -44,7 +134,7 @@ func Portions(text string) []string {
 
 // Middleware has each request's texts judged before next sees it, and answers 403 to what is
 // flagged. Without a verdict it answers 503, unless the client fails open: then the answer says
-// Gateway-Guard: failed-open. Bodies above bodyMax bytes are 413.
+// Gateway-Guard: failed-open. Bodies above bodyMax bytes are 413, those that extract cannot read 400.
 func (c *Client) Middleware(extract Extract, bodyMax int64, next http.Handler) http.Handler {
 	return http.HandlerFunc(func(writer http.ResponseWriter, request *http.Request) {
 		body, err := io.ReadAll(http.MaxBytesReader(writer, request.Body, bodyMax))
@@ -52,7 +142,12 @@ func (c *Client) Middleware(extract Extract, bodyMax int64, next http.Handler) h
 			refuse(writer, http.StatusRequestEntityTooLarge, "body_too_large", "The body is too large.")
 			return
 		}
-		for _, text := range extract(request, body) {
+		texts, err := extract(request, body)
+		if err != nil {
+			refuse(writer, http.StatusBadRequest, "body_not_readable", err.Error())
+			return
+		}
+		for _, text := range texts {
 			for _, part := range Portions(text) {
 				verdict, err := c.Detect(request.Context(), part)
 				if err != nil {

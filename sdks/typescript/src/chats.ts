@@ -2,7 +2,8 @@
  * From bodies of model APIs to the texts in them, each with what it is.
  *
  * Read are requests and answers of OpenAI (chat, completions, responses, embeddings), Anthropic and
- * Gemini. What a `system` or `developer` says is the application's own and left out, as are pictures.
+ * Gemini. What a `system` or `developer` says is the application's own and left out, as are pictures:
+ * where the application wrote the body. Of a body that came from outside nothing is its own.
  */
 
 import type { ContentType } from "./types.js";
@@ -48,6 +49,8 @@ const NO_TEXT = new Set([
 ]);
 const OPAQUE = /^[!-~]*$/;
 const NAME = /^[\w.$-]{1,64}$/;
+const SEALED = new Set([...PICTURES, "data", "url", "signature", "encrypted_content", "thoughtSignature"]);
+const LABEL_CHARS_MAX = 64;
 const REQUEST = new Map<string, Kind>([
   ...["messages", "input", "prompt", "suffix", "contents", "query"].map((n) => [n, "user_input"] as const),
   ["documents", "document"],
@@ -103,6 +106,27 @@ export function textsOfResult(value: unknown): Text[] {
 export function textsOfMcp(result: object): Text[] {
   const found: Text[] = [];
   read(found, result, "tool_output");
+  return once(found);
+}
+
+/**
+ * All in what somebody sent to an application, as the user's: whatever role, or type of a block, he
+ * gives it. Left out are pictures and ids, as long as they can be no sentence.
+ */
+export function textsOfStranger(value: unknown): Text[] {
+  const found: Text[] = [];
+  const pending: [string, unknown][] = [["", value]];
+  for (let next = pending.pop(); next; next = pending.pop()) {
+    const [name, one] = next;
+    if (typeof one === "string") {
+      if (!isLabel(name, one)) push(found, "user_input", one);
+    } else if (Array.isArray(one)) {
+      for (const each of [...one].reverse()) pending.push([name, each]);
+    } else if (isObject(one)) {
+      for (const key of Object.keys(one)) if (!NAME.test(key)) push(found, "user_input", key);
+      pending.push(...Object.entries(one).reverse());
+    }
+  }
   return once(found);
 }
 
@@ -195,6 +219,13 @@ function isNoText(name: string, value: unknown, kind: Kind): boolean {
   if (!NO_TEXT.has(name) && !name.endsWith("_id")) return false;
   if (typeof value === "string") return OPAQUE.test(value);
   return kind === "model_output" || kind === "system";
+}
+
+/** In what a stranger sent. */
+function isLabel(name: string, text: string): boolean {
+  if (!OPAQUE.test(text)) return false;
+  const isShort = text.length <= LABEL_CHARS_MAX;
+  return SEALED.has(name) || (isShort && (name === "name" || NO_TEXT.has(name) || name.endsWith("_id")));
 }
 
 function asJson(value: unknown): string {

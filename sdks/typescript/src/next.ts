@@ -1,6 +1,5 @@
-import { GatewayError } from "./errors.js";
 import type { Found, Guard } from "./guard.js";
-import { FAILED_OPEN, HEADER, PROBLEM, asBody, isMeant, problemOf, usualFields } from "./web.js";
+import { FAILED_OPEN, HEADER, PROBLEM, bodyOf, isMeant, problemOf, usualFields } from "./web.js";
 import type { WebOptions } from "./web.js";
 
 export interface NextOptions extends WebOptions {
@@ -16,7 +15,8 @@ type Handler<R extends Request, C> = (request: R, context: C) => Response | Prom
  *
  *     export const middleware = (request: NextRequest) => guardRequest(guard, request);
  *
- * The request can be read afterwards. Flagged: 403, no verdict: 503, as problem+json.
+ * The request can be read afterwards. Flagged: 403, no verdict: 503, as problem+json. A body that the
+ * handler may read otherwise than the guard is 400 or 415.
  */
 export async function guardRequest(
   guard: Guard,
@@ -48,8 +48,7 @@ export function guardRoute<R extends Request, C>(
 }
 
 async function look(guard: Guard, request: Request, options: NextOptions): Promise<Response | Found[]> {
-  if (!["POST", "PUT", "PATCH"].includes(request.method)) return [];
-  if (!isMeant(new URL(request.url).pathname, options.paths)) return [];
+  if (request.body === null || !isMeant(options.paths, new URL(request.url).pathname)) return [];
   const most = options.bytesMax ?? 1 << 20;
   const bytes = await bytesOf(request.clone(), most);
   if (bytes === undefined) {
@@ -58,11 +57,12 @@ async function look(guard: Guard, request: Request, options: NextOptions): Promi
   }
   try {
     const extract = options.extract ?? usualFields;
-    return await guard.checkAll(extract(bodyOf(bytes, request.headers.get("content-type") ?? "")));
+    const said = (name: string) => request.headers.get(name) ?? "";
+    return await guard.checkAll(extract(await bodyOf(bytes, said("content-type"), said("content-encoding"))));
   } catch (error) {
-    if (!(error instanceof GatewayError)) throw error;
-    const { status, body } = problemOf(error);
-    return refused(status, body);
+    const problem = problemOf(error);
+    if (!problem) throw error;
+    return refused(problem.status, problem.body);
   }
 }
 
@@ -87,20 +87,5 @@ async function bytesOf(request: Request, most: number): Promise<Uint8Array | und
   const whole = new Uint8Array(size);
   pieces.reduce((at, piece) => (whole.set(piece, at), at + piece.length), 0);
   return whole;
-}
-
-function bodyOf(bytes: Uint8Array, mediaType: string): Record<string, unknown> {
-  const kind = mediaType.split(";")[0]!.trim().toLowerCase();
-  const text = new TextDecoder().decode(bytes);
-  if (kind === "application/x-www-form-urlencoded") {
-    const form = new URLSearchParams(text);
-    return Object.fromEntries([...new Set(form.keys())].map((name) => [name, form.getAll(name)]));
-  }
-  if (kind !== "application/json" && !kind.endsWith("+json")) return {};
-  try {
-    return asBody(JSON.parse(text));
-  } catch {
-    return {}; // the application says what is wrong with it
-  }
 }
 export { fields } from "./web.js";

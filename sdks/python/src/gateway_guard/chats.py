@@ -1,7 +1,8 @@
 """From bodies of model APIs to the texts in them, each with what it is.
 
 Read are requests and answers of OpenAI (chat, completions, responses, embeddings), Anthropic and
-Gemini. What a `system` or `developer` says is the application's own and left out, as are pictures.
+Gemini. What a `system` or `developer` says is the application's own and left out, as are pictures:
+where the application wrote the body. Of a body that came from outside nothing is its own.
 """
 
 from __future__ import annotations
@@ -43,6 +44,8 @@ NO_TEXT = frozenset(
 )
 OPAQUE = re.compile(r"[!-~]*\Z")
 NAME = re.compile(r"[\w.$-]{1,64}\Z", re.ASCII)
+SEALED = PICTURES | {"data", "url", "signature", "encrypted_content", "thoughtSignature"}
+LABEL_CHARS_MAX = 64
 REQUEST = {
     **dict.fromkeys(("messages", "input", "prompt", "suffix", "contents", "query"), "user_input"),
     "documents": "document",
@@ -103,6 +106,23 @@ def texts_of_result(value: Any, where: Optional[str] = None) -> list[Text]:
 def texts_of_mcp(result: Mapping[str, Any]) -> list[Text]:
     """Of a result as it is on MCP's wire: contents of a tool, a resource or a prompt."""
     return [*dict.fromkeys(_read(dict(result), "tool_output"))]
+
+
+def texts_of_stranger(value: Any) -> list[Text]:
+    """All in what somebody sent to an application, as the user's: whatever role, or type of a
+    block, he gives it. Left out are pictures and ids, as long as they can be no sentence."""
+    found: list[Text] = []
+    pending = [("", value)]
+    while pending:
+        name, one = pending.pop()
+        if isinstance(one, str):
+            found += [] if _is_label(name, one) else _one("user_input", one)
+        elif isinstance(one, (list, tuple)):
+            pending += [(name, each) for each in reversed(one)]
+        elif isinstance(one, dict):
+            found += [Text(key) for key in one if key.strip() and not NAME.match(key)]
+            pending += reversed(one.items())
+    return [*dict.fromkeys(found)]
 
 
 def portions(text: str) -> list[str]:
@@ -191,6 +211,14 @@ def _is_no_text(name: str, value: Any, kind: str) -> bool:
     if isinstance(value, str):
         return OPAQUE.match(value) is not None
     return kind in ("model_output", OWN)
+
+
+def _is_label(name: str, text: str) -> bool:
+    """In what a stranger sent."""
+    if OPAQUE.match(text) is None:
+        return False
+    is_short = len(text) <= LABEL_CHARS_MAX
+    return name in SEALED or (is_short and (name in ("name", *NO_TEXT) or name.endswith("_id")))
 
 
 def _json(value: Any) -> str:

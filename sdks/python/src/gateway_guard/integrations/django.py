@@ -7,39 +7,46 @@ GATEWAY_GUARD = {"paths": ["/chat"]}  # all may be left out
 from __future__ import annotations
 
 from collections.abc import Mapping
+from io import BytesIO
 from typing import Any, Callable, Optional
 
 from asgiref.sync import iscoroutinefunction, markcoroutinefunction
 from django.conf import settings
 from django.core.exceptions import RequestDataTooBig
-from django.http import HttpRequest, HttpResponse
+from django.http import HttpRequest, HttpResponse, QueryDict
 
 from gateway_guard._async_client import AsyncClient
 from gateway_guard._client import Client
-from gateway_guard.errors import GatewayError
 from gateway_guard.guard import AsyncGuard, Guard
 from gateway_guard.integrations._http import (
     BODY_BYTES_MAX,
     FAILED_OPEN,
     FIELDS,
     HEADER,
+    MULTIPART,
+    REFUSED,
+    URLENCODED,
     Refusal,
     body_of,
     fields,
     has_failed_open,
+    is_meant,
+    kind_of,
+    text_of,
 )
-
-WITH_BODY = frozenset({"POST", "PUT", "PATCH"})
 
 
 class GuardMiddleware:
-    """Checks bodies (JSON, forms) before a view sees them, synchronously or not as Django runs it.
+    """Checks bodies (JSON, forms, bare texts) before a view sees them, synchronously or not as
+    Django runs it.
 
     What is flagged is answered 403, and without a verdict 503, as problem+json; unless it fails
-    open: then the answer says `gateway-guard: failed-open`. Verdicts are in
-    `request.gateway_guard`. The setting `GATEWAY_GUARD`: `url`, `api_key` (default: GATEWAY_URL and
-    GATEWAY_API_KEY), `fail_open`, `timeout`, `config`; `paths`: where it looks, with all below
-    them; `fields`: which it reads; `extract`: a function instead; `bytes_max`: 413 above.
+    open: then the answer says `gateway-guard: failed-open`. What a view may read otherwise than the
+    guard is 400 or 415. Verdicts are in `request.gateway_guard`. The setting `GATEWAY_GUARD`:
+    `url`, `api_key` (default: GATEWAY_URL and GATEWAY_API_KEY), `fail_open`, `timeout`, `config`;
+    `paths`: where it looks, with all below them; `fields`: which it reads, all in them as what the
+    user says; `extract`: a function instead, of a mapping with what has no fields under the name
+    `""`; `bytes_max`: 413 above.
     """
 
     sync_capable = True
@@ -54,7 +61,7 @@ class GuardMiddleware:
         }
         if unknown:
             raise ValueError(f"GATEWAY_GUARD knows no {', '.join(sorted(unknown))}.")
-        self._paths = tuple(path.rstrip("/") for path in own.get("paths", ()))
+        self._paths = tuple(own.get("paths", ()))
         self._extract = own.get("extract") or fields(*own.get("fields", FIELDS))
         self._bytes_max: int = own.get("bytes_max", BODY_BYTES_MAX)
         self._is_async = iscoroutinefunction(get_response)
@@ -77,7 +84,7 @@ class GuardMiddleware:
         if self._is_meant(request):
             try:
                 found = self._guard.check_all(self._texts(request))
-            except GatewayError as error:
+            except REFUSED as error:
                 return _answer(Refusal.of(error))
         request.gateway_guard = found  # type: ignore[attr-defined]
         return _marked(self.get_response(request), found)
@@ -90,22 +97,20 @@ class GuardMiddleware:
         if self._is_meant(request):
             try:
                 found = await self._guard.check_all(self._texts(request))
-            except GatewayError as error:
+            except REFUSED as error:
                 return _answer(Refusal.of(error))
         request.gateway_guard = found  # type: ignore[attr-defined]
         return _marked(await self.get_response(request), found)
 
     def _is_meant(self, request: HttpRequest) -> bool:
-        if request.method not in WITH_BODY:
-            return False
-        path = request.path
-        return not self._paths or any(
-            path == one or path.startswith(f"{one}/") for one in self._paths
-        )
+        """URLs are resolved by what stands behind the script's name."""
+        return is_meant(self._paths, request.path, request.path_info)
 
     def _too_large(self, request: HttpRequest) -> Optional[HttpResponse]:
-        """A file that is uploaded is not read here, so that the view can."""
-        if not self._is_meant(request) or request.content_type == "multipart/form-data":
+        """A large file that is uploaded is not read here, so that the view can."""
+        if not self._is_meant(request):
+            return None
+        if request.content_type == MULTIPART and _length(request) > self._bytes_max:
             return None
         try:
             is_too_large = len(request.body) > self._bytes_max
@@ -114,9 +119,33 @@ class GuardMiddleware:
         return _answer(Refusal.too_large(self._bytes_max)) if is_too_large else None
 
     def _texts(self, request: HttpRequest) -> Any:
-        if request.content_type == "multipart/form-data":
-            return self._extract({name: request.POST.getlist(name) for name in request.POST})
-        return self._extract(body_of(request.body, request.META.get("CONTENT_TYPE", "")))
+        meta = request.META
+        kind = kind_of(meta.get("CONTENT_TYPE", ""), meta.get("HTTP_CONTENT_ENCODING", ""))
+        if kind in (URLENCODED, MULTIPART):
+            return self._extract(self._form(request, kind))
+        return self._extract(body_of(request.body, kind))
+
+    def _form(self, request: HttpRequest, kind: str) -> Mapping[str, Any]:
+        """Django itself reads those of a POST alone; other libraries read all."""
+        files: Any = {}
+        if request.method == "POST":
+            sent, files = request.POST, request.FILES
+        elif kind == MULTIPART:
+            sent, files = request.parse_file_upload(request.META, BytesIO(request.body))
+        else:
+            sent = QueryDict(request.body)
+        found: dict[str, list[Any]] = {name: [*sent.getlist(name)] for name in sent}
+        for name in files:
+            for one in files.getlist(name):
+                if one.size <= self._bytes_max and (text := text_of(one.read())) is not None:
+                    found.setdefault(name, []).append(text)
+                one.seek(0)
+        return found
+
+
+def _length(request: HttpRequest) -> int:
+    said = request.META.get("CONTENT_LENGTH") or "0"
+    return int(said) if said.isascii() and said.isdigit() else 0
 
 
 def _answer(refusal: Refusal) -> HttpResponse:
