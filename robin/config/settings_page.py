@@ -7,6 +7,7 @@ The page itself is never kept: it holds passwords.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -62,6 +63,14 @@ async def read() -> Settings:
         if known is None or monotonic() - known.known_since > STALE_SECONDS:
             raise
         return known
+
+
+async def read_by(ask: Callable[[], Awaitable[bytes]]) -> None:
+    """The same by a client of one's own, for a worker. Raises what `ask` does, and `ValueError`."""
+    known = _memory.known
+    if known is None or not known.is_fresh or _memory.is_dropped:
+        sections = translate.config_page(await ask())
+        _memory.known, _memory.is_dropped = Settings(sections, clock.now(), monotonic()), False
 
 
 async def _fetch() -> Settings:

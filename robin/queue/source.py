@@ -113,12 +113,17 @@ class PlainSource:
         await self.service.aclose()
 
     async def read_list(self, kind: str, number: int) -> QueuePage:
+        with suppress(errors.GatewayError, ValueError):  # as above
+            await settings_page.read_by(self._settings)
         path, seconds = f"/client/queue/list?{list_query(kind, number)}", _list_seconds()
         answer = await _asked(self.client.get(path, headers={"Accept": HTML}, timeout=seconds))
         try:
             return translate.queue_page(answer.content, settings_page.known_retries_max())
         except ValueError as exc:
             raise errors.UpstreamUnexpected from exc
+
+    async def _settings(self) -> bytes:
+        return (await _asked(self.service.get("/config", headers={"Accept": HTML}))).content
 
     async def health(self) -> Any:
         answer = await _asked(self.service.get("/health"))

@@ -14,8 +14,10 @@ from django.conf import settings as django_settings
 from accounts.tests.shapes import refusal
 from gateway_project.core import clock, errors
 from gateway_project.core.upstream.client import UpstreamTimeout
+from robin.config import settings_page
 from robin.models import SeenItem
-from robin.queue import scan, seen, services
+from robin.queue import scan, seen, services, source
+from robin.queue.alerts import tls
 from robin.queue.scan import Scanner
 from robin.queue.translate import QueuePage
 from robin.queue.turns import Turn
@@ -394,3 +396,25 @@ def test_a_quiet_queue_makes_no_differences(gateway, robin, member):
     one, other = gateway.run(look())
     assert one.items == other.items
     assert one.totals == other.totals
+
+
+@pytest.mark.parametrize("kind", source.LISTS)
+def test_an_item_is_the_same_whoever_read_it(gateway, robin, kind):
+    """What a worker reads is shown by web processes, too."""
+    robin.seed.config["Relay Configuration"]["maxRetryCount"] = 2
+
+    async def by_web():
+        return await source.RobinSource().read_list(kind, 0)
+
+    async def by_worker():
+        async with source.PlainSource(tls()) as plain:
+            return await plain.read_list(kind, 0)
+
+    found = []
+    for read in (by_web, by_worker):
+        settings_page.forget()
+        found.append(gateway.run(read()))
+
+    assert found[0].items
+    assert found[0] == found[1]
+    assert 2 in {item["maxRetryCount"] for item in found[0].items}
