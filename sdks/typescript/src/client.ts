@@ -73,8 +73,14 @@ interface Answer {
   status: number;
   headers: Headers;
   text: string;
+  /** Of the JSON in it; undefined: there is none. */
+  value?: unknown;
   attempts: number;
 }
+
+/** Whether an answer below 300 is the gateway's. */
+type Fits = (value: unknown, status: number) => boolean;
+type Shape = (value: unknown) => boolean;
 
 const LONGEST_WAIT = 8;
 const ITEMS_MAX = 1000;
@@ -119,7 +125,7 @@ export class Client {
     const { config, metadata, webhookUrl, failOpen, ...rest } = options;
     const body = { text, config, metadata, webhook_url: webhookUrl };
     try {
-      return await this.ask<Detection>("POST", "/v1/detect", { ...rest, body }, isDetection);
+      return await this.ask<Detection>("POST", "/v1/detect", { ...rest, body }, DETECTION);
     } catch (error) {
       if (!(failOpen ?? this.#options.failOpen) || !isOutage(error)) throw error;
       return failedOpen(error as GatewayError);
@@ -130,7 +136,7 @@ export class Client {
   async score(text: string, options: CallOptions & { contentType?: string } = {}): Promise<Score & WithMeta> {
     const { contentType, ...rest } = options;
     const body = { text, content_type: contentType };
-    return this.ask<Score>("POST", "/v1/detect/score", { ...rest, body });
+    return this.ask<Score>("POST", "/v1/detect/score", { ...rest, body }, SCORE);
   }
 
   /** The verdicts on any number of texts, in their order, sent a thousand at a time. */
@@ -162,52 +168,49 @@ export class Client {
   async submit(text: string, options: DetectOptions = {}): Promise<AsyncDetection & WithMeta> {
     const { config, metadata, webhookUrl, failOpen: _, ...rest } = options;
     const body = { text, config, metadata, webhook_url: webhookUrl };
-    return this.ask<AsyncDetection>("POST", "/v1/detect/async", { ...rest, body });
+    return this.ask<AsyncDetection>("POST", "/v1/detect/async", { ...rest, body }, SUBMITTED);
   }
 
   /** What became of a text that was submitted. */
   async submitted(requestId: string): Promise<AsyncDetection & WithMeta> {
-    return this.ask<AsyncDetection>("GET", `/v1/detect/async/${encodeURIComponent(requestId)}`);
+    return this.ask<AsyncDetection>("GET", `/v1/detect/async/${encodeURIComponent(requestId)}`, {}, SUBMITTED);
   }
 
   /** `false_positive`, `false_negative` or `correct`. The last word counts. */
   async feedback(requestId: string, verdict: string, note?: string): Promise<Feedback & WithMeta> {
     const body = { request_id: requestId, verdict, note };
-    return this.ask<Feedback>("POST", "/v1/feedback", { body });
+    return this.ask<Feedback>("POST", "/v1/feedback", { body }, FEEDBACK);
   }
 
   /** What is left of each limit. Costs nothing. */
   async limits(): Promise<Limits & WithMeta> {
-    return this.ask<Limits>("GET", "/v1/limits");
+    return this.ask<Limits>("GET", "/v1/limits", {}, LIMITS);
   }
 
   /** The calling key, its workspace, plan and usage. */
   async profile(): Promise<Record<string, unknown> & WithMeta> {
-    return this.ask<Record<string, unknown>>("GET", "/auth/profile");
+    return this.ask<Record<string, unknown>>("GET", "/auth/profile", {}, PROFILE);
   }
 
   /** Who did what, newest first. `filters`: action, actor, target, since, until, limit. */
   audit(filters: Record<string, string | number | undefined> = {}): AsyncGenerator<AuditRecord> {
-    return this.pages("/v1/audit", filters);
+    return this.pages("/v1/audit", RECORD, filters);
   }
 
   /** Any call, with key, deadline and repetitions; undefined for an answer without a body. */
   async raw(method: string, path: string, request: Request = {}): Promise<unknown> {
-    const answer = await this.#send(method.toUpperCase(), path, request, () => true);
-    return answer.text === "" ? undefined : JSON.parse(answer.text);
+    return (await this.#send(method.toUpperCase(), path, request, () => true)).value;
   }
 
   /** @internal */
-  async ask<T extends object>(
-    method: string,
-    path: string,
-    request: Request = {},
-    fits: (value: unknown) => boolean = isObject,
-  ): Promise<T & WithMeta> {
+  async ask<T extends object>(method: string, path: string, request: Request, fits: Fits): Promise<T & WithMeta> {
     const answer = await this.#send(method, path, request, fits);
-    const value = JSON.parse(answer.text) as T;
-    Object.defineProperty(value, "meta", { value: metaOf(answer), enumerable: false });
-    return value as T & WithMeta;
+    return Object.defineProperty(answer.value as T & WithMeta, "meta", { value: metaOf(answer), enumerable: false });
+  }
+
+  /** @internal Whoever says no more than `fine` to that may be a proxy. */
+  async end(path: string): Promise<void> {
+    await this.#send("DELETE", path, {}, (_, status) => status === 204);
   }
 
   /** @internal */
@@ -216,22 +219,15 @@ export class Client {
   }
 
   /** @internal Everything of a list, page by page, as it is taken. */
-  async *pages<T>(path: string, params?: Request["params"], timeout = 0): AsyncGenerator<T> {
-    let following: string | null = path;
-    let first = params;
-    while (following !== null) {
+  async *pages<T>(path: string, shape: Shape, params: Request["params"] = {}, timeout = 0): AsyncGenerator<T> {
+    const isPage: Shape = (value) => hasResults(value, shape) && isNext((value as { next?: unknown }).next);
+    for (let following: string | null = path, first: Request = { params }; following !== null; first = {}) {
       const at: string = following;
-      const page = await this.patience(timeout).with(() =>
-        this.ask<{ results: T[]; next: string | null }>(
-          "GET",
-          at,
-          first ? { params: first } : {},
-          (value) => isObject(value) && Array.isArray((value as { results?: unknown }).results),
-        ),
+      const page: { results: T[]; next?: string | null } = await this.patience(timeout).with(() =>
+        this.ask("GET", at, first, isPage),
       );
       yield* page.results;
       following = page.next ?? null;
-      first = undefined;
     }
   }
 
@@ -239,7 +235,7 @@ export class Client {
     method: string,
     path: string,
     request: Request,
-    fits: (value: unknown) => boolean,
+    fits: Fits,
   ): Promise<Answer> {
     const { baseUrl, maxRetries, firstWait } = this.#options;
     const until = Date.now() + (request.timeout ?? this.#options.timeout) * 1000;
@@ -252,7 +248,7 @@ export class Client {
     };
     // The same with each repetition, so that whatever the first one did is done once.
     if (method !== "GET") headers["Idempotency-Key"] = request.idempotencyKey ?? crypto.randomUUID();
-    const init: RequestInit = { method, headers, redirect: "error" };
+    const init: RequestInit = { method, headers, redirect: "manual" };
     if (request.body !== undefined) {
       headers["Content-Type"] = "application/json";
       init.body = JSON.stringify(request.body);
@@ -264,13 +260,9 @@ export class Client {
       let asked: number | undefined;
       try {
         const answer = await this.#attempt(url, init, until, attempts, request.signal);
-        if (answer.status < 400) {
-          if (answer.text === "" || fitsJSON(answer.text, fits)) return answer;
-          failure = new InvalidResponseError(
-            `${answer.status} with a body that this API does not send: is there a proxy in between?`,
-            answer.status,
-            answer.text,
-          );
+        if (answer.status >= 200 && answer.status < 300) {
+          if (isRead(answer) && fits(answer.value, answer.status)) return answer;
+          failure = notOurs(answer, "with a body that this API does not send: is there a proxy in between?");
         } else {
           asked = retryAfterOf(answer.headers);
           failure = failureOf(answer, asked);
@@ -337,24 +329,21 @@ export class Batches {
     const { config, metadata, webhookUrl, inBackground, failOpen: _, ...rest } = options;
     const body = { requests: itemsOf(texts), config, metadata, webhook_url: webhookUrl };
     const headers = inBackground ? { headers: { Prefer: "respond-async" } } : {};
-    const made = await this.client.ask<Job & { results?: ItemResult[] }>("POST", "/v1/detect/batch", {
-      ...rest,
-      ...headers,
-      body,
-    });
+    const request = { ...rest, ...headers, body };
+    const fits: Fits = (value, status) => (status === 202 ? JOB(value) : hasResults(value, ITEM));
+    const made = await this.client.ask<Job & { results?: ItemResult[] }>("POST", "/v1/detect/batch", request, fits);
     return made.results ?? made;
   }
 
   /** How far it is. */
   async get(batchId: string): Promise<Job & WithMeta> {
-    return this.client.ask<Job>("GET", `/v1/detect/batch/${encodeURIComponent(batchId)}`, {
-      params: { limit: 1 },
-    });
+    const request = { params: { limit: 1 } };
+    return this.client.ask<Job>("GET", `/v1/detect/batch/${encodeURIComponent(batchId)}`, request, JOB);
   }
 
   /** Judge nothing more of it. What is judged stays. */
   async cancel(batchId: string): Promise<Job & WithMeta> {
-    return this.client.ask<Job>("DELETE", `/v1/detect/batch/${encodeURIComponent(batchId)}`);
+    return this.client.ask<Job>("DELETE", `/v1/detect/batch/${encodeURIComponent(batchId)}`, {}, JOB);
   }
 
   /** Until it is over. Each look costs one of the minute, so they grow apart. The gateway may be
@@ -384,7 +373,7 @@ export class Batches {
    * long as `timeout` seconds (300). */
   results(batchId: string, options: { timeout?: number } = {}): AsyncGenerator<ItemResult> {
     const path = `/v1/detect/batch/${encodeURIComponent(batchId)}`;
-    return this.client.pages(path, { limit: 200 }, options.timeout ?? 300);
+    return this.client.pages(path, ITEM, { limit: 200 }, options.timeout ?? 300);
   }
 }
 
@@ -393,24 +382,24 @@ export class Keys {
   constructor(private readonly client: Client) {}
 
   list(): AsyncGenerator<Key> {
-    return this.client.pages("/v1/keys");
+    return this.client.pages("/v1/keys", KEY);
   }
   async create(fields: Partial<Key> = {}): Promise<Key & WithMeta> {
-    return this.client.ask<Key>("POST", "/v1/keys", { body: fields });
+    return this.client.ask<Key>("POST", "/v1/keys", { body: fields }, KEY);
   }
   async get(id: string): Promise<Key & WithMeta> {
-    return this.client.ask<Key>("GET", `/v1/keys/${encodeURIComponent(id)}`);
+    return this.client.ask<Key>("GET", `/v1/keys/${encodeURIComponent(id)}`, {}, KEY);
   }
   async update(id: string, fields: Partial<Key>): Promise<Key & WithMeta> {
-    return this.client.ask<Key>("PATCH", `/v1/keys/${encodeURIComponent(id)}`, { body: fields });
+    return this.client.ask<Key>("PATCH", `/v1/keys/${encodeURIComponent(id)}`, { body: fields }, KEY);
   }
   async revoke(id: string): Promise<void> {
-    await this.client.raw("DELETE", `/v1/keys/${encodeURIComponent(id)}`);
+    await this.client.end(`/v1/keys/${encodeURIComponent(id)}`);
   }
   /** A successor of the calling key, which works for `graceSeconds` more (a day). */
   async rotate(graceSeconds?: number): Promise<Rotation & WithMeta> {
     const body = { grace_seconds: graceSeconds };
-    return this.client.ask<Rotation>("POST", "/auth/rotate-key", { body });
+    return this.client.ask<Rotation>("POST", "/auth/rotate-key", { body }, ROTATION);
   }
 }
 
@@ -419,12 +408,12 @@ export class Policies {
   constructor(private readonly client: Client) {}
 
   async get(): Promise<Policy & WithMeta> {
-    return this.client.ask<Policy>("GET", "/v1/policy");
+    return this.client.ask<Policy>("GET", "/v1/policy", {}, POLICY);
   }
   /** Replace it; with `ifVersion`, only if that one is still in force. */
   async set(policy: object, ifVersion?: number): Promise<Policy & WithMeta> {
     const headers = ifVersion === undefined ? {} : { headers: { "If-Match": `"${ifVersion}"` } };
-    return this.client.ask<Policy>("PUT", "/v1/policy", { body: policy, ...headers });
+    return this.client.ask<Policy>("PUT", "/v1/policy", { body: policy, ...headers }, POLICY);
   }
 }
 
@@ -433,10 +422,10 @@ export class Requests {
   constructor(private readonly client: Client) {}
 
   list(filters: Record<string, string | number | undefined> = {}): AsyncGenerator<LoggedRequest> {
-    return this.client.pages("/v1/requests", filters);
+    return this.client.pages("/v1/requests", LOGGED, filters);
   }
   async get(requestId: string): Promise<LoggedRequest & WithMeta> {
-    return this.client.ask<LoggedRequest>("GET", `/v1/requests/${encodeURIComponent(requestId)}`);
+    return this.client.ask<LoggedRequest>("GET", `/v1/requests/${encodeURIComponent(requestId)}`, {}, LOGGED);
   }
 }
 
@@ -445,26 +434,26 @@ export class Webhooks {
   constructor(private readonly client: Client) {}
 
   list(): AsyncGenerator<Webhook> {
-    return this.client.pages("/webhooks/list");
+    return this.client.pages("/webhooks/list", WEBHOOK);
   }
   /** The answer holds the `secret`, this once. */
   async create(
     url: string,
     fields: { events?: string[]; description?: string; retry_count?: number } = {},
   ): Promise<Webhook & WithMeta> {
-    return this.client.ask<Webhook>("POST", "/webhooks/register", { body: { url, ...fields } });
+    return this.client.ask<Webhook>("POST", "/webhooks/register", { body: { url, ...fields } }, WEBHOOK);
   }
   async get(id: string): Promise<Webhook & WithMeta> {
-    return this.client.ask<Webhook>("GET", `/webhooks/${encodeURIComponent(id)}`);
+    return this.client.ask<Webhook>("GET", `/webhooks/${encodeURIComponent(id)}`, {}, WEBHOOK);
   }
   async update(id: string, fields: Partial<Webhook>): Promise<Webhook & WithMeta> {
-    return this.client.ask<Webhook>("PATCH", `/webhooks/${encodeURIComponent(id)}`, { body: fields });
+    return this.client.ask<Webhook>("PATCH", `/webhooks/${encodeURIComponent(id)}`, { body: fields }, WEBHOOK);
   }
   async delete(id: string): Promise<void> {
-    await this.client.raw("DELETE", `/webhooks/${encodeURIComponent(id)}`);
+    await this.client.end(`/webhooks/${encodeURIComponent(id)}`);
   }
   async test(id: string, event?: string): Promise<{ delivery_id: string } & WithMeta> {
-    return this.client.ask("POST", "/webhooks/test", { body: { webhook_id: id, event } });
+    return this.client.ask("POST", "/webhooks/test", { body: { webhook_id: id, event } }, QUEUED);
   }
   /** A new secret; the old one signs as well for `overlapSeconds` (a day). */
   async rotateSecret(
@@ -472,25 +461,25 @@ export class Webhooks {
     overlapSeconds?: number,
   ): Promise<{ secret: string; previous_valid_until: string } & WithMeta> {
     const body = { overlap_seconds: overlapSeconds };
-    return this.client.ask("POST", `/webhooks/${encodeURIComponent(id)}/rotate-secret`, { body });
+    return this.client.ask("POST", `/webhooks/${encodeURIComponent(id)}/rotate-secret`, { body }, NEW_SECRET);
   }
   async events(): Promise<unknown> {
-    return this.client.raw("GET", "/webhooks/events");
+    return this.client.ask("GET", "/webhooks/events", {}, isList);
   }
   async perRequest(): Promise<unknown> {
-    return this.client.raw("GET", "/webhooks/per-request");
+    return this.client.ask("GET", "/webhooks/per-request", {}, isObject);
   }
   deliveries(
     id: string,
     filters: Record<string, string | number | undefined> = {},
   ): AsyncGenerator<Delivery> {
-    return this.client.pages(`/webhooks/${encodeURIComponent(id)}/deliveries`, filters);
+    return this.client.pages(`/webhooks/${encodeURIComponent(id)}/deliveries`, DELIVERY, filters);
   }
   async delivery(id: string): Promise<Delivery & WithMeta> {
-    return this.client.ask<Delivery>("GET", `/webhooks/deliveries/${encodeURIComponent(id)}`);
+    return this.client.ask<Delivery>("GET", `/webhooks/deliveries/${encodeURIComponent(id)}`, {}, DELIVERY);
   }
   async resend(id: string): Promise<{ delivery_id: string } & WithMeta> {
-    return this.client.ask("POST", `/webhooks/deliveries/${encodeURIComponent(id)}/resend`);
+    return this.client.ask("POST", `/webhooks/deliveries/${encodeURIComponent(id)}/resend`, {}, QUEUED);
   }
   /** Send again what failed or was never tried since then (RFC 3339). */
   async recover(
@@ -498,9 +487,8 @@ export class Webhooks {
     since: string,
     until?: string,
   ): Promise<{ deliveries: number; is_complete: boolean } & WithMeta> {
-    return this.client.ask("POST", `/webhooks/${encodeURIComponent(id)}/recover`, {
-      body: { since, until },
-    });
+    const request = { body: { since, until } };
+    return this.client.ask("POST", `/webhooks/${encodeURIComponent(id)}/recover`, request, RECOVERY);
   }
 }
 
@@ -514,46 +502,90 @@ function itemsOf(texts: Iterable<string | BatchItem>): BatchItem[] {
   return items;
 }
 
-/** `path` may be a whole address that the gateway gave (`next`): its host is not believed. */
-function localPart(path: string, params: Request["params"]): string {
-  const url = new URL(path, "http://gateway.invalid");
-  for (const [name, value] of Object.entries(params ?? {})) {
+/** `path` may be a whole address that the gateway gave (`next`): its host is not believed. Throws a
+ * TypeError where it would lead elsewhere than it says: `..` is folded on the way, and an empty id
+ * asks for the list that the object is in. */
+function localPart(path: string, params: Request["params"] = {}): string {
+  const [, named = "", query = ""] = /^(?:https?:\/\/[^/?#]*)?([^?#]*)(\?[^#]*)?/i.exec(path) ?? [];
+  const url = new URL(named + query, "http://gateway.invalid");
+  const names = url.pathname.split("/");
+  if (!named.startsWith("/") || names.length !== named.split("/").length || names.lastIndexOf("") > 0) {
+    throw new TypeError(`${path} is no path of this API: is an id in it empty, or dots?`);
+  }
+  for (const [name, value] of Object.entries(params)) {
     if (value !== undefined) url.searchParams.set(name, String(value));
   }
   return url.pathname + url.search;
 }
 
-function isObject(value: unknown): boolean {
-  return typeof value === "object" && value !== null;
+/** What answers cannot do without: what their readers decide by, in types that `typeof` names. */
+const has =
+  (fields: Record<string, string | Shape>): Shape =>
+  (value) =>
+    isObject(value) &&
+    Object.entries(fields).every(([name, wanted]) => {
+      const found = (value as Record<string, unknown>)[name];
+      return typeof wanted === "string" ? typeof found === wanted && found !== null : wanted(found);
+    });
+const isObject: Shape = (value) => typeof value === "object" && value !== null && !Array.isArray(value);
+const isList: Shape = (value) => Array.isArray(value) && value.every(isObject);
+const DETECTION = has({ request_id: "string", is_malicious: "boolean", decision: "string", confidence: "number" });
+const SCORE = has({ confidence: "number", source: "string" });
+const JOB = has({ batch_id: "string", status: "string", total: "number" });
+const SUBMITTED = has({ request_id: "string", result: (value) => value == null || DETECTION(value) });
+const FEEDBACK = has({ request_id: "string", verdict: "string" });
+const LIMITS = has({ policies: isList });
+const KEY = has({ id: "string", prefix: "string", status: "string" });
+const PROFILE = has({ api_key: KEY, workspace: "object" });
+const ROTATION = has({ api_key: KEY, previous: isObject });
+const POLICY = has({ id: "string", version: "number", mode: "string" });
+const LOGGED = has({ request_id: "string", endpoint: "string", http_status: "number" });
+const RECORD = has({ id: "string", action: "string" });
+const WEBHOOK = has({ id: "string", url: "string", is_active: "boolean" });
+const NEW_SECRET = has({ secret: "string" });
+const DELIVERY = has({ id: "string", event_id: "string", event: "string", status: "string" });
+const QUEUED = has({ delivery_id: "string" });
+const RECOVERY = has({ deliveries: "number", is_complete: "boolean" });
+/** A verdict, or why there is none. */
+const ITEM: Shape = (value) =>
+  has({ id: "string", status: "string" })(value) &&
+  (has({ result: DETECTION })(value) || has({ result: (one) => one == null, error: isObject })(value));
+
+function hasResults(value: unknown, shape: Shape): boolean {
+  return has({ results: (all) => Array.isArray(all) && all.every(shape) })(value);
 }
 
-function isDetection(value: unknown): boolean {
-  const found = value as Partial<Detection> | null;
-  return isObject(value) && typeof found?.decision === "string" && typeof found?.confidence === "number";
-}
-
-function fitsJSON(text: string, fits: (value: unknown) => boolean): boolean {
+function isNext(value: unknown): boolean {
   try {
-    return fits(JSON.parse(text));
+    return value == null || (typeof value === "string" && localPart(value) !== "");
   } catch {
     return false;
   }
 }
 
-function failureOf(answer: Answer, retryAfter: number | undefined): GatewayError {
-  let body: Record<string, unknown> | undefined;
+function isRead(answer: Answer): boolean {
   try {
-    body = JSON.parse(answer.text) as Record<string, unknown>;
+    if (answer.text !== "") answer.value = JSON.parse(answer.text);
+    return true;
   } catch {
-    body = undefined;
+    return false;
   }
-  if (!body || typeof body.code !== "string") {
-    return new InvalidResponseError(
-      `${answer.status} without a problem of this API: is there a proxy in between?`,
-      answer.status,
-      answer.text,
-    );
+}
+
+function notOurs(answer: Answer, why: string): InvalidResponseError {
+  return new InvalidResponseError(`${answer.status} ${why}`, answer.status, answer.text);
+}
+
+function failureOf(answer: Answer, retryAfter: number | undefined): GatewayError {
+  if (answer.status < 400) {
+    // 0: a browser does not tell of a redirect.
+    const where = answer.headers.get("location") ?? "elsewhere";
+    return notOurs(answer, `to ${where}, which is not followed: is baseUrl right?`);
   }
+  if (!isRead(answer) || !has({ code: "string" })(answer.value)) {
+    return notOurs(answer, "without a problem of this API: is there a proxy in between?");
+  }
+  const body = answer.value as Record<string, unknown> & { code: string };
   const fields = Array.isArray(body.errors) ? body.errors : [];
   return apiError(
     {

@@ -14,11 +14,11 @@ async function replaying(replies, ask) {
   const server = createServer((request, response) => {
     request.resume();
     request.on("end", async () => {
-      seen.push({ at: Date.now(), headers: request.headers });
+      seen.push({ at: Date.now(), headers: request.headers, line: `${request.method} ${request.url}` });
       const reply = replies[Math.min(seen.length, replies.length) - 1];
       if (reply.silent) return;
       if (reply.drop) return void response.socket.destroy();
-      const content = Buffer.from(reply.text ?? JSON.stringify(reply.body));
+      const content = Buffer.from((reply.text ?? JSON.stringify(reply.body)).repeat(reply.times ?? 1));
       response.writeHead(reply.status, { ...reply.headers, "content-length": content.length });
       if (reply.half) {
         response.write(content.subarray(0, content.length / 2), () => response.socket.destroy());
@@ -87,6 +87,122 @@ for (const one of read("batches.json")) {
     assert.equal(seen.length, one.expect.calls);
   });
 }
+
+const ID = "01a206fe-78a1-766d-896f-d02e80a236dd";
+/** By the names of vectors/operations.json, which are Python's. */
+const ASKED = {
+  "detect": (client) => client.detect("x"),
+  "score": (client) => client.score("x"),
+  "batches.create": (client) => client.batches.create(["x"]),
+  "batches.create in the background": (client) => client.batches.create(["x"], { inBackground: true }),
+  "batches.get": (client, id) => client.batches.get(id),
+  "batches.cancel": (client, id) => client.batches.cancel(id),
+  "batches.results": (client, id) => client.batches.results(id, { timeout: 0 }),
+  "submit": (client) => client.submit("x"),
+  "submitted": (client, id) => client.submitted(id),
+  "feedback": (client) => client.feedback(ID, "correct"),
+  "limits": (client) => client.limits(),
+  "profile": (client) => client.profile(),
+  "audit": (client) => client.audit(),
+  "keys.list": (client) => client.keys.list(),
+  "keys.create": (client) => client.keys.create(),
+  "keys.get": (client, id) => client.keys.get(id),
+  "keys.update": (client, id) => client.keys.update(id, { name: "x" }),
+  "keys.revoke": (client, id) => client.keys.revoke(id),
+  "keys.rotate": (client) => client.keys.rotate(),
+  "policy.get": (client) => client.policy.get(),
+  "policy.set": (client) => client.policy.set({}),
+  "requests.list": (client) => client.requests.list(),
+  "requests.get": (client, id) => client.requests.get(id),
+  "webhooks.list": (client) => client.webhooks.list(),
+  "webhooks.create": (client) => client.webhooks.create("https://x.example"),
+  "webhooks.get": (client, id) => client.webhooks.get(id),
+  "webhooks.update": (client, id) => client.webhooks.update(id, { is_active: true }),
+  "webhooks.delete": (client, id) => client.webhooks.delete(id),
+  "webhooks.test": (client, id) => client.webhooks.test(id),
+  "webhooks.rotate_secret": (client, id) => client.webhooks.rotateSecret(id),
+  "webhooks.events": (client) => client.webhooks.events(),
+  "webhooks.per_request": (client) => client.webhooks.perRequest(),
+  "webhooks.deliveries": (client, id) => client.webhooks.deliveries(id),
+  "webhooks.delivery": (client, id) => client.webhooks.delivery(id),
+  "webhooks.resend": (client, id) => client.webhooks.resend(id),
+  "webhooks.recover": (client, id) => client.webhooks.recover(id, "2026-05-01T12:00:00Z"),
+};
+const { operations, answers, ids, no_ids: noIds } = read("operations.json");
+
+async function ask(baseUrl, name, id = ID) {
+  const client = new sdk.Client({ apiKey: "gw_live_x", baseUrl, timeout: 20, maxRetries: 1, firstWait: 0.01 });
+  const found = ASKED[name](client, id);
+  if (!(Symbol.asyncIterator in found)) return await found;
+  const all = [];
+  for await (const one of found) all.push(one);
+  return all;
+}
+
+const good = ({ status, body }) => ({
+  status,
+  headers: { "content-type": "application/json" },
+  ...(body === undefined ? { text: "" } : { body }),
+});
+
+for (const operation of operations) {
+  const applies = {
+    all: true,
+    bodies: operation.body !== undefined,
+    known: !operation.is_any_object,
+    lists: operation.is_list,
+  };
+  const line = `${operation.method} ${operation.path.replace("{id}", ID)}`;
+
+  test(`no other answer is taken for the gateway's: ${operation.name}`, async () => {
+    for (const answer of answers.filter((one) => applies[one.of])) {
+      const { seen, found } = await replaying([answer.reply], (baseUrl) => ask(baseUrl, operation.name));
+      assert.equal(found?.name, answer.error, `${answer.name}: ${found}`);
+      assert.deepEqual(seen.map((call) => call.line), Array(answer.repeated ? 2 : 1).fill(line), answer.name);
+      if (!answer.repeated) continue;
+      const again = await replaying([answer.reply, good(operation)], (baseUrl) => ask(baseUrl, operation.name));
+      assert.ok(!(again.found instanceof Error), `${answer.name}: ${again.found}`);
+      assert.equal(again.seen.length, 2, answer.name);
+    }
+  });
+
+  if (!operation.path.includes("{id}")) continue;
+  test(`an id stays one part of the path: ${operation.name}`, async () => {
+    const [before, after] = operation.path.split("{id}").map((part, n) => (n ? part : `${operation.method} ${part}`));
+    const { seen, found } = await replaying([good(operation)], async (baseUrl) => {
+      for (const id of ids) await ask(baseUrl, operation.name, id);
+      for (const id of noIds) await assert.rejects(ask(baseUrl, operation.name, id), /is an id in it empty/);
+    });
+    assert.equal(found, undefined);
+    const sent = seen.map(({ line }) => line.slice(before.length, line.length - after.length));
+    assert.ok(seen.every(({ line }) => line.startsWith(before) && line.endsWith(after)));
+    assert.ok(!sent.some((part) => /[/?#]/.test(part)), String(sent));
+    assert.deepEqual(sent.map(decodeURIComponent), ids);
+  });
+}
+
+test("each call is among them", () => {
+  const client = new sdk.Client({ apiKey: "k" });
+  const parts = Object.entries(client).filter(([, value]) => typeof value === "object");
+  const calls = [["", client], ...parts.map(([name, part]) => [`${name}.`, part])].flatMap(([before, part]) =>
+    Object.getOwnPropertyNames(Object.getPrototypeOf(part)).map((name) => before + name),
+  );
+  const inside = ["constructor", "ask", "end", "patience", "pages"];
+  const notOneCall = ["raw", "detectMany", "batches.wait"];
+  const known = Object.keys(ASKED).map((name) => name.replace(/_(.)/g, (_, letter) => letter.toUpperCase()));
+  const missing = calls.filter((name) => ![...known, ...inside, ...notOneCall].includes(name));
+  assert.deepEqual(missing.filter((name) => !name.endsWith(".constructor")), []);
+  assert.deepEqual(Object.keys(ASKED).sort(), operations.map((one) => one.name).sort());
+});
+
+test("a path that would lead elsewhere is asked of nobody", async () => {
+  const paths = ["v1/limits", "@elsewhere.example/", "", "/v1/keys/%2e%2e", "/v1/keys\\..\\..", "/v1/.\t./x", "//x"];
+  const { seen } = await replaying([{ status: 200, body: {} }], async (baseUrl) => {
+    const client = new sdk.Client({ apiKey: "k", baseUrl });
+    for (const path of paths) await assert.rejects(client.raw("GET", path), TypeError, path);
+  });
+  assert.equal(seen.length, 0);
+});
 
 for (const one of read("signatures.json")) {
   test(`a signature: ${one.name}`, async () => {
