@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import partial
 from typing import Any, ClassVar, NamedTuple, NoReturn
 from uuid import UUID
@@ -24,6 +24,8 @@ PEOPLE = "people"
 """The bus' channel for users who changed: each word is an id, or `*`."""
 SCOPES = ("detect", "batch", "webhooks", "usage:read", "keys:write", "audit:read")
 DEFAULT_SCOPES = SCOPES[:4]
+DELETION_WAITS = timedelta(days=7)
+"""Between asking for the deletion of an account, which suspends what it alone owns, and that."""
 AUDIT_SCOPE = "audit:read"
 """Whoever may not read the audit trail gives it to no key: they would read it with that."""
 KEYS_AT_FULL_SPEED = 5
@@ -263,6 +265,12 @@ class Workspace(Deletable):
 
     def loose_ends(self) -> list[models.QuerySet[Any]]:
         return [StoredText.objects.filter(workspace_id=self.pk)]
+
+    @property
+    def is_suspended_by_staff(self) -> bool:
+        """Not by its owner, who asked for the deletion."""
+        by_owner = self.deletes_at and self.deletes_at - DELETION_WAITS
+        return self.suspended_at not in (None, by_owner)
 
     @property
     def wants_detections(self) -> bool:

@@ -12,12 +12,21 @@ from datetime import datetime
 from typing import Any, Literal
 
 from django.db import connection, models, transaction
-from django.db.models import F
+from django.db.models import F, Q
+from django.db.models.expressions import Combinable
 from django.db.models.functions import Least
 
 from accounts import authentication, services
 from accounts.events import audit
-from accounts.models import ApiKey, Membership, Plan, User, Workspace, normal_email
+from accounts.models import (
+    DELETION_WAITS,
+    ApiKey,
+    Membership,
+    Plan,
+    User,
+    Workspace,
+    normal_email,
+)
 from accounts.services import Actor
 from gateway_project.core import clock, errors
 from gateway_project.core.upstream import breaker
@@ -78,21 +87,29 @@ def reinstate_user(user: User, *, actor: Actor) -> bool:
 # -- Workspaces -----------------------------------------------------------------------------------
 
 
+SINCE_DELETION = F("deletes_at") - DELETION_WAITS
+"""Since when a workspace is suspended by its owner, who asked for the deletion; else NULL."""
+
+
 def suspend_workspace(workspace: Workspace, *, actor: Actor) -> bool:
-    """Refuse all its keys with 403 `workspace_suspended`."""
-    running = Workspace.objects.filter(pk=workspace.pk, suspended_at=None)
+    """Refuse all its keys with 403 `workspace_suspended`, also once its owner takes back that it
+    be deleted."""
+    free = Q(suspended_at=None) | Q(suspended_at=SINCE_DELETION)
+    running = Workspace.objects.filter(free, pk=workspace.pk)
     return _set_suspended(workspace, running, clock.now(), "workspace.suspended", actor)
 
 
 def reinstate_workspace(workspace: Workspace, *, actor: Actor) -> bool:
-    stopped = Workspace.objects.filter(pk=workspace.pk, suspended_at__isnull=False)
-    return _set_suspended(workspace, stopped, None, "workspace.reinstated", actor)
+    """Let its keys work again; those of one that waits for its deletion stay refused."""
+    by_staff = Q(deletes_at=None) | ~Q(suspended_at=SINCE_DELETION)
+    stopped = Workspace.objects.filter(by_staff, pk=workspace.pk, suspended_at__isnull=False)
+    return _set_suspended(workspace, stopped, SINCE_DELETION, "workspace.reinstated", actor)
 
 
 def _set_suspended(
     workspace: Workspace,
     unless_done: models.QuerySet[Workspace],
-    at: datetime | None,
+    at: datetime | Combinable,
     action: str,
     actor: Actor,
 ) -> bool:

@@ -20,6 +20,7 @@ from accounts import authentication, keys
 from accounts.events import audit, changes_of
 from accounts.models import (
     DEFAULT_SCOPES,
+    DELETION_WAITS,
     ApiKey,
     Membership,
     Plan,
@@ -36,7 +37,6 @@ from gateway_project.core.telemetry.metrics import bound_reached
 
 SESSION_KEY_LIFE = timedelta(minutes=15)
 TEXTS_AT_ONCE = 10_000
-DELETION_WAITS = timedelta(days=7)
 DELETIONS_AT_ONCE = 50
 SESSION_KEYS_MAX = 20
 """Of one person at once: as many tabs of the playground."""
@@ -157,7 +157,8 @@ def ask_deletion(user: User, *, actor: Actor) -> datetime:
             now = clock.now()
             held.deletes_at = now + DELETION_WAITS
             held.save(update_fields=["deletes_at"])
-            for workspace in Workspace.objects.filter(pk__in=_own(held)):
+            owned = Workspace.objects.filter(pk__in=_own(held))
+            for workspace in owned.select_for_update(no_key=True):
                 workspace.deletes_at = held.deletes_at
                 workspace.suspended_at = workspace.suspended_at or now
                 workspace.save(update_fields=["deletes_at", "suspended_at"])

@@ -287,14 +287,14 @@ class WorkspaceAdmin(SuperusersAct):
             ),
             run=moderation.suspend_workspace,
             is_grave=True,
-            applies=lambda workspace: workspace.suspended_at is None,
+            applies=lambda workspace: not workspace.is_suspended_by_staff,
         ),
         act(
             "reinstate",
             _("Reinstate"),
             means=_("Their keys work again."),
             run=moderation.reinstate_workspace,
-            applies=lambda workspace: workspace.suspended_at is not None,
+            applies=lambda workspace: workspace.is_suspended_by_staff,
         ),
     ]
 

@@ -2,7 +2,8 @@
 
 An act goes through the services that everybody uses, so that it is audited by them; beside that
 line stands ours, with the reason. What has an end is undone by `undo_due`, to what was before,
-unless somebody has changed it meanwhile.
+unless somebody has changed it meanwhile. Of acts on the same limit the newest that has not ended is
+in force; one that ends below it leaves it what was before.
 """
 
 from __future__ import annotations
@@ -227,7 +228,7 @@ def _raise_limits(call: Call) -> Done:
         "rate_limit_per_minute": call.values.get("per_minute"),
     }
     changes = {name: limit for name, limit in wanted.items() if limit}
-    held = Workspace.objects.get(pk=call.workspace.pk)
+    held = Workspace.objects.select_for_update(no_key=True).get(pk=call.workspace.pk)
     before = {name: [getattr(held, name), limit] for name, limit in changes.items()}
     moderation.change_workspace(call.workspace, changes, actor=call.actor)
     return Done(gettext("The limits count from the next call on."), before=before)
@@ -370,7 +371,7 @@ ACTS: Mapping[str, Act] = {
             "suspend",
             UntilForm,
             _suspend,
-            applies=lambda workspace: workspace.suspended_at is None,
+            applies=lambda workspace: not workspace.is_suspended_by_staff,
             is_grave=True,
         ),
         Act(
@@ -380,7 +381,7 @@ ACTS: Mapping[str, Act] = {
             "suspend",
             ReasonForm,
             _reinstate,
-            applies=lambda workspace: workspace.suspended_at is not None,
+            applies=lambda workspace: workspace.is_suspended_by_staff,
         ),
     )
 }
@@ -395,8 +396,11 @@ def undo_due() -> int:
     due = StaffAct.objects.filter(undone_at=None, until__lte=clock.now())
     for pk in list(due.order_by("until").values_list("pk", flat=True)[:AT_ONCE]):
         with transaction.atomic():
-            found = due.select_for_update(skip_locked=True, no_key=True, of=("self",)).filter(pk=pk)
-            row = found.select_related("workspace").first()
+            # The workspace, too: acts on one take place one after the other.
+            found = due.select_related("workspace").select_for_update(
+                skip_locked=True, no_key=True, of=("self", "workspace")
+            )
+            row = found.filter(pk=pk).first()
             if row is None:
                 continue  # another worker's
             _undo(row)
@@ -407,16 +411,30 @@ def undo_due() -> int:
 
 def _undo(row: StaffAct) -> None:
     if row.act == "suspend":
-        moderation.reinstate_workspace(row.workspace, actor=UNDONE_BY)
+        # One that was suspended again, wherever, is so for another reason.
+        at = row.workspace.suspended_at
+        if at is not None and at <= row.done_at:
+            moderation.reinstate_workspace(row.workspace, actor=UNDONE_BY)
         return
     # Somebody who has set another limit meanwhile meant it.
-    changes = {
-        name: before
-        for name, (before, given) in (row.before or {}).items()
-        if getattr(row.workspace, name) == given
-    }
+    changes = {}
+    for name, (before, given) in (row.before or {}).items():
+        if above := _above(row, name):
+            if above.before[name][0] == given:
+                above.before[name][0] = before
+                above.save(update_fields=["before"])
+        elif getattr(row.workspace, name) == given:
+            changes[name] = before
     if changes:
         moderation.change_workspace(row.workspace, changes, actor=UNDONE_BY)
+
+
+def _above(row: StaffAct, limit: str) -> Any:
+    """The act that changed the limit next after this one, if it has not ended."""
+    later = StaffAct.objects.filter(
+        workspace=row.workspace, act=row.act, undone_at=None, id__gt=row.pk, before__has_key=limit
+    )
+    return later.order_by("id").first()
 
 
 def _settle(workspace: Workspace, act: str) -> None:
