@@ -77,8 +77,16 @@ def _texts(path: str, body: Any) -> Optional[list[Text]]:
 
 
 def _said(answer: Any) -> list[Text]:
+    return texts_of_answer(plain(answer))
+
+
+def plain(answer: Any) -> Mapping[str, Any]:
+    """An answer as JSON: of a library's class, or as a proxy hands it on; empty for what is none."""
+    if isinstance(answer, Mapping):
+        return answer
     dump = getattr(answer, "model_dump", None)
-    return texts_of_answer(dump(mode="json", exclude_none=True)) if dump is not None else []
+    found = dump(mode="json", exclude_none=True) if dump is not None else {}
+    return found if isinstance(found, Mapping) else {}
 
 
 class Streamed:
@@ -88,16 +96,24 @@ class Streamed:
         self._every = every
         self._text, self._judged = "", 0
         self._calls: dict[Any, str] = {}
+        self._whole: list[Text] = []
         self.held: list[Any] = []
 
     def take(self, piece: Any) -> bool:
         """Whether it is time to look. With a call of a tool it is at the end, when it is whole."""
         self.held.append(piece)
+        self.read(piece)
+        return self.is_time()
+
+    def read(self, piece: Any) -> None:
         for place, text in _deltas(piece):
             if place is None:
                 self._text += text
             else:
                 self._calls[place] = self._calls.get(place, "") + text
+        self._whole += _wholes(piece)
+
+    def is_time(self) -> bool:
         return not self._calls and len(self._text) - self._judged >= self._every
 
     def texts(self, *, at_end: bool = False) -> list[Text]:
@@ -105,6 +121,8 @@ class Streamed:
         new = self._text[max(0, self._judged - OVERLAP_CHARS) :]
         found = [Text(new, "model_output")] if len(self._text) > self._judged else []
         self._judged = len(self._text)
+        found += self._whole
+        self._whole = []
         if at_end:
             found += [Text(call, CALL) for call in self._calls.values() if call.strip()]
         return found
@@ -138,30 +156,55 @@ async def _astreamed(
         yield one
 
 
+def _of(value: Any, name: str) -> Any:
+    """Of an object of a library, or of its JSON."""
+    return value.get(name) if isinstance(value, Mapping) else getattr(value, name, None)
+
+
+def _texts_in(value: Any, *names: str) -> Iterator[str]:
+    for name in names:
+        text = _of(value, name)
+        if isinstance(text, str):
+            yield text
+
+
 def _deltas(piece: Any) -> Iterator[tuple[Any, str]]:
     """What a piece adds: to the text (None), or to the call of a tool at a place."""
-    for choice in getattr(piece, "choices", None) or ():  # OpenAI's chat and completions
-        text = getattr(choice, "text", None)
-        if isinstance(text, str):
+    for choice in _of(piece, "choices") or ():  # OpenAI's chat and completions
+        delta = _of(choice, "delta")
+        for text in _texts_in(choice, "text"):
             yield None, text
-        delta = getattr(choice, "delta", None)
-        for name in ("content", "refusal", "reasoning_content"):
-            text = getattr(delta, name, None)
-            if isinstance(text, str):
+        for text in _texts_in(delta, "content", "refusal", "reasoning_content"):
+            yield None, text
+        for call in _of(delta, "tool_calls") or ():
+            place = (_of(choice, "index"), _of(call, "index"))
+            yield place, "".join(_texts_in(_of(call, "function"), "name", "arguments"))
+    for candidate in _of(piece, "candidates") or ():  # Gemini
+        for part in _of(_of(candidate, "content"), "parts") or ():
+            for text in _texts_in(part, "text"):
                 yield None, text
-        for call in getattr(delta, "tool_calls", None) or ():
-            function = getattr(call, "function", None)
-            text = f"{getattr(function, 'name', None) or ''}{getattr(function, 'arguments', '')}"
-            yield (choice.index, call.index), text
-    kind = getattr(piece, "type", "")
-    delta = getattr(piece, "delta", None)
-    if kind == "content_block_delta":  # Anthropic
-        for name in ("text", "thinking"):
-            if isinstance(getattr(delta, name, None), str):
-                yield None, getattr(delta, name)
-        call = getattr(delta, "partial_json", None)
-        if isinstance(call, str):
-            yield piece.index, call
-    elif isinstance(delta, str) and kind.endswith(".delta"):  # OpenAI's responses
-        place = getattr(piece, "item_id", "") if "arguments" in kind or "input" in kind else None
+    kind = _of(piece, "type")
+    delta = _of(piece, "delta")
+    if kind == "content_block_start":  # Anthropic
+        for text in _texts_in(_of(piece, "content_block"), "text", "thinking"):
+            yield None, text
+    elif kind == "content_block_delta":
+        for text in _texts_in(delta, "text", "thinking"):
+            yield None, text
+        for text in _texts_in(delta, "partial_json"):
+            yield _of(piece, "index"), text
+    elif isinstance(delta, str) and isinstance(kind, str) and kind.endswith(".delta"):
+        # OpenAI's responses
+        place = _of(piece, "item_id") or "" if "arguments" in kind or "input" in kind else None
         yield place, delta
+
+
+def _wholes(piece: Any) -> list[Text]:
+    """What a piece brings at once: results of tools, and Gemini's calls."""
+    found = []
+    if _of(piece, "type") == "content_block_start":
+        blocks = [plain(_of(piece, "content_block"))]
+        found += [one for one in texts_of_answer({"content": blocks}) if one.content_type != CALL]
+    for candidate in _of(piece, "candidates") or ():
+        found += texts_of_answer({"content": plain(_of(candidate, "content"))})
+    return [one for one in found if one.content_type != "model_output"]

@@ -14,16 +14,81 @@ chat pass when it is away, and logs that.
 
 from __future__ import annotations
 
+import codecs
+import json
 from collections.abc import AsyncIterator
 from typing import Any, Optional
 
 from fastapi import HTTPException
 from litellm.integrations.custom_guardrail import CustomGuardrail
 
-from gateway_guard.chats import texts_of_answer, texts_of_request
+from gateway_guard.chats import Text, texts_of_answer, texts_of_request
 from gateway_guard.errors import Blocked, GatewayError
 from gateway_guard.guard import AsyncGuard
-from gateway_guard.integrations._models import STREAM_CHARS, Streamed
+from gateway_guard.integrations._models import STREAM_CHARS, Streamed, plain
+
+
+class _Raw(Streamed):
+    """A stream as it came from a provider, too: of Anthropic's and Google's own routes the proxy
+    hands on bytes, cut anywhere. What is no server-sent event is held back to the end."""
+
+    def __init__(self, every: int) -> None:
+        super().__init__(every)
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        self._line: list[str] = []
+        self._data: list[str] = []
+        self._other: list[str] = []
+
+    def read(self, piece: Any) -> None:
+        if isinstance(piece, bytes):
+            piece = self._decoder.decode(piece)
+        if not isinstance(piece, str):
+            super().read(piece)
+            return
+        first, *lines = piece.split("\n")
+        self._line.append(first)
+        for line in lines:
+            self._read_line("".join(self._line).rstrip("\r"))
+            self._line = [line]
+
+    def is_time(self) -> bool:
+        return super().is_time() and not any((*self._line, *self._data, *self._other))
+
+    def texts(self, *, at_end: bool = False) -> list[Text]:
+        if not at_end:
+            return super().texts()
+        self.read(self._decoder.decode(b"", True) + "\n\n")
+        return [*super().texts(at_end=True), *self._rest()]
+
+    def _read_line(self, line: str) -> None:
+        name, _, value = line.partition(":")
+        if name == "data":
+            self._data.append(value)
+        elif not line:
+            data, self._data = "\n".join(self._data).strip(), []
+            if data and data != "[DONE]":
+                self._read_event(data)
+        elif name not in ("", "event", "id", "retry"):
+            self._other.append(line)
+
+    def _read_event(self, data: str) -> None:
+        try:
+            super().read(json.loads(data))
+        except (ValueError, RecursionError):
+            self._other.append(data)
+
+    def _rest(self) -> list[Text]:
+        """JSON without events, which Gemini sends unless it is asked for them; else a text."""
+        rest = "\n".join(self._other)
+        if not rest.strip():
+            return []
+        try:
+            found = json.loads(rest)
+        except (ValueError, RecursionError):
+            found = []
+        answers = found if isinstance(found, list) else [found]
+        texts = [text for answer in answers for text in texts_of_answer(plain(answer))]
+        return texts or [Text(rest, "model_output")]
 
 
 class GatewayGuardrail(CustomGuardrail):
@@ -57,13 +122,13 @@ class GatewayGuardrail(CustomGuardrail):
     async def async_post_call_success_hook(
         self, data: dict[str, Any], user_api_key_dict: Any, response: Any
     ) -> Any:
-        await self._check(texts_of_answer(response.model_dump(mode="json", exclude_none=True)))
+        await self._check(texts_of_answer(plain(response)))
         return response
 
     async def async_post_call_streaming_iterator_hook(
         self, user_api_key_dict: Any, response: Any, request_data: dict[str, Any]
     ) -> AsyncIterator[Any]:
-        said = Streamed(STREAM_CHARS)
+        said = _Raw(STREAM_CHARS)
         async for piece in response:
             if said.take(piece):
                 await self._check(said.texts())
