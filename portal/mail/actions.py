@@ -361,12 +361,12 @@ def action(request: HttpRequest, operator: Operator, job_id: UUID) -> HttpRespon
 @posts_for("portal-mail-action")
 @mail_page(Permission.MANAGE_QUEUE)
 def cancel(request: HttpRequest, operator: Operator, job_id: UUID) -> HttpResponse:
-    found = _job(job_id)
-    fields = operator.actor(request).fields()
-    audit("robin.queue.action.cancelled", target=found.pk, **fields)
-    jobs.cancel(found.pk)
-    text = gettext("Stopped. What was done stays done; the rest is not begun.")
-    messages.success(request, text)
+    found = jobs.cancel(job_id, trail=operator.actor(request).fields())
+    if found is None:
+        raise Http404
+    if found.state == QueueJob.State.CANCELLED:
+        text = gettext("Stopped. What was done stays done; the rest is not begun.")
+        messages.success(request, text)
     return redirect("portal-mail-action", job_id=found.pk)
 
 

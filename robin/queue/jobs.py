@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
+from functools import partial
 from time import monotonic
 from typing import Any
 from uuid import UUID
@@ -45,6 +46,8 @@ TIMEOUT_SECONDS = 60.0
 """Robin works off a piece whether or not we wait: giving up early would only not know."""
 AWAY_SECONDS = 600
 OPEN = (QueueJob.State.QUEUED, QueueJob.State.PROCESSING)
+CANCELLED = QueueJob.State.CANCELLED
+RESULT = ("state", "finished_at", "detail", "sent", "unknown", "in_flight", "claimed_until")
 log = get_logger("gateway.robin")
 
 
@@ -88,15 +91,47 @@ def find(job_id: UUID) -> QueueJob | None:
     return QueueJob.objects.defer("uids").filter(pk=job_id).first()
 
 
-def cancel(job_id: UUID) -> QueueJob | None:
-    """What was not begun is left; None where there is no such job."""
-    QueueJob.objects.filter(pk=job_id, state__in=OPEN).update(
-        state=QueueJob.State.CANCELLED, finished_at=clock.now()
-    )
-    job = find(job_id)
-    if job is not None:
-        tell(job)
+def cancel(job_id: UUID, *, trail: Mapping[str, Any]) -> QueueJob | None:
+    """What was not begun is left; None where there is no such job, as it is where it is over."""
+    with transaction.atomic():
+        job = _locked(job_id)
+        if job is not None and job.state in OPEN:
+            audit("robin.queue.action.cancelled", target=str(job.pk), **trail)
+            job.state, job.finished_at = CANCELLED, clock.now()
+            if job.claimed_until is None or job.claimed_until < job.finished_at:
+                _write_result(job)
+            else:  # by who works at it, or by the next worker when that one is gone
+                job.save(update_fields=["state", "finished_at"])
+            transaction.on_commit(partial(tell, job))
     return job
+
+
+def _locked(job_id: UUID) -> QueueJob | None:
+    locked = QueueJob.objects.select_for_update(no_key=True)
+    return locked.defer("uids").filter(pk=job_id).first()
+
+
+def _write_result(job: QueueJob) -> None:
+    """It is over, and nobody works at it any more: once, with the line that says what came of it.
+
+    Joins the caller's transaction, which holds the row. Of what was under way nobody knows.
+    """
+    job.sent, job.unknown = job.sent + job.in_flight, job.unknown + job.in_flight
+    job.in_flight, job.claimed_until = 0, None
+    job.save(update_fields=RESULT)
+    trail = dict(job.audit)
+    audit(
+        f"robin.queue.{job.action}.result",
+        actor=trail.get("actor", ""),
+        target=str(job.pk),
+        client_ip=trail.get("client_ip"),
+        request_id=trail.get("request_id", ""),
+        state=job.state,
+        requested=job.requested,
+        done=job.done,
+        unknown=job.unknown,
+        left_out=job.left_out,
+    )
 
 
 def shown(job: QueueJob) -> dict[str, Any]:
@@ -146,12 +181,26 @@ def work() -> int:
                 pieces += 1
         finally:
             runner.run(worker.close())
-            QueueJob.objects.filter(pk=job.pk).update(claimed_until=None)
+            _let_go(job.pk)
     return pieces
+
+
+def _let_go(job_id: UUID) -> None:
+    with transaction.atomic():
+        job = _locked(job_id)
+        if job is None or job.claimed_until is None:
+            return
+        if job.state in OPEN:
+            job.claimed_until = None
+            job.save(update_fields=["claimed_until"])
+        else:
+            _write_result(job)
 
 
 def _claim() -> QueueJob | None:
     now = clock.now()
+    for stopped in QueueJob.objects.filter(state=CANCELLED, claimed_until__lt=now).defer("uids"):
+        _let_go(stopped.pk)  # whoever worked at it is gone
     free = Q(claimed_until=None) | Q(claimed_until__lt=now)
     for job in QueueJob.objects.filter(free, state__in=OPEN).order_by("created_at")[:5]:
         same = QueueJob.objects.filter(pk=job.pk, claimed_until=job.claimed_until, state__in=OPEN)
@@ -164,7 +213,8 @@ def _claim() -> QueueJob | None:
 
 
 def _note(job: QueueJob, *, sent: int, done: int = 0, unknown: int = 0, left_out: int = 0) -> None:
-    QueueJob.objects.filter(pk=job.pk).update(
+    # Unless somebody has given it up meanwhile, and said that nobody knows.
+    QueueJob.objects.filter(pk=job.pk, in_flight__gt=0).update(
         sent=F("sent") + sent,
         done=F("done") + done,
         unknown=F("unknown") + unknown,
@@ -215,27 +265,16 @@ def _piece(job: QueueJob, worker: _Worker, runner: asyncio.Runner, until: float)
 
 
 def _finish(job: QueueJob, detail: str = "") -> None:
-    job.refresh_from_db()
-    is_whole = job.sent >= job.requested and not job.unknown
-    if job.state in OPEN:
-        job.state = QueueJob.State.COMPLETE if is_whole else QueueJob.State.PARTIAL
-        job.finished_at = clock.now()
-        job.detail = detail
-        job.save(update_fields=["state", "finished_at", "detail"])
-    trail = dict(job.audit)
-    audit(
-        f"robin.queue.{job.action}.result",
-        actor=trail.get("actor", ""),
-        target=str(job.pk),
-        client_ip=trail.get("client_ip"),
-        request_id=trail.get("request_id", ""),
-        state=job.state,
-        requested=job.requested,
-        done=job.done,
-        unknown=job.unknown,
-        left_out=job.left_out,
-    )
-    tell(job)
+    with transaction.atomic():
+        found = _locked(job.pk)
+        if found is None or found.claimed_until is None:
+            return
+        if found.state in OPEN:
+            is_whole = found.sent >= found.requested and not found.unknown
+            found.state = QueueJob.State.COMPLETE if is_whole else QueueJob.State.PARTIAL
+            found.finished_at, found.detail = clock.now(), detail
+        _write_result(found)
+    tell(found)
 
 
 class _Worker:

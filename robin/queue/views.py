@@ -224,18 +224,13 @@ class QueueViewSet(RobinViewSet):
         target = f"{len(uids)} items"
         name = f"robin.queue.{body.action}"
         if len(uids) > services.AT_ONCE_MAX:
-            trail: dict[str, Any] = {
-                "actor": self.principal.email,
-                "client_ip": self.context.client_ip,
-                "request_id": self.context.request_id,
-            }
             job = await database.run(
                 jobs.begin,
                 body.action,
                 uids,
                 by=self.principal.user_id,
                 is_forced=body.force,
-                trail=trail,
+                trail=self._who(),
                 details=details,
             )
             headers = {"Location": f"/api/v1/queue/actions/{job.pk}"}
@@ -272,8 +267,7 @@ class QueueViewSet(RobinViewSet):
         problems=[errors.NotFound],
     )
     async def cancel(self, request: HttpRequest, job_id: UUID) -> HttpResponse:
-        await self.audit_first("robin.queue.action.cancelled", target=str(job_id))
-        found = await database.run(jobs.cancel, job_id)
+        found = await database.run(jobs.cancel, job_id, trail=self._who())
         if found is None:
             raise errors.NotFound(
                 "There is no such action. Check its id; it is forgotten after 30 days."

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from itertools import count
+
 import pytest
+from django.db import connection
 
 from accounts.models import AuditEvent
 from accounts.tests.shapes import refusal
 from robin import tasks
 from robin.models import QueueJob
-from robin.queue import jobs
+from robin.queue import jobs, scan
 
 UNKNOWN = "00000000-0000-4000-8000-000000000000"
 ACTIONS = "/api/v1/queue/actions"
+LONG_AGO = datetime(2020, 1, 1, tzinfo=UTC)
 
 
 @pytest.fixture
@@ -95,6 +103,116 @@ def test_it_can_be_stopped(ada, robin):
     tasks.work_on_queue()
     assert acts(robin) == []
     assert refusal(ada.get(f"{ACTIONS}/{UNKNOWN}")) == (404, "not_found")
+
+
+class Killed(BaseException):
+    pass
+
+
+@contextmanager
+def killed_at(number):
+    """The process dies at this statement: nothing of it, and none after it, comes to the store."""
+    seen = count()
+
+    def run(execute, *given):
+        if next(seen) >= number:
+            raise Killed
+        return execute(*given)
+
+    with connection.execute_wrapper(run):
+        try:
+            yield
+        except Killed:
+            scan.forget()  # with the turn that it held
+
+
+def stop(job):
+    return jobs.cancel(job, trail={"actor": "bob@robin.example"})
+
+
+class TestEnds:
+    """However a job ends: one line says what came of it, and the numbers are those of Robin."""
+
+    def holds(self, job):
+        found = QueueJob.objects.get(pk=job)
+        results = AuditEvent.objects.filter(action__endswith=".result", target=str(job))
+        [said] = [one.details for one in results]
+        assert (said["state"], said["done"], said["unknown"]) == (
+            (found.state, found.done, found.unknown)
+        )
+        assert found.done + found.unknown + found.left_out == found.sent <= found.requested
+        assert (found.in_flight, found.claimed_until) == (0, None)
+        assert found.finished_at is not None
+        return found
+
+    @pytest.mark.parametrize("is_stopped", [False, True], ids=["goes on", "is stopped"])
+    def test_a_worker_that_is_killed_at_any_statement(self, ada, robin, is_stopped):
+        states = set()
+        for number in count():
+            job, _ = begin(ada, robin, count=30)
+            with killed_at(number):
+                tasks.work_on_queue()
+                break
+            if is_stopped:
+                stop(job)
+            QueueJob.objects.filter(claimed_until__isnull=False).update(claimed_until=LONG_AGO)
+            for _ in "123":
+                tasks.work_on_queue()
+            states.add(self.holds(job).state)
+
+        assert number > 10
+        assert {"cancelled"} <= states if is_stopped else states == {"complete", "partial"}
+
+    def test_it_is_stopped_before_anything(self, ada, robin):
+        job, _ = begin(ada, robin)
+        stop(job)
+        tasks.work_on_queue()
+
+        assert self.holds(job).sent == 0
+        line = AuditEvent.objects.get(action="robin.queue.action.cancelled")
+        assert (line.actor, line.target) == ("bob@robin.example", job)
+
+    @pytest.mark.parametrize("is_last", [False, True], ids=["in a round", "at a round's end"])
+    def test_it_is_stopped_while_a_piece_is_under_way(self, ada, robin, monkeypatch, is_last):
+        act = jobs._Worker.act
+
+        async def stopped(self, action, uids):
+            await asyncio.to_thread(in_thread, stop, job)
+            if is_last:
+                monkeypatch.setattr(jobs, "monotonic", lambda: time.monotonic() + 60)
+            return await act(self, action, uids)
+
+        monkeypatch.setattr(jobs._Worker, "act", stopped)
+        job, _ = begin(ada, robin)
+        tasks.work_on_queue()
+
+        found = self.holds(job)
+        assert (found.state, found.done) == ("cancelled", jobs.PIECE_BEGIN)
+
+    def test_it_is_stopped_after_its_worker_died(self, ada, robin):
+        job, _ = begin(ada, robin)
+        QueueJob.objects.update(state="processing", in_flight=25, claimed_until=LONG_AGO)
+        stop(job)
+
+        found = self.holds(job)
+        assert (found.sent, found.unknown) == (25, 25)
+
+    def test_to_stop_what_is_over_or_never_was_is_no_act(self, ada, robin):
+        job, _ = begin(ada, robin)
+        tasks.work_on_queue()
+        r = ada.request("DELETE", f"{ACTIONS}/{job}")
+        missing = ada.request("DELETE", f"{ACTIONS}/{UNKNOWN}")
+
+        assert r.json()["state"] == "complete"
+        assert refusal(missing) == (404, "not_found")
+        assert not AuditEvent.objects.filter(action="robin.queue.action.cancelled").exists()
+
+
+def in_thread(function, *given):
+    try:
+        return function(*given)
+    finally:
+        connection.close()
 
 
 class TestInDelivery:

@@ -46,14 +46,15 @@ class RobinViewSet(DataPlaneViewSet):
         _behind.add(task)
         task.add_done_callback(_behind.discard)
 
-    def _trail(self, target: str) -> dict[str, Any]:
-        context = self.context
+    def _who(self) -> dict[str, Any]:
         return {
             "actor": self.principal.email,
-            "target": target[:100],
-            "client_ip": context.client_ip,
-            "request_id": context.request_id,
+            "client_ip": self.context.client_ip,
+            "request_id": self.context.request_id,
         }
+
+    def _trail(self, target: str) -> dict[str, Any]:
+        return {**self._who(), "target": target[:100]}
 
     async def audit(self, action: str, *, target: str = "", **details: Any) -> None:
         """Note what was done. A database that is away is no reason to say that it was not."""
