@@ -81,7 +81,7 @@ def _said(answer: Any) -> list[Text]:
 
 
 def plain(answer: Any) -> Mapping[str, Any]:
-    """An answer as JSON: of a library's class, or as a proxy hands it on; empty for what is none."""
+    """An answer as JSON: of a library's class, or as a proxy hands it on; else empty."""
     if isinstance(answer, Mapping):
         return answer
     dump = getattr(answer, "model_dump", None)
