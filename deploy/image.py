@@ -88,6 +88,8 @@ class Process:
     log: Path
     told: Sequence[str] = ()
     """A command that stops it; none: a signal to the process itself."""
+    ended: Sequence[str] = ()
+    """A command that leaves nothing of it, where the process is not the container itself."""
 
     def output(self) -> str:
         return self.log.read_text(errors="replace")
@@ -111,6 +113,8 @@ class Process:
         with suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
+        if self.ended:
+            subprocess.run(self.ended, capture_output=True)  # mostly it is gone already
 
 
 Start = Callable[[Sequence[str], Mapping[str, str], Path], Process]
@@ -129,13 +133,18 @@ class Docker:
         run(["docker", "build", "--build-arg", f"EXTRA={extra}", "--tag", tag, "."], cwd=ROOT)
 
     def megabytes(self, name: str) -> float:
-        size = run(["docker", "image", "inspect", "--format", "{{.Size}}", name])
-        return int(size) / 1e6
+        look = ["docker", "image", "inspect", "--format", "{{.Size}}", name]
+        with suppress(StopError):
+            return int(run(look)) / 1e6
+        run(["docker", "pull", "--quiet", name])  # BuildKit keeps the bases it takes to itself
+        return int(run(look)) / 1e6
 
     @contextmanager
     def opened(self, tag: str, shared: Path) -> Iterator[tuple[Start, list[str]]]:
         """How to start its roles, and the paths of all its files."""
-        listed = run(["docker", "run", "--rm", "--entrypoint", "find", tag, "/", "-xdev"])
+        # As root: some folders are open to nobody else.
+        look = ["docker", "run", "--rm", "--user=0", "--entrypoint=find"]
+        listed = run([*look, tag, "/", "-xdev"])
 
         def start(arguments: Sequence[str], env: Mapping[str, str], log: Path) -> Process:
             name = f"gateway-check-{os.getpid()}-{log.stem}"
@@ -143,7 +152,8 @@ class Docker:
             options += [f"--volume={shared}:{shared}", f"--name={name}"]
             own = [word for pair in env.items() for word in ("--env", "=".join(pair))]
             words = ["docker", "run", *options, *own, tag, *arguments]
-            return _start(words, log, ["docker", "stop", f"--time={GRACE_SECONDS}", name])
+            stop = ["docker", "stop", f"--time={GRACE_SECONDS}", name]
+            return _start(words, log, stop, ["docker", "rm", "--force", name])
 
         yield start, listed.splitlines()
 
@@ -266,10 +276,12 @@ def _in_chroot(
     )
 
 
-def _start(words: Sequence[str], log: Path, told: Sequence[str] = ()) -> Process:
+def _start(
+    words: Sequence[str], log: Path, told: Sequence[str] = (), ended: Sequence[str] = ()
+) -> Process:
     with log.open("wb") as output:
         process = subprocess.Popen(words, stdout=output, stderr=output, start_new_session=True)
-    return Process(process, log, told)
+    return Process(process, log, told, ended)
 
 
 # -- What has to be true of it --------------------------------------------------------------------
@@ -370,7 +382,9 @@ def main() -> int:
         above = all_of_it - base
         print(f"{options.tag}: {all_of_it:.0f} MB, {above:.0f} MB above its base ({base:.0f} MB)")
         if options.only != "build":
-            shared = Path(tempfile.mkdtemp(prefix="gateway-image-", dir="/run"))
+            is_root = os.access("/run", os.W_OK)  # who has Docker need not be
+            place = "/run" if is_root else None
+            shared = Path(tempfile.mkdtemp(prefix="gateway-image-", dir=place))
             shared.chmod(0o755)
             try:
                 with tool.opened(options.tag, shared) as (start, files):

@@ -6,6 +6,7 @@ import importlib.util
 import os
 import re
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -117,3 +118,40 @@ def test_its_base_is_named_in_full() -> None:
     """An engine without a list of registries knows no short names."""
     assert re.fullmatch(r"docker\.io/library/python:3\.\d+-slim-[a-z]+", image.base_name())
     assert os.environ.get("IMAGE_FOLDER") or ROOT not in image.FOLDER.parents
+
+
+DOCKER = """\
+#!/bin/sh
+# As Docker answers: who builds has no base to look at, and only root sees all files. Here every
+# container may write wherever it likes, which the check refuses; clients end, containers run on.
+echo "$*" >> "$DOCKER_TOLD"
+case "$*" in
+    info | build* | "rm --force"*) ;;
+    "pull --quiet $BASE") touch "$DOCKER_TOLD.pulled" ;;
+    "image inspect"*"$BASE") test -e "$DOCKER_TOLD.pulled" && echo 100000000 ;;
+    "image inspect"*) echo 150000000 ;;
+    "run --rm --user=0 --entrypoint=find"*) echo /app/manage.py ;;
+    *--entrypoint*) echo "find: /root: Permission denied"; exit 1 ;;
+    run*) ;;
+    *) echo "unknown: $*"; exit 125 ;;
+esac
+"""
+
+
+def test_with_docker_it_comes_to_the_check_and_leaves_no_container(tmp_path: Path) -> None:
+    program, told = tmp_path / "docker", tmp_path / "told"
+    program.write_text(DOCKER)
+    program.chmod(0o755)
+    own = {"BASE": image.base_name(), "DOCKER_TOLD": str(told)}
+    stores = {"DATABASE_URL": "x", "REDIS_URL": "x"}
+    env = {**os.environ, **own, **stores, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
+
+    done = subprocess.run(
+        [sys.executable, "-m", "deploy.image"], env=env, cwd=ROOT, capture_output=True, text=True
+    )
+
+    assert "150 MB, 50 MB above its base" in done.stdout
+    assert "/app/x could be written" in done.stderr, done.stderr
+    begun = re.search(r"--name=(\S+)", told.read_text())
+    assert begun
+    assert f"rm --force {begun[1]}" in told.read_text()
