@@ -32,6 +32,7 @@ KNOWN: dict[str, str] = {
     "detection.0003_policy_versions_and_running_jobs": BEFORE,
     "detection.0007_turns_of_chunks": "it fills chunks that wait, of which there are few",
     "detection.0011_budgets_and_defaults": "it drops a NOT NULL, which reads no row",
+    "robin.0014_actions_outlive_accounts": "it drops a NOT NULL, which reads no row",
     "webhooks.0002_inbox": BEFORE,
     "webhooks.0003_per_request": BEFORE,
     "webhooks.0007_columns_default_in_the_database": DEFAULT,

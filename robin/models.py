@@ -159,7 +159,7 @@ class QueueJob(models.Model):
     action = models.CharField(max_length=10)
     state = models.CharField(max_length=10, choices=State, default=State.QUEUED)
     created_by = models.ForeignKey(
-        settings.AUTH_USER_MODEL, on_delete=models.CASCADE, related_name="+"
+        settings.AUTH_USER_MODEL, on_delete=models.SET_NULL, null=True, related_name="+"
     )
     created_at = models.DateTimeField(default=clock.now, editable=False)
     finished_at = models.DateTimeField(null=True, blank=True)
@@ -193,6 +193,11 @@ class QueueJob(models.Model):
 
     def __str__(self) -> str:
         return f"{self.action} of {self.requested} items, {self.state}"
+
+    @property
+    def by(self) -> str:
+        """Who asked for it, also when the account is gone."""
+        return str(self.audit.get("actor", ""))
 
 
 class QueueAlarm(models.Model):

@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 from uuid import uuid4
 
 import pytest
-from django.db import connection, transaction
+from django.db import connection, models, transaction
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
@@ -200,6 +200,20 @@ class TestFilters:
 
         assert found == ([], None)
         assert "accounts_usagelog" not in " ".join(q["sql"] for q in queries)
+
+
+THEIRS = {
+    *("accounts.User_groups", "accounts.User_user_permissions", "accounts.Membership"),
+    *("account.EmailAddress", "mfa.Authenticator", "socialaccount.SocialAccount"),
+    *("usersessions.UserSession", "robin.RobinAccess", "robin.RefreshFamily"),
+    "admin.LogEntry",  # Django's; what staff changed is in the audit trail
+}
+"""What goes with a person. All else that names one is a record of others, and stays."""
+
+
+def test_nobody_takes_the_records_of_others_with_them():
+    going = {m._meta.label for m, _, on in sweeps._referring(User) if on is models.CASCADE}
+    assert going == THEIRS
 
 
 class TestDeletion:

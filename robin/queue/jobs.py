@@ -106,6 +106,13 @@ def cancel(job_id: UUID, *, trail: Mapping[str, Any]) -> QueueJob | None:
     return job
 
 
+def cancel_of(person: UUID, *, trail: Mapping[str, Any]) -> None:
+    """All that somebody began who may not any more."""
+    theirs = QueueJob.objects.filter(created_by=person, state__in=OPEN)
+    for job_id in theirs.values_list("pk", flat=True):
+        cancel(job_id, trail=trail)
+
+
 def _locked(job_id: UUID) -> QueueJob | None:
     locked = QueueJob.objects.select_for_update(no_key=True)
     return locked.defer("uids").filter(pk=job_id).first()

@@ -8,7 +8,9 @@ from allauth.account.models import EmailAddress
 from accounts.models import AuditEvent, Membership, User, Workspace
 from accounts.services import Actor, confirm_email, register
 from accounts.tests.shapes import refusal
-from robin.models import RobinAccess
+from gateway_project.core.stores import deletion
+from robin import tasks
+from robin.models import QueueJob, RobinAccess
 
 URL = "/api/v1/users"
 NEW = {
@@ -269,3 +271,21 @@ class TestSessions:
         r = admin.request("DELETE", f"{URL}/{ada.user.username}/sessions/{session['id']}")
         assert refusal(r) == (404, "not_found")
         assert bob.get("/api/v1/auth/me").status_code == 200
+
+
+@pytest.mark.parametrize("how", ["removed", "shut"])
+def test_what_they_began_is_stopped_and_stays_told(root, member, robin, how):
+    ada = member("ROLE_ADMIN", by_hand=True)
+    uids = [item.uid for item in robin.seed.queue.select(["READY"])[:60]]
+    begun = ada.post("/api/v1/queue/actions", {"action": "delete", "uids": uids})
+    if how == "removed":
+        assert root.request("DELETE", f"{URL}/{ada.user.username}").is_success
+    else:
+        assert put(root, ada.user, isActive=False).status_code == 200
+    deletion.erase()
+    tasks.work_on_queue()
+
+    found = root.get(begun.headers["location"]).json()
+    assert (found["state"], found["sent"]) == ("cancelled", 0)
+    assert QueueJob.objects.get().by == ada.user.email
+    assert AuditEvent.objects.filter(action="robin.queue.delete.result").count() == 1
