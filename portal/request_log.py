@@ -128,8 +128,11 @@ def _lines(
 def _histogram(request: HttpRequest, member: Member, form: RequestFilter) -> plots.Plot | None:
     """What came in the time of the filter (a day), from the sums: not told apart any further."""
     wanted = form.cleaned_data
-    until = wanted["until"] or clock.now()
-    since = max(wanted["since"] or until - timedelta(hours=24), reading.earliest(member.workspace))
+    now, earliest = clock.now(), reading.earliest(member.workspace)
+    until = min(wanted["until"] or now, now)
+    if until <= earliest:  # the year 1 has no day before it
+        return None
+    since = max(wanted["since"] or until - timedelta(hours=24), earliest)
     length = until - since
     if length <= timedelta(0):
         return None

@@ -24,13 +24,14 @@ from accounts.usage import stream, why
 from accounts.usage.rollups import ROLLUPS_KEPT
 from accounts.usage.rows import COLUMNS, Row
 from gateway_project.core import clock
-from gateway_project.core.storable import unstorable
 from gateway_project.core.stores import database
 
 ROWS_ON_A_PAGE = 50
 LOOKED_AT_MAX = 20_000
 HOUR = timedelta(hours=1)
 INSTANT = timedelta(microseconds=1)
+LAST_INSTANT = datetime.max.replace(tzinfo=UTC)
+"""Of the calendar: nothing comes after it."""
 LONGEST_REQUEST = timedelta(minutes=5)
 """A row is written when its answer leaves, its id is made when the request comes."""
 FRESH = timedelta(seconds=30)
@@ -213,6 +214,6 @@ def _read_cursor(text: str) -> tuple[datetime, Any]:
         number = int(last)
     except ValueError as exc:  # of base64, UTF-8, ISO 8601 and numbers alike
         raise ValueError("not a cursor of this log") from exc
-    if when.tzinfo is None or unstorable(when) or not 0 <= number < 2**63:
+    if when.tzinfo != UTC or when >= LAST_INSTANT or not 0 <= number < 2**63:
         raise ValueError("not a cursor of this log")
     return when, number

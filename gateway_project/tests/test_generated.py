@@ -19,6 +19,7 @@ from django import forms
 from django.conf import settings
 from django.contrib import admin
 from django.db import connection
+from django.http import QueryDict
 from django.urls import URLPattern, get_resolver
 from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
@@ -439,7 +440,9 @@ def address_of(page: str, ids: dict[str, str]) -> str:
 
 def test_no_page_of_the_portal_fails(neighbours: Neighbours, owner: Any, capfd: Any) -> None:
     texts = st.sampled_from([*TIMES, *map(str, NUMBERS[:-7]), *TEXTS]) | st.text(max_size=12)
-    names = st.sampled_from([*FIELDS, "cursor", "at", "from", "seen", "range", "threshold"])
+    names = st.sampled_from(
+        [*FIELDS, "cursor", "at", "from", "seen", "range", "threshold", "workspace", "csv"]
+    )
 
     @tried(6 * len(PAGES))
     @given(
@@ -724,6 +727,17 @@ ENDS: list[Any] = [
     *(float("nan"), "", "x" * 70_000, HALF, NUL, None, True, [], {}, nested(NESTING_MAX + 2)),
 ]
 ASKED_FOR = [one for one in ENDS if isinstance(one, str)] + ["1e400", "-0", "9" * 400, "\ufeff1"]
+ASKED_BY_PEOPLE = ["0001-01-01T00:00", "9999-12-31T23:59", "0001-01", "9999-12", str(2**63)]
+PLACES = ["0001-01-01T00:00:00+00:00", "9999-12-31T23:59:59.999999+00:00", "9" * 19]
+CURSORS = [
+    urlsafe_b64encode(text.encode()).decode()
+    for place in PLACES
+    for text in (
+        *(f"{place} 5", f"{place} {2**63}"),  # of the log
+        *(f"p={quote(place)}", f"p={quote(place)}&r=1", f"o={place}"),  # of other lists
+    )
+]
+"""As ours, with each end as the place that they name."""
 
 
 def spelt(value: Any) -> str:
@@ -778,9 +792,11 @@ def test_the_ends_of_every_range_in_every_address(neighbours: Neighbours) -> Non
         own = own_id(path, neighbours.ids)
         parts = [part[1:-1] for part in path.split("/") if part.startswith("{")]
         names = {part: KNOWN.get(part, own) for part in parts}
-        for text in ASKED_FOR:
+        for text in [*ASKED_FOR, *CURSORS]:
             value = quote(text.encode(errors="surrogatepass")[:3000])
             for name in query_of(method, path):
+                if text in CURSORS and name != "cursor":
+                    continue
                 r = neighbours.request(method, path.format(**names), f"{name}={value}", {}, None)
                 told = (method, path, name, text[:40], r.status_code, r.text[:300])
                 is_refused = r.status_code == 422
@@ -792,6 +808,46 @@ def test_the_ends_of_every_range_in_every_address(neighbours: Neighbours) -> Non
                 if r.status_code in (400, 500):
                     wrong.append((method, path, part, text[:40], r.status_code, r.text[:300]))
     assert not wrong, "\n".join(map(str, wrong[:20]))
+
+
+ON_EVERY_PAGE = {"workspace", "csv", "_to_field", "_selected_action"}
+"""Names of choices, which the pages at random hold often enough."""
+
+
+@pytest.fixture
+def names_read(monkeypatch: Any) -> set[str]:
+    """What pages look for in a query."""
+    found: set[str] = set()
+    for how in ("__getitem__", "_getlist"):
+        usual = getattr(QueryDict, how)
+
+        def noted(self: Any, name: str, *more: Any, usual: Any = usual, **named: Any) -> Any:
+            found.add(name)
+            return usual(self, name, *more, **named)
+
+        monkeypatch.setattr(QueryDict, how, noted)
+    return found
+
+
+def test_the_ends_of_every_range_in_every_query_of_a_page(
+    neighbours: Neighbours, owner: Any, enter: Any, names_read: set[str], capfd: Any
+) -> None:
+    """In each name that the page itself looks for."""
+    staff = enter(neighbours.robin.user)
+    asked_of = [(owner, address_of(page, neighbours.ids)) for page in PAGES]
+    asked_of += [(staff, f"/admin/{label.replace('.', '/')}/") for label in LISTS]
+    tried_places = 0
+    for browser, address in asked_of:
+        browser.raise_request_exception = False
+        names_read.clear()
+        browser.get(address)
+        for name in sorted(names_read - ON_EVERY_PAGE):
+            tried_places += 1
+            for text in [*ASKED_BY_PEOPLE, *(CURSORS if name == "cursor" else ())]:
+                r = browser.get(address, {name: text})
+                assert r.status_code < 500, (address, name, text)
+    assert tried_places > 80
+    assert "unhandled_exception" not in "".join(capfd.readouterr())
 
 
 def test_a_name_twice_is_422_in_every_object(neighbours: Neighbours) -> None:
