@@ -196,6 +196,8 @@ def _as_seen(
     user = cast(User, request.user)
     place = Membership(user=user, workspace=seen.workspace, role=Membership.Role.VIEWER)
     response = show(request, Member(user, place, seen_until=seen.until))
+    if "Content-Disposition" in response:  # a table of a page (`?csv=`): none was read yet
+        raise PermissionDenied
     response.setdefault("Cache-Control", "no-store")
     return response
 

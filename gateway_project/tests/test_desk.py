@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from datetime import timedelta
+from html import unescape
 from uuid import UUID, uuid4
 
 import pytest
@@ -25,6 +26,7 @@ from gateway_project.staff import acts, customers, roles
 from gateway_project.tests.test_admin import signed_in
 from gateway_project.tests.test_staff_admin import log_rows, row_of
 from portal.models import Announcement, StaffAct, StaffNote
+from portal.tests import furnished
 from webhooks import services as webhooks
 
 HTML = {"Accept": "text/html"}
@@ -413,6 +415,20 @@ class TestSeeingAs:
             assert r.status_code == 403, path
         key.row.refresh_from_db()
         assert key.row.revoked_at is None
+
+    def test_no_table_of_a_page_leaves_as_a_file(self, desk, gateway, operator, acme, alice):
+        """Neither by a link nor by its address; `?csv=` is asked of each page that has one."""
+        files = re.compile(r'href="\?([^"]*\bcsv=[^"]+)"')
+        paths = list(furnished.pages(furnished.furnish(acme)))
+        owner, asked = signed_in(gateway, alice), 0
+        self.see(operator, acme)
+        for path in paths:
+            for query in files.findall(owner.get(path).text):
+                asked += 1
+                answer = operator.get(f"{path}?{unescape(query)}")
+                assert refusal(answer) == (403, "permission_denied"), query
+            assert not files.findall(operator.get(path).text), path
+        assert asked > 15
 
     @pytest.mark.parametrize("path", ["/app/requests/export", "/app/keys/export", "/app/audit"])
     def test_no_file_leaves_and_the_trail_is_theirs(self, operator, acme, path):

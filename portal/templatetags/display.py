@@ -103,9 +103,12 @@ def single_sign_on() -> str:
 
 @register.simple_tag(takes_context=True)
 def csv(context: Any, name: str, of: str = "") -> SafeString:
-    """A link to a table or chart of the page as a file, as `portal.exports.page` has it."""
+    """A link to a table or chart of the page as a file, as `portal.exports.page` has it; none for
+    staff who see the page as its members do."""
     if name not in context["files"]:
         raise LookupError(f"the page has no file {name!r}")
+    if getattr(context.get("member"), "seen_until", None):
+        return SafeString()
     query = context["request"].GET.copy()
     for gone in ("cursor", "page", "live"):
         query.pop(gone, None)
