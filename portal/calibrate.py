@@ -79,8 +79,13 @@ class UploadForm(Form):
 @require_http_methods(["GET", "HEAD", "POST"])
 @workspace_page
 def calibrate(request: HttpRequest, member: Member, key_id: UUID) -> HttpResponseBase:
-    """The threshold over the scores of 30 days, and over labelled texts that are not kept."""
+    """The threshold over the scores of 30 days, and over labelled texts that are not kept. Those
+    are judged and use the quota, as calls of the key do: not by who only reads, and not with a key
+    that is refused."""
+    if request.method == "POST":
+        member.must_change()
     key = member.key(key_id)
+    is_refused = key.is_ended or member.workspace.suspended_at is not None
     form = UploadForm(
         request.POST if request.method == "POST" else None,
         request.FILES if request.method == "POST" else None,
@@ -88,6 +93,8 @@ def calibrate(request: HttpRequest, member: Member, key_id: UUID) -> HttpRespons
     compared: Compared | None = None
     kind = _kind(request.POST.get("content_type") or request.GET.get("content_type"))
     known_policy = policies.of_key(key)
+    if form.is_bound and is_refused:
+        form.add_error(None, gettext("This key is refused. Calibrate one that works."))
     if request.method == "POST" and form.is_valid():
         try:
             compared = calibration.compare(
@@ -100,7 +107,7 @@ def calibrate(request: HttpRequest, member: Member, key_id: UUID) -> HttpRespons
             form.add_error(
                 "file", gettext("The detector took too long. Send fewer rows, or try again.")
             )
-        except errors.QuotaExceeded as exc:
+        except errors.GatewayError as exc:
             form.add_error("file", exc.for_people())
     in_force = known_policy.threshold("engine", None, kind)[0]
     chosen = _chosen(request.GET.get("threshold"), in_force)
@@ -109,6 +116,7 @@ def calibrate(request: HttpRequest, member: Member, key_id: UUID) -> HttpRespons
         "member": member,
         "key": key,
         "form": form,
+        "can_score": member.can_change and not is_refused,
         "in_force": in_force,
         "kind": kind,
         "chosen": chosen,

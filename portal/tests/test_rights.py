@@ -1,15 +1,21 @@
-"""Each way to the audit trail, by each role: what a role may not read it reaches by no detour."""
+"""What a role may not do or read, by each way there is: none of them is a detour."""
 
 from __future__ import annotations
 
+import re
+
 import pytest
+from django.core.files.uploadedfile import SimpleUploadedFile
 from django.db import transaction
 from django.urls import reverse
 
-from accounts import events, people, services
+from accounts import events, moderation, people, services
 from accounts.models import ApiKey, Membership
 from accounts.services import Actor
-from portal.tests.furnished import bytes_of
+from detection.evaluation import calibration
+from gateway_project.core import errors
+from portal.tests.furnished import bytes_of, furnish
+from portal.urls import urlpatterns
 from webhooks import services as webhooks
 from webhooks.models import Webhook
 
@@ -21,6 +27,53 @@ ROLES = Membership.Role.values
 
 def found(answer):
     return bytes_of(answer) if answer.streaming else answer.content
+
+
+MAY_POST = {"portal-webhook-debugger", "portal-request-find"}
+"""Who only reads as well: they change nothing, and cost nothing."""
+
+
+@pytest.mark.hostile
+def test_who_only_reads_posts_nothing(viewer, acme, name_server):
+    """Every form of a workspace, by the address that it is sent to."""
+    of, done = furnish(acme), {}
+    for pattern in urlpatterns:
+        wanted = re.findall(r"<\w+:(\w+)>", str(pattern.pattern))
+        if not hasattr(pattern.callback, "of_workspace") or not set(wanted) <= set(of._fields):
+            continue
+        name = pattern.name
+        path = reverse(name, kwargs={one: getattr(of, one) for one in wanted})
+        answer = viewer.post(path)
+        if name not in MAY_POST and answer.status_code not in (403, 405):
+            done[name] = answer.status_code
+
+    assert done == {}
+
+
+class TestCalibrating:
+    """It judges texts and uses the quota, as a call of the key does."""
+
+    def score(self, client, key):
+        upload = SimpleUploadedFile("texts.csv", b"label,text\nharmless,hello\n")
+        return client.post(f"/app/keys/{key.row.pk}/calibrate", {"file": upload})
+
+    @pytest.mark.parametrize("refused", ["revoked", "suspended"])
+    def test_not_with_a_key_that_is_refused(self, owner, acme, acme_key, engine, refused):
+        if refused == "revoked":
+            services.revoke_key(acme_key.row, actor=ACTOR)
+        else:
+            moderation.suspend_workspace(acme, actor=ACTOR)
+
+        assert "This key is refused" in self.score(owner, acme_key).content.decode()
+        assert engine.asked == []
+
+    def test_what_a_limit_says_stands_at_the_file(self, owner, acme_key, monkeypatch):
+        def limited(*_, **__):
+            raise errors.RateLimited("Too many texts at once. Try again in a minute.")
+
+        monkeypatch.setattr(calibration, "compare", limited)
+
+        assert "Too many texts at once" in self.score(owner, acme_key).content.decode()
 
 
 class TestAudit:
