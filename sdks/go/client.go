@@ -61,7 +61,7 @@ func WithMaxRetries(retries int) Option { return func(c *Client) { c.maxRetries 
 // WithFailOpen has Detect allow a text, and say FailedOpen, when there is no verdict to be had.
 func WithFailOpen() Option { return func(c *Client) { c.failOpen = true } }
 
-// WithHTTPClient brings a client of your own, with its proxies and certificates.
+// WithHTTPClient brings a client of your own, with its proxies and certificates. Redirects are not followed.
 func WithHTTPClient(client *http.Client) Option { return func(c *Client) { c.http = client } }
 
 // New makes a client.
@@ -72,13 +72,15 @@ func New(apiKey string, options ...Option) (*Client, error) {
 		timeout:    30 * time.Second,
 		maxRetries: 3,
 		firstWait:  500 * time.Millisecond,
-		http: &http.Client{CheckRedirect: func(*http.Request, []*http.Request) error {
-			return http.ErrUseLastResponse
-		}},
+		http:       &http.Client{},
 	}
 	for _, option := range options {
 		option(client)
 	}
+	own := *client.http
+	// On the way DELETE becomes GET, and the answer to that is fine.
+	own.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
+	client.http = &own
 	if apiKey == "" {
 		return nil, errors.New("no API key")
 	}
@@ -129,9 +131,7 @@ func (c *Client) Detect(ctx context.Context, text string, options ...DetectOptio
 		option(&request)
 	}
 	var found Detection
-	meta, err := c.ask(ctx, http.MethodPost, "/v1/detect", request, nil, &found, func() bool {
-		return found.Decision != ""
-	})
+	meta, err := c.ask(ctx, http.MethodPost, "/v1/detect", request, nil, as(&found))
 	if err != nil {
 		if c.failOpen && isOutage(err) {
 			return &Detection{
@@ -149,7 +149,7 @@ func (c *Client) Detect(ctx context.Context, text string, options ...DetectOptio
 // Score returns the bare score of a text, without policy, log row or charge to the day.
 func (c *Client) Score(ctx context.Context, text string) (*Score, error) {
 	var found Score
-	meta, err := c.ask(ctx, http.MethodPost, "/v1/detect/score", map[string]string{"text": text}, nil, &found, nil)
+	meta, err := c.ask(ctx, http.MethodPost, "/v1/detect/score", map[string]string{"text": text}, nil, as(&found))
 	found.Meta = meta
 	return pointer(&found, err)
 }
@@ -162,7 +162,7 @@ func (c *Client) CreateBatch(ctx context.Context, items []Item) (*Batch, error) 
 func (c *Client) createBatch(ctx context.Context, items []Item, key string) (*Batch, error) {
 	var found Batch
 	header := http.Header{"Idempotency-Key": {key}}
-	meta, err := c.ask(ctx, http.MethodPost, "/v1/detect/batch", map[string]any{"requests": items}, header, &found, nil)
+	meta, err := c.ask(ctx, http.MethodPost, "/v1/detect/batch", map[string]any{"requests": items}, header, as(&found))
 	found.Meta = meta
 	return pointer(&found, err)
 }
@@ -171,7 +171,7 @@ func (c *Client) createBatch(ctx context.Context, items []Item, key string) (*Ba
 func (c *Client) Job(ctx context.Context, batchID string) (*Job, error) {
 	var found Job
 	path := "/v1/detect/batch/" + url.PathEscape(batchID) + "?limit=1"
-	meta, err := c.ask(ctx, http.MethodGet, path, nil, nil, &found, nil)
+	meta, err := c.ask(ctx, http.MethodGet, path, nil, nil, as(&found))
 	found.Meta = meta
 	return pointer(&found, err)
 }
@@ -179,7 +179,7 @@ func (c *Client) Job(ctx context.Context, batchID string) (*Job, error) {
 // CancelBatch judges nothing more of it; what is judged stays.
 func (c *Client) CancelBatch(ctx context.Context, batchID string) (*Job, error) {
 	var found Job
-	meta, err := c.ask(ctx, http.MethodDelete, "/v1/detect/batch/"+url.PathEscape(batchID), nil, nil, &found, nil)
+	meta, err := c.ask(ctx, http.MethodDelete, "/v1/detect/batch/"+url.PathEscape(batchID), nil, nil, as(&found))
 	found.Meta = meta
 	return pointer(&found, err)
 }
@@ -283,14 +283,17 @@ func (c *Client) Feedback(ctx context.Context, requestID, verdict, note string) 
 	if note != "" {
 		body["note"] = note
 	}
-	_, err := c.ask(ctx, http.MethodPost, "/v1/feedback", body, nil, nil, nil)
+	_, err := c.ask(ctx, http.MethodPost, "/v1/feedback", body, nil, func(_ int, text []byte) bool {
+		var found struct{ Verdict string }
+		return json.Unmarshal(text, &found) == nil && found.Verdict != ""
+	})
 	return err
 }
 
 // Limits says what is left of each limit, and costs nothing.
 func (c *Client) Limits(ctx context.Context) (*Limits, error) {
 	var found Limits
-	meta, err := c.ask(ctx, http.MethodGet, "/v1/limits", nil, nil, &found, nil)
+	meta, err := c.ask(ctx, http.MethodGet, "/v1/limits", nil, nil, as(&found))
 	found.Meta = meta
 	return pointer(&found, err)
 }
@@ -298,7 +301,7 @@ func (c *Client) Limits(ctx context.Context) (*Limits, error) {
 // Policy returns what counts as an attack for the calling key.
 func (c *Client) Policy(ctx context.Context) (*Policy, error) {
 	var found Policy
-	meta, err := c.ask(ctx, http.MethodGet, "/v1/policy", nil, nil, &found, nil)
+	meta, err := c.ask(ctx, http.MethodGet, "/v1/policy", nil, nil, as(&found))
 	found.Meta = meta
 	return pointer(&found, err)
 }
@@ -310,7 +313,7 @@ func (c *Client) SetPolicy(ctx context.Context, policy any, ifVersion int) (*Pol
 	if ifVersion > 0 {
 		header = http.Header{"If-Match": {fmt.Sprintf("%q", strconv.Itoa(ifVersion))}}
 	}
-	meta, err := c.ask(ctx, http.MethodPut, "/v1/policy", policy, header, &found, nil)
+	meta, err := c.ask(ctx, http.MethodPut, "/v1/policy", policy, header, as(&found))
 	found.Meta = meta
 	return pointer(&found, err)
 }
@@ -319,7 +322,7 @@ func (c *Client) SetPolicy(ctx context.Context, policy any, ifVersion int) (*Pol
 func (c *Client) RotateKey(ctx context.Context, grace time.Duration) (*Rotation, error) {
 	var found Rotation
 	body := map[string]int{"grace_seconds": int(grace.Seconds())}
-	meta, err := c.ask(ctx, http.MethodPost, "/auth/rotate-key", body, nil, &found, nil)
+	meta, err := c.ask(ctx, http.MethodPost, "/auth/rotate-key", body, nil, as(&found))
 	found.Meta = meta
 	return pointer(&found, err)
 }
@@ -332,14 +335,14 @@ func (c *Client) Keys(ctx context.Context, each func(Key) error) error {
 // CreateKey makes a key; the answer holds it, this once.
 func (c *Client) CreateKey(ctx context.Context, key Key) (*Key, error) {
 	var found Key
-	meta, err := c.ask(ctx, http.MethodPost, "/v1/keys", key, nil, &found, nil)
+	meta, err := c.ask(ctx, http.MethodPost, "/v1/keys", key, nil, as(&found))
 	found.Meta = meta
 	return pointer(&found, err)
 }
 
 // RevokeKey ends a key.
 func (c *Client) RevokeKey(ctx context.Context, id string) error {
-	return c.Call(ctx, http.MethodDelete, "/v1/keys/"+url.PathEscape(id), nil, nil)
+	return c.end(ctx, "/v1/keys/"+url.PathEscape(id))
 }
 
 // Webhooks calls each for every webhook of the workspace.
@@ -350,27 +353,61 @@ func (c *Client) Webhooks(ctx context.Context, each func(Webhook) error) error {
 // CreateWebhook registers one; the answer holds its secret, this once.
 func (c *Client) CreateWebhook(ctx context.Context, webhook Webhook) (*Webhook, error) {
 	var found Webhook
-	meta, err := c.ask(ctx, http.MethodPost, "/webhooks/register", webhook, nil, &found, nil)
+	meta, err := c.ask(ctx, http.MethodPost, "/webhooks/register", webhook, nil, as(&found))
 	found.Meta = meta
 	return pointer(&found, err)
 }
 
 // DeleteWebhook ends one.
 func (c *Client) DeleteWebhook(ctx context.Context, id string) error {
-	return c.Call(ctx, http.MethodDelete, "/webhooks/"+url.PathEscape(id), nil, nil)
+	return c.end(ctx, "/webhooks/"+url.PathEscape(id))
 }
 
-// Call is any call, with key, deadline and repetitions. Into may be nil.
+// Call is any call, with key, deadline and repetitions. Into may be nil: then an answer is nothing, or any JSON.
 func (c *Client) Call(ctx context.Context, method, path string, body, into any) error {
-	_, err := c.ask(ctx, method, path, body, nil, into, nil)
+	_, err := c.ask(ctx, method, path, body, nil, func(_ int, text []byte) bool {
+		if into == nil {
+			return len(text) == 0 || json.Valid(text)
+		}
+		return json.Unmarshal(text, into) == nil
+	})
 	return err
 }
 
-func pages[T any](ctx context.Context, c *Client, path string, each func(T) error) error {
-	return pagesBy(ctx, c, atOnce, path, each)
+// end is for what is answered with nothing: whoever says no more than "fine" to it may be a proxy.
+func (c *Client) end(ctx context.Context, path string) error {
+	_, err := c.ask(ctx, http.MethodDelete, path, nil, nil, func(status int, _ []byte) bool {
+		return status == http.StatusNoContent
+	})
+	return err
 }
 
-func pagesBy[T any](
+// taker takes an answer below 300; false: it is not the gateway's.
+type taker func(status int, text []byte) bool
+
+// whole can tell itself from other JSON: it has what its readers decide by.
+type whole[T any] interface {
+	*T
+	isWhole() bool
+}
+
+// as reads into found. Of an answer that is not taken nothing stays in it.
+func as[T any, P whole[T]](found *T) taker {
+	return func(_ int, text []byte) bool {
+		var fresh T
+		if json.Unmarshal(text, &fresh) != nil || !P(&fresh).isWhole() {
+			return false
+		}
+		*found = fresh
+		return true
+	}
+}
+
+func pages[T any, P whole[T]](ctx context.Context, c *Client, path string, each func(T) error) error {
+	return pagesBy[T, P](ctx, c, atOnce, path, each)
+}
+
+func pagesBy[T any, P whole[T]](
 	ctx context.Context, c *Client, try func(context.Context, func() error) error, path string, each func(T) error,
 ) error {
 	for path != "" {
@@ -379,7 +416,22 @@ func pagesBy[T any](
 			Next    *string `json:"next"`
 		}
 		err := try(ctx, func() error {
-			_, err := c.ask(ctx, http.MethodGet, path, nil, nil, &page, nil)
+			_, err := c.ask(ctx, http.MethodGet, path, nil, nil, func(_ int, text []byte) bool {
+				page.Results, page.Next = nil, nil
+				if json.Unmarshal(text, &page) != nil || page.Results == nil {
+					return false
+				}
+				for n := range page.Results {
+					if !P(&page.Results[n]).isWhole() {
+						return false
+					}
+				}
+				if page.Next == nil {
+					return true
+				}
+				_, err := c.address(*page.Next)
+				return err == nil
+			})
 			return err
 		})
 		if err != nil {
@@ -398,10 +450,10 @@ func pagesBy[T any](
 	return nil
 }
 
-// ask sends a request until an answer fits, nothing helps, or the time is over. The same
+// ask sends a request until an answer is taken, nothing helps, or the time is over. The same
 // Idempotency-Key goes with each repetition, so that whatever the first one did is done once.
 func (c *Client) ask(
-	ctx context.Context, method, path string, body any, header http.Header, into any, fits func() bool,
+	ctx context.Context, method, path string, body any, header http.Header, takes taker,
 ) (Meta, error) {
 	ctx, stop := context.WithTimeout(ctx, c.timeout)
 	defer stop()
@@ -421,7 +473,7 @@ func (c *Client) ask(
 		return Meta{}, err
 	}
 	for attempts := 1; ; attempts++ {
-		meta, wait, err := c.attempt(ctx, method, address, content, header, idempotencyKey, attempts, into, fits)
+		meta, wait, err := c.attempt(ctx, method, address, content, header, idempotencyKey, attempts, takes)
 		if err == nil || wait < 0 || attempts > c.maxRetries {
 			return meta, err
 		}
@@ -443,7 +495,7 @@ func (c *Client) ask(
 // negative: there is none.
 func (c *Client) attempt(
 	ctx context.Context, method, address string, content []byte, header http.Header,
-	idempotencyKey string, attempts int, into any, fits func() bool,
+	idempotencyKey string, attempts int, takes taker,
 ) (Meta, time.Duration, error) {
 	request, err := http.NewRequestWithContext(ctx, method, address, bytes.NewReader(content))
 	if err != nil {
@@ -472,28 +524,26 @@ func (c *Client) attempt(
 	}
 	meta := metaOf(response, attempts)
 	if response.StatusCode < 300 {
-		if into == nil || len(text) == 0 {
+		if takes(response.StatusCode, text) {
 			return meta, -1, nil
 		}
-		if json.Unmarshal(text, into) == nil && (fits == nil || fits()) {
-			return meta, -1, nil
-		}
-		return meta, 0, notOurs(response, attempts)
+		return meta, 0, notOurs(response, attempts, "with a body that this API does not send: is there a proxy in between?")
+	}
+	if where := response.Header.Get("Location"); where != "" && response.StatusCode < 400 {
+		return meta, -1, notOurs(response, attempts, fmt.Sprintf("to %q, which is not followed: is the base URL right?", where))
 	}
 	var problem APIError
-	if json.Unmarshal(text, &problem) != nil || problem.Code == "" {
-		wait := time.Duration(-1)
-		if isRepeated(response.StatusCode, "") {
-			wait = 0
-		}
-		return meta, wait, notOurs(response, attempts)
+	isProblem := json.Unmarshal(text, &problem) == nil && problem.Code != ""
+	wait := time.Duration(-1)
+	problem.RetryAfter = retryAfterOf(response.Header)
+	if isRepeated(response.StatusCode, problem.Code) {
+		wait = time.Duration(max(0, problem.RetryAfter) * float64(time.Second))
+	}
+	if !isProblem {
+		return meta, wait, notOurs(response, attempts, "without a problem of this API: is there a proxy in between?")
 	}
 	problem.Status, problem.Attempts = response.StatusCode, attempts
-	problem.RetryAfter = retryAfterOf(response.Header)
-	if !isRepeated(problem.Status, problem.Code) {
-		return meta, -1, &problem
-	}
-	return meta, time.Duration(max(0, problem.RetryAfter) * float64(time.Second)), &problem
+	return meta, wait, &problem
 }
 
 func (c *Client) unlessOver(ctx context.Context) time.Duration {
@@ -513,21 +563,25 @@ func (c *Client) unreachable(ctx context.Context, cause error, attempts int) err
 	return &failure{kind: ErrConnection, message: c.baseURL + " cannot be reached", cause: cause, attempts: attempts}
 }
 
-func notOurs(response *http.Response, attempts int) error {
-	return &failure{
-		kind:     ErrInvalidResponse,
-		message:  response.Status + " with a body that this API does not send: is there a proxy in between?",
-		attempts: attempts,
-	}
+func notOurs(response *http.Response, attempts int, why string) error {
+	return &failure{kind: ErrInvalidResponse, message: response.Status + " " + why, attempts: attempts}
 }
 
-// address is for a path, or a whole address that the gateway gave (next): its host is not believed.
+// address is for a path, or a whole address that the gateway gave (next): its host is not believed. One
+// that would lead elsewhere than it says is an error: ".." is folded on the way, and an empty id asks for
+// the list that the object is in.
 func (c *Client) address(path string) (string, error) {
 	parts, err := url.Parse(path)
 	if err != nil {
 		return "", err
 	}
 	local := parts.EscapedPath()
+	first, rest, isRooted := strings.Cut(local, "/")
+	for _, name := range strings.Split(rest, "/") {
+		if first != "" || !isRooted || name == "" || name == "." || name == ".." {
+			return "", fmt.Errorf("%q is no path of this API: is an id in it empty, or dots?", path)
+		}
+	}
 	if parts.RawQuery != "" {
 		local += "?" + parts.RawQuery
 	}
@@ -564,7 +618,7 @@ func retryAfterOf(header http.Header) float64 {
 	if text == "" {
 		return -1
 	}
-	if seconds, err := strconv.ParseUint(text, 10, 31); err == nil {
+	if seconds, err := strconv.ParseUint(text, 10, 31); err == nil || errors.Is(err, strconv.ErrRange) {
 		return float64(seconds)
 	}
 	if at, err := http.ParseTime(text); err == nil {
@@ -608,8 +662,8 @@ func items(text string) []headerItem {
 		numbers := map[string]int64{}
 		for _, one := range fields[1:] {
 			key, value, _ := strings.Cut(strings.TrimSpace(one), "=")
-			if number, err := strconv.ParseInt(value, 10, 64); err == nil {
-				numbers[key] = number
+			if number, err := strconv.ParseUint(value, 10, 63); err == nil {
+				numbers[key] = int64(number)
 			}
 		}
 		found = append(found, headerItem{strings.Trim(fields[0], `"`), numbers})

@@ -22,6 +22,7 @@ type reply struct {
 	Headers map[string]string `json:"headers"`
 	Body    json.RawMessage   `json:"body"`
 	Text    string            `json:"text"`
+	Times   int               `json:"times"`
 	Drop    bool              `json:"drop"`
 	Half    bool              `json:"half"`
 	Silent  bool              `json:"silent"`
@@ -47,13 +48,14 @@ type vector struct {
 }
 
 type call struct {
-	at  time.Time
-	key string
+	at   time.Time
+	key  string
+	line string
 }
 
 // kinds are the classes that the vectors name.
 var kinds = map[string]Kind{
-	"InvalidResponseError": ErrInvalidResponse, "APITimeoutError": ErrTimeout,
+	"InvalidResponseError": ErrInvalidResponse, "APITimeoutError": ErrTimeout, "APIConnectionError": ErrConnection,
 	"PermissionDeniedError": ErrPermissionDenied, "ServerError": ErrServer,
 }
 
@@ -75,7 +77,7 @@ func replaying(t *testing.T, replies []reply) (string, func() []call) {
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		_, _ = io.Copy(io.Discard, r.Body)
 		lock.Lock()
-		seen = append(seen, call{time.Now(), r.Header.Get("Idempotency-Key")})
+		seen = append(seen, call{time.Now(), r.Header.Get("Idempotency-Key"), r.Method + " " + r.RequestURI})
 		one := replies[min(len(seen), len(replies))-1]
 		lock.Unlock()
 		if one.Silent {
@@ -84,7 +86,7 @@ func replaying(t *testing.T, replies []reply) (string, func() []call) {
 		if one.Drop || one.Silent {
 			panic(http.ErrAbortHandler)
 		}
-		content := []byte(one.Text)
+		content := []byte(strings.Repeat(one.Text, max(1, one.Times)))
 		if one.Text == "" {
 			content = one.Body
 		}
@@ -118,6 +120,18 @@ func replaying(t *testing.T, replies []reply) (string, func() []call) {
 	return server.URL, func() []call { lock.Lock(); defer lock.Unlock(); return append([]call(nil), seen...) }
 }
 
+// clientOf is impatient, and has no connection that Go itself would ask again on.
+func clientOf(t *testing.T, address string, options ...Option) *Client {
+	t.Helper()
+	alone := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
+	client, err := New("gw_live_x", append(options, WithBaseURL(address), WithHTTPClient(alone))...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	client.firstWait = 10 * time.Millisecond
+	return client
+}
+
 func TestBatches(t *testing.T) {
 	var vectors []struct {
 		Name    string  `json:"name"`
@@ -134,14 +148,9 @@ func TestBatches(t *testing.T) {
 		t.Run(one.Name, func(t *testing.T) {
 			t.Parallel()
 			address, seen := replaying(t, one.Replies)
-			client, err := New("gw_live_x", WithBaseURL(address), WithMaxRetries(0), WithTimeout(5*time.Second))
-			if err != nil {
-				t.Fatal(err)
-			}
-			client.firstWait = 10 * time.Millisecond
-			client.http = &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
+			client := clientOf(t, address, WithMaxRetries(0), WithTimeout(5*time.Second))
 			ids := []string{}
-			err = client.DetectMany(context.Background(), []Item{{Text: "Hello"}, {Text: "World"}}, func(r ItemResult) error {
+			err := client.DetectMany(context.Background(), []Item{{Text: "Hello"}, {Text: "World"}}, func(r ItemResult) error {
 				ids = append(ids, r.ID)
 				return nil
 			})
@@ -173,19 +182,12 @@ func TestCalls(t *testing.T) {
 		t.Run(one.Name, func(t *testing.T) {
 			t.Parallel()
 			address, seen := replaying(t, one.Replies)
-			options := []Option{
-				WithBaseURL(address), WithMaxRetries(one.MaxRetries),
-				WithTimeout(time.Duration(one.Timeout * float64(time.Second))),
-			}
+			timeout := time.Duration(one.Timeout * float64(time.Second))
+			options := []Option{WithMaxRetries(one.MaxRetries), WithTimeout(timeout)}
 			if one.FailOpen {
 				options = append(options, WithFailOpen())
 			}
-			client, err := New("gw_live_x", options...)
-			if err != nil {
-				t.Fatal(err)
-			}
-			client.firstWait = 10 * time.Millisecond
-			client.http = &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
+			client := clientOf(t, address, options...)
 			found, err := client.Detect(context.Background(), "Hello")
 			calls := seen()
 			if len(calls) != one.Expect.Attempts {

@@ -82,6 +82,8 @@ type Detection struct {
 	Meta             Meta            `json:"-"`
 }
 
+func (d *Detection) isWhole() bool { return d.RequestID != "" && d.Decision != "" }
+
 // Flagged says whether the policy in force says to stop this text.
 func (d *Detection) Flagged() bool { return d.Decision == "flag" }
 
@@ -94,6 +96,8 @@ type Score struct {
 	Detector    map[string]any `json:"detector"`
 	Meta        Meta           `json:"-"`
 }
+
+func (s *Score) isWhole() bool { return s.Source != "" }
 
 // Category is one kind of attack and how surely a text is one.
 type Category struct {
@@ -120,6 +124,14 @@ type ItemResult struct {
 	} `json:"error"`
 }
 
+func (r *ItemResult) isWhole() bool {
+	isTold := r.Error != nil
+	if r.Result != nil {
+		isTold = r.Result.isWhole()
+	}
+	return r.ID != "" && r.Status != "" && isTold
+}
+
 // Job is a batch on its way, or done.
 type Job struct {
 	BatchID    string         `json:"batch_id"`
@@ -138,6 +150,8 @@ type Job struct {
 	Meta       Meta           `json:"-"`
 }
 
+func (j *Job) isWhole() bool { return j.BatchID != "" && j.Status != "" }
+
 // IsOver says whether nothing more will be judged.
 func (j *Job) IsOver() bool { return j.Status != "queued" && j.Status != "processing" }
 
@@ -145,6 +159,15 @@ func (j *Job) IsOver() bool { return j.Status != "queued" && j.Status != "proces
 type Batch struct {
 	Job
 	Results []ItemResult `json:"results"`
+}
+
+func (b *Batch) isWhole() bool {
+	for n := range b.Results {
+		if !b.Results[n].isWhole() {
+			return false
+		}
+	}
+	return b.Results != nil || b.Job.isWhole()
 }
 
 // Limits is what is left of each limit.
@@ -158,6 +181,8 @@ type Limits struct {
 	} `json:"policies"`
 	Meta Meta `json:"-"`
 }
+
+func (l *Limits) isWhole() bool { return l.Policies != nil }
 
 // Policy is what counts as an attack for the calling key.
 type Policy struct {
@@ -175,6 +200,8 @@ type Policy struct {
 	UpdatedAt     *time.Time       `json:"updated_at,omitempty"`
 	Meta          Meta             `json:"-"`
 }
+
+func (p *Policy) isWhole() bool { return p.ID != "" && p.Mode != "" }
 
 // Key is an API key; Key.Key is there only in the answer that made it.
 type Key struct {
@@ -201,6 +228,8 @@ type Key struct {
 	Meta       Meta       `json:"-"`
 }
 
+func (k *Key) isWhole() bool { return k.ID != "" && k.Prefix != "" }
+
 // Rotation is the successor of a key, and until when the old one works.
 type Rotation struct {
 	Key      Key `json:"api_key"`
@@ -210,6 +239,8 @@ type Rotation struct {
 	} `json:"previous"`
 	Meta Meta `json:"-"`
 }
+
+func (r *Rotation) isWhole() bool { return r.Key.isWhole() && r.Previous.ID != "" }
 
 // Webhook is an address that events are sent to; Secret is there only in the answer that made it.
 type Webhook struct {
@@ -224,3 +255,5 @@ type Webhook struct {
 	Secret      string         `json:"secret,omitempty"`
 	Meta        Meta           `json:"-"`
 }
+
+func (w *Webhook) isWhole() bool { return w.ID != "" && w.URL != "" }

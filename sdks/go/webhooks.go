@@ -79,11 +79,11 @@ func verifyWebhookAt(now time.Time, body []byte, header http.Header, secrets []s
 		return nil, untrusted("no signature fits: another secret, or the body was changed on its way. " +
 			"Verify the bytes as they came, before anything parses them")
 	}
-	var event Event
-	if err := json.Unmarshal(body, &event); err != nil {
+	var event *Event // null leaves it nil
+	if err := json.Unmarshal(body, &event); err != nil || event == nil {
 		return nil, untrusted("signed, but the body is not an event")
 	}
-	return &event, nil
+	return event, nil
 }
 
 func untrusted(message string) error { return &failure{kind: ErrWebhook, message: message} }
