@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import inspect
 import json
+from contextlib import suppress
+from random import Random
 
 import httpx
 import pytest
 
-from gateway_guard import AsyncClient, Client, LocalCache, errors
+from gateway_guard import AsyncClient, Client, LocalCache, errors, webhooks
 
 from .replay import address, replaying
 
@@ -136,6 +138,69 @@ def test_a_path_that_would_lead_elsewhere_is_asked_of_nobody(path):
         client.raw("GET", path)
 
     assert server.seen == []
+
+
+def noise(random, size):
+    """Bytes of all kinds, and those that parsers stumble over."""
+    pieces = (
+        b"9" * 400,
+        "²".encode("latin-1"),
+        b"{",
+        b"[",
+        b'"code":',
+        b"null",
+        b"\\ud800",
+        b"-0001",
+    )
+    return b"".join(
+        random.choice([random.choice(pieces), bytes([random.randrange(256)])])
+        for _ in range(random.randrange(size))
+    )
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_whatever_answers_nothing_but_a_gateway_error_is_raised(seed):
+    random = Random(seed)
+    names = (
+        *("retry-after", "ratelimit", "ratelimit-policy", "location", "content-encoding"),
+        *("content-type", "x-request-id", "idempotency-replayed", "date"),
+    )
+
+    class Stream(httpx.SyncByteStream):
+        def __init__(self, content):
+            self.content = content
+
+        def __iter__(self):
+            yield self.content
+
+    def answer(request):
+        status = random.choice([200, 201, 204, 301, 304, 400, 404, 429, 500, 503, 599, 999])
+        code = b'{"code": "rate_limited", "errors": [' + noise(random, 3) + b"]}"
+        bodies = (json.dumps(VERDICT).encode(), code, noise(random, 50), noise(random, 50))
+        headers = {name: noise(random, 4) for name in random.sample(names, 3)}
+        content = random.choice(bodies)
+        cut = random.choice([len(content), random.randrange(len(content) + 1)])
+        return httpx.Response(status, headers=headers, stream=Stream(content[:cut]))
+
+    with (
+        httpx.Client(transport=httpx.MockTransport(answer)) as http,
+        Client("x", base_url="http://g.example", http_client=http, max_retries=0) as client,
+    ):
+        for _ in range(50):
+            for ask in (lambda: client.detect("x"), lambda: client.keys.revoke("1")):
+                with suppress(errors.GatewayError):
+                    ask()
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_whatever_a_receiver_gets_it_is_not_trusted(seed):
+    random = Random(seed)
+    names = ("webhook-id", "webhook-timestamp", "webhook-signature")
+    for _ in range(200):
+        headers = {name: noise(random, 4).decode("latin-1") for name in names}
+        body = random.choice([noise(random, 20), "\ud800"])
+        with pytest.raises(errors.WebhookVerificationError):
+            webhooks.verify(body, headers, "whsec_" + "A" * 32)
 
 
 def test_both_clients_can_do_the_same():

@@ -708,7 +708,7 @@ function itemsIn(text: string | null): [string, Record<string, number>][] {
     const numbers: Record<string, number> = {};
     for (const one of fields) {
       const [key, value] = one.trim().split("=");
-      if (key && value && /^[0-9]+$/.test(value)) numbers[key] = Number(value);
+      if (key && value && /^[0-9]{1,15}$/.test(value)) numbers[key] = Number(value);
     }
     found.push([name.replace(/"/g, ""), numbers]);
   }

@@ -6,6 +6,7 @@ import email.utils
 import hashlib
 import json
 import random
+import re
 import threading
 import time
 from collections import OrderedDict
@@ -166,18 +167,13 @@ def retry_after_of(headers: Mapping[str, str]) -> Optional[float]:
     text = headers.get("retry-after", "").strip()
     if not text:
         return None
-    if is_number(text):
+    if re.fullmatch("[0-9]+", text):
         return float(text)
     try:
         at = email.utils.parsedate_to_datetime(text).timestamp()
     except (TypeError, ValueError, OverflowError):
         return None
     return max(0.0, at - time.time())
-
-
-def is_number(text: str) -> bool:
-    """Whether `int` takes it: `²` is a digit, too, and thousands of digits are an attack."""
-    return text.isascii() and text.isdigit() and len(text) <= 20
 
 
 def meta_of(response: httpx.Response, attempts: int) -> Meta:
@@ -212,7 +208,7 @@ def _items(text: str) -> tuple[tuple[str, dict[str, int]], ...]:
         numbers = {}
         for one in fields:
             key, _, value = one.strip().partition("=")
-            if is_number(value):
+            if re.fullmatch("[0-9]{1,15}", value):
                 numbers[key] = int(value)
         if name:
             found.append((name.strip('"'), numbers))

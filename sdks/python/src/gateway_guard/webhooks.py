@@ -10,6 +10,7 @@ import binascii
 import hashlib
 import hmac
 import json
+import re
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any, Optional, Union
@@ -34,12 +35,12 @@ def verify(
     framework. `secrets`: one, or during a rotation all that are valid. `now`: Unix seconds.
     Raises `WebhookVerificationError`.
     """
-    raw = body.encode() if isinstance(body, str) else bytes(body)
+    raw = body.encode("utf-8", "surrogatepass") if isinstance(body, str) else bytes(body)
     known = {str(name).lower(): str(value) for name, value in headers.items()}
     event_id = _header(known, "webhook-id")
     timestamp = _header(known, "webhook-timestamp")
     signatures = _header(known, "webhook-signature")
-    if not timestamp.isascii() or not timestamp.isdigit():
+    if not re.fullmatch("[0-9]{1,15}", timestamp):
         raise WebhookVerificationError("webhook-timestamp is not a number of seconds.")
     age = (time.time() if now is None else now) - int(timestamp)
     if abs(age) > tolerance_seconds:
