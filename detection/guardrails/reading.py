@@ -56,6 +56,8 @@ PICTURES = frozenset(
         "blob",
     }
 )
+BESIDE_DATA = frozenset({"transcript", "format", "media_type", "mimeType", "mime_type"})
+DATA_URI = re.compile(r"data:(?:image|audio|video)/[\w.+-]+;base64,[\w+/=-]*\Z", re.ASCII)
 NO_TEXT = frozenset(
     {
         *("type", "id", "role", "model", "object", "status", "format", "detail", "index"),
@@ -135,9 +137,11 @@ class Chat:
             path = Path(key, at)
             if key in CALLS:
                 self.add_calls(value, path)
-            elif key in FREE or (key in RETURNED and isinstance(value, dict)):
+            elif _is_free(key, value, name):
+                value, parts = _without_parts(value)
                 self.add("tool_output", _json(value), path)
-            elif key in PICTURES or (key == "data" and name not in ("", "text")):
+                found.append((parts, "tool_output", Path("parts", path)))
+            elif _is_picture(key, value, block):
                 self.images += value is not None
             elif key == "name" and isinstance(value, str) and NAME.match(value):
                 continue
@@ -159,10 +163,12 @@ class Chat:
             if isinstance(call.get("function"), dict):
                 call, at = call["function"], Path("function", at)
             at = next((Path(k, at) for k in ("arguments", "input", "args") if k in call), at)
+            drawn = {key for key, value in call.items() if _is_drawing(key, value, call)}
+            self.images += len(drawn)
             call = {
                 key: value
                 for key, value in call.items()
-                if key not in RETURNED and not _is_no_text(key, value, "tool_call")
+                if key not in {*RETURNED, *drawn} and not _is_no_text(key, value, "tool_call")
             }
         if call:
             self.add("tool_call", _json(call), at)
@@ -234,6 +240,39 @@ def _read_all(chat: Chat, body: Mapping[str, Any], kind: Kind) -> None:
     for name, value in body.items():
         if name not in DEFINITIONS:
             chat.read(value, kind, Path(name))
+
+
+def _is_free(key: str, value: Any, block: str) -> bool:
+    """What a screen shows is none."""
+    is_own = isinstance(value, dict) and block != "computer_call_output"
+    return key in FREE or (key in RETURNED and is_own)
+
+
+def _without_parts(value: Any) -> tuple[Any, Any]:
+    """What a function of Gemini's returns beside its JSON are blocks."""
+    if not isinstance(value, dict) or "response" not in value:
+        return value, None
+    return {key: one for key, one in value.items() if key != "parts"}, value.get("parts")
+
+
+def _is_picture(key: str, value: Any, block: Mapping[str, Any]) -> bool:
+    """And sound, and files in base64."""
+    if key in PICTURES:
+        return True
+    name: object = block.get("type")
+    if key == "data" and name:
+        return name != "text"
+    if not isinstance(value, str):
+        return False
+    is_sealed = key == "data" and not BESIDE_DATA.isdisjoint(block)
+    return (is_sealed and OPAQUE.match(value) is not None) or DATA_URI.match(value) is not None
+
+
+def _is_drawing(key: str, value: Any, call: Mapping[str, Any]) -> bool:
+    """In a call of a tool that draws, what it drew."""
+    if key != "result" or call.get("type") != "image_generation_call":
+        return False
+    return isinstance(value, str) and OPAQUE.match(value) is not None
 
 
 def _is_no_text(name: str, value: Any, kind: Kind) -> bool:

@@ -393,6 +393,17 @@ def test_calls_of_tools_are_one_text_each(message):
     assert "x y" in piece.text
 
 
+CHATS = json.loads((django_settings.BASE_DIR / "sdks/vectors/chats.json").read_text())
+
+
+@pytest.mark.parametrize("case", CHATS, ids=lambda case: case["what"])
+def test_chats_are_read_as_the_libraries_read_them(case):
+    chat = {"request": reading.of_request, "answer": reading.of_answer}[case["side"]](case["body"])
+
+    assert texts(chat) == {(kind, text) for kind, text in case["texts"]}
+    assert chat.images == case.get("images", chat.images)
+
+
 @pytest.mark.parametrize("value", [{"role": "x y"}, {"type": "x y"}, {"a_id": "x y"}, {"x y": 1}])
 def test_a_tools_own_json_hides_nothing_under_names_of_the_api(value):
     for message in (

@@ -41,6 +41,8 @@ const FREE = new Set(["functionResponse", "structuredContent"]);
 const PICTURES = new Set([
   "image_url", "input_audio", "file_data", "fileData", "inlineData", "inline_data", "blob",
 ]);
+const BESIDE_DATA = ["transcript", "format", "media_type", "mimeType", "mime_type"];
+const DATA_URI = /^data:(?:image|audio|video)\/[\w.+-]+;base64,[\w+/=-]*$/;
 const NO_TEXT = new Set([
   "type", "id", "role", "model", "object", "status", "format", "detail", "index", "created", "usage",
   "logprobs", "finish_reason", "stop_reason", "finishReason", "cache_control", "media_type", "mimeType",
@@ -186,9 +188,11 @@ function inside(found: Text[], block: Json, kind: Kind): [unknown, Kind][] {
   const pending: [unknown, Kind][] = [];
   for (const [key, value] of entries) {
     if (CALLS.has(key)) calls(found, value);
-    else if (FREE.has(key) || (RETURNED.has(key) && isObject(value))) {
-      push(found, "tool_output", asJson(value));
-    } else if (!isLeftOut(key, value, kind, name)) pending.push([value, kind]);
+    else if (isFree(key, value, name)) {
+      const [own, parts] = withoutParts(value);
+      push(found, "tool_output", asJson(own));
+      pending.push([parts, "tool_output"]);
+    } else if (!isPicture(key, value, block) && !isLeftOut(key, value, kind)) pending.push([value, kind]);
   }
   return pending;
 }
@@ -199,7 +203,7 @@ function calls(found: Text[], value: unknown): void {
     if (isObject(call)) {
       const inner = isObject(call.function) ? call.function : call;
       const kept = Object.entries(inner).filter(
-        ([key, one]) => !RETURNED.has(key) && !isNoText(key, one, "tool_call"),
+        ([key, one]) => !RETURNED.has(key) && !isDrawing(key, one, inner) && !isNoText(key, one, "tool_call"),
       );
       if (kept.length === 0) continue;
       call = Object.fromEntries(kept);
@@ -208,8 +212,35 @@ function calls(found: Text[], value: unknown): void {
   }
 }
 
-function isLeftOut(key: string, value: unknown, kind: Kind, block: string): boolean {
-  if (PICTURES.has(key) || (key === "data" && block !== "" && block !== "text")) return true;
+/** JSON of a tool's own, in which no name means anything; what a screen shows is none. */
+function isFree(key: string, value: unknown, block: string): boolean {
+  const isOwn = isObject(value) && block !== "computer_call_output";
+  return FREE.has(key) || (RETURNED.has(key) && isOwn);
+}
+
+/** What a function of Gemini's returns beside its JSON are blocks. */
+function withoutParts(value: unknown): [unknown, unknown] {
+  if (!isObject(value) || !("response" in value)) return [value, undefined];
+  const { parts, ...own } = value;
+  return [own, parts];
+}
+
+/** And sound, and files in base64. */
+function isPicture(key: string, value: unknown, block: Json): boolean {
+  if (PICTURES.has(key)) return true;
+  if (key === "data" && block.type) return block.type !== "text";
+  if (typeof value !== "string") return false;
+  const isSealed = key === "data" && BESIDE_DATA.some((name) => name in block);
+  return (isSealed && OPAQUE.test(value)) || DATA_URI.test(value);
+}
+
+/** In a call of a tool that draws, what it drew. */
+function isDrawing(key: string, value: unknown, call: Json): boolean {
+  const isPlace = key === "result" && call.type === "image_generation_call";
+  return isPlace && typeof value === "string" && OPAQUE.test(value);
+}
+
+function isLeftOut(key: string, value: unknown, kind: Kind): boolean {
   if (key === "name" && typeof value === "string" && NAME.test(value)) return true;
   return isNoText(key, value, kind);
 }

@@ -34,6 +34,8 @@ FREE = frozenset({"functionResponse", "structuredContent"})
 PICTURES = frozenset(
     {"image_url", "input_audio", "file_data", "fileData", "inlineData", "inline_data", "blob"}
 )
+BESIDE_DATA = frozenset({"transcript", "format", "media_type", "mimeType", "mime_type"})
+DATA_URI = re.compile(r"data:(?:image|audio|video)/[\w.+-]+;base64,[\w+/=-]*\Z", re.ASCII)
 NO_TEXT = frozenset(
     {
         *("type", "id", "role", "model", "object", "status", "format", "detail", "index"),
@@ -172,9 +174,11 @@ def _inside(block: Mapping[str, Any], kind: str) -> tuple[list[Text], list[tuple
     for key, value in block.items():
         if key in CALLS:
             texts += _calls(value)
-        elif key in FREE or (key in RETURNED and isinstance(value, dict)):
+        elif _is_free(key, value, name):
+            value, parts = _without_parts(value)
             texts += _one("tool_output", _json(value))
-        elif not _is_left_out(key, value, kind, name):
+            found.append((parts, "tool_output"))
+        elif not (_is_picture(key, value, block) or _is_left_out(key, value, kind)):
             found.append((value, kind))
     return texts, found
 
@@ -189,16 +193,51 @@ def _calls(calls: Any) -> list[Text]:
             call = {
                 key: value
                 for key, value in call.items()
-                if key not in RETURNED and not _is_no_text(key, value, "tool_call")
+                if not (
+                    key in RETURNED
+                    or _is_drawing(key, value, call)
+                    or _is_no_text(key, value, "tool_call")
+                )
             }
         if call:
             found += _one("tool_call", _json(call))
     return found
 
 
-def _is_left_out(key: str, value: Any, kind: str, block: str) -> bool:
-    if key in PICTURES or (key == "data" and block not in ("", "text")):
+def _is_free(key: str, value: Any, block: str) -> bool:
+    """JSON of a tool's own, in which no name means anything; what a screen shows is none."""
+    is_own = isinstance(value, dict) and block != "computer_call_output"
+    return key in FREE or (key in RETURNED and is_own)
+
+
+def _without_parts(value: Any) -> tuple[Any, Any]:
+    """What a function of Gemini's returns beside its JSON are blocks."""
+    if not isinstance(value, dict) or "response" not in value:
+        return value, None
+    return {key: one for key, one in value.items() if key != "parts"}, value.get("parts")
+
+
+def _is_picture(key: str, value: Any, block: Mapping[str, Any]) -> bool:
+    """And sound, and files in base64."""
+    if key in PICTURES:
         return True
+    name: object = block.get("type")
+    if key == "data" and name:
+        return name != "text"
+    if not isinstance(value, str):
+        return False
+    is_sealed = key == "data" and not BESIDE_DATA.isdisjoint(block)
+    return (is_sealed and OPAQUE.match(value) is not None) or DATA_URI.match(value) is not None
+
+
+def _is_drawing(key: str, value: Any, call: Mapping[str, Any]) -> bool:
+    """In a call of a tool that draws, what it drew."""
+    if key != "result" or call.get("type") != "image_generation_call":
+        return False
+    return isinstance(value, str) and OPAQUE.match(value) is not None
+
+
+def _is_left_out(key: str, value: Any, kind: str) -> bool:
     if key == "name" and isinstance(value, str) and NAME.match(value):
         return True
     return _is_no_text(key, value, kind)
