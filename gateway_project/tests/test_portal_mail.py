@@ -525,7 +525,8 @@ class TestTheStore:
         robin.seed.put("north.example/ann/new/20261129.html.eml", MIXED)
         path = "/north.example/ann/new/20261129.html.eml"
         page = operator.get(f"/app/mail/message?path={path}").text
-        frame = operator._request("GET", f"/app/mail/message/html?path={path}")
+        address = unescape(re.search(r'<iframe [^>]*src="([^"]+)"', page)[1])
+        frame = operator._request("GET", address)
 
         assert re.search(r"<iframe [^>]*\bsandbox\b(?!=)", page)
         assert "Schön" in page

@@ -98,6 +98,7 @@ def mail_page(permission: Permission) -> Callable[[View], View]:
             response.setdefault("Cache-Control", "no-store")
             return response
 
+        wrapped.permission = permission  # type: ignore[attr-defined]  # for tests of all pages
         return signed_in(wrapped)
 
     return decorate

@@ -21,6 +21,7 @@ from django.http import HttpRequest, HttpResponse, HttpResponseBase, JsonRespons
 from django.utils.translation import gettext_lazy
 from redis.exceptions import RedisError
 
+from accounts.events import audit
 from accounts.models import AuditEvent
 from gateway_project.core import clock, errors
 from gateway_project.core.api.forms import Form
@@ -384,10 +385,19 @@ def item(request: HttpRequest, operator: Operator, uid: str) -> HttpResponseBase
     if wants_log:
         history, facts["log_error"] = tried(deliveries.history(session, uid))
         facts["log"] = history
-        files["log"] = lambda: table_of_lines(history.entries if history else [])
+        files["log"] = lambda: _exported(request, operator, uid, history)
         if request.headers.get("HX-Request"):
             return show(request, operator, "item_log", files=files, **facts)
     return show_or_file(request, operator, "item", files, **facts)
+
+
+def _exported(
+    request: HttpRequest, operator: Operator, uid: str, history: deliveries.History | None
+) -> Table:
+    entries = history.entries if history else []
+    fields = operator.actor(request).fields()
+    audit("robin.log_exported", target=uid, lines=len(entries), **fields)
+    return table_of_lines(entries)
 
 
 def table_of_lines(entries: Iterable[Entry]) -> Table:

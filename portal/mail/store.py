@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from typing import IO, Any
 from urllib.parse import urlencode
 
+from django.core import signing
 from django.http import HttpRequest, HttpResponse, HttpResponseBase
 from django.shortcuts import redirect
 from django.urls import reverse
@@ -35,6 +36,8 @@ FRAME_STYLE = (
     "body{margin:12px;font:15px/1.5 system-ui,sans-serif;color:#111;background:#fff;"
     "overflow-wrap:break-word}img{max-width:100%;height:auto}table{max-width:100%}"
 )
+FRAME_SALT = "portal.mail.frame"
+FRAME_SECONDS = 3600
 SHOWN_MAX = 500
 PIECE_BYTES = 64 << 10
 SAVE_SECONDS = 600.0
@@ -117,7 +120,7 @@ def mail(request: HttpRequest, operator: Operator) -> HttpResponse:
         "folder": urlencode(_path(parts[:-1])),
         "mail": found,
         "shown": shown,
-        "html_url": f"{reverse('portal-mail-html')}?{query}" if shown.html else "",
+        "html_url": _frame_url(operator, parts) if shown.html else "",
         "raw_url": f"{reverse('portal-mail-raw')}?{query}",
     }
     return show(request, operator, "message", **facts)
@@ -126,9 +129,11 @@ def mail(request: HttpRequest, operator: Operator) -> HttpResponse:
 @mail_page(Permission.VIEW_STORAGE)
 @require_safe
 def html(request: HttpRequest, operator: Operator) -> HttpResponse:
-    """Only for the frame of the mail's page: on its own it would be a page like any other."""
+    """Only for the frame of the mail's page, which notes who reads: on its own it would be a page
+    like any other, and nobody would know."""
     parts = _parts(request)
-    if request.headers.get("sec-fetch-dest", "iframe") != "iframe":
+    is_page = request.headers.get("sec-fetch-dest", "iframe") != "iframe"
+    if is_page or not _is_of_page(request, operator, parts):
         return redirect(f"{reverse('portal-mail-message')}?{urlencode(_path(parts))}")
     shown = message.read(from_thread(services.beginning(parts)).content)
     page = (
@@ -142,6 +147,21 @@ def html(request: HttpRequest, operator: Operator) -> HttpResponse:
         "Referrer-Policy": "no-referrer",
     }
     return HttpResponse(page, headers=headers)
+
+
+def _frame_url(operator: Operator, parts: list[str]) -> str:
+    """Of the HTML, for who opened the mail's page."""
+    mark = signing.dumps([str(operator.user.pk), parts], salt=FRAME_SALT)
+    return f"{reverse('portal-mail-html')}?{urlencode({**_path(parts), 'page': mark})}"
+
+
+def _is_of_page(request: HttpRequest, operator: Operator, parts: list[str]) -> bool:
+    try:
+        mark = request.GET.get("page", "")
+        known = signing.loads(mark, salt=FRAME_SALT, max_age=FRAME_SECONDS)
+    except signing.BadSignature:
+        return False
+    return bool(known == [str(operator.user.pk), parts])
 
 
 @mail_page(Permission.VIEW_STORAGE)

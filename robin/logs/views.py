@@ -99,6 +99,7 @@ class LogViewSet(RobinViewSet):
         headers = {**DOWNLOAD, "Content-Disposition": str(name)}
         kind = JSON if query.format == "json" else "text/plain; charset=utf-8"
         found = search.walk(query.filter())
+        await self.audit("robin.log_exported", format=query.format, search=query.search)
         return StreamingHttpResponse(parts(found), content_type=kind, headers=headers)
 
     @endpoint(

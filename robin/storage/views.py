@@ -52,6 +52,7 @@ class StorageViewSet(RobinViewSet):
     async def file(self, request: HttpRequest) -> HttpResponse:
         parts = _parts(request)
         mail = await services.beginning(parts)
+        await self._note("robin.mail_read", parts)
         text = translate.mail_text(mail.content, is_cut=mail.is_cut)
         answer = {"path": "/" + "/".join(parts), "content": text, "mimeType": MAIL}
         return reply({**answer, "size": mail.size, "truncated": mail.is_cut})
@@ -70,9 +71,13 @@ class StorageViewSet(RobinViewSet):
     async def raw(self, request: HttpRequest) -> HttpResponseBase:
         parts = _parts(request)
         file, size = await services.copy(parts)
+        await self._note("robin.mail_downloaded", parts)
         name = content_disposition_header(True, parts[-1])
         headers = {**DOWNLOAD, "Content-Disposition": str(name), "Content-Length": str(size)}
         return StreamingHttpResponse(_pieces(file), content_type=MAIL, headers=headers)
+
+    async def _note(self, action: str, parts: list[str]) -> None:
+        await self.audit(action, target=parts[-1], path="/" + "/".join(parts))
 
 
 async def _pieces(file: IO[bytes]) -> AsyncIterator[bytes]:
