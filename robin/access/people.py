@@ -99,6 +99,9 @@ def change(
     Raises 404, 403 or `Conflict`. A new password or a shut account ends all sessions.
     """
     user = _get(username, by)
+    email = None if email is None else normal_email(email)
+    if password is not None or email not in (None, user.email):
+        _check_own_credentials(user, by)
     before = getattr(user, "robin_access", None)
     if role is not None and (before is None or before.role != role):
         _check_may_give(role, by)
@@ -111,8 +114,11 @@ def change(
     columns = []
     was = user.email
     if email is not None:
-        user.email = normal_email(email)
+        user.email = email
         columns.append("email")
+        if email != was and not by.is_superuser:
+            user.email_confirmed_at = None  # nobody has shown that it is theirs
+            columns.append("email_confirmed_at")
         if user.username == was:  # or nobody else could ever have the old one
             user.username = user.email
             columns.append("username")
@@ -193,6 +199,16 @@ def _check_may_give(role: str, by: Member) -> None:
     if by.role is None or not permissions_of(role) <= permissions_of(by.role):
         raise errors.PermissionDenied(
             "That role is above your own. Ask who has it, or a superuser."
+        )
+
+
+def _check_own_credentials(user: User, by: Member) -> None:
+    """The portal asks for the password before it changes one's own; a session here has none to
+    show, and would be a way to sign in there for good."""
+    if user.pk == by.user_id and not _is_only_for_robin(user):
+        raise errors.PermissionDenied(
+            "This account is more than a user of Robin: change its password and its e-mail in the "
+            "portal, at /accounts/password/change/ and /accounts/email/."
         )
 
 

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 from allauth.account.models import EmailAddress
+from django.conf import settings
+from django.utils import timezone
 
 from accounts.models import AuditEvent, Membership, User, Workspace
 from accounts.services import Actor, confirm_email, register
@@ -11,6 +15,7 @@ from accounts.tests.shapes import refusal
 from gateway_project.core.stores import deletion
 from robin import tasks
 from robin.models import QueueJob, RobinAccess
+from robin.tests.conftest import PASSWORD
 
 URL = "/api/v1/users"
 NEW = {
@@ -191,6 +196,41 @@ class TestChange:
         assert admin.request("DELETE", f"{URL}/{victim.username}").status_code == 403
         assert User.objects.get(pk=victim.pk).email == victim.email
 
+    @pytest.mark.parametrize("kind", ["developer", "staff", "superuser"])
+    @pytest.mark.hostile
+    def test_a_stolen_session_changes_nobody_s_own_account_beyond_robin(self, member, kind):
+        """The portal asks for the password again; here there is only the token."""
+        ada = member(
+            "ROLE_ADMIN", by_hand=True, **{f"is_{kind}": True} if kind != "developer" else {}
+        )
+        if kind == "developer":
+            workspace = Workspace.objects.create(slug="acme", name="Acme")
+            Membership.objects.create(workspace=workspace, user=ada.user, role="owner")
+
+        for changes in ({"password": "another long password"}, {"email": "eve@robin.example"}):
+            r = put(ada, ada.user, **changes)
+            assert refusal(r) == (403, "permission_denied")
+            assert "in the portal" in r.json()["message"]
+        assert put(ada, ada.user, email=ada.user.email).status_code == 200  # as it is
+        assert User.objects.get(pk=ada.user.pk).check_password(PASSWORD)
+
+    def test_one_s_own_is_changed_where_it_is_for_robin_alone(self, admin):
+        r = put(admin, admin.user, email="ada@robin.example", password="another long password")
+
+        assert (r.status_code, r.json()["email"]) == (200, "ada@robin.example")
+
+    @pytest.mark.parametrize(("by", "stays"), [("admin", False), ("root", True)])
+    def test_an_address_is_confirmed_by_who_has_it_or_by_a_superuser(
+        self, request, member, by, stays
+    ):
+        person = member("ROLE_USER", by_hand=True, email_confirmed_at=timezone.now())
+        EmailAddress.objects.create(user=person.user, email=person.user.email, verified=True)
+        put(request.getfixturevalue(by), person.user, email="new@robin.example")
+
+        person.user.refresh_from_db()
+        assert (person.user.email_confirmed_at is not None) == stays
+        assert EmailAddress.objects.get(user=person.user).verified == stays
+
     def test_who_has_no_role_is_not_there_for_an_administrator(self, member, admin):
         dev = member(None, signed_in=False)
 
@@ -289,3 +329,24 @@ def test_what_they_began_is_stopped_and_stays_told(root, member, robin, how):
     assert (found["state"], found["sent"]) == ("cancelled", 0)
     assert QueueJob.objects.get().by == ada.user.email
     assert AuditEvent.objects.filter(action="robin.queue.delete.result").count() == 1
+
+
+CREDENTIALS = re.compile(r"\.set_password\(|(?<!self)\.email = ")
+SETTERS = {
+    "accounts/adapter.py": "at sign-up",
+    "accounts/moderation.py": "by staff, of a new account",
+    "accounts/services.py": "at registration; when an account goes",
+    "gateway_project/management/commands/run.py": "of the demo",
+    "robin/access/people.py": "of users of Robin alone; of others by a superuser",
+}
+
+
+def test_nothing_else_sets_a_password_or_an_address():
+    """allauth's own pages do, and ask for the password: what is new here has to ask, too."""
+    found = {
+        str(path.relative_to(settings.BASE_DIR))
+        for app in ("accounts", "detection", "gateway_project", "portal", "robin", "webhooks")
+        for path in (settings.BASE_DIR / app).rglob("*.py")
+        if "tests" not in path.parts and CREDENTIALS.search(path.read_text())
+    }
+    assert found == SETTERS.keys()
