@@ -29,8 +29,8 @@ def found(answer):
     return bytes_of(answer) if answer.streaming else answer.content
 
 
-MAY_POST = {"portal-webhook-debugger", "portal-request-find"}
-"""Who only reads as well: they change nothing, and cost nothing."""
+MAY_POST = {"portal-webhook-debugger", "portal-request-find", "portal-requests-files"}
+"""Who only reads as well: they find and check, and ask for the log as a file."""
 
 
 @pytest.mark.hostile
