@@ -367,9 +367,9 @@ def _digest(token: str) -> str:
 
 def change_role(member: Membership, role: str, *, by: Membership, actor: Actor) -> None:
     """Raises 403 for a role above the actor's own, 409 for the last owner's."""
-    _must_outrank(by, member, role)
     with _holding(member.workspace):
-        member.refresh_from_db()
+        member, by = _as_now(member), _as_now(by)
+        _must_outrank(by, member, role)
         before = member.role
         if role == before:
             return
@@ -389,10 +389,10 @@ def change_role(member: Membership, role: str, *, by: Membership, actor: Actor) 
 def remove(member: Membership, *, by: Membership, actor: Actor) -> None:
     """Take somebody out, oneself included (`leave`). Raises 409 for the last owner."""
     is_leaving = by.pk == member.pk
-    if not is_leaving:
-        _must_outrank(by, member, member.role)
     with _holding(member.workspace):
-        member.refresh_from_db()
+        member, by = _as_now(member), _as_now(by)
+        if not is_leaving:
+            _must_outrank(by, member, member.role)
         if member.role == Role.OWNER:
             _must_not_be_last(member)
         audit(
@@ -407,15 +407,15 @@ def remove(member: Membership, *, by: Membership, actor: Actor) -> None:
 
 def hand_over(member: Membership, *, by: Membership, actor: Actor) -> None:
     """Make `member` an owner, and the owner who does it an admin."""
-    if by.role != Role.OWNER:
-        raise errors.PermissionDenied(
-            gettext_noop("Only an owner hands the workspace over. Ask one.")
-        )
     if by.pk == member.pk:
         raise errors.Conflict(gettext_noop("You own it already. Choose somebody else."))
     with _holding(member.workspace):
+        member, by = _as_now(member), _as_now(by)
+        if by.role != Role.OWNER:
+            raise errors.PermissionDenied(
+                gettext_noop("Only an owner hands the workspace over. Ask one.")
+            )
         for row, role in ((member, Role.OWNER), (by, Role.ADMIN)):
-            row.refresh_from_db()
             row.role = role
             row.save(update_fields=["role"])
         audit(
@@ -424,6 +424,16 @@ def hand_over(member: Membership, *, by: Membership, actor: Actor) -> None:
             target=member.user.email,
             **actor.fields(),
         )
+
+
+def _as_now(member: Membership) -> Membership:
+    """Whom an act that held the workspace before may have changed; raises 404 if they are gone."""
+    found = Membership.objects.select_related("user", "workspace").filter(pk=member.pk).first()
+    if found is None:
+        raise errors.NotFound(
+            gettext_noop("Somebody was removed meanwhile. Reload the page to see who is here.")
+        )
+    return found
 
 
 def _must_outrank(by: Membership, member: Membership, role: str) -> None:
@@ -544,7 +554,7 @@ def verify_domain(found: WorkspaceDomain, records: Records, *, actor: Actor) -> 
 
 
 def remove_domain(found: WorkspaceDomain, *, actor: Actor) -> None:
-    with transaction.atomic():
+    with _holding(found.workspace):
         audit("domain.removed", workspace=found.workspace, target=found.domain, **actor.fields())
         found.delete()
 
@@ -561,7 +571,15 @@ def joinable(user: User) -> list[WorkspaceDomain]:
 
 
 def join_by_domain(found: WorkspaceDomain, user: User, *, actor: Actor) -> Membership:
+    """A second time changes nothing. Raises 409 when the domain was taken off."""
     with _holding(found.workspace):
+        known = found.workspace.memberships.filter(user=user).first()
+        if known is not None:
+            return known
+        if not found.workspace.domains.filter(pk=found.pk, verified_at__isnull=False).exists():
+            raise errors.Conflict(
+                gettext_noop("This domain does not let you in any more. Ask for an invitation.")
+            )
         member = _join(found.workspace, user, found.role)
         audit(
             "member.joined",

@@ -5,11 +5,13 @@ from __future__ import annotations
 import io
 import re
 import zipfile
+from contextlib import suppress
 from datetime import timedelta
 
 import pytest
 from allauth.mfa.models import Authenticator
 from django.core import mail
+from django.db import transaction
 from django.test import Client
 from django.urls import reverse
 from django.utils import timezone
@@ -25,6 +27,7 @@ from accounts.models import (
     WorkspaceDomain,
 )
 from accounts.tests.shapes import refusal
+from gateway_project.core import errors
 from portal.tests import furnished
 from portal.urls import urlpatterns
 
@@ -32,6 +35,10 @@ PAGE = "/app/people"
 NEW = "dora@new.example"
 PASSWORD = "a good long password"
 ACTOR = services.Actor("test")
+
+
+class Undone(Exception):
+    """Ends a transaction of which nothing is to stay."""
 
 
 def invited(client, email=NEW, role="member"):
@@ -436,6 +443,72 @@ class TestWorkspaces:
 
         with django_assert_max_num_queries(9):
             assert len(owner.get(PAGE).context["people"]) >= 14
+
+
+class TestAtOnce:
+    """Acts that were begun with rows as they were before another act: what comes out is as if the
+    second had begun after the first."""
+
+    ACTS = {
+        "lower": lambda a, b, c: people.change_role(b, "viewer", by=a, actor=ACTOR),
+        "remove": lambda a, b, c: people.remove(b, by=a, actor=ACTOR),
+        "take_over": lambda a, b, c: people.change_role(a, "viewer", by=b, actor=ACTOR),
+        "throw_out": lambda a, b, c: people.remove(a, by=b, actor=ACTOR),
+        "give_away": lambda a, b, c: people.hand_over(c, by=b, actor=ACTOR),
+        "raise": lambda a, b, c: people.change_role(c, "owner", by=b, actor=ACTOR),
+        "drop": lambda a, b, c: people.remove(c, by=b, actor=ACTOR),
+        "leave": lambda a, b, c: people.remove(b, by=b, actor=ACTOR),
+    }
+
+    @pytest.fixture
+    def three(self, acme, alice, bob, dora):
+        """`three()`: alice and bob own it, dora works there; read anew, None where gone."""
+        Membership.objects.filter(workspace=acme).update(role="owner")
+        places = {one.pk: one for one in (place(alice, acme), place(bob, acme))}
+        last = Membership.objects.create(workspace=acme, user=dora, role="member")
+        ids = [*places, last.pk]
+
+        def read():
+            found = acme.memberships.select_related("user", "workspace").in_bulk(ids)
+            return [found.get(pk) for pk in ids]
+
+        return read
+
+    @pytest.mark.hostile
+    @pytest.mark.parametrize("second", ACTS)
+    @pytest.mark.parametrize("first", ACTS)
+    def test_the_second_sees_what_the_first_did(self, acme, three, first, second):
+        outcomes = []
+        for is_stale in (True, False):
+            with suppress(Undone), transaction.atomic():
+                rows = three()
+                self.ACTS[first](*three())
+                if not is_stale:
+                    rows = [now or gone for now, gone in zip(three(), rows, strict=True)]
+                with suppress(errors.GatewayError):
+                    self.ACTS[second](*rows)
+                outcomes.append(dict(acme.memberships.values_list("user__email", "role")))
+                raise Undone
+
+        assert outcomes[0] == outcomes[1]
+
+    def test_joining_twice_is_joining_once(self, acme, dora):
+        domain = WorkspaceDomain.objects.create(
+            workspace=acme, domain="new.example", role="viewer", verified_at=timezone.now()
+        )
+        joined = [people.join_by_domain(domain, dora, actor=ACTOR) for _ in range(2)]
+
+        assert joined[0] == joined[1]
+
+    @pytest.mark.hostile
+    def test_a_domain_that_was_taken_off_meanwhile_lets_nobody_in(self, acme, dora):
+        domain = WorkspaceDomain.objects.create(
+            workspace=acme, domain="new.example", role="viewer", verified_at=timezone.now()
+        )
+        people.remove_domain(WorkspaceDomain.objects.get(), actor=ACTOR)
+
+        with pytest.raises(errors.Conflict, match="does not let you in"):
+            people.join_by_domain(domain, dora, actor=ACTOR)
 
 
 class TestTwoFactors:
