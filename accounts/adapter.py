@@ -273,10 +273,18 @@ class AccountAdapter(DefaultAccountAdapter):  # type: ignore[misc]
 class SocialAccountAdapter(DefaultSocialAccountAdapter):  # type: ignore[misc]
     """Who signs in by the provider that the operator set (`OIDC_ISSUER`)."""
 
+    def pre_social_login(self, request: HttpRequest, sociallogin: SocialLogin) -> None:
+        """Of a newcomer whose address is refused: they are asked for another, as those are of whom
+        the provider names none."""
+        if not sociallogin.is_existing and refusal_of(_named(sociallogin)):
+            sociallogin.user.email = ""
+            sociallogin.email_addresses = []
+
     def save_user(self, request: HttpRequest, sociallogin: SocialLogin, form: Any = None) -> User:
         """Register as everybody is, without a password."""
         user: User = sociallogin.user
-        user.email = user.username = normal_email(user.email)
+        email = user.email if form is None else form.cleaned_data["email"]
+        user.email = user.username = normal_email(email)
         user.set_unusable_password()
         user.language = _of_newcomer()
         services.join(user, user.first_name, actor=actor_of(request, user.email))
@@ -298,6 +306,11 @@ class SocialAccountAdapter(DefaultSocialAccountAdapter):  # type: ignore[misc]
         log.warning(
             "single_sign_on_failed", error=str(error or ""), exception=type(exception).__name__
         )
+
+
+def _named(sociallogin: SocialLogin) -> str:
+    """The address that the provider names, whole; `User.email` holds what fits into its column."""
+    return str(next((one.email for one in sociallogin.email_addresses), ""))
 
 
 class MFAAdapter(DefaultMFAAdapter):  # type: ignore[misc]

@@ -1,10 +1,15 @@
-"""E-mail addresses that mail can be sent to."""
+"""E-mail addresses that we keep, and that mail can be sent to."""
 
 from __future__ import annotations
 
 from django.utils.translation import gettext
 from django.utils.translation import gettext_noop as _
 
+from accounts.models import normal_email
+
+CHARS_MAX = 150
+"""It is the user name as well, which Django keeps at that."""
+TOO_LONG = f"has more than {CHARS_MAX} characters. Use a shorter address of yours."
 BEYOND_ASCII = (
     "has letters beyond ASCII before the @, and mail servers without SMTPUTF8 (RFC 6531) deliver "
     "nothing there. Use another address of yours."
@@ -13,6 +18,7 @@ NO_HOST = "has a host behind the @ that is no name of the Internet. Check its sp
 
 
 FOR_PEOPLE = {
+    TOO_LONG: _("This address has more than 150 characters. Use a shorter address of yours."),
     BEYOND_ASCII: _(
         "This address has letters beyond ASCII before the @, and mail servers without SMTPUTF8 "
         "(RFC 6531) deliver nothing there. Use another address of yours."
@@ -24,10 +30,12 @@ FOR_PEOPLE = {
 
 
 def why_undeliverable(email: str) -> str | None:
-    """Why no mail would arrive there, as the end of a sentence; None: it may.
+    """Why we write to none there, as the end of a sentence; None: we do.
 
     What an address looks like at all is for the form to check.
     """
+    if len(normal_email(email)) > CHARS_MAX:
+        return TOO_LONG
     local, _, host = email.strip().rpartition("@")
     if not local.isascii():
         return BEYOND_ASCII

@@ -20,7 +20,7 @@ from pydantic import (
     model_validator,
 )
 
-from accounts.addresses import deliverable
+from accounts.addresses import CHARS_MAX, deliverable
 from accounts.models import ApiKey, Plan, UsageLog, User, Workspace, effective_limits
 from gateway_project.core import clock
 from gateway_project.core.api.endpoint import Asked, Body
@@ -72,8 +72,7 @@ Future = Annotated[Moment, AfterValidator(_future)]
 
 
 class RegisterRequest(Body):
-    # It is the user name as well, which Django keeps at 150 characters.
-    email: Annotated[EmailStr, StringConstraints(max_length=150), AfterValidator(deliverable)]
+    email: Annotated[EmailStr, StringConstraints(max_length=CHARS_MAX), AfterValidator(deliverable)]
     password: Password
     name: Name | None = None
 

@@ -19,6 +19,7 @@ from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 
 from accounts import moderation, services
+from accounts.addresses import refusal_of
 from accounts.admin.actions import act
 from accounts.admin.lists import Choice, SuperusersAct, actor_of, as_uuid, link_to
 from accounts.events import audit
@@ -69,6 +70,8 @@ class NewUserForm(ModelForm):
 
     def clean_email(self) -> str:
         email = normal_email(self.cleaned_data["email"])
+        if refusal := refusal_of(email):
+            raise forms.ValidationError(refusal)
         if User.objects.filter(email=email).exists():
             raise forms.ValidationError(gettext("An account with this e-mail exists."))
         return email

@@ -20,6 +20,7 @@ from django.urls import URLPattern, get_resolver
 from django.utils import timezone
 
 from accounts import moderation, services
+from accounts.addresses import CHARS_MAX
 from accounts.hashers import BoundedArgon2
 from accounts.models import ApiKey, AuditEvent, User, Workspace
 from accounts.tests.shapes import refusal
@@ -36,11 +37,18 @@ APP = sorted(
 )
 
 
+def address_of(chars):
+    """An address of so many characters."""
+    host = ".".join(["b" * 50] * ((chars - 6) // 51))
+    return f"{'a' * (chars - len(host) - 5)}@{host}.com"
+
+
 UNDELIVERABLE = [
     "jürgen@new.example",
     "\uff41da@new.example",
     "用户@new.example",
     "a\u200bb@new.example",
+    *map(address_of, (CHARS_MAX + 1, 254, 255, 320)),  # 320 is what Django's own fields take
 ]
 
 
@@ -430,6 +438,17 @@ class TestSettings:
         assert refusal(by_api) == (422, "validation_error")
         assert mail.outbox == []
         assert User.objects.count() == 1
+
+    def test_the_longest_address_that_is_kept(self, signed_in, gateway):
+        first, second = address_of(CHARS_MAX), address_of(CHARS_MAX - 1)
+        newcomer = Browser(gateway)
+        newcomer.post("/accounts/signup/", email=first, password1="a good long password")
+        enter_password_again(signed_in)
+        signed_in.post("/accounts/email/", email=second, action_add="")
+        for browser, email in ((newcomer, first), (signed_in, second)):
+            browser.post(next(path_of(link_in(m)) for m in mail.outbox if m.to == [email]))
+
+        assert set(User.objects.values_list("username", flat=True)) == {first, second}
 
     def test_deleting_wants_the_password_again(self, signed_in):
         r = signed_in._request("GET", "/app/settings/delete")

@@ -631,7 +631,14 @@ class TestAlerts:
 
     @pytest.mark.parametrize(
         ("field", "value"),
-        [("bounce", "101"), ("dead", "0"), ("oldest", "x"), ("emails", "nobody"), ("growth", "")],
+        [
+            ("bounce", "101"),
+            ("dead", "0"),
+            ("oldest", "x"),
+            ("emails", "nobody"),
+            ("emails", f"{'a' * 100}@{'b' * 60}.{'c' * 60}.{'d' * 60}.com"),
+            ("growth", ""),
+        ],
     )
     def test_what_is_wrong_is_said(self, operator, field, value):
         fields = {**THRESHOLDS, "emails": "", field: value}

@@ -12,6 +12,7 @@ from urllib.parse import parse_qs, urlsplit
 import jwt
 import pytest
 from cryptography.hazmat.primitives.asymmetric import rsa
+from django.core import mail
 from django.test import Client
 
 from accounts import services
@@ -142,6 +143,25 @@ def test_an_address_that_is_not_vouched_for_takes_nobodys_account(gateway, provi
 
     assert browser.get("/app/").status_code == 302
     assert not alice.socialaccount_set.exists()
+
+
+@pytest.mark.parametrize("chars", [0, 151, 254, 320])
+def test_who_comes_without_an_address_that_we_keep_is_asked_for_one(gateway, provider, chars):
+    host = ".".join(["b" * 50] * 2)
+    named = {"email": f"{'a' * (chars - 106)}@{host}.com", "email_verified": True} if chars else {}
+    provider.claims = {"sub": "5", **named}
+    browser = Client()
+
+    asked = come_back(browser)
+    page = browser.get(asked["Location"])
+    answer = browser.post(asked["Location"], {"email": "Eva@Sso.Example"})
+
+    assert "One thing is missing" in page.content.decode()
+    assert (answer.status_code, answer["Location"]) == (302, "/accounts/confirm-email/")
+    assert [message.to for message in mail.outbox] == [["eva@sso.example"]]
+    user = User.objects.get()
+    assert (user.email, user.username) == ("eva@sso.example", "eva@sso.example")
+    assert user.email_confirmed_at is None
 
 
 @pytest.mark.hostile

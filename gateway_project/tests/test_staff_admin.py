@@ -256,6 +256,14 @@ class TestForms:
         assert "errorlist" in r.text
         assert not User.objects.filter(email="new@gateway.example").exists()
 
+    def test_with_an_address_that_is_kept(self, root):
+        """On PostgreSQL: SQLite has no lengths."""
+        email = f"{'a' * 50}@{'b' * 50}.{'c' * 50}.com"
+        r = root.post("/admin/accounts/user/add/", email=email, password="a good long password")
+
+        assert r.status_code == 200
+        assert "more than 150 characters" in r.text
+
     def test_rights_are_audited_with_what_was_before(self, root, bob):
         url = reverse("admin:accounts_user_change", args=[bob.pk])
 

@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 
 from django import forms
 from django.contrib import messages
-from django.core.validators import validate_email
 from django.http import HttpRequest, HttpResponseBase
 from django.shortcuts import redirect
 from django.utils.translation import gettext, gettext_lazy, gettext_noop
@@ -20,11 +19,12 @@ from gateway_project.core.api.methods import require_http_methods
 from gateway_project.core.clock import utc_text
 from portal.exports import ROWS_MAX, Table
 from portal.mail.entry import Operator, mail_page, show_or_file
-from robin.models import AlarmNotice, QueueAlarm
+from robin.models import AlarmNotice, AlarmRecipient, QueueAlarm
 from robin.permissions import Permission
 from robin.queue import alarms
 from robin.queue.alerts import listeners
 
+ADDRESS = AlarmRecipient._meta.get_field("email")
 LABELS = {
     "oldest": (
         gettext_noop("Oldest item"),
@@ -87,7 +87,7 @@ class AlertsForm(Form):
         found = list(dict.fromkeys(line.strip(",;") for line in lines if line.strip(",;")))
         for email in found:
             try:
-                validate_email(email)
+                ADDRESS.run_validators(email)
             except forms.ValidationError:
                 raise forms.ValidationError(
                     gettext("“%(text)s” is not an e-mail address. Write one a line.")
