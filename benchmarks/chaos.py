@@ -37,7 +37,7 @@ from rich.table import Table
 from benchmarks import machine
 from benchmarks.contenders import ROOT
 from benchmarks.installation import GATEWAYS, RECEIVER, Installation
-from benchmarks.processes import BenchError, run_once
+from benchmarks.processes import Aside, BenchError, run_once
 from benchmarks.run import running_engine
 from deploy.services import StopError
 from deploy.stores import wait_for
@@ -80,7 +80,7 @@ class Load:
         """Ids of detections that were answered with 200."""
         self.jobs: set[str] = set()
         self._is_over = False
-        self._thread = threading.Thread(target=lambda: asyncio.run(self._run()), daemon=True)
+        self._thread = Aside("the load", lambda: asyncio.run(self._run()))
 
     def __enter__(self) -> Load:
         self._thread.start()
@@ -89,6 +89,7 @@ class Load:
     def __exit__(self, *_: object) -> None:
         self._is_over = True
         self._thread.join(60)
+        self._thread.check()
 
     @contextmanager
     def step(self, name: str) -> Iterator[Step]:
@@ -96,6 +97,7 @@ class Load:
         self.steps.append(one)
         yield one
         one.seconds = time.monotonic() - began
+        self._thread.check()
 
     async def _run(self) -> None:
         limits = httpx.Limits(max_connections=100, max_keepalive_connections=100)
@@ -238,6 +240,7 @@ def run(arguments: argparse.Namespace, console: Console) -> dict[str, Any]:
         events = set(found["events"])
         return {
             "machine": machine.describe(),
+            "rate": arguments.rate,
             "steps": load.steps[1:],
             "answered": len(load.answered),
             "usage_lost": len(load.answered - set(found["usage"])),
@@ -308,7 +311,13 @@ def break_it(here: Installation, load: Load, seconds: float, console: Console) -
 
 def missed_musts(result: dict[str, Any]) -> list[str]:
     missed = []
+    for name in ("answered", "events", "jobs"):
+        if not result[name]:
+            missed.append(f"{name}: none, so that nothing was tried")
     for step in result["steps"]:
+        least = step.seconds * result["rate"] / 2
+        if step.calls < least:
+            missed.append(f"{step.name}: {step.calls} calls, not {least:.0f}: it was not tried")
         most = CLIENTS + 1 if step.name == GATEWAY_KILLED else 0
         if step.failed > most:
             missed.append(f"{step.name}: {step.failed} calls failed: {dict(step.failures)}")

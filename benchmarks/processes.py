@@ -9,8 +9,9 @@ import os
 import signal
 import socket
 import subprocess
+import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +22,25 @@ _TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
 
 class BenchError(Exception):
     """The run cannot start or must not count; the message says why in a sentence."""
+
+
+class Aside(threading.Thread):
+    """What is done beside a run, in a thread of its own: its error is the run's, not lost."""
+
+    def __init__(self, name: str, do: Callable[[], object]) -> None:
+        super().__init__(name=name, daemon=True)
+        self._do = do
+        self._error: Exception | None = None
+
+    def run(self) -> None:
+        try:
+            self._do()
+        except Exception as error:  # noqa: BLE001 - whatever it is, `check` raises it
+            self._error = error
+
+    def check(self) -> None:
+        if self._error is not None:
+            raise BenchError(f"{self.name} ended: {self._error!r}") from self._error
 
 
 _given_ports: set[int] = set()

@@ -40,7 +40,7 @@ from rich.table import Table
 from benchmarks import machine, memory
 from benchmarks.chaos import Load, Receiver, prepare
 from benchmarks.contenders import gateway
-from benchmarks.processes import LOOPBACK, BenchError, Child, base_environment, run_once
+from benchmarks.processes import LOOPBACK, Aside, BenchError, Child, base_environment, run_once
 from benchmarks.run import running_engine
 from benchmarks.stores import named_stores, private_stores, versions
 
@@ -84,9 +84,13 @@ class Series:
         return min(self.files[-third:]) - min(self.files[:third])
 
 
+LOOKS_MIN = 3
+"""At a process: a line through fewer says nothing."""
+
+
 def slope(x: Sequence[float], y: Sequence[float]) -> tuple[float, float]:
     """Of the line of least squares, and its standard error."""
-    if len(x) < 3:
+    if len(x) < LOOKS_MIN:
         return 0.0, float("inf")
     middle_x, middle_y = mean(x), mean(y)
     spread = sum((one - middle_x) ** 2 for one in x)
@@ -191,7 +195,7 @@ class Pages:
         self.count = 0
         self._base, self._known = base, known
         self._over = threading.Event()
-        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread = Aside("the pages", self._run)
 
     def __enter__(self) -> Pages:
         self._thread.start()
@@ -200,6 +204,7 @@ class Pages:
     def __exit__(self, *_: object) -> None:
         self._over.set()
         self._thread.join(120)
+        self._thread.check()
 
     def _run(self) -> None:
         while not self._over.is_set():
@@ -270,7 +275,13 @@ def rows(database_url: str) -> dict[str, int]:
 
 def missed_musts(result: dict[str, Any]) -> list[str]:
     missed = []
+    for name in ("calls", "pages", "webhooks"):
+        if not result[name]:
+            missed.append(f"{name}: none, so that nothing was tried")
     for time_ in result["times"]:
+        looks = [len(series.seconds) for series in time_["processes"].values()]
+        if max(looks, default=0) < LOOKS_MIN:
+            missed.append(f"no process was looked at {LOOKS_MIN} times {time_['name']}: run longer")
         for name, series in time_["processes"].items():
             when = f"{name} {time_['name']}"
             # A sleeping process has no ups and downs: any growth of it is one.
