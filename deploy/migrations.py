@@ -10,8 +10,8 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
-APPS = ("accounts", "detection", "webhooks", "robin")
 BEFORE = "made before the first release: no installation had rows"
 DEFAULT = "SET DEFAULT changes the catalogue alone"
 KNOWN: dict[str, str] = {
@@ -40,13 +40,23 @@ KNOWN: dict[str, str] = {
 """Migrations in which a rule is broken on purpose, and why that harms nobody."""
 
 
+def our_apps() -> set[str]:
+    """Those of the checkout itself, not of its libraries."""
+    from django.apps import apps
+    from django.conf import settings
+
+    every = apps.get_app_configs()
+    return {app.label for app in every if Path(app.path).parent == settings.BASE_DIR}
+
+
 def findings() -> Iterator[tuple[str, str]]:
     """Names of migrations, and what is wrong with each."""
     from django.db.migrations.loader import MigrationLoader
 
+    ours = our_apps()
     found = MigrationLoader(None, ignore_no_migrations=True).disk_migrations
     for (app, name), migration in sorted(found.items()):
-        if app in APPS and not migration.initial and not name.startswith("0001_"):
+        if app in ours and not migration.initial and not name.startswith("0001_"):
             for sentence in examine(migration):
                 yield f"{app}.{name}", sentence
 

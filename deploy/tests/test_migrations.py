@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 from django.contrib.postgres.operations import AddIndexConcurrently
 from django.db import migrations, models
 
-from deploy.migrations import KNOWN, examine, findings
+from deploy.migrations import KNOWN, examine, findings, our_apps
 
+ROOT = Path(__file__).resolve().parents[2]
 FIELD = models.IntegerField
 INDEX = models.Index(fields=["x"], name="x")
 
@@ -18,6 +20,14 @@ def told(*operations: Any, atomic: bool = True) -> list[str]:
     made = migrations.Migration("0002_x", "accounts")
     made.operations, made.atomic = list(operations), atomic
     return list(examine(made))
+
+
+def test_every_app_of_ours_is_looked_at() -> None:
+    made = {path.parent.parent.name for path in ROOT.glob("*/migrations/0*.py")}
+
+    assert len(made) > 4
+    assert made <= our_apps()
+    assert "auth" not in our_apps()
 
 
 def test_ours_are_fine_or_excused() -> None:
