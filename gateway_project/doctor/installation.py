@@ -71,14 +71,7 @@ def examine_default_secrets(_: Options) -> Iterator[Finding]:
     weak = [name for name, values in named.items() if any(map(is_guessable, values))]
     for setting in ("DATABASE_URL", "REDIS_URL", "CACHE_REDIS_URL", "EMAIL_URL"):
         parts = urlsplit(getattr(settings, setting, ""))
-        if parts.password and parts.password in (
-            *KNOWN,
-            "postgres",
-            "gateway",
-            "redis",
-            "admin",
-            parts.username,
-        ):
+        if parts.password and parts.password in (*KNOWN, *DEFAULT_PASSWORDS, parts.username):
             weak.append(setting)
     for name in weak:
         yield error(
