@@ -107,8 +107,8 @@ def make_workspace(user: User, name: str, *, actor: Actor) -> Workspace:
             raise errors.TooMany(
                 Sentence(
                     gettext_noop(
-                        "You own %(owned)s workspaces, as many as one person may make. Delete "
-                        "one first."
+                        "You own %(owned)s workspaces, as many as one person may make. Hand one "
+                        "over first."
                     ),
                     owned=str(owned),
                 )
