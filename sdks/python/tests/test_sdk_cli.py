@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 import stat
+import subprocess
+import sys
+from argparse import Namespace
+from contextlib import suppress
+from pathlib import Path
 
 import pytest
 
-from gateway_guard import models, webhooks
+from gateway_guard import cli, models, webhooks
 from gateway_guard.cli import main
 
 from .replay import address, replaying
@@ -26,6 +32,14 @@ VERDICT = {
 
 def reply(body, status=200):
     return {"status": status, "headers": JSON, "body": body}
+
+
+def result_of(name, **more):
+    return {"id": name, "status": "ok", "result": {**VERDICT, **more}}
+
+
+def lines_of(*names):
+    return "".join(json.dumps(result_of(name)) + "\n" for name in names)
 
 
 @pytest.fixture(autouse=True)
@@ -90,7 +104,7 @@ def test_a_batch_goes_on_where_it_stopped(tmp_path, capsys):
     file = tmp_path / "texts.jsonl"
     file.write_text("".join(json.dumps({"id": n, "text": f"text {n}"}) + "\n" for n in "abc"))
     output = tmp_path / "texts.results.jsonl"
-    output.write_text('{"id": "a", "status": "ok"}\n{"id": "b", "sta')  # it was stopped here
+    output.write_text(lines_of("a") + '{"id": "b", "sta')  # it was stopped here
     results = [{"id": n, "status": "ok", "result": VERDICT} for n in "bc"]
     with replaying([reply({"results": results})]) as server:
         assert main(["--url", address(server), "batch", str(file)]) == 0
@@ -100,6 +114,199 @@ def test_a_batch_goes_on_where_it_stopped(tmp_path, capsys):
     lines = output.read_text().splitlines()
     assert [json.loads(lines[n])["id"] for n in (0, 2, 3)] == ["a", "b", "c"]
     assert "2 flagged now" in capsys.readouterr().out
+
+
+class Judging:
+    """In place of a client: judges all that it is asked, and remembers what."""
+
+    def __init__(self):
+        self.asked = []
+
+    def detect_many(self, items, **_):
+        self.asked += [item["id"] for item in items]
+        return [models.ItemResult.model_validate(result_of(item["id"])) for item in items]
+
+
+def test_a_batch_goes_on_wherever_it_stopped(tmp_path):
+    """Within any letter of any line: each text has one verdict then, and none is asked twice."""
+    file, output = tmp_path / "texts.jsonl", tmp_path / "texts.results.jsonl"
+    names = ["ä", "b", "c"]
+    file.write_text("".join(json.dumps({"id": n, "text": "x"}) + "\n" for n in names))
+    odd = {"ä": {"metadata": {"said": "ü\u2028\x85\x1c"}}}
+    lines = [
+        json.dumps(result_of(name, **odd.get(name, {})), ensure_ascii=False).encode() + b"\n"
+        for name in names
+    ]
+    whole = b"".join(lines)
+    options = Namespace(file=file, output=output)
+    for end in range(len(whole) + 1):
+        output.write_bytes(whole[:end])
+        done = [n for n in range(len(names)) if end >= len(b"".join(lines[: n + 1])) - len(b"\n")]
+        client = Judging()
+        assert cli._batch(client, options) == 0
+
+        assert client.asked == names[len(done) :], end
+        found = []
+        for line in output.read_bytes().split(b"\n"):
+            with suppress(ValueError):
+                found.append(json.loads(line)["id"])
+        assert found == names, end
+
+
+def test_a_text_without_a_verdict_is_asked_for_again(tmp_path, capsys):
+    file = tmp_path / "texts.jsonl"
+    file.write_text('{"id": "a", "text": "x"}\n{"id": "b", "text": "y"}\n')
+    failed = {"id": "b", "status": "error", "error": {"code": "timeout", "message": "…"}}
+    page = reply({"results": [result_of("a"), failed]})
+    with replaying([page, reply({"results": [result_of("b")]})]) as server:
+        assert main(["--url", address(server), "batch", str(file)]) == 1
+        assert "1 have no verdict" in capsys.readouterr().err
+        assert main(["--url", address(server), "batch", str(file)]) == 0
+
+    sent = json.loads(server.seen[1][2])["requests"]
+    assert [item["id"] for item in sent] == ["b"]
+
+
+def test_files_are_utf8_wherever_they_are_read(tmp_path):
+    """With the mark before it that Windows writes, and whatever this machine takes for text."""
+    file = tmp_path / "texts.jsonl"
+    file.write_bytes(b"\xef\xbb\xbf" + '{"id": "ä", "text": "Grüße"}\n'.encode())
+    environment = {**os.environ, "PYTHONPATH": str(Path(cli.__file__).parents[1])}
+    environment |= {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    with replaying([reply({"results": [result_of("ä")]}), reply(VERDICT)]) as server:
+        for arguments, status in (["batch", str(file)], 0), (["detect", "--json"], 3):
+            done = subprocess.run(
+                [sys.executable, "-m", "gateway_guard.cli", "--url", address(server), *arguments],
+                env=environment,
+                input="Grüße".encode(),
+                capture_output=True,
+            )
+            assert done.returncode == status, done.stderr
+
+    assert json.loads(server.seen[0][2])["requests"] == [{"id": "ä", "text": "Grüße"}]
+    assert json.loads(server.seen[1][2])["text"] == "Grüße"
+    assert '"id":"ä"' in (tmp_path / "texts.results.jsonl").read_text("utf-8")
+
+
+def test_a_policy_that_is_none_is_refused(tmp_path, capsys):
+    file = tmp_path / "policy.json"
+    for text in "[]", "5", "null", '"x"', "{":
+        file.write_text(text)
+        assert main(["policy", "set", str(file)]) == 1
+    assert "`gateway policy get` shows the form" in capsys.readouterr().err
+
+
+def test_a_key_goes_to_the_address_alone_that_it_was_told(tmp_path, monkeypatch, capsys):
+    monkeypatch.delenv("GATEWAY_API_KEY")
+    monkeypatch.delenv("GATEWAY_URL", raising=False)
+    path = tmp_path / "config" / "gateway" / "login.json"
+    path.parent.mkdir(parents=True)
+    with replaying([reply(VERDICT)]) as server, replaying([reply(VERDICT)]) as other:
+        path.write_text(json.dumps({"url": address(server) + "/", "key": "gw_live_x"}))
+        assert main(["detect", "x"]) == 3
+        assert main(["--url", address(server), "detect", "x"]) == 3
+        assert main(["--url", address(other), "detect", "x"]) == 1
+        monkeypatch.setenv("GATEWAY_URL", address(other))
+        assert main(["detect", "x"]) == 1
+
+    assert (len(server.seen), len(other.seen)) == (2, 0)
+    assert f"No key for {address(other)}" in capsys.readouterr().err
+
+
+AWAY = [{"drop": True}] * 9
+"""Longer than a call with all its repetitions takes."""
+REVOKED = reply({"code": "invalid_api_key", "detail": "revoked"}, 401)
+
+
+def page_of(*rows, following=None):
+    return reply({"results": [*rows], "next": following})
+
+
+def at(second):
+    return f"2026-05-01T12:00:{second:02}Z"
+
+
+def logged(name, second):
+    return {
+        "request_id": name, "created_at": at(second), "api_key_id": "1", "endpoint": "/v1/detect",
+        "http_status": 200,
+    }  # fmt: skip
+
+
+def delivered(name, second, **more):
+    return {
+        "id": f"d-{name}", "webhook_id": "1", "event_id": name, "event": "detection.flagged",
+        "url": "https://x", "status": "delivered", "created_at": at(second), **more,
+    }  # fmt: skip
+
+
+@pytest.fixture
+def _at_once(monkeypatch):
+    monkeypatch.setattr(cli, "POLL_SECONDS", 0.0)
+
+
+@pytest.mark.usefixtures("_at_once")
+def test_a_tail_outlives_an_absence_and_shows_each_row_once(capsys):
+    begin = [logged(f"old-{n}", 30 - n) for n in range(25)]
+    replies = [
+        page_of(*begin, following="/v1/requests?cursor=1"),
+        *AWAY,
+        page_of(*(logged(f"new-{n}", 31) for n in range(50)), following="/v1/requests?cursor=2"),
+        page_of(logged("new-50", 31), logged("late", 25), begin[0]),
+        page_of(logged("new-0", 31)),
+        REVOKED,
+    ]
+    with replaying(replies) as server:
+        assert main(["--url", address(server), "requests", "tail"]) == 1
+
+    shown = [line.split()[-1] for line in capsys.readouterr().out.splitlines()]
+    assert shown[:20] == [f"old-{n}" for n in reversed(range(20))]
+    assert {*shown[20:]} == {"late"} | {f"new-{n}" for n in range(51)}
+    assert len(shown) == len({*shown})
+    assert "since=2026-05-01T12%3A00%3A20" in server.lines[1][1]
+
+
+@pytest.mark.usefixtures("_at_once")
+def test_a_tail_of_an_empty_log_shows_all_that_comes(capsys):
+    with replaying([page_of(), page_of(logged("b", 59), logged("a", 1)), REVOKED]) as server:
+        main(["--url", address(server), "requests", "tail"])
+
+    shown = [line.split()[-1] for line in capsys.readouterr().out.splitlines()]
+    assert shown == ["a", "b"]
+
+
+@pytest.mark.usefixtures("_at_once")
+def test_what_happens_while_the_gateway_is_away_is_forwarded(monkeypatch, capsys):
+    monkeypatch.setattr(cli, "WEBHOOKS_SECONDS", 0.0)
+    got = []
+    monkeypatch.setattr(
+        cli, "_forward", lambda receiver, url, event, key: got.append(event.event_id) or "204"
+    )
+    hook = {"id": "1", "url": "https://x", "is_active": True, "created_at": at(1)}
+    body = {"body": {"type": "detection.flagged"}}
+    gone = reply({"code": "not_found", "detail": "…"}, 404)
+    many = [delivered(f"e{n}", 40 + n) for n in reversed(range(3))]
+    replies = [
+        page_of(hook),
+        page_of(delivered("before", 30)),
+        page_of(hook),
+        *AWAY,
+        page_of(*many, delivered("late", 25), following="/webhooks/1/deliveries?cursor=2"),
+        page_of(delivered("before", 30)),
+        *(reply(delivered("late", 25, **body)), *AWAY, reply(delivered("e0", 40, **body))),
+        *(gone, reply(delivered("e2", 42, **body))),  # e1 was deleted meanwhile
+        page_of(hook, {**hook, "id": "2"}),  # made meanwhile
+        page_of(*many),
+        page_of(delivered("e2", 42), delivered("other", 41)),
+        reply(delivered("other", 41, **body)),
+    ]
+    with replaying(replies) as server:
+        arguments = ["listen", "--forward", "http://localhost:3000", "--events", "4"]
+        assert main(["--url", address(server), *arguments]) == 0
+
+    assert got == ["late", "e0", "e2", "other"]
+    assert len(server.seen) == len(replies)
+    assert "asked again until it answers" in capsys.readouterr().err
 
 
 def test_a_line_that_is_no_item_is_named(tmp_path, capsys):

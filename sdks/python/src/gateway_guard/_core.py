@@ -12,6 +12,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from functools import cache
 from typing import Any, Callable, Optional, TypeVar, Union
 from urllib.parse import quote, urlsplit
@@ -106,7 +107,8 @@ class Call:
         request: httpx.Request = http.build_request(
             self.method,
             url_of(self.settings.base_url, self.path),
-            params={k: v for k, v in self.params.items() if v is not None} or None,
+            params={name: _param(value) for name, value in self.params.items() if value is not None}
+            or None,
             headers=headers,
             content=content,
             timeout=max(0.001, self.left()),
@@ -127,6 +129,10 @@ class Call:
         if retry_after is not None:
             wait = max(wait, retry_after + random.uniform(0.0, 0.25))
         return wait if wait < self.left() else None
+
+
+def _param(value: Any) -> Any:
+    return value.isoformat() if isinstance(value, datetime) else value
 
 
 def may_help(error: errors.GatewayError) -> bool:

@@ -1,6 +1,7 @@
 """`gateway`: the API from the command line.
 
-Exit codes: 0 fine, 1 refused or not reachable, 2 wrong usage, 3 `detect` flagged the text.
+Exit codes: 0 fine, 1 refused or not reachable, 2 wrong usage, 3 `detect` flagged the text. `batch`:
+1 as well, when a text has no verdict.
 """
 
 from __future__ import annotations
@@ -10,31 +11,49 @@ import base64
 import getpass
 import hashlib
 import hmac
+import io
 import json
+import math
 import os
 import secrets as random_secrets
 import stat
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from datetime import datetime, timedelta
 from email.utils import parsedate_to_datetime
+from functools import partial
 from pathlib import Path
-from typing import Any, Callable, Optional
+from typing import Any, Callable, Generic, Optional, TypeVar, Union
 from urllib.parse import urlsplit
 
 import httpx
 
-from gateway_guard import Client, GatewayError, models
+from gateway_guard import Client, GatewayError, _core, errors, models
 from gateway_guard.version import VERSION
 
 FLAGGED = 3
 SERVICE = "gateway-guard"
+DEFAULT_URL = "http://127.0.0.1:8000"
 POLL_SECONDS = 2.0
+WEBHOOKS_SECONDS = 30.0
+"""How often `listen` looks for webhooks that were made meanwhile."""
+LATE = timedelta(seconds=10)
+"""How much later than its time a row may be written."""
+KNOWN_MAX = 10_000
+ENCODING = "utf-8-sig"
+"""Of files that are read: with the mark that Windows puts before UTF-8, and without."""
 FORWARD_SECONDS = 15.0
 Command = Callable[[Client, argparse.Namespace], Optional[int]]
+T = TypeVar("T")
+Row = TypeVar("Row", bound=Union[models.LoggedRequest, models.Delivery])
 
 
 def main(arguments: Optional[list[str]] = None) -> int:
+    for stream in (sys.stdin, sys.stdout):
+        if isinstance(stream, io.TextIOWrapper) and not stream.isatty():
+            stream.reconfigure(encoding="utf-8")  # what Windows takes for a pipe's is none of ours
     parser = _parser()
     options = parser.parse_args(arguments)
     if options.command is None:
@@ -44,10 +63,10 @@ def main(arguments: Optional[list[str]] = None) -> int:
         if options.command in (_login, _completion):
             return int(options.command(options))
         known = _remembered()
-        url = options.url or os.environ.get("GATEWAY_URL") or known.get("url")
-        key = os.environ.get("GATEWAY_API_KEY") or known.get("key")
+        url = options.url or os.environ.get("GATEWAY_URL") or known.get("url") or DEFAULT_URL
+        key = os.environ.get("GATEWAY_API_KEY") or _remembered_key(known, url)
         if not key:
-            return _fail("No key. Run `gateway login`, or set GATEWAY_API_KEY.")
+            return _fail(f"No key for {url}. Run `gateway login`, or set GATEWAY_API_KEY.")
         with Client(key, base_url=url, timeout=options.timeout) as client:
             command: Command = options.command
             return command(client, options) or 0
@@ -197,8 +216,7 @@ def _keyring() -> Any:
 
 
 def _login(options: argparse.Namespace) -> int:
-    url = options.url or input("Address of the gateway [http://127.0.0.1:8000]: ").strip()
-    url = url or "http://127.0.0.1:8000"
+    url = options.url or input(f"Address of the gateway [{DEFAULT_URL}]: ").strip() or DEFAULT_URL
     key = os.environ.get("GATEWAY_API_KEY") or getpass.getpass("API key (not shown): ").strip()
     with Client(key, base_url=url, timeout=options.timeout) as client:
         profile = client.profile()
@@ -211,7 +229,7 @@ def _login(options: argparse.Namespace) -> int:
     path.parent.mkdir(parents=True, exist_ok=True)
     # Made for its owner from the beginning: there is no moment in which others can read it.
     handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, stat.S_IRUSR | stat.S_IWUSR)
-    with os.fdopen(handle, "w") as file:
+    with os.fdopen(handle, "w", encoding="utf-8") as file:
         json.dump(known, file)
     path.chmod(stat.S_IRUSR | stat.S_IWUSR)
     where = "the keyring" if ring is not None else str(path)
@@ -221,13 +239,18 @@ def _login(options: argparse.Namespace) -> int:
 
 def _remembered() -> dict[str, str]:
     try:
-        known = json.loads(_store().read_text())
+        known = json.loads(_store().read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
+    return {name: str(value) for name, value in known.items()} if isinstance(known, dict) else {}
+
+
+def _remembered_key(known: dict[str, str], url: str) -> Optional[str]:
+    """The one that this address was told: another one has no business with it."""
+    if "key" in known:
+        return known["key"] if known.get("url", "").rstrip("/") == url.rstrip("/") else None
     ring = _keyring()
-    if "key" not in known and ring is not None:
-        known["key"] = ring.get_password(SERVICE, known.get("url", "")) or ""
-    return {name: str(value) for name, value in known.items()}
+    return ring and ring.get_password(SERVICE, url)
 
 
 # -- Verdicts -------------------------------------------------------------------------------------
@@ -235,7 +258,7 @@ def _remembered() -> dict[str, str]:
 
 def _detect(client: Client, options: argparse.Namespace) -> int:
     if options.file is not None:
-        text = options.file.read_text()
+        text = options.file.read_text(encoding=ENCODING)
     elif options.text is not None:
         text = options.text
     else:
@@ -252,7 +275,7 @@ def _detect(client: Client, options: argparse.Namespace) -> int:
 
 
 def _lines(path: Path) -> Iterator[dict[str, Any]]:
-    with path.open() as file:
+    with path.open(encoding=ENCODING) as file:
         for number, line in enumerate(file, 1):
             if not line.strip():
                 continue
@@ -267,24 +290,21 @@ def _lines(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def _batch(client: Client, options: argparse.Namespace) -> int:
-    """What is in the output already is not asked again: that is how it goes on after a stop."""
+    """What has a verdict in the output is not asked again: that is how it goes on after a stop.
+
+    Lines are only added, so of an id that failed before, the last one counts.
+    """
     output = options.output or options.file.with_suffix(".results.jsonl")
-    done = set()
-    if output.exists():
-        for line in output.read_text().splitlines():
-            try:
-                done.add(json.loads(line)["id"])
-            except (ValueError, KeyError):
-                continue  # half a line of a run that was stopped
+    done = _judged(output)
     wanted = ("id", "text", "config", "metadata")
     items = [
         {name: item[name] for name in wanted if name in item}
         for item in _lines(options.file)
         if str(item["id"]) not in done
     ]
-    total, flagged = len(done) + len(items), 0
-    with output.open("a") as file:
-        if done and not output.read_text().endswith("\n"):
+    total, flagged, failed = len(done) + len(items), 0, 0
+    with output.open("a", encoding="utf-8") as file:
+        if not _is_whole(output):
             file.write("\n")
         written = len(done)
 
@@ -296,10 +316,32 @@ def _batch(client: Client, options: argparse.Namespace) -> int:
             file.flush()
             written += 1
             flagged += bool(result.result and result.result.flagged)
+            failed += result.result is None
             _bar(written, total)
     _bar_end()
     _say(f"{written} results in {output}, {flagged} flagged now, {len(done)} were there before.")
+    if failed:
+        return _fail(f"{failed} have no verdict: the file says why. Run it again to ask for them.")
     return 0
+
+
+def _judged(output: Path) -> set[str]:
+    """The ids that have a verdict."""
+    found = set()
+    if output.exists():
+        # Half a line may end within a letter, and is half JSON: of a run that was stopped.
+        with output.open(encoding="utf-8", errors="replace") as file:
+            for line in file:
+                with suppress(ValueError):
+                    result = models.ItemResult.model_validate_json(line)
+                    if result.result is not None:
+                        found.add(result.id)
+    return found
+
+
+def _is_whole(output: Path) -> bool:
+    """Whether its last line, if there is one, has an end."""
+    return output.read_bytes()[-1:] in (b"", b"\n")
 
 
 def _evaluate(client: Client, options: argparse.Namespace) -> int:
@@ -361,7 +403,9 @@ def _policy(client: Client, options: argparse.Namespace) -> Optional[int]:
         return _fail(
             "From which file? `gateway policy set FILE`; `gateway policy get` shows the form."
         )
-    wanted = json.loads(options.file.read_text())
+    wanted = json.loads(options.file.read_text(encoding=ENCODING))
+    if not isinstance(wanted, dict):
+        return _fail(f"{options.file} is no policy: `gateway policy get` shows the form.")
     for name in ("id", "version", "updated_at"):  # as `get` shows them
         wanted.pop(name, None)
     found = client.policy.set(wanted)
@@ -370,29 +414,79 @@ def _policy(client: Client, options: argparse.Namespace) -> Optional[int]:
 
 
 def _requests(client: Client, options: argparse.Namespace) -> None:
-    seen: dict[str, None] = {}
-    while True:
-        newest: list[models.LoggedRequest] = []
-        for request in client.requests.list(decision=options.decision, limit=20):
-            if request.request_id in seen or len(newest) == 20:
-                break
-            newest.append(request)
-        for request in reversed(newest):
-            seen[request.request_id] = None
-            if options.json:
-                _say(request.model_dump_json())
-            else:
-                score = "    " if request.confidence is None else f"{request.confidence:.2f}"
-                what = request.decision or request.error_code or ""
-                _say(
-                    f"{request.created_at:%H:%M:%S}  {request.http_status}  {score}  {what:18}  "
-                    f"{request.endpoint}  {request.request_id}"
-                )
-        if options.action == "list":
-            return
-        for old in list(seen)[:-1000]:
-            del seen[old]
+    newest: Newest[models.LoggedRequest] = Newest()
+    filters = {"decision": options.decision, "limit": 50}
+    _show(newest.begin(client.requests.list(**filters), at_least=20)[-20:], options)
+    while options.action == "tail":
         time.sleep(POLL_SECONDS)
+        _show(
+            _patiently(lambda: newest.of(client.requests.list(since=newest.since, **filters))),
+            options,
+        )
+
+
+def _show(requests: Iterable[models.LoggedRequest], options: argparse.Namespace) -> None:
+    for request in requests:
+        if options.json:
+            _say(request.model_dump_json())
+            continue
+        score = "    " if request.confidence is None else f"{request.confidence:.2f}"
+        what = request.decision or request.error_code or ""
+        _say(
+            f"{request.created_at:%H:%M:%S}  {request.http_status}  {score}  {what:18}  "
+            f"{request.endpoint}  {request.request_id}"
+        )
+
+
+class Newest(Generic[Row]):
+    """What is new in a list whose newest rows come first, however many they are.
+
+    Rows are written a little later than their time, and not in its order, so each look goes back
+    `LATE` before the newest one that is known: `since`.
+    """
+
+    def __init__(self, since: Optional[datetime] = None) -> None:
+        self.since = since
+        self._seen: dict[str, datetime] = {}
+
+    def begin(self, rows: Iterable[Row], at_least: int = 0) -> list[Row]:
+        """What is there already, the oldest first: so many, and all between which a new one may
+        come."""
+        found: list[Row] = []
+        for row in rows:
+            if found and row.created_at < found[0].created_at - LATE and len(found) >= at_least:
+                break
+            found.append(row)
+        return self.of(found)
+
+    def of(self, rows: Iterable[Row]) -> list[Row]:
+        """What was not seen before, the oldest first. `rows`: all from `since` on."""
+        found = {_id_of(row): row for row in rows}
+        fresh = [row for one, row in found.items() if one not in self._seen]
+        self._seen.update((one, row.created_at) for one, row in found.items())
+        if self._seen:
+            self.since = since = max(self._seen.values()) - LATE
+            self._seen = {one: at for one, at in self._seen.items() if at >= since}
+        return fresh[::-1]
+
+
+def _id_of(row: Union[models.LoggedRequest, models.Delivery]) -> str:
+    return row.id if isinstance(row, models.Delivery) else row.request_id
+
+
+def _patiently(ask: Callable[[], T]) -> T:
+    """What it gives, sooner or later: who listens does so for days. Raises what time does not
+    help with."""
+    patience, is_told = _core.Patience(math.inf), False
+    while True:
+        try:
+            return ask()
+        except GatewayError as error:
+            wait = patience.after(error)
+            if not is_told:
+                sys.stderr.write(f"{error}\nIt is asked again until it answers.\n")
+                is_told = True
+            time.sleep(wait)
 
 
 # -- Events ---------------------------------------------------------------------------------------
@@ -411,24 +505,62 @@ def _listen(client: Client, options: argparse.Namespace) -> Optional[int]:
     key = random_secrets.token_bytes(24)
     _say(f"Forwarding to {options.forward}. Verify with this secret, until you stop:")
     _say(f"  whsec_{base64.b64encode(key).decode()}")
-    seen = {one.event_id for hook in hooks for one in _newest(client, hook)}
-    forwarded = 0
+    events, forwarded = Events(client, hooks), 0
     with httpx.Client(timeout=FORWARD_SECONDS) as receiver:
         while True:
-            fresh: dict[str, models.Delivery] = {}
-            for hook in hooks:
-                for one in _newest(client, hook):
-                    if one.event_id not in seen:
-                        fresh[one.event_id] = one
-            for one in sorted(fresh.values(), key=lambda each: each.created_at):
-                seen.add(one.event_id)
-                event = client.webhooks.delivery(one.id)
+            time.sleep(POLL_SECONDS)
+            for event in events.fresh():
                 answer = _forward(receiver, options.forward, event, key)
-                _say(f"{one.created_at:%H:%M:%S}  {one.event:24} {answer}")
+                _say(f"{event.created_at:%H:%M:%S}  {event.event:24} {answer}")
                 forwarded += 1
                 if options.events and forwarded >= options.events:
                     return None
-            time.sleep(POLL_SECONDS)
+
+
+class Events:
+    """Of all webhooks of a workspace, those that are made meanwhile too, from now on, each once."""
+
+    def __init__(self, client: Client, hooks: Iterable[models.Webhook]) -> None:
+        self._webhooks = client.webhooks
+        self._newest: dict[str, Newest[models.Delivery]] = {}
+        self._known: dict[str, None] = {}
+        self._looked = time.monotonic()
+        for hook in hooks:
+            self._newest[hook.id] = Newest()
+            rows = self._webhooks.deliveries(hook.id, limit=50)
+            self._unknown(self._newest[hook.id].begin(rows))
+
+    def fresh(self) -> Iterator[models.Delivery]:
+        """The oldest first."""
+        if time.monotonic() - self._looked > WEBHOOKS_SECONDS:
+            hooks = _patiently(lambda: list(self._webhooks.list()))
+            self._newest = {
+                hook.id: self._newest.get(hook.id) or Newest(hook.created_at) for hook in hooks
+            }
+            self._looked = time.monotonic()
+        found = [
+            one for hook_id in self._newest for one in _patiently(partial(self._look, hook_id))
+        ]
+        for one in self._unknown(sorted(found, key=lambda each: each.created_at)):
+            try:
+                yield _patiently(partial(self._webhooks.delivery, one.id))
+            except errors.NotFoundError:
+                continue  # it, or its webhook, was deleted meanwhile
+
+    def _look(self, hook_id: str) -> list[models.Delivery]:
+        newest = self._newest[hook_id]
+        try:
+            return newest.of(self._webhooks.deliveries(hook_id, since=newest.since, limit=50))
+        except errors.NotFoundError:
+            return []
+
+    def _unknown(self, deliveries: Iterable[models.Delivery]) -> list[models.Delivery]:
+        """One of each event: several webhooks are told of it."""
+        found = {one.event_id: one for one in deliveries if one.event_id not in self._known}
+        self._known.update(dict.fromkeys(found))
+        for old in [*self._known][:-KNOWN_MAX]:
+            del self._known[old]
+        return [*found.values()]
 
 
 def _webhooks(client: Client, options: argparse.Namespace) -> Optional[int]:
@@ -442,15 +574,6 @@ def _webhooks(client: Client, options: argparse.Namespace) -> Optional[int]:
         state = "active" if hook.is_active else "off"
         _say(f"{hook.id}  {state:8}{hook.url}  {', '.join(hook.events)}")
     return None
-
-
-def _newest(client: Client, hook: models.Webhook) -> list[models.Delivery]:
-    found = []
-    for one in client.webhooks.deliveries(hook.id, limit=50):
-        found.append(one)
-        if len(found) == 50:
-            break
-    return found
 
 
 def _forward(receiver: httpx.Client, url: str, event: models.Delivery, key: bytes) -> str:
@@ -467,7 +590,7 @@ def _forward(receiver: httpx.Client, url: str, event: models.Delivery, key: byte
     began = time.monotonic()
     try:
         status = str(receiver.post(url, content=body, headers=headers).status_code)
-    except httpx.HTTPError as exc:
+    except (httpx.HTTPError, httpx.InvalidURL) as exc:
         return f"{type(exc).__name__}: is your receiver running?"
     return f"{status}  {(time.monotonic() - began) * 1000:.0f} ms"
 
