@@ -97,18 +97,36 @@ def register(
     return webhook, secret
 
 
+def _locked(webhook: Webhook) -> Workspace:
+    """Its workspace, and the webhook as it is by now: both locked. Raises 404 when it was deleted.
+
+    Whoever found it may have waited for somebody who changed it.
+    """
+    workspace = subscriptions.locked(webhook.workspace_id)
+    try:
+        webhook.refresh_from_db(from_queryset=Webhook.objects.select_for_update(no_key=True))
+    except Webhook.DoesNotExist:
+        raise errors.NotFound from None
+    return workspace
+
+
 def update(webhook: Webhook, changes: dict[str, Any], *, actor: Actor) -> Webhook:
     """Change address, events, description or retries, or pause it (`is_active: False`)."""
     with transaction.atomic():
-        workspace = subscriptions.locked(webhook.workspace_id)
+        workspace = _locked(webhook)
+        if not webhook.is_active:  # for whatever reason: that one stays
+            changes = {name: value for name, value in changes.items() if name != "is_active"}
         changed = changes_of(webhook, changes)
-        for field, value in changes.items():
-            setattr(webhook, field, value)
+        values = dict(changes)
         if is_paused := changes.get("is_active") is False:
-            webhook.disabled_reason, webhook.is_closing = Reason.PAUSED, True
+            values |= {"disabled_reason": Reason.PAUSED, "is_closing": True}
         if "url" in changes:
-            webhook.inbox = None  # from now on it is dialled, and the guard asked
-        webhook.save(update_fields=[*changes, "disabled_reason", "is_closing", "inbox"])
+            values["inbox"] = None  # from now on it is dialled, and the guard asked
+        if not values:
+            return webhook
+        for field, value in values.items():
+            setattr(webhook, field, value)
+        webhook.save(update_fields=[*values])
         subscriptions.tell(workspace)
         audit(
             "webhook.changed",
@@ -128,6 +146,7 @@ def enable(webhook: Webhook, *, actor: Actor) -> Webhook:
     Takes as long as the receiver, at most `sending.TIMEOUT_SECONDS`.
     """
     _require_running(webhook)
+    probed = webhook.url, webhook.inbox_id
     delivery = _begin_test(webhook, "webhook.test", is_claimed=True)
     [job] = sending.jobs_of([delivery.pk])
     outcome = sending.send_once(job)
@@ -154,7 +173,14 @@ def enable(webhook: Webhook, *, actor: Actor) -> Webhook:
             )
         )
     with transaction.atomic():
-        workspace = subscriptions.locked(webhook.workspace_id)
+        workspace = _locked(webhook)
+        if (webhook.url, webhook.inbox_id) != probed:
+            raise errors.Conflict(
+                gettext_noop(
+                    "The webhook stays disabled: its address was changed while the old one was "
+                    "probed. Try again."
+                )
+            )
         webhook.is_active, webhook.is_closing = True, False
         webhook.disabled_reason = ""
         webhook.failing_since = webhook.last_failed_at = None
@@ -181,7 +207,7 @@ def _notice_enabled(webhook: Webhook) -> None:
 def delete(webhook: Webhook, *, actor: Actor) -> None:
     """Forget the webhook, and its log behind (`core/stores/deletion.py`)."""
     with transaction.atomic():
-        workspace = subscriptions.locked(webhook.workspace_id)
+        workspace = _locked(webhook)
         webhook.secrets.all().delete()
         webhook.is_active, webhook.deleted_at, webhook.inbox = False, clock.now(), None
         webhook.save(update_fields=["is_active", "deleted_at", "inbox"])
@@ -200,7 +226,7 @@ def rotate_secret(webhook: Webhook, *, overlap_seconds: int, actor: Actor) -> tu
     secret, now = signing.make_secret(), clock.now()
     valid_until = now + timedelta(seconds=overlap_seconds)
     with transaction.atomic():
-        Webhook.objects.select_for_update(no_key=True).get(pk=webhook.pk)
+        _locked(webhook)
         webhook.secrets.filter(expires_at=None).update(expires_at=valid_until)
         old = webhook.secrets.filter(expires_at__gt=now).order_by("-id")
         surplus = list(old.values_list("pk", flat=True)[OLD_SECRETS_MAX:])
