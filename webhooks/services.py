@@ -322,6 +322,7 @@ def recover(
             WebhookDelivery.objects.filter(
                 webhook=webhook,
                 status=Status.FAILED,
+                is_test=False,
                 created_at__gte=since,  # none is made before its event
                 event__created_at__gte=since,
                 event__created_at__lte=until,

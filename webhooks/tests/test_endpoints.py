@@ -513,6 +513,23 @@ class TestAgain:
         assert r.json()["deliveries"] == 1
         assert [(got.path, got.event_id) for got in receiver.received] == [("/mine", str(event.pk))]
 
+    def test_recover_sends_no_test_again(self, api, webhook, receiver):
+        receiver.answers(500)
+        services.test(webhook, "quota.100")
+        engine.deliver_all()
+        services.update(webhook, {"is_active": False}, actor=ACTOR)
+        for _ in "12":
+            assert api("PATCH", f"/{webhook.pk}", {"is_active": True}).status_code == 409
+        receiver.answers(200)
+        services.enable(webhook, actor=ACTOR)
+        receiver.received.clear()
+
+        r = api("POST", f"/{webhook.pk}/recover", {"since": "2020-01-01T00:00:00Z"})
+        engine.deliver_all()
+
+        assert r.json() == {"deliveries": 0, "is_complete": True}
+        assert receiver.received == []
+
     def test_recover_says_when_there_is_more(self, api, acme, webhook, receiver, monkeypatch):
         monkeypatch.setattr(services, "RECOVERED_MAX", 2)
         self.fail(acme, webhook, receiver, 3)
