@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import shutil
 import subprocess
 from functools import cache
@@ -177,6 +178,39 @@ def test_no_secret_is_in_it(name: str) -> None:
 
 
 @needs_helm
+def test_the_engine_has_no_secret_and_asks_nobody() -> None:
+    spec = pods("large")["gw-engine"]
+    [container] = spec["containers"]
+    assert not [one for one in container["env"] if one["name"].endswith("_FILE")]
+    assert "secrets" not in {one["name"] for one in (*spec["volumes"], *container["volumeMounts"])}
+    policies = of("large", "NetworkPolicy")
+    assert policies["gw-engine"]["spec"]["egress"] == []
+    [left_out] = policies["gw"]["spec"]["podSelector"]["matchExpressions"]
+    assert (left_out["operator"], left_out["values"]) == ("NotIn", ["engine"])
+
+
+def shown() -> list[str]:
+    """The values that the document's command sets."""
+    text = (ROOT / "docs/kubernetes.md").read_text().replace("\\\n", "")
+    [command] = re.findall(r"^helm install .*$", text, re.M)
+    words = shlex.split(command)
+    return [word for at, word in enumerate(words) if word == "--set" or words[at - 1] == "--set"]
+
+
+@needs_helm
+def test_the_command_of_the_document_reaches_its_stores() -> None:
+    done = helm("template", "gw", CHART, "--kube-version", KUBERNETES, *shown())
+    assert done.returncode == 0, done.stderr
+    [policy] = [
+        one
+        for one in yaml.safe_load_all(done.stdout)
+        if one and (one["kind"], one["metadata"]["name"]) == ("NetworkPolicy", "gw")
+    ]
+    ports = {port["port"] for rule in policy["spec"]["egress"] for port in rule.get("ports", ())}
+    assert {5432, 6379} <= ports
+
+
+@needs_helm
 def test_a_pod_has_time_to_stop() -> None:
     web = pods("large")["gw-web"]
     [config] = of("large", "ConfigMap").values()
@@ -200,6 +234,7 @@ def test_beat_is_one_and_migrations_come_first() -> None:
     hooks = job["metadata"]["annotations"]
     assert hooks["helm.sh/hook"] == "pre-install,pre-upgrade"
     config = of("large", "ConfigMap")["gw"]["metadata"]["annotations"]
+    assert "pre-rollback" in config["helm.sh/hook"]  # a hook is no part of the release
     assert int(config["helm.sh/hook-weight"]) < int(hooks["helm.sh/hook-weight"])
 
 
@@ -235,7 +270,8 @@ def test_sockets_and_addresses_come_through_the_ingress() -> None:
         ("workers.rest.queues={nonsense}", "queues"),
         ("host=https://gateway.example", "host"),
         ("ingres.enabled=true", "ingres"),
-        ("engine.enabled=false", "engine.url"),
+        ("engine.enabled=false,networkPolicy.enabled=false", "engine.url"),
+        ("host=gateway.example", "networkPolicy.storesCIDRs"),
     ],
 )
 def test_values_that_cannot_be_right_are_refused(values: str, words: str) -> None:

@@ -27,7 +27,8 @@ http://{{ include "gateway.name" . }}-engine:8081
 {{- end -}}
 {{- end }}
 
-{{/* What every container of the gateway has; a dictionary: root. */}}
+{{/* What every container of the gateway has; a dictionary: root, component. The engine reads texts of
+strangers and needs none of the secrets. */}}
 {{- define "gateway.container" -}}
 image: {{ include "gateway.image" .root }}
 imagePullPolicy: {{ .root.Values.image.pullPolicy }}
@@ -42,14 +43,18 @@ env:
     valueFrom: {fieldRef: {fieldPath: status.podIP}}
   - name: ALLOWED_HOSTS  # Prometheus asks by the pod's address
     value: "{{ .root.Values.host }},{{ include "gateway.name" .root }},$(POD_IP)"
+  {{- if ne .component "engine" }}
   {{- range .root.Values.secret.keys }}
   {{- if ne . $.root.Values.stores.passwordKey }}
   - name: {{ . }}_FILE
     value: /run/secrets/gateway/{{ . }}
   {{- end }}
   {{- end }}
+  {{- end }}
 volumeMounts:
+  {{- if ne .component "engine" }}
   - {name: secrets, mountPath: /run/secrets/gateway, readOnly: true}
+  {{- end }}
   - {name: metrics, mountPath: /run/metrics}
   - {name: tmp, mountPath: /tmp}
 {{- end }}
@@ -81,6 +86,7 @@ nodeSelector: {{ toJson . }}
 tolerations: {{ toJson . }}
 {{- end }}
 volumes:
+  {{- if ne .component "engine" }}
   - name: secrets
     secret:
       secretName: {{ .root.Values.secret.existingSecret }}
@@ -89,6 +95,7 @@ volumes:
         {{- range .root.Values.secret.keys }}
         - {key: {{ . }}, path: {{ . }}}
         {{- end }}
+  {{- end }}
   - name: metrics
     emptyDir: {medium: Memory, sizeLimit: 64Mi}
   - name: tmp
