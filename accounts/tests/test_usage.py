@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import threading
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from unittest.mock import patch
 from uuid import UUID, uuid4
 
@@ -31,7 +33,7 @@ from accounts.models import (
 )
 from accounts.usage import buffer as usage
 from accounts.usage import log as usage_log
-from accounts.usage import partitions, reports, rollups, stream, why
+from accounts.usage import partitions, reading, reports, rollups, stream, why
 from accounts.usage.rows import COLUMNS, Batch
 from gateway_project.core import ratelimit
 from gateway_project.core.sharing import SharedBudget
@@ -604,6 +606,57 @@ class TestRollups:
         ScoreRollup.objects.all().delete()
         usage_log.write([batch._replace(id=uuid4()) for batch in many])
         assert later == self.everything()
+
+    @pytest.mark.parametrize("of", ["workspace", "key"])
+    def test_the_log_finds_by_status_what_waits(self, gateway, acme, many, of):
+        def found(key, **more):
+            more = {**more, **({"api_key_id": key} if of == "key" else {})}
+            return {row.pk for row in reading.page(acme, statuses=range(400, 500), **more).rows}
+
+        usage_log.write(many[:1])
+        usage_log.write(many[1:], sums_later=True)
+        failed = UsageLog.objects.filter(http_status=422)
+        expected, key = set(failed.values_list("pk", flat=True)), failed.first().api_key_id
+        (latest,) = failed.order_by("-created_at")[:1]
+        assert len(expected) == 6
+
+        assert found(key) == expected
+        assert found(key, until=latest.created_at) == expected - {latest.pk}
+        assert found(key, since=latest.created_at) == {latest.pk}
+        rollups.add_up_aside()
+        assert found(key) == expected
+
+    def test_an_hour_of_what_waits_is_taken_over_meanwhile(self, gateway, acme, many, monkeypatch):
+        """Between both questions: it is found by one of them."""
+        usage_log.write(many, sums_later=True)
+        ask = reading.latest_aside
+
+        def then_added_up(*asked):
+            found = ask(*asked)
+            rollups.add_up_aside()
+            return found
+
+        monkeypatch.setattr(reading, "latest_aside", then_added_up)
+        assert len(reading.page(acme, statuses=range(400, 500)).rows) == 6
+
+    def test_who_reads_sums_knows_that_some_wait(self):
+        """A page or a weekly mail may be seconds behind; what decides by sums asks for both."""
+        behind = {"accounts/admin/usage.py", "accounts/digest.py", "accounts/usage/reports.py"}
+        behind |= {"gateway_project/staff/board.py", "gateway_project/staff/numbers.py"}
+        both = {"accounts/usage/events.py", "accounts/usage/reading.py"}
+        of_themselves = {"accounts/usage/rollups.py", "accounts/models.py", "accounts/retention.py"}
+        of_themselves |= {"gateway_project/management/commands/fill_usage.py"}
+        root = Path(settings.BASE_DIR)
+        texts = {
+            str(path.relative_to(root)): path.read_text()
+            for app in ("accounts", "detection", "webhooks", "robin", "portal", "gateway_project")
+            for path in (root / app).rglob("*.py")
+            if not {"tests", "migrations"} & set(path.parts)
+        }
+
+        found = {path for path, text in texts.items() if "UsageRollup" in text}
+        assert found == behind | both | of_themselves
+        assert all(re.search(r"\b(requests|latest)_aside\b", texts[path]) for path in both)
 
     def test_each_share_of_the_keys_is_a_transaction(self, gateway, many, monkeypatch):
         usage_log.write(many, sums_later=True)

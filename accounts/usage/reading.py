@@ -21,7 +21,8 @@ from django.db.models import Q
 
 from accounts.models import UsageLog, UsageRollup, Workspace
 from accounts.usage import stream, why
-from accounts.usage.rollups import ROLLUPS_KEPT
+from accounts.usage.reports import floor
+from accounts.usage.rollups import ROLLUPS_KEPT, latest_aside
 from accounts.usage.rows import COLUMNS, Row
 from gateway_project.core import clock
 from gateway_project.core.stores import database
@@ -120,21 +121,23 @@ def _end_of_hour_with(
 ) -> datetime | None:
     """Until when to look for the newest row of one of `statuses`; None when there is none.
 
-    That is the end of its hour, or `end`. The sums are written in the transaction of the rows.
+    That is the end of its hour, or `end`. A row is in the sums, or put aside for them; those are
+    asked first, for they go over into the sums.
     """
     now = clock.now()
+    fits = Q(http_status__gte=statuses.start, http_status__lt=statuses.stop)
+    before = Q(created_at__lt=end) if end is not None else Q()
+    aside = latest_aside(subject_id, begin, fits & before)
     counted = UsageRollup.objects.filter(
-        period="hour",
-        subject_id=subject_id,
-        bucket__gt=begin - HOUR,
-        http_status__gte=statuses.start,
-        http_status__lt=statuses.stop,
+        fits, period="hour", subject_id=subject_id, bucket__gt=begin - HOUR
     )
     if end is not None:
         counted = counted.filter(bucket__lt=end)
     hour = counted.order_by("-bucket").values_list("bucket", flat=True).first()
-    if hour is not None:
-        return hour + HOUR if end is None else min(end, hour + HOUR)
+    latest = max((at for at in (aside, hour) if at is not None), default=None)
+    if latest is not None:
+        latest = floor(latest, "hour") + HOUR
+        return latest if end is None else min(end, latest)
     # Older hours are not kept.
     if begin < now - ROLLUPS_KEPT["hour"]:
         return now if end is None else end

@@ -20,7 +20,7 @@ from uuid import UUID
 
 import orjson
 from django.db import connection, transaction
-from django.db.models import Count, Q
+from django.db.models import Count, Max, Q
 from django.db.models.functions import TruncDate
 
 from accounts.models import ScoreRollup, UnsummedUsage, UsageRollup
@@ -234,6 +234,15 @@ def requests_aside(condition: Q, subjects: Iterable[Any]) -> list[tuple[UUID, da
         .annotate(n=Count("pk"))
         .order_by()
     )
+
+
+def latest_aside(subject_id: UUID, since: datetime, condition: Q) -> datetime | None:
+    """When the latest row of a key or workspace came that is in no sum yet, and fits."""
+    if connection.vendor != "postgresql":
+        return None
+    of_subject = Q(api_key_id=subject_id) | Q(workspace_id=subject_id)
+    rows = UnsummedUsage.objects.filter(of_subject, condition, created_at__gte=since)
+    return rows.aggregate(latest=Max("created_at"))["latest"]  # type: ignore[no-any-return]
 
 
 def _add_up_parts(parts: list[int]) -> int:
