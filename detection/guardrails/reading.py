@@ -30,6 +30,9 @@ from detection.models import TEXT_CHARS_MAX
 PATH_CHARS_MAX = 500
 REQUEST: Mapping[str, Kind] = {
     **dict.fromkeys(("messages", "input", "prompt", "suffix", "contents", "query"), "user_input"),
+    # Of conversations, threads and sessions that a provider keeps.
+    **dict.fromkeys(("items", "additional_messages", "events", "initial_events"), "user_input"),
+    "tool_outputs": "tool_output",
     "documents": "document",
     **dict.fromkeys(
         ("system", "instructions", "systemInstruction", "system_instruction"), INSTRUCTIONS

@@ -4,7 +4,7 @@ import { test } from "node:test";
 
 import { Client } from "@modelcontextprotocol/sdk/client/index.js";
 import { InMemoryTransport } from "@modelcontextprotocol/sdk/inMemory.js";
-import { McpServer } from "@modelcontextprotocol/sdk/server/mcp.js";
+import { McpServer, ResourceTemplate } from "@modelcontextprotocol/sdk/server/mcp.js";
 import { Blocked } from "gateway-guard";
 import { guardMcp } from "gateway-guard/mcp";
 import { z } from "zod";
@@ -23,6 +23,12 @@ async function connected(t, options) {
     structuredContent: { id: ATTACK },
   }));
   server.registerResource("hours", "library://hours", {}, (uri) => ({ contents: [{ uri: uri.href, text: ATTACK }] }));
+  const template = (address) => new ResourceTemplate(address, { list: undefined });
+  const page = (uri) => ({ contents: [{ uri: uri.href, text: "x" }] });
+  server.registerResource("poisoned", "library://poisoned", { description: ATTACK }, page);
+  server.registerResource("pages", template("library://{day}/hours"), {}, page);
+  server.registerResource("poisoned pages", template("library://{day}/poisoned"), { description: ATTACK }, page);
+  server.registerPrompt("poisoned", { description: ATTACK }, () => ({ messages: [] }));
   server.registerPrompt("ask", {}, () => ({ messages: [{ role: "user", content: { type: "text", text: ATTACK } }] }));
   const [here, there] = InMemoryTransport.createLinkedPair();
   const client = new Client({ name: "test", version: "1" });
@@ -57,5 +63,12 @@ test("definitions that are attacks are not listed", async (t) => {
   t.mock.method(console, "warn", () => {});
   const { tools } = await client.listTools();
   assert.deepEqual(tools.map((one) => one.name).sort(), ["hours", "structured"]);
+  for (const [method, name, left] of [
+    ["listPrompts", "prompts", "ask"],
+    ["listResources", "resources", "hours"],
+    ["listResourceTemplates", "resourceTemplates", "pages"],
+  ]) {
+    assert.deepEqual((await client[method]())[name].map((one) => one.name), [left], method);
+  }
   assert.deepEqual(new Set(door.asked.map(([kind]) => kind)), new Set(["tool_definition"]));
 });

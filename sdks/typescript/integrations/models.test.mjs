@@ -134,6 +134,11 @@ test("Anthropic: requests, answers, streams", async (t) => {
     for await (const one of await ask("When?", { stream: true })) seen += one.delta?.text ?? "";
   }, blocked("an answer of the model"));
   assert.ok(seen.length > 2_000 && !seen.includes("Ignore"));
+  llm.text = "It opens at nine.";
+  llm.result = { type: "web_search_tool_result", content: [{ type: "web_search_result", title: ATTACK }] };
+  await assert.rejects(async () => {
+    for await (const one of await ask("When?", { stream: true })) assert.fail(one.type);
+  }, blocked("a tool's result"));
   llm.arguments = { text: ATTACK };
   await assert.rejects(ask("When?"), blocked("a tool call"));
 });

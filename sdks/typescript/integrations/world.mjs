@@ -56,7 +56,7 @@ const pieces = (text) => text.match(/[^]{1,12}/g) ?? [];
 
 /** Says `text`, or asks for a tool with `arguments`, in OpenAI's form or Anthropic's. */
 export async function model(t) {
-  const world = { asked: [], text: "It opens at nine.", arguments: undefined };
+  const world = { asked: [], text: "It opens at nine.", arguments: undefined, result: undefined };
   const call = () => ({
     id: "call_1",
     type: "function",
@@ -121,6 +121,7 @@ export async function model(t) {
     const said = world.arguments ? JSON.stringify(world.arguments) : world.text;
     return [
       { type: "message_start", message: { ...whole, content: [], stop_reason: null } },
+      ...(world.result ? [{ type: "content_block_start", index: 1, content_block: world.result }] : []),
       { type: "content_block_start", index: 0, content_block: empty },
       ...pieces(said).map((one) => ({
         type: "content_block_delta",

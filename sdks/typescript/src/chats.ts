@@ -55,6 +55,9 @@ const SEALED = new Set([...PICTURES, "data", "url", "signature", "encrypted_cont
 const LABEL_CHARS_MAX = 64;
 const REQUEST = new Map<string, Kind>([
   ...["messages", "input", "prompt", "suffix", "contents", "query"].map((n) => [n, "user_input"] as const),
+  // Of conversations, threads and sessions that a provider keeps.
+  ...["items", "additional_messages", "events", "initial_events"].map((n) => [n, "user_input"] as const),
+  ["tool_outputs", "tool_output"],
   ["documents", "document"],
 ]);
 const ANSWER = new Set(["choices", "output", "content", "candidates", "text", "completion", "message"]);
@@ -75,13 +78,22 @@ export function placeOf(text: Text): string {
 /** What goes to a model, each text once. Definitions of tools are one text. */
 export function textsOfRequest(body: object): Text[] {
   const found: Text[] = [];
-  for (const [name, value] of Object.entries(body)) {
-    const kind = REQUEST.get(name);
-    if (name === "tools" || name === "functions") {
-      if (value !== undefined && value !== null) push(found, "tool_definition", asJson(value));
-    } else if (kind) read(found, value, kind);
+  for (const one of bodies(body as Json)) {
+    for (const [name, value] of Object.entries(one)) {
+      const kind = REQUEST.get(name);
+      if (name === "tools" || name === "functions") {
+        if (value !== undefined && value !== null) push(found, "tool_definition", asJson(value));
+      } else if (kind) read(found, value, kind);
+      else if (name === "content") read(found, { role: one.role ?? "user", content: value }, "user_input");
+    }
   }
   return once(found);
+}
+
+/** With those in it: of a thread that is made and run at once, of a batch. */
+function bodies(body: Json): Json[] {
+  const requests = Array.isArray(body.requests) ? body.requests.filter(isObject) : [];
+  return [body, body.thread, ...requests.map(({ params }) => params)].filter(isObject);
 }
 
 /** What a model says, and the calls that it asks for. */

@@ -5,6 +5,13 @@ import type { Guard } from "./guard.js";
 /* eslint-disable @typescript-eslint/no-explicit-any -- of several versions of the protocol's types */
 type Any = any;
 
+const LISTS = {
+  listTools: "tools",
+  listPrompts: "prompts",
+  listResources: "resources",
+  listResourceTemplates: "resourceTemplates",
+};
+
 export interface McpOptions {
   /** An attack in a tool's result rejects with `Blocked`, instead of being replaced. */
   stop?: boolean;
@@ -15,13 +22,15 @@ export interface McpOptions {
  *
  * - what tools return, as `tool_output`: an attack is replaced by an error result that says so;
  * - resources and prompts: an attack rejects with `Blocked`;
- * - definitions of tools: those that are attacks are not listed, and a warning is written.
+ * - definitions of tools, prompts, resources and their templates: those that are attacks are not listed,
+ *   and a warning is written.
+ *
+ * A server's instructions, which came when the client connected, are not checked.
  */
 export function guardMcp<C extends object>(client: C, guard: Guard, options: McpOptions = {}): C {
   const own: Any = client;
   const ask = (name: string) => own[name].bind(own);
   const callTool = ask("callTool");
-  const listTools = ask("listTools");
   own.callTool = async (...given: Any[]) => {
     const result = await callTool(...given);
     try {
@@ -32,20 +41,23 @@ export function guardMcp<C extends object>(client: C, guard: Guard, options: Mcp
     }
     return result;
   };
-  own.listTools = async (...given: Any[]) => {
-    const result = await listTools(...given);
-    const tools = [];
-    for (const tool of result.tools) {
-      try {
-        await guard.check(JSON.stringify(tool), "tool_definition");
-        tools.push(tool);
-      } catch (error) {
-        if (!(error instanceof Blocked)) throw error;
-        console.warn(`gateway-guard: the tool ${tool.name} was left out: ${error.message}`);
+  for (const [method, name] of Object.entries(LISTS)) {
+    const list = ask(method);
+    own[method] = async (...given: Any[]) => {
+      const result = await list(...given);
+      const kept = [];
+      for (const one of result[name]) {
+        try {
+          await guard.check(JSON.stringify(one), "tool_definition");
+          kept.push(one);
+        } catch (error) {
+          if (!(error instanceof Blocked)) throw error;
+          console.warn(`gateway-guard: ${one.name} of the MCP server was left out: ${error.message}`);
+        }
       }
-    }
-    return { ...result, tools };
-  };
+      return { ...result, [name]: kept };
+    };
+  }
   for (const name of ["readResource", "getPrompt"]) {
     const asked = ask(name);
     own[name] = async (...given: Any[]) => {

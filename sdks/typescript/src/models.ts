@@ -27,7 +27,8 @@ export function guarded<C extends object>(client: C, guard: Guard, options: Mode
   made.prepareOptions = async (sent: Any) => {
     await prepare?.(sent);
     const { body, path, method } = sent;
-    if (method === "post" && isAsked(path, body)) await guard.checkAll(textsOfRequest(body));
+    const asked = method === "post" ? bodyOf(path, body) : undefined;
+    if (asked) await guard.checkAll(textsOfRequest(asked));
   };
   if (!answers) return made;
   made.post = (path: string, given: Any) => {
@@ -38,18 +39,25 @@ export function guarded<C extends object>(client: C, guard: Guard, options: Mode
   return made;
 }
 
-function isAsked(path: string, body: unknown): body is object {
-  if (typeof body !== "object" || body === null || ASKS_NO_MODEL.test(path)) return false;
-  return "messages" in body || "input" in body || "prompt" in body;
+/** Undefined: no model is asked. */
+function bodyOf(path: string, body: unknown): object | undefined {
+  if (typeof body !== "object" || body === null || ASKS_NO_MODEL.test(path)) return undefined;
+  return body instanceof FormData ? Object.fromEntries(body as unknown as Iterable<[string, unknown]>) : body;
 }
 
 function checked(said: Any, guard: Guard, every: number): Any {
   if (typeof said?.[Symbol.asyncIterator] === "function" && said.controller !== undefined) {
     return new said.constructor(() => streamed(said, guard, every), said.controller);
   }
-  const texts = typeof said === "object" && said !== null ? textsOfAnswer(said) : [];
+  const texts = textsOf(said);
   if (texts.length === 0) return said;
   return guard.checkAll(texts).then(() => said);
+}
+
+function textsOf(said: unknown): Text[] {
+  // Such as what was heard in a recording.
+  if (typeof said === "string" && said !== "") return [{ text: said, contentType: "model_output" }];
+  return typeof said === "object" && said !== null ? textsOfAnswer(said) : [];
 }
 
 /** Pieces are held back until all that was said in them is judged. */
@@ -57,9 +65,11 @@ async function* streamed(pieces: AsyncIterable<Any>, guard: Guard, every: number
   let text = "";
   let judged = 0;
   const calls = new Map<string, string>();
+  let whole: Text[] = [];
   let held: Any[] = [];
   const fresh = (): Text[] => {
-    const found: Text[] = [];
+    const found = whole;
+    whole = [];
     if (text.length > judged) {
       found.push({ text: text.slice(Math.max(0, judged - OVERLAP_CHARS)), contentType: "model_output" });
     }
@@ -72,6 +82,7 @@ async function* streamed(pieces: AsyncIterable<Any>, guard: Guard, every: number
       if (place === undefined) text += added;
       else calls.set(place, (calls.get(place) ?? "") + added);
     }
+    whole.push(...results(piece));
     // With a call of a tool it is at the end, when it is whole.
     if (calls.size === 0 && text.length - judged >= every) {
       await guard.checkAll(fresh());
@@ -91,12 +102,16 @@ function* deltas(piece: Any): Generator<[string | undefined, string]> {
     for (const name of ["content", "refusal", "reasoning_content"]) {
       if (typeof choice.delta?.[name] === "string") yield [undefined, choice.delta[name]];
     }
+    const older = choice.delta?.function_call;
+    if (older) yield [`${choice.index}`, `${older.name ?? ""}${older.arguments ?? ""}`];
     for (const call of choice.delta?.tool_calls ?? []) {
       yield [`${choice.index} ${call.index}`, `${call.function?.name ?? ""}${call.function?.arguments ?? ""}`];
     }
   }
-  const { type, delta } = piece ?? {};
-  if (type === "content_block_delta") {
+  const { type, delta, content_block: block } = piece ?? {};
+  if (type === "content_block_start") {
+    for (const name of ["text", "thinking"]) if (typeof block?.[name] === "string") yield [undefined, block[name]];
+  } else if (type === "content_block_delta") {
     for (const name of ["text", "thinking"]) {
       if (typeof delta?.[name] === "string") yield [undefined, delta[name]];
     }
@@ -104,4 +119,11 @@ function* deltas(piece: Any): Generator<[string | undefined, string]> {
   } else if (typeof delta === "string" && typeof type === "string" && type.endsWith(".delta")) {
     yield [/arguments|input/.test(type) ? String(piece.item_id) : undefined, delta];
   }
+}
+
+/** What a tool of the provider's own returned, which a piece brings at once. */
+function results(piece: Any): Text[] {
+  if (piece?.type !== "content_block_start") return [];
+  const found = textsOfAnswer({ content: [piece.content_block] });
+  return found.filter(({ contentType }) => contentType !== "model_output" && contentType !== "tool_call");
 }

@@ -50,6 +50,9 @@ SEALED = PICTURES | {"data", "url", "signature", "encrypted_content", "thoughtSi
 LABEL_CHARS_MAX = 64
 REQUEST = {
     **dict.fromkeys(("messages", "input", "prompt", "suffix", "contents", "query"), "user_input"),
+    # Of conversations, threads and sessions that a provider keeps.
+    **dict.fromkeys(("items", "additional_messages", "events", "initial_events"), "user_input"),
+    "tool_outputs": "tool_output",
     "documents": "document",
 }
 ANSWER = ("choices", "output", "content", "candidates", "text", "completion", "message")
@@ -79,11 +82,14 @@ class Text(NamedTuple):
 def texts_of_request(body: Mapping[str, Any]) -> list[Text]:
     """What goes to a model, each text once. Definitions of tools are one text."""
     found: list[Text] = []
-    for name, value in body.items():
-        if name in ("tools", "functions"):
-            found += _one("tool_definition", _json(value)) if value else []
-        elif name in REQUEST:
-            found += _read(value, REQUEST[name])
+    for one in _bodies(body):
+        for name, value in one.items():
+            if name in ("tools", "functions"):
+                found += _one("tool_definition", _json(value)) if value else []
+            elif name in REQUEST:
+                found += _read(value, REQUEST[name])
+            elif name == "content":
+                found += _read({"role": one.get("role", "user"), "content": value}, "user_input")
     return [*dict.fromkeys(found)]
 
 
@@ -133,6 +139,13 @@ def portions(text: str) -> list[str]:
         return [text]
     step = TEXT_CHARS_MAX - OVERLAP_CHARS
     return [text[at : at + TEXT_CHARS_MAX] for at in range(0, len(text) - OVERLAP_CHARS, step)]
+
+
+def _bodies(body: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    """With those in it: of a thread that is made and run at once, of a batch."""
+    requests = body.get("requests")
+    inside = [one.get("params") for one in requests or () if isinstance(one, Mapping)]
+    yield from (one for one in (body, body.get("thread"), *inside) if isinstance(one, Mapping))
 
 
 def _is_block(value: Any) -> bool:

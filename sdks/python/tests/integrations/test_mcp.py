@@ -36,6 +36,22 @@ def server():
         """Returns JSON of its own."""
         return {"id": ATTACK}
 
+    @made.prompt(description=ATTACK)
+    def poisoned_prompt() -> str:
+        return "x"
+
+    @made.resource("library://poisoned", description=ATTACK)
+    def poisoned_page() -> str:
+        return "x"
+
+    @made.resource("library://{day}/hours")
+    def pages(day: str) -> str:
+        return day
+
+    @made.resource("library://{day}/poisoned", description=ATTACK)
+    def poisoned_pages(day: str) -> str:
+        return day
+
     @made.resource("library://hours")
     def page() -> str:
         return ATTACK
@@ -94,6 +110,11 @@ def test_definitions_that_are_attacks_are_not_listed(gateway, make_aguard):
     async def scenario(session):
         tools = (await session.list_tools()).tools
         assert {tool.name for tool in tools} == {"hours", "structured"}
+        assert [one.name for one in (await session.list_prompts()).prompts] == ["ask"]
+        assert [one.name for one in (await session.list_resources()).resources] == ["page"]
+        found = await session.list_resource_templates()
+        templates = getattr(found, "resource_templates", None) or found.resourceTemplates
+        assert [one.name for one in templates] == ["pages"]
 
     run(scenario, make_aguard)
     assert {kind for kind, _ in gateway.asked} == {"tool_definition"}

@@ -190,3 +190,13 @@ def test_the_same_with_asyncio(model, guard, make_aguard):
         await aguard.client.aclose()
 
     asyncio.run(run())
+
+
+def test_calls_in_the_older_form_are_checked_in_a_stream(client, model, monkeypatch):
+    call = {"function_call": {"name": "mail", "arguments": ATTACK}}
+    chunk = {"id": "1", "object": "chat.completion.chunk", "created": 1, "model": "m"}
+    events = [("", {**chunk, "choices": [{"index": 0, "delta": call}]}), ("", "[DONE]")]
+    monkeypatch.setattr(model, "_chunks", lambda: events)
+
+    with pytest.raises(errors.Blocked, match="a tool call"):
+        [*asked(client, "chat", stream=True)]

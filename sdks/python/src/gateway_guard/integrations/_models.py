@@ -61,9 +61,9 @@ def guarded(
         return answer
 
     made = copy.copy(client)
-    # Its resources hold the `post` of the client that made them: these are made anew.
+    # Its resources, and what wraps them, hold the client that made them: these are made anew.
     for name, value in [*vars(made).items()]:
-        if hasattr(value, "_client") and hasattr(value, "_post"):
+        if not name.startswith("_") and hasattr(value, "_client"):
             del made.__dict__[name]
     made.__class__ = type(kind.__name__, (kind,), {"post": apost if is_async else post})
     return made
@@ -73,10 +73,12 @@ def _texts(path: str, body: Any) -> Optional[list[Text]]:
     """None: no model is asked."""
     if not isinstance(body, Mapping) or path.endswith(ASKS_NO_MODEL):
         return None
-    return texts_of_request(body) if {"messages", "input", "prompt"} & {*body} else None
+    return texts_of_request(body)
 
 
 def _said(answer: Any) -> list[Text]:
+    if isinstance(answer, str):  # such as what was heard in a recording
+        return [Text(answer, "model_output")] if answer.strip() else []
     return texts_of_answer(plain(answer))
 
 
@@ -179,6 +181,8 @@ def _deltas(piece: Any) -> Iterator[tuple[Any, str]]:
         for call in _of(delta, "tool_calls") or ():
             place = (_of(choice, "index"), _of(call, "index"))
             yield place, "".join(_texts_in(_of(call, "function"), "name", "arguments"))
+        for text in _texts_in(_of(delta, "function_call"), "name", "arguments"):
+            yield (_of(choice, "index"), None), text
     for candidate in _of(piece, "candidates") or ():  # Gemini
         for part in _of(_of(candidate, "content"), "parts") or ():
             for text in _texts_in(part, "text"):

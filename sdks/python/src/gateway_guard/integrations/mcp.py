@@ -1,4 +1,4 @@
-"""Sessions and clients of MCP: what comes from a server is checked before anybody reads it.
+"""Sessions and clients of MCP: what a server answers is checked before anybody reads it.
 
 session = guard_mcp(session, AsyncGuard())
 """
@@ -16,6 +16,13 @@ from gateway_guard.guard import AsyncGuard
 S = TypeVar("S")
 Ask = Callable[..., Awaitable[Any]]
 log = logging.getLogger("gateway_guard")
+# What a list is called in its answer differs between versions of the library.
+LISTS = {
+    "list_tools": ("tools",),
+    "list_prompts": ("prompts",),
+    "list_resources": ("resources",),
+    "list_resource_templates": ("resource_templates", "resourceTemplates"),
+}
 
 
 def guard_mcp(session: S, guard: Optional[AsyncGuard] = None, *, stop: bool = False) -> S:
@@ -24,12 +31,14 @@ def guard_mcp(session: S, guard: Optional[AsyncGuard] = None, *, stop: bool = Fa
     * what tools return, as `tool_output`: an attack is replaced by an error result that says so,
       or, with `stop`, raised as `errors.Blocked`;
     * resources and prompts: an attack raises `errors.Blocked`;
-    * definitions of tools: those that are attacks are not listed, and a warning is logged.
+    * definitions of tools, prompts, resources and their templates: those that are attacks are not
+      listed, and a warning is logged.
+
+    A server's `instructions`, which came when the session began, are not checked.
     """
     own: Any = session
     checks = guard or AsyncGuard()
     call_tool: Ask = own.call_tool
-    list_tools: Ask = own.list_tools
 
     async def checked_call(*args: Any, **options: Any) -> Any:
         result = await call_tool(*args, **options)
@@ -43,18 +52,22 @@ def guard_mcp(session: S, guard: Optional[AsyncGuard] = None, *, stop: bool = Fa
             return _replaced(result, str(error))
         return result
 
-    async def checked_list(*args: Any, **options: Any) -> Any:
-        result = await list_tools(*args, **options)
-        kept = []
-        for tool in result.tools:
-            definition = tool.model_dump_json(by_alias=True, exclude_none=True)
-            try:
-                await checks.check_all([Text(definition, "tool_definition")])
-            except Blocked as error:
-                log.warning("The tool %s was left out: %s", tool.name, error)
-            else:
-                kept.append(tool)
-        return result.model_copy(update={"tools": kept})
+    def listing(ask: Ask, names: tuple[str, ...]) -> Ask:
+        async def checked(*args: Any, **options: Any) -> Any:
+            result = await ask(*args, **options)
+            name = next(one for one in names if hasattr(result, one))
+            kept = []
+            for one in getattr(result, name):
+                definition = one.model_dump_json(by_alias=True, exclude_none=True)
+                try:
+                    await checks.check_all([Text(definition, "tool_definition")])
+                except Blocked as error:
+                    log.warning("%s of the MCP server was left out: %s", one.name, error)
+                else:
+                    kept.append(one)
+            return result.model_copy(update={name: kept})
+
+        return checked
 
     def checking(ask: Ask) -> Ask:
         async def checked(*args: Any, **options: Any) -> Any:
@@ -64,7 +77,9 @@ def guard_mcp(session: S, guard: Optional[AsyncGuard] = None, *, stop: bool = Fa
 
         return checked
 
-    own.call_tool, own.list_tools = checked_call, checked_list
+    own.call_tool = checked_call
+    for name, names in LISTS.items():
+        setattr(own, name, listing(getattr(own, name), names))
     for name in ("read_resource", "get_prompt"):
         setattr(own, name, checking(getattr(own, name)))
     return session
