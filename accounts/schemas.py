@@ -107,6 +107,8 @@ class KeyRequest(Body):
 
 
 class KeyPatch(Body):
+    """What is left out, or null, stays as it is; `expires_at: null` takes the expiry away."""
+
     name: Name | None = None
     scopes: Annotated[list[Scope], Field(min_length=1)] | None = None
     allowed_cidrs: Annotated[list[Network], Field(max_length=50)] | None = None

@@ -73,6 +73,8 @@ class RegisterWebhookRequest(Body):
 
 
 class WebhookPatch(Body):
+    """What is left out, or null, stays as it is; `retry_count: null` is the default again."""
+
     url: Url | None = None
     events: Events | None = None
     description: Description | None = None

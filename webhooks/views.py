@@ -182,7 +182,8 @@ class WebhookViewSet(KeyedViewSet):
     )
     def partial_update(self, request: Request, id: UUID) -> HttpResponse:  # noqa: A002
         body = self.parsed(WebhookPatch)
-        changes: dict[str, Any] = body.model_dump(exclude_unset=True, exclude_none=True)
+        given: dict[str, Any] = body.model_dump(exclude_unset=True)
+        changes = {k: v for k, v in given.items() if v is not None or k == "retry_count"}
         webhook = self.get_own(id)
         is_wanted = changes.get("is_active")
         if is_wanted is webhook.is_active or is_wanted is True:

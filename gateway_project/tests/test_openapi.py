@@ -270,6 +270,19 @@ class TestTheDocument:
         for where, name, schema in fields_of(live):
             assert "default" not in schema, (where, name)
 
+    def test_a_change_says_what_null_means(self, live):
+        """Of what may be null in it, nothing is taken for another thing, or passed over."""
+        silent = []
+        for path, operations in live["paths"].items():
+            for method in {"patch", "put"} & operations.keys():
+                content = operations[method].get("requestBody", {}).get("content", {})
+                name = content.get("application/json", {}).get("schema", {}).get("$ref", "")
+                schema = live["components"]["schemas"].get(name.rpartition("/")[2], {})
+                may_be_null = '"null"' in json.dumps(schema.get("properties", {}))
+                if may_be_null and "null" not in schema.get("description", ""):
+                    silent.append(f"{method} {path}")
+        assert silent == []
+
     def test_a_field_of_an_answer_is_there_unless_it_is_absent_when_there_is_nothing(self, live):
         """Null is only for fields that are always there: absent or null, never both."""
         requests = {parts(o["requestBody"]) for o in operations_of(live) if "requestBody" in o}

@@ -149,7 +149,7 @@ class NewUserRequest(Body):
 
 
 class UserPatch(Body):
-    """Fields that are left out stay as they are."""
+    """What is left out, or null, stays as it is."""
 
     email: Email | None = None
     password: Password | None = None

@@ -65,7 +65,7 @@ class EntryRequest(Body):
 
 
 class EntryPatch(Body):
-    """Fields that are left out stay as they are."""
+    """What is left out, or null, stays as it is; `expiresAt: null` takes the expiry away."""
 
     reason: Reason | None = None
     expiresAt: Annotated[When | None, Field(strict=False)] = None

@@ -234,6 +234,18 @@ class TestChange:
         assert r.json() == before | {field: value}
         assert api("GET", f"/{webhook.pk}").json() == r.json()
 
+    @pytest.mark.parametrize("field", ["url", "events", "description", "is_active"])
+    def test_null_leaves_a_field_as_it_is(self, api, webhook, field):
+        before = api("GET", f"/{webhook.pk}").json()
+
+        assert api("PATCH", f"/{webhook.pk}", {field: None}).json() == before
+
+    def test_null_brings_the_default_of_retries_back(self, api, webhook):
+        api("PATCH", f"/{webhook.pk}", {"retry_count": 2})
+
+        assert api("PATCH", f"/{webhook.pk}", {"retry_count": None}).json()["retry_count"] is None
+        assert Webhook.objects.get().retry_count is None
+
     def test_its_address_is_checked_again(self, api, webhook, receiver):
         assert "url" in fields(api("PATCH", f"/{webhook.pk}", {"url": "https://10.0.0.1/"}))
         assert api("PATCH", f"/{webhook.pk}", {"url": receiver.url("/b")}).status_code == 200
