@@ -106,7 +106,15 @@ class DetectRequest(_Asks):
     """Either `text` or `messages`."""
 
     model_config = ConfigDict(
-        json_schema_extra={"oneOf": [{"required": ["text"]}, {"required": ["messages"]}]}
+        # Not `oneOf`, of which generators of clients make a union of two classes without fields.
+        json_schema_extra={
+            "if": {
+                "required": ["messages"],
+                "properties": {"messages": {"type": "array", "items": {}}},
+            },
+            "then": {"properties": {"text": {"type": "null"}}},
+            "else": {"required": ["text"], "properties": {"text": {"type": "string"}}},
+        }
     )
 
     messages: Annotated[list[Message], Field(min_length=1, max_length=MESSAGES_MAX)] | None = Field(

@@ -41,11 +41,11 @@ func main() {
 	ctx := context.Background()
 	api := client(os.Getenv("GATEWAY_KEY"))
 
-	verdict, err := api.DetectWithResponse(ctx, nil, gateway.DetectRequest{Text: attack})
+	verdict, err := api.DetectWithResponse(ctx, nil, gateway.DetectRequest{Text: pointer(attack)})
 	check(err == nil && verdict.JSON200 != nil && verdict.JSON200.IsMalicious, verdict)
 	monitor := gateway.DetectConfigModeMonitor
 	watched, err := api.DetectWithResponse(ctx, nil, gateway.DetectRequest{
-		Text:   attack,
+		Text:   pointer(attack),
 		Config: &gateway.DetectConfig{Mode: &monitor, DetailedResponse: pointer(true)},
 	})
 	check(err == nil && watched.JSON200 != nil && !watched.JSON200.IsMalicious, watched)
@@ -97,11 +97,11 @@ func main() {
 	check(err == nil && restored.JSON200.Version > before.JSON200.Version, restored)
 	fmt.Println("policy")
 
-	hook, err := api.RegisterWebhookWithResponse(ctx, gateway.RegisterWebhookRequest{Url: receiver})
+	hook, err := api.RegisterWebhookWithResponse(ctx, nil, gateway.RegisterWebhookRequest{Url: receiver})
 	check(err == nil && hook.JSON201 != nil, hook)
 	listed, err := api.ListWebhooksWithResponse(ctx, nil)
 	check(err == nil && listed.JSON200 != nil && listed.JSON200.Results[0].Id == hook.JSON201.Id, listed)
-	gone, err := api.DeleteWebhookWithResponse(ctx, hook.JSON201.Id)
+	gone, err := api.DeleteWebhookWithResponse(ctx, hook.JSON201.Id, nil)
 	check(err == nil && gone.StatusCode() == 204, gone)
 	events, err := api.ListEventsWithResponse(ctx)
 	check(err == nil && events.JSON200 != nil && len(*events.JSON200) > 3, events)
@@ -113,9 +113,9 @@ func main() {
 	check(err == nil && profile.JSON200 != nil, profile)
 	fmt.Println("limits")
 
-	key, err := api.CreateKeyWithResponse(ctx, gateway.KeyRequest{Name: pointer("made by a client")})
+	key, err := api.CreateKeyWithResponse(ctx, nil, gateway.KeyRequest{Name: pointer("made by a client")})
 	check(err == nil && key.JSON201 != nil, key)
-	revoked, err := api.DeleteKeyWithResponse(ctx, key.JSON201.Id)
+	revoked, err := api.DeleteKeyWithResponse(ctx, key.JSON201.Id, nil)
 	check(err == nil && revoked.StatusCode() == 204, revoked)
 	fmt.Println("keys")
 
@@ -127,10 +127,10 @@ func main() {
 	check(err == nil && log.JSON200 != nil, log)
 	fmt.Println("log and feedback")
 
-	refused, err := api.DetectWithResponse(ctx, nil, gateway.DetectRequest{Text: ""})
+	refused, err := api.DetectWithResponse(ctx, nil, gateway.DetectRequest{Text: pointer("")})
 	check(err == nil && refused.ApplicationproblemJSON422 != nil, refused)
 	check(refused.ApplicationproblemJSON422.Code == "validation_error", refused)
-	unknown, err := client("gw_live_wrong").DetectWithResponse(ctx, nil, gateway.DetectRequest{Text: attack})
+	unknown, err := client("gw_live_wrong").DetectWithResponse(ctx, nil, gateway.DetectRequest{Text: pointer(attack)})
 	check(err == nil && unknown.ApplicationproblemJSON401 != nil, unknown)
 	check(unknown.ApplicationproblemJSON401.Code == "invalid_api_key", unknown)
 	fmt.Println("errors")

@@ -26,7 +26,7 @@ from drf_spectacular.generators import SchemaGenerator
 from drf_spectacular.openapi import AutoSchema
 from drf_spectacular.plumbing import ComponentRegistry, ResolvedComponent, build_basic_type
 from drf_spectacular.renderers import OpenApiJsonRenderer2
-from pydantic import TypeAdapter
+from pydantic import TypeAdapter, ValidationError
 from pydantic.json_schema import GenerateJsonSchema
 
 from gateway_project.core.api import deprecation
@@ -241,9 +241,14 @@ def _name(declared: Endpoint, path: str) -> str:
 
 
 def _is_required(declared: Endpoint) -> bool:
-    """`parse` takes an absent body for an empty object where every field may be left out."""
-    body = declared.body
-    return body is None or any(field.is_required() for field in body.model_fields.values())
+    """`parse` takes an absent body for an empty object: where one will do, none will."""
+    if declared.body is None:
+        return True
+    try:
+        declared.body.model_validate({})
+    except ValidationError:
+        return True
+    return False
 
 
 def _headers(*names: str) -> Schema:
