@@ -239,3 +239,8 @@ for (const one of read("chats.json")) {
     assert.deepEqual(found.sort(), one.texts.sort());
   });
 }
+
+test("a row alone, as it is put into a thread", () => {
+  const found = sdk.textsOfRequest({ role: "assistant", content: [{ type: "text", text: "One." }] });
+  assert.deepEqual(found, [{ text: "One.", contentType: "model_output" }]);
+});
