@@ -8,6 +8,7 @@ import pytest
 
 pytest.importorskip("langchain_core", reason="needs langchain-core: `make sdk-test`")
 
+from langchain_core import messages
 from langchain_core.documents import Document
 from langchain_core.language_models import FakeListChatModel, FakeListLLM
 from langchain_core.messages import AIMessage, HumanMessage, SystemMessage, ToolMessage
@@ -43,13 +44,13 @@ def calls(guard):
 
 
 def test_a_chat_passes_and_each_part_is_checked_as_what_it_is(gateway, calls):
-    messages = [
+    rows = [
         SystemMessage(ATTACK),
         HumanMessage("When?"),
         AIMessage("", tool_calls=[{"name": "read", "args": {"page": "1"}, "id": "call_1"}]),
         ToolMessage("At nine.", tool_call_id="call_1"),
     ]
-    answer = FakeListChatModel(responses=["Nine."]).invoke(messages, config=calls)
+    answer = FakeListChatModel(responses=["Nine."]).invoke(rows, config=calls)
 
     assert answer.content == "Nine."
     assert gateway.asked == [
@@ -58,6 +59,66 @@ def test_a_chat_passes_and_each_part_is_checked_as_what_it_is(gateway, calls):
         ("tool_output", "At nine."),
         ("model_output", "Nine."),
     ]
+
+
+ROLES = {"system": None, "user": "user_input", "assistant": "model_output", "tool": "tool_output"}
+KINDS = {
+    messages.SystemMessage: None,
+    messages.HumanMessage: "user_input",
+    messages.AIMessage: "model_output",
+    messages.ToolMessage: "tool_output",
+    messages.FunctionMessage: "tool_output",
+}
+
+
+def classes(of=messages.BaseMessage):
+    for one in of.__subclasses__():
+        if one.__module__.startswith("langchain_core."):
+            yield one
+        yield from classes(one)
+
+
+CLASSES = sorted({*classes()} - {messages.BaseMessageChunk}, key=lambda one: one.__name__)
+
+
+@pytest.mark.parametrize("kind", CLASSES, ids=lambda kind: kind.__name__)
+def test_each_class_of_messages_is_what_it_is(gateway, calls, kind):
+    def asked(**more):
+        gateway.asked.clear()
+        made = kind(content="When?", id="1", **more)
+        FakeListChatModel(responses=["Nine."]).invoke([made], config=calls)
+        return [content_type for content_type, text in gateway.asked if text == "When?"]
+
+    if issubclass(kind, messages.RemoveMessage):
+        pytest.skip("names another, and says nothing")
+    if issubclass(kind, messages.ChatMessage):
+        for role, expected in ROLES.items():
+            assert asked(role=role) == [expected] * (expected is not None)
+        return
+    (expected,) = [found for base, found in KINDS.items() if issubclass(kind, base)]
+    needed = {"tool_call_id": "call_1", "name": "read"}
+    more = {name: needed[name] for name in needed if name in kind.model_fields}
+    assert asked(**more) == [expected] * (expected is not None)
+
+
+def test_a_gathered_stream_is_an_answer_and_the_next_turn_passes(gateway, calls):
+    model = FakeListChatModel(responses=["It opens at nine."])
+    gathered = None
+    for chunk in model.stream("When?", config=calls):
+        gathered = chunk if gathered is None else gathered + chunk
+    gateway.asked.clear()
+    model.invoke([SystemMessage(ATTACK), gathered, HumanMessage("And on Sunday?")], config=calls)
+
+    assert ("user_input", "And on Sunday?") in gateway.asked
+    assert {kind for kind, text in gateway.asked if text == gathered.content} <= {"model_output"}
+
+
+def test_a_stream_ends_with_what_is_said_of_it(calls):
+    seen = ""
+    with pytest.raises(errors.Blocked, match="an answer"):
+        for chunk in FakeListChatModel(responses=[ATTACK]).stream("When?", config=calls):
+            seen += chunk.content
+    assert seen == ATTACK  # a callback cannot hold it back, and the class says so
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,14 @@ from typing import Any, Callable, Optional, Union
 
 from langchain_core.callbacks import AsyncCallbackHandler, BaseCallbackHandler
 from langchain_core.documents import Document
-from langchain_core.messages import BaseMessage
+from langchain_core.messages import (
+    AIMessage,
+    BaseMessage,
+    ChatMessage,
+    FunctionMessage,
+    SystemMessage,
+    ToolMessage,
+)
 from langchain_core.outputs import ChatGeneration, LLMResult
 from langchain_core.runnables import RunnableLambda
 
@@ -20,13 +27,25 @@ from gateway_guard.errors import Blocked
 from gateway_guard.guard import AsyncGuard, Guard
 
 Told = Callable[[Document, Blocked], None]
-OF_TYPE = {"human": "user", "ai": "assistant", "function": "tool", "chat": ""}
+OF_CLASS = {
+    AIMessage: "assistant",
+    SystemMessage: "system",
+    ToolMessage: "tool",
+    FunctionMessage: "tool",
+}
+
+
+def _role(message: BaseMessage) -> str:
+    """By its class: a chunk says another `type` than the message that it is a part of."""
+    if isinstance(message, ChatMessage):
+        return message.role
+    return next((role for kind, role in OF_CLASS.items() if isinstance(message, kind)), "user")
 
 
 def _asked(messages: Sequence[Sequence[BaseMessage]]) -> list[Text]:
     rows = [
         {
-            "role": OF_TYPE.get(one.type, one.type) or getattr(one, "role", ""),
+            "role": _role(one),
             "content": one.content,
             "tool_calls": getattr(one, "tool_calls", None) or [],
         }
@@ -56,7 +75,11 @@ def _returned(output: Any) -> list[Text]:
 
 class GuardCallback(BaseCallbackHandler):
     """Checks prompts, answers, results of tools and retrieved documents, and raises
-    `errors.Blocked` out of the chain. `answers=False` leaves out what models say."""
+    `errors.Blocked` out of the chain. `answers=False` leaves out what models say.
+
+    A callback cannot hold back a stream: its answer is given out as it comes, and `Blocked` raised
+    at its end. Where nothing may be seen before it was judged, use `invoke`, or a client that
+    holds back (`guard_openai`, `guard_anthropic`)."""
 
     raise_error = True  # else LangChain logs it, and goes on
     run_inline = True
@@ -85,7 +108,7 @@ class GuardCallback(BaseCallbackHandler):
 
 
 class AsyncGuardCallback(AsyncCallbackHandler):
-    """The same for `ainvoke` and `astream`."""
+    """The same with asyncio."""
 
     raise_error = True
     run_inline = True
