@@ -219,9 +219,17 @@ def _rows(text: str) -> list[dict[str, Any]]:
         found = orjson.loads(text)
         return [_known(row) if isinstance(row, dict) else {"value": row} for row in found]
     lines = [line for line in text.splitlines() if line.strip() and not line.startswith("#")]
-    if lines and "value" in next(csv.reader([lines[0].lower()])):
-        return [_known(row) for row in csv.DictReader(lines)]
+    head = next(csv.reader(lines[:1], skipinitialspace=True), [])
+    names = [_field(name) for name in head]
+    if "value" in names:
+        return [_known(row) for row in csv.DictReader(lines[1:], names)]
     return [_guessed(line.strip()) for line in lines]
+
+
+def _field(name: str) -> str:
+    """Of a column: spreadsheets and people write it with capitals and blanks."""
+    name = name.strip()
+    return next((field for field in FIELDS if field.lower() == name.lower()), name)
 
 
 def _known(row: dict[str, Any]) -> dict[str, Any]:

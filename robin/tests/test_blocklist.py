@@ -129,6 +129,19 @@ def test_what_was_exported_can_be_imported(ada, kind):
     assert [(r.type, r.value, r.reason, r.expires_at, r.active) for r in all_rows()] == before
 
 
+@pytest.mark.parametrize("write", [str.upper, str.title, " {} ".format], ids=["A", "Aa", " a "])
+def test_its_head_may_be_written_in_any_way(ada, write):
+    ada.post(PATH, entry(expiresAt="2027-01-01T00:00:00Z", active=False))
+    before = [(r.type, r.value, r.reason, r.expires_at, r.active) for r in all_rows()]
+    head, _, rest = ada.get(f"{PATH}/export?format=csv").text.partition("\n")
+    head = ",".join(write(name.strip()) for name in head.split(","))
+    BlocklistEntry.objects.all().delete()
+
+    file = ("list.csv", f"{head}\n{rest}")
+    assert ada.request("POST", f"{PATH}/import", files={"file": file}).json()["imported"] == 1
+    assert [(r.type, r.value, r.reason, r.expires_at, r.active) for r in all_rows()] == before
+
+
 def all_rows():
     return BlocklistEntry.objects.order_by("value")
 
