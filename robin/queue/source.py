@@ -115,8 +115,9 @@ class PlainSource:
     async def read_list(self, kind: str, number: int) -> QueuePage:
         with suppress(errors.GatewayError, ValueError):  # as above
             await settings_page.read_by(self._settings)
-        path, seconds = f"/client/queue/list?{list_query(kind, number)}", _list_seconds()
-        answer = await _asked(self.client.get(path, headers={"Accept": HTML}, timeout=seconds))
+        path = f"/client/queue/list?{list_query(kind, number)}"
+        timeout = _timeout(settings.ROBIN_LIST_TIMEOUT_SECONDS)
+        answer = await _asked(self.client.get(path, headers={"Accept": HTML}, timeout=timeout))
         try:
             return translate.queue_page(answer.content, settings_page.known_retries_max())
         except ValueError as exc:
@@ -134,9 +135,8 @@ class PlainSource:
 
     async def act(self, action: str, uids: list[str], *, timeout_seconds: float) -> Any:
         """What Robin answers to an action. It is sent once."""
-        sent = self.client.post(
-            f"/client/queue/{action}", json={"uids": uids}, timeout=timeout_seconds
-        )
+        timeout = _timeout(timeout_seconds)
+        sent = self.client.post(f"/client/queue/{action}", json={"uids": uids}, timeout=timeout)
         try:
             return (await _asked(sent)).json()
         except ValueError as exc:
@@ -156,16 +156,17 @@ def _bearer(token: str) -> Mapping[str, str]:
     return {"Authorization": f"Bearer {token}"} if token else {}
 
 
-def _list_seconds() -> float:
-    return settings.ROBIN_LIST_TIMEOUT_SECONDS
+def _timeout(seconds: float) -> httpx.Timeout:
+    """For what takes Robin long; to reach it does not."""
+    return httpx.Timeout(seconds, connect=QUICK_SECONDS)
 
 
 async def _asked(call: Any) -> httpx.Response:
     """A 200, or one of `errors.Upstream…`; a time-out has an `UpstreamTimeout` for its cause."""
     try:
         answer: httpx.Response = await call
-    except httpx.ConnectError as exc:
-        raise errors.UpstreamUnavailable from exc
+    except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout) as exc:
+        raise errors.UpstreamUnavailable from exc  # nothing was sent
     except httpx.TimeoutException as exc:
         raise errors.UpstreamTimedOut from UpstreamTimeout(str(exc), 0.0)
     except httpx.TransportError as exc:

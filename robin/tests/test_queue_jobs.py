@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import time
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from itertools import count
 
@@ -15,7 +16,7 @@ from accounts.models import AuditEvent
 from accounts.tests.shapes import refusal
 from robin import tasks
 from robin.models import QueueJob
-from robin.queue import jobs, scan
+from robin.queue import jobs, scan, source
 
 UNKNOWN = "00000000-0000-4000-8000-000000000000"
 ACTIONS = "/api/v1/queue/actions"
@@ -95,6 +96,33 @@ def test_robin_away_is_waited_for_and_nothing_is_unknown(ada, robin):
     tasks.work_on_queue()
 
     assert ada.get(f"{ACTIONS}/{job}").json()["done"] == 60
+
+
+@pytest.fixture
+def dropping():
+    """The address of a host that drops what comes: its backlog is full."""
+    with socket.socket() as listener, ExitStack() as held:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(0)
+        for _ in range(4):
+            one = held.enter_context(socket.socket())
+            one.setblocking(False)
+            one.connect_ex(listener.getsockname())
+        yield "http://{}:{}".format(*listener.getsockname())
+
+
+def test_of_what_was_never_sent_everybody_knows(ada, robin, settings, monkeypatch, dropping):
+    job, _ = begin(ada, robin, "delete")
+    well = settings.ROBIN_CLIENT_API_URL
+    settings.ROBIN_CLIENT_API_URL = dropping
+    monkeypatch.setattr(source, "QUICK_SECONDS", 0.3)
+    tasks.work_on_queue()
+    assert ada.get(f"{ACTIONS}/{job}").json()["unknown"] == 0
+    settings.ROBIN_CLIENT_API_URL = well
+    tasks.work_on_queue()
+
+    found = ada.get(f"{ACTIONS}/{job}").json()
+    assert (found["state"], found["done"], found["unknown"]) == ("complete", 60, 0)
 
 
 def test_it_can_be_stopped(ada, robin):
