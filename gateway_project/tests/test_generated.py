@@ -25,7 +25,7 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from accounts.models import Parked, UsageLog, Workspace
+from accounts.models import SCOPES, Parked, UsageLog, Workspace
 from detection.models import Job
 from detection.tests.working import work_all
 from gateway_project.core.api.endpoint import Asked
@@ -282,7 +282,7 @@ def _neighbours(
     settings.RATE_LIMIT_ENABLED = False
     events = ["detection.completed", "batch.completed"]
     Workspace.objects.update(rate_limit_per_day=10**9)
-    scopes = ["detect", "batch", "keys:write", "webhooks", "usage:read"]
+    scopes = list(SCOPES)
     limits = {"rate_limit_per_minute": 2 * 10**9, "rate_limit_per_day": 2 * 10**9}
     key = make_key(scopes=scopes, **limits)
     own = make_webhook("/acme", events)
@@ -728,6 +728,8 @@ ENDS: list[Any] = [
 ]
 ASKED_FOR = [one for one in ENDS if isinstance(one, str)] + ["1e400", "-0", "9" * 400, "\ufeff1"]
 ASKED_BY_PEOPLE = ["0001-01-01T00:00", "9999-12-31T23:59", "0001-01", "9999-12", str(2**63)]
+AS_TEXT = ["4000000000", "-1.5", "4e12", " 4e9", "+1", "inf", "nan"]
+"""Numbers in a text."""
 PLACES = ["0001-01-01T00:00:00+00:00", "9999-12-31T23:59:59.999999+00:00", "9" * 19]
 CURSORS = [
     urlsafe_b64encode(text.encode()).decode()
@@ -812,6 +814,62 @@ def test_the_ends_of_every_range_in_every_address(neighbours: Neighbours) -> Non
 
 ON_EVERY_PAGE = {"workspace", "csv", "_to_field", "_selected_action"}
 """Names of choices, which the pages at random hold often enough."""
+
+
+def schema_at(method: str, path: str, where: tuple[Any, ...]) -> dict[str, Any]:
+    """What the document says of a place in a body; of a choice, all that is not null."""
+    operation = DOCUMENT["paths"][path][method.lower()]
+    found = next(iter(operation["requestBody"]["content"].values()))["schema"]
+    for step in (*where, None):
+        while "$ref" in found or "anyOf" in found:
+            if "$ref" in found:
+                found = DOCUMENT["components"]["schemas"][found["$ref"].rpartition("/")[2]]
+            else:
+                kinds = [one for one in found["anyOf"] if one.get("type") != "null"]
+                found = kinds[0] if len(kinds) == 1 else {}
+        if isinstance(step, int):
+            found = found.get("items", {})
+        elif step is not None:
+            found = found.get("properties", {}).get(step, {})
+    return found
+
+
+def test_no_number_is_taken_where_the_document_says_text(neighbours: Neighbours) -> None:
+    """Nor is one in a text taken for a time. An item of a batch fails alone, and is left out."""
+    texts, times = 0, 0
+    for (method, path), usual in BODIES.items():
+        if method.lower() not in DOCUMENT["paths"].get(path, {}) or path.startswith(OF_OTHERS):
+            continue
+        own = own_id(path, neighbours.ids)
+        names = {part[1:-1]: own for part in path.split("/") if part.startswith("{")} | KNOWN
+        for where in paths_of(usual)[1:]:
+            schema = schema_at(method, path, where)
+            if schema.get("type") != "string" or where[0] == "requests":
+                continue
+            is_time = schema.get("format") == "date-time"
+            texts, times = texts + 1, times + is_time
+            for value in (4_000_000_000, 4e12, True, *(AS_TEXT if is_time else ())):
+                body = json.dumps(with_value(usual, where, value)).replace('"{id}"', f'"{own}"')
+                r = neighbours.request(method, path.format(**names), "", {}, body.encode())
+                told = (method, path, where, value, r.text[:300])
+                assert (r.status_code, r.json().get("code")) == refused_as(path), told
+    assert texts > 25
+    assert times >= 4
+
+
+def test_no_number_in_an_address_is_taken_for_a_time(neighbours: Neighbours) -> None:
+    times = 0
+    for method, path in OPERATIONS:
+        operation = DOCUMENT["paths"].get(path, {}).get(method.lower(), {})
+        address = path.replace("{id}", own_id(path, neighbours.ids))
+        for one in operation.get("parameters", ()):
+            if one["schema"].get("format") == "date-time":
+                times += 1
+                for text in AS_TEXT:
+                    query = f"{one['name']}={quote(text)}"
+                    r = neighbours.request(method, address, query, {}, None)
+                    assert r.status_code == 422, (method, path, query, r.text)
+    assert times >= 8
 
 
 @pytest.fixture

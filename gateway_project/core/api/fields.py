@@ -52,10 +52,19 @@ ONE_LINE = AfterValidator(_one_line)
 
 
 def is_written_out(value: Any) -> Any:
-    """For fields of times, which Pydantic would read from seconds of an epoch as well."""
-    if isinstance(value, str) and value.lstrip("+-").replace(".", "", 1).isdigit():
+    """For fields of times, which Pydantic would read from seconds of an epoch as well, or from
+    milliseconds where they are many."""
+    if isinstance(value, int | float) or (isinstance(value, str) and _is_number(value)):
         raise ValueError("is a number; send a time such as 2026-05-01T00:00:00Z")
     return value
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 Moment = Annotated[AwareDatetime, BeforeValidator(is_written_out), Field(strict=False)]
