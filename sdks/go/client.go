@@ -17,6 +17,7 @@ import (
 	mathrand "math/rand"
 	"net/http"
 	"net/url"
+	"regexp"
 	"strconv"
 	"strings"
 	"time"
@@ -84,11 +85,25 @@ func New(apiKey string, options ...Option) (*Client, error) {
 	if apiKey == "" {
 		return nil, errors.New("no API key")
 	}
-	parts, err := url.Parse(client.baseURL)
-	if err != nil || (parts.Scheme != "http" && parts.Scheme != "https") || parts.Host == "" {
+	if strings.IndexFunc(apiKey, func(one rune) bool { return one <= ' ' || one > '~' }) >= 0 {
+		return nil, errors.New("the API key has a blank, a line break or a letter that none has")
+	}
+	if !isAddress(client.baseURL) {
 		return nil, fmt.Errorf("the base URL must be like https://gateway.example.com, not %q", client.baseURL)
 	}
 	return client, nil
+}
+
+var address = regexp.MustCompile(`^(?i)https?://[^\s/\\?#@][^\s\\?#@]*$`)
+
+// isAddress says whether it is one of a gateway, perhaps below a path.
+func isAddress(text string) bool {
+	parts, err := url.Parse(text)
+	if err != nil || !address.MatchString(text) {
+		return false
+	}
+	port, err := strconv.ParseUint(parts.Port(), 10, 16)
+	return parts.Port() == "" || (err == nil && port > 0)
 }
 
 type detectRequest struct {

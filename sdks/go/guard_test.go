@@ -283,14 +283,27 @@ func TestACallerMayGiveUp(t *testing.T) {
 	}
 }
 
-func TestWhatIsNoAddressIsRefused(t *testing.T) {
-	for _, address := range []string{"gateway", "ftp://x", "http://", "://"} {
-		if _, err := New("k", WithBaseURL(address)); err == nil {
-			t.Fatal(address)
+func TestAMistakeOfTheSettingsIsNoAbsenceOfTheGateway(t *testing.T) {
+	var vectors struct {
+		Addresses   []string `json:"addresses"`
+		NoAddresses []string `json:"no_addresses"`
+		NoKeys      []string `json:"no_keys"`
+	}
+	read(t, "settings.json", &vectors)
+	for _, one := range vectors.Addresses {
+		if _, err := New("k", WithBaseURL(one)); err != nil {
+			t.Error(err)
 		}
 	}
-	if _, err := New(""); err == nil {
-		t.Fatal("no key")
+	for _, one := range vectors.NoAddresses {
+		if _, err := New("k", WithBaseURL(one)); err == nil {
+			t.Errorf("%q is an address", one)
+		}
+	}
+	for _, one := range vectors.NoKeys {
+		if _, err := New(one); err == nil {
+			t.Errorf("%q is a key", one)
+		}
 	}
 }
 

@@ -132,6 +132,18 @@ def test_a_client_that_follows_redirects_is_not_let():
     assert len(server.seen) == 1
 
 
+@pytest.mark.parametrize("key", ["a\nb", " a", "ü", ""])
+def test_a_header_that_cannot_be_sent_fails_open_of_nothing(key):
+    with (
+        replaying([OK]) as server,
+        client_of(server, fail_open=True) as client,
+        pytest.raises(ValueError, match="Idempotency-Key cannot be sent"),
+    ):
+        client.detect("x", idempotency_key=key)
+
+    assert server.seen == []
+
+
 @pytest.mark.parametrize("path", ["v1/limits", "@elsewhere.example/", "", "http://[", "/a\x00"])
 def test_a_path_that_would_lead_elsewhere_is_asked_of_nobody(path):
     with replaying([OK]) as server, client_of(server) as client, pytest.raises(ValueError):

@@ -134,6 +134,18 @@ def test_every_code_has_a_class_of_its_own_or_says_why_not():
     assert {code for code in codes if code[0].islower()} <= set(errors.BY_CODE)
 
 
+def test_a_mistake_of_the_settings_is_no_absence_of_the_gateway():
+    settings = json.loads((VECTORS / "settings.json").read_text())
+    for one in settings["addresses"]:
+        Client("gw_live_x", base_url=one).close()
+    for one in settings["no_addresses"]:
+        with pytest.raises(ValueError, match="base_url"):
+            Client("gw_live_x", base_url=one)
+    for one in settings["no_keys"]:
+        with pytest.raises(ValueError, match="API key"):
+            Client(one, base_url="http://x")
+
+
 ID = "01a206fe-78a1-766d-896f-d02e80a236dd"
 ASKED = {
     "detect": lambda client, _: client.detect("x"),

@@ -99,8 +99,11 @@ export class Client {
   constructor(options: ClientOptions) {
     if (!options.apiKey) throw new TypeError("No API key: new Client({ apiKey: … }).");
     const baseUrl = options.baseUrl ?? "http://127.0.0.1:8000";
-    if (!/^https?:\/\/[^/]/.test(baseUrl)) {
+    if (!isAddress(baseUrl)) {
       throw new TypeError(`baseUrl must be like https://gateway.example.com, not ${baseUrl}`);
+    }
+    if (!/^[!-~]+$/.test(options.apiKey)) {
+      throw new TypeError("The API key has a blank, a line break or a letter that none has.");
     }
     this.#options = {
       apiKey: options.apiKey,
@@ -248,11 +251,10 @@ export class Client {
     };
     // The same with each repetition, so that whatever the first one did is done once.
     if (method !== "GET") headers["Idempotency-Key"] = request.idempotencyKey ?? crypto.randomUUID();
-    const init: RequestInit = { method, headers, redirect: "manual" };
-    if (request.body !== undefined) {
-      headers["Content-Type"] = "application/json";
-      init.body = JSON.stringify(request.body);
-    }
+    if (request.body !== undefined) headers["Content-Type"] = "application/json";
+    // What cannot be sent is the caller's mistake, and told at once: it is no absence of the gateway.
+    const init: RequestInit = { method, headers: new Headers(headers), redirect: "manual" };
+    if (request.body !== undefined) init.body = JSON.stringify(request.body);
     const url = baseUrl + localPart(path, request.params);
     for (let attempts = 1; ; attempts++) {
       let failure: GatewayError;
@@ -516,6 +518,15 @@ function localPart(path: string, params: Request["params"] = {}): string {
     if (value !== undefined) url.searchParams.set(name, String(value));
   }
   return url.pathname + url.search;
+}
+
+/** Of a gateway, perhaps below a path. */
+function isAddress(text: string): boolean {
+  try {
+    return /^https?:\/\/[^\s/\\?#@][^\s\\?#@]*$/i.test(text) && new URL(text).port !== "0";
+  } catch {
+    return false;
+  }
 }
 
 /** What answers cannot do without: what their readers decide by, in types that `typeof` names. */

@@ -227,9 +227,13 @@ test("a caller may give up", async () => {
   assert.equal(found.name, "AbortError");
 });
 
-test("an address that is none, and no key, are refused at once", () => {
-  assert.throws(() => new sdk.Client({ apiKey: "k", baseUrl: "gateway" }), /https:\/\/gateway/);
-  assert.throws(() => new sdk.Client({ apiKey: "" }), /No API key/);
+test("a mistake of the settings is no absence of the gateway", async () => {
+  const { addresses, no_addresses: noAddresses, no_keys: noKeys } = read("settings.json");
+  for (const baseUrl of addresses) new sdk.Client({ apiKey: "k", baseUrl });
+  for (const baseUrl of noAddresses) assert.throws(() => new sdk.Client({ apiKey: "k", baseUrl }), /baseUrl/, baseUrl);
+  for (const apiKey of noKeys) assert.throws(() => new sdk.Client({ apiKey }), /API key/, apiKey);
+  const client = new sdk.Client({ apiKey: "k", failOpen: true });
+  await assert.rejects(client.detect("x", { idempotencyKey: "a\nb" }), TypeError);
 });
 
 for (const one of read("chats.json")) {

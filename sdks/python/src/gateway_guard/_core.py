@@ -51,13 +51,14 @@ class Settings:
     headers: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        parts = urlsplit(self.base_url)
-        if parts.scheme not in ("http", "https") or not parts.netloc:
+        if not is_address(self.base_url):
             raise ValueError(
                 f"base_url must be like https://gateway.example.com, not {self.base_url!r}"
             )
         if not self.api_key:
             raise ValueError("No API key. Pass api_key=…, or set GATEWAY_API_KEY.")
+        if not re.fullmatch("[!-~]+", self.api_key):
+            raise ValueError("The API key has a blank, a line break or a letter that none has.")
 
 
 @dataclass
@@ -98,6 +99,10 @@ class Call:
         }
         if self.idempotency_key is not None:
             headers["Idempotency-Key"] = self.idempotency_key
+        for name, value in headers.items():
+            # What cannot be sent is the caller's mistake, and no absence of the gateway.
+            if not re.fullmatch("[!-~]([\t -~]*[!-~])?", value):
+                raise ValueError(f"The header {name} cannot be sent: it is no line of ASCII.")
         content = None
         if self.body is not None:
             headers["Content-Type"] = "application/json"
@@ -129,6 +134,15 @@ class Call:
         if retry_after is not None:
             wait = max(wait, retry_after + random.uniform(0.0, 0.25))
         return wait if wait < self.left() else None
+
+
+def is_address(text: str) -> bool:
+    """Of a gateway, perhaps below a path."""
+    try:
+        port = urlsplit(text).port
+    except ValueError:
+        return False
+    return port != 0 and bool(re.fullmatch(r"https?://[^\s/\\?#@][^\s\\?#@]*", text, re.IGNORECASE))
 
 
 def _param(value: Any) -> Any:
