@@ -484,8 +484,10 @@ def rotate_key(key: ApiKey, *, grace_seconds: int, actor: Actor) -> tuple[ApiKey
     """
     if key.is_session:
         raise errors.Conflict(
-            "The playground's key has no successor: it ends by itself. Make a key of your own "
-            "(/app/keys)."
+            gettext_noop(
+                "The playground's key has no successor: it ends by itself. Make a key of your own "
+                "(/app/keys)."
+            )
         )
     with transaction.atomic():
         if grace_seconds:
