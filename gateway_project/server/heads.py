@@ -19,8 +19,9 @@ Header = tuple[bytes, bytes]
 VERSIONS = ("1.1", "1.0")
 ASTERISK = "/*"
 """What the target of `OPTIONS *` is as a path: the server as a whole (RFC 9112 §3.2.4)."""
-# A name or an address, with a port (RFC 9110 §7.2); of the letters of RFC 3986 those of DNS names.
-HOST = re.compile(rb"(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::([0-9]{0,5}))?")
+# A name or an address, with a port (RFC 9110 §7.2); of the letters of RFC 3986 those of DNS names,
+# and the `_` that services may have in theirs.
+HOST = re.compile(rb"([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::([0-9]{0,5}))?")
 PORT_MAX = 65_535
 LENGTH_DIGITS_MAX = 20
 """Of 64 bits. The parser takes any number of zeros in front, and Python reads no 5,000 digits."""
@@ -60,7 +61,7 @@ def refusal(method: bytes, version: str, headers: Sequence[Header]) -> errors.Ga
 
 def _is_host(value: bytes) -> bool:
     found = HOST.fullmatch(value)
-    return found is not None and int(found[1] or 0) <= PORT_MAX
+    return found is not None and int(found[2] or 0) <= PORT_MAX
 
 
 def _unread(method: bytes, version: str, headers: Sequence[Header]) -> errors.GatewayError | None:

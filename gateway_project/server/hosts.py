@@ -9,11 +9,13 @@ from __future__ import annotations
 from functools import lru_cache
 
 from django.conf import settings
+from django.core.exceptions import DisallowedHost
 from django.core.handlers.asgi import ASGIRequest
-from django.http.request import split_domain_port, validate_host
+from django.http.request import validate_host
 from django.utils.encoding import iri_to_uri
 
 from gateway_project.core.context import Scope
+from gateway_project.server.heads import HOST
 
 
 def is_ours(scope: Scope) -> bool:
@@ -24,8 +26,16 @@ def is_ours(scope: Scope) -> bool:
 
 @lru_cache(maxsize=256)
 def _is_ours(host: str, allowed: tuple[str, ...]) -> bool:
-    domain = split_domain_port(host)[0] or host.lower()  # it knows no `_`, which services may have
-    return bool(host) and validate_host(domain, list(allowed))
+    domain, _ = _split(host)
+    return bool(domain) and validate_host(domain, list(allowed))
+
+
+def _split(host: str) -> tuple[str, str]:
+    """Name and port, by the rule for heads of requests; Django's takes no `_`."""
+    found = HOST.fullmatch(host.lower().encode())
+    if found is None:
+        return "", ""
+    return found[1].decode().removesuffix("."), (found[2] or b"").decode()
 
 
 def public_url(request: ASGIRequest) -> str:
@@ -36,7 +46,7 @@ def public_url(request: ASGIRequest) -> str:
     """
     if settings.PUBLIC_URL:
         return str(settings.PUBLIC_URL)
-    domain, port = split_domain_port(request.get_host())
+    domain, port = _split(request.get_host())
     own = f":{settings.PORT}"
     if domain in settings.ALLOWED_HOSTS:
         return f"{request.scheme}://{domain}{own if port == str(settings.PORT) else ''}"
@@ -44,7 +54,13 @@ def public_url(request: ASGIRequest) -> str:
 
 
 class Request(ASGIRequest):
-    """Django's, with links that do not come from the caller."""
+    """Django's, with links that do not come from the caller, and one rule for whom it is asked."""
+
+    def get_host(self) -> str:
+        host: str = self._get_raw_host()  # type: ignore[attr-defined]  # of Django, without stubs
+        if not _is_ours(host, tuple(settings.ALLOWED_HOSTS)):
+            raise DisallowedHost
+        return host
 
     def build_absolute_uri(self, location: str | None = None) -> str:
         """`location` is a path, or begins with `?`; None: this very page."""

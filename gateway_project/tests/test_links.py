@@ -40,6 +40,8 @@ def test_public_url_goes_before_all(gateway, settings, two_keys):
         ([".example"], "evil.example", "http://127.0.0.1:8000/"),
         (["*"], "evil.example", "http://127.0.0.1:8000/"),
         (["[::1]"], "[::1]:8000", "http://[::1]:8000/"),
+        (["my_service"], "my_service:8000", "http://my_service:8000/"),
+        (["my_service"], "MY_Service.", "http://my_service/"),
     ],
 )
 def test_without_it_a_name_that_was_written_down(
@@ -50,7 +52,27 @@ def test_without_it_a_name_that_was_written_down(
     assert following(gateway, two_keys, Host=host).startswith(begins)
 
 
-@pytest.mark.parametrize("path", ["/v1/keys", "/v1/limits", "/", "/api/v1/queue", "/metrics"])
+PATHS = ["/v1/keys", "/v1/limits", "/", "/api/v1/queue", "/metrics"]
+
+
+@pytest.mark.parametrize(
+    ("host", "is_ours"),
+    [
+        *(("gateway.example", True), ("Gateway.Example.:8000", True), ("my_service", True)),
+        *(("my_service:8000", True), ("a.my_own.example:1", True), ("my_service.example", False)),
+        *(("my_servic", False), ("my_service:", True), ("my_service:x", False), ("_", False)),
+    ],
+)
+def test_both_planes_know_a_name_by_one_rule(gateway, settings, host, is_ours):
+    settings.ALLOWED_HOSTS = ["gateway.example", "my_service", ".my_own.example"]
+
+    answers = [gateway.get(path, headers={"Host": host}) for path in PATHS]
+
+    refused = [r.status_code == 400 for r in answers]
+    assert refused == [not is_ours] * len(PATHS)
+
+
+@pytest.mark.parametrize("path", PATHS)
 def test_a_foreign_host_is_refused_on_both_planes(gateway, settings, path):
     settings.ALLOWED_HOSTS = ["gateway.example"]
 
