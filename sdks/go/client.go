@@ -177,7 +177,10 @@ func (c *Client) CreateBatch(ctx context.Context, items []Item) (*Batch, error) 
 func (c *Client) createBatch(ctx context.Context, items []Item, key string) (*Batch, error) {
 	var found Batch
 	header := http.Header{"Idempotency-Key": {key}}
-	meta, err := c.ask(ctx, http.MethodPost, "/v1/detect/batch", map[string]any{"requests": items}, header, as(&found))
+	meta, err := c.ask(ctx, http.MethodPost, "/v1/detect/batch", map[string]any{"requests": items}, header,
+		func(status int, text []byte) bool {
+			return as(&found)(status, text) && (found.Results == nil || isOf(found.Results, items))
+		})
 	found.Meta = meta
 	return pointer(&found, err)
 }
@@ -274,22 +277,50 @@ func (c *Client) DetectMany(ctx context.Context, items []Item, each func(ItemRes
 		if err != nil {
 			return err
 		}
+		taken := 0
+		take := func(result ItemResult) error {
+			if taken == len(some) || result.ID != some[taken].ID {
+				return outOfOrder(taken, len(some), fmt.Sprintf("a result of %q", result.ID))
+			}
+			taken++
+			return each(result)
+		}
 		if batch.Results == nil {
 			if _, err := c.WaitBatch(ctx, batch.BatchID, nil); err != nil {
 				return err
 			}
-			if err := c.BatchResults(ctx, batch.BatchID, each); err != nil {
+			if err := c.BatchResults(ctx, batch.BatchID, take); err != nil {
 				return err
 			}
-			continue
 		}
 		for _, result := range batch.Results {
-			if err := each(result); err != nil {
+			if err := take(result); err != nil {
 				return err
 			}
+		}
+		if taken < len(some) {
+			return outOfOrder(taken, len(some), "an end")
 		}
 	}
 	return nil
+}
+
+// isOf says whether there is a result of each item: who reads them beside their texts would take one
+// text's verdict for another's.
+func isOf(results []ItemResult, items []Item) bool {
+	for n := range results {
+		if n == len(items) || results[n].ID != items[n].ID {
+			return false
+		}
+	}
+	return len(results) == len(items)
+}
+
+func outOfOrder(taken, total int, what string) error {
+	return &failure{
+		kind:    ErrInvalidResponse,
+		message: fmt.Sprintf("instead of result %d of %d there is %s", taken+1, total, what),
+	}
 }
 
 // Feedback says that a verdict was false_positive, false_negative or correct.

@@ -167,7 +167,7 @@ func TestBatches(t *testing.T) {
 				if problem.Code != one.Expect.Error {
 					t.Fatal(err)
 				}
-			case !errors.Is(err, ErrConnection):
+			case !errors.Is(err, kinds[one.Expect.Error]):
 				t.Fatal(err)
 			}
 		})

@@ -97,8 +97,8 @@ def test_a_cache_keeps_so_many_and_no_verdict_of_an_outage():
 
 
 def test_ids_of_a_batch_are_made_up_and_never_twice():
-    page = {**OK, "body": {"results": [{"id": "0", "status": "ok", "result": VERDICT}]}}
-    with replaying([page]) as server, client_of(server) as client:
+    results = [{"id": one, "status": "ok", "result": VERDICT} for one in ("0", "mine")]
+    with replaying([{**OK, "body": {"results": results}}]) as server, client_of(server) as client:
         results = client.batches.create(["x", {"id": "mine", "text": "y"}])
         with pytest.raises(ValueError, match="same id"):
             client.batches.create([{"id": "a", "text": "x"}, {"id": "a", "text": "y"}])

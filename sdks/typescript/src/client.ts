@@ -163,7 +163,7 @@ export class Client {
         timeout: options.waitSeconds ?? 3600,
         ...(options.onProgress ? { onProgress: options.onProgress } : {}),
       });
-      yield* this.batches.results(made.batch_id, { timeout: options.waitSeconds ?? 3600 });
+      yield* inOrder(some, this.batches.results(made.batch_id, { timeout: options.waitSeconds ?? 3600 }));
     }
   }
 
@@ -329,10 +329,11 @@ export class Batches {
     options: DetectOptions & { inBackground?: boolean } = {},
   ): Promise<ItemResult[] | (Job & WithMeta)> {
     const { config, metadata, webhookUrl, inBackground, failOpen: _, ...rest } = options;
-    const body = { requests: itemsOf(texts), config, metadata, webhook_url: webhookUrl };
+    const items = itemsOf(texts);
+    const body = { requests: items, config, metadata, webhook_url: webhookUrl };
     const headers = inBackground ? { headers: { Prefer: "respond-async" } } : {};
     const request = { ...rest, ...headers, body };
-    const fits: Fits = (value, status) => (status === 202 ? JOB(value) : hasResults(value, ITEM));
+    const fits: Fits = (value, status) => (status === 202 ? JOB(value) : hasResults(value, ITEM, items));
     const made = await this.client.ask<Job & { results?: ItemResult[] }>("POST", "/v1/detect/batch", request, fits);
     return made.results ?? made;
   }
@@ -504,6 +505,19 @@ function itemsOf(texts: Iterable<string | BatchItem>): BatchItem[] {
   return items;
 }
 
+/** Of each item its result: who reads them beside their texts would take one text's verdict for another's. */
+async function* inOrder(items: BatchItem[], results: AsyncIterable<ItemResult>): AsyncGenerator<ItemResult> {
+  let taken = 0;
+  const instead = (what: string) =>
+    new InvalidResponseError(`Instead of result ${taken + 1} of ${items.length} there is ${what}.`, 200, "");
+  for await (const result of results) {
+    if (result.id !== items[taken]?.id) throw instead(`a result of ${result.id}`);
+    taken++;
+    yield result;
+  }
+  if (taken < items.length) throw instead("an end");
+}
+
 /** `path` may be a whole address that the gateway gave (`next`): its host is not believed. Throws a
  * TypeError where it would lead elsewhere than it says: `..` is folded on the way, and an empty id
  * asks for the list that the object is in. */
@@ -562,8 +576,10 @@ const ITEM: Shape = (value) =>
   has({ id: "string", status: "string" })(value) &&
   (has({ result: DETECTION })(value) || has({ result: (one) => one == null, error: isObject })(value));
 
-function hasResults(value: unknown, shape: Shape): boolean {
-  return has({ results: (all) => Array.isArray(all) && all.every(shape) })(value);
+function hasResults(value: unknown, shape: Shape, items?: BatchItem[]): boolean {
+  const isOf = (all: ItemResult[]) =>
+    !items || (all.length === items.length && all.every((one, n) => one.id === items[n]?.id));
+  return has({ results: (all) => Array.isArray(all) && all.every(shape) && isOf(all) })(value);
 }
 
 function isNext(value: unknown): boolean {

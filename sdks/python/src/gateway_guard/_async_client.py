@@ -163,8 +163,10 @@ class AsyncClient:
                 job = await self.batches.wait(
                     batch.batch_id, timeout=wait_seconds, on_progress=on_progress
                 )
+                due = _core.Due(some)
                 async for result in self.batches.results(job.batch_id, timeout=wait_seconds):
-                    yield result
+                    yield due.taken(result)
+                due.end()
             else:
                 for result in batch:
                     yield result
@@ -354,11 +356,9 @@ class AsyncBatches:
     ) -> Any:
         """A list of results for up to 100 texts, a `Job` for more, or with `webhook_url`, or
         `in_background`."""
+        items = _core.items_of(texts)
         body = without_none(
-            requests=_core.items_of(texts),
-            config=config,
-            metadata=metadata,
-            webhook_url=webhook_url,
+            requests=items, config=config, metadata=metadata, webhook_url=webhook_url
         )
         call = self._client._call(
             "POST",
@@ -368,7 +368,7 @@ class AsyncBatches:
             timeout=timeout,
             idempotency_key=idempotency_key,
         )
-        return await self._client._send(call, _core.read_batch)
+        return await self._client._send(call, _core.read_batch(items))
 
     async def _create_patiently(
         self,

@@ -162,8 +162,10 @@ class Client:
                 job = self.batches.wait(
                     batch.batch_id, timeout=wait_seconds, on_progress=on_progress
                 )
+                due = _core.Due(some)
                 for result in self.batches.results(job.batch_id, timeout=wait_seconds):
-                    yield result
+                    yield due.taken(result)
+                due.end()
             else:
                 for result in batch:
                     yield result
@@ -349,11 +351,9 @@ class Batches:
     ) -> Any:
         """A list of results for up to 100 texts, a `Job` for more, or with `webhook_url`, or
         `in_background`."""
+        items = _core.items_of(texts)
         body = without_none(
-            requests=_core.items_of(texts),
-            config=config,
-            metadata=metadata,
-            webhook_url=webhook_url,
+            requests=items, config=config, metadata=metadata, webhook_url=webhook_url
         )
         call = self._client._call(
             "POST",
@@ -363,7 +363,7 @@ class Batches:
             timeout=timeout,
             idempotency_key=idempotency_key,
         )
-        return self._client._send(call, _core.read_batch)
+        return self._client._send(call, _core.read_batch(items))
 
     def _create_patiently(
         self,

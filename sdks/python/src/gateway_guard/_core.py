@@ -320,10 +320,19 @@ def read_page(model: type[M]) -> Read[tuple[list[M], Optional[str]]]:
     return read
 
 
-def read_batch(response: httpx.Response, attempts: int) -> Union[Job, list[ItemResult]]:
-    if response.status_code == 202:
-        return read_as(Job)(response, attempts)
-    return read_page(ItemResult)(response, attempts)[0]
+def read_batch(items: Iterable[Mapping[str, Any]]) -> Read[Union[Job, list[ItemResult]]]:
+    """The job, or of each item its result: who reads them beside their texts would take one text's
+    verdict for another's."""
+
+    def read(response: httpx.Response, attempts: int) -> Union[Job, list[ItemResult]]:
+        if response.status_code == 202:
+            return read_as(Job)(response, attempts)
+        found, _ = read_page(ItemResult)(response, attempts)
+        if [one.id for one in found] != [item["id"] for item in items]:
+            raise not_ours(response)
+        return found
+
+    return read
 
 
 def without_none(**values: Any) -> dict[str, Any]:
@@ -389,6 +398,30 @@ def items_of(texts: Iterable[Item]) -> list[dict[str, Any]]:
     if len(set(seen)) != len(seen):
         raise ValueError("Two items have the same id.")
     return found
+
+
+class Due:
+    """The results of a job that are due, in the order of its items."""
+
+    def __init__(self, items: Iterable[Mapping[str, Any]]) -> None:
+        self._ids = [item["id"] for item in items]
+        self._taken = 0
+
+    def taken(self, result: ItemResult) -> ItemResult:
+        if result.id not in self._ids[self._taken : self._taken + 1]:
+            raise self._error(f"a result of {result.id!r}")
+        self._taken += 1
+        return result
+
+    def end(self) -> None:
+        if self._taken < len(self._ids):
+            raise self._error("an end")
+
+    def _error(self, what: str) -> errors.InvalidResponseError:
+        number = f"{self._taken + 1} of {len(self._ids)}"
+        return errors.InvalidResponseError(
+            f"Instead of result {number} there is {what}.", status=200, body=b""
+        )
 
 
 class LocalCache:
