@@ -11,11 +11,11 @@ never 401.
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from ipaddress import ip_network
 from time import monotonic
 from typing import Any
 from uuid import UUID
@@ -28,6 +28,7 @@ from rest_framework.request import Request
 
 from accounts import keys
 from accounts.models import ApiKey, effective_limits
+from accounts.networks import Network, is_inside
 from accounts.usage.buffer import Record
 from gateway_project.core import clock, errors
 from gateway_project.core.context import RequestContext, context_of
@@ -54,7 +55,6 @@ CALLER_BYTES, NETWORK_BYTES = 4_200, 250
 CHANNEL = "keys"
 ALL = "*"
 log = get_logger("gateway.accounts")
-Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +94,7 @@ class Caller:
         """Check what can change between two requests; raise 401 or 403."""
         if self.valid_until is not None and self.valid_until <= clock.time():
             raise errors.InvalidAPIKey
-        if self.networks and not _is_inside(context.client_ip, self.networks):
+        if self.networks and not is_inside(context.client_ip, self.networks):
             raise errors.IPNotAllowed
         if self.is_suspended:
             raise errors.WorkspaceSuspended
@@ -341,7 +341,7 @@ def caller_of(key: ApiKey) -> Caller:
         workspace_id=key.workspace_id,
         workspace=key.workspace.slug,
         scopes=frozenset(key.scopes),
-        networks=tuple(ipaddress.ip_network(cidr) for cidr in key.allowed_cidrs),
+        networks=tuple(ip_network(cidr) for cidr in key.allowed_cidrs),
         valid_until=min(ends, default=None),
         policies=policies_of(key),
         is_suspended=key.workspace.suspended_at is not None,
@@ -383,13 +383,3 @@ def policies_of(key: ApiKey) -> tuple[Policy, ...]:
             per_minute("workspace_minute", tenant, limits.workspace_minute, failure),
         )
     )
-
-
-def _is_inside(address: str, networks: tuple[Network, ...]) -> bool:
-    try:
-        ip = ipaddress.ip_address(address)
-    except ValueError:
-        return False
-    if isinstance(ip, ipaddress.IPv6Address) and ip.ipv4_mapped is not None:
-        ip = ip.ipv4_mapped
-    return any(ip in network for network in networks)

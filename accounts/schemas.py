@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 from datetime import UTC, date, datetime
 from typing import Annotated, Any, Literal
 from uuid import UUID
@@ -22,6 +21,7 @@ from pydantic import (
 
 from accounts.addresses import CHARS_MAX, deliverable
 from accounts.models import ApiKey, Plan, UsageLog, User, Workspace, effective_limits
+from accounts.networks import network_of
 from gateway_project.core import clock
 from gateway_project.core.api.endpoint import Asked, Body
 from gateway_project.core.api.fields import ONE_LINE, WHOLE, Moment, Time
@@ -33,7 +33,7 @@ Limit = Annotated[int, Field(ge=1, le=2_000_000_000), WHOLE]
 
 def _network(value: str) -> str:
     try:
-        return str(ipaddress.ip_network(value, strict=False))
+        return str(network_of(value, strict=False))
     except ValueError:
         raise ValueError("not a network such as 203.0.113.0/24 or 2001:db8::/32") from None
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 from collections.abc import Iterable
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -17,6 +16,7 @@ from django.utils.text import format_lazy
 from django.utils.translation import gettext, gettext_lazy, pgettext_lazy
 
 from accounts.models import AUDIT_SCOPE, SCOPES, ApiKey, Plan
+from accounts.networks import network_of
 from accounts.usage.reading import class_of
 from detection.policies.policy import THREAT_TYPES
 from gateway_project.core import clock
@@ -180,7 +180,7 @@ class KeyForm(Form):
         found = []
         for line in filter(None, lines):
             try:
-                found.append(str(ipaddress.ip_network(line)))
+                found.append(str(network_of(line)))
             except ValueError:
                 raise forms.ValidationError(
                     gettext(

@@ -149,6 +149,7 @@ class TestMake:
             {"scopes": "detect"},
             {"allowed_cidrs": ["example.com"]},
             {"allowed_cidrs": ["10.0.0.0/33"]},
+            {"allowed_cidrs": ["fe80::%eth0"]},
             {"allowed_cidrs": ["10.0.0.0/8"] * 51},
             {"allowed_cidrs": None},
             {"expires_at": "2020-01-01T00:00:00Z"},
