@@ -63,8 +63,10 @@ export interface DetectOptions extends CallOptions {
   failOpen?: boolean;
 }
 
+type Filters = Record<string, string | number | undefined>;
+
 interface Request extends CallOptions {
-  params?: Record<string, string | number | undefined>;
+  params?: Filters;
   body?: unknown;
   headers?: Record<string, string>;
 }
@@ -145,25 +147,29 @@ export class Client {
   /** The verdicts on any number of texts, in their order, sent a thousand at a time. */
   async *detectMany(
     texts: Iterable<string | BatchItem>,
-    options: { config?: DetectConfig; onProgress?: (job: Job) => void; waitSeconds?: number } = {},
+    options: {
+      config?: DetectConfig;
+      onProgress?: (job: Job) => void;
+      waitSeconds?: number;
+      signal?: AbortSignal;
+    } = {},
   ): AsyncGenerator<ItemResult> {
+    const { waitSeconds: timeout = 3600, config, onProgress } = options;
+    const stop = options.signal ? { signal: options.signal } : {};
     const items = itemsOf(texts);
     for (let first = 0; first < items.length; first += ITEMS_MAX) {
       const some = items.slice(first, first + ITEMS_MAX);
-      const patience = this.patience(first > 0 ? (options.waitSeconds ?? 3600) : 0);
+      const patience = this.patience(first > 0 ? timeout : 0, options.signal);
       const idempotencyKey = crypto.randomUUID();
       const made = await patience.with(() =>
-        this.batches.create(some, { idempotencyKey, ...(options.config ? { config: options.config } : {}) }),
+        this.batches.create(some, { idempotencyKey, ...stop, ...(config ? { config } : {}) }),
       );
       if (Array.isArray(made)) {
         yield* made;
         continue;
       }
-      await this.batches.wait(made.batch_id, {
-        timeout: options.waitSeconds ?? 3600,
-        ...(options.onProgress ? { onProgress: options.onProgress } : {}),
-      });
-      yield* inOrder(some, this.batches.results(made.batch_id, { timeout: options.waitSeconds ?? 3600 }));
+      await this.batches.wait(made.batch_id, { timeout, ...stop, ...(onProgress ? { onProgress } : {}) });
+      yield* inOrder(some, this.batches.results(made.batch_id, { timeout, ...stop }));
     }
   }
 
@@ -175,29 +181,34 @@ export class Client {
   }
 
   /** What became of a text that was submitted. */
-  async submitted(requestId: string): Promise<AsyncDetection & WithMeta> {
-    return this.ask<AsyncDetection>("GET", `/v1/detect/async/${encodeURIComponent(requestId)}`, {}, SUBMITTED);
+  async submitted(requestId: string, options: CallOptions = {}): Promise<AsyncDetection & WithMeta> {
+    return this.ask<AsyncDetection>("GET", `/v1/detect/async/${encodeURIComponent(requestId)}`, options, SUBMITTED);
   }
 
   /** `false_positive`, `false_negative` or `correct`. The last word counts. */
-  async feedback(requestId: string, verdict: string, note?: string): Promise<Feedback & WithMeta> {
+  async feedback(
+    requestId: string,
+    verdict: string,
+    note?: string,
+    options: CallOptions = {},
+  ): Promise<Feedback & WithMeta> {
     const body = { request_id: requestId, verdict, note };
-    return this.ask<Feedback>("POST", "/v1/feedback", { body }, FEEDBACK);
+    return this.ask<Feedback>("POST", "/v1/feedback", { ...options, body }, FEEDBACK);
   }
 
   /** What is left of each limit. Costs nothing. */
-  async limits(): Promise<Limits & WithMeta> {
-    return this.ask<Limits>("GET", "/v1/limits", {}, LIMITS);
+  async limits(options: CallOptions = {}): Promise<Limits & WithMeta> {
+    return this.ask<Limits>("GET", "/v1/limits", options, LIMITS);
   }
 
   /** The calling key, its workspace, plan and usage. */
-  async profile(): Promise<Record<string, unknown> & WithMeta> {
-    return this.ask<Record<string, unknown>>("GET", "/auth/profile", {}, PROFILE);
+  async profile(options: CallOptions = {}): Promise<Record<string, unknown> & WithMeta> {
+    return this.ask<Record<string, unknown>>("GET", "/auth/profile", options, PROFILE);
   }
 
   /** Who did what, newest first. `filters`: action, actor, target, since, until, limit. */
-  audit(filters: Record<string, string | number | undefined> = {}): AsyncGenerator<AuditRecord> {
-    return this.pages("/v1/audit", RECORD, filters);
+  audit(filters: Filters = {}, options: CallOptions = {}): AsyncGenerator<AuditRecord> {
+    return this.pages("/v1/audit", RECORD, { ...options, params: filters });
   }
 
   /** Any call, with key, deadline and repetitions; undefined for an answer without a body. */
@@ -212,8 +223,8 @@ export class Client {
   }
 
   /** @internal Whoever says no more than `fine` to that may be a proxy. */
-  async end(path: string): Promise<void> {
-    await this.#send("DELETE", path, {}, (_, status) => status === 204);
+  async end(path: string, options: CallOptions): Promise<void> {
+    await this.#send("DELETE", path, options, (_, status) => status === 204);
   }
 
   /** @internal */
@@ -222,12 +233,13 @@ export class Client {
   }
 
   /** @internal Everything of a list, page by page, as it is taken. */
-  async *pages<T>(path: string, shape: Shape, params: Request["params"] = {}, timeout = 0): AsyncGenerator<T> {
+  async *pages<T>(path: string, shape: Shape, request: Request, patienceSeconds = 0): AsyncGenerator<T> {
     const isPage: Shape = (value) => hasResults(value, shape) && isNext((value as { next?: unknown }).next);
-    for (let following: string | null = path, first: Request = { params }; following !== null; first = {}) {
+    const { params = {}, ...options } = request;
+    for (let following: string | null = path, first: Request["params"] = params; following !== null; first = {}) {
       const at: string = following;
-      const page: { results: T[]; next?: string | null } = await this.patience(timeout).with(() =>
-        this.ask("GET", at, first, isPage),
+      const page: { results: T[]; next?: string | null } = await this.patience(patienceSeconds, options.signal).with(
+        () => this.ask("GET", at, { ...options, params: first }, isPage),
       );
       yield* page.results;
       following = page.next ?? null;
@@ -260,6 +272,7 @@ export class Client {
       let failure: GatewayError;
       let mayHelp = true;
       let asked: number | undefined;
+      request.signal?.throwIfAborted();
       try {
         const answer = await this.#attempt(url, init, until, attempts, request.signal);
         if (answer.status >= 200 && answer.status < 300) {
@@ -339,14 +352,14 @@ export class Batches {
   }
 
   /** How far it is. */
-  async get(batchId: string): Promise<Job & WithMeta> {
-    const request = { params: { limit: 1 } };
+  async get(batchId: string, options: CallOptions = {}): Promise<Job & WithMeta> {
+    const request = { ...options, params: { limit: 1 } };
     return this.client.ask<Job>("GET", `/v1/detect/batch/${encodeURIComponent(batchId)}`, request, JOB);
   }
 
   /** Judge nothing more of it. What is judged stays. */
-  async cancel(batchId: string): Promise<Job & WithMeta> {
-    return this.client.ask<Job>("DELETE", `/v1/detect/batch/${encodeURIComponent(batchId)}`, {}, JOB);
+  async cancel(batchId: string, options: CallOptions = {}): Promise<Job & WithMeta> {
+    return this.client.ask<Job>("DELETE", `/v1/detect/batch/${encodeURIComponent(batchId)}`, options, JOB);
   }
 
   /** Until it is over. Each look costs one of the minute, so they grow apart. The gateway may be
@@ -358,8 +371,9 @@ export class Batches {
     const timeout = options.timeout ?? 3600;
     const until = Date.now() + timeout * 1000;
     const patience = this.client.patience(timeout, options.signal);
+    const stop = options.signal ? { signal: options.signal } : {};
     for (let wait = POLL_SECONDS; ; wait = Math.min(POLL_SECONDS_MAX, wait * 1.5)) {
-      const job = await patience.with(() => this.get(batchId));
+      const job = await patience.with(() => this.get(batchId, stop));
       options.onProgress?.(job);
       if (job.status === "cancelled") throw new BatchFailed("The batch was cancelled.", job);
       if (job.status !== "queued" && job.status !== "processing") return job;
@@ -374,9 +388,13 @@ export class Batches {
 
   /** Its finished results in their order, a page at a time: a lost one is asked for again, for as
    * long as `timeout` seconds (300). */
-  results(batchId: string, options: { timeout?: number } = {}): AsyncGenerator<ItemResult> {
+  results(
+    batchId: string,
+    options: { timeout?: number; signal?: AbortSignal } = {},
+  ): AsyncGenerator<ItemResult> {
+    const { timeout = 300, ...stop } = options;
     const path = `/v1/detect/batch/${encodeURIComponent(batchId)}`;
-    return this.client.pages(path, ITEM, { limit: 200 }, options.timeout ?? 300);
+    return this.client.pages(path, ITEM, { ...stop, params: { limit: 200 } }, timeout);
   }
 }
 
@@ -384,25 +402,25 @@ export class Batches {
 export class Keys {
   constructor(private readonly client: Client) {}
 
-  list(): AsyncGenerator<Key> {
-    return this.client.pages("/v1/keys", KEY);
+  list(options: CallOptions = {}): AsyncGenerator<Key> {
+    return this.client.pages("/v1/keys", KEY, options);
   }
-  async create(fields: Partial<Key> = {}): Promise<Key & WithMeta> {
-    return this.client.ask<Key>("POST", "/v1/keys", { body: fields }, KEY);
+  async create(fields: Partial<Key> = {}, options: CallOptions = {}): Promise<Key & WithMeta> {
+    return this.client.ask<Key>("POST", "/v1/keys", { ...options, body: fields }, KEY);
   }
-  async get(id: string): Promise<Key & WithMeta> {
-    return this.client.ask<Key>("GET", `/v1/keys/${encodeURIComponent(id)}`, {}, KEY);
+  async get(id: string, options: CallOptions = {}): Promise<Key & WithMeta> {
+    return this.client.ask<Key>("GET", `/v1/keys/${encodeURIComponent(id)}`, options, KEY);
   }
-  async update(id: string, fields: Partial<Key>): Promise<Key & WithMeta> {
-    return this.client.ask<Key>("PATCH", `/v1/keys/${encodeURIComponent(id)}`, { body: fields }, KEY);
+  async update(id: string, fields: Partial<Key>, options: CallOptions = {}): Promise<Key & WithMeta> {
+    return this.client.ask<Key>("PATCH", `/v1/keys/${encodeURIComponent(id)}`, { ...options, body: fields }, KEY);
   }
-  async revoke(id: string): Promise<void> {
-    await this.client.end(`/v1/keys/${encodeURIComponent(id)}`);
+  async revoke(id: string, options: CallOptions = {}): Promise<void> {
+    await this.client.end(`/v1/keys/${encodeURIComponent(id)}`, options);
   }
   /** A successor of the calling key, which works for `graceSeconds` more (a day). */
-  async rotate(graceSeconds?: number): Promise<Rotation & WithMeta> {
+  async rotate(graceSeconds?: number, options: CallOptions = {}): Promise<Rotation & WithMeta> {
     const body = { grace_seconds: graceSeconds };
-    return this.client.ask<Rotation>("POST", "/auth/rotate-key", { body }, ROTATION);
+    return this.client.ask<Rotation>("POST", "/auth/rotate-key", { ...options, body }, ROTATION);
   }
 }
 
@@ -410,13 +428,13 @@ export class Keys {
 export class Policies {
   constructor(private readonly client: Client) {}
 
-  async get(): Promise<Policy & WithMeta> {
-    return this.client.ask<Policy>("GET", "/v1/policy", {}, POLICY);
+  async get(options: CallOptions = {}): Promise<Policy & WithMeta> {
+    return this.client.ask<Policy>("GET", "/v1/policy", options, POLICY);
   }
   /** Replace it; with `ifVersion`, only if that one is still in force. */
-  async set(policy: object, ifVersion?: number): Promise<Policy & WithMeta> {
+  async set(policy: object, ifVersion?: number, options: CallOptions = {}): Promise<Policy & WithMeta> {
     const headers = ifVersion === undefined ? {} : { headers: { "If-Match": `"${ifVersion}"` } };
-    return this.client.ask<Policy>("PUT", "/v1/policy", { body: policy, ...headers }, POLICY);
+    return this.client.ask<Policy>("PUT", "/v1/policy", { ...options, body: policy, ...headers }, POLICY);
   }
 }
 
@@ -424,11 +442,11 @@ export class Policies {
 export class Requests {
   constructor(private readonly client: Client) {}
 
-  list(filters: Record<string, string | number | undefined> = {}): AsyncGenerator<LoggedRequest> {
-    return this.client.pages("/v1/requests", LOGGED, filters);
+  list(filters: Filters = {}, options: CallOptions = {}): AsyncGenerator<LoggedRequest> {
+    return this.client.pages("/v1/requests", LOGGED, { ...options, params: filters });
   }
-  async get(requestId: string): Promise<LoggedRequest & WithMeta> {
-    return this.client.ask<LoggedRequest>("GET", `/v1/requests/${encodeURIComponent(requestId)}`, {}, LOGGED);
+  async get(requestId: string, options: CallOptions = {}): Promise<LoggedRequest & WithMeta> {
+    return this.client.ask<LoggedRequest>("GET", `/v1/requests/${encodeURIComponent(requestId)}`, options, LOGGED);
   }
 }
 
@@ -436,61 +454,67 @@ export class Requests {
 export class Webhooks {
   constructor(private readonly client: Client) {}
 
-  list(): AsyncGenerator<Webhook> {
-    return this.client.pages("/webhooks/list", WEBHOOK);
+  list(options: CallOptions = {}): AsyncGenerator<Webhook> {
+    return this.client.pages("/webhooks/list", WEBHOOK, options);
   }
   /** The answer holds the `secret`, this once. */
   async create(
     url: string,
     fields: { events?: string[]; description?: string; retry_count?: number } = {},
+    options: CallOptions = {},
   ): Promise<Webhook & WithMeta> {
-    return this.client.ask<Webhook>("POST", "/webhooks/register", { body: { url, ...fields } }, WEBHOOK);
+    return this.client.ask<Webhook>("POST", "/webhooks/register", { ...options, body: { url, ...fields } }, WEBHOOK);
   }
-  async get(id: string): Promise<Webhook & WithMeta> {
-    return this.client.ask<Webhook>("GET", `/webhooks/${encodeURIComponent(id)}`, {}, WEBHOOK);
+  async get(id: string, options: CallOptions = {}): Promise<Webhook & WithMeta> {
+    return this.client.ask<Webhook>("GET", `/webhooks/${encodeURIComponent(id)}`, options, WEBHOOK);
   }
-  async update(id: string, fields: Partial<Webhook>): Promise<Webhook & WithMeta> {
-    return this.client.ask<Webhook>("PATCH", `/webhooks/${encodeURIComponent(id)}`, { body: fields }, WEBHOOK);
+  async update(id: string, fields: Partial<Webhook>, options: CallOptions = {}): Promise<Webhook & WithMeta> {
+    const request = { ...options, body: fields };
+    return this.client.ask<Webhook>("PATCH", `/webhooks/${encodeURIComponent(id)}`, request, WEBHOOK);
   }
-  async delete(id: string): Promise<void> {
-    await this.client.end(`/webhooks/${encodeURIComponent(id)}`);
+  async delete(id: string, options: CallOptions = {}): Promise<void> {
+    await this.client.end(`/webhooks/${encodeURIComponent(id)}`, options);
   }
-  async test(id: string, event?: string): Promise<{ delivery_id: string } & WithMeta> {
-    return this.client.ask("POST", "/webhooks/test", { body: { webhook_id: id, event } }, QUEUED);
+  async test(id: string, event?: string, options: CallOptions = {}): Promise<{ delivery_id: string } & WithMeta> {
+    return this.client.ask("POST", "/webhooks/test", { ...options, body: { webhook_id: id, event } }, QUEUED);
   }
   /** A new secret; the old one signs as well for `overlapSeconds` (a day). */
   async rotateSecret(
     id: string,
     overlapSeconds?: number,
+    options: CallOptions = {},
   ): Promise<{ secret: string; previous_valid_until: string } & WithMeta> {
-    const body = { overlap_seconds: overlapSeconds };
-    return this.client.ask("POST", `/webhooks/${encodeURIComponent(id)}/rotate-secret`, { body }, NEW_SECRET);
+    const request = { ...options, body: { overlap_seconds: overlapSeconds } };
+    return this.client.ask("POST", `/webhooks/${encodeURIComponent(id)}/rotate-secret`, request, NEW_SECRET);
   }
-  async events(): Promise<unknown> {
-    return this.client.ask("GET", "/webhooks/events", {}, isList);
+  async events(options: CallOptions = {}): Promise<unknown> {
+    return this.client.ask("GET", "/webhooks/events", options, isList);
   }
-  async perRequest(): Promise<unknown> {
-    return this.client.ask("GET", "/webhooks/per-request", {}, isObject);
+  async perRequest(options: CallOptions = {}): Promise<unknown> {
+    return this.client.ask("GET", "/webhooks/per-request", options, isObject);
   }
   deliveries(
     id: string,
-    filters: Record<string, string | number | undefined> = {},
+    filters: Filters = {},
+    options: CallOptions = {},
   ): AsyncGenerator<Delivery> {
-    return this.client.pages(`/webhooks/${encodeURIComponent(id)}/deliveries`, DELIVERY, filters);
+    const request = { ...options, params: filters };
+    return this.client.pages(`/webhooks/${encodeURIComponent(id)}/deliveries`, DELIVERY, request);
   }
-  async delivery(id: string): Promise<Delivery & WithMeta> {
-    return this.client.ask<Delivery>("GET", `/webhooks/deliveries/${encodeURIComponent(id)}`, {}, DELIVERY);
+  async delivery(id: string, options: CallOptions = {}): Promise<Delivery & WithMeta> {
+    return this.client.ask<Delivery>("GET", `/webhooks/deliveries/${encodeURIComponent(id)}`, options, DELIVERY);
   }
-  async resend(id: string): Promise<{ delivery_id: string } & WithMeta> {
-    return this.client.ask("POST", `/webhooks/deliveries/${encodeURIComponent(id)}/resend`, {}, QUEUED);
+  async resend(id: string, options: CallOptions = {}): Promise<{ delivery_id: string } & WithMeta> {
+    return this.client.ask("POST", `/webhooks/deliveries/${encodeURIComponent(id)}/resend`, options, QUEUED);
   }
   /** Send again what failed or was never tried since then (RFC 3339). */
   async recover(
     id: string,
     since: string,
     until?: string,
+    options: CallOptions = {},
   ): Promise<{ deliveries: number; is_complete: boolean } & WithMeta> {
-    const request = { body: { since, until } };
+    const request = { ...options, body: { since, until } };
     return this.client.ask("POST", `/webhooks/${encodeURIComponent(id)}/recover`, request, RECOVERY);
   }
 }
@@ -743,6 +767,7 @@ function itemsIn(text: string | null): [string, Record<string, number>][] {
 }
 
 function sleep(seconds: number, signal?: AbortSignal): Promise<void> {
+  if (signal?.aborted) return Promise.reject(signal.reason);
   return new Promise((done, fail) => {
     const stop = () => {
       clearTimeout(timer);

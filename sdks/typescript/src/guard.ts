@@ -67,7 +67,7 @@ export class Guard {
 
   async #one(text: Text, portion: string, signal: AbortSignal): Promise<Found> {
     const { failOpen, config, onVerdict, rememberSeconds = 300 } = this.options;
-    const key = `${text.contentType} ${portion}`;
+    const key = rememberSeconds > 0 ? await keyOf(`${text.contentType} ${portion}`) : "";
     const known = this.#known.get(key);
     const isKnown = known !== undefined && known.until > Date.now();
     const found: Found = isKnown
@@ -81,10 +81,26 @@ export class Guard {
     if (found.failed_open) {
       console.warn(`gateway-guard: ${placeOf(text)} passed without a verdict: ${found.degraded_reason}`);
     } else if (!isKnown && rememberSeconds > 0 && found.status === "complete") {
-      this.#known.set(key, { until: Date.now() + rememberSeconds * 1000, found });
-      if (this.#known.size > REMEMBERED_MAX) this.#known.delete(this.#known.keys().next().value!);
+      this.#remember(key, found, rememberSeconds);
     }
     if (found.decision === "flag") throw new Blocked(found, text.contentType, placeOf(text));
     return found;
   }
+
+  /** The oldest stand first. */
+  #remember(key: string, found: Found, seconds: number): void {
+    const now = Date.now();
+    this.#known.delete(key);
+    this.#known.set(key, { until: now + seconds * 1000, found });
+    for (const [old, { until }] of this.#known) {
+      if (until > now && this.#known.size <= REMEMBERED_MAX) break;
+      this.#known.delete(old);
+    }
+  }
+}
+
+/** Not the text itself: so many of them would be a hundred megabytes. */
+async function keyOf(text: string): Promise<string> {
+  const digest = await crypto.subtle.digest("SHA-256", new TextEncoder().encode(text));
+  return String.fromCharCode(...new Uint8Array(digest));
 }

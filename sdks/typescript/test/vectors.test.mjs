@@ -91,48 +91,48 @@ for (const one of read("batches.json")) {
 const ID = "01a206fe-78a1-766d-896f-d02e80a236dd";
 /** By the names of vectors/operations.json, which are Python's. */
 const ASKED = {
-  "detect": (client) => client.detect("x"),
-  "score": (client) => client.score("x"),
-  "batches.create": (client) => client.batches.create(["x"]),
-  "batches.create in the background": (client) => client.batches.create(["x"], { inBackground: true }),
-  "batches.get": (client, id) => client.batches.get(id),
-  "batches.cancel": (client, id) => client.batches.cancel(id),
-  "batches.results": (client, id) => client.batches.results(id, { timeout: 0 }),
-  "submit": (client) => client.submit("x"),
-  "submitted": (client, id) => client.submitted(id),
-  "feedback": (client) => client.feedback(ID, "correct"),
-  "limits": (client) => client.limits(),
-  "profile": (client) => client.profile(),
-  "audit": (client) => client.audit(),
-  "keys.list": (client) => client.keys.list(),
-  "keys.create": (client) => client.keys.create(),
-  "keys.get": (client, id) => client.keys.get(id),
-  "keys.update": (client, id) => client.keys.update(id, { name: "x" }),
-  "keys.revoke": (client, id) => client.keys.revoke(id),
-  "keys.rotate": (client) => client.keys.rotate(),
-  "policy.get": (client) => client.policy.get(),
-  "policy.set": (client) => client.policy.set({}),
-  "requests.list": (client) => client.requests.list(),
-  "requests.get": (client, id) => client.requests.get(id),
-  "webhooks.list": (client) => client.webhooks.list(),
-  "webhooks.create": (client) => client.webhooks.create("https://x.example"),
-  "webhooks.get": (client, id) => client.webhooks.get(id),
-  "webhooks.update": (client, id) => client.webhooks.update(id, { is_active: true }),
-  "webhooks.delete": (client, id) => client.webhooks.delete(id),
-  "webhooks.test": (client, id) => client.webhooks.test(id),
-  "webhooks.rotate_secret": (client, id) => client.webhooks.rotateSecret(id),
-  "webhooks.events": (client) => client.webhooks.events(),
-  "webhooks.per_request": (client) => client.webhooks.perRequest(),
-  "webhooks.deliveries": (client, id) => client.webhooks.deliveries(id),
-  "webhooks.delivery": (client, id) => client.webhooks.delivery(id),
-  "webhooks.resend": (client, id) => client.webhooks.resend(id),
-  "webhooks.recover": (client, id) => client.webhooks.recover(id, "2026-05-01T12:00:00Z"),
+  "detect": (client, id, options) => client.detect("x", options),
+  "score": (client, id, options) => client.score("x", options),
+  "batches.create": (client, id, options) => client.batches.create(["x"], options),
+  "batches.create in the background": (client, id, options) => client.batches.create(["x"], { inBackground: true, ...options }),
+  "batches.get": (client, id, options) => client.batches.get(id, options),
+  "batches.cancel": (client, id, options) => client.batches.cancel(id, options),
+  "batches.results": (client, id, options) => client.batches.results(id, { timeout: 0, ...options }),
+  "submit": (client, id, options) => client.submit("x", options),
+  "submitted": (client, id, options) => client.submitted(id, options),
+  "feedback": (client, id, options) => client.feedback(ID, "correct", undefined, options),
+  "limits": (client, id, options) => client.limits(options),
+  "profile": (client, id, options) => client.profile(options),
+  "audit": (client, id, options) => client.audit({}, options),
+  "keys.list": (client, id, options) => client.keys.list(options),
+  "keys.create": (client, id, options) => client.keys.create({}, options),
+  "keys.get": (client, id, options) => client.keys.get(id, options),
+  "keys.update": (client, id, options) => client.keys.update(id, { name: "x" }, options),
+  "keys.revoke": (client, id, options) => client.keys.revoke(id, options),
+  "keys.rotate": (client, id, options) => client.keys.rotate(undefined, options),
+  "policy.get": (client, id, options) => client.policy.get(options),
+  "policy.set": (client, id, options) => client.policy.set({}, undefined, options),
+  "requests.list": (client, id, options) => client.requests.list({}, options),
+  "requests.get": (client, id, options) => client.requests.get(id, options),
+  "webhooks.list": (client, id, options) => client.webhooks.list(options),
+  "webhooks.create": (client, id, options) => client.webhooks.create("https://x.example", {}, options),
+  "webhooks.get": (client, id, options) => client.webhooks.get(id, options),
+  "webhooks.update": (client, id, options) => client.webhooks.update(id, { is_active: true }, options),
+  "webhooks.delete": (client, id, options) => client.webhooks.delete(id, options),
+  "webhooks.test": (client, id, options) => client.webhooks.test(id, undefined, options),
+  "webhooks.rotate_secret": (client, id, options) => client.webhooks.rotateSecret(id, undefined, options),
+  "webhooks.events": (client, id, options) => client.webhooks.events(options),
+  "webhooks.per_request": (client, id, options) => client.webhooks.perRequest(options),
+  "webhooks.deliveries": (client, id, options) => client.webhooks.deliveries(id, {}, options),
+  "webhooks.delivery": (client, id, options) => client.webhooks.delivery(id, options),
+  "webhooks.resend": (client, id, options) => client.webhooks.resend(id, options),
+  "webhooks.recover": (client, id, options) => client.webhooks.recover(id, "2026-05-01T12:00:00Z", undefined, options),
 };
 const { operations, answers, ids, no_ids: noIds } = read("operations.json");
 
-async function ask(baseUrl, name, id = ID) {
+async function ask(baseUrl, name, id = ID, options = {}) {
   const client = new sdk.Client({ apiKey: "gw_live_x", baseUrl, timeout: 20, maxRetries: 1, firstWait: 0.01 });
-  const found = ASKED[name](client, id);
+  const found = ASKED[name](client, id, options);
   if (!(Symbol.asyncIterator in found)) return await found;
   const all = [];
   for await (const one of found) all.push(one);
@@ -164,6 +164,12 @@ for (const operation of operations) {
       assert.ok(!(again.found instanceof Error), `${answer.name}: ${again.found}`);
       assert.equal(again.seen.length, 2, answer.name);
     }
+  });
+
+  test(`whoever gave up before asks nobody: ${operation.name}`, async () => {
+    const options = { signal: AbortSignal.abort() };
+    const { seen, found } = await replaying([good(operation)], (baseUrl) => ask(baseUrl, operation.name, ID, options));
+    assert.deepEqual([found?.name, seen], ["AbortError", []]);
   });
 
   if (!operation.path.includes("{id}")) continue;
@@ -225,6 +231,20 @@ test("a caller may give up", async () => {
     return asked;
   });
   assert.equal(found.name, "AbortError");
+});
+
+test("nor does a wait begin, nor a batch", async () => {
+  const stop = new AbortController();
+  const stopping = (given, init) => (stop.abort(), globalThis.fetch(given, { ...init, signal: undefined }));
+  const { seen, found } = await replaying([{ status: 503, body: {} }], (baseUrl) =>
+    new sdk.Client({ apiKey: "k", baseUrl, fetch: stopping, firstWait: 60 }).detect("x", { signal: stop.signal }),
+  );
+  assert.deepEqual([found.name, seen.length], ["AbortError", 1]);
+  const { seen: asked, found: given } = await replaying([{ status: 200, body: {} }], async (baseUrl) => {
+    const all = new sdk.Client({ apiKey: "k", baseUrl }).detectMany(["x"], { signal: AbortSignal.abort() });
+    for await (const one of all) assert.fail(one.id);
+  });
+  assert.deepEqual([given.name, asked], ["AbortError", []]);
 });
 
 test("a mistake of the settings is no absence of the gateway", async () => {
