@@ -19,6 +19,7 @@ from gateway_guard.cli import main
 
 from .replay import address, replaying
 
+VECTORS = Path(__file__).resolve().parents[2] / "vectors"
 JSON = {"content-type": "application/json"}
 VERDICT = {
     "request_id": "1",
@@ -62,6 +63,41 @@ def test_the_whole_verdict_as_json(capsys):
         assert main(["--url", address(server), "detect", "--json", "x"]) == 0
 
     assert json.loads(capsys.readouterr().out)["confidence"] == 0.93
+
+
+def test_a_terminal_is_told_nothing_by_a_text(capsys):
+    with replaying([reply({**VERDICT, "reason": "\x1b]0;owned\x07\u202etxt fine ü"})]) as server:
+        main(["--url", address(server), "detect", "x"])
+
+    assert "\ufffd]0;owned\ufffd\ufffdtxt fine ü" in capsys.readouterr().out
+
+
+ANSWERS = [
+    one
+    for one in json.loads((VECTORS / "operations.json").read_text())["answers"][::3]
+    if one["of"] != "bodies"
+]
+"""Some of them: that no call takes them is tested elsewhere."""
+COMMANDS = [
+    *("detect x", "batch FILE", "evaluate FILE", "limits", "keys", "keys create x"),
+    *("keys revoke x", "policy", "policy set POLICY", "requests", "requests tail", "webhooks"),
+    *("listen --forward http://x", "doctor", "login"),
+]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_whatever_answers_a_command_ends_with_a_sentence(command, tmp_path, capsys):
+    file, policy = tmp_path / "FILE", tmp_path / "POLICY"
+    file.write_text('{"text": "x", "label": 1}')
+    policy.write_text("{}")
+    with replaying([]) as server:
+        for answer in ANSWERS:
+            server.replies[:] = [answer["reply"]]
+            words = [str(tmp_path / one) if one.isupper() else one for one in command.split()]
+            assert main(["--url", address(server), *words]) == 1, answer["name"]
+            said = capsys.readouterr()
+            assert said.err.strip(), answer["name"]
+            assert not said.out, answer["name"]
 
 
 def test_without_a_key_it_says_what_to_do(capsys, monkeypatch):

@@ -622,7 +622,9 @@ def _doctor(client: Client, options: argparse.Namespace) -> int:
 
 
 def _say(text: str) -> None:
-    sys.stdout.write(text + "\n")
+    # A text that is judged may be quoted in it, and a terminal does what some letters say.
+    harmless = (one if one.isprintable() or one in "\n\t" else "\ufffd" for one in text)
+    sys.stdout.write("".join(harmless) + "\n")
     sys.stdout.flush()
 
 
