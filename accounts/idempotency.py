@@ -169,14 +169,19 @@ def once(
     if sender.key is None:
         prepare()
         return effect()
-    if settings.RATE_LIMIT_ENABLED:
-        get_limiter().check_sync((daily(sender.owner),), (1,)).raise_if_denied()
     before = answered(sender)
     if before is not None:
         return before
+    _count(sender)
     prepare()
     with transaction.atomic():
         return _once(sender, effect)
+
+
+def _count(sender: Sender) -> None:
+    """Raises the 429 of a day that is used up; a repeat is not counted."""
+    if settings.RATE_LIMIT_ENABLED:
+        get_limiter().check_sync((daily(sender.owner),), (1,)).raise_if_denied()
 
 
 def daily(owner: UUID | str) -> Policy:
@@ -305,18 +310,18 @@ def once_behind(sender: Sender, effect: Callable[[], HttpResponse]) -> HttpRespo
     """
     if sender.key is None:
         return effect()
-    if settings.RATE_LIMIT_ENABLED:
-        get_limiter().check_sync((daily(sender.owner),), (1,)).raise_if_denied()
     repeat = Repeat(sender)
     name, claimed, seconds = repeat.claim
     try:
         before = None if cache.add(name, claimed, seconds) else cache.get(name)
     except (RedisError, OSError):
+        _count(sender)
         return effect()
     if before is not None:
         return repeat.answer(before)
     kept = None
     try:
+        _count(sender)
         answer = effect()
         kept = repeat.kept(answer)
         if kept is not None and get_limiter().check_sync((repeat.room,), (len(kept),)).denied:

@@ -79,6 +79,24 @@ def test_a_repeat_is_given_the_first_answer(gateway, engine, caller, target, met
 
 
 @pytest.mark.parametrize(
+    ("method", "path"), [(m, p) for m, p in KEYED if not p.startswith("/auth/re")]
+)
+def test_a_repeat_takes_nothing_of_the_day(
+    gateway, engine, caller, target, settings, method, path  # noqa: F811
+):  # fmt: skip
+    settings.IDEMPOTENCY_PER_DAY = 1
+    url, more = asked(method, path, target)
+    first, second = (again(gateway, caller, method, url, more) for _ in range(2))
+    new = again(gateway, caller, method, url, more, once="another-" + ONE_KEY)
+
+    assert first.status_code < 300, first.text
+    assert (second.status_code, second.content) == (first.status_code, first.content)
+    is_litellm = path.startswith("/beta/")  # for its own fallback
+    denied = (503, "guardrail_unavailable") if is_litellm else (429, "quota_exceeded")
+    assert refusal(new) == denied
+
+
+@pytest.mark.parametrize(
     ("method", "path"), [(m, p) for m, p in KEYED if m != "DELETE" and "resend" not in p]
 )
 def test_another_request_under_the_same_key_is_refused(
@@ -437,7 +455,10 @@ ITEM = "/api/v1/queue/{uid}"
         ("PUT", "/api/v1/config/{section}", {"enabled": True}),
     ],
 )
-def test_a_repeat_of_a_person_is_given_the_first_answer(gateway, robin, member, method, path, body):
+def test_a_repeat_of_a_person_is_given_the_first_answer(
+    gateway, robin, member, settings, method, path, body
+):
+    """And takes nothing of the day."""
     ada = member("ROLE_ADMIN", is_superuser=True, by_hand=True)
     other = member("ROLE_READONLY", signed_in=False)
     entry = ada.post("/api/v1/blocklist", {**ENTRY, "value": "first.example"}).json()["id"]
@@ -447,15 +468,18 @@ def test_a_repeat_of_a_person_is_given_the_first_answer(gateway, robin, member, 
     more = {} if body is None else {"content": text}
     headers = {"Idempotency-Key": ONE_KEY, "Content-Type": "application/json"}
     robin.client.asked.clear()
+    settings.IDEMPOTENCY_PER_DAY = 1
 
-    first, second = (
-        ada.request(method, path.format(**names), headers={**headers}, **more) for _ in range(2)
+    first, second, new = (
+        ada.request(method, path.format(**names), headers={**headers, **key}, **more)
+        for key in ({}, {}, {"Idempotency-Key": "another-" + ONE_KEY})
     )
 
     assert first.status_code < 300, first.text
     assert "idempotency-replayed" not in first.headers
     assert (second.status_code, second.content) == (first.status_code, first.content)
     assert second.headers["idempotency-replayed"] == "true"
+    assert refusal(new) == (429, "quota_exceeded")
     acts = [asked for asked, _ in robin.client.asked if asked != "GET"]
     assert len(acts) <= 1
 
