@@ -235,9 +235,6 @@ class APIKeyAuthentication(BaseAuthentication):
         caller = self._admit(caller, context_of(request))
         return caller, caller
 
-    def authenticate_header(self, request: Request) -> str:
-        return 'ApiKey realm="gateway"'
-
     @staticmethod
     def _admit(caller: Caller | None, context: RequestContext) -> Caller:
         if caller is None:

@@ -52,6 +52,7 @@ class TestRefused:
 
         body = problem(r, 401, "missing_api_key")
         assert "X-API-Key" in body["detail"]
+        assert r.headers["www-authenticate"] == 'Bearer realm="gateway"'
 
     @pytest.mark.parametrize("header", ["Basic dXNlcjpwYXNz", "Bearer", "Bearer ", "gw_live_x"])
     def test_another_form_of_authorization_is_no_key(self, gateway, path, header):

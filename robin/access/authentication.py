@@ -166,9 +166,6 @@ class JWTAuthentication(BaseAuthentication):
         member = check(text, context_of(request).client_ip)
         return member, member
 
-    def authenticate_header(self, request: Request) -> str:
-        return 'Bearer realm="gateway"'
-
 
 class StaffJWTAuthentication(JWTAuthentication):
     """The same for `/admin/*`: whoever is not staff finds nothing there (404)."""
