@@ -16,6 +16,7 @@ from uuid import UUID
 
 import orjson
 from django.db import transaction
+from django.db.models import F
 from django.utils.translation import gettext, gettext_noop, ngettext
 
 from accounts.events import audit
@@ -93,9 +94,14 @@ def _unpacked(conditions: dict[str, Any]) -> dict[str, Any]:
 
 
 def work() -> int:
-    """A round: write on what waits, the oldest first, and tell of what is done; returns rows."""
+    """A round: write on what waits, the oldest first, and tell of what is done; returns rows.
+
+    What no mail left for yet stands behind, the newest first: addresses that are refused for now
+    hold up neither files nor other mails.
+    """
     during, rows = Round(), 0
-    waiting = LogExport.objects.filter(told_at=None).order_by("created_at")
+    order = F("finished_at").desc(nulls_first=True), "created_at"
+    waiting = LogExport.objects.filter(told_at=None).order_by(*order)
     for pk in list(waiting.values_list("pk", flat=True)[:20]):
         while not during.is_over:
             done = _write_part(pk)
@@ -171,7 +177,8 @@ def _tell(pk: UUID) -> None:
         mail.send()
     except (OSError, SMTPException) as exc:
         log.error("log_export_untold", export=str(pk), error=type(exc).__name__)
-        if clock.now() - export.finished_at < MAILS_GIVEN_UP_AFTER:
+        is_late = clock.now() - export.finished_at >= MAILS_GIVEN_UP_AFTER
+        if not (is_late or mails.is_refused(exc)):
             return
     LogExport.objects.filter(pk=pk).update(told_at=clock.now())
 
