@@ -98,28 +98,41 @@ export async function bodyOf(bytes: Uint8Array, mediaType: string, coding: strin
   if ([...mediaType.matchAll(CHARSET)].some(([, name]) => !READABLE.has(name!.toLowerCase()))) {
     throw new Unreadable(415, "Only UTF-8 is read here.");
   }
-  // Of several types that were sent some readers take the first, some the last.
-  if (FORM.test(mediaType.toLowerCase()) && bytes.length > 0) return formOf(bytes, mediaType);
-  const kind = mediaType.split(";")[0]!.trim().toLowerCase();
   const text = new TextDecoder().decode(bytes);
   if (text.trim() === "") return {};
-  try {
-    return asBody(JSON.parse(text));
-  } catch {
-    if (SAYS_JSON.test(kind)) throw new Unreadable(400, "The body is no JSON that can be read.");
-  }
+  const json = fieldsOf(text);
+  // Of several types that were sent some readers take the first, some the last.
+  if (FORM.test(mediaType.toLowerCase())) return withJson(await formOf(bytes, mediaType), json);
+  if (json) return json;
+  const kind = mediaType.split(";")[0]!.trim().toLowerCase();
+  if (SAYS_JSON.test(kind)) throw new Unreadable(400, "The body is no JSON that can be read.");
   if (isText(bytes)) return { [WHOLE]: text };
   if (SAYS_TEXT.test(kind)) throw new Unreadable(415, "Only UTF-8 is read here.");
   return {}; // a picture or the like
 }
 
+function fieldsOf(text: string): Body | undefined {
+  try {
+    return asBody(JSON.parse(text));
+  } catch {
+    return undefined;
+  }
+}
+
+/** A body may be a form and JSON at the same time, and a handler read either. */
+function withJson(form: Record<string, string[]> | undefined, json: Body | undefined): Body {
+  if (!form && !json) throw new Unreadable(400, "The form cannot be read.");
+  const both = Object.entries(form ?? {}).map(([name, values]) => [name, json ? [...values, json[name]] : values]);
+  return { ...json, ...(Object.fromEntries(both) as Body) };
+}
+
 /** Read by the same parser as the application's: two of them never agree on everything. */
-async function formOf(bytes: Uint8Array, mediaType: string): Promise<Body> {
+async function formOf(bytes: Uint8Array, mediaType: string): Promise<Record<string, string[]> | undefined> {
   let form: FormData;
   try {
     form = await new Response(bytes as BodyInit, { headers: { "content-type": mediaType } }).formData();
   } catch {
-    throw new Unreadable(400, "The form cannot be read.");
+    return undefined;
   }
   const found: Record<string, string[]> = Object.create(null);
   for (const [name, value] of form as unknown as Iterable<[string, string | Blob]>) {

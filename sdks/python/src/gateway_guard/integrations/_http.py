@@ -116,9 +116,7 @@ def body_of(content: bytes, kind: str) -> Mapping[str, Any]:
     if not content.strip():
         return {}
     try:
-        found = _json(content)
-    except RecursionError as error:
-        raise Unreadable(400, "The body is too deep.") from error
+        return _fields_of(content)
     except ValueError as error:
         if SAYS_JSON.match(kind):
             raise Unreadable(400, "The body is no JSON that can be read.") from error
@@ -126,14 +124,26 @@ def body_of(content: bytes, kind: str) -> Mapping[str, Any]:
         if text is None and SAYS_TEXT.match(kind):
             raise Unreadable(415, "Only UTF-8 is read here.") from None
         return {} if text is None else {WHOLE: text}
-    return found if isinstance(found, dict) else {WHOLE: found}
 
 
-def _json(content: bytes) -> Any:
+def with_json(form: Mapping[str, list[Any]], content: bytes) -> Mapping[str, Any]:
+    """A body may be a form and JSON at the same time, and a handler read either."""
     try:
-        return json.loads(content, parse_int=_number)
-    except UnicodeDecodeError:
-        return json.loads(content.decode("utf-8-sig", "replace"), parse_int=_number)
+        found = _fields_of(content)
+    except ValueError:
+        return form
+    return {**found, **{name: [*form[name], found.get(name)] for name in form}}
+
+
+def _fields_of(content: bytes) -> Mapping[str, Any]:
+    try:
+        try:
+            found = json.loads(content, parse_int=_number)
+        except UnicodeDecodeError:
+            found = json.loads(content.decode("utf-8-sig", "replace"), parse_int=_number)
+    except RecursionError as error:
+        raise Unreadable(400, "The body is too deep.") from error
+    return found if isinstance(found, dict) else {WHOLE: found}
 
 
 def _number(digits: str) -> float:
@@ -150,7 +160,7 @@ def text_of(content: bytes) -> Optional[str]:
     return None if "\0" in text else text
 
 
-def form_of(content: bytes) -> Mapping[str, Any]:
+def form_of(content: bytes) -> Mapping[str, list[Any]]:
     try:
         return parse_qs(content.decode("utf-8", "replace"), max_num_fields=1_000)
     except ValueError as error:

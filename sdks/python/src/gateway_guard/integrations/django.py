@@ -33,6 +33,7 @@ from gateway_guard.integrations._http import (
     is_meant,
     kind_of,
     text_of,
+    with_json,
 )
 
 
@@ -110,7 +111,7 @@ class GuardMiddleware:
         """A large file that is uploaded is not read here, so that the view can."""
         if not self._is_meant(request):
             return None
-        if request.content_type == MULTIPART and _length(request) > self._bytes_max:
+        if self._is_streamed(request):
             return None
         try:
             is_too_large = len(request.body) > self._bytes_max
@@ -118,15 +119,24 @@ class GuardMiddleware:
             is_too_large = True
         return _answer(Refusal.too_large(self._bytes_max)) if is_too_large else None
 
+    def _is_streamed(self, request: HttpRequest) -> bool:
+        """Django itself reads no forms but those of a POST."""
+        said = request.META.get("CONTENT_LENGTH") or ""
+        is_short = said.isascii() and said.isdigit() and int(said) <= self._bytes_max
+        is_form = request.method == "POST" and request.content_type == MULTIPART
+        return is_form and not is_short
+
     def _texts(self, request: HttpRequest) -> Any:
         meta = request.META
         kind = kind_of(meta.get("CONTENT_TYPE", ""), meta.get("HTTP_CONTENT_ENCODING", ""))
         if kind in (URLENCODED, MULTIPART):
-            return self._extract(self._form(request, kind))
+            form = self._form(request, kind)
+            is_read = not self._is_streamed(request)
+            return self._extract(with_json(form, request.body) if is_read else form)
         return self._extract(body_of(request.body, kind))
 
-    def _form(self, request: HttpRequest, kind: str) -> Mapping[str, Any]:
-        """Django itself reads those of a POST alone; other libraries read all."""
+    def _form(self, request: HttpRequest, kind: str) -> Mapping[str, list[Any]]:
+        """Other libraries than Django read those of each method."""
         files: Any = {}
         if request.method == "POST":
             sent, files = request.POST, request.FILES
@@ -141,11 +151,6 @@ class GuardMiddleware:
                     found.setdefault(name, []).append(text)
                 one.seek(0)
         return found
-
-
-def _length(request: HttpRequest) -> int:
-    said = request.META.get("CONTENT_LENGTH") or "0"
-    return int(said) if said.isascii() and said.isdigit() else 0
 
 
 def _answer(refusal: Refusal) -> HttpResponse:

@@ -27,6 +27,7 @@ from gateway_guard.integrations._http import (
     is_meant,
     kind_of,
     text_of,
+    with_json,
 )
 
 Scope = MutableMapping[str, Any]
@@ -105,7 +106,12 @@ class GuardMiddleware:
 async def _body(scope: Scope, content: bytes) -> Mapping[str, Any]:
     kind = kind_of(_header(scope, b"content-type"), _header(scope, b"content-encoding"))
     if content and kind in (URLENCODED, MULTIPART):
-        return await _form(scope, content, kind)
+        try:
+            return with_json(await _form(scope, content, kind), content)
+        except Unreadable:
+            if found := with_json({}, content):
+                return found
+            raise
     return body_of(content, kind)
 
 
@@ -115,7 +121,7 @@ def _header(scope: Scope, wanted: bytes) -> str:
     return next(found, "")
 
 
-async def _form(scope: Scope, content: bytes, kind: str) -> Mapping[str, Any]:
+async def _form(scope: Scope, content: bytes, kind: str) -> Mapping[str, list[Any]]:
     """Read by the application's own parser: two of them never agree on everything."""
     try:
         from starlette.requests import Request
