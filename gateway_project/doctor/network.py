@@ -293,7 +293,7 @@ def _dial() -> Iterator[Finding]:
             pass
 
     with HTTPServer(("127.0.0.1", 0), Listener) as server:
-        Thread(target=server.serve_forever, daemon=True).start()
+        Thread(target=server.serve_forever, args=[0.01], daemon=True).start()
         try:
             asyncio.run(dial(server.server_port))
         except (destinations.Refused, aiohttp.ClientError, OSError, TimeoutError):

@@ -28,7 +28,7 @@ class Listener(socketserver.ThreadingTCPServer):
                 answer(self.request, self.wfile)
 
         super().__init__(("127.0.0.1", 0), Handler)
-        threading.Thread(target=self.serve_forever, daemon=True).start()
+        threading.Thread(target=self.serve_forever, args=[0.01], daemon=True).start()
 
     @property
     def port(self):
