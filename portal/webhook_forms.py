@@ -8,6 +8,7 @@ from django import forms
 from django.utils.text import format_lazy
 from django.utils.translation import gettext, gettext_lazy
 
+from accounts import audit
 from gateway_project.core.api.forms import Form
 from gateway_project.core.upstream import destinations
 from portal.forms import GRACE, MomentField, SpanForm
@@ -15,8 +16,6 @@ from webhooks import catalogue
 from webhooks.delivery.schedule import ATTEMPTS_MAX
 from webhooks.models import Webhook, WebhookDelivery
 
-AUDIT = "audit.recorded"
-"""Whoever may not read the trail has it sent nowhere."""
 PASTED_CHARS_MAX = 100_000
 URL_HELP = gettext_lazy(
     "https, on port 443 or 8443, at a public address. Answer 2xx within 15 seconds."
@@ -60,7 +59,7 @@ class WebhookForm(Form):
             (event.name, ": ".join((event.name, gettext(event.description))))
             for event in catalogue.TYPES
             if (is_robins or event.name in kept or not event.name.startswith("queue."))
-            and (can_audit or event.name != AUDIT)
+            and (can_audit or event.name != audit.RECORDED)
         ]
         if webhook is not None:
             self.initial = {name: getattr(webhook, name) for name in self.fields}

@@ -20,6 +20,7 @@ from django.urls import reverse
 from django.utils.translation import gettext, ngettext
 from rest_framework.request import Request
 
+from accounts import audit
 from accounts.usage import reports
 from gateway_project.core import clock, errors
 from gateway_project.core.api.methods import require_http_methods, require_safe
@@ -32,7 +33,6 @@ from portal.clocks import in_query
 from portal.members import Member, secretly, shows_secrets, workspace_page
 from portal.posting import is_first, posts_for, show_once, take_shown
 from portal.webhook_forms import (
-    AUDIT,
     DebugForm,
     DeliveryFilter,
     RecoverForm,
@@ -270,7 +270,7 @@ def _troubled_since(webhook: Webhook) -> datetime:
 def edit(request: HttpRequest, member: Member, webhook_id: UUID) -> HttpResponse:
     member.must_change()
     found = _webhook(member, webhook_id)
-    if AUDIT in found.events:
+    if audit.RECORDED in found.events:
         member.must("audit")  # another address would get it
     form = WebhookForm(
         request.POST if request.method == "POST" else None,
@@ -388,7 +388,7 @@ def delivery(request: HttpRequest, member: Member, delivery_id: UUID) -> HttpRes
     """What was sent and what came back; asked for again while it is on its way."""
     found = _delivery(member, delivery_id)
     is_pending = found.status == WebhookDelivery.Status.PENDING
-    may_read = member.can_audit or found.event_type != AUDIT
+    may_read = member.can_audit or found.event_type != audit.RECORDED
     facts = {
         "member": member,
         "delivery": found,

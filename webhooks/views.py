@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import partial
 from typing import Any
 from uuid import UUID
@@ -11,6 +12,8 @@ from django.http import HttpResponse
 from rest_framework.request import Request
 
 from accounts import idempotency
+from accounts.audit import RECORDED
+from accounts.models import AUDIT_SCOPE
 from accounts.viewsets import KeyedViewSet
 from gateway_project.core import errors
 from gateway_project.core.api.endpoint import asked, endpoint
@@ -86,6 +89,14 @@ class WebhookViewSet(KeyedViewSet):
     def shown(webhook: Webhook) -> WebhookView:
         return WebhookView.of(webhook, services.counts_of([webhook]).get(webhook.pk, {}))
 
+    def _may_hear(self, events: Iterable[str]) -> None:
+        """The audit trail is for who may read it, by whatever way it is told."""
+        if RECORDED in events and AUDIT_SCOPE not in self.principal.scopes:
+            raise errors.ScopeDenied(
+                "The event 'audit.recorded' needs a key with the scope 'audit:read'. Use one; the "
+                "portal makes one for owners and admins (/app/keys)."
+            )
+
     @endpoint(
         operation="registerWebhook",
         summary="Register a webhook",
@@ -105,6 +116,7 @@ class WebhookViewSet(KeyedViewSet):
     )
     def create(self, request: Request) -> HttpResponse:
         body = self.parsed(RegisterWebhookRequest)
+        self._may_hear(body.events)
         return self.once(partial(self._create, body))
 
     def _create(self, body: RegisterWebhookRequest) -> HttpResponse:
@@ -185,6 +197,8 @@ class WebhookViewSet(KeyedViewSet):
         given: dict[str, Any] = body.model_dump(exclude_unset=True)
         changes = {k: v for k, v in given.items() if v is not None or k == "retry_count"}
         webhook = self.get_own(id)
+        if changes.keys() & {"url", "events"}:
+            self._may_hear(changes.get("events", webhook.events))
         is_wanted = changes.get("is_active")
         if is_wanted is webhook.is_active or is_wanted is True:
             del changes["is_active"]
@@ -309,7 +323,10 @@ class WebhookViewSet(KeyedViewSet):
         problems=[errors.NotFound],
     )
     def delivery(self, request: Request, id: UUID) -> HttpResponse:  # noqa: A002
-        return reply(DeliveryDetail.of(self.get_own_delivery(id)))
+        delivery = self.get_own_delivery(id)
+        if not delivery.is_test:
+            self._may_hear([delivery.event_type])
+        return reply(DeliveryDetail.of(delivery))
 
     @endpoint(
         operation="resendDelivery",

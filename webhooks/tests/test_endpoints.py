@@ -10,9 +10,10 @@ from django.conf import settings as django_settings
 from django.utils import timezone
 
 from accounts import moderation
+from accounts.audit import RECORDED, seal
 from accounts.events import publish
-from accounts.models import AuditEvent, OutboxEvent, Plan, Workspace
-from accounts.tests.shapes import fields, moment, problem
+from accounts.models import AUDIT_SCOPE, AuditEvent, OutboxEvent, Plan, Workspace
+from accounts.tests.shapes import fields, moment, problem, refusal
 from gateway_project.core import encryption, errors
 from gateway_project.core.stores import deletion
 from webhooks import catalogue, services
@@ -31,6 +32,45 @@ DELIVERY_FIELDS = {
 ATTEMPT_FIELDS = {
     *("at", "http_status", "response_body", "error", "duration_ms", "next_attempt_at")
 }
+
+
+@pytest.mark.hostile
+class TestTheAuditTrail:
+    """Whose key may not read it does not hear of it, by whatever way."""
+
+    DENIED = (403, "scope_denied")
+
+    @pytest.fixture
+    def theirs(self, make_webhook):
+        return make_webhook("/theirs", [RECORDED, "quota.80"])
+
+    def test_it_is_sent_nowhere_new(self, api, receiver, theirs, webhook):
+        url = receiver.url("/mine")
+        for method, path, body in (
+            ("POST", "/register", {"url": url, "events": [RECORDED]}),
+            ("PATCH", f"/{webhook.pk}", {"events": ["quota.80", RECORDED]}),
+            ("PATCH", f"/{theirs.pk}", {"url": url}),
+            ("PATCH", f"/{theirs.pk}", {"events": [RECORDED]}),
+        ):
+            assert refusal(api(method, path, body)) == self.DENIED, (method, path)
+        assert api("PATCH", f"/{theirs.pk}", {"description": "ours"}).status_code == 200
+        assert api("PATCH", f"/{theirs.pk}", {"events": ["quota.80"]}).status_code == 200
+
+    def test_no_delivery_shows_it(self, gateway, api, theirs, make_key):
+        reader = make_key(scopes=["webhooks", AUDIT_SCOPE])
+        seal()
+        engine.deliver_all()
+        delivery = WebhookDelivery.objects.filter(event_type=RECORDED).first()
+
+        assert refusal(api("GET", f"/deliveries/{delivery.pk}")) == self.DENIED
+        assert gateway.get(f"/webhooks/deliveries/{delivery.pk}", key=reader).json()["body"]
+        assert api("GET", f"/{theirs.pk}/deliveries").status_code == 200  # without bodies
+
+    def test_who_may_read_it_may_have_it_sent(self, gateway, receiver, make_key):
+        reader = make_key(scopes=["webhooks", AUDIT_SCOPE])
+        body = {"url": receiver.url(), "events": [RECORDED]}
+
+        assert gateway.post("/webhooks/register", body, key=reader).status_code == 201
 
 
 class TestRegister:
