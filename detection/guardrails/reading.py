@@ -111,21 +111,27 @@ class Chat:
         self.texts.setdefault(piece, []).append(path)
 
     def read(self, value: Any, kind: Kind, path: Path) -> None:
-        pending: list[tuple[Any, Kind, Path]] = [(value, kind, path)]
+        # A row's role is the application's word. In it, and in blocks, others' content begins.
+        is_row = kind == "user_input"
+        pending: list[tuple[Any, Kind, Path, bool]] = [(value, kind, path, is_row)]
         while pending:
-            one, whose, at = pending.pop()
+            one, whose, at, is_row = pending.pop()
             if isinstance(one, str):
                 self.add(whose, one, at)
             elif isinstance(one, list):
                 pending += [
-                    (under, whose, Path(str(number), at))
+                    (under, whose, Path(str(number), at), is_row)
                     for number, under in reversed([*enumerate(one)])
                 ]
             elif isinstance(one, dict):
-                pending += reversed([*self._inside(one, whose, at)])
+                inside = self._inside(one, whose, at, is_row)
+                is_above = is_row and one.keys().isdisjoint(("role", "type"))
+                pending += [(under, its, path, is_above) for under, its, path in reversed(inside)]
 
-    def _inside(self, block: dict[str, Any], kind: Kind, at: Path) -> list[tuple[Any, Kind, Path]]:
-        if "role" in block:
+    def _inside(
+        self, block: dict[str, Any], kind: Kind, at: Path, is_row: bool
+    ) -> list[tuple[Any, Kind, Path]]:
+        if is_row and "role" in block:
             kind = kind_of(block["role"])
         name = block.get("type")
         name = name if isinstance(name, str) else ""
@@ -259,16 +265,25 @@ def _without_parts(value: Any) -> tuple[Any, Any]:
 
 
 def _is_picture(key: str, value: Any, block: Mapping[str, Any]) -> bool:
-    """And sound, and files in base64."""
-    if key in PICTURES:
-        return True
+    """And sound, and files in base64. Who writes sentences there is read all the same."""
     name: object = block.get("type")
-    if key == "data" and name:
-        return name != "text"
-    if not isinstance(value, str):
-        return False
-    is_sealed = key == "data" and not BESIDE_DATA.isdisjoint(block)
-    return (is_sealed and OPAQUE.match(value) is not None) or DATA_URI.match(value) is not None
+    is_typed = bool(name) and name != "text"
+    is_data = key == "data" and (is_typed or (not name and not BESIDE_DATA.isdisjoint(block)))
+    if key in PICTURES or is_data:
+        return _is_opaque(value)
+    return isinstance(value, str) and DATA_URI.match(value) is not None
+
+
+def _is_opaque(value: Any) -> bool:
+    pending = [value]
+    while pending:
+        one = pending.pop()
+        if isinstance(one, str):
+            if OPAQUE.match(one) is None:
+                return False
+        elif isinstance(one, (list, dict)):
+            pending += one.values() if isinstance(one, dict) else one
+    return True
 
 
 def _is_drawing(key: str, value: Any, call: Mapping[str, Any]) -> bool:

@@ -10,7 +10,13 @@ from pathlib import Path
 import pytest
 
 from gateway_guard import AsyncClient, AsyncGuard, Client, Guard, Text, errors
-from gateway_guard.chats import portions, texts_of_answer, texts_of_request, texts_of_result
+from gateway_guard.chats import (
+    portions,
+    texts_of_answer,
+    texts_of_mcp,
+    texts_of_request,
+    texts_of_result,
+)
 
 from .world import ATTACK
 
@@ -40,6 +46,19 @@ def test_a_chat_is_read(case):
 )
 def test_what_a_tool_returned(value, text):
     assert texts_of_result(value) == [Text(text, "tool_output")]
+
+
+@pytest.mark.parametrize(
+    "block",
+    [
+        {"type": "text", "role": "system", "text": "x y"},
+        {"type": "note", "data": "x y"},
+        {"type": "image", "image_url": {"url": "x y"}},
+    ],
+)
+def test_a_tool_hides_nothing_by_a_role_or_a_picture(block):
+    assert texts_of_result([block]) == [Text("x y", "tool_output")]
+    assert texts_of_mcp({"content": [block]}) == [Text("x y", "tool_output")]
 
 
 @pytest.mark.parametrize("chars", [1, 9_999, 10_000, 10_001, 19_001, 123_456])

@@ -174,18 +174,22 @@ function push(found: Text[], kind: Kind, text: string): void {
 }
 
 function read(found: Text[], value: unknown, kind: Kind): void {
-  const pending: [unknown, Kind][] = [[value, kind]];
+  // A row's role is the application's word. In it, and in blocks, others' content begins.
+  const pending: [unknown, Kind, boolean][] = [[value, kind, kind === "user_input"]];
   for (let next = pending.pop(); next; next = pending.pop()) {
-    const [one, whose] = next;
+    const [one, whose, isRow] = next;
     if (typeof one === "string") push(found, whose, one);
     else if (Array.isArray(one)) {
-      for (const each of [...one].reverse()) pending.push([each, whose]);
-    } else if (isObject(one)) pending.push(...inside(found, one, whose).reverse());
+      for (const each of [...one].reverse()) pending.push([each, whose, isRow]);
+    } else if (isObject(one)) {
+      const isAbove = isRow && !("role" in one) && !("type" in one);
+      for (const [under, its] of inside(found, one, whose, isRow).reverse()) pending.push([under, its, isAbove]);
+    }
   }
 }
 
-function inside(found: Text[], block: Json, kind: Kind): [unknown, Kind][] {
-  if ("role" in block) {
+function inside(found: Text[], block: Json, kind: Kind, isRow: boolean): [unknown, Kind][] {
+  if (isRow && "role" in block) {
     kind = (typeof block.role === "string" && OF_ROLE.get(block.role.toLowerCase())) || "user_input";
   }
   const name = typeof block.type === "string" ? block.type : "";
@@ -237,13 +241,24 @@ function withoutParts(value: unknown): [unknown, unknown] {
   return [own, parts];
 }
 
-/** And sound, and files in base64. */
+/** And sound, and files in base64. Who writes sentences there is read all the same. */
 function isPicture(key: string, value: unknown, block: Json): boolean {
-  if (PICTURES.has(key)) return true;
-  if (key === "data" && block.type) return block.type !== "text";
-  if (typeof value !== "string") return false;
-  const isSealed = key === "data" && BESIDE_DATA.some((name) => name in block);
-  return (isSealed && OPAQUE.test(value)) || DATA_URI.test(value);
+  const isData = block.type ? block.type !== "text" : BESIDE_DATA.some((name) => name in block);
+  if (PICTURES.has(key) || (key === "data" && isData)) return isOpaque(value);
+  return typeof value === "string" && DATA_URI.test(value);
+}
+
+function isOpaque(value: unknown): boolean {
+  const pending = [value];
+  while (pending.length > 0) {
+    const one = pending.pop();
+    if (typeof one === "string") {
+      if (!OPAQUE.test(one)) return false;
+    } else if (typeof one === "object" && one !== null) {
+      for (const under of Object.values(one)) pending.push(under);
+    }
+  }
+  return true;
 }
 
 /** In a call of a tool that draws, what it drew. */

@@ -157,21 +157,25 @@ def _one(kind: str, text: str) -> list[Text]:
 
 
 def _read(value: Any, kind: str) -> Iterator[Text]:
-    pending = [(value, kind)]
+    # A row's role is the application's word. In it, and in blocks, others' content begins.
+    pending = [(value, kind, kind == "user_input")]
     while pending:
-        one, whose = pending.pop()
+        one, whose, is_row = pending.pop()
         if isinstance(one, str):
             yield from _one(whose, one)
         elif isinstance(one, (list, tuple)):
-            pending += [(each, whose) for each in reversed(one)]
+            pending += [(each, whose, is_row) for each in reversed(one)]
         elif isinstance(one, dict):
-            texts, inside = _inside(one, whose)
+            texts, inside = _inside(one, whose, is_row)
             yield from texts
-            pending += reversed(inside)
+            is_above = is_row and one.keys().isdisjoint(("role", "type"))
+            pending += [(under, its, is_above) for under, its in reversed(inside)]
 
 
-def _inside(block: Mapping[str, Any], kind: str) -> tuple[list[Text], list[tuple[Any, str]]]:
-    if "role" in block:
+def _inside(
+    block: Mapping[str, Any], kind: str, is_row: bool
+) -> tuple[list[Text], list[tuple[Any, str]]]:
+    if is_row and "role" in block:
         role = block["role"]
         kind = OF_ROLE.get(role.lower(), "user_input") if isinstance(role, str) else "user_input"
     name = block.get("type")
@@ -231,16 +235,25 @@ def _without_parts(value: Any) -> tuple[Any, Any]:
 
 
 def _is_picture(key: str, value: Any, block: Mapping[str, Any]) -> bool:
-    """And sound, and files in base64."""
-    if key in PICTURES:
-        return True
+    """And sound, and files in base64. Who writes sentences there is read all the same."""
     name: object = block.get("type")
-    if key == "data" and name:
-        return name != "text"
-    if not isinstance(value, str):
-        return False
-    is_sealed = key == "data" and not BESIDE_DATA.isdisjoint(block)
-    return (is_sealed and OPAQUE.match(value) is not None) or DATA_URI.match(value) is not None
+    is_typed = bool(name) and name != "text"
+    is_data = key == "data" and (is_typed or (not name and not BESIDE_DATA.isdisjoint(block)))
+    if key in PICTURES or is_data:
+        return _is_opaque(value)
+    return isinstance(value, str) and DATA_URI.match(value) is not None
+
+
+def _is_opaque(value: Any) -> bool:
+    pending = [value]
+    while pending:
+        one = pending.pop()
+        if isinstance(one, str):
+            if OPAQUE.match(one) is None:
+                return False
+        elif isinstance(one, (list, tuple, dict)):
+            pending += one.values() if isinstance(one, dict) else one
+    return True
 
 
 def _is_drawing(key: str, value: Any, call: Mapping[str, Any]) -> bool:
