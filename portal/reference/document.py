@@ -263,14 +263,11 @@ class _Reader:
         return answers, problems
 
     def _body_sample(self, kind: str, schema: Schema) -> str:
-        """What is needed and nothing else; of several ways the first."""
+        """What is needed, where nothing else is given."""
         if kind != JSON:
             return ""
         properties = schema.get("properties", {})
-        ways = schema.get("oneOf") or schema.get("anyOf") or [{}]
-        needed = {*schema.get("required", ()), *ways[-1].get("required", ())}
-        if "text" in properties and "oneOf" in schema:
-            needed = {"text"}
+        needed = {*schema.get("required", ()), *schema.get("else", {}).get("required", ())}
         names = [name for name in properties if name in needed] or list(properties)[:2]
         found = {name: self.sample(properties[name], name) for name in names}
         return json.dumps(found, indent=2, ensure_ascii=False) if properties else "{}"
