@@ -78,6 +78,9 @@ func New(apiKey string, options ...Option) (*Client, error) {
 	for _, option := range options {
 		option(client)
 	}
+	if client.timeout <= 0 {
+		return nil, errors.New("the timeout has to be above 0")
+	}
 	own := *client.http
 	// On the way DELETE becomes GET, and the answer to that is fine.
 	own.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
@@ -475,8 +478,10 @@ func pagesBy[T any, P whole[T]](
 				if page.Next == nil {
 					return true
 				}
-				_, err := c.address(*page.Next)
-				return err == nil
+				// A next page that is this one is of a cache that does not look at the query.
+				this, _ := c.address(path)
+				next, err := c.address(*page.Next)
+				return err == nil && next != this
 			})
 			return err
 		})

@@ -300,6 +300,11 @@ func TestAMistakeOfTheSettingsIsNoAbsenceOfTheGateway(t *testing.T) {
 			t.Errorf("%q is an address", one)
 		}
 	}
+	for _, one := range []time.Duration{0, -time.Second} {
+		if _, err := New("k", WithTimeout(one)); err == nil {
+			t.Errorf("%s is a timeout", one)
+		}
+	}
 	for _, one := range vectors.NoKeys {
 		if _, err := New(one); err == nil {
 			t.Errorf("%q is a key", one)

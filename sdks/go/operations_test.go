@@ -114,12 +114,14 @@ func TestNoOtherAnswerIsTakenForTheGateways(t *testing.T) {
 				if !applies[answer.Of] {
 					continue
 				}
-				address, seen := replaying(t, []reply{answer.Reply})
+				wanted, line := 1, one.Method+" "+strings.Replace(one.Path, "{id}", anID, 1)
+				bad := answer.Reply
+				bad.Body = json.RawMessage(strings.ReplaceAll(string(bad.Body), "{path}", strings.Fields(line)[1]))
+				address, seen := replaying(t, []reply{bad})
 				err := call.ask(context.Background(), clientOf(t, address, WithMaxRetries(1)), anID)
 				if kind := kinds[answer.Error]; !errors.Is(err, kind) {
 					t.Errorf("%s: %v is not %q", answer.Name, err, kind)
 				}
-				wanted, line := 1, one.Method+" "+strings.Replace(one.Path, "{id}", anID, 1)
 				if answer.Repeated {
 					wanted = 2
 				}
@@ -129,7 +131,7 @@ func TestNoOtherAnswerIsTakenForTheGateways(t *testing.T) {
 				if !answer.Repeated {
 					continue
 				}
-				address, seen = replaying(t, []reply{answer.Reply, one.good()})
+				address, seen = replaying(t, []reply{bad, one.good()})
 				err = call.ask(context.Background(), clientOf(t, address, WithMaxRetries(1)), anID)
 				if err != nil || len(seen()) != 2 {
 					t.Errorf("%s, then an answer: %v", answer.Name, err)

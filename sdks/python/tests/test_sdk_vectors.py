@@ -144,6 +144,14 @@ def test_a_mistake_of_the_settings_is_no_absence_of_the_gateway():
     for one in settings["no_keys"]:
         with pytest.raises(ValueError, match="API key"):
             Client(one, base_url="http://x")
+    for one in settings["no_timeouts"]:
+        with pytest.raises(ValueError, match="timeout is in seconds"):
+            Client("gw_live_x", base_url="http://x", timeout=float(one))
+        with (
+            Client("gw_live_x", base_url="http://x", fail_open=True) as client,
+            pytest.raises(ValueError, match="timeout is in seconds"),
+        ):
+            client.detect("x", timeout=float(one))
 
 
 ID = "01a206fe-78a1-766d-896f-d02e80a236dd"
@@ -238,13 +246,14 @@ def test_no_call_takes_another_answer_for_the_gateways(operation, asking):
         for answer in OPERATIONS["answers"]:
             if not applies(answer, operation):
                 continue
-            server.replies[:], server.lines[:] = [answer["reply"]], []
+            bad = json.loads(json.dumps(answer["reply"]).replace("{path}", line[1]))
+            server.replies[:], server.lines[:] = [bad], []
             with pytest.raises(errors.GatewayError) as caught:
                 ask(operation["name"])
             assert type(caught.value).__name__ == answer["error"], answer["name"]
             assert server.lines == [line] * (1 + answer["repeated"]), answer["name"]
             if answer["repeated"]:
-                server.replies[:] = [answer["reply"], good(operation)]
+                server.replies[:] = [bad, good(operation)]
                 server.seen.clear()
                 ask(operation["name"])
                 assert len(server.seen) == 2, answer["name"]

@@ -85,6 +85,8 @@ type Fits = (value: unknown, status: number) => boolean;
 type Shape = (value: unknown) => boolean;
 
 const LONGEST_WAIT = 8;
+/** Three weeks. */
+const TIMEOUT_MAX = 2_000_000;
 const ITEMS_MAX = 1000;
 const POLL_SECONDS = 0.5;
 const POLL_SECONDS_MAX = 5;
@@ -110,7 +112,7 @@ export class Client {
     this.#options = {
       apiKey: options.apiKey,
       baseUrl: baseUrl.replace(/\/+$/, ""),
-      timeout: options.timeout ?? 30,
+      timeout: checkedTimeout(options.timeout ?? 30),
       maxRetries: options.maxRetries ?? 3,
       failOpen: options.failOpen ?? false,
       headers: options.headers ?? {},
@@ -234,10 +236,11 @@ export class Client {
 
   /** @internal Everything of a list, page by page, as it is taken. */
   async *pages<T>(path: string, shape: Shape, request: Request, patienceSeconds = 0): AsyncGenerator<T> {
-    const isPage: Shape = (value) => hasResults(value, shape) && isNext((value as { next?: unknown }).next);
     const { params = {}, ...options } = request;
     for (let following: string | null = path, first: Request["params"] = params; following !== null; first = {}) {
       const at: string = following;
+      const asked = localPart(at, first);
+      const isPage: Shape = (value) => hasResults(value, shape) && isNext((value as { next?: unknown }).next, asked);
       const page: { results: T[]; next?: string | null } = await this.patience(patienceSeconds, options.signal).with(
         () => this.ask("GET", at, { ...options, params: first }, isPage),
       );
@@ -253,7 +256,7 @@ export class Client {
     fits: Fits,
   ): Promise<Answer> {
     const { baseUrl, maxRetries, firstWait } = this.#options;
-    const until = Date.now() + (request.timeout ?? this.#options.timeout) * 1000;
+    const until = Date.now() + checkedTimeout(request.timeout ?? this.#options.timeout) * 1000;
     const headers: Record<string, string> = {
       Authorization: `Bearer ${this.#options.apiKey}`,
       Accept: "application/json",
@@ -558,6 +561,12 @@ function localPart(path: string, params: Request["params"] = {}): string {
   return url.pathname + url.search;
 }
 
+/** A timer of NaN, or of more than it can count, is over before it began, as one of 0 is. */
+function checkedTimeout(seconds: number): number {
+  if (seconds > 0 && seconds <= TIMEOUT_MAX) return seconds;
+  throw new TypeError(`timeout is in seconds, above 0 and up to ${TIMEOUT_MAX}.`);
+}
+
 /** Of a gateway, perhaps below a path. */
 function isAddress(text: string): boolean {
   try {
@@ -606,9 +615,10 @@ function hasResults(value: unknown, shape: Shape, items?: BatchItem[]): boolean 
   return has({ results: (all) => Array.isArray(all) && all.every(shape) && isOf(all) })(value);
 }
 
-function isNext(value: unknown): boolean {
+/** A next page that is this one is of a cache that does not look at the query. */
+function isNext(value: unknown, asked: string): boolean {
   try {
-    return value == null || (typeof value === "string" && localPart(value) !== "");
+    return value == null || (typeof value === "string" && localPart(value) !== asked);
   } catch {
     return false;
   }

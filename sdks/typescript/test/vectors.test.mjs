@@ -156,11 +156,12 @@ for (const operation of operations) {
 
   test(`no other answer is taken for the gateway's: ${operation.name}`, async () => {
     for (const answer of answers.filter((one) => applies[one.of])) {
-      const { seen, found } = await replaying([answer.reply], (baseUrl) => ask(baseUrl, operation.name));
+      const bad = JSON.parse(JSON.stringify(answer.reply).replaceAll("{path}", line.split(" ")[1]));
+      const { seen, found } = await replaying([bad], (baseUrl) => ask(baseUrl, operation.name));
       assert.equal(found?.name, answer.error, `${answer.name}: ${found}`);
       assert.deepEqual(seen.map((call) => call.line), Array(answer.repeated ? 2 : 1).fill(line), answer.name);
       if (!answer.repeated) continue;
-      const again = await replaying([answer.reply, good(operation)], (baseUrl) => ask(baseUrl, operation.name));
+      const again = await replaying([bad, good(operation)], (baseUrl) => ask(baseUrl, operation.name));
       assert.ok(!(again.found instanceof Error), `${answer.name}: ${again.found}`);
       assert.equal(again.seen.length, 2, answer.name);
     }
@@ -248,12 +249,17 @@ test("nor does a wait begin, nor a batch", async () => {
 });
 
 test("a mistake of the settings is no absence of the gateway", async () => {
-  const { addresses, no_addresses: noAddresses, no_keys: noKeys } = read("settings.json");
+  const settings = read("settings.json");
+  const { addresses, no_addresses: noAddresses, no_keys: noKeys, no_timeouts: noTimeouts } = settings;
   for (const baseUrl of addresses) new sdk.Client({ apiKey: "k", baseUrl });
   for (const baseUrl of noAddresses) assert.throws(() => new sdk.Client({ apiKey: "k", baseUrl }), /baseUrl/, baseUrl);
   for (const apiKey of noKeys) assert.throws(() => new sdk.Client({ apiKey }), /API key/, apiKey);
   const client = new sdk.Client({ apiKey: "k", failOpen: true });
   await assert.rejects(client.detect("x", { idempotencyKey: "a\nb" }), TypeError);
+  for (const timeout of noTimeouts.map(Number)) {
+    assert.throws(() => new sdk.Client({ apiKey: "k", timeout }), /timeout is in seconds/, String(timeout));
+    await assert.rejects(client.detect("x", { timeout }), /timeout is in seconds/, String(timeout));
+  }
 });
 
 for (const one of read("chats.json")) {

@@ -36,6 +36,8 @@ MAKES = frozenset({"POST", "PUT", "PATCH", "DELETE"})
 FIRST_WAIT, LONGEST_WAIT = 0.5, 8.0
 RETRIED = frozenset({408, 429, 500, 502, 503, 504})
 DEFAULT_TIMEOUT = 30.0
+TIMEOUT_MAX = 2_000_000.0
+"""Three weeks: what timers of all kinds can count."""
 DEFAULT_RETRIES = 3
 
 
@@ -59,6 +61,7 @@ class Settings:
             raise ValueError("No API key. Pass api_key=…, or set GATEWAY_API_KEY.")
         if not re.fullmatch("[!-~]+", self.api_key):
             raise ValueError("The API key has a blank, a line break or a letter that none has.")
+        check_timeout(self.timeout)
 
 
 @dataclass
@@ -80,7 +83,9 @@ class Call:
     attempts: int = 0
 
     def __post_init__(self) -> None:
-        self.deadline = time.monotonic() + (self.timeout or self.settings.timeout)
+        timeout = self.settings.timeout if self.timeout is None else self.timeout
+        check_timeout(timeout)
+        self.deadline = time.monotonic() + timeout
         if self.method in MAKES and self.idempotency_key is None:
             self.idempotency_key = str(uuid4())
 
@@ -143,6 +148,12 @@ def is_address(text: str) -> bool:
     except ValueError:
         return False
     return port != 0 and bool(re.fullmatch(r"https?://[^\s/\\?#@][^\s\\?#@]*", text, re.IGNORECASE))
+
+
+def check_timeout(seconds: float) -> None:
+    """NaN, which a setting that is not there may become, is over before it began, as 0 is."""
+    if not 0 < seconds <= TIMEOUT_MAX:
+        raise ValueError(f"timeout is in seconds, above 0 and up to {TIMEOUT_MAX:,.0f}.")
 
 
 def _param(value: Any) -> Any:
@@ -311,13 +322,17 @@ def read_page(model: type[M]) -> Read[tuple[list[M], Optional[str]]]:
     def read(response: httpx.Response, attempts: int) -> tuple[list[M], Optional[str]]:
         page = read_as(Page)(response, attempts)
         try:
-            if page.next is not None:
-                url_of("", page.next)
+            if page.next is not None and is_asked(response.request, url_of("", page.next)):
+                raise ValueError("the next page is this one: a cache does not look at the query")
             return [model.model_validate(one) for one in page.results], page.next
         except ValueError as exc:  # pydantic's are of that class
             raise not_ours(response) from exc
 
     return read
+
+
+def is_asked(request: httpx.Request, local: httpx.URL) -> bool:
+    return request.url.raw_path.endswith(local.raw_path)
 
 
 def read_batch(items: Iterable[Mapping[str, Any]]) -> Read[Union[Job, list[ItemResult]]]:
