@@ -203,6 +203,16 @@ def test_a_text_without_a_verdict_is_asked_for_again(tmp_path, capsys):
     assert [item["id"] for item in sent] == ["b"]
 
 
+@pytest.mark.parametrize("label", ["", ', "label": "0"', ', "label": null', ', "label": 2'])
+def test_a_label_that_is_none_counts_as_nothing(label, tmp_path, capsys):
+    """`"0"` was an attack, and no label a harmless text."""
+    file = tmp_path / "texts.jsonl"
+    file.write_text(f'{{"text": "x", "label": 1}}\n{{"id": "b", "text": "x"{label}}}\n')
+
+    assert main(["evaluate", str(file)]) == 1
+    assert 'the text b has no "label" that is 0 or 1' in capsys.readouterr().err
+
+
 def test_files_are_utf8_wherever_they_are_read(tmp_path):
     """With the mark before it that Windows writes, and whatever this machine takes for text."""
     file = tmp_path / "texts.jsonl"

@@ -346,6 +346,9 @@ def _is_whole(output: Path) -> bool:
 
 def _evaluate(client: Client, options: argparse.Namespace) -> int:
     items = list(_lines(options.file))
+    for item in items:
+        if item.get("label") not in (0, 1):
+            return _fail(f'{options.file}: the text {item["id"]} has no "label" that is 0 or 1.')
     counts = {(label, flag): 0 for label in (0, 1) for flag in (False, True)}
     failed = 0
     asked = ({"id": str(n), "text": item["text"]} for n, item in enumerate(items))
@@ -353,7 +356,7 @@ def _evaluate(client: Client, options: argparse.Namespace) -> int:
         if result.result is None:
             failed += 1
         else:
-            counts[int(bool(item.get("label"))), result.result.flagged] += 1
+            counts[int(item["label"]), result.result.flagged] += 1
         _bar(sum(counts.values()) + failed, len(items))
     _bar_end()
     attacks, harmless = counts[1, False] + counts[1, True], counts[0, False] + counts[0, True]
