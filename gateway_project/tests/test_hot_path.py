@@ -158,7 +158,7 @@ def test_a_detection_keeps_no_more_than_its_row(ask):
 @pytest.mark.parametrize("is_cached", [True, False], ids=["cached", "engine asked"])
 def test_a_detection_leaves_nothing_to_the_collector(ask, is_cached):
     """What lies in cycles makes it come, and while it is there all requests wait."""
-    texts = [TEXT if is_cached else f"{TEXT} {n}" for n in range(50)]
+    texts = [TEXT if is_cached else f"{TEXT} {n}" for n in range(5 + 3 * (4 + 12))]
 
     def left(number):
         """Objects in cycles, of so many over one connection, and of that."""
@@ -171,4 +171,6 @@ def test_a_detection_leaves_nothing_to_the_collector(ask, is_cached):
             gc.enable()
 
     left(5)
-    assert (left(30) - left(15)) / 15 < 1
+    # The least of some: what happens beside it leaves something, too.
+    few, more = (min(left(number) for _ in range(3)) for number in (4, 12))
+    assert (more - few) / 8 < 1
