@@ -30,16 +30,18 @@ MONDAY = datetime(2027, 3, 8, 7, 5, tzinfo=UTC)
 
 
 class Picky(locmem.EmailBackend):
-    """A mail server that has something against bob, or against everybody after the first mail."""
+    """A mail server that has something against some, or against everybody after the first mail."""
 
+    against_alice: Exception | None = None
     against_bob: Exception | None = None
     after_one: Exception | None = None
 
     def send_messages(self, messages):
         database.let_go()  # as `gateway_project.mail` does in front of the real ones
         for message in messages:
-            if self.against_bob and message.to == ["bob@acme.example"]:
-                raise self.against_bob
+            trouble = getattr(self, f"against_{message.to[0].partition('@')[0]}", None)
+            if trouble:
+                raise trouble
             if self.after_one and mail.outbox:
                 raise self.after_one
         return super().send_messages(messages)
@@ -201,6 +203,19 @@ class TestSeveral:
         assert [told() for _ in range(3)] == [["alice"]] * 3
 
         server("after_one", None)
+        assert [told(), told()] == [["alice", "bob", "charlie"]] * 2
+
+    @pytest.mark.parametrize("told", ["webhook"], indirect=True)
+    def test_sent_again_a_parked_notice_goes_to_whom_it_was_refused_for(self, told, server):
+        """And to nobody who got it late."""
+        server("against_alice", FOR_GOOD)
+        server("against_bob", FOR_NOW)
+        assert told() == ["charlie"]
+        server("against_bob", None)
+        assert told() == ["bob", "charlie"]
+
+        server("against_alice", None)
+        notices.send_again(WebhookNotice.objects.get().pk)
         assert [told(), told()] == [["alice", "bob", "charlie"]] * 2
 
 

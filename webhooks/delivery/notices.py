@@ -10,6 +10,7 @@ from __future__ import annotations
 from datetime import timedelta
 
 from django.core.mail import EmailMessage
+from django.db import transaction
 from django.db.models import Q
 from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
@@ -27,8 +28,8 @@ AT_ONCE = 100
 CLAIM = timedelta(minutes=10)
 GIVEN_UP_AFTER = timedelta(days=1)
 UNSENDABLE = "webhooks.notice"
-LEFT = "left"
-"""In a notice's facts: the addresses that are to be written to yet."""
+LEFT, REFUSED = "left", "refused"
+"""In a notice's facts: the addresses that are to be written to yet, and those that were refused."""
 Kind = WebhookNotice.Kind
 log = get_logger("gateway.webhooks")
 
@@ -112,10 +113,10 @@ def send_waiting() -> int:
             continue
         for refused in found.refused.values():
             _park(notice, refused)
-        # Who is tried again when the claim ends; of a parked notice, who was refused.
-        left = found.later or list(found.refused)
+        # Who is left is tried again when the claim ends; who was refused, when staff say so.
+        refused_of_all = [*notice.facts.get(REFUSED, []), *found.refused]
+        facts = {**notice.facts, LEFT: found.later, REFUSED: refused_of_all}
         sent_at = None if found.later else clock.now()
-        facts = {**notice.facts, LEFT: left} if left else notice.facts
         WebhookNotice.objects.filter(pk=pk).update(sent_at=sent_at, facts=facts)
         sent += sent_at is not None and not found.refused
         if found.is_away:
@@ -130,7 +131,9 @@ def _park(notice: WebhookNotice, error: Exception) -> None:
 def _send(notice: WebhookNotice) -> mails.Sent:
     """A mail to each, or to those whom it has not reached yet."""
     left = notice.facts.get(LEFT)
-    people = {one.email: one for one in recipients(notice.webhook) if not left or one.email in left}
+    people = {one.email: one for one in recipients(notice.webhook)}
+    if left is not None:
+        people = {email: one for email, one in people.items() if email in left}
 
     def mail_to(email: str) -> EmailMessage:
         with speaking(people[email].language):
@@ -140,10 +143,16 @@ def _send(notice: WebhookNotice) -> mails.Sent:
     return mails.send_each(list(people), mail_to)
 
 
+@transaction.atomic
 def send_again(notice_id: int) -> None:
-    """Let a notice that was parked wait for the next round."""
-    now = clock.now()
-    WebhookNotice.objects.filter(pk=notice_id).update(sent_at=None, claimed_at=None, created_at=now)
+    """Let a notice that was parked wait for the next round, for those who were refused."""
+    notice = WebhookNotice.objects.select_for_update(no_key=True).filter(pk=notice_id).first()
+    if notice is None:
+        return
+    if refused := notice.facts.pop(REFUSED, []):
+        notice.facts[LEFT] = [*notice.facts[LEFT], *refused]
+    notice.sent_at, notice.claimed_at, notice.created_at = None, None, clock.now()
+    notice.save(update_fields=["facts", "sent_at", "claimed_at", "created_at"])
 
 
 def recipients(webhook: Webhook) -> list[User]:
