@@ -25,6 +25,9 @@ from gateway_project.core.telemetry.logging import get_logger
 log = get_logger("gateway.mails")
 LINK = re.compile(r"https?://\S+")
 FACT = re.compile(r"^\s{2,}(\S.*?)\s{2,}(\S.*)$")
+DOT = re.compile(r"[.@\u3002\uff0e\uff61](?=\w)")
+"""What holds an address together, with the dots that a browser reads as one. `mails.name` puts a
+space without width behind it, where no name of a host goes on."""
 ANY_LINK = "http"
 """For `ours`, of a text that staff alone wrote."""
 ACCENT, INK, SOFT, LINE, GROUND = "#0c6b63", "#0f1f1d", "#4b5c59", "#d9e2df", "#f6f8f7"
@@ -64,9 +67,9 @@ def message(
 
 
 def name(text: str) -> str:
-    """What a customer calls something, for the middle of a text: one line, and no address that a
-    mail program would make a link of."""
-    return " ".join(text.replace("://", " ").split())
+    """What a customer calls something, for the middle of a text: one line, and nothing that a mail
+    program would take for an address and make a link of."""
+    return DOT.sub("\\g<0>\u200b", " ".join(text.replace("://", " ").split()))
 
 
 def html_of(subject: str, text: str, ours: str = "") -> str:

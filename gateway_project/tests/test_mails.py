@@ -93,12 +93,18 @@ def test_only_our_own_addresses_are_links(ours):
 HOSTILE = {
     "link": "https://evil.example/login",
     "button": "x\n\nhttps://evil.example/login\n\ny",
+    "bare": "www.evil.example/login",
+    "mail": "help@evil.example",
+    "number": "192.0.2.7/login",
+    "dot": "evil\u3002example/login",
     "halves": "hthttp://tp:////evil.example",
     "facts": "x\n    From  a bank\n    When  now",
     "foot": "x\n-- \ny",
     "lines": "x\r\ny\x0b\u2028z",
     "html": "</p><script>alert(1)</script>",
 }
+ADDRESS = re.compile(r"evil[.\u3002]example(?!/hook)|192\.0")
+"""Whole, of a name; a webhook's own address is named to its owners."""
 WITHOUT_NAMES = {
     "accounts/mailing.py",  # passes on what others write
     "accounts/usage/exports.py",
@@ -203,6 +209,8 @@ def test_a_name_moves_nothing_in_any_mail(written, path, name):
         assert "Acme" not in hostile.body
         assert shape_of(hostile) == shape_of(usual)
         assert "://" not in hostile.subject
+        for form in (hostile.subject, hostile.body, html_of(hostile)):
+            assert not ADDRESS.search(form)
         hrefs = re.findall(r'href="([^"]*)', html_of(hostile))
         assert all(href.startswith((OURS, CLIENTS)) for href in hrefs)
 
