@@ -28,6 +28,7 @@ from gateway_project.core.clock import utc_text
 from gateway_project.core.language import number, speaking
 from gateway_project.core.sentences import Sentence
 from gateway_project.core.stores import advisory, database
+from gateway_project.core.stores.refused import UNFIT
 from gateway_project.core.stores.sweeps import Round
 from gateway_project.core.telemetry.logging import get_logger
 
@@ -175,7 +176,7 @@ def _tell(pk: UUID) -> None:
     try:
         database.let_go()
         mail.send()
-    except (OSError, SMTPException) as exc:
+    except (OSError, SMTPException, *UNFIT) as exc:
         log.error("log_export_untold", export=str(pk), error=type(exc).__name__)
         is_late = clock.now() - export.finished_at >= MAILS_GIVEN_UP_AFTER
         if not (is_late or mails.is_refused(exc)):

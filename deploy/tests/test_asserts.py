@@ -1,4 +1,4 @@
-"""A refusal says why: no test is content with the number of an error."""
+"""What is written as a test is one: it runs, and is not content with the number of an error."""
 
 from __future__ import annotations
 
@@ -64,6 +64,30 @@ def test_an_error_is_told_by_more_than_its_number():
 
     assert bare <= set(ENOUGH), f"say what the body holds: {sorted(bare - set(ENOUGH))}"
     assert set(ENOUGH) <= bare, f"take from the list: {sorted(set(ENOUGH) - bare)}"
+
+
+def lost_tests(path: Path) -> Iterator[str]:
+    """Tests that pytest does not find: in a function, or in a class that is no test's."""
+    functions = (ast.FunctionDef, ast.AsyncFunctionDef)
+    for node in ast.walk(ast.parse(path.read_text())):
+        is_class = isinstance(node, ast.ClassDef) and not node.name.startswith("Test")
+        if is_class or isinstance(node, functions):
+            for one in node.body:
+                if isinstance(one, functions) and one.name.startswith("test_"):
+                    yield f"{path.name}::{node.name}::{one.name}"
+
+
+def test_every_test_is_found():
+    paths = [*ROOT.glob("*/tests/**/test_*.py"), *ROOT.glob("sdks/*/tests/**/test_*.py")]
+
+    assert [name for path in sorted(paths) for name in lost_tests(path)] == []
+
+
+def test_it_finds_one_that_is_lost(tmp_path):
+    path = tmp_path / "test_x.py"
+    path.write_text("def test_a():\n    def test_b(): ...\nclass X:\n    def test_c(self): ...\n")
+
+    assert [*lost_tests(path)] == ["test_x.py::test_a::test_b", "test_x.py::X::test_c"]
 
 
 def test_it_finds_one():

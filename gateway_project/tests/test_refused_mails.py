@@ -145,6 +145,22 @@ class TestRefused:
 
         assert [message.to for message in mail.outbox] == [["alice@acme.example"]]
 
+    @pytest.mark.hostile
+    @pytest.mark.parametrize("error", AGAINST_BOB, ids=["550", "450", "554", "unfit"])
+    def test_nor_do_many_files_of_theirs_hold_up_others(self, places, server, error):
+        server("against_bob", error)
+        for number, by in enumerate([*["bob@acme.example"] * 25, "charlie@globex.example"]):
+            LogExport.objects.create(
+                workspace=places[0], asked_by=by, conditions={}, link="https://x.example/",
+                created_at=clock.now() + timedelta(seconds=number),
+                finished_at=clock.now() + timedelta(seconds=number) if number < 25 else None,
+            )  # fmt: skip
+        for _ in range(2):
+            exports.work()
+
+        assert [message.to for message in mail.outbox] == [["charlie@globex.example"]]
+        assert LogExport.objects.filter(told_at=None).exists() is (error is FOR_NOW)
+
 
 AT_DATA = SMTPDataError(451, b"greylisted")
 GONE = SMTPServerDisconnected("gone")
@@ -226,19 +242,3 @@ def test_an_alarm_without_anybody_to_tell_says_of_no_mail(gateway):
 
     [notice] = AlarmNotice.objects.all()
     assert (notice.sent_at, notice.waits) == (None, False)
-
-    @pytest.mark.hostile
-    @pytest.mark.parametrize("error", [FOR_GOOD, FOR_NOW], ids=["550", "450"])
-    def test_nor_do_many_files_of_theirs_hold_up_others(self, places, server, error):
-        server("against_bob", error)
-        for number, by in enumerate([*["bob@acme.example"] * 25, "charlie@globex.example"]):
-            LogExport.objects.create(
-                workspace=places[0], asked_by=by, conditions={}, link="https://x.example/",
-                created_at=clock.now() + timedelta(seconds=number),
-                finished_at=clock.now() + timedelta(seconds=number) if number < 25 else None,
-            )  # fmt: skip
-        for _ in range(2):
-            exports.work()
-
-        assert [message.to for message in mail.outbox] == [["charlie@globex.example"]]
-        assert LogExport.objects.filter(told_at=None).exists() is (error is FOR_NOW)
