@@ -15,7 +15,6 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from ipaddress import ip_network
 from time import monotonic
 from typing import Any
 from uuid import UUID
@@ -28,7 +27,7 @@ from rest_framework.request import Request
 
 from accounts import keys
 from accounts.models import ApiKey, effective_limits
-from accounts.networks import Network, is_inside
+from accounts.networks import Network, is_inside, kept_network_of
 from accounts.usage.buffer import Record
 from gateway_project.core import clock, errors
 from gateway_project.core.context import RequestContext, context_of
@@ -338,7 +337,7 @@ def caller_of(key: ApiKey) -> Caller:
         workspace_id=key.workspace_id,
         workspace=key.workspace.slug,
         scopes=frozenset(key.scopes),
-        networks=tuple(ip_network(cidr) for cidr in key.allowed_cidrs),
+        networks=tuple(map(kept_network_of, key.allowed_cidrs)),
         valid_until=min(ends, default=None),
         policies=policies_of(key),
         is_suspended=key.workspace.suspended_at is not None,

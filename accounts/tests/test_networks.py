@@ -47,3 +47,24 @@ def test_ipv4_in_the_form_of_ipv6_lets_in(gateway, make_key, acme_admin_key, add
     outside = gateway.get("/v1/limits", key=made["key"], client_ip="11.1.2.3")
     assert inside.status_code == 200
     assert refusal(outside) == (403, "ip_not_allowed")
+
+
+@pytest.mark.parametrize(
+    ("kept", "is_let_in"),
+    [
+        (["::ffff:127.0.0.0/104"], True),
+        (["fe80::%eth0", "127.0.0.0/8"], True),
+        (["fe80::%eth0"], False),
+    ],
+    ids=["mapped", "zone_and_another", "zone"],
+)
+def test_keys_that_were_made_before(gateway, make_key, kept, is_let_in):
+    key = make_key()
+    key.row.allowed_cidrs = kept
+    key.row.save()
+
+    answer = gateway.get("/v1/limits", key=key, client_ip="127.0.0.1")
+    if is_let_in:
+        assert answer.status_code == 200
+    else:
+        assert refusal(answer) == (403, "ip_not_allowed")
