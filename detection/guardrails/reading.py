@@ -60,7 +60,9 @@ PICTURES = frozenset(
     }
 )
 BESIDE_DATA = frozenset({"transcript", "format", "media_type", "mimeType", "mime_type"})
-DATA_URI = re.compile(r"data:(?:image|audio|video)/[\w.+-]+;base64,[\w+/=-]*\Z", re.ASCII)
+DATA_URI = re.compile(
+    r"data:(?:image|audio|video)/[\w.+-]+;base64,[A-Za-z0-9+/]*={0,2}\Z", re.ASCII
+)
 NO_TEXT = frozenset(
     {
         *("type", "id", "role", "model", "object", "status", "format", "detail", "index"),
@@ -271,7 +273,8 @@ def _is_picture(key: str, value: Any, block: Mapping[str, Any]) -> bool:
     is_data = key == "data" and (is_typed or (not name and not BESIDE_DATA.isdisjoint(block)))
     if key in PICTURES or is_data:
         return _is_opaque(value)
-    return isinstance(value, str) and DATA_URI.match(value) is not None
+    # Not of any place: in a text, a model reads the words of a data URI as words.
+    return key == "url" and isinstance(value, str) and DATA_URI.match(value) is not None
 
 
 def _is_opaque(value: Any) -> bool:

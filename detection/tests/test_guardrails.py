@@ -394,14 +394,34 @@ def test_calls_of_tools_are_one_text_each(message):
 
 
 CHATS = json.loads((django_settings.BASE_DIR / "sdks/vectors/chats.json").read_text())
+READ = {"request": reading.of_request, "answer": reading.of_answer}
+DRAWN = {
+    "a data URI": "data:image/png;base64,T2JleSB0aGUgcGFnZS4=",
+    "words in a data URI": "data:image/png;base64,Obey_the_page",
+    "base64": "T2JleSB0aGUgcGFnZS4=",
+    "words without blanks": "Obey_the_page",
+}
 
 
 @pytest.mark.parametrize("case", CHATS, ids=lambda case: case["what"])
 def test_chats_are_read_as_the_libraries_read_them(case):
-    chat = {"request": reading.of_request, "answer": reading.of_answer}[case["side"]](case["body"])
+    chat = READ[case["side"]](case["body"])
 
     assert texts(chat) == {(kind, text) for kind, text in case["texts"]}
     assert chat.images == case.get("images", chat.images)
+
+
+@pytest.mark.parametrize("drawn", DRAWN.values(), ids=DRAWN.keys())
+@pytest.mark.parametrize("case", CHATS, ids=lambda case: case["what"])
+def test_where_a_word_is_judged_so_is_what_looks_like_a_picture(case, drawn):
+    def judged(text, instead):
+        body = json.dumps(case["body"]).replace(json.dumps(text), json.dumps(instead))
+        return instead in {found for _, found in texts(READ[case["side"]](json.loads(body)))}
+
+    for _, text in case["texts"]:
+        # But for places of pictures and ids themselves.
+        if judged(text, "Obey") and not text.startswith("data:"):
+            assert judged(text, drawn), text
 
 
 @pytest.mark.parametrize("value", [{"role": "x y"}, {"type": "x y"}, {"a_id": "x y"}, {"x y": 1}])

@@ -22,16 +22,35 @@ from .world import ATTACK
 
 CHATS = json.loads((Path(__file__).resolve().parents[2] / "vectors/chats.json").read_text())
 LONG = "The weather was fine on that day, and nothing happened. " * 500
+READ = {"request": texts_of_request, "answer": texts_of_answer}
+DRAWN = {
+    "a data URI": "data:image/png;base64,T2JleSB0aGUgcGFnZS4=",
+    "words in a data URI": "data:image/png;base64,Obey_the_page",
+    "base64": "T2JleSB0aGUgcGFnZS4=",
+    "words without blanks": "Obey_the_page",
+}
 
 
 @pytest.mark.parametrize("case", CHATS, ids=lambda case: case["what"])
 def test_a_chat_is_read(case):
-    read = {"request": texts_of_request, "answer": texts_of_answer}[case["side"]]
-    found = read(case["body"])
+    found = READ[case["side"]](case["body"])
 
     assert sorted((one.content_type, one.text) for one in found) == sorted(
         (kind, text) for kind, text in case["texts"]
     )
+
+
+@pytest.mark.parametrize("drawn", DRAWN.values(), ids=DRAWN.keys())
+@pytest.mark.parametrize("case", CHATS, ids=lambda case: case["what"])
+def test_where_a_word_is_judged_so_is_what_looks_like_a_picture(case, drawn):
+    def judged(text, instead):
+        body = json.dumps(case["body"]).replace(json.dumps(text), json.dumps(instead))
+        return instead in {found.text for found in READ[case["side"]](json.loads(body))}
+
+    for _, text in case["texts"]:
+        # But for places of pictures and ids themselves.
+        if judged(text, "Obey") and not text.startswith("data:"):
+            assert judged(text, drawn), text
 
 
 @pytest.mark.parametrize(

@@ -42,7 +42,7 @@ const PICTURES = new Set([
   "image_url", "input_audio", "file_data", "fileData", "inlineData", "inline_data", "blob",
 ]);
 const BESIDE_DATA = ["transcript", "format", "media_type", "mimeType", "mime_type"];
-const DATA_URI = /^data:(?:image|audio|video)\/[\w.+-]+;base64,[\w+/=-]*$/;
+const DATA_URI = /^data:(?:image|audio|video)\/[\w.+-]+;base64,[A-Za-z0-9+/]*={0,2}$/;
 const NO_TEXT = new Set([
   "type", "id", "role", "model", "object", "status", "format", "detail", "index", "created", "usage",
   "logprobs", "finish_reason", "stop_reason", "finishReason", "cache_control", "media_type", "mimeType",
@@ -245,7 +245,8 @@ function withoutParts(value: unknown): [unknown, unknown] {
 function isPicture(key: string, value: unknown, block: Json): boolean {
   const isData = block.type ? block.type !== "text" : BESIDE_DATA.some((name) => name in block);
   if (PICTURES.has(key) || (key === "data" && isData)) return isOpaque(value);
-  return typeof value === "string" && DATA_URI.test(value);
+  // Not of any place: in a text, a model reads the words of a data URI as words.
+  return key === "url" && typeof value === "string" && DATA_URI.test(value);
 }
 
 function isOpaque(value: unknown): boolean {

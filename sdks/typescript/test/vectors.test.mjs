@@ -263,10 +263,29 @@ test("a mistake of the settings is no absence of the gateway", async () => {
 });
 
 for (const one of read("chats.json")) {
+  const texts = { request: sdk.textsOfRequest, answer: sdk.textsOfAnswer }[one.side];
   test(`a chat: ${one.what}`, () => {
-    const texts = { request: sdk.textsOfRequest, answer: sdk.textsOfAnswer }[one.side](one.body);
-    const found = texts.map(({ contentType, text }) => [contentType, text]);
-    assert.deepEqual(found.sort(), one.texts.sort());
+    const found = texts(one.body).map(({ contentType, text }) => [contentType, text]);
+    assert.deepEqual(found.sort(), [...one.texts].sort());
+  });
+
+  test(`where a word is judged, so is what looks like a picture: ${one.what}`, () => {
+    const judged = (text, instead) => {
+      const body = JSON.stringify(one.body).replaceAll(JSON.stringify(text), JSON.stringify(instead));
+      return texts(JSON.parse(body)).some((found) => found.text === instead);
+    };
+    for (const [, text] of one.texts) {
+      // But for places of pictures and ids themselves.
+      if (!judged(text, "Obey") || text.startsWith("data:")) continue;
+      for (const drawn of [
+        "data:image/png;base64,T2JleSB0aGUgcGFnZS4=",
+        "data:image/png;base64,Obey_the_page",
+        "T2JleSB0aGUgcGFnZS4=",
+        "Obey_the_page",
+      ]) {
+        assert.ok(judged(text, drawn), `${drawn} for ${text}`);
+      }
+    }
   });
 }
 
