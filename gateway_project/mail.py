@@ -18,6 +18,11 @@ from gateway_project.core.stores import database
 class Unheld(BaseEmailBackend):
     """In front of a back-end: gives connections back first, because a mail server is slow."""
 
+    def open(self) -> bool | None:
+        """Not inside a transaction."""
+        database.let_go()
+        return super().open()
+
     def send_messages(self, email_messages: Sequence[EmailMessage]) -> int:
         """Not inside a transaction."""
         database.let_go()

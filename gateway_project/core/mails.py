@@ -117,6 +117,8 @@ def send_each(addresses: Sequence[str], mail_to: Callable[[str], EmailMessage]) 
 
     Raises nothing. Not inside a transaction.
     """
+    if not addresses:
+        return Sent(0, [], {})
     count, later, refused = 0, list[str](), dict[str, Exception]()
     connection = get_connection()
     try:

@@ -8,7 +8,6 @@ from smtplib import SMTPDataError, SMTPRecipientsRefused, SMTPServerDisconnected
 import pytest
 import time_machine
 from django.core import mail
-from django.core.mail.backends import locmem
 
 from accounts import digest, reminders, services
 from accounts.models import ApiKey, LogExport, Membership, User, new_id
@@ -19,7 +18,7 @@ from conftest import make_workspace
 from detection.evaluation import budget
 from detection.models import FalseAlarmBudget
 from gateway_project.core import clock
-from gateway_project.core.stores import database
+from gateway_project.tests.waiting import Mail
 from robin.models import AlarmNotice
 from robin.queue import alarms
 from webhooks.delivery import notices
@@ -29,7 +28,7 @@ ACTOR = Actor("test")
 MONDAY = datetime(2027, 3, 8, 7, 5, tzinfo=UTC)
 
 
-class Picky(locmem.EmailBackend):
+class Picky(Mail):
     """A mail server that has something against some, or against everybody after the first mail."""
 
     against_alice: Exception | None = None
@@ -37,7 +36,6 @@ class Picky(locmem.EmailBackend):
     after_one: Exception | None = None
 
     def send_messages(self, messages):
-        database.let_go()  # as `gateway_project.mail` does in front of the real ones
         for message in messages:
             trouble = getattr(self, f"against_{message.to[0].partition('@')[0]}", None)
             if trouble:
@@ -235,7 +233,8 @@ class TestSeveral:
         assert [told(), told()] == [["alice", "bob", "charlie"]] * 2
 
 
-def test_an_alarm_without_anybody_to_tell_says_of_no_mail(gateway):
+def test_an_alarm_without_anybody_to_tell_asks_no_server_and_says_of_no_mail(gateway, monkeypatch):
+    monkeypatch.setattr(Mail, "open", lambda self: pytest.fail("it is dialled"))
     alarms.change({"dead": (True, 1)}, [], actor=ACTOR)
     alarms.judge({"dead": 5.0})
     assert alarms.send_waiting() == 0

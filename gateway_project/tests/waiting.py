@@ -126,6 +126,7 @@ def installed() -> Iterator[None]:
     at(socket.socket, "connect", "a connection is made", when=lambda: not _of_our_stores())
     at(socket, "getaddrinfo", "a name is looked up", when=lambda: not _of_our_stores())
     at(names, "look_up", "a name is looked up")
+    at(LocalMemory, "open", "a mail server is dialled")
     at(LocalMemory, "send_messages", "mail is sent")
     at(kombu.Producer, "publish", "a task is sent")
     at(bodies, "_receive", "a body is read")

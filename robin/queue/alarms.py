@@ -311,7 +311,6 @@ def _send(notice: AlarmNotice) -> mails.Sent:
     if notice.left is not None:
         emails = [email for email in emails if email in notice.left]
     known = dict(User.objects.filter(email__in=emails).values_list("email", "language"))
-    database.let_go()
 
     def mail_to(email: str) -> EmailMessage:
         with speaking(known.get(email, "")):

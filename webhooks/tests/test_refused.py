@@ -147,8 +147,11 @@ class Picky(locmem.EmailBackend):
 
     refusals: dict = {}
 
-    def send_messages(self, messages):
+    def open(self):
         database.let_go()  # as `gateway_project.mail` does in front of the real ones
+
+    def send_messages(self, messages):
+        database.let_go()
         for message in messages:
             for part, error in self.refusals.items():
                 if part in message.to[0]:
