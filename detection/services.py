@@ -94,6 +94,7 @@ class _Finding:
     age_seconds: int = 0
     degraded_reason: Reason | None = None
     analysis: embedded.Analysis | None = None
+    engine_seconds: float = 0.0
     fallback_seconds: float = 0.0
 
     @property
@@ -275,19 +276,25 @@ async def _find(
     if remembered is not None and remembered.is_fresh:
         _looked_up["hit"].inc()
         return _recalled(question, remembered)
+    looked_at = None if look_up is None else look_up.at
     started = perf_counter()
     try:
-        looked_at = None if look_up is None else look_up.at
-        scored, joined = await _ask(question, config, context, looked_at, batch)
+        try:
+            scored, joined = await _ask(question, config, context, looked_at, batch)
+        finally:
+            seconds = perf_counter() - started
+            # A request's texts are asked side by side: it waits for the longest, not for their sum.
+            context.upstream_seconds = max(context.upstream_seconds, seconds)
     except EngineUnavailable as exc:
         if on_unavailable == "fail_closed":
             raise _refusal(exc) from exc
-        return await _without_engine(question, remembered, on_unavailable, exc)
-    finally:
-        context.upstream_seconds += perf_counter() - started
-    _looked_up["joined" if joined else "miss" if look_up is not None else "bypass"].inc()
-    # Who joined another's running call had it answered for nothing.
-    return _Finding(question, scored, cached=joined, degraded_reason=scored.second_missing)
+        finding = await _without_engine(question, remembered, on_unavailable, exc)
+    else:
+        _looked_up["joined" if joined else "miss" if look_up is not None else "bypass"].inc()
+        # Who joined another's running call had it answered for nothing.
+        finding = _Finding(question, scored, cached=joined, degraded_reason=scored.second_missing)
+    finding.engine_seconds = seconds
+    return finding
 
 
 def _recalled(question: Question, remembered: Remembered, reason: Reason | None = None) -> _Finding:
@@ -555,7 +562,7 @@ def _timing(context: RequestContext, finding: _Finding) -> Timing:
     queued = 0.0 if finding.cached else finding.scored.queued_seconds
     return Timing(
         queue_ms=ms(queued),
-        engine_ms=ms(context.upstream_seconds - queued),
+        engine_ms=ms(finding.engine_seconds - queued),
         fallback_ms=ms(finding.fallback_seconds),
         total_ms=ms(perf_counter() - context.started),
     )
@@ -585,7 +592,7 @@ def _account(
                         finding.question.content_type,
                         finding.scored,
                         verdict.is_malicious,
-                        context.upstream_seconds,
+                        finding.engine_seconds,
                     ),
                     context,
                     policy,
