@@ -20,7 +20,7 @@ from detection.engines.addresses import DEFAULT, Address
 from detection.engines.builtin import BuiltinEngine
 from detection.engines.engine import Engine, EngineUnavailable, log
 from detection.engines.go import GoEngine
-from detection.engines.judge import JudgeEngine
+from detection.engines.judge import FIRST_SHARE, JudgeEngine
 from detection.engines.scores import Score
 from detection.engines.vendors import AzureEngine, LakeraEngine, LlmGuardEngine
 from gateway_project.core.context import RequestContext
@@ -111,20 +111,22 @@ class Route:
         context: RequestContext,
         holder: Hashable = None,
     ) -> Score:
-        """Raises `EngineUnavailable`: the first engine's, when neither answers."""
+        """Raises `EngineUnavailable`: the first engine's, when neither answers.
+
+        The first has a share of the time, so that one that hangs leaves the second enough.
+        """
         second = self.second
         if second is None:
             return await _ask(self.first, text, content_type, timeout_seconds, context, holder)
         loop = asyncio.get_running_loop()
         deadline = loop.time() + timeout_seconds
 
-        async def ask(name: str) -> Score:
-            return await _ask(
-                name, text, content_type, max(0.001, deadline - loop.time()), context, holder
-            )
+        async def ask(name: str, share: float = 1.0) -> Score:
+            seconds = share * max(0.001, deadline - loop.time())
+            return await _ask(name, text, content_type, seconds, context, holder)
 
         try:
-            scored = await ask(self.first)
+            scored = await ask(self.first, FIRST_SHARE)
         except EngineUnavailable as exc:
             try:
                 return await ask(second.engine)

@@ -42,7 +42,7 @@ TOKENS_MAX = 200
 """Of an answer; the object asked for takes some sixty."""
 TOKENS_BELIEVED_MAX = 1_000_000
 FIRST_SHARE = 0.6
-"""Of the time that is left, when another model could still be asked after this one."""
+"""Of the time that is left, when another could still be asked after this one."""
 RULES_ARE_SURE = 0.9
 HARMLESS_BELOW = 50
 KINDS: tuple[str, ...] = embedded.CATEGORIES

@@ -104,6 +104,31 @@ class TestTheSecond:
 
         assert (body["engine"], body["status"], body["decision"]) == ("deep", "complete", "flag")
 
+    @pytest.mark.parametrize("timeout", [0.5, 2.0], ids=str)
+    def test_a_first_that_hangs_leaves_it_time(
+        self, gateway, fakes, use, acme_key, settings, timeout
+    ):
+        settings.DETECTION_ENGINE_TIMEOUT_SECONDS = timeout
+        fakes[0].seconds, fakes[1].answer = 3600.0, fake_engines.go(0.95)
+        use(first="quick", second=second())
+
+        body = gateway.detect(UNSURE, key=acme_key).json()
+
+        assert (body["engine"], body["status"], body["decision"]) == ("deep", "complete", "flag")
+
+    def test_a_first_that_always_hangs_is_given_up(
+        self, gateway, fakes, use, acme_key, settings, monkeypatch
+    ):
+        settings.DETECTION_ENGINE_TIMEOUT_SECONDS = 0.5
+        monkeypatch.setattr("detection.engines.engine.FAULT_SECONDS_MIN", 0.1)
+        fakes[0].seconds, fakes[1].answer = 3600.0, fake_engines.go(0.95)
+        use(first="quick", second=second())
+
+        answers = [gateway.detect(f"{UNSURE} {n}", key=acme_key).json() for n in range(6)]
+
+        assert {body["engine"] for body in answers} == {"deep"}
+        assert len(fakes[0].asked) == 5
+
     def test_without_both_the_embedded_detector_does(self, gateway, fakes, use, acme_key):
         fakes[0].bad = fakes[1].bad = "503"
         use(first="quick", second=second())
