@@ -512,27 +512,28 @@ def of_workspace(workspace_id: UUID) -> QuerySet[Job]:
 def results(job: Job, first: int = 0, limit: int = 50) -> tuple[list[str], int | None]:
     """Up to `limit` lines of JSON from position `first` on, and where the next page begins.
 
-    In order, and while the job runs only as far as there is no gap. None: no more now.
+    In order, and while the job runs only as far as there is no gap. What was cancelled has no
+    results and is passed over, so that the pages of a cancelled job end. None: no more now.
     """
     lines: list[str] = []
     at = first
     chunks_max = limit // turns.CHUNK_ITEMS + 1
     chunks = list(
         job.chunks.filter(first__gt=first - F("size"))
+        .exclude(state=State.CANCELLED)
         .order_by("first")
         .only("first", "state", "results")[: chunks_max + 1]
     )
     for chunk in chunks[:chunks_max]:
-        if chunk.state in (State.QUEUED, State.PROCESSING):
+        if chunk.state != State.DONE:
             return lines, None
-        if chunk.state == State.DONE:
-            for position, line in enumerate(chunk.results.split("\n"), chunk.first):
-                if position < first:
-                    continue
-                if len(lines) == limit:
-                    return lines, at
-                lines.append(line)
-                at = position + 1
+        for position, line in enumerate(chunk.results.split("\n"), chunk.first):
+            if position < first:
+                continue
+            if len(lines) == limit:
+                return lines, at
+            lines.append(line)
+            at = position + 1
     return lines, at if len(chunks) > chunks_max else None
 
 

@@ -6,6 +6,7 @@ import json
 import socket
 import threading
 from datetime import timedelta
+from itertools import product
 from uuid import UUID, uuid4
 
 import pytest
@@ -220,6 +221,20 @@ class TestTexts:
         assert shown["results"][0]["error"]["code"] == "internal_error"
 
 
+def walk_of(job, sizes, states):
+    """Chunks of these sizes and states for it; the lines of all that is done before a gap."""
+    lines, first, is_gap = [], 0, False
+    for number, (size, state) in enumerate(zip(sizes, states, strict=True)):
+        results = [str(first + n) for n in range(size)] if state == "done" else []
+        job.chunks.create(
+            number=number, first=first, size=size, state=state, results="\n".join(results)
+        )
+        is_gap = is_gap or state == "queued"
+        lines += [] if is_gap else results
+        first += size
+    return lines
+
+
 class TestCancelling:
     def test_it_ends_and_what_is_judged_stays(self, gateway, submit, acme_key):
         url = submit(*different(turns.CHUNK_ITEMS + 10)).json()["status_url"]
@@ -234,6 +249,29 @@ class TestCancelling:
         assert (shown["status"], shown["successful_count"]) == ("cancelled", turns.CHUNK_ITEMS)
         assert len(pages(gateway, acme_key, url)) == turns.CHUNK_ITEMS
         assert AuditEvent.objects.filter(action="job.cancelled").exists()
+
+    @pytest.mark.parametrize("limit", [1, 2, 3, 4, 7])
+    def test_pages_end_whatever_was_cancelled(self, acme_key, monkeypatch, limit):
+        """For every mix of states: each result once, in order, and no page leads to itself."""
+        monkeypatch.setattr(turns, "CHUNK_ITEMS", 3)
+        sizes = (3, 3, 3, 2)
+        job = Job.objects.create(
+            workspace=acme_key.row.workspace,
+            api_key_id=acme_key.row.pk,
+            total=sum(sizes),
+            request_id="walked",
+            expires_at=timezone.now() + timedelta(days=1),
+        )
+        for states in product(["done", "cancelled", "queued"], repeat=len(sizes)):
+            job.chunks.all().delete()
+            expected = walk_of(job, sizes, states)
+            found, at = [], 0
+            while at is not None:
+                lines, following = store.results(job, at, limit)
+                found += lines
+                assert following is None or (lines and following > at), (states, at)
+                at = following
+            assert found == expected, states
 
     def test_what_a_worker_brings_too_late_is_dropped(self, gateway, submit, acme_key):
         url = submit(HARMLESS).json()["status_url"]
