@@ -28,6 +28,7 @@ from detection.engines.addresses import Address
 from detection.engines.fields import Document, Field
 from detection.engines.scores import Reason, Score
 from gateway_project.core.context import RequestContext
+from gateway_project.core.storable import cleaned
 from gateway_project.core.telemetry import health, tracing
 from gateway_project.core.telemetry.logging import get_logger
 from gateway_project.core.upstream import client as http
@@ -411,7 +412,17 @@ def words_of(value: object) -> tuple[str, ...]:
         return ()
     if not isinstance(value, list):
         raise NotUnderstood("threat types are no list")
-    return tuple(dict.fromkeys(str(kind)[:WORD_CHARS_MAX] for kind in value[:THREAT_TYPES_MAX]))
+    return tuple(dict.fromkeys(word(kind) for kind in value[:THREAT_TYPES_MAX]))
+
+
+def word(value: object, chars_max: int = WORD_CHARS_MAX) -> str:
+    """What an engine says in words, as every store takes it. Raises `NotUnderstood`.
+
+    A list or an object is no word, and the text of one that is nested deep is beyond Python.
+    """
+    if not isinstance(value, str | int | float):
+        raise NotUnderstood(f"no text where one should be: {type(value).__name__}")
+    return cleaned(str(value)[:chars_max])
 
 
 def _fault_seconds() -> float:
@@ -425,11 +436,11 @@ def _merged(scored: Iterable[Score], scanned_chars: int, total_chars: int) -> Sc
     unseen = dict.fromkeys(reason for one in ranked for reason in one.unseen)
     return replace(
         ranked[0],
-        threat_types=tuple(kinds),
+        threat_types=tuple(kinds)[:THREAT_TYPES_MAX],
         scanned_chars=scanned_chars,
         total_chars=total_chars,
         queued_seconds=max(one.queued_seconds for one in ranked),
-        unseen=tuple(unseen),
+        unseen=tuple(unseen)[:THREAT_TYPES_MAX],
         tokens_in=sum(one.tokens_in for one in ranked),
         tokens_out=sum(one.tokens_out for one in ranked),
         cost=sum(one.cost for one in ranked),

@@ -12,18 +12,17 @@ from contextlib import suppress
 from typing import ClassVar
 from urllib.parse import quote
 
-import orjson
 from django.conf import settings
 
 from detection.engines.addresses import Address
 from detection.engines.engine import (
     REASON_CHARS_MAX,
-    WORD_CHARS_MAX,
     Call,
     HttpEngine,
     NotUnderstood,
     fraction,
     read_json,
+    word,
     words_of,
 )
 from detection.engines.scores import Score
@@ -71,8 +70,8 @@ class GoEngine(HttpEngine):
             await asyncio.sleep(VERSION_SECONDS)
 
     def _learn(self, answer: Answer) -> None:
-        with suppress(orjson.JSONDecodeError, KeyError, TypeError):
-            self.version = str(orjson.loads(answer.content)["version"])[:64]
+        with suppress(NotUnderstood, KeyError, TypeError):
+            self.version = word(read_json(answer.content)["version"])  # type: ignore[index]
 
     async def probe(self) -> health.Status:
         answer = await self.probes.request(
@@ -101,8 +100,8 @@ class GoEngine(HttpEngine):
         return Score(
             score=fraction(body["confidence"]),
             threat_types=words_of(body.get("threat_types")),
-            reason=str(body["reason"])[:REASON_CHARS_MAX] if body.get("reason") else None,
-            endpoint=str(body["endpoint"])[:WORD_CHARS_MAX] if body.get("endpoint") else None,
+            reason=word(body["reason"], REASON_CHARS_MAX) if body.get("reason") else None,
+            endpoint=word(body["endpoint"]) if body.get("endpoint") else None,
             scanned_chars=scanned,
             total_chars=chars,
             queued_seconds=answer.queued_seconds,

@@ -12,7 +12,7 @@ from detection.content_types import DATA
 from detection.engines.addresses import Address
 from detection.engines.batching import Batcher, Busy
 from detection.engines.classifier import Classifier, ModelUnusable
-from detection.engines.engine import Call, Engine, EngineUnavailable, log
+from detection.engines.engine import Call, Engine, EngineUnavailable, log, word
 from detection.engines.scores import Score
 from gateway_project.core.sharing import FairSemaphore
 from gateway_project.core.telemetry import health
@@ -72,7 +72,7 @@ class OnnxEngine(Engine):
             found.score,
             ("injection",) if found.score >= ATTACK_FROM else (),
             None,
-            "onnx" if facts is None else facts.name[:64],
+            "onnx" if facts is None else word(facts.name),
             found.scanned_chars,
             len(text),
         )

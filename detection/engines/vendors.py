@@ -80,7 +80,7 @@ class LakeraEngine(VendorEngine):
         scores = [
             cls._level(one)
             for one in breakdown
-            if isinstance(one, dict) and str(one.get("detector_type")).startswith(cls.ATTACKS)
+            if isinstance(one, dict) and _text(one.get("detector_type")).startswith(cls.ATTACKS)
         ]
         if not scores:
             raise NotUnderstood("no detector looked for prompt attacks: see the project's policy")
@@ -94,7 +94,7 @@ class LakeraEngine(VendorEngine):
         level = detector.get("result", detector.get("confidence"))
         if level is None:
             return cls.LEVELS["l1"] if detected else cls.LEVELS["l5"]
-        known = cls.LEVELS.get(str(level).lower()[:2])
+        known = cls.LEVELS.get(_text(level).lower()[:2])
         if known is None:
             raise NotUnderstood("a level that is not known")
         return known
@@ -172,3 +172,8 @@ class LlmGuardEngine(VendorEngine):
         if risk > 0 and body["is_valid"]:
             raise NotUnderstood("`is_valid`, although a scanner found something")
         return round(0.6 + 0.4 * risk if risk > 0 else 0.5 * (1 + risk), 4)
+
+
+def _text(value: object) -> str:
+    """What is none is not among the words that are known."""
+    return value if isinstance(value, str) else ""

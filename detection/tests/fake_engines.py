@@ -29,6 +29,8 @@ class FakeServer:
         self.answer: Callable[[dict[str, Any]], Any] = lambda body: {}
         self.bad = ""
         self.health = 200
+        self.version = '"f1"'
+        """In JSON, of its health."""
         self.seconds = 0.0
         self.address = ""
 
@@ -37,6 +39,7 @@ class FakeServer:
         self.headers.clear()
         self.paths.clear()
         self.bad, self.health, self.seconds = "", 200, 0.0
+        self.version = '"f1"'
 
     async def post(self, request: web.Request) -> web.StreamResponse:
         body = await request.json()
@@ -53,7 +56,8 @@ class FakeServer:
         return found if isinstance(found, web.StreamResponse) else web.json_response(found)
 
     async def get(self, request: web.Request) -> web.StreamResponse:
-        return web.json_response({"status": "healthy", "version": "f1"}, status=self.health)
+        text = f'{{"status": "healthy", "version": {self.version}}}'
+        return web.Response(text=text, status=self.health, content_type="application/json")
 
     async def _badly(self, request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
         how = self.bad

@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import json
+from functools import partial
 from math import inf, nan
 
 import pytest
+from aiohttp import web
 
+from accounts.models import Parked, UsageLog
 from accounts.services import Actor
 from detection.engines import addresses, door
 from detection.engines.addresses import BadAddress
+from detection.engines.engine import REASON_CHARS_MAX, EngineUnavailable
 from detection.models import EngineDay
 from detection.policies import policy as policies
 from detection.tests import fake_engines
 from detection.tests.fake_engines import EVERY_BAD, VENDORS, completion, verdict
-from detection.tests.test_detect import ATTACK, problem
+from detection.tests.test_detect import ATTACK, HARMLESS, problem
+from gateway_project.core.context import RequestContext
+from gateway_project.core.storable import unstorable
 
 KINDS = pytest.mark.parametrize("kind", VENDORS)
 PLAIN = "The meeting moved to Tuesday; please bring the figures."
@@ -221,8 +227,6 @@ class TestWhatIsSaidBadly:
     @pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity", "1e999"])
     @pytest.mark.parametrize("kind", ["go", "llmguard", "judge"])
     def test_nor_numbers_that_are_none(self, ask, fake, kind, number):
-        from aiohttp import web
-
         texts = {
             "go": '{"is_malicious": false, "confidence": %s}',
             "llmguard": '{"is_valid": true, "scanners": {"PromptInjection": %s}}',
@@ -235,6 +239,94 @@ class TestWhatIsSaidBadly:
         body = ask(kind, ATTACK, None).json()
 
         assert (body["status"], body["is_malicious"]) == ("degraded", True)
+
+
+ODD = {
+    "nested": "[" * 1_000 + "]" * 1_000,
+    "an object": '{"a": {"b": []}}',
+    "NUL": '"in\\u0000jection"',
+    "a number without end": "9" * 5_000,
+    "half": '"\\ud800"',
+    "a long text": f'"{"long " * 2_000}"',
+}
+
+
+def places(value, *path):
+    """The paths to all that an answer holds."""
+    if isinstance(value, dict | list):
+        for key, one in value.items() if isinstance(value, dict) else enumerate(value):
+            yield (*path, key)
+            yield from places(one, *path, key)
+
+
+def put(value, path, other):
+    """`value` with something else at that path."""
+    if not path:
+        return other
+    changed = value.copy()
+    changed[path[0]] = put(value[path[0]], path[1:], other)
+    return changed
+
+
+class TestWhateverItSays:
+    @KINDS
+    @pytest.mark.parametrize("odd", ODD)
+    def test_no_field_of_it_is_an_error_of_ours_or_cannot_be_kept(
+        self, ask, fake, gateway, kind, odd
+    ):
+        """Each in turn is something else: whatever its fake answers is tried."""
+        ask(kind, PLAIN)
+        engine = door.engines().get(kind)
+        engine.breaker.force("closed")
+        whole = {"reason": "why", "coverage": {"scanned_chars": 5, "reasons": ["cut"]}}
+        says = VENDORS[kind][1](0.95)
+
+        def answer(body, path):
+            found = {**says(body), **(whole if kind == "go" else {})}
+            text = json.dumps(put(found, path, "@"))
+            return web.Response(text=text.replace('"@"', ODD[odd]), content_type="application/json")
+
+        example = {**says(fake.asked[0]), **(whole if kind == "go" else {})}
+        for path in places(example):
+            fake.answer = partial(answer, path=path)
+            context = RequestContext("", None, None)
+            asked = engine.ask(PLAIN, "user_input", timeout_seconds=5, context=context)
+            try:
+                scored = gateway.run(asked)
+            except EngineUnavailable:
+                continue
+            words = [*scored.threat_types, *scored.unseen, scored.endpoint, scored.reason or ""]
+            assert unstorable(words) is None, path
+            assert max(map(len, words)) <= REASON_CHARS_MAX, path
+
+    @KINDS
+    @pytest.mark.parametrize("odd", ODD)
+    def test_neither_is_its_health(self, ask, fake, gateway, kind, odd):
+        ask(kind, PLAIN)
+        fake.version = ODD[odd]
+
+        assert gateway.run(door.engines().get(kind).probe()) == "up"
+        assert unstorable(door.engines().get(kind).version) is None
+
+    def test_what_no_store_takes_is_mended_and_logged(self, ask, fake, gateway, acme_key):
+        nul = "in\x00jection"
+        fake.answer = lambda body: {
+            **fake_engines.go(0.95)(body),
+            "threat_types": [nul],
+            "reason": nul,
+            "endpoint": nul,
+            "coverage": {"scanned_chars": 5, "reasons": [nul]},
+        }
+
+        ask("go", HARMLESS, None)
+        body = {"text": PLAIN, "webhook_url": "https://192.0.2.1.example"}
+        r = gateway.post("/v1/detect", body, key=acme_key)
+        gateway.flush_usage()
+
+        assert (r.status_code, r.json()["threat_types"]) == (200, ["in\ufffdjection"])
+        kept = UsageLog.objects.values_list("why__threats", flat=True)
+        assert list(kept) == [["in\ufffdjection"]] * 2
+        assert not Parked.objects.exists()
 
 
 def said(content):
@@ -299,6 +391,10 @@ OBEYS = {
         ],
     ),
     "persuaded, in form": changed(),
+    "nested without end": said(ODD["nested"]),
+    "kinds that are nested": lambda body: completion(
+        json.dumps(verdict(body, 0.02, kinds=["@"])).replace('"@"', ODD["nested"])
+    ),
 }
 
 
