@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import logging
 import math
 import os
 import signal
@@ -46,6 +47,7 @@ DEFAULT_THRESHOLD = 0.6
 TEXT_BYTES_MAX = 4 << 20
 RULES_WAITING_MAX = 512
 SHUTDOWN_SECONDS = 10.0
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +73,10 @@ class Counts:
     malicious: int = 0
     seconds: float = 0.0
     threats: Counter[str] = field(default_factory=Counter)
+
+
+class NotARequest(Exception):
+    """What was sent is none, and why."""
 
 
 class Server:
@@ -120,15 +126,10 @@ class Server:
     async def detect(self, request: web.Request) -> web.Response:
         began = perf_counter()
         try:
-            text, content_type, threshold = _asked(await request.json())
-        except (ValueError, TypeError, KeyError) as exc:
+            answer = await self.judge(*await _asked(request))
+        except Exception:
             self._counts.failed += 1
-            return _error(400, "Invalid request body", str(exc))
-        try:
-            answer = await self.judge(text, content_type, threshold)
-        except Busy:
-            self._counts.failed += 1
-            return _error(503, "Overloaded", "Too many texts wait.", retry_after=1)
+            raise
         seconds = perf_counter() - began
         self._counts.served += 1
         self._counts.seconds += seconds
@@ -232,20 +233,30 @@ def _read_by_rules(text: str, whole: str, content_type: ContentType) -> embedded
     return found
 
 
-def _asked(body: Any) -> tuple[str, ContentType, float]:
-    """Raises `ValueError` or the like. Unknown fields are ignored, as the Go engine does."""
-    if not isinstance(body, dict) or not isinstance(body.get("text"), str):
-        raise ValueError("text is no string")
+async def _asked(request: web.Request) -> tuple[str, ContentType, float]:
+    """Raises `NotARequest`. Unknown fields are ignored, as the Go engine does."""
+    try:
+        body = await request.json()
+    except (ValueError, LookupError, RecursionError) as exc:  # no JSON, charset, or end of it
+        raise NotARequest(str(exc)) from exc
+    text = body.get("text") if isinstance(body, dict) else None
+    if not isinstance(text, str):
+        raise NotARequest("text is no string")
+    try:
+        text.encode()
+    except UnicodeEncodeError as exc:
+        raise NotARequest("text holds half of a surrogate pair") from exc
     content_type = body.get("content_type", "user_input")
     if content_type not in CONTENT_TYPES:
-        raise ValueError(f"content_type is none of {', '.join(CONTENT_TYPES)}")
+        raise NotARequest(f"content_type is none of {', '.join(CONTENT_TYPES)}")
     config = body.get("config") or {}
     threshold = config.get("confidence_threshold") if isinstance(config, dict) else None
     if threshold is None:
         threshold = DEFAULT_THRESHOLD
-    if isinstance(threshold, bool) or not isinstance(threshold, int | float):
-        raise ValueError("confidence_threshold is no number")
-    return body["text"], cast(ContentType, content_type), float(threshold)
+    is_number = isinstance(threshold, int | float) and not isinstance(threshold, bool)
+    if not is_number or not 0 <= threshold <= 1:  # NaN neither
+        raise NotARequest("confidence_threshold is no number from 0 to 1")
+    return text, cast(ContentType, content_type), float(threshold)
 
 
 def _answer(
@@ -275,11 +286,18 @@ def _error(status: int, error: str, details: str, **more: Any) -> web.Response:
 
 @web.middleware
 async def _in_json(request: web.Request, handler: Any) -> web.StreamResponse:
-    """What aiohttp itself refuses, in the engine's own form."""
+    """Whatever is refused or fails, in the engine's own form."""
     try:
         return cast(web.StreamResponse, await handler(request))
+    except NotARequest as exc:
+        return _error(400, "Invalid request body", str(exc))
+    except Busy:
+        return _error(503, "Overloaded", "Too many texts wait.", retry_after=1)
     except web.HTTPException as exc:
         return _error(exc.status, exc.reason, "")
+    except Exception:
+        log.exception("A text was not judged")
+        return _error(500, "Internal Server Error", "The log of the engine says why.")
 
 
 def read_calibrations(path: Path) -> dict[str, Calibration]:

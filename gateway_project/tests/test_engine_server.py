@@ -14,6 +14,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+from aiohttp.test_utils import TestClient, TestServer
 
 from detection.engines import classifier, go, server
 from detection.engines.classifier import ModelUnusable
@@ -115,15 +116,43 @@ class TestTheProcess:
             *(b"", b"{", b"[]", b"null", b'{"text": 5}', b'{"text": null}', b"{}"),
             *(b'{"text": "x", "content_type": "picture"}', b"\xff"),
             b'{"text": "x", "config": {"confidence_threshold": "high"}}',
+            b'{"text": "x", "config": {"confidence_threshold": NaN}}',
+            b'{"text": "x", "config": {"confidence_threshold": -0.1}}',
+            b'{"text": "x", "config": {"confidence_threshold": %s}}' % (b"9" * 400),
+            b'{"text": "x", "config": {"confidence_threshold": %s}}' % (b"9" * 5_000),
+            b'{"text": "x", "more": %s}' % (b"[" * 50_000 + b"]" * 50_000),
+            b'{"text": "\\ud800"}',
         ],
+        ids=range(16),
     )
     def test_what_is_no_request_is_a_400_with_a_reason(self, engine_process, content):
-        r = engine_process.http.post(
-            "/v1/detect", content=content, headers={"Content-Type": "application/json"}
-        )
+        self.refused(engine_process, content, "application/json")
+
+    def test_nor_is_one_in_an_unknown_charset(self, engine_process):
+        self.refused(engine_process, b'{"text": "x"}', "application/json; charset=nope")
+
+    @staticmethod
+    def refused(process, content, media_type):
+        failed = process.http.get("/v1/metrics").json()["requests_failed"]
+        r = process.http.post("/v1/detect", content=content, headers={"Content-Type": media_type})
 
         assert r.status_code == 400
         assert set(r.json()) == {"error", "details"}
+        assert process.http.get("/v1/metrics").json()["requests_failed"] == failed + 1
+
+    def test_a_mistake_of_its_own_is_json_too_and_counted(self, monkeypatch):
+        async def judge(*about):
+            raise ZeroDivisionError
+
+        async def asked():
+            engine = Server()
+            monkeypatch.setattr(engine, "judge", judge)
+            async with TestClient(TestServer(engine.app())) as client:
+                r = await client.post("/v1/detect", json={"text": "x"})
+                metrics = await client.get("/v1/metrics")
+                return r.status, set(await r.json()), (await metrics.json())["requests_failed"]
+
+        assert asyncio.run(asked()) == (500, {"error", "details"}, 1)
 
     def test_other_mistakes_are_json_too(self, engine_process):
         assert engine_process.http.get("/v1/detect").json()["error"] == "Method Not Allowed"
