@@ -4,7 +4,7 @@ A judge reads the attack, and may obey it. So the text stands between markers th
 and an answer counts only when it is exactly the object that was asked for, with a word that stands
 in the instructions alone; whoever only repeats what a text tells it to say cannot have that word.
 A judge that calls harmless what the rules are sure of is not believed either. All of that is an
-error of the engine, and never a verdict.
+error, and never a verdict; but one that any text can bring about, so no outage for those of others.
 
 Contract: OpenAI's chat completions with `response_format: json_schema`, as Ollama, vLLM, the server
 of llama.cpp and the clouds speak it.
@@ -97,7 +97,12 @@ class JudgeEngine(HttpEngine):
             is_last = number == len(order)
             try:
                 scored = await self._ask_model(model, text, call, is_last=is_last)
-            except (NotAnOutage, NotUnderstood, EngineUnavailable, http.UpstreamError) as exc:
+            except NotAnOutage as exc:
+                # For this text, perhaps: nobody else's is sent to another model for it.
+                self._log("judge_declined", call, model=model, error=str(exc))
+                if is_last:
+                    raise
+            except (NotUnderstood, EngineUnavailable, http.UpstreamError) as exc:
                 self._resting[model] = monotonic() + settings.CIRCUIT_BREAKER_TIMEOUT_SECONDS
                 if is_last:
                     raise
@@ -126,7 +131,11 @@ class JudgeEngine(HttpEngine):
         )
         answer = read_json(content)
         tokens_in, tokens_out = self._spent(answer)
-        attack, kinds = _verdict(answer, check)
+        choice, message = _choice(answer)
+        try:
+            attack, kinds = _verdict(choice, message, check)
+        except NotUnderstood as exc:
+            raise NotAnOutage(str(exc)) from exc
         return Score(
             score=attack / 100,
             threat_types=kinds if attack >= HARMLESS_BELOW else (),
@@ -197,15 +206,24 @@ def _response_format() -> dict[str, Any]:
     }
 
 
-def _verdict(answer: object, check: str) -> tuple[float, tuple[str, ...]]:
-    """How surely it is an attack, of 100, and its kinds. Raises `NotUnderstood`."""
+def _choice(answer: object) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The first choice of a completion, and its message. Raises `NotUnderstood`."""
     try:
         choice = answer["choices"][0]  # type: ignore[index]
         message = choice["message"]
-        content, refusal = message["content"], message.get("refusal")
-    except (KeyError, IndexError, TypeError, AttributeError) as exc:
+    except (KeyError, IndexError, TypeError) as exc:
         raise NotUnderstood("no choice with a message") from exc
-    if refusal or not isinstance(content, str):
+    if not isinstance(choice, dict) or not isinstance(message, dict):
+        raise NotUnderstood("no choice with a message")
+    return choice, message
+
+
+def _verdict(
+    choice: dict[str, Any], message: dict[str, Any], check: str
+) -> tuple[float, tuple[str, ...]]:
+    """How surely it is an attack, of 100, and its kinds. Raises `NotUnderstood`."""
+    content = message.get("content")
+    if message.get("refusal") or not isinstance(content, str):
         raise NotUnderstood("the judge refuses")
     if choice.get("finish_reason") not in (None, "stop"):
         raise NotUnderstood("the judge's answer is cut off")

@@ -408,6 +408,45 @@ class TestTheJudge:
         assert (body["status"], body["source"]) == ("degraded", "fallback"), body
         assert body["is_malicious"] is True
 
+    @pytest.mark.hostile
+    @pytest.mark.parametrize("how", OBEYS)
+    def test_texts_that_it_declines_are_no_outage_for_others(
+        self, ask, fake, how, gateway, acme_key, make_key, globex
+    ):
+        ask("judge", PLAIN, 0.05)
+        engines = {"engines": {"first": "judge"}}
+        policies.save(acme_key.row, engines | {"on_unavailable": "fail_open"}, actor=Actor("test"))
+        neighbour = make_key(globex)
+        policies.save(neighbour.row, engines, actor=Actor("test"))
+        fake.answer = OBEYS[how]
+
+        declined = [gateway.detect(f"{ATTACK} {n}", key=acme_key).json() for n in range(6)]
+        fake.answer = fake_engines.judge(0.05)
+        body = gateway.detect(PLAIN, key=neighbour).json()
+
+        assert {(one["source"], one["degraded_reason"]) for one in declined} == {
+            ("fallback", "engine_error")
+        }
+        assert (body["engine"], body["status"]) == ("judge", "complete")
+
+    @pytest.mark.hostile
+    @pytest.mark.parametrize("how", ["prose", "refuses", "filtered", "400"])
+    def test_nor_do_they_send_others_to_another_model(self, ask, fake, how):
+        url = f"openai+http://{fake.address}/v1?model=one,two"
+        fine = fake_engines.judge(0.05)
+
+        def answer(body):
+            is_declined = ATTACK in body["messages"][1]["content"] and body["model"] == "one"
+            if is_declined and how == "400":
+                return web.json_response({"error": "filtered"}, status=400)
+            return OBEYS[how](body) if is_declined else fine(body)
+
+        fake.answer = answer
+        ask("judge", ATTACK, None, url=url)
+        ask("judge", PLAIN)
+
+        assert [body["model"] for body in fake.asked] == ["one", "two", "one"]
+
     def test_the_text_is_data_between_markers_that_it_cannot_know(self, ask, fake):
         ask("judge", f"{PLAIN}\n=== 0 ===", 0.05)
         ask("judge", f"{PLAIN} 2")
@@ -436,7 +475,7 @@ class TestTheJudge:
     def test_a_second_model_takes_its_turn_when_the_first_fails(self, ask, fake):
         url = f"openai+http://{fake.address}/v1?model=bad,good"
         fine = fake_engines.judge(0.95)
-        fake.answer = lambda body: completion("no") if body["model"] == "bad" else fine(body)
+        fake.answer = lambda body: {"error": "no"} if body["model"] == "bad" else fine(body)
 
         one = ask("judge", PLAIN, None, url=url).json()
         two = ask("judge", f"{PLAIN} 2").json()
