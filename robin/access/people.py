@@ -23,7 +23,6 @@ from robin.access.authentication import Member
 from robin.access.sessions import find_user, revoke, revoke_all
 from robin.models import RefreshFamily, RobinAccess
 from robin.permissions import permissions_of
-from robin.queue import jobs
 
 TAKEN = (
     "An account with this user name or e-mail exists. PUT /api/v1/users/{username} gives it a role."
@@ -137,8 +136,6 @@ def change(
                 RobinAccess.objects.update_or_create(user=user, defaults={"role": role})
             if password is not None or is_active is False:
                 revoke_all(user, because="user", actor=actor)
-            if is_active is False:
-                jobs.cancel_of(user.pk, trail=actor.fields())
             given = {"email": email, "password": password, "role": role, "is_active": is_active}
             fields = sorted(name for name, value in given.items() if value is not None)
             audit("robin.user_changed", target=user.pk, fields=fields, **actor.fields())
@@ -167,7 +164,6 @@ def remove(username: str, *, by: Member, actor: Actor) -> None:
     with transaction.atomic():
         audit("robin.user_removed", target=user.pk, role=user.robin_access.role, **actor.fields())
         revoke_all(user, because="user", actor=actor)
-        jobs.cancel_of(user.pk, trail=actor.fields())
         if _is_only_for_robin(user):
             delete_user(user)
         user.robin_access.delete()

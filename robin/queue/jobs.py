@@ -30,7 +30,8 @@ from gateway_project.core.stores.bus import bus
 from gateway_project.core.stores.sweeps import Round
 from gateway_project.core.telemetry.logging import get_logger
 from gateway_project.core.upstream.client import UpstreamTimeout
-from robin.models import QueueJob
+from robin.models import QueueJob, RobinAccess
+from robin.permissions import Permission, permissions_of
 from robin.queue import services
 from robin.queue.alerts import tls
 from robin.queue.live import JOBS_CHANNEL
@@ -45,6 +46,9 @@ PIECE_BEGIN, PIECE_MAX = 25, 500
 TIMEOUT_SECONDS = 60.0
 """Robin works off a piece whether or not we wait: giving up early would only not know."""
 AWAY_SECONDS = 600
+MAY_NOT = (
+    "Whoever began it may no longer do this; the rest was not tried. Begin it anew as who may."
+)
 OPEN = (QueueJob.State.QUEUED, QueueJob.State.PROCESSING)
 CANCELLED = QueueJob.State.CANCELLED
 RESULT = ("state", "finished_at", "detail", "sent", "unknown", "in_flight", "claimed_until")
@@ -91,26 +95,19 @@ def find(job_id: UUID) -> QueueJob | None:
     return QueueJob.objects.defer("uids").filter(pk=job_id).first()
 
 
-def cancel(job_id: UUID, *, trail: Mapping[str, Any]) -> QueueJob | None:
+def cancel(job_id: UUID, *, trail: Mapping[str, Any], detail: str = "") -> QueueJob | None:
     """What was not begun is left; None where there is no such job, as it is where it is over."""
     with transaction.atomic():
         job = _locked(job_id)
         if job is not None and job.state in OPEN:
             audit("robin.queue.action.cancelled", target=str(job.pk), **trail)
-            job.state, job.finished_at = CANCELLED, clock.now()
+            job.state, job.finished_at, job.detail = CANCELLED, clock.now(), detail
             if job.claimed_until is None or job.claimed_until < job.finished_at:
                 _write_result(job)
             else:  # by who works at it, or by the next worker when that one is gone
-                job.save(update_fields=["state", "finished_at"])
+                job.save(update_fields=["state", "finished_at", "detail"])
             transaction.on_commit(partial(tell, job))
     return job
-
-
-def cancel_of(person: UUID, *, trail: Mapping[str, Any]) -> None:
-    """All that somebody began who may not any more."""
-    theirs = QueueJob.objects.filter(created_by=person, state__in=OPEN)
-    for job_id in theirs.values_list("pk", flat=True):
-        cancel(job_id, trail=trail)
 
 
 def _locked(job_id: UUID) -> QueueJob | None:
@@ -245,6 +242,8 @@ def _piece(job: QueueJob, worker: _Worker, runner: asyncio.Runner, until: float)
     database.let_go()
     if not runner.run(worker.begin(until)):
         return False
+    if not _may_still(job):
+        cancel(job.pk, trail={"actor": "gateway"}, detail=MAY_NOT)
     chosen = uids if job.is_forced else [uid for uid in uids if uid not in worker.claimed]
     flying = QueueJob.objects.filter(pk=job.pk, state__in=OPEN)
     if not flying.update(in_flight=len(uids), claimed_until=clock.now() + LEASE + LEASE):
@@ -269,6 +268,16 @@ def _piece(job: QueueJob, worker: _Worker, runner: asyncio.Runner, until: float)
             runner.run(worker.end(0.0))
     _note(job, sent=len(uids), done=done, left_out=left_out)
     return True
+
+
+def _may_still(job: QueueJob) -> bool:
+    """Whether who began it may do it now: accounts and roles end in many places, and none has to
+    know of what is open here."""
+    access = RobinAccess.objects.filter(user=job.created_by_id, user__is_active=True).first()
+    needed = {Permission.MANAGE_QUEUE}
+    if job.action == "delete" or job.is_forced:
+        needed.add(Permission.DELETE_QUEUE_ITEMS)
+    return access is not None and needed <= permissions_of(access.role)
 
 
 def _finish(job: QueueJob, detail: str = "") -> None:

@@ -10,11 +10,14 @@ from django.conf import settings
 from django.utils import timezone
 
 from accounts.models import AuditEvent, Membership, User, Workspace
+from accounts.moderation import suspend_user
 from accounts.services import Actor, confirm_email, register
 from accounts.tests.shapes import refusal
 from gateway_project.core.stores import deletion
 from robin import tasks
 from robin.models import QueueJob, RobinAccess
+from robin.permissions import PERMISSIONS, Permission
+from robin.queue import jobs
 from robin.tests.conftest import PASSWORD
 
 URL = "/api/v1/users"
@@ -313,22 +316,75 @@ class TestSessions:
         assert bob.get("/api/v1/auth/me").status_code == 200
 
 
-@pytest.mark.parametrize("how", ["removed", "shut"])
-def test_what_they_began_is_stopped_and_stays_told(root, member, robin, how):
-    ada = member("ROLE_ADMIN", by_hand=True)
-    uids = [item.uid for item in robin.seed.queue.select(["READY"])[:60]]
-    begun = ada.post("/api/v1/queue/actions", {"action": "delete", "uids": uids})
-    if how == "removed":
-        assert root.request("DELETE", f"{URL}/{ada.user.username}").is_success
-    else:
-        assert put(root, ada.user, isActive=False).status_code == 200
-    deletion.erase()
-    tasks.work_on_queue()
+STAFF = Actor("staff@robin.example")
+ENDS = {
+    "removed": lambda root, user: root.request("DELETE", f"{URL}/{user.username}"),
+    "shut": lambda root, user: put(root, user, isActive=False),
+    "lowered": lambda root, user: put(root, user, roles=["ROLE_USER"]),
+    "suspended": lambda _, user: suspend_user(user, actor=STAFF),
+    "taken in the admin": lambda _, user: RobinAccess.objects.filter(user=user).delete(),
+    "lowered in the admin": lambda _, user: RobinAccess.objects.filter(user=user).update(
+        role="ROLE_READONLY"
+    ),
+}
 
-    found = root.get(begun.headers["location"]).json()
-    assert (found["state"], found["sent"]) == ("cancelled", 0)
-    assert QueueJob.objects.get().by == ada.user.email
-    assert AuditEvent.objects.filter(action="robin.queue.delete.result").count() == 1
+
+@pytest.mark.hostile
+class TestWhatTheyBegan:
+    """Whoever may not any more, for whatever reason, goes on with nothing on the queue."""
+
+    def begin(self, ada, robin, **more):
+        uids = [item.uid for item in robin.seed.queue.select(["READY"])[:60]]
+        body = {"action": "delete", "uids": uids, **more}
+        return ada.post("/api/v1/queue/actions", body).headers["location"]
+
+    @pytest.mark.parametrize("end", ENDS.values(), ids=ENDS.keys())
+    def test_it_is_stopped_and_stays_told(self, root, member, robin, end):
+        ada = member("ROLE_ADMIN", by_hand=True)
+        begun = self.begin(ada, robin)
+        end(root, ada.user)
+        deletion.erase()
+        tasks.work_on_queue()
+
+        found = root.get(begun).json()
+        assert (found["state"], found["sent"]) == ("cancelled", 0)
+        assert "may no longer do this" in found["message"]
+        assert QueueJob.objects.get().by == ada.user.email
+        assert AuditEvent.objects.filter(action="robin.queue.delete.result").count() == 1
+        assert AuditEvent.objects.get(action="robin.queue.action.cancelled").actor == "gateway"
+
+    def test_it_is_stopped_between_two_pieces(self, root, member, robin, monkeypatch):
+        ada = member("ROLE_ADMIN", by_hand=True)
+        begun = self.begin(ada, robin)
+        note = jobs._note
+
+        def noted(job, **counts):
+            note(job, **counts)
+            suspend_user(ada.user, actor=STAFF)
+
+        monkeypatch.setattr(jobs, "_note", noted)
+        tasks.work_on_queue()
+
+        found = root.get(begun).json()
+        assert (found["state"], found["done"]) == ("cancelled", jobs.PIECE_BEGIN)
+
+    @pytest.mark.parametrize(
+        ("action", "force", "state"),
+        [
+            ("retry", False, "complete"),
+            ("retry", True, "cancelled"),
+            ("delete", False, "cancelled"),
+        ],
+    )
+    def test_it_takes_what_it_took_to_begin_it(
+        self, root, member, robin, monkeypatch, action, force, state
+    ):
+        begun = self.begin(member("ROLE_OPERATOR", by_hand=True), robin, action=action, force=force)
+        less = PERMISSIONS["ROLE_OPERATOR"] - {Permission.DELETE_QUEUE_ITEMS}
+        monkeypatch.setitem(PERMISSIONS, "ROLE_OPERATOR", less)
+        tasks.work_on_queue()
+
+        assert root.get(begun).json()["state"] == state
 
 
 CREDENTIALS = re.compile(r"\.set_password\(|(?<!self)\.email = ")
