@@ -92,9 +92,7 @@ def command_of(name: str, words: list[str], port: int, *, install: bool) -> tupl
     if name == "webhooks-express":
         folder = HERE / "webhooks" / "express"
         if install:
-            for place, steps in ((SDK / "typescript", ("ci", "run build")), (folder, ("ci",))):
-                for step in steps:
-                    subprocess.run(["npm", *step.split(), "--silent"], cwd=place, check=True)
+            subprocess.run(["npm", "ci", "--silent"], cwd=folder, check=True)
         return ["node", "server.js"], folder
     python = environment() if install else sys.executable
     if name == "webhooks-fastapi":

@@ -161,6 +161,14 @@ def test_the_readme_is_short():
     assert len((ROOT / "README.md").read_text().splitlines()) <= 150
 
 
+def test_our_libraries_are_installed_by_their_path():
+    """Until they are published, whoever takes their names in a public index is a stranger."""
+    pages = {*PAGES, *(ROOT / "docs/guides").glob("*.md"), *(ROOT / "sdks").glob("*/*.md")}
+    by_name = re.compile(r"(?:pip|npm|pnpm|uv|yarn) (?:install|add|i) ['\"]?gateway[-_]guard")
+
+    assert [page.name for page in pages if by_name.search(page.read_text())] == []
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_commands_are_written_as_they_run(page):
     """`manage.py x` alone does not run as typed; as a name of the command it stands in prose."""
