@@ -1,7 +1,8 @@
 """The guides are true: every snippet runs in its language, and every page leads somewhere.
 
 Shell and Python run here. Go and TypeScript run in `make sdk-test`, which names them in
-`SDK_LANGUAGES`; here only their syntax is looked at. Those of a language are one process. A block
+`SDK_LANGUAGES`; here only Go's syntax is looked at, and the types of TypeScript where its library
+was built. Those of a language are one process. A block
 marked `<!-- file: … -->` is that file of the examples, which `test_examples.py` starts.
 """
 
@@ -31,6 +32,20 @@ ELSEWHERE = ("nginx", "yaml")  # the same as in a page that another test tries
 LANGUAGES = (*RUN, *ELSEWHERE, "json")
 ASKED = os.environ.get("SDK_LANGUAGES", "python").split(",")
 SDKS = ROOT / "sdks"
+TSC = SDKS / "typescript/node_modules/typescript/bin/tsc"
+STRICT = (
+    *("--strict", "--erasableSyntaxOnly", "--module", "nodenext", "--target", "es2022"),
+    *("--lib", "es2022,dom,dom.iterable", "--newLine", "lf"),
+)
+# What the snippets need of Node; its types are a package of their own.
+NODE = """
+declare const process: { env: Record<string, string | undefined> };
+declare module "node:crypto" {
+  export function createHash(name: string): {
+    update(text: string): { digest(encoding: "hex"): string };
+  };
+}
+"""
 LINE_CHARS_MAX = 120
 by_name = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 each_block = pytest.mark.parametrize("block", BLOCKS, ids=str)
@@ -140,13 +155,25 @@ def test_snippets_run_in(language, reader, model):
 def typescript(reader, blocks):
     """All snippets as modules, one after the other; the package is the one that was built."""
     folder = reader.folder / "snippets"
-    (folder / "node_modules").mkdir(parents=True)
-    (folder / "node_modules" / "gateway-guard").symlink_to(SDKS / "typescript")
+    done = compiled(folder, blocks, reader.adapted)
+    assert done.returncode == 0, done.stdout
     lines = []
     for n, block in enumerate(blocks):
-        (folder / f"s{n}.mjs").write_text(reader.adapted(block.text))
         lines += [f"console.error({str(block)!r});", f'await import("./s{n}.mjs");']
     return reader.run("node", "--input-type=module", "-", text="\n".join(lines), folder=folder)
+
+
+def compiled(folder, blocks, adapted=str):
+    """As a strict project would, beside the package."""
+    (folder / "node_modules").mkdir(parents=True)
+    (folder / "node_modules" / "gateway-guard").symlink_to(SDKS / "typescript")
+    (folder / "node.d.ts").write_text(NODE)
+    for n, block in enumerate(blocks):
+        (folder / f"s{n}.mts").write_text(f"// {block}\n{adapted(block.text)}")
+    files = ("node.d.ts", *(f"s{n}.mts" for n in range(len(blocks))))
+    return subprocess.run(
+        ["node", str(TSC), *STRICT, *files], cwd=folder, capture_output=True, text=True, check=False
+    )
 
 
 def go(reader, blocks):
@@ -181,16 +208,13 @@ def test_go_is_go_as_its_formatter_has_it(tmp_path):
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
-@pytest.mark.parametrize("block", of("ts"), ids=str)
-def test_typescript_without_types_is_javascript(block, tmp_path):
-    if shutil.which("node") is None:
-        pytest.skip("needs Node, which looks at the snippets")
-    (tmp_path / "s.mjs").write_text(block.text)
-    done = subprocess.run(
-        ["node", "--check", str(tmp_path / "s.mjs")], capture_output=True, text=True, check=False
-    )
+def test_typescript_passes_its_strict_compiler(tmp_path):
+    if not (shutil.which("node") and TSC.exists() and (SDKS / "typescript/dist").exists()):
+        pytest.skip("needs Node, and sdks/typescript as `make sdk-test` builds it")
+    readme = blocks_of(SDKS / "typescript/README.md")
+    done = compiled(tmp_path / "s", of("ts") + [b for b in readme if b.language == "ts"])
 
-    assert done.returncode == 0, done.stderr
+    assert (done.returncode, done.stdout) == (0, "")
 
 
 @pytest.mark.parametrize("block", of("python"), ids=str)

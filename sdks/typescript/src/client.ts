@@ -35,9 +35,10 @@ import type {
 export const VERSION = "0.1.0";
 
 export interface ClientOptions {
-  apiKey: string;
-  /** Default: `http://127.0.0.1:8000`. */
-  baseUrl?: string;
+  /** `process.env.GATEWAY_API_KEY` as it stands: undefined is refused when the client is made. */
+  apiKey: string | undefined;
+  /** Default, also for undefined: `http://127.0.0.1:8000`. */
+  baseUrl?: string | undefined;
   /** Seconds for each call with all its repetitions. Default: 30. */
   timeout?: number;
   /** Default: 3. */
@@ -98,7 +99,7 @@ export class Client {
   readonly policy: Policies;
   readonly requests: Requests;
   readonly webhooks: Webhooks;
-  readonly #options: Required<Omit<ClientOptions, "headers">> & { headers: Record<string, string> };
+  readonly #options: { [name in keyof ClientOptions]-?: NonNullable<ClientOptions[name]> };
 
   constructor(options: ClientOptions) {
     if (!options.apiKey) throw new TypeError("No API key: new Client({ apiKey: … }).");
@@ -340,6 +341,14 @@ export class Batches {
   constructor(private readonly client: Client) {}
 
   /** The results of up to 100 texts; a `Job` for more, or with `webhookUrl` or `inBackground`. */
+  create(
+    texts: Iterable<string | BatchItem>,
+    options: DetectOptions & ({ inBackground: true } | { webhookUrl: string }),
+  ): Promise<Job & WithMeta>;
+  create(
+    texts: Iterable<string | BatchItem>,
+    options?: DetectOptions & { inBackground?: boolean },
+  ): Promise<ItemResult[] | (Job & WithMeta)>;
   async create(
     texts: Iterable<string | BatchItem>,
     options: DetectOptions & { inBackground?: boolean } = {},

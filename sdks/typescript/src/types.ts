@@ -83,12 +83,11 @@ export interface Score {
   detector: Record<string, unknown>;
 }
 
-export interface ItemResult {
-  id: string;
-  status: string;
-  result: Detection | null;
-  error: { code: string; message: string } | null;
-}
+/** A verdict, or why there is none. */
+export type ItemResult = { id: string; status: string } & (
+  | { result: Detection; error: null }
+  | { result: null; error: { code: string; message: string } }
+);
 
 export interface Job {
   batch_id: string;
