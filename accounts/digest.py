@@ -5,7 +5,6 @@ look. A week without a request writes to nobody.
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
-from smtplib import SMTPException
 from typing import Any
 
 from django.db.models import Sum
@@ -16,7 +15,6 @@ from accounts.models import ApiKey, AuditEvent, Membership, UsageRollup, Workspa
 from accounts.usage import reports
 from gateway_project.core import clock, mails
 from gateway_project.core.language import dated, number, speaking
-from gateway_project.core.stores import database
 from gateway_project.core.stores.sweeps import Round
 from gateway_project.core.telemetry.logging import get_logger
 
@@ -49,15 +47,17 @@ def send() -> int:
         mine = Membership.objects.filter(pk=place.pk, digest_at=place.digest_at)
         if not mine.update(digest_at=now):
             continue
-        try:
-            sent += _send(place, due)
-        except (OSError, SMTPException) as exc:
-            log.error("digest_unsent", error=type(exc).__name__)
+        found = _send(place, due)
+        if found is None:
+            continue
+        sent += found.count
+        if found.later:
+            log.error("digest_unsent")
             # Due, and behind all who had no turn yet.
             later = due - timedelta.resolution
             Membership.objects.filter(pk=place.pk).update(digest_at=later)
-            if not mails.is_of_one(exc):
-                return sent
+        if found.is_away:
+            break  # the others would fare no better
     return sent
 
 
@@ -68,17 +68,17 @@ def last_due(now: datetime) -> datetime:
     return at if at <= now else at - WEEK
 
 
-def _send(place: Membership, due: datetime) -> int:
+def _send(place: Membership, due: datetime) -> mails.Sent | None:
+    """None: nothing is to be sent."""
     user, workspace = place.user, place.workspace
     if user.email_confirmed_at is None or not mailing.wants(user, "digest"):
-        return 0
+        return None
     with speaking(user.language):
         text = text_of(workspace, due)
         named = {"workspace": mails.name(workspace.name)}
         subject = gettext("Your week with %(workspace)s") % named
     if text is None:
-        return 0
-    database.let_go()
+        return None
     return mailing.to_people([user], "digest", lambda: (subject, text))
 
 

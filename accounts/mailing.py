@@ -7,7 +7,6 @@ everybody. Each of these ends with how to get no more of its kind, without signi
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable
-from smtplib import SMTPException
 
 from django.conf import settings
 from django.core import signing
@@ -19,8 +18,6 @@ from django.utils.translation import gettext_lazy as _
 from accounts.models import Membership, User, Workspace
 from gateway_project.core import mails
 from gateway_project.core.language import speaking
-from gateway_project.core.stores.refused import UNFIT
-from gateway_project.core.telemetry.logging import get_logger
 
 KINDS = {
     "digest": _("The week: what your workspaces asked, how much was flagged, what needs a look"),
@@ -35,7 +32,6 @@ Role = Membership.Role
 RUNNING = (Role.OWNER, Role.ADMIN)
 """Who looks after a workspace, and is written to for it."""
 SALT = "accounts.mailing"
-log = get_logger("gateway.mails")
 
 
 def wants(user: User, kind: str) -> bool:
@@ -57,29 +53,24 @@ def people_of(
     return sorted((u for u in found.values() if wants(u, kind)), key=lambda user: user.email)
 
 
-def to_workspace(workspace: Workspace, kind: str, written: Written, also: str = "") -> int:
-    """A mail to each who wants it, in their language; returns to how many. As `to_people`."""
-    return to_people(people_of(workspace, kind, also=also), kind, written)
+def to_workspace(
+    workspace: Workspace,
+    kind: str,
+    written: Written,
+    *,
+    also: str = "",
+    left: Collection[str] | None = None,
+) -> mails.Sent:
+    """A mail to each who wants it, in their language; `left`: only to these addresses, which were
+    to have it `later`."""
+    people = people_of(workspace, kind, also=also)
+    return to_people([u for u in people if left is None or u.email in left], kind, written)
 
 
-def to_people(people: Iterable[User], kind: str, written: Written) -> int:
-    """Returns how many got theirs. Raises what the mail server does only while nobody has, so that
-    a caller who tries again writes to nobody twice; never what it refuses for good."""
-    sent, trouble = 0, None
-    for user in people:
-        mail = message_to(user, kind, written)
-        try:
-            mail.send()
-            sent += 1
-        except (OSError, SMTPException, *UNFIT) as exc:
-            log.error("mail_unsent", kind=kind, error=type(exc).__name__)
-            if not mails.is_refused(exc):
-                trouble = exc
-            if not mails.is_of_one(exc):
-                break
-    if trouble is not None and not sent:
-        raise trouble
-    return sent
+def to_people(people: Iterable[User], kind: str, written: Written) -> mails.Sent:
+    """As `mails.send_each`: who gets theirs `later` is for the caller to keep."""
+    known = {user.email: user for user in people}
+    return mails.send_each(list(known), lambda email: message_to(known[email], kind, written))
 
 
 def message_to(user: User, kind: str, written: Written, ours: str | None = None) -> EmailMessage:

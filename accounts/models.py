@@ -461,6 +461,9 @@ class ApiKey(models.Model):
     grace_told_for = models.DateTimeField(
         null=True, editable=False, help_text="The end of its grace that a mail has told of."
     )
+    grace_untold = models.JSONField(
+        null=True, editable=False, help_text="The addresses that this mail has not reached yet."
+    )
     detection_policy = models.JSONField(
         default=dict,
         db_default=models.Value({}, models.JSONField()),

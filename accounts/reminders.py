@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from datetime import datetime, timedelta
 from functools import partial
-from smtplib import SMTPException
 
 from django.db.models import F, Q
 from django.utils.translation import gettext
@@ -15,7 +14,6 @@ from accounts.usage import reports
 from gateway_project.core import clock, mails
 from gateway_project.core.clock import utc_text
 from gateway_project.core.language import number
-from gateway_project.core.stores import database
 from gateway_project.core.stores.sweeps import Round
 from gateway_project.core.telemetry.logging import get_logger
 
@@ -35,17 +33,20 @@ def remind_of_graces() -> int:
             break
         if not is_time(key, now):
             continue
-        # Of two workers at once, one writes. When the mail server is away it is tried again.
+        # Compare-and-set of all that was seen: of two workers at once, one writes.
         mine = ApiKey.objects.filter(pk=key.pk, grace_until=key.grace_until)
-        if not mine.filter(~_is_told()).update(grace_told_for=F("grace_until")):
+        left = key.grace_untold
+        untold = Q(grace_untold=left) if left else Q(grace_untold__isnull=True)
+        seen = mine.filter(untold, grace_told_for=key.grace_told_for)
+        if not seen.update(grace_told_for=F("grace_until"), grace_untold=None):
             continue
-        try:
-            told += _tell(key)
-        except (OSError, SMTPException) as exc:
-            log.error("reminder_unsent", key_prefix=key.prefix, error=type(exc).__name__)
-            ApiKey.objects.filter(pk=key.pk).update(grace_told_for=key.grace_told_for)
-            if not mails.is_of_one(exc):
-                return told
+        found = _tell(key)
+        told += found.count
+        if found.later:
+            log.error("reminder_unsent", key_prefix=key.prefix, waiting=len(found.later))
+            mine.update(grace_untold=found.later)
+        if found.is_away:
+            break  # the others would fare no better
     return told
 
 
@@ -62,7 +63,8 @@ def ending(now: datetime):  # type: ignore[no-untyped-def]  # a query set of row
 
 
 def _is_told() -> Q:
-    return Q(grace_told_for__isnull=False, grace_told_for=F("grace_until"))
+    told_for = Q(grace_told_for__isnull=False, grace_told_for=F("grace_until"))
+    return told_for & Q(grace_untold__isnull=True)
 
 
 def is_time(key: ApiKey, now: datetime) -> bool:
@@ -74,14 +76,14 @@ def is_time(key: ApiKey, now: datetime) -> bool:
     return now >= until - ahead and key.last_used_at > successor.created_at
 
 
-def _tell(key: ApiKey) -> int:
+def _tell(key: ApiKey) -> mails.Sent:
     successor, until = key.replaced_by, key.grace_until
     assert successor is not None and until is not None and key.last_used_at is not None  # noqa: S101, PT018 - asked for
     since = reports.floor(successor.created_at, "hour")
     sums = reports.by_subject([key.pk], since, "hour").get(key.pk, {"requests": 0})
-    database.let_go()
     written = partial(_written, key, successor, until, sums["requests"])
-    return mailing.to_workspace(key.workspace, "keys", written, also=key.owner)
+    left = key.grace_untold if key.grace_told_for == until else None
+    return mailing.to_workspace(key.workspace, "keys", written, also=key.owner, left=left)
 
 
 def _written(key: ApiKey, successor: ApiKey, until: datetime, calls: int) -> tuple[str, str]:

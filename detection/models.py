@@ -259,6 +259,9 @@ class FalseAlarmBudget(models.Model):
     checked_at = models.DateTimeField(null=True)
     drifted_at = models.DateTimeField(null=True)
     told_at = models.DateTimeField(null=True)
+    untold = models.JSONField(
+        null=True, help_text="The addresses that the mail has not reached yet; empty: all."
+    )
 
     class Meta:
         ordering = ["content_type"]

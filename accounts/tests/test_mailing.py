@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from datetime import UTC, datetime, timedelta
-from smtplib import SMTPServerDisconnected
+from unittest.mock import Mock
 
 import pytest
 import time_machine
@@ -14,8 +14,10 @@ from accounts import digest, mailing, reminders, services
 from accounts.models import ApiKey, Membership, User, new_id
 from accounts.services import Actor
 from accounts.tests.shapes import logged
+from gateway_project.core import clock
 
 ACTOR = Actor("test")
+AWAY = ("django.core.mail.backends.locmem.EmailBackend.open", Mock(side_effect=ConnectionError))
 MONDAY = datetime(2027, 3, 8, 7, 5, tzinfo=UTC)
 
 
@@ -84,11 +86,8 @@ class TestWeek:
     def test_a_mail_server_that_is_away_costs_nobody_theirs(self, owners, called, monkeypatch):
         called(MONDAY - timedelta(days=2))
 
-        def away(*_):
-            raise SMTPServerDisconnected
-
         with time_machine.travel(MONDAY, tick=False), monkeypatch.context() as patched:
-            patched.setattr(mailing, "to_people", away)
+            patched.setattr(*AWAY)
             assert digest.send() == 0
         with time_machine.travel(MONDAY, tick=False):
             assert digest.send() == 1
@@ -156,14 +155,19 @@ class TestReminder:
             assert reminders.remind_of_graces() == 1
 
     def test_a_mail_server_that_is_away_is_tried_again(self, rotated, monkeypatch):
-        def away(*_):
-            raise SMTPServerDisconnected
-
         with self.at(rotated, timedelta(minutes=5)), monkeypatch.context() as patched:
-            patched.setattr(mailing, "to_people", away)
+            patched.setattr(*AWAY)
             assert reminders.remind_of_graces() == 0
         with self.at(rotated, timedelta(minutes=4)):
             assert reminders.remind_of_graces() == 1
+
+    def test_a_worker_that_saw_it_before_another_writes_to_nobody_twice(self, rotated, monkeypatch):
+        with self.at(rotated, timedelta(minutes=5)), monkeypatch.context() as patched:
+            seen = list(reminders.ending(clock.now()))
+            reminders.remind_of_graces()
+            ApiKey.objects.filter(pk=rotated.pk).update(grace_untold=["bob@acme.example"])
+            patched.setattr(reminders, "ending", lambda now: seen)
+            assert (len(seen), reminders.remind_of_graces()) == (1, 0)
 
 
 class TestPreferences:

@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from datetime import timedelta
 from functools import partial
 from math import ceil, log
-from smtplib import SMTPException
 from typing import Any, NamedTuple, cast
 from uuid import UUID
 
@@ -32,7 +31,6 @@ from detection.models import FalseAlarmBudget, Feedback
 from detection.policies import policy as policies
 from gateway_project.core import clock, mails
 from gateway_project.core.language import number
-from gateway_project.core.stores import database
 from gateway_project.core.stores.sweeps import Round
 from gateway_project.core.telemetry.logging import get_logger
 
@@ -148,6 +146,7 @@ def keep(key: ApiKey, kind: ContentType, fitted: Fitted, basis: str) -> FalseAla
         "drift": {},
         "drifted_at": None,
         "told_at": None,
+        "untold": None,
     }
     kept, _ = FalseAlarmBudget.objects.update_or_create(
         subject_id=policies.subject_of(key), content_type=kind, defaults=facts
@@ -173,7 +172,8 @@ def check() -> int:
     for budget in untold.select_related("workspace").order_by("drifted_at")[:LOOKED_AT_MAX]:
         if during.is_over:
             break
-        _tell(budget)
+        if _tell(budget).is_away:
+            break  # the others would fare no better
     return drifted
 
 
@@ -186,7 +186,7 @@ def _look_at(budget: FalseAlarmBudget) -> bool:
         budget.drifted_at is None or budget.drifted_at < now - TOLD_AGAIN_AFTER
     )
     if is_new:
-        changes |= {"drifted_at": now, "told_at": None}
+        changes |= {"drifted_at": now, "told_at": None, "untold": None}
         audit(
             "policy.drifted",
             workspace=budget.workspace,
@@ -243,17 +243,19 @@ def stability_of(before: Sequence[int], now: Sequence[int]) -> float:
     return index
 
 
-def _tell(budget: FalseAlarmBudget) -> None:
+def _tell(budget: FalseAlarmBudget) -> mails.Sent:
     now = clock.now()
     name = ApiKey.objects.filter(pk=budget.api_key_id).values_list("name", flat=True).first()
-    database.let_go()
-    try:
-        mailing.to_workspace(budget.workspace, "quality", partial(_written, budget, name))
-    except (OSError, SMTPException) as exc:
-        logger.error("drift_untold", budget=str(budget.pk), error=type(exc).__name__)
-        if budget.drifted_at is not None and now - budget.drifted_at < MAIL_GIVEN_UP_AFTER:
-            return
-    FalseAlarmBudget.objects.filter(pk=budget.pk).update(told_at=now)
+    written = partial(_written, budget, name)
+    found = mailing.to_workspace(budget.workspace, "quality", written, left=budget.untold)
+    if found.later:
+        logger.error("drift_untold", budget=str(budget.pk), waiting=len(found.later))
+    is_late = budget.drifted_at is None or now - budget.drifted_at >= MAIL_GIVEN_UP_AFTER
+    waits = bool(found.later) and not is_late
+    FalseAlarmBudget.objects.filter(pk=budget.pk).update(
+        told_at=None if waits else now, untold=found.later if waits else None
+    )
+    return found
 
 
 def _written(budget: FalseAlarmBudget, name: str | None) -> tuple[str, str]:
