@@ -38,7 +38,7 @@ GRACE_SECONDS = 0.5
 """Longer than the embedded detector needs for the texts whose time with the engine is up."""
 BEHIND, BESIDE = LoopTurns(8), LoopTurns(2)
 """Texts that begin at each turn of the loop: of a worker, and of a web process, whose other
-requests wait for them."""
+requests wait for them. Who says nothing is of the latter."""
 events_log = get_logger("gateway.batches")
 
 
@@ -102,7 +102,7 @@ async def judge(
     origin: Origin,
     *,
     deadline_seconds: float | None = None,
-    turns: LoopTurns = BEHIND,
+    turns: LoopTurns = BESIDE,
 ) -> list[Judged]:
     """A verdict or an error for each, in their order.
 

@@ -148,7 +148,6 @@ class BatchViewSet(_Queueing):
             items,
             origin_of(self.principal, self.context),
             deadline_seconds=budget,
-            turns=judging.BESIDE,
         )
         judging.log(judged, self.context)
         counts = judging.counts_of(judged)

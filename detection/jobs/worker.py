@@ -142,7 +142,7 @@ async def _judged(work: store.Work) -> list[Judged]:
     if work.is_exhausted:
         items = [judging.Item(item.id, None) for item in work.items]
         return await judging.judge(items, work.origin)
-    return await _in_client_loop(judging.judge(work.items, work.origin))
+    return await _in_client_loop(judging.judge(work.items, work.origin, turns=judging.BEHIND))
 
 
 async def _in_client_loop(work: Coroutine[Any, Any, T]) -> T:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections import Counter
 from datetime import timedelta
+from inspect import signature
+from pathlib import Path
 
 import pytest
 from django.db.models import F
@@ -12,7 +14,7 @@ from django.utils import timezone
 from accounts.models import Plan, Workspace, new_id
 from accounts.tests.shapes import problem
 from conftest import make_workspace
-from detection.jobs import store, turns
+from detection.jobs import judging, store, turns
 from detection.jobs.judging import Item
 from detection.models import Job, JobChunk
 from detection.schemas import DetectConfig
@@ -294,3 +296,16 @@ class TestWhatMayWait:
         tenant("noisy")(*[1000] * 5)
 
         assert estimate() == before
+
+
+def test_only_a_worker_begins_many_texts_at_a_turn_of_the_loop():
+    """In a web process all other requests wait for them."""
+    detection = Path(judging.__file__).parent.parent
+    asking = {
+        str(path.relative_to(detection))
+        for path in detection.rglob("*.py")
+        if "judging.BEHIND" in path.read_text() and "tests" not in path.parts
+    }
+
+    assert signature(judging.judge).parameters["turns"].default is judging.BESIDE
+    assert asking == {"jobs/worker.py"}
