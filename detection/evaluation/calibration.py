@@ -101,7 +101,12 @@ def compare(
     texts = [sample.text for sample in samples]
     scoring = _score(texts, key.workspace_id, policy, content_type)
     loop = door.engines().loop  # of the web process, which this is a thread of
-    scores = asyncio.run_coroutine_threadsafe(scoring, loop).result(SECONDS_MAX)
+    running = asyncio.run_coroutine_threadsafe(scoring, loop)
+    try:
+        scores = running.result(SECONDS_MAX)
+    except BaseException:
+        running.cancel()  # nobody waits for the rest: the engine is not asked for it
+        raise
     for sample, score in zip(samples, scores, strict=True):
         (found.attacks if sample.label else found.harmless)[bin_of(score)] += 1
     return found

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from datetime import timedelta
+from threading import Event
 from uuid import UUID
 
 import pytest
@@ -13,6 +15,7 @@ from django.core.files.uploadedfile import SimpleUploadedFile
 from accounts.models import ApiKey, StoredText, UsageLog
 from accounts.services import Actor, revoke_key
 from accounts.tests.shapes import refusal
+from detection.evaluation import calibration
 from detection.evaluation.budget import Fitted
 from detection.feedback import services
 from detection.models import FalseAlarmBudget, PolicyVersion
@@ -173,6 +176,26 @@ class TestCalibrating:
         assert len(engine.asked) == asked
         policies = gateway.get("/v1/limits", key=acme_key).json()["policies"]
         assert [found["remaining"] for found in policies if found["name"] == "day"] == [2]
+
+    def test_when_it_takes_too_long_the_engine_is_asked_no_more(
+        self, owner, engine, at, monkeypatch
+    ):
+        has_ended = Event()
+
+        async def never(*_):
+            try:
+                await asyncio.Event().wait()
+            finally:
+                has_ended.set()
+
+        monkeypatch.setattr(calibration, "_score", never)
+        monkeypatch.setattr(calibration, "SECONDS_MAX", 0.2)
+        upload = SimpleUploadedFile("mine.jsonl", b'{"text": "hello", "label": "harmless"}\n')
+
+        page = owner.post(at("calibrate"), {"file": upload}).text
+
+        assert "The detector took too long" in page
+        assert has_ended.wait(10)
 
     def test_a_file_that_is_too_large(self, owner, at):
         upload = SimpleUploadedFile("mine.jsonl", b"x" * ((1 << 20) + 1))
