@@ -2,7 +2,8 @@
 
 So an operator learns on the traffic itself what another engine would say, how long it takes and
 what it costs (`ledger`). It is the first to stop: nothing is sent to it while this process has
-much to do, while anybody waits for an engine, or while enough shadow calls are under way.
+much to do, while anybody waits for an engine, or while enough shadow calls are under way: its
+workspace's among them, so that one whose shadow hangs leaves places to the others.
 """
 
 from __future__ import annotations
@@ -22,18 +23,21 @@ from detection.engines.scores import Score
 from detection.ledger import Role, Sums, ledger
 from detection.models import Disagreement
 from gateway_project.core.context import RequestContext
+from gateway_project.core.sharing import SharedBudget
 from gateway_project.core.telemetry.logging import get_logger
 from gateway_project.core.telemetry.metrics import shadow_total
 
 if TYPE_CHECKING:
     from detection.policies.policy import DetectionPolicy
 
-IN_FLIGHT_MAX, LOCAL_IN_FLIGHT_MAX = 8, 1
+IN_FLIGHT_MAX, LOCAL_IN_FLIGHT_MAX = 16, 2
+"""Shared by workspaces, of which one alone has half."""
 PRESSURE = 48
 """So many detections under way in this process are much to do."""
 log = get_logger("gateway.shadow")
 _under_way = 0
 _calls: set[asyncio.Task[None]] = set()
+_places, _local_places = SharedBudget(IN_FLIGHT_MAX), SharedBudget(LOCAL_IN_FLIGHT_MAX)
 
 
 class Seen(NamedTuple):
@@ -87,12 +91,14 @@ def send(seen: Seen, context: RequestContext, policy: DetectionPolicy) -> None:
     if engine is None:
         log.error("engine_not_configured", engine=shadow.engine, alert=True)
         return
-    if _is_too_much(engine):
+    places = _local_places if engine.address.kind in LOCAL else _places
+    if _is_too_much() or not places.take(seen.workspace_id, 1):
         _count(seen, engine.name, "skipped", Sums(skipped=1))
         return
     call = asyncio.create_task(_compare(seen, engine, context, policy))
     _calls.add(call)
     call.add_done_callback(_calls.discard)
+    call.add_done_callback(lambda _: places.give_back(seen.workspace_id, 1))
 
 
 async def stop() -> None:
@@ -103,13 +109,8 @@ async def stop() -> None:
     await asyncio.gather(*calls, return_exceptions=True)
 
 
-def _is_too_much(engine: Engine) -> bool:
-    most = LOCAL_IN_FLIGHT_MAX if engine.address.kind in LOCAL else IN_FLIGHT_MAX
-    return (
-        len(_calls) >= most
-        or _under_way > PRESSURE
-        or any(one.is_busy for one in door.engines().all())
-    )
+def _is_too_much() -> bool:
+    return _under_way > PRESSURE or any(one.is_busy for one in door.engines().all())
 
 
 async def _compare(

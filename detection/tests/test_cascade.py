@@ -47,9 +47,9 @@ def second(least=0.3, most=0.8):
     return {"engine": "deep", "from": least, "to": most}
 
 
-def wait_for_shadows(gateway):
+def wait_for_shadows(gateway, but=frozenset()):
     async def wait():
-        await asyncio.gather(*shadows._calls)
+        await asyncio.gather(*(shadows._calls - but))
         await ledger.flush()
 
     gateway.run(wait())
@@ -263,12 +263,37 @@ class TestTheShadow:
             }
             for n in range(20)
         )
-        assert len(shadows._calls) <= shadows.IN_FLIGHT_MAX
+        assert len(shadows._calls) <= shadows.IN_FLIGHT_MAX // 2
         wait_for_shadows(gateway)
 
-        assert len(fakes[1].asked) <= shadows.IN_FLIGHT_MAX
+        assert len(fakes[1].asked) <= shadows.IN_FLIGHT_MAX // 2
         day = EngineDay.objects.get()
         assert day.calls + day.skipped == 20
+
+    @pytest.mark.hostile
+    @pytest.mark.parametrize("name", ["quick", "rules"])
+    def test_one_that_hangs_leaves_places_to_others(
+        self, gateway, fakes, use, acme_key, make_key, globex, name
+    ):
+        fakes[1].seconds = 3600.0
+        use(shadow={"engine": "deep", "share": 1.0})
+        neighbour = make_key(globex)
+        shadow = {"engines": {"shadow": {"engine": name, "share": 1.0}}}
+        policies.save(neighbour.row, shadow, actor=Actor("test"))
+        if name == "rules":
+            fake_engines.add(gateway, name, "embedded:")
+        for number in range(shadows.IN_FLIGHT_MAX):
+            gateway.detect(f"{HARMLESS} {number}", key=acme_key)
+        hanging = set(shadows._calls)
+
+        gateway.detect(HARMLESS, key=neighbour)
+        wait_for_shadows(gateway, but=hanging)
+        if name == "rules":
+            fake_engines.remove(gateway, name)
+
+        assert len(hanging) == shadows.IN_FLIGHT_MAX // 2
+        day = EngineDay.objects.get(api_key_id=neighbour.row.pk)
+        assert (day.calls, day.failed, day.skipped) == (1, 0, 0)
 
     def test_its_trouble_is_counted_and_nobodys(self, gateway, fakes, use, acme_key):
         fakes[1].bad = "html"
