@@ -331,7 +331,8 @@ def test_what_happens_while_the_gateway_is_away_is_forwarded(monkeypatch, capsys
     hook = {"id": "1", "url": "https://x", "is_active": True, "created_at": at(1)}
     body = {"body": {"type": "detection.flagged"}}
     gone = reply({"code": "not_found", "detail": "…"}, 404)
-    many = [delivered(f"e{n}", 40 + n) for n in reversed(range(3))]
+    denied = reply({"code": "scope_denied", "detail": "…"}, 403)
+    many = [delivered(f"e{n}", 40 + n) for n in reversed(range(4))]
     replies = [
         page_of(hook),
         page_of(delivered("before", 30)),
@@ -340,7 +341,7 @@ def test_what_happens_while_the_gateway_is_away_is_forwarded(monkeypatch, capsys
         page_of(*many, delivered("late", 25), following="/webhooks/1/deliveries?cursor=2"),
         page_of(delivered("before", 30)),
         *(reply(delivered("late", 25, **body)), *AWAY, reply(delivered("e0", 40, **body))),
-        *(gone, reply(delivered("e2", 42, **body))),  # e1 was deleted meanwhile
+        *(gone, reply(delivered("e2", 42, **body)), denied),  # e1 was deleted, e3 is for others
         page_of(hook, {**hook, "id": "2"}),  # made meanwhile
         page_of(*many),
         page_of(delivered("e2", 42), delivered("other", 41)),

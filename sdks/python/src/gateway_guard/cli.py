@@ -547,8 +547,8 @@ class Events:
         for one in self._unknown(sorted(found, key=lambda each: each.created_at)):
             try:
                 yield _patiently(partial(self._webhooks.delivery, one.id))
-            except errors.NotFoundError:
-                continue  # it, or its webhook, was deleted meanwhile
+            except (errors.NotFoundError, errors.ScopeDenied):
+                continue  # it, or its webhook, was deleted meanwhile; or it is for other keys
 
     def _look(self, hook_id: str) -> list[models.Delivery]:
         newest = self._newest[hook_id]
