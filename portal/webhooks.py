@@ -280,7 +280,7 @@ def edit(request: HttpRequest, member: Member, webhook_id: UUID) -> HttpResponse
     )
     if request.method == "POST" and form.is_valid():
         if changes := form.changes():
-            services.update(found, changes, actor=member.actor(request))
+            services.update(found, changes, can_audit=member.can_audit, actor=member.actor(request))
         messages.success(request, gettext("Saved."))
         return redirect("portal-webhook", webhook_id=found.pk)
     facts = {"member": member, "webhook": found, "form": form}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from django.db import models
 from django.db.models import Q
 
+from accounts.audit import RECORDED
 from accounts.models import OutboxEvent, Workspace, new_id
 from gateway_project.core import clock
 from gateway_project.core.stores.deletion import Deletable, Living
@@ -116,6 +117,13 @@ class Webhook(Deletable):
 
     def __str__(self) -> str:
         return "webhook_url of requests" if self.is_per_request else self.url
+
+    def withholds(self, event_type: str) -> bool:
+        """The audit trail goes only where it is asked for, whatever waits or is sent again.
+
+        Who may not read it changes neither the address nor the events of a webhook that asks.
+        """
+        return event_type == RECORDED and RECORDED not in self.events
 
 
 class WebhookSecret(models.Model):

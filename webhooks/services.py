@@ -11,6 +11,7 @@ from django.db import transaction
 from django.db.models import Exists, IntegerField, OuterRef, Q, QuerySet, Subquery
 from django.utils.translation import gettext_noop
 
+from accounts.audit import RECORDED
 from accounts.events import address_without_secrets, audit, changes_of, publish
 from accounts.models import OutboxEvent, Workspace
 from accounts.services import Actor
@@ -37,6 +38,17 @@ HEALTH_DAYS = 7
 COUNTED_MAX = 10_000
 Reason = Webhook.DisabledReason
 Status = WebhookDelivery.Status
+
+
+def must_audit(can_audit: bool, events: Iterable[str]) -> None:
+    """Raise 403 when these events tell the audit trail to who may not read it."""
+    if RECORDED in events and not can_audit:
+        raise errors.ScopeDenied(
+            gettext_noop(
+                "The event 'audit.recorded' needs a key with the scope 'audit:read'. Use one; the "
+                "portal makes one for owners and admins (/app/keys)."
+            )
+        )
 
 
 def register(
@@ -110,10 +122,17 @@ def _locked(webhook: Webhook) -> Workspace:
     return workspace
 
 
-def update(webhook: Webhook, changes: dict[str, Any], *, actor: Actor) -> Webhook:
-    """Change address, events, description or retries, or pause it (`is_active: False`)."""
+def update(
+    webhook: Webhook, changes: dict[str, Any], *, can_audit: bool = False, actor: Actor
+) -> Webhook:
+    """Change address, events, description or retries, or pause it (`is_active: False`).
+
+    `can_audit`: whoever asks may read the audit trail. Where it is sent, and that, is for them.
+    """
     with transaction.atomic():
         workspace = _locked(webhook)
+        if changes.keys() & {"url", "events"}:
+            must_audit(can_audit, {*webhook.events, *changes.get("events", ())})
         if not webhook.is_active:  # for whatever reason: that one stays
             changes = {name: value for name, value in changes.items() if name != "is_active"}
         changed = changes_of(webhook, changes)
@@ -295,8 +314,18 @@ def _example_request(event_type: str) -> dict[str, Any]:
 
 
 def resend(delivery: WebhookDelivery, *, actor: Actor) -> None:
-    """Begin the delivery anew, now, whatever became of it; raises 409 when it is disabled."""
+    """Begin the delivery anew, now, whatever became of it.
+
+    Raises 409 when the webhook is disabled, or asks for the audit trail no more.
+    """
     _require_active(delivery.webhook)
+    if not delivery.is_test and delivery.webhook.withholds(delivery.event_type):
+        raise errors.Conflict(
+            gettext_noop(
+                "The webhook asks for 'audit.recorded' no more. Somebody who may read the audit "
+                "trail adds it to its events first."
+            )
+        )
     with transaction.atomic():
         outbox.send_again([delivery.pk])
         audit(
@@ -327,6 +356,7 @@ def recover(
                 event__created_at__gte=since,
                 event__created_at__lte=until,
             )
+            .exclude(event_type__in=[RECORDED] if webhook.withholds(RECORDED) else [])
             .order_by("event__created_at")
             .values_list("pk", flat=True)[: RECOVERED_MAX + 1]
         )

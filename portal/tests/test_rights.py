@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 
 import pytest
@@ -9,15 +10,16 @@ from django.core.files.uploadedfile import SimpleUploadedFile
 from django.db import transaction
 from django.urls import reverse
 
-from accounts import events, moderation, people, services
-from accounts.models import ApiKey, Membership
+from accounts import audit, events, moderation, people, services
+from accounts.models import ApiKey, AuditEvent, Membership
 from accounts.services import Actor
 from detection.evaluation import calibration
-from gateway_project.core import errors
+from gateway_project.core import clock, errors
 from portal.tests.furnished import bytes_of, furnish
 from portal.urls import urlpatterns
 from webhooks import services as webhooks
 from webhooks.models import Webhook
+from webhooks.receiving import inbox
 
 ACTOR = Actor("test")
 MADE_BY = "somebody-in-the-trail"
@@ -125,10 +127,27 @@ class TestAudit:
         page = client.get(reverse("portal-delivery", args=[sent.pk]))
         return b"&quot;actor&quot;" in page.content
 
+    def answer(self, client, trail):
+        sent = webhooks.test(trail[1], "audit.recorded")
+        sent.attempts.create(at=clock.now(), http_status=200, response_body="echoed", duration_ms=1)
+        page = client.get(reverse("portal-delivery", args=[sent.pk]))
+        return b"echoed" in page.content
+
+    def inbox(self, client, trail):
+        found = inbox.of(trail[0].workspace)
+        [record] = [audit.shown(row) for row in AuditEvent.objects.filter(actor=MADE_BY)]
+        event = events.event(trail[0].workspace_id, "audit.recorded", result=record)
+        inbox.receive(found.pk, {}, json.dumps(event.body).encode())
+        page = (
+            client.get("/app/inbox").content
+            + client.get("/app/inbox", headers={"HX-Request": "true"}).content
+        )
+        return MADE_BY.encode() in page
+
     def archive(self, client, trail):
         return b"audit.jsonl" in found(client.post("/app/settings/archive"))
 
-    READS = ("page", "file", "delivery", "archive")
+    READS = ("page", "file", "delivery", "answer", "inbox", "archive")
     CHANGES = ("new_key", "changed_key", "rotated_key", "new_webhook", "changed_webhook")
 
     @pytest.mark.hostile

@@ -269,7 +269,13 @@ class Claims:
             WebhookDelivery.objects.filter(pk__in=unreadable).update(
                 next_attempt_at=clock.now() + LEFT_TO_OTHERS, is_claimed=False
             )
-        return [job for job in jobs if job.secrets and job.is_active and not job.is_suspended]
+        if withheld := [job.delivery_id for job in jobs if job.is_withheld]:
+            _fail(withheld, gettext_noop("the webhook asks for the audit trail no more"))
+        return [
+            job
+            for job in jobs
+            if job.secrets and job.is_active and not (job.is_suspended or job.is_withheld)
+        ]
 
     def _hidden(self, choice: _Choice, at_once: int) -> list[Candidate]:
         """Due deliveries of the webhooks whose turn it is, a few of each."""
@@ -393,14 +399,18 @@ class _Choice:
 def give_up(delivery_id: UUID, error: Exception) -> None:
     """End a delivery that cannot even be tried, and park it: it would be tried for ever."""
     with transaction.atomic():
-        WebhookDelivery.objects.filter(pk=delivery_id).update(
-            status=WebhookDelivery.Status.FAILED,
-            error=gettext_noop("it could not be sent as it is stored"),
-            next_attempt_at=None,
-            is_claimed=False,
-            finished_at=clock.now(),
-        )
+        _fail([delivery_id], gettext_noop("it could not be sent as it is stored"))
         park_delivery(UNSENDABLE, delivery_id, error)
+
+
+def _fail(delivery_ids: Sequence[UUID], error: str) -> None:
+    WebhookDelivery.objects.filter(pk__in=delivery_ids).update(
+        status=WebhookDelivery.Status.FAILED,
+        error=error,
+        next_attempt_at=None,
+        is_claimed=False,
+        finished_at=clock.now(),
+    )
 
 
 def park_delivery(kind: str, delivery_id: UUID, error: Exception, payload: bytes = b"") -> None:

@@ -77,6 +77,7 @@ class Job:
     is_suspended: bool  # its workspace
     is_failing: bool
     lane: str = ""  # of an address that a request named
+    is_withheld: bool = False  # it is of the audit trail, and not asked for any more
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +117,10 @@ def jobs_of(
     rows = list(
         WebhookDelivery.objects.filter(pk__in=delivery_ids)
         .order_by("created_at")
-        .values_list("pk", "webhook_id", "event_id", "event__deliver_to", "lane", BODY_TEXT)
+        .values_list(
+            *("pk", "webhook_id", "event_id", "event__deliver_to", "lane"),
+            *("event_type", "is_test", BODY_TEXT),
+        )
     )
     ids = {webhook_id for _, webhook_id, *_ in rows}
     webhooks = {
@@ -126,7 +130,7 @@ def jobs_of(
         .prefetch_related("secrets")
     }
     jobs = []
-    for pk, webhook_id, event_id, deliver_to, lane, body in rows:
+    for pk, webhook_id, event_id, deliver_to, lane, event_type, is_test, body in rows:
         if webhook_id not in webhooks:  # it may have been deleted in between
             continue
         webhook, secrets = webhooks[webhook_id]
@@ -145,6 +149,7 @@ def jobs_of(
                     is_suspended=webhook.workspace.suspended_at is not None,
                     is_failing=webhook.failing_since is not None,
                     lane=lane,
+                    is_withheld=not is_test and webhook.withholds(event_type),
                 )
             )
         except UNFIT as exc:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from itertools import permutations
 from uuid import UUID, uuid4
 
 import pytest
@@ -14,7 +15,7 @@ from accounts.audit import RECORDED, seal
 from accounts.events import publish
 from accounts.models import AUDIT_SCOPE, AuditEvent, OutboxEvent, Plan, Workspace
 from accounts.tests.shapes import fields, moment, problem, refusal
-from gateway_project.core import encryption, errors
+from gateway_project.core import clock, encryption, errors
 from gateway_project.core.stores import deletion
 from webhooks import catalogue, services
 from webhooks.delivery import engine, outbox
@@ -51,10 +52,73 @@ class TestTheAuditTrail:
             ("PATCH", f"/{webhook.pk}", {"events": ["quota.80", RECORDED]}),
             ("PATCH", f"/{theirs.pk}", {"url": url}),
             ("PATCH", f"/{theirs.pk}", {"events": [RECORDED]}),
+            ("PATCH", f"/{theirs.pk}", {"events": ["quota.80"]}),
+            ("PATCH", f"/{theirs.pk}", {"url": url, "events": ["quota.80"]}),
         ):
             assert refusal(api(method, path, body)) == self.DENIED, (method, path)
         assert api("PATCH", f"/{theirs.pk}", {"description": "ours"}).status_code == 200
-        assert api("PATCH", f"/{theirs.pk}", {"events": ["quota.80"]}).status_code == 200
+
+    @pytest.mark.parametrize("status", [200, 503, 410], ids=["sent", "waiting", "given_up"])
+    @pytest.mark.parametrize("is_ended", [False, True], ids=["asked", "ended"])
+    def test_no_acts_together_bring_it_to_another_address(
+        self, api, receiver, theirs, status, is_ended
+    ):
+        """`is_ended`: its owner takes the event away, and somebody else then has the address."""
+        mine, since = receiver.url("/mine"), clock.now() - timedelta(hours=1)
+        receiver.answers(status, path="/theirs")
+        seal()
+        engine.deliver_all()
+        old = WebhookDelivery.objects.filter(event_type=RECORDED)
+        assert old.exists()
+        if is_ended:
+            services.update(theirs, {"events": ["quota.80"]}, can_audit=True, actor=ACTOR)
+        acts = [
+            ("PATCH", f"/{theirs.pk}", {"events": ["quota.80"]}),
+            ("PATCH", f"/{theirs.pk}", {"url": mine}),
+            ("PATCH", f"/{theirs.pk}", {"url": mine, "events": ["quota.80"]}),
+            ("PATCH", f"/{theirs.pk}", {"is_active": True}),
+            ("POST", f"/{theirs.pk}/recover", {"since": since.isoformat()}),
+            *(("POST", f"/deliveries/{one.pk}/resend", None) for one in old),
+            ("POST", f"/{theirs.pk}/rotate-secret", {}),
+        ]
+        for first, second in permutations(acts, 2):
+            api(*first), api(*second)
+            WebhookDelivery.objects.filter(status="pending").update(next_attempt_at=clock.now())
+            seal()
+            engine.deliver_all()
+
+        assert [one.json["type"] for one in receiver.at("/mine")].count(RECORDED) == 0
+        theirs.refresh_from_db()
+        assert (theirs.url == mine) is is_ended
+
+    def test_who_listens_no_more_is_not_sent_it_again(self, api, receiver, theirs):
+        receiver.answers(503, path="/theirs")
+        seal()
+        engine.deliver_all()
+        services.update(theirs, {"events": ["quota.80"]}, can_audit=True, actor=ACTOR)
+        waiting = WebhookDelivery.objects.filter(event_type=RECORDED, status="pending")
+        waiting.update(next_attempt_at=clock.now())
+        ids, sent = list(waiting.values_list("pk", flat=True)), len(receiver.received)
+        engine.deliver_all()
+
+        assert ids
+        assert len(receiver.received) == sent
+        assert not waiting.exists()
+        since = {"since": (clock.now() - timedelta(hours=1)).isoformat()}
+        assert api("POST", f"/{theirs.pk}/recover", since).json()["deliveries"] == 0
+        assert refusal(api("POST", f"/deliveries/{ids[0]}/resend")) == (409, "conflict")
+
+        services.update(theirs, {"events": [RECORDED]}, can_audit=True, actor=ACTOR)
+        assert api("POST", f"/deliveries/{ids[0]}/resend").status_code == 202
+
+    def test_an_answer_that_repeats_it_is_not_shown(self, gateway, api, receiver, theirs, make_key):
+        reader = make_key(scopes=["webhooks", AUDIT_SCOPE])
+        receiver.answers(Answer(body=b"echoed"), path="/theirs")
+        seal()
+        engine.deliver_all()
+
+        assert "echoed" not in api("GET", f"/{theirs.pk}/deliveries").text
+        assert "echoed" in gateway.get(f"/webhooks/{theirs.pk}/deliveries", key=reader).text
 
     def test_no_delivery_shows_it(self, gateway, api, theirs, make_key):
         reader = make_key(scopes=["webhooks", AUDIT_SCOPE])
