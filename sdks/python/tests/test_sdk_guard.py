@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import importlib
 import json
 import logging
 from pathlib import Path
+from unittest.mock import MagicMock
 
 import pytest
 
@@ -174,3 +176,44 @@ def test_both_guards_take_the_same():
     for one, other in ((Guard, AsyncGuard), (Guard.check, AsyncGuard.check)):
         assert [*inspect.signature(one).parameters] == [*inspect.signature(other).parameters]
     assert isinstance(AsyncGuard(AsyncClient("k")).client, AsyncClient)
+
+
+# What each integration is made with, and whether that is an AsyncGuard.
+MADE = {
+    "agents.input_guardrail": (True, lambda make, guard: make(guard)),
+    "agents.output_guardrail": (True, lambda make, guard: make(guard)),
+    "agents.tool_input_guardrail": (True, lambda make, guard: make(guard)),
+    "agents.tool_output_guardrail": (True, lambda make, guard: make(guard)),
+    "langchain.AsyncGuardCallback": (True, lambda make, guard: make(guard)),
+    "langchain.GuardCallback": (False, lambda make, guard: make(guard)),
+    "litellm.GatewayGuardrail": (True, lambda make, guard: make(guard)),
+    "llama_index.GuardPostprocessor": (False, lambda make, guard: make(guard=guard)),
+    "mcp.guard_mcp": (True, lambda make, guard: make(MagicMock(), guard)),
+    "starlette.GuardMiddleware": (True, lambda make, guard: make(None, guard=guard)),
+}
+
+
+@pytest.mark.parametrize("name", MADE)
+def test_the_other_kind_of_guard_is_refused_when_it_is_given(name, guard, make_aguard):
+    """An `AsyncGuard` that nobody awaits lets everything pass; a `Guard` that is awaited judges,
+    and then every request fails."""
+    module, _, function = name.partition(".")
+    try:
+        make = getattr(importlib.import_module(f"gateway_guard.integrations.{module}"), function)
+    except ModuleNotFoundError as error:
+        pytest.skip(f"needs {error.name}: `make sdk-test`")
+    is_async, made_with = MADE[name]
+    right, wrong = (make_aguard(), guard) if is_async else (guard, make_aguard())
+
+    assert made_with(make, right) is not None
+    with pytest.raises(TypeError, match="needs an Async" if is_async else r"needs a Guard\("):
+        made_with(make, wrong)
+
+
+def test_a_postprocessor_of_llama_index_awaits_an_async_guard(guard, make_aguard):
+    pytest.importorskip("llama_index.core", reason="needs llama-index: `make sdk-test`")
+    from gateway_guard.integrations.llama_index import GuardPostprocessor
+
+    assert GuardPostprocessor(guard=guard, aguard=make_aguard()).aguard is not None
+    with pytest.raises(TypeError, match="needs an AsyncGuard"):
+        GuardPostprocessor(guard=guard, aguard=guard)

@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Iterable, Mapping
-from typing import Any, Callable, Optional
+from typing import Any, Callable, ClassVar, Optional, TypeVar
 
 from gateway_guard._async_client import AsyncClient
 from gateway_guard._client import Client
@@ -22,12 +22,15 @@ from gateway_guard.models import Detection
 
 AT_ONCE = 8
 REMEMBERED_MAX, REMEMBER_SECONDS = 10_000, 300.0
+G = TypeVar("G", bound="_Guard")
 Told = Callable[[Text, Detection], None]
 log = logging.getLogger("gateway_guard")
 
 
 class _Guard:
     """`on_verdict` is told of each verdict, those that `failed_open` included."""
+
+    ONE: ClassVar[str]
 
     def __init__(
         self,
@@ -42,6 +45,16 @@ class _Guard:
         self._on_verdict = on_verdict
         # A chat sends its whole history with each turn.
         self._known = LocalCache(REMEMBERED_MAX, remember_seconds) if remember_seconds else None
+
+    @classmethod
+    def needed(cls: type[G], guard: Any, by: str) -> G:
+        """`guard`, or a new one for None. The other kind is a TypeError at once: an `AsyncGuard` that
+        nobody awaits judges nothing, and a `Guard` that is awaited fails once it has judged."""
+        if guard is None:
+            return cls()
+        if isinstance(guard, cls):
+            return guard
+        raise TypeError(f"{by} needs {cls.ONE}, not {type(guard).__name__}")
 
     def _request(self, text: Text, portion: str) -> dict[str, Any]:
         return {"text": portion, "config": {**self._config, "content_type": text.content_type}}
@@ -70,6 +83,8 @@ class Guard(_Guard):
     `config`: for every request, such as `{"confidence_threshold": 0.7}`. `remember_seconds`: how
     long a verdict holds for an equal text; 0: every text is asked anew.
     """
+
+    ONE = "a Guard(Client())"
 
     def __init__(
         self,
@@ -109,6 +124,8 @@ class Guard(_Guard):
 
 class AsyncGuard(_Guard):
     """The same with asyncio; up to eight texts are asked at the same time."""
+
+    ONE = "an AsyncGuard(AsyncClient())"
 
     def __init__(
         self,

@@ -21,9 +21,7 @@ def guarded(
     """A copy of `client`, of the same kind, with a `post` that checks; copies of it check too."""
     kind = type(client)
     is_async = kind.__name__.startswith("Async")
-    if is_async != isinstance(guard, AsyncGuard):
-        wanted = "an AsyncGuard" if is_async else "a Guard"
-        raise TypeError(f"{kind.__name__} needs {wanted}, not {type(guard).__name__}")
+    (AsyncGuard if is_async else Guard).needed(guard, kind.__name__)
 
     def post(self: Any, path: str, **options: Any) -> Any:
         texts = _texts(path, options.get("body"))

@@ -33,6 +33,7 @@ def input_guardrail(guard: AsyncGuard) -> InputGuardrail[Any]:
     """Checks what an agent begins with, each part as what it is. An attack trips the wire
     (`InputGuardrailTripwireTriggered`; `guardrail_result.output.output_info` is the `Blocked`)
     before the model is asked."""
+    guard = AsyncGuard.needed(guard, "input_guardrail")
 
     async def check(
         context: RunContextWrapper[Any], agent: Agent[Any], given: Any
@@ -50,6 +51,7 @@ def input_guardrail(guard: AsyncGuard) -> InputGuardrail[Any]:
 def output_guardrail(guard: AsyncGuard) -> OutputGuardrail[Any]:
     """Checks an agent's final answer; an attack trips the wire
     (`OutputGuardrailTripwireTriggered`)."""
+    guard = AsyncGuard.needed(guard, "output_guardrail")
 
     async def check(
         context: RunContextWrapper[Any], agent: Agent[Any], said: Any
@@ -66,6 +68,7 @@ def output_guardrail(guard: AsyncGuard) -> OutputGuardrail[Any]:
 
 def tool_input_guardrail(guard: AsyncGuard) -> ToolInputGuardrail[Any]:
     """Checks a call of a tool before it is made; the model is told instead that it was refused."""
+    guard = AsyncGuard.needed(guard, "tool_input_guardrail")
 
     async def check(data: ToolInputGuardrailData) -> ToolGuardrailFunctionOutput:
         call = {"name": data.context.tool_name, "arguments": data.context.tool_arguments}
@@ -81,6 +84,7 @@ def tool_input_guardrail(guard: AsyncGuard) -> ToolInputGuardrail[Any]:
 def tool_output_guardrail(guard: AsyncGuard, *, stop: bool = False) -> ToolOutputGuardrail[Any]:
     """Checks what a tool returned; an attack is replaced by a sentence that says so, and the agent
     goes on. `stop`: the run ends (`ToolOutputGuardrailTripwireTriggered`)."""
+    guard = AsyncGuard.needed(guard, "tool_output_guardrail")
 
     async def check(data: ToolOutputGuardrailData) -> ToolGuardrailFunctionOutput:
         try:

@@ -85,7 +85,7 @@ class GuardCallback(BaseCallbackHandler):
     run_inline = True
 
     def __init__(self, guard: Optional[Guard] = None, *, answers: bool = True) -> None:
-        self.guard = guard or Guard()
+        self.guard = Guard.needed(guard, "GuardCallback")
         self.answers = answers
 
     def on_chat_model_start(
@@ -114,7 +114,7 @@ class AsyncGuardCallback(AsyncCallbackHandler):
     run_inline = True
 
     def __init__(self, guard: Optional[AsyncGuard] = None, *, answers: bool = True) -> None:
-        self.guard = guard or AsyncGuard()
+        self.guard = AsyncGuard.needed(guard, "AsyncGuardCallback")
         self.answers = answers
 
     async def on_chat_model_start(

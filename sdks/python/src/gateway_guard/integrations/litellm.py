@@ -98,7 +98,7 @@ class GatewayGuardrail(CustomGuardrail):
         self, guard: Optional[AsyncGuard] = None, *, fail_open: bool = False, **options: Any
     ) -> None:
         super().__init__(**options)
-        self._guard = guard
+        self._guard = guard and AsyncGuard.needed(guard, "GatewayGuardrail")
         self._fail_open = fail_open
 
     @property

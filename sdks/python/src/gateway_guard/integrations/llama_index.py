@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any, Optional
 
-from llama_index.core.bridge.pydantic import Field
+from llama_index.core.bridge.pydantic import Field, field_validator
 from llama_index.core.postprocessor.types import BaseNodePostprocessor
 from llama_index.core.schema import MetadataMode, NodeWithScore, QueryBundle
 
@@ -27,6 +27,16 @@ class GuardPostprocessor(BaseNodePostprocessor):
     aguard: Any = Field(default=None, exclude=True)
     check_question: bool = True
     dropped: list[str] = Field(default_factory=list, description="Ids of nodes.")
+
+    @field_validator("guard")
+    @classmethod
+    def _judges(cls, guard: Any) -> Guard:
+        return Guard.needed(guard, "guard of GuardPostprocessor")
+
+    @field_validator("aguard")
+    @classmethod
+    def _ajudges(cls, guard: Any) -> Optional[AsyncGuard]:
+        return guard and AsyncGuard.needed(guard, "aguard of GuardPostprocessor")
 
     @classmethod
     def class_name(cls) -> str:

@@ -37,7 +37,7 @@ def guard_mcp(session: S, guard: Optional[AsyncGuard] = None, *, stop: bool = Fa
     A server's `instructions`, which came when the session began, are not checked.
     """
     own: Any = session
-    checks = guard or AsyncGuard()
+    checks = AsyncGuard.needed(guard, "guard_mcp")
     call_tool: Ask = own.call_tool
 
     async def checked_call(*args: Any, **options: Any) -> Any:

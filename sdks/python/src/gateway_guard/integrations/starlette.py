@@ -59,7 +59,7 @@ class GuardMiddleware:
         bytes_max: int = BODY_BYTES_MAX,
     ) -> None:
         self.app = app
-        self.guard = guard or AsyncGuard()
+        self.guard = AsyncGuard.needed(guard, "GuardMiddleware")
         self._paths = tuple(paths)
         self._extract = extract or fields(*FIELDS)
         self._bytes_max = bytes_max
