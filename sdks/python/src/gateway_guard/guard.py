@@ -48,8 +48,9 @@ class _Guard:
 
     @classmethod
     def needed(cls: type[G], guard: Any, by: str) -> G:
-        """`guard`, or a new one for None. The other kind is a TypeError at once: an `AsyncGuard` that
-        nobody awaits judges nothing, and a `Guard` that is awaited fails once it has judged."""
+        """`guard`, or a new one for None. The other kind is a TypeError at once: an `AsyncGuard`
+        that nobody awaits judges nothing, and a `Guard` that is awaited fails once it has judged.
+        """
         if guard is None:
             return cls()
         if isinstance(guard, cls):
