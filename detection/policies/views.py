@@ -151,7 +151,8 @@ class PolicyRequest(Body):
     allow: Entries = Field([], description="Never malicious, whatever the score.")
     deny: Entries = Field([], description="Always malicious; goes before `allow`.")
     store_text: bool = Field(
-        False, description="Keep texts, encrypted, for the days of the plan: to look at in the log."
+        False,
+        description="Keep texts, encrypted, for the days of the request log: to look at in it.",
     )
 
     def kept(self) -> dict[str, Any]:
