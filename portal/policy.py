@@ -72,7 +72,7 @@ class PolicyForm(Form):
         choices=[
             ("fallback", gettext_lazy("Let the embedded detector judge")),
             ("fail_closed", gettext_lazy("Refuse (503)")),
-            ("fail_open", gettext_lazy("Let everything pass, and say so")),
+            ("fail_open", gettext_lazy("Judge nothing, and answer “review”")),
         ],
     )
     locked = forms.MultipleChoiceField(
