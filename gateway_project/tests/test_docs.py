@@ -17,6 +17,7 @@ from django.core.management import get_commands
 from accounts.models import SCOPES
 from gateway_project.tests.documents import FENCE, assert_shape, blocks_of, parsed, reader_at
 from gateway_project.tests.served import ROOT
+from webhooks import catalogue
 
 PAGES = sorted(
     [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md")]
@@ -103,16 +104,22 @@ def test_python_is_python(block):
     compile(block.text, str(block), "exec")
 
 
-@pytest.mark.parametrize("block", of("nginx"), ids=str)
+GUIDE = [b for b in blocks_of(ROOT / "docs/guides/robin-ui.md") if b.language == "nginx"]
+
+
+@pytest.mark.parametrize("block", of("nginx") + GUIDE, ids=str)
 def test_nginx_takes_it(block, tmp_path):
     nginx = shutil.which("nginx", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
     if nginx is None:
         pytest.skip("needs nginx: `make test` installs it")
-    inside = block.text if "server {" in block.text else f"server {{ listen 8080;\n{block.text} }}"
+    # What comes first, up to an empty line, may stand outside of a server only.
+    outside, _, inside = block.text.rpartition("\n\n" if block.text.startswith("map ") else "\0")
+    if "\nserver {" not in f"\n{inside}":
+        inside = f"{outside}\nserver {{ listen 8080;\n{inside} }}"
     (tmp_path / "nginx.conf").write_text(
         f"pid {tmp_path}/nginx.pid; error_log stderr; events {{}}\n"
         # A name is looked up when the configuration is tested.
-        f"http {{ access_log off; {inside.replace('http://gateway:', 'http://127.0.0.1:')} }}"
+        f"http {{ access_log off; {re.sub(r'(?<=[/ ])gateway:', '127.0.0.1:', inside)} }}"
     )
     done = subprocess.run(
         [nginx, "-t", "-c", str(tmp_path / "nginx.conf"), "-p", str(tmp_path)],
@@ -159,6 +166,14 @@ def test_prose_can_be_read_in_an_editor(page):
 
 def test_the_readme_is_short():
     assert len((ROOT / "README.md").read_text().splitlines()) <= 150
+
+
+def test_each_event_is_on_the_page_about_webhooks():
+    page = (ROOT / "docs/webhooks.md").read_text()
+
+    names = [event.name for event in catalogue.TYPES]
+    all_like_it = {name: f"{name.partition('.')[0]}.…" for name in names}
+    assert [n for n in names if f"`{n}`" not in page and f"`{all_like_it[n]}`" not in page] == []
 
 
 def test_our_libraries_are_installed_by_their_path():

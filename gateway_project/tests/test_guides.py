@@ -23,6 +23,7 @@ from gateway_project.tests.documents import FENCE, blocks_of, parsed, reader_at
 from gateway_project.tests.litellm_world import Model
 from gateway_project.tests.served import ROOT
 from portal import guides
+from robin.permissions import PERMISSIONS, Role
 
 FOLDER = ROOT / "docs" / "guides"
 PAGES = sorted(FOLDER.glob("*.md"))
@@ -92,6 +93,38 @@ def test_what_is_shown_in_one_library_is_shown_in_python_and_typescript(page):
     for shown in labels:
         if "curl" in shown and page.stem != "robin-ui":  # the libraries are of the detection API
             assert shown[1:3] == ["Python", "TypeScript"], shown
+
+
+def test_the_headers_that_are_shown_are_those_of_a_first_call(gateway, engine, make_key):
+    [block] = [b for b in blocks_of(FOLDER / "limits.md") if b.language == "http"]
+    key = make_key(rate_limit_per_minute=60, rate_limit_per_day=10_000)
+    answer = gateway.detect("Good morning.", key=key)
+
+    for line in block.text.splitlines():
+        name, _, shown = line.partition(": ")
+        real = answer.headers[name]
+        # Of the day, when it ends depends on when one looks.
+        parts = [re.sub(r"t=43200", "t=", part).strip() for part in shown.split(",")]
+        assert [part for part in parts if part not in real and part != "…"] == [], (name, real)
+
+
+def test_the_guide_of_robin_ui_says_what_each_role_sees():
+    rows = dict(re.findall(r"^\| ([A-Z]+) \| (.+) \|$", (FOLDER / "robin-ui.md").read_text(), re.M))
+    assert {f"ROLE_{name}" for name in rows} == {*PERMISSIONS}
+    before: set[str] = set()
+    for role in (Role.READONLY, Role.USER):
+        sees = {p.removeprefix("VIEW_").lower() for p in PERMISSIONS[role]}
+        said = {*re.findall(r"\w+", rows[role.removeprefix("ROLE_")])}
+        assert said - {"the", "same", "and", "see"} == sees - before
+        before = sees
+
+
+@pytest.mark.parametrize("page", ["guides/errors", "guides/policies", "policies"])
+def test_pages_say_that_failing_open_allows_nothing(page):
+    """`test_failing_open_is_for_keys_that_allow_it` has the answer."""
+    text = (ROOT / f"docs/{page}.md").read_text()
+
+    assert re.search(r"`fail_open`[^|]{1,120}`(?:decision: )?review`", text)
 
 
 # -- All of them, run -----------------------------------------------------------------------------

@@ -702,7 +702,7 @@ type headerItem struct {
 	numbers map[string]int64
 }
 
-// items of a header such as `"minute";r=59;t=1, "day";r=9999;t=40000`.
+// items of a header such as `"minute";r=59;t=60, "day";r=9999;t=40000`.
 func items(text string) []headerItem {
 	var found []headerItem
 	for _, item := range strings.Split(text, ",") {

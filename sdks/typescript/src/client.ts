@@ -759,7 +759,7 @@ function metaOf(answer: Answer): Meta {
   };
 }
 
-/** Of `RateLimit` and `RateLimit-Policy`: `"minute";r=59;t=1, "day";r=9999;t=40000`. */
+/** Of `RateLimit` and `RateLimit-Policy`: `"minute";r=59;t=60, "day";r=9999;t=40000`. */
 function rateLimitsOf(headers: Headers): RateLimit[] {
   const quotas = new Map(itemsIn(headers.get("ratelimit-policy")).map(([name, f]) => [name, f.q]));
   return itemsIn(headers.get("ratelimit")).map(([name, fields]) => ({

@@ -219,7 +219,7 @@ def meta_of(response: httpx.Response, attempts: int) -> Meta:
 
 
 def rate_limits_of(headers: Mapping[str, str]) -> tuple[RateLimit, ...]:
-    """Of `RateLimit` and `RateLimit-Policy`: `"minute";r=59;t=1, "day";r=9999;t=40000`."""
+    """Of `RateLimit` and `RateLimit-Policy`: `"minute";r=59;t=60, "day";r=9999;t=40000`."""
     quotas = {name: fields.get("q") for name, fields in _items(headers.get("ratelimit-policy", ""))}
     return tuple(
         RateLimit(
