@@ -374,8 +374,8 @@ def fields(language, name):
         pattern = r"^    (\w+):"
     elif language == "typescript":
         text = (SDKS / "typescript/src/types.ts").read_text()
-        found = re.search(rf"^export interface {name} \{{(.*?)^\}}", text, re.M | re.S)
-        pattern = r"^  (\w+)\??:"
+        found = re.search(rf"^export (?:interface|type) {name} (.*?)^\S", text, re.M | re.S)
+        pattern = r"(?:^  |[{;] )(\w+)\??:"  # one type may be told from another within a line
     else:
         text = (SDKS / "go/types.go").read_text()
         found = re.search(rf"^type {name} struct \{{(.*?)^\}}", text, re.M | re.S)
