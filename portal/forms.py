@@ -15,7 +15,7 @@ from django.utils.dateparse import parse_datetime
 from django.utils.text import format_lazy
 from django.utils.translation import gettext, gettext_lazy, pgettext_lazy
 
-from accounts.models import AUDIT_SCOPE, DEFAULT_SCOPES, SCOPES, ApiKey, Plan
+from accounts.models import AUDIT_SCOPE, SCOPES, ApiKey, Plan
 from accounts.networks import network_of
 from accounts.usage.reading import class_of
 from detection.policies.policy import THREAT_TYPES
@@ -101,7 +101,7 @@ class KeyForm(Form):
     )
     scopes = forms.MultipleChoiceField(
         label=gettext_lazy("Scopes"),
-        initial=DEFAULT_SCOPES,
+        initial=["detect"],
         widget=forms.CheckboxSelectMultiple,
         error_messages={
             "required": gettext_lazy("Choose at least one scope, or the key could do nothing.")

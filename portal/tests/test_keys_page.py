@@ -6,7 +6,7 @@ import pytest
 from asgiref.sync import async_to_sync
 from django.utils.html import escape
 
-from accounts.models import DEFAULT_SCOPES, ApiKey, AuditEvent, Plan
+from accounts.models import ApiKey, AuditEvent, Plan
 from accounts.tests.shapes import refusal
 
 FORM = {
@@ -160,17 +160,6 @@ class TestRotating:
         owner.post(f"/app/keys/{acme_key.row.pk}/{act}")
 
         assert gateway.get("/v1/limits", key=acme_key).status_code == 200
-
-
-def test_a_new_key_follows_the_guides_like_one_made_over_http(owner, gateway):
-    """With what the form has ticked: the guides send to it, and use what new keys have."""
-    ticked = owner.get("/app/keys").context["form"]["scopes"].initial
-    page = owner.post("/app/keys", {"name": "Shop", "scopes": ticked})["Location"]
-
-    assert tuple(ApiKey.objects.get().scopes) == tuple(DEFAULT_SCOPES)
-    key = owner.get(page).context["text"]
-    for path in ("/webhooks/list", "/v1/requests"):
-        assert gateway.get(path, key=key).status_code == 200
 
 
 class TestTestKeys:
