@@ -168,6 +168,16 @@ def test_pods_have_no_rights_and_write_nowhere(name: str) -> None:
 
 @needs_helm
 @pytest.mark.parametrize("name", SETS)
+def test_copies_of_mails_lie_on_disk(name: str) -> None:
+    """Any of them may be larger than what a pod has of memory."""
+    for key, spec in ours(name).items():
+        [folder] = [one["emptyDir"] for one in spec["volumes"] if one["name"] == "tmp"]
+        assert (folder.get("medium") != "Memory") is (key == "gw-web"), key
+        assert folder["sizeLimit"]
+
+
+@needs_helm
+@pytest.mark.parametrize("name", SETS)
 def test_no_secret_is_in_it(name: str) -> None:
     assert not of(name, "Secret")
     for spec in ours(name).values():

@@ -101,6 +101,15 @@ def test_all_processes_count_in_one_folder(services: dict[str, Any]) -> None:
         assert f"metrics:{folder}" in services[name]["volumes"], name
 
 
+def test_copies_of_mails_lie_on_disk(services: dict[str, Any]) -> None:
+    """Any of them may be larger than what a container has of memory."""
+    volumes = dict(one.split(":")[:2][::-1] for one in services["gateway"]["volumes"])
+    named = yaml.safe_load(COMPOSE.read_text())["volumes"]
+    assert named[volumes["/tmp"]] is None  # of the default driver, which is on disk
+    assert services["gateway"]["tmpfs"] == []
+    assert "TMPDIR" not in services["gateway"]["environment"]
+
+
 def test_secrets_come_from_files_that_the_script_makes(
     services: dict[str, Any], tmp_path: Path
 ) -> None:

@@ -99,7 +99,12 @@ volumes:
   - name: metrics
     emptyDir: {medium: Memory, sizeLimit: 64Mi}
   - name: tmp
+    {{- if eq .component "web" }}
+    # A mail is copied here while it is downloaded, and may be of any size: on disk, not in memory.
+    emptyDir: {sizeLimit: {{ .root.Values.web.temporaryFiles }}}
+    {{- else }}
     emptyDir: {medium: Memory, sizeLimit: 64Mi}
+    {{- end }}
 {{- end }}
 
 {{- define "gateway.annotations" -}}
