@@ -585,8 +585,14 @@ CELERY_TASK_DEFAULT_QUEUE = queues.MAINTENANCE
 CELERY_TASK_ROUTES = {
     "detection.tasks.judge_chunk": {"queue": queues.DETECTION},
     "webhooks.tasks.deliver": {"queue": queues.WEBHOOKS},
+    # A mail server that hangs holds up other mails, and no sweep.
     "webhooks.tasks.send_notices": {"queue": queues.MAIL},
     "gateway_project.tasks.send_announcements": {"queue": queues.MAIL},
+    "accounts.tasks.remind_of_graces": {"queue": queues.MAIL},
+    "accounts.tasks.send_digests": {"queue": queues.MAIL},
+    "accounts.tasks.write_exports": {"queue": queues.MAIL},
+    "detection.tasks.watch_budgets": {"queue": queues.MAIL},
+    "robin.tasks.send_alarms": {"queue": queues.MAIL},
     "accounts.tasks.drain_usage": {"queue": queues.USAGE},
     "accounts.tasks.tend_usage_log": {"queue": queues.USAGE},
 }

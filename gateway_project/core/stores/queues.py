@@ -16,7 +16,7 @@ DETECTION, WEBHOOKS, USAGE, MAIL, MAINTENANCE = NAMES = (
     "detection",  # chunks of jobs
     "webhooks",  # deliveries
     "usage",  # the log of calls and its sums
-    "mail",  # notices to people
+    "mail",  # what ends in a mail: notices, digests, files that were asked for
     "maintenance",  # all the rest: sweeps, retention, samples
 )
 PRIORITY_LAST = 9  # 0 comes first; Redis keeps a list for each
