@@ -86,8 +86,9 @@ class Evidence:
 class Analysis:
     """`score` is 0..1 for "malicious". `scanned_chars` is below `total_chars` when not all of the
     text was looked at; then a low score is no clean bill, and `unseen` says why: `time` (the budget
-    ended), `decoding` (more encoded text than is decoded), `language` (a script of which neither
-    rules nor model know a word). `reason` never repeats the text."""
+    ended, or a view has more words than are read), `decoding` (more encoded text than is decoded),
+    `language` (a script of which neither rules nor model know a word). `reason` never repeats the
+    text."""
 
     score: float
     categories: dict[str, float]
@@ -203,9 +204,10 @@ def analyse(
             tried = _look(number, view, case, budget)
             if view.name not in names:
                 names.append(view.name)
-        if budget.is_over and tried < len(view.text):
+        if tried < len(view.text):
             scanned = min(scanned, _seen(text, view, tried))
-            break
+            if budget.is_over:
+                break
     unseen = ["time"] if scanned < len(text) else []
     if limits.undecoded:
         scanned = min(scanned, max(0, len(text) - limits.undecoded))
@@ -315,7 +317,7 @@ def _hit(
 
 
 def _seen(text: str, view: views.View, tried: int) -> int:
-    """How many characters of the sent text were judged when time ended inside `view`."""
+    """How many characters of the sent text were judged when the end was not reached in `view`."""
     if view.name in PLAIN:
         return len(text) * tried // max(1, len(view.text))
     # The plain reading was seen whole, this one was not: its place counts as unseen.

@@ -39,7 +39,6 @@ WORDS_KEPT = 8192
 """Weighed words that are remembered; then all are forgotten, which is cheap and bounded."""
 WORD_CHARS_MAX = 40
 TOKENS_MAX = 12_000
-WINDOWS_MAX = 4_000
 SENTENCE_TOKENS_MAX = 48
 JOINED_TOKENS_MAX = 72
 WHOLE_TOKENS_MAX = 140
@@ -186,7 +185,7 @@ def buckets_of_word(word: str) -> list[int]:
 
 
 def windows_of(tokens: Tokens) -> list[tuple[int, int]]:
-    """Where windows begin and end, as positions in `tokens`; at most `WINDOWS_MAX`."""
+    """Where windows begin and end, as positions in `tokens`; fewer than two for each of them."""
     sentences = _sentences(tokens)
     count = len(tokens)
     found: list[tuple[int, int]] = []
@@ -203,8 +202,6 @@ def windows_of(tokens: Tokens) -> list[tuple[int, int]]:
             if last - start > JOINED_TOKENS_MAX:
                 break
             found.append((start, last))
-        if len(found) >= WINDOWS_MAX:
-            break
     return found
 
 
