@@ -10,6 +10,7 @@ from time import time
 from typing import Any, Concatenate, ParamSpec, cast
 from uuid import UUID
 
+from allauth.account.adapter import get_adapter
 from allauth.account.internal.flows.login import get_authentication_records
 from allauth.core.exceptions import ReauthenticationRequired
 from django.conf import settings
@@ -113,10 +114,16 @@ def shows_secrets(view: Callable[P, HttpResponseBase]) -> Callable[P, HttpRespon
 
 
 def require_fresh_sign_in(request: HttpRequest) -> None:
-    """Raise allauth's demand for one, unless the last was a short while ago."""
-    records = get_authentication_records(request, cast(User, request.user))
+    """Raise allauth's demand for one, unless the last was a short while ago.
+
+    Who comes by single sign-on may have neither password nor second factor. There is nothing to
+    ask them for, so they are let through, as allauth's own pages do.
+    """
+    user = cast(User, request.user)
+    records = get_authentication_records(request, user)
     last = max((record["at"] for record in records), default=0.0)
-    if time() - last > settings.ACCOUNT_REAUTHENTICATION_TIMEOUT:
+    is_old = time() - last > settings.ACCOUNT_REAUTHENTICATION_TIMEOUT
+    if is_old and get_adapter().get_reauthentication_methods(user):
         raise ReauthenticationRequired
 
 

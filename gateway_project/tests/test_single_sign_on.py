@@ -11,12 +11,14 @@ from urllib.parse import parse_qs, urlsplit
 
 import jwt
 import pytest
+from allauth.mfa.models import Authenticator
 from cryptography.hazmat.primitives.asymmetric import rsa
+from django.conf import settings
 from django.core import mail
 from django.test import Client
 
 from accounts import services
-from accounts.models import AuditEvent, Membership, User
+from accounts.models import ApiKey, AuditEvent, Membership, User
 
 CALLBACK = "/accounts/oidc/sso/login/callback/"
 
@@ -131,6 +133,31 @@ def test_who_has_an_account_gets_into_that_one(gateway, provider, alice, acme):
     again = Client()
     come_back(again)
     assert User.objects.filter(email=alice.email).count() == 1
+
+
+def grown_old(browser: Client) -> None:
+    session = browser.session
+    for record in session["account_authentication_methods"]:
+        record["at"] -= settings.ACCOUNT_REAUTHENTICATION_TIMEOUT + 1
+    session.save()
+
+
+def test_who_has_nothing_to_enter_again_makes_a_key_in_an_old_session(gateway, provider):
+    provider.claims = {"sub": "6", "email": "eva@sso.example", "email_verified": True}
+    browser = Client()
+    come_back(browser)
+    grown_old(browser)
+    form = {"name": "First", "scopes": ["detect"], "allowed_cidrs": ""}
+    limits = {"rate_limit_per_minute": 60, "rate_limit_per_day": 10000}
+
+    made = browser.post("/app/keys", {**form, **limits})
+    assert ApiKey.objects.filter(name="First").exists()
+    assert made.status_code == 302
+
+    Authenticator.objects.create(user=User.objects.get(), type="totp", data={})
+    asked = browser.post("/app/keys", {**form, **limits, "name": "Second"})
+    assert asked["Location"].startswith("/accounts/2fa/reauthenticate/")
+    assert not ApiKey.objects.filter(name="Second").exists()
 
 
 @pytest.mark.hostile
