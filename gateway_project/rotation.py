@@ -191,10 +191,14 @@ def known_here() -> dict[tuple[str, str], str]:
 
 
 def missing_here() -> list[str]:
-    """What stored things may need and this process does not have, in sentences. One query."""
+    """What stored things may need and this process does not have, in sentences. Two queries."""
     known = known_here()
     found = []
+    # An API key names its pepper, whether or not the pepper was noted.
+    in_use = {(PEPPERS, str(v)): known.get((PEPPERS, str(v)), "") for v in peppers_needed()}
     for setting, name, print_ in SecretInUse.objects.values_list("setting", "name", "fingerprint"):
+        in_use[setting, name] = print_
+    for (setting, name), print_ in in_use.items():
         mine = known.get((setting, name))
         if mine == print_:
             continue
@@ -213,13 +217,12 @@ def missing_here() -> list[str]:
 def note_in_use() -> list[str]:
     """When a process starts: say what it lacks, and note what it will use from now on.
 
-    Nothing is noted by a process that lacks something: its settings may be the wrong ones.
+    A process that lacks something notes, too: its settings may be the wrong ones, but it serves,
+    and what it makes needs them.
     """
     missing = missing_here()
     for sentence in missing:
         log.error("secret_missing", do=sentence, alert=True)
-    if missing:
-        return missing
     known = known_here()
     noted = set(SecretInUse.objects.values_list("setting", "name"))
     in_front = {(KEYS, next(name for setting, name in known if setting == KEYS))}
@@ -253,10 +256,14 @@ def peppers_needed() -> dict[int, int]:
 
 
 def forget_unused(tallies: dict[str, Tally]) -> None:
-    """After a count: only what is needed, or in front, is still in use."""
-    needed = {name for tally in tallies.values() for name in tally.by_key} - {UNKNOWN}
+    """After rotating: only what is needed, or in front, is still in use.
+
+    While there are values that no key here opens, any key that was noted may be theirs.
+    """
+    needed = {name for tally in tallies.values() for name in tally.by_key}
     needed.add(fingerprint(KEYS, settings.FIELD_ENCRYPTION_KEYS[0]))
-    SecretInUse.objects.filter(setting=KEYS).exclude(name__in=needed).delete()
+    if UNKNOWN not in needed:
+        SecretInUse.objects.filter(setting=KEYS).exclude(name__in=needed).delete()
     versions = {str(version) for version in peppers_needed()}
     versions.add(str(settings.KEY_PEPPERS.current_version))
     SecretInUse.objects.filter(setting=PEPPERS).exclude(name__in=versions).delete()

@@ -248,7 +248,11 @@ def examine_queues(_: Options) -> Iterator[Finding]:
 def examine_secrets(_: Options) -> Iterator[Finding]:
     missing = rotation.missing_here()
     for one in missing:
-        yield error(one, "Add it behind the current one, or see: manage.py rotate_secrets --count")
+        yield error(
+            one,
+            "Add it behind the current one. manage.py rotate_secrets --count says what cannot be "
+            "read without it; when nothing does, rotate_secrets forgets it.",
+        )
     if not missing:
         yield ok("Every key and pepper that is in use is known here.")
 

@@ -260,8 +260,52 @@ class TestWhoStarts:
         [sentence] = rotation.note_in_use()
 
         assert f"lacks the key {fingerprint(KEYS, OLD)}" in sentence
-        # Whose settings may be wrong notes nothing.
-        assert not SecretInUse.objects.filter(name=fingerprint(KEYS, NEW)).exists()
+
+    def test_what_was_in_front_while_another_was_missing_is_missed_too(self, gateway, settings):
+        settings.FIELD_ENCRYPTION_KEYS = [OLD]
+        settings.KEY_PEPPERS = Peppers.parse("1:the old pepper of all")
+        rotation.note_in_use()
+        settings.FIELD_ENCRYPTION_KEYS = [NEW]
+        settings.KEY_PEPPERS = Peppers.parse("2:the new pepper of all")
+        rotation.note_in_use()
+        settings.FIELD_ENCRYPTION_KEYS = [OLD]
+        settings.KEY_PEPPERS = Peppers.parse("1:the old pepper of all")
+
+        [key, pepper] = rotation.note_in_use()
+
+        assert f"lacks the key {fingerprint(KEYS, NEW)}" in key
+        assert "lacks version 2" in pepper
+
+    def test_a_pepper_that_api_keys_need_and_nobody_noted(self, gateway, settings, acme):
+        settings.KEY_PEPPERS = Peppers.parse("1:the old pepper of all")
+        services.issue_key(acme, actor=ACTOR)
+        settings.KEY_PEPPERS = Peppers.parse("2:the new pepper of all")
+
+        assert "KEY_PEPPERS lacks version 1" in rotation.missing_here()[0]
+
+    @pytest.mark.parametrize("options", [[], ["--count"]], ids=["rotating", "counting"])
+    def test_a_missing_key_is_said_again_after_looking_who_needs_it(self, stored, options):
+        rotation.note_in_use()
+        stored.FIELD_ENCRYPTION_KEYS = [NEW]
+        missing = rotation.note_in_use()
+
+        with pytest.raises(CommandError):
+            call_command("rotate_secrets", *options, stdout=StringIO())
+
+        assert f"lacks the key {fingerprint(KEYS, OLD)}" in missing[0]
+        assert rotation.note_in_use() == missing
+
+    def test_counting_forgets_nothing(self, gateway, settings):
+        settings.FIELD_ENCRYPTION_KEYS = [OLD]
+        rotation.note_in_use()
+        settings.FIELD_ENCRYPTION_KEYS = [NEW]
+        noted = list(SecretInUse.objects.values_list())
+
+        rotate("--count")
+        assert list(SecretInUse.objects.values_list()) == noted
+
+        rotate("--force")
+        assert rotation.missing_here() == []
 
     def test_after_rotating_nothing_is_said_of_the_old_one(self, stored):
         rotation.note_in_use()

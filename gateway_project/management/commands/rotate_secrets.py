@@ -42,7 +42,7 @@ class Command(BaseCommand):
             found = rotation.count(self._progress)
         else:
             found = rotation.rotate(self._progress, options["slice"])
-        rotation.forget_unused(found)
+            rotation.forget_unused(found)
         is_done = self._say_keys(found) & self._say_peppers()
         self._say_signing()
         if not is_done:
