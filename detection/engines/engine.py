@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass, replace
 from typing import ClassVar
@@ -179,7 +179,8 @@ class Engine(ABC):
         if len(spans) == 1:
             return await self._ask_one(text, call), (0, len(text))
         found = await self._ask_windows(data, spans, call)
-        scored = _merged(found.values(), windows.covered_chars(data, found), len(text))
+        covered = windows.covered_chars(data, found) - sum(map(_unseen_chars, found.values()))
+        scored = _merged(found.values(), max(0, covered), len(text))
         start, end = max(found, key=lambda span: found[span].score)
         return scored, (len(data[:start].decode()), len(data[:end].decode()))
 
@@ -215,7 +216,7 @@ class Engine(ABC):
         apart = self._apart(document, call)
         if apart:
             answers = await self._ask_each(apart, call)
-            scored = _merged(answers.values(), len(document.text), len(document.text))
+            scored = _merged(answers.values(), _seen_chars(apart, answers), len(document.text))
             best = max(answers, key=lambda field: answers[field].score)
             path: str | None = best.path if answers[best].score >= self._locate_from else None
         else:
@@ -224,8 +225,7 @@ class Engine(ABC):
             path = None
             if scored.score >= self._locate_from:
                 path, closer = await self._located(candidates, call)
-                if closer is not None and closer.score > scored.score:
-                    scored = replace(closer, scanned_chars=scored.scanned_chars)
+                scored = _merged([scored, *closer], scored.scanned_chars, scored.total_chars)
         share = scored.scanned_chars / max(1, len(document.text))
         scanned = round((len(text) - document.unread_chars) * min(1.0, share))
         return replace(
@@ -271,25 +271,25 @@ class Engine(ABC):
 
     async def _located(
         self, candidates: list[Field], call: Call
-    ) -> tuple[str | None, Score | None]:
-        """Which of several strings scores highest, and its score. A question of detail: without an
-        answer it is what their paths have in common."""
+    ) -> tuple[str | None, Collection[Score]]:
+        """Which of several strings scores highest, and what was said of each. A question of detail:
+        without an answer it is what their paths have in common."""
         if not candidates:
-            return None, None
+            return None, ()
         if len(candidates) == 1:
-            return candidates[0].path, None
+            return candidates[0].path, ()
         common = fields.common_path(candidates)
         if self.reads_fields_together:
             texts = [field.text for field in candidates]
             best_at = await analysts.worst_of(texts, call.content_type, call.holder)
-            return (common if best_at is None else candidates[best_at].path), None
+            return (common if best_at is None else candidates[best_at].path), ()
         worded = sorted(candidates, key=lambda field: -len(field.text))[:LOCATE_FIELDS_MAX]
         with suppress(EngineUnavailable):
             answers = await self._ask_each(worded, call)
             best = max(answers, key=lambda field: answers[field].score)
-            if answers[best].score >= self._locate_from:
-                return best.path, answers[best]
-        return common, None
+            is_there = answers[best].score >= self._locate_from
+            return (best.path if is_there else common), answers.values()
+        return common, ()
 
     async def _ask_one(self, text: str, call: Call) -> Score:
         """One call, under the breaker."""
@@ -428,6 +428,21 @@ def word(value: object, chars_max: int = WORD_CHARS_MAX) -> str:
 def _fault_seconds() -> float:
     # Of all the time there is, a first engine has only a share: the second needs the rest.
     return min(FAULT_SECONDS_MIN, settings.DETECTION_ENGINE_TIMEOUT_SECONDS / 2)
+
+
+def _unseen_chars(scored: Score) -> int:
+    return scored.total_chars - scored.scanned_chars
+
+
+def _seen_chars(asked: Sequence[Field], answers: Mapping[Field, Score]) -> int:
+    """Of the text that the last one is, which holds all others: where one of them failed, its part
+    is not seen, whatever was made of it among the rest."""
+    *parts, whole = asked
+    seen = sum(answers[part].scanned_chars for part in parts if part in answers)
+    if whole not in answers:
+        return seen
+    unseen = sum(len(part.text) for part in parts) - seen
+    return max(0, min(answers[whole].scanned_chars, len(whole.text) - unseen))
 
 
 def _merged(scored: Iterable[Score], scanned_chars: int, total_chars: int) -> Score:

@@ -241,6 +241,62 @@ class TestWhatIsSaidBadly:
         assert (body["status"], body["is_malicious"]) == ("degraded", True)
 
 
+DEFINITION = json.dumps({"name": "search", "description": PLAIN, "note": f"{HARMLESS} Or not."})
+
+
+class TestWhatItHasNotSeen:
+    """Of parts that are asked apart no more counts as seen than was seen of each."""
+
+    @pytest.fixture
+    def half(self, ask, fake):
+        def half(text, *, window=0, **config):
+            url = f"http://{fake.address}?window={window}&floor=0"
+            says = fake_engines.go(0.1)
+            fake.answer = lambda body: {
+                **says(body),
+                "coverage": {"scanned_chars": len(body["text"]) // 2, "reasons": ["not_decoded"]},
+            }
+            return ask("go", text, None, url=url, **config).json()
+
+        return half
+
+    @pytest.mark.parametrize(
+        ("text", "more"),
+        [
+            (PLAIN, {}),
+            (f"{PLAIN} " * 30, {"window": 500}),
+            (json.dumps({"a": PLAIN, "b": HARMLESS}), {"content_type": "tool_output"}),
+            (DEFINITION, {"content_type": "tool_definition"}),
+            (DEFINITION, {"content_type": "tool_definition", "window": 60}),
+        ],
+        ids=["whole", "windows", "strings together", "strings apart", "apart and in windows"],
+    )
+    def test_it_is_said_and_reviewed(self, half, text, more):
+        body = half(text, **more)
+
+        assert body["coverage"]["unseen"] == [{"reason": "not_decoded"}]
+        assert body["coverage"]["scanned_chars"] <= 0.55 * len(text)
+        assert (body["status"], body["decision"]) == ("partial", "review")
+        assert half(text, **more)["cached"] is False
+
+    @pytest.mark.parametrize("failing", [PLAIN, f"search\n{PLAIN}"], ids=["a part", "the whole"])
+    def test_nor_is_a_string_seen_whose_call_failed(self, ask, fake, failing):
+        says = fake_engines.go(0.55)
+
+        def answer(body):
+            if body["text"].startswith(failing):
+                return web.json_response({}, status=503)
+            return {**says(body), "threat_types": ["injection"]}
+
+        fake.answer = answer
+        url = f"http://{fake.address}?window=0&floor=0"
+        body = ask("go", DEFINITION, None, url=url, content_type="tool_definition").json()
+
+        assert body["coverage"]["unseen"] == [{"reason": "cut"}]
+        assert body["coverage"]["scanned_chars"] < len(DEFINITION)
+        assert (body["status"], body["decision"]) == ("partial", "review")
+
+
 ODD = {
     "nested": "[" * 1_000 + "]" * 1_000,
     "an object": '{"a": {"b": []}}',
