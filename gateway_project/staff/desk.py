@@ -1,7 +1,7 @@
 """The desk: one search box, one page for each customer, acts that ask a reason, and seeing as they.
 
 In the portal's design, inside the admin's site: the same sign-in and the same second factor. Who
-may do what is said by roles (`roles.py`); acts want a fresh sign-in.
+may do what is said by roles (`accounts/roles.py`); acts want a fresh sign-in.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from django.urls import URLPattern, path, reverse
 from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 
+from accounts import roles
 from accounts.adapter import actor_of
 from accounts.admin.lists import as_uuid
 from accounts.events import audit
@@ -30,7 +31,7 @@ from gateway_project.core import errors
 from gateway_project.core.api.forms import Form
 from gateway_project.core.api.methods import require_http_methods, require_safe
 from gateway_project.core.telemetry import loops
-from gateway_project.staff import acts, background, board, customers, plans, roles
+from gateway_project.staff import acts, background, board, customers, plans
 from portal import exports, seeing
 from portal.models import StaffNote
 

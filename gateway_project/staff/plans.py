@@ -20,7 +20,7 @@ from django.db.models import Q, QuerySet
 from django.urls import reverse
 from django.utils.translation import gettext, gettext_noop
 
-from accounts import moderation
+from accounts import moderation, roles
 from accounts.events import audit
 from accounts.models import Plan, User
 from accounts.services import Actor
@@ -29,7 +29,6 @@ from gateway_project.core.language import dated, speaking
 from gateway_project.core.sentences import Sentence
 from gateway_project.core.stores import database
 from gateway_project.core.telemetry.logging import get_logger
-from gateway_project.staff import roles
 from portal.models import PlanProposal
 
 RIGHT = "limits"

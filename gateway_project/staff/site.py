@@ -19,13 +19,13 @@ from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 from redis.exceptions import RedisError
 
-from accounts import moderation, people
+from accounts import moderation, people, roles
 from accounts.services import Actor
 from gateway_project.core.api.forms import ModelForm
 from gateway_project.core.context import context_of
 from gateway_project.core.storable import unstorable
 from gateway_project.core.upstream import breaker
-from gateway_project.staff import labels, numbers, roles
+from gateway_project.staff import labels, numbers
 from portal.members import require_fresh_sign_in
 
 LEFT_OUT = {

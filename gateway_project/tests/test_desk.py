@@ -14,7 +14,7 @@ from django.core import mail
 from django.core.cache import cache
 from django.utils import timezone
 
-from accounts import services
+from accounts import roles, services
 from accounts.models import AuditEvent, Membership, User, WorkspaceDomain
 from accounts.tests.shapes import refusal
 from detection.jobs import store
@@ -22,7 +22,7 @@ from detection.jobs.judging import Item
 from detection.models import Job
 from gateway_project import tasks
 from gateway_project.core import clock
-from gateway_project.staff import acts, customers, roles
+from gateway_project.staff import acts, customers
 from gateway_project.tests.test_admin import signed_in
 from gateway_project.tests.test_staff_admin import log_rows, row_of
 from portal.models import Announcement, StaffAct, StaffNote

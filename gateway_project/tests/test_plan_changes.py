@@ -11,10 +11,10 @@ from django.contrib.admin.models import LogEntry
 from django.core import mail
 from django.utils import timezone
 
-from accounts import moderation, services
+from accounts import moderation, roles, services
 from accounts.models import AuditEvent, Plan, User
 from accounts.tests.shapes import refusal
-from gateway_project.staff import plans, roles
+from gateway_project.staff import plans
 from gateway_project.tests.test_admin import signed_in
 from gateway_project.tests.test_desk import staff_of
 from portal.models import PlanProposal

@@ -6,7 +6,7 @@ import gateway_project.core.clock
 from django.db import migrations, models
 
 
-ROLES = ("support", "finance", "operator")  # gateway_project/staff/roles.py
+ROLES = ("support", "finance", "operator")  # accounts/roles.py
 
 
 def add_roles(apps, schema_editor):
