@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from django.conf import settings
 from django.core.exceptions import PermissionDenied
+
+from accounts import people
 
 SUPPORT, FINANCE, OPERATOR = "support", "finance", "operator"
 RIGHTS: Mapping[str, frozenset[str]] = {
@@ -33,3 +36,8 @@ def must(user: Any, right: str) -> None:
     """Raise 403 unless a role of theirs has the right."""
     if right not in rights_of(user):
         raise PermissionDenied
+
+
+def lacks_factor(user: Any) -> bool:
+    """Whether they have to add a second factor before they see anything as staff."""
+    return settings.STAFF_TWO_FACTORS and not people.has_second_factor(user)

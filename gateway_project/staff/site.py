@@ -7,7 +7,6 @@ from functools import wraps
 from typing import Any
 
 from django import forms
-from django.conf import settings
 from django.contrib import admin, messages
 from django.contrib.admin.helpers import ACTION_CHECKBOX_NAME
 from django.core.exceptions import ValidationError
@@ -19,7 +18,7 @@ from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 from redis.exceptions import RedisError
 
-from accounts import moderation, people, roles
+from accounts import moderation, roles
 from accounts.services import Actor
 from gateway_project.core.api.forms import ModelForm
 from gateway_project.core.context import context_of
@@ -102,8 +101,7 @@ class StaffSite(admin.AdminSite):
 
         @wraps(inner)
         def wrapped(request: HttpRequest, *args: Any, **kwargs: Any) -> Any:
-            needs_one = settings.STAFF_TWO_FACTORS and self.has_permission(request)
-            if needs_one and not people.has_second_factor(request.user):  # type: ignore[arg-type]
+            if self.has_permission(request) and roles.lacks_factor(request.user):
                 said = gettext("Staff sign in with two factors: add a passkey or an app first.")
                 messages.error(request, said)
                 return HttpResponseRedirect(reverse("mfa_index"))

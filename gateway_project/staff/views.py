@@ -1,4 +1,4 @@
-"""Staff JSON. To everybody else these addresses do not exist."""
+"""JSON for staff with a role. To who is not staff these addresses do not exist."""
 
 from __future__ import annotations
 
@@ -10,9 +10,11 @@ from uuid import UUID
 
 from django.conf import settings
 from django.http import HttpResponse
+from django.shortcuts import get_object_or_404
 from rest_framework.authentication import SessionAuthentication
 from rest_framework.request import Request
 
+from accounts import roles
 from accounts.admin.lists import KEY_PREFIX
 from accounts.admin.people import named
 from accounts.models import ApiKey, User
@@ -56,7 +58,7 @@ endpoint = partial(
     core_endpoint,
     tags=("staff",),
     credential=STAFF,
-    problems=[errors.NotFound, errors.ValidationFailed],
+    problems=[errors.NotFound, errors.PermissionDenied, errors.ValidationFailed],
 )
 
 
@@ -102,6 +104,16 @@ class StaffViewSet(ControlPlaneViewSet):
         if request.auth is None:
             raise errors.NotFound  # also before a wrong method is said to be one
         super().initial(request, *args, **kwargs)
+
+    def check_permissions(self, request: Request) -> None:
+        """What the desk wants of whoever looks there: a second factor, and a role."""
+        person = get_object_or_404(User, pk=request.user.pk)
+        if roles.lacks_factor(person):
+            raise errors.PermissionDenied(
+                "Staff need a second factor: add a passkey or an app at /accounts/2fa/."
+            )
+        roles.must(person, "look")
+        super().check_permissions(request)
 
     @endpoint(
         operation="getStats",

@@ -1,4 +1,4 @@
-"""`/admin/stats`, `/admin/users`, `/admin/usage/{api_key_id}`: staff alone, and true numbers."""
+"""`/admin/stats`, `/admin/users`, `/admin/usage/{api_key_id}`: for a role alone, true numbers."""
 
 from __future__ import annotations
 
@@ -6,8 +6,11 @@ from datetime import timedelta
 from uuid import uuid4
 
 import pytest
+from allauth.mfa.models import Authenticator
+from django.contrib.auth.models import Group
 from django.db import connection
 from django.test import Client
+from django.urls import URLPattern
 from django.utils import timezone
 
 from accounts import services
@@ -15,14 +18,16 @@ from accounts.models import ApiKey, User, Workspace
 from accounts.services import Actor
 from accounts.tests.shapes import fields, moment, problem, refusal
 from gateway_project.staff.schemas import KeyUsage, StaffUserList, Stats
+from gateway_project.tests.test_desk import staff_of
 from gateway_project.tests.test_staff_admin import log_rows, row_of, signed_in
+from gateway_project.urls import urlpatterns
 
 PATHS = ["/admin/stats", "/admin/users", "/admin/usage/{id}"]
 
 
 @pytest.fixture
 def person(gateway):
-    return User.objects.create_user("staff@gateway.example", "x", is_staff=True)
+    return staff_of("support")
 
 
 @pytest.fixture
@@ -50,6 +55,7 @@ class TestWho:
     def test_staff_with_a_token(self, member, acme_key):
         for path in PATHS:
             token = member(None, is_staff=True)
+            token.user.groups.add(Group.objects.get_or_create(name="finance")[0])
 
             assert token.get(path.format(id=acme_key.row.pk)).status_code == 200
 
@@ -69,6 +75,36 @@ class TestWho:
 
             for r in answers:
                 problem(r, 404, "not_found")
+
+    def test_nothing_else_stands_beside_the_admins_site_and_its_doors(self):
+        beside = [str(one.pattern) for one in urlpatterns if isinstance(one, URLPattern)]
+
+        assert [f"/{path}" for path in beside if path.startswith("admin/")] == [
+            path.replace("{id}", "<str:api_key_id>") for path in PATHS
+        ]
+
+    def test_without_a_role_there_is_nothing_to_see_by_either_door(self, gateway, member, acme_key):
+        doors = [signed_in(gateway, staff_of()), member(None, is_staff=True)]
+        for path in PATHS:
+            for door in doors:
+                r = door.get(path.format(id=acme_key.row.pk))
+
+                assert refusal(r) == (403, "permission_denied"), path
+
+    def test_nor_without_the_second_factor_that_the_admin_wants(
+        self, staff, member, person, acme_key, settings
+    ):
+        settings.STAFF_TWO_FACTORS = True
+        token = member(None, is_staff=True, is_superuser=True)
+        for path in PATHS:
+            for door in (staff, token):
+                r = door.get(path.format(id=acme_key.row.pk))
+
+                assert refusal(r) == (403, "permission_denied"), path
+                assert "/accounts/2fa/" in r.json()["detail"]
+
+        Authenticator.objects.create(user=person, type=Authenticator.Type.WEBAUTHN, data={})
+        assert get(staff, "/admin/users").status_code == 200
 
     def test_a_suspended_one_is_nobody(self, staff, person):
         User.objects.filter(pk=person.pk).update(is_active=False)
@@ -188,7 +224,7 @@ class TestUsers:
             "requests_30d": 2,
         }
         assert rows["charlie@globex.example"]["requests_30d"] == 1
-        assert rows["staff@gateway.example"]["workspaces"] == 0
+        assert rows["support@gateway.example"]["workspaces"] == 0
         assert r.json()["next"] is None
 
     def test_all_are_met_once_page_by_page_in_order(self, staff, alice, bob, charlie):
@@ -244,7 +280,7 @@ class TestUsers:
         for number in range(6):
             services.register(f"p{number}@initech.example", "correct horse battery")
 
-        assert queries() == before <= 7
+        assert queries() == before <= 8
 
 
 class TestUsage:
