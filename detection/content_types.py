@@ -47,12 +47,6 @@ CUT = "cut"
 _REASONS = {"time": CUT, "decoding": "not_decoded", "language": NO_RULES}
 
 
-def unseen_of(found: embedded.Analysis, text: str) -> list[str]:
+def unseen_of(found: embedded.Analysis) -> tuple[str, ...]:
     """Why the embedded detector could not look at all of a text, in the words of answers."""
-    said: tuple[str, ...] | None = getattr(found, "unseen", None)
-    if said is not None:
-        return [_REASONS.get(one, one) for one in said]
-    reasons = [CUT] if found.scanned_chars < found.total_chars else []
-    if found.language == "other" and any(map(str.isalpha, text)):
-        reasons.append(NO_RULES)
-    return reasons
+    return tuple(_REASONS.get(one, one) for one in found.unseen)

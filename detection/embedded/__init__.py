@@ -7,6 +7,7 @@ engine. It is a speed bump, not a wall: docs/detectors.md says what it finds, an
 from detection.embedded.detector import (
     CATEGORIES,
     DETECTOR,
+    EVIDENCE_MAX,
     Analysis,
     ContentType,
     Detector,
@@ -18,6 +19,7 @@ from detection.embedded.detector import (
 __all__ = [
     "CATEGORIES",
     "DETECTOR",
+    "EVIDENCE_MAX",
     "Analysis",
     "ContentType",
     "Detector",

@@ -1,7 +1,6 @@
 """The embedded detector off the event loop: it is pure CPU, so no more of it than there are cores.
 
-Workspaces take turns for the places. A text that is JSON is read as it was sent, which is what the
-places of its evidence refer to, and once more by its strings.
+Workspaces take turns for the places.
 """
 
 from __future__ import annotations
@@ -9,18 +8,17 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Hashable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from detection import embedded
 from detection.content_types import ContentType, for_embedded, unseen_of
-from detection.engines import fields
+from detection.engines import fields, readings
 from gateway_project.core.sharing import FairSemaphore
 
 ANALYSTS = 2
 LOCATE_FROM = 0.5
 FIELDS_MAX = 32
 FIELD_BUDGET_SECONDS = 0.005
-JSON_VIEW = "json"
 _pool = ThreadPoolExecutor(max_workers=ANALYSTS, thread_name_prefix="embedded")
 _places = FairSemaphore(ANALYSTS)
 embedded.load()  # before processes fork: they share the weights
@@ -56,39 +54,13 @@ def is_busy() -> bool:
 
 def analyse_now(text: str, content_type: ContentType) -> Finding:
     """In the calling thread; some milliseconds."""
-    kind = for_embedded(content_type)
-    found = embedded.analyse(text, kind)
-    unseen = unseen_of(found, text)
-    path = None
     document = fields.read(text)
-    if document is not None:
-        found = _with_strings(found, embedded.analyse(document.text, kind), document)
-        unseen += document.unseen
-        if found.score >= LOCATE_FROM:
-            at = _worst([field.text for field in document.fields], content_type)
-            path = None if at is None else document.fields[at].path
-    return Finding(found, path, tuple(unseen))
-
-
-def _with_strings(
-    raw: embedded.Analysis, strings: embedded.Analysis, document: fields.Document
-) -> embedded.Analysis:
-    """The worse of both readings, with the evidence of the text as it was sent."""
-    worse = strings if strings.score > raw.score else raw
-    share = strings.scanned_chars / max(1, strings.total_chars)
-    scanned = min(raw.scanned_chars, round(raw.total_chars * share))
-    return replace(
-        worse,
-        categories={
-            name: max(raw.categories.get(name, 0.0), strings.categories.get(name, 0.0))
-            for name in dict.fromkeys([*worse.categories, *raw.categories, *strings.categories])
-        },
-        evidence=raw.evidence,
-        views=(*dict.fromkeys([*raw.views, JSON_VIEW, *strings.views]),),
-        language=strings.language,
-        scanned_chars=max(0, scanned - document.unread_chars),
-        total_chars=raw.total_chars,
-    )
+    found = readings.analyse(text, document, content_type)
+    path = None
+    if document is not None and found.score >= LOCATE_FROM:
+        at = _worst([field.text for field in document.fields], content_type)
+        path = None if at is None else document.fields[at].path
+    return Finding(found, path, unseen_of(found))
 
 
 def _worst(texts: Sequence[str], content_type: ContentType) -> int | None:

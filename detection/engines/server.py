@@ -31,15 +31,8 @@ from typing import Any, cast
 from aiohttp import web
 
 from detection import embedded
-from detection.content_types import (
-    CONTENT_TYPES,
-    CUT,
-    DATA,
-    ContentType,
-    for_embedded,
-    unseen_of,
-)
-from detection.engines import fields
+from detection.content_types import CONTENT_TYPES, CUT, DATA, ContentType, unseen_of
+from detection.engines import fields, readings
 from detection.engines.batching import Batcher, Busy
 from detection.engines.classifier import MODEL_BYTES_MAX, Classifier, Facts, Found, ModelUnusable
 
@@ -146,7 +139,7 @@ class Server:
             return _answer(0.0, threshold, (), None, "none", 0, [])
         document = fields.read(text)
         whole = text if document is None else document.text
-        rules = asyncio.ensure_future(self._by_rules(text, whole, content_type))
+        rules = asyncio.ensure_future(self._by_rules(text, document, content_type))
         try:
             found = await self._by_model(whole, content_type)
         except BaseException:
@@ -160,27 +153,22 @@ class Server:
         if model_score >= DEFAULT_THRESHOLD and model_score > known.score:
             kinds = kinds or ("injection",)
             reason = f"The classifier {self.model.name if self.model else ''} finds an attack."
-        unseen = [] if document is None else list(document.unseen)
-        scanned = [known.scanned_chars / max(1, known.total_chars)]
-        if found is not None:
-            scanned.append(found.scanned_chars / max(1, len(whole)))
-        share = min(1.0, *scanned)
-        unseen += unseen_of(known, text)
+        scanned, unseen = known.scanned_chars, list(unseen_of(known))
         if found is not None and found.scanned_chars < len(whole):
+            scanned = min(scanned, round(known.total_chars * found.scanned_chars / len(whole)))
             unseen.append(CUT)
-        chars = len(text) - (0 if document is None else document.unread_chars)
         endpoint = "rules" if self.model is None else f"rules+{self.model.name}"
-        return _answer(score, threshold, kinds, reason, endpoint, round(chars * share), unseen)
+        return _answer(score, threshold, kinds, reason, endpoint, scanned, unseen)
 
     async def _by_rules(
-        self, text: str, whole: str, content_type: ContentType
+        self, text: str, document: fields.Document | None, content_type: ContentType
     ) -> embedded.Analysis:
         if self._at_the_rules >= RULES_WAITING_MAX:
             raise Busy
         self._at_the_rules += 1
         try:
             return await asyncio.get_running_loop().run_in_executor(
-                self._rules, _read_by_rules, text, whole, content_type
+                self._rules, readings.analyse, text, document, content_type
             )
         finally:
             self._at_the_rules -= 1
@@ -222,15 +210,6 @@ class Server:
                 "detections_by_threat": dict(counts.threats),
             }
         )
-
-
-def _read_by_rules(text: str, whole: str, content_type: ContentType) -> embedded.Analysis:
-    """As it was sent, and by its strings if it is JSON; the worse of both."""
-    kind = for_embedded(content_type)
-    found = embedded.analyse(text, kind)
-    if whole is not text:
-        found = max(found, embedded.analyse(whole, kind), key=lambda one: one.score)
-    return found
 
 
 async def _asked(request: web.Request) -> tuple[str, ContentType, float]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -10,8 +11,9 @@ from hypothesis import strategies as st
 
 from accounts.models import StoredText
 from accounts.services import Actor
+from detection import embedded
 from detection.content_types import CONTENT_TYPES
-from detection.engines import fields
+from detection.engines import fields, readings
 from detection.policies import policy as policies
 from detection.tests.test_detect import ATTACK, HARMLESS, problem
 from gateway_project.core import encryption
@@ -186,6 +188,42 @@ class TestJsonTexts:
             counts.append(len(engine.asked))
 
         assert counts[0] < counts[1]
+
+
+class TestBothReadings:
+    """A JSON text as it was sent, and by its strings."""
+
+    @staticmethod
+    def read(text):
+        return readings.analyse(text, fields.read(text), "tool_output")
+
+    def test_what_shows_in_the_strings_alone_has_evidence(self):
+        text = json.dumps({"note": ATTACK}).replace("e", "\\u0065").replace("t", "\\u0074")
+        raw = embedded.analyse(text, "tool_output")
+
+        found = self.read(text)
+
+        assert found.score > raw.score
+        [shown, *_] = found.evidence
+        assert (shown.view, shown.start, shown.end) == (readings.JSON_VIEW, 0, len(text))
+        assert not {one.rule_id for one in raw.evidence} >= {one.rule_id for one in found.evidence}
+
+    @pytest.mark.parametrize("cut", [0, 1], ids=["as it was sent", "the strings"])
+    def test_what_either_did_not_look_at_is_said(self, monkeypatch, cut):
+        text = json.dumps({"note": ATTACK, "other": HARMLESS})
+        whole = embedded.analyse
+
+        def analyse(one, kind):
+            found = whole(one, kind)
+            if (one != text) != bool(cut):
+                return found
+            return replace(found, scanned_chars=found.total_chars // 2, unseen=("time",), score=0.0)
+
+        monkeypatch.setattr(readings.embedded, "analyse", analyse)
+        found = self.read(text)
+
+        assert found.score >= 0.6
+        assert (found.unseen, round(found.scanned_chars / len(text), 1)) == (("time",), 0.5)
 
 
 class TestThresholds:
