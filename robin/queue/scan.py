@@ -22,6 +22,7 @@ from functools import partial
 from time import monotonic
 from typing import Any, Literal
 
+from cachetools import LRUCache
 from django.conf import settings
 from django.utils.translation import gettext_noop
 from redis.exceptions import RedisError
@@ -33,7 +34,7 @@ from gateway_project.core.telemetry.logging import get_logger
 from gateway_project.core.telemetry.loops import Loop
 from gateway_project.core.upstream.client import UpstreamTimeout
 from robin.queue import scan_store, seen, turns
-from robin.queue.scan_store import SIZES, TROUBLE, Facts, Part, ScanStore
+from robin.queue.scan_store import REVISION, SIZES, TROUBLE, Facts, Part, ScanStore
 from robin.queue.source import LISTS, PART_ITEMS, RobinSource, Source
 from robin.queue.translate import Item
 from robin.queue.turns import Turn, Turns, make_turns
@@ -63,6 +64,8 @@ AGAIN_SECONDS = 1.0
 OVERDUE_SECONDS = 60.0
 OLD_SECONDS = 30.0
 """What is older is not shown when Robin fails: then that is said."""
+REMEMBERED_PARTS = 4
+"""The part that is looked at, one more, who is claimed and who is dead: some 5 MB at most."""
 log = get_logger("gateway.live")
 _loop = Loop("robin.scan")
 
@@ -185,7 +188,10 @@ class Scanner:
     _woken: asyncio.Event = field(default_factory=asyncio.Event)
     _changed: asyncio.Event = field(default_factory=asyncio.Event)
     _last_facts: Mapping[str, Facts] = field(default_factory=dict)
-    _last_parts: dict[str, bytes] = field(default_factory=dict)
+    _remembered: LRUCache[str, tuple[Facts, Part]] = field(
+        default_factory=lambda: LRUCache(REMEMBERED_PARTS)
+    )
+    """By name, and as unpacked: what is looked at most is not fetched and unpacked each time."""
     _is_closed: bool = False
     _seen_busy: float = 0.0
     """For how long what was abandoned had gone on when it was seen last."""
@@ -248,7 +254,7 @@ class Scanner:
         or of those from number `begin` to `end`."""
         seen_uids: set[str] = set()
         for name in parts_of("ALL", view.facts)[begin:end]:
-            read = await asyncio.to_thread(_unpacked, await self._parts([name]))
+            read = await self._parts(view.facts, [name], is_kept=False)
             items = [i for i in _items(read.get(name)) if i["uid"] not in seen_uids]
             seen_uids.update(item["uid"] for item in items)
             yield [view.with_state(item) for item in items]
@@ -304,8 +310,7 @@ class Scanner:
 
     async def _view(self, facts: Mapping[str, Facts], names: Collection[str]) -> View:
         overlays = [*parts_of("CLAIMED", facts), *parts_of("DEAD", facts)]
-        found = await self._parts([*names, *overlays])
-        read = await asyncio.to_thread(_unpacked, found)
+        read = await self._parts(facts, [*names, *overlays])
         uids = {
             kind: frozenset(i["uid"] for n in parts_of(kind, facts) for i in _items(read.get(n)))
             for kind in ("CLAIMED", "DEAD")
@@ -321,13 +326,22 @@ class Scanner:
                 raise errors.StoreUnavailable from exc
         return self._last_facts
 
-    async def _parts(self, names: Collection[str]) -> dict[str, bytes]:
-        try:
-            found = await self.store.parts(names)
-        except (RedisError, OSError):
-            return {name: self._last_parts[name] for name in names if name in self._last_parts}
-        # For when the store is away: what most people look at.
-        self._last_parts |= {name: found[name] for name in FIRST if name in found}
+    async def _parts(
+        self, facts: Mapping[str, Facts], names: Collection[str], *, is_kept: bool = True
+    ) -> dict[str, Part]:
+        """Those that there are; while the store is away, those that are remembered."""
+        found = {}
+        for name in names:
+            of, part = self._remembered.get(name, ({}, None))
+            if part is not None and of == facts.get(name):
+                found[name] = part
+        missing = [name for name in names if name not in found]
+        if missing:
+            with suppress(RedisError, OSError):
+                found |= await asyncio.to_thread(_unpacked, await self.store.parts(missing))
+        for name in missing if is_kept else ():
+            if name in found and REVISION in facts.get(name, {}):
+                self._remembered[name] = facts[name], found[name]
         return found
 
     async def seconds_until_free(self) -> float | None:
@@ -651,7 +665,7 @@ class Scanner:
         """Those of them that are known, as they are known."""
         wanted = frozenset(uids)
         facts = await self._facts()
-        read = await asyncio.to_thread(_unpacked, await self._parts(parts_of("ALL", facts)))
+        read = await self._parts(facts, parts_of("ALL", facts), is_kept=False)
         return [item for part in read.values() for item in part.items if item["uid"] in wanted]
 
     async def acted(

@@ -7,6 +7,7 @@ that fifty thousand items take some three megabytes; of each part a few figures 
 
 from __future__ import annotations
 
+import secrets
 import zlib
 from collections.abc import Collection, Mapping
 from threading import Lock
@@ -25,6 +26,8 @@ ACTED_SECONDS = 900
 """Longer than a list that was under way when somebody acted may take."""
 PREFIX = "gw:queue:{live}:scan:"  # one slot of a cluster
 SIZES, TROUBLE = "sizes", "trouble"
+REVISION = "rev"
+"""In the facts of a part: another one for each content that was kept."""
 log = get_logger("gateway.live")
 Facts = dict[str, Any]
 
@@ -115,12 +118,13 @@ class RedisScanStore:
         pipeline = self._redis.pipeline(transaction=True)
         if content is not None:
             pipeline.set(PREFIX + name, content, ex=KEEP_SECONDS)
+            facts = _revised(facts)
         pipeline.hset(self._facts, name, orjson.dumps(facts))
         pipeline.expire(self._facts, KEEP_SECONDS)
         await pipeline.execute()
 
     async def replace(self, name: str, old: bytes, new: bytes, facts: Facts) -> bool:
-        values = (old, new, name, orjson.dumps(facts), KEEP_SECONDS)
+        values = (old, new, name, orjson.dumps(_revised(facts)), KEEP_SECONDS)
         return bool(await self._redis.eval(REPLACE, 2, PREFIX + name, self._facts, *values))
 
     async def drop(self, names: Collection[str]) -> None:
@@ -172,13 +176,14 @@ class LocalScanStore:
         with _local.lock:
             if content is not None:
                 _local.parts[name] = content
+                facts = _revised(facts)
             _local.facts[name] = orjson.dumps(facts)
 
     async def replace(self, name: str, old: bytes, new: bytes, facts: Facts) -> bool:
         with _local.lock:
             if _local.parts.get(name) != old:
                 return False
-            _local.parts[name], _local.facts[name] = new, orjson.dumps(facts)
+            _local.parts[name], _local.facts[name] = new, orjson.dumps(_revised(facts))
             return True
 
     async def drop(self, names: Collection[str]) -> None:
@@ -203,6 +208,10 @@ class LocalScanStore:
 
 ACTS_MAX = 100_000
 _local = _Local()
+
+
+def _revised(facts: Facts) -> Facts:
+    return {**facts, REVISION: secrets.token_hex(8)}
 
 
 def _read_facts(found: Mapping[str, bytes]) -> dict[str, Facts]:

@@ -9,6 +9,7 @@ import secrets
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from itertools import islice
 from typing import Any, Literal, NamedTuple
 from uuid import UUID
 
@@ -116,7 +117,7 @@ async def page(which: Filter, *, number: int, size: int) -> Page:
         view = await scanner().view(*names)
         _raise_if_unread(view, names, first)
         start = int(names[0].partition(":")[2]) * PART_ITEMS
-        items = list(view.items())[first - start : last - start]
+        items = list(islice(view.items(), first - start, last - start))
         return Page(view.total, items, view.as_of(names), view.is_complete, view.known)
     view = await _whole(which)
     total, items = 0, list[Item]()

@@ -316,6 +316,45 @@ class TestWhatIsKnown:
 
         play(scenario, source)
 
+    def test_what_many_look_at_is_fetched_when_it_changed(self, play, settings, monkeypatch):
+        settings.QUEUE_POLL_SECONDS = 60.0
+        source, fetched = FakeSource(4), []
+
+        async def scenario(scanner, other):
+            await scanner.view("ALL:0")
+            parts = scanner.store.parts
+
+            async def counted(names):
+                fetched.extend(names)
+                return await parts(names)
+
+            monkeypatch.setattr(scanner.store, "parts", counted)
+            await scanner.view("ALL:0")
+            fetched.clear()
+            assert len([*(await scanner.view("ALL:0")).items()]) == 4
+            assert fetched == []
+
+            await other.acted("delete", [item(1)["uid"]], done=1, want_again=False)
+            assert len([*(await scanner.view("ALL:0")).items()]) == 3
+            assert "ALL:0" in fetched
+
+        play(scenario, source, count=2)
+
+    def test_what_was_looked_at_is_there_while_the_store_is_away(self, play, settings, monkeypatch):
+        settings.QUEUE_POLL_SECONDS = 60.0
+
+        async def scenario(scanner):
+            await scanner.view("ALL:0")
+
+            async def away(*_):
+                raise OSError
+
+            for name in ("facts", "parts"):
+                monkeypatch.setattr(scanner.store, name, away)
+            assert len([*(await scanner.view("ALL:0")).items()]) == 4
+
+        play(scenario, FakeSource(4))
+
     @pytest.mark.parametrize("has", ["all", "half", "none"])
     @pytest.mark.parametrize("action", ["retry", "delete", "bounce"])
     def test_totals_after_an_act_are_those_of_the_next_list(self, play, settings, action, has):
