@@ -220,6 +220,7 @@ class Run:
             plain = front("http")
             plain.dead_item(gateway)
             plain.blocklist()
+            plain.dovecot()
             plain.export()
             plain.robin_down(mta)
             gateway.stop()

@@ -195,6 +195,20 @@ class Walk:
             row.found("both are listed", "192.0.2.77" in text and "spam.example" in text)
         tab.context.close()
 
+    def dovecot(self) -> None:
+        tab = self.tab()
+        with self.table.check("7", f"{self.how}: Dovecot's first document saved") as row:
+            self._at(tab, "/settings/dovecot", ADMIN)
+            save = tab.page.get_by_role("button", name="Save")
+            can_be = save.is_enabled()
+            if can_be:
+                save.click()
+                tab.look()
+            tab.picture("dovecot-saved")
+            _, refused = tab.taken()
+            row.found(f"can be saved {can_be}, refused {refused}", can_be and not refused)
+        tab.context.close()
+
     def export(self) -> None:
         tab = self.tab()
         with self.table.check("7", f"{self.how}: the log exported") as row:

@@ -59,8 +59,9 @@ class Authentication(Strict):
 
 class TLS(Strict):
     enabled: bool = False
-    certFile: Line = ""
-    keyFile: Line = ""
+    # Where Robin's own Dovecot has them: Robin UI saves nothing while one is empty.
+    certFile: Line = "/etc/dovecot/certs/imap.crt"
+    keyFile: Line = "/etc/dovecot/certs/imap.key"
 
 
 class Limits(Strict):

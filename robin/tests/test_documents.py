@@ -48,6 +48,13 @@ def test_the_first_begins_with_what_robin_says(ada, robin, name):
         assert (r.json()["rejectScore"], r.json()["addHeaderScore"]) == (7, 7)
 
 
+def test_the_first_of_dovecot_can_be_saved_as_it_is(ada):
+    """Robin UI's form demands each of these; else its Save is grey."""
+    found = ada.get("/api/v1/config/dovecot").json()
+    demanded = (found["listen"], found["mailLocation"], *found["limits"].values())
+    assert all((*demanded, found["ssl"]["certFile"], found["ssl"]["keyFile"]))
+
+
 @pytest.mark.parametrize("name", SCHEMAS)
 def test_it_is_echoed_kept_and_there_without_robin(ada, robin, name):
     sent = ada.get(f"/api/v1/config/{name}").json()
