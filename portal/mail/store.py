@@ -92,7 +92,7 @@ def _table(entries: Iterable[Mapping[str, Any]], error: errors.GatewayError | No
                 *(one["name"], one["path"], "folder" if one["type"] == "directory" else "mail"),
                 one["size"] if one["type"] == "file" else None,
                 f"{datetime.fromtimestamp(one['modified'] / 1000, UTC):%Y-%m-%d}"
-                if one["modified"]
+                if one["modifiedKnown"]
                 else None,
                 one["openable"],
             ]

@@ -18,7 +18,13 @@ class StoreEntryView(BaseModel):
     name: str = Field(description="What is not printable is shown escaped; `path` has it as it is.")
     type: Literal["file", "directory"]
     size: int
-    modified: int = Field(description="Milliseconds, of the day in its name; 0: not known.")
+    modified: int = Field(
+        description=(
+            "Milliseconds: the day in its name; of a directory the newest one listed below it. "
+            "While nothing tells one, when the gateway saw it first."
+        )
+    )
+    modifiedKnown: bool = Field(description="False where `modified` is when it was seen first.")
     openable: bool = Field(description="False for a name that Robin lists and does not open.")
 
 

@@ -13,7 +13,7 @@ from django.utils.translation import gettext_noop
 
 from gateway_project.core import errors
 from gateway_project.core.sentences import Sentence
-from robin.storage import translate
+from robin.storage import days, translate
 from robin.upstream.client import HTML, TEXT, robin
 from robin.upstream.http import Stream
 
@@ -40,13 +40,15 @@ async def browse(parts: Sequence[str]) -> dict[str, Any]:
         raise IsMail
     found = await robin().client.get_json(url)
     try:
-        return translate.store_listing(found, list(parts))
+        listing = translate.store_listing(found, list(parts))
     except ValueError:
         raise errors.NotFound(
             gettext_noop(
                 "There is no such directory in the store. GET /api/v1/storage lists the first ones."
             )
         ) from None
+    await days.fill(listing, parts)
+    return listing
 
 
 async def beginning(parts: Sequence[str]) -> Mail:

@@ -46,7 +46,7 @@ def store_url(parts: list[str]) -> str:
 
 
 def store_listing(found: Any, parts: list[str]) -> dict[str, Any]:
-    """A directory, as the UI draws it."""
+    """A directory, as the UI draws it; `modified` is 0 where no name tells a day (`days.py`)."""
     try:
         items = [_entry(item) for item in found["items"] if item["name"] != ".."]
     except (KeyError, TypeError, AttributeError) as exc:

@@ -105,7 +105,7 @@ STORE = shape(
                     "name": TEXT,
                     "type": one_of("file", "directory"),
                     "size": COUNT,
-                    "modified": COUNT,
+                    "modified": {"type": "integer", "minimum": 1_000_000_000_000},
                 },
                 permissions=TEXT,
             )

@@ -5,8 +5,10 @@ from __future__ import annotations
 import errno
 import json
 import tempfile
+from datetime import UTC, datetime
 
 import pytest
+import time_machine
 
 from accounts.models import AuditEvent
 from accounts.tests.shapes import refusal
@@ -19,6 +21,10 @@ from robin.tests.contracts import holds
 @pytest.fixture
 def ada(member, robin):
     return member("ROLE_ADMIN", by_hand=True)
+
+
+def midnight(day):
+    return 1000 * int(day.replace(hour=0, minute=0, second=0).timestamp())
 
 
 def files(robin, ending):
@@ -53,6 +59,32 @@ class TestStorage:
             mail = ada.get("/api/v1/storage/file", params={"path": path})
             holds(contracts.FILE, mail.json())
             assert mail.json()["size"] == len(robin.seed.mails[path.strip("/")])
+
+    def test_nothing_is_of_1970(self, ada, robin):
+        """Robin tells no days of folders, and Robin UI shows one of each, come what may."""
+        robin.seed.put("south.example/old/new/20250101.1.eml", b"From: x\r\n")
+        robin.seed.put("south.example/old/new/undated.eml", b"From: x\r\n")
+        now = datetime.now(UTC).replace(microsecond=0)
+        today, long_ago = midnight(now), midnight(datetime(2025, 1, 1, tzinfo=UTC))
+
+        def shown(path):
+            items = ada.get("/api/v1/storage", params={"path": path}).json()["items"]
+            return {one["name"]: (one["modified"], one["modifiedKnown"]) for one in items}
+
+        with time_machine.travel(now, tick=False) as host:
+            first = (1000 * int(now.timestamp()), False)
+            assert shown("/") == {f"{name}.example": first for name in ("north", "south", "west")}
+            host.shift(60)
+            assert shown("/")["south.example"] == first
+            assert {*shown("/south.example/old/new").values()} == {(long_ago, True)}
+            assert shown("/")["south.example"] == (long_ago, True)
+            assert shown("/south.example")["old"] == (long_ago, True)
+            assert shown("/south.example")["cy"] == (first[0] + 60_000, False)
+            shown("/south.example/ann/new")
+            shown("/south.example/old/new")
+            assert shown("/")["south.example"] == (today, True)
+            assert shown("/south.example")["old"] == (long_ago, True)
+            assert shown("/")["north.example"] == first
 
     @pytest.mark.parametrize("ending", ["plus.eml", "latin1.eml", "100% done.eml", "big.eml"])
     def test_mails_with_hard_names_and_bytes(self, ada, robin, ending):
