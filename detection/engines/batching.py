@@ -6,12 +6,13 @@ Stands alone, as `classifier` does.
 from __future__ import annotations
 
 import asyncio
+import math
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
-from detection.engines.classifier import Classifier, Facts, Found, ModelUnusable
+from detection.engines.classifier import Classifier, Facts, Found, ModelUnusable, NoScore
 
 TEXTS_AT_ONCE, CHARS_AT_ONCE = 16, 16_000
 """One run of the model; who comes later waits for it, so it must not be long."""
@@ -67,7 +68,7 @@ class Batcher:
         return (await asyncio.shield(self._loading)).facts
 
     async def judge(self, text: str, *, is_data: bool = False) -> Found:
-        """Raises `Busy`, or `ModelUnusable`."""
+        """Raises `Busy`, `ModelUnusable` or `NoScore`."""
         if not self._loading.done():
             await asyncio.shield(self._loading)
         if self.facts is None:
@@ -121,7 +122,11 @@ class Batcher:
                     asked.answer.set_exception(exc)
         else:
             for asked, one in zip(some, found, strict=True):
-                if not asked.answer.done():
+                if asked.answer.done():
+                    continue
+                if math.isnan(one.score):
+                    asked.answer.set_exception(NoScore())
+                else:
                     asked.answer.set_result(one)
         finally:
             self._running -= 1

@@ -45,6 +45,10 @@ class ModelUnusable(Exception):
     """A model cannot be used; the sentence says why, and what to do."""
 
 
+class NoScore(Exception):
+    """What the model answers to this text is no finite number."""
+
+
 @dataclass(frozen=True, slots=True)
 class Facts:
     """What is said of a loaded model: `version` changes with its weights."""
@@ -58,8 +62,9 @@ class Facts:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """`score` is 0..1 for an attack; `start` and `end` are where the highest window stood, in
-    characters. `scanned_chars` is less than all when the text has more than `WINDOWS_MAX`."""
+    """`score` is 0..1 for an attack, or NaN where the model gives no finite number; `start` and
+    `end` are where the highest window stood, in characters. `scanned_chars` is less than all when
+    the text has more than `WINDOWS_MAX`."""
 
     score: float
     start: int
@@ -254,6 +259,11 @@ class Classifier:
         except Exception as exc:
             raise ModelUnusable(f"The model of {name} does not run: {exc}") from exc
         outputs = logits.shape[-1] if logits.ndim == 2 else 0
+        if not self._numpy.isfinite(logits).all():
+            raise ModelUnusable(
+                f"The model of {name} answers with no finite numbers. Export it again, unquantized "
+                "or quantized in another way"
+            )
         wanted = 2 if self._two_heads is not None else len(self._attacks) + 1
         if logits.ndim != 2 or not (outputs == 1 or outputs >= wanted):
             raise ModelUnusable(
@@ -285,7 +295,7 @@ class Classifier:
                 scores[at] = score
         found: list[Found] = [Found(0.0, 0, 0, count) for count in scanned]
         for row, score in zip(rows, scores, strict=True):
-            if score > found[row.text].score:
+            if score > found[row.text].score or math.isnan(score):
                 found[row.text] = Found(score, row.start, row.end, scanned[row.text])
         return found
 
@@ -332,16 +342,21 @@ class Classifier:
         return self._session.run(None, {name: given[name] for name in self._inputs})[0]
 
     def _scores(self, logits: Any) -> list[float]:
-        rows = [[float(value) / self._temperature for value in row] for row in logits]
+        return [
+            self._score([float(value) / self._temperature for value in row])
+            if all(map(math.isfinite, row))
+            else math.nan
+            for row in logits
+        ]
+
+    def _score(self, row: Sequence[float]) -> float:
         if self._two_heads is not None:
-            main_at, aux_at = self._two_heads
-            return [
-                min(_brought(_sigmoid(main), main_at), _brought(_sigmoid(-aux), 1 - aux_at))
-                for main, aux in rows
-            ]
-        if len(rows[0]) == 1:
-            return [_sigmoid(row[0]) for row in rows]
-        return [sum(_softmax(row)[at] for at in self._attacks) for row in rows]
+            (main, aux), (main_at, aux_at) = row, self._two_heads
+            return min(_brought(_sigmoid(main), main_at), _brought(_sigmoid(-aux), 1 - aux_at))
+        if len(row) == 1:
+            return _sigmoid(row[0])
+        parts = _softmax(row)
+        return sum(parts[at] for at in self._attacks)
 
 
 def _union(rows: Sequence[_Row]) -> int:

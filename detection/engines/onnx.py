@@ -11,8 +11,8 @@ from functools import partial
 from detection.content_types import DATA
 from detection.engines.addresses import Address
 from detection.engines.batching import Batcher, Busy
-from detection.engines.classifier import Classifier, ModelUnusable
-from detection.engines.engine import Call, Engine, EngineUnavailable, log, word
+from detection.engines.classifier import Classifier, ModelUnusable, NoScore
+from detection.engines.engine import Call, Engine, EngineUnavailable, NotAnOutage, log, word
 from detection.engines.scores import Score
 from gateway_project.core.sharing import FairSemaphore
 from gateway_project.core.telemetry import health
@@ -65,6 +65,8 @@ class OnnxEngine(Engine):
                     log.error("model_unusable", engine=self.name, error=str(exc), alert=True)
                     self._has_told = True
                 raise EngineUnavailable("engine_error", is_outage=False) from exc
+            except NoScore as exc:
+                raise NotAnOutage("the model gives no finite number") from exc
             except Busy as exc:
                 raise EngineUnavailable("engine_error") from exc
         facts = self._batcher.facts

@@ -34,7 +34,14 @@ from detection import embedded
 from detection.content_types import CONTENT_TYPES, CUT, DATA, ContentType, unseen_of
 from detection.engines import fields, readings
 from detection.engines.batching import Batcher, Busy
-from detection.engines.classifier import MODEL_BYTES_MAX, Classifier, Facts, Found, ModelUnusable
+from detection.engines.classifier import (
+    MODEL_BYTES_MAX,
+    Classifier,
+    Facts,
+    Found,
+    ModelUnusable,
+    NoScore,
+)
 
 DEFAULT_THRESHOLD = 0.6
 TEXT_BYTES_MAX = 4 << 20
@@ -134,7 +141,7 @@ class Server:
     async def judge(
         self, text: str, content_type: ContentType, threshold: float = DEFAULT_THRESHOLD
     ) -> dict[str, Any]:
-        """Raises `Busy`."""
+        """Raises `Busy` or `NoScore`."""
         if not text:
             return _answer(0.0, threshold, (), None, "none", 0, [])
         document = fields.read(text)
@@ -270,6 +277,9 @@ async def _in_json(request: web.Request, handler: Any) -> web.StreamResponse:
         return cast(web.StreamResponse, await handler(request))
     except NotARequest as exc:
         return _error(400, "Invalid request body", str(exc))
+    except NoScore:
+        # It is this text's: by 400 the gateway knows that others' texts are judged.
+        return _error(400, "Not judged", "The model's answer to this text is no finite number.")
     except Busy:
         return _error(503, "Overloaded", "Too many texts wait.", retry_after=1)
     except web.HTTPException as exc:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import importlib.util
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -27,6 +28,19 @@ def load(tmp_path):
         return Classifier(str(tiny_model.write(tmp_path / name, **more)), **(wants or {}))
 
     return load
+
+
+@pytest.fixture
+def use(gateway, engine, acme_key):
+    from accounts.services import Actor
+    from detection.policies import policy as policies
+
+    def use(url):
+        fake_engines.add(gateway, "local", url)
+        policies.save(acme_key.row, {"engines": {"first": "local"}}, actor=Actor("test"))
+
+    yield use
+    fake_engines.remove(gateway, "local")
 
 
 class TestTheFolder:
@@ -174,6 +188,61 @@ class TestWhatCannotBeUsed:
         assert "*.onnx" in asked[0][1]
 
 
+BROKEN = pytest.mark.parametrize("number", [math.nan, math.inf, -math.inf], ids=str)
+
+
+class TestNumbersThatAreNone:
+    """A broken quantization gives them; nothing is clean or an attack by them."""
+
+    @pytest.fixture
+    def answers(self, monkeypatch):
+        """The model gives that number for a row that holds "world", or for all."""
+        run = Classifier._run
+
+        def answers(number, *, always=False):
+            def broken(self, rows):
+                logits = run(self, rows)
+                for row, at in zip(rows, logits, strict=True):
+                    if always or tiny_model.WORDS.index("world") in row.ids:
+                        at[-1] = number
+                return logits
+
+            monkeypatch.setattr(Classifier, "_run", broken)
+
+        return answers
+
+    @BROKEN
+    @pytest.mark.parametrize("labels", [("SAFE", "INJECTION"), ("INJECTION",)], ids=len)
+    def test_a_model_that_gives_nothing_else_is_refused(self, load, answers, number, labels):
+        answers(number, always=True)
+
+        with pytest.raises(ModelUnusable, match="no finite numbers"):
+            load(labels=labels)
+
+    @BROKEN
+    def test_a_text_has_no_score_then_and_those_beside_it_have(self, load, answers, number):
+        answers(number)
+        long = " ".join(["hello"] * 40 + ["world"] + ["attack"] * 40)
+
+        found = load().judge_many([(text, False) for text in ("hello", "world", "attack", long)])
+
+        assert found[0].score < 0.1
+        assert found[2].score > 0.9
+        assert math.isnan(found[1].score)
+        assert math.isnan(found[3].score)
+
+    def test_its_verdict_is_degraded_and_the_engine_is_not_away(
+        self, gateway, use, acme_key, tmp_path, answers
+    ):
+        answers(math.nan)
+        use(f"onnx:{tiny_model.write(tmp_path / 'tiny')}")
+
+        for number in range(6):
+            body = gateway.detect(f"hello world {number}", key=acme_key).json()
+            assert (body["status"], body["degraded_reason"]) == ("degraded", "engine_error")
+        assert gateway.detect("the attack", key=acme_key).json()["status"] == "complete"
+
+
 class TestWindows:
     @pytest.mark.parametrize("is_data", [True, False])
     @pytest.mark.parametrize("at", [0, 50, 150, 299])
@@ -303,18 +372,6 @@ class TestTogether:
 
 
 class TestInTheGateway:
-    @pytest.fixture
-    def use(self, gateway, engine, acme_key, tmp_path):
-        from accounts.services import Actor
-        from detection.policies import policy as policies
-
-        def use(url):
-            fake_engines.add(gateway, "local", url)
-            policies.save(acme_key.row, {"engines": {"first": "local"}}, actor=Actor("test"))
-
-        yield use
-        fake_engines.remove(gateway, "local")
-
     def test_it_judges_there(self, gateway, use, acme_key, tmp_path):
         use(f"onnx:{tiny_model.write(tmp_path / 'tiny')}")
 

@@ -17,7 +17,7 @@ import pytest
 from aiohttp.test_utils import TestClient, TestServer
 
 from detection.engines import classifier, go, server
-from detection.engines.classifier import ModelUnusable
+from detection.engines.classifier import ModelUnusable, NoScore
 from detection.engines.server import Calibration, Server
 from detection.tests import tiny_model
 from detection.tests.test_detect import ATTACK, HARMLESS
@@ -140,9 +140,11 @@ class TestTheProcess:
         assert set(r.json()) == {"error", "details"}
         assert process.http.get("/v1/metrics").json()["requests_failed"] == failed + 1
 
-    def test_a_mistake_of_its_own_is_json_too_and_counted(self, monkeypatch):
+    # By 400 the gateway knows that the engine is not away for other texts.
+    @pytest.mark.parametrize(("error", "status"), [(ZeroDivisionError, 500), (NoScore, 400)])
+    def test_a_mistake_of_its_own_is_json_too_and_counted(self, monkeypatch, error, status):
         async def judge(*about):
-            raise ZeroDivisionError
+            raise error
 
         async def asked():
             engine = Server()
@@ -152,7 +154,7 @@ class TestTheProcess:
                 metrics = await client.get("/v1/metrics")
                 return r.status, set(await r.json()), (await metrics.json())["requests_failed"]
 
-        assert asyncio.run(asked()) == (500, {"error", "details"}, 1)
+        assert asyncio.run(asked()) == (status, {"error", "details"}, 1)
 
     def test_other_mistakes_are_json_too(self, engine_process):
         assert engine_process.http.get("/v1/detect").json()["error"] == "Method Not Allowed"
