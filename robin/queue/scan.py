@@ -32,13 +32,12 @@ from gateway_project.core.sentences import Sentence
 from gateway_project.core.stores import redis
 from gateway_project.core.telemetry.logging import get_logger
 from gateway_project.core.telemetry.loops import Loop
-from gateway_project.core.upstream.client import UpstreamTimeout
 from robin.queue import scan_store, seen, turns
 from robin.queue.scan_store import REVISION, SIZES, TROUBLE, Facts, Part, ScanStore
 from robin.queue.source import LISTS, PART_ITEMS, RobinSource, Source
 from robin.queue.translate import Item
 from robin.queue.turns import Turn, Turns, make_turns
-from robin.upstream.client import robin
+from robin.upstream.client import may_go_on, robin
 
 State = Literal["READY", "CLAIMED", "DEAD"]
 STATES: tuple[State, ...] = ("READY", "CLAIMED", "DEAD")
@@ -530,7 +529,7 @@ class Scanner:
                 try:
                     part = await self._listed(one, sizes)
                 except errors.GatewayError as error:
-                    is_done = not isinstance(error.__cause__, UpstreamTimeout)
+                    is_done = not may_go_on(error)
                     trouble = {"at": clock.time(), "code": error.code, "detail": str(error.detail)}
                     await self.store.put(TROUBLE, trouble)
                     return
@@ -628,7 +627,7 @@ class Scanner:
         try:
             yield
         except errors.GatewayError as error:
-            is_done = not isinstance(error.__cause__, UpstreamTimeout)
+            is_done = not may_go_on(error)
             raise
         except asyncio.CancelledError:
             is_done = False

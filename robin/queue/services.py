@@ -6,7 +6,8 @@ All that is read comes from the scan that everybody shares (`scan.py`), and says
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import islice
@@ -20,13 +21,11 @@ from django.utils.translation import gettext_noop
 from gateway_project.core import errors
 from gateway_project.core.clock import utc_text
 from gateway_project.core.sentences import Sentence
-from gateway_project.core.upstream.breaker import BreakerOpen
 from robin.queue import live, scan
 from robin.queue.scan import STATES, State, View, scanner
 from robin.queue.source import PART_ITEMS
 from robin.queue.translate import Item
-from robin.upstream.client import robin
-from robin.upstream.http import NotSent
+from robin.upstream.client import is_undone, robin
 
 Action = Literal["retry", "delete", "bounce"]
 PAGE_ITEMS_MAX = 1000
@@ -236,9 +235,25 @@ MAYBE_IN_DELIVERY = {
 LAST_TRY = gettext_noop("Of these, {} have no try left: if this one fails they are dead at once.")
 
 
+@contextmanager
+def counting(requested: int) -> Iterator[None]:
+    """Whatever goes wrong inside says what became of so many: none is done, unless it knows better,
+    and none is unknown."""
+    try:
+        yield
+    except errors.GatewayError as error:
+        error.more = {"done": 0, "requested": requested, "unknown": 0, **error.more}
+        raise
+
+
 async def act(action: Action, uids: Sequence[str], *, is_forced: bool = False) -> Done:
     """Do it to these, a few: at once. Raises `Reading` when Robin reads out its queue meanwhile,
     and what `RobinAPI` raises, with `done`, `requested` and `unknown` in its `more`."""
+    with counting(len(uids)):
+        return await _act(action, uids, is_forced=is_forced)
+
+
+async def _act(action: Action, uids: Sequence[str], *, is_forced: bool) -> Done:
     claimed, is_certain = await scanner().claimed()
     last = await _last_tries(action, uids)
     doubt = "" if is_certain else MAYBE_IN_DELIVERY[action]
@@ -251,9 +266,7 @@ async def act(action: Action, uids: Sequence[str], *, is_forced: bool = False) -
             answer = await robin().client.post(f"/client/queue/{action}", {"uids": chosen})
             done = counted(action, answer, len(chosen))
         except errors.GatewayError as error:
-            # What was not sent did not happen; of all else nobody knows.
-            unknown = 0 if isinstance(error.__cause__, NotSent | BreakerOpen) else len(chosen)
-            error.more = {"done": 0, "requested": len(uids), "unknown": unknown}
+            error.more = {"unknown": 0 if is_undone(error) else len(chosen)}
             raise
     await scanner().acted(action, chosen, done=done)
     return Done(done, len(uids), left_out=left_out, last_try=last, doubt=doubt)
@@ -280,11 +293,13 @@ async def _last_tries(action: Action, uids: Sequence[str]) -> int:
 
 async def act_on_one(action: Action, uid: str, *, is_forced: bool) -> Done:
     """An item that Robin does not have is no error to it: it says that it did it to none."""
-    found = await act(action, [uid], is_forced=is_forced)
-    if found.left_out:
-        raise errors.Conflict(f"{IN_DELIVERY[action]} Send `force=true` to do it all the same.")
-    if not found.done:
-        raise errors.NotFound(NO_SUCH_ITEM)
+    with counting(1):
+        found = await _act(action, [uid], is_forced=is_forced)
+        if found.left_out:
+            text = f"{IN_DELIVERY[action]} Send `force=true` to do it all the same."
+            raise errors.Conflict(text)
+        if not found.done:
+            raise errors.NotFound(NO_SUCH_ITEM)
     return found
 
 
@@ -327,5 +342,6 @@ def _key(person: str) -> str:
     return f"robin:confirm:{person}"
 
 
-def unique(uids: Iterable[str]) -> list[str]:
-    return list(dict.fromkeys(checked_uid(uid) for uid in uids))
+def unique(uids: Sequence[str]) -> list[str]:
+    with counting(len(uids)):
+        return list(dict.fromkeys(checked_uid(uid) for uid in uids))

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Mapping
 from contextlib import suppress
 from functools import partial
+from time import monotonic
 from types import TracebackType
 from typing import Any, Protocol
 from urllib.parse import urlencode
@@ -21,7 +22,8 @@ from gateway_project.core.upstream.client import AnswerTooLarge, UpstreamTimeout
 from robin.config import settings_page
 from robin.queue import translate
 from robin.queue.translate import QueuePage
-from robin.upstream.client import HTML, robin
+from robin.upstream.client import CLIENT, HTML, SERVICE, Refused, robin
+from robin.upstream.http import NotSent
 
 PART_ITEMS = 1000
 """As many as Robin gives at once."""
@@ -117,17 +119,19 @@ class PlainSource:
             await settings_page.read_by(self._settings)
         path = f"/client/queue/list?{list_query(kind, number)}"
         timeout = _timeout(settings.ROBIN_LIST_TIMEOUT_SECONDS)
-        answer = await _asked(self.client.get(path, headers={"Accept": HTML}, timeout=timeout))
+        listed = self.client.get(path, headers={"Accept": HTML}, timeout=timeout)
+        answer = await _asked(CLIENT, listed)
         try:
             return translate.queue_page(answer.content, settings_page.known_retries_max())
         except ValueError as exc:
             raise errors.UpstreamUnexpected from exc
 
     async def _settings(self) -> bytes:
-        return (await _asked(self.service.get("/config", headers={"Accept": HTML}))).content
+        answer = await _asked(SERVICE, self.service.get("/config", headers={"Accept": HTML}))
+        return answer.content
 
     async def health(self) -> Any:
-        answer = await _asked(self.service.get("/health"))
+        answer = await _asked(SERVICE, self.service.get("/health"))
         try:
             return answer.json()
         except ValueError as exc:
@@ -138,7 +142,7 @@ class PlainSource:
         timeout = _timeout(timeout_seconds)
         sent = self.client.post(f"/client/queue/{action}", json={"uids": uids}, timeout=timeout)
         try:
-            return (await _asked(sent)).json()
+            return (await _asked(CLIENT, sent)).json()
         except ValueError as exc:
             raise errors.UpstreamUnexpected from exc
 
@@ -161,14 +165,15 @@ def _timeout(seconds: float) -> httpx.Timeout:
     return httpx.Timeout(seconds, connect=QUICK_SECONDS)
 
 
-async def _asked(call: Any) -> httpx.Response:
-    """A 200, or one of `errors.Upstream…`; a time-out has an `UpstreamTimeout` for its cause."""
+async def _asked(port: str, call: Any) -> httpx.Response:
+    """A 200, or what `RobinAPI` raises, of the same cause (`is_undone`)."""
+    began = monotonic()
     try:
         answer: httpx.Response = await call
     except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout) as exc:
-        raise errors.UpstreamUnavailable from exc  # nothing was sent
+        raise errors.UpstreamUnavailable from NotSent(type(exc).__name__)
     except httpx.TimeoutException as exc:
-        raise errors.UpstreamTimedOut from UpstreamTimeout(str(exc), 0.0)
+        raise errors.UpstreamTimedOut from UpstreamTimeout(str(exc), monotonic() - began)
     except httpx.TransportError as exc:
         raise errors.UpstreamUnexpected from exc
     if answer.status_code >= 500:
@@ -180,6 +185,9 @@ async def _asked(call: Any) -> httpx.Response:
                 status_code=str(answer.status_code),
             )
         )
+    if answer.status_code >= 400:
+        refused = Refused(port, answer.status_code)
+        raise refused.error from refused
     if answer.status_code != 200:
         raise errors.UpstreamUnexpected
     return answer

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
@@ -168,9 +168,8 @@ class QueueViewSet(RobinViewSet):
     ) -> HttpResponse:
         is_forced = asked(request, ActQuery).force
         self._check_force(is_forced)
-        uid = services.checked_uid(uid)
-        await self.audit_first(f"robin.queue.{action}", target=uid, forced=is_forced)
-        with self._result(action, uid) as result:
+        (uid,) = services.unique([uid])
+        async with self._noted(action, uid, requested=1, forced=is_forced) as result:
             found = await services.act_on_one(action, uid, is_forced=is_forced)
             result(found)
         return _done(found)
@@ -221,22 +220,20 @@ class QueueViewSet(RobinViewSet):
             uids = await services.confirm(body.action, which, body.confirm, by=me)
             details["filter"] = body.filter.model_dump(exclude_defaults=True)
         details |= {"requested": len(uids), "uids": uids[: services.UIDS_AUDITED_MAX]}
-        target = f"{len(uids)} items"
-        name = f"robin.queue.{body.action}"
         if len(uids) > services.AT_ONCE_MAX:
-            job = await database.run(
-                jobs.begin,
-                body.action,
-                uids,
-                by=self.principal.user_id,
-                is_forced=body.force,
-                trail=self._who(),
-                details=details,
-            )
+            with services.counting(len(uids)):
+                job = await database.run(
+                    jobs.begin,
+                    body.action,
+                    uids,
+                    by=self.principal.user_id,
+                    is_forced=body.force,
+                    trail=self._who(),
+                    details=details,
+                )
             headers = {"Location": f"/api/v1/queue/actions/{job.pk}"}
             return reply(jobs.shown(job), status=202, headers=headers)
-        await self.audit_first(name, target=target, **details)
-        with self._result(body.action, target) as result:
+        async with self._noted(body.action, f"{len(uids)} items", **details) as result:
             done = await services.act(body.action, uids, is_forced=body.force)
             result(done)
         return _done(done)
@@ -274,9 +271,14 @@ class QueueViewSet(RobinViewSet):
             )
         return reply(jobs.shown(found))
 
-    @contextmanager
-    def _result(self, action: services.Action, target: str) -> Iterator[Callable[[Done], None]]:
-        """What became of it, noted behind the answer, whatever happens."""
+    @asynccontextmanager
+    async def _noted(
+        self, action: services.Action, target: str, *, requested: int, **details: Any
+    ) -> AsyncIterator[Callable[[Done], None]]:
+        """Noted before it is done; and behind the answer what became of it, whatever happens."""
+        name = f"robin.queue.{action}"
+        with services.counting(requested):
+            await self.audit_first(name, target=target, requested=requested, **details)
         found: list[Done] = []
         more: dict[str, Any] = {}
         try:
@@ -288,7 +290,7 @@ class QueueViewSet(RobinViewSet):
             if found:
                 more = {"done": found[0].done, "requested": found[0].requested}
                 more |= {"unknown": found[0].unknown, "left_out": found[0].left_out}
-            self.audit_behind(f"robin.queue.{action}.result", target=target, **more)
+            self.audit_behind(f"{name}.result", target=target, **more)
 
     def _check_force(self, is_forced: bool) -> None:
         """What may send a mail twice takes the most that one may do to the queue."""

@@ -9,8 +9,15 @@ from django.db import OperationalError
 
 from accounts.models import AuditEvent
 from accounts.tests.shapes import refusal
+from gateway_project.core.errors import StoreUnavailable
+from gateway_project.core.upstream.client import UpstreamTimeout
+from robin.queue import jobs
+from robin.queue.scan import Reading, Scanner
+from robin.standin.server import JSON, Context, Reply
 from robin.tests import contracts
 from robin.tests.contracts import holds
+from robin.upstream import viewset
+from robin.upstream.http import RobinHTTP
 
 UNKNOWN = "00000000-0000-4000-8000-000000000000"
 COUNTS = [
@@ -87,6 +94,77 @@ def test_what_changes_something_is_sent_once(ada, robin, action, fault):
     said = {name: r.json()[name] for name in ("done", "requested", "unknown")}
     assert said == {"done": 0, "requested": 1, "unknown": 1}
     assert AuditEvent.objects.filter(action=f"robin.queue.{action}", target=UNKNOWN).exists()
+
+
+def raising(error):
+    def fail(*args, **more):
+        raise error
+
+    return fail
+
+
+def answering(status):
+    return lambda robin, patch: robin.client.contexts.update(
+        {"/client/queue/delete": Context(lambda call: Reply("no", status))}
+    )
+
+
+WAYS = {
+    "400": (answering(400), 0),
+    "401": (answering(401), 0),
+    "403": (answering(403), 0),
+    "404": (answering(404), 0),
+    "405": (answering(405), 0),
+    "500": (answering(500), 1),
+    "a redirect": (answering(302), 1),
+    "never its turn": (
+        lambda robin, patch: patch.setattr(RobinHTTP, "request", raising(UpstreamTimeout("", 0.0))),
+        0,
+    ),
+    "nobody there": (lambda robin, patch: robin.run(robin.client.stop()), 0),
+    "its breaker is open": (lambda robin, patch: client_breaker(robin).force("open"), 0),
+    "it reads out its queue": (
+        lambda robin, patch: patch.setattr(Scanner, "turn", raising(Reading("", seconds=1))), 0
+    ),
+    "no store": (
+        lambda robin, patch: patch.setattr(Scanner, "claimed", raising(StoreUnavailable())), 0
+    ),
+    "no database": (
+        lambda robin, patch: patch.setattr(viewset, "audit", raising(OperationalError("away"))), 0
+    ),
+}  # fmt: skip
+"""How an action fails, and of how many items of one nobody knows then."""
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_however_an_action_fails_it_says_what_became_of_it(ada, robin, monkeypatch, way):
+    uid = robin.seed.queue.select(["READY"])[0].uid
+    arrange, unknown = WAYS[way]
+    arrange(robin, monkeypatch)
+
+    for r in (
+        ada.request("DELETE", f"/api/v1/queue/{uid}"),
+        ada.post("/api/v1/queue/actions", {"action": "delete", "uids": [uid]}),
+    ):
+        said = {name: r.json().get(name) for name in ("done", "requested", "unknown")}
+        assert said == {"done": 0, "requested": 1, "unknown": unknown}
+    for line in AuditEvent.objects.filter(action="robin.queue.delete.result"):
+        assert said.items() <= line.details.items()
+
+
+@pytest.mark.parametrize("uid", [UNKNOWN, "x"])
+def test_what_is_not_there_counts_too(ada, robin, uid):
+    r = ada.request("DELETE", f"/api/v1/queue/{uid}")
+    assert refusal(r) == (404, "not_found")
+    assert {"done": 0, "requested": 1, "unknown": 0}.items() <= r.json().items()
+
+
+def test_many_that_cannot_be_noted_count_too(ada, robin, monkeypatch):
+    uids = [item.uid for item in robin.seed.queue.select(["READY"])[:30]]
+    monkeypatch.setattr(jobs, "audit", raising(OperationalError("away")))
+    r = ada.post("/api/v1/queue/actions", {"action": "delete", "uids": uids})
+    assert refusal(r) == (503, "store_unavailable")
+    assert {"done": 0, "requested": 30, "unknown": 0}.items() <= r.json().items()
 
 
 def test_a_read_is_sent_again_when_a_kept_connection_was_dropped(ada, robin):
@@ -254,13 +332,8 @@ def test_a_bulk_action_that_fails_says_so_and_is_audited(ada, robin):
 
 
 def test_what_cannot_be_audited_is_not_done(ada, robin, monkeypatch):
-    from robin.upstream import viewset
-
-    def fail(*args, **more):
-        raise OperationalError("away")
-
     uid = robin.seed.queue.select(["READY"])[0].uid
-    monkeypatch.setattr(viewset, "audit", fail)
+    monkeypatch.setattr(viewset, "audit", raising(OperationalError("away")))
     r = ada.request("DELETE", f"/api/v1/queue/{uid}")
     assert refusal(r) == (503, "store_unavailable")
     assert uid in robin.seed.queue.items
@@ -271,8 +344,6 @@ def test_what_cannot_be_audited_is_not_done(ada, robin, monkeypatch):
     "answer", ['{"status":"OK"}', "[]", '{"deletedCount":"1"}', "null", *COUNTS]
 )
 def test_json_of_another_form(ada, robin, answer):
-    from robin.standin.server import JSON, Context, Reply
-
     robin.client.contexts["/client/queue/delete"] = Context(lambda call: Reply(answer, 200, JSON))
     r = ada.request("DELETE", f"/api/v1/queue/{UNKNOWN}")
     assert (r.status_code, r.json()["code"]) == (502, "upstream_unexpected")

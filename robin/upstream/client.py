@@ -34,7 +34,7 @@ from gateway_project.core.stores import database
 from gateway_project.core.telemetry.logging import get_logger
 from gateway_project.core.upstream import client
 from gateway_project.core.upstream.breaker import STATES, Breaker, BreakerOpen, Permit
-from robin.upstream.http import Answer, RobinHTTP, Stream
+from robin.upstream.http import Answer, NotSent, RobinHTTP, Stream
 
 JSON: Final = "application/json"
 HTML: Final = "text/html"
@@ -45,15 +45,15 @@ T = TypeVar("T")
 PEEK_SECONDS = 0.8
 LOOK_SECONDS = 1.0
 """So often an open breaker makes somebody look whether Robin is back."""
+CLIENT, SERVICE = "robin_client", "robin_service"
 BREAKERS = {
-    "robin_client": {"": "robin_client", "/client/queue": "robin_queue", "/logs": "robin_logs"},
-    "robin_service": {"": "robin_service", "/config": "robin_settings"},
+    CLIENT: {"": CLIENT, "/client/queue": "robin_queue", "/logs": "robin_logs"},
+    SERVICE: {"": SERVICE, "/config": "robin_settings"},
 }
 """Of each server: the beginning of an address → whose breaker it is."""
 PROBE_SECONDS = 3600.0
 Kind = Literal["application/json", "text/html", "text/plain"]
 Reason = Literal["", "busy", "away", "refused"]
-SERVICE = "robin_service"
 log = get_logger("gateway.robin")
 
 
@@ -155,7 +155,7 @@ class RobinAPI:
         try:
             answer = await self.http.request("GET", "/health", timeout_seconds=PEEK_SECONDS)
             return self._read(answer, JSON, orjson.loads)
-        except (client.UpstreamError, errors.UpstreamUnexpected, _Refused, _Failed):
+        except (client.UpstreamError, errors.UpstreamUnexpected, Refused, _Failed):
             return None
 
     async def look(self) -> tuple[Any, Reason]:
@@ -285,7 +285,7 @@ class RobinAPI:
             permit.failed()
             self._log(path, str(exc))
             raise errors.UpstreamUnexpected from exc
-        except _Refused as exc:
+        except Refused as exc:
             raise exc.error from exc
         else:
             permit.succeeded()
@@ -298,30 +298,8 @@ class RobinAPI:
             raise errors.UpstreamUnexpected("unreadable") from exc
 
     def _check(self, status: int, content_type: str, kind: Kind, has_content: bool) -> None:
-        if status == 404:
-            raise _Refused(
-                errors.NotFound(gettext_noop("Robin has no such thing. Look for it in its list."))
-            )
-        if status in (401, 403):
-            log.error("robin_refuses_us", port=self.name, status=status, alert=True)
-            raise _Refused(
-                errors.UpstreamUnexpected(
-                    gettext_noop(
-                        "Robin refuses the gateway's credentials. Who runs the gateway must "
-                        "correct those of its settings (ROBIN_…)."
-                    )
-                )
-            )
         if 400 <= status < 500:
-            log.error("robin_rejected_request", port=self.name, status=status)
-            raise _Refused(
-                errors.UpstreamUnexpected(
-                    gettext_noop(
-                        "Robin does not know this request. Check that its version is one that the "
-                        "gateway was made for."
-                    )
-                )
-            )
+            raise Refused(self.name, status)
         if status >= 500:
             raise _Failed(status)
         if status not in (200, 202):
@@ -376,12 +354,47 @@ class _Unknown(Exception):
     """Robin works, and has no such address."""
 
 
-class _Refused(Exception):
-    """Robin works, but not for this request: its breaker must not open for it."""
+class Refused(Exception):
+    """A 4xx: Robin works, but not for this request, so its breaker must not open. It looks at who
+    asks, and for what, before it does anything."""
 
-    def __init__(self, error: errors.GatewayError) -> None:
-        super().__init__(error.code)
-        self.error = error
+    def __init__(self, port: str, status: int) -> None:
+        super().__init__(f"status {status}")
+        self.error = _refusal(port, status)
+
+
+def _refusal(port: str, status: int) -> errors.GatewayError:
+    if status == 404:
+        return errors.NotFound(gettext_noop("Robin has no such thing. Look for it in its list."))
+    if status in (401, 403):
+        log.error("robin_refuses_us", port=port, status=status, alert=True)
+        return errors.UpstreamUnexpected(
+            gettext_noop(
+                "Robin refuses the gateway's credentials. Who runs the gateway must correct those "
+                "of its settings (ROBIN_…)."
+            )
+        )
+    log.error("robin_rejected_request", port=port, status=status)
+    return errors.UpstreamUnexpected(
+        gettext_noop(
+            "Robin does not know this request. Check that its version is one that the gateway was "
+            "made for."
+        )
+    )
+
+
+def is_undone(error: errors.GatewayError) -> bool:
+    """Whether Robin certainly did nothing: it was not reached, or refused. Of all else that went
+    wrong nobody knows."""
+    if isinstance(error.__cause__, client.UpstreamTimeout):
+        return not may_go_on(error)
+    return isinstance(error.__cause__, NotSent | BreakerOpen | Refused)
+
+
+def may_go_on(error: errors.GatewayError) -> bool:
+    """Whether Robin may still be at it: it had the request, and nobody waits any more."""
+    cause = error.__cause__
+    return isinstance(cause, client.UpstreamTimeout) and cause.had_seconds > 0
 
 
 class Robin:
@@ -391,7 +404,7 @@ class Robin:
     """In which both live."""
 
     def __init__(self, client_url: str, service_url: str) -> None:
-        self.client = RobinAPI("robin_client", client_url, settings.ROBIN_CLIENT_API_TOKEN)
+        self.client = RobinAPI(CLIENT, client_url, settings.ROBIN_CLIENT_API_TOKEN)
         self.service = RobinAPI(SERVICE, service_url, settings.ROBIN_SERVICE_API_TOKEN)
 
     async def close(self) -> None:
