@@ -177,6 +177,9 @@ class QueueJob(models.Model):
     is_forced = models.BooleanField(default=False, db_default=False)
     detail = models.CharField(max_length=300, blank=True, default="", db_default="")
     claimed_until = models.DateTimeField(null=True, blank=True)
+    waits_since = models.DateTimeField(
+        null=True, editable=False, help_text="Since when Robin is away, or refuses; empty: not."
+    )
     audit = models.JSONField(default=dict)
 
     class Meta:

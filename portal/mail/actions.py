@@ -259,8 +259,7 @@ def _do_at_once(
         found = from_thread(services.act(action, uids, is_forced=is_forced))
     except errors.GatewayError as error:
         more = {"error": error.code, **error.more}
-        counts = {"done": 0, "requested": len(uids), "unknown": 0} | error.more
-        messages.error(request, f"{error.for_people()} {_half_done(action, counts)}")
+        messages.error(request, f"{error.for_people()} {_half_done(action, error.more)}")
     else:
         more = {"done": found.done, "requested": found.requested}
         more |= {"unknown": found.unknown, "left_out": found.left_out}
@@ -350,6 +349,7 @@ def action(request: HttpRequest, operator: Operator, job_id: UUID) -> HttpRespon
         "job": found,
         "is_over": is_over,
         "word": _done(found.action),
+        "detail": gettext(found.detail) if found.detail else "",
         "title": _named(found.action, found.requested),
     }
     if request.headers.get("HX-Request"):

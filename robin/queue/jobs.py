@@ -20,6 +20,7 @@ import orjson
 from django.conf import settings
 from django.db import transaction
 from django.db.models import F, Q
+from django.utils.translation import gettext_noop
 from redis.exceptions import RedisError
 
 from accounts.events import audit
@@ -29,7 +30,6 @@ from gateway_project.core.stores import database
 from gateway_project.core.stores.bus import bus
 from gateway_project.core.stores.sweeps import Round
 from gateway_project.core.telemetry.logging import get_logger
-from gateway_project.core.upstream.client import UpstreamTimeout
 from robin.models import QueueJob, RobinAccess
 from robin.permissions import Permission, permissions_of
 from robin.queue import services
@@ -37,6 +37,7 @@ from robin.queue.alerts import tls
 from robin.queue.live import JOBS_CHANNEL
 from robin.queue.scan import Scanner
 from robin.queue.source import PlainSource
+from robin.upstream.client import is_undone, may_go_on
 
 KEEP_DAYS = 30
 ROUND_SECONDS = 20.0
@@ -45,9 +46,17 @@ PIECE_SECONDS = 1.0
 PIECE_BEGIN, PIECE_MAX = 25, 500
 TIMEOUT_SECONDS = 60.0
 """Robin works off a piece whether or not we wait: giving up early would only not know."""
-AWAY_SECONDS = 600
-MAY_NOT = (
+WAIT_SECONDS = 600
+"""So long it waits for Robin, since Robin did something of it last."""
+MAY_NOT = gettext_noop(
     "Whoever began it may no longer do this; the rest was not tried. Begin it anew as who may."
+)
+WAITS = gettext_noop("Robin does not answer. The rest is tried when it does, within ten minutes.")
+WAS_AWAY = gettext_noop(
+    "Robin did not answer for ten minutes; the rest was not tried. Begin it anew when it answers."
+)
+REFUSED = gettext_noop(
+    "Robin refused this for ten minutes; the rest was not tried. The gateway's log says why."
 )
 OPEN = (QueueJob.State.QUEUED, QueueJob.State.PROCESSING)
 CANCELLED = QueueJob.State.CANCELLED
@@ -224,6 +233,8 @@ def _note(job: QueueJob, *, sent: int, done: int = 0, unknown: int = 0, left_out
         unknown=F("unknown") + unknown,
         left_out=F("left_out") + left_out,
         in_flight=0,
+        waits_since=None,
+        detail="",
         claimed_until=clock.now() + LEASE,
     )
     job.refresh_from_db()
@@ -254,12 +265,10 @@ def _piece(job: QueueJob, worker: _Worker, runner: asyncio.Runner, until: float)
     left_out = len(uids) - len(chosen)
     try:
         done = runner.run(worker.act(job.action, chosen)) if chosen else 0
-    except errors.UpstreamUnavailable:  # nothing was sent
-        QueueJob.objects.filter(pk=job.pk).update(in_flight=0)
-        if clock.now() - job.created_at > timedelta(seconds=AWAY_SECONDS):
-            _finish(job, "Robin did not answer for ten minutes; the rest was not tried.")
-        return False
     except errors.GatewayError as error:
+        if is_undone(error):
+            _wait(job, error)
+            return False
         log.warning("queue_piece_unknown", job=str(job.pk), items=len(chosen), error=error.code)
         _note(job, sent=len(uids), unknown=len(chosen), left_out=left_out)
         return False
@@ -268,6 +277,21 @@ def _piece(job: QueueJob, worker: _Worker, runner: asyncio.Runner, until: float)
             runner.run(worker.end(0.0))
     _note(job, sent=len(uids), done=done, left_out=left_out)
     return True
+
+
+def _wait(job: QueueJob, error: errors.GatewayError) -> None:
+    """Nothing was done of the piece: it is tried again later, unless that went on for too long."""
+    is_away, now = isinstance(error, errors.UpstreamUnavailable), clock.now()
+    since = job.waits_since or now
+    same = QueueJob.objects.filter(pk=job.pk)
+    same.update(in_flight=0)
+    detail = WAITS if is_away else str(error.detail)
+    same.filter(state__in=OPEN).update(waits_since=since, detail=detail)
+    if now - since > timedelta(seconds=WAIT_SECONDS):
+        _finish(job, WAS_AWAY if is_away else REFUSED)
+    else:
+        job.refresh_from_db()
+        tell(job)
 
 
 def _may_still(job: QueueJob) -> bool:
@@ -335,7 +359,7 @@ class _Worker:
             answer = await self.source.act(action, uids, timeout_seconds=TIMEOUT_SECONDS)
             done = services.counted(action, answer, len(uids))  # type: ignore[arg-type]
         except errors.GatewayError as error:
-            if isinstance(error.__cause__, UpstreamTimeout):
+            if may_go_on(error):
                 await self.scanner.turns.leave()
             else:
                 await self.end(monotonic() - began)

@@ -32,6 +32,10 @@ def ready(robin, count):
     return [item.uid for item in robin.seed.queue.select(["READY"])[:count]]
 
 
+def counts(r):
+    return tuple(r.json()[name] for name in ("done", "requested", "unknown"))
+
+
 def acts(robin):
     return [path for method, path in robin.client.asked if method == "POST"]
 
@@ -96,6 +100,72 @@ def test_robin_away_is_waited_for_and_nothing_is_unknown(ada, robin):
     tasks.work_on_queue()
 
     assert ada.get(f"{ACTIONS}/{job}").json()["done"] == 60
+
+
+@contextmanager
+def refusing(robin):
+    """Robin takes our credentials no more."""
+    auth = robin.client.auth
+    auth.kind, auth.value = "bearer", "another"
+    yield
+    auth.kind = "none"
+
+
+def test_a_robin_that_refuses_is_waited_for_and_nothing_is_unknown(ada, robin):
+    job, _ = begin(ada, robin, "delete")
+    with refusing(robin):
+        for _ in "12":
+            tasks.work_on_queue()
+        found = ada.get(f"{ACTIONS}/{job}").json()
+        assert (found["state"], found["sent"], found["unknown"]) == ("processing", 0, 0)
+        assert "credentials" in found["message"]
+    tasks.work_on_queue()
+
+    found = ada.get(f"{ACTIONS}/{job}").json()
+    assert (found["state"], found["done"]) == ("complete", 60)
+    assert "message" not in found
+
+
+@pytest.mark.parametrize("how", ["away", "refusing"])
+def test_it_waits_for_ten_minutes_since_robin_did_something(ada, robin, how):
+    """However old it is: a long one takes hours, one behind another waits for it."""
+    job, _ = begin(ada, robin, "delete")
+    QueueJob.objects.update(created_at=LONG_AGO)
+    with refusing(robin):
+        if how == "away":
+            robin.run(robin.client.stop())
+        tasks.work_on_queue()
+        assert ada.get(f"{ACTIONS}/{job}").json()["state"] == "processing"
+        QueueJob.objects.update(waits_since=LONG_AGO)
+        tasks.work_on_queue()
+
+    found = ada.get(f"{ACTIONS}/{job}").json()
+    assert (found["state"], found["sent"], found["unknown"]) == ("partial", 0, 0)
+    assert "ten minutes; the rest was not tried" in found["message"]
+
+
+def test_what_it_waited_counts_anew_when_robin_did_something(ada, robin):
+    begin(ada, robin, "delete")
+    QueueJob.objects.update(waits_since=LONG_AGO, state="processing", in_flight=25)
+    robin.run(robin.client.stop())
+    tasks.work_on_queue()
+    assert QueueJob.objects.get().state == "processing"
+
+
+def test_one_that_was_stopped_meanwhile_does_not_say_that_it_waits(ada, robin, monkeypatch):
+    job, _ = begin(ada, robin, "delete")
+    act = jobs._Worker.act
+
+    async def stopped(self, action, uids):
+        await asyncio.to_thread(in_thread, stop, job)
+        return await act(self, action, uids)
+
+    monkeypatch.setattr(jobs._Worker, "act", stopped)
+    with refusing(robin):
+        tasks.work_on_queue()
+    found = ada.get(f"{ACTIONS}/{job}").json()
+    assert (found["state"], found["unknown"]) == ("cancelled", 0)
+    assert "message" not in found
 
 
 @pytest.fixture
@@ -253,6 +323,7 @@ class TestInDelivery:
         item = robin.seed.queue.select(["CLAIMED"])[0]
         r = ada.request(method, f"/api/v1/queue/{item.uid}{what}")
         assert refusal(r) == (409, "conflict")
+        assert counts(r) == (0, 1, 0)
         assert "being delivered" in r.json()["message"]
         assert acts(robin) == []
         assert item.state == "CLAIMED"
