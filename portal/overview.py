@@ -56,17 +56,18 @@ def overview(request: HttpRequest, member: Member) -> HttpResponseBase:
     shown = shown[:KEYS_SHOWN]
     limits = reports.limits_left(shown)
     steps = _steps(member, bool(keys), has_calls=bool(facts["requests"]))
+    rows = [
+        (key, by_key.get(key.pk, NOTHING), left) for key, left in zip(shown, limits, strict=True)
+    ]
+    of_day = (left["workspace_day"] for key, _, left in rows if left and not key.is_test)
     facts |= {
         "member": member,
         "ranges": [(name, gettext(label)) for name, (label, _, _) in RANGES.items()],
         "chosen": chosen,
-        "rows": [
-            (key, by_key.get(key.pk, NOTHING), left)
-            for key, left in zip(shown, limits, strict=True)
-        ],
+        "rows": rows,
         "elsewhere": elsewhere if elsewhere["requests"] else None,
         "more_keys": max(0, len(keys) - KEYS_SHOWN),
-        "workspace_day": next((left["workspace_day"] for left in limits if left), None),
+        "workspace_day": next(of_day, None),  # test keys count apart
         "steps": steps,
         "seen": sum(step.is_done for step in steps or ()),
     }

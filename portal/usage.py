@@ -22,7 +22,7 @@ from portal.clocks import in_query
 from portal.members import Member, workspace_page
 
 MONTHS_BACK_MAX = 24
-SUMS = ("requests", "units", "flagged", "engine", "remembered", "embedded")
+SUMS = ("requests", "units", "tests", "flagged", "engine", "remembered", "embedded")
 COLUMNS = ("day", "endpoint", *SUMS)
 PLANS = ("plan", "day_quota", "minute", "log_days", "keys", "days_above")
 PLANS_SHOWN = 20
@@ -69,8 +69,8 @@ def usage(request: HttpRequest, member: Member) -> HttpResponseBase:
     total = _sums(rows)
     is_running = month.ends > now
     keys = list(member.keys.without_policies())
-    by_key = reports.by_subject([key.pk for key in keys], month.begins, "day") if is_running else {}
-    of_tests = sum(by_key.get(key.pk, {}).get("requests", 0) for key in keys if key.is_test)
+    ids = [key.pk for key in keys]
+    by_key = reports.by_subject(ids, month.begins, "day", until=month.ends)
     days = Counter[datetime]()
     for row in rows:
         days[row["at"]] += row["units"]
@@ -82,8 +82,7 @@ def usage(request: HttpRequest, member: Member) -> HttpResponseBase:
         "before": month.before,
         "is_running": is_running,
         "total": total,
-        "billed": max(0, total["units"] - of_tests),
-        "of_tests": of_tests,
+        "judged": total["units"] + total["tests"],
         "forecast": forecast(total["units"], month, now) if is_running else None,
         "quota": member.workspace.day_quota,
         "busiest": max(days.values(), default=0),
@@ -143,14 +142,15 @@ class Today(NamedTuple):
 
 
 def _today(workspace: Workspace, keys: list[ApiKey], now: datetime) -> Today | None:
-    if not keys:
+    live = next((key for key in keys if not key.is_test), None)  # test keys count apart
+    if live is None:
         return None
-    keys[0].workspace = workspace  # with its plan, which was read already
-    state = reports.limits_left(keys[:1])[0].get("workspace_day")
+    live.workspace = workspace  # with its plan, which was read already
+    state = reports.limits_left([live])[0].get("workspace_day")
     if state is None:
         return None
-    rows = reports.timeline(workspace.pk, now - timedelta(hours=1), "minute")
-    return Today(state, ends_at(state, sum(row["requests"] for row in rows), now))
+    rows = reports.charged(workspace.pk, now - timedelta(hours=1), now, "minute")
+    return Today(state, ends_at(state, sum(row["units"] for row in rows), now))
 
 
 def ends_at(state: State, an_hour: int, now: datetime) -> datetime | None:
@@ -193,7 +193,7 @@ def _plot(rows: list[dict[str, Any]], month: Month, now: datetime) -> plots.Plot
         known = series.setdefault(row["at"], {"requests": 0, "flagged": 0, "errors": 0})
         known["requests"] += row["requests"]
         known["flagged"] += row["flagged"]
-        known["errors"] += row["requests"] - row["units"]
+        known["errors"] += row["requests"] - row["units"] - row["tests"]
     log = reverse("portal-requests")
 
     def link(begin: datetime, end: datetime) -> str:

@@ -22,6 +22,8 @@ from gateway_project.core.ratelimit import State, get_limiter
 
 BATCHES = "/v1/detect/batch"
 ERRORS = Sum("requests", filter=Q(http_status__gte=400), default=0)
+JUDGED = Q(http_status__lt=400) | Q(http_status__gte=499)
+"""Statuses of what was not refused before the detection."""
 
 
 def per_day(api_key_id: UUID, *, days: int = 30) -> list[dict[str, Any]]:
@@ -79,20 +81,27 @@ def timeline(subject_id: UUID, since: datetime, period: str) -> list[dict[str, A
     ]
 
 
-def charged(subject_id: UUID, since: datetime, until: datetime) -> list[dict[str, Any]]:
-    """`[{at, endpoint, requests, units, flagged, engine, remembered, embedded}]` by day and
-    endpoint of [since, until), whole days.
+def charged(
+    workspace_id: UUID, since: datetime, until: datetime, period: str = "day"
+) -> list[dict[str, Any]]:
+    """`[{at, endpoint, requests, units, tests, flagged, engine, remembered, embedded}]` by day (or
+    `minute`, `hour`) and endpoint of the whole ones of [since, until).
 
-    `units` are those that took one of the day: what was refused before the detection takes none.
-    `engine`, `remembered` and `embedded` say who judged.
+    `units` are those that took one of the workspace's day: what was refused before the detection
+    takes none, and neither do `tests`, what test keys had judged. `engine`, `remembered` and
+    `embedded` say who judged, of both.
     """
-    rows = UsageRollup.objects.filter(
-        period="day", subject_id=subject_id, bucket__gte=since, bucket__lt=until
-    )
-    is_charged = Q(http_status__lt=400) | Q(http_status__gte=499)
-    sums = rows.values("bucket", "endpoint").annotate(
+    found = UsageRollup.objects.filter(period=period, bucket__gte=since, bucket__lt=until)
+    rows = found.order_by("bucket", "endpoint").values("bucket", "endpoint")
+    judged = Sum("requests", filter=JUDGED, default=0)
+    keys = ApiKey.objects.filter(workspace=workspace_id, is_test=True).values_list("pk", flat=True)
+    tests = {
+        (row["bucket"], row["endpoint"]): row["judged"]
+        for row in rows.filter(subject_id__in=list(keys)).annotate(judged=judged)
+    }
+    sums = rows.filter(subject_id=workspace_id).annotate(
         total=Sum("requests"),
-        units=Sum("requests", filter=is_charged, default=0),
+        judged=judged,
         malicious=Sum("flagged"),
         remembered=Sum("cached"),
         embedded=Sum("degraded"),
@@ -102,28 +111,29 @@ def charged(subject_id: UUID, since: datetime, until: datetime) -> list[dict[str
             "at": row["bucket"],
             "endpoint": row["endpoint"],
             "requests": row["total"],
-            "units": row["units"],
+            "units": row["judged"] - (free := tests.get((row["bucket"], row["endpoint"]), 0)),
+            "tests": free,
             "flagged": row["malicious"],
-            "engine": max(0, row["units"] - row["remembered"] - row["embedded"]),
+            "engine": max(0, row["judged"] - row["remembered"] - row["embedded"]),
             "remembered": row["remembered"],
             "embedded": row["embedded"],
         }
-        for row in sums.order_by("bucket", "endpoint")
+        for row in sums
     ]
 
 
 def by_subject(
-    subject_ids: Iterable[UUID], since: datetime, period: str
+    subject_ids: Iterable[UUID], since: datetime, period: str, *, until: datetime | None = None
 ) -> dict[UUID, dict[str, int]]:
     """`{requests, flagged, errors}` of each key that had any.
 
     Whole days are read as such, whatever the `period` of `since` is.
     """
     ids = list(subject_ids)
-    parts: list[tuple[str, datetime, datetime | None]] = [(period, since, None)]
+    parts: list[tuple[str, datetime, datetime | None]] = [(period, since, until)]
     midnight = floor(since, "day") + timedelta(days=1)
     if period == "hour" and clock.now() > midnight:
-        parts = [("hour", since, midnight), ("day", midnight, None)]
+        parts = [("hour", since, midnight), ("day", midnight, until)]
     found: dict[UUID, dict[str, int]] = {}
     for name, begin, end in parts:
         for subject_id, sums in _of_each(ids, name, begin, end):

@@ -31,18 +31,38 @@ def add(acme, acme_key):
     return add
 
 
-def test_what_was_refused_and_what_tests_sent_is_not_billed(owner, add, make_key):
+@pytest.mark.parametrize("months_ago", [0, 1])
+def test_what_was_refused_and_what_tests_sent_is_not_billed(owner, add, make_key, months_ago):
+    now = month_of(clock.now())
+    month = now.before if months_ago else now
+    at = month.begins + timedelta(minutes=1)
     test = make_key(is_test=True)
     for _ in range(3):
-        add()
-    add(http_status=422)
-    add(http_status=429)
-    add(api_key_id=test.row.pk)
+        add(at)
+    add(at, http_status=422)
+    add(at, http_status=429)
+    for status in (200, 422):
+        add(at, api_key_id=test.row.pk, http_status=status)
 
-    facts = owner.get("/app/usage").context
+    facts = owner.get(f"/app/usage?month={month.name}").context
+    file = body_of(owner.get(f"/app/usage/export?month={month.name}"))
 
-    assert (facts["total"]["requests"], facts["total"]["units"]) == (6, 4)
-    assert (facts["billed"], facts["of_tests"]) == (3, 1)
+    total = facts["total"]
+    assert (total["requests"], total["units"], total["tests"]) == (7, 3, 1)
+    assert (facts["busiest"], facts["judged"]) == (3, 4)
+    assert {key.pk: sums["requests"] for key, sums in facts["by_key"]}[test.row.pk] == 2
+    assert file.splitlines()[1].endswith('"/v1/detect",7,3,1,0,4,0,0')
+    assert owner.get("/app/usage").context["then"] == (3 if months_ago else 0)
+
+
+def test_the_workspaces_day_is_not_that_of_its_test_keys(
+    owner, gateway, engine, acme_key, make_key
+):
+    gateway.detect("Good morning.", key=make_key(is_test=True))
+
+    today = owner.get("/app/usage").context["today"].state
+    assert today.remaining == today.limit
+    assert owner.get("/app/").context["workspace_day"].remaining == today.limit
 
 
 def test_who_judged(owner, add):
@@ -79,9 +99,9 @@ def test_last_month_is_a_file(owner, add):
     head, row = body_of(answer).splitlines()
 
     assert answer["Content-Disposition"] == f'attachment; filename="usage-{before.name}.csv"'
-    columns = "day,endpoint,requests,units,flagged,engine,remembered,embedded"
+    columns = "day,endpoint,requests,units,tests,flagged,engine,remembered,embedded"
     assert head == ",".join(f'"{name}"' for name in columns.split(","))
-    assert row == f'"{before.begins:%Y-%m-%d}","/v1/detect",2,2,1,2,0,0'
+    assert row == f'"{before.begins:%Y-%m-%d}","/v1/detect",2,2,0,1,2,0,0'
 
 
 def test_an_empty_month_draws_no_axes(owner, acme):
