@@ -116,7 +116,6 @@ class Judge:
             self._under_way.pop(work.run, None)
 
     async def _renew(self) -> None:
-        has_failed = False
         while self._under_way:
             await asyncio.sleep(RENEW_SECONDS)
             asked = dict(self._under_way)
@@ -126,12 +125,9 @@ class Judge:
                 held = await in_thread(self._renewer, store.renew, [w for w, _ in asked.values()])
             except Exception as exc:  # noqa: BLE001 - leases of the others have to be kept
                 log.error("job_leases_unrenewed", chunks=len(asked), error=type(exc).__name__)
-                await in_thread(self._renewer, _loop.failed, exc)
-                has_failed = True
+                await _loop.afailed(exc)
                 continue
-            if has_failed:
-                await in_thread(self._renewer, _loop.succeeded)
-                has_failed = False
+            await _loop.asucceeded()
             for run in asked.keys() - held:
                 if run in self._under_way:  # else it ended while we asked
                     _, task = self._under_way.pop(run)

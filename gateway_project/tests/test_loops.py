@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import threading
+from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
 import pytest
 from celery import current_app
@@ -12,6 +13,7 @@ from django.core.cache import cache
 
 from accounts import tasks
 from accounts.usage import stream
+from detection.jobs import worker
 from gateway_project.core.telemetry import loops
 from gateway_project.core.telemetry.loops import ROUNDS_MAX, Loop
 from webhooks.delivery import engine, outbox
@@ -56,6 +58,51 @@ def test_one_round_that_succeeds_ends_it(gateway, engine):
     loop.succeeded()
 
     assert health(gateway)[1] == []
+
+
+def rounds_of(loop):
+    """`ends(error)`: a round of another process that ends so, and remembers those of before."""
+    process = Loop(loop.name)
+    Loop.known[loop.name] = loop
+
+    def ends(error=None):
+        asyncio.run(process.asucceeded() if error is None else process.afailed(error))
+
+    return ends
+
+
+@pytest.mark.parametrize("name", ["usage.flush", "jobs.leases", "robin.live.guard"])
+def test_what_failed_and_is_gone_ends_with_the_first_round_of_the_next(gateway, engine, name):
+    process = rounds_of(Loop.of(name))
+    for _ in range(ROUNDS_MAX):
+        process(ValueError())
+    before = loops.failing()
+
+    rounds_of(Loop.of(name))()
+
+    assert (before, loops.failing()) == ([name], [])
+
+
+def test_failures_with_a_round_between_them_that_went_well_are_not_in_a_row(gateway):
+    process = rounds_of(Loop.of("jobs.leases"))
+    for _ in range(3):
+        for _ in range(ROUNDS_MAX - 1):
+            process(ValueError())
+        process()
+
+    assert loops.failing() == []
+
+
+def test_a_process_that_is_well_asks_the_cache_once(gateway, monkeypatch):
+    process, asked = rounds_of(Loop.of("usage.flush")), []
+    monkeypatch.setattr(
+        type(cache._connections[cache._alias]), "delete", lambda *_, **__: asked.append(1)
+    )
+
+    for _ in range(3):
+        process()
+
+    assert len(asked) == 1
 
 
 def test_a_store_that_is_away_breaks_no_loop(gateway, monkeypatch):
@@ -115,7 +162,42 @@ def test_rounds_of_the_delivery_engine_count(gateway, monkeypatch):
     assert loops.failing() == []
 
 
+def test_leases_that_were_not_renewed_are_forgotten_with_the_next_chunk(gateway, monkeypatch):
+    """Whoever renews ends with the last chunk, and another begins with the next."""
+    ends = iter([RuntimeError("a bug")] * ROUNDS_MAX + [None])
+
+    def renew(works):
+        error = next(ends)
+        works[0].to_come -= 1
+        if not works[0].to_come:
+            works[0].judging.get_loop().call_soon_threadsafe(works[0].judging.set_result, [])
+        if error is not None:
+            raise error
+        return {work.run for work in works}
+
+    async def judge_one(judge, run, renewals):
+        judging = asyncio.get_running_loop().create_future()
+        await judge.judge(SimpleNamespace(run=run, judging=judging, to_come=renewals))
+        await judge._renewing
+
+    async def chunks():
+        judge = worker.Judge()
+        await judge_one(judge, 1, ROUNDS_MAX)
+        failing = loops.failing()
+        await judge_one(judge, 2, 1)
+        return failing
+
+    async def judged(work):
+        return await work.judging
+
+    monkeypatch.setattr(worker, "RENEW_SECONDS", 0)
+    monkeypatch.setattr(worker, "_judged", judged)
+    monkeypatch.setattr(worker.store, "renew", renew)
+
+    assert _in_a_thread(chunks()) == ["jobs.leases"]
+    assert loops.failing() == []
+
+
 def _in_a_thread(work):
-    thread = threading.Thread(target=asyncio.run, args=(work,))
-    thread.start()
-    thread.join(30)
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(asyncio.run, work).result(30)

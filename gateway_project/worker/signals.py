@@ -29,7 +29,8 @@ log = get_logger("gateway.tasks")
 # What beat sends is done again and again; all else, such as a chunk, has whoever waits for it.
 PERIODIC = frozenset(str(entry["task"]) for entry in settings.CELERY_BEAT_SCHEDULE.values())
 for _name in PERIODIC:
-    Loop.of(_name)
+    # Twice what one may take that is ended each time.
+    Loop(_name, forget_seconds=2 * settings.CELERY_TASK_TIME_LIMIT)
 _started: dict[str, float] = {}  # by id of the run
 _traces: dict[str, tuple[Any, Any]] = {}  # span, and what puts the context back
 

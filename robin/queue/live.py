@@ -58,7 +58,7 @@ VERSION = 1  # of what processes tell and leave each other
 STALE = "stale"
 EXPIRED, FORBIDDEN, TOO_SLOW, TOO_MANY = 4401, 4403, 4408, 4429
 log = get_logger("gateway.live")
-_loop = Loop("robin.live")
+_loop, _guard_loop = Loop("robin.live"), Loop("robin.live.guard")
 Item = dict[str, Any]
 
 
@@ -430,7 +430,7 @@ class Hub:
     # -- Who asks ---------------------------------------------------------------------------------
 
     async def _lead(self) -> None:
-        leader, has_failed = Leader(self._lock, self.fetch), False
+        leader = Leader(self._lock, self.fetch)
         try:
             while True:
                 try:
@@ -439,12 +439,9 @@ class Hub:
                     log.warning("live_lock_lost", error=type(exc).__name__)
                 except Exception as exc:
                     log.error("live_turn_failed", error=type(exc).__name__, exc_info=exc)
-                    has_failed = True
                     await _loop.afailed(exc)
                 else:
-                    if has_failed:
-                        has_failed = False
-                        await _loop.asucceeded()
+                    await _loop.asucceeded()
                 await asyncio.sleep(leader.rest_seconds())
         finally:
             leader.stop()
@@ -472,9 +469,11 @@ class Hub:
                 except Exception as exc:
                     # Whoever guards must not end: sessions would outlive their end.
                     log.error("live_check_failed", error=type(exc).__name__, exc_info=exc)
-                    await _loop.afailed(exc)
+                    await _guard_loop.afailed(exc)
                     is_checked = False
-                if not is_checked:
+                if is_checked:
+                    await _guard_loop.asucceeded()
+                else:
                     self._to_recheck |= messages
             limit = STALE_POLLS * settings.QUEUE_POLL_SECONDS + FETCH_SECONDS_MAX
             if not self._status and self._snapshot and monotonic() - self._received_at > limit:

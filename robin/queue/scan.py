@@ -360,19 +360,16 @@ class Scanner:
 
     async def _run(self) -> None:
         """As long as somebody wants something."""
-        has_failed = False
         while self._wishes:
             self._woken.clear()
             try:
                 wait = await self.step()
             except Exception as exc:
                 log.error("queue_scan_failed", error=type(exc).__name__, exc_info=exc)
-                has_failed, wait = True, 1.0
+                wait = 1.0
                 await _loop.afailed(exc)
             else:
-                if has_failed:
-                    has_failed = False
-                    await _loop.asucceeded()
+                await _loop.asucceeded()
             with suppress(TimeoutError):
                 async with asyncio.timeout(max(0.02, min(wait, 1.0))):
                     await self._woken.wait()

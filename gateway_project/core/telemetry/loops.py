@@ -3,8 +3,9 @@
 Nobody waits for a loop, so nobody notices when it fails: a worker's task that beat sends again
 each second is green in every process list. Each round says how it ended; after `ROUNDS_MAX` that
 failed in a row, whatever process ran them, `/health` is `degraded` and names the loop, and an
-`alert` is logged. The counts lie in the cache (Redis, where there is one), so that the round that
-succeeds elsewhere ends the trouble.
+`alert` is logged. The counts lie in the cache (Redis, where there is one). A process that is well
+asks it once and then no more, until a round of its own fails; so what a process that is gone left
+there ends with the first round of the one that takes its place.
 """
 
 from __future__ import annotations
@@ -19,9 +20,9 @@ from django.core.cache import cache
 from gateway_project.core.telemetry.logging import get_logger
 
 ROUNDS_MAX = 5
-FORGET_SECONDS = 2 * 3600
-"""After its last failed round, a loop that nobody runs any more is forgotten: the slowest take an
-hour."""
+FORGET_SECONDS = 300
+"""After its last failed round, a loop that nobody runs any more is forgotten: these take seconds, or
+a minute while what they ask is slow."""
 log = get_logger("gateway.loops")
 
 
@@ -30,9 +31,11 @@ class Loop:
 
     known: ClassVar[dict[str, Loop]] = {}
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, forget_seconds: float = FORGET_SECONDS) -> None:
         self.name = name
         self._key = f"loop:{name}"
+        self._forget_seconds = forget_seconds
+        self._has_failed = True  # so far as this process knows
         self.known[name] = self
 
     @classmethod
@@ -41,10 +44,11 @@ class Loop:
 
     def failed(self, error: BaseException) -> None:
         """A round failed."""
+        self._has_failed = True
         try:
-            cache.add(self._key, 0, FORGET_SECONDS)
+            cache.add(self._key, 0, self._forget_seconds)
             rounds = cache.incr(self._key)
-            cache.touch(self._key, FORGET_SECONDS)
+            cache.touch(self._key, self._forget_seconds)
         except Exception as exc:  # noqa: BLE001 - the store is away, which is its own alert
             log.warning("loop_uncounted", loop=self.name, error=type(exc).__name__)
             return
@@ -63,12 +67,16 @@ class Loop:
             cache.delete(self._key)
         except Exception as exc:  # noqa: BLE001 - as above
             log.warning("loop_uncounted", loop=self.name, error=type(exc).__name__)
+        else:
+            self._has_failed = False
 
     async def afailed(self, error: BaseException) -> None:
         await asyncio.to_thread(self.failed, error)
 
     async def asucceeded(self) -> None:
-        await asyncio.to_thread(self.succeeded)
+        """Asks nobody where the last round of this process succeeded, too: for each round's end."""
+        if self._has_failed:
+            await asyncio.to_thread(self.succeeded)
 
     async def every(self, seconds: float, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
         """Do `work` again and again, `seconds` after each end; a round that fails is only counted.
@@ -76,7 +84,7 @@ class Loop:
         Runs until it is cancelled, which leaves a round under way to its end. Processes that begin
         together do not go on in step.
         """
-        has_failed, wait = False, seconds * uniform(0.5, 1.0)
+        wait = seconds * uniform(0.5, 1.0)
         while True:
             await asyncio.sleep(wait)
             wait = seconds
@@ -84,12 +92,9 @@ class Loop:
                 await asyncio.shield(work())
             except Exception as exc:
                 log.error("round_failed", loop=self.name, error=type(exc).__name__, exc_info=exc)
-                has_failed = True
                 await self.afailed(exc)
             else:
-                if has_failed:
-                    has_failed = False
-                    await self.asucceeded()
+                await self.asucceeded()
 
 
 def failed_rounds() -> dict[str, int]:
