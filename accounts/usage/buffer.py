@@ -17,6 +17,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter, deque
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 from uuid import UUID
 
@@ -171,7 +172,7 @@ class Buffer:
         self._show()
 
     def start(self) -> None:
-        rounds = _loop.every(FLUSH_SECONDS, self.flush)
+        rounds = _loop.every(FLUSH_SECONDS, self.flush, said=Unavailable)
         self._flusher = asyncio.create_task(rounds, name="usage-flusher")
 
     async def stop(self) -> None:
@@ -180,7 +181,8 @@ class Buffer:
             self._flusher.cancel()
             await asyncio.gather(self._flusher, return_exceptions=True)
             self._flusher = None
-        await self.flush()
+        with suppress(*Unavailable):
+            await self.flush()
         if not len(self):
             return
         while self._rows:
@@ -193,7 +195,8 @@ class Buffer:
         self.clear()
 
     async def flush(self) -> None:
-        """Send the buffer; when the store is away the rows stay for the next time."""
+        """Send the buffer. Raises one of `Unavailable` when the store is away, or full; then the
+        rows stay for the next time."""
         async with self._sending:
             left = len(self._rows)  # what comes meanwhile is for the next time
             self._show()
@@ -206,6 +209,7 @@ class Buffer:
                     self._forget_first()
             except Unavailable as exc:
                 log.error("usage_write_failed", rows=len(self), error=type(exc).__name__)
+                raise
             finally:
                 self._show()
 

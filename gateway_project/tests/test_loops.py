@@ -5,17 +5,24 @@ from __future__ import annotations
 import asyncio
 from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
+from uuid import uuid4
 
 import pytest
 from celery import current_app
 from django.conf import settings
 from django.core.cache import cache
+from django.db import OperationalError
 
 from accounts import tasks
-from accounts.usage import stream
+from accounts.usage import buffer, stream
+from detection import ledger
 from detection.jobs import worker
+from gateway_project.core.stores import redis
 from gateway_project.core.telemetry import loops
 from gateway_project.core.telemetry.loops import ROUNDS_MAX, Loop
+from gateway_project.worker import signals
+from robin.queue import live, scan
+from robin.queue.leader import LocalLeaderLock
 from webhooks.delivery import engine, outbox
 
 pytestmark = pytest.mark.hostile
@@ -118,7 +125,6 @@ def test_a_store_that_is_away_breaks_no_loop(gateway, monkeypatch):
 
 def test_everything_that_beat_sends_is_watched():
     assert {entry["task"] for entry in settings.CELERY_BEAT_SCHEDULE.values()} <= set(Loop.known)
-    assert {"usage.flush", "webhooks.delivery", "jobs.leases", "robin.live"} <= set(Loop.known)
 
 
 def test_a_task_of_beats_that_fails_is_counted_and_one_that_ends_well_forgotten(
@@ -142,24 +148,128 @@ def test_a_task_of_beats_that_fails_is_counted_and_one_that_ends_well_forgotten(
     assert health(gateway)[1] == []
 
 
-def test_rounds_of_the_delivery_engine_count(gateway, monkeypatch):
-    async def rounds(count):
-        async with engine.Sender() as sender:
-            one = engine.Engine(sender)
-            for _ in range(count):
-                await one.wake()
+class Broken:
+    """What a loop does in each round: in so many it fails. `failing`: what was said by then."""
 
-    def broken():
-        raise RuntimeError("a bug")
+    def __init__(self, error, failures=ROUNDS_MAX):
+        self.error, self.failures, self.failing = error, failures, None
 
-    with monkeypatch.context() as patch:
-        patch.setattr(outbox, "fan_out", broken)
-        _in_a_thread(rounds(ROUNDS_MAX))
-    failing = loops.failing()
-    _in_a_thread(rounds(1))
+    def __call__(self, *args):
+        if self.failures:
+            self.failures -= 1
+            raise self.error
+        self.failing = self.failing or loops.failing()
 
-    assert failing == ["webhooks.delivery"]
+    async def awaited(self, *args):
+        self()
+        return True
+
+
+def flushes(patch, broken):
+    rows = buffer.Buffer()
+    rows.append((uuid4(), uuid4(), uuid4()), "")
+    patch.setattr(rows, "_send", broken.awaited)
+    return buffer._loop.every(0, rows.flush, said=buffer.Unavailable)
+
+
+def keeps_accounts(patch, broken):
+    one = ledger.Ledger()
+    account = {"api_key_id": uuid4(), "workspace_id": uuid4(), "engine": "", "role": "paid"}
+    one.add(ledger.Sums(), **account)
+    patch.setattr(ledger, "_write", broken)
+    return ledger._loop.every(0, one.flush)
+
+
+async def delivers(patch, broken):
+    patch.setattr(outbox, "fan_out", broken)
+    async with engine.Sender() as sender:
+        one = engine.Engine(sender)
+        while True:
+            await one.wake()
+
+
+async def writes_results(patch, broken):
+    """None of the rounds ends meanwhile: all of it is one."""
+    patch.setattr(engine, "RETRY_SECONDS", 0)
+    patch.setattr(engine, "record", broken)
+    async with engine.Sender() as sender:
+        await engine.Engine(sender)._write([])
+
+
+async def loses_results(patch, broken):
+    patch.setattr(engine, "record", broken)
+    async with engine.Sender() as sender:
+        one = engine.Engine(sender)
+        while True:
+            one._results = [None]
+            await one.wake()
+
+
+def leads(patch, broken):
+    patch.setattr(live, "RENEW_SECONDS", 0)
+    patch.setattr(live.Leader, "turn", broken.awaited)
+    return live.Hub(None, lock=LocalLeaderLock())._lead()
+
+
+async def guards(patch, broken):
+    hub = live.Hub(None, lock=LocalLeaderLock())
+    patch.setattr(live, "TICK_SECONDS", 0)
+    patch.setattr(hub, "_check", broken.awaited)
+    hub._to_recheck = {"somebody"}
+    await hub._guard()
+
+
+async def scans(patch, broken):
+    scanner = scan.Scanner()
+
+    async def step():
+        scanner._woken.set()
+        await broken.awaited()
+        return 0
+
+    patch.setattr(scanner, "step", step)
+    scanner._wishes = {"ALL:0": None}
+    await scanner._run()
+
+
+AWAY = OperationalError()
+LOOPS = {
+    flushes: ("usage.flush", redis.RedisUnavailable("it is full")),
+    keeps_accounts: ("engines.ledger", AWAY),
+    delivers: ("webhooks.delivery", AWAY),
+    writes_results: ("webhooks.delivery", AWAY),
+    loses_results: ("webhooks.delivery", RuntimeError("a bug")),
+    leads: ("robin.live", RuntimeError("a bug")),
+    guards: ("robin.live.guard", RuntimeError("a bug")),
+    scans: ("robin.scan", RuntimeError("a bug")),
+}
+
+
+@pytest.mark.parametrize("works", LOOPS)
+def test_each_loop_of_a_process_tells_when_it_fails_and_when_it_is_well(
+    gateway, monkeypatch, works
+):
+    name, error = LOOPS[works]
+    broken = Broken(error)
+
+    async def until_it_is_well():
+        loop = asyncio.create_task(works(monkeypatch, broken))
+        for _ in range(500):
+            await asyncio.sleep(0.01)
+            if broken.failing is not None and not loops.failing():
+                break
+        loop.cancel()
+        await asyncio.gather(loop, return_exceptions=True)
+
+    _in_a_thread(until_it_is_well())
+
+    assert broken.failing == [name]
     assert loops.failing() == []
+
+
+def test_none_is_left_out():
+    tested = {name for name, _ in LOOPS.values()} | {"jobs.leases"} | signals.PERIODIC
+    assert set(Loop.known) == tested
 
 
 def test_leases_that_were_not_renewed_are_forgotten_with_the_next_chunk(gateway, monkeypatch):

@@ -141,7 +141,7 @@ class Engine:
     async def drain(self) -> None:
         """Send what is due until nothing is left, and write down what became of it.
 
-        Raises what the database raised when nothing more can be claimed.
+        Raises what the database raised when nothing more can be claimed, or results were lost.
         """
         self._is_over = False
         writing = asyncio.create_task(self._write_results(), name="webhooks-results")
@@ -217,28 +217,40 @@ class Engine:
         self._changed.set()
 
     async def _write_results(self) -> None:
+        lost: Exception | None = None
         while self._results or not self._is_over:
             await self._has_results.wait()
             self._has_results.clear()
             batch, self._results = self._results, []
-            if batch:
+            if not batch:
+                continue
+            try:
                 await self._write(batch)
+            except Exception as exc:
+                # Whatever it is, those of others are written; and it is told when all is over.
+                log.error("webhook_results_lost", count=len(batch), exc_info=exc, alert=True)
+                lost = exc
+        if lost is not None:
+            raise lost
 
     async def _write(self, batch: list[tuple[Job, Outcome]]) -> None:
-        """Insist while the leases last; afterwards others send these deliveries again."""
+        """Insist while the leases last; afterwards others send these deliveries again.
+
+        Each try counts as a round of its own: while there is more to send, `drain` does not end.
+        """
         until = monotonic() + outbox.LEASE.total_seconds()
         while True:
             try:
                 await in_thread(self._writer, record, batch)
-                return
-            except (db.OperationalError, db.InterfaceError) as exc:
-                log.error("webhook_results_unwritten", count=len(batch), error=type(exc).__name__)
-                if monotonic() > until:
-                    return
-                await asyncio.sleep(RETRY_SECONDS)
             except Exception as exc:
-                # Whatever it is, who writes results goes on with those of others.
-                log.error("webhook_results_lost", count=len(batch), exc_info=exc, alert=True)
+                await _loop.afailed(exc)
+                is_away = isinstance(exc, db.OperationalError | db.InterfaceError)
+                if not is_away or monotonic() > until:
+                    raise
+                log.error("webhook_results_unwritten", count=len(batch), error=type(exc).__name__)
+                await asyncio.sleep(RETRY_SECONDS)
+            else:
+                await _loop.asucceeded()
                 return
 
 

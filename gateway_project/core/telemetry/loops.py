@@ -21,8 +21,8 @@ from gateway_project.core.telemetry.logging import get_logger
 
 ROUNDS_MAX = 5
 FORGET_SECONDS = 300
-"""After its last failed round, a loop that nobody runs any more is forgotten: these take seconds, or
-a minute while what they ask is slow."""
+"""After its last failed round, a loop that nobody runs any more is forgotten: a round takes
+seconds, or a minute while what it asks is slow."""
 log = get_logger("gateway.loops")
 
 
@@ -78,9 +78,16 @@ class Loop:
         if self._has_failed:
             await asyncio.to_thread(self.succeeded)
 
-    async def every(self, seconds: float, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    async def every(
+        self,
+        seconds: float,
+        work: Callable[[], Coroutine[Any, Any, None]],
+        *,
+        said: tuple[type[Exception], ...] = (),
+    ) -> None:
         """Do `work` again and again, `seconds` after each end; a round that fails is only counted.
 
+        `said`: kinds of errors of which `work` has logged what is to be logged.
         Runs until it is cancelled, which leaves a round under way to its end. Processes that begin
         together do not go on in step.
         """
@@ -91,7 +98,9 @@ class Loop:
             try:
                 await asyncio.shield(work())
             except Exception as exc:
-                log.error("round_failed", loop=self.name, error=type(exc).__name__, exc_info=exc)
+                if not isinstance(exc, said):
+                    kind = type(exc).__name__
+                    log.error("round_failed", loop=self.name, error=kind, exc_info=exc)
                 await self.afailed(exc)
             else:
                 await self.asucceeded()
