@@ -43,6 +43,8 @@ SERIES = {
     "CPU_USAGE": ("percent", "cpu_percent", False),
     "MEMORY_USAGE": ("percent", "memory_percent", False),
 }
+PLAIN = {"MESSAGES_RECEIVED": "ACCEPTED", "MESSAGES_SENT": "DELIVERED"}
+"""What the series are; Robin UI takes no name but its own."""
 RENAMED = {"accepted": "sent", "opened": "received"}
 """As samples of earlier versions have them."""
 THROUGHPUT_SPAN = timedelta(minutes=10)
@@ -103,7 +105,9 @@ def _connections(health: Mapping[str, Any]) -> int:
 def system_stats(values: Values, health: Any, *, now: datetime) -> dict[str, Any]:
     """The UI's SystemStats. Robin tells nothing of its disk, so that is left out."""
     used, total = _memory(values)
-    cpu: dict[str, Any] = {"usage": _percent(_one(values, "system_cpu_usage") or 0.0)}
+    cpu: dict[str, Any] = {}
+    if (usage := _one(values, "system_cpu_usage")) is not None:
+        cpu["usage"] = _percent(usage)
     cores, load = _one(values, "system_cpu_count"), _one(values, "system_load_average_1m")
     if cores:
         cpu["cores"] = int(cores)
@@ -123,29 +127,35 @@ def system_stats(values: Values, health: Any, *, now: datetime) -> dict[str, Any
 
 
 def queue_stats(
-    values: Values, totals: Mapping[str, int], *, now: datetime, per_minute: float = 0.0
+    values: Values, totals: Mapping[str, int], *, now: datetime, per_minute: float | None = None
 ) -> dict[str, Any]:
-    """The UI's QueueStats. `completed` have left since Robin started: delivered, or deleted."""
-    accepted = int(_one(values, ACCEPTED) or 0)
+    """The UI's QueueStats, and the same by better names; of these, what is not known is left out.
+
+    Robin counts since it started. What waited by then is among those that wait or have left, and
+    not among those that it accepted: then nobody knows how many were delivered.
+    """
+    accepted, connections = _one(values, ACCEPTED), _one(values, OPENED)
     size = totals["ready"] + totals["claimed"]
+    left = -1.0 if accepted is None else accepted - size - totals["dead"]
+    delivered = left if left >= 0 else None
+    counted = {"accepted": accepted, "delivered": delivered, "connections": connections}
     return {
         "timestamp": utc_text(now),
         "queueSize": size,
         "processing": totals["claimed"],
         "failed": totals["dead"],
-        "completed": max(0, accepted - size - totals["dead"]),
-        "accepted": accepted,
-        "connections": int(_one(values, OPENED) or 0),
-        "throughput": per_minute,
+        "completed": int(delivered or 0),
+        **{name: int(number) for name, number in counted.items() if number is not None},
+        **({} if per_minute is None else {"throughput": per_minute}),
     }
 
 
-def throughput() -> float:
-    """Mails that Robin accepted in a minute, of the last ten."""
+def throughput() -> float | None:
+    """Mails that Robin accepted in a minute, of the last ten; None: no samples tell."""
     now = clock.now()
     rows = series(between(now - THROUGHPUT_SPAN, now))
     points = next(one["dataPoints"] for one in rows if one["metric"] == "MESSAGES_RECEIVED")
-    return round(sum(point["value"] for point in points) / len(points), 2) if points else 0.0
+    return round(sum(point["value"] for point in points) / len(points), 2) if points else None
 
 
 def _percent(share: float) -> float:
@@ -158,13 +168,14 @@ def _percent(share: float) -> float:
 def figures(values: Values, health: Mapping[str, Any]) -> dict[str, float]:
     """One sample; what is not known is left out."""
     used, total = _memory(values)
+    usage = _one(values, "system_cpu_usage")
     queue = health.get("queue") or {}
     found: dict[str, float | None] = {
         "queue_size": queue.get("size"),
         "died": queue.get("dead"),
         "connections": _connections(health) if health.get("listeners") is not None else None,
-        "cpu_percent": _percent(_one(values, "system_cpu_usage") or 0.0),
-        "memory_percent": _percent(used / total),
+        "cpu_percent": None if usage is None else _percent(usage),
+        "memory_percent": _percent(used / total) if used else None,
         "opened": _one(values, OPENED),
         "accepted": _one(values, ACCEPTED),
     }
@@ -268,13 +279,17 @@ def _spread(asked: QuerySet[MetricSample]) -> list[datetime]:
         return [row[0] for row in cursor.fetchall()]
 
 
-def series(samples: Iterable[tuple[datetime, Mapping[str, float]]]) -> list[dict[str, Any]]:
-    """The UI's series. Of a counter each point shows how much came since the point before."""
+def series(
+    samples: Iterable[tuple[datetime, Mapping[str, float]]], *, is_plain: bool = False
+) -> list[dict[str, Any]]:
+    """By the UI's names, or by `PLAIN` ones. Of a counter each point shows how much came since the
+    point before."""
     rows = with_delivered(samples)
     answer = []
     for metric, (unit, name, is_counter) in SERIES.items():
         known = points(rows, name, is_counter=is_counter)
         shown = [{"timestamp": utc_text(at), "value": value} for at, value in known]
+        metric = PLAIN.get(metric, metric) if is_plain else metric
         answer.append({"metric": metric, "unit": unit, "dataPoints": shown})
     return answer
 

@@ -13,6 +13,13 @@ from robin.schemas import Query, When
 class MetricsQuery(Query):
     start: When | None = Field(None, description="An hour before `end`, unless given.")
     end: When | None = Field(None, description="Now, unless given.")
+    names: Literal["robin-ui", "plain"] = Field(
+        "robin-ui",
+        description=(
+            "`plain`: ACCEPTED for MESSAGES_RECEIVED, DELIVERED for MESSAGES_SENT; Robin UI takes "
+            "no name but its own."
+        ),
+    )
 
 
 class MetricsExportQuery(MetricsQuery):
@@ -29,6 +36,8 @@ class MetricSeriesView(BaseModel):
         "QUEUE_SIZE",
         "MESSAGES_SENT",
         "MESSAGES_RECEIVED",
+        "DELIVERED",
+        "ACCEPTED",
         "CONNECTIONS",
         "CPU_USAGE",
         "MEMORY_USAGE",
@@ -55,7 +64,17 @@ class QueueStatsView(BaseModel):
     queueSize: int
     processing: int
     failed: int
-    completed: int = Field(description="Left the queue since Robin started: delivered or deleted.")
-    accepted: int = Field(description="Mails that Robin took since it started.")
-    connections: int = Field(description="To its SMTP ports, since it started.")
-    throughput: float = Field(description="Mails that Robin took in a minute, of the last ten.")
+    completed: int = Field(description="`delivered` by Robin UI's name; 0 where it is not known.")
+    accepted: int | None = Field(None, description="Mails that Robin took since it started.")
+    delivered: int | None = Field(
+        None,
+        description=(
+            "Left the queue since Robin started, and did not die: delivered, or deleted. Left out "
+            "where more wait than were accepted since: they waited before."
+        ),
+    )
+    connections: int | None = Field(None, description="To its SMTP ports, since it started.")
+    throughput: float | None = Field(
+        None,
+        description="Mails that Robin took in a minute, of the last ten; left out without samples.",
+    )

@@ -44,9 +44,10 @@ class MetricsViewSet(RobinViewSet):
         query=MetricsQuery,
     )
     async def list(self, request: HttpRequest) -> HttpResponse:
-        start, end = _span(asked(request, MetricsQuery))
+        query = asked(request, MetricsQuery)
+        start, end = _span(query)
         samples = await database.read(sampling.between, start, end)
-        answer = {"series": sampling.series(samples)}
+        answer = {"series": sampling.series(samples, is_plain=query.names == "plain")}
         return reply({**answer, "startTime": utc_text(start), "endTime": utc_text(end)})
 
     @endpoint(
@@ -60,7 +61,8 @@ class MetricsViewSet(RobinViewSet):
     )
     async def export(self, request: HttpRequest) -> HttpResponse:
         query = asked(request, MetricsExportQuery)
-        found = sampling.series(await database.read(sampling.between, *_span(query)))
+        samples = await database.read(sampling.between, *_span(query))
+        found = sampling.series(samples, is_plain=query.names == "plain")
         is_csv = query.format == "csv"
         content = sampling.as_csv(found).encode() if is_csv else orjson.dumps(found)
         name = content_disposition_header(True, f"robin-metrics.{query.format}")

@@ -175,7 +175,7 @@ PERCENT = {"type": "number", "minimum": 0, "maximum": 100}
 SYSTEM = shape(
     {
         "timestamp": Z,
-        "cpu": shape({"usage": PERCENT}, cores=COUNT, loadAverage=several({"type": "number"})),
+        "cpu": shape({}, usage=PERCENT, cores=COUNT, loadAverage=several({"type": "number"})),
         "memory": shape(
             {
                 "total": {"type": "integer", "minimum": 1},
@@ -188,7 +188,8 @@ SYSTEM = shape(
     }
 )
 QUEUE_STATS = shape(
-    {"timestamp": Z, "queueSize": COUNT, "processing": COUNT, "failed": COUNT, "completed": COUNT}
+    {"timestamp": Z, "queueSize": COUNT, "processing": COUNT, "failed": COUNT, "completed": COUNT},
+    throughput={"type": "number", "minimum": 0},
 )
 SCANNER_STATUS = shape(
     {"status": one_of("UP", "DOWN", "UNKNOWN"), "lastCheck": Z},

@@ -35,9 +35,21 @@ def test_as_they_are_now(ada, robin, profile):
     stats = queue.json()
     assert (stats["queueSize"], stats["processing"], stats["failed"]) == (112, 8, 8)
     assert stats["accepted"] > 4980
-    assert stats["completed"] == stats["accepted"] - 112 - 8
+    assert stats["completed"] == stats["delivered"] == stats["accepted"] - 112 - 8
     assert stats["connections"] > stats["accepted"]
-    assert stats["throughput"] == 0.0
+    assert "throughput" not in stats  # without a sample
+
+
+def test_what_is_not_known_is_left_out():
+    totals = {"ready": 90, "claimed": 5, "dead": 5}
+    right = {"timestamp": "2026-11-23T09:00:00.000Z", "queueSize": 95, "processing": 5, "failed": 5}
+    assert sampling.queue_stats({}, totals, now=AT) == {**right, "completed": 0}
+    # Robin was started anew, and its queue was kept.
+    values = {sampling.ACCEPTED: [({}, 30.0)]}
+    found = sampling.queue_stats(values, totals, now=AT, per_minute=3.0)
+    assert found == {**right, "completed": 0, "accepted": 30, "throughput": 3.0}
+    assert sampling.system_stats({}, {}, now=AT)["cpu"] == {}
+    assert sampling.figures({}, {}) == {}
 
 
 def test_the_page_of_charts_is_not_taken_for_figures(ada, robin):
@@ -74,6 +86,11 @@ def test_samples_become_series(ada, robin):
     assert csv.headers["content-type"].startswith("text/csv")
     assert csv.text.splitlines()[0] == "metric,unit,timestamp,value"
     assert len(csv.text.splitlines()) == 1 + 3 + 2 + 2 + 3 + 3 + 3
+    plain = {one["metric"]: one for one in ada.get("/api/v1/metrics?names=plain").json()["series"]}
+    assert plain["ACCEPTED"]["dataPoints"] == series["MESSAGES_RECEIVED"]
+    assert plain["DELIVERED"]["dataPoints"] == series["MESSAGES_SENT"]
+    assert not {*sampling.PLAIN} & {*plain}
+    assert "DELIVERED,messages," in ada.get("/api/v1/metrics/export?names=plain").text
 
 
 def test_a_counter_that_began_anew():
