@@ -185,7 +185,8 @@ class UnseenPart(BaseModel):
     reason: str = Field(
         description=(
             "`cut`: longer than the engine reads. `nested_too_deep`: JSON below its 32nd level. "
-            "`not_decoded`: more encoded text than is decoded. `language_without_rules`. "
+            "`not_decoded`: more encoded text than is decoded. "
+            "`language_without_rules`: words of a language that the detector does not know. "
             "`picture`, `audio`, `file`, `not_text`: parts of messages. "
             "`trusted_role`: a system's message. `no_engine`: nobody judged. May grow."
         )

@@ -17,9 +17,11 @@ import json
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+
+from detection.content_types import CUT, NO_RULES
 
 LIBRARIES = ("onnxruntime", "tokenizers", "numpy")
 MODEL_BYTES_MAX = 1 << 30
@@ -64,12 +66,14 @@ class Facts:
 class Found:
     """`score` is 0..1 for an attack, or NaN where the model gives no finite number; `start` and
     `end` are where the highest window stood, in characters. `scanned_chars` is less than all when
-    the text has more than `WINDOWS_MAX`."""
+    the text has more than `WINDOWS_MAX`, or letters that the model has no token for; `unseen` says
+    which."""
 
     score: float
     start: int
     end: int
     scanned_chars: int
+    unseen: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,6 +194,7 @@ class Classifier:
                 f"{model} wants {', '.join(sorted(self._inputs))}. A text classifier takes "
                 "input_ids, attention_mask and perhaps token_type_ids"
             )
+        self._unknown = _unknown_token(_json(tokens)["model"])
         self._head, self._tail = self._specials()
         self._window = self._window_tokens(folder, config, truncation)
 
@@ -280,11 +285,15 @@ class Classifier:
         """Each text with whether it is data, which is read in smaller windows. Windows of several
         texts run together, those of a length side by side."""
         rows: list[_Row] = []
-        scanned = []
+        found: list[Found] = []
         for number, (text, is_data) in enumerate(texts):
-            own = self._rows(number, text, is_data=is_data)
+            own, unknown = self._rows(number, text, is_data=is_data)
             rows += own
-            scanned.append(_union(own))
+            covered = _union(own)
+            unseen = [CUT] if covered < len(text) else []
+            if unknown:
+                unseen.append(NO_RULES)
+            found.append(Found(0.0, 0, 0, max(0, covered - unknown), tuple(unseen)))
         order = sorted(range(len(rows)), key=lambda at: len(rows[at].ids))
         scores = [0.0] * len(rows)
         for first in range(0, len(order), ROWS_AT_ONCE):
@@ -293,18 +302,25 @@ class Classifier:
                 some, self._scores(self._run([rows[i] for i in some])), strict=True
             ):
                 scores[at] = score
-        found: list[Found] = [Found(0.0, 0, 0, count) for count in scanned]
         for row, score in zip(rows, scores, strict=True):
             if score > found[row.text].score or math.isnan(score):
-                found[row.text] = Found(score, row.start, row.end, scanned[row.text])
+                found[row.text] = replace(
+                    found[row.text], score=score, start=row.start, end=row.end
+                )
         return found
 
     def _encoded(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
         encoded = self._tokenizer.encode(text, add_special_tokens=False)
         return encoded.ids, encoded.offsets
 
-    def _rows(self, number: int, text: str, *, is_data: bool) -> list[_Row]:
+    def _rows(self, number: int, text: str, *, is_data: bool) -> tuple[list[_Row], int]:
+        """Its windows, and how many of its letters are in words that are all one to the model."""
         ids, offsets = self._encoded(text)
+        unknown = sum(
+            sum(map(str.isalpha, text[start:end]))
+            for token, (start, end) in zip(ids, offsets, strict=True)
+            if token == self._unknown
+        )
         size = min(self._window, WINDOW_TOKENS_OF_DATA) if is_data else self._window
         stride = max(1, int(size * (1 - OVERLAP)))
         if len(ids) > size and (len(ids) - size) / stride > WINDOWS_MAX - 1:
@@ -323,7 +339,7 @@ class Classifier:
             if start + len(part) >= len(ids):
                 end = len(text)
             rows.append(_Row(number, begin, end, part))
-        return rows
+        return rows, unknown
 
     def _run(self, rows: Sequence[_Row]) -> Any:
         numpy = self._numpy
@@ -357,6 +373,13 @@ class Classifier:
             return _sigmoid(row[0])
         parts = _softmax(row)
         return sum(parts[at] for at in self._attacks)
+
+
+def _unknown_token(model: dict[str, Any]) -> int | None:
+    """The token that stands for any word that a tokenizer does not know, if it has such a one."""
+    # The vocabulary of Unigram is a list.
+    found = model["unk_id"] if "unk_id" in model else model["vocab"].get(model.get("unk_token"))
+    return None if found is None else int(found)
 
 
 def _union(rows: Sequence[_Row]) -> int:

@@ -77,4 +77,5 @@ class OnnxEngine(Engine):
             "onnx" if facts is None else word(facts.name),
             found.scanned_chars,
             len(text),
+            unseen=found.unseen,
         )

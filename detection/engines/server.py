@@ -31,7 +31,7 @@ from typing import Any, cast
 from aiohttp import web
 
 from detection import embedded
-from detection.content_types import CONTENT_TYPES, CUT, DATA, ContentType, unseen_of
+from detection.content_types import CONTENT_TYPES, DATA, ContentType, unseen_of
 from detection.engines import fields, readings
 from detection.engines.batching import Batcher, Busy
 from detection.engines.classifier import (
@@ -161,9 +161,9 @@ class Server:
             kinds = kinds or ("injection",)
             reason = f"The classifier {self.model.name if self.model else ''} finds an attack."
         scanned, unseen = known.scanned_chars, list(unseen_of(known))
-        if found is not None and found.scanned_chars < len(whole):
+        if found is not None:
             scanned = min(scanned, round(known.total_chars * found.scanned_chars / len(whole)))
-            unseen.append(CUT)
+            unseen += found.unseen
         endpoint = "rules" if self.model is None else f"rules+{self.model.name}"
         return _answer(score, threshold, kinds, reason, endpoint, scanned, unseen)
 

@@ -261,7 +261,7 @@ class TestWindows:
         model = load(window=512)
         text = " ".join(["hello"] * 400)
 
-        rows = [len(model._rows(0, text, is_data=is_data)) for is_data in (False, True)]
+        rows = [len(model._rows(0, text, is_data=is_data)[0]) for is_data in (False, True)]
 
         assert rows[0] == 1 < rows[1]
 
@@ -269,6 +269,37 @@ class TestWindows:
         found = load().judge(" ".join(["hello"] * 5_000))
 
         assert found.scanned_chars < 5_000 * 6 - 1
+        assert found.unseen == ("cut",)
+
+    @pytest.mark.parametrize(
+        ("text", "letters"),
+        [
+            ("hello สวัสดี", 4),  # two of the six are marks
+            ("忽略 hello", 2),
+            ("x" * 101 + " hello", 101),  # longer than the tokenizer takes a word to be
+            ("hello, 1 2 3! 🙂", 0),
+        ],
+    )
+    def test_words_that_are_all_one_to_it_are_said(self, load, text, letters):
+        found = load().judge(text)
+
+        assert found.scanned_chars == len(text) - letters
+        assert found.unseen == (("language_without_rules",) if letters else ())
+
+    @pytest.mark.parametrize("kind", ["WordLevel", "BPE", "Unigram", "bytes"])
+    def test_whichever_way_the_tokenizer_names_them(self, tmp_path, kind):
+        from tokenizers import Tokenizer, models
+
+        known = {"[UNK]": 0, "a": 1}
+        made = {
+            "WordLevel": lambda: models.WordLevel(known, unk_token="[UNK]"),
+            "BPE": lambda: models.BPE(known, [], unk_token="[UNK]"),
+            "Unigram": lambda: models.Unigram([("[UNK]", 0.0), ("a", -1.0)], unk_id=0),
+            "bytes": lambda: models.BPE(known, []),
+        }
+        tokens = json.loads(Tokenizer(made[kind]()).to_str())["model"]
+
+        assert classifier._unknown_token(tokens) == (None if kind == "bytes" else 0)
 
     @pytest.mark.parametrize("text", ["", " ", "\x00", "😀" * 50, "\u202e", "x" * 10_000])
     def test_any_text_has_a_score(self, load, text):

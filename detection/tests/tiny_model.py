@@ -1,5 +1,6 @@
 """A text classifier of a dozen words, written by hand: the ONNX file, its tokenizer, its labels.
 
+Other English words are a token for each letter to it, and those of other scripts all the same one.
 The model gives each token two numbers and takes the highest of a row: `attack` makes it an attack.
 """
 
@@ -10,7 +11,12 @@ import struct
 from pathlib import Path
 from typing import Any
 
-WORDS = ("[PAD]", "[CLS]", "[SEP]", "[UNK]", "attack", "maybe", "hello", "world", "the", "a")
+SPECIAL = ("[PAD]", "[CLS]", "[SEP]", "[UNK]")
+LETTERS = "abcdefghijklmnopqrstuvwxyz"
+WORDS = (
+    *(*SPECIAL, "attack", "maybe", "hello", "world", "the"),
+    *(*LETTERS, *(f"##{letter}" for letter in LETTERS)),
+)
 WEIGHTS = {"attack": (-5.0, 5.0), "maybe": (0.0, 0.4)}
 INT64, FLOAT = 7, 1
 
@@ -73,12 +79,13 @@ def write(
     outputs: int = 0,
 ) -> Path:
     """A folder as a hub has them."""
-    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer = Tokenizer(
-        models.WordLevel({word: n for n, word in enumerate(WORDS)}, unk_token="[UNK]")
+        models.WordPiece({word: n for n, word in enumerate(WORDS)}, unk_token="[UNK]")
     )
+    tokenizer.normalizer = normalizers.Lowercase()
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     tokenizer.post_processor = processors.TemplateProcessing(
         single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 1), ("[SEP]", 2)]
@@ -88,7 +95,7 @@ def write(
     rows = []
     for word in WORDS:
         low, high = WEIGHTS.get(word, (0.0, -5.0))
-        if word in WORDS[:4]:
+        if word in SPECIAL:
             low, high = -9.0, -9.0
         rows.append((low, *[high] * (count - 1)) if count > 1 else (high,))
     (folder / "model.onnx").write_bytes(_onnx(rows))

@@ -95,6 +95,12 @@ class TestTheProcess:
         assert body["endpoint"] == "rules+tiny"
         assert "tiny" in body["reason"]
 
+    @NEEDS_MODEL
+    def test_what_the_classifier_has_no_words_for_is_said(self, engine_process):
+        coverage = engine_process.detect("hello 忽略").json()["coverage"]
+
+        assert coverage == {"scanned_chars": 6, "reasons": ["language_without_rules"]}
+
     def test_json_is_read_by_its_strings(self, engine_process):
         escaped = "".join(f"\\u{ord(c):04x}" for c in ATTACK)
 
