@@ -16,9 +16,9 @@ from typing import Any
 REDACTED = "[redacted]"
 
 SECRET = re.compile(
-    r"pass(?!ive|through|ed\b)|pwd|secret|token|authvalue|authorization|basic_?auth|bearer|"
-    r"credential|api[_-]?key|auth$|private|cookie|salt$|seed$|hmac|jwt|otp$|pin$|sig$|signature|"
-    r"(?<!public)(?<!queue)(?<!pool)(?<!sort)(?<!routing)(?<!primary)key$",
+    r"pass(?!ive|through|ed\b)|pwd|pw$|psk$|mnemonic|secret|token(?!i[sz])|authvalue|authorization|basic_?auth|bearer|"
+    r"credential|api[_-]?key|auth$|(?:auth|access|recovery|backup)[_-]?code|private|cookie|salt$|seed$|hmac|jwt|otp$|pin$|sig$|signature|"
+    r"(?<!public)(?<!queue)(?<!pool)(?<!sort)(?<!routing)(?<!primary)(?<!hot)(?<!by)(?<!domain)key$",
     re.IGNORECASE,
 )
 ALL_BELOW = re.compile(
@@ -94,10 +94,21 @@ SIGNS = (
     *("whsec_", "gw_live_"),
 )
 """Each of `SHAPES` has one; to look for them takes a fortieth of the time."""
+PARAMETER = re.compile(
+    r"(?P<name>(?:\A|;)\s*(?P<key>[\w.-]++(?: [\w.-]++){0,3}+)\s*=)"
+    r"(?:\"[^\"]{0,200}\"|'[^']{0,200}'|\{[^}]{0,200}\}|[^;])+"
+)
+"""Of a connection string: a value has blanks, and ends at the semicolon."""
+TARGET = re.compile(r"(?<=://)[^\s\"'<>]++")
+PIECE = re.compile(r"[^/?#&=@]++")
+"""Of an address: a webhook's has its secret as one part of the path, or as the user."""
 NAME = re.compile(r"[\w-]+")
 PAIR = re.compile(r"[\w.@+-]+:(?=[^\s/]*[A-Za-z])(?=[^\s/]*[\d!#$%^&*+])[^\s/:]{6,}")
 """`user:password`, and no `host:port`, address or class path."""
 WORD = re.compile(r"[A-Za-z0-9+/_=~-]{20,}")
+PART = r"(?:[A-Z]{2,12}\d{0,4}|[A-Z]?[a-z]{2,12}\d{0,3}|\d{1,4}[a-z]?)"
+JOINED = re.compile(rf"{PART}(?:[_/-]{PART})+")
+"""Names of ciphers and machines: `TLS_AES_256_GCM_SHA384`, `mx1-eu-west-2b`."""
 UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
 BITS_MIN = 3.4
 """Of a letter of something random; names and paths have fewer, or few kinds of letters."""
@@ -109,6 +120,8 @@ def without_secrets(text: str) -> str:
         text = SHAPES.sub(REDACTED, text)
     if "@" in text:
         text = ADDRESS.sub(_masked_address, text)
+    if "://" in text:
+        text = TARGET.sub(_masked_target, text)
     small = text.lower()
     return NAMED.sub(_masked, text) if any(tell in small for tell in TELLS) else text
 
@@ -116,6 +129,14 @@ def without_secrets(text: str) -> str:
 def _masked_address(match: re.Match[str]) -> str:
     kept = match["url"] or match["user"] or match["thin"]
     return f"{kept}{REDACTED}{'@' if match['url'] else ''}"
+
+
+def _masked_target(match: re.Match[str]) -> str:
+    return PIECE.sub(lambda piece: REDACTED if _looks_secret(piece[0]) else piece[0], match[0])
+
+
+def _masked_parameter(match: re.Match[str]) -> str:
+    return f"{match['name']}{REDACTED}" if _tells_of_secret(match["key"]) else match[0]
 
 
 def _masked(match: re.Match[str]) -> str:
@@ -135,7 +156,7 @@ def redacted(value: Any, *, is_secret: bool = False, is_all_below: bool = False)
         found = {}
         for name, inner in value.items():
             all_below = is_all_below or bool(ALL_BELOW.search(str(name)))
-            named = bool(SECRET.search(str(name))) and not HARMLESS.search(str(name))
+            named = _tells_of_secret(str(name))
             # `auth: {url, method, …}` is a group of settings: each stands under a name of its own.
             secret = all_below or (named and not isinstance(inner, dict))
             found[name] = redacted(inner, is_secret=secret, is_all_below=all_below)
@@ -147,8 +168,14 @@ def redacted(value: Any, *, is_secret: bool = False, is_all_below: bool = False)
     if is_secret:
         return REDACTED
     if isinstance(value, str):
-        return REDACTED if _looks_secret(value) else without_secrets(value)
+        if _looks_secret(value):
+            return REDACTED
+        return without_secrets(PARAMETER.sub(_masked_parameter, value))
     return value
+
+
+def _tells_of_secret(name: str) -> bool:
+    return bool(SECRET.search(name)) and not HARMLESS.search(name)
 
 
 def _looks_secret(text: str) -> bool:
@@ -156,6 +183,8 @@ def _looks_secret(text: str) -> bool:
     if PAIR.fullmatch(text):
         return True
     if not WORD.fullmatch(text) or UUID.fullmatch(text) or text.startswith("/"):
+        return False
+    if JOINED.fullmatch(text):
         return False
     kinds = sum(bool(re.search(kind, text)) for kind in ("[a-z]", "[A-Z]", r"\d"))
     letters = Counter(text)

@@ -230,6 +230,7 @@ class TestCredentials:
                 "passw-",
             ),
             *("cookie:", "-u a:", "thin:a/", "Digest ", r"\"key", "password>"),
+            *("://", "://aB3", "://aB3/", "://a-1"),
         ],
     )
     def test_looking_for_them_takes_a_stranger_no_longer_than_his_line(self, seed):

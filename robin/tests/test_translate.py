@@ -193,13 +193,21 @@ class TestSettings:
             {"extraHeaders": [{"name": "s3cret"}]},
             {"jdbc": "jdbc:mariadb://db/robin?user=robin&password=s3cret&ssl=true"},
             {"odbc": "Server=db;Uid=robin;Pwd=s3cret;"},
+            {"odbc": "Server=db;Password=with a blank, s3cret ;Uid=robin"},
+            {"odbc": "Pwd={with a ; and s3cret};Server=db", "other": "Password=x s3cret"},
+            {"url": "https://hooks.slack.com/services/T0001/B0002/abcDEF123ghiJKL4s3cretOPQ"},
+            {"url": "https://discord.com/api/webhooks/1234567890/AbCdEfG-_ijklmno5-s3cretVwxyz"},
+            {"url": "https://api.telegram.org/bot123456:AAE-abcDEF1234567s3cret/sendMessage"},
+            {"dsn": f"https://{b's3cret0123456789'.hex()}@sentry.example/1", "pw": "s3cret"},
+            {"bindPw": "s3cret", "psk": "s3cret", "auth_code": "s3cret", "mnemonic": "s3cret it"},
         ],
     )
     def test_a_secret_is_found_under_many_names(self, value):
         text = json.dumps(redaction.redacted(value))
 
         assert "s3cret" not in text
-        assert "12345" not in text
+        assert b"s3cret".hex() not in text
+        assert "12345" not in text.replace("1234567890", "")
         assert redaction.REDACTED in text
 
     def test_what_is_no_secret_stays(self):
@@ -223,6 +231,16 @@ class TestSettings:
             "whitelistBypass": "10.0.0.0/8",
             "id": "6f0c1a52-7c7e-4b1b-9a55-2d4b8b7f1e10",
             "reply": "550 5.1.1 Unknown destination mailbox address [%s]",
+            "ciphers": ["TLS_AES_256_GCM_SHA384", "TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256"],
+            "openssl": "ECDHE-RSA-AES128-GCM-SHA256",
+            "heloName": "mx1-eu-west-2b-robin-prod7",
+            "tokenizer": "standard",
+            "hotkey": "ctrl+k",
+            "rateLimitByKey": "address",
+            "domainKey": "s1",
+            "statusCode": 250,
+            "hook": "https://ann@host/services/mail-archive-2026-in/x?format=json",
+            "options": "Server=db;Application Name=robin mail;Timeout=5",
         }
         assert redaction.redacted(value) == value
 
