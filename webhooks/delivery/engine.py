@@ -166,7 +166,7 @@ class Engine:
             )
             for job in jobs:
                 self._begin(job)
-            if jobs or events:
+            if self._claims.taken or events:
                 continue
             is_held_back = any(window.waits_for_rate for window in self._windows.values())
             if not self._in_flight and not is_held_back and not self._changed.is_set():

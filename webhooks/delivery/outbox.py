@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import timedelta
+from time import monotonic
 from typing import Any, NamedTuple
 from uuid import UUID
 
@@ -20,6 +21,7 @@ from django.utils.translation import gettext_noop
 from accounts import parking
 from accounts.models import OutboxEvent
 from gateway_project.core import clock
+from gateway_project.core.encryption import Undecryptable
 from gateway_project.core.sharing import SharedBudget, Turn
 from gateway_project.core.stores.bulk import each_once
 from gateway_project.core.stores.refused import write_all_but
@@ -38,6 +40,10 @@ LEASE = timedelta(seconds=60)
 """Longer than a request may take and its result needs to be written."""
 LEFT_TO_OTHERS = timedelta(seconds=5)
 """How soon a delivery is due again whose secrets this process cannot decrypt."""
+LEFT_SECONDS = 60.0
+"""For how long this process then looks at no other of that webhook."""
+LEFT_MAX = timedelta(days=10)
+"""Longer than any schedule, twice as long for a receiver that asks for it: nobody has its key."""
 UNPUBLISHED, UNSENDABLE = "webhooks.event", "webhooks.delivery"
 WEBHOOKS_AT_ONCE = 500
 OF_EACH_MAX = 32
@@ -228,7 +234,11 @@ class Claims:
     """
 
     def __init__(self) -> None:
+        self.taken = 0
+        """By the last `take`, those among them that cannot be sent."""
         self._turn = Turn()
+        self._left: dict[UUID, float] = {}
+        """Webhooks whose secrets this process cannot decrypt, and until when they are let be."""
 
     def take(
         self,
@@ -247,9 +257,13 @@ class Claims:
         Of the addresses that requests name each has its lane with room of its own, and all of a
         workspace have together what the webhook itself has: `callbacks_default` until `room` says.
         """
+        self.taken = 0
         if places <= 0 or not _due().exists():
             return []
         shares = shares or SharedBudget(2 * places)  # half of which one alone may take
+        now = monotonic()
+        self._left = {webhook: until for webhook, until in self._left.items() if until > now}
+        room = {**room, **{(webhook, ""): 0 for webhook in self._left}}
         choice = _Choice(places, room, room_default, callbacks_default, shares)
         at_once = places * CANDIDATES_PER_PLACE
         with transaction.atomic():
@@ -260,15 +274,13 @@ class Claims:
             WebhookDelivery.objects.filter(pk__in=choice.taken).update(
                 next_attempt_at=clock.now() + LEASE, is_claimed=True
             )
+        self.taken = len(choice.taken)
         if choice.silent:  # `recover` brings back what they do not get
             closing = Webhook._base_manager.filter(pk__in=choice.silent, is_closing=False)
             closing.update(is_closing=True)
         jobs = sending.jobs_of(choice.taken, give_up)
-        if unreadable := [job.delivery_id for job in jobs if not job.secrets]:
-            # Untouched: no attempt of the receiver's has failed.
-            WebhookDelivery.objects.filter(pk__in=unreadable).update(
-                next_attempt_at=clock.now() + LEFT_TO_OTHERS, is_claimed=False
-            )
+        if unreadable := [job for job in jobs if not job.secrets]:
+            self._leave(unreadable)
         if withheld := [job.delivery_id for job in jobs if job.is_withheld]:
             _fail(withheld, gettext_noop("the webhook asks for the audit trail no more"))
         return [
@@ -276,6 +288,14 @@ class Claims:
             for job in jobs
             if job.secrets and job.is_active and not (job.is_suspended or job.is_withheld)
         ]
+
+    def _leave(self, jobs: Sequence[sending.Job]) -> None:
+        """Untouched, for who has the key: no attempt of the receiver's has failed."""
+        self._left |= {job.webhook_id: monotonic() + LEFT_SECONDS for job in jobs}
+        left = WebhookDelivery.objects.filter(pk__in=[job.delivery_id for job in jobs])
+        left.update(next_attempt_at=clock.now() + LEFT_TO_OTHERS, is_claimed=False)
+        for pk in left.filter(created_at__lt=clock.now() - LEFT_MAX).values_list("pk", flat=True):
+            give_up(pk, Undecryptable())
 
     def _hidden(self, choice: _Choice, at_once: int) -> list[Candidate]:
         """Due deliveries of the webhooks whose turn it is, a few of each."""

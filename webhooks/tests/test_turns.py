@@ -6,11 +6,12 @@ from collections import Counter
 from datetime import timedelta
 
 import pytest
+from cryptography.fernet import Fernet
 from django.conf import settings
 from django.db import connection
 
 from accounts.events import event, publish_all
-from accounts.models import OutboxEvent, new_id
+from accounts.models import OutboxEvent, Parked, new_id
 from gateway_project.core import clock
 from gateway_project.core.sharing import SharedBudget
 from webhooks import services
@@ -107,6 +108,59 @@ def test_what_one_has_no_room_for_hides_nobody_elses(acme, globex, listen):
     jobs = outbox.Claims().take(12, {}, 4, shares=shares)
 
     assert [job.workspace_id for job in jobs] == [globex.pk]
+
+
+@pytest.fixture
+def cannot_be_read(settings, listen):
+    """`cannot_be_read(acme, 3)`: its webhooks have secrets of a key that nobody has."""
+
+    def listen_unread(workspace, count):
+        known = settings.FIELD_ENCRYPTION_KEYS
+        settings.FIELD_ENCRYPTION_KEYS = [Fernet.generate_key().decode()]
+        listen(workspace, count)
+        settings.FIELD_ENCRYPTION_KEYS = known
+
+    return listen_unread
+
+
+def test_secrets_that_nobody_can_decrypt_end_nobody_elses_round(
+    acme, globex, receiver, make_webhook, cannot_be_read, monkeypatch
+):
+    """As many were taken as may be at once, and none could be sent: that was taken for an end."""
+    monkeypatch.setattr(engine, "CLAIMED_AT_ONCE", 8)
+    cannot_be_read(globex, 6), make_webhook(events=["detection.flagged"])
+    tell(globex, 10)
+    outbox.fan_out()
+    WebhookDelivery.objects.update(next_attempt_at=clock.now() - timedelta(seconds=60))
+    tell(acme, 1)
+    outbox.fan_out()
+
+    engine.deliver_all()
+
+    assert len(receiver.received) == 1
+    assert {one.status for one in WebhookDelivery.objects.filter(webhook__workspace=globex)} == {
+        "pending"
+    }
+
+
+def test_they_are_asked_about_once_a_minute_and_given_up_when_all_others_would_be(
+    globex, cannot_be_read
+):
+    cannot_be_read(globex, 1)
+    tell(globex, 3)
+    outbox.fan_out()
+    claims, deliveries = outbox.Claims(), WebhookDelivery.objects.all()
+
+    def take(claims):
+        deliveries.update(next_attempt_at=clock.now())
+        assert claims.take(10, {}, 2) == []
+        return claims.taken
+
+    assert (take(claims), take(claims)) == (2, 0)
+    deliveries.update(created_at=clock.now() - outbox.LEFT_MAX)
+    assert (take(outbox.Claims()), take(outbox.Claims())) == (2, 1)
+    assert {one.status for one in deliveries} == {"failed"}
+    assert Parked.objects.filter(kind=outbox.UNSENDABLE).count() == 3
 
 
 def test_windows_are_bounded_though_all_of_them_are_narrow(monkeypatch):
