@@ -323,9 +323,10 @@ class LoggedRequest(BaseModel):
     cached: bool
     why: dict[str, Any] = Field(
         description=(
-            "All that can be said without the text: `ip`, `agent`, `detail` and `errors` of a "
-            "refusal, `threats`, `reason`, `threshold`, `threshold_from`, `policy` (the version), "
-            "`matched`, `degraded`, `would_flag`, `batch`; may grow."
+            "All that can be said without the text: `ip`, `agent`, `correlation` (the "
+            "`X-Request-ID` that was sent), `detail` and `errors` of a refusal, `threats`, "
+            "`reason`, `threshold`, `threshold_from`, `policy` (the version), `matched`, "
+            "`degraded`, `would_flag`, `batch`; may grow."
         )
     )
 

@@ -338,6 +338,7 @@ class RequestFilter(SpanForm):
         ],
     )
     batch = forms.UUIDField(required=False, widget=forms.HiddenInput)
+    correlation = forms.CharField(required=False, max_length=128, widget=forms.HiddenInput)
     since = MomentField(required=False, label=gettext_lazy("Since"))
     until = MomentField(required=False, label=gettext_lazy("Until"), is_end=True)
 
@@ -358,6 +359,7 @@ class RequestFilter(SpanForm):
             "error_code": wanted["error"],
             "threat": wanted["threat"],
             "batch": str(wanted["batch"] or ""),
+            "correlation": wanted["correlation"],
             "since": wanted["since"],
             "until": wanted["until"],
         }

@@ -90,7 +90,7 @@ def _found(member: Member, word: str) -> Iterator[Result]:
     except ValueError:
         pass
     else:
-        yield from _by_id(member, wanted)
+        yield from by_id(member, wanted)
         return
     folded = word.casefold()
     is_robins = hasattr(member.user, "robin_access")
@@ -120,7 +120,7 @@ def _keys(member: Member, word: str) -> Iterator[Result]:
         yield Result(key.name, hint, reverse("portal-key", args=[key.pk]))
 
 
-def _by_id(member: Member, wanted: UUID) -> Iterator[Result]:
+def by_id(member: Member, wanted: UUID) -> Iterator[Result]:
     """Whatever of the workspace has this id, or an event of this webhook-id."""
     workspace = member.workspace
     if reading.get(workspace, wanted) is not None:

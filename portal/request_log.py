@@ -25,10 +25,11 @@ from detection.policies import policy as policies
 from gateway_project.core import clock, errors
 from gateway_project.core.api.error_pages import refuse
 from gateway_project.core.api.methods import require_http_methods, require_safe
+from gateway_project.core.api.middleware import CORRELATION_ID
 from gateway_project.core.api.responses import streamed
 from gateway_project.core.clock import utc_text
 from gateway_project.core.sentences import Sentence
-from portal import exports, feedback, plots
+from portal import exports, feedback, palette, plots
 from portal.clocks import in_query
 from portal.forms import RequestFilter
 from portal.members import Member, workspace_page
@@ -46,6 +47,7 @@ COLUMNS = (
     *("request_id", "created_at", "key", "endpoint", "http_status", "error_code", "decision"),
     *("confidence", "threats", "reason", "threshold", "policy_version", "source", "status"),
     *("cached", "request_bytes", "total_ms", "engine_ms", "client_ip", "agent", "batch"),
+    "correlation_id",
 )
 
 
@@ -256,7 +258,7 @@ def _cells(row: UsageLog, keys: dict[UUID, ApiKey]) -> list[Any]:
         *(", ".join(why.get("threats", ())), why.get("reason"), why.get("threshold")),
         *(why.get("policy"), row.source, row.status, row.cached, row.request_size),
         *(round(row.response_time_ms, 2), round(row.upstream_ms, 2), why.get("ip")),
-        *(why.get("agent"), why.get("batch")),
+        *(why.get("agent"), why.get("batch"), why.get("correlation")),
     ]
 
 
@@ -313,16 +315,31 @@ def _sdk(agent: str) -> str:
 @require_safe
 @workspace_page
 def find(request: HttpRequest, member: Member) -> HttpResponse:
-    """A request by its id, which every answer carries."""
+    """Whatever has this id: ours, which every answer carries, or what the caller sent as its own
+    (`X-Request-ID`)."""
     text = request.GET.get("id", "").strip()
     try:
-        request_id = UUID(text)
+        wanted = UUID(text)
     except ValueError:
-        messages.error(
-            request, gettext("This is not a request's id. It looks like 01a206fe-78a1-766d-…")
+        if CORRELATION_ID.match(text):
+            return _where(correlation=text)
+        said = gettext(
+            "This is no id. One of ours looks like 01a206fe-78a1-766d-…, one that you send as "
+            "X-Request-ID has 8 to 128 letters, digits and . _ : -"
         )
+        messages.error(request, said)
         return redirect("portal-requests")
-    return redirect("portal-request", request_id=request_id)
+    if known := next(palette.by_id(member, wanted), None):
+        return redirect(known.url)
+    if reading.page(member.workspace, batch=str(wanted), size=1).rows:
+        return _where(batch=str(wanted))
+    if reading.page(member.workspace, correlation=text, size=1).rows:
+        return _where(correlation=text)
+    return redirect("portal-request", request_id=wanted)  # it may be on its way into the log
+
+
+def _where(**conditions: str) -> HttpResponse:
+    return redirect(f"{reverse('portal-requests')}?{urlencode(conditions)}")
 
 
 def moment(text: str) -> datetime | None:

@@ -66,6 +66,7 @@ def page(
     error_code: str = "",
     threat: str = "",
     batch: str = "",
+    correlation: str = "",
     since: datetime | None = None,
     until: datetime | None = None,
     cursor: str = "",
@@ -94,7 +95,7 @@ def page(
     if cursor:
         rows = rows.filter(Q(created_at__lt=at) | Q(pk__lt=last))
     stopped_at = None
-    if statuses is not None or decision or error_code or threat or batch:
+    if statuses is not None or decision or error_code or threat or batch or correlation:
         times = rows.order_by("-created_at").values_list("created_at", flat=True)
         stopped_at = next(iter(times[LOOKED_AT_MAX : LOOKED_AT_MAX + 1]), None)
         if stopped_at is not None:
@@ -109,6 +110,8 @@ def page(
         rows = rows.filter(why__threats__icontains=f'"{threat}"')
     if batch:
         rows = rows.filter(why__batch=batch)
+    if correlation:
+        rows = rows.filter(why__correlation=correlation)
     found = list(rows.order_by("-created_at", "-pk")[: size + 1])
     if len(found) > size:
         found = found[:size]

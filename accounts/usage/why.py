@@ -3,6 +3,7 @@
 Kept in `UsageLog.why`, under these names; what there is nothing to say of is left out:
 
     ip, agent                    who sent it
+    correlation                  the `X-Request-ID` that the caller sent
     detail, errors               of a refusal: its sentence, and each field at fault
     threats, reason              of a verdict
     threshold, threshold_from    what the score was held against, and who set it
@@ -99,6 +100,8 @@ def of_context(context: RequestContext) -> dict[str, Any]:
         found["ip"] = context.client_ip
     if context.user_agent:
         found["agent"] = cleaned(context.user_agent[:AGENT_CHARS_MAX])
+    if context.correlation_id:
+        found["correlation"] = context.correlation_id
     if context.wrong is not None:
         detail, errors = context.wrong
         found["detail"] = cleaned(detail[:DETAIL_CHARS_MAX])

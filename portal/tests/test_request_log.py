@@ -13,7 +13,7 @@ from django.utils import timezone
 
 from accounts.models import new_id
 from accounts.tests.shapes import logged, refusal
-from accounts.usage import exports, why
+from accounts.usage import exports, stream, why
 
 URL = "/app/requests"
 
@@ -258,8 +258,38 @@ class TestFinding:
         assert owner.get(f"{URL}/find?id= {row.request_id} ")["Location"] == (
             f"{URL}/{row.request_id}"
         )
-        page = owner.get(f"{URL}/find?id=nonsense", follow=True).content.decode()
-        assert "This is not a request&#x27;s id" in page
+        page = owner.get(f"{URL}/find?id=no+id", follow=True).content.decode()
+        assert "This is no id." in page
+
+    def test_so_does_any_other_id_of_the_workspace(self, owner, stranger, add, acme_key):
+        batch, own = str(new_id()), str(uuid4())
+        for told in ({"batch": batch}, {"correlation": own}, {"correlation": "order-42"}):
+            add(why=told)
+
+        def found(text, who=owner):
+            return who.get(f"{URL}/find?id={text}")["Location"]
+
+        assert found(acme_key.row.pk) == f"/app/keys/{acme_key.row.pk}"
+        assert found(batch) == f"{URL}?batch={batch}"
+        assert found(own) == f"{URL}?correlation={own}"
+        assert found("order-42") == f"{URL}?correlation=order-42"
+        assert len(shown(owner.get(found("order-42")))) == 1
+        assert found(own, stranger) == f"{URL}/{own}"
+        assert shown(stranger.get(found("order-42"))) == []
+
+    def test_the_callers_own_id_is_kept(self, gateway, engine, acme_key, owner):
+        gateway.post(
+            "/v1/detect",
+            {"text": "Good morning."},
+            key=acme_key,
+            headers={"X-Request-ID": "order-42"},
+        )
+        gateway.flush_usage()
+        stream.drain()
+
+        (row,) = owner.get(f"{URL}?correlation=order-42").context["lines"]
+        page = owner.get(f"{URL}/{row.row.request_id}").content.decode()
+        assert f'href="{URL}?correlation=order-42"' in page
 
     def test_a_batch_is_one_row_that_opens(self, owner, add):
         now = timezone.now()
