@@ -8,8 +8,10 @@ out. What cannot be had within `LOCK_SECONDS` is left to the next round.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, date, datetime, timedelta
+from threading import Timer
 
 from django.conf import settings
 from django.db import OperationalError, connection, transaction
@@ -96,18 +98,29 @@ def prune() -> int:
 
 
 def _drop(day: date, *, is_attached: bool) -> None:
-    """Outside of any transaction, which `CONCURRENTLY` demands."""
-    with connection.cursor() as cursor:
-        cursor.execute(f"SET lock_timeout = '{LOCK_SECONDS}s'")
-        cursor.execute(f"SET statement_timeout = '{LOCK_SECONDS}s'")
-        try:
-            if is_attached:
-                how = "FINALIZE" if _is_detaching(day) else "CONCURRENTLY"
-                cursor.execute(f"ALTER TABLE {TABLE} DETACH PARTITION {_partition(day)} {how}")
-            cursor.execute(f"DROP TABLE {_partition(day)}")
-        finally:
-            cursor.execute("RESET lock_timeout")
-            cursor.execute("RESET statement_timeout")
+    if is_attached:
+        how = "FINALIZE" if _is_detaching(day) else "CONCURRENTLY"
+        with _cancelled_when_late(), connection.cursor() as cursor:
+            cursor.execute(f"ALTER TABLE {TABLE} DETACH PARTITION {_partition(day)} {how}")
+    with transaction.atomic(), connection.cursor() as cursor:
+        cursor.execute(f"SET LOCAL lock_timeout = '{LOCK_SECONDS}s'")
+        cursor.execute(f"DROP TABLE {_partition(day)}")
+
+
+@contextmanager
+def _cancelled_when_late() -> Iterator[None]:
+    """For a statement outside of any transaction, which `CONCURRENTLY` demands.
+
+    A time-out that is set there is another client's, too, behind a pooler.
+    """
+    connection.ensure_connection()
+    timer = Timer(LOCK_SECONDS, connection.connection.cancel_safe)
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+        timer.join()  # what follows is not to be cancelled
 
 
 def _is_detaching(day: date) -> bool:

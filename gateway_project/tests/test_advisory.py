@@ -1,4 +1,7 @@
-"""Locks of the installation: each name its own, and none outlives its transaction."""
+"""Locks of the installation: each name its own, and none outlives its transaction.
+
+Nor does a setting.
+"""
 
 from __future__ import annotations
 
@@ -44,11 +47,21 @@ def test_one_holds_it_until_its_transaction_ends(elsewhere):
 
 def test_nobody_takes_one_by_a_number_of_its_own():
     """Two that chose one number would wait for each other; a session's lock ends with no pool."""
-    found = {
+    assert files_with(r"pg_(try_)?advisory") == {ONLY}
+
+
+def test_nobody_sets_anything_beyond_its_transaction():
+    """Behind a pooler it would be set for whoever is given that connection next."""
+    assert (
+        files_with(r"""["'](SET (?!LOCAL|\(|DEFAULT )|RESET \w)|set_config\([^)]*false\)""")
+        == set()
+    )
+
+
+def files_with(pattern: str) -> set[str]:
+    return {
         path.relative_to(ROOT).as_posix()
         for app in ("accounts", "detection", "gateway_project", "portal", "robin", "webhooks")
         for path in (ROOT / app).rglob("*.py")
-        if "tests" not in path.parts and re.search(r"pg_(try_)?advisory", path.read_text())
+        if "tests" not in path.parts and re.search(pattern, path.read_text())
     }
-
-    assert found == {ONLY}
