@@ -8,8 +8,10 @@ of it, so whatever is no text is named, and what is not known is not passed over
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import re
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any, Literal, NamedTuple
 
 from pydantic import ConfigDict, Field
@@ -30,6 +32,10 @@ NOT_TEXT: Mapping[str, str] = {
     **dict.fromkeys(("file", "input_file", "document"), "file"),
 }
 TEXTS = frozenset({"text", "input_text", "output_text", "refusal", "thinking"})
+IDS = frozenset({"id", "type", "name", "signature", "encrypted_content", "cache_control"})
+"""And what ends in `_id`: of any length. Whoever writes sentences there is read all the same."""
+OPAQUE = re.compile(r"[!-~]*\Z")
+WORD_CHARS_MAX = 64
 APART_MAX = 32
 """So many texts of one request are judged one by one. Of more, the oldest are judged together."""
 GROUPED_AT = 24
@@ -78,31 +84,33 @@ def said_of(messages: Sequence[Message]) -> Conversation:
         if message.role in TRUSTED:
             unseen.append(Unseen("trusted_role", number))
             continue
-        texts: dict[ContentType, list[str]] = {}
-        for kind, text in _texts(message):
-            if kind is None:
-                unseen.append(Unseen(text, number))
-            elif text.strip():
-                texts.setdefault(kind, []).append(text)
-        said += [Said("\n".join(found), kind, (number,)) for kind, found in texts.items()]
+        for found in (_texts(message), _beside(message)):
+            texts: dict[ContentType, list[str]] = {}
+            for kind, text in found:
+                if kind is None:
+                    unseen.append(Unseen(text, number))
+                elif text.strip():
+                    texts.setdefault(kind, []).append(text)
+            said += [Said("\n".join(several), kind, (number,)) for kind, several in texts.items()]
     return Conversation(_grouped(said), tuple(dict.fromkeys(unseen)))
 
 
 def chars_of(messages: Iterable[Message]) -> int:
     """Of all texts, trusted ones included: what a request may hold is one text's size."""
-    return sum(
-        len(text) for message in messages for kind, text in _texts(message) if kind is not None
-    )
+    return sum(len(text) for message in messages for text in _all_of(message))
 
 
 def as_text(messages: Iterable[Message]) -> str:
     """All of it as one text, for people to read."""
     return "\n\n".join(
-        f"{message.role}: {text}"
-        for message in messages
-        for kind, text in _texts(message)
-        if kind is not None
+        f"{message.role}: {text}" for message in messages for text in _all_of(message)
     )
+
+
+def _all_of(message: Message) -> Iterator[str]:
+    for kind, text in chain(_texts(message), _beside(message)):
+        if kind is not None:
+            yield text
 
 
 def _texts(message: Message) -> Iterator[tuple[ContentType | None, str]]:
@@ -112,47 +120,79 @@ def _texts(message: Message) -> Iterator[tuple[ContentType | None, str]]:
         yield kind, message.content
     for part in message.content if isinstance(message.content, list) else ():
         yield from _of_part(part, kind)
-    extra = message.model_extra or {}
-    calls = [*(message.tool_calls or ()), *filter(None, [extra.get("function_call")])]
-    for call in calls:
-        yield "tool_call", _of_call(call)
-    if isinstance(extra.get("audio"), dict):
+    for call in (*(message.tool_calls or ()), (message.model_extra or {}).get("function_call")):
+        if call:
+            yield from _of_call(call)
+
+
+def _beside(message: Message) -> Iterator[tuple[ContentType | None, str]]:
+    """What it says elsewhere: thoughts, refusals, citations, whatever a server adds."""
+    extra = {k: v for k, v in (message.model_extra or {}).items() if k != "function_call"}
+    if isinstance(audio := extra.get("audio"), dict):
         yield None, "audio"
-    for name in ("reasoning_content", "refusal"):
-        if isinstance(extra.get(name), str):
-            yield kind, extra[name]
+        extra["audio"] = audio.get("transcript")
+    yield from _others(extra, TYPES.get(message.role, "system"))
 
 
 def _of_part(
     part: Mapping[str, Any], kind: ContentType
 ) -> Iterator[tuple[ContentType | None, str]]:
     what = part.get("type")
-    if what in TEXTS or (what is None and "text" in part):
-        text = part.get("text", part.get(what or "text"))
+    what = what if isinstance(what, str) else ""
+    if what in TEXTS or (not what and "text" in part):
+        said = "text" if "text" in part else what
+        text = part.get(said)
         yield (kind, text) if isinstance(text, str) else (None, "not_text")
+        yield from _others(part, kind, but=(said,))
     elif what == "tool_result":
         content = part.get("content")
-        if isinstance(content, str):
-            yield "tool_output", content
-        for inner in content if isinstance(content, list) else ():
-            if isinstance(inner, dict):
-                yield from _of_part(inner, "tool_output")
-            else:
-                yield None, "not_text"
+        if isinstance(content, list):
+            for inner in content:
+                if isinstance(inner, dict):
+                    yield from _of_part(inner, "tool_output")
+                else:
+                    yield "tool_output", _json(inner)
+        elif content is not None:
+            yield "tool_output", _json(content)
+        yield from _others(part, "tool_output", but=("content",))
     elif what == "tool_use":
-        yield "tool_call", _of_call({"name": part.get("name"), "input": part.get("input")})
+        yield from _of_call(part)
     else:
-        yield None, NOT_TEXT.get(str(what), "not_text")
+        yield None, NOT_TEXT.get(what, "not_text")
 
 
-def _of_call(call: Any) -> str:
+def _of_call(call: Any) -> Iterator[tuple[ContentType, str]]:
     """As JSON: its strings are read one by one, the arguments too, which are JSON in a string."""
-    if not isinstance(call, dict):
-        return str(call)
-    inner = call.get("function", call)
+    inner = call
+    if isinstance(call, dict) and "function" in call:
+        inner = call["function"]
+        yield from _others(call, "tool_call", but=("function",))
     if isinstance(inner, dict):
-        inner = {key: value for key, value in inner.items() if key not in ("id", "type")}
-    return json.dumps(inner, ensure_ascii=False)
+        inner = {k: v for k, v in inner.items() if k not in ("id", "type", "cache_control")}
+    yield "tool_call", _json(inner)
+
+
+def _others(
+    members: Mapping[str, Any], kind: ContentType, but: Collection[str] = ()
+) -> Iterator[tuple[ContentType, str]]:
+    """The strings of what has no place of its own here, since a model may read it. Not ids, nor
+    single words, as APIs say them of a state or a format."""
+    pending: list[tuple[str, Any]] = [("", {k: v for k, v in members.items() if k not in but})]
+    while pending:
+        name, one = pending.pop()
+        is_id = name in IDS or name.endswith("_id")
+        if isinstance(one, str):
+            if not (OPAQUE.match(one) and (is_id or len(one) <= WORD_CHARS_MAX)):
+                yield kind, one
+        elif isinstance(one, list):
+            pending += [(name, under) for under in reversed(one)]
+        elif isinstance(one, dict):
+            yield from ((kind, key) for key in one if OPAQUE.match(key) is None)
+            pending += [(name if is_id else key, one[key]) for key in reversed(one)]
+
+
+def _json(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
 def _grouped(said: list[Said]) -> list[Said]:

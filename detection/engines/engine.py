@@ -213,20 +213,24 @@ class Engine(ABC):
 
     async def _ask_document(self, text: str, document: Document, call: Call) -> Score:
         """The strings of a JSON text; of those that score, the path of the highest."""
-        apart = self._apart(document, call)
+        is_apart = call.content_type in FIELDS_APART
+        whole = Field("$", document.with_names if is_apart else document.text)
+        apart = self._apart(document) if is_apart else ()
         if apart:
-            answers = await self._ask_each(apart, call)
-            scored = _merged(answers.values(), _seen_chars(apart, answers), len(document.text))
+            # And all of it, since an order may be spread over several.
+            asked = [*apart, whole]
+            answers = await self._ask_each(asked, call)
+            scored = _merged(answers.values(), _seen_chars(asked, answers), len(whole.text))
             best = max(answers, key=lambda field: answers[field].score)
             path: str | None = best.path if answers[best].score >= self._locate_from else None
         else:
-            scored, (start, end) = await self._ask_text(document.text, call)
+            scored, (start, end) = await self._ask_text(whole.text, call)
             candidates = document.between(start, end)
             path = None
             if scored.score >= self._locate_from:
                 path, closer = await self._located(candidates, call)
                 scored = _merged([scored, *closer], scored.scanned_chars, scored.total_chars)
-        share = scored.scanned_chars / max(1, len(document.text))
+        share = scored.scanned_chars / max(1, len(whole.text))
         scanned = round((len(text) - document.unread_chars) * min(1.0, share))
         return replace(
             scored,
@@ -241,17 +245,11 @@ class Engine(ABC):
     def _locate_from(self) -> float:
         return max(LOCATE_FROM, self.floor + 0.01)
 
-    def _apart(self, document: Document, call: Call) -> Sequence[Field]:
-        """The strings that are asked one by one: of a tool's definition or call, if they are few.
-
-        And all of it, since an order may be spread over several.
-        """
-        if call.content_type not in FIELDS_APART or self.reads_fields_together:
-            return ()
+    def _apart(self, document: Document) -> Sequence[Field]:
+        """The strings that are asked one by one, if they are few."""
         worded = [field for field in document.fields if " " in field.text.strip()]
-        if not 0 < len(worded) <= LOCATE_FIELDS_MAX:
-            return ()
-        return [*worded, Field("$", document.text)]
+        is_few = len(worded) <= LOCATE_FIELDS_MAX
+        return worded if is_few and not self.reads_fields_together else ()
 
     async def _ask_each(self, asked: Sequence[Field], call: Call) -> dict[Field, Score]:
         scores = await asyncio.gather(

@@ -42,15 +42,22 @@ class Field:
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """`text` is all fields, one a line. `unread_chars` of the text as sent are nested too deep."""
+    """`text` is all fields, one a line. `unread_chars` of the text as sent are nested too deep.
+    `names` are those of members, as one sentence: each says little, all of a schema's may tell one.
+    """
 
     fields: tuple[Field, ...]
     text: str
     unread_chars: int
+    names: str = ""
 
     @property
     def unseen(self) -> tuple[str, ...]:
         return (NESTED,) if self.unread_chars else ()
+
+    @property
+    def with_names(self) -> str:
+        return f"{self.text}\n{self.names}" if self.names else self.text
 
     def between(self, start: int, end: int) -> list[Field]:
         """The fields that stand, in part at least, between two characters of `text`."""
@@ -69,8 +76,9 @@ def read(text: str) -> Document | None:
     """None for what is no JSON object or array, or holds no strings."""
     if not _may_be_json(text):
         return None
+    names: dict[str, None] = {}
     try:
-        found = list(_walk(_loaded(text), "$", 0, 0))
+        found = list(_walk(_loaded(text), "$", 0, 0, names))
     except RecursionError:
         found = [Field("$", text, is_string=False)]
     except ValueError:
@@ -78,7 +86,8 @@ def read(text: str) -> Document | None:
     if not found:
         return None
     unread = sum(len(field.text) for field in found if not field.is_string)
-    return Document(tuple(found), "\n".join(f.text for f in found), min(unread, len(text)))
+    whole = "\n".join(field.text for field in found)
+    return Document(tuple(found), whole, min(unread, len(text)), " ".join(names))
 
 
 def common_path(fields: list[Field]) -> str:
@@ -112,9 +121,12 @@ def _loaded(text: str) -> Any:
     )
 
 
-def _walk(value: Any, path: str, depth: int, inside: int) -> Iterator[Field]:
+def _walk(
+    value: Any, path: str, depth: int, inside: int, names: dict[str, None]
+) -> Iterator[Field]:
+    """`names` gets those that are a plain word."""
     if isinstance(value, str):
-        yield from _string(value, path, depth, inside)
+        yield from _string(value, path, depth, inside, names)
     elif isinstance(value, list):
         if depth >= DEPTH_MAX:
             with suppress(RecursionError):
@@ -125,20 +137,24 @@ def _walk(value: Any, path: str, depth: int, inside: int) -> Iterator[Field]:
                 name, item = item
                 is_plain = _MEMBER.match(name) is not None
                 here = f"{path}.{name}" if is_plain else f"{path}.{{{number}}}"
-                if not is_plain and name.strip():
+                if is_plain:
+                    names[name] = None
+                elif name.strip():
                     yield Field(here[:PATH_CHARS_MAX], _storable(name))
             else:
                 here = f"{path}[{number}]"
-            yield from _walk(item, here[:PATH_CHARS_MAX], depth + 1, inside)
+            yield from _walk(item, here[:PATH_CHARS_MAX], depth + 1, inside, names)
 
 
-def _string(text: str, path: str, depth: int, inside: int) -> Iterator[Field]:
+def _string(
+    text: str, path: str, depth: int, inside: int, names: dict[str, None]
+) -> Iterator[Field]:
     if not text.strip():
         return
     found: list[Field] = []
     if inside < INSIDE_MAX and _may_be_json(text):
         with suppress(ValueError, RecursionError):
-            found = list(_walk(_loaded(text), path, depth + 1, inside + 1))
+            found = list(_walk(_loaded(text), path, depth + 1, inside + 1, names))
     yield from found or [Field(path, _storable(text))]
 
 

@@ -85,6 +85,14 @@ class TestFields:
             if not one.strip().startswith(("{", "[")):
                 assert one.encode(errors="replace").decode() in text
 
+    def test_names_are_a_sentence_of_their_own(self):
+        text = '{"a": {"b c": "x", "d": [{"a": 1, "e": "{\\"f\\": 2}"}]}}'
+
+        document = fields.read(text)
+
+        assert document.names == "a d e f"  # what is more than a word is a string of its own
+        assert "b c" in document.text
+
     def test_a_path_never_repeats_the_text(self):
         document = fields.read(json.dumps({ATTACK: {"x": HARMLESS}}))
 
@@ -139,6 +147,21 @@ class TestJsonTexts:
         texts = [asked["text"] for asked in engine.asked]
         assert definition["description"] in texts
         assert {asked["content_type"] for asked in engine.asked} == {"tool_definition"}
+
+    @pytest.mark.parametrize("is_away", [False, True], ids=["engine", "embedded"])
+    @pytest.mark.parametrize("content_type", ["tool_definition", "tool_call"])
+    def test_an_order_told_in_names_is_found(
+        self, gateway, engine, acme_key, content_type, is_away
+    ):
+        value: object = "x"
+        for name in reversed(["parameters", *ATTACK.rstrip(".").split()]):
+            value = {name: value}
+        if is_away:
+            engine.fails(503)
+
+        body = gateway.detect(json.dumps(value), key=acme_key, content_type=content_type).json()
+
+        assert body["is_malicious"] is True
 
     def test_arguments_of_a_call_are_json_in_json(self, gateway, engine, acme_key):
         call = {"name": "send_mail", "arguments": json.dumps({"to": "a@b.example", "body": ATTACK})}
@@ -322,6 +345,80 @@ class TestMessages:
         assert (body["decision"], body["status"]) == ("flag", "complete"), body
         wanted = {"message": 2} if path is None else {"message": 2, "path": path}
         assert body["location"] == wanted
+
+    @pytest.mark.parametrize(
+        "message",
+        [
+            {"role": "user", "content": HARMLESS, "name": ATTACK},
+            {"role": "user", "content": HARMLESS, "note": {"deep": [{"er": ATTACK}]}},
+            {"role": "user", "content": HARMLESS, "note": {ATTACK: 1}},
+            {"role": "user", "content": HARMLESS, "cache_control": {"type": ATTACK}},
+            {"role": "assistant", "content": HARMLESS, "reasoning": ATTACK},
+            {"role": "assistant", "content": HARMLESS, "reasoning_content": ATTACK},
+            {"role": "assistant", "content": None, "refusal": ATTACK},
+            {"role": "assistant", "content": None, "function_call": ATTACK},
+            {
+                "role": "assistant",
+                "content": None,
+                "tool_calls": [{**call("mail", body=HARMLESS), "note": ATTACK}],
+            },
+            {"role": "user", "content": [{"type": "text", "text": HARMLESS, "title": ATTACK}]},
+            {
+                "role": "user",
+                "content": [
+                    {"type": "text", "text": "x", "citations": [{"cited_text": ATTACK}]},
+                ],
+            },
+            {"role": "user", "content": [{"type": ["text"], "text": ATTACK}]},
+            *(
+                {
+                    "role": "user",
+                    "content": [{"type": "tool_result", "tool_use_id": "t", "content": content}],
+                }
+                for content in ({"a": {"b": ATTACK}}, {ATTACK: 1}, [ATTACK], [["x", ATTACK]])
+            ),
+        ],
+        ids=range(16),
+    )
+    def test_no_string_of_theirs_is_passed_over(self, judge, message):
+        body = judge({"role": "user", "content": "Hello."}, message).json()
+
+        assert (body["decision"], body["location"]["message"]) == ("flag", 1)
+        assert body["status"] == "complete"
+
+    def test_what_is_said_of_a_sound_is_judged(self, judge):
+        audio = {"id": "a", "data": "aGk=", "transcript": ATTACK}
+
+        body = judge({"role": "assistant", "content": None, "audio": audio}).json()
+
+        assert body["decision"] == "flag"
+        assert body["coverage"]["unseen"] == [{"reason": "audio", "message": 0}]
+
+    def test_ids_and_words_of_an_api_are_no_texts(self, judge, engine):
+        """They would be questions of their own, or in the way of a result that is JSON."""
+        result = {
+            "role": "tool",
+            "tool_call_id": "call_" + "x" * 100,
+            "name": "search",
+            "status": "success",
+            "content": json.dumps({"rows": [HARMLESS]}),
+        }
+        said = {
+            "role": "assistant",
+            "content": [
+                {
+                    "type": "thinking",
+                    "thinking": "Why?",
+                    "signature": "c2ln" * 100,
+                    "cache_control": {"type": "ephemeral", "ttl": "5m"},
+                }
+            ],
+            "annotations": [],
+            "refusal": None,
+        }
+
+        assert judge(result, said).json()["status"] == "complete"
+        assert {asked["text"] for asked in engine.asked} == {HARMLESS, "Why?"}
 
     @pytest.mark.parametrize("role", ["system", "developer"])
     def test_trusted_ones_are_not_and_that_is_said(self, judge, engine, role):
