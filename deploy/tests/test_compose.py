@@ -110,6 +110,13 @@ def test_copies_of_mails_lie_on_disk(services: dict[str, Any]) -> None:
     assert "TMPDIR" not in services["gateway"]["environment"]
 
 
+def test_with_robin_ui_a_token_lasts_a_working_day(services: dict[str, Any]) -> None:
+    """Its pages hang when one ends; of all processes, since they should not differ."""
+    for name in ("gateway", "worker", "worker-detection", "beat"):
+        lasts = services[name]["environment"]["ACCESS_TOKEN_EXPIRE_MINUTES"]
+        assert lasts == "${ACCESS_TOKEN_EXPIRE_MINUTES:-720}", name
+
+
 def test_secrets_come_from_files_that_the_script_makes(
     services: dict[str, Any], tmp_path: Path
 ) -> None:
@@ -131,7 +138,9 @@ def test_secrets_come_from_files_that_the_script_makes(
     assert files["postgres_password"].read_text() in files["database_url"].read_text()
     for name, service in services.items():
         for variable, value in (service.get("environment") or {}).items():
-            assert not re.search("SECRET|PASSWORD|PEPPER|KEYS|TOKEN", variable) or (
+            assert not re.search(
+                "SECRET|PASSWORD|PEPPER|KEYS|TOKEN(?!_EXPIRE_MINUTES)", variable
+            ) or (
                 variable.upper().endswith("_FILE") and value.split("/")[-1] in service["secrets"]
             ), f"{name}: {variable}"
 
