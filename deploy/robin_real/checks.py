@@ -80,15 +80,19 @@ def standing(table: Table, mta: Mta, gateway: Gateway, items: int) -> None:
         row.found(f"{stats}", is_ok and stats["total"] == items)
     watchers = deliveries.Watchers(gateway.url, client.headers["Authorization"][7:], 10)
     statuses, slowest = Counter[int](), 0.0
+    before, peak = gateway.rss_bytes(), [0]
     watching = Thread(target=lambda: asyncio.run(watchers.watch(QUIET_SECONDS)))
-    watching.start()
-    while watching.is_alive():
-        for path in OTHERS:
-            began = time.monotonic()
-            statuses[client.get(path).status_code] += 1
-            slowest = max(slowest, time.monotonic() - began)
-        time.sleep(0.5)
-    watching.join()
+    with _peak(gateway, peak):
+        watching.start()
+        while watching.is_alive():
+            for path in OTHERS:
+                began = time.monotonic()
+                statuses[client.get(path).status_code] += 1
+                slowest = max(slowest, time.monotonic() - began)
+            time.sleep(0.5)
+        watching.join()
+    with table.check("3", f"{name}: memory of the web process meanwhile") as row:
+        row.found(f"{before >> 20} → {peak[0] >> 20} MB", peak[0] - before <= GROWTH_BYTES)
     with table.check("3", f"{name}: pages and searches of ten watchers") as row:
         seen = f"median {watchers.page_ms():.0f} ms, {dict(watchers.statuses)}"
         seen += f", up to {max(watchers.ages, default=0)} s old"
@@ -161,9 +165,13 @@ def moving(
             watched_seconds=watched_seconds,
         )
         row.found(found.text(), found.share >= deliveries.SHARE_MIN)
+        with table.check("3", f"{name}: memory of the web process, round by round") as memory:
+            sizes = ", ".join(f"{size >> 20}" for size in found.rss_bytes)
+            memory.found(f"{sizes} MB", found.grown_bytes <= GROWTH_BYTES)
     with table.check("3", f"{name}: what the watchers saw meanwhile") as row:
         seen = f"pages {watchers.page_ms():.0f} ms, {dict(watchers.statuses)}, up to "
-        seen += f"{max(watchers.ages, default=0)} s old; sockets {dict(watchers.messages)}"
+        seen += f"{max(watchers.ages, default=0)} s old; sockets {dict(watchers.messages)}, "
+        seen += f"{watchers.socket_bytes:,} bytes"
         left = mta.health()["queue"]
         row.found(f"{seen}; {left['ready']:,} left", set(watchers.statuses) <= {200, 503})
     with table.check("3", f"{name}: one list of Robin's, at the end") as row:

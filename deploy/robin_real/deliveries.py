@@ -105,11 +105,17 @@ class Span:
 class Rounds:
     alone: list[Span] = field(default_factory=list)
     watched: list[Span] = field(default_factory=list)
+    rss_bytes: list[int] = field(default_factory=list)
+    """Of the largest web process, before the first watched round and after each."""
 
     @property
     def share(self) -> float:
         """Of the deliveries that nobody disturbs."""
         return rate(self.watched) / rate(self.alone) if rate(self.alone) else 0.0
+
+    @property
+    def grown_bytes(self) -> int:
+        return max(self.rss_bytes) - self.rss_bytes[0]
 
     @property
     def between(self) -> float:
@@ -158,12 +164,13 @@ def run(
     watched round begins with a list: from there it is counted to the beginning of a later one,
     which is whole rounds of list and rest.
     """
-    found = Rounds([_alone(mta, gateway, file, alone_seconds)])
+    found = Rounds([_alone(mta, gateway, file, alone_seconds)], rss_bytes=[gateway.rss_bytes()])
     for _ in range(rounds):
         gateway.forget_rest()
         began, cpu = time.time(), _cpu(mta, gateway)
         asyncio.run(_watch(mta, watchers, began, watched_seconds))
         found.watched.append(_with_cpu(_watched(mta, file, began), mta, gateway, began, cpu))
+        found.rss_bytes.append(gateway.rss_bytes())
         found.alone.append(_alone(mta, gateway, file, alone_seconds))
         print(f"  … {found.text()}", flush=True)
     return found

@@ -85,7 +85,9 @@ def test_a_watched_round_is_counted_from_list_to_list(tmp_path: Path) -> None:
     found = deliveries.Rounds(
         [deliveries.Span(30.0, 300)],
         [deliveries._watched(Asked(), file, 9.0)],  # type: ignore[arg-type]
+        [200 << 20, 214 << 20, 203 << 20],
     )
+    assert found.grown_bytes == 14 << 20
     [one] = found.watched
     assert (one.seconds, one.mails, one.lists) == (60.0, 540, 2)
     assert one.still_seconds == pytest.approx(6.2, abs=0.2)
