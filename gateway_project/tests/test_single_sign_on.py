@@ -23,11 +23,13 @@ from accounts.models import ApiKey, AuditEvent, Membership, User
 CALLBACK = "/accounts/oidc/sso/login/callback/"
 
 
+KEY = rsa.generate_private_key(public_exponent=65537, key_size=2048)  # a tenth of a second
+
+
 class Provider:
     """What it says of whoever comes next is in `claims`; `is_down` answers nothing but 500."""
 
     def __init__(self) -> None:
-        self.key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
         self.claims: dict[str, Any] = {}
         self.is_down = False
         self.nonsense: dict[str, Any] = {}
@@ -56,7 +58,7 @@ class Provider:
         threading.Thread(target=self.server.serve_forever, args=[0.01], daemon=True).start()
 
     def answers(self, path: str) -> dict[str, Any] | None:
-        jwk = json.loads(jwt.algorithms.RSAAlgorithm.to_jwk(self.key.public_key()))
+        jwk = json.loads(jwt.algorithms.RSAAlgorithm.to_jwk(KEY.public_key()))
         return {
             "/.well-known/openid-configuration": {
                 "issuer": self.url,
@@ -73,7 +75,7 @@ class Provider:
     def _token(self) -> str:
         now = int(time.time())
         claims = {"iss": self.url, "aud": "gateway", "iat": now, "exp": now + 60, **self.claims}
-        return jwt.encode(claims, self.key, algorithm="RS256", headers={"kid": "1"})
+        return jwt.encode(claims, KEY, algorithm="RS256", headers={"kid": "1"})
 
 
 @pytest.fixture
