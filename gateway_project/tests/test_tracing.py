@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from unittest.mock import Mock
 from uuid import uuid4
 
 import pytest
-from celery import Celery, current_app
+from celery import Celery, current_app, signals
+from celery.concurrency import prefork, thread
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import StatusCode
@@ -129,6 +131,41 @@ class TestOn:
         assert outcome.kind == "delivered"
         assert (ids(call)[0], parent(call)) == (TRACE, CALLER)
         assert headers["traceparent"] == f"00-{TRACE}-{ids(call)[1]}-01"
+
+
+class TestWorkers:
+    """Tracing begins once in each process that runs tasks, and ends with it."""
+
+    @pytest.fixture
+    def told(self, settings, monkeypatch):
+        told = []
+        settings.TRACING = True
+        monkeypatch.setattr(tracing, "tracer", None)
+        monkeypatch.setattr(tracing, "stop", lambda: told.append("stop"))
+
+        def start(*_):
+            told.append("start")
+            monkeypatch.setattr(tracing, "tracer", told)
+
+        monkeypatch.setattr(tracing, "start", start)
+        return told
+
+    def test_with_a_pool_of_threads_in_the_worker_itself(self, told):
+        worker = Mock(pool=object.__new__(thread.TaskPool))
+        signals.worker_ready.send(sender=worker)
+        signals.worker_ready.send(sender=worker)  # after a loss of the broker
+        assert told == ["start"]
+
+        signals.worker_shutdown.send(sender=worker)
+        assert told == ["start", "stop"]
+
+    def test_with_children_in_each_of_them(self, told):
+        signals.worker_ready.send(sender=Mock(pool=object.__new__(prefork.TaskPool)))
+        assert told == []
+
+        signals.worker_process_init.send(sender="a child")
+        signals.worker_process_shutdown.send(sender="a child")
+        assert told == ["start", "stop"]
 
 
 def job_to(url):

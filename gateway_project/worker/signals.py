@@ -12,6 +12,7 @@ from time import perf_counter
 from typing import Any
 
 from celery import signals
+from celery.concurrency import prefork
 from celery.exceptions import Reject
 from django.conf import settings
 
@@ -106,10 +107,18 @@ def _say_what_is_missing(**_: Any) -> None:
 
 @signals.worker_process_init.connect
 def _start_tracing(**_: Any) -> None:
-    if settings.TRACING:
+    if settings.TRACING and tracing.tracer is None:
         tracing.start("worker", settings.VERSION)
 
 
+@signals.worker_ready.connect
+def _start_tracing_without_children(sender: Any, **_: Any) -> None:
+    """A pool of threads has no `worker_process_init`: its tasks run in this very process."""
+    if not isinstance(sender.pool, prefork.TaskPool):
+        _start_tracing()
+
+
+@signals.worker_shutdown.connect
 @signals.worker_process_shutdown.connect
 def _stop_tracing(**_: Any) -> None:
     tracing.stop()
