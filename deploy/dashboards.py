@@ -170,7 +170,7 @@ DASHBOARDS: dict[str, tuple[Panel, ...]] = {
                 for q in (0.5, 0.99)
             ),
         ),
-        Panel("Memory", "bytes", (("gateway_process_memory_bytes", "web processes"),)),
+        Panel("Memory", "bytes", (("gateway_process_memory_bytes", "{{role}}"),)),
         Panel(
             "Database connections",
             "short",

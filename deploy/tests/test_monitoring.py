@@ -123,8 +123,8 @@ CASES: dict[str, tuple[int, Series, Series]] = {
     ),
     "GatewayMemoryGrows": (
         DAY + 120,
-        {"gateway_process_memory_bytes": f"1e9x{DAY} 2e9x200"},
-        {"gateway_process_memory_bytes": f"1e9x{DAY} 1.2e9x200"},
+        {'gateway_process_memory_bytes{role="worker"}': f"1e9x{DAY} 2e9x200"},
+        {'gateway_process_memory_bytes{role="worker"}': f"1e9x{DAY} 1.2e9x200"},
     ),
     "GatewayBoundReached": (
         15,

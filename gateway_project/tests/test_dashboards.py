@@ -55,7 +55,8 @@ class Prometheus:
             verify=False,
         ).json()
         assert answer["status"] == "success", (query, answer)
-        return answer["data"]["result"]
+        # 0/0 and a quantile of nothing are NaN, which Grafana draws as an empty panel.
+        return [one for one in answer["data"]["result"] if one["value"][1] != "NaN"]
 
     def close(self):
         self.process.terminate()

@@ -24,15 +24,15 @@ from prometheus_client.mmap_dict import MmapedDict, mmap_key
 from detection.jobs.turns import CHUNK_ITEMS
 from detection.tests.working import broker_at, wait_until_sent
 from gateway_project.core.telemetry import metrics as observability
-from gateway_project.core.telemetry import multiprocess
+from gateway_project.core.telemetry import multiprocess, saturation
 from gateway_project.core.telemetry.multiprocess import FILE, MetricsFolder
 from gateway_project.tests.served import ROOT, Served, wait_until
-from gateway_project.worker import signals
+from gateway_project.worker import beat, signals
 
 # api-shapes.md, "Health and metrics", and those that we added.
 NAMES = {
     "gateway_event_loop_lag_seconds": (),
-    "gateway_process_memory_bytes": (),
+    "gateway_process_memory_bytes": ("role",),
     "gateway_database_connections": ("pool", "state"),
     "gateway_database_waiting": ("pool",),
     "gateway_redis_waiting_commands": (),
@@ -432,6 +432,21 @@ class TestTasks:
         )
         assert runs == 4
         assert signals._started == {}
+
+    def test_workers_and_beat_say_what_memory_they_hold(self, scratch, monkeypatch):
+        monkeypatch.setattr(saturation, "memory_bytes", lambda: 12_000_000)
+        monkeypatch.setattr(beat.Scheduler, "_acquire", lambda self: False)
+
+        @scratch.task(name="scratch.weighs")
+        def weighs():
+            pass
+
+        weighs.apply()
+        beat.Scheduler(current_app, lazy=True).tick()
+
+        for role in ("worker", "beat"):
+            bytes_ = REGISTRY.get_sample_value("gateway_process_memory_bytes", {"role": role})
+            assert bytes_ == 12_000_000
 
     def test_a_retry_is_no_failure(self, scratch, capsys):
         @scratch.task(name="scratch.tries", bind=True, max_retries=1, default_retry_delay=0)

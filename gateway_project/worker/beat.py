@@ -18,6 +18,7 @@ from django_celery_beat.schedulers import DatabaseScheduler, ModelEntry
 from redis.exceptions import LockError, RedisError
 
 from gateway_project.core.stores import database, redis
+from gateway_project.core.telemetry import saturation
 from gateway_project.core.telemetry.logging import get_logger
 
 LOOK_SECONDS = 2.0
@@ -44,6 +45,7 @@ class Scheduler(DatabaseScheduler):  # type: ignore[misc]  # untyped
     """
 
     Entry = Entry
+    role = "beat"
     is_leading = False
     _look_at = 0.0
     _edited_at = 0.0
@@ -53,6 +55,7 @@ class Scheduler(DatabaseScheduler):  # type: ignore[misc]  # untyped
         was_leading = self.is_leading
         if monotonic() >= self._look_at:
             self._look_at = monotonic() + LOOK_SECONDS
+            saturation.weigh(self.role)
             self.is_leading = self._acquire()
         if not self.is_leading:
             return LOOK_SECONDS
@@ -125,6 +128,7 @@ class SpareBeat(bootsteps.StartStopStep):
     def start(self, consumer: Any) -> None:
         """Again after each loss of the broker, which ends all that the timer had."""
         self._scheduler = Scheduler(consumer.app, lazy=True)
+        self._scheduler.role = "worker"
         self._next = consumer.timer.call_after(0.1, self._turn, (consumer.timer,))
 
     def _turn(self, timer: Any) -> None:

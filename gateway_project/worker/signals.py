@@ -20,7 +20,7 @@ from gateway_project import rotation
 from gateway_project.core import clock
 from gateway_project.core.context import RequestContext, current
 from gateway_project.core.stores import statements
-from gateway_project.core.telemetry import tracing
+from gateway_project.core.telemetry import saturation, tracing
 from gateway_project.core.telemetry.logging import configure_logging, get_logger
 from gateway_project.core.telemetry.loops import Loop
 from gateway_project.core.telemetry.metrics import task_duration, tasks_total
@@ -60,6 +60,7 @@ def _end(task_id: str, task: Any, state: str | None, retval: Any = None, **_: An
         tracing.end(span, error=state == "FAILURE")
     tasks_total.labels(task.name, (state or "failure").lower()).inc()
     task_duration.labels(task.name).observe(seconds)
+    saturation.weigh("worker")
     if task.name in PERIODIC:
         runs.note(task.name, clock.time() - seconds, seconds, retval)
     if state == "SUCCESS" and task.name in Loop.known:

@@ -1,7 +1,7 @@
 """How full a web process is: its event loop, memory, database pools, Redis pipe, channel layer.
 
 Each process looks at itself, once a second for the lag of its loop and every five for the rest.
-Nothing here asks anybody.
+Workers and beat weigh themselves alone (`weigh`). Nothing here asks anybody.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import Any
 
 from channels.layers import channel_layers
 from django import db
+from django.conf import settings
 
 from gateway_project.core.stores import redis
 from gateway_project.core.stores.bus import bus
@@ -50,7 +51,7 @@ async def watch() -> None:
 
 def look() -> None:
     """Set the gauges of this process, which go with it."""
-    process_memory.set(memory_bytes())
+    weigh("web")
     for lane, pool in _pools():
         stats = pool.get_stats()
         free = stats.get("pool_available", 0)
@@ -63,6 +64,11 @@ def look() -> None:
         redis_waiting_bytes.set(size)
         bus_connected.set(bus.is_listening)
     channel_layer_waiting.set(_channel_messages())
+
+
+def weigh(role: str) -> None:
+    """A worker inside of the web process is a part of that one."""
+    process_memory.labels("web" if settings.EMBEDDED_WORKER else role).set(memory_bytes())
 
 
 def memory_bytes() -> int:
