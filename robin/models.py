@@ -175,6 +175,12 @@ class QueueJob(models.Model):
     )
     in_flight = models.PositiveIntegerField(default=0, db_default=0)
     is_forced = models.BooleanField(default=False, db_default=False)
+    last_try = models.PositiveIntegerField(
+        default=0, db_default=0, help_text="So many are dead at once if this retry fails."
+    )
+    is_in_doubt = models.BooleanField(
+        default=False, db_default=False, help_text="Some may have been in delivery."
+    )
     detail = models.CharField(max_length=300, blank=True, default="", db_default="")
     claimed_until = models.DateTimeField(null=True, blank=True)
     waits_since = models.DateTimeField(

@@ -457,6 +457,16 @@ class TestActs:
         assert "robin.queue.bounce" in AuditEvent.objects.values_list("action", flat=True)
         assert str(job.pk) in operator.get("/app/mail/actions").text
 
+    def test_of_many_it_is_said_what_may_go_wrong_and_why_they_wait(self, operator, robin):
+        fields = send(operator, "/app/mail/act?action=retry&state=READY&all=1")
+        r = post(operator, "/app/mail/act/do", fields)
+        QueueJob.objects.update(last_try=3, is_in_doubt=True, detail=jobs.WAITS)
+        page = operator.get(r.headers["location"]).text
+
+        assert "Of these, 3 have no try left" in page
+        assert "What Robin is delivering at this moment goes out twice." in page
+        assert "Robin does not answer. The rest is tried when it does" in page
+
     def test_one_can_be_stopped(self, operator, robin):
         fields = send(operator, "/app/mail/act?action=bounce&state=READY&all=1")
         r = post(operator, "/app/mail/act/do", fields)

@@ -39,7 +39,7 @@ from portal.posting import is_first, posts_for
 from robin.models import QueueJob
 from robin.permissions import Permission
 from robin.queue import jobs, overview, services
-from robin.queue.services import LAST_TRY, MAYBE_IN_DELIVERY, Action, Filter
+from robin.queue.services import MAYBE_IN_DELIVERY, Action, Filter
 from robin.upstream.client import from_thread
 
 LISTED = 10
@@ -232,9 +232,14 @@ def do(request: HttpRequest, operator: Operator) -> HttpResponse:
         return redirect(back)
     details |= {"requested": len(uids), "uids": uids[: services.UIDS_AUDITED_MAX]}
     if len(uids) > services.AT_ONCE_MAX:
-        trail = operator.actor(request).fields()
         job = jobs.begin(
-            action, uids, by=operator.user.pk, is_forced=is_forced, trail=trail, details=details
+            action,
+            uids,
+            by=operator.user.pk,
+            is_forced=is_forced,
+            trail=operator.actor(request).fields(),
+            details=details,
+            last_try=from_thread(services.last_tries(action, uids)),
         )
         return redirect("portal-mail-action", job_id=job.pk)
     _do_at_once(request, operator, action, uids, is_forced=is_forced, details=details)
@@ -297,11 +302,7 @@ def _say(request: HttpRequest, action: Action, found: services.Done) -> None:
         parts.append(gettext("of %(number)s nobody knows") % {"number": found.unknown})
     if gone > 0:
         parts.append(gettext("%(number)s not in the queue any more") % {"number": gone})
-    warnings = []
-    if found.last_try:
-        warnings.append(gettext(LAST_TRY).format(found.last_try))
-    if found.doubt:
-        warnings.append(gettext(found.doubt))
+    warnings = services.warnings(action, found.last_try, found.is_in_doubt, say=gettext)
     is_whole = found.done == found.requested
     say = messages.success if is_whole else messages.warning
     say(request, "; ".join(parts) + ". " + " ".join(warnings))
@@ -350,6 +351,7 @@ def action(request: HttpRequest, operator: Operator, job_id: UUID) -> HttpRespon
         "is_over": is_over,
         "word": _done(found.action),
         "detail": gettext(found.detail) if found.detail else "",
+        "warnings": services.warnings(found.action, found.last_try, found.is_in_doubt, say=gettext),
         "title": _named(found.action, found.requested),
     }
     if request.headers.get("HX-Request"):

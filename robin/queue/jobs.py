@@ -35,8 +35,9 @@ from robin.permissions import Permission, permissions_of
 from robin.queue import services
 from robin.queue.alerts import tls
 from robin.queue.live import JOBS_CHANNEL
-from robin.queue.scan import Scanner
+from robin.queue.scan import Claimed, Scanner
 from robin.queue.source import PlainSource
+from robin.queue.turns import AT_ONCE
 from robin.upstream.client import is_undone, may_go_on
 
 KEEP_DAYS = 30
@@ -64,20 +65,6 @@ RESULT = ("state", "finished_at", "detail", "sent", "unknown", "in_flight", "cla
 log = get_logger("gateway.robin")
 
 
-def create(
-    action: str, uids: Sequence[str], *, by: UUID, is_forced: bool, trail: dict[str, Any]
-) -> QueueJob:
-    """Write it down; a worker begins within seconds."""
-    return QueueJob.objects.create(
-        action=action,
-        created_by_id=by,
-        uids=zlib.compress(b"".join(UUID(uid).bytes for uid in uids)),
-        requested=len(uids),
-        is_forced=is_forced,
-        audit=trail,
-    )
-
-
 def begin(
     action: str,
     uids: Sequence[str],
@@ -86,10 +73,20 @@ def begin(
     is_forced: bool,
     trail: dict[str, Any],
     details: dict[str, Any],
+    last_try: int,
 ) -> QueueJob:
-    """The same with its line of the audit trail: neither is there without the other."""
+    """Write it down, with its line of the audit trail: neither is there without the other. A worker
+    begins within seconds."""
     with transaction.atomic():
-        job = create(action, uids, by=by, is_forced=is_forced, trail=trail)
+        job = QueueJob.objects.create(
+            action=action,
+            created_by_id=by,
+            uids=zlib.compress(b"".join(UUID(uid).bytes for uid in uids)),
+            requested=len(uids),
+            is_forced=is_forced,
+            last_try=last_try,
+            audit=trail,
+        )
         name, target = f"robin.queue.{action}", f"{len(uids)} items"
         audit(name, target=target, **trail, job=str(job.pk), **details)
     return job
@@ -159,6 +156,7 @@ def shown(job: QueueJob) -> dict[str, Any]:
         "unknown": job.unknown,
         "leftOut": job.left_out,
         "createdAt": utc_text(job.created_at),
+        "warnings": services.warnings(job.action, job.last_try, job.is_in_doubt),
     }
     if job.finished_at is not None:
         answer["finishedAt"] = utc_text(job.finished_at)
@@ -255,9 +253,12 @@ def _piece(job: QueueJob, worker: _Worker, runner: asyncio.Runner, until: float)
         return False
     if not _may_still(job):
         cancel(job.pk, trail={"actor": "gateway"}, detail=MAY_NOT)
-    chosen = uids if job.is_forced else [uid for uid in uids if uid not in worker.claimed]
+    chosen = uids if job.is_forced else [uid for uid in uids if uid not in worker.claimed.uids]
     flying = QueueJob.objects.filter(pk=job.pk, state__in=OPEN)
-    if not flying.update(in_flight=len(uids), claimed_until=clock.now() + LEASE + LEASE):
+    flight = {"in_flight": len(uids), "claimed_until": clock.now() + LEASE + LEASE}
+    if chosen and not worker.claimed.is_certain:
+        flight["is_in_doubt"] = True
+    if not flying.update(**flight):
         runner.run(worker.end(0.0))
         job.refresh_from_db()
         return True  # it was cancelled
@@ -324,7 +325,7 @@ class _Worker:
         self.source = source
         self.scanner = Scanner(source=source)
         self.size = PIECE_BEGIN
-        self.claimed: frozenset[str] = frozenset()
+        self.claimed = Claimed()
 
     @classmethod
     async def open(cls) -> _Worker:
@@ -337,18 +338,25 @@ class _Worker:
     async def begin(self, until: float) -> bool:
         """Wait for the turn; False when that would take too long."""
         try:
-            self.claimed, _ = await self.scanner.claimed()
-            while True:
-                turn = await self.scanner.turns.begin()
-                if turn.state == "mine":
-                    return True
-                if turn.state == "abandoned":
-                    await self.scanner.settle(turn)
-                if monotonic() > until:
-                    return False
-                await asyncio.sleep(min(1.0, max(0.05, turn.seconds)))
+            if not await self._took_turn(until):
+                return False
+            # Robin has rested. Who is being delivered is asked only now: it is soon out of date.
+            await self.end(0.0)
+            self.claimed = await self.scanner.claimed()
+            return await self._took_turn(until, owing_seconds=AT_ONCE)
         except (errors.GatewayError, RedisError, OSError):
             return False
+
+    async def _took_turn(self, until: float, *, owing_seconds: float = 0.0) -> bool:
+        while True:
+            turn = await self.scanner.turns.begin(owing_seconds=owing_seconds)
+            if turn.state == "mine":
+                return True
+            if turn.state == "abandoned":
+                await self.scanner.settle(turn)
+            if monotonic() > until:
+                return False
+            await asyncio.sleep(min(1.0, max(0.05, turn.seconds)))
 
     async def end(self, took: float) -> None:
         await self.scanner.turns.end(took)

@@ -20,7 +20,7 @@ from contextvars import Context
 from dataclasses import dataclass, field
 from functools import partial
 from time import monotonic
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from cachetools import LRUCache
 from django.conf import settings
@@ -36,7 +36,7 @@ from robin.queue import scan_store, seen, turns
 from robin.queue.scan_store import REVISION, SIZES, TROUBLE, Facts, Part, ScanStore
 from robin.queue.source import LISTS, PART_ITEMS, RobinSource, Source
 from robin.queue.translate import Item
-from robin.queue.turns import Turn, Turns, make_turns
+from robin.queue.turns import AT_ONCE, Turn, Turns, make_turns
 from robin.upstream.client import may_go_on, robin
 
 State = Literal["READY", "CLAIMED", "DEAD"]
@@ -57,7 +57,7 @@ SIZES_REST = 50
 QUICK_SECONDS = 0.3
 """A list that takes no longer is waited for, rather than to show what is old."""
 CLAIMED_SECONDS = 2.0
-"""How old the list of who is being delivered may be when somebody acts."""
+"""So long a list of who is being delivered is taken to be of this moment."""
 AGAIN_SECONDS = 1.0
 """What failed is not tried again for so long."""
 OVERDUE_SECONDS = 60.0
@@ -74,6 +74,17 @@ class Reading(errors.UpstreamUnavailable):
 
     def __init__(self, detail: str | Sentence, *, seconds: float) -> None:
         super().__init__(detail, retry_after_seconds=max(1, min(600, round(seconds))))
+
+
+class Claimed(NamedTuple):
+    """Who was being delivered `at` that time, in Unix seconds; 0: nobody has looked yet."""
+
+    uids: frozenset[str] = frozenset()
+    at: float = 0.0
+
+    @property
+    def is_certain(self) -> bool:
+        return clock.time() - self.at < CLAIMED_SECONDS
 
 
 @dataclass
@@ -595,15 +606,15 @@ class Scanner:
     # -- What we did ------------------------------------------------------------------------------
 
     @asynccontextmanager
-    async def turn(self, *, seconds: float) -> AsyncIterator[None]:
-        """Have Robin's queue for oneself, whether or not it has rested; it rests longer then.
+    async def turn(self, *, seconds: float, owing_seconds: float = AT_ONCE) -> AsyncIterator[None]:
+        """Have Robin's queue for oneself, though it has not rested yet; it rests longer then.
 
-        Raises `Reading` when somebody else keeps it for more than `seconds`.
+        Raises `Reading` when somebody else keeps it for more than `seconds`, or it is owed more.
         """
         until = monotonic() + seconds
         while True:
             try:
-                turn = await self.turns.begin(at_once=True)
+                turn = await self.turns.begin(owing_seconds=owing_seconds)
                 if turn.state == "abandoned":
                     await self.settle(turn)
             except (RedisError, OSError) as exc:
@@ -634,28 +645,28 @@ class Scanner:
             with suppress(RedisError, OSError):
                 await asyncio.shield(ending)
 
-    async def claimed(self) -> tuple[frozenset[str], bool]:
-        """Who is being delivered, and whether that is of this moment."""
+    async def claimed(self) -> Claimed:
+        """Of this moment, if a list of them is a quick one and Robin's time allows it: it is owed
+        the rest after one such list at most. Else as it was read last."""
         try:
             if await self.turns.taken_seconds() is None:
                 sizes = await self.read_sizes()
                 if sizes.get("claimed") == 0:
-                    return frozenset(), True
+                    return Claimed(frozenset(), sizes["at"])
             facts = await self.store.facts()
-            known = facts.get("CLAIMED:0", {"at": 0.0, "took": 0.0})
-            is_new = clock.time() - known["at"] < CLAIMED_SECONDS
             took = max((f.get("took", 0.0) for f in facts.values()), default=0.0)
-            if not is_new and took <= QUICK_SECONDS:
+            if took <= QUICK_SECONDS and not _claimed(facts, {}).is_certain:
+                owing = turns.rest_seconds(took)
                 with suppress(errors.GatewayError):
-                    async with self.turn(seconds=QUICK_SECONDS):
+                    async with self.turn(seconds=QUICK_SECONDS, owing_seconds=owing):
+                        began = monotonic()
                         part = await self._listed("CLAIMED:0", {"at": 0.0})
-                    await self._keep("CLAIMED:0", part, 0.0)
-                    is_new = True
-            found = await self.store.parts(parts_of("CLAIMED", await self.store.facts()))
-            read = await asyncio.to_thread(_unpacked, found)
+                    await self._keep("CLAIMED:0", part, monotonic() - began)
+                facts = await self.store.facts()
+            found = await self.store.parts(parts_of("CLAIMED", facts))
+            return _claimed(facts, await asyncio.to_thread(_unpacked, found))
         except (RedisError, OSError) as exc:
             raise errors.StoreUnavailable from exc
-        return frozenset(i["uid"] for part in read.values() for i in part.items), is_new
 
     async def known_items(self, uids: Collection[str]) -> list[Item]:
         """Those of them that are known, as they are known."""
@@ -722,6 +733,11 @@ def _is_count(value: Any) -> bool:
 def _unpacked(found: Mapping[str, bytes]) -> dict[str, Part]:
     read = {name: Part.unpacked(content) for name, content in found.items()}
     return {name: part for name, part in read.items() if part is not None}
+
+
+def _claimed(facts: Mapping[str, Facts], read: Mapping[str, Part]) -> Claimed:
+    uids = frozenset(item["uid"] for part in read.values() for item in part.items)
+    return Claimed(uids, facts.get("CLAIMED:0", {"at": 0.0})["at"])
 
 
 def _items(part: Part | None) -> list[Any]:

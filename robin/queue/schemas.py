@@ -136,4 +136,5 @@ class QueueJobView(BaseModel):
     leftOut: int = Field(description="Being delivered at that moment.")
     createdAt: TimeText
     finishedAt: TimeText | None = None
+    warnings: list[str] = Field([], description="For people; more may come while it runs.")
     message: str | None = None

@@ -6,7 +6,7 @@ All that is read comes from the scan that everybody shares (`scan.py`), and says
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -22,7 +22,7 @@ from gateway_project.core import errors
 from gateway_project.core.clock import utc_text
 from gateway_project.core.sentences import Sentence
 from robin.queue import live, scan
-from robin.queue.scan import STATES, State, View, scanner
+from robin.queue.scan import STATES, Claimed, State, View, scanner
 from robin.queue.source import PART_ITEMS
 from robin.queue.translate import Item
 from robin.upstream.client import is_undone, robin
@@ -213,19 +213,14 @@ class Done(NamedTuple):
     left_out: int = 0
     last_try: int = 0
     """So many are dead at once if this try fails."""
-    doubt: str = ""
-    """Of `MAYBE_IN_DELIVERY`, where nobody knows what is being delivered."""
-
-    @property
-    def warnings(self) -> tuple[str, ...]:
-        last = LAST_TRY.format(self.last_try) if self.last_try else ""
-        return tuple(filter(None, (last, self.doubt)))
+    is_in_doubt: bool = False
+    """Whether some may be in delivery that nobody knew of."""
 
 
 IN_DELIVERY = {
-    "retry": "It is being delivered at this moment: a retry would send it a second time.",
-    "bounce": "It is being delivered at this moment: it may go out all the same.",
-    "delete": "It is being delivered at this moment: it may go out all the same.",
+    "retry": "A retry would send it a second time.",
+    "bounce": "It may go out all the same.",
+    "delete": "It may go out all the same.",
 }
 MAYBE_IN_DELIVERY = {
     "retry": gettext_noop("What Robin is delivering at this moment goes out twice."),
@@ -233,6 +228,14 @@ MAYBE_IN_DELIVERY = {
     "delete": gettext_noop("What Robin is delivering at this moment goes out all the same."),
 }
 LAST_TRY = gettext_noop("Of these, {} have no try left: if this one fails they are dead at once.")
+
+
+def warnings(
+    action: str, last_try: int, is_in_doubt: bool, *, say: Callable[[str], str] = str
+) -> list[str]:
+    """For people, each in the language in which `say` says it."""
+    last = [say(LAST_TRY).format(last_try)] if last_try else []
+    return last + ([say(MAYBE_IN_DELIVERY[action])] if is_in_doubt else [])
 
 
 @contextmanager
@@ -250,18 +253,17 @@ async def act(action: Action, uids: Sequence[str], *, is_forced: bool = False) -
     """Do it to these, a few: at once. Raises `Reading` when Robin reads out its queue meanwhile,
     and what `RobinAPI` raises, with `done`, `requested` and `unknown` in its `more`."""
     with counting(len(uids)):
-        return await _act(action, uids, is_forced=is_forced)
+        return await _act(action, uids, await scanner().claimed(), is_forced=is_forced)
 
 
-async def _act(action: Action, uids: Sequence[str], *, is_forced: bool) -> Done:
-    claimed, is_certain = await scanner().claimed()
-    last = await _last_tries(action, uids)
-    doubt = "" if is_certain else MAYBE_IN_DELIVERY[action]
-    chosen = [uid for uid in uids if is_forced or uid not in claimed]
+async def _act(action: Action, uids: Sequence[str], claimed: Claimed, *, is_forced: bool) -> Done:
+    last = await last_tries(action, uids)
+    chosen = [uid for uid in uids if is_forced or uid not in claimed.uids]
     left_out = len(uids) - len(chosen)
     if not chosen:
-        return Done(0, len(uids), left_out=left_out, last_try=last, doubt=doubt)
+        return Done(0, len(uids), left_out=left_out, last_try=last)
     async with scanner().turn(seconds=settings.ROBIN_TIMEOUT_SECONDS):
+        is_in_doubt = not claimed.is_certain
         try:
             answer = await robin().client.post(f"/client/queue/{action}", {"uids": chosen})
             done = counted(action, answer, len(chosen))
@@ -269,7 +271,7 @@ async def _act(action: Action, uids: Sequence[str], *, is_forced: bool) -> Done:
             error.more = {"unknown": 0 if is_undone(error) else len(chosen)}
             raise
     await scanner().acted(action, chosen, done=done)
-    return Done(done, len(uids), left_out=left_out, last_try=last, doubt=doubt)
+    return Done(done, len(uids), left_out=left_out, last_try=last, is_in_doubt=is_in_doubt)
 
 
 def counted(action: Action, answer: Any, asked: int) -> int:
@@ -280,7 +282,7 @@ def counted(action: Action, answer: Any, asked: int) -> int:
     return count
 
 
-async def _last_tries(action: Action, uids: Sequence[str]) -> int:
+async def last_tries(action: Action, uids: Sequence[str]) -> int:
     """A retry takes one of an item's tries; the last one makes it dead."""
     if action != "retry":
         return 0
@@ -294,13 +296,22 @@ async def _last_tries(action: Action, uids: Sequence[str]) -> int:
 async def act_on_one(action: Action, uid: str, *, is_forced: bool) -> Done:
     """An item that Robin does not have is no error to it: it says that it did it to none."""
     with counting(1):
-        found = await _act(action, [uid], is_forced=is_forced)
-        if found.left_out:
-            text = f"{IN_DELIVERY[action]} Send `force=true` to do it all the same."
-            raise errors.Conflict(text)
+        claimed = await scanner().claimed()
+        if uid in claimed.uids and not is_forced:
+            raise errors.Conflict(
+                f"{_when(claimed)} {IN_DELIVERY[action]} Send `force=true` to do it all the same."
+            )
+        found = await _act(action, [uid], claimed, is_forced=is_forced)
         if not found.done:
             raise errors.NotFound(NO_SUCH_ITEM)
     return found
+
+
+def _when(claimed: Claimed) -> str:
+    if claimed.is_certain:
+        return "It is being delivered at this moment."
+    at = utc_text(datetime.fromtimestamp(claimed.at, UTC))
+    return f"It was being delivered at {at}, when that was read last."
 
 
 class Proposal(NamedTuple):

@@ -20,6 +20,8 @@ from django.conf import settings
 
 from gateway_project.core.stores.addresses import async_client
 
+AT_ONCE = 1e9
+"""To owe Robin, in seconds: whatever there is."""
 TERM_SECONDS = 10.0
 """Of a holder who falls silent; renewed by `keep`."""
 EXPIRE_SECONDS = 3600
@@ -34,7 +36,7 @@ local since = tonumber(redis.call('GET', KEYS[2]) or '')
 if redis.call('GET', KEYS[1]) then return {1, since and now - since or 0} end
 if since then return {2, now - since} end
 local rest = tonumber(redis.call('GET', KEYS[3]) or '0')
-if ARGV[3] == '0' and rest > now then return {3, rest - now} end
+if rest > now + tonumber(ARGV[3]) then return {3, rest - now} end
 redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
 redis.call('SET', KEYS[2], string.format('%.0f', now), 'EX', ARGV[4])
 return {0, 0}
@@ -77,8 +79,9 @@ class Turn(NamedTuple):
 class Turns(Protocol):
     """Every call may raise `redis.RedisError` or `OSError`."""
 
-    async def begin(self, *, at_once: bool = False) -> Turn:
-        """Take the turn if it is free; `at_once`: whether or not Robin has rested."""
+    async def begin(self, *, owing_seconds: float = 0.0) -> Turn:
+        """Take the turn if it is free, and Robin has rested, or will have in so many seconds: what
+        is owed to it is added up."""
         ...
 
     async def taken_seconds(self) -> float | None:
@@ -113,9 +116,9 @@ class RedisTurns:
         self._keys = [PREFIX + name for name in ("holder", "since", "rest")]
         self._redis: Any = async_client(url, socket_timeout=2, socket_connect_timeout=1)
 
-    async def begin(self, *, at_once: bool = False) -> Turn:
-        term_ms = int(TERM_SECONDS * 1000)
-        values = (self._me, term_ms, int(at_once), EXPIRE_SECONDS)
+    async def begin(self, *, owing_seconds: float = 0.0) -> Turn:
+        term_ms, owing_ms = int(TERM_SECONDS * 1000), int(owing_seconds * 1000)
+        values = (self._me, term_ms, owing_ms, EXPIRE_SECONDS)
         state, ms = await self._redis.eval(BEGIN, 3, *self._keys, *values)
         return Turn(STATES[state], ms / 1000)
 
@@ -158,14 +161,14 @@ class LocalTurns:
     def __init__(self, shared: _Local | None = None) -> None:
         self._shared = shared or _local
 
-    async def begin(self, *, at_once: bool = False) -> Turn:
+    async def begin(self, *, owing_seconds: float = 0.0) -> Turn:
         s, now = self._shared, monotonic()
         with s.lock:
             if s.holder is not None:
                 return Turn("taken", now - (s.since or now))
             if s.since is not None:
                 return Turn("abandoned", now - s.since)
-            if not at_once and s.rested_at > now:
+            if s.rested_at > now + owing_seconds:
                 return Turn("resting", s.rested_at - now)
             s.holder, s.since = self, now
             return Turn("mine", 0.0)

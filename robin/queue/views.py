@@ -172,7 +172,7 @@ class QueueViewSet(RobinViewSet):
         async with self._noted(action, uid, requested=1, forced=is_forced) as result:
             found = await services.act_on_one(action, uid, is_forced=is_forced)
             result(found)
-        return _done(found)
+        return _done(action, found)
 
     @changing(
         operation="actOnQueue",
@@ -230,13 +230,14 @@ class QueueViewSet(RobinViewSet):
                     is_forced=body.force,
                     trail=self._who(),
                     details=details,
+                    last_try=await services.last_tries(body.action, uids),
                 )
             headers = {"Location": f"/api/v1/queue/actions/{job.pk}"}
             return reply(jobs.shown(job), status=202, headers=headers)
         async with self._noted(body.action, f"{len(uids)} items", **details) as result:
             done = await services.act(body.action, uids, is_forced=body.force)
             result(done)
-        return _done(done)
+        return _done(body.action, done)
 
     @endpoint(
         operation="getQueueAction",
@@ -342,13 +343,13 @@ class QueueViewSet(RobinViewSet):
         raise errors.NotPossible(NOT_HELD)
 
 
-def _done(found: Done) -> HttpResponse:
+def _done(action: services.Action, found: Done) -> HttpResponse:
     return reply(
         QueueDoneView(
             done=found.done,
             requested=found.requested,
             unknown=found.unknown,
             leftOut=found.left_out,
-            warnings=list(found.warnings),
+            warnings=services.warnings(action, found.last_try, found.is_in_doubt),
         )
     )

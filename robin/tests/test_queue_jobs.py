@@ -14,6 +14,7 @@ from django.db import connection
 
 from accounts.models import AuditEvent
 from accounts.tests.shapes import refusal
+from gateway_project.core import clock
 from robin import tasks
 from robin.models import QueueJob
 from robin.queue import jobs, scan, source
@@ -338,6 +339,60 @@ class TestInDelivery:
         found = ada.get(f"{ACTIONS}/{r.json()['id']}").json()
         assert (found["done"], found["leftOut"]) == (60, len(claimed))
         assert set(claimed) <= set(robin.seed.queue.items)
+
+    @pytest.fixture
+    def stale(self, ada, robin, monkeypatch):
+        """Lists take long, so that none is read before an action: the last is old."""
+        ada.get("/api/v1/queue")
+        monkeypatch.setattr(scan, "QUICK_SECONDS", 0.0)
+        monkeypatch.setattr(scan, "CLAIMED_SECONDS", 0.0)
+
+    def test_a_refusal_says_of_when_it_is(self, ada, robin, stale):
+        item = robin.seed.queue.select(["CLAIMED"])[0]
+        r = ada.post(f"/api/v1/queue/{item.uid}/retry", {})
+        assert refusal(r) == (409, "conflict")
+        assert f"It was being delivered at {clock.now().year}-" in r.json()["message"]
+        assert "at this moment" not in r.json()["message"]
+
+    @pytest.mark.parametrize("count", [1, 60])
+    def test_what_may_be_in_delivery_unknown_to_anybody_is_said(self, ada, robin, stale, count):
+        uids = ready(robin, count)
+        robin.seed.queue.items[uids[0]].state = "CLAIMED"
+        r = ada.post(ACTIONS, {"action": "retry", "uids": uids})
+        if count > 1:
+            assert r.json()["warnings"] == []
+            tasks.work_on_queue()
+            r = ada.get(f"{ACTIONS}/{r.json()['id']}")
+        assert r.json()["warnings"] == ["What Robin is delivering at this moment goes out twice."]
+        assert r.json()["done"] == count
+
+    def test_what_is_delivered_since_the_last_piece_is_left_out(self, ada, robin, monkeypatch):
+        job, uids = begin(ada, robin)
+        act = jobs._Worker.act
+
+        async def act_and_deliver(self, action, chosen):
+            robin.seed.queue.items[uids[-1]].state = "CLAIMED"
+            monkeypatch.setattr(scan, "CLAIMED_SECONDS", 0.0)  # the last list is an old one
+            return await act(self, action, chosen)
+
+        monkeypatch.setattr(jobs._Worker, "act", act_and_deliver)
+        tasks.work_on_queue()
+        found = ada.get(f"{ACTIONS}/{job}").json()
+        assert (found["done"], found["leftOut"]) == (59, 1)
+
+
+@pytest.mark.parametrize(("action", "said"), [("retry", True), ("bounce", False)])
+def test_the_last_try_of_some_of_many_is_said(ada, robin, action, said):
+    uids = ready(robin, 30)
+    for uid in uids[:2]:
+        robin.seed.queue.items[uid].retry = 29
+        robin.seed.queue.items[uid].protocol = "ESMTP"
+    ada.get("/api/v1/queue/json")
+    r = ada.post(ACTIONS, {"action": action, "uids": uids})
+    for answer in (r, ada.get(r.headers["location"])):
+        assert ["Of these, 2 have no try left" in one for one in answer.json()["warnings"]] == [
+            True
+        ] * said
 
 
 def test_the_last_try_is_said(ada, robin):

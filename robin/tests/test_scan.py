@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from datetime import timedelta
+from functools import partial
 from itertools import count
 from time import monotonic
 from uuid import UUID
@@ -117,6 +118,29 @@ class TestShare:
         assert len(source.asked) >= 3
         # What was begun last has its rest before it.
         assert source.busy <= 0.1 * seconds + 0.15
+
+    @pytest.mark.parametrize("watchers", [0, 3])
+    def test_nor_however_many_act(self, play, settings, monkeypatch, watchers):
+        settings.ROBIN_QUEUE_SHARE_MAX = 0.1
+        monkeypatch.setattr(scan, "CLAIMED_SECONDS", 0.0)  # each wants a list of its own
+        source = FakeSource(10, seconds=0.02, claimed=[item(1)])
+
+        async def repeat(ask, end):
+            while monotonic() < end:
+                await ask()
+                await asyncio.sleep(0.01)
+
+        async def scenario(scanner):
+            began = monotonic()
+            asking = [scanner.claimed] * 3 + [partial(scanner.view, "ALL:0")] * watchers
+            await asyncio.gather(*(repeat(ask, began + 1.5) for ask in asking))
+            return monotonic() - began
+
+        seconds = play(scenario, source)
+
+        assert source.asked.count("CLAIMED:0") >= 2
+        # Besides, what has its rest before it: a round of watchers, and a list for who acts.
+        assert source.busy <= 0.1 * seconds + 0.1
 
     def test_nobody_watches_nobody_asks(self, play, monkeypatch):
         monkeypatch.setattr(scan, "WANT_SECONDS", 0.1)
