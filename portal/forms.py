@@ -20,7 +20,7 @@ from accounts.networks import network_of
 from accounts.usage.reading import class_of
 from detection.policies.policy import THREAT_TYPES
 from gateway_project.core import clock
-from gateway_project.core.api.forms import Form
+from gateway_project.core.api.forms import EditForm, Form
 from gateway_project.core.errors import registered
 from gateway_project.core.language import number
 from portal.clocks import in_field
@@ -72,12 +72,24 @@ class MomentField(forms.DateTimeField):
         except (ValueError, OverflowError):
             raise forms.ValidationError(self.error_messages["invalid"], "invalid") from None
 
+    def has_changed(self, initial: Any, data: Any) -> bool:
+        """A page shows whole minutes."""
+        try:
+            before, after = self.to_python(initial), self.to_python(data)
+        except forms.ValidationError:
+            return True
+        return _minute(before) != _minute(after)
+
     def prepare_value(self, value: Any) -> Any:
         found = _parsed(value) if isinstance(value, str) else None
         if found is not None and timezone.is_aware(found):
             with suppress(OverflowError):
                 return in_field(found)
         return super().prepare_value(value)
+
+
+def _minute(at: datetime | None) -> datetime | None:
+    return at and at.replace(second=0, microsecond=0)
 
 
 def _parsed(text: str) -> datetime | None:
@@ -205,7 +217,7 @@ class KeyForm(Form):
         return value
 
 
-class KeyEditForm(KeyForm):
+class KeyEditForm(EditForm, KeyForm):
     """All that `PATCH /v1/keys/{id}` changes. What was kept stays valid: also an expiry past."""
 
     def __init__(self, key: ApiKey, data: Any = None, *, can_audit: bool = True) -> None:
@@ -231,18 +243,14 @@ class KeyEditForm(KeyForm):
                 field.widget.attrs.pop("max", None)
 
     def clean_expires_at(self) -> Any:
-        value = self.cleaned_data["expires_at"]
-        kept = self.key.expires_at
-        if value is not None and kept is not None and in_field(value) == in_field(kept):
-            return kept
+        if "expires_at" not in self.changed_data:
+            return self.key.expires_at
         return super().clean_expires_at()
 
     def changes(self) -> dict[str, Any]:
-        return {
-            name: value
-            for name, value in self.cleaned_data.items()
-            if value != getattr(self.key, name)
-        }
+        """Without what is only written in another way."""
+        changed = super().changes().items()
+        return {name: value for name, value in changed if value != getattr(self.key, name)}
 
 
 class KeyFilter(Form):

@@ -22,7 +22,7 @@ from accounts.addresses import refusal_of
 from accounts.models import Membership, User, Workspace, WorkspaceDomain
 from gateway_project.core import errors
 from gateway_project.core.api.error_pages import refuse
-from gateway_project.core.api.forms import Form
+from gateway_project.core.api.forms import EditForm, Form
 from gateway_project.core.api.methods import require_http_methods, require_safe
 from gateway_project.core.clock import utc_text
 from gateway_project.core.upstream.names import text_records
@@ -68,7 +68,7 @@ class DomainForm(Form):
         return domain
 
 
-class WorkspaceForm(Form):
+class WorkspaceForm(EditForm):
     name = forms.CharField(max_length=100, label=gettext_lazy("Name"))
     requires_two_factors = forms.BooleanField(
         required=False, label=gettext_lazy("Members need a second factor or a passkey")
@@ -261,16 +261,14 @@ def workspace_settings(request: HttpRequest, member: Member) -> HttpResponse:
     )
     if request.method == "POST":
         member.must("workspace")
-        wants = form.is_valid() and form.cleaned_data["requires_two_factors"]
+        wants = form.is_valid() and form.changes().get("requires_two_factors")
         if wants and not people.has_second_factor(member.user):
             form.add_error(
                 "requires_two_factors",
                 gettext("Set up your own second factor first, or you were locked out."),
             )
         if form.is_valid():
-            people.change_workspace(
-                member.workspace, actor=member.actor(request), **form.cleaned_data
-            )
+            people.change_workspace(member.workspace, actor=member.actor(request), **form.changes())
             messages.success(request, gettext("Saved."))
             return redirect("portal-workspace")
     return render(request, "portal/pages/workspace.html", {"member": member, "form": form})

@@ -21,7 +21,7 @@ from accounts import mailing, people, services
 from accounts.adapter import actor_of, send_deletion_notice
 from accounts.models import User
 from gateway_project.core import clock
-from gateway_project.core.api.forms import Form, ModelForm
+from gateway_project.core.api.forms import EditForm, Form, ModelForm
 from gateway_project.core.api.methods import require_http_methods
 from gateway_project.core.api.responses import streamed
 from portal import archive, language
@@ -93,7 +93,7 @@ def end_session(request: HttpRequest, session_id: int) -> HttpResponse:
     return redirect("usersessions_list")
 
 
-class MailsForm(Form):
+class MailsForm(EditForm):
     kinds = forms.MultipleChoiceField(
         required=False,
         label=_("Write to me about"),
@@ -110,7 +110,7 @@ def mails(request: HttpRequest) -> HttpResponse:
     wanted = [kind for kind in mailing.KINDS if mailing.wants(user, kind)]
     form = MailsForm(request.POST if request.method == "POST" else None, initial={"kinds": wanted})
     if request.method == "POST" and form.is_valid():
-        mailing.choose(user, form.cleaned_data["kinds"])
+        mailing.choose(user, form.changes().get("kinds", wanted))
         messages.success(request, gettext("Saved."))
         return redirect("portal-preferences")
     return render(request, "portal/mails.html", {"form": form})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any, cast
 
 from django import forms
@@ -9,7 +10,7 @@ from django.utils.text import format_lazy
 from django.utils.translation import gettext, gettext_lazy
 
 from accounts import audit
-from gateway_project.core.api.forms import Form
+from gateway_project.core.api.forms import EditForm, Form
 from gateway_project.core.upstream import destinations
 from portal.forms import GRACE, MomentField, SpanForm
 from webhooks import catalogue
@@ -48,12 +49,11 @@ class WebhookForm(Form):
         self,
         data: Any = None,
         *,
-        webhook: Webhook | None = None,
+        kept: Collection[str] = (),
         is_robins: bool = True,
         can_audit: bool = True,
     ) -> None:
         super().__init__(data)
-        kept = set(webhook.events) if webhook is not None else set()
         field = cast(forms.MultipleChoiceField, self.fields["events"])
         field.choices = [
             (event.name, ": ".join((event.name, gettext(event.description))))
@@ -61,28 +61,25 @@ class WebhookForm(Form):
             if (is_robins or event.name in kept or not event.name.startswith("queue."))
             and (can_audit or event.name != audit.RECORDED)
         ]
-        if webhook is not None:
-            self.initial = {name: getattr(webhook, name) for name in self.fields}
-            if webhook.inbox_id is not None:
-                del self.fields["url"]  # the inbox has but one
 
     def clean_url(self) -> str:
         url: str = self.cleaned_data["url"]
-        if url == self.initial.get("url"):
-            return url
         try:
             destinations.check(url)
         except destinations.Refused as exc:
             raise forms.ValidationError(exc.sentence.said()) from None
         return url
 
-    def changes(self) -> dict[str, Any]:
-        """What differs from the webhook that the form was made of."""
-        return {
-            name: value
-            for name, value in self.cleaned_data.items()
-            if value != self.initial.get(name)
-        }
+
+class WebhookEditForm(EditForm, WebhookForm):
+    def __init__(self, webhook: Webhook, data: Any = None, **options: Any) -> None:
+        super().__init__(data, kept=webhook.events, **options)
+        self.initial = {name: getattr(webhook, name) for name in self.fields}
+        if webhook.inbox_id is not None:
+            del self.fields["url"]  # the inbox has but one
+
+    def clean_url(self) -> str:
+        return super().clean_url() if "url" in self.changed_data else self.cleaned_data["url"]
 
 
 class RotateSecretForm(Form):

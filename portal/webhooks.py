@@ -38,6 +38,7 @@ from portal.webhook_forms import (
     RecoverForm,
     RotateSecretForm,
     TestForm,
+    WebhookEditForm,
     WebhookForm,
 )
 from portal.words import fault
@@ -272,9 +273,9 @@ def edit(request: HttpRequest, member: Member, webhook_id: UUID) -> HttpResponse
     found = _webhook(member, webhook_id)
     if audit.RECORDED in found.events:
         member.must("audit")  # another address would get it
-    form = WebhookForm(
+    form = WebhookEditForm(
+        found,
         request.POST if request.method == "POST" else None,
-        webhook=found,
         is_robins=member.workspace.is_robin_operator,
         can_audit=member.can_audit,
     )

@@ -37,13 +37,12 @@ MEANWHILE = {
 
 
 class Fields(HTMLParser):
-    """`values`: of the first form with a button to save, as a browser would send it."""
+    """`values` of a form, as a browser would send them."""
 
-    def __init__(self, page):
+    def __init__(self, form):
         super().__init__()
         self.values = {}
         self._name = self._text = None
-        form = re.search(r'<form[^>]*id="\w+_form".*?</form>', page, re.DOTALL)[0]
         self.feed(form)
 
     def handle_starttag(self, tag, attrs):
@@ -102,7 +101,12 @@ def address(row):
 
 
 def opened(client, row):
-    return Fields(client.get(address(row), headers={"Accept": "text/html"}).content.decode()).values
+    return sendable(client.get(address(row), headers={"Accept": "text/html"}).content.decode())
+
+
+def sendable(page):
+    """Of the first form with a button to save."""
+    return Fields(re.search(r'<form[^>]*id="\w+_form".*?</form>', page, re.DOTALL)[0]).values
 
 
 def saved(client, row, values):
@@ -182,7 +186,7 @@ def test_a_form_that_was_wrong_still_knows_what_was_shown(root, rows):
     wrong = {**values, "title": "", "started_at_0": ended.date().isoformat(),
              "started_at_1": ended.time().isoformat()}  # fmt: skip
 
-    again = Fields(root.post(address(row), wrong).content.decode()).values
+    again = sendable(root.post(address(row), wrong).content.decode())
     saved(root, row, {**again, "title": "Slow again"})
 
     row.refresh_from_db()

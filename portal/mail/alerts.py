@@ -14,7 +14,7 @@ from django.utils.translation import gettext, gettext_lazy, gettext_noop
 
 from accounts.models import Workspace, normal_email
 from gateway_project.core import errors
-from gateway_project.core.api.forms import Form
+from gateway_project.core.api.forms import EditForm
 from gateway_project.core.api.methods import require_http_methods
 from gateway_project.core.clock import utc_text
 from portal.exports import ROWS_MAX, Table
@@ -54,7 +54,7 @@ def _words(kind: str) -> tuple[str, str]:
     return gettext(label), gettext(unit)
 
 
-class AlertsForm(Form):
+class AlertsForm(EditForm):
     emails = forms.CharField(
         required=False,
         label=gettext_lazy("Mails go to"),
@@ -101,7 +101,8 @@ class AlertsForm(Form):
         return found
 
     def wanted(self) -> dict[str, tuple[bool, int]]:
-        given = self.cleaned_data
+        """As it stands, with what was changed."""
+        given = {**self.initial, **self.changes()}
         return {row.kind: (given[f"{row.kind}_on"], given[row.kind]) for row in self.rows}
 
 
@@ -125,7 +126,7 @@ def alerts(request: HttpRequest, operator: Operator) -> HttpResponseBase:
         )
     form = AlertsForm(alarms.alarms(), request.POST if is_sent else None)
     if is_sent and form.is_valid():
-        emails = form.cleaned_data["emails"]
+        emails = form.changes().get("emails", alarms.recipients())
         alarms.change(form.wanted(), emails, actor=operator.actor(request))
         messages.success(request, gettext("Saved. Alerts are looked at each minute."))
         return redirect("portal-mail-alerts")

@@ -49,7 +49,7 @@ def plain(field: BoundField) -> SafeString:
     attrs.pop("placeholder", None)
     if not help(field):  # nothing stands below it that would describe it
         field.help_text = ""
-    return field.as_widget()
+    return SafeString(field)  # and what the page showed, where the form sends that back
 
 
 @register.filter

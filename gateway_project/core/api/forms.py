@@ -76,8 +76,16 @@ class Form(_Storable, forms.Form):
 
 
 class _ShownField(forms.BoundField):
-    """With what the page showed as it was sent back, also when the form is shown again: Django
-    does that only for values of one part."""
+    """With what the page showed, which its form sends back, also when the form is shown again:
+    Django does that only for values of one part. Sent by a program that left it out, the field is
+    compared with what stands now."""
+
+    def __init__(self, form: forms.BaseForm, field: forms.Field, name: str) -> None:
+        super().__init__(form, field, name)
+        is_left_out = field.hidden_widget().value_omitted_from_data(
+            form.data, form.files, self.html_initial_name
+        )
+        field.show_hidden_initial = not (form.is_bound and is_left_out)
 
     def as_widget(
         self, widget: Any = None, attrs: Any = None, only_initial: bool = False
@@ -89,29 +97,33 @@ class _ShownField(forms.BoundField):
         return hidden.render(self.html_initial_name, shown, {"id": self.html_initial_id})
 
 
-class ModelForm(_Storable, forms.ModelForm):  # type: ignore[type-arg]
-    """The same for the fields of a model, those of JSON as well.
-
-    A row that exists is changed in what the person changed, and in nothing else: the page sends
-    back what it showed, so that what somebody else, or the row itself, changed meanwhile stays.
-    Of two who change one field, the last is right.
+class EditForm(Form):
+    """Of what stands already: only what the person changed is taken, so that what another tab, or
+    somebody else, saved since the page was opened stays. Of two who change one field, the last is
+    right.
     """
 
     bound_field_class = _ShownField
+
+    def changes(self) -> dict[str, Any]:
+        return {name: self.cleaned_data[name] for name in self.changed_data}
+
+
+class ModelForm(_Storable, forms.ModelForm):  # type: ignore[type-arg]
+    """The same for the fields of a model, those of JSON as well.
+
+    A row that exists is changed in what the person changed, and in nothing else, as by `EditForm`.
+    """
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
         self._before: dict[str, Any] = {}
         if self.instance._state.adding:
             return
+        self.bound_field_class = _ShownField
         for column in self.instance._meta.concrete_fields:
             if column.name in self.fields:
                 self._before[column.name] = getattr(self.instance, column.attname)
-        for name, field in self.fields.items():
-            shown = self.add_initial_prefix(name)
-            hidden = field.hidden_widget()
-            is_sent = not hidden.value_omitted_from_data(self.data, self.files, shown)
-            field.show_hidden_initial = is_sent or not self.is_bound
 
     def _post_clean(self) -> None:
         super()._post_clean()  # type: ignore[misc]
