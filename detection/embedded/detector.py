@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cache
-from time import monotonic
+from time import thread_time
 from typing import Literal
 
 from detection.embedded import model, rules, views
@@ -103,14 +103,17 @@ class Analysis:
 
 
 class _Budget:
-    """Says when to stop. Asking costs too: not at every step."""
+    """Says when to stop. Asking costs too: not at every step.
+
+    What counts is the thread's own time, so that who else is busy changes no answer.
+    """
 
     def __init__(self, seconds: float) -> None:
-        self._deadline = monotonic() + seconds
+        self._deadline = thread_time() + seconds
         self.is_over = False
 
     def asked(self) -> bool:
-        self.is_over = self.is_over or monotonic() > self._deadline
+        self.is_over = self.is_over or thread_time() > self._deadline
         return self.is_over
 
 

@@ -22,8 +22,8 @@ OPTIONS: Mapping[str, frozenset[str]] = {
     "https": _EVERY,
     "embedded": frozenset(),
     "onnx": frozenset({"threads", "attack", "window", "file"}),
-    "openai+http": _PRICES | {"model", "tokens"},
-    "openai+https": _PRICES | {"model", "tokens"},
+    "openai+http": _PRICES | {"model", "tokens", "reasoning"},
+    "openai+https": _PRICES | {"model", "tokens", "reasoning"},
     "lakera+http": frozenset({"project", "price"}),
     "lakera+https": frozenset({"project", "price"}),
     "azure+http": frozenset({"version", "price"}),
@@ -33,7 +33,9 @@ OPTIONS: Mapping[str, frozenset[str]] = {
 }
 LOCAL = frozenset({"embedded", "onnx"})
 """Kinds that judge inside the gateway's own process: no text leaves it."""
-_NUMBERS = frozenset({"window", "floor", "price_in", "price_out", "price", "threads", "tokens"})
+_NUMBERS = frozenset(
+    {"window", "floor", "price_in", "price_out", "price", "threads", "tokens", "reasoning"}
+)
 
 
 class BadAddress(ValueError):

@@ -40,6 +40,7 @@ from gateway_project.core.upstream import client as http
 PROMPT_VERSION = 1
 TOKENS_MAX = 200
 """Of an answer; the object asked for takes some sixty."""
+TOKENS_MAX_OF_THOUGHTS = 4_000
 TOKENS_BELIEVED_MAX = 1_000_000
 FIRST_SHARE = 0.6
 """Of the time that is left, when another could still be asked after this one."""
@@ -78,6 +79,7 @@ class JudgeEngine(HttpEngine):
         super().__init__(address)
         self.models = [name.strip() for name in address.options["model"].split(",") if name.strip()]
         self.version = f"{PROMPT_VERSION} {','.join(self.models)}"
+        self._limits = _limits(address)
         self._resting: dict[str, float] = {}
         key = address.secret or address.user
         self._key = {"Authorization": f"Bearer {key}"} if key else {}
@@ -120,8 +122,7 @@ class JudgeEngine(HttpEngine):
         check = secrets.token_hex(8)
         body = {
             "model": model,
-            "temperature": 0,
-            "max_tokens": self.address.number("tokens", TOKENS_MAX),
+            **self._limits,
             "messages": _messages(text, call.content_type, check),
             "response_format": _response_format(),
         }
@@ -175,6 +176,14 @@ class JudgeEngine(HttpEngine):
         if found.analysis.score >= RULES_ARE_SURE:
             log.warning("judge_contradicts_rules", engine=self.name, request_id=call.request_id)
             raise NotAnOutage
+
+
+def _limits(address: Address) -> dict[str, float]:
+    """Of an answer. Models that think first refuse a temperature and the older name of the limit,
+    and count their thoughts."""
+    if address.number("reasoning", 0):
+        return {"max_completion_tokens": address.number("tokens", TOKENS_MAX_OF_THOUGHTS)}
+    return {"temperature": 0, "max_tokens": address.number("tokens", TOKENS_MAX)}
 
 
 def _messages(text: str, content_type: ContentType, check: str) -> list[dict[str, str]]:

@@ -7,6 +7,7 @@ import codecs
 import json
 import os
 import re
+import time
 from pathlib import Path
 from urllib.parse import quote
 
@@ -392,9 +393,15 @@ class TestBounds:
 
         assert analyse(text, budget_seconds=60).score >= 0.6
 
+    def test_time_in_which_others_run_is_not_spent(self):
+        budget = detector._Budget(0.02)
+        time.sleep(0.03)
+
+        assert not budget.asked()
+
     def test_time_that_ends_between_views_is_said(self, monkeypatch):
         ticks = iter(range(10_000))
-        monkeypatch.setattr(detector, "monotonic", lambda: next(ticks) * 0.03)
+        monkeypatch.setattr(detector, "thread_time", lambda: next(ticks) * 0.03)
         blob = base64.b64encode(ATTACK.encode()).decode()
 
         found = analyse(f"one {blob} two {blob} three", budget_seconds=0.02)
@@ -404,7 +411,7 @@ class TestBounds:
 
     def test_when_the_time_is_over_it_says_how_far_it_came(self, monkeypatch):
         ticks = iter(range(10_000))
-        monkeypatch.setattr(detector, "monotonic", lambda: next(ticks) * 0.03)
+        monkeypatch.setattr(detector, "thread_time", lambda: next(ticks) * 0.03)
 
         found = analyse("ignore me " * 900)
 
@@ -412,7 +419,7 @@ class TestBounds:
 
     def test_the_end_is_read_before_the_middle(self, monkeypatch):
         ticks = iter(range(10_000))
-        monkeypatch.setattr(detector, "monotonic", lambda: next(ticks) * 0.03)
+        monkeypatch.setattr(detector, "thread_time", lambda: next(ticks) * 0.03)
 
         found = analyse("ignore me " * 700 + "lorem " * 300 + ATTACK)
 

@@ -528,6 +528,13 @@ class TestTheJudge:
         assert fake.paths == ["/v1/chat/completions"]
         assert fake.headers[0]["Authorization"] == "Bearer sk-1"
 
+    def test_one_that_thinks_first_is_sent_no_temperature(self, ask, fake):
+        ask("judge", PLAIN, url=f"openai+http://{fake.address}/v1?model=o9&reasoning=1")
+
+        body = fake.asked[0]
+        assert body["max_completion_tokens"] == 4_000
+        assert not {"temperature", "max_tokens"} & set(body)
+
     def test_a_second_model_takes_its_turn_when_the_first_fails(self, ask, fake):
         url = f"openai+http://{fake.address}/v1?model=bad,good"
         fine = fake_engines.judge(0.95)
