@@ -10,6 +10,7 @@ import re
 import shlex
 import shutil
 import subprocess
+from argparse import ArgumentParser
 from functools import cache
 from importlib.metadata import files
 from pathlib import Path
@@ -18,6 +19,7 @@ from typing import Any
 import pytest
 import yaml
 
+from detection.engines import server
 from gateway_project.core.stores import queues
 from gateway_project.server import __main__, web_process
 from gateway_project.tests.test_settings import names_read
@@ -197,6 +199,25 @@ def test_the_engine_has_no_secret_and_asks_nobody() -> None:
     assert policies["gw-engine"]["spec"]["egress"] == []
     [left_out] = policies["gw"]["spec"]["podSelector"]["matchExpressions"]
     assert (left_out["operator"], left_out["values"]) == ("NotIn", ["engine"])
+
+
+@needs_helm
+def test_the_engine_has_a_classifier_where_one_is_named() -> None:
+    spec, small = (pods(name)["gw-engine"] for name in ("large", "small"))
+    [container] = spec["containers"]
+    role, *arguments = container["args"]
+    parser = ArgumentParser()
+    server.add_arguments(parser)
+    options = parser.parse_args(arguments)
+    assert (role, options.model, options.threads) == ("engine", "/models/guard", 2)
+    assert options.calibration == "/models/guard/calibration.json"
+    claim = {"claimName": "models", "readOnly": True}
+    assert {"name": "models", "persistentVolumeClaim": claim} in spec["volumes"]
+    [mount] = [one for one in container["volumeMounts"] if one["name"] == "models"]
+    assert mount == {"name": "models", "mountPath": "/models", "readOnly": True}
+    assert container["startupProbe"]["failureThreshold"] * 2 >= 60
+    assert small["containers"][0]["args"] == ["engine", "--threads=1"]
+    assert "models" not in {one["name"] for one in small["volumes"]}
 
 
 def shown() -> list[str]:

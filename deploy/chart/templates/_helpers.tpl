@@ -57,6 +57,9 @@ volumeMounts:
   {{- end }}
   - {name: metrics, mountPath: /run/metrics}
   - {name: tmp, mountPath: /tmp}
+  {{- if and (eq .component "engine") .root.Values.engine.modelsClaim }}
+  - {name: models, mountPath: /models, readOnly: true}
+  {{- end }}
 {{- end }}
 
 {{/* What every pod has; a dictionary: root, component. */}}
@@ -105,6 +108,12 @@ volumes:
     {{- else }}
     emptyDir: {medium: Memory, sizeLimit: 64Mi}
     {{- end }}
+  {{- if eq .component "engine" }}
+  {{- with .root.Values.engine.modelsClaim }}
+  - name: models
+    persistentVolumeClaim: {claimName: {{ . }}, readOnly: true}
+  {{- end }}
+  {{- end }}
 {{- end }}
 
 {{- define "gateway.annotations" -}}
