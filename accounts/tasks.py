@@ -9,7 +9,7 @@ from django.core.cache import cache
 
 from accounts import audit, digest, reminders, retention, services
 from accounts.usage import events, exports, partitions, stream
-from gateway_project.core import clock
+from gateway_project.core import clock, mails
 from gateway_project.core.stores import deletion
 
 HEARTBEAT_KEY = "worker:heartbeat"
@@ -65,6 +65,7 @@ def _make_first_partitions(**_: Any) -> None:
 
 
 @shared_task(expires=10)
+@mails.in_turn
 def write_exports() -> int:
     """Write on files of the log that were asked for, and tell of those that are written."""
     return exports.work()
@@ -77,12 +78,14 @@ def carry_out_deletions() -> int:
 
 
 @shared_task(expires=60)
+@mails.in_turn
 def remind_of_graces() -> int:
     """Tell of old keys that are still called and end soon; returns how many mails left."""
     return reminders.remind_of_graces()
 
 
 @shared_task(expires=60)
+@mails.in_turn
 def send_digests() -> int:
     """Send the mails of the week; returns how many."""
     return digest.send()

@@ -17,6 +17,7 @@ from detection.feedback import services
 from detection.jobs import store, turns, worker
 from detection.jobs.turns import Message
 from detection.policies import policy
+from gateway_project.core import mails
 from gateway_project.core.stores import database, queues
 from gateway_project.core.telemetry.logging import get_logger
 
@@ -129,6 +130,7 @@ def prune() -> int:
 
 
 @shared_task(expires=60)
+@mails.in_turn
 def watch_budgets() -> int:
     """Look whether keys' traffic is still what their thresholds were fitted on."""
     return budget.check()

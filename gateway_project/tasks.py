@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from celery import shared_task
 
+from gateway_project.core import mails
 from gateway_project.core.stores import redis
 from gateway_project.staff import acts
 from gateway_project.system import sampling
@@ -39,6 +40,7 @@ def undo_acts() -> int:
 
 
 @shared_task(expires=10)
+@mails.in_turn
 def send_announcements() -> int:
     """Send the next of the announcements that go by mail."""
     return mailings.work()

@@ -2,6 +2,7 @@
 
 from celery import shared_task
 
+from gateway_project.core import mails
 from robin.access import sessions
 from robin.metrics import sampling
 from robin.queue import alarms, jobs
@@ -26,6 +27,7 @@ def sample_metrics() -> bool:
 
 
 @shared_task(expires=10)
+@mails.in_turn
 def send_alarms() -> int:
     """Mail what operators are to be told of the queue; returns how many notices left."""
     return alarms.send_waiting()

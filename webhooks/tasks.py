@@ -6,6 +6,7 @@ from celery import shared_task
 from celery.signals import worker_process_shutdown, worker_shutdown
 
 from accounts.usage import partitions
+from gateway_project.core import mails
 from gateway_project.core.telemetry.metrics import webhook_oldest_pending
 from webhooks.delivery import engine, notices, outbox, subscriptions
 
@@ -23,6 +24,7 @@ def _let_deliveries_end(**_: Any) -> None:
 
 
 @shared_task(expires=10)
+@mails.in_turn
 def send_notices() -> int:
     """Send the mails that wait; returns how many left."""
     return notices.send_waiting()

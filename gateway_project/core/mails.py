@@ -9,16 +9,21 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import wraps
 from smtplib import SMTPDataError, SMTPException, SMTPRecipientsRefused
+from time import monotonic
 from typing import Any
 
 from django.conf import settings
 from django.core.mail import EmailMessage, EmailMultiAlternatives, get_connection
 from django.utils.html import escape
 from django.utils.translation import gettext
+from redis.exceptions import LockError
 
 from gateway_project.core.language import spoken
+from gateway_project.core.stores import redis
 from gateway_project.core.stores.refused import UNFIT
 from gateway_project.core.telemetry.logging import get_logger
 
@@ -30,6 +35,13 @@ DOT = re.compile(r"[.@\u3002\uff0e\uff61](?=\w)")
 space without width behind it, where no name of a host goes on."""
 ANY_LINK = "http"
 """For `ours`, of a text that staff alone wrote."""
+TURN = "gw:mails"
+WAIT_SECONDS = 1.0
+"""For the turn of another round, which seldom takes as long."""
+SEND_SECONDS = 20.0
+TURN_SECONDS_MAX = 120.0
+"""Of a round that died in its turn: more than all of one takes, and a last mail as slow as can be
+(`EMAIL_TIMEOUT` is of each step)."""
 ACCENT, INK, SOFT, LINE, GROUND = "#0c6b63", "#0f1f1d", "#4b5c59", "#d9e2df", "#f6f8f7"
 PAGE = (
     '<!doctype html><html lang="{language}"><head><meta charset="utf-8">'
@@ -112,18 +124,44 @@ class Sent:
     is_away: bool = False
 
 
+def in_turn(work: Callable[[], int]) -> Callable[[], int]:
+    """For rounds that send mails: of all of them one runs in the installation.
+
+    A mail server that hangs would else have all places of the workers, one for each such round. The
+    round that waits in vain does nothing and says 0; beat sends it again.
+    """
+
+    @wraps(work)
+    def in_turn() -> int:
+        if not settings.REDIS_URL:
+            return work()  # one process, whose worker has places enough
+        turn = redis.client().lock(TURN, timeout=TURN_SECONDS_MAX)
+        if not turn.acquire(blocking_timeout=WAIT_SECONDS):
+            return 0
+        try:
+            return work()
+        finally:
+            with suppress(LockError):  # it ended by itself
+                turn.release()
+
+    return in_turn
+
+
 def send_each(addresses: Sequence[str], mail_to: Callable[[str], EmailMessage]) -> Sent:
     """A mail to each: what is wrong with one keeps no other from theirs, and nobody gets two.
 
-    Raises nothing. Not inside a transaction.
+    A server that takes `SEND_SECONDS` is taken for one that is away. Raises nothing. Not inside a
+    transaction.
     """
     if not addresses:
         return Sent(0, [], {})
     count, later, refused = 0, list[str](), dict[str, Exception]()
-    connection = get_connection()
+    connection, until = get_connection(), monotonic() + SEND_SECONDS
     try:
         connection.open()
-        for address in addresses:
+        for number, address in enumerate(addresses):
+            if number and monotonic() > until:
+                raise TimeoutError
             try:
                 connection.send_messages([mail_to(address)])
                 count += 1

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
+from threading import Event
 
 import pytest
 import time_machine
@@ -274,3 +276,32 @@ class TestDevices:
         assert self.sign_in(alice, CHROME) == ["A new browser signed in to your account"]
         assert "Chrome on Windows" in mail.outbox[0].body
         assert self.sign_in(alice, CHROME) == []
+
+
+@pytest.mark.needs_redis
+@pytest.mark.hostile
+def test_a_round_whose_mail_server_hangs_keeps_one_place_and_no_other_round_waits(monkeypatch):
+    monkeypatch.setattr(mails, "WAIT_SECONDS", 0.05)
+    has_begun, answers = Event(), Event()
+
+    def hangs():
+        has_begun.set()
+        return int(answers.wait(10))
+
+    with ThreadPoolExecutor(1) as other:
+        first = other.submit(mails.in_turn(hangs))
+        has_begun.wait(10)
+        meanwhile = mails.in_turn(lambda: 1)()
+        answers.set()
+
+        assert (meanwhile, first.result()) == (0, 1)
+    assert mails.in_turn(lambda: 1)() == 1
+
+
+@pytest.mark.hostile
+def test_a_slow_mail_server_is_left_after_a_while_and_the_rest_have_theirs_later(monkeypatch):
+    monkeypatch.setattr(mails, "SEND_SECONDS", 0)
+
+    found = mails.send_each(["a@x.example", "b@x.example"], lambda to: mail.EmailMessage(to=[to]))
+
+    assert (found.count, found.later, found.is_away) == (1, ["b@x.example"], True)

@@ -61,6 +61,13 @@ def test_what_writes_mails_waits_with_mails(tasks):
     assert writing == {name for name in tasks if queue_of(name) == queues.MAIL}
 
 
+def test_what_waits_with_mails_takes_turns(tasks):
+    """A mail server that hangs has one place of a worker's, whatever number of rounds mails."""
+    taking = {name for name, task in tasks.items() if task.run.__code__.co_name == "in_turn"}
+
+    assert taking == {name for name in tasks if queue_of(name) == queues.MAIL}
+
+
 def test_each_route_is_of_a_task_and_each_queue_has_one(tasks):
     assert set(ROUTES) <= set(tasks)
     assert {queue_of(name) for name in tasks} == set(queues.NAMES)

@@ -289,8 +289,10 @@ def send_waiting() -> int:
     is_free = Q(claimed_at=None) | Q(claimed_at__lt=now - CLAIM)
     waits = Q(left__isnull=True, sent_at=None) | Q(left__isnull=False) & ~Q(left=[])
     waiting = AlarmNotice.objects.filter(is_free & waits, at__gt=now - GIVEN_UP_AFTER)
-    sent = 0
+    sent, during = 0, Round()
     for pk in list(waiting.order_by("at").values_list("pk", flat=True)[:AT_ONCE]):
+        if during.is_over:
+            break
         # Compare-and-set: of two workers, one gets it. No transaction is held while mails leave.
         if not AlarmNotice.objects.filter(is_free & waits, pk=pk).update(claimed_at=now):
             continue

@@ -20,6 +20,7 @@ from accounts.models import User
 from gateway_project.core import clock, mails
 from gateway_project.core.language import speaking
 from gateway_project.core.stores.refused import UNFIT
+from gateway_project.core.stores.sweeps import Round
 from gateway_project.core.telemetry.logging import get_logger
 from webhooks.delivery.results import DISABLE_AFTER, NOTICE_STEP
 from webhooks.models import Webhook, WebhookNotice
@@ -97,8 +98,10 @@ def send_waiting() -> int:
     waiting = WebhookNotice.objects.filter(
         is_free, sent_at=None, created_at__gt=now - GIVEN_UP_AFTER
     ).order_by("created_at")
-    sent = 0
+    sent, during = 0, Round()
     for pk in list(waiting.values_list("pk", flat=True)[:AT_ONCE]):
+        if during.is_over:
+            break
         # Compare-and-set: of two workers, one gets it. No transaction is held while mails leave.
         if not WebhookNotice.objects.filter(is_free, pk=pk, sent_at=None).update(claimed_at=now):
             continue
