@@ -165,6 +165,9 @@ class Feedback(models.Model):
     is_malicious = models.BooleanField()
     decision = models.CharField(max_length=10)
     source = models.CharField(max_length=10)
+    content_type = models.CharField(
+        max_length=16, default="user_input", db_default="user_input", help_text="Of the text."
+    )
     created_at = models.DateTimeField(default=clock.now, help_text="Of the last word.")
 
     class Meta:
@@ -240,7 +243,7 @@ class FalseAlarmBudget(models.Model):
     """The share of harmless traffic that may be flagged, of a key and its successors, for texts of
     one type; what its threshold was fitted on; and whether the traffic has drifted since.
 
-    `baseline` counts the key's verdicts by hundredths of the score as they were then.
+    `baseline` counts the key's verdicts on such texts by hundredths of the score, as of then.
     """
 
     id = models.UUIDField(primary_key=True, default=new_id, editable=False)

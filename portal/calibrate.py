@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from math import log1p
 from typing import Any
+from urllib.parse import urlencode
 from uuid import UUID
 
 from django import forms
@@ -13,6 +14,7 @@ from django.core import signing
 from django.http import HttpRequest, HttpResponse
 from django.http.response import HttpResponseBase
 from django.shortcuts import redirect
+from django.urls import reverse
 from django.utils.text import format_lazy
 from django.utils.translation import gettext, gettext_lazy, gettext_noop
 
@@ -86,12 +88,13 @@ def calibrate(request: HttpRequest, member: Member, key_id: UUID) -> HttpRespons
         member.must_change()
     key = member.key(key_id)
     is_refused = key.is_ended or member.workspace.suspended_at is not None
+    kind = _kind(request.POST.get("content_type") or request.GET.get("content_type"))
     form = UploadForm(
         request.POST if request.method == "POST" else None,
         request.FILES if request.method == "POST" else None,
+        initial={"content_type": kind},
     )
     compared: Compared | None = None
-    kind = _kind(request.POST.get("content_type") or request.GET.get("content_type"))
     known_policy = policies.of_key(key)
     if form.is_bound and is_refused:
         form.add_error(None, gettext("This key is refused. Calibrate one that works."))
@@ -111,7 +114,7 @@ def calibrate(request: HttpRequest, member: Member, key_id: UUID) -> HttpRespons
             form.add_error("file", exc.for_people())
     in_force = known_policy.threshold("engine", None, kind)[0]
     chosen = _chosen(request.GET.get("threshold"), in_force)
-    known = calibration.known_of(key.pk)
+    known = calibration.known_of(key.pk, kind)
     facts = {
         "member": member,
         "key": key,
@@ -119,6 +122,7 @@ def calibrate(request: HttpRequest, member: Member, key_id: UUID) -> HttpRespons
         "can_score": member.can_change and not is_refused,
         "in_force": in_force,
         "kind": kind,
+        "kinds": [(name, name.replace("_", " ")) for name in CONTENT_TYPES],
         "chosen": chosen,
         "summary": _summary(known, compared, chosen, in_force),
         "bars": _bars(known, compared),
@@ -136,7 +140,7 @@ def calibrate(request: HttpRequest, member: Member, key_id: UUID) -> HttpRespons
             "in_force": in_force,
         },
     }
-    texts, basis = _texts(key, compared, request.GET.get("basis", ""))
+    texts, basis = _texts(key, kind, compared, request.GET.get("basis", ""))
     fitted = [budgets.fit(texts, budget) for budget in budgets.CHOICES]
     facts |= {
         "basis": basis,
@@ -157,16 +161,18 @@ def calibrate(request: HttpRequest, member: Member, key_id: UUID) -> HttpRespons
     return exports.page(request, "portal/pages/calibrate.html", facts, files)
 
 
-def _texts(key: ApiKey, compared: Compared | None, basis: str) -> tuple[Texts, str]:
+def _texts(
+    key: ApiKey, kind: ContentType, compared: Compared | None, basis: str
+) -> tuple[Texts, str]:
     """The labelled texts that budgets are fitted on, and whose they are."""
     if compared is not None:
         return Texts(compared.harmless, compared.attacks), "uploaded"
     if basis == "traffic":
-        return budgets.traffic(key), basis
-    reported = budgets.reported(key)
+        return budgets.traffic(key, kind), basis
+    reported = budgets.reported(key, kind)
     if basis == "reported" or any(reported.harmless):
         return reported, "reported"
-    return budgets.traffic(key), "traffic"
+    return budgets.traffic(key, kind), "traffic"
 
 
 def _token(key: ApiKey, kind: ContentType, basis: str, fitted: Fitted) -> str:
@@ -210,7 +216,12 @@ def use_budget(request: HttpRequest, member: Member, key_id: UUID) -> HttpRespon
     fitted = Fitted(*values)
     if _put_in_force(request, member, key, kind, fitted.threshold):
         budgets.keep(key, kind, fitted, basis)
-    return redirect("portal-key-calibrate", key_id=key.pk)
+    return _page_of(key, kind)
+
+
+def _page_of(key: ApiKey, kind: ContentType) -> HttpResponse:
+    page = reverse("portal-key-calibrate", kwargs={"key_id": key.pk})
+    return redirect(f"{page}?{urlencode({'content_type': kind})}")
 
 
 def _put_in_force(
@@ -239,8 +250,9 @@ def use_threshold(request: HttpRequest, member: Member, key_id: UUID) -> HttpRes
     if chosen < 0:
         messages.error(request, gettext("Choose a threshold from 0 to 1."))
         return redirect("portal-key-calibrate", key_id=key.pk)
-    _put_in_force(request, member, key, _kind(request.POST.get("content_type")), chosen)
-    return redirect("portal-key-calibrate", key_id=key.pk)
+    kind = _kind(request.POST.get("content_type"))
+    _put_in_force(request, member, key, kind, chosen)
+    return _page_of(key, kind)
 
 
 def _kind(text: str | None) -> ContentType:

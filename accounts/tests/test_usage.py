@@ -568,7 +568,9 @@ class TestRollups:
             [round(v, 6) if isinstance(v, float) else v for v in values]
             for values in UsageRollup.objects.values_list(*fields)
         ]
-        return {"sums": sums, "scores": scores, "rows": sorted(rows, key=str)}
+        fields = [f.name for f in ScoreRollup._meta.concrete_fields if f.name != "id"]
+        every_score = sorted(ScoreRollup.objects.values_list(*fields), key=str)
+        return {"sums": sums, "scores": scores, "rows": sorted(rows, key=str), "every": every_score}
 
     @pytest.fixture
     def many(self, acme_key, make_key, monkeypatch):
@@ -590,7 +592,13 @@ class TestRollups:
             )
             for i in range(30)
         ]
-        return [Batch(uuid4(), rows[i : i + 10], {}).plain() for i in range(0, 30, 10)]
+        types = {one[0]: {"why": {"type": "tool_output"}} for one in rows[::3]}
+        return [
+            Batch(
+                uuid4(), some, {}, {one[0]: types[one[0]] for one in some if one[0] in types}
+            ).plain()
+            for some in (rows[:10], rows[10:20], rows[20:])
+        ]
 
     def test_rows_of_many_keys_wait_and_add_up_to_the_same(self, gateway, many):
         assert usage_log.write(many, sums_later=True) == 30
@@ -599,6 +607,8 @@ class TestRollups:
 
         assert rollups.add_up_aside() == 30
         later = self.everything()
+        typed = rollups.subject_of(many[0].rows[0][1], "tool_output")
+        assert ScoreRollup.objects.filter(subject_id=typed).exists()
         assert not UnsummedUsage.objects.exists()
         UsageRollup.objects.all().delete()
         ScoreRollup.objects.all().delete()
@@ -733,7 +743,7 @@ class TestReports:
     def test_scores_by_hundredth(self, gateway, acme_key):
         written(*(row(acme_key, confidence=c) for c in (0.005, 0.25, 0.259, 1.0)))
 
-        counts = reports.scores(acme_key.row.pk, timezone.now() - timedelta(days=1))
+        counts = reports.scores([acme_key.row.pk], timezone.now() - timedelta(days=1))
 
         assert (counts[0], counts[25], counts[99], sum(counts)) == (1, 2, 1, 4)
 

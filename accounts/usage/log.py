@@ -30,7 +30,7 @@ from accounts.models import (
 )
 from accounts.usage import events, why
 from accounts.usage.partitions import PARTITIONS_AHEAD_DAYS, ensure_partitions
-from accounts.usage.rollups import add_up, put_aside
+from accounts.usage.rollups import add_up, add_up_types, put_aside
 from accounts.usage.rows import COLUMNS, Batch, Row
 from gateway_project.core import clock, encryption
 from gateway_project.core.stores.bulk import copy_in
@@ -156,6 +156,13 @@ def _store(entries: Sequence[Entry], *, sums_later: bool = False) -> None:
     _insert(entries)
     if not (sums_later and put_aside(rows)):
         add_up(rows)
+    add_up_types([(entry.row, told) for entry in entries if (told := _type_of(entry))])
+
+
+def _type_of(entry: Entry) -> str:
+    """Of its text, where that is not a user's: `why.py`."""
+    told = (entry.extra.get(why.NAME) or {}).get("type")
+    return told if isinstance(told, str) else ""
 
 
 def tell(entries: Sequence[Entry], park: Park) -> list[Entry]:

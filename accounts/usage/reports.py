@@ -225,10 +225,11 @@ def _grouped(
         yield row[by], sums, row
 
 
-def scores(subject_id: UUID, since: datetime) -> list[int]:
-    """How many verdicts of a key or workspace had a score in each hundredth, from 0 up."""
+def scores(subject_ids: Iterable[UUID], since: datetime) -> list[int]:
+    """How many verdicts of keys, workspaces or `rollups.subject_of` had a score in each hundredth,
+    from 0 up."""
     rows = (
-        ScoreRollup.objects.filter(period="day", subject_id=subject_id, bucket__gte=since)
+        ScoreRollup.objects.filter(period="day", subject_id__in=subject_ids, bucket__gte=since)
         .values("bin")
         .annotate(total=Sum("count"))
     )

@@ -21,11 +21,10 @@ from accounts import mailing
 from accounts.events import audit
 from accounts.models import ApiKey
 from accounts.services import Actor
-from accounts.usage import reports
 from accounts.usage.rollups import SCORE_BINS as BINS
 from accounts.usage.rollups import bin_of
 from detection.content_types import ContentType
-from detection.evaluation.calibration import DAYS, from_threshold
+from detection.evaluation.calibration import DAYS, from_threshold, scores_of
 from detection.evaluation.report import Rate
 from detection.models import FalseAlarmBudget, Feedback
 from detection.policies import policy as policies
@@ -107,31 +106,29 @@ def needed(budget: float) -> int:
     return ceil(log(0.05) / log(1 - budget))
 
 
-def reported(key: ApiKey) -> Texts:
-    """What members and programs said of verdicts of the key. False alarms are told of more often
-    than what was right, so that these lean to high scores."""
+def reported(key: ApiKey, kind: ContentType) -> Texts:
+    """What members and programs said of the key's verdicts on texts of that type. False alarms are
+    told of more often than what was right, so that these lean to high scores."""
     texts = Texts([0] * BINS, [0] * BINS)
-    said = Feedback.objects.filter(api_key_id=key.pk).order_by("-created_at")
+    said = Feedback.objects.filter(api_key_id=key.pk, content_type=kind).order_by("-created_at")
     for feedback in said.only("verdict", "confidence", "is_malicious")[:REPORTED_MAX]:
         counts = texts.attacks if feedback.label else texts.harmless
         counts[bin_of(feedback.confidence)] += 1  # type: ignore[index]  # a list, of ours
     return texts
 
 
-def traffic(key: ApiKey) -> Texts:
-    """All verdicts of the last days, taken for harmless but where somebody said otherwise: more
-    false alarms than there are, never fewer."""
-    since = reports.floor(clock.now() - timedelta(days=DAYS), "day")
-    known = reported(key)
-    scores = reports.scores(key.pk, since)
+def traffic(key: ApiKey, kind: ContentType) -> Texts:
+    """All verdicts of the last days on texts of that type, taken for harmless but where somebody
+    said otherwise: more false alarms than there are, never fewer."""
+    known = reported(key, kind)
+    scores = scores_of(key.pk, kind, clock.now() - timedelta(days=DAYS))
     harmless = [max(0, n - known.attacks[at]) for at, n in enumerate(scores)]
     return Texts(harmless, known.attacks)
 
 
 def keep(key: ApiKey, kind: ContentType, fitted: Fitted, basis: str) -> FalseAlarmBudget:
-    """Remember what was fitted, and how the key's traffic looked: drifts are told of from now on.
-    The threshold is the policy's to hold (`policies.save`)."""
-    since = reports.floor(clock.now() - timedelta(days=DAYS), "day")
+    """Remember what was fitted, and how such traffic of the key looked: drifts are told of from now
+    on. The threshold is the policy's to hold (`policies.save`)."""
     facts = {
         "api_key_id": key.pk,
         "workspace": key.workspace,
@@ -140,7 +137,7 @@ def keep(key: ApiKey, kind: ContentType, fitted: Fitted, basis: str) -> FalseAla
         "basis": basis,
         "harmless": fitted.harmless,
         "alarms": fitted.alarms,
-        "baseline": reports.scores(key.pk, since),
+        "baseline": scores_of(key.pk, kind, clock.now() - timedelta(days=DAYS)),
         "created_at": clock.now(),
         "checked_at": None,
         "drift": {},
@@ -180,7 +177,8 @@ def check() -> int:
 def _look_at(budget: FalseAlarmBudget) -> bool:
     now = clock.now()
     key_id = _calling(budget)
-    drift = drift_of(budget, reports.scores(key_id, reports.floor(now - RECENT, "day")))
+    kind = cast(ContentType, budget.content_type)
+    drift = drift_of(budget, scores_of(key_id, kind, now - RECENT))
     changes: dict[str, Any] = {"checked_at": now, "drift": drift, "api_key_id": key_id}
     is_new = bool(drift) and (
         budget.drifted_at is None or budget.drifted_at < now - TOLD_AGAIN_AFTER
@@ -262,6 +260,7 @@ def _written(budget: FalseAlarmBudget, name: str | None) -> tuple[str, str]:
     """Subject and text of the mail."""
     facts = {
         "name": mails.name(name or gettext("that was deleted")),
+        "kind": budget.content_type,
         "workspace": mails.name(budget.workspace.name),
         "threshold": number(budget.threshold, ".2f"),
         "now": number(budget.drift.get("flagged", 0), ".1%"),
@@ -269,9 +268,9 @@ def _written(budget: FalseAlarmBudget, name: str | None) -> tuple[str, str]:
         "budget": number(budget.budget, ".1%"),
     }
     text = gettext(
-        "The traffic of the key “%(name)s” of your workspace %(workspace)s is not what its "
-        "threshold %(threshold)s was fitted on: %(now)s of the last seven days reach it, %(then)s "
-        "did then.\n\n"
+        "The traffic (%(kind)s) of the key “%(name)s” of your workspace %(workspace)s is not what "
+        "its threshold %(threshold)s was fitted on: %(now)s of the last seven days reach it, "
+        "%(then)s did then.\n\n"
         "Your budget of %(budget)s false alarms may not hold any more. Look at what is flagged "
         "(Quality in the portal), and fit the threshold anew (Calibrate on the key's page)."
     )

@@ -9,16 +9,16 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import datetime, timedelta
 from uuid import UUID
 
 from accounts.authentication import policies_of
 from accounts.models import ApiKey
 from accounts.usage import reports
 from accounts.usage.rollups import SCORE_BINS as BINS
-from accounts.usage.rollups import bin_of
+from accounts.usage.rollups import bin_of, subject_of
 from detection import services
-from detection.content_types import ContentType
+from detection.content_types import CONTENT_TYPES, ContentType
 from detection.engines import door
 from detection.evaluation.report import Sample, parse
 from detection.models import Feedback
@@ -54,11 +54,23 @@ class Compared:
     left_out: int = 0
 
 
-def known_of(key_id: UUID) -> Known:
-    """Of the last `DAYS` days of a key."""
+def scores_of(key_id: UUID, content_type: ContentType, since: datetime) -> list[int]:
+    """How many verdicts of a key on texts of that type had a score in each hundredth."""
+    since = reports.floor(since, "day")
+    if content_type != "user_input":
+        return reports.scores([subject_of(key_id, content_type)], since)
+    typed = [subject_of(key_id, name) for name in CONTENT_TYPES if name != "user_input"]
+    of_all, of_others = reports.scores([key_id], since), reports.scores(typed, since)
+    return [max(0, n - others) for n, others in zip(of_all, of_others, strict=True)]
+
+
+def known_of(key_id: UUID, content_type: ContentType = "user_input") -> Known:
+    """Of the last `DAYS` days of a key, of texts of that type."""
     since = clock.now() - timedelta(days=DAYS)
-    known = Known(reports.scores(key_id, reports.floor(since, "day")))
-    feedback = Feedback.objects.filter(api_key_id=key_id, created_at__gte=since)
+    known = Known(scores_of(key_id, content_type, since))
+    feedback = Feedback.objects.filter(
+        api_key_id=key_id, content_type=content_type, created_at__gte=since
+    )
     for verdict, confidence in feedback.values_list("verdict", "confidence"):
         if verdict == Feedback.Verdict.FALSE_POSITIVE:
             known.false_alarms[bin_of(confidence)] += 1

@@ -59,6 +59,7 @@ def give(
         "is_malicious": row.is_malicious,
         "decision": row.decision,
         "source": row.source,
+        "content_type": row.why.get("type", "user_input"),
         "created_at": clock.now(),
     }
     with transaction.atomic():

@@ -97,7 +97,7 @@ ROWS = {
     "QuotaNotice": "two a day for each key",
     "RefreshFamily": "SESSIONS_PER_USER_MAX",
     "RefreshToken": "one for each refresh, which costs one of the minute, until its family ends",
-    "ScoreRollup": "100 bins for each key and period",
+    "ScoreRollup": "100 bins for each key, type of its texts and period",
     "StoredText": "one for each row of the log",
     "UnsummedUsage": "rows of the log of the last seconds",
     "UsageBatch": "one for each batch of rows, for a day",

@@ -38,6 +38,7 @@ OURS_BY_NATURE = {
     "FalseAlarmBudget.basis": OWN_WORDS,
     "FalseAlarmBudget.baseline": "counts",
     "FalseAlarmBudget.drift": "shares, by our own names",
+    "Feedback.content_type": OWN_WORDS,
     "Feedback.decision": OWN_WORDS,
     "Feedback.source": OWN_WORDS,
     "IdempotencyRecord.fingerprint": "a digest",

@@ -405,6 +405,30 @@ class TestBudget:
         assert page.context["harmless"] == 2
         assert owner.get(f"{at('calibrate')}?basis=traffic").context["basis"] == "traffic"
 
+    def test_each_type_of_text_is_fitted_and_watched_by_itself(
+        self, owner, at, acme, acme_key, engine, gateway
+    ):
+        for n in range(3):
+            gateway.detect(f"{HARMLESS} {n}", key=acme_key, content_type="tool_output")
+        gateway.detect(ATTACK, key=acme_key)
+        gateway.flush_usage()
+        for row in UsageLog.objects.all():
+            services.give(acme, row, "correct", actor=Actor("test"))
+
+        def shown(kind, basis):
+            page = owner.get(f"{at('calibrate')}?content_type={kind}&basis={basis}")
+            found = page.context
+            return found["harmless"], found["total"], sum(found["data"]["missed"]), found["budgets"]
+
+        for basis in ("reported", "traffic"):
+            assert shown("tool_output", basis)[:3] == (3, 3, 0)
+            assert shown("user_input", basis)[:3] == (0, 1, 0)
+            assert shown("document", basis)[:3] == (0, 0, 0)
+        *_, (_, _, token) = shown("tool_output", "reported")[3]
+        held = owner.post(at("budget"), {"fitted": token})
+        assert held.headers["location"].endswith("?content_type=tool_output")
+        assert sum(FalseAlarmBudget.objects.get().baseline) == 3
+
 
 class TestStaff:
     ADD = "/admin/detection/policyversion/add/"
