@@ -4,13 +4,12 @@
 behind the acts, so that no act waits for another's. Each row's digest covers the row and the
 digest before it: nothing can be changed, put in or left out without `verify` seeing it. On
 PostgreSQL a trigger refuses to change a sealed row, and to delete one of the last 30 days. Rows
-past `AUDIT_RETENTION_DAYS` go from the beginning, and the chain then begins later.
+past `AUDIT_RETENTION_DAYS` go from the beginning (`forget`), and the chain says how far.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 from uuid import UUID
@@ -24,6 +23,7 @@ from accounts.models import AuditChain, AuditEvent, Workspace
 from gateway_project.core import clock
 from gateway_project.core.clock import utc_text
 from gateway_project.core.stores import advisory
+from gateway_project.core.stores.sweeps import delete_rows, some_of
 
 NOBODYS = UUID(int=0)
 """The chain of rows that belong to no workspace: acts of staff and of Robin's people."""
@@ -158,33 +158,58 @@ class Verdict(NamedTuple):
 
 
 def verify(chain_id: UUID) -> Verdict:
-    """Work the chain out anew. The first row that is left vouches for those before it."""
-    found = AuditChain.objects.filter(pk=chain_id).first()
-    if found is None:
-        return Verdict(chain_id, 0, 0)
-    first = last = 0
-    before = ""
-    for row in _rows_of(chain_id, found.number):
+    """Work the chain out anew, from where retention has left it."""
+    rows = AuditEvent.objects.filter(number__isnull=False)
+    rows = rows.filter(workspace=None) if chain_id == NOBODYS else rows.filter(workspace=chain_id)
+    is_sealed = rows.exists()  # asked first: what is sealed meanwhile has its chain by then
+    chain = AuditChain.objects.filter(pk=chain_id).first()
+    if chain is None:
+        wrong = ("what says where its chain ends is missing", 1) if is_sealed else ()
+        return Verdict(chain_id, 0, 0, *wrong)
+    found = _worked_out(chain, rows)
+    now = AuditChain.objects.filter(pk=chain_id).first()
+    if found.wrong and now is not None and now.forgotten > chain.forgotten:
+        return verify(chain_id)  # rows went past their time while they were read
+    return found
+
+
+def _worked_out(chain: AuditChain, rows: QuerySet[AuditEvent]) -> Verdict:
+    first = chain.forgotten + 1
+    last, before = chain.forgotten, chain.forgotten_digest
+    rows = rows.filter(number__gt=chain.forgotten, number__lte=chain.number).order_by("number")
+    for row in rows.iterator(chunk_size=1_000):
         number = row.number or 0
-        if not first:
-            first = number
-            is_right = first > 1 or row.digest == digest_of(row, 1, "")
-        elif number != last + 1:
-            return Verdict(chain_id, first, last, "rows are missing", last + 1)
-        else:
-            is_right = row.digest == digest_of(row, number, before)
-        if not is_right:
-            return Verdict(chain_id, first, last, "the row was changed", number)
+        if number != last + 1:
+            return Verdict(chain.pk, first, last, "rows are missing", last + 1)
+        if row.digest != digest_of(row, number, before):
+            return Verdict(chain.pk, first, last, "the row was changed", number)
         last, before = number, row.digest
-    if (last, before) != (found.number, found.digest) and last:
-        return Verdict(chain_id, first, last, "rows are missing at the end", last + 1)
-    return Verdict(chain_id, first, last)
+    if (last, before) != (chain.number, chain.digest):
+        return Verdict(chain.pk, first, last, "rows are missing at the end", last + 1)
+    return Verdict(chain.pk, first, last)
 
 
-def _rows_of(chain_id: UUID, last: int) -> Iterator[AuditEvent]:
-    rows = AuditEvent.objects.filter(number__lte=last)
-    if chain_id == NOBODYS:
-        rows = rows.filter(workspace=None)
-    else:
-        rows = rows.filter(workspace_id=chain_id)
-    return rows.order_by("number").iterator(chunk_size=1_000)
+def chains() -> list[UUID]:
+    """Of all that have one, or should."""
+    sealed = AuditEvent.objects.filter(number__isnull=False).order_by()
+    owners = sealed.values_list("workspace_id", flat=True).distinct()
+    known = set(AuditChain.objects.values_list("pk", flat=True))
+    return sorted(known | {owner or NOBODYS for owner in owners})
+
+
+def forget(before: datetime, size: int) -> int:
+    """Delete `size` rows of before then, in one transaction with where their chains begin now."""
+    with transaction.atomic():
+        if not advisory.try_to_hold("audit.seal"):
+            return 0  # for the next round
+        ids = some_of(AuditEvent.objects.filter(at__lt=before).order_by("at"), size)
+        gone = AuditEvent.objects.filter(pk__in=ids, number__isnull=False).order_by("number")
+        last = {row.workspace_id or NOBODYS: row for row in gone}
+        moved = []
+        for chain in AuditChain.objects.filter(pk__in=last):
+            row = last[chain.pk]
+            if row.number and row.number > chain.forgotten:  # times are not quite in its order
+                chain.forgotten, chain.forgotten_digest = row.number, row.digest
+                moved.append(chain)
+        AuditChain.objects.bulk_update(moved, ["forgotten", "forgotten_digest"], batch_size=500)
+        return delete_rows(AuditEvent, ids)

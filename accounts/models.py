@@ -938,11 +938,14 @@ class AuditEvent(AppendOnly):
 
 
 class AuditChain(models.Model):
-    """The end of a workspace's chain of audit rows; of id 0: of those that belong to none."""
+    """The ends of a workspace's chain of audit rows; of id 0: of those that belong to none."""
 
     id = models.UUIDField(primary_key=True)
     number = models.PositiveBigIntegerField(db_default=0, default=0)
     digest = models.CharField(max_length=64, blank=True, db_default="", default="")
+    # The last row that went past its time: the chain begins behind it.
+    forgotten = models.PositiveBigIntegerField(db_default=0, default=0)
+    forgotten_digest = models.CharField(max_length=64, blank=True, db_default="", default="")
 
     def __str__(self) -> str:
         return f"{self.number} of {self.pk}"

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Any
 
 from allauth.usersessions.models import UserSession
@@ -17,10 +18,9 @@ from django.contrib.admin.models import LogEntry
 from django.contrib.sessions.models import Session
 from django.db.models import Exists, OuterRef, QuerySet
 
-from accounts import idempotency, parking
+from accounts import audit, idempotency, parking
 from accounts.models import (
     ApiKey,
-    AuditEvent,
     IdempotencyRecord,
     Invitation,
     LogExport,
@@ -49,6 +49,8 @@ def prune() -> int:
     erased = during.repeat(idempotency.erase_secrets)
     files = LogExport.objects.filter(created_at__lt=now - exports.KEPT).order_by("created_at")
     erased += during.erase(files)
+    if (begins := _begin(now, settings.AUDIT_RETENTION_DAYS)) is not None:
+        erased += during.repeat(partial(audit.forget, begins))
     return erased + sum(during.delete(rows) for rows in _past(now)) + _end_sessions(now, during)
 
 
@@ -71,7 +73,6 @@ def _past(now: datetime) -> Iterator[QuerySet[Any]]:
     yield Invitation.objects.filter(expires_at__lt=closed).order_by("expires_at")
     yield Parked.objects.filter(created_at__lt=now - parking.KEPT).order_by("created_at")
     if (begins := _begin(now, settings.AUDIT_RETENTION_DAYS)) is not None:
-        yield AuditEvent.objects.filter(at__lt=begins).order_by("at")
         yield LogEntry.objects.filter(action_time__lt=begins).order_by("action_time")
 
 

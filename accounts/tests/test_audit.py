@@ -9,9 +9,10 @@ from itertools import count
 import pytest
 from django.core.management import CommandError, call_command
 from django.db import DatabaseError, connection, transaction
+from django.db.models import F
 from django.utils import timezone
 
-from accounts import audit, services
+from accounts import audit, retention, services
 from accounts.events import audit as note
 from accounts.models import AuditChain, AuditEvent, OutboxEvent, Workspace
 from accounts.tests.shapes import refusal
@@ -91,15 +92,18 @@ class TestVerifying:
     )
     @pytest.mark.needs_postgresql
     def test_a_changed_row_is_found(self, trail, change):
-        row = AuditEvent.objects.filter(workspace=trail).order_by("number")[3]
-        tampered(f"UPDATE accounts_auditevent SET {change} WHERE id = %s", row.pk)
+        for index in (3, 0):
+            row = AuditEvent.objects.filter(workspace=trail).order_by("number")[index]
+            tampered(f"UPDATE accounts_auditevent SET {change} WHERE id = %s", row.pk)
 
-        found = audit.verify(trail.pk)
+            found = audit.verify(trail.pk)
 
-        assert (found.wrong, found.at) == ("the row was changed", row.number)
+            assert (found.wrong, found.at) == ("the row was changed", row.number)
 
     @pytest.mark.hostile
-    @pytest.mark.parametrize(("index", "wrong"), [(1, "rows are missing"), (-1, "at the end")])
+    @pytest.mark.parametrize(
+        ("index", "wrong"), [(0, "rows are missing"), (1, "rows are missing"), (-1, "at the end")]
+    )
     def test_a_row_that_was_taken_out_is_found(self, trail, index, wrong):
         numbers = sorted(
             AuditEvent.objects.filter(workspace=trail).values_list("number", flat=True)
@@ -128,15 +132,77 @@ class TestVerifying:
             call_command("audit", "verify", stdout=said)
         assert f"acme: the row was changed, at number {row.number}" in said.getvalue()
 
-    def test_what_is_past_its_time_may_go_from_the_beginning(self, trail, settings):
-        first = AuditEvent.objects.filter(workspace=trail).order_by("number")[0]
+    @pytest.mark.hostile
+    def test_a_trail_that_was_emptied_is_found(self, trail):
+        tampered("DELETE FROM accounts_auditevent")
+
+        for chain in (trail.pk, audit.NOBODYS):
+            found = audit.verify(chain)
+            assert (found.wrong, found.at) == ("rows are missing at the end", 1)
+
+    @pytest.mark.hostile
+    def test_a_chain_whose_end_is_not_written_down_is_found(self, trail):
+        AuditChain.objects.filter(pk=trail.pk).delete()
+
+        said = StringIO()
+        with pytest.raises(CommandError):
+            call_command("audit", "verify", stdout=said)
+        assert "acme: what says where its chain ends is missing" in said.getvalue()
+
+    def test_a_workspace_without_acts_has_no_chain_and_nothing_is_wrong(self, gateway, acme):
+        assert audit.verify(acme.pk).wrong is None
+
+
+class TestForgetting:
+    @pytest.fixture
+    def aged(self, gateway):
+        """Three acts of three years ago and two of now. The third was written a moment before the
+        second, whose act was done first."""
+        acme = Workspace.objects.create(slug="old", name="Old")
+        now = timezone.now()
+        then = now - timedelta(days=3 * 365)
+        for at in (then, then + timedelta(minutes=2), then + timedelta(minutes=1), now, now):
+            AuditEvent.objects.create(action="key.changed", actor="x", workspace=acme, at=at)
+        audit.seal()
+        return acme
+
+    def test_the_chain_begins_behind_what_is_past_its_time(self, aged):
+        retention.prune()
+
+        found = audit.verify(aged.pk)
+        assert (found.wrong, found.first, found.last) == (None, 4, 5)
+
+    def test_whatever_the_order_of_their_times(self, aged):
+        first_two = timezone.now() - timedelta(days=3 * 365) + timedelta(minutes=1, seconds=30)
+
+        assert audit.forget(first_two, 100) == 2
+
+        found = audit.verify(aged.pk)
+        assert (found.wrong, found.first, found.last) == (None, 4, 5)
+
+    def test_nothing_younger_may_go_with_it(self, aged):
+        retention.prune()
+        first = AuditEvent.objects.filter(workspace=aged).order_by("number")[0]
         tampered(
             "DELETE FROM accounts_auditevent WHERE id = %s",
             first.pk if connection.vendor == "postgresql" else first.pk.hex,
         )
 
-        found = audit.verify(trail.pk)
-        assert (found.wrong, found.first) == (None, 2)
+        found = audit.verify(aged.pk)
+        assert (found.wrong, found.at) == ("rows are missing", 4)
+
+    def test_a_chain_of_which_nothing_is_left_goes_on(self, aged):
+        audit.forget(timezone.now() + timedelta(days=1), 3)
+        tampered("DELETE FROM accounts_auditevent WHERE number > 3")
+        AuditChain.objects.filter(pk=aged.pk).update(number=3)  # as if there had been no more
+        AuditChain.objects.filter(pk=aged.pk).update(digest=F("forgotten_digest"))
+        assert audit.verify(aged.pk).wrong is None
+
+        note("key.created", workspace=aged, **ACTOR.fields())
+        audit.seal()
+
+        found = audit.verify(aged.pk)
+        assert (found.wrong, found.first, found.last) == (None, 4, 4)
 
 
 @pytest.mark.needs_postgresql

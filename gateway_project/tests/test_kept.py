@@ -24,6 +24,7 @@ OURS_BY_NATURE = {
     "ApiKey.scopes": OWN_WORDS,
     "ApiKey.allowed_cidrs": "networks, checked",
     "AuditChain.digest": "a digest",
+    "AuditChain.forgotten_digest": "a digest",
     "AuditEvent.action": OWN_WORDS,
     "AuditEvent.digest": "a digest",
     "ComponentDay.component": OWN_WORDS,

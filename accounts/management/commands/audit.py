@@ -8,7 +8,7 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandError
 
 from accounts import audit
-from accounts.models import AuditChain, AuditEvent, Workspace
+from accounts.models import AuditEvent, Workspace
 
 
 class Command(BaseCommand):
@@ -39,7 +39,7 @@ class Command(BaseCommand):
     @staticmethod
     def _chains(slug: str | None) -> list[Any]:
         if slug is None:
-            return list(AuditChain.objects.order_by("pk").values_list("pk", flat=True))
+            return audit.chains()
         if slug == "none":
             return [audit.NOBODYS]
         found = Workspace.objects.filter(slug=slug).first()
