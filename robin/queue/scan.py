@@ -44,8 +44,10 @@ STATES: tuple[State, ...] = ("READY", "CLAIMED", "DEAD")
 FIRST = ("ALL:0", "CLAIMED:0", "DEAD:0")
 WHOLE = "ALL"
 """To want this is to want every part."""
+WATCH_POLLS = 2
+"""Who did not ask again in so many polls has looked once, and does not watch."""
 WANT_SECONDS = 60.0
-"""So long after somebody asked it is kept fresh."""
+"""So long after somebody asked it is read on, if Robin has not come to it yet."""
 CALM_SECONDS = 60.0
 """How old it may be for who does not watch."""
 KEEP_TURN_SECONDS = 3.0
@@ -182,8 +184,18 @@ def parts_of(kind: str, facts: Mapping[str, Facts]) -> list[str]:
 
 @dataclass
 class _Wish:
-    until: float  # monotonic()
+    asked_at: float  # monotonic()
     age_seconds: float
+
+    @property
+    def is_over(self) -> bool:
+        return monotonic() > self.asked_at + max(WANT_SECONDS, self.age_seconds)
+
+    @property
+    def age(self) -> float:
+        """How old it may be now."""
+        is_watched = monotonic() < self.asked_at + WATCH_POLLS * settings.QUEUE_POLL_SECONDS
+        return self.age_seconds if is_watched else max(self.age_seconds, CALM_SECONDS)
 
 
 @dataclass
@@ -220,11 +232,10 @@ class Scanner:
     def want(self, *names: str, age_seconds: float | None = None) -> None:
         """Keep these fresh for a while. Nothing is awaited."""
         age = settings.QUEUE_POLL_SECONDS if age_seconds is None else age_seconds
-        until = monotonic() + max(WANT_SECONDS, age)
         for name in names:
             wish = self._wishes.get(name)
-            if wish is None or age <= wish.age_seconds or wish.until < monotonic():
-                self._wishes[name] = _Wish(until, age)
+            if wish is None or age <= wish.age or wish.is_over:
+                self._wishes[name] = _Wish(monotonic(), age)
         self._woken.set()
         if not self._is_closed and (self._task is None or self._task.done()):
             # In a context of its own: it is nobody's request.
@@ -388,8 +399,7 @@ class Scanner:
 
     async def step(self) -> float:
         """Read what is the most overdue, if it may be; seconds until there may be more to do."""
-        now = monotonic()
-        self._wishes = {name: w for name, w in self._wishes.items() if w.until > now}
+        self._wishes = {name: w for name, w in self._wishes.items() if not w.is_over}
         try:
             facts = await self.store.facts()
             wait = await self._read_sizes(facts)
@@ -466,7 +476,7 @@ class Scanner:
             else:
                 continue  # sizes; or a part of a queue that is shorter by now
             for one in names:
-                found[one] = min(wish.age_seconds, found.get(one, wish.age_seconds))
+                found[one] = min(wish.age, found.get(one, wish.age))
         return found
 
     async def settle(self, abandoned: Turn) -> None:
@@ -498,7 +508,7 @@ class Scanner:
         if wish is None:
             return 1.0
         if known is not None:
-            rest = max(wish.age_seconds, SIZES_REST * known.get("took", 0.0))
+            rest = max(wish.age, SIZES_REST * known.get("took", 0.0))
             left = known["at"] + rest - clock.time()
             if left > 0:
                 return float(left)

@@ -75,6 +75,7 @@ def play(gateway, settings, monkeypatch):
     settings.QUEUE_POLL_SECONDS = 0.02
     settings.ROBIN_TIMEOUT_SECONDS = 3.0
     monkeypatch.setattr(scan, "robin", lambda: None)
+    monkeypatch.setattr(scan, "WATCH_POLLS", 1000)  # whoever asked once goes on watching
     scan.forget()
 
     def play(scenario, source, count=1):
@@ -152,6 +153,24 @@ class TestShare:
             asked = len(source.asked)
             await asyncio.sleep(0.2)
             assert len(source.asked) == asked
+
+        play(scenario, source)
+
+    def test_who_looks_once_does_not_watch(self, play, settings, monkeypatch):
+        settings.ROBIN_QUEUE_SHARE_MAX = 1.0
+        monkeypatch.setattr(scan, "WATCH_POLLS", 2)
+        source = FakeSource(2500)
+
+        async def scenario(scanner):
+            await scanner.view(scan.WHOLE)
+            await until(lambda: "ALL:2" in source.asked)  # what nobody has read yet is read
+            await asyncio.sleep(0.2)
+            asked = len(source.asked)
+            await asyncio.sleep(0.3)
+            assert len(source.asked) == asked
+            assert not scanner._task.done()
+            await scanner.view("ALL:0")
+            await until(lambda: len(source.asked) > asked)
 
         play(scenario, source)
 
