@@ -30,6 +30,8 @@ from gateway_project.tasks import answer_doctor, answer_key
 QUEUE_SECONDS = 8.0
 FILES_MIN = 4096
 DISK_BYTES_MIN, DISK_BYTES_BAD = 256 << 20, 32 << 20
+DISK_PARTS_MIN, DISK_PARTS_BAD = 4, 16
+"""Of a small disk, such as a folder in memory: a quarter, and a sixteenth."""
 BACKUP_HOURS, BACKUP_HOURS_BAD = 26, 7 * 24
 DIFFERENT_CHARS_MIN = 8
 KNOWN = ("changeme", "change-me", "change_me", "secret", "password", "insecure", "example")
@@ -272,7 +274,8 @@ def examine_disk(_: Options) -> Iterator[Finding]:
         )
     for setting, folder in folders.items():
         existing = next(one for one in (folder, *folder.parents) if one.exists())
-        free = shutil.disk_usage(existing).free
+        disk = shutil.disk_usage(existing)
+        free = disk.free
         if not os.access(existing, os.W_OK | os.X_OK):
             if setting == "VAR_DIR":
                 continue  # an image is read-only, and needs nothing there
@@ -280,8 +283,9 @@ def examine_disk(_: Options) -> Iterator[Finding]:
                 f"{setting} ({folder}) cannot be written by this user.",
                 "Give it to the user that the gateway runs as.",
             )
-        elif free < DISK_BYTES_MIN and existing != Path("/"):
-            say = error if free < DISK_BYTES_BAD else warning
+        elif free < min(DISK_BYTES_MIN, disk.total // DISK_PARTS_MIN) and existing != Path("/"):
+            bad = min(DISK_BYTES_BAD, disk.total // DISK_PARTS_BAD)
+            say = error if free < bad else warning
             yield say(
                 f"{setting} ({folder}) has {free >> 20} MiB left.",
                 "Make room: counts of new series are lost when it is full.",

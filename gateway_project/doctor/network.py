@@ -102,7 +102,12 @@ def judge_hops(found: dict[str, Any], *, url: str, is_public: bool) -> Iterator[
     hops: int = found["trusted_proxy_hops"]
     # Proxies append (then the forgery stands before theirs) or write the header anew.
     real = len(entries) - entries.index(FORGED) - 1 if FORGED in entries else len(entries)
-    if found["client_ip"] == FORGED:
+    if not is_public and hops:  # without those proxies the forgery is their entry, and believed
+        yield skipped(
+            f"TRUSTED_PROXY_HOPS is {hops}, and {url} was asked directly.",
+            "Name the address that clients use: doctor --url https://gateway.example",
+        )
+    elif found["client_ip"] == FORGED:
         yield error(
             f"A forged X-Forwarded-For is believed: {real} proxies before {url} add to it, and "
             f"TRUSTED_PROXY_HOPS is {hops}. Anybody can get around limits and lock-outs.",
@@ -110,11 +115,6 @@ def judge_hops(found: dict[str, Any], *, url: str, is_public: bool) -> Iterator[
             if real or not url.startswith("https:")
             else "Whoever ends TLS there passes the header on as clients claim it: have it append "
             "(nginx: proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for).",
-        )
-    elif not is_public and hops:
-        yield skipped(
-            f"TRUSTED_PROXY_HOPS is {hops}, and {url} was asked directly.",
-            "Name the address that clients use: doctor --url https://gateway.example",
         )
     elif hops < real:
         yield error(

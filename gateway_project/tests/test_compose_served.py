@@ -26,6 +26,8 @@ from gateway_project.tests.conftest import need_stores
 from gateway_project.tests.served import ROOT, database_url, free_port, wait_until
 
 FILE = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
+TO_DECIDE = ("backup", "mail", "settings.origins")
+OF_THE_TESTS = ("database", "redis.memory", "redis.persistence")
 RUNNING = ("engine", "gateway", "worker", "worker-detection", "beat", "robin")
 BIN = Path(sys.executable).parent
 
@@ -41,6 +43,7 @@ def installation(gateway, own_redis, tmp_path):
         (folder / name).chmod(0o600)
         (folder / name).write_text(content)
     started = {}
+    example = dict(re.findall(r"^([A-Z_]+)=(.*)$", (ROOT / ".env.example").read_text(), re.M))
 
     def adapted(text):
         text = text.replace("/run/secrets", str(folder)).replace("/run/metrics", f"{tmp_path}/m")
@@ -57,6 +60,7 @@ def installation(gateway, own_redis, tmp_path):
         shell = {"PATH": f"{BIN}:/usr/bin:/bin", "HOME": str(tmp_path)}
         return {
             **shell,
+            **example,
             **stated,
             "NAME_SERVERS": os.environ["NAME_SERVERS"],
             "ALLOWED_HOSTS": "127.0.0.1",
@@ -87,7 +91,14 @@ def installation(gateway, own_redis, tmp_path):
         )
         return done.returncode == 0
 
-    yield start, check, ports
+    def ask(name, *words):
+        done = subprocess.run(
+            ["sh", "deploy/entrypoint.sh", *words],
+            cwd=ROOT, env=environment(name), capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        return done.stdout
+
+    yield start, check, ask, ports
     for process in started.values():
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
@@ -107,7 +118,7 @@ def image_check():
 @pytest.mark.served
 @pytest.mark.timeout(280)
 def test_each_process_starts_and_its_health_check_says_so(installation):
-    start, check, ports = installation
+    start, check, ask, ports = installation
     for name in RUNNING:
         start(name)
 
@@ -120,6 +131,14 @@ def test_each_process_starts_and_its_health_check_says_so(installation):
 
     assert json.loads(answer.stdout)["components"]["engine"]["status"] == "up"
     assert ApiKey.objects.count() == 0  # it is the database that the file names
+
+    document = json.loads(ask("gateway", "manage", "doctor", "--json"))
+    found = {
+        one["check"]: one["message"]
+        for one in document["findings"]
+        if one["status"] in ("warning", "error")
+    }
+    assert set(found) - {*OF_THE_TESTS} == {*TO_DECIDE}, found
 
 
 def test_the_health_check_of_postgres_tells_up_from_down(gateway):

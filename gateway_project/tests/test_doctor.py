@@ -16,6 +16,7 @@ import time
 from contextlib import ExitStack
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 
 import orjson
 import psycopg
@@ -502,6 +503,15 @@ def test_hops_are_counted(entries, hops, client_ip, status, said):
     assert said in found[0].message + found[0].do
 
 
+def test_nothing_is_said_of_proxies_that_were_not_on_the_way():
+    seen = {"forwarded_for": [network.FORGED], "trusted_proxy_hops": 1, "scheme": "http"}
+    [found] = network.judge_hops(
+        {**seen, "client_ip": network.FORGED}, url="http://127.0.0.1:8000", is_public=False
+    )
+
+    assert (found.status, "doctor --url" in found.do) == ("skipped", True)
+
+
 def test_a_proxy_that_hides_https(settings):
     seen = {"forwarded_for": ["192.0.2.1"], "trusted_proxy_hops": 1, "client_ip": "192.0.2.1"}
     found = list(
@@ -931,12 +941,23 @@ class TestTheDisk:
 
         assert statuses(look("disk")) == {"ok"}
 
-    def test_a_folder_that_is_full(self, tmp_path, monkeypatch):
+    @pytest.mark.parametrize(
+        ("total", "free", "status"),
+        [
+            (64 << 20, 60 << 20, "ok"),  # as the compose file and the chart make it
+            (64 << 20, 15 << 20, "warning"),
+            (64 << 20, 3 << 20, "error"),
+            (1 << 40, 300 << 20, "ok"),
+            (1 << 40, 255 << 20, "warning"),
+            (1 << 40, 31 << 20, "error"),
+        ],
+    )
+    def test_a_folder_that_is_nearly_full(self, tmp_path, monkeypatch, total, free, status):
         monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(tmp_path))
-        monkeypatch.setattr(installation, "DISK_BYTES_MIN", 1 << 60)
-        monkeypatch.setattr(installation, "DISK_BYTES_BAD", 1 << 60)
+        usage = SimpleNamespace(total=total, free=free)
+        monkeypatch.setattr(installation.shutil, "disk_usage", lambda _: usage)
 
-        assert f"error: PROMETHEUS_MULTIPROC_DIR ({tmp_path}) has" in trouble("disk")
+        assert [x.status for x in look("disk") if "MULTIPROC_DIR" in x.message] == [status]
 
     def test_none_that_workers_share(self, monkeypatch):
         monkeypatch.delenv("PROMETHEUS_MULTIPROC_DIR", raising=False)
