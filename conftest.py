@@ -434,6 +434,7 @@ def forget_everything(gateway: Gateway) -> None:
     usage_buffer.clear()
     ledger.ledger.clear()
     log._touched.clear()
+    stream.left.forget()
     partitions._days_known.clear()
     database.forget_trouble()
     forget_limits()

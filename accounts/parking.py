@@ -17,12 +17,13 @@ from gateway_project.core import encryption
 from gateway_project.core.storable import cleaned
 from gateway_project.core.stores.refused import reason
 from gateway_project.core.telemetry.logging import get_logger
-from gateway_project.core.telemetry.metrics import parked_total
+from gateway_project.core.telemetry.metrics import bound_reached, parked_total
 
 PAYLOAD_BYTES_MAX = 4 << 20
 """Of what is larger only the beginning is kept, which cannot be run again."""
 PER_WORKSPACE_MAX = 1_000
-"""What a workspace has beyond it is counted and not kept. The same for all that is nobody's."""
+"""What a workspace has beyond it is counted (`gateway_bound_reached_total`) and not kept. The same
+for all that is nobody's."""
 KEPT = timedelta(days=30)
 log = get_logger("gateway.parked")
 
@@ -41,12 +42,12 @@ def park(
     running it again needs beside that. False when there was no room to keep it. Raises only what a
     store that is away raises.
     """
-    parked_total.labels(kind).inc()
     name, why, owner = cleaned(str(origin))[:100], reason(error)[:300], _as_uuid(workspace_id)
     whose = Q(workspace=None) if owner is None else Q(workspace_id=owner)
     before = Parked.objects.filter(whose).order_by()[:PER_WORKSPACE_MAX].count()
     is_kept = before < PER_WORKSPACE_MAX
     if is_kept:
+        parked_total.labels(kind).inc()
         Parked.objects.create(
             kind=kind,
             origin=name,
@@ -55,6 +56,8 @@ def park(
             payload=encryption.encrypt_bytes(payload[:PAYLOAD_BYTES_MAX]) if payload else "",
             payload_bytes=len(payload),
         )
+    else:
+        bound_reached.labels("parked").inc()
     log.error("parked", kind=kind, origin=name, error=why, is_kept=is_kept, alert=True)
     return is_kept
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from datetime import datetime, timedelta
+from time import monotonic
 from typing import Any
 from uuid import UUID
 
@@ -33,6 +34,7 @@ ROUND_SECONDS = 2.0
 LOCK = "gw:usage:drain"
 LOCK_SECONDS = 10.0
 SLACK_SECONDS = 10.0
+LEFT_SECONDS = 60.0
 UNREADABLE = "usage.entry"
 VERSION = b"1"
 """Of an entry and the columns of its rows; one without it is of this version."""
@@ -149,9 +151,43 @@ def drain() -> int:
 Read = tuple[bytes, Batch | None]
 
 
+class Left:
+    """Entries that can neither be read here nor be parked, for want of room.
+
+    They are passed over for `LEFT_SECONDS`: no drain looks at all of them again. Of one process.
+    """
+
+    def __init__(self) -> None:
+        self.forget()
+
+    def forget(self) -> None:
+        self._until, self._first = 0.0, b"-"
+
+    @property
+    def has_any(self) -> bool:
+        return monotonic() < self._until
+
+    def first(self) -> bytes:
+        """Where a drain begins."""
+        if not self.has_any:
+            self.forget()
+        return self._first
+
+    def begin(self) -> None:
+        """No room was found."""
+        self._until = monotonic() + LEFT_SECONDS
+
+    def pass_over(self, entry_id: bytes) -> None:
+        """All up to this one are written, or left."""
+        self._first = b"(" + entry_id
+
+
+left = Left()
+
+
 def _read(client: Any, during: Round) -> Iterator[list[Read]]:
-    """What waits, in pieces, until the round is over; at least one."""
-    first, is_all = b"-", False
+    """What waits, in pieces, until the round is over; at least one, where one can be read."""
+    first, is_all = left.first(), False
     while not is_all:
         entries = client.xrange(STREAM, min=first, count=ENTRIES_AT_ONCE)
         is_all = len(entries) < ENTRIES_AT_ONCE
@@ -159,6 +195,8 @@ def _read(client: Any, during: Round) -> Iterator[list[Read]]:
             yield piece
             if during.is_over:
                 return
+        if during.is_over:
+            return
         if entries:
             first = b"(" + entries[-1][0]
 
@@ -166,10 +204,11 @@ def _read(client: Any, during: Round) -> Iterator[list[Read]]:
 def _pieces(entries: Iterable[tuple[bytes, Fields]]) -> Iterator[list[Read]]:
     """Entries with their batches, each time with as many rows as a transaction should have."""
     some: list[Read] = []
-    rows = 0
+    rows, last_left = 0, b""
     for entry_id, fields in entries:
         found = _readable(fields)
         if isinstance(found, Exception) and not _is_parked(entry_id, fields, found):
+            last_left = entry_id
             continue
         batch = None if isinstance(found, Exception) else found
         size = len(batch.rows) if batch is not None else 0
@@ -180,6 +219,8 @@ def _pieces(entries: Iterable[tuple[bytes, Fields]]) -> Iterator[list[Read]]:
         rows += size
     if some:
         yield some
+    if last_left:
+        left.pass_over(last_left)
 
 
 def _readable(fields: Fields) -> Batch | Exception:
@@ -190,9 +231,14 @@ def _readable(fields: Fields) -> Batch | Exception:
 
 
 def _is_parked(entry_id: bytes, fields: Fields, error: Exception) -> bool:
+    if left.has_any:  # a moment ago there was no room
+        return False
     name = entry_id.decode()
     known = Parked.objects.filter(kind=UNREADABLE, origin=name)
-    return known.exists() or parking.park(UNREADABLE, name, error, payload=packed(fields))
+    if known.exists() or parking.park(UNREADABLE, name, error, payload=packed(fields)):
+        return True
+    left.begin()
+    return False
 
 
 def _batch(fields: Fields) -> Batch:

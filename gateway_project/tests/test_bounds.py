@@ -197,6 +197,7 @@ def test_every_bound_is_counted():
     assert used >= {
         *("usage_buffer", "usage_stream", "redis_command", "redis_waiting", "score", "policy"),
         *("keys", "session_keys", "sessions", "sockets", "webhooks", "mails"),
+        "parked",
     }
     assert metrics.bound_reached._labelnames == ("bound",)
 

@@ -24,6 +24,7 @@ from gateway_project.celery import app
 from gateway_project.core import encryption
 from gateway_project.core.stores import redis
 from gateway_project.core.stores.bus import LATER, Bus
+from gateway_project.core.telemetry.metrics import parked_total
 from robin.queue.live import Queue, Snapshot
 from webhooks import services
 from webhooks.delivery import outbox
@@ -207,5 +208,27 @@ class TestUsageEntries:
         assert stream.drain() == 1
         assert redis.client().xlen(stream.STREAM) == 1
         monkeypatch.setattr(parking, "PER_WORKSPACE_MAX", 10)
+        stream.left.forget()  # a minute later
         assert stream.drain() == 0
         assert Parked.objects.count() == 1
+
+    def test_many_of_them_are_not_looked_at_by_each_drain(
+        self, gateway, acme_key, later, monkeypatch
+    ):
+        for _ in range(3):
+            redis.client().xadd(stream.STREAM, {"v": "2", "id": str(uuid4()), "rows": later})
+        monkeypatch.setattr(parking, "PER_WORKSPACE_MAX", 0)
+        counted = parked_total.labels(stream.UNREADABLE)._value
+        before = counted.get()
+        looked_at = []
+        readable = stream._readable
+        monkeypatch.setattr(stream, "_readable", lambda f: looked_at.append(1) or readable(f))
+
+        assert stream.drain() == 1
+        assert len(looked_at) == 5
+        usage.buffer.append(row(acme_key), "127.0.0.1")
+        gateway.run(usage.buffer.flush())
+        assert stream.drain() == 1
+        assert len(looked_at) == 6
+        assert redis.client().xlen(stream.STREAM) == 4
+        assert counted.get() == before
