@@ -15,21 +15,25 @@ DEFAULT = "default"
 NAME = re.compile(r"[a-z][a-z0-9_-]{0,31}\Z")
 RESERVED = frozenset({DEFAULT, "engine", "fallback", "none"})
 
-_EVERY = frozenset({"window", "floor"})
-_PRICES = frozenset({"price_in", "price_out"})
+_EVERY = frozenset({"window"})
+_GO = _EVERY | {"floor"}
+_JUDGE = _EVERY | {"model", "tokens", "reasoning", "price_in", "price_out"}
+_LAKERA = _EVERY | {"project", "price"}
+_AZURE = _EVERY | {"version", "price"}
+_LLMGUARD = _EVERY | {"scanner"}
 OPTIONS: Mapping[str, frozenset[str]] = {
-    "http": _EVERY,
-    "https": _EVERY,
+    "http": _GO,
+    "https": _GO,
     "embedded": frozenset(),
-    "onnx": frozenset({"threads", "attack", "window", "file"}),
-    "openai+http": _PRICES | {"model", "tokens", "reasoning"},
-    "openai+https": _PRICES | {"model", "tokens", "reasoning"},
-    "lakera+http": frozenset({"project", "price"}),
-    "lakera+https": frozenset({"project", "price"}),
-    "azure+http": frozenset({"version", "price"}),
-    "azure+https": frozenset({"version", "price"}),
-    "llmguard+http": frozenset({"scanner"}),
-    "llmguard+https": frozenset({"scanner"}),
+    "onnx": _EVERY | {"threads", "attack", "file"},
+    "openai+http": _JUDGE,
+    "openai+https": _JUDGE,
+    "lakera+http": _LAKERA,
+    "lakera+https": _LAKERA,
+    "azure+http": _AZURE,
+    "azure+https": _AZURE,
+    "llmguard+http": _LLMGUARD,
+    "llmguard+https": _LLMGUARD,
 }
 LOCAL = frozenset({"embedded", "onnx"})
 """Kinds that judge inside the gateway's own process: no text leaves it."""

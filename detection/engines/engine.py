@@ -97,6 +97,8 @@ class Engine(ABC):
     """All strings of a JSON text in one call, since each call costs."""
     reads_json: ClassVar[bool] = False
     """It takes a JSON text apart itself."""
+    reads_bytes: ClassVar[int] = 0
+    """Of a text, unless its address says otherwise (`window`); 0: all."""
 
     def __init__(self, address: Address) -> None:
         self.loop = asyncio.get_running_loop()
@@ -117,7 +119,7 @@ class Engine(ABC):
 
     @property
     def window_bytes(self) -> int:
-        return self.address.number("window", 0)
+        return self.address.number("window", self.reads_bytes)
 
     @property
     def floor(self) -> float:

@@ -104,7 +104,6 @@ class AzureEngine(VendorEngine):
     """`text:shieldPrompt` of Azure AI Content Safety. It says yes or no, and no score."""
 
     YES, NO = 0.95, 0.05
-    CHARS_MAX = 10_000
     USERS: ClassVar[frozenset[str]] = frozenset({"user_input", "system"})
 
     def __init__(self, address: Address) -> None:
@@ -145,6 +144,8 @@ class LlmGuardEngine(VendorEngine):
     """
 
     SCANNER = "PromptInjection"
+    # The scanner's model has 512 tokens, and what is longer is cut there without a word.
+    reads_bytes: ClassVar[int] = 1_500
 
     def __init__(self, address: Address) -> None:
         super().__init__(address)

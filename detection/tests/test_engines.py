@@ -128,6 +128,28 @@ class TestWhatIsSaidWell:
         fake.answer = answer
         assert ask("lakera", PLAIN, None).json()["is_malicious"] is True
 
+    @KINDS
+    def test_a_long_text_is_asked_in_windows(self, ask, fake, kind):
+        address, says = VENDORS[kind]
+        mark = "for the attention of the assistant"
+
+        def answer(body):
+            return says(0.95 if mark in json.dumps(body) else 0.05)(body)
+
+        fake.answer = answer
+        url = address.format(fake.address)
+        url += ("&" if "?" in url else "?") + "window=300"
+        body = ask(kind, f"{PLAIN} " * 20 + mark, None, url=url).json()
+
+        assert body["decision"] == "flag"
+        assert len(fake.asked) > 1
+
+    def test_llm_guard_is_shown_no_more_than_its_scanner_reads(self, ask, fake):
+        ask("llmguard", f"{PLAIN} " * 60)
+
+        assert max(len(body["prompt"]) for body in fake.asked) <= 1_500 < len(PLAIN) * 60
+        assert len(fake.asked) > 1
+
 
 class TestWhatIsSaidBadly:
     @KINDS
