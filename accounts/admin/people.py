@@ -10,7 +10,7 @@ from django.contrib import admin
 from django.contrib.auth.admin import UserAdmin
 from django.contrib.auth.hashers import identify_hasher
 from django.contrib.auth.password_validation import validate_password
-from django.db.models import QuerySet
+from django.db.models import Q, QuerySet
 from django.http import HttpRequest
 from django.urls import reverse
 from django.utils.html import format_html, format_html_join
@@ -265,7 +265,9 @@ class WorkspaceAdmin(SuperusersAct):
     list_display = ["slug", "name", "plan", "state", "keys", "requests", "created_at"]
     list_filter = [WorkspaceState, WorkspacePlan]
     list_select_related = ["plan"]
-    search_help_text = _("The beginning of a slug, a member's whole e-mail address, or an id.")
+    search_help_text = _(
+        "The beginning of a name or slug, a member's whole e-mail address, or an id."
+    )
     inlines = [MemberInline]
     own_fields = [
         *("slug", "name", "plan", "rate_limit_per_minute", "rate_limit_per_day"),
@@ -316,7 +318,7 @@ class WorkspaceAdmin(SuperusersAct):
             return queryset.filter(
                 pk__in=Membership.objects.filter(user__in=member).values("workspace")
             )
-        return queryset.filter(slug__startswith=term.lower())
+        return queryset.filter(Q(slug__startswith=term.lower()) | Q(name__istartswith=term))
 
     def adorn(self, rows: list[Any]) -> None:
         ids = [row.pk for row in rows]

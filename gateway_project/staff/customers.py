@@ -1,7 +1,7 @@
 """Finding a customer by whatever staff were told, and all that there is to know of one.
 
-Every look-up has an index: the beginning of an address or slug, a key as lists show it or whole,
-or an id of anything. Nothing is counted.
+Every look-up has an index: the beginning of a name, an address or a slug, a key as lists show it
+or whole, or an id of anything. Nothing is counted.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ from uuid import UUID
 from allauth.mfa.models import Authenticator
 from allauth.usersessions.models import UserSession
 from django.db.models import F, Q
-from django.utils.translation import gettext
+from django.utils.text import slugify
+from django.utils.translation import gettext, gettext_noop
 
 from accounts.admin.lists import KEY_PREFIX, as_uuid, keys_like
 from accounts.keys import is_well_formed
@@ -22,6 +23,7 @@ from accounts.models import (
     ApiKey,
     AuditEvent,
     Invitation,
+    LogExport,
     Membership,
     UsageLog,
     User,
@@ -30,18 +32,27 @@ from accounts.models import (
     normal_email,
 )
 from accounts.usage import reading, reports
-from detection.models import Job
+from detection.models import FalseAlarmBudget, Feedback, Job
 from gateway_project.core import clock
 from gateway_project.core.language import dated
 from gateway_project.core.storable import unstorable
 from portal.models import StaffAct, StaffNote
 from portal.words import listed, said
-from webhooks.models import Webhook, WebhookDelivery
+from webhooks.models import Inbox, Webhook, WebhookDelivery
 
 FOUND_MAX = 20
 SHOWN_MAX, TRAIL_MAX = 10, 25
 WORD_CHARS_MAX = 300
 LONGEST_REQUEST = timedelta(minutes=5)
+OTHERS: Mapping[Any, str] = {
+    Invitation: gettext_noop("an invitation"),
+    WorkspaceDomain: gettext_noop("a domain of theirs"),
+    LogExport: gettext_noop("a file of the log"),
+    Feedback: gettext_noop("feedback on a verdict"),
+    FalseAlarmBudget: gettext_noop("a budget of false alarms"),
+    Inbox: gettext_noop("their inbox"),
+}
+"""What else has an id that a page or an answer shows to a customer."""
 
 
 class Found(NamedTuple):
@@ -74,7 +85,10 @@ def _found(word: str) -> Iterator[Found]:
     elif "@" in word:
         yield from _by_address(normal_email(word))
     else:
-        for workspace in _workspaces(slug__startswith=word.lower()):
+        for workspace in _workspaces(name__istartswith=word):
+            yield Found(workspace, gettext("its name"))
+        # Also of a name that it had when it was made.
+        for workspace in _workspaces(slug__startswith=slugify(word) or word.lower()):
             yield Found(workspace, gettext("its slug"))
         yield from _by_address(normal_email(word))
         domain = word.lower().removeprefix("www.")
@@ -120,7 +134,7 @@ def _by_key(word: str) -> Iterator[Found]:
 def _by_id(wanted: UUID) -> Iterator[Found]:
     """Any id that a customer, an answer, a mail or a page of ours names."""
     for workspace in _workspaces(pk=wanted):
-        yield Found(workspace, "its id")
+        yield Found(workspace, gettext("its id"))
     for place in Membership.objects.filter(user_id=wanted).select_related("workspace", "user"):
         yield Found(place.workspace, f"{place.user.email}: {place.get_role_display()}")
     key = ApiKey.objects.without_policies().select_related("workspace").filter(pk=wanted).first()
@@ -146,6 +160,9 @@ def _by_id(wanted: UUID) -> Iterator[Found]:
         for workspace in _workspaces(pk=act.workspace_id):
             facts = {"action": act.action, "name": act.actor}
             yield Found(workspace, gettext("%(action)s by %(name)s") % facts)
+    for model, what in OTHERS.items():
+        for one in model._default_manager.filter(pk=wanted).select_related("workspace"):
+            yield Found(one.workspace, gettext(what))
 
 
 def _key(key: ApiKey) -> str:

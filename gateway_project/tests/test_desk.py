@@ -9,13 +9,24 @@ from uuid import UUID, uuid4
 
 import pytest
 import time_machine
+from django.apps import apps
 from django.contrib.auth.models import Group
 from django.core import mail
 from django.core.cache import cache
+from django.db import connection, transaction
+from django.db.models import UUIDField
 from django.utils import timezone
 
 from accounts import roles, services
-from accounts.models import AuditEvent, Membership, User, WorkspaceDomain
+from accounts.models import (
+    ApiKey,
+    AuditEvent,
+    LogExport,
+    Membership,
+    User,
+    Workspace,
+    WorkspaceDomain,
+)
 from accounts.tests.shapes import refusal
 from detection.jobs import store
 from detection.jobs.judging import Item
@@ -28,6 +39,7 @@ from gateway_project.tests.test_staff_admin import log_rows, row_of
 from portal.models import Announcement, StaffAct, StaffNote
 from portal.tests import furnished
 from webhooks import services as webhooks
+from webhooks.models import Webhook
 
 HTML = {"Accept": "text/html"}
 
@@ -75,12 +87,17 @@ class TestFinding:
         job, _ = store.create(order, [Item("1", None, {"code": "x", "message": "x"})])
         WorkspaceDomain.objects.create(workspace=acme, domain="acme.example", token="x")
         event = AuditEvent.objects.filter(workspace_id=acme.pk).first()
+        export = LogExport.objects.create(workspace=acme, asked_by=alice.email, link="/")
+        domain = WorkspaceDomain.objects.get()
         return {
             "address": alice.email,
             "address in capitals": alice.email.upper(),
             "beginning of an address": "alice@",
             "slug": "acme",
             "beginning of a slug": "acm",
+            "name": "ACME GmbH",
+            "beginning of a name": "acme g",
+            "name that it had": "Acme Ltd.",
             "domain": "acme.example",
             "domain with @": "@acme.example",
             "whole key": str(key),
@@ -95,10 +112,14 @@ class TestFinding:
             "event": str(delivery.event_id),
             "job": str(job.pk),
             "act": str(event.pk),
+            "file of the log": str(export.pk),
+            "domain's id": str(domain.pk),
             "blanks around it": f"  {acme.pk}\n",
         }
 
     def test_whatever_a_customer_names_leads_to_them(self, gateway, acme, globex, alice, make_key):
+        Workspace.objects.filter(pk=acme.pk).update(name="Acme GmbH", slug="acme-ltd")
+        acme.refresh_from_db()
         for what, word in self.words(acme, alice, make_key()).items():
             found = customers.find(word)
 
@@ -109,6 +130,29 @@ class TestFinding:
     )
     def test_what_names_nobody_finds_nobody(self, gateway, acme, word):
         assert customers.find(word) == []
+
+    @pytest.mark.needs_postgresql
+    def test_the_beginning_of_a_name_has_an_index(self, acme):
+        with transaction.atomic(), connection.cursor() as cursor:
+            cursor.execute("SET LOCAL enable_seqscan = off")
+
+            assert "workspace_named" in Workspace.objects.filter(name__istartswith="a").explain()
+
+    def test_every_id_of_something_that_a_workspace_has_is_looked_for(self):
+        ids = {
+            model._meta.label
+            for model in apps.get_models()
+            if isinstance(model._meta.pk, UUIDField)
+            and any(one.related_model is Workspace for one in model._meta.get_fields())
+        }
+        found = {model._meta.label for model in customers.OTHERS}
+        found |= {model._meta.label for model in (ApiKey, AuditEvent, Job, User, Webhook)}
+
+        assert ids - found == {
+            # No customer is shown their ids.
+            *("accounts.OutboxEvent", "accounts.Parked", "detection.PolicyVersion"),
+            *("portal.StaffAct", "portal.StaffNote"),
+        }
 
     def test_one_is_shown_at_once(self, operator, acme, alice):
         r = operator._request("GET", f"/admin/desk/?q={alice.email}")
