@@ -141,6 +141,22 @@ def test_every_setting_that_it_sets_exists(name: str) -> None:
 
 
 @needs_helm
+def test_numbers_stay_what_they_are() -> None:
+    """A template has each of them as a float: 5.36870912e+08."""
+    settings = yaml.safe_load((CHART / "ci/large-values.yaml").read_text())["settings"]
+    [config] = of("large", "ConfigMap").values()
+    for name, value in settings.items():
+        assert config["data"][name] == json.dumps(value), name
+    done = helm(
+        *("template", "gw", CHART, "--kube-version", KUBERNETES),
+        *("--values", CHART / "ci/large-values.yaml", "--set-json"),
+        'migrate.deadlineSeconds=9000000,workers.webhooks.autoscaling.messagesPerPod=9000000',
+    )
+    assert done.returncode == 0, done.stderr
+    assert "e+" not in done.stdout.partition("kind: PrometheusRule")[0]
+
+
+@needs_helm
 @pytest.mark.parametrize("name", SETS)
 def test_each_queue_is_taken(name: str) -> None:
     taken = [

@@ -19,6 +19,11 @@ app.kubernetes.io/component: {{ .component }}
 {{ .Values.image.repository }}:{{ .Values.image.tag | default .Chart.AppVersion }}
 {{- end }}
 
+{{/* A number of a values file is a float64, and 1e+06 from a million on: settings are whole numbers. */}}
+{{- define "gateway.text" -}}
+{{- if and (kindIs "float64" .) (eq (floor .) .) }}{{ int64 . }}{{ else }}{{ . }}{{ end -}}
+{{- end }}
+
 {{- define "gateway.engineURL" -}}
 {{- if .Values.engine.enabled -}}
 http://{{ include "gateway.name" . }}-engine:8081
