@@ -76,6 +76,12 @@ def ours(name: str) -> dict[str, dict[str, Any]]:
     }
 
 
+def environment(name: str) -> dict[str, str]:
+    """Of the web processes: what is said plainly."""
+    env = pods(name)["gw-web"]["containers"][0]["env"]
+    return {entry["name"]: entry["value"] for entry in env if "value" in entry}
+
+
 def test_there_are_three_sets() -> None:
     assert SETS == ["external", "large", "small"]
 
@@ -126,31 +132,27 @@ def test_kubernetes_takes_it(name: str, schemas: Path) -> None:
 @needs_helm
 @pytest.mark.parametrize("name", SETS)
 def test_every_setting_that_it_sets_exists(name: str) -> None:
-    [config] = of(name, "ConfigMap").values()
-    plain = set(config["data"])
-    named = {
-        entry["name"].removesuffix("_FILE")
-        for spec in ours(name).values()
-        for container in spec["containers"]
-        for entry in container["env"]
-    } - {"POD_IP"}
-    assert plain | named <= names_read(), sorted((plain | named) - names_read())
-    assert not plain & (named - {"ALLOWED_HOSTS"}), "said twice"
-    for value in config["data"].values():
-        assert isinstance(value, str)
+    for spec in ours(name).values():
+        for container in spec["containers"]:
+            assert "envFrom" not in container  # another release would change it below old pods
+            first, *entries = container["env"]
+            assert first["name"] == "POD_IP"  # a later one would not be known
+            named = [entry["name"].removesuffix("_FILE") for entry in entries]
+            assert set(named) <= names_read(), sorted(set(named) - names_read())
+            assert len(named) == len(set(named)), "said twice"
+            assert all(isinstance(entry["value"], str) for entry in entries)
 
 
 @needs_helm
 def test_numbers_stay_what_they_are() -> None:
     """A template has each of them as a float: 5.36870912e+08."""
     settings = yaml.safe_load((CHART / "ci/large-values.yaml").read_text())["settings"]
-    [config] = of("large", "ConfigMap").values()
     for name, value in settings.items():
-        assert config["data"][name] == json.dumps(value), name
+        assert environment("large")[name] == json.dumps(value), name
     done = helm(
         *("template", "gw", CHART, "--kube-version", KUBERNETES),
         *("--values", CHART / "ci/large-values.yaml", "--set-json"),
-        'migrate.deadlineSeconds=9000000,workers.webhooks.autoscaling.messagesPerPod=9000000',
+        "migrate.deadlineSeconds=9000000,workers.webhooks.autoscaling.messagesPerPod=9000000",
     )
     assert done.returncode == 0, done.stderr
     assert "e+" not in done.stdout.partition("kind: PrometheusRule")[0]
@@ -236,10 +238,13 @@ def test_the_engine_has_a_classifier_where_one_is_named() -> None:
     assert "models" not in {one["name"] for one in small["volumes"]}
 
 
+def document() -> str:
+    return (ROOT / "docs/kubernetes.md").read_text().replace("\\\n", "")
+
+
 def shown() -> list[str]:
     """The values that the document's command sets."""
-    text = (ROOT / "docs/kubernetes.md").read_text().replace("\\\n", "")
-    [command] = re.findall(r"^helm install .*$", text, re.M)
+    [command] = re.findall(r"^helm install .*$", document(), re.M)
     words = shlex.split(command)
     return [word for at, word in enumerate(words) if word == "--set" or words[at - 1] == "--set"]
 
@@ -257,11 +262,20 @@ def test_the_command_of_the_document_reaches_its_stores() -> None:
     assert {5432, 6379} <= ports
 
 
+def test_helm_waits_for_the_migrations_as_long_as_they_may_take() -> None:
+    """By itself it gives up after five minutes."""
+    migrate = yaml.safe_load((CHART / "values.yaml").read_text())["migrate"]
+    commands = re.findall(r"helm (?:install|upgrade) .*$", document(), re.M)
+    assert len(commands) >= 2
+    for command in commands:
+        [minutes] = re.findall(r"--timeout (\d+)m", command)
+        assert int(minutes) * 60 > migrate["deadlineSeconds"], command
+
+
 @needs_helm
 def test_a_pod_has_time_to_stop() -> None:
     web = pods("large")["gw-web"]
-    [config] = of("large", "ConfigMap").values()
-    drain = float(config["data"]["DRAIN_SECONDS"])
+    drain = float(environment("large")["DRAIN_SECONDS"])
     stop = drain + web_process.LINGER_SECONDS + __main__.GRACEFUL_SECONDS
     assert stop + 10 <= web["terminationGracePeriodSeconds"]
     probe = web["containers"][0]["readinessProbe"]
@@ -280,9 +294,23 @@ def test_beat_is_one_and_migrations_come_first() -> None:
     job = of("large", "Job")["gw-migrate"]
     hooks = job["metadata"]["annotations"]
     assert hooks["helm.sh/hook"] == "pre-install,pre-upgrade"
-    config = of("large", "ConfigMap")["gw"]["metadata"]["annotations"]
-    assert "pre-rollback" in config["helm.sh/hook"]  # a hook is no part of the release
-    assert int(config["helm.sh/hook-weight"]) < int(hooks["helm.sh/hook-weight"])
+
+
+@needs_helm
+@pytest.mark.parametrize(
+    ("options", "name"), [([], "gw-migrate-1"), (["--is-upgrade"], "gw-migrate")], ids=str
+)
+def test_with_stores_inside_the_first_installation_migrates_beside_them(
+    options: list[str], name: str
+) -> None:
+    """When its hooks run there is no database yet; on upgrades there is."""
+    values = CHART / "ci/small-values.yaml"
+    done = helm(
+        *("template", "gw", CHART, "--kube-version", KUBERNETES, "--values", values), *options
+    )
+    [job] = [one for one in yaml.safe_load_all(done.stdout) if one and one["kind"] == "Job"]
+    assert job["metadata"]["name"] == name
+    assert ("annotations" in job["metadata"]) is (name == "gw-migrate")
 
 
 @needs_helm
@@ -305,7 +333,7 @@ def test_sockets_and_addresses_come_through_the_ingress() -> None:
     ingress = of("external", "Ingress")["gw"]
     timeout = ingress["metadata"]["annotations"]["nginx.ingress.kubernetes.io/proxy-read-timeout"]
     assert int(timeout) > 60
-    assert of("external", "ConfigMap")["gw"]["data"]["TRUSTED_PROXY_HOPS"] == "2"
+    assert environment("external")["TRUSTED_PROXY_HOPS"] == "2"
 
 
 @needs_helm

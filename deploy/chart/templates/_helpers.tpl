@@ -32,6 +32,31 @@ http://{{ include "gateway.name" . }}-engine:8081
 {{- end -}}
 {{- end }}
 
+{{/* In the pod itself, so that old pods keep their settings until they are replaced, and a migration that
+fails has changed nothing. */}}
+{{- define "gateway.settings" -}}
+- name: POD_IP  # first: another names it, for Prometheus asks by the pod's address
+  valueFrom: {fieldRef: {fieldPath: status.podIP}}
+{{- $name := include "gateway.name" . }}
+{{- $chart := dict
+  "ALLOWED_HOSTS" (printf "%s,%s,$(POD_IP)" .Values.host $name)
+  "HOST" "0.0.0.0"
+  "PORT" "8000"
+  "WORKERS" .Values.web.workers
+  "DRAIN_SECONDS" .Values.web.drainSeconds
+  "TRUSTED_PROXY_HOPS" .Values.ingress.hops
+  "CSRF_TRUSTED_ORIGINS" (printf "https://%s" .Values.host)
+  "DETECTION_ENGINE_URL" (include "gateway.engineURL" .)
+  "PROMETHEUS_MULTIPROC_DIR" "/run/metrics"
+  "LOG_FORMAT" "json" }}
+{{- if .Values.stores.enabled }}
+{{- $_ := set $chart "CACHE_REDIS_URL" (printf "redis://%s-cache:6379/0" $name) }}
+{{- end }}
+{{- range $name, $value := merge (deepCopy .Values.settings) $chart }}
+- {name: {{ $name }}, value: {{ include "gateway.text" $value | quote }}}
+{{- end }}
+{{- end }}
+
 {{/* What every container of the gateway has; a dictionary: root, component. The engine reads texts of
 strangers and needs none of the secrets. */}}
 {{- define "gateway.container" -}}
@@ -41,13 +66,8 @@ securityContext:
   allowPrivilegeEscalation: false
   readOnlyRootFilesystem: true
   capabilities: {drop: [ALL]}
-envFrom:
-  - configMapRef: {name: {{ include "gateway.name" .root }}}
 env:
-  - name: POD_IP
-    valueFrom: {fieldRef: {fieldPath: status.podIP}}
-  - name: ALLOWED_HOSTS  # Prometheus asks by the pod's address
-    value: "{{ .root.Values.host }},{{ include "gateway.name" .root }},$(POD_IP)"
+  {{- include "gateway.settings" .root | nindent 2 }}
   {{- if ne .component "engine" }}
   {{- range .root.Values.secret.keys }}
   {{- if ne . $.root.Values.stores.passwordKey }}
@@ -119,8 +139,4 @@ volumes:
     persistentVolumeClaim: {claimName: {{ . }}, readOnly: true}
   {{- end }}
   {{- end }}
-{{- end }}
-
-{{- define "gateway.annotations" -}}
-checksum/settings: {{ include (print .Template.BasePath "/configmap.yaml") . | sha256sum }}
 {{- end }}
