@@ -1,6 +1,7 @@
 """The Celery application: `celery -A gateway_project worker`, and beside it `… beat`."""
 
 import os
+import sys
 from datetime import datetime
 from typing import Any
 
@@ -58,6 +59,24 @@ app.steps["consumer"] |= {
     "gateway_project.worker.beat:SpareBeat",
     "gateway_project.system.presence:WorkerPresence",
 }
+
+
+@app.on_configure.connect
+def _read_settings(**_: Any) -> None:
+    from gateway_project.environment import read_settings
+
+    read_settings()
+
+
+@signals.celeryd_init.connect
+@signals.beat_init.connect
+def _refuse_half_an_installation(**_: Any) -> None:
+    from django.conf import settings
+
+    from gateway_project.environment import lacking
+
+    if not settings.EMBEDDED_WORKER and (lack := lacking()):
+        sys.exit(lack)
 
 
 @signals.celeryd_init.connect

@@ -5,12 +5,14 @@ from __future__ import annotations
 import ipaddress
 import os
 import re
+import sys
 from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import environ
+from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
 from environ.fileaware_mapping import FileAwareMapping
 
@@ -25,6 +27,15 @@ STORES = ("redis://", "rediss://", "unix://", *(f"{name}://" for name in address
 ALIKE, ALIKE_CHARS_MIN = 0.88, 6
 """From which likeness on (difflib's) a name that is no setting is taken for a mistyped one."""
 IN_LINES = {"DETECTION_ENGINES"}
+NEEDED = {
+    "SECRET_KEY": "a long random text (.env.example has a command that makes one)",
+    "KEY_PEPPERS": "1:<random text> (likewise), kept for as long as keys are",
+    "FIELD_ENCRYPTION_KEYS": "a Fernet key (likewise), kept for as long as what it encrypts",
+    "DATABASE_URL": "postgres://user:password@host/name",
+    "REDIS_URL": "redis://host:6379/0",
+    "DETECTION_ENGINE_URL": "http://detection-engine:8080",
+}
+"""What each process of an installation is given, with an example."""
 PUBLIC = re.compile(r"https?://[A-Za-z0-9._-]+(:[0-9]+)?|https?://\[[0-9A-Fa-f:]+\](:[0-9]+)?")
 
 
@@ -123,6 +134,27 @@ class Environment(environ.FileAwareEnv):  # type: ignore[misc]
         if url and not url.startswith(starts):  # it may hold a password: it is not repeated
             raise ImproperlyConfigured(f"{name} must look like {example}.")
         return url
+
+
+def read_settings() -> None:
+    """Read all of them; a wrong one ends the process in its sentence, without a traceback."""
+    try:
+        _ = settings.INSTALLED_APPS
+    except ImproperlyConfigured as exc:
+        sys.exit(f"A setting is wrong (environment or .env): {exc}")
+
+
+def lacking() -> str:
+    """What this process lacks of `NEEDED`, in lines; "" when it has all. Without the secrets it
+    would make some of its own, and read nothing of what other hosts wrote."""
+    missing = [name for name in NEEDED if not Environment.ENVIRON.get(name)]
+    if not missing:
+        return ""
+    lines = "\n".join(f"  {name}={NEEDED[name]}" for name in missing)
+    return (
+        f"These settings are missing (see .env.example):\n{lines}\n"
+        "To try the gateway without any, use: make run"
+    )
 
 
 # -- What was read, and is probably not meant -----------------------------------------------------

@@ -1,7 +1,7 @@
 """All settings, from the environment (docs/settings.md lists each; a test holds both together).
 
 Without variables this is the laptop: SQLite, memory and secrets of its own under `var/`, which
-`make run` and `manage.py` share. `manage.py serve` refuses to start like that.
+`make run` and `manage.py` share. `serve`, workers and beat refuse to start like that.
 """
 
 from __future__ import annotations

@@ -23,6 +23,19 @@ def run(*arguments):
 
 
 class TestCreateKey:
+    @pytest.fixture(autouse=True)
+    def _has_secrets(self, settings):
+        settings.LOCAL_SECRETS = []
+
+    def test_it_makes_none_that_the_installation_would_not_know(self, gateway, settings):
+        settings.LOCAL_SECRETS = ["KEY_PEPPERS"]
+        settings.DATABASE_URL = "postgres://of-an-installation/gateway"
+
+        with pytest.raises(CommandError, match=r"KEY_PEPPERS not set: .* Give this command"):
+            run("create_key", "--workspace", "initech")
+
+        assert not ApiKey.objects.exists()
+
     def test_it_prints_only_the_key(self, gateway, capfd):
         printed = run("create_key", "--workspace", "initech")
 

@@ -175,6 +175,7 @@ class Worker:
                 **os.environ,
                 "DATABASE_URL": database_url(),
                 "REDIS_URL": redis_url,
+                "SECRET_KEY": settings.SECRET_KEY,
                 "KEY_PEPPERS": ",".join(peppers),
                 "FIELD_ENCRYPTION_KEYS": ",".join(settings.FIELD_ENCRYPTION_KEYS),
                 "DETECTION_ENGINE_URL": settings.DETECTION_ENGINE_URL,

@@ -136,9 +136,13 @@ def test_peppers_that_cannot_be_right_are_refused(text):
 
 
 def manage(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return python("manage.py", *arguments, **environment)
+
+
+def python(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     clean = {k: v for k, v in os.environ.items() if k not in names_read()}
     return subprocess.run(
-        [sys.executable, "manage.py", *arguments],
+        [sys.executable, *arguments],
         cwd=ROOT,
         env={**clean, **environment},
         capture_output=True,
@@ -269,15 +273,36 @@ def test_a_wrong_address_of_a_store_is_not_repeated_for_it_may_hold_a_password(t
     assert "hunter2" not in done.stderr
 
 
+CELERY = ("-m", "celery", "-A", "gateway_project")
+
+
 @pytest.mark.slow
-def test_serve_with_the_example_as_it_is_says_what_is_missing_and_how_to_make_it(tmp_path):
+def test_celery_says_it_in_the_same_sentence(tmp_path):
+    done = python(*CELERY, "report", VAR_DIR=str(tmp_path), KEY_PEPPERS="1:")
+
+    assert done.returncode != 0
+    assert "KEY_PEPPERS: each entry is <version>:<pepper" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    "role",
+    [
+        pytest.param(("manage.py", "serve"), id="serve", marks=pytest.mark.slow),
+        pytest.param((*CELERY, "worker"), id="worker"),
+        pytest.param((*CELERY, "beat"), id="beat", marks=pytest.mark.slow),
+    ],
+)
+def test_a_role_with_the_example_as_it_is_says_what_is_missing_and_how_to_make_it(tmp_path, role):
     example = dict(
         line.split("=", 1)
         for line in (ROOT / ".env.example").read_text().splitlines()
         if line and not line.startswith("#")
     )
 
-    done = manage("serve", **{**example, "VAR_DIR": str(tmp_path)})
+    done = python(*role, **{**example, "VAR_DIR": str(tmp_path)})
+
+    assert done.returncode == 1
 
     assert re.findall(r"^  ([A-Z0-9_]+)=", done.stderr, re.M) == [
         *("SECRET_KEY", "KEY_PEPPERS", "FIELD_ENCRYPTION_KEYS"),

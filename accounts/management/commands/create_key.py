@@ -5,6 +5,7 @@ from __future__ import annotations
 from argparse import ArgumentParser
 from typing import Any
 
+from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError
 from django.core.validators import slug_re
 
@@ -37,6 +38,11 @@ class Command(BaseCommand):
             )
         if not 1 <= len(options["name"]) <= NAME_CHARS_MAX:
             raise CommandError(f"--name takes 1 to {NAME_CHARS_MAX} characters.")
+        if settings.LOCAL_SECRETS and settings.DATABASE_URL != settings.LOCAL_DATABASE_URL:
+            raise CommandError(
+                f"{', '.join(settings.LOCAL_SECRETS)} not set: the gateway that serves from "
+                "DATABASE_URL would not know the key. Give this command its environment."
+            )
         self.stdout.write(
             services.operator_key(
                 options["workspace"],

@@ -13,18 +13,8 @@ from django.core.management.base import BaseCommand, CommandError
 from gateway_project import rotation
 from gateway_project.core.stores import migrations
 from gateway_project.core.telemetry import multiprocess
-from gateway_project.environment import Environment
+from gateway_project.environment import lacking
 from gateway_project.server.command import command as server_command
-
-NEEDED = {
-    "SECRET_KEY": "a long random text (.env.example has a command that makes one)",
-    "KEY_PEPPERS": "1:<random text> (likewise), kept for as long as keys are",
-    "FIELD_ENCRYPTION_KEYS": "a Fernet key (likewise), kept for as long as what it encrypts",
-    "DATABASE_URL": "postgres://user:password@host/name",
-    "REDIS_URL": "redis://host:6379/0",
-    "DETECTION_ENGINE_URL": "http://detection-engine:8080",
-}
-
 
 FILES_MAX = 65536
 
@@ -41,13 +31,8 @@ class Command(BaseCommand):
     help = "Serve the gateway with WORKERS web processes against the stores the environment names."
 
     def handle(self, *args: Any, **options: Any) -> None:
-        missing = [name for name in NEEDED if not Environment.ENVIRON.get(name)]
-        if missing:
-            lines = "\n".join(f"  {name}={NEEDED[name]}" for name in missing)
-            raise CommandError(
-                "These settings are missing (see .env.example):\n"
-                f"{lines}\nTo try the gateway without any, use: make run"
-            )
+        if lack := lacking():
+            raise CommandError(lack)
         self.check(display_num_errors=True)
         self._warn_of_the_database()
         allow_files()
