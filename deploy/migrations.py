@@ -9,15 +9,20 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+
+from gateway_project.core.stores import migrating
 
 BEFORE = "made before the first release: no installation had rows"
 DEFAULT = "SET DEFAULT changes the catalogue alone"
 KNOWN: dict[str, str] = {
+    "accounts.0002_plans": "it writes the plans, of which there are three",
     "accounts.0003_limit_subject": BEFORE,
     "accounts.0004_usage_rollups": BEFORE,
+    "accounts.0005_partition_usage_log": BEFORE,
     "accounts.0006_webhooks": BEFORE,
+    "accounts.0007_email_addresses": BEFORE,
     "accounts.0008_apikey_is_session": BEFORE,
     "accounts.0009_staff_indexes": BEFORE,
     "accounts.0010_workspace_is_robin_operator": BEFORE,
@@ -29,15 +34,25 @@ KNOWN: dict[str, str] = {
     "accounts.0024_people": "it alters words of choices, which no database has, and a new table",
     "accounts.0025_audit_chain": "it fills two plans, and makes a trigger, which reads no row",
     "accounts.0031_log_exports": "it makes new tables, and sets how one of them is vacuumed",
+    "accounts.0039_names_of_workspaces": "its SQL builds an index beside the traffic",
     "detection.0003_policy_versions_and_running_jobs": BEFORE,
     "detection.0007_turns_of_chunks": "it fills chunks that wait, of which there are few",
     "detection.0011_budgets_and_defaults": "it drops a NOT NULL, which reads no row",
+    "portal.0002_staff": "it writes the roles of staff, of which there are few",
     "robin.0014_actions_outlive_accounts": "it drops a NOT NULL, which reads no row",
     "webhooks.0002_inbox": BEFORE,
     "webhooks.0003_per_request": BEFORE,
     "webhooks.0007_columns_default_in_the_database": DEFAULT,
 }
 """Migrations in which a rule is broken on purpose, and why that harms nobody."""
+SETTERS = (migrating.vacuum_often, migrating.room_for_updates)
+"""They make `RunPython` that sets how a table is kept, which locks nobody out."""
+HARMLESS = {
+    *("CreateModel", "AlterModelOptions", "AlterModelManagers", "AlterModelTableComment"),
+    *("AlterConstraint", "RemoveConstraint", "AddConstraintNotValid", "ValidateConstraint"),
+    *("RenameIndex", "AddIndexConcurrently", "RemoveIndexConcurrently"),
+}
+"""Operations that only change the catalogue, or wait for nobody."""
 
 
 def our_apps() -> set[str]:
@@ -72,6 +87,8 @@ def examine(migration: object) -> Iterator[str]:
     for op in _flat(operations):
         if isinstance(op, dj.RunPython | dj.RunSQL):
             data = True
+            if isinstance(op, dj.RunSQL) or not _is_of(op.code, SETTERS):
+                yield f"{type(op).__name__}: what it locks and how many rows it writes is not seen."
             continue
         schema = schema or not isinstance(op, dj.CreateModel)
         name = type(op).__name__
@@ -83,10 +100,14 @@ def examine(migration: object) -> Iterator[str]:
             yield f"{where}: old processes use it until the release after the next."
         elif isinstance(op, dj.RenameField | dj.RenameModel | dj.AlterModelTable):
             yield f"{where}: old processes know the old name. Add a new one, and move over."
-        elif (
-            name == "AddIndex" and not hasattr(op, "not_valid") and "Concurrently" not in _bases(op)
-        ):
+        elif isinstance(op, dj.AddIndex) and "Concurrently" not in _bases(op):
             yield f"{where}: writers wait until it is built. Use core/stores/migrating.py."
+        elif isinstance(op, dj.RemoveIndex) and "Concurrently" not in _bases(op):
+            yield f"{where}: everybody waits, for it and before it. Use core/stores/migrating.py."
+        elif isinstance(op, dj.AlterUniqueTogether | dj.AlterIndexTogether):
+            yield f"{where}: writers wait until its index is built. Add a unique index apart."
+        elif isinstance(op, dj.AlterOrderWithRespectTo):
+            yield f"{where}: old processes insert rows without the order. Add a column of your own."
         elif "Concurrently" in _bases(op) and getattr(migration, "atomic", True):
             yield f"{where}: it cannot run in a transaction. Say atomic = False."
         elif name == "AddConstraint":
@@ -95,22 +116,36 @@ def examine(migration: object) -> Iterator[str]:
             yield f"{where}: it may rewrite the table, or read all of it under a lock."
         elif isinstance(op, dj.AddField):
             yield from _added(op, where)
+        elif HARMLESS.isdisjoint(_bases(op).split()):
+            yield f"{where}: what it locks is not known here."
     if schema and data and getattr(migration, "atomic", True):
         yield "It changes tables and rows in one transaction, which holds its locks meanwhile."
 
 
 def _added(op: object, where: str) -> Iterator[str]:
     from django.db import models
+    from django.db.models.functions import Now
 
     field: models.Field = op.field  # type: ignore[attr-defined,type-arg]
     if isinstance(field, models.ManyToManyField) or field.null or field.has_db_default():
         pass
     else:
         yield f"{where}: old processes insert rows without it. Give it a db_default, or null."
+    default = getattr(field, "_db_default_expression", None) if field.has_db_default() else None
+    if not isinstance(default, models.Value | Now | None):
+        yield f"{where}: a default that differs from row to row rewrites the table. Fill it behind."
+    if isinstance(field, models.GeneratedField | models.AutoField):
+        yield f"{where}: each row gets a value of its own, so the table is rewritten."
     if field.remote_field and getattr(field, "db_constraint", True) and not field.many_to_many:
         yield f"{where}: a foreign key locks both tables while it is added. db_constraint=False."
     if field.unique or (field.db_index and not field.remote_field):
         yield f"{where}: its index is built while writers wait. Add the index apart."
+
+
+def _is_of(code: Callable[..., object], makers: Iterable[Callable[..., object]]) -> bool:
+    """Whether it was written inside of one of them."""
+    inside = {f"{maker.__module__}.{maker.__qualname__}.<locals>" for maker in makers}
+    return f"{code.__module__}.{code.__qualname__}".rpartition(".")[0] in inside
 
 
 def _flat(operations: list[object]) -> Iterator[object]:
