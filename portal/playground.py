@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from datetime import datetime
-from typing import cast
+from typing import NamedTuple, cast
 from uuid import UUID
 
-from django.http import HttpRequest, HttpResponse, JsonResponse
+from django.http import Http404, HttpRequest, HttpResponse, JsonResponse
 from django.shortcuts import render
 from django.utils.translation import gettext, gettext_noop
 
 from accounts import services
 from detection.models import ITEMS_MAX, TEXT_CHARS_MAX
+from detection.policies import policy as policies
 from gateway_project.core.api.methods import require_safe
 from gateway_project.core.api.responses import SECRET_HEADERS
 from portal.members import Member, workspace_page
@@ -33,6 +35,31 @@ EXAMPLES = (
 )
 
 
+class Choice(NamedTuple):
+    """A policy to try texts under, or one of its engines alone. `like` is the id of its key."""
+
+    label: str
+    like: str = ""
+    engine: str = ""
+
+
+def _choices(member: Member) -> Iterator[Choice]:
+    keys = member.keys.usable().exclude(detection_policy={}).order_by("name")[:KEYS_SHOWN]
+    workspace = gettext("The workspace's"), "", member.workspace.detection_policy
+    of_keys = (
+        (gettext("Of the key %(name)s") % {"name": key.name}, str(key.pk), key.detection_policy)
+        for key in keys
+    )
+    for label, like, document in (workspace, *of_keys):
+        yield Choice(label, like)
+        engines = policies.of_document(document).engines
+        for engine in engines if len(engines) > 1 else ():
+            facts = {"policy": label, "engine": engine}
+            yield Choice(
+                gettext("%(policy)s, by the engine %(engine)s alone") % facts, like, engine
+            )
+
+
 @require_safe
 @workspace_page
 def playground(request: HttpRequest, member: Member) -> HttpResponse:
@@ -42,7 +69,7 @@ def playground(request: HttpRequest, member: Member) -> HttpResponse:
         "languages": (("curl", "curl"), ("python", "Python"), ("javascript", "JavaScript")),
         "chars_max": TEXT_CHARS_MAX,
         "items_max": ITEMS_MAX,
-        "keys": member.keys.usable().exclude(detection_policy={}).order_by("name")[:KEYS_SHOWN],
+        "choices": list(_choices(member)),
         "base_url": base_url(request),
     }
     return render(request, "portal/pages/playground.html", facts)
@@ -60,14 +87,20 @@ def _is_id(text: str) -> bool:
 @workspace_page
 def session_key(request: HttpRequest, member: Member) -> HttpResponse:
     """`{key, expires_at}`: for this member's playground, with the policy of the key that `like`
-    names. Viewers get 403: calls use the quota."""
+    names, or with one `engine` of that policy. Viewers get 403: calls use the quota."""
     member.must_change()
-    like = request.POST.get("like", "")
+    like, engine = request.POST.get("like", ""), request.POST.get("engine", "")
     known = member.keys.filter(pk=like).first() if _is_id(like) else None
+    document = known.detection_policy if known is not None else None
+    if engine:
+        document = document or member.workspace.detection_policy
+        if engine not in policies.of_document(document).engines:
+            raise Http404  # changed meanwhile
+        document = {**document, "engines": {"first": engine}}
     key, text = services.session_key(
         member.workspace,
         member.user,
-        detection_policy=known.detection_policy if known is not None else None,
+        detection_policy=document,
         actor=member.actor(request),
     )
     # A session key always ends.

@@ -150,6 +150,12 @@ class DetectionPolicy:
     def threshold_fallback(self) -> float | None:
         return self.thresholds.fallback
 
+    @property
+    def engines(self) -> tuple[str, ...]:
+        """The names of those that see texts under it, each once."""
+        others = (one.engine for one in (self.route.second, self.shadow) if one is not None)
+        return tuple(dict.fromkeys([self.route.first, *others]))
+
     def ref(self, matched: Match | None = None) -> PolicyRef:
         return _ref(self.id, self.version, matched)
 

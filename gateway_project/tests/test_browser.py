@@ -304,6 +304,8 @@ def walk_through_the_playground(tab, key, folder):
     # A mark ends where one of the rules over it does, so that a phrase may have several.
     marked = "".join(tab.page.locator("#evidence mark").all_inner_texts())
     assert "Ignore all previous" in marked
+    assert "read the text as: raw" in tab.page.locator("#judged").inner_text()
+    assert ", raw)" in tab.page.locator("#rules li").first.inner_text()
     assert tab.page.locator("#split rect").count() == 3
     tab.check()
     # What is copied works as it stands; node is nobody's need but this one's.

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import re
 
+import pytest
 from django.test import Client
 
 from accounts.models import ApiKey, AuditEvent
+from accounts.services import Actor
+from detection.policies import policy as policies
+from detection.tests import fake_engines
 
 URL, KEY_URL = "/app/playground", "/app/playground/key"
 
@@ -22,6 +26,50 @@ def test_its_key_asks_for_verdicts_and_counts_to_the_workspace(engine, gateway, 
     [(row, key)] = owner.get("/app/requests").context["rows"]
     assert (row.workspace_id, key) == (acme.pk, None)
     assert AuditEvent.objects.filter(action="key.created", actor="alice@acme.example").exists()
+
+
+@pytest.fixture
+def deep(gateway, engine):
+    with fake_engines.serving() as fake:
+        fake.answer = fake_engines.go(0.95)
+        fake_engines.add(gateway, "deep", f"http://{fake.address}")
+        yield fake
+        fake_engines.remove(gateway, "deep")
+
+
+def test_it_offers_each_engine_that_a_policy_names(owner, acme, acme_key):
+    shadow = {"engines": {"shadow": {"engine": "deep", "share": 0.1}}}
+    policies.save(acme_key.row, shadow, actor=Actor("test"))
+
+    choices = [(like, engine) for _, like, engine in owner.get(URL).context["choices"]]
+
+    like = str(acme_key.row.pk)
+    assert choices == [("", ""), (like, ""), (like, "default"), (like, "deep")]
+
+
+def test_one_of_them_alone_judges(owner, gateway, engine, deep, acme_key):
+    band = {"engine": "deep", "from": 0.9, "to": 0.9}
+    policies.save(
+        acme_key.row, {"engines": {"second": band}, "mode": "monitor"}, actor=Actor("test")
+    )
+
+    r = owner.post(KEY_URL, {"like": acme_key.row.pk, "engine": "deep"})
+    body = gateway.detect("Good morning.", key=r.json()["key"]).json()
+
+    assert (body["engine"], body["would_flag"]) == ("deep", True)
+    assert engine.asked == []
+
+
+@pytest.mark.parametrize("whose", ["workspace", "key", "another"])
+def test_an_engine_that_the_policy_does_not_name_is_refused(owner, acme_key, globex_key, whose):
+    band = {"engine": "deep", "from": 0.4, "to": 0.6}
+    policies.save(globex_key.row, {"engines": {"second": band}}, actor=Actor("test"))
+    like = {"workspace": "", "key": acme_key.row.pk, "another": globex_key.row.pk}[whose]
+
+    r = owner.post(KEY_URL, {"like": like, "engine": "deep"})
+
+    assert r.status_code == 404
+    assert not ApiKey.objects.filter(is_session=True).exists()
 
 
 def test_no_room_lists_it(owner, acme):

@@ -13,14 +13,15 @@
 
   // -- The key: asked for when needed, kept in this page only ------------------------------------
   async function freshKey() {
-    const like = find("like").value;
-    if (key && key.like === like && key.until > Date.now() + 5000) return key.text;
-    const answer = await post(room.dataset.keyUrl, room.dataset.csrf, { like, workspace: room.dataset.workspace });
+    const chosen = find("like").selectedOptions[0];
+    if (key && key.chosen === chosen && key.until > Date.now() + 5000) return key.text;
+    const facts = { like: chosen.value, engine: chosen.dataset.engine, workspace: room.dataset.workspace };
+    const answer = await post(room.dataset.keyUrl, room.dataset.csrf, facts);
     if (answer.type === "opaqueredirect") throw new Error(gettext("You are signed out. Reload the page to sign in."));
     if (answer.status === 429) throw new Error(gettext("Too many keys were made. Wait a minute, then try again."));
     if (!answer.ok) throw new Error(gettext("No key could be made (%(status)s). Reload the page, then try again.", { status: answer.status }));
     const body = await answer.json();
-    key = { text: body.key, like, until: Date.parse(body.expires_at) };
+    key = { text: body.key, chosen, until: Date.parse(body.expires_at) };
     return key.text;
   }
 
@@ -52,6 +53,11 @@
       body.cached ? gettext("remembered") : "",
     ].filter(Boolean).join("; ");
     find("reason").textContent = body.reason || "";
+    const { detector, views } = body.details;
+    find("judged").textContent = gettext("Judged by: %(detector)s. The embedded detector, which finds the evidence, read the text as: %(views)s.", {
+      detector: [body.engine, detector.name, detector.version].filter(Boolean).join(", "),
+      views: views.join(", "),
+    });
     find("raw").textContent = JSON.stringify(body, null, 2);
     last = body;
     find("what-if").value = body.threshold;
@@ -164,6 +170,8 @@
     find("scores").replaceChildren(...(rows.length ? rows : [element("p", gettext("No category has a score."), "soft")]));
   }
 
+  const named = (span) => `${span.category.replaceAll("_", " ")} (${span.rule_id}, ${span.view})`;
+
   // Spans may overlap: each stretch between two borders is marked by all spans that cover it.
   function showEvidence(sent, spans) {
     const letters = Array.from(sent);
@@ -176,12 +184,12 @@
       const part = letters.slice(start, end).join("");
       if (!over.length) return document.createTextNode(part);
       const mark = element("mark", part);
-      mark.title = over.map((span) => `${span.category.replaceAll("_", " ")} (${span.rule_id})`).join(", ");
+      mark.title = over.map(named).join(", ");
       return mark;
     });
     find("evidence").replaceChildren(...parts);
     // In words as well: a mark that has to be hovered says nothing to a finger or a keyboard.
-    const said = spans.map((span) => `${letters.slice(span.start, span.end).join("").slice(0, 80)}: ${span.category.replaceAll("_", " ")} (${span.rule_id})`);
+    const said = spans.map((span) => `${letters.slice(span.start, span.end).join("").slice(0, 80)}: ${named(span)}`);
     find("rules").replaceChildren(...[...new Set(said)].map((line) => element("li", line)));
     if (!said.length) find("rules").append(element("li", gettext("No rule of the embedded detector found a place to mark.")));
   }

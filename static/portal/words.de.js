@@ -27,6 +27,7 @@ window.words = {
 "Go to a page, a key, or any id": "Zu einer Seite, einem Schlüssel oder einer beliebigen ID gehen",
 "It was cancelled, or took too long. Nothing was changed: try again.": "Es wurde abgebrochen oder dauerte zu lange. Nichts wurde geändert: bitte noch einmal versuchen.",
 "Items in the queue over %(minutes)s minutes, now %(n)s": "Einträge in der Warteschlange über %(minutes)s Minuten, jetzt %(n)s",
+"Judged by: %(detector)s. The embedded detector, which finds the evidence, read the text as: %(views)s.": "Beurteilt von: %(detector)s. Der eingebaute Detektor, der die Fundstellen zeigt, las den Text als: %(views)s.",
 "Language of the examples": "Sprache der Beispiele",
 "No category has a score.": "Keine Kategorie hat einen Score.",
 "No key could be made (%(status)s). Reload the page, then try again.": "Es ließ sich kein Schlüssel erzeugen (%(status)s). Bitte die Seite neu laden und noch einmal versuchen.",
