@@ -30,6 +30,7 @@ from django.core.management import call_command
 from django.db import OperationalError, connections
 from django.db.backends.utils import CursorWrapper
 from django.test import TransactionTestCase
+from httpx._transports import default
 from servestatic.middleware import ServeStaticMiddleware
 
 from accounts import authentication, services
@@ -113,6 +114,8 @@ def quick() -> Iterator[None]:
     patch.setattr(BoundedArgon2, "time_cost", 1)
     patch.setattr(BoundedArgon2, "memory_cost", 8)
     patch.setattr(TransactionTestCase, "_fixture_teardown", lambda _: empty_the_database())
+    # Whoever asks without a client of their own would read all certificates again, each time.
+    patch.setattr(default, "create_ssl_context", functools.cache(default.create_ssl_context))
     patch.setattr(ServeStaticMiddleware, "add_files_from_finders", add_files_once)
     yield
     patch.undo()
