@@ -12,8 +12,9 @@ from django.utils.translation import gettext, gettext_noop
 from django.utils.translation import gettext_lazy as _
 
 from accounts.admin.actions import act
-from accounts.admin.lists import SuperusersAct, actor_of, as_uuid
+from accounts.admin.lists import Listing, actor_of, as_uuid
 from accounts.events import audit
+from accounts.roles import rights_of
 from gateway_project.core import clock
 from gateway_project.core.api.forms import Form
 from gateway_project.core.language import number
@@ -34,6 +35,10 @@ def mailing_of(row: Announcement) -> Mailing | None:
     return getattr(row, "mailing", None)
 
 
+def may_run(request: HttpRequest) -> bool:
+    return "run" in rights_of(request.user)
+
+
 class UpdateInline(admin.StackedInline):  # type: ignore[type-arg]
     """Only added to: readers of the feed have what was said."""
 
@@ -42,12 +47,37 @@ class UpdateInline(admin.StackedInline):  # type: ignore[type-arg]
     extra = 1
     can_delete = False
 
+    def has_view_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return True  # of whoever sees the incident
+
+    def has_add_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return may_run(request)
+
     def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         return False
 
 
+class OperatorsWrite(Listing):
+    """For who may `run` the gateway (`accounts/roles.py`); others look, if they may view it."""
+
+    def has_module_permission(self, request: HttpRequest) -> bool:
+        return may_run(request) or super().has_module_permission(request)
+
+    def has_view_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return may_run(request) or super().has_view_permission(request, obj)
+
+    def has_add_permission(self, request: HttpRequest) -> bool:
+        return may_run(request)
+
+    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return may_run(request)
+
+    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return False  # readers have it
+
+
 @admin.register(Incident)
-class IncidentAdmin(SuperusersAct):
+class IncidentAdmin(OperatorsWrite):
     list_display = ["title", "impact", "started_at", "resolved_at"]
     fields = ["title", "impact", "components", "started_at", "resolved_at"]
     inlines = [UpdateInline]
@@ -74,7 +104,7 @@ class IncidentAdmin(SuperusersAct):
 
 
 @admin.register(Announcement)
-class AnnouncementAdmin(SuperusersAct):
+class AnnouncementAdmin(OperatorsWrite):
     """A banner from its begin to its end (to take it back, end it), and a mail if staff say so."""
 
     list_display = ["text", "level", "plan", "starts_at", "ends_at", "by_mail"]

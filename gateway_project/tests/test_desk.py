@@ -36,7 +36,7 @@ from gateway_project.core import clock
 from gateway_project.staff import acts, customers
 from gateway_project.tests.test_admin import signed_in
 from gateway_project.tests.test_staff_admin import log_rows, row_of
-from portal.models import Announcement, StaffAct, StaffNote
+from portal.models import Announcement, IncidentUpdate, StaffAct, StaffNote
 from portal.tests import furnished
 from webhooks import services as webhooks
 from webhooks.models import Webhook
@@ -136,7 +136,10 @@ class TestFinding:
         with transaction.atomic(), connection.cursor() as cursor:
             cursor.execute("SET LOCAL enable_seqscan = off")
 
-            assert "workspace_named" in Workspace.objects.filter(name__istartswith="a").explain()
+            assert (
+                "workspace_named"
+                in Workspace.objects.order_by().filter(name__istartswith="a").explain()
+            )
 
     def test_every_id_of_something_that_a_workspace_has_is_looked_for(self):
         ids = {
@@ -286,6 +289,29 @@ class TestWhoMayWhat:
         assert "/reauthenticate/" in r.headers["location"]
         acme.refresh_from_db()
         assert acme.suspended_at is None
+
+    @pytest.mark.parametrize("role", [roles.SUPPORT, roles.FINANCE, roles.OPERATOR])
+    @pytest.mark.parametrize("table", ["incident", "announcement"])
+    def test_who_runs_the_gateway_says_what_goes_on(self, desk, role, table):
+        browser, path = desk(role), f"/admin/portal/{table}/"
+        allowed = "run" in roles.RIGHTS[role]
+
+        statuses = {browser.get(path).status_code, browser.get(f"{path}add/").status_code}
+
+        assert statuses == ({200} if allowed else {403})
+        assert (f'href="{path}"' in browser.get("/admin/").text) == allowed
+
+    def test_an_operator_writes_an_incident_and_what_follows(self, operator):
+        form = {
+            "title": "Slow", "impact": "minor", "components": "[]",
+            "started_at_0": "2026-11-30", "started_at_1": "10:00:00",
+            "updates-TOTAL_FORMS": "1", "updates-INITIAL_FORMS": "0",
+            "updates-0-state": "investigating", "updates-0-text": "We look.",
+        }  # fmt: skip
+        sent = operator.post("/admin/portal/incident/add/", **form)
+
+        assert sent.status_code == 302, re.findall("errorlist.*?</ul>", sent.text)
+        assert IncidentUpdate.objects.get().written_by == "operator@gateway.example"
 
     def test_superusers_are_operators(self, gateway, acme):
         root = User.objects.create_superuser("root@gateway.example", "x")
@@ -488,6 +514,12 @@ class TestSeeingAs:
 
         assert "as its members do" not in text
         assert "Acme" not in text
+
+    def test_it_ends_with_the_role(self, operator, acme):
+        self.see(operator, acme)
+        User.objects.get(email="operator@gateway.example").groups.clear()
+
+        assert "Acme" not in operator.get("/app/keys").text
 
     def test_it_is_stopped(self, operator, acme):
         self.see(operator, acme)

@@ -133,7 +133,9 @@ def test_every_table_that_can_be_changed_is_asked(rows):
 
 def _has_fields(page, row):
     """Whether a superuser may change any of them."""
-    user = SimpleNamespace(is_superuser=True, is_active=True, has_perm=lambda *_: True)
+    user = SimpleNamespace(
+        is_superuser=True, is_staff=True, is_active=True, has_perm=lambda *_: True
+    )
     request = SimpleNamespace(user=user, method="GET", GET={})
     if not page.has_change_permission(request):
         return False
