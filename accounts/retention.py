@@ -7,7 +7,7 @@ leaves is for the next. Everything that grows has its line here or in the `prune
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta
 from functools import partial
 from typing import Any
@@ -35,6 +35,7 @@ from accounts.usage import exports
 from accounts.usage.partitions import retention_days
 from accounts.usage.rollups import ROLLUPS_KEPT
 from gateway_project.core import clock
+from gateway_project.core.stores.refused import each_alone
 from gateway_project.core.stores.sweeps import Round, delete_rows, some_of
 
 BATCHES_REMEMBERED = timedelta(days=1)
@@ -46,12 +47,19 @@ SESSION_KEYS_KEPT = timedelta(hours=1)
 def prune() -> int:
     """Forget what is past its time; returns how many rows."""
     now, during = clock.now(), Round()
-    erased = during.repeat(idempotency.erase_secrets)
+    return sum(each_alone(_kinds(now, during), lambda forget: forget()))
+
+
+def _kinds(now: datetime, during: Round) -> Iterator[Callable[[], int]]:
+    """What forgets each kind of rows."""
+    yield partial(during.repeat, idempotency.erase_secrets)
     files = LogExport.objects.filter(created_at__lt=now - exports.KEPT).order_by("created_at")
-    erased += during.erase(files)
+    yield partial(during.erase, files)
     if (begins := _begin(now, settings.AUDIT_RETENTION_DAYS)) is not None:
-        erased += during.repeat(partial(audit.forget, begins))
-    return erased + sum(during.delete(rows) for rows in _past(now)) + _end_sessions(now, during)
+        yield partial(during.repeat, partial(audit.forget, begins))
+    for rows in _past(now):
+        yield partial(during.delete, rows)
+    yield partial(_end_sessions, now, during)
 
 
 def _past(now: datetime) -> Iterator[QuerySet[Any]]:

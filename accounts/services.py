@@ -32,6 +32,7 @@ from gateway_project.core import clock, errors
 from gateway_project.core.clock import utc_text
 from gateway_project.core.context import RequestContext
 from gateway_project.core.sentences import Sentence
+from gateway_project.core.stores.refused import each_alone
 from gateway_project.core.stores.sweeps import Round, delete_rows, some_of
 from gateway_project.core.telemetry.metrics import bound_reached
 
@@ -197,19 +198,17 @@ def _reinstate(deletes_at: datetime, workspace_ids: Iterable[UUID], actor: Actor
 
 def carry_out_deletions() -> int:
     """Delete the accounts whose time has come; returns how many."""
-    during, done = Round(), 0
     due = User.objects.filter(deletes_at__lte=clock.now()).order_by("deletes_at")
-    for user in due[:DELETIONS_AT_ONCE]:
-        if during.is_over:
-            break
-        places = list(user.memberships.values_list("workspace", flat=True))
-        with transaction.atomic():
-            delete_account(user, actor=Actor(user.email))
-            if user.deletes_at is not None:  # those that somebody else owns by now
-                _reinstate(user.deletes_at, places, Actor("gateway"))
-            User._base_manager.filter(pk=user.pk).update(deletes_at=None)
-        done += 1
-    return done
+    return len(each_alone(Round().each(due[:DELETIONS_AT_ONCE]), _carry_out_deletion))
+
+
+def _carry_out_deletion(user: User) -> None:
+    places = list(user.memberships.values_list("workspace", flat=True))
+    with transaction.atomic():
+        delete_account(user, actor=Actor(user.email))
+        if user.deletes_at is not None:  # those that somebody else owns by now
+            _reinstate(user.deletes_at, places, Actor("gateway"))
+        User._base_manager.filter(pk=user.pk).update(deletes_at=None)
 
 
 def _own(user: User) -> set[UUID]:

@@ -19,6 +19,7 @@ from detection.jobs.turns import Message
 from detection.policies import policy
 from gateway_project.core import mails
 from gateway_project.core.stores import database, queues
+from gateway_project.core.stores.refused import each_alone
 from gateway_project.core.telemetry.logging import get_logger
 
 TIME_LIMIT = worker.CHUNK_SECONDS_MAX + 30  # for pools of processes; by then ours has failed
@@ -126,7 +127,7 @@ def prune_jobs() -> int:
 @shared_task(expires=60)
 def prune() -> int:
     """Forget feedback, old policies and figures of engines past their time."""
-    return services.prune() + policy.prune() + comparisons.prune()
+    return sum(each_alone((services, policy, comparisons), lambda kind: kind.prune()))
 
 
 @shared_task(expires=60)

@@ -3,6 +3,7 @@
 from celery import shared_task
 
 from gateway_project.core import mails
+from gateway_project.core.stores.refused import each_alone
 from robin.access import sessions
 from robin.metrics import sampling
 from robin.queue import alarms, jobs
@@ -11,7 +12,7 @@ from robin.queue import alarms, jobs
 @shared_task(expires=60)
 def prune() -> int:
     """Delete sessions that ended by themselves, old samples, actions and alarms long over."""
-    return sessions.prune() + sampling.prune() + jobs.prune() + alarms.prune()
+    return sum(each_alone((sessions, sampling, jobs, alarms), lambda kind: kind.prune()))
 
 
 @shared_task(expires=10)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import gzip
 from collections.abc import Iterator
 from datetime import datetime, timedelta
+from functools import partial
 from smtplib import SMTPException
 from typing import Any
 from uuid import UUID
@@ -28,7 +29,7 @@ from gateway_project.core.clock import utc_text
 from gateway_project.core.language import number, speaking
 from gateway_project.core.sentences import Sentence
 from gateway_project.core.stores import advisory, database
-from gateway_project.core.stores.refused import UNFIT
+from gateway_project.core.stores.refused import UNFIT, each_alone
 from gateway_project.core.stores.sweeps import Round
 from gateway_project.core.telemetry.logging import get_logger
 
@@ -100,18 +101,21 @@ def work() -> int:
     What no mail left for yet stands behind, the newest first: addresses that are refused for now
     hold up neither files nor other mails.
     """
-    during, telling, rows = Round(), Round(mails.SEND_SECONDS), 0
+    during, telling = Round(), Round(mails.SEND_SECONDS)
     order = F("finished_at").desc(nulls_first=True), "created_at"
     waiting = LogExport.objects.filter(told_at=None).order_by(*order)
-    for pk in list(waiting.values_list("pk", flat=True)[:20]):
-        while not during.is_over:
-            done = _write_part(pk)
-            if done is None:
-                break
-            rows += done
-        if telling.is_over:
+    ids = list(waiting.values_list("pk", flat=True)[:20])
+    return sum(each_alone(telling.each(ids), partial(_work_on, during)))
+
+
+def _work_on(during: Round, pk: UUID) -> int:
+    rows = 0
+    while not during.is_over:
+        done = _write_part(pk)
+        if done is None:
             break
-        _tell(pk)
+        rows += done
+    _tell(pk)
     return rows
 
 

@@ -30,6 +30,7 @@ from detection.models import FalseAlarmBudget, Feedback
 from detection.policies import policy as policies
 from gateway_project.core import clock, mails
 from gateway_project.core.language import number
+from gateway_project.core.stores.refused import each_alone
 from gateway_project.core.stores.sweeps import Round
 from gateway_project.core.telemetry.logging import get_logger
 
@@ -157,21 +158,23 @@ def of_key(key: ApiKey) -> list[FalseAlarmBudget]:
 
 def check() -> int:
     """Look at budgets that were not looked at for a day; returns how many have drifted now."""
-    now, drifted, during = clock.now(), 0, Round()
+    now, during = clock.now(), Round()
     due = FalseAlarmBudget.objects.filter(
         Q(checked_at=None) | Q(checked_at__lt=now - LOOKED_AT_EVERY)
     )
-    for budget in due.select_related("workspace").order_by("checked_at", "pk")[:LOOKED_AT_MAX]:
-        if during.is_over:
-            break
-        drifted += _look_at(budget)
+    oldest = due.select_related("workspace").order_by("checked_at", "pk")[:LOOKED_AT_MAX]
+    try:
+        return sum(each_alone(during.each(oldest), _look_at))
+    finally:
+        _tell_waiting(during)
+
+
+def _tell_waiting(during: Round) -> None:
     untold = FalseAlarmBudget.objects.filter(drifted_at__isnull=False, told_at=None)
-    for budget in untold.select_related("workspace").order_by("drifted_at")[:LOOKED_AT_MAX]:
-        if during.is_over:
-            break
+    waiting = untold.select_related("workspace").order_by("drifted_at")[:LOOKED_AT_MAX]
+    for budget in during.each(waiting):
         if _tell(budget).is_away:
             break  # the others would fare no better
-    return drifted
 
 
 def _look_at(budget: FalseAlarmBudget) -> bool:

@@ -11,11 +11,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Any
+from uuid import UUID
 
 from allauth.usersessions.models import UserSession
 from django import forms
 from django.db import transaction
+from django.db.models import QuerySet
 from django.http import HttpRequest
 from django.utils.translation import gettext, gettext_noop, ngettext
 from django.utils.translation import gettext_lazy as _
@@ -28,6 +31,7 @@ from accounts.services import Actor
 from gateway_project.core import clock, errors
 from gateway_project.core.api.forms import Form
 from gateway_project.core.language import number
+from gateway_project.core.stores.refused import each_alone
 from portal.forms import moment_input
 from portal.models import StaffAct
 from webhooks import services as webhooks
@@ -392,21 +396,24 @@ ACTS: Mapping[str, Act] = {
 
 def undo_due() -> int:
     """Undo what is due, some at a time; returns how many were."""
-    undone = 0
     due = StaffAct.objects.filter(undone_at=None, until__lte=clock.now())
-    for pk in list(due.order_by("until").values_list("pk", flat=True)[:AT_ONCE]):
-        with transaction.atomic():
-            # The workspace, too: acts on one take place one after the other.
-            found = due.select_related("workspace").select_for_update(
-                skip_locked=True, no_key=True, of=("self", "workspace")
-            )
-            row = found.filter(pk=pk).first()
-            if row is None:
-                continue  # another worker's
-            _undo(row)
-            StaffAct.objects.filter(pk=pk).update(undone_at=clock.now())
-            undone += 1
-    return undone
+    ids = list(due.order_by("until").values_list("pk", flat=True)[:AT_ONCE])
+    return sum(each_alone(ids, partial(_undo_one, due)))
+
+
+@transaction.atomic
+def _undo_one(due: QuerySet[StaffAct], pk: UUID) -> bool:
+    """False: it is another worker's."""
+    # The workspace, too: acts on one take place one after the other.
+    found = due.select_related("workspace").select_for_update(
+        skip_locked=True, no_key=True, of=("self", "workspace")
+    )
+    row = found.filter(pk=pk).first()
+    if row is None:
+        return False
+    _undo(row)
+    StaffAct.objects.filter(pk=pk).update(undone_at=clock.now())
+    return True
 
 
 def _undo(row: StaffAct) -> None:

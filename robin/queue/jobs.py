@@ -28,6 +28,7 @@ from gateway_project.core import clock, errors
 from gateway_project.core.clock import utc_text
 from gateway_project.core.stores import database
 from gateway_project.core.stores.bus import bus
+from gateway_project.core.stores.refused import UNFIT
 from gateway_project.core.stores.sweeps import Round
 from gateway_project.core.telemetry.logging import get_logger
 from robin.models import QueueJob, RobinAccess
@@ -55,6 +56,9 @@ MAY_NOT = gettext_noop(
 WAITS = gettext_noop("Robin does not answer. The rest is tried when it does, within ten minutes.")
 WAS_AWAY = gettext_noop(
     "Robin did not answer for ten minutes; the rest was not tried. Begin it anew when it answers."
+)
+UNREADABLE = gettext_noop(
+    "It is not stored as it was asked for; the rest was not tried. Begin anew."
 )
 REFUSED = gettext_noop(
     "Robin refused this for ten minutes; the rest was not tried. The gateway's log says why."
@@ -244,7 +248,12 @@ def _piece(job: QueueJob, worker: _Worker, runner: asyncio.Runner, until: float)
     if job.state not in OPEN:
         _finish(job)
         return False
-    uids = uids_of(job)[job.sent : job.sent + worker.size]
+    try:
+        uids = uids_of(job)[job.sent : job.sent + worker.size]
+    except (zlib.error, *UNFIT) as exc:
+        log.error("queue_job_unreadable", job=str(job.pk), error=type(exc).__name__, alert=True)
+        _finish(job, UNREADABLE)
+        return False
     if not uids:
         _finish(job)
         return False

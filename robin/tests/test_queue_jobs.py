@@ -81,6 +81,19 @@ def test_a_piece_whose_answer_never_came_is_not_sent_again(ada, robin):
     assert found["done"] + found["unknown"] == 60
 
 
+def test_one_that_cannot_be_read_is_ended_and_keeps_no_other_waiting(ada, robin):
+    bad, _ = begin(ada, robin, "retry")
+    QueueJob.objects.update(uids=b"no zlib", created_at=LONG_AGO)
+    good, _ = begin(ada, robin, "retry")
+
+    for _ in "12":
+        tasks.work_on_queue()
+
+    ended = ada.get(f"{ACTIONS}/{bad}").json()
+    assert (ended["state"], ended["sent"], ended["message"]) == ("partial", 0, jobs.UNREADABLE)
+    assert ada.get(f"{ACTIONS}/{good}").json()["state"] == "complete"
+
+
 def test_a_worker_that_died_in_the_middle(ada, robin):
     job, _ = begin(ada, robin, "retry")
     QueueJob.objects.update(in_flight=25)  # it was sent, and nobody noted what came of it

@@ -6,12 +6,14 @@ then on its model's `objects` do not find it. `erase` deletes it, children first
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from functools import partial
 from typing import Any, TypeVar
 
 from django.apps import apps
 from django.db import models
 
+from gateway_project.core.stores.refused import each_alone
 from gateway_project.core.stores.sweeps import Round
 
 M = TypeVar("M", bound=models.Model)
@@ -39,14 +41,19 @@ class Deletable(models.Model):
 
 def erase() -> int:
     """Erase what is deleted, as far as a round goes; returns how many are gone."""
-    erased, during = 0, Round()
+    during = Round()
+    return sum(each_alone(during.each(_deleted(during.rows)), partial(_erase, during)))
+
+
+def _deleted(most: int) -> Iterator[Deletable]:
     for model in apps.get_models():
         if issubclass(model, Deletable):
-            deleted = model._base_manager.filter(deleted_at__isnull=False).order_by("pk")
-            for row in deleted[: during.rows]:
-                for loose in row.loose_ends():
-                    during.delete(loose)
-                if during.is_over:
-                    return erased
-                erased += during.erase(model._base_manager.filter(pk=row.pk))
-    return erased
+            yield from model._base_manager.exclude(deleted_at=None).order_by("pk")[:most]
+
+
+def _erase(during: Round, row: Deletable) -> int:
+    for loose in row.loose_ends():
+        during.delete(loose)
+    if during.is_over:
+        return 0
+    return during.erase(type(row)._base_manager.filter(pk=row.pk))

@@ -6,15 +6,19 @@ ever, and keeps everybody else's waiting behind it: that is found by halving and
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TypeVar
 
 from django import db
 from django.db import transaction
 
 from gateway_project.core.encryption import Undecryptable
+from gateway_project.core.stores.database import is_away
+from gateway_project.core.telemetry.logging import get_logger
 
+R = TypeVar("R")
 T = TypeVar("T")
+log = get_logger("gateway.refused")
 # What our own code says of a value that is not what it should be. Not all there is: a task that is
 # over its time, or out of memory, is no fault of the row in hand.
 UNFIT = (
@@ -53,6 +57,30 @@ def reason(error: BaseException) -> str:
         state = getattr(cause, "sqlstate", None)
         return f"{type(error).__name__}: {type(cause).__name__}" + (f" ({state})" if state else "")
     return type(error).__name__
+
+
+def each_alone(rows: Iterable[T], act: Callable[[T], R]) -> list[R]:
+    """What `act` said of each row.
+
+    One that is refused, or takes too long, keeps no other waiting. Its error is raised when all had
+    their turn: the round has failed, which is told of when it happens again and again. A store that
+    is away is raised at once.
+    """
+    done: list[R] = []
+    error: Exception | None = None
+    for row in rows:
+        try:
+            done.append(act(row))
+        except Exception as exc:
+            is_late = isinstance(exc, db.OperationalError) and not is_away(exc)
+            if not (is_late or is_refused(exc)):
+                raise
+            which = str(getattr(row, "pk", row))[:100]
+            log.error("row_refused", row=which, error=reason(exc), alert=True)
+            error = error or exc
+    if error is not None:
+        raise error
+    return done
 
 
 def write_all_but(

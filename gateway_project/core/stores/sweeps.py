@@ -7,13 +7,14 @@ long, and nobody waits behind it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from time import monotonic
-from typing import Any
+from typing import Any, TypeVar
 
 from django.db import connections, models, router, transaction
 
+T = TypeVar("T")
 ROUND_SECONDS = 3.0
 PIECE_SECONDS = 0.5
 """A piece that took longer makes the following ones smaller."""
@@ -31,6 +32,13 @@ class Round:
     @property
     def is_over(self) -> bool:
         return monotonic() >= self._until
+
+    def each(self, rows: Iterable[T]) -> Iterator[T]:
+        """Of `rows`, one after the other, until the round is over."""
+        for row in rows:
+            if self.is_over:
+                return
+            yield row
 
     def repeat(self, piece: Callable[[int], int]) -> int:
         """Call `piece(rows)`, a transaction of its own, until it says 0 or the round is over.
