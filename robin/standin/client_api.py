@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 from contextlib import suppress
@@ -20,7 +21,11 @@ RAW = ("multipart/form-data", "message/rfc822", "application/octet-stream")
 POST = frozenset({"POST"})
 INT_MAX = 2**31 - 1
 LINE_END = re.compile(r"\r\n|\r|\n")
+NO_UTF8 = re.compile("[\udc80-\udcff]")
+"""A byte that is none, as Python has it in a text (`surrogateescape`)."""
 LIST = "/client/queue/list"
+LOG_SECONDS_PER_BYTE = 5e-9
+"""A search reads both days from their beginning, whatever is asked for."""
 
 
 def contexts(seed: SeedData, *, profile: str = "stock") -> dict[str, Context]:
@@ -42,7 +47,7 @@ def contexts(seed: SeedData, *, profile: str = "stock") -> dict[str, Context]:
         "/client/queue/delete": Context(api.operation("delete"), POST, work=api.act_on_many),
         "/client/queue/retry": Context(api.operation("retry"), POST, work=api.act_on_many),
         "/client/queue/bounce": Context(api.operation("bounce"), POST, work=api.act_on_many),
-        "/logs": Context(api.logs, frozenset({"GET"})),
+        "/logs": Context(api.logs, frozenset({"GET"}), work=api.read_log),
         "/users": Context(api.users),
         "/store": Context(store.browse),
         "/store-rocksdb": Context(store.rocksdb),
@@ -108,7 +113,11 @@ class ClientAPI:
         count = {"delete": "deletedCount", "retry": "retriedCount", "bounce": "bouncedCount"}[what]
 
         def handle(call: Call) -> Reply:
-            done = act(_uids(call.body))
+            uids = _uids(call.body)
+            if self.seed.closes_after is not None:
+                act(uids[: self.seed.closes_after])
+                raise Refused(500, "Internal Server Error: MVStore is closed")
+            done = act(uids)
             return as_json({"status": "OK", count: done, "queueSize": self.seed.queue.size()})
 
         return handle
@@ -176,10 +185,22 @@ class ClientAPI:
 
     # -- Log --------------------------------------------------------------------------------------
 
-    def _lines(self, wanted: str) -> Any:
+    async def read_log(self, call: Call) -> None:
+        size = sum(len(line) for day in self._days() for line in day)
+        await asyncio.sleep(LOG_SECONDS_PER_BYTE * size)
+
+    def _days(self) -> list[list[str]]:
         today = datetime.fromtimestamp(self.seed.clock(), UTC)
-        for day in (today, today - timedelta(days=1)):
-            for written in self.seed.log.get(day.strftime("%Y%m%d"), []):
+        days = (today, today - timedelta(days=1))
+        return [self.seed.log.get(day.strftime("%Y%m%d"), []) for day in days]
+
+    def _lines(self, wanted: str) -> Any:
+        for day in self._days():
+            for written in day:
+                if NO_UTF8.search(written):  # and the rest of that file is not looked at
+                    text = "Error reading log file: Input length = 1"
+                    self.seed.note("ERROR", "endpoints.LogsHandler", text)
+                    break
                 # What Java takes for the end of a line, also within what was written as one.
                 yield from (line for line in LINE_END.split(written) if wanted in line)
 
@@ -190,7 +211,10 @@ class ClientAPI:
         logger = "endpoints.LogsHandler"
         self.seed.note("INFO", logger, f"Searching logs for query: '{wanted}'")
         self.seed.note("DEBUG", logger, "Searching log files")
-        return Reply("".join(f"{line}\n" for line in self._lines(wanted)))
+        found = "".join(f"{line}\n" for line in self._lines(wanted))
+        if len(found) > self.seed.log_answer_bytes_max:
+            raise MemoryError  # of its heap: it makes one text of all it finds
+        return Reply(found)
 
     def logs_json(self, call: Call) -> Reply:
         lines = [*self._lines(call.query.get("search", ""))]

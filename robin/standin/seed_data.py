@@ -7,6 +7,7 @@ looks alive today.
 from __future__ import annotations
 
 import time
+from base64 import b64encode
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -20,6 +21,7 @@ NAMES = ("ann", "bob", "cy")
 PROTOCOLS = ("ESMTP", "SMTP", "LMTP", "dovecot-lda")
 FOLDERS = ("new", "cur", ".Sent/cur", ".Drafts/cur", ".A+B/cur")
 STORE = "/var/lib/robin-store"
+LOGGED_SECRET = b64encode(b"\0ann@north.example\0secret-ann").decode()
 LEVELS = ("INFO", "DEBUG", "WARN", "ERROR", "TRACE", "FATAL")
 # In the settings below, so that a test can look for each of them in what the gateway shows.
 SECRETS = (
@@ -34,6 +36,7 @@ SECRETS = (
     "hook-header-6e6e",
     "remote-write-8a8a",
     "scrape-token-2b2b",
+    "hook-pair-7c7c",
 )
 
 
@@ -44,6 +47,10 @@ class SeedData:
     users_backend: str = "config"
     """`config`, `sql`, or empty: none."""
     rocksdb: bool = False
+    closes_after: int | None = None
+    """It is told to stop in the middle of an action: done to so many, and then a 500."""
+    log_answer_bytes_max: int = 128 << 20
+    """What it finds in its log and cannot answer any more: it hangs up."""
     queue: RelayQueue = field(init=False)
     mails: dict[str, bytes] = field(default_factory=dict)
     """Path below the store (`north.example/ann/new/…eml`) → bytes."""
@@ -152,10 +159,16 @@ def log_lines(level: str, at: datetime, random: Random, session: str) -> list[st
     stamp = f"{at:%m%d-%H%M%S}{at.microsecond // 1000:03}"
     thread = f"pool-3-thread-{random.randint(1, 8)}"
     host = random.choice(DOMAINS)
+    # What a stranger said, a line that is none of Robin's and a password among it.
+    said = (
+        f"RCPT TO:<{NAMES[0]}@{host}>",
+        f"AUTH PLAIN {LOGGED_SECRET}",
+        f"MAIL FROM:<a\x0cERROR|{stamp}|main|auth.Forged||||root logged in>",
+    )
     replies = {
         "INFO": ("smtp.EmailReceipt", f"{session} Accepted | queued for mx.{host}"),
         "DEBUG": ("queue.RelayQueueService", f"Claimed 1 item ({session})"),
-        "TRACE": ("smtp.Connection", f"C: RCPT TO:<{random.choice(NAMES)}@{host}>"),
+        "TRACE": ("smtp.Connection", f"<< {random.choice(said)}"),
         "WARN": ("smtp.EmailDelivery", f"{session} Greylisted by mx.{host}"),
         "ERROR": ("smtp.EmailDelivery", f"{session} Delivery to mx.{host} failed: 421 4.3.2 later"),
         "FATAL": ("main.Server", "Keystore could not be read"),
@@ -248,7 +261,17 @@ def documents() -> dict[str, Any]:
                 "authType": "bearer",
                 "authValue": SECRETS[7],
                 "headers": {"X-Token": SECRETS[8]},
-            }
+            },
+            # Of the command AUTH: a group as the others, under a name that tells of secrets.
+            "auth": {
+                "enabled": False,
+                "url": "http://localhost:8000/webhooks/auth",
+                "method": "POST",
+                "timeout": 5000,
+                "authType": "basic",
+                "authValue": f"username:{SECRETS[11]}",
+                "headers": {},
+            },
         },
         "Users Configuration": {
             "listEnabled": True,

@@ -65,6 +65,7 @@ class Store:
                 entry = {"type": "file", "name": name, "path": f"/store/{mail}"}
                 entries.append({**entry, "size": len(content)})
         items += sorted(entries, key=lambda entry: entry["name"].lower())
+        items = [{**i, "name": _listed(i["name"]), "path": _listed(i["path"])} for i in items]
         if call.wants_json:
             return as_json({"path": f"/{path}", "items": items})
         signs = {"dir": "\U0001f4c1", "file": "\U0001f4e7"}
@@ -194,6 +195,11 @@ class Store:
         name = rest[0] if rest else f"draft-{self.seed.queue.uuid()}.eml"
         self.seed.put(f"{folder}/{name}", call.body)
         return as_json({"r": 1, "draftId": name, "msg": "mail successfully saved."})
+
+
+def _listed(name: str) -> str:
+    """With U+FFFD for what is no UTF-8; nobody can ask for that again."""
+    return name.encode(errors="surrogateescape").decode(errors="replace")
 
 
 def _maildir(mailbox: str, name: str) -> str:

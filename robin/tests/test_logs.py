@@ -11,6 +11,7 @@ import pytest
 from accounts.tests.shapes import refusal
 from robin.logs import search
 from robin.logs.parsing import entries, escaped, redacted
+from robin.standin.seed_data import LOGGED_SECRET
 
 SEPARATORS = "\x0b\x0c\x1c\x1d\x1e\x85\u2028\u2029\t\x00\x1b\x7f\u202e\u200b"
 """Whatever Python, a browser or a terminal may take for the end of a line, or turn around."""
@@ -107,6 +108,14 @@ USER, PASSWORD = b64encode(b"bob").decode(), b64encode(b"hunter2-is-secret").dec
 
 
 class TestCredentials:
+    def test_neither_is_shown_of_the_stand_in_s_own_log(self, ada, robin):
+        """So that whoever tries the pages sees it, too."""
+        written = "".join(one for lines in robin.seed.log.values() for one in lines)
+        assert LOGGED_SECRET in written
+        assert "|auth.Forged|" in written
+        assert LOGGED_SECRET not in ada.get("/api/v1/logs/export").text
+        assert "auth.Forged" not in ada.get("/api/v1/logs/loggers").json()
+
     @pytest.mark.hostile
     @pytest.mark.parametrize(
         "message",
@@ -304,6 +313,16 @@ class TestSlices:
         assert not found["complete"]
         assert "%7C" not in asked(robin)
         assert len(robin.client.asked) <= 4
+
+    def test_robin_is_asked_for_no_more_than_it_has_memory_for(
+        self, ada, robin, long_log, monkeypatch
+    ):
+        """It hangs up over what it cannot answer, and its process stays as large."""
+        monkeypatch.setattr(search, "FILLED_SECONDS", 0.0)
+        monkeypatch.setattr(search, "SEARCH_SECONDS", 0.2)
+        robin.seed.log_answer_bytes_max = 512 << 10
+        for query in ("", "search=number", "level=INFO", "search=nowhere"):
+            assert ada.get(f"/api/v1/logs?{query}").status_code == 200
 
     def test_by_and_by_all_of_it_once(self, ada, robin, long_log, monkeypatch):
         monkeypatch.setattr(search, "FILLED_SECONDS", 0.0)

@@ -318,3 +318,15 @@ def test_who_asks_after_a_deletion_does_not_join_who_asked_before(gateway, robin
         return uid in {item["uid"] for item in after.items}
 
     assert gateway.run(ask()) is False
+
+
+def test_of_what_robin_stopped_in_nobody_knows(ada, robin):
+    """It was told to, did a part, and answered 500."""
+    chosen = [item.uid for item in robin.seed.queue.select(["READY"])[:10]]
+    robin.seed.closes_after = 4
+
+    r = ada.post("/api/v1/queue/actions", {"action": "bounce", "uids": chosen})
+
+    assert refusal(r)[0] in (502, 503)
+    assert [r.json()[name] for name in ("done", "requested", "unknown")] == [0, 10, 10]
+    assert robin.seed.queue.count("DEAD") == 8 + 4

@@ -335,6 +335,50 @@ async def test_the_log_is_searched():
 
 
 @in_a_loop
+async def test_a_byte_that_is_no_utf_8_ends_a_search_of_its_file():
+    async with asked() as r:
+        before, today = r.seed.log["20261122"], r.seed.log["20261123"]
+        found = [line for line in before if "smtp." in line]
+        today[:] = ["smtp. one", "two \udce9", "smtp. three"]
+        answer = (await r.client("GET", "/logs?q=smtp.")).text.split("\n")
+        assert answer == ["smtp. one", *found, ""]  # not even what it says of this search
+        assert today[-1].endswith("Error reading log file: Input length = 1")
+
+
+@in_a_loop
+async def test_it_hangs_up_over_an_answer_that_is_too_long_for_its_memory():
+    async with asked() as r:
+        r.seed.log_answer_bytes_max = 2000
+        with pytest.raises(httpx.RemoteProtocolError):
+            await r.client("GET", "/logs?q=%7C")
+        assert (await r.client("GET", "/logs?q=nothing-of-that")).status_code == 200
+
+
+@in_a_loop
+async def test_what_it_is_told_to_stop_in_the_middle_of_is_done_in_part():
+    async with asked() as r:
+        chosen = [item.uid for item in r.seed.queue.select(["READY"])[:10]]
+        r.seed.closes_after = 4
+        answer = await r.client("POST", "/client/queue/bounce", json={"uids": chosen})
+        assert answer.status_code == 500
+        assert [r.seed.queue.items[uid].state for uid in chosen] == ["DEAD"] * 4 + ["READY"] * 6
+
+
+@in_a_loop
+async def test_a_name_that_is_no_utf_8_is_listed_and_not_there():
+    async with asked() as r:
+        r.seed.put("west.example/lat\udce9/new/x.eml", b"From: x\r\n")
+        listed = (await r.client("GET", "/store/west.example", headers=JSON)).json()["items"]
+        assert {
+            "type": "dir",
+            "name": "lat\ufffd",
+            "path": "/store/west.example/lat\ufffd/",
+        } in listed
+        for name in ("lat%EF%BF%BD", "lat%E9", "lat%25E9"):
+            assert (await r.client("GET", f"/store/west.example/{name}")).status_code == 404
+
+
+@in_a_loop
 async def test_the_store_is_browsed():
     async with asked() as r:
 

@@ -179,6 +179,14 @@ class TestStorage:
         else:
             assert refusal(r) == (422, "validation_error")
 
+    def test_a_folder_that_nobody_can_ask_for_says_so(self, ada, robin):
+        robin.seed.put("south.example/lat\udce9/new/x.eml", b"From: x\r\n")
+        found = ada.get("/api/v1/storage?path=/south.example").json()["items"]
+        (item,) = [one for one in found if one["name"].startswith("lat")]
+        assert (item["type"], item["openable"]) == ("directory", False)
+        r = ada.get("/api/v1/storage", params={"path": item["path"]})
+        assert refusal(r) == (422, "validation_error")
+
     def test_a_large_mail_is_shown_in_part_and_given_whole(self, ada, robin, settings):
         settings.ROBIN_MAIL_TEXT_BYTES_MAX = 1001
         robin.ports.client.http.answer_bytes_max = 1000

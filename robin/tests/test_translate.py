@@ -154,6 +154,9 @@ class TestSettings:
         assert not [secret for secret in SECRETS if secret in json.dumps(found)]
         assert found["server"]["api"]["port"] == 8090
         assert found["server"]["auth"] is True
+        # A group of settings, though its name tells of secrets.
+        hook = found["webhooks"]["auth"]
+        assert (hook["url"], hook["timeout"]) == ("http://localhost:8000/webhooks/auth", 5000)
         assert found["queue"]["growthFactor"] == 1.2
         assert set(found) == {
             "properties", "server", "storage", "queue", "relay", "dovecot", "prometheus", "vault",
