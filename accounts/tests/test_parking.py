@@ -107,6 +107,8 @@ ROWS = {
     "another zone": {"created_at": "2026-02-01T00:00:00+01:00"},
     "a score that is a text": {"confidence": "high"},
     "a score below its bins": {"confidence": -1e300},
+    "a duration that its sum would not hold": {"response_time_ms": 1e308},
+    "a duration that is a text": {"upstream_ms": "long"},
 }
 
 

@@ -17,7 +17,7 @@ import psycopg
 import pytest
 import time_machine
 from django.conf import settings
-from django.db import OperationalError, connection, connections, transaction
+from django.db import DataError, OperationalError, connection, connections, transaction
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
@@ -599,6 +599,19 @@ class TestRollups:
             ).plain()
             for some in (rows[:10], rows[10:20], rows[20:])
         ]
+
+    @pytest.mark.hostile
+    def test_what_cannot_be_added_up_keeps_back_its_share_alone(self, gateway, many):
+        usage_log.write(many, sums_later=True)
+        bad = UnsummedUsage.objects.earliest("pk").part
+        UnsummedUsage.objects.filter(part=bad).update(response_time_ms=1e308)
+        left = UnsummedUsage.objects.filter(part=bad).count()
+
+        with pytest.raises(DataError):
+            rollups.add_up_aside()
+
+        assert UnsummedUsage.objects.count() == left < 30
+        assert sums_of_all("day") == 30 - left
 
     def test_rows_of_many_keys_wait_and_add_up_to_the_same(self, gateway, many):
         assert usage_log.write(many, sums_later=True) == 30

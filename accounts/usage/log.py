@@ -42,6 +42,9 @@ LAST_USED_SECONDS = 60
 # A row of another time would make a partition that nothing ever reads or drops.
 FIRST_DAY = date(2000, 1, 1)
 DAYS_AHEAD = timedelta(days=PARTITIONS_AHEAD_DAYS)
+DURATIONS = COLUMNS.index("response_time_ms"), COLUMNS.index("upstream_ms")
+MILLISECONDS_MAX = 1e9
+"""Of a request: eleven days. The columns take more, and their sums would not."""
 log = get_logger("gateway.usage")
 
 
@@ -153,6 +156,8 @@ def _store(entries: Sequence[Entry], *, sums_later: bool = False) -> None:
     rows = [entry.row for entry in entries]
     if not (all(map(_is_time, rows)) and all(map(_day, {row[-1][:10] for row in rows}))):
         raise ValueError("a row of no time in UTC, or of no time near ours")
+    if not all(abs(row[at]) <= MILLISECONDS_MAX for row in rows for at in DURATIONS):
+        raise ValueError("a duration that is none: no sum would hold it")
     _insert(entries)
     if not (sums_later and put_aside(rows)):
         add_up(rows)

@@ -20,7 +20,7 @@ from typing import Any
 from uuid import UUID
 
 import orjson
-from django.db import connection, transaction
+from django.db import DatabaseError, connection, transaction
 from django.db.models import Count, Max, Q
 from django.db.models.functions import TruncDate
 
@@ -28,6 +28,7 @@ from accounts.models import ScoreRollup, UnsummedUsage, UsageRollup
 from accounts.usage.rows import COLUMNS, Row
 from gateway_project.core import clock
 from gateway_project.core.stores.bulk import copy_in
+from gateway_project.core.stores.refused import each_alone, is_refused
 
 SCORE_BINS = 100
 ROLLUPS_KEPT = {"minute": timedelta(days=2), "hour": timedelta(days=95)}
@@ -225,21 +226,35 @@ def put_aside(rows: Sequence[Row]) -> bool:
 def add_up_aside() -> int:
     """Add up what was put aside, a share of the keys at a time; returns how many rows.
 
-    Each share is a transaction of its own. The sums of a key whose row cannot be added up, as no
-    row of the log is, would stay with the others of its share, and be tried again.
+    Each share is a transaction of its own. A row that cannot be added up, as no row of the log is
+    (`log.MILLISECONDS_MAX`), keeps back its share and no other; then this raises.
     """
     if connection.vendor != "postgresql":
         return 0
+    return sum(each_alone(_shares(), _add_up_share))
+
+
+def _shares() -> Iterator[list[int]]:
+    """Parts that wait, as many together as have `PART_ROWS`."""
     waiting = UnsummedUsage.objects.order_by("part").values_list("part").annotate(n=Count("pk"))
-    done, parts, size = 0, list[int](), 0
-    for part, count in (*waiting, (None, 0)):
-        if parts and (part is None or size + count > PART_ROWS):
-            done += _add_up_parts(parts)
+    parts, size = list[int](), 0
+    for part, count in waiting:
+        if parts and size + count > PART_ROWS:
+            yield parts
             parts, size = [], 0
-        if part is not None:
-            parts.append(part)
-            size += count
-    return done
+        parts.append(part)
+        size += count
+    if parts:
+        yield parts
+
+
+def _add_up_share(parts: list[int]) -> int:
+    try:
+        return _add_up_parts(parts)
+    except DatabaseError as exc:
+        if len(parts) == 1 or not is_refused(exc):
+            raise
+    return sum(each_alone([[part] for part in parts], _add_up_parts))
 
 
 def requests_aside(condition: Q, subjects: Iterable[Any]) -> list[tuple[UUID, date, int]]:
