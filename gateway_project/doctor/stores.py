@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from datetime import timedelta
 from secrets import token_hex
 from time import monotonic
@@ -136,14 +137,18 @@ def _connect() -> None:
     if not is_postgresql():
         db.connection.ensure_connection()
         return
-    with statements.bounded(statements.of_requests()):
-        parameters = db.connection.get_connection_params()
     try:
-        with psycopg.connect(**parameters) as connection:
+        with _unpooled() as connection:
             connection.execute("SELECT 1")
             connection.execute("SELECT 2")
     except psycopg.Error as exc:
         raise db.OperationalError(*exc.args) from exc
+
+
+def _unpooled() -> psycopg.Connection[tuple[Any, ...]]:
+    with statements.bounded(statements.of_requests()):
+        parameters = db.connection.get_connection_params()
+    return psycopg.connect(**parameters)
 
 
 def _rights() -> Iterator[Finding]:
@@ -228,15 +233,21 @@ def examine_connections(_: Options) -> Iterator[Finding]:
     open_now = select(
         "SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend'"
     )[0]
-    pool = settings.DATABASES["default"].get("OPTIONS", {}).get("pool") or {}
-    pool_max = int(pool.get("max_size", 1))
-    web, workers = _processes()
-    needed = web * (pool_max + database.LANE.size) + workers * pool_max
+    web, workers = _may_open()
+    needed = sum(web) + sum(workers)
     facts = (
-        f"{web} web processes x ({pool_max} + {database.LANE.size}) + {workers} workers "
-        f"x {pool_max} = {needed} connections at most; the server takes {room}, and has {open_now}"
+        f"{len(web)} web processes open {sum(web)} connections at most, and {len(workers)} workers "
+        f"{sum(workers)}; the server takes {room}, and has {open_now}"
     )
-    if needed > room:
+    if is_pooled():
+        facts += f". A pooler between decides how many of the {needed} reach it"
+        if open_now > 0.8 * room:
+            yield warning(
+                f"{facts}.", "Keep its default_pool_size x databases below max_connections."
+            )
+        else:
+            yield ok(f"{facts}.")
+    elif needed > room:
         yield error(
             f"The pools may ask for more than there is: {facts}.",
             f"Lower DATABASE_POOL_MAX, raise max_connections to {needed + kept + 20} (and restart "
@@ -251,15 +262,24 @@ def examine_connections(_: Options) -> Iterator[Finding]:
         yield ok(f"{facts}.")
 
 
-def _processes() -> tuple[int, int]:
-    """Web processes and workers that live; at least those that these settings would start."""
-    roles: list[str] = []
+def is_pooled() -> bool:
+    """A pooler gives clients process ids of its own making."""
+    with _unpooled() as connection:
+        found = connection.execute("SELECT pg_backend_pid()").fetchone()
+        return found != (connection.info.backend_pid,)
+
+
+def _may_open() -> tuple[list[int], list[int]]:
+    """Connections of each web process and each worker: of those that live, and at least of those
+    that these settings would start."""
+    living: list[presence.Process] = []
     if settings.REDIS_URL:
-        try:
-            roles = [process.role for process in presence.living()]
-        except (RedisError, OSError):
-            roles = []
-    return max(settings.WORKERS, roles.count("web")), max(1, roles.count("worker"))
+        with suppress(RedisError, OSError):
+            living = presence.living()
+    web = [one.connections or database.web_max() for one in living if one.role == "web"]
+    workers = [one.connections or database.pool_max() for one in living if one.role == "worker"]
+    web += [database.web_max()] * (settings.WORKERS - len(web))
+    return web, workers or [database.pool_max()]
 
 
 @check("database.partitions")

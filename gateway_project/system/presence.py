@@ -19,6 +19,8 @@ from typing import Any
 
 import orjson
 from celery import bootsteps
+from celery.concurrency import prefork
+from celery.concurrency.base import BasePool
 from django.conf import settings
 from django.db import Error as DatabaseError
 from redis.exceptions import RedisError
@@ -46,7 +48,8 @@ log = get_logger("gateway.process")
 @dataclass(frozen=True, slots=True)
 class Process:
     """`knows`: by setting the fingerprints of its secrets, the one in front first. `settings`: one
-    of each other setting. `files`: how many it may open; 0: it did not say."""
+    of each other setting. `files`, `connections`: how many it may open, of files and to the
+    database; 0: it did not say."""
 
     name: str
     role: str
@@ -54,6 +57,7 @@ class Process:
     knows: Mapping[str, Sequence[str]]
     settings: Mapping[str, str]
     files: int
+    connections: int
 
     @property
     def host(self) -> str:
@@ -88,13 +92,14 @@ def _me() -> str:
     return f"{socket.gethostname()}/{os.getpid()}"
 
 
-def _note(role: str) -> bytes:
+def _note(role: str, connections: int = 0) -> bytes:
     facts = {
         "role": role,
         "version": settings.VERSION,
         "knows": own_secrets(),
         "settings": own_settings(),
         "files": resource.getrlimit(resource.RLIMIT_NOFILE)[0],
+        "connections": connections,
     }
     return orjson.dumps({"v": VERSION, "at": clock.time(), **facts})
 
@@ -107,8 +112,9 @@ def living() -> list[Process]:
         if clock.time() - note["at"] > GONE_SECONDS:
             client.hdel(PROCESSES, field)
         else:  # of whatever version: what is read here every version has
-            name, more = field.decode(), (note.get("settings", {}), note.get("files", 0))
-            found.append(Process(name, note["role"], note["version"], note["knows"], *more))
+            name, facts = field.decode(), (note["role"], note["version"], note["knows"])
+            more = (note.get("settings", {}), note.get("files", 0), note.get("connections", 0))
+            found.append(Process(name, *facts, *more))
     return sorted(found, key=lambda process: process.name)
 
 
@@ -116,7 +122,8 @@ async def announce_web() -> None:
     """For as long as this process serves; keeps its clock right, too."""
     try:
         while True:
-            redis.send_behind(redis.pack("HSET", PROCESSES, _me(), _note("web")))
+            note = _note("web", database.web_max())
+            redis.send_behind(redis.pack("HSET", PROCESSES, _me(), note))
             await asyncio.sleep(EVERY_SECONDS)
             try:
                 await database.run_behind(database.learn_time)
@@ -124,6 +131,12 @@ async def announce_web() -> None:
                 log.info("time_not_learned", error=type(exc).__name__)
     finally:
         redis.send_behind(redis.pack("HDEL", PROCESSES, _me()))
+
+
+def connections_of(pool: BasePool) -> int:
+    """A child has one, and so has the timer of their parent; threads share the process's pool."""
+    is_forked = isinstance(pool, prefork.TaskPool)
+    return pool.num_processes + 1 if is_forked else database.pool_max()
 
 
 class WorkerPresence(bootsteps.StartStopStep):
@@ -138,8 +151,10 @@ class WorkerPresence(bootsteps.StartStopStep):
         return bool(settings.REDIS_URL)
 
     def start(self, consumer: Any) -> None:
-        self._announce()
-        self._timer = consumer.timer.call_repeatedly(EVERY_SECONDS, self._announce)
+        self._announce(consumer.pool)
+        self._timer = consumer.timer.call_repeatedly(
+            EVERY_SECONDS, self._announce, (consumer.pool,)
+        )
 
     def stop(self, consumer: Any) -> None:
         if self._timer is not None:
@@ -147,9 +162,9 @@ class WorkerPresence(bootsteps.StartStopStep):
         with suppress(RedisError, OSError):  # else others drop it when it is old
             redis.client().hdel(PROCESSES, _me())
 
-    def _announce(self) -> None:
+    def _announce(self, pool: BasePool) -> None:
         try:
-            redis.client().hset(PROCESSES, _me(), _note("worker"))
+            redis.client().hset(PROCESSES, _me(), _note("worker", connections_of(pool)))
             database.learn_time()
         except (RedisError, OSError, DatabaseError) as exc:
             log.info("process_unannounced", error=type(exc).__name__)

@@ -13,7 +13,7 @@ import sys
 import tempfile
 import threading
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from types import SimpleNamespace
@@ -21,6 +21,7 @@ from types import SimpleNamespace
 import orjson
 import psycopg
 import pytest
+from celery.concurrency import prefork
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -159,6 +160,26 @@ def test_what_a_page_has_people_run_exists(page):
 # -- Databases ------------------------------------------------------------------------------------
 
 
+@pytest.fixture
+def pooler(settings, monkeypatch):
+    """`with pooler(…):` new connections go by way of a pgbouncer with these options."""
+    program = services.find("pgbouncer")
+    if program is None:
+        pytest.skip("needs pgbouncer: `make test` installs it")
+    facts = settings.DATABASES["default"]
+    target = "postgresql://{USER}:{PASSWORD}@{HOST}:{PORT}".format(**facts)
+
+    @contextmanager
+    def between(**options):
+        with ExitStack() as stack, monkeypatch.context() as patch:
+            home = stack.enter_context(tempfile.TemporaryDirectory(dir="/tmp"))
+            url = services.start_pgbouncer(stack, program, Path(home), target, **options)
+            patch.setitem(facts, "PORT", url.rpartition(":")[2])
+            yield
+
+    return between
+
+
 class TestTheDatabase:
     @pytest.mark.needs_postgresql
     def test_a_good_one(self, gateway):
@@ -208,6 +229,29 @@ class TestTheDatabase:
         assert "max_connections" in said
 
     @pytest.mark.needs_postgresql
+    @pytest.mark.needs_redis
+    def test_each_child_of_a_worker_has_a_connection(self, gateway, settings):
+        children = object.__new__(prefork.TaskPool)
+        children._pool = SimpleNamespace(_processes=50)
+        note = presence._note("worker", presence.connections_of(children))
+        redis.client().delete(presence.PROCESSES)
+        redis.client().hset(presence.PROCESSES, "host/1", note)
+
+        [found] = look("database.connections")
+
+        assert "and 1 workers 51;" in found.message
+        redis.client().delete(presence.PROCESSES)
+
+    @pytest.mark.needs_postgresql
+    def test_behind_a_pooler_its_own_connections_count(self, gateway, settings, pooler):
+        settings.WORKERS = 20
+        with pooler():
+            [found] = look("database.connections")
+
+        assert found.status == "ok"
+        assert "A pooler between decides" in found.message
+
+    @pytest.mark.needs_postgresql
     def test_a_log_without_a_partition_for_today(self, gateway, monkeypatch):
         monkeypatch.setattr(partitions, "partition_days", list)
 
@@ -255,17 +299,8 @@ class TestTheDatabase:
             ({"ignored": "extra_float_digits"}, "set ignore_startup_parameters"),
         ],
     )
-    def test_a_pooler_that_is_set_up_wrong(self, gateway, settings, monkeypatch, options, said):
-        program = services.find("pgbouncer")
-        if program is None:
-            pytest.skip("needs pgbouncer: `make test` installs it")
-        facts = settings.DATABASES["default"]
-        target = "postgresql://{USER}:{PASSWORD}@{HOST}:{PORT}".format(**facts)
-        with ExitStack() as stack, monkeypatch.context() as patch:
-            home = stack.enter_context(tempfile.TemporaryDirectory(dir="/tmp"))
-            url = services.start_pgbouncer(stack, program, Path(home), target, **options)
-            patch.setitem(facts, "PORT", url.rpartition(":")[2])
-
+    def test_a_pooler_that_is_set_up_wrong(self, gateway, pooler, options, said):
+        with pooler(**options):
             assert said in trouble("database")
 
     @pytest.mark.needs_postgresql

@@ -23,6 +23,7 @@ from time import monotonic
 from typing import Any, Generic, ParamSpec, TypeVar
 
 from django import db
+from django.conf import settings
 from django.db import transaction
 from django.http import HttpRequest, HttpResponse
 from django.utils.decorators import sync_only_middleware
@@ -46,8 +47,20 @@ REST_SECONDS = 1.0
 BOUNDS = statements.Bounds(statement=1.5, lock=0.5, idle=2.0)
 # A thread for the usage log and one for the probe: neither may keep a request waiting, or wait.
 LANE = statements.Lane("data", WRITERS_MAX + READERS_MAX + 2, BOUNDS)
+
 LATE = "The database took too long. Nothing was changed: try again shortly."
 UNKNOWN = "The database did not say whether it was stored. Look before you send it again."
+
+
+def pool_max() -> int:
+    """How many connections this process may open, but for the lane's."""
+    pool = settings.DATABASES["default"].get("OPTIONS", {}).get("pool") or {}
+    return int(pool.get("max_size", 1))
+
+
+def web_max() -> int:
+    """How many a web process may open."""
+    return pool_max() + LANE.size
 
 
 def _threads(count: int, name: str) -> ThreadPoolExecutor:
