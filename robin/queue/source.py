@@ -61,7 +61,6 @@ class RobinSource:
             f"/client/queue/list?{query}",
             HTML,
             timeout_seconds=settings.ROBIN_LIST_TIMEOUT_SECONDS,
-            is_long=True,
         )
         async with asked as answer:
             async for part in answer.parts:
@@ -87,7 +86,8 @@ def list_query(kind: str, number: int) -> str:
 
 
 class PlainSource:
-    """By way of a client of its own, for a worker: it keeps none between two tasks."""
+    """By way of a client of its own, for a worker: it keeps none between two tasks, and asks one
+    thing after the other."""
 
     def __init__(self, tls: Any) -> None:
         self._client = partial(

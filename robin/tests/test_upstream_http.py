@@ -139,6 +139,20 @@ def test_two_at_once_and_who_waits_in_vain_had_none():
     assert run(scenario) == (0.0, 2, 2)
 
 
+def test_what_is_read_in_parts_is_one_of_the_two_at_a_time():
+    async def scenario():
+        async with robin_saying([OK, [0.3, OK], OK]) as (http, upstream):
+            async with http.stream("/list", timeout_seconds=5):
+                beside = asyncio.create_task(http.request("GET", "/x", timeout_seconds=5))
+                await asyncio.sleep(0.05)
+                with pytest.raises(UpstreamTimeout) as caught:
+                    await http.request("GET", "/x", timeout_seconds=0.05)
+            await beside
+            return caught.value.had_seconds, len(upstream.heads)
+
+    assert run(scenario) == (0.0, 2)
+
+
 def test_one_that_asks_and_asks_keeps_no_other_waiting():
     async def scenario():
         async with robin_saying([[0.05, OK]] * 12) as (http, _):

@@ -136,16 +136,14 @@ class RobinAPI:
         kind: Kind,
         *others: Kind,
         timeout_seconds: float | None = None,
-        is_long: bool = False,
     ) -> AsyncIterator[Stream]:
         """A 200 of that media type, or of `others`, to be read in parts. Never sent again."""
         with await self._permit(path) as permit:
             async with self._told(permit, path, timeout_seconds) as seconds:
                 headers = {"Accept": kind}
-                asked = self.http.stream(
-                    path, headers=headers, timeout_seconds=seconds, is_long=is_long
-                )
-                async with asked as answer:
+                async with self.http.stream(
+                    path, headers=headers, timeout_seconds=seconds
+                ) as answer:
                     came = next((one for one in others if one == answer.content_type), kind)
                     self._check(answer.status, answer.content_type, came, answer.length != 0)
                     yield answer

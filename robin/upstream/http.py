@@ -27,7 +27,7 @@ from gateway_project.core.upstream.client import (
     UpstreamTimeout,
 )
 
-IN_FLIGHT_MAX = 2  # a server with a single thread gains nothing from more
+IN_FLIGHT_MAX = 2  # of a process: a server with a single thread gains nothing from more
 KEEP_SECONDS = 20.0  # Robin closes what rested for 30
 ANSWER_BYTES_MAX = 32 << 20
 HEADERS = {"User-Agent": "gateway", "Accept-Encoding": "identity"}
@@ -114,13 +114,11 @@ class RobinHTTP:
         *,
         headers: Mapping[str, str] | None = None,
         timeout_seconds: float,
-        is_long: bool = False,
     ) -> AsyncIterator[Stream]:
         """A GET that is sent once, whatever becomes of it, and read in parts, as they come.
 
-        The deadline is for the head, the wait for a slot included, and for each part anew. One
-        that `is_long` takes no slot: whoever asks sees to it that there is one such at a time.
-        Raises as `request`, while it is read as well.
+        The deadline is for the head, the wait for a slot included, and for each part anew. Raises
+        as `request`, while it is read as well.
         """
         request, holder = self._request("GET", path, None, headers)
         request.extensions["once"] = True
@@ -129,8 +127,7 @@ class RobinHTTP:
             async with AsyncExitStack() as held:
                 try:
                     async with asyncio.timeout(timeout_seconds):
-                        if not is_long:
-                            await held.enter_async_context(self._slots.place(holder))
+                        await held.enter_async_context(self._slots.place(holder))
                         began = perf_counter()
                         response = await self._send(request)
                 except TimeoutError as exc:
