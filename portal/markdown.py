@@ -21,7 +21,6 @@ from markdown_it import MarkdownIt
 from markdown_it.token import Token
 from pygments.lexers import get_lexer_by_name
 from pygments.token import Comment, Keyword, Name, Number, String
-from pygments.token import _TokenType as Kind
 from pygments.util import ClassNotFound
 
 LABELS = {"sh": "Shell", "python": "Python", "ts": "TypeScript", "go": "Go", "js": "JavaScript"}
@@ -82,7 +81,7 @@ def highlighted(code: str, language: str) -> str:
     return "".join(pieces)
 
 
-def _colour(kind: Kind) -> str:
+def _colour(kind: tuple[str, ...]) -> str:
     return next((name for known, name in COLOURED if kind in known), "")
 
 

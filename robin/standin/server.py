@@ -171,7 +171,7 @@ class RobinAPI:
             self._runner = self._listening = None
 
     async def _serve(self, request: web.BaseRequest) -> web.StreamResponse:
-        target = request._message.path
+        target = request.raw_path
         self.asked.append((request.method, target))
         self.headers_seen.append(dict(request.headers))
         path, _, query = target.partition("?")
