@@ -12,11 +12,15 @@ from collections import Counter
 from html import unescape
 
 import pytest
+from django.template.loader import render_to_string
+from django.utils import translation
 
 from accounts.models import AuditEvent
 from accounts.tests.shapes import refusal
+from gateway_project.core import clock
 from gateway_project.tests.served import wait_until
 from gateway_project.tests.test_admin import Browser, signed_in
+from robin.logs import parsing
 from robin.models import QueueJob
 from robin.queue import jobs, overview, scan
 from robin.tests.test_message import MIXED
@@ -590,6 +594,12 @@ class TestTheStore:
 
 
 class TestTheLog:
+    def test_what_is_left_out_is_said_in_the_reader_s_language(self):
+        with translation.override("de"):
+            gaps = [parsing.gap(clock.now(), "1130-120000000")]
+            page = render_to_string("portal/mail/lines.html", {"entries": gaps})
+        assert "mehr geschrieben, als gezeigt werden kann" in page
+
     @pytest.mark.parametrize("word", ["a|b", "(", "[x", "a.*b", "\\d", "%25", "<b>"])
     def test_a_text_is_a_text(self, operator, robin, word):
         from urllib.parse import quote, unquote

@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta, tzinfo
 from typing import Any
 
+from django.utils.translation import gettext_noop
+
 from gateway_project.core.clock import utc_text
 from robin.redaction import REDACTED, without_secrets
 
@@ -24,6 +26,7 @@ LINE = re.compile(
     r"(?P<message>.*)",
     re.DOTALL | re.ASCII,
 )
+GAP = gettext_noop("Robin wrote more in this millisecond than can be shown.")
 LEVELS = ("ERROR", "WARN", "INFO", "DEBUG", "TRACE")
 DIALOGUE = re.compile(r"(<<|>>)\s*(\S+)(.*)", re.DOTALL)
 """What was read from or written to a connection."""
@@ -65,6 +68,8 @@ class Entry:
     raw_logger: str
     raw_context: tuple[str, str, str]
     raw_message: str
+    is_gap: bool = False
+    """Whether the gateway says so, and no line of Robin's."""
 
     @property
     def thread(self) -> str:
@@ -152,6 +157,11 @@ def entries(content: bytes, *, now: datetime, zone: tzinfo) -> Iterator[Entry]:
             context,
             match["message"],
         )
+
+
+def gap(at: datetime, stamp: str) -> Entry:
+    """In the place of lines that are too many to be read."""
+    return Entry(at, f"{stamp}-0", "WARN", "", "", ("", "", ""), GAP, is_gap=True)
 
 
 def _time(day: str, clock: str, today: datetime) -> datetime | None:

@@ -3,7 +3,7 @@
 Robin reads its whole files of today and yesterday for each question, and makes one text of all
 lines that hold what was asked for, in memory. So it is never asked for everything: the time stands
 in each line after the level (`WARN |1129-04`), and its beginning asks for a day, an hour, ten
-minutes and so on down to a second. How much was written when shows a sample, the lines of one
+minutes and so on down to a millisecond. How much was written when shows a sample, the lines of one
 millisecond in a thousand.
 
 A search cannot be had together with a time. Where the text is rare Robin is asked for it; where it
@@ -22,9 +22,8 @@ from urllib.parse import quote
 from zoneinfo import ZoneInfo
 
 from django.conf import settings
-from django.utils.translation import gettext_noop
 
-from gateway_project.core import clock, errors
+from gateway_project.core import clock
 from gateway_project.core.stores.caching import SingleFlight, TTLCache
 from gateway_project.core.telemetry.metrics import cache_bytes
 from robin.logs import parsing
@@ -46,10 +45,10 @@ FILLED_SECONDS = 1.0
 """A page that is full is given after so much: counting on, for the total, costs Robin."""
 SEARCH_SECONDS = 3.5
 """One that is not, after so much; an earlier `endTime` goes on from there."""
-SPANS = tuple(timedelta(seconds=n) for n in (86_400, 3_600, 600, 60, 10, 1))
-CUTS = (5, 7, 8, 9, 10, 11)
-"""How much of `1129-041130` names a day, an hour, ten minutes, a minute, ten seconds, a second."""
-DAY, TEN_MINUTES, SECOND = 0, 2, 5
+SPANS = tuple(timedelta(seconds=n) for n in (86_400, 3_600, 600, 60, 10, 1, 0.1, 0.01, 0.001))
+CUTS = (5, 7, 8, 9, 10, 11, 12, 13, 14)
+"""How much of `1129-041130137` names a day, an hour, ten minutes, …, a millisecond."""
+DAY, TEN_MINUTES, SECOND, MILLISECOND = 0, 2, 5, 8
 SAMPLE, ONE_IN = "137|", 1000
 """Lines of that millisecond: any that no log is full of."""
 STAMPED_CHARS = len("ERROR|1129-041130137|")
@@ -136,6 +135,9 @@ async def walk(which: Filter) -> AsyncIterator[tuple[list[Entry], datetime]]:
     may_ask = bool(which.search) and not profile.is_small
     checked = found = 0
     async for begin, end, content in _pieces(which, profile, zone):
+        if content is None:
+            yield [parsing.gap(begin, _name(begin, MILLISECOND, zone))], begin
+            continue
         entries = await asyncio.to_thread(_read, content, which, zone, begin, end)
         yield entries, begin
         checked += len(content)
@@ -165,56 +167,58 @@ def _earliest(which: Filter) -> datetime:
 
 async def _pieces(
     which: Filter, profile: Profile, zone: ZoneInfo
-) -> AsyncIterator[tuple[datetime, datetime, bytes]]:
-    """(begin, end, what Robin has of it), the latest first, without a gap."""
+) -> AsyncIterator[tuple[datetime, datetime, bytes | None]]:
+    """(begin, end, what Robin has of it), the latest first, without a gap; None: too much, even of
+    a millisecond."""
     earliest, now = _earliest(which), clock.now()
     end = latest = now + timedelta(seconds=1)
     if which.until is not None and which.until < latest:  # to the last of all days nothing adds
         end = min(latest, which.until.astimezone(UTC) + timedelta(milliseconds=1))
     level, share = TEN_MINUTES, profile.share(which.markers())
+    too_long: dict[int, datetime] = {}  # level → down to where a slice of it holds too much
     while end > earliest:
         level = profile.level(end, zone, level, share)
-        while True:
+        content: bytes | None = None
+        while content is None:
+            while too_long.get(level, end) < end:
+                level += 1
             begin = _begin_of(end, level, zone)
             try:
                 contents = [
                     await _asked(marker + _name(begin, level, zone), is_past=end < now)
                     for marker in which.markers()
                 ]
-                break
             except _TooMuch:
-                if level == SECOND:
-                    raise errors.UpstreamUnexpected(
-                        gettext_noop(
-                            "Robin wrote more in one second than can be shown. Choose another time."
-                        )
-                    ) from None
-                level += 1
-        content = b"".join(contents)
+                if level == MILLISECOND:
+                    break
+                too_long[level] = begin
+            else:
+                content = b"".join(contents)
         # Robin's clock may be ahead: of the first slice all is shown.
         yield begin, end if end != latest else end + timedelta(days=1), content
         # Of what no sample tells: one step further at a time, while there is little.
-        if len(content) * 10 < SLICE_BYTES:
+        if content is None or len(content) * 10 < SLICE_BYTES:
             level = max(DAY, level - 1)
         end = begin
 
 
 def _begin_of(end: datetime, level: int, zone: ZoneInfo) -> datetime:
     """Where the slice begins that ends there, or goes on beyond."""
-    at = (end - timedelta(microseconds=1)).astimezone(zone).replace(microsecond=0)
+    at = (end - timedelta(microseconds=1)).astimezone(zone)
     if level == DAY:
-        begin = at.replace(hour=0, minute=0, second=0)
+        begin = at.replace(hour=0, minute=0, second=0, microsecond=0)
     elif level <= TEN_MINUTES:
         minute = at.minute // 10 * 10 if level == TEN_MINUTES else 0
-        begin = at.replace(minute=minute, second=0)
+        begin = at.replace(minute=minute, second=0, microsecond=0)
     else:
-        seconds = int(SPANS[level].total_seconds())
-        begin = at.replace(second=at.second // seconds * seconds)
+        into = timedelta(seconds=at.second, microseconds=at.microsecond)
+        into -= into % SPANS[level]
+        begin = at.replace(second=into.seconds, microsecond=into.microseconds)
     return begin.astimezone(UTC)
 
 
 def _name(begin: datetime, level: int, zone: ZoneInfo) -> str:
-    return begin.astimezone(zone).strftime("%m%d-%H%M%S")[: CUTS[level]]
+    return begin.astimezone(zone).strftime("%m%d-%H%M%S%f")[: CUTS[level]]
 
 
 def _read(

@@ -37,7 +37,8 @@ class LogViewSet(RobinViewSet):
             "One line of Robin is one entry; what is not printable is shown escaped. Credentials "
             "and the lines about our own reading are left out. Of a long log as much is read as a "
             "page takes: then `complete` is false, `total` is what was seen, and nothing before "
-            "`searchedSince` was; an `endTime` before it goes on from there."
+            "`searchedSince` was; an `endTime` before it goes on from there. Where Robin wrote "
+            "more in a millisecond than can be read, an entry without a logger says so."
         ),
         tags=LOGS,
         answer=LogView,

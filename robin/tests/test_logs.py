@@ -9,7 +9,7 @@ from time import process_time
 import pytest
 
 from accounts.tests.shapes import refusal
-from robin.logs import search
+from robin.logs import parsing, search
 from robin.logs.parsing import entries, escaped, redacted
 from robin.standin.seed_data import LOGGED_SECRET
 
@@ -385,6 +385,42 @@ class TestSlices:
         found = ada.get("/api/v1/logs?search=number&limit=20").json()
         assert [e["message"][:13] for e in found["entries"]] == long_log[:20]
         assert "number" not in asked(robin)
+
+    @pytest.fixture
+    def burst(self, robin, monkeypatch):
+        """A second with six times what may be asked for, most of it in one millisecond."""
+        monkeypatch.setattr(search, "SMALL_SECONDS", 0.0)
+        monkeypatch.setattr(search, "SLICE_BYTES", 4 << 10)
+        monkeypatch.setattr(search, "SLICE_BYTES_MAX", 8 << 10)
+        second = (now() - timedelta(minutes=5)).replace(microsecond=0)
+        for name in robin.seed.log:
+            robin.seed.log[name].clear()
+        for n in range(-1000, 2000, 20):
+            at = second + timedelta(milliseconds=n)
+            write(robin, line(at, f"number {n:05} {'x' * (300 if 0 <= n < 1000 else 0)}"))
+        write(robin, *[line(second + timedelta(milliseconds=500), f"flood {'x' * 1000}")] * 30)
+        return second
+
+    @pytest.mark.parametrize("sample", ["7|", "0|", "nothing|"])
+    def test_a_second_that_is_too_long_is_read_in_parts(
+        self, ada, robin, burst, monkeypatch, sample
+    ):
+        monkeypatch.setattr(search, "SAMPLE", sample)
+        monkeypatch.setattr(search, "ONE_IN", 1)
+        found = ada.get("/api/v1/logs/export?format=json").json()
+
+        wanted = [f"number {n:05}" for n in range(1980, -1001, -20)]
+        wanted[wanted.index("number 00500")] = parsing.GAP
+        assert [entry["message"].rstrip(" x") for entry in found] == wanted
+        assert len(asked(robin)) < 100
+
+    @pytest.mark.parametrize("query", ["search=nothing", "logger=nobody", "level=INFO"])
+    def test_what_is_left_out_is_said_whatever_is_looked_for(self, ada, robin, burst, query):
+        at = f"{burst:%Y-%m-%dT%H:%M:%S}"
+        span = f"startTime={at}.495Z&endTime={at}.505Z"
+        (entry,) = ada.get(f"/api/v1/logs?{span}&{query}").json()["entries"]
+        assert (entry["level"], entry["timestamp"]) == ("WARN", f"{at}.500Z")
+        assert entry["message"] == parsing.GAP
 
     def test_a_page_ends_in_time_and_says_how_far_it_came(self, ada, robin, long_log, monkeypatch):
         monkeypatch.setattr(search, "SEARCH_SECONDS", 0.0)
