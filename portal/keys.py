@@ -205,6 +205,8 @@ def extend(request: HttpRequest, member: Member, key_id: UUID) -> HttpResponse:
     """One more day of grace for a key that was rotated."""
     member.must_change()
     found = member.key(key_id)
+    if not is_first(request):
+        return redirect("portal-key", key_id=found.pk)
     try:
         until = services.extend_grace(found, ONE_DAY, actor=member.actor(request))
     except errors.Conflict as exc:

@@ -161,6 +161,8 @@ def resend(request: HttpRequest, member: Member, invitation_id: UUID) -> HttpRes
     found = member.workspace.invitations.filter(pk=invitation_id).first()
     if found is None:
         raise Http404
+    if not is_first(request):
+        return redirect("portal-people")
     _try(request, lambda: _invite(request, member, found.email, found.role))
     return redirect("portal-people")
 

@@ -33,6 +33,7 @@ from portal import exports, feedback, palette, plots
 from portal.clocks import in_query
 from portal.forms import RequestFilter
 from portal.members import Member, workspace_page
+from portal.posting import is_first
 
 SHOWN = 50
 PAGES_READ_MAX = 10
@@ -207,6 +208,8 @@ def files(request: HttpRequest, member: Member) -> HttpResponse:
         form = RequestFilter(keys.values(), request.GET)
         if not form.is_valid():
             raise Http404
+        if not is_first(request):
+            return redirect("portal-requests-files")
         base = request.build_absolute_uri(reverse("portal-requests-files") + "/")
         try:
             log_exports.ask(

@@ -316,6 +316,8 @@ def rotate_secret(request: HttpRequest, member: Member, webhook_id: UUID) -> Htt
     found, form = _webhook(member, webhook_id, is_any=True), RotateSecretForm(request.POST)
     if not form.is_valid():
         return _page(request, member, found, rotate_form=form)
+    if not is_first(request):  # the secret that the first one made is about to be shown
+        return redirect(_address_of(found))
     secret, until = services.rotate_secret(
         found,
         overlap_seconds=form.cleaned_data["overlap_seconds"],
@@ -332,6 +334,8 @@ def test(request: HttpRequest, member: Member, webhook_id: UUID) -> HttpResponse
     found, form = _webhook(member, webhook_id), TestForm(request.POST)
     if not form.is_valid():
         return _page(request, member, found, test_form=form)
+    if not is_first(request):
+        return redirect("portal-webhook", webhook_id=found.pk)
     made: list[WebhookDelivery] = []
 
     def send() -> None:
@@ -412,6 +416,8 @@ def delivery(request: HttpRequest, member: Member, delivery_id: UUID) -> HttpRes
 def resend(request: HttpRequest, member: Member, delivery_id: UUID) -> HttpResponse:
     member.must_change()
     found = _delivery(member, delivery_id)
+    if not is_first(request):
+        return redirect("portal-delivery", delivery_id=found.pk)
     _try(
         request,
         lambda: services.resend(found, actor=member.actor(request)),

@@ -34,6 +34,7 @@ from gateway_project.core.telemetry import loops
 from gateway_project.staff import acts, background, board, customers, plans
 from portal import exports, seeing
 from portal.models import StaffNote
+from portal.posting import is_first
 
 View = Callable[..., HttpResponseBase]
 
@@ -196,6 +197,8 @@ def act(request: HttpRequest, workspace_id: UUID, name: str) -> HttpResponse:
     roles.must(request.user, wanted.right)
     form = wanted.form(workspace, request.POST if request.method == "POST" else None)
     if request.method == "POST" and form.is_valid():
+        if not is_first(request):
+            return redirect("admin:desk-customer", workspace_id=workspace.pk)
         actor = actor_of(request, cast(User, request.user).email)
         try:
             done = acts.do(wanted, acts.Call(workspace, form.cleaned_data, actor, request))
@@ -213,13 +216,13 @@ def act(request: HttpRequest, workspace_id: UUID, name: str) -> HttpResponse:
 @needs("note")
 def note(request: HttpRequest, workspace_id: UUID) -> HttpResponse:
     workspace, form = _workspace(workspace_id), NoteForm(request.POST)
-    if request.method == "POST" and form.is_valid():
+    if request.method == "POST" and form.is_valid() and is_first(request):
         StaffNote.objects.create(
             workspace=workspace,
             text=form.cleaned_data["text"],
             written_by=cast(User, request.user).email,
         )
-    elif request.method == "POST":
+    elif request.method == "POST" and not form.is_valid():
         messages.error(request, gettext("The note is empty, or has more than 2,000 characters."))
     return redirect("admin:desk-customer", workspace_id=workspace.pk)
 
@@ -236,6 +239,8 @@ def see_as(request: HttpRequest, workspace_id: UUID) -> HttpResponse:
             request, gettext("Say why, in five characters or more: the customer reads it.")
         )
         return redirect("admin:desk-customer", workspace_id=workspace.pk)
+    if not is_first(request):
+        return redirect("portal-overview")
     actor = actor_of(request, cast(User, request.user).email)
     with transaction.atomic():
         audit(

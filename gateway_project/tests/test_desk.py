@@ -448,6 +448,16 @@ class TestActs:
         assert "suspended already" in r.text
         assert StaffAct.objects.count() == 1
 
+    def test_a_form_that_is_sent_twice_acts_once(self, operator, acme, make_key):
+        key = make_key(expires_at=timezone.now() + timedelta(days=5)).row
+        form = {"key": str(key.pk), "days": "1", "once": str(uuid4())}
+
+        answers = [act(operator, acme, "extend_key", **form) for _ in range(2)]
+
+        assert [r.status_code for r in answers] == [302, 302]
+        assert type(key).objects.get(pk=key.pk).expires_at == key.expires_at + timedelta(days=1)
+        assert StaffAct.objects.count() == 1
+
     def test_an_act_that_fails_leaves_no_line(self, operator, acme, monkeypatch):
         def broken(**fields):
             raise RuntimeError

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import inspect
 import re
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,11 @@ from django.test import Client
 from django.urls import reverse
 
 import portal
-from accounts.models import ApiKey
+from accounts import services
+from accounts.models import ApiKey, AuditEvent
 from portal.posting import SIGNED_OUT, TWICE
 from portal.urls import urlpatterns
+from webhooks import services as webhooks
 from webhooks.models import Webhook
 
 SITE = Path(__file__).resolve().parents[2] / "static/portal/site.css"
@@ -27,6 +30,41 @@ PURE = {
     "portal-mail-queue-ticket": "a script fetches it",
 }
 """Addresses whose POSTs answer with a page or JSON of their own, and why."""
+SAME = {
+    **dict.fromkeys(
+        (
+            *("portal-key-edit", "portal-webhook-edit", "portal-workspace", "portal-settings"),
+            *("portal-preferences", "portal-mail-alerts", "portal-member-role"),
+            *("portal-request-feedback", "portal-request-allow", "portal-webhook-switch"),
+            *("portal-workspace-switch", "portal-key-use-threshold", "portal-key-use-budget"),
+            *("portal-policy-restore", "portal-key-policy-restore", "portal-domain-verify"),
+        ),
+        "it stands as the form says, then as before",
+    ),
+    **dict.fromkeys(
+        ("portal-key-policy", "portal-policy", "portal-key-engines"), "its version is in force once"
+    ),
+    **dict.fromkeys(
+        (
+            *("portal-key-revoke", "portal-key-end", "portal-key-policy-follow"),
+            *("portal-job-cancel", "portal-mail-action-cancel", "portal-webhook-delete"),
+            *("portal-inbox-clear", "portal-invitation-withdraw", "portal-member-remove"),
+            *("portal-domain-remove", "portal-end-session", "portal-delete-account"),
+            *("portal-delete-undo", "portal-member-hand-over"),
+        ),
+        "what is over is over",
+    ),
+    **dict.fromkeys(
+        (
+            *("portal-key-rotate", "portal-inbox-webhook", "portal-domain-add"),
+            *("portal-invitation-accept", "portal-domain-join", "portal-join"),
+        ),
+        "there can be but one: the second is refused",
+    ),
+    "portal-webhook-recover": "what is on its way again has not failed",
+    "portal-archive": "a file, and nothing is changed",
+}
+"""Forms that may be sent twice, and why."""
 WRAPPERS = {"members.shows_secrets"}
 """Of views, in a module that has some itself."""
 PAGES = [pattern for pattern in urlpatterns if str(pattern.pattern).startswith("app/")]
@@ -164,14 +202,48 @@ class TestOnce:
 
         assert ApiKey.objects.count() == 1
 
-    def test_every_form_that_makes_something_is_marked(self):
-        """`is_first` without `{% once %}` on its page would let everything through."""
-        root = Path(__file__).resolve().parents[2]
-        asked = [p for p in (root / "portal").glob("*.py") if "is_first(request)" in p.read_text()]
-        marked = [p for p in (root / "templates/portal").rglob("*.html") if "{% once %}" in
-                  p.read_text()]  # fmt: skip
+    def test_a_key_gets_one_day_more_and_a_webhook_one_secret(self, owner, acme, acme_key):
+        services.rotate_key(acme_key.row, grace_seconds=3_600, actor=services.Actor("test"))
+        hook, _ = webhooks.register(
+            acme.pk, "https://198.41.0.4/hook", ["quota.80"], actor=services.Actor("test")
+        )
+        for path, form in (
+            (f"/app/keys/{acme_key.row.pk}/extend", {}),
+            (f"/app/webhooks/{hook.pk}/rotate", {"overlap_seconds": 0}),
+        ):
+            mark = str(uuid4())
+            assert owner.post(path, {**form, "once": mark}).status_code == 302
+            again = owner.post(path, {**form, "once": mark}, follow=True)
+            assert TWICE in again.content.decode()
 
-        assert len(marked) >= len(asked) >= 2
+        done = AuditEvent.objects.values_list("action", flat=True)
+        assert list(done).count("key.grace_extended") == 1
+        assert list(done).count("webhook.secret_rotated") == 1
+
+    def test_every_form_asks_or_does_the_same_when_it_is_sent_twice(self):
+        """And each that asks is marked: `is_first` alone would let everything through."""
+        views = {pattern.name: inspect.unwrap(pattern.callback) for pattern in PAGES}
+        sources = {name: inspect.getsource(view) for name, view in views.items()}
+        posted = {pattern.name for pattern in POSTED}
+        posted |= {name for name, source in sources.items() if '"POST"' in source}
+        asking = {name for name in posted if "is_first(request)" in sources[name]}
+        templates = Path(__file__).resolve().parents[2] / "templates"
+        forms = [
+            form
+            for page in templates.rglob("*.html")
+            for form in re.findall(r"<form.*?</form>", page.read_text(), re.DOTALL)
+        ]
+        unmarked = {
+            name
+            for name in asking
+            for form in forms
+            if 'method="post"' in form and f"url '{name}'" in form.split(">")[0]
+            if "{% once %}" not in form
+        }
+
+        assert posted - asking == set(SAME) | set(PURE)
+        assert len(asking) > 10
+        assert unmarked == set()
 
 
 @pytest.fixture
