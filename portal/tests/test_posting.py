@@ -208,8 +208,8 @@ class TestOnce:
             acme.pk, "https://198.41.0.4/hook", ["quota.80"], actor=services.Actor("test")
         )
         for path, form in (
-            (f"/app/keys/{acme_key.row.pk}/extend", {}),
-            (f"/app/webhooks/{hook.pk}/rotate", {"overlap_seconds": 0}),
+            (reverse("portal-key-extend", args=[acme_key.row.pk]), {}),
+            (reverse("portal-webhook-rotate", args=[hook.pk]), {"overlap_seconds": 0}),
         ):
             mark = str(uuid4())
             assert owner.post(path, {**form, "once": mark}).status_code == 302
