@@ -347,12 +347,24 @@ def test_sockets_and_addresses_come_through_the_ingress() -> None:
         ("ingres.enabled=true", "ingres"),
         ("engine.enabled=false,networkPolicy.enabled=false", "engine.url"),
         ("host=gateway.example", "networkPolicy.storesCIDRs"),
+        ("monitoring.enabled=true,networkPolicy.enabled=false", "monitoring.runbooks"),
     ],
 )
 def test_values_that_cannot_be_right_are_refused(values: str, words: str) -> None:
     done = helm("template", "gw", CHART, "--kube-version", KUBERNETES, "--set", values)
     assert done.returncode != 0
     assert words in done.stderr
+
+
+@needs_helm
+def test_alerts_lead_to_the_runbook_of_the_installation() -> None:
+    [rules] = of("large", "PrometheusRule").values()
+    alerts = [one for group in rules["spec"]["groups"] for one in group["rules"] if "alert" in one]
+    for alert in alerts:
+        url, _, paragraph = alert["annotations"]["runbook_url"].partition("#")
+        assert url == "https://git.internal.example/gateway/runbooks.md"
+        assert paragraph == alert["alert"].lower()
+    assert len(alerts) > 10
 
 
 def test_its_rules_are_those_of_the_monitoring() -> None:

@@ -181,7 +181,9 @@ def test_each_alert_has_a_case_a_severity_and_a_page() -> None:
     assert set(alerts()) == set(CASES)
     for name, rule in alerts().items():
         assert rule["labels"]["severity"] in ("page", "ticket"), name
-        assert rule["annotations"]["runbook_url"].endswith(f"#{name.lower()}"), name
+        # Not the gateway's own address: it may be what is down. The chart puts the installation's.
+        url = f"https://runbooks.example/runbooks.md#{name.lower()}"
+        assert rule["annotations"]["runbook_url"] == url
         assert f"\n## {name}\n" in page, f"say in docs/runbooks.md what to do about {name}"
     assert set(re.findall(r"^## (Gateway\w+)$", page, re.M)) == set(CASES)
 
