@@ -12,8 +12,10 @@ import binascii
 import html
 import re
 import unicodedata
+import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache, partial
 
@@ -24,7 +26,8 @@ WIDE_MAX = 4
 
 INVISIBLE = re.compile(
     "[\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180e\u200b-\u200f\u202a-\u202e"
-    "\u2060-\u206f\u3164\ufe00-\ufe0f\ufeff\uffa0\U000e0100-\U000e01ef]"
+    "\u2060-\u206f\u3164\ufe00-\ufe0f\ufeff\uffa0\U000e0100-\U000e01ef"
+    "\u0488\u0489\u20dd-\u20e4\ua670-\ua672]"  # and what encloses a letter
 )
 TAGS = re.compile("[\U000e0020-\U000e007e]{4,}")
 # A byte each, invisible behind any character: the first sixteen selectors, then the other 240.
@@ -47,6 +50,7 @@ UNKNOWN_LETTER = re.compile(
     "\u0e00-\u0e7f\u1100-\u11ff\u1d00-\u214f\u2c60-\u2c7f\u2e80-\u318f\u31f0-\u9fff\ua640-\ua69f"
     "\ua720-\ua7ff\ua960-\ua97f\uab30-\uab6f\uac00-\ufdff\ufe70-\uffef"
     "\U0001d400-\U0001d7ff\U0001f100-\U0001f1ff\U00020000-\U0003ffff])[^\\W\\d_]"
+    "|[\u2800-\u28ff]{8,}"  # Braille, of which a few in a row draw progress
 )
 LIKE_LATIN = {"ɑ": "a", "ɡ": "g", "ı": "i", "ȷ": "j", "ɩ": "i", "ʋ": "v"}
 TURNED_LETTERS = "ɐɔǝɟƃɓɥᴉɾʞʅןɯɹʇʌʍʎ"
@@ -62,7 +66,11 @@ LOOK_ALIKE_LETTERS = frozenset(map(chr, LOOK_ALIKES))
 CYRILLIC_OR_GREEK = re.compile("[\u0370-\u03ff\u0400-\u052f]")
 WORD = re.compile(r"\w+")
 
-SPACED = re.compile(r"(?<![^\W_])(?:[^\W_][ \t.\-_*|·•/]{1,6}){5,}[^\W_](?![^\W_])")
+# By signs in a line, or by lines.
+SPACED = re.compile(
+    r"(?<![^\W_])(?:(?:[^\W_][ \t.\-_*|·•/]{1,6}){5,}|(?:[^\W_]\r?\n[\r\n]{0,4}){5,})"
+    r"[^\W_](?![^\W_])"
+)
 SEPARATOR = re.compile(r"[\W_]+")
 PIECE = re.compile(r"[^\W_]|[\W_]+")
 # Blanks that patterns do not expect: runs, tabs, and a line that was only broken to fit a width.
@@ -105,9 +113,20 @@ MORSE = dict(
     zip(MORSE_SIGNS.split(), "abcdefghijklmnopqrstuvwxyz0123456789", strict=True),
 ) | {".-.-.-": ".", "--..--": ",", "..--..": "?", "-.-.--": "!", ".----.": "'", "---...": ":"}
 BINARY = re.compile(r"(?<![01])[01]{8}(?: ?[01]{8}){3,}(?![01])")
-ESCAPES = re.compile(r"(?:\\x[0-9A-Fa-f]{2}|\\u[0-9A-Fa-f]{4}|\\[0-7]{3}){4,}")
+# Of programs, and of style sheets, which have six digits. Octal ones may be short.
+ESCAPES = re.compile(
+    rf"(?:\\x{_HEX}{{2}}|\\u(?:{_HEX}{{4}}|\{{{_HEX}{{1,6}}\}})|\\00{_HEX}{{4}}|\\[0-7]{{2,3}}){{4,}}"
+)
+ESCAPE = re.compile(rf"\\(?:[xu]\{{?({_HEX}+)|(00{_HEX}{{4}})|([0-7]{{2,3}}))")
+QUOTED_PRINTABLE = re.compile(rf"(?:={_HEX}{{2}}(?:=\r?\n)?){{8,}}")
 PERCENT = re.compile(r"\S{9,10000}")
-ENTITY = re.compile(r"(?:&#?\w{1,8};[ ]?){4,}")
+ENTITY = re.compile(rf"(?:&(?:#(?:\d{{1,7}}|[xX]{_HEX}{{1,6}});?|\w{{1,8}};)[ ]?){{4,}}")
+# Tags and comments of HTML that a browser does not show inside of a word.
+IN_WORD = re.compile(
+    r"(?<=[^\W_])(?:</?(?:a|b|big|code|em|font|i|ins|mark|q|s|small|span|strong|sub|sup|u|wbr)"
+    r"(?:\s[^<>]{0,80})?/?>|<!--[^<>]{0,80}-->)+(?=[^\W_])",
+    re.IGNORECASE,
+)
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 LATIN_WORD = re.compile(r"[a-z]+")
@@ -198,6 +217,8 @@ def views_of(text: str, limits: Limits | None = None) -> Iterator[View]:
     squashed = _squashed(folded)
     if squashed is not None:
         yield squashed
+    if "<" in plain.text and IN_WORD.search(plain.text):
+        yield _untagged(plain)
     leet = _leet(plain)
     if leet is not None:
         yield leet
@@ -265,17 +286,17 @@ def _folded_letters(text: str) -> View:
         return whole
     characters: list[str] = []
     starts: list[int] = []
-    after_latin = False
+    after_ascii = False
     for position, character in enumerate(text):
         if has_controls and CONTROLS.match(character):
             if character in BACKSPACES and characters:
                 characters.pop()
                 starts.pop()
             continue
-        for piece, is_mark, is_latin in letters[character]:
+        for piece, is_mark, is_ascii in letters[character]:
             if not is_mark:
-                after_latin = is_latin
-            elif after_latin:  # an accent; elsewhere marks are part of the letter
+                after_ascii = is_ascii
+            elif after_ascii:  # an accent; elsewhere marks are part of the letter
                 continue
             characters.append(piece)
             starts.append(position)
@@ -294,7 +315,7 @@ def _folded_whole(text: str, letters: dict[str, Letters]) -> View | None:
     for mark in {piece for each in letters.values() for piece, is_mark, _ in each if is_mark}:
         at = folded.find(mark)
         while at >= 0:
-            if at and folded[at - 1].isascii() and folded[at - 1].isalpha():
+            if at and folded[at - 1].isascii():
                 return None
             at = folded.find(mark, at + 1)
     folded = _fold_look_alikes(folded)
@@ -308,15 +329,12 @@ def _folded_whole(text: str, letters: dict[str, Letters]) -> View | None:
 
 @lru_cache(maxsize=8192)
 def _letters(character: str) -> Letters:
-    """What one character is read as: each piece, whether it is a mark, whether a Latin letter."""
+    """What one character is read as: each piece, whether it is a mark, whether it is ASCII."""
     pieces = character.lower() if character < "\x80" else _folded(character)
     if len(pieces) > 1 and pieces[0] < "\x80" and pieces[0].isalpha():
         # A Latin letter and its accents.
         pieces = pieces[0] + "".join(p for p in pieces[1:] if not unicodedata.combining(p))
-    return tuple(
-        (piece, unicodedata.combining(piece) != 0, piece < "\x80" and piece.isalpha())
-        for piece in pieces
-    )
+    return tuple((piece, unicodedata.combining(piece) != 0, piece < "\x80") for piece in pieces)
 
 
 def _folded(character: str) -> str:
@@ -405,6 +423,26 @@ def _squashed(plain: View) -> View | None:
     )
 
 
+def _untagged(plain: View) -> View:
+    """Words that tags were put into, as one sees them."""
+    places: list[int] = []
+    differ: list[int] = []
+    done = 0
+    for tags in IN_WORD.finditer(plain.text):
+        places += range(done, tags.start())
+        differ += [len(places) - 1, len(places)]
+        done = tags.end()
+    places += range(done, len(plain.text))
+    spans = [plain.span(place, place + 1) for place in places]
+    return View(
+        "untagged",
+        "".join([plain.text[place] for place in places]),
+        [start for start, _ in spans],
+        [end for _, end in spans],
+        differ,
+    )
+
+
 def _leet(plain: View) -> View | None:
     """Digits and signs for letters, where they stand inside words; lengths stay the same."""
     text = plain.text
@@ -486,6 +524,9 @@ def _is_text(decoded: str) -> bool:
 
 
 def _bytes_to_text(raw: bytes) -> str:
+    if raw.startswith(b"\x1f\x8b"):
+        with suppress(zlib.error):
+            raw = zlib.decompressobj(zlib.MAX_WBITS | 16).decompress(raw, DECODED_CHARS_MAX)
     # A blob that is cut, or begins a letter late, still says most of what it says.
     return raw.decode("utf-8", "replace")
 
@@ -532,8 +573,12 @@ def _octal(blob: str) -> str | None:
 
 
 def _escapes(blob: str) -> str | None:
-    codes = re.findall(r"\\(?:[xu]([0-9A-Fa-f]{2,4})|([0-7]{3}))", blob)
-    return "".join(chr(int(h, 16) if h else int(o, 8)) for h, o in codes)
+    codes = [int(h or css, 16) if h or css else int(o, 8) for h, css, o in ESCAPE.findall(blob)]
+    return "".join(map(chr, codes)) if max(codes) <= 0x10FFFF else None
+
+
+def _quoted_printable(blob: str) -> str | None:
+    return _bytes_to_text(bytes.fromhex(re.sub(r"=(?:\r?\n)?", "", blob)))
 
 
 def _morse(blob: str) -> str | None:
@@ -544,11 +589,9 @@ def _morse(blob: str) -> str | None:
 def _percent(blob: str) -> str | None:
     if blob.count("%") < 3:
         return None
-    raw = re.sub(
-        rb"%([0-9A-Fa-f]{2})",
-        lambda m: bytes([int(m[1], 16)]),
-        blob.replace("+", " ").encode(),
-    )
+    raw = blob.replace("+", " ").encode()
+    for _ in range(DEPTH_MAX):  # in one go: what is encoded twice looks like no text in between
+        raw = re.sub(rb"%([0-9A-Fa-f]{2})", lambda m: bytes([int(m[1], 16)]), raw)
     return _bytes_to_text(raw)
 
 
@@ -557,7 +600,8 @@ Decoder = tuple[str, re.Pattern[str], tuple[str, ...], int, Callable[[str], str 
 DECODERS: tuple[Decoder, ...] = (
     ("percent", PERCENT, ("%",), 9, _percent),
     ("entities", ENTITY, ("&",), 3, html.unescape),
-    ("escapes", ESCAPES, ("\\x", "\\u", "\\1"), 16, _escapes),
+    ("escapes", ESCAPES, ("\\x", "\\u", "\\1", "\\00"), 12, _escapes),
+    ("quoted_printable", QUOTED_PRINTABLE, ("=",), 24, _quoted_printable),
     ("binary", BINARY, ("01", "10"), 8, _binary),
     ("octal", OCTAL, ("14", "16"), 3, _octal),
     ("decimal", DECIMAL, ("10", "11"), 2, _decimal),
@@ -708,7 +752,7 @@ def unknown_letters(text: str) -> int:
     """How many letters are of a script of which neither rules nor lexicon know a word."""
     if text.isascii():
         return 0
-    return len(UNKNOWN_LETTER.findall(text))
+    return sum(map(len, UNKNOWN_LETTER.findall(text)))
 
 
 @lru_cache(maxsize=8192)

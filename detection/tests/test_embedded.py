@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import codecs
+import gzip
 import json
 import os
 import re
@@ -190,8 +191,21 @@ DISGUISES = {
     "escapes": lambda t: "".join(f"\\x{ord(c):02x}" for c in t),
     "unicode escapes": lambda t: "".join(f"\\u{ord(c):04x}" for c in t),
     "percent": lambda t: "".join(f"%{ord(c):02X}" for c in t),
+    "percent twice": lambda t: "".join(f"%25{ord(c):02X}" for c in t),
     "query string": quote,
     "entities": in_html,
+    "entities without an end": lambda t: "".join(f"&#{ord(c)}" for c in t),
+    "entities in hexadecimal": lambda t: "".join(f"&#x{ord(c):x}" for c in t),
+    "octal escapes": lambda t: "".join(f"\\{ord(c):o}" for c in t),
+    "escapes in braces": lambda t: "".join(f"\\u{{{ord(c):x}}}" for c in t),
+    "escapes of a style sheet": lambda t: "".join(f"\\{ord(c):06x}" for c in t),
+    "quoted-printable": lambda t: "".join(f"={ord(c):02X}" for c in t),
+    "tags in words": lambda t: re.sub(r"(?<=\w\w)(?=\w\w)", "<b></b>", t),
+    "comments in words": lambda t: re.sub(r"(?<=\w\w)(?=\w\w)", "<!-- x -->", t),
+    "a letter a line": lambda t: "\n\n".join("\n".join(word) for word in t.split()),
+    "enclosing marks": lambda t: "".join(c + "\u0489" for c in t),
+    "marks on everything": lambda t: "".join(c + "\u0336" for c in t),
+    "gzip in base64": lambda t: base64.b64encode(gzip.compress(t.encode())).decode(),
     "codes": lambda t: " ".join(str(ord(c)) for c in t),
     "binary": lambda t: " ".join(f"{ord(c):08b}" for c in t),
     "rot13": lambda t: codecs.encode(t, "rot13"),
@@ -210,7 +224,7 @@ class TestTheViews:
 
     @pytest.mark.parametrize("disguise", DISGUISES)
     def test_the_same_disguise_of_a_harmless_text_is_no_attack(self, disguise):
-        assert analyse(DISGUISES[disguise](HARMLESS), budget_seconds=60).score < 0.3
+        assert analyse(DISGUISES[disguise](HARMLESS), budget_seconds=60).score < 0.6
 
     @pytest.mark.parametrize(
         "disguise", ["letters apart", "leet", "base64", "hex", "rot13", "reversed", "entities"]
@@ -351,6 +365,14 @@ HOSTILE = {
     "tags": "\U000e0041" * 10_000,
     "no words": " " * 10_000,
     "blobs": "aGVsbG8gd29ybGQgaG93 " * 470,
+    "tags in words": "a<b></b>" * 1_250,
+    "open tags": "a<b " * 2_500,
+    "open comments": "a<!--" * 2_000,
+    "entities without an end": "&#65" * 2_500,
+    "short escapes": "\\41\\000041" * 1_000,
+    "quoted-printable": "=41" * 3_333,
+    "a letter a line": "a\n" * 5_000,
+    "gzip": base64.b64encode(gzip.compress(b"hello " * 1_000_000)).decode()[:10_000],
 }
 
 
