@@ -18,14 +18,17 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from textwrap import dedent
 
 from gateway_project.tests.served import ROOT
 
 FENCE = re.compile(
-    r"(?:^<!-- *(?P<note>[^\n]*?) *-->\n\n?)?"
-    r"^```(?P<language>[a-z]*)(?: (?P<label>[^\n]+))?\n(?P<text>.*?)^```$",
+    r"(?:^ *<!-- *(?P<note>[^\n]*?) *-->\n\n?)?"
+    r"^(?P<indent> *)```(?P<language>[a-z]*)(?: (?P<label>[^\n]+))?\n(?P<text>.*?)^(?P=indent)```$",
     re.M | re.S,
 )
+EDGE = re.compile(r"^\s*(?:```|~~~)", re.M)
+"""What begins or ends a block, in any way that Markdown knows."""
 MORE = "…"
 
 
@@ -61,7 +64,7 @@ def blocks_of(page):
             m["language"],
             m["label"] or "",
             m["note"] or "",
-            m["text"],
+            dedent(m["text"]),
         )
         for m in FENCE.finditer(text)
     ]

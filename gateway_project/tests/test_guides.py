@@ -19,7 +19,7 @@ import yaml
 from accounts.models import SCOPES
 from gateway_project.core.api.deprecation import NOTICE
 from gateway_project.tests.contract import DOCUMENT
-from gateway_project.tests.documents import FENCE, blocks_of, parsed, reader_at
+from gateway_project.tests.documents import EDGE, FENCE, blocks_of, parsed, reader_at
 from gateway_project.tests.litellm_world import Model
 from gateway_project.tests.served import ROOT
 from portal import guides
@@ -73,7 +73,7 @@ def test_a_block_is_run_or_says_why_not(block):
 
 @by_name
 def test_every_fence_is_seen(page):
-    assert page.read_text().count("\n```") == 2 * len(blocks_of(page))
+    assert len(EDGE.findall(page.read_text())) == 2 * len(blocks_of(page))
 
 
 @pytest.mark.parametrize("block", of("json"), ids=str)
