@@ -21,7 +21,8 @@ from gateway_project.core.language import speaking
 
 KINDS = {
     "digest": _("The week: what your workspaces asked, how much was flagged, what needs a look"),
-    "keys": _("Keys: a rotated key that is still called and is about to end"),
+    "keys": _("Keys: one that expires within a week; a rotated one that is called and ends soon"),
+    "usage": _("Usage: the workspace has used 80 or 100 % of its day"),
     "webhooks": _("Webhooks: one that fails, was disabled, or is enabled again"),
     "news": _("News: what whoever runs this gateway announces"),
     "quality": _("Quality: the traffic of a key is not what its threshold was fitted on"),

@@ -954,12 +954,15 @@ class AuditChain(models.Model):
 class QuotaNotice(models.Model):
     """That a share of a day's quota is used up was told: once for each day and set of counters.
 
-    `subject_id` is a key, or the first of those that replaced each other.
+    `subject_id` is a key, or the first of those that replaced each other; or a workspace.
     """
 
     subject_id = models.UUIDField()
     day = models.DateField()
     percent = models.PositiveSmallIntegerField()
+    untold = models.JSONField(
+        null=True, help_text="The addresses that the mail has not reached yet; empty: all."
+    )
 
     class Meta:
         constraints = [

@@ -8,7 +8,7 @@ from django.conf import settings
 from django.core.cache import cache
 
 from accounts import audit, digest, reminders, retention, services
-from accounts.usage import events, exports, partitions, stream
+from accounts.usage import events, exports, partitions, quotas, stream
 from gateway_project.core import clock, mails
 from gateway_project.core.stores import deletion
 
@@ -80,8 +80,16 @@ def carry_out_deletions() -> int:
 @shared_task(expires=60)
 @mails.in_turn
 def remind_of_graces() -> int:
-    """Tell of old keys that are still called and end soon; returns how many mails left."""
-    return reminders.remind_of_graces()
+    """Tell of keys that expire, and of old ones that are still called and end soon; returns how
+    many mails left."""
+    return reminders.remind_of_graces() + reminders.remind_of_expiries()
+
+
+@shared_task(expires=60)
+@mails.in_turn
+def tell_of_quotas() -> int:
+    """Tell of workspaces whose day is nearly or all used up; returns how many mails left."""
+    return quotas.tell()
 
 
 @shared_task(expires=60)

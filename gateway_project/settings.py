@@ -590,6 +590,7 @@ CELERY_TASK_ROUTES = {
     "gateway_project.tasks.send_announcements": {"queue": queues.MAIL},
     "accounts.tasks.remind_of_graces": {"queue": queues.MAIL},
     "accounts.tasks.send_digests": {"queue": queues.MAIL},
+    "accounts.tasks.tell_of_quotas": {"queue": queues.MAIL},
     "accounts.tasks.write_exports": {"queue": queues.MAIL},
     "detection.tasks.watch_budgets": {"queue": queues.MAIL},
     "robin.tasks.send_alarms": {"queue": queues.MAIL},
@@ -616,6 +617,7 @@ CELERY_BEAT_SCHEDULE = {
     "carry-out-deletions": {"task": "accounts.tasks.carry_out_deletions", "schedule": 60.0},
     "remind-of-graces": {"task": "accounts.tasks.remind_of_graces", "schedule": 60.0},
     "send-digests": {"task": "accounts.tasks.send_digests", "schedule": 60.0},
+    "tell-of-quotas": {"task": "accounts.tasks.tell_of_quotas", "schedule": 60.0},
     "watch-budgets": {"task": "detection.tasks.watch_budgets", "schedule": 60.0},
     "prune-robin": {"task": "robin.tasks.prune", "schedule": 60.0},
     "announce-expiring-keys": {

@@ -194,14 +194,18 @@ TYPES = (
     ),
     EventType(
         "quota.80",
-        gettext_noop("A key has used 80 % of its day; told once a day."),
+        gettext_noop(
+            "A key, or without `api_key_id` the workspace, has used 80 % of its day; told "
+            "once a day."
+        ),
         Quota,
         {"percent": 80, "limit": 10_000, "used": 8_000, "day": "2026-05-01"},
     ),
     EventType(
         "quota.100",
         gettext_noop(
-            "A key has used up its day and is refused until midnight UTC; told once a day."
+            "A key, or without `api_key_id` the workspace, has used up its day and is refused "
+            "until midnight UTC; told once a day."
         ),
         Quota,
         {"percent": 100, "limit": 10_000, "used": 10_000, "day": "2026-05-01"},

@@ -170,6 +170,54 @@ class TestReminder:
             assert (len(seen), reminders.remind_of_graces()) == (1, 0)
 
 
+class TestExpiry:
+    @pytest.fixture
+    def expiring(self, acme_key, owners):
+        """Made a month ago, and used since; it has five days left."""
+        now = clock.now()
+        ApiKey.objects.filter(pk=acme_key.row.pk).update(
+            created_at=now - timedelta(days=30),
+            expires_at=now + timedelta(days=5),
+            last_used_at=now - timedelta(hours=1),
+        )
+        return ApiKey.objects.get(pk=acme_key.row.pk)
+
+    def test_within_its_last_week_once(self, expiring):
+        with time_machine.travel(clock.now() - timedelta(days=3), tick=False):
+            early = reminders.remind_of_expiries()
+        sent = [reminders.remind_of_expiries(), reminders.remind_of_expiries()]
+        [message] = mail.outbox
+
+        assert (early, sent) == (0, [1, 0])
+        assert "expires soon" in message.subject
+        assert expiring.last4 in message.body
+
+    def test_another_expiry_is_told_of_again(self, expiring):
+        reminders.remind_of_expiries()
+        ApiKey.objects.update(expires_at=expiring.expires_at + timedelta(days=1))
+
+        assert reminders.remind_of_expiries() == 1
+
+    def test_when_it_is_rotated_its_grace_is_told_of_instead(self, expiring):
+        reminders.remind_of_expiries()
+        services.rotate_key(expiring, grace_seconds=4 * 3600, actor=ACTOR)
+        key = ApiKey.objects.get(pk=expiring.pk)
+        used = key.replaced_by.created_at + timedelta(minutes=30)
+        ApiKey.objects.filter(pk=key.pk).update(last_used_at=used)
+        with time_machine.travel(key.grace_until - timedelta(minutes=50), tick=False):
+            assert (reminders.remind_of_expiries(), reminders.remind_of_graces()) == (0, 1)
+
+    @pytest.mark.parametrize(
+        "values",
+        [{"last_used_at": None}, {"revoked_at": MONDAY}, {"created_at": MONDAY}],
+        ids=["unused", "revoked", "made for a week"],
+    )
+    def test_nobody_is_told_of_what_may_end(self, expiring, values):
+        ApiKey.objects.update(**values)
+
+        assert reminders.remind_of_expiries() == 0
+
+
 class TestPreferences:
     def test_each_mail_says_how_to_get_no_more(self, alice, settings):
         settings.PUBLIC_URL = "https://gateway.example"

@@ -24,7 +24,7 @@ from accounts.models import (
     Workspace,
     effective_limits,
 )
-from accounts.usage.rollups import requests_aside
+from accounts.usage.rollups import CHARGED, requests_aside
 from accounts.usage.rows import COLUMNS, Row
 from gateway_project.core import clock
 from gateway_project.core.clock import utc_text
@@ -36,8 +36,6 @@ PERCENTS = (80, 100)
 LOOKED_AT_MAX = 1_000
 DETECTIONS = frozenset({"detection.completed", "detection.flagged", "detection.failed"})
 QUOTAS = frozenset(f"quota.{percent}" for percent in PERCENTS)
-CHARGED = Q(http_status__lt=400) | Q(http_status__gte=499)
-"""Requests that took one of the day: what is refused before the detection takes none."""
 HTTP_STATUS, DECISION = COLUMNS.index("http_status"), COLUMNS.index("decision")
 
 

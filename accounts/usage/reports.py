@@ -16,14 +16,12 @@ from django.db.models import Q, QuerySet, Sum
 
 from accounts.authentication import policies_of
 from accounts.models import ApiKey, ScoreRollup, UsageRollup
-from accounts.usage.rollups import EVERYTHING, LATENCY_COLUMNS, LATENCY_MS, SCORE_BINS
+from accounts.usage.rollups import CHARGED, EVERYTHING, LATENCY_COLUMNS, LATENCY_MS, SCORE_BINS
 from gateway_project.core import clock
 from gateway_project.core.ratelimit import State, get_limiter
 
 BATCHES = "/v1/detect/batch"
 ERRORS = Sum("requests", filter=Q(http_status__gte=400), default=0)
-JUDGED = Q(http_status__lt=400) | Q(http_status__gte=499)
-"""Statuses of what was not refused before the detection."""
 
 
 def per_day(api_key_id: UUID, *, days: int = 30) -> list[dict[str, Any]]:
@@ -93,7 +91,7 @@ def charged(
     """
     found = UsageRollup.objects.filter(period=period, bucket__gte=since, bucket__lt=until)
     rows = found.order_by("bucket", "endpoint").values("bucket", "endpoint")
-    judged = Sum("requests", filter=JUDGED, default=0)
+    judged = Sum("requests", filter=CHARGED, default=0)
     keys = ApiKey.objects.filter(workspace=workspace_id, is_test=True).values_list("pk", flat=True)
     tests = {
         (row["bucket"], row["endpoint"]): row["judged"]

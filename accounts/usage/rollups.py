@@ -50,6 +50,8 @@ KEYS = ("period", "bucket", "subject_id", "endpoint", "http_status")
 SCORE_KEYS = ("period", "bucket", "subject_id", "bin")
 EVERYTHING = UUID(int=0)
 """The subject of the sums over the whole installation."""
+CHARGED = Q(http_status__lt=400) | Q(http_status__gte=499)
+"""Requests that took one of the day: what is refused before the detection takes none."""
 ASIDE_KEYS_MIN = 200
 """Of fewer keys rows are added up at once."""
 PARTS = 32

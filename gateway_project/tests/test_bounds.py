@@ -94,7 +94,7 @@ ROWS = {
     "Membership": "people.MEMBERS_MAX for each workspace",
     "OutboxEvent": "one for each fact, for the retention of the log",
     "PolicyVersion": "POLICY_VERSIONS_MAX of POLICY_BYTES_MAX for each key and its successors",
-    "QuotaNotice": "two a day for each key",
+    "QuotaNotice": "two a day for each key and workspace",
     "RefreshFamily": "SESSIONS_PER_USER_MAX",
     "RefreshToken": "one for each refresh, which costs one of the minute, until its family ends",
     "ScoreRollup": "100 bins for each key, type of its texts and period",

@@ -10,10 +10,10 @@ import time_machine
 from django.core import mail
 
 from accounts import digest, reminders, services
-from accounts.models import ApiKey, LogExport, Membership, User, new_id
+from accounts.models import ApiKey, LogExport, Membership, User, Workspace, new_id
 from accounts.services import Actor
 from accounts.tests.shapes import logged
-from accounts.usage import exports
+from accounts.usage import exports, quotas
 from conftest import make_workspace
 from detection.evaluation import budget
 from detection.models import FalseAlarmBudget
@@ -70,6 +70,19 @@ def drifted(place, after=0):
     )  # fmt: skip
 
 
+def used_up(place):
+    """Their day."""
+    Workspace.objects.filter(pk=place.pk).update(rate_limit_per_day=1, is_confirmed=True)
+    key = ApiKey.objects.filter(workspace=place).first()
+    logged(
+        {
+            "request_id": new_id(), "api_key_id": key.pk, "workspace_id": place.pk,
+            "endpoint": "/v1/detect", "http_status": 200, "request_size": 9,
+            "response_time_ms": 2.0, "created_at": clock.now(),
+        }
+    )  # fmt: skip
+
+
 class TestRefused:
     """One address that a mail server refuses keeps no other from its mail, nor makes it two."""
 
@@ -116,7 +129,13 @@ class TestRefused:
         budget.check()
         budget.check()
 
-    ROUNDS = ["reminders", "digests", "budgets"]
+    def quotas(self, places):
+        for place in places:
+            used_up(place)
+        quotas.tell()
+        quotas.tell()
+
+    ROUNDS = ["reminders", "digests", "budgets", "quotas"]
 
     @pytest.mark.parametrize("error", AGAINST_BOB, ids=["550", "450", "554", "unfit"])
     @pytest.mark.parametrize("rounds", ROUNDS)
@@ -140,6 +159,7 @@ class TestRefused:
             with time_machine.travel(key.grace_until - timedelta(minutes=5), tick=False):
                 reminders.remind_of_graces()
         budget.check()
+        quotas.tell()
 
         assert [message.to for message in mail.outbox] == [[bob.email]]
 
@@ -196,7 +216,11 @@ class TestSeveral:
         drifted(acme)
         return budget.check
 
-    @pytest.fixture(params=["alarm", "webhook", "reminder", "budget"])
+    def quota(self, acme):
+        used_up(acme)
+        return quotas.tell
+
+    @pytest.fixture(params=["alarm", "webhook", "reminder", "budget", "quota"])
     def told(self, request, make_key, acme, alice, bob, charlie):
         """`told()`: a round, after the claims of the one before have ended."""
         User.objects.update(email_confirmed_at=clock.now())
