@@ -24,6 +24,7 @@ from accounts.events import audit
 from accounts.models import ApiKey, ApiKeyQuerySet, Membership, User, Workspace
 from accounts.services import Actor
 from gateway_project.core.api.responses import SECRET_HEADERS
+from gateway_project.core.context import context_of
 from portal import seeing
 from portal.posting import SAFE, signed_in
 
@@ -154,6 +155,7 @@ def workspace_page(
         if not found:
             return _without_workspace(request, user)
         current = _current(request, found)
+        context_of(request).workspace = str(current.workspace_id)
         if request.POST.get("workspace", str(current.workspace_id)) != str(current.workspace_id):
             # Its page showed a workspace that this person is not in any more.
             raise PermissionDenied

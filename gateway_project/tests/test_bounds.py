@@ -40,6 +40,7 @@ KEPT = {
     "detection/jobs/turns.py": "JOB_CHUNKS_IN_FLIGHT_MAX ids of each of as many workspaces",
     "detection/policies/policy.py": "bytes: POLICY_CACHE_BYTES_MAX; 1,024 references",
     "detection/services.py": REQUESTS,
+    "gateway_project/core/api/places.py": "10,000 digests and the ids of workspaces",
     "gateway_project/core/api/openapi.py": "one document of ours",
     "gateway_project/core/encryption.py": "4,096 secrets of webhooks, 300 bytes each",
     "gateway_project/core/ratelimit.py": (

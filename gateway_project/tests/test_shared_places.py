@@ -6,6 +6,9 @@ import asyncio
 import json
 from contextlib import suppress
 
+import pytest
+
+from gateway_project.core.api import places as module
 from gateway_project.core.api.places import SharedPlaces
 from gateway_project.core.context import RequestContext
 
@@ -22,6 +25,9 @@ class Plane:
         self.inside.append(scope["gateway"].client_ip)
         if scope["path"] == "/waits-for-others":
             scope["gateway"].let_go()
+        shown = dict(scope["headers"]).get(b"x-api-key", b"").decode()
+        if shown:
+            scope["gateway"].workspace = shown.partition(".")[0]
         await self.going.wait()
         if scope["path"] == "/fails":
             raise RuntimeError("as told")
@@ -30,7 +36,7 @@ class Plane:
         await send({"type": "http.response.body", "body": b""})
 
 
-def begin(places, client_ip, path="/"):
+def begin(places, client_ip, path="/", headers=()):
     """A request under way; its task gives the messages that were sent."""
 
     async def call():
@@ -42,7 +48,7 @@ def begin(places, client_ip, path="/"):
         async def receive():
             return {"type": "http.request", "body": b"", "more_body": False}
 
-        scope = {"type": "http", "method": "GET", "path": path, "headers": []}
+        scope = {"type": "http", "method": "GET", "path": path, "headers": headers}
         scope["gateway"] = RequestContext(client_ip, None, None)
         await places(scope, receive, send)
         return sent
@@ -98,7 +104,7 @@ def test_a_place_is_free_when_the_answer_begins_fails_or_waits_for_others():
             await second
             third = begin(places, "192.0.2.1"), begin(places, "192.0.2.1")
             await asyncio.gather(*third)
-            found[f"{path} again"] = places._networks.of("192.0.2.1")._value
+            found[f"{path} again"] = places._places.of("192.0.2.1")._value
         return found
 
     found = asyncio.run(scenario())
@@ -132,3 +138,41 @@ def test_who_waits_too_long_is_told_and_takes_no_place():
     assert json.loads(refused[1]["body"])["code"] == "store_unavailable"
     assert "send this one again in a moment" in json.loads(refused[1]["body"])["detail"]
     assert (after[0]["status"], inside) == (200, 2)
+
+
+def test_one_workspace_has_its_places_whatever_networks_and_keys_it_has():
+    async def scenario():
+        plane = Plane()
+        places = SharedPlaces(plane, places=2)
+
+        def call(number, key):
+            return begin(places, f"192.0.2.{number}", headers=[(b"x-api-key", key)])
+
+        plane.going.set(), plane.ending.set()
+        await asyncio.gather(call(1, b"acme.1"), call(2, b"acme.2"))
+        plane.going.clear(), plane.inside.clear()
+        tasks = [call(n, b"acme.%d" % (1 + n % 2)) for n in range(6)]
+        await settled()
+        of_one = len(plane.inside)
+        tasks.append(call(1, b"globex.1"))
+        await settled()
+        of_all = len(plane.inside)
+        plane.going.set()
+        return of_one, of_all, [sent[0]["status"] for sent in await asyncio.gather(*tasks)]
+
+    assert asyncio.run(scenario()) == (2, 3, [200] * 7)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ((b"cookie", b"a=1; sessionid=x; b=2"), (b"cookie", b"sessionid=x")),
+        ((b"authorization", b"Bearer x"), (b"authorization", b"Bearer x")),
+    ],
+    ids=["session", "token"],
+)
+def test_what_shows_the_same_is_the_same(one, other):
+    shown = [module._shown({"headers": [header]}) for header in (one, other)]
+
+    assert shown[0] == shown[1] != ""
+    assert module._shown({"headers": [(b"cookie", b"xsessionid=x; theme=dark")]}) == ""

@@ -253,7 +253,12 @@ class TestOthersAreServed:
         assert while_they_hang == {200}
         assert answered == [200] * 4
 
-    def test_while_pages_of_one_network_wait_for_a_row(self, small, globex_key, make_key, acme):
+    @pytest.mark.parametrize(
+        "addresses", [["127.0.0.2"] * 2, ["127.0.0.2", "127.0.0.4"]], ids=["one", "two"]
+    )
+    def test_while_pages_of_one_workspace_wait_for_a_row(
+        self, small, globex_key, make_key, acme, addresses
+    ):
         key = make_key(name="manager", scopes=["keys:write"])
 
         def call(address, method, path, key, **more):
@@ -262,10 +267,12 @@ class TestOthersAreServed:
                 url = small.url + path
                 return client.request(method, url, headers=headers, timeout=30, **more).status_code
 
+        call("127.0.0.2", "GET", "/v1/keys", key)  # whose it is, the process knows from here on
         with ThreadPoolExecutor(12) as pool, held(acme):
             waiting = [
-                pool.submit(call, "127.0.0.2", "POST", "/v1/keys", key, json={"name": f"k{n}"})
-                for n in range(8)
+                pool.submit(call, address, "POST", "/v1/keys", key, json={"name": f"k{n}"})
+                for n in range(4)
+                for address in addresses
             ]
             time.sleep(0.3)  # the first of them has a connection, and waits for its lock
             others = [call("127.0.0.3", "GET", "/v1/keys", globex_key) for _ in range(5)]

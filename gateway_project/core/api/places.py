@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import re
+from hashlib import blake2b
+
+from cachetools import LRUCache
+from django.conf import settings
 
 from gateway_project.core import errors
 from gateway_project.core.api.middleware import send_problem
@@ -12,54 +17,80 @@ from gateway_project.core.sharing import Semaphores
 from gateway_project.core.telemetry.metrics import bound_reached
 
 WAIT_SECONDS_MAX = 10.0
+SHOWN_MAX = 10_000
+SESSION = re.compile(rb"(?:^|;\s*)%s=([^;]+)" % re.escape(settings.SESSION_COOKIE_NAME.encode()))
 
 
 class SharedPlaces:
-    """Wraps an application: callers of one network are in it `places` at a time, others go on.
+    """Wraps an application: callers of one network, and those of one workspace, are in it `places`
+    at a time; others go on.
 
-    By network, because nobody knows yet who it is. A place is free again when the answer begins or
-    the request waits for somebody outside (`RequestContext.let_go`): connections go back then.
+    Who it is nobody knows before the database is asked, so the key or session that a request shows
+    stands for the workspace that it was of the last time. A place is free again when the answer
+    begins or the request waits for somebody outside (`RequestContext.let_go`): connections go back
+    then.
     """
 
     def __init__(self, app: ASGIApp, *, places: int, seconds_max: float = WAIT_SECONDS_MAX) -> None:
         self.app = app
-        self._networks = Semaphores(places)
+        self._places = Semaphores(places)
+        self._workspaces: LRUCache[str, str] = LRUCache(SHOWN_MAX)
         self._seconds_max = seconds_max
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         context: RequestContext = scope["gateway"]
-        places = self._networks.of(network_of(context.client_ip))
+        held = _Held()
+        shown = _shown(scope)
         try:
-            async with asyncio.timeout(self._seconds_max):
-                await places.acquire()
-        except TimeoutError:
-            bound_reached.labels("places").inc()
-            await send_problem(send, _too_many(), scope)
-            return
-        place = _Place(places)
-        context.let_go = place.give_back_from_thread
+            try:
+                async with asyncio.timeout(self._seconds_max):
+                    if shown:  # first: who waits for it holds no place of the network
+                        await held.take(self._places.of(self._workspaces.get(shown, shown)))
+                    await held.take(self._places.of(network_of(context.client_ip)))
+            except TimeoutError:
+                bound_reached.labels("places").inc()
+                await send_problem(send, _too_many(), scope)
+                return
+            context.let_go = held.give_back_from_thread
 
-        async def send_after_giving_back(message: Message) -> None:
-            place.give_back()
-            await send(message)
+            async def send_after_giving_back(message: Message) -> None:
+                held.give_back()
+                await send(message)
 
-        try:
             await self.app(scope, receive, send_after_giving_back)
         finally:
-            place.give_back()
+            held.give_back()
+            if shown and context.workspace:
+                self._workspaces[shown] = context.workspace
 
 
-class _Place:
-    """One that is held, until it is given back for the first time."""
+def _shown(scope: Scope) -> str:
+    """A digest of the key or session that the request shows; empty: it shows none."""
+    for name, value in scope["headers"]:
+        if name == b"cookie":
+            found = SESSION.search(value)
+            value = found[1] if found else b""
+        elif name not in (b"x-api-key", b"authorization"):
+            continue
+        if value:
+            return blake2b(value, digest_size=16).hexdigest()
+    return ""
 
-    def __init__(self, places: asyncio.Semaphore) -> None:
-        self._places: asyncio.Semaphore | None = places
+
+class _Held:
+    """Places that a request has, until they are given back for the first time."""
+
+    def __init__(self) -> None:
+        self._places: list[asyncio.Semaphore] = []
         self._loop = asyncio.get_running_loop()
 
+    async def take(self, place: asyncio.Semaphore) -> None:
+        await place.acquire()
+        self._places.append(place)
+
     def give_back(self) -> None:
-        if self._places is not None:
-            self._places.release()
-            self._places = None
+        while self._places:
+            self._places.pop().release()
 
     def give_back_from_thread(self) -> None:
         if not self._loop.is_closed():
@@ -68,7 +99,7 @@ class _Place:
 
 def _too_many() -> errors.StoreUnavailable:
     return errors.StoreUnavailable(
-        "Too many requests from your network are being served, and slow ones among them. Ask for "
-        "less at a time, and send this one again in a moment.",
+        "Too many requests from your network, or of your workspace, are being served, and slow "
+        "ones among them. Ask for less at a time, and send this one again in a moment.",
         retry_after_seconds=1,
     )
