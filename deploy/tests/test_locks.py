@@ -13,7 +13,7 @@ import sys
 from collections.abc import Iterator
 from functools import cached_property
 from importlib import import_module
-from importlib.metadata import PackageNotFoundError, distribution
+from importlib.metadata import PackageNotFoundError, distribution, distributions
 from pathlib import Path
 from types import FunctionType
 
@@ -36,6 +36,15 @@ DOCUMENTED = {
     *("_meta", "_base_manager", "_default_manager", "_db"),  # of Django's models
     "_Compress",  # what the type of `zlib.compressobj` is called in typeshed
 }
+ELSEWHERE = {
+    "requirements/train.txt",
+    "benchmarks/requirements.txt",
+    "deploy/clients/requirements.txt",
+    "sdks/python/tests/integrations/requirements.txt",
+    "examples/requirements.txt",
+}
+"""Locks of other environments: some of their distributions are not here to be read, and the flags
+at their heads alone keep the extras (test_project.py)."""
 PRIVATE_NAME = re.compile(r"_[A-Za-z]\w*(?<!_)")
 
 
@@ -59,7 +68,7 @@ def missing(lock: dict[str, set[str]]) -> list[str]:
     for name, extras in lock.items():
         try:
             lines = distribution(name).requires or []
-        except PackageNotFoundError:  # benchmarks/: its environment is not this one
+        except PackageNotFoundError:  # of a lock of `ELSEWHERE`
             continue
         for wanted in map(Requirement, lines):
             applies = wanted.marker is None or any(
@@ -77,6 +86,12 @@ def test_every_requirement_is_locked_with_its_extras(name: str) -> None:
     assert missing(lock) == []
     for wanted in requirements((ROOT / name).with_suffix(".in")):
         assert wanted.extras <= lock[canonicalize_name(wanted.name)], f"{name}: {wanted}"
+
+
+def test_each_lock_is_read_whole_or_is_of_another_environment() -> None:
+    here = {canonicalize_name(one.metadata["Name"]) for one in distributions()}
+
+    assert {name for name in LOCKS if set(locked(name)) - here} == ELSEWHERE
 
 
 def test_an_extra_that_the_lock_lost_is_found() -> None:
