@@ -157,22 +157,20 @@ class TestShare:
         play(scenario, source)
 
     def test_who_looks_once_does_not_watch(self, play, settings, monkeypatch):
-        settings.ROBIN_QUEUE_SHARE_MAX = 1.0
+        settings.QUEUE_POLL_SECONDS = 5.0
         monkeypatch.setattr(scan, "WATCH_POLLS", 2)
-        source = FakeSource(2500)
 
         async def scenario(scanner):
-            await scanner.view(scan.WHOLE)
-            await until(lambda: "ALL:2" in source.asked)  # what nobody has read yet is read
-            await asyncio.sleep(0.2)
-            asked = len(source.asked)
-            await asyncio.sleep(0.3)
-            assert len(source.asked) == asked
-            assert not scanner._task.done()
-            await scanner.view("ALL:0")
-            await until(lambda: len(source.asked) > asked)
+            def due(asked_ago, seen_ago, total):
+                scanner._wishes = {scan.WHOLE: scan._Wish(monotonic() - asked_ago, 5.0)}
+                return scanner._overdue({"ALL:0": {"at": clock.time() - seen_ago, "total": total}})
 
-        play(scenario, source)
+            assert due(8, 30, 10)[0] == "ALL:0"
+            assert due(12, 30, 10) == (None, 1.0)
+            assert due(12, 70, 10)[0] == "ALL:0"
+            assert due(12, 30, 1500)[0] == "ALL:1"  # what nobody has read yet is read
+
+        play(scenario, FakeSource())
 
     def test_a_list_that_was_given_up_is_waited_for(self, play, settings):
         settings.ROBIN_QUEUE_SHARE_MAX = 1.0
