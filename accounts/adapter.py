@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from datetime import datetime, timedelta
 from functools import partial
+from itertools import groupby
 from smtplib import SMTPException
 from typing import Any
 from urllib.parse import urlsplit
@@ -17,6 +18,7 @@ from allauth.account.models import EmailAddress
 from allauth.mfa.adapter import DefaultMFAAdapter
 from allauth.socialaccount.adapter import DefaultSocialAccountAdapter
 from allauth.socialaccount.models import SocialLogin
+from allauth.usersessions.adapter import DefaultUserSessionsAdapter
 from allauth.usersessions.models import UserSession
 from django.conf import settings
 from django.contrib import messages
@@ -44,6 +46,7 @@ log = get_logger("gateway.accounts")
 SIGNED_IN = "person.signed_in"
 DEVICE_REMEMBERED = timedelta(days=90)
 DEVICES_LOOKED_AT = 500
+ENDED_TOLD = 20
 INVITED = "invited"
 """In the session: the address whose invitation was opened."""
 MAILS_BEHIND = "mails_behind"
@@ -53,6 +56,17 @@ MAILS_BEHIND = "mails_behind"
 def actor_of(request: HttpRequest, email: str) -> Actor:
     """A person at a page, for the audit trail."""
     return Actor.of(email, context_of(request))
+
+
+class SessionsAdapter(DefaultUserSessionsAdapter):  # type: ignore[misc]
+    """Of people who end sessions of their own, on the page of them."""
+
+    def end_sessions(self, sessions: Sequence[UserSession]) -> None:
+        super().end_sessions(sessions)
+        for user, ended in groupby(sessions, lambda session: session.user):
+            said = sorted({f"{devices.name_of(one.user_agent)}, {one.ip}" for one in ended})
+            actor = actor_of(self.request, user.email)
+            people.tell(user, "person.session_ended", actor, sessions=said[:ENDED_TOLD])
 
 
 def send_confirmation(request: HttpRequest, user: User) -> None:
@@ -237,7 +251,10 @@ class AccountAdapter(DefaultAccountAdapter):  # type: ignore[misc]
             template_prefix, user, {**(context or {}), "user": user}, email
         )
         what = template_prefix.rpartition("/")[2]
-        people.tell(user, f"person.{what}", actor_of(self.request, user.email))
+        details = context or {}
+        emails = [details.get("from_email"), details.get("to_email")]
+        more = {"changes": {"email": emails}} if what == "email_changed" else {}
+        people.tell(user, f"person.{what}", actor_of(self.request, user.email), **more)
 
     def send_mail(self, template_prefix: str, email: str, context: dict[str, Any]) -> bool:
         """Send it, unless the address had `MAILS_PER_HOUR` from us: forms name whom they like.

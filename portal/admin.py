@@ -179,4 +179,14 @@ class AnnouncementAdmin(OperatorsWrite):
 
     def save_model(self, request: HttpRequest, obj: Announcement, form: Any, change: bool) -> None:
         form.save_row()
-        audit("announcement.saved", target=obj.pk, text=obj.text, **actor_of(request).fields())
+        changes = {
+            name: [str(form.initial.get(name, "")), str(form.cleaned_data[name])]
+            for name in form.changed_data
+        }
+        audit(
+            "announcement.saved",
+            target=obj.pk,
+            text=obj.text,
+            changes=changes,
+            **actor_of(request).fields(),
+        )

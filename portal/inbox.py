@@ -13,6 +13,7 @@ from django.urls import reverse
 from django.utils.translation import gettext
 
 from accounts.audit import RECORDED
+from accounts.events import audit
 from gateway_project.core import errors
 from gateway_project.core.api.methods import require_safe
 from gateway_project.core.storable import unstorable
@@ -110,6 +111,13 @@ def make_webhook(request: HttpRequest, member: Member) -> HttpResponse:
 @workspace_page
 def clear(request: HttpRequest, member: Member) -> HttpResponse:
     member.must_change()
-    inbox.clear(inbox.of(member.workspace))
+    found = inbox.of(member.workspace)
+    inbox.clear(found)
+    audit(
+        "inbox.cleared",
+        workspace=member.workspace,
+        target=found.pk,
+        **member.actor(request).fields(),
+    )
     messages.success(request, gettext("The inbox is empty."))
     return redirect("portal-inbox")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from allauth.account.decorators import reauthentication_required
+from allauth.usersessions.adapter import get_adapter
 from allauth.usersessions.models import UserSession
 from django import forms
 from django.conf import settings
@@ -88,7 +89,7 @@ def settings_page(request: HttpRequest) -> HttpResponse:
 def end_session(request: HttpRequest, session_id: int) -> HttpResponse:
     """One of the user's own sessions; another person's is the same 404 as none."""
     session = get_object_or_404(UserSession, pk=session_id, user=request.user)
-    session.end()
+    get_adapter().end_sessions([session])
     messages.success(request, gettext("That session is ended."))
     return redirect("usersessions_list")
 

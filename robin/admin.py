@@ -40,8 +40,11 @@ class RobinAccessAdmin(admin.ModelAdmin):
 
     def save_model(self, request: HttpRequest, obj: RobinAccess, form: Any, change: bool) -> None:
         form.save_row()
+        changes = (
+            {"role": [form.initial.get("role"), obj.role]} if "role" in form.changed_data else {}
+        )
         fields = actor_of(request).fields()
-        audit("robin.access_given", target=obj.user_id, role=obj.role, **fields)
+        audit("robin.access_given", target=obj.user_id, role=obj.role, changes=changes, **fields)
 
     def delete_model(self, request: HttpRequest, obj: RobinAccess) -> None:
         audit("robin.access_taken", target=obj.user_id, role=obj.role, **actor_of(request).fields())

@@ -209,6 +209,7 @@ class PeopleAdmin(SuperusersAct, UserAdmin):
             moderation.add_user(obj, values["password"], actor=actor_of(request))
 
     def save_related(self, request: HttpRequest, form: Any, formsets: Any, change: bool) -> None:
+        before = sorted(form.instance.groups.values_list("name", flat=True))
         super().save_related(request, form, formsets, change)
         if "groups" in form.changed_data:
             groups = sorted(group.name for group in form.cleaned_data["groups"])
@@ -216,6 +217,7 @@ class PeopleAdmin(SuperusersAct, UserAdmin):
                 "user.groups_set",
                 target=form.instance.pk,
                 groups=groups,
+                changes={"groups": [before, groups]},
                 **actor_of(request).fields(),
             )
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import ast
+import re
 from datetime import timedelta
 from io import StringIO
 from itertools import count
+from pathlib import Path
 
 import pytest
 from django.core.management import CommandError, call_command
@@ -12,6 +15,7 @@ from django.db import DatabaseError, connection, transaction
 from django.db.models import F
 from django.utils import timezone
 
+import accounts
 from accounts import audit, retention, services
 from accounts.events import audit as note
 from accounts.models import AuditChain, AuditEvent, OutboxEvent, Workspace
@@ -307,3 +311,18 @@ def test_every_act_of_a_chain_has_another_number(trail):
     numbers = AuditEvent.objects.filter(workspace=trail).order_by("number")
 
     assert all(row.number == expected for row, expected in zip(numbers, count(1), strict=False))
+
+
+def test_every_act_that_changes_something_says_what_it_was_before():
+    """By the name of the act, wherever one is written down."""
+    root, silent = Path(accounts.__file__).parents[1], set()
+    for app in ("accounts", "detection", "gateway_project", "portal", "robin", "webhooks"):
+        sources = [path.read_text() for path in (root / app).rglob("[!t]*.py")]
+        for one in (one for source in sources for one in ast.walk(ast.parse(source))):
+            if isinstance(one, ast.Call) and one.args and "audit" in ast.unparse(one.func):
+                name = str(getattr(one.args[0], "value", ""))
+                is_change = re.search(r"(changed|saved|_given|_set)$", name)
+                if is_change and "changes" not in {word.arg for word in one.keywords}:
+                    silent.add(name)
+
+    assert silent == {"user.password_set"}

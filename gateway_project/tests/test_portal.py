@@ -345,6 +345,7 @@ class TestSettings:
 
         assert other._request("GET", "/app/settings").status_code == 302
         assert signed_in._request("GET", "/app/settings").status_code == 200
+        assert AuditEvent.objects.filter(action="person.session_ended").exists()
 
     def test_another_persons_session_is_not_there(self, signed_in, gateway, alice):
         services.confirm_email(alice, actor=services.Actor("test"))
@@ -385,6 +386,8 @@ class TestSettings:
 
         assert sign_in(Browser(gateway), "dana@new.example").status_code == 302
         assert not User.objects.filter(email=EMAIL).exists()
+        told = AuditEvent.objects.get(action="person.email_changed")
+        assert told.details["changes"] == {"email": [EMAIL, "dana@new.example"]}
 
     def test_another_address_that_went_elsewhere_meanwhile_changes_nothing(
         self, signed_in, gateway

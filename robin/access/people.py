@@ -111,7 +111,7 @@ def change(
         _check_not_oneself(user, by, "account")
     # Whatever else was changed while the password was hashed stays.
     columns = []
-    was = user.email
+    was, was_active = user.email, user.is_active
     if email is not None:
         user.email = email
         columns.append("email")
@@ -138,7 +138,19 @@ def change(
                 revoke_all(user, because="user", actor=actor)
             given = {"email": email, "password": password, "role": role, "is_active": is_active}
             fields = sorted(name for name, value in given.items() if value is not None)
-            audit("robin.user_changed", target=user.pk, fields=fields, **actor.fields())
+            had = {"email": was, "role": before and before.role, "is_active": was_active}
+            changes = {
+                name: [old, given[name]]
+                for name, old in had.items()
+                if given[name] not in (None, old)
+            }
+            audit(
+                "robin.user_changed",
+                target=user.pk,
+                fields=fields,
+                changes=changes,
+                **actor.fields(),
+            )
     except IntegrityError as exc:
         raise errors.Conflict(
             "Another account has this e-mail. Choose another one, or change that account."

@@ -19,6 +19,7 @@ from gateway_project.core import cells, errors
 from gateway_project.core.api import json_body
 from gateway_project.core.api.endpoint import asked
 from gateway_project.core.api.responses import JSON, reply
+from gateway_project.core.clock import utc_text
 from gateway_project.core.context import context_of
 from robin.access.repeats import MemberViewSet, changing
 from robin.blocklist.schemas import (
@@ -110,6 +111,7 @@ class BlocklistViewSet(MemberViewSet):
     def partial_update(self, request: Request, id: UUID) -> HttpResponse:  # noqa: A002
         body = self.parsed(EntryPatch)
         row = self._row(id)
+        before = self._said(row)
         if body.reason is not None:
             row.reason = body.reason
         if body.active is not None:
@@ -117,7 +119,11 @@ class BlocklistViewSet(MemberViewSet):
         if "expiresAt" in body.model_fields_set:
             row.expires_at = body.expiresAt
         row.save(update_fields=["reason", "active", "expires_at"])
-        self._audit("changed", str(row))
+        after = self._said(row)
+        changes = {
+            name: [before[name], after[name]] for name in after if before[name] != after[name]
+        }
+        self._audit("changed", str(row), changes=changes)
         return reply(EntryView.of(row), headers=NOTICE)
 
     @changing(
@@ -132,7 +138,7 @@ class BlocklistViewSet(MemberViewSet):
     def destroy(self, request: Request, id: UUID) -> HttpResponse:  # noqa: A002
         row = self._row(id)
         row.delete()
-        self._audit("deleted", str(row))
+        self._audit("deleted", str(row), **self._said(row))
         return reply(None, status=204, headers=NOTICE)
 
     @endpoint(
@@ -202,7 +208,13 @@ class BlocklistViewSet(MemberViewSet):
             raise errors.NotFound("There is no such entry. GET /api/v1/blocklist lists them.")
         return row
 
-    def _audit(self, what: str, target: str) -> None:
+    @staticmethod
+    def _said(row: BlocklistEntry) -> dict[str, Any]:
+        """What can be changed of an entry, for the trail."""
+        expires_at = row.expires_at and utc_text(row.expires_at)
+        return {"reason": row.reason, "active": row.active, "expires_at": expires_at}
+
+    def _audit(self, what: str, target: str, **details: Any) -> None:
         context = context_of(self.request)
         audit(
             f"robin.blocklist.{what}",
@@ -210,6 +222,7 @@ class BlocklistViewSet(MemberViewSet):
             target=target[:100],
             client_ip=context.client_ip,
             request_id=context.request_id,
+            **details,
         )
 
 

@@ -78,6 +78,8 @@ class Dovecot(Strict):
     limits: Limits = Limits()
 
 
+Changes = dict[str, list[Any]]
+"""`{field: [before, after]}`, a secret as it is shown."""
 KINDS: dict[str, type[Strict]] = {"dovecot": Dovecot, "clamav": ClamAV, "rspamd": Rspamd}
 # The UI's field → Robin's, and what it is multiplied with.
 SEEDS: dict[str, dict[str, tuple[str, int]]] = {
@@ -126,12 +128,18 @@ def checked(name: str, given: Mapping[str, Any], kept: Mapping[str, Any]) -> dic
         raise errors.from_pydantic(exc, KINDS[name]) from None
 
 
-def save(name: str, content: dict[str, Any], *, by: str) -> dict[str, Any]:
-    """Keep it; a secret that was sent back as it was shown stays what it is."""
-    content = _with_secret(content, stored(name) or {})
+def save(name: str, content: dict[str, Any], *, by: str) -> tuple[dict[str, Any], Changes]:
+    """Keep it; a secret that was sent back as it was shown stays what it is.
+
+    Returns it, and what changed in it.
+    """
+    kept = stored(name) or {}
+    content = _with_secret(content, kept)
     facts = {"content": content, "updated_by": by, "updated_at": clock.now()}
     Document.objects.update_or_create(pk=name, defaults=facts)
-    return content
+    was, now = shown(kept), shown(content)
+    changed = sorted(field for field in {*kept, *content} if kept.get(field) != content.get(field))
+    return content, {field: [was.get(field), now.get(field)] for field in changed}
 
 
 def _with_secret(content: dict[str, Any], kept: Mapping[str, Any]) -> dict[str, Any]:

@@ -126,6 +126,6 @@ class ConfigViewSet(RobinViewSet):
             )
         content = documents.parsed(section, request.body)
         keep = partial(documents.save, section, content, by=self.principal.email)
-        saved = await database.run(keep)
-        await self.audit("robin.document.saved", target=section)
+        saved, changes = await database.run(keep)
+        await self.audit("robin.document.saved", target=section, changes=changes)
         return reply(documents.shown(saved), headers=documents.NOTICE)

@@ -48,11 +48,19 @@ def test_giving_and_taking_is_audited(request_of, member):
 
     form = site.get_form(request)({"user": dev.pk, "role": "ROLE_USER"})
     site.save_model(request, form.save(commit=False), form, change=False)
+    access = RobinAccess.objects.get()
+    form = site.get_form(request, access)({"user": dev.pk, "role": "ROLE_ADMIN"}, instance=access)
+    site.save_model(request, form.save(commit=False), form, change=True)
     site.delete_queryset(request, RobinAccess.objects.all())
 
     assert not RobinAccess.objects.exists()
     events = AuditEvent.objects.filter(target=str(dev.pk), action__startswith="robin.access")
-    assert sorted(e.action for e in events) == ["robin.access_given", "robin.access_taken"]
+    told = [(e.action, e.details.get("changes")) for e in events.order_by("id")]
+    assert told == [
+        ("robin.access_given", {"role": [None, "ROLE_USER"]}),
+        ("robin.access_given", {"role": ["ROLE_USER", "ROLE_ADMIN"]}),
+        ("robin.access_taken", None),
+    ]
     assert {e.actor for e in events} == {"root@gateway.example"}
 
 

@@ -64,6 +64,12 @@ def test_an_entry_from_its_start_to_its_end(ada):
     holds(contracts.PROBLEM, gone.json())
     acts = AuditEvent.objects.filter(action__startswith="robin.blocklist")
     assert {act.target for act in acts} == {"IP 192.0.2.1"}
+    changes = [
+        act.details["changes"] for act in acts.filter(action__endswith="changed").order_by("id")
+    ]
+    until = made.json()["expiresAt"]
+    assert changes == [{"active": [True, False]}, {"expires_at": [until, None]}]
+    assert acts.get(action__endswith="deleted").details["reason"] == "spam"
 
 
 def test_pages_and_filters(ada):

@@ -8,6 +8,7 @@ import pytest
 
 from accounts.models import AuditEvent
 from robin.models import Document
+from robin.redaction import REDACTED
 from robin.tests import contracts
 from robin.tests.contracts import holds, shape
 
@@ -68,7 +69,18 @@ def test_it_is_echoed_kept_and_there_without_robin(ada, robin, name):
     robin.run(robin.service.stop())
     assert ada.get(f"/api/v1/config/{name}").json() == sent
     assert Document.objects.get(pk=name).updated_by == ada.user.email
-    assert AuditEvent.objects.get(action="robin.document.saved").target == name
+    told = AuditEvent.objects.get(action="robin.document.saved")
+    assert told.target == name
+    if name != "dovecot":
+        assert told.details["changes"]["host"] == [None, "scanner.example"]
+
+
+def test_the_trail_says_what_changed_and_no_secret(ada):
+    for key in ("first-secret", "second-secret"):
+        ada.request("PUT", "/api/v1/config/rspamd", json={"apiKey": key, "port": 11334})
+
+    [_, told] = AuditEvent.objects.filter(action="robin.document.saved").order_by("id")
+    assert told.details["changes"] == {"apiKey": [REDACTED, REDACTED]}
 
 
 @pytest.mark.parametrize(
