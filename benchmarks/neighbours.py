@@ -8,7 +8,8 @@ in a text to be judged later once a second. Each noisy one does all that its lim
 whole time: `PLAN`'s workspace minute, spread evenly, over five keys, as detections of short and of
 long texts that are to be stored, batches, jobs of 1,000, callbacks to a receiver, reads of the log
 and of results, large policies, bodies that are refused; and beside it, as fast as it is answered,
-calls of a key whose minute is used up and calls with keys that nobody has.
+calls of a key whose minute is used up and calls with keys that nobody has. They call from a process
+of their own, so that nobody waits for what another client of the benchmark does.
 
 Rounds without and with them take turns in one run. The must: the quiet tenant's p95 at most
 `MUST` times what it is without them (median of the rounds), and no error of its own.
@@ -75,11 +76,14 @@ def main() -> int:
     parser.add_argument("--tenants", type=int, default=10, help="the noisy ones")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the whole result")
     # How the run calls itself, in the environment of the gateway.
-    parser.add_argument("--act", choices=["register"])
+    parser.add_argument("--act", choices=["register", "noise"])
     parser.add_argument("--url", default="")
     arguments = parser.parse_args()
-    if arguments.act is not None:
+    if arguments.act == "register":
         print(json.dumps(_register(arguments)))
+        return 0
+    if arguments.act == "noise":
+        print(json.dumps(asyncio.run(_noise())))
         return 0
     console = Console(width=None if sys.stdout.isatty() else 120, highlight=False)
     before = os.getloadavg()[0]
@@ -164,23 +168,21 @@ async def _rounds(
     console: Console,
 ) -> dict[str, Any]:
     found: dict[str, Any] = {"alone": [], "beside": [], "noise": Counter()}
-    async with AsyncExitStack() as stack:
-        http, *others = [
-            await stack.enter_async_context(_at_an_address_of_its_own(base, number))
-            for number in range(1 + len(made["noisy"]))
-        ]
+    async with _at_an_address_of_its_own(base, 0) as http:
         await _quiet(http, made["quiet"], 3.0)  # warm up
         for number in range(arguments.rounds):
             found["alone"].append(await _quiet(http, made["quiet"], arguments.seconds))
-            noise = [
-                asyncio.create_task(_noisy(own, keys, receiver, found["noise"]))
-                for own, keys in zip(others, made["noisy"], strict=True)
-            ]
-            await asyncio.sleep(2)  # into their stride
+            noise = await asyncio.create_subprocess_exec(
+                *(sys.executable, "-m", "benchmarks.neighbours", "--act=noise"),
+                stdin=asyncio.subprocess.PIPE,
+                stdout=asyncio.subprocess.PIPE,
+            )
+            assert noise.stdin is not None
+            noise.stdin.write(json.dumps([base, receiver, made["noisy"]]).encode() + b"\n")
+            await asyncio.sleep(3)  # into their stride
             found["beside"].append(await _quiet(http, made["quiet"], arguments.seconds))
-            for task in noise:
-                task.cancel()
-            await asyncio.gather(*noise, return_exceptions=True)
+            said, _ = await noise.communicate()  # which closes its input, and so ends it
+            found["noise"].update(json.loads(said))
             await asyncio.sleep(5)  # what they left is worked off
             alone, beside = found["alone"][-1], found["beside"][-1]
             console.print(
@@ -270,6 +272,22 @@ async def _ask(
 
 
 # -- The noisy ones -------------------------------------------------------------------------------
+
+
+async def _noise() -> Counter[str]:
+    """All of them, in a process of their own, until its input ends."""
+    base, receiver, tenants = json.loads(sys.stdin.readline())
+    heard: Counter[str] = Counter()
+    async with AsyncExitStack() as stack:
+        calling = []
+        for number, keys in enumerate(tenants, start=1):
+            http = await stack.enter_async_context(_at_an_address_of_its_own(base, number))
+            calling.append(asyncio.create_task(_noisy(http, keys, receiver, heard)))
+        await asyncio.to_thread(sys.stdin.read)
+        for task in calling:
+            task.cancel()
+        await asyncio.gather(*calling, return_exceptions=True)
+    return heard
 
 
 async def _noisy(
