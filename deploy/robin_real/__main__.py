@@ -21,7 +21,7 @@ from pathlib import Path
 
 from benchmarks.processes import BenchError, free_port
 from benchmarks.stores import named_stores, private_stores
-from deploy.robin_real import build, checks, walk
+from deploy.robin_real import build, checks, record, walk
 from deploy.robin_real.build import Jdk, Missing
 from deploy.robin_real.mta import NEVER_SECONDS, Kind, Mta
 from deploy.robin_real.people import ADMIN, READER
@@ -30,6 +30,8 @@ from deploy.robin_real.stack import ROOT, Development, Front, Gateway, sink
 from deploy.robin_real.table import Table
 
 PARTS = ("standing", "moving", "log", "rest", "bad", "dying", "walk", "https", "use", "serve")
+RECORD = "record"
+"""No part of all: it writes a file of the tests."""
 LATER_SECONDS = 6 * 3600
 SOME_ITEMS = 137
 PICTURES = ROOT / "var/robin-real"
@@ -51,6 +53,8 @@ class Run:
             self.do("fates of mails, strangers, settings, a wrong token", self.rest)
         if "bad" in parts:
             self.do("bad input", self.bad)
+        if RECORD in parts:
+            self.do("answers recorded", self.record)
         if "dying" in parts:
             self.do("a Robin that is killed in the middle of actions", self.dying)
         if "walk" in parts and self.options.ui is not None:
@@ -164,6 +168,12 @@ class Run:
             checks.bad_input(self.table, gateway, odd, SOME_ITEMS)
             checks.as_recorded(self.table, mta)
 
+    def record(self) -> None:
+        port = free_port()
+        with self.robin("record") as (mta, _, scratch), sink(scratch, port, 0.0):
+            mta.start()
+            record.record(self.table, mta, port, checks.closed_port())
+
     def dying(self) -> None:
         def seed(mta: Mta) -> None:
             refused = checks.closed_port()
@@ -246,7 +256,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="make robin-real", description=__doc__.split("\n")[0])
     parser.add_argument("--robin", type=Path, required=True, help="checkout of transilvlad/robin")
     parser.add_argument("--ui", type=Path, help="checkout of transilvlad/robin-ui")
-    parser.add_argument("--parts", type=_words, default=[*PARTS], help=f"of {','.join(PARTS)}")
+    parser.add_argument(
+        "--parts", type=_words, default=[*PARTS], help=f"of {','.join(PARTS)}, or {RECORD}"
+    )
     parser.add_argument("--items", type=_numbers, default=[1000, 5000], help="also 50000")
     parser.add_argument("--queue", choices=["mapdb", "pgsql"], default="mapdb")
     parser.add_argument("--due", type=int, default=5000, help="mails to deliver, beside --items")
@@ -256,7 +268,7 @@ def main() -> int:
     parser.add_argument("--sink-seconds", type=float, default=0.5, help="over each mail")
     parser.add_argument("--maven", action="append", default=[], help="an argument for it")
     options = parser.parse_args()
-    if unknown := {*options.parts} - {*PARTS}:
+    if unknown := {*options.parts} - {*PARTS, RECORD}:
         parser.error(f"only {', '.join(PARTS)} are parts, not {', '.join(unknown)}")
     try:
         jdk = prepare(options)

@@ -572,6 +572,7 @@ def _peak(gateway: Gateway, peak: list[int]) -> Iterator[None]:
 # -- Bad input ------------------------------------------------------------------------------------
 
 EXCHANGES = ROOT / "robin/tests/data/exchanges.json"
+ANSWERS = ROOT / "robin/tests/data/answers.json"
 HUGE_BYTES = 200 << 20
 ODD_NAMES = (
     *("a+b", "a b", "100%", "%2e%2e", "%00", "%252e", "a&b=c;d", "#x", "?q=1", "~", "-", "'\"<b>"),
@@ -665,16 +666,35 @@ def bad_input(table: Table, gateway: Gateway, odd: dict[str, bytes], items: int)
 
 def as_recorded(table: Table, mta: Mta) -> None:
     """Whether this Robin is the one that the stand-in was made after."""
-    for name, content in recorded.MAILS.items():
-        path = mta.home / "store/north.example" / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(content)
+    write_exchanged(mta)
     exchanges = json.loads(EXCHANGES.read_text())
     ports = {"client": mta.ports.client, "service": mta.ports.service}
     headers = {"Authorization": f"Bearer {mta.token}"}
     with table.check("2", f"{len(exchanges)} exchanges that were recorded, asked again") as row:
         found = recorded.differences(exchanges, ports, headers)
         row.found(f"{len(found)} differ: {'; '.join(found)}"[:600], not found)
+    with table.check("2", "answers that were recorded whole, their shapes") as row:
+        # Which rows a queue has, and which metrics were counted yet, is of each run.
+        whole = [a for a in json.loads(ANSWERS.read_text()) if a["path"] in ("/health", "/config")]
+        others = [
+            real["path"]
+            for real in whole
+            if recorded.outline(recorded.answer(ports[real["server"]], _call(real), headers))
+            != recorded.outline(real)
+        ]
+        row.found(f"{len(whole)}, {len(others)} differ: {others}", not others)
+
+
+def _call(answer: dict[str, Any]) -> dict[str, Any]:
+    return {name: answer[name] for name in ("server", "path", "headers") if name in answer}
+
+
+def write_exchanged(mta: Mta) -> None:
+    """The mails of what was recorded."""
+    for name, content in recorded.MAILS.items():
+        path = mta.home / "store/north.example" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
 
 
 def is_problem(answer: httpx.Response) -> bool:

@@ -185,12 +185,12 @@ class Mta:
         if self.child is not None:
             self.child.process.send_signal(signal.SIGSTOP)
 
-    def send(self, recipient: str, port: int) -> None:
+    def send(self, recipient: str, port: int, *more: str) -> None:
         """A mail into its queue, by its own API."""
         # From a file: of a message without one Robin keeps none, and delivers nothing.
         file = self.home / f"{secrets.token_hex(8)}.eml"
         file.write_text("Subject: Hello\r\n\r\nHello.\r\n")
-        envelope = {"mail": "ops@north.example", "rcpt": [recipient], "file": str(file)}
+        envelope = {"mail": "ops@north.example", "rcpt": [recipient, *more], "file": str(file)}
         session = {"mx": ["127.0.0.1"], "port": port, "tls": False, "ehlo": "north.example"}
         body = json.dumps({**session, "envelopes": [envelope]}).encode()
         path = "/client/queue?protocol=ESMTP"

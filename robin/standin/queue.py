@@ -246,25 +246,26 @@ def _row(number: int, item: Item, now: float) -> str:
         if e.file
     )
     buttons = "".join(
-        f"<button class='{what}' data-uid='{item.uid}'>{what.title()}</button>"
+        f"<button class='btn-{what}' data-uid='{item.uid}'>{what.title()}</button>"
         for what in ("delete", "retry", "bounce")
     )
-    cells: list[Any] = [
-        f"<input type='checkbox' class='row-checkbox' data-uid='{item.uid}'/>",
-        number,
-        None,
-        java_date(now),
-        _html(item.protocol),
-        item.retry,
-        java_date(item.last_retry) if item.last_retry else "-",
-        len(item.envelopes),
+    cells: list[tuple[str, Any]] = [
+        ("checkbox-col", f"<input type='checkbox' class='row-checkbox' data-uid='{item.uid}'/>"),
+        ("nowrap", number),
+        ("mono", _html(item.session_uid) or "-"),
+        ("", java_date(now)),
+        ("", _html(item.protocol)),
+        ("", item.retry),
+        ("nowrap", java_date(item.last_retry) if item.last_retry else "-"),
+        ("", len(item.envelopes)),
         # Its row is filled name by name, so that a recipient may be called as one of them.
-        _html(", ".join(shown)).replace("{{FILES}}", files) + more,
-        files,
-        buttons,
+        ("", _html(", ".join(shown)).replace("{{FILES}}", files) + more),
+        ("", files),
+        ("actions nowrap", buttons),
     ]
-    session = f"<td class='mono'>{_html(item.session_uid) or '-'}</td>"
-    return "<tr>" + "".join(session if c is None else f"<td>{c}</td>" for c in cells) + "</tr>"
+    tags = (f"<td class='{name}'>" if name else "<td>" for name, _ in cells)
+    row = "".join(f"{tag}{cell}</td>" for tag, (_, cell) in zip(tags, cells, strict=True))
+    return f"<tr>{row}</tr>"
 
 
 def _html(text: str) -> str:

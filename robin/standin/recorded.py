@@ -8,10 +8,29 @@ from __future__ import annotations
 
 import http.client
 import json
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 Exchange = Mapping[str, Any]
+LIST = "/client/queue/list?page=1&limit=50&state="
+WANTS_JSON = {"Accept": "application/json"}
+CALLS: tuple[Exchange, ...] = (
+    *({"server": "client", "path": LIST + state} for state in ("READY", "CLAIMED", "DEAD")),
+    {"server": "client", "path": "/store/north.example", "headers": WANTS_JSON},
+    {"server": "client", "path": "/logs?query=smtp."},
+    {"server": "client", "path": "/store", "headers": {"Authorization": "Bearer wrong"}},
+    {"server": "service", "path": "/health"},
+    {"server": "service", "path": "/config"},
+    {"server": "service", "path": "/metrics/prometheus"},
+    {"server": "service", "path": "/config", "headers": {"Authorization": "Bearer wrong"}},
+)
+"""Of which the whole answer is recorded."""
+DRAWN = re.compile(r"<(style|script|svg)\b.*?</\1>\s*", re.DOTALL)
+"""How a page looks and moves, which nobody reads."""
+TAG = re.compile(r"<\w[^>]*>")
+METRIC = re.compile(r"^(\w+)(\{.*\})? [-+\w.]+$", re.MULTILINE)
+HEADERS = ("Content-Type", "WWW-Authenticate", "Connection", "Transfer-Encoding", "Cache-Control")
 MAILS = {
     "dir.eml/new/x.eml": b"From: x\r\n",
     "UPPER.EML": b"From: ann@north.example\r\n\r\nHi\r\n",
@@ -43,6 +62,47 @@ def ask(port: int, call: Exchange, more_headers: Mapping[str, str]) -> dict[str,
     elif kind.startswith("text/plain") and answer.status != 200:
         found["text"] = content.decode()
     return found
+
+
+def answer(port: int, call: Exchange, more_headers: Mapping[str, str]) -> dict[str, Any]:
+    """The call with all of its answer; the call's own headers win."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+    try:
+        connection.request("GET", call["path"], headers={**more_headers, **call.get("headers", {})})
+        found = connection.getresponse()
+        headers = {name: found.getheader(name) for name in HEADERS if found.getheader(name)}
+        body = DRAWN.sub("", found.read().decode())
+        return {**call, "status": found.status, "answer_headers": headers, "body": body}
+    finally:
+        connection.close()
+
+
+def outline(answer: Mapping[str, Any]) -> set[str]:
+    """What of an answer is compared: names at every depth of JSON, the tags of what a page says of
+    the queue or of settings, the names of metrics with those of their labels."""
+    body, kind = str(answer["body"]), str(answer["answer_headers"]["Content-Type"])
+    if kind.startswith("application/json"):
+        return set(_names("", json.loads(body)))
+    if kind.startswith("text/html"):
+        row = body.partition("<tbody>")[2].partition("</tr>")[0]
+        sections = body.partition('<div class="config-section">')[2]
+        tags = TAG.findall(row or sections)
+        return {re.sub(r"(data-uid|title)='[^']*'", r"\1", tag) for tag in tags}
+    return {
+        name + ",".join(sorted(re.findall(r'(\w+)="', labels)))
+        for name, labels in METRIC.findall(body)
+    }
+
+
+def _names(at: str, value: Any) -> Iterator[str]:
+    if isinstance(value, dict):
+        for name, inner in value.items():
+            yield from _names(f"{at}.{name}", inner)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from _names(f"{at}[]", inner)
+    else:
+        yield f"{at}: {'number' if isinstance(value, int | float) else type(value).__name__}"
 
 
 def differences(

@@ -84,7 +84,15 @@ class ServiceAPI:
                 "lastExecutionEpochSeconds": int(seed.clock()),
                 "nextExecutionEpochSeconds": int(seed.clock()) + 5,
             },
-            "botPool": {"enabled": True, "type": "cachedThreadPool", "poolSize": 0},
+            "botPool": {
+                "enabled": True,
+                "type": "cachedThreadPool",
+                "poolSize": 0,
+                "activeThreads": 0,
+                "queueSize": 0,
+                "taskCount": 0,
+                "completedTaskCount": 0,
+            },
             "lmtpPool": {"enabled": False},
         }
         return as_json(report)
@@ -119,6 +127,14 @@ class ServiceAPI:
             "housekeepingIntervalSeconds": 30,
             "workerThreads": 8,
             "maxInFlight": 8,
+            "dispatchIdleMinMillis": 5,
+            "dispatchIdleMaxMillis": 250,
+            "currentDispatchIdleMillis": 250,
+            "outcomeBatchSize": 8,
+            "outcomeFlushMillis": 5,
+            "currentOutcomeQueueDepth": 0,
+            "lastMutationBatchSize": 2,
+            "lastMutationCommitDurationMillis": 9,
             "currentInFlight": self.seed.queue.count("CLAIMED"),
             "lastDispatchEpochSeconds": now,
             "lastHousekeepingEpochSeconds": now - 10,
@@ -129,15 +145,18 @@ class ServiceAPI:
     # -- Settings ---------------------------------------------------------------------------------
 
     def config(self, call: Call) -> Reply:
-        parts = ["<html><head><title>Configuration Viewer</title></head><body>"]
+        first, others = [], []
         for title, content in self.seed.config.items():
             text = escape(json.dumps(_floats(content), indent=2))
             if title in ("Properties", "Server"):
-                parts.append(f'<pre id="{title.lower()}Config">{text}</pre>')
+                pre = f'<h2>{title} Configuration</h2><pre id="{title.lower()}Config">{text}</pre>'
+                first.append(f'<div class="config-section">{pre}</div>')
             else:
                 section = f"<h2>{title}</h2><pre>{text}</pre>"
-                parts.append(f'<div class="config-section">{section}</div>')
-        return Reply("\n".join([*parts, "</body></html>"]), content_type=HTML)
+                others.append(f'<div class="config-section">{section}</div>')
+        head = "<html><head><title>Configuration Viewer</title></head><body>"
+        parts = [head, *first, '<div id="extraConfigs">', *others, "</div></body></html>"]
+        return Reply("\n".join(parts), content_type=HTML)
 
     def config_json(self, call: Call) -> Reply:
         wanted = call.query.get("section", "").lower()

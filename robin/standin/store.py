@@ -52,8 +52,7 @@ class Store:
         items: list[dict[str, Any]] = []
         if path:
             parent = path.rpartition("/")[0]
-            up = f"/store/{parent}" if parent else "/store"
-            items.append({"type": "dir", "name": "..", "path": up})
+            items.append({"type": "dir", "name": "..", "path": f"/store/{parent}"})
         below = [f for f in self.seed.folders if f.startswith(prefix) and f != path]
         names = {f[len(prefix) :] for f in below if "/" not in f[len(prefix) :]}
         entries: list[dict[str, Any]] = [
