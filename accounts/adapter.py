@@ -179,6 +179,27 @@ class AccountAdapter(DefaultAccountAdapter):  # type: ignore[misc]
             return False
         return confirmed
 
+    def send_confirmation_mail(
+        self, request: HttpRequest, emailconfirmation: Any, signup: bool
+    ) -> None:
+        """Of another address the one that is given up is told at once: whoever reads it can stop it
+        by a new password."""
+        super().send_confirmation_mail(request, emailconfirmation, signup)
+        asked = emailconfirmation.email_address
+        if asked.user.email_confirmed_at is not None and asked.email != asked.user.email:
+            self.send_notification_mail(
+                "account/email/email_change_asked",
+                asked.user,
+                {"from_email": asked.user.email, "to_email": asked.email},
+                asked.user.email,
+            )
+
+    def set_password(self, user: User, password: str) -> None:
+        """What the last one asked for goes with it: another address that is not confirmed yet."""
+        super().set_password(user, password)
+        unfinished = EmailAddress.objects.filter(user=user, verified=False)
+        unfinished.exclude(email=user.email).delete()
+
     def send_account_already_exists_mail(self, email: str) -> None:
         # Whoever is new has a password hashed; the time it takes must not tell who is known.
         User().set_password(email)

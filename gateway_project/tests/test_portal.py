@@ -389,6 +389,25 @@ class TestSettings:
         told = AuditEvent.objects.get(action="person.email_changed")
         assert told.details["changes"] == {"email": [EMAIL, "dana@new.example"]}
 
+    def test_whoever_reads_the_old_address_can_stop_it(self, signed_in, gateway):
+        mail.outbox.clear()
+        enter_password_again(signed_in)
+        signed_in.post("/accounts/email/", email="thief@new.example", action_add="")
+        link = next(path_of(link_in(m)) for m in mail.outbox if m.to == ["thief@new.example"])
+        [told] = [m for m in mail.outbox if m.to == [EMAIL]]
+        assert "thief@new.example" in told.body
+        assert "A new password stops it" in told.body
+
+        owner = Browser(gateway)
+        owner.post("/accounts/password/reset/", email=EMAIL)
+        reset = path_of(link_in(mail.outbox[-1]))
+        page = owner._request("GET", reset).headers["location"]
+        owner.post(page, password1="another good password", password2="another good password")
+        signed_in.post(link)
+
+        assert addresses_of() == {EMAIL: [EMAIL]}
+        assert sign_in(Browser(gateway), EMAIL, "another good password").status_code == 302
+
     def test_another_address_that_went_elsewhere_meanwhile_changes_nothing(
         self, signed_in, gateway
     ):
