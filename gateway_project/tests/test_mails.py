@@ -17,6 +17,7 @@ from django.test import Client
 from accounts import digest, reminders, services
 from accounts.models import ApiKey, Invitation, Membership, new_id
 from accounts.tests.shapes import logged
+from accounts.usage import quotas
 from detection.evaluation import budget
 from detection.models import FalseAlarmBudget
 from gateway_project.core import mails
@@ -146,6 +147,13 @@ class Mails:
             assert reminders.remind_of_graces() == 1
         return mail.outbox[-1]
 
+    def expiry(self):
+        self.key.expires_at, self.key.last_used_at = MONDAY, MONDAY
+        return mails.message(*reminders._written_of_expiry(self.key), ["x@x.example"])
+
+    def quota(self, percent):
+        return mails.message(*quotas._written(self.acme, percent), ["x@x.example"])
+
     def notice(self, kind):
         facts = {"last": "HTTP 500", "failing_since": "2027-03-01T00:00:00Z", "reason": "failing"}
         notice = WebhookNotice(webhook=self.webhook, kind=kind, facts=facts)
@@ -160,7 +168,8 @@ class Mails:
 WRITTEN = {
     "accounts/adapter.py": [Mails.invitation],
     "accounts/digest.py": [Mails.digest],
-    "accounts/reminders.py": [Mails.reminder],
+    "accounts/reminders.py": [Mails.reminder, Mails.expiry],
+    "accounts/usage/quotas.py": [partial(Mails.quota, percent=percent) for percent in (80, 100)],
     "detection/evaluation/budget.py": [Mails.budget],
     "webhooks/delivery/notices.py": [partial(Mails.notice, kind=kind) for kind in notices.Kind],
 }
