@@ -18,7 +18,7 @@ from django.db.models import QuerySet
 from accounts import services
 from accounts.keys import is_well_formed
 from accounts.models import ApiKey, AuditEvent, Membership, OutboxEvent, User, Workspace
-from accounts.tests.shapes import KEY_FIELDS, fields, moment, problem, same_but_for_ids
+from accounts.tests.shapes import KEY_FIELDS, fields, moment, problem, refusal, same_but_for_ids
 
 PASSWORD = "correct horse battery"
 
@@ -153,9 +153,10 @@ class TestTheKey:
     def test_the_eleventh_call_of_a_minute_on_trial_is_refused(self, gateway, engine, register):
         key = register().json()["api_key"]["key"]
 
-        statuses = [gateway.detect("Good morning.", key=key).status_code for _ in range(11)]
+        *taken, last = [gateway.detect("Good morning.", key=key) for _ in range(11)]
 
-        assert statuses == [200] * 10 + [429]
+        assert [r.status_code for r in taken] == [200] * 10
+        assert refusal(last) == (429, "rate_limited")
 
     def test_confirming_the_email_lifts_the_trial(self, gateway, register):
         key = register().json()["api_key"]["key"]
@@ -359,16 +360,16 @@ class TestTheLimit:
     def test_a_taken_email_counts_so_that_addresses_cannot_be_tried_out(self, register):
         register()
 
-        codes = [register().status_code for _ in range(5)]
+        answers = [refusal(register()) for _ in range(5)]
 
-        assert codes == [409] * 4 + [429]
+        assert answers == [(409, "email_taken")] * 4 + [(429, "rate_limited")]
 
     def test_bad_bodies_are_limited_by_the_address(self, register, settings):
         settings.RATE_LIMIT_PER_MINUTE = 3
 
-        codes = [register(password="short").status_code for _ in range(4)]
+        answers = [refusal(register(password="short")) for _ in range(4)]
 
-        assert codes == [422] * 3 + [429]
+        assert answers == [(422, "validation_error")] * 3 + [(429, "rate_limited")]
 
 
 class TestWhatItLeaves:

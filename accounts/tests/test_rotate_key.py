@@ -13,7 +13,7 @@ from django.utils import timezone
 from accounts import authentication
 from accounts.keys import is_well_formed
 from accounts.models import ApiKey, AuditEvent, OutboxEvent
-from accounts.tests.shapes import KEY_FIELDS, fields, moment, problem
+from accounts.tests.shapes import KEY_FIELDS, fields, moment, problem, refusal
 
 
 def rotate(gateway, key, **body):
@@ -86,9 +86,10 @@ class TestTheAnswer:
         second = rotate(gateway, key).json()["api_key"]["key"]
         third = rotate(gateway, second).json()["api_key"]["key"]
 
-        statuses = [gateway.get("/auth/profile", key=k).status_code for k in (third, key, third)]
+        *taken, last = [gateway.get("/auth/profile", key=k) for k in (third, key, third)]
 
-        assert statuses == [200, 200, 429]
+        assert [r.status_code for r in taken] == [200, 200]
+        assert refusal(last) == (429, "rate_limited")
 
     def test_the_successor_keeps_what_its_detections_mean(self, gateway, acme_key):
         ApiKey.objects.update(detection_policy={"mode": "monitor"})

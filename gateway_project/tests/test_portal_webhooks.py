@@ -357,9 +357,10 @@ class TestInbox:
 
     def test_it_is_limited(self, gateway, own_inbox, monkeypatch):
         monkeypatch.setattr(inbox, "PER_MINUTE", 2)
-        codes = [gateway.request("POST", f"/inbox/{own_inbox.token}").status_code for _ in "abc"]
+        *taken, last = [gateway.request("POST", f"/inbox/{own_inbox.token}") for _ in "abc"]
 
-        assert codes == [202, 202, 429]
+        assert [r.status_code for r in taken] == [202, 202]
+        assert refusal(last) == (429, "rate_limited")
 
     def test_another_workspace_has_another(self, owner, stranger, acme, globex, own_inbox):
         inbox.receive(own_inbox.pk, {}, b"mine")

@@ -15,7 +15,7 @@ from django.utils import timezone
 from accounts import moderation
 from accounts.events import publish
 from accounts.models import AuditEvent, OutboxEvent, Plan, UsageLog, Workspace
-from accounts.tests.shapes import fields, problem
+from accounts.tests.shapes import fields, problem, refusal
 from gateway_project.core.upstream import names
 from webhooks import services
 from webhooks.delivery import callbacks, outbox
@@ -278,8 +278,9 @@ class TestTheirWebhook:
     def test_it_counts_towards_no_maximum(self, api, receiver, per_request):
         Plan.objects.update(webhooks_max=1)
 
-        statuses = [api("POST", "/register", {"url": receiver.url()}).status_code for _ in "ab"]
-        assert statuses == [201, 409]
+        first, second = [api("POST", "/register", {"url": receiver.url()}) for _ in "ab"]
+        assert first.status_code == 201
+        assert refusal(second) == (409, "conflict")
 
     def test_during_a_rotation_both_secrets_verify(self, api, acme, receiver, per_request):
         path = f"/{per_request['id']}/rotate-secret"

@@ -232,9 +232,10 @@ class TestRegister:
 
     def test_there_is_an_end_to_them(self, api, receiver):
         Plan.objects.update(webhooks_max=2)
-        statuses = [api("POST", "/register", {"url": receiver.url()}).status_code for _ in range(3)]
+        *taken, last = [api("POST", "/register", {"url": receiver.url()}) for _ in range(3)]
 
-        assert statuses == [201, 201, 409]
+        assert [r.status_code for r in taken] == [201, 201]
+        assert refusal(last) == (409, "conflict")
 
     def test_the_workspace_knows_what_is_wanted(self, acme, make_webhook):
         def wanted():
