@@ -148,7 +148,8 @@ class Mails:
         return mail.outbox[-1]
 
     def expiry(self):
-        self.key.expires_at, self.key.last_used_at = MONDAY, MONDAY
+        self.key.expires_at = self.key.last_used_at = MONDAY
+        self.key.workspace = self.acme
         return mails.message(*reminders._written_of_expiry(self.key), ["x@x.example"])
 
     def quota(self, percent):
