@@ -1,6 +1,7 @@
 """How the admin lists ten million rows: it never counts them, and never asks without an index.
 
-* Pages end at `COUNT_MAX` rows: whoever needs more narrows the search. No `COUNT(*)`.
+* Pages end at `COUNT_MAX` rows: whoever needs more narrows the search, or goes on from the last row
+  by its place in the order (`from`), which is a look into an index. No `COUNT(*)`.
 * One order, the index' own (ids are UUIDv7: by id is by time). Columns cannot be sorted by.
 * Searching is finding: by id, address, slug or the beginning of a key, each with its index.
 * Filters are those declared, not any look-up that an address may spell (`?key_hash__startswith=`).
@@ -17,8 +18,9 @@ from uuid import UUID
 from django import forms
 from django.contrib import admin
 from django.contrib.admin.utils import unquote
-from django.contrib.admin.views.main import ChangeList
+from django.contrib.admin.views.main import PAGE_VAR, ChangeList
 from django.contrib.admin.widgets import AdminSplitDateTime
+from django.core.exceptions import ValidationError
 from django.core.paginator import Paginator
 from django.db.models import JSONField, Model, QuerySet
 from django.http import HttpRequest
@@ -35,8 +37,10 @@ from accounts.services import Actor
 from gateway_project.core import clock
 from gateway_project.core.api.forms import JSONField as JSONFormField
 from gateway_project.core.context import context_of
+from gateway_project.core.storable import unstorable
 
 COUNT_MAX = 2_000
+FROM = "from"
 # What `TimeRange` counts from or to, with room on both sides.
 FIRST, LAST = datetime(1900, 1, 1, tzinfo=UTC), datetime(9000, 1, 1, tzinfo=UTC)
 KEY_PREFIX = "gw_"
@@ -86,6 +90,34 @@ class BoundedPaginator(Paginator):
 class _Listed(ChangeList):
     model_admin: Any
 
+    def get_filters_params(self, params: Any = None) -> Any:
+        found = super().get_filters_params(params)
+        found.pop(FROM, None)
+        return found
+
+    def get_query_string(self, new_params: Any = None, remove: Any = None) -> str:
+        """Whoever filters anew begins at the beginning."""
+        if set(new_params or ()) - {PAGE_VAR}:
+            remove = [*(remove or ()), FROM]
+        return super().get_query_string(new_params, remove)
+
+    def get_queryset(self, request: HttpRequest, exclude_parameters: Any = None) -> QuerySet[Any]:
+        found = super().get_queryset(request, exclude_parameters)
+        name, way = self._first_column(request)
+        field: Any = self.opts.pk if name == "pk" else self.opts.get_field(name)
+        try:
+            place = field.to_python(self.params.get(FROM))
+        except ValidationError:
+            return found
+        is_time = isinstance(place, datetime)
+        if place is None or unstorable(place) or (is_time and place.tzinfo is None):
+            return found
+        return found.filter(**{f"{name}__{way}": place})
+
+    def _first_column(self, request: HttpRequest) -> tuple[str, str]:
+        spec = self.model_admin.get_ordering(request)[0]
+        return spec.removeprefix("-"), "lte" if spec.startswith("-") else "gte"
+
     def get_ordering(self, request: HttpRequest, queryset: QuerySet[Any]) -> list[Any]:
         whole: Any = self
         ordering: list[Any] = whole._get_deterministic_ordering(
@@ -98,6 +130,17 @@ class _Listed(ChangeList):
         rows = list(self.result_list)
         self.model_admin.adorn(rows)
         self.result_list = rows
+        self.goes_on = self._from(request, rows[-1]) if rows else ""
+
+    def _from(self, request: HttpRequest, row: Any) -> str:
+        """The list from its last row on, when more rows follow than are counted."""
+        if not self.paginator.is_cut or self.page_num < self.paginator.num_pages:
+            return ""
+        name, _ = self._first_column(request)
+        place = getattr(row, name)
+        text = place.isoformat() if isinstance(place, datetime) else str(place)
+        # The same place again: so many rows are of one hour.
+        return "" if text == self.params.get(FROM) else self.get_query_string({FROM: text})
 
 
 class Listing(admin.ModelAdmin):
@@ -269,7 +312,7 @@ class TimeRange(admin.ListFilter):
         others = {
             name: value
             for name, value in changelist.params.items()
-            if name not in (*self.names, "p")
+            if name not in (*self.names, "p", FROM)
         }
         yield {
             "is_form": True,

@@ -6,7 +6,7 @@ import re
 from datetime import timedelta
 from html import unescape
 from itertools import product
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import pytest
 from django.conf import settings
@@ -19,6 +19,7 @@ from django.utils import timezone
 
 from accounts import moderation, services
 from accounts.admin import actions, lists
+from accounts.admin.keys import ApiKeyAdmin
 from accounts.admin.lists import BoundedPaginator
 from accounts.models import (
     ApiKey,
@@ -543,6 +544,26 @@ class TestLists:
             make_key()
 
         assert "The first 3 of more: search" in root.get("/admin/accounts/apikey/").text
+
+    def test_and_go_on_from_the_last_row(self, root, make_key, monkeypatch):
+        """Page by page, in windows: each key is met, and no page lies behind `COUNT_MAX` rows."""
+        monkeypatch.setattr(lists, "COUNT_MAX", 4)
+        monkeypatch.setattr(ApiKeyAdmin, "list_per_page", 2)
+        keys = {make_key().row.pk for _ in range(9)}
+        met, query = set(), "?"
+        while query:
+            for number in (1, 2):
+                text = root.get(f"/admin/accounts/apikey/{query}&p={number}").text
+                met |= set(map(UUID, re.findall(r'name="_selected_action" value="([^"]+)"', text)))
+            found = re.search(r'href="(\?from=[^"]+)">Go on', text)
+            query = found and found[1]
+
+        assert met == keys
+
+    @pytest.mark.parametrize("place", ["x", "9" * 30, "2026-11-30", "", str(UUID(int=0))])
+    def test_a_place_that_is_none_is_no_error(self, root, furnished, place):
+        for name in NAMES:
+            assert root.get(f"/admin/accounts/{name}/?from={place}").status_code == 200
 
     def test_up_to_there_it_says_how_many(self, make_key, monkeypatch):
         monkeypatch.setattr(lists, "COUNT_MAX", 3)
