@@ -37,6 +37,12 @@ ENV PATH=/venv/bin:$PATH \
     PYTHONDONTWRITEBYTECODE=1 \
     HOST=0.0.0.0 \
     PORT=8000
+# What installs is the base's, and nothing is installed here. Its layer keeps it; no process finds it.
+RUN find /usr -xdev \( -path "*-packages/pip*" -o -path "*-packages/setuptools*" \
+        -o -path "*-packages/pkg_resources*" -o -path "*-packages/wheel*" \
+        -o -path "*-packages/_distutils_hack*" -o -path "*-packages/distutils-precedence.pth" \
+        -o -path "*/ensurepip" -o -path "*/python-wheels" -o -path "*/bin/pip" -o -path "*/bin/pip3*" -o -path "*/bin/wheel" \) \
+        -prune -exec rm -rf {} +
 # With a group of the same number: Celery takes one that has no name for root's.
 RUN groupadd --system --gid 10001 gateway \
     && useradd --system --uid 10001 --gid 10001 --no-create-home --home-dir /nonexistent \

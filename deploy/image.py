@@ -46,7 +46,9 @@ NAMES = {"python": "python3", "pip": "pip3"}
 # What the build asks a registry of packages with: this machine's, where it has its own.
 MACHINES = ("/etc/ssl/certs/ca-certificates.crt", "/etc/pip.conf")
 FORBIDDEN = re.compile(
-    r"/venv/.*/site-packages/(pip|setuptools|wheel|pytest|_pytest|mypy|ruff|moto|hypothesis)/"
+    r"/(site|dist)-packages/(pip|setuptools|pkg_resources|wheel)/|/ensurepip/|/python-wheels/"
+    r"|/bin/(pip[\d.]*|wheel)$"
+    r"|/venv/.*/site-packages/(pytest|_pytest|mypy|ruff|moto|hypothesis)/"
     r"|/venv/.*/site-packages/.*/tests/|/app/.*/tests/|/app/(\.git|\.env|secrets|var/secrets)"
     r"|/usr/bin/(gcc|g\+\+|cc|make)$"
 )
