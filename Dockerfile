@@ -12,13 +12,14 @@ RUN apt-get update && apt-get install -y --no-install-recommends binutils \
 RUN python -m venv --without-pip /venv
 WORKDIR /app
 # The pins first: while they stay, a change of code reuses this layer.
-COPY requirements/base.txt requirements/engine.txt requirements/
+COPY requirements/base.txt requirements/engine.txt requirements/otel.txt requirements/s3.txt requirements/
 RUN python -m pip --python /venv/bin/python install --no-cache-dir --no-compile --require-hashes \
         --only-binary=:all: -r requirements/base.txt
-# EXTRA=engine adds what a classifier needs (`engine --model`, `onnx:` engines).
+# EXTRA="engine otel s3" adds what a classifier (`engine --model`, `onnx:` engines), traces, and backups in a
+# bucket need.
 ARG EXTRA=""
-RUN [ -z "$EXTRA" ] || python -m pip --python /venv/bin/python install --no-cache-dir --no-compile \
-        --require-hashes --only-binary=:all: -r "requirements/$EXTRA.txt"
+RUN for extra in $EXTRA; do python -m pip --python /venv/bin/python install --no-cache-dir --no-compile \
+        --require-hashes --only-binary=:all: -r "requirements/$extra.txt" || exit 1; done
 COPY . .
 # collectstatic reads the settings but no secret matters to it; none of these reaches the image.
 # Bytecode is made now because the files are read-only for whoever runs them.
@@ -37,6 +38,15 @@ ENV PATH=/venv/bin:$PATH \
     PYTHONDONTWRITEBYTECODE=1 \
     HOST=0.0.0.0 \
     PORT=8000
+# POSTGRESQL_CLIENT=16 adds pg_dump and pg_restore of that version, for `manage backup` and `restore`: of
+# PostgreSQL's own packages, since Debian's may be older than the server.
+ARG POSTGRESQL_CLIENT=""
+# hadolint ignore=DL3008
+RUN [ -z "$POSTGRESQL_CLIENT" ] || { apt-get update \
+    && apt-get install -y --no-install-recommends ca-certificates postgresql-common \
+    && /usr/share/postgresql-common/pgdg/apt.postgresql.org.sh -y \
+    && apt-get install -y --no-install-recommends "postgresql-client-$POSTGRESQL_CLIENT" \
+    && rm -rf /var/lib/apt/lists/*; }
 # What installs is the base's, and nothing is installed here. Its layer keeps it; no process finds it.
 RUN find /usr -xdev \( -path "*-packages/pip*" -o -path "*-packages/setuptools*" \
         -o -path "*-packages/pkg_resources*" -o -path "*-packages/wheel*" \

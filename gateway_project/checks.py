@@ -88,7 +88,8 @@ def check_settings(app_configs: Any, **_: Any) -> list[CheckMessage]:
         found.append(
             Error(
                 "TRACING is on, and OpenTelemetry is not installed.",
-                hint=".venv/bin/pip install -r requirements/otel.txt, or leave TRACING out.",
+                hint=".venv/bin/pip install -r requirements/otel.txt, an image that was built with "
+                "EXTRA=otel, or leave TRACING out.",
                 id="gateway.E010",
             )
         )

@@ -19,8 +19,13 @@ from gateway_project.server import __main__, web_process
 
 ROOT = Path(__file__).resolve().parents[2]
 COMPOSE = ROOT / "docker-compose.yml"
-OURS = ("gateway", "worker", "worker-detection", "beat", "migrate", "engine", "robin")
-PROFILES = {"monitoring": {"prometheus", "alertmanager", "grafana"}, "robin": {"robin", "robin-ui"}}
+OURS = ("gateway", "worker", "worker-detection", "beat", "migrate", "engine", "robin", "backup")
+ONCE = ("migrate", "backup")
+PROFILES = {
+    "monitoring": {"prometheus", "alertmanager", "grafana"},
+    "robin": {"robin", "robin-ui"},
+    "backup": {"backup"},
+}
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +83,7 @@ def test_the_services(services: dict[str, Any]) -> None:
         assert service["init"] is True, name
         # The image itself checks the gateway's health.
         assert name == "gateway" or "healthcheck" in service, name
-        assert service["restart"] == ("no" if name == "migrate" else "unless-stopped"), name
+        assert service["restart"] == ("no" if name in ONCE else "unless-stopped"), name
 
 
 def test_everything_waits_for_the_migrations(services: dict[str, Any]) -> None:
@@ -165,6 +170,24 @@ def test_what_is_mounted_exists(services: dict[str, Any]) -> None:
         for volume in service.get("volumes", ()):
             if volume.startswith("./"):
                 assert (ROOT / volume.partition(":")[0]).exists(), volume
+
+
+def test_backups_are_made_by_a_client_of_the_servers_version(services: dict[str, Any]) -> None:
+    backup = services["backup"]
+    version = backup["build"]["args"]["POSTGRESQL_CLIENT"]
+    assert services["postgres"]["image"].startswith(f"postgres:{version}-")
+    assert backup["image"] != services["gateway"]["image"]
+    place = backup["command"][-1]
+    assert any(volume.endswith(f":{place}") for volume in backup["volumes"])
+
+
+def test_every_extra_of_the_image_is_sent_to_the_build() -> None:
+    text = (ROOT / "Dockerfile").read_text()
+    [extras] = re.findall(r'EXTRA="([a-z0-9 ]+)"', text)
+    assert len(extras.split()) == 3
+    for extra in ("base", *extras.split()):
+        assert is_sent_to_the_build(f"requirements/{extra}.txt"), extra
+        assert f"requirements/{extra}.txt" in text
 
 
 def test_each_queue_has_one_kind_of_worker(services: dict[str, Any]) -> None:

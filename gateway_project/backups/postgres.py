@@ -70,7 +70,7 @@ def program(name: str, major: int) -> str:
         have = f"Here: {', '.join(map(str, sorted(versions)))}." if versions else "There is none."
         raise BackupError(
             f"{name} of PostgreSQL {major} or newer is needed. {have} On Debian: apt-get install "
-            f"postgresql-client-{major}"
+            f"postgresql-client-{major}; in an image: built with POSTGRESQL_CLIENT={major}"
         )
     return versions[fit[0]]
 

@@ -157,7 +157,8 @@ class Bucket(Store):
             import botocore.exceptions
         except ImportError:
             raise BackupError(
-                "s3:// needs boto3: .venv/bin/pip install -r requirements/s3.txt"
+                "s3:// needs boto3: .venv/bin/pip install -r requirements/s3.txt, or an image that "
+                "was built with EXTRA=s3."
             ) from None
         self._errors = (botocore.exceptions.BotoCoreError, botocore.exceptions.ClientError)
         self._client = boto3.client(
