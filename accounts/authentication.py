@@ -296,7 +296,7 @@ def _read(meta: Mapping[str, Any]) -> tuple[str, str, _CachedEntry | None]:
 
 async def _fetch(texts: Sequence[str]) -> dict[str, Caller]:
     generation = _memory.generation
-    callers = await database.read(_look_up, texts)
+    callers = await database.find(_look_up, texts)
     for text in texts:
         digest = settings.KEY_PEPPERS.digest(text)
         _memory.remember(digest, callers.get(text), generation)

@@ -67,6 +67,19 @@ def test_what_an_engine_says_beside_the_score_is_bounded():
     assert len(score.endpoint) <= engine.WORD_CHARS_MAX
 
 
+def test_a_new_key_is_known_while_all_readers_are_busy(gateway, engine, acme_key):
+    """With figures of many days, which whoever may see Robin asks for as often as they like."""
+    going = threading.Event()
+    held = [database._readers.submit(going.wait, 10) for _ in range(database.READERS_MAX)]
+
+    answered = gateway.detect("hello", key=acme_key).status_code
+    going.set()
+    for one in held:
+        one.result()
+
+    assert answered == 200
+
+
 def test_a_read_that_nobody_waits_for_any_more_is_not_begun(gateway, monkeypatch):
     monkeypatch.setattr(database, "DEADLINE_SECONDS", 0.05)
     going, begun = threading.Event(), []

@@ -269,7 +269,7 @@ def _verified(text: str) -> Access:
 
 
 async def _fetch(session_ids: Sequence[UUID]) -> dict[UUID, Member]:
-    return await database.read(look_up, session_ids)
+    return await database.find(look_up, session_ids)
 
 
 _loader: Loader[UUID, Member] = Loader(_fetch)

@@ -45,8 +45,9 @@ COMMIT_SECONDS_MAX = 10.0
 """How long a commit that has left is waited for: it may have happened."""
 REST_SECONDS = 1.0
 BOUNDS = statements.Bounds(statement=1.5, lock=0.5, idle=2.0)
-# A thread for the usage log and one for the probe: neither may keep a request waiting, or wait.
-LANE = statements.Lane("data", WRITERS_MAX + READERS_MAX + 2, BOUNDS)
+# A thread for who it is that asks, for the usage log, and for the probe: none may wait for a
+# request's, or keep one waiting.
+LANE = statements.Lane("data", WRITERS_MAX + READERS_MAX + 3, BOUNDS)
 
 LATE = "The database took too long. Nothing was changed: try again shortly."
 UNKNOWN = "The database did not say whether it was stored. Look before you send it again."
@@ -72,6 +73,7 @@ def _threads(count: int, name: str) -> ThreadPoolExecutor:
 
 _writers = _threads(WRITERS_MAX, "sql-write")
 _readers = _threads(READERS_MAX, "sql-read")
+_finder = _threads(1, "sql-find")
 _behind = _threads(1, "sql-behind")
 _prober = _threads(1, "sql-probe")
 _turns = Semaphores(WORKSPACE_WRITERS_MAX)
@@ -138,6 +140,14 @@ async def run(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
 async def read(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
     """The same for what changes nothing; without a transaction."""
     return await _wait_for(_Call(partial(function, *args, **kwargs), is_write=False), _readers)
+
+
+async def find(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """As `read`, for who it is that asks: nobody's pages and figures may be in the way of that.
+
+    One at a time, so many are looked up at once (`caching.Loader`).
+    """
+    return await _wait_for(_Call(partial(function, *args, **kwargs), is_write=False), _finder)
 
 
 async def probe() -> None:
