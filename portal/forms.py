@@ -24,6 +24,7 @@ from gateway_project.core.api.forms import EditForm, Form
 from gateway_project.core.errors import registered
 from gateway_project.core.language import number
 from portal.clocks import in_field
+from portal.words import named
 
 SCOPE_LABELS = {
     "detect": gettext_lazy("Ask for verdicts"),
@@ -352,7 +353,7 @@ class RequestFilter(SpanForm):
 
     def __init__(self, keys: Iterable[ApiKey], data: Any = None) -> None:
         super().__init__(data)
-        names = [("", gettext("Any key")), *((str(key.pk), key.name) for key in keys)]
+        names = [("", gettext("Any key")), *((str(key.pk), named(key)) for key in keys)]
         cast(forms.TypedChoiceField, self.fields["key"]).choices = names
         codes = [("", gettext("Any")), *((code, code) for code in sorted(registered()))]
         cast(forms.ChoiceField, self.fields["error"]).choices = codes

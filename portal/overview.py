@@ -82,10 +82,19 @@ def overview(request: HttpRequest, member: Member) -> HttpResponseBase:
 
 def _table(rows: list[Any]) -> exports.Table:
     cells = (
-        [key.pk, key.name, *(sums[name] for name in NOTHING), *_used(left)]
+        [key.pk, key.name, key.is_test, *(sums[name] for name in NOTHING), *_used(left)]
         for key, sums, left in rows
     )
-    columns = ("id", "name", *NOTHING, "minute_used", "minute_limit", "day_used", "day_limit")
+    columns = (
+        "id",
+        "name",
+        "is_test",
+        *NOTHING,
+        "minute_used",
+        "minute_limit",
+        "day_used",
+        "day_limit",
+    )
     return exports.Table(columns, cells)
 
 

@@ -16,7 +16,7 @@ from detection.models import Job
 from gateway_project.core.api.methods import require_safe
 from portal import guides
 from portal.members import Member, workspace_page
-from portal.words import said
+from portal.words import named, said
 from webhooks.models import Webhook, WebhookDelivery
 
 RESULTS_MAX = 12
@@ -110,14 +110,14 @@ def _found(member: Member, word: str) -> Iterator[Result]:
 
 def _keys(member: Member, word: str) -> Iterator[Result]:
     start, _, end = word.partition("…")
-    named = Q(name__icontains=word) | Q(last4=word)
+    alike = Q(name__icontains=word) | Q(last4=word)
     if word.startswith("gw_"):
         # A whole key that somebody pasted is found by its beginning, and goes no further.
-        named |= Q(prefix__startswith=start[:12], last4__endswith=end)
-    for key in member.keys.without_policies().filter(named).order_by("-id")[:RESULTS_MAX]:
+        alike |= Q(prefix__startswith=start[:12], last4__endswith=end)
+    for key in member.keys.without_policies().filter(alike).order_by("-id")[:RESULTS_MAX]:
         facts = {"key": f"{key.prefix}…{key.last4}", "state": said(key.status)}
         hint = gettext("key %(key)s, %(state)s") % facts
-        yield Result(key.name, hint, reverse("portal-key", args=[key.pk]))
+        yield Result(named(key), hint, reverse("portal-key", args=[key.pk]))
 
 
 def by_id(member: Member, wanted: UUID) -> Iterator[Result]:
@@ -126,7 +126,7 @@ def by_id(member: Member, wanted: UUID) -> Iterator[Result]:
     if reading.get(workspace, wanted) is not None:
         yield Result(gettext("Request"), str(wanted), reverse("portal-request", args=[wanted]))
     if key := member.keys.filter(pk=wanted).first():
-        yield Result(key.name, gettext("key"), reverse("portal-key", args=[wanted]))
+        yield Result(named(key), gettext("key"), reverse("portal-key", args=[wanted]))
     if Job.objects.filter(workspace=workspace, pk=wanted).exists():
         yield Result(gettext("Job"), str(wanted), reverse("portal-job", args=[wanted]))
     if hook := Webhook.objects.listed().filter(workspace=workspace, pk=wanted).first():

@@ -36,6 +36,7 @@ from portal import exports
 from portal.feedback import VERDICT_LABELS
 from portal.members import Member, workspace_page
 from portal.request_log import moment
+from portal.words import named
 
 DAYS = 30
 KEYS_SHOWN = 100
@@ -47,7 +48,7 @@ SAID = {
     Verdict.CORRECT: "right",
 }
 COLUMNS = ("created_at", "request_id", "key", "verdict", "confidence", "decision", "source", "note")
-RATES = ("id", "name", "requests", "flagged", "false_alarms", "rate", "missed", "right")
+RATES = ("id", "name", "is_test", "requests", "flagged", "false_alarms", "rate", "missed", "right")
 
 
 class QualityFilter(Form):
@@ -64,7 +65,7 @@ class QualityFilter(Form):
 
     def __init__(self, keys: Iterable[ApiKey], data: Any) -> None:
         super().__init__(data)
-        names = [("", gettext("Any key")), *((str(key.pk), key.name) for key in keys)]
+        names = [("", gettext("Any key")), *((str(key.pk), named(key)) for key in keys)]
         self.fields["key"].choices = names  # type: ignore[attr-defined]
         self.full_clean()
 
@@ -107,7 +108,10 @@ def quality(request: HttpRequest, member: Member) -> HttpResponseBase:
         "feedback": lambda: _table(exports.newest_first(found), keys),
         "rates": lambda: exports.Table(
             RATES,
-            [[key.pk, key.name, *(said[name] for name in RATES[2:])] for key, said in rates],
+            [
+                [key.pk, key.name, key.is_test, *(said[name] for name in RATES[3:])]
+                for key, said in rates
+            ],
         ),
         "budgets": lambda: _budgets_table(facts["budgets"]),
     }

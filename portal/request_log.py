@@ -52,6 +52,10 @@ COLUMNS = (
 )
 
 
+SUMMED = ("key", "since", "until")
+"""Filters that the sums can tell apart."""
+
+
 class Line(NamedTuple):
     """A row of the list; of a batch its first, with how many of it follow each other."""
 
@@ -93,6 +97,7 @@ def requests(request: HttpRequest, member: Member) -> HttpResponseBase:
         return render(request, "portal/pages/requests_list.html", facts)
     plot = _histogram(request, member, form) if form.is_valid() else None
     facts["plot"] = plot
+    facts["is_narrower"] = any(request.GET.get(name) for name in form.fields if name not in SUMMED)
     files = plots.files(*filter(None, [plot]))
     return exports.page(request, "portal/pages/requests.html", facts, files)
 

@@ -10,6 +10,8 @@ import re
 
 from django.utils.translation import gettext, gettext_noop
 
+from accounts.models import ApiKey
+
 WORDS = (
     # of keys
     gettext_noop("active"),
@@ -84,3 +86,8 @@ def listed(value: object) -> str:
 def said(word: str) -> str:
     """`complete` as the reader says it; a word that nobody listed stays as it is."""
     return gettext(word) if word else ""
+
+
+def named(key: ApiKey) -> str:
+    """Its name in a list of choices, where no badge can stand (`test_mark.html`)."""
+    return gettext("%(name)s (test)") % {"name": key.name} if key.is_test else key.name

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from pathlib import Path
 from urllib.parse import urljoin
 
 import pytest
@@ -34,6 +35,19 @@ def test_every_label_names_a_field_of_its_page(owner, acme):
             loose[path] = found
 
     assert loose == {}
+
+
+def test_a_key_that_is_for_tests_is_marked_wherever_its_name_stands():
+    """As text of a page; titles and sentences stand beside one that is marked."""
+    shown = re.compile(r"\{\{ key\.name \}\}(?:</bdi>|</a>)+(.{0,43})")
+    unmarked = [
+        str(template)
+        for template in Path("templates/portal").rglob("*.html")
+        if "key_badges.html" not in (text := template.read_text())
+        and any("test_mark.html" not in after for after in shown.findall(text))
+    ]
+
+    assert unmarked == []
 
 
 FORM = re.compile(r"(<form[^>]*\smethod=\"post\"[^>]*>)(.*?)</form>", re.S)

@@ -85,3 +85,11 @@ def test_nothing_of_others_is_found(stranger, owner, acme, acme_key, make_key):
 @pytest.mark.parametrize("word", ["%", "_" * 500, "' OR 1=1", "gw_live_", "\x00"[:0]])
 def test_a_strange_word_is_no_error(owner, acme, word):
     assert isinstance(labels(owner, word), list)
+
+
+def test_a_key_for_tests_says_so(owner, acme, make_key):
+    made = make_key(name="nightly", is_test=True)
+
+    assert labels(owner, "nightly") == ["nightly (test)"]
+    assert labels(owner, str(made.row.pk)) == ["nightly (test)"]
+    assert "nightly (test)" in owner.get("/app/requests").content.decode()

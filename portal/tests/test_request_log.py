@@ -252,6 +252,13 @@ class TestFinding:
         assert names("threat=system_prompt_leak") == {"leak"}
         assert names("threat=jailbreak") == set()
 
+    def test_what_the_bars_do_not_tell_apart_is_said(self, owner, add):
+        add(http_status=429, error_code="rate_limited")
+        said = "The bars count all requests of that time and key"
+
+        assert said in owner.get(f"{URL}?error=rate_limited").content.decode()
+        assert said not in owner.get(URL).content.decode()
+
     def test_an_id_leads_to_its_page(self, owner, add):
         row = add()
 
