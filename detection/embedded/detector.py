@@ -87,8 +87,8 @@ class Analysis:
     """`score` is 0..1 for "malicious". `scanned_chars` is below `total_chars` when not all of the
     text was looked at; then a low score is no clean bill, and `unseen` says why: `time` (the budget
     ended, or a view has more words than are read), `decoding` (more encoded text than is decoded),
-    `language` (a script of which neither rules nor model know a word). `reason` never repeats the
-    text."""
+    `language` (a script or language of which neither rules nor model know a word). `reason` never
+    repeats the text."""
 
     score: float
     categories: dict[str, float]
@@ -200,7 +200,10 @@ def analyse(
     names: list[str] = []
     scanned = len(text)
     limits = views.Limits()
+    strange = 0
     for number, view in enumerate(views.views_of(text, limits)):
+        if not number:
+            strange = views.unknown_letters(text, view)
         if number and budget.asked():
             tried = 0
         else:
@@ -215,7 +218,7 @@ def analyse(
     if limits.undecoded:
         scanned = min(scanned, max(0, len(text) - limits.undecoded))
         unseen.append("decoding")
-    if strange := views.unknown_letters(text):
+    if strange:
         scanned = min(scanned, len(text) - strange)
         unseen.append("language")
     score = case.score()

@@ -11,6 +11,7 @@ import base64
 import binascii
 import html
 import re
+import tomllib
 import unicodedata
 import zlib
 from collections import Counter
@@ -18,6 +19,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache, partial
+from pathlib import Path
 
 BLOBS_MAX = 8
 DECODED_CHARS_MAX = 20_000
@@ -51,6 +53,13 @@ UNKNOWN_LETTER = re.compile(
     "\ua720-\ua7ff\ua960-\ua97f\uab30-\uab6f\uac00-\ufdff\ufe70-\uffef"
     "\U0001d400-\U0001d7ff\U0001f100-\U0001f1ff\U00020000-\U0003ffff])[^\\W\\d_]"
     "|[\u2800-\u28ff]{8,}"  # Braille, of which a few in a row draw progress
+)
+# Of Cyrillic and Arabic: what Russian, Ukrainian and Bulgarian, Arabic and Persian do not have.
+STRANGE_LETTER = re.compile(
+    "[\u0402\u0403\u0405\u0408-\u040f\u0452\u0453\u0455\u0458-\u045c\u045e-\u0481\u048a-\u048f"
+    "\u0492-\u052f\u0620\u063b-\u063f\u066e\u066f\u0672-\u067d\u067f-\u0685\u0687-\u0697"
+    "\u0699-\u06a8\u06aa-\u06ae\u06b0-\u06bf\u06c1-\u06cb\u06cd-\u06d3\u06d5\u06ee\u06ef"
+    "\u06fa-\u06ff\u0750-\u077f]"
 )
 LIKE_LATIN = {"ɑ": "a", "ɡ": "g", "ı": "i", "ȷ": "j", "ɩ": "i", "ʋ": "v"}
 TURNED_LETTERS = "ɐɔǝɟƃɓɥᴉɾʞʅןɯɹʇʌʍʎ"
@@ -131,6 +140,8 @@ IN_WORD = re.compile(
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 LATIN_WORD = re.compile(r"[a-z]+")
 SAMPLE_CHARS = 500
+STRANGE_WORDS_MIN, STRANGE_WORDS_SHARE = 3, 0.1
+STRANGE_LETTERS_MIN, STRANGE_LETTERS_SHARE = 3, 0.02
 COMMON_SHARE = 0.2
 STRANGE_SHARE = 0.1
 COMMON = frozenset(
@@ -748,11 +759,22 @@ def language_of(text: str) -> str:
     return max(counts, key=lambda script: counts[script]) if counts else "other"
 
 
-def unknown_letters(text: str) -> int:
-    """How many letters are of a script of which neither rules nor lexicon know a word."""
-    if text.isascii():
-        return 0
-    return sum(map(len, UNKNOWN_LETTER.findall(text)))
+def unknown_letters(text: str, plain: View) -> int:
+    """How many letters are of a script or a language of which neither rules nor lexicon know a
+    word. Of scripts each letter counts; of languages all of a text that is full of their own."""
+    if _is_strange(plain.text):
+        return sum(map(str.isalpha, text))
+    return 0 if text.isascii() else sum(map(len, UNKNOWN_LETTER.findall(text)))
+
+
+def _is_strange(plain: str) -> bool:
+    letters = 0 if plain.isascii() else len(STRANGE_LETTER.findall(plain))
+    if letters >= max(STRANGE_LETTERS_MIN, STRANGE_LETTERS_SHARE * len(plain)):
+        return True
+    words = plain.split()  # those before a comma are lost, and a pattern takes ten times as long
+    strange = [word for word in words if word in STRANGE_WORDS]
+    is_many = len(strange) >= STRANGE_WORDS_SHARE * len(words)
+    return is_many and len(set(strange)) >= STRANGE_WORDS_MIN
 
 
 @lru_cache(maxsize=8192)
@@ -781,4 +803,10 @@ SCRIPTS = (
     ("BENGALI", "bengali"),
     ("TAMIL", "tamil"),
     ("HALFWIDTH KATAKANA", "cjk"),
+)
+
+STRANGE_WORDS = frozenset(
+    folded(word)
+    for words in tomllib.loads(Path(__file__).with_name("languages.toml").read_text()).values()
+    for word in words.split()
 )
