@@ -158,6 +158,13 @@ def test_files_and_connections_are_bounded(services: dict[str, Any]) -> None:
         assert service["logging"]["options"]["max-size"], name
 
 
+def test_none_may_take_the_host(services: dict[str, Any]) -> None:
+    for name, service in services.items():
+        assert service["mem_limit"], name
+        assert service["cpus"], name
+        assert 64 <= service["pids_limit"] <= 512, name
+
+
 def test_the_two_redis_keep_and_forget(services: dict[str, Any]) -> None:
     keeps, forgets = (" ".join(services[name]["command"]) for name in ("redis", "cache"))
     assert "--appendonly yes" in keeps

@@ -153,11 +153,47 @@ def test_the_health_check_of_postgres_tells_up_from_down(gateway):
 
 
 @pytest.mark.skipif(shutil.which("redis-server") is None, reason="redis-server is missing")
-def test_health_checks_of_the_stores_tell_up_from_down(own_redis):
-    [_, shell] = FILE["services"]["redis"]["healthcheck"]["test"]
-    asked = shell.replace("redis-cli", f"redis-cli -p {own_redis.port}")
-
-    assert subprocess.run(["sh", "-c", asked], check=False).returncode == 0
-    own_redis.stop()
+@pytest.mark.parametrize("name", ["redis", "cache"])
+def test_health_checks_of_the_stores_tell_up_from_down(name, tmp_path):
+    """Of a server that was started by the file's own command."""
+    service, port = FILE["services"][name], free_port()
+    asked = service["healthcheck"]["test"][1].replace("redis-cli", f"redis-cli -p {port}")
+    command = [*service["command"], "--port", str(port), "--bind", "127.0.0.1"]
     silent = {"capture_output": True, "check": False}
+    with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL) as server:
+        wait_until(lambda: subprocess.run(["sh", "-c", asked], **silent).returncode == 0)
+        kept = (tmp_path / "appendonlydir").is_dir()
+        server.terminate()
     assert subprocess.run(["sh", "-c", asked], **silent).returncode != 0
+    assert kept is (name == "redis")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "program", "port", "data"),
+    [
+        ("prometheus", "prometheus", "9090", "/prometheus"),
+        ("alertmanager", "prometheus-alertmanager", "9093", "/alertmanager"),
+    ],
+)
+def test_health_checks_of_the_monitoring_tell_up_from_down(name, program, port, data, tmp_path):
+    if shutil.which(program) is None:
+        pytest.skip(f"{program} is missing: apt-get install {program}")
+    service, own = FILE["services"][name], str(free_port())
+    _, *asked = [word.replace(port, own) for word in service["healthcheck"]["test"]]
+    places = {f"path={data}": f"path={tmp_path}"}
+    for volume in service["volumes"]:
+        if volume.startswith("./"):
+            outside, inside, _ = volume.split(":")
+            places[inside] = str(ROOT / outside)
+    command = [program, f"--web.listen-address=127.0.0.1:{own}"]
+    for word in service["command"]:
+        for inside, outside in places.items():
+            word = word.replace(inside, outside)
+        command.append(word)
+    command += ["--cluster.listen-address="] if name == "alertmanager" else []
+    silent = {"capture_output": True, "check": False}
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as server:
+        wait_until(lambda: subprocess.run(asked, **silent).returncode == 0)
+        server.terminate()
+    assert subprocess.run(asked, **silent).returncode != 0
