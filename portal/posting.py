@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import wraps
+from secrets import token_urlsafe
 from typing import Any, cast
 from uuid import UUID
 
@@ -23,12 +24,16 @@ from redis.exceptions import RedisError
 
 from gateway_project.core import clock, encryption
 from gateway_project.core.api.responses import HTML, wants
+from gateway_project.core.context import context_of
+from gateway_project.core.ratelimit import get_limiter, per_hour
 
 View = Callable[..., HttpResponseBase]
 SHOWN_ONCE = "shown_once"
 WAITS_SECONDS = 10 * 60
 WAITING_MAX = 5
 ONCE_SECONDS = 60 * 60
+KEPT_SECONDS, KEPT_CHARS_MAX, KEPT_AN_HOUR = 15 * 60, 20_000, 20
+NEVER_KEPT = {"csrfmiddlewaretoken", "secret", "password"}
 SIGNED_OUT = gettext_noop(
     "You were signed out before this was sent, so nothing was done. Sign in and send it again."
 )
@@ -43,13 +48,45 @@ def signed_in(view: View) -> View:
     def wrapped(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
         if request.user.is_authenticated:
             return view(request, *args, **kwargs)
-        is_form = bool(wants(request, HTML))
-        if request.method not in SAFE and is_form:
+        back = request.get_full_path()
+        if request.method not in SAFE and wants(request, HTML):
             messages.warning(request, gettext(SIGNED_OUT))
-        sign_in: HttpResponseBase = redirect_to_login(request.get_full_path())
+            back = _keep(request) or back
+        sign_in: HttpResponseBase = redirect_to_login(back)
         return sign_in
 
     return wrapped
+
+
+def _keep(request: HttpRequest) -> str | None:
+    """The address of a page that offers the form of a workspace again, after signing in.
+
+    Whoever sends it is a stranger by then, so it is little, encrypted and soon gone; who may see it
+    is asked of who opens the page. None: it is not kept.
+    """
+    fields = {name: values for name, values in request.POST.lists() if name not in NEVER_KEPT}
+    kept = orjson.dumps([request.get_full_path(), fields]).decode()
+    client = per_hour("unsent", f"{{unsent:{context_of(request).client_ip}}}", KEPT_AN_HOUR)
+    if "workspace" not in fields or len(kept) > KEPT_CHARS_MAX:
+        return None
+    if get_limiter().check_sync((client,), (1,)).denied:
+        return None
+    token = token_urlsafe(16)
+    try:
+        cache.set(f"unsent:{token}", encryption.encrypt(kept), KEPT_SECONDS)
+    except (RedisError, OSError):
+        return None
+    return reverse("portal-unsent", args=[token])
+
+
+def unsent(token: str) -> tuple[str, dict[str, list[str]]] | None:
+    """Where the form of that page goes, and its fields."""
+    try:
+        sealed = cache.get(f"unsent:{token}")
+        path, fields = orjson.loads(encryption.decrypt(sealed or ""))
+    except (RedisError, OSError, encryption.Undecryptable):
+        return None
+    return path, fields
 
 
 def posts_for(page: str, *, bare: bool = False) -> Callable[[View], View]:

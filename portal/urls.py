@@ -73,6 +73,7 @@ urlpatterns = [
     ),
     path("accounts/", include("allauth.urls")),
     path("app/", overview.overview, name="portal-overview"),
+    path("app/unsent/<str:token>", views.unsent, name="portal-unsent"),
     path("app/keys", keys.keys, name="portal-keys"),
     path("app/keys/export", keys.export, name="portal-keys-export"),
     path("app/keys/<uuid:key_id>", keys.key, name="portal-key"),

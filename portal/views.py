@@ -23,11 +23,11 @@ from accounts.adapter import actor_of, send_deletion_notice
 from accounts.models import User
 from gateway_project.core import clock
 from gateway_project.core.api.forms import EditForm, Form, ModelForm
-from gateway_project.core.api.methods import require_http_methods
+from gateway_project.core.api.methods import require_http_methods, require_safe
 from gateway_project.core.api.responses import streamed
-from portal import archive, language
+from portal import archive, language, posting
 from portal.clocks import written, zone_name
-from portal.members import shows_secrets
+from portal.members import Member, shows_secrets, workspace_page
 from portal.posting import posts_for, signed_in
 
 
@@ -82,6 +82,20 @@ def settings_page(request: HttpRequest) -> HttpResponse:
         messages.success(request, gettext("Saved."))
         return answer
     return render(request, "portal/settings.html", {"form": form})
+
+
+@require_safe
+@workspace_page
+def unsent(request: HttpRequest, member: Member, token: str) -> HttpResponseBase:
+    """A form that came when its session was over, to send it now; for who is in its workspace."""
+    found = posting.unsent(token)
+    places = {str(place.workspace_id) for place in (member.membership, *member.others)}
+    if found is None or not places.issuperset(found[1]["workspace"]):
+        return redirect("portal-overview")
+    path, fields = found
+    return render(
+        request, "portal/pages/unsent.html", {"member": member, "path": path, "fields": fields}
+    )
 
 
 @posts_for("usersessions_list", bare=True)

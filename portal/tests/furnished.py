@@ -30,7 +30,7 @@ ACTOR = Actor("test")
 HEBREW = "מפתח של החנות, גרסה 2 (EU) של הצוות"
 LONG = "a-name-without-any-blank-" * 4
 NO_PAGES = re.compile(
-    r"app/mail|export|download|files/<|archive|ticket|find|search|join|first-steps"
+    r"app/mail|export|download|files/<|archive|ticket|find|search|join|first-steps|unsent"
 )
 """Addresses of files, of JSON, of parts of pages, of what leads on; and Robin's, whose tests have a
 mail server."""

@@ -7,6 +7,7 @@ import inspect
 import re
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 from uuid import uuid4
 
 import pytest
@@ -16,6 +17,8 @@ from django.urls import reverse
 import portal
 from accounts import services
 from accounts.models import ApiKey, AuditEvent
+from gateway_project.tests.test_staff_saves import Fields
+from portal import posting
 from portal.posting import SIGNED_OUT, TWICE
 from portal.urls import urlpatterns
 from webhooks import services as webhooks
@@ -144,6 +147,47 @@ def test_a_post_without_a_session_says_what_was_not_done(gateway, acme, pattern)
     assert answer.status_code == 302
     assert answer["Location"].startswith("/accounts/login/?next=/app/")
     assert SIGNED_OUT in stranger.get(answer["Location"]).content.decode()
+
+
+class TestUnsent:
+    """A form that came when its session was over is offered again, to who may send it."""
+
+    def leave(self, acme, **fields):
+        answer = Client().post("/app/keys", {"workspace": acme.pk, **FORM, **fields}, **HTML)
+        return unquote(answer["Location"].partition("?next=")[2])
+
+    def test_what_was_typed_is_sent_after_signing_in(self, owner, acme):
+        kept = self.leave(acme, allowed_cidrs="203.0.113.0/24\n198.51.100.0/24", name="<Shop>")
+        page = owner.get(kept, **HTML).content.decode()
+        [form] = re.findall(r'<form class="card form".*?</form>', page, re.DOTALL)
+
+        assert 'action="/app/keys"' in form
+        assert owner.post("/app/keys", Fields(form).values).status_code == 302
+        made = ApiKey.objects.get()
+        assert (made.name, made.workspace) == ("<Shop>", acme)
+        assert made.allowed_cidrs == ["203.0.113.0/24", "198.51.100.0/24"]
+
+    @pytest.mark.hostile
+    def test_nobody_else_sees_it(self, owner, stranger, acme):
+        kept = self.leave(acme)
+
+        assert kept.startswith("/app/unsent/")
+        assert Client().get(kept, **HTML)["Location"].startswith("/accounts/login/")
+        assert stranger.get(kept, **HTML)["Location"] == "/app/"
+        assert owner.get("/app/unsent/nothing", **HTML)["Location"] == "/app/"
+
+    @pytest.mark.hostile
+    def test_a_secret_or_a_book_is_not_kept(self, owner, acme):
+        assert self.leave(acme, name="x" * posting.KEPT_CHARS_MAX) == "/app/keys"
+        kept = self.leave(acme, secret="whsec_x", password="x")
+
+        assert not {"secret", "password"} & set(posting.unsent(kept.rpartition("/")[2])[1])
+
+    @pytest.mark.hostile
+    def test_a_stranger_fills_no_store(self, acme, monkeypatch):
+        monkeypatch.setattr(posting, "KEPT_AN_HOUR", 2)
+
+        assert [self.leave(acme) == "/app/keys" for _ in range(3)] == [False, False, True]
 
 
 @pytest.mark.parametrize(
