@@ -14,6 +14,7 @@ from typing import Any
 import orjson
 from allauth.account.models import EmailAddress
 from allauth.mfa.models import Authenticator
+from allauth.socialaccount.models import SocialAccount
 from allauth.usersessions.models import UserSession
 from django.forms.models import model_to_dict
 
@@ -22,20 +23,22 @@ from accounts.models import ApiKey, Membership, StoredText, User, Workspace
 from accounts.usage import exports as log_exports
 from accounts.usage import reading, reports
 from detection.jobs import store
-from detection.models import Feedback, PolicyVersion
+from detection.models import FalseAlarmBudget, Feedback, PolicyVersion
 from gateway_project.core import clock, encryption
 from gateway_project.core.clock import utc_text
 from portal import exports
 from portal.exports import Table
 from portal.usage import SUMS
-from webhooks.models import Webhook, WebhookDelivery
+from webhooks.models import Inbox, Webhook, WebhookDelivery
+from webhooks.receiving import inbox
 
 README = """\
 What this gateway has of you and of your workspaces, as of {at}.
 
-account.json    you: addresses, sessions, second factors by name, workspaces
+account.json    you: addresses, sessions, linked sign-ons, second factors by name, workspaces
 <workspace>/    a folder for each of your workspaces:
-    workspace.json, keys.csv, policies.json, usage.csv, webhooks.json, deliveries.csv, jobs.csv,
+    workspace.json (with invitations and domains for those who manage them), keys.csv,
+    policies.json, budgets.csv, usage.csv, webhooks.json, deliveries.csv, inbox.ndjson, jobs.csv,
     results/ (of jobs), feedback.csv, requests.ndjson (the log), texts.ndjson (those that a policy
     keeps), audit.jsonl (for owners, admins and auditors)
 
@@ -60,6 +63,12 @@ JOB_COLUMNS = (
 )
 FEEDBACK_COLUMNS = (
     *("created_at", "request_id", "api_key_id", "verdict", "confidence", "decision", "note"),
+)
+INVITATION = ("email", "role", "invited_by", "created_at", "accepted_at", "withdrawn_at")
+DOMAIN = ("domain", "role", "created_at", "verified_at")
+BUDGET_COLUMNS = (
+    *("api_key_id", "content_type", "budget", "threshold", "basis", "harmless", "alarms"),
+    *("created_at", "drifted_at"),
 )
 Entry = tuple[str, Iterable[bytes]]
 
@@ -124,7 +133,12 @@ def _account(user: User) -> dict[str, Any]:
         "sessions": [
             {"ip": one.ip, "agent": one.user_agent, "since": one.created_at} for one in sessions
         ],
-        "second_factors": [{"type": one.type, "since": one.created_at} for one in factors],
+        "linked_sign_ons": list(
+            SocialAccount.objects.filter(user=user).values("provider", "uid", "date_joined")
+        ),
+        "second_factors": [
+            {"type": one.type, "name": _name(one), "since": one.created_at} for one in factors
+        ],
         "mails_off": user.mails_off,
         "workspaces": [
             {"slug": one.workspace.slug, "role": one.role, "since": one.created_at}
@@ -133,12 +147,19 @@ def _account(user: User) -> dict[str, Any]:
     }
 
 
+def _name(factor: Authenticator) -> str:
+    """That a passkey was given; of an app or of recovery codes there is none."""
+    return str(factor.data.get("name", "")) if factor.type == Authenticator.Type.WEBAUTHN else ""
+
+
 def _of_workspace(place: Membership) -> Iterator[Entry]:
     workspace = place.workspace
-    yield "workspace.json", _json(_workspace(workspace))
+    yield "workspace.json", _json(_workspace(place))
     keys = ApiKey.objects.listed().filter(workspace=workspace)
     yield "keys.csv", _csv(KEY_COLUMNS, exports.newest_first(keys.without_policies()))
     yield "policies.json", _json(_policies(workspace))
+    budgets = FalseAlarmBudget.objects.filter(workspace=workspace)
+    yield "budgets.csv", _csv(BUDGET_COLUMNS, exports.newest_first(budgets))
     yield "usage.csv", exports.csv_pieces(*_usage(workspace))
     webhooks = Webhook.objects.filter(workspace=workspace)
     fields = ("id", "url", "events", "description", "is_active", "retry_count", "created_at")
@@ -148,6 +169,7 @@ def _of_workspace(place: Membership) -> Iterator[Entry]:
     )
     deliveries = WebhookDelivery.objects.filter(webhook__in=[one.pk for one in webhooks])
     yield "deliveries.csv", _csv(DELIVERY_COLUMNS, exports.newest_first(deliveries))
+    yield "inbox.ndjson", _inbox(place)
     jobs = store.of_workspace(workspace.pk)
     yield "jobs.csv", _csv(JOB_COLUMNS, exports.newest_first(jobs))
     for job in exports.newest_first(jobs):
@@ -161,7 +183,10 @@ def _of_workspace(place: Membership) -> Iterator[Entry]:
         yield "audit.jsonl", (_line(audit.shown(row)) for row in rows)
 
 
-def _workspace(workspace: Workspace) -> dict[str, Any]:
+def _workspace(place: Membership) -> dict[str, Any]:
+    workspace = place.workspace
+    invitations = workspace.invitations.all() if people.may(place.role, "people") else ()
+    domains = workspace.domains.all() if people.may(place.role, "workspace") else ()
     members = workspace.memberships.select_related("user").order_by("created_at", "pk")
     return {
         "id": workspace.pk,
@@ -172,6 +197,11 @@ def _workspace(workspace: Workspace) -> dict[str, Any]:
         "members": [
             {"email": one.user.email, "role": one.role, "since": one.created_at} for one in members
         ],
+        "invitations": [
+            {name: getattr(one, name) for name in INVITATION}
+            for one in invitations[: exports.ROWS_A_PIECE]
+        ],
+        "domains": [{name: getattr(one, name) for name in DOMAIN} for one in domains],
     }
 
 
@@ -201,6 +231,15 @@ def _log(workspace: Workspace) -> Iterator[bytes]:
         if found.older is None:
             return
         cursor = found.older
+
+
+def _inbox(place: Membership) -> Iterator[bytes]:
+    """Without the bodies of records of the audit trail, where the role may not read that."""
+    can_audit = people.may(place.role, "audit")
+    found = Inbox.objects.filter(workspace=place.workspace).first()
+    for row in inbox.received(found) if found is not None else ():
+        body = row.body if can_audit or not inbox.is_of_audit(row) else None
+        yield _line({"at": row.at, "headers": row.headers, "body": body, "is_valid": row.is_valid})
 
 
 def _texts(workspace: Workspace) -> Iterator[bytes]:

@@ -12,7 +12,6 @@ from django.shortcuts import redirect, render
 from django.urls import reverse
 from django.utils.translation import gettext
 
-from accounts.audit import RECORDED
 from accounts.events import audit
 from gateway_project.core import errors
 from gateway_project.core.api.methods import require_safe
@@ -23,7 +22,6 @@ from webhooks import catalogue, services
 from webhooks.models import Inbox
 from webhooks.receiving import inbox
 
-TOLD = f'"{RECORDED}"'
 LINES_CHARS_MAX = 2 * inbox.BODY_BYTES_MAX
 EVENTS = [event.name for event in catalogue.TYPES if event.name.startswith("detection.")]
 
@@ -60,7 +58,7 @@ def _received(member: Member, found: Inbox) -> dict[str, Any]:
                 one,
                 inbox.findings_of(one),
                 # Of the audit trail, as on the page of a delivery, it is for who may read that.
-                _readable(one.body) if member.can_audit or TOLD not in one.body else None,
+                _readable(one.body) if member.can_audit or not inbox.is_of_audit(one) else None,
             )
             for one in received
         ],

@@ -7,15 +7,20 @@ import json
 import zipfile
 
 import pytest
+from allauth.mfa.models import Authenticator
+from allauth.socialaccount.models import SocialAccount
 from django.test import Client
 
-from accounts import mailing
+from accounts import mailing, people, services
 from accounts.models import AuditEvent, User
 from accounts.services import Actor
+from detection.evaluation import budget
+from detection.evaluation.budget import Fitted
 from detection.policies import policy as policies
 from detection.tests.test_detect import ATTACK
 from portal.tests.furnished import bytes_of
 from webhooks import services as webhooks
+from webhooks.receiving import inbox
 
 ACTOR = Actor("test")
 
@@ -51,8 +56,9 @@ class TestArchive:
 
         assert answer["Content-Type"] == "application/zip"
         assert account["email"] == alice.email
-        assert {"workspace.json", "keys.csv", "policies.json", "usage.csv", "webhooks.json",
-                "deliveries.csv", "jobs.csv", "feedback.csv", "requests.ndjson", "texts.ndjson",
+        assert {"workspace.json", "keys.csv", "policies.json", "budgets.csv", "usage.csv",
+                "webhooks.json", "deliveries.csv", "inbox.ndjson", "jobs.csv", "feedback.csv",
+                "requests.ndjson", "texts.ndjson",
                 "audit.jsonl"} == {n.partition("/")[2] for n in found if "/" in n}  # fmt: skip
         assert acme_key.row.last4 in found[f"{folder}/keys.csv"].decode()
         assert json.loads(found[f"{folder}/texts.ndjson"])["text"] == ATTACK
@@ -61,9 +67,37 @@ class TestArchive:
         assert "password" not in json.dumps(account)
         assert AuditEvent.objects.filter(action="person.archive_taken").exists()
 
-    def test_who_may_not_read_the_audit_gets_none_of_it(self, viewer, acme, full):
-        found = unpacked(viewer.post(self.URL))
+    def test_it_has_what_hangs_on_an_account_and_a_workspace(self, owner, alice, acme, acme_key):
+        SocialAccount.objects.create(user=alice, provider="sso", uid="17")
+        Authenticator.objects.create(user=alice, type="webauthn", data={"name": "Blue key"})
+        Authenticator.objects.create(user=alice, type="totp", data={"secret": "sealed"})
+        services.confirm_email(alice, actor=ACTOR)
+        place = acme.memberships.get(user=alice)
+        people.invite(acme, "eva@initech.example", "viewer", by=place, actor=ACTOR)
+        people.add_domain(acme, domain="acme.example", role="viewer", actor=ACTOR)
+        budget.keep(acme_key.row, "document", Fitted(0.01, 0.8, 1, 200, 9, 10), "uploaded")
+        inbox.receive(inbox.of(acme).pk, {"user-agent": "x"}, b'{"type": "webhook.test"}')
 
+        found = unpacked(owner.post(self.URL))
+        account = json.loads(found["account.json"])
+        workspace = json.loads(found[f"{acme.slug}/workspace.json"])
+
+        assert account["linked_sign_ons"][0]["uid"] == "17"
+        factors = {one["type"]: one["name"] for one in account["second_factors"]}
+        assert factors == {"webauthn": "Blue key", "totp": ""}
+        assert "sealed" not in found["account.json"].decode()
+        assert workspace["invitations"][0]["email"] == "eva@initech.example"
+        assert workspace["domains"][0]["domain"] == "acme.example"
+        assert '"document"' in found[f"{acme.slug}/budgets.csv"].decode()
+        assert json.loads(found[f"{acme.slug}/inbox.ndjson"])["body"] == '{"type": "webhook.test"}'
+
+    def test_who_may_not_read_the_audit_gets_none_of_it(self, viewer, acme, full):
+        inbox.receive(inbox.of(acme).pk, {}, b'{"type": "audit.recorded", "data": "of others"}')
+        found = unpacked(viewer.post(self.URL))
+        workspace = json.loads(found[f"{acme.slug}/workspace.json"])
+
+        assert json.loads(found[f"{acme.slug}/inbox.ndjson"])["body"] is None
+        assert (workspace["invitations"], workspace["domains"]) == ([], [])
         assert f"{acme.slug}/audit.jsonl" not in found
         assert f"{acme.slug}/keys.csv" in found
 

@@ -15,6 +15,7 @@ from uuid import UUID
 
 from django.utils.translation import gettext_noop
 
+from accounts.audit import RECORDED
 from accounts.models import Workspace
 from gateway_project.core import clock
 from gateway_project.core.sentences import Sentence
@@ -49,6 +50,11 @@ def webhook_of(inbox: Inbox) -> Webhook | None:
 def received(inbox: Inbox) -> list[InboxRequest]:
     """The newest first; at most `KEPT_MAX`."""
     return list(inbox.requests.order_by("-id")[:KEPT_MAX])
+
+
+def is_of_audit(received: InboxRequest) -> bool:
+    """Whether it brought a record of the audit trail, which is for who may read that."""
+    return f'"{RECORDED}"' in received.body
 
 
 def receive(inbox_id: UUID, headers: Mapping[str, str], body: bytes) -> None:
