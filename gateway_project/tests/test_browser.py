@@ -25,6 +25,7 @@ from accounts.usage import stream
 from gateway_project.tests.conftest import running
 from gateway_project.tests.served import wait_until
 from portal.tests.browser import NARROW, PAGE_BYTES_MAX, WIDE, Tab
+from portal.tests.furnished import STRANGERS_PAGES
 
 pytestmark = [pytest.mark.slow, pytest.mark.served, pytest.mark.timeout(240)]
 
@@ -33,28 +34,6 @@ EMAIL, PASSWORD, NEW_PASSWORD = (
     "a password of enough words",
     "quite a new one",
 )
-STRANGERS_PAGES = [
-    "/",
-    "/accounts/login/",
-    "/accounts/signup/",
-    "/accounts/confirm-email/",
-    "/accounts/confirm-email/no-key/",
-    "/accounts/password/reset/",
-    "/accounts/password/reset/done/",
-    "/accounts/password/reset/key/1-no-key/",
-    "/accounts/password/reset/key/done/",
-    "/accounts/inactive/",
-    "/problems/rate_limited",
-    "/docs",
-    "/docs/detection",
-    "/docs/errors",
-    "/docs/search?q=threshold",
-    "/redoc",
-    "/status",
-    "/changelog",
-    "/terms",
-    "/privacy",
-]
 MEMBERS_PAGES = [
     "/app/",
     "/app/keys",

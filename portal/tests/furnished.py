@@ -29,6 +29,29 @@ from webhooks import services as webhooks
 ACTOR = Actor("test")
 HEBREW = "מפתח של החנות, גרסה 2 (EU) של הצוות"
 LONG = "a-name-without-any-blank-" * 4
+STRANGERS_PAGES = [
+    "/",
+    "/accounts/login/",
+    "/accounts/signup/",
+    "/accounts/confirm-email/",
+    "/accounts/confirm-email/no-key/",
+    "/accounts/password/reset/",
+    "/accounts/password/reset/done/",
+    "/accounts/password/reset/key/1-no-key/",
+    "/accounts/password/reset/key/done/",
+    "/accounts/inactive/",
+    "/problems/rate_limited",
+    "/docs",
+    "/docs/detection",
+    "/docs/errors",
+    "/docs/search?q=threshold",
+    "/redoc",
+    "/status",
+    "/changelog",
+    "/terms",
+    "/privacy",
+]
+"""What the portal has for who is not signed in, but guides."""
 NO_PAGES = re.compile(
     r"app/mail|export|download|files/<|archive|ticket|find|search|join|first-steps|unsent"
 )

@@ -30,12 +30,12 @@ django.setup()
 from django.contrib import admin  # noqa: E402 - models, which need the apps
 from django.urls import reverse  # noqa: E402
 
+from portal import guides, palette  # noqa: E402
 from portal.tests import furnished  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "docs/screenshots"
 ALL_FOLDER = ROOT / "var/screenshots"
-STRANGERS = ("/", "/accounts/login/", "/accounts/signup/", "/accounts/password/reset/", "/nowhere")
 OWN = ("/accounts/email/", "/accounts/password/change/", "/accounts/2fa/", "/accounts/sessions/")
 DEMO = ROOT / "var/demo.json"
 SHOWN_AT = "http://localhost:8000"
@@ -89,8 +89,11 @@ def make_job(api: httpx.Client) -> None:
 
 
 def every_page(browser: Browser, demo: dict[str, Any], folder: Path) -> None:
-    """Each page that a stranger and a developer can open, in both themes, wide and narrow."""
+    """Each page that strangers, developers, staff and users of Robin can open, in both themes, wide
+    and narrow; but that of an invitation, whose link is known to its mailbox alone."""
     person, staff = demo["developer"], demo["staff"]
+    public = [*furnished.STRANGERS_PAGES, *map(_guide, guides.index().entries), "/nowhere"]
+    mail_room = [reverse(name) for _, name, _ in palette.MAIL_PAGES]
     receive(Camera(browser, SHOWN_AT, folder).tab((get_args(Theme)[0], DESK), **person))
     with httpx.Client(base_url=demo["base_url"], headers={"X-API-Key": demo["api_key"]}) as api:
         make_calls(api)
@@ -101,8 +104,10 @@ def every_page(browser: Browser, demo: dict[str, Any], folder: Path) -> None:
             camera = Camera(browser, SHOWN_AT, folder)
             stranger, inside = camera.tab((theme, width)), camera.tab((theme, width), **person)
             desk = camera.tab((theme, width), **staff)
+            robins = camera.tab((theme, width), **demo["robin"])
             for tab, paths in (
-                (stranger, STRANGERS),
+                (stranger, public),
+                (robins, mail_room),
                 (inside, [*furnished.pages(found), *OWN]),
                 (desk, list(staffs_pages(desk, person["email"]))),
             ):
@@ -110,6 +115,10 @@ def every_page(browser: Browser, demo: dict[str, Any], folder: Path) -> None:
                     name = re.sub(r"[0-9a-f-]{36}", "one", path).strip("/").replace("/", "-")
                     camera.take(tab, name or "landing", path)
                 tab.context.close()
+
+
+def _guide(entry: guides.Entry) -> str:
+    return reverse("portal-guide", args=[entry.slug])
 
 
 def staffs_pages(tab: Tab, email: str) -> Iterator[str]:
