@@ -664,6 +664,13 @@ class TestStoresThatFail:
                 proxy.be(mode)
                 found = dict(pool.map(ask_one, first))
                 found |= dict(map(ask_one, last if mode == "silent" else []))
+                if mode == "refusing":  # one after the other, so that each is known to do nothing
+                    refused = {one for one, (status, _) in found.items() if status == 503}
+                    before = contents()
+                    assert {one for one in refused if ask_one(one)[1][0] == 503} == refused
+                    # What is asked of Robin's queue is audited, and that it failed.
+                    changed = {name for name, held in contents().items() if held != before[name]}
+                    assert changed <= {"accounts_auditevent"}, refused
                 proxy.be("well")
                 failed = {one for one, (status, _) in found.items() if status == 500}
                 assert failed == set(), mode
