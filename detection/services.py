@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import dataclass
 from functools import lru_cache
 from time import perf_counter
@@ -25,7 +26,7 @@ from detection.engines.addresses import DEFAULT
 from detection.engines.analysts import Finding
 from detection.engines.door import Route
 from detection.engines.engine import EngineUnavailable
-from detection.engines.scores import LookUp, Reason, Remembered, Score
+from detection.engines.scores import NOTHING, LookUp, Reason, Remembered, Score, Spent
 from detection.messages import Said, Unseen, said_of
 from detection.policies.policy import DetectionPolicy, Match, Source
 from detection.schemas import (
@@ -94,6 +95,8 @@ class _Finding:
     age_seconds: int = 0
     degraded_reason: Reason | None = None
     analysis: embedded.Analysis | None = None
+    lost: Spent = NOTHING
+    """What an engine cost that gave no score."""
     engine_seconds: float = 0.0
     fallback_seconds: float = 0.0
 
@@ -289,6 +292,7 @@ async def _find(
         if on_unavailable == "fail_closed":
             raise _refusal(exc) from exc
         finding = await _without_engine(question, remembered, on_unavailable, exc)
+        finding.lost = exc.spent
     else:
         _looked_up["joined" if joined else "miss" if look_up is not None else "bypass"].inc()
         # Who joined another's running call had it answered for nothing.
@@ -338,7 +342,13 @@ async def _ask(
     left = budget - (perf_counter() - context.started)
     if not await ended(call, within_seconds=left):
         raise EngineUnavailable("timeout")
-    return call.result(), not is_new
+    try:
+        return call.result(), not is_new
+    except EngineUnavailable as exc:
+        if not is_new:
+            exc = copy(exc)
+            exc.spent = NOTHING  # it is another's, whose call it was
+        raise exc from None
 
 
 async def _without_engine(
@@ -577,8 +587,11 @@ def _account(
     """What the texts cost, and their way to the shadow engine; behind the answer."""
     for verdict in verdicts:
         finding = verdict.finding
+        workspace_id = finding.question.workspace_id
         if not finding.cached:
-            shadows.note_cost(finding.scored, api_key_id, finding.question.workspace_id)
+            scored = finding.scored
+            shadows.note_cost(scored.spent, scored.engine, api_key_id, workspace_id)
+        shadows.note_cost(finding.lost, finding.question.route.first, api_key_id, workspace_id)
     if policy.shadow is not None:
         for verdict in verdicts:
             finding = verdict.finding

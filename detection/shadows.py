@@ -19,7 +19,7 @@ from detection.content_types import ContentType
 from detection.engines import door
 from detection.engines.addresses import LOCAL
 from detection.engines.engine import Engine, EngineUnavailable
-from detection.engines.scores import Score
+from detection.engines.scores import Score, Spent
 from detection.ledger import Role, Sums, ledger
 from detection.models import Disagreement
 from gateway_project.core.context import RequestContext
@@ -63,19 +63,14 @@ def ended() -> None:
     _under_way -= 1
 
 
-def note_cost(scored: Score, api_key_id: UUID, workspace_id: UUID) -> None:
-    """Of a score that was answered: nothing, for engines without a price."""
-    if scored.tokens_in or scored.tokens_out or scored.cost:
+def note_cost(spent: Spent, engine: str, api_key_id: UUID, workspace_id: UUID) -> None:
+    """Of a text that was judged: nothing, for engines without a price."""
+    if any(spent):
         ledger.add(
-            Sums(
-                calls=1,
-                tokens_in=scored.tokens_in,
-                tokens_out=scored.tokens_out,
-                cost=scored.cost,
-            ),
+            Sums(calls=1, **spent._asdict()),
             api_key_id=api_key_id,
             workspace_id=workspace_id,
-            engine=scored.engine,
+            engine=engine,
             role=Role.PAID,
         )
 
@@ -125,8 +120,8 @@ async def _compare(
             context=context,
             holder="shadow",
         )
-    except EngineUnavailable:
-        _count(seen, engine.name, "failed", Sums(calls=1, failed=1))
+    except EngineUnavailable as exc:
+        _count(seen, engine.name, "failed", Sums(calls=1, failed=1, **exc.spent._asdict()))
         return
     except Exception as exc:
         log.error("shadow_failed", engine=engine.name, exc_info=exc)
@@ -136,9 +131,7 @@ async def _compare(
         calls=1,
         milliseconds=(perf_counter() - started) * 1000,
         own_milliseconds=seen.seconds * 1000,
-        tokens_in=found.tokens_in,
-        tokens_out=found.tokens_out,
-        cost=found.cost,
+        **found.spent._asdict(),
     )
     threshold, _ = policy.threshold("engine", None, seen.content_type, engine.name)
     is_malicious = (

@@ -21,7 +21,7 @@ from detection.engines.builtin import BuiltinEngine
 from detection.engines.engine import Engine, EngineUnavailable, log
 from detection.engines.go import GoEngine
 from detection.engines.judge import FIRST_SHARE, JudgeEngine
-from detection.engines.scores import Score
+from detection.engines.scores import Score, Spent
 from detection.engines.vendors import AzureEngine, LakeraEngine, LlmGuardEngine
 from gateway_project.core.context import RequestContext
 from gateway_project.core.stores.caching import SingleFlight
@@ -129,8 +129,10 @@ class Route:
             scored = await ask(self.first, FIRST_SHARE)
         except EngineUnavailable as exc:
             try:
-                return await ask(second.engine)
-            except EngineUnavailable:
+                alone = await ask(second.engine)
+                return replace(alone, spent=Spent.of([exc.spent, alone.spent]))
+            except EngineUnavailable as second_exc:
+                exc.spent = Spent.of([exc.spent, second_exc.spent])
                 raise exc from None
         if not second.least <= scored.score <= second.most:
             return scored
@@ -138,14 +140,13 @@ class Route:
             deeper = await ask(second.engine)
         except EngineUnavailable as exc:
             # The first was unsure, and still is: the answer says that somebody is missing.
-            return replace(scored, second_missing=exc.reason)
+            spent = Spent.of([scored.spent, exc.spent])
+            return replace(scored, second_missing=exc.reason, spent=spent)
         return replace(
             deeper,
             path=deeper.path or scored.path,
             queued_seconds=max(deeper.queued_seconds, scored.queued_seconds),
-            tokens_in=deeper.tokens_in + scored.tokens_in,
-            tokens_out=deeper.tokens_out + scored.tokens_out,
-            cost=deeper.cost + scored.cost,
+            spent=Spent.of([scored.spent, deeper.spent]),
         )
 
 

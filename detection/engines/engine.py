@@ -16,7 +16,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
 from contextlib import nullcontext, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
 import orjson
@@ -26,7 +26,7 @@ from detection.content_types import DATA, FIELDS_APART, ContentType
 from detection.engines import analysts, fields, windows
 from detection.engines.addresses import Address
 from detection.engines.fields import Document, Field
-from detection.engines.scores import Reason, Score
+from detection.engines.scores import NOTHING, Reason, Score, Spent
 from gateway_project.core.context import RequestContext
 from gateway_project.core.storable import cleaned
 from gateway_project.core.telemetry import health, tracing
@@ -58,6 +58,8 @@ class EngineUnavailable(Exception):
         self.retry_after_seconds = retry_after_seconds
         self.is_outage = is_outage
         """False when it works but refuses us: a misconfiguration, which must not fail open."""
+        self.spent = NOTHING
+        """What was paid for all the same."""
 
 
 class NotAnOutage(Exception):
@@ -78,6 +80,7 @@ class Call:
     request_id: str
     traceparent: str | None
     holder: Hashable
+    spent: list[Spent] = field(default_factory=list)
 
     @property
     def seconds_left(self) -> float:
@@ -167,10 +170,17 @@ class Engine(ABC):
             holder,
         )
         document = None if self.reads_json else fields.read(text)
-        if document is not None:
-            return await self._ask_document(text, document, call)
-        scored, _ = await self._ask_text(text, call)
-        return scored if scored.engine == self.name else replace(scored, engine=self.name)
+        try:
+            if document is not None:
+                scored = await self._ask_document(text, document, call)
+            else:
+                scored, _ = await self._ask_text(text, call)
+        except EngineUnavailable as exc:
+            exc.spent = Spent.of([exc.spent, *call.spent])
+            raise
+        if scored.engine == self.name and not call.spent:
+            return scored
+        return replace(scored, engine=self.name, spent=Spent.of([NOTHING, *call.spent]))
 
     async def _ask_text(self, text: str, call: Call) -> tuple[Score, tuple[int, int]]:
         """The score, and between which characters the highest stood."""
@@ -240,7 +250,6 @@ class Engine(ABC):
             total_chars=len(text),
             path=path,
             unseen=scored.unseen + document.unseen,
-            engine=self.name,
         )
 
     @property
@@ -259,11 +268,11 @@ class Engine(ABC):
         )
         found: dict[Field, Score] = {}
         failed: BaseException | None = None
-        for field, scored in zip(asked, scores, strict=True):
+        for part, scored in zip(asked, scores, strict=True):
             if isinstance(scored, BaseException):
                 failed = scored
             else:
-                found[field] = scored[0]
+                found[part] = scored[0]
         # As of windows: what was found so far is worth more than the embedded detector's word.
         if failed is not None and not any(scored.threat_types for scored in found.values()):
             raise failed
@@ -457,7 +466,4 @@ def _merged(scored: Iterable[Score], scanned_chars: int, total_chars: int) -> Sc
         total_chars=total_chars,
         queued_seconds=max(one.queued_seconds for one in ranked),
         unseen=tuple(unseen)[:THREAT_TYPES_MAX],
-        tokens_in=sum(one.tokens_in for one in ranked),
-        tokens_out=sum(one.tokens_out for one in ranked),
-        cost=sum(one.cost for one in ranked),
     )

@@ -32,7 +32,7 @@ from detection.engines.engine import (
     log,
     read_json,
 )
-from detection.engines.scores import Score
+from detection.engines.scores import Score, Spent
 from gateway_project.core.telemetry import health
 from gateway_project.core.telemetry.metrics import engine_tokens
 from gateway_project.core.upstream import client as http
@@ -131,7 +131,7 @@ class JudgeEngine(HttpEngine):
             "/chat/completions", body, call, self._key, timeout_seconds=seconds
         )
         answer = read_json(content)
-        tokens_in, tokens_out = self._spent(answer)
+        call.spent.append(self._spent(answer))
         choice, message = _choice(answer)
         try:
             attack, kinds = _verdict(choice, message, check)
@@ -145,12 +145,9 @@ class JudgeEngine(HttpEngine):
             scanned_chars=len(text),
             total_chars=len(text),
             queued_seconds=queued_seconds,
-            tokens_in=tokens_in,
-            tokens_out=tokens_out,
-            cost=self._cost(tokens_in, tokens_out),
         )
 
-    def _spent(self, answer: object) -> tuple[int, int]:
+    def _spent(self, answer: object) -> Spent:
         """Counted whatever the answer is worth: it is paid for."""
         usage = answer.get("usage") if isinstance(answer, dict) else None
         found = []
@@ -160,13 +157,12 @@ class JudgeEngine(HttpEngine):
             tokens = max(0, min(int(count), TOKENS_BELIEVED_MAX)) if is_count and count else 0
             engine_tokens.labels(self.name, direction).inc(tokens)
             found.append(tokens)
-        return found[0], found[1]
-
-    def _cost(self, tokens_in: int, tokens_out: int) -> float:
-        """In the unit of the prices, which are per million tokens."""
+        tokens_in, tokens_out = found
+        # In the unit of the prices, which are per million tokens.
         price_in = self.address.fraction("price_in", 0.0)
         price_out = self.address.fraction("price_out", 0.0)
-        return (tokens_in * price_in + tokens_out * price_out) / 1e6
+        cost = (tokens_in * price_in + tokens_out * price_out) / 1e6
+        return Spent(tokens_in, tokens_out, cost)
 
     async def _contradicted(self, text: str, scored: Score, call: Call) -> None:
         """Raises `NotAnOutage` when it calls harmless what the rules are sure of."""

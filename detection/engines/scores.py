@@ -10,6 +10,7 @@ when the engine is in trouble. Only what an engine said is kept.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterable
 from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Any, Literal, NamedTuple
@@ -38,6 +39,21 @@ Reason = Literal["connect_error", "timeout", "engine_error", "circuit_open"]
 """Why an engine gave no score: one of four stable words."""
 
 
+class Spent(NamedTuple):
+    """What calls cost, whatever their answers were worth."""
+
+    tokens_in: int = 0
+    tokens_out: int = 0
+    cost: float = 0.0
+
+    @classmethod
+    def of(cls, several: Iterable[Spent]) -> Spent:
+        return cls(*map(sum, zip(*several, strict=True)))
+
+
+NOTHING = Spent()
+
+
 @dataclass(frozen=True, slots=True)
 class Score:
     """`score` is 0..1 for "malicious"; `endpoint` is who answered, in the engine's own words.
@@ -59,9 +75,7 @@ class Score:
     engine: str = "default"
     path: str | None = None
     unseen: tuple[str, ...] = ()
-    tokens_in: int = 0
-    tokens_out: int = 0
-    cost: float = 0.0
+    spent: Spent = NOTHING
     second_missing: Reason | None = None
 
 

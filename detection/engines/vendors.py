@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 from detection.content_types import ContentType
 from detection.engines.addresses import Address
 from detection.engines.engine import Call, HttpEngine, NotUnderstood, fraction, read_json
-from detection.engines.scores import Score
+from detection.engines.scores import Score, Spent
 from gateway_project.core.telemetry import health
 
 
@@ -37,8 +37,21 @@ class VendorEngine(HttpEngine):
             scanned_chars=len(text),
             total_chars=len(text),
             queued_seconds=queued_seconds,
-            cost=self.address.fraction("price", 0.0),
         )
+
+    async def _post(
+        self,
+        path: str,
+        body: object,
+        call: Call,
+        headers: dict[str, str] | None = None,
+        *,
+        timeout_seconds: float | None = None,
+    ) -> tuple[bytes, float]:
+        answered = await super()._post(path, body, call, headers, timeout_seconds=timeout_seconds)
+        if price := self.address.fraction("price", 0.0):
+            call.spent.append(Spent(cost=price))
+        return answered
 
 
 class LakeraEngine(VendorEngine):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from math import inf, nan
 
@@ -608,6 +609,63 @@ class TestTheJudge:
         assert (row.engine, row.role, row.calls) == ("judge", "paid", 3)
         assert (row.tokens_in, row.tokens_out) == (1200, 180)
         assert row.cost == pytest.approx(3 * (400 * 2.5 + 60 * 10) / 1e6)
+
+
+class TestWhatIsPaidFor:
+    """Counted for the key, whatever the answers were worth."""
+
+    @pytest.fixture
+    def paid(self, gateway, acme_key):
+        from detection.ledger import ledger
+
+        def paid():
+            gateway.run(ledger.flush())
+            rows = EngineDay.objects.filter(api_key_id=acme_key.row.pk, role="paid")
+            return [(row.engine, row.calls, row.tokens_in, row.cost) for row in rows]
+
+        return paid
+
+    def test_a_judge_that_is_not_believed(self, ask, fake, paid):
+        fake.answer = said("no")
+        url = f"openai+http://{fake.address}/v1?model=one,two&price_in=10"
+
+        assert ask("judge", PLAIN, None, url=url).json()["status"] == "degraded"
+        assert paid() == [("judge", 1, 800, pytest.approx(0.008))]
+
+    def test_a_first_model_that_fails_beside_the_second(self, ask, fake, paid):
+        url = f"openai+http://{fake.address}/v1?model=bad,good"
+        fine = fake_engines.judge(0.95)
+        fake.answer = lambda body: fine(body) if body["model"] == "good" else completion("no")
+
+        assert ask("judge", PLAIN, None, url=url).json()["status"] == "complete"
+        assert paid() == [("judge", 1, 800, 0.0)]
+
+    def test_a_call_with_a_price_that_is_not_understood(self, ask, fake, paid):
+        fake.answer = lambda body: {"flagged": "no"}
+        url = f"lakera+http://:lk-1@{fake.address}?price=0.5"
+
+        assert ask("lakera", PLAIN, None, url=url).json()["status"] == "degraded"
+        assert paid() == [("lakera", 1, 0, 0.5)]
+
+    def test_each_window(self, ask, fake, paid):
+        url = f"lakera+http://:lk-1@{fake.address}?price=0.5&window=300"
+
+        ask("lakera", f"{PLAIN} " * 20, url=url)
+
+        assert paid() == [("lakera", 1, 0, 0.5 * len(fake.asked))]
+
+    def test_it_is_not_paid_twice_by_who_joins(self, ask, fake, gateway, acme_key, paid):
+        async def answer(body):
+            await asyncio.sleep(0.2)
+            return {"flagged": "no"}
+
+        ask("lakera", PLAIN, url=f"lakera+http://:lk-1@{fake.address}?price=0.5")
+        fake.answer = answer
+        with ThreadPoolExecutor(3) as pool:
+            texts = [f"{PLAIN} 2"] * 3
+            list(pool.map(lambda text: gateway.detect(text, key=acme_key), texts))
+
+        assert paid() == [("lakera", len(fake.asked), 0, 0.5 * len(fake.asked))]
 
 
 class TestAddresses:
