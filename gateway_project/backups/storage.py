@@ -103,12 +103,12 @@ class Folder(Store):
     def __init__(self, path: Path) -> None:
         self.path = path
         self.where = str(path)
-        try:
-            path.mkdir(mode=0o700, parents=True, exist_ok=True)
-        except OSError as exc:
-            raise BackupError(f"{path} cannot be made: {exc.strerror}.") from None
 
     def writer(self, name: str) -> Writer:
+        try:
+            self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as exc:
+            raise BackupError(f"{self.path} cannot be made: {exc.strerror}.") from None
         return _FileWriter(self.path / name)
 
     def reader(self, name: str) -> IO[bytes]:
@@ -118,7 +118,10 @@ class Folder(Store):
             raise BackupError(f"{self.path / name}: {exc.strerror}.") from None
 
     def names(self) -> list[str]:
-        return sorted(path.name for path in self.path.iterdir())
+        try:
+            return sorted(path.name for path in self.path.iterdir())
+        except OSError as exc:
+            raise BackupError(f"{self.path} cannot be read: {exc.strerror}.") from None
 
 
 class _FileWriter(Writer):

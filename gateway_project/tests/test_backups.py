@@ -181,6 +181,12 @@ class TestAFolder:
 
         assert storage.open_store(str(tmp_path)).newest() == "gateway-20210101T000000Z"
 
+    def test_a_mistyped_folder_is_not_made(self, tmp_path):
+        with pytest.raises(storage.BackupError, match="mistyped cannot be read"):
+            storage.open_store(str(tmp_path / "mistyped")).newest()
+
+        assert list(tmp_path.iterdir()) == []
+
 
 class TestABucket:
     @pytest.mark.slow
