@@ -6,13 +6,14 @@ import os
 import re
 import shutil
 import stat
+from base64 import urlsafe_b64decode
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from secrets import token_hex
 from time import monotonic, sleep
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from django.conf import settings
 from django.core import checks as django_checks
@@ -36,7 +37,15 @@ BACKUP_HOURS, BACKUP_HOURS_BAD = 26, 7 * 24
 DIFFERENT_CHARS_MIN = 8
 KNOWN = ("changeme", "change-me", "change_me", "secret", "password", "insecure", "example")
 """What stands in secrets that were copied from a page."""
-DEFAULT_PASSWORDS = ("postgres", "gateway", "redis", "admin")
+TOKENS = (
+    *("METRICS_TOKEN", "OIDC_CLIENT_SECRET"),
+    *("ROBIN_CLIENT_API_TOKEN", "ROBIN_SERVICE_API_TOKEN"),
+)
+ADDRESSES = (
+    *("DATABASE_URL", "REDIS_URL", "CACHE_REDIS_URL", "EMAIL_URL", "DETECTION_ENGINE_URL"),
+    *("DETECTION_ENGINES", "ROBIN_CLIENT_API_URL", "ROBIN_SERVICE_API_URL"),
+)
+"""Settings with addresses, in which passwords and keys may stand."""
 HOW_TO_MAKE = 'python3 -c "import secrets; print(secrets.token_urlsafe(60))"'
 
 
@@ -64,17 +73,7 @@ def examine_default_secrets(_: Options) -> Iterator[Finding]:
             f"Make each ({HOW_TO_MAKE}; .env.example says how), and keep them apart from the "
             "database's backups.",
         )
-    named = {
-        "SECRET_KEY": [settings.SECRET_KEY],
-        "JWT_SECRET": [settings.JWT_SECRET],
-        "KEY_PEPPERS": [pepper.decode() for _, pepper in settings.KEY_PEPPERS.by_version],
-        "METRICS_TOKEN": [settings.METRICS_TOKEN] if settings.METRICS_TOKEN else [],
-    }
-    weak = [name for name, values in named.items() if any(map(is_guessable, values))]
-    for setting in ("DATABASE_URL", "REDIS_URL", "CACHE_REDIS_URL", "EMAIL_URL"):
-        parts = urlsplit(getattr(settings, setting, ""))
-        if parts.password and parts.password in (*KNOWN, *DEFAULT_PASSWORDS, parts.username):
-            weak.append(setting)
+    weak = sorted(_weak())
     for name in weak:
         yield error(
             f"{name} can be guessed.",
@@ -89,9 +88,36 @@ def examine_default_secrets(_: Options) -> Iterator[Finding]:
         yield ok("No secret is a default or can be guessed.")
 
 
+def _weak() -> Iterator[str]:
+    """Names of settings that hold a secret which can be guessed."""
+    named = {
+        "SECRET_KEY": [settings.SECRET_KEY, *settings.SECRET_KEY_FALLBACKS],
+        "JWT_SECRET": [settings.JWT_SECRET, *settings.JWT_SECRET_FALLBACKS],
+        "KEY_PEPPERS": [pepper.decode() for _, pepper in settings.KEY_PEPPERS.by_version],
+        **{name: [getattr(settings, name)] for name in TOKENS},
+    }
+    for name, secrets in named.items():
+        if any(secret and is_guessable(secret) for secret in secrets):
+            yield name
+    # Words in them are chance: they are random bytes, encoded.
+    if any(_is_monotonous(urlsafe_b64decode(key)) for key in settings.FIELD_ENCRYPTION_KEYS):
+        yield "FIELD_ENCRYPTION_KEYS"
+    for name in ADDRESSES:
+        for url in re.findall(r"[a-z][a-z0-9+]*://\S+", getattr(settings, name)):
+            parts = urlsplit(url)
+            password = unquote(parts.password or "")
+            if password and (is_guessable(password) or password == parts.username):
+                yield name
+                break
+
+
 def is_guessable(secret: str) -> bool:
     """Few different characters, or what stands in examples."""
-    return len(set(secret)) < DIFFERENT_CHARS_MIN or any(word in secret.lower() for word in KNOWN)
+    return _is_monotonous(secret) or any(word in secret.lower() for word in KNOWN)
+
+
+def _is_monotonous(secret: str | bytes) -> bool:
+    return len(set(secret)) < DIFFERENT_CHARS_MIN
 
 
 @check("settings.origins")

@@ -431,7 +431,14 @@ class TestSettings:
             ("METRICS_TOKEN", "changeme", "METRICS_TOKEN can be guessed"),
             ("JWT_SECRET", GOOD_SECRET, "are the same"),
             ("DATABASE_URL", "postgres://gateway:gateway@db/gateway", "DATABASE_URL can be"),
+            ("DATABASE_URL", "postgres://gateway:changeme1@db/gateway", "DATABASE_URL can be"),
             ("REDIS_URL", "redis://:password@redis/0", "REDIS_URL can be guessed"),
+            ("SECRET_KEY_FALLBACKS", ["a" * 60], "SECRET_KEY can be guessed"),
+            ("FIELD_ENCRYPTION_KEYS", ["A" * 43 + "="], "FIELD_ENCRYPTION_KEYS can be"),
+            ("OIDC_CLIENT_SECRET", "secret", "OIDC_CLIENT_SECRET can be guessed"),
+            ("ROBIN_CLIENT_API_TOKEN", "robin", "ROBIN_CLIENT_API_TOKEN can be guessed"),
+            ("ROBIN_SERVICE_API_URL", "http://robin:robin@mail:8080", "ROBIN_SERVICE_API_URL can"),
+            ("DETECTION_ENGINES", "a=https://b c=https://:key@d", "DETECTION_ENGINES can be"),
         ],
     )
     def test_secrets_that_are_none(self, production, setting, value, said):
