@@ -18,6 +18,7 @@ from typing import Any
 
 import pytest
 import yaml
+from django.conf import settings
 
 from detection.engines import server
 from gateway_project.core.stores import queues
@@ -333,7 +334,7 @@ def test_it_grows_by_cpu_and_by_what_waits() -> None:
 def test_sockets_and_addresses_come_through_the_ingress() -> None:
     ingress = of("external", "Ingress")["gw"]
     timeout = ingress["metadata"]["annotations"]["nginx.ingress.kubernetes.io/proxy-read-timeout"]
-    assert int(timeout) > 60
+    assert int(timeout) > settings.ROBIN_LIST_TIMEOUT_SECONDS
     assert environment("external")["TRUSTED_PROXY_HOPS"] == "2"
 
 

@@ -100,6 +100,12 @@ def test_a_stop_of_the_gateway_fits_into_its_grace_period(services: dict[str, An
     assert stop + 10 <= grace
 
 
+def test_proxies_wait_as_long_as_the_longest_answer() -> None:
+    for name in ("deploy/robin-ui.conf", "docs/operations.md"):
+        [seconds] = re.findall(r"proxy_read_timeout (\d+)s;", (ROOT / name).read_text())
+        assert int(seconds) > settings.ROBIN_LIST_TIMEOUT_SECONDS, name
+
+
 def test_all_processes_count_in_one_folder(services: dict[str, Any]) -> None:
     for name in ("gateway", "worker", "worker-detection", "beat"):
         folder = services[name]["environment"]["PROMETHEUS_MULTIPROC_DIR"]
