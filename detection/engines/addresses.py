@@ -25,7 +25,7 @@ OPTIONS: Mapping[str, frozenset[str]] = {
     "http": _GO,
     "https": _GO,
     "embedded": frozenset(),
-    "onnx": _EVERY | {"threads", "attack", "file"},
+    "onnx": _EVERY | {"threads", "attack", "file", "calibration"},
     "openai+http": _JUDGE,
     "openai+https": _JUDGE,
     "lakera+http": _LAKERA,

@@ -6,9 +6,10 @@ one to all of them.
 
 from __future__ import annotations
 
-from functools import partial
+from pathlib import Path
 
 from detection.content_types import DATA
+from detection.engines import calibration
 from detection.engines.addresses import Address
 from detection.engines.batching import Batcher, Busy
 from detection.engines.classifier import Classifier, ModelUnusable, NoScore
@@ -25,22 +26,28 @@ ATTACK_FROM = 0.5
 class OnnxEngine(Engine):
     def __init__(self, address: Address) -> None:
         super().__init__(address)
-        labels = [one for one in address.options.get("attack", "").split(",") if one]
-        load = partial(
-            Classifier,
-            address.url,
-            threads=max(1, address.number("threads", 1)),
-            file=address.options.get("file", ""),
-            attack=labels,
-        )
-        self._batcher = Batcher(load)
+        self._calibrations: calibration.Calibrations = {}
+        self._batcher = Batcher(self._load)
         self._places = FairSemaphore(TEXTS_MAX)
         self._has_told = False
+
+    def _load(self) -> Classifier:
+        options = self.address.options
+        if path := options.get("calibration"):
+            self._calibrations = calibration.read(Path(path))
+        return Classifier(
+            self.address.url,
+            threads=max(1, self.address.number("threads", 1)),
+            file=options.get("file", ""),
+            attack=[one for one in options.get("attack", "").split(",") if one],
+        )
 
     @property
     def version(self) -> str:
         facts = self._batcher.facts
-        return "" if facts is None else facts.version
+        if facts is None or not self._calibrations:
+            return "" if facts is None else facts.version
+        return f"{facts.version}+{calibration.digest(self._calibrations)}"
 
     @version.setter
     def version(self, _: str) -> None:
@@ -70,9 +77,10 @@ class OnnxEngine(Engine):
             except Busy as exc:
                 raise EngineUnavailable("engine_error") from exc
         facts = self._batcher.facts
+        score = calibration.calibrated(self._calibrations, found.score, call.content_type)
         return Score(
-            found.score,
-            ("injection",) if found.score >= ATTACK_FROM else (),
+            score,
+            ("injection",) if score >= ATTACK_FROM else (),
             None,
             "onnx" if facts is None else word(facts.name),
             found.scanned_chars,

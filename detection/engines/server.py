@@ -11,10 +11,7 @@ keeps nothing of any text. Start several behind one address for more.
 from __future__ import annotations
 
 import asyncio
-import hashlib
-import json
 import logging
-import math
 import os
 import signal
 import sys
@@ -32,7 +29,7 @@ from aiohttp import web
 
 from detection import embedded
 from detection.content_types import CONTENT_TYPES, DATA, ContentType, unseen_of
-from detection.engines import fields, readings
+from detection.engines import calibration, fields, readings
 from detection.engines.batching import Batcher, Busy
 from detection.engines.classifier import (
     MODEL_BYTES_MAX,
@@ -48,20 +45,6 @@ TEXT_BYTES_MAX = 4 << 20
 RULES_WAITING_MAX = 512
 SHUTDOWN_SECONDS = 10.0
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Calibration:
-    """Of the classifier's scores for one content type: `sigmoid(slope * logit(score) + bias)`."""
-
-    slope: float = 1.0
-    bias: float = 0.0
-
-    def of(self, score: float) -> float:
-        if (self.slope, self.bias) == (1.0, 0.0):
-            return score
-        held = min(1 - 1e-6, max(1e-6, score))
-        return 1 / (1 + math.exp(-(self.slope * math.log(held / (1 - held)) + self.bias)))
 
 
 @dataclass(slots=True)
@@ -85,10 +68,10 @@ class Server:
     def __init__(
         self,
         batcher: Batcher | None = None,
-        calibrations: Mapping[str, Calibration] | None = None,
+        calibrations: calibration.Calibrations | None = None,
     ) -> None:
         self._batcher = batcher
-        self._calibrations = dict(calibrations or {})
+        self._calibrations = calibrations or {}
         self._rules = ThreadPoolExecutor(1, thread_name_prefix="rules")
         self._at_the_rules = 0
         self._counts = Counts()
@@ -106,8 +89,7 @@ class Server:
         if self.model is not None:
             parts.append(self.model.version)
         if self._calibrations:
-            known_by = repr(sorted(self._calibrations.items())).encode()
-            parts.append(hashlib.sha256(known_by).hexdigest()[:8])
+            parts.append(calibration.digest(self._calibrations))
         return "+".join(parts)
 
     def app(self) -> web.Application:
@@ -153,7 +135,11 @@ class Server:
             rules.cancel()
             raise
         known = await rules
-        model_score = 0.0 if found is None else self._calibrated(found.score, content_type)
+        model_score = (
+            0.0
+            if found is None
+            else calibration.calibrated(self._calibrations, found.score, content_type)
+        )
         score = max(known.score, model_score)
         kinds = known.threat_types
         reason = known.reason
@@ -184,9 +170,6 @@ class Server:
         if self._batcher is None:
             return None
         return await self._batcher.judge(whole, is_data=content_type in DATA)
-
-    def _calibrated(self, score: float, content_type: ContentType) -> float:
-        return self._calibrations.get(content_type, Calibration()).of(score)
 
     async def health(self, request: web.Request) -> web.Response:
         counts = self._counts
@@ -289,24 +272,6 @@ async def _in_json(request: web.Request, handler: Any) -> web.StreamResponse:
         return _error(500, "Internal Server Error", "The log of the engine says why.")
 
 
-def read_calibrations(path: Path) -> dict[str, Calibration]:
-    """`{"tool_output": {"slope": 1.2, "bias": -0.4}}`. Raises `ModelUnusable`."""
-    try:
-        found = {
-            name: Calibration(float(one["slope"]), float(one["bias"]))
-            for name, one in json.loads(path.read_bytes()).items()
-        }
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as exc:
-        raise ModelUnusable(
-            f'{path} is no calibration: {{"tool_output": {{"slope": 1, "bias": 0}}}}'
-        ) from exc
-    if unknown := set(found) - set(CONTENT_TYPES):
-        raise ModelUnusable(f"{path} calibrates unknown content types: {', '.join(unknown)}")
-    if not all(math.isfinite(one.slope + one.bias) and one.slope > 0 for one in found.values()):
-        raise ModelUnusable(f"{path} has a slope that is not above 0")
-    return found
-
-
 def add_arguments(parser: ArgumentParser) -> None:
     get = os.environ.get
     parser.add_argument("--host", default="127.0.0.1")
@@ -341,9 +306,9 @@ def serve(options: Mapping[str, Any]) -> None:
 
 
 async def _serve(options: Mapping[str, Any]) -> None:
-    calibrations = {}
+    calibrations: calibration.Calibrations = {}
     if options["calibration"]:
-        calibrations = read_calibrations(Path(options["calibration"]))
+        calibrations = calibration.read(Path(options["calibration"]))
     batcher = None
     if options["model"]:
         load = partial(

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from detection.engines import classifier
+from detection.engines import classifier, door
 from detection.engines.batching import Batcher, Busy
 from detection.engines.classifier import Classifier, ModelUnusable
 from detection.tests import fake_engines, tiny_model
@@ -414,6 +414,29 @@ class TestInTheGateway:
         text = json.dumps({"a": [{"b": "hello"}, {"b": "the attack"}]})
         body = gateway.detect(text, key=acme_key, content_type="tool_output").json()
         assert body["location"] == {"path": "$.a[1].b"}
+
+    def test_each_type_has_a_calibration_of_its_own(self, gateway, use, acme_key, tmp_path):
+        folder = tiny_model.write(tmp_path / "tiny")
+        path = tmp_path / "calibration.json"
+        path.write_text(json.dumps({"tool_definition": {"slope": 1.0, "bias": -20.0}}))
+        use(f"onnx:{folder}")
+        plain = door.engines().get("local").version
+        fake_engines.remove(gateway, "local")
+        use(f"onnx:{folder}?calibration={path}")
+
+        def score(content_type):
+            r = gateway.detect("the attack", key=acme_key, content_type=content_type)
+            return r.json()["confidence"]
+
+        assert score("tool_output") > 0.9 > 0.1 > score("tool_definition")
+        assert door.engines().get("local").version != plain
+
+    def test_one_that_cannot_be_read_is_a_model_that_is_not_there(
+        self, gateway, use, acme_key, tmp_path
+    ):
+        use(f"onnx:{tiny_model.write(tmp_path / 'tiny')}?calibration=/no/such/file")
+
+        assert gateway.detect(ATTACK, key=acme_key).json()["status"] == "degraded"
 
     def test_without_its_model_the_verdict_is_degraded(self, gateway, use, acme_key):
         use("onnx:/no/such/folder")

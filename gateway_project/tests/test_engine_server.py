@@ -16,9 +16,10 @@ import httpx
 import pytest
 from aiohttp.test_utils import TestClient, TestServer
 
-from detection.engines import classifier, go, server
+from detection.engines import calibration, classifier, go, server
+from detection.engines.calibration import Calibration
 from detection.engines.classifier import ModelUnusable, NoScore
-from detection.engines.server import Calibration, Server
+from detection.engines.server import Server
 from detection.tests import tiny_model
 from detection.tests.test_detect import ATTACK, HARMLESS
 from gateway_project.checks import check_settings
@@ -234,7 +235,7 @@ class TestCalibration:
     def test_it_moves_the_scores_of_its_type_alone(self, tmp_path):
         path = tmp_path / "calibration.json"
         path.write_text(json.dumps({"tool_output": {"slope": 1.0, "bias": -2.0}}))
-        found = server.read_calibrations(path)
+        found = calibration.read(path)
 
         assert found["tool_output"].of(0.5) == pytest.approx(0.1192, abs=1e-4)
         assert Calibration().of(0.37) == 0.37
@@ -254,7 +255,7 @@ class TestCalibration:
         path.write_text(text)
 
         with pytest.raises(ModelUnusable):
-            server.read_calibrations(path)
+            calibration.read(path)
 
     @pytest.mark.parametrize("score", [0.0, 1e-9, 0.5, 1.0])
     def test_any_score_stays_a_score(self, score):
