@@ -7,6 +7,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from datetime import datetime
 from functools import partial
+from typing import NamedTuple
+from uuid import UUID
 
 from django.db import transaction
 from django.db.models import BigIntegerField, F, OuterRef, Subquery, Sum
@@ -21,6 +23,7 @@ from accounts.usage.events import PERCENTS
 from accounts.usage.rollups import CHARGED
 from gateway_project.core import clock, mails
 from gateway_project.core.language import number
+from gateway_project.core.stores.refused import each_alone
 from gateway_project.core.stores.sweeps import Round
 from gateway_project.core.telemetry.logging import get_logger
 
@@ -30,11 +33,16 @@ log = get_logger("gateway.quotas")
 
 def tell() -> int:
     """Look at the day so far; returns how many mails left."""
-    today, sent, during = reports.floor(clock.now(), "day"), 0, Round()
-    for workspace, percent, used in _reached(today):
-        if during.is_over:
-            break
-        _note(workspace, today, percent, used)
+    today, during = reports.floor(clock.now(), "day"), Round()
+    try:
+        each_alone(during.each(_reached(today)), partial(_note, today))
+    finally:
+        sent = _mail_waiting(today, during)
+    return sent
+
+
+def _mail_waiting(today: datetime, during: Round) -> int:
+    sent = 0
     untold = QuotaNotice.objects.filter(day=today.date(), untold__isnull=False)
     for notice in untold.order_by("pk")[:LOOKED_AT_MAX]:
         if during.is_over:
@@ -53,7 +61,17 @@ def tell() -> int:
     return sent
 
 
-def _reached(today: datetime) -> Iterator[tuple[Workspace, int, int]]:
+class Reached(NamedTuple):
+    workspace: Workspace
+    percent: int
+    used: int
+
+    @property
+    def pk(self) -> UUID:
+        return self.workspace.pk
+
+
+def _reached(today: datetime) -> Iterator[Reached]:
     """Workspaces, the highest of `PERCENTS` that they have reached and were not told of, and what
     they have used. The sums of all its keys say which may have; test keys take nothing of it."""
     quota = Workspace.objects.filter(
@@ -82,7 +100,7 @@ def _reached(today: datetime) -> Iterator[tuple[Workspace, int, int]]:
         rows = reports.charged(workspace.pk, today, clock.now())
         units = sum(row["units"] for row in rows)
         if (percent := _percent(units, workspace.day_quota)) > before:
-            yield workspace, percent, units
+            yield Reached(workspace, percent, units)
 
 
 def _percent(used: int, quota: int) -> int:
@@ -90,8 +108,8 @@ def _percent(used: int, quota: int) -> int:
 
 
 @transaction.atomic
-def _note(workspace: Workspace, today: datetime, percent: int, used: int) -> None:
-    day = today.date()
+def _note(today: datetime, reached: Reached) -> None:
+    day, (workspace, percent, used) = today.date(), reached
     _, is_first = QuotaNotice.objects.get_or_create(
         subject_id=workspace.pk, day=day, percent=percent, defaults={"untold": []}
     )

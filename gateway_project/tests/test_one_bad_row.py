@@ -9,9 +9,10 @@ from django.conf import settings
 from django.db import DataError, OperationalError
 
 from accounts import audit, idempotency, retention, services, tasks
-from accounts.models import AuditEvent, OutboxEvent, Parked, User, Workspace
+from accounts.models import AuditEvent, OutboxEvent, Parked, UsageRollup, User, Workspace
 from accounts.services import Actor
-from accounts.usage import exports
+from accounts.usage import exports, quotas
+from accounts.usage.rollups import SUMS
 from detection.evaluation import budget
 from detection.models import FalseAlarmBudget
 from detection.tasks import prune as prune_detection
@@ -40,6 +41,7 @@ TASKS = {
     "accounts.tasks.remind_of_graces": CLAIMED,
     "accounts.tasks.seal_audit": HALVED,
     "accounts.tasks.send_digests": CLAIMED,
+    "accounts.tasks.tell_of_quotas": ALONE,
     "accounts.tasks.tend_usage_log": NONE,
     "accounts.tasks.write_exports": ALONE,
     "detection.tasks.prune": ALONE,
@@ -128,7 +130,18 @@ def two_deleted(*places):
     Workspace.objects.filter(pk__in=[place.pk for place in places]).update(deleted_at=clock.now())
 
 
+def two_used_up(*places):
+    day = clock.now().replace(hour=0, minute=0, second=0, microsecond=0)
+    for place in places:
+        Workspace.objects.filter(pk=place.pk).update(rate_limit_per_day=1, is_confirmed=True)
+        UsageRollup.objects.create(
+            period="day", bucket=day, subject_id=place.pk, endpoint="/v1/detect", http_status=200,
+            **dict.fromkeys(SUMS, 0) | {"requests": 9},
+        )  # fmt: skip
+
+
 ROUNDS = {
+    "quotas": (two_used_up, quotas, "_note", "tell"),
     "deletions": (lambda *_: two_users(), services, "_carry_out_deletion", "carry_out_deletions"),
     "acts": (two_acts, acts, "_undo", "undo_due"),
     "budgets": (two_budgets, budget, "_look_at", "check"),
