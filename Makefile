@@ -118,7 +118,7 @@ test: # The stages one after the other; at the end the seconds of each
 endif
 
 # As `test`, and the tests marked slow: what main has to pass once a change has landed.
-test-all: ## test, with the browsers' walks and all that starts many processes
+test-all: ## test, with the browser tests and all that starts many processes
 	@$(MAKE) --no-print-directory test QUICK=
 
 # A test of processes or threads may be too late for its waits where hundreds of others share two

@@ -40,7 +40,7 @@ from accounts.services import Actor
 from accounts.usage import buffer, log, partitions, reading, stream
 from accounts.usage.buffer import buffer as usage_buffer
 from detection import ledger
-from detection.engines import door
+from detection.engines import registry
 from detection.engines.standin import Engine, Switches
 from gateway_project.core import clock, ratelimit
 from gateway_project.core.ratelimit import RedisLimiter
@@ -433,7 +433,7 @@ def forget_everything(gateway: Gateway) -> None:
     for probe in system_views.PROBES.values():
         probe._until = 0.0
     # A call of an earlier test, still waiting for its engine, would be joined by the next.
-    gateway.run(door.engines().asking.cancel_all())
+    gateway.run(registry.engines().asking.cancel_all())
     usage_buffer.clear()
     ledger.ledger.clear()
     log._touched.clear()
@@ -486,12 +486,12 @@ class EngineControl:
 
     def is_down(self) -> None:
         """Refuse connections: nobody listens on port 1 of the loopback."""
-        door.default().http.base_url = "http://127.0.0.1:1"
+        registry.default().http.base_url = "http://127.0.0.1:1"
 
     def is_well(self) -> None:
         self.engine.switches = Switches()
         self.engine.asked.clear()
-        client = door.default()
+        client = registry.default()
         client.http.base_url = self.url
         client.breaker.forced = None
         client.breaker._machine.close()

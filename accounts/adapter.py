@@ -46,7 +46,7 @@ log = get_logger("gateway.accounts")
 SIGNED_IN = "person.signed_in"
 DEVICE_REMEMBERED = timedelta(days=90)
 DEVICES_LOOKED_AT = 500
-ENDED_TOLD = 20
+ENDED_LISTED = 20
 INVITED = "invited"
 """In the session: the address whose invitation was opened."""
 MAILS_BEHIND = "mails_behind"
@@ -64,9 +64,9 @@ class SessionsAdapter(DefaultUserSessionsAdapter):  # type: ignore[misc]
     def end_sessions(self, sessions: Sequence[UserSession]) -> None:
         super().end_sessions(sessions)
         for user, ended in groupby(sessions, lambda session: session.user):
-            said = sorted({f"{devices.name_of(one.user_agent)}, {one.ip}" for one in ended})
+            descriptions = sorted({f"{devices.name_of(one.user_agent)}, {one.ip}" for one in ended})
             actor = actor_of(self.request, user.email)
-            people.tell(user, "person.session_ended", actor, sessions=said[:ENDED_TOLD])
+            people.tell(user, "person.session_ended", actor, sessions=descriptions[:ENDED_LISTED])
 
 
 def send_confirmation(request: HttpRequest, user: User) -> None:

@@ -31,7 +31,7 @@ from gateway_project.core.stores.sweeps import delete_rows, some_of
 
 NOBODYS = UUID(int=0)
 """The chain of rows that belong to no workspace: acts of staff and of Robin's people."""
-RECORDED, UNTOLD = "audit.recorded", "accounts.audit"
+RECORDED, UNSENT = "audit.recorded", "accounts.audit"
 ROWS_A_ROUND = 1_000
 ROUNDS_MAX = 20
 
@@ -75,7 +75,7 @@ def _seal_some() -> int:
 
 def digest_of(row: AuditEvent, number: int, before: str) -> str:
     """Of what the row says, as the database has it."""
-    said = [
+    fields = [
         before,
         number,
         str(row.pk),
@@ -89,14 +89,14 @@ def digest_of(row: AuditEvent, number: int, before: str) -> str:
         row.details,
     ]
     try:
-        packed = orjson.dumps(said, option=orjson.OPT_SORT_KEYS)
+        packed = orjson.dumps(fields, option=orjson.OPT_SORT_KEYS)
     except TypeError:  # numbers beyond 64 bits, which nothing of ours writes: jsonb takes them
-        packed = json.dumps(said, sort_keys=True).encode()
+        packed = json.dumps(fields, sort_keys=True).encode()
     return hashlib.sha256(packed).hexdigest()
 
 
 def _park(row: AuditEvent, error: Exception) -> None:
-    parking.park(UNTOLD, row.pk, error, workspace_id=row.workspace_id)
+    parking.park(UNSENT, row.pk, error, workspace_id=row.workspace_id)
 
 
 def _events(rows: Sequence[AuditEvent]) -> list[NewEvent]:

@@ -34,7 +34,7 @@ def name_of(user_agent: str) -> str:
     return browser or system or "An unknown browser"
 
 
-def said_of(user_agent: str) -> str:
+def translated_name_of(user_agent: str) -> str:
     """The same for who reads it."""
     browser, system = _parts_of(user_agent)
     if browser and system:

@@ -88,7 +88,7 @@ def text_of(workspace: Workspace, until: datetime) -> str | None:
     now, before = _sums(workspace, end - WEEK, end), _sums(workspace, end - 2 * WEEK, end - WEEK)
     if not now["requests"]:
         return None
-    told = AuditEvent.objects.filter(
+    reported = AuditEvent.objects.filter(
         workspace_id=workspace.pk,
         action="feedback.given",
         details__verdict="false_positive",
@@ -104,7 +104,7 @@ def text_of(workspace: Workspace, until: datetime) -> str | None:
             (gettext("Requests"), _compared(now["requests"], before["requests"])),
             (gettext("Flagged"), flagged),
             (gettext("Errors"), _compared(now["errors"], before["errors"])),
-            (gettext("Reported false alarms"), number(told.count())),
+            (gettext("Reported false alarms"), number(reported.count())),
         ]
     )
     head = gettext("%(workspace)s, %(first)s to %(last)s (UTC):") % {

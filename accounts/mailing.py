@@ -92,8 +92,8 @@ def foot(user: User, kind: str) -> str:
     """`-- ` and why it came, with where to say otherwise."""
     link = off_link(user, kind)
     if not link:
-        said = gettext("Your settings in the portal say which of these mails you get.")
-        return f"\n-- \n{said}\n"
+        hint = gettext("Your settings in the portal say which of these mails you get.")
+        return f"\n-- \n{hint}\n"
     return "\n-- \n{}\n".format(gettext("No more of these: %(link)s") % {"link": link})
 
 

@@ -50,7 +50,7 @@ MEMBERS_MAX = 1_000
 DOMAINS_MAX = 20
 WORKSPACES_MAX = 20
 """That one person may make; they may be invited to more."""
-WORKSPACES_TOLD_MAX = 50
+WORKSPACES_AUDITED_MAX = 50
 REFUSALS_AN_HOUR = 30
 MAY: dict[str, frozenset[str]] = {
     Role.OWNER: frozenset({"change", "people", "workspace", "audit"}),
@@ -162,10 +162,10 @@ def is_worth_telling(what: str, who: object) -> bool:
 
 def tell(user: User, action: str, actor: Actor, **details: Any) -> None:
     """Audit what a person did to their own account: once in each workspace that they are in."""
-    places = workspaces_of(user)[:WORKSPACES_TOLD_MAX]
+    places = workspaces_of(user)[:WORKSPACES_AUDITED_MAX]
     with transaction.atomic():
-        told: list[Workspace | None] = [place.workspace for place in places]
-        for workspace in told or [None]:
+        affected: list[Workspace | None] = [place.workspace for place in places]
+        for workspace in affected or [None]:
             audit(action, workspace=workspace, target=user.email, **details, **actor.fields())
 
 

@@ -44,7 +44,7 @@ def remind_of_expiries() -> int:
 def _remind(keys: Sequence[ApiKey], end: str, written: Callable[[ApiKey], tuple[str, str]]) -> int:
     """`end` names the column of the moment that is told of. A key has one: it is rotated, or it
     expires; so the columns of what was told serve both."""
-    told, during = 0, Round()
+    sent, during = 0, Round()
     for key in keys:
         if during.is_over:
             break
@@ -52,8 +52,8 @@ def _remind(keys: Sequence[ApiKey], end: str, written: Callable[[ApiKey], tuple[
         # Compare-and-set of all that was seen: of two workers at once, one writes.
         mine = ApiKey.objects.filter(pk=key.pk, **{end: until})
         left = key.grace_untold
-        untold = Q(grace_untold=left) if left else Q(grace_untold__isnull=True)
-        seen = mine.filter(untold, grace_told_for=key.grace_told_for)
+        unsent = Q(grace_untold=left) if left else Q(grace_untold__isnull=True)
+        seen = mine.filter(unsent, grace_told_for=key.grace_told_for)
         if not seen.update(grace_told_for=until, grace_untold=None):
             continue
         found = mailing.to_workspace(
@@ -63,20 +63,20 @@ def _remind(keys: Sequence[ApiKey], end: str, written: Callable[[ApiKey], tuple[
             also=key.owner,
             left=left if key.grace_told_for == until else None,
         )
-        told += found.count
+        sent += found.count
         if found.later:
             log.error("reminder_unsent", key_prefix=key.prefix, waiting=len(found.later))
             mine.update(grace_untold=found.later)
         if found.is_away:
             break  # the others would fare no better
-    return told
+    return sent
 
 
 def ending(now: datetime):  # type: ignore[no-untyped-def]  # a query set of rows with relations
     """Keys whose grace ends soon, and is not told of yet; by an index on its end."""
     return (
         ApiKey.objects.filter(grace_until__gt=now, grace_until__lte=now + AHEAD, revoked_at=None)
-        .exclude(_is_told("grace_until"))
+        .exclude(_is_sent("grace_until"))
         .filter(replaced_by__isnull=False, workspace__deleted_at=None)
         .without_policies()
         .select_related("workspace", "replaced_by")
@@ -88,7 +88,7 @@ def expiring(now: datetime):  # type: ignore[no-untyped-def]  # a query set of r
     """Keys in use that expire soon, which is not told of yet; by an index on their expiry."""
     return (
         ApiKey.objects.filter(expires_at__gt=now, expires_at__lte=now + WEEK, revoked_at=None)
-        .exclude(_is_told("expires_at"))
+        .exclude(_is_sent("expires_at"))
         .filter(expires_at__gt=F("created_at") + WEEK, last_used_at__isnull=False)
         .filter(replaced_by=None, workspace__deleted_at=None)
         .listed()
@@ -98,9 +98,9 @@ def expiring(now: datetime):  # type: ignore[no-untyped-def]  # a query set of r
     )
 
 
-def _is_told(end: str) -> Q:
-    told_for = Q(grace_told_for__isnull=False, grace_told_for=F(end))
-    return told_for & Q(grace_untold__isnull=True)
+def _is_sent(end: str) -> Q:
+    sent_for = Q(grace_told_for__isnull=False, grace_told_for=F(end))
+    return sent_for & Q(grace_untold__isnull=True)
 
 
 def is_time(key: ApiKey, now: datetime) -> bool:

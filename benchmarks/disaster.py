@@ -71,8 +71,8 @@ def run(arguments: argparse.Namespace, console: Console, stack: ExitStack) -> No
     (scratch / "identity").write_text(f"{identity}\n")
     env["BACKUP_RECIPIENTS"] = str(identity.to_public())
     place, key = str(scratch / "backups"), f"--identity={scratch / 'identity'}"
-    took, said = timed("backup", ("backup", place), env, console)
-    rows = re.findall(r"([\d,]+) rows", said)[-1]
+    took, output = timed("backup", ("backup", place), env, console)
+    rows = re.findall(r"([\d,]+) rows", output)[-1]
     table = Table(title=f"{rows} rows, {size(server.url) / 1e9:.1f} GB with indexes")
     for heading in ("step", "seconds"):
         table.add_column(heading)
@@ -94,10 +94,10 @@ def timed(
 ) -> tuple[float, str]:
     """Seconds, and what it said."""
     began = time.monotonic()
-    said = run_once((sys.executable, "manage.py", *command), env, ROOT, HOUR)
+    output = run_once((sys.executable, "manage.py", *command), env, ROOT, HOUR)
     took = time.monotonic() - began
-    console.print(f"  {name}: {took:.0f} s {' '.join(said.split()[-30:])}", markup=False)
-    return took, said
+    console.print(f"  {name}: {took:.0f} s {' '.join(output.split()[-30:])}", markup=False)
+    return took, output
 
 
 def size(url: str) -> int:

@@ -45,7 +45,7 @@ class Wire(asyncio.Transport):
 
     def write(self, data: Any) -> None:
         self.sent.append(data)
-        self._player.hears()
+        self._player.on_write()
 
     def writelines(self, pieces: Any) -> None:
         self.write(b"".join(pieces))
@@ -76,7 +76,7 @@ class Player:
         self._wire.sent.clear()
         self.protocol.data_received(self._gateway.message())
 
-    def hears(self) -> None:
+    def on_write(self) -> None:
         self._gateway.writes += 1
         if not self._is_looking:
             self._is_looking = True
@@ -107,13 +107,13 @@ class Driver:
     async def start(self) -> None:
         from gateway_project.asgi import application
 
-        self._told: asyncio.Queue[Any] = asyncio.Queue()
-        said: asyncio.Queue[Any] = asyncio.Queue()
-        await self._told.put({"type": "lifespan.startup"})
+        self._incoming: asyncio.Queue[Any] = asyncio.Queue()
+        outgoing: asyncio.Queue[Any] = asyncio.Queue()
+        await self._incoming.put({"type": "lifespan.startup"})
         self._lifespan = asyncio.create_task(
-            application({"type": "lifespan"}, self._told.get, said.put)
+            application({"type": "lifespan"}, self._incoming.get, outgoing.put)
         )
-        message = await said.get()
+        message = await outgoing.get()
         if message["type"] != "lifespan.startup.complete":
             raise RuntimeError(message)
         self._config = uvicorn.Config(

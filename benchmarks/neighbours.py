@@ -55,7 +55,7 @@ SENTENCE = "Please summarise the attached report for the team and name its three
 
 
 @dataclass
-class Heard:
+class Results:
     """What one round of the quiet tenant was answered. Times in milliseconds."""
 
     detect_ms: list[float] = field(default_factory=list)
@@ -181,8 +181,8 @@ async def _rounds(
             noise.stdin.write(json.dumps([base, receiver, made["noisy"]]).encode() + b"\n")
             await asyncio.sleep(3)  # into their stride
             found["beside"].append(await _quiet(http, made["quiet"], arguments.seconds))
-            said, _ = await noise.communicate()  # which closes its input, and so ends it
-            found["noise"].update(json.loads(said))
+            output, _ = await noise.communicate()  # which closes its input, and so ends it
+            found["noise"].update(json.loads(output))
             await asyncio.sleep(5)  # what they left is worked off
             alone, beside = found["alone"][-1], found["beside"][-1]
             console.print(
@@ -203,12 +203,12 @@ def _at_an_address_of_its_own(base: str, number: int) -> aiohttp.ClientSession:
 # -- The quiet tenant -----------------------------------------------------------------------------
 
 
-async def _quiet(http: aiohttp.ClientSession, key: str, seconds: float) -> Heard:
-    heard = Heard()
-    detections = _paced(QUIET_PER_SECOND, seconds, lambda: _detect(http, key, heard))
-    jobs = _paced(JOBS_PER_SECOND, seconds, lambda: _later(http, key, heard))
+async def _quiet(http: aiohttp.ClientSession, key: str, seconds: float) -> Results:
+    results = Results()
+    detections = _paced(QUIET_PER_SECOND, seconds, lambda: _detect(http, key, results))
+    jobs = _paced(JOBS_PER_SECOND, seconds, lambda: _later(http, key, results))
     await asyncio.gather(detections, jobs)
-    return heard
+    return results
 
 
 async def _paced(rate: float, seconds: float, call: Callable[[], Any]) -> None:
@@ -225,26 +225,26 @@ async def _paced(rate: float, seconds: float, call: Callable[[], Any]) -> None:
     await asyncio.gather(*calls)
 
 
-async def _detect(http: aiohttp.ClientSession, key: str, heard: Heard) -> None:
+async def _detect(http: aiohttp.ClientSession, key: str, results: Results) -> None:
     started = time.perf_counter()
     body = {"text": f"{SENTENCE}{random.random()}"}
-    await _ask(http, key, "POST", "/v1/detect", heard.errors, body)
-    heard.detect_ms.append((time.perf_counter() - started) * 1000)
+    await _ask(http, key, "POST", "/v1/detect", results.errors, body)
+    results.detect_ms.append((time.perf_counter() - started) * 1000)
 
 
-async def _later(http: aiohttp.ClientSession, key: str, heard: Heard) -> None:
+async def _later(http: aiohttp.ClientSession, key: str, results: Results) -> None:
     started = time.perf_counter()
     body = {"requests": [{"id": "1", "text": f"{SENTENCE}{random.random()}"}]}
     job = await _ask(
-        http, key, "POST", "/v1/detect/batch", heard.errors, body, {"Prefer": "respond-async"}
+        http, key, "POST", "/v1/detect/batch", results.errors, body, {"Prefer": "respond-async"}
     )
     while job and time.perf_counter() - started < WAIT_SECONDS:
         await asyncio.sleep(0.1)
-        job = await _ask(http, key, "GET", job["status_url"], heard.errors)
+        job = await _ask(http, key, "GET", job["status_url"], results.errors)
         if job and job["status"] not in ("queued", "processing"):
-            heard.job_ms.append((time.perf_counter() - started) * 1000)
+            results.job_ms.append((time.perf_counter() - started) * 1000)
             return
-    heard.errors["job not finished"] += 1
+    results.errors["job not finished"] += 1
 
 
 async def _ask(
@@ -277,21 +277,21 @@ async def _ask(
 async def _noise() -> Counter[str]:
     """All of them, in a process of their own, until its input ends."""
     base, receiver, tenants = json.loads(sys.stdin.readline())
-    heard: Counter[str] = Counter()
+    results: Counter[str] = Counter()
     async with AsyncExitStack() as stack:
         calling = []
         for number, keys in enumerate(tenants, start=1):
             http = await stack.enter_async_context(_at_an_address_of_its_own(base, number))
-            calling.append(asyncio.create_task(_noisy(http, keys, receiver, heard)))
+            calling.append(asyncio.create_task(_noisy(http, keys, receiver, results)))
         await asyncio.to_thread(sys.stdin.read)
         for task in calling:
             task.cancel()
         await asyncio.gather(*calling, return_exceptions=True)
-    return heard
+    return results
 
 
 async def _noisy(
-    http: aiohttp.ClientSession, keys: list[str], receiver: str, heard: Counter[str]
+    http: aiohttp.ClientSession, keys: list[str], receiver: str, results: Counter[str]
 ) -> None:
     """Everything at once, until it is cancelled."""
     jobs: list[str] = []
@@ -299,8 +299,8 @@ async def _noisy(
 
     async def call() -> None:
         kind, key = random.choice(KINDS), random.choice(keys)
-        heard[kind] += 1
-        await _one(http, key, kind, receiver, jobs, heard)
+        results[kind] += 1
+        await _one(http, key, kind, receiver, jobs, results)
 
     async def beyond(made_up: bool) -> None:
         """As fast as it is answered; one connection, so that what is offered is what is served."""
@@ -308,7 +308,7 @@ async def _noisy(
         while True:
             found: Counter[str] = Counter()
             await _ask(http, spent, "POST", "/v1/detect", found, {"text": "x"})
-            heard.update({f"beyond: {word}": count for word, count in found.items()})
+            results.update({f"beyond: {word}": count for word, count in found.items()})
             await asyncio.sleep(random.uniform(0.0, 0.1))
 
     await asyncio.gather(_paced(rate, 3600, call), beyond(made_up=False), beyond(made_up=True))
@@ -328,9 +328,9 @@ async def _one(
     kind: str,
     receiver: str,
     jobs: list[str],
-    heard: Counter[str],
+    results: Counter[str],
 ) -> None:
-    mark, errors = f"{random.random()}", heard
+    mark, errors = f"{random.random()}", results
     text = f"{SENTENCE}{mark}"
     if kind in ("short", "long"):
         body: dict[str, Any] = {"text": (text * 100)[:10_000] if kind == "long" else text}

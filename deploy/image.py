@@ -88,7 +88,7 @@ class Process:
 
     process: subprocess.Popen[bytes]
     log: Path
-    told: Sequence[str] = ()
+    stop_command: Sequence[str] = ()
     """A command that stops it; none: a signal to the process itself."""
     ended: Sequence[str] = ()
     """A command that leaves nothing of it, where the process is not the container itself."""
@@ -106,8 +106,8 @@ class Process:
             raise StopError(f"it runs on after {seconds} s:\n{self.output()[-2000:]}") from None
 
     def stop(self) -> None:
-        if self.told:
-            run(self.told)
+        if self.stop_command:
+            run(self.stop_command)
         else:
             self.process.send_signal(signal.SIGTERM)
 
@@ -153,9 +153,9 @@ class Docker:
             options = ["--rm", "--read-only", "--tmpfs=/tmp", "--network=host", "--cap-drop=ALL"]
             options += [f"--volume={shared}:{shared}", f"--name={name}"]
             own = [word for pair in env.items() for word in ("--env", "=".join(pair))]
-            words = ["docker", "run", *options, *own, tag, *arguments]
+            argv = ["docker", "run", *options, *own, tag, *arguments]
             stop = ["docker", "stop", f"--time={GRACE_SECONDS}", name]
-            return _start(words, log, stop, ["docker", "rm", "--force", name])
+            return _start(argv, log, stop, ["docker", "rm", "--force", name])
 
         yield start, listed.splitlines()
 
@@ -279,11 +279,11 @@ def _in_chroot(
 
 
 def _start(
-    words: Sequence[str], log: Path, told: Sequence[str] = (), ended: Sequence[str] = ()
+    argv: Sequence[str], log: Path, stop_command: Sequence[str] = (), ended: Sequence[str] = ()
 ) -> Process:
     with log.open("wb") as output:
-        process = subprocess.Popen(words, stdout=output, stderr=output, start_new_session=True)
-    return Process(process, log, told, ended)
+        process = subprocess.Popen(argv, stdout=output, stderr=output, start_new_session=True)
+    return Process(process, log, stop_command, ended)
 
 
 # -- What has to be true of it --------------------------------------------------------------------

@@ -4,7 +4,7 @@ Sentences are taken from the templates, from calls of `gettext` in Python and in
 from the titles and details of `core/errors.py`, which pages show and programs get as they are. What
 is new stands in the catalogue without a translation, which a test refuses; what is gone is gone.
 The compiled form is written as well, so that nothing has to be installed where the gateway runs,
-and what scripts need of it (`static/portal/words.de.js`).
+and what scripts need of it (`static/portal/translations.de.js`).
 
 A line of a catalogue names files and no line numbers, so that two branches seldom meet in one.
 """
@@ -64,7 +64,7 @@ def sentences() -> Iterator[Found]:
                 yield from in_python(path)
     yield from in_errors(ROOT / ERRORS)
     for path in sorted(SCRIPTS.glob("*.js")):
-        if not path.name.startswith("words."):
+        if not path.name.startswith("translations."):
             yield from _in_code(path.read_text(encoding="utf-8"), _name(path), "javascript")
 
 
@@ -89,8 +89,8 @@ def in_errors(path: Path) -> Iterator[Found]:
                 target = part.targets[0] if isinstance(part, ast.Assign) else None
                 target = part.target if isinstance(part, ast.AnnAssign) else target
                 value = part.value if isinstance(part, ast.Assign | ast.AnnAssign) else None
-                is_said = isinstance(target, ast.Name) and target.id in ("title", "default_detail")
-                if is_said and isinstance(value, ast.Constant) and isinstance(value.value, str):
+                is_shown = isinstance(target, ast.Name) and target.id in ("title", "default_detail")
+                if is_shown and isinstance(value, ast.Constant) and isinstance(value.value, str):
                     yield Found(_name(path), value.value, None)
 
 
@@ -171,7 +171,7 @@ def compiled(catalogue: Catalog) -> bytes:
     return buffer.getvalue()
 
 
-def words(catalogue: Catalog) -> bytes:
+def translations(catalogue: Catalog) -> bytes:
     """What our scripts say, as a script that stands before them; of a plural both forms."""
     found = {
         message.id if isinstance(message.id, str) else message.id[0]: message.string
@@ -179,11 +179,11 @@ def words(catalogue: Catalog) -> bytes:
         if message.id and any(file.startswith("static/") for file, _ in message.locations)
     }
     listed = json.dumps(found, ensure_ascii=False, indent=0, sort_keys=True)
-    return f"// Made of locale/: make messages.\nwindow.words = {listed};\n".encode()
+    return f"// Made of locale/: make messages.\nwindow.translations = {listed};\n".encode()
 
 
-def words_file(catalogue: Catalog) -> Path:
-    return SCRIPTS / f"words.{catalogue.locale_identifier}.js"
+def translations_file(catalogue: Catalog) -> Path:
+    return SCRIPTS / f"translations.{catalogue.locale_identifier}.js"
 
 
 def update(path: Path) -> Catalog:
@@ -200,7 +200,7 @@ def main() -> None:
         path.write_bytes(written(catalogue))
         catalogue = read(path)
         path.with_suffix(".mo").write_bytes(compiled(catalogue))
-        words_file(catalogue).write_bytes(words(catalogue))
+        translations_file(catalogue).write_bytes(translations(catalogue))
         bare = [m.id for m in catalogue if m.id and not all(_forms(m.string))]
         print(f"{path.relative_to(ROOT)}: {len(catalogue)} sentences, {len(bare)} to translate")
         for text in bare:

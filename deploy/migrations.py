@@ -168,15 +168,15 @@ def main() -> int:
 
     django.setup()
     every = list(findings())
-    told = [(name, sentence) for name, sentence in every if name not in KNOWN]
-    for name, sentence in told:
+    problems = [(name, sentence) for name, sentence in every if name not in KNOWN]
+    for name, sentence in problems:
         print(f"{name}: {sentence}")
     stale = KNOWN.keys() - {name for name, _ in every}
     for name in sorted(stale):
         print(f"{name}: deploy/migrations.py excuses it, and nothing is wrong with it.")
-    if told:
+    if problems:
         print("docs/migrations.md says what to do instead; KNOWN in deploy/migrations.py excuses.")
-    return 1 if told or stale else 0
+    return 1 if problems or stale else 0
 
 
 if __name__ == "__main__":

@@ -56,7 +56,7 @@ class Message(Asked):
 
 
 @dataclass(frozen=True, slots=True)
-class Said:
+class Passage:
     """One text to judge. `messages` are those that it stands in: one, unless many were grouped."""
 
     text: str
@@ -72,13 +72,13 @@ class Unseen(NamedTuple):
 
 
 class Conversation(NamedTuple):
-    said: Sequence[Said]
+    passages: Sequence[Passage]
     unseen: Sequence[Unseen]
 
 
-def said_of(messages: Sequence[Message]) -> Conversation:
+def passages_of(messages: Sequence[Message]) -> Conversation:
     """What is to be judged, in order, and what cannot or need not be."""
-    said: list[Said] = []
+    passages: list[Passage] = []
     unseen: list[Unseen] = []
     for number, message in enumerate(messages):
         if message.role in TRUSTED:
@@ -91,8 +91,10 @@ def said_of(messages: Sequence[Message]) -> Conversation:
                     unseen.append(Unseen(text, number))
                 elif text.strip():
                     texts.setdefault(kind, []).append(text)
-            said += [Said("\n".join(several), kind, (number,)) for kind, several in texts.items()]
-    return Conversation(_grouped(said), tuple(dict.fromkeys(unseen)))
+            passages += [
+                Passage("\n".join(several), kind, (number,)) for kind, several in texts.items()
+            ]
+    return Conversation(_grouped(passages), tuple(dict.fromkeys(unseen)))
 
 
 def chars_of(messages: Iterable[Message]) -> int:
@@ -140,10 +142,10 @@ def _of_part(
     what = part.get("type")
     what = what if isinstance(what, str) else ""
     if what in TEXTS or (not what and "text" in part):
-        said = "text" if "text" in part else what
-        text = part.get(said)
+        member = "text" if "text" in part else what
+        text = part.get(member)
         yield (kind, text) if isinstance(text, str) else (None, "not_text")
-        yield from _others(part, kind, but=(said,))
+        yield from _others(part, kind, but=(member,))
     elif what == "tool_result":
         content = part.get("content")
         if isinstance(content, list):
@@ -195,16 +197,16 @@ def _json(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
-def _grouped(said: list[Said]) -> list[Said]:
+def _grouped(passages: list[Passage]) -> list[Passage]:
     """At most `APART_MAX`: the newest as they are, older ones together by what they are."""
-    if len(said) <= APART_MAX:
-        return said
-    older, newer = said[:-GROUPED_AT], said[-GROUPED_AT:]
-    by_type: dict[ContentType, list[Said]] = {}
+    if len(passages) <= APART_MAX:
+        return passages
+    older, newer = passages[:-GROUPED_AT], passages[-GROUPED_AT:]
+    by_type: dict[ContentType, list[Passage]] = {}
     for one in older:
         by_type.setdefault(one.content_type, []).append(one)
     together = [
-        Said(
+        Passage(
             "\n".join(one.text for one in some),
             kind,
             tuple(one.messages[0] for one in some),

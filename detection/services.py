@@ -21,13 +21,13 @@ from prometheus_client import Counter
 
 from detection import embedded, shadows
 from detection.content_types import CUT, ContentType
-from detection.engines import analysts, builtin, door, scores
+from detection.engines import analysts, builtin, registry, scores
 from detection.engines.addresses import DEFAULT
 from detection.engines.analysts import Finding
-from detection.engines.door import Route
 from detection.engines.engine import EngineUnavailable
+from detection.engines.registry import Route
 from detection.engines.scores import NOTHING, LookUp, Reason, Remembered, Score, Spent
-from detection.messages import Said, Unseen, said_of
+from detection.messages import Passage, Unseen, passages_of
 from detection.policies.policy import DetectionPolicy, Match, Source
 from detection.schemas import (
     CategoryScore,
@@ -69,7 +69,7 @@ class Question(NamedTuple):
     """A text's score as it is asked for: by whom, what it is remembered by, whose it is, and the
     look-up of it, if one is wanted, under way."""
 
-    said: Said
+    passage: Passage
     route: Route
     key: str
     workspace_id: UUID
@@ -77,11 +77,11 @@ class Question(NamedTuple):
 
     @property
     def text(self) -> str:
-        return self.said.text
+        return self.passage.text
 
     @property
     def content_type(self) -> ContentType:
-        return self.said.content_type
+        return self.passage.content_type
 
 
 @dataclass(slots=True)
@@ -105,7 +105,7 @@ class _Finding:
         """The Go engine never scores below its floor: there, it has found nothing."""
         if self.source != "engine" or self.scored.threat_types:
             return False
-        engine = door.engines().get(self.scored.engine)
+        engine = registry.engines().get(self.scored.engine)
         floor = 0.0 if engine is None else engine.floor
         return floor > 0 and abs(self.scored.score - floor) < 1e-9
 
@@ -155,7 +155,7 @@ def start_look_up(
     use_cache: bool = True,
 ) -> Question:
     """Begin to ask: also when no look-up is wanted."""
-    return _start(Said(text, content_type, ()), workspace_id, policy, use_cache=use_cache)
+    return _start(Passage(text, content_type, ()), workspace_id, policy, use_cache=use_cache)
 
 
 def start_look_ups(
@@ -164,20 +164,22 @@ def start_look_ups(
     """For all texts of a request, which leave together; and what of it is not judged."""
     config = request.config
     if request.messages is None:
-        said: Sequence[Said] = [Said(request.text or "", config.content_type, ())]
+        passages: Sequence[Passage] = [Passage(request.text or "", config.content_type, ())]
         unseen: Sequence[Unseen] = ()
     else:
-        said, unseen = said_of(request.messages)
-    questions = [_start(one, workspace_id, policy, use_cache=config.use_cache) for one in said]
+        passages, unseen = passages_of(request.messages)
+    questions = [_start(one, workspace_id, policy, use_cache=config.use_cache) for one in passages]
     return questions, unseen
 
 
-def _start(said: Said, workspace_id: UUID, policy: DetectionPolicy, *, use_cache: bool) -> Question:
+def _start(
+    passage: Passage, workspace_id: UUID, policy: DetectionPolicy, *, use_cache: bool
+) -> Question:
     route = policy.route
-    key = scores.key_of(said.text, said.content_type, route.id, workspace_id)
+    key = scores.key_of(passage.text, passage.content_type, route.id, workspace_id)
     if not use_cache or settings.SCORE_CACHE_SECONDS <= 0:
-        return Question(said, route, key, workspace_id, None)
-    return Question(said, route, key, workspace_id, LookUp(key))
+        return Question(passage, route, key, workspace_id, None)
+    return Question(passage, route, key, workspace_id, LookUp(key))
 
 
 async def detect(
@@ -337,7 +339,7 @@ async def _ask(
     # Who wants no cache wants a call of its own.
     key = question.key
     flight_key = key if config.use_cache else f"{batch or context.request_id} {key}"
-    call, is_new = door.engines().asking.start(flight_key, fly, since=looked_at)
+    call, is_new = registry.engines().asking.start(flight_key, fly, since=looked_at)
     # `ended` leaves the call to the others when this caller's time is up, or the caller gone.
     left = budget - (perf_counter() - context.started)
     if not await ended(call, within_seconds=left):
@@ -472,7 +474,7 @@ async def _answer(
 
 def _nothing_to_judge(policy: DetectionPolicy, config: DetectConfig) -> _Verdict:
     """Of messages without a text, as of a picture alone."""
-    question = Question(Said("", "user_input", ()), policy.route, "", UUID(int=0), None)
+    question = Question(Passage("", "user_input", ()), policy.route, "", UUID(int=0), None)
     finding = _Finding(question, Score(0.0, (), None, None, 0, 0), source="none")
     threshold, threshold_source = policy.threshold("none", config.confidence_threshold)
     return _Verdict(finding, threshold, threshold_source, None, is_malicious=False)
@@ -486,7 +488,7 @@ def _coverage(verdicts: Sequence[_Verdict], unseen: Sequence[Unseen]) -> Coverag
         scanned += finding.scored.scanned_chars
         total += finding.scored.total_chars
         if finding.question.text and (parts := finding.unseen):
-            messages = finding.question.said.messages
+            messages = finding.question.passage.messages
             message = messages[0] if len(messages) == 1 else None
             reasons += [UnseenPart(reason=one, message=message) for one in parts]
     return Coverage(scanned_chars=scanned, total_chars=total, unseen=reasons)
@@ -495,15 +497,17 @@ def _coverage(verdicts: Sequence[_Verdict], unseen: Sequence[Unseen]) -> Coverag
 async def _location(worst: _Verdict) -> Location | None:
     """Where the score stood, if it says anything: in which message, at which path."""
     finding = worst.finding
-    said, path = finding.question.said, finding.scored.path
-    if not said.messages and path is None:
+    passage, path = finding.question.passage, finding.scored.path
+    if not passage.messages and path is None:
         return None
     if not worst.is_malicious and finding.scored.score < analysts.LOCATE_FROM:
         return None
-    message = said.messages[0] if said.messages else None
-    if len(said.parts) > 1:
-        at = await analysts.worst_of(said.parts, said.content_type, finding.question.workspace_id)
-        message = None if at is None else said.messages[at]
+    message = passage.messages[0] if passage.messages else None
+    if len(passage.parts) > 1:
+        at = await analysts.worst_of(
+            passage.parts, passage.content_type, finding.question.workspace_id
+        )
+        message = None if at is None else passage.messages[at]
     return Location(message=message, path=path)
 
 
@@ -512,7 +516,7 @@ def _ranked(finding: _Finding) -> tuple[list[tuple[str, float]], DetectorRef]:
     scored = finding.scored
     if finding.source == "engine":
         by_kind: dict[str, float] = dict.fromkeys(scored.threat_types, scored.score)
-        engine = door.engines().get(scored.engine)
+        engine = registry.engines().get(scored.engine)
         version = None if engine is None else engine.version or None
         detector = DetectorRef(name=scored.endpoint or "engine", version=version)
     elif finding.source == "none":
@@ -531,7 +535,7 @@ async def _details(
 ) -> Details:
     """The engine has no evidence of its own: the embedded detector explains, and never decides."""
     finding, threshold = worst.finding, worst.threshold
-    messages = finding.question.said.messages
+    messages = finding.question.passage.messages
     explained = finding.analysis or (await _analyse(finding.question)).analysis
     ranked, detector = _ranked(finding)
     return Details(

@@ -16,7 +16,7 @@ from uuid import UUID
 from django.conf import settings
 
 from detection.content_types import ContentType
-from detection.engines import door
+from detection.engines import registry
 from detection.engines.addresses import LOCAL
 from detection.engines.engine import Engine, EngineUnavailable
 from detection.engines.scores import Score, Spent
@@ -82,7 +82,7 @@ def send(seen: Seen, context: RequestContext, policy: DetectionPolicy) -> None:
         return
     if (seen.request_id.int & 0xFFFF_FFFF) >= shadow.share * 2**32:
         return
-    engine = door.engines().get(shadow.engine)
+    engine = registry.engines().get(shadow.engine)
     if engine is None:
         log.error("engine_not_configured", engine=shadow.engine, alert=True)
         return
@@ -105,7 +105,7 @@ async def stop() -> None:
 
 
 def _is_too_much() -> bool:
-    return _under_way > PRESSURE or any(one.is_busy for one in door.engines().all())
+    return _under_way > PRESSURE or any(one.is_busy for one in registry.engines().all())
 
 
 async def _compare(

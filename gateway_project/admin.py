@@ -20,7 +20,7 @@ from accounts.admin.lists import SuperusersAct, TimeRange, actor_of, as_uuid, at
 from accounts.models import Parked, Plan, Workspace
 from gateway_project.core.api.forms import ModelForm
 from gateway_project.staff import parked, plans
-from gateway_project.staff.acts import reason_field
+from gateway_project.staff.actions import reason_field
 from gateway_project.staff.site import BackgroundWork
 
 admin.site.register(PeriodicTask, BackgroundWork)

@@ -4,7 +4,7 @@ RequestMiddleware          request id, client address, clock, headers, metrics, 
 └── lifespan               opens and closes what a process holds
 └── /ws/queue           →  robin/queue/consumers.py, on Channels
 └── data-plane paths    →  DataPlaneHandler (one coroutine, no Django middleware)
-└── everything else     →  BoundedBodies, SharedPlaces, then Django's own ASGIHandler
+└── everything else     →  BoundedBodies, SharedSlots, then Django's own ASGIHandler
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from gateway_project.core import errors
 from gateway_project.core.api.bodies import BoundedBodies
 from gateway_project.core.api.handler import DataPlaneHandler
 from gateway_project.core.api.middleware import RequestMiddleware, send_problem
-from gateway_project.core.api.places import SharedPlaces
+from gateway_project.core.api.slots import SharedSlots
 from gateway_project.core.context import ASGIApp, Receive, Scope, Send
 from gateway_project.server import heads, hosts
 from gateway_project.server.cors import CrossOrigin
@@ -113,10 +113,10 @@ application = RequestMiddleware(
                 **dict.fromkeys(GUARDRAILS, settings.GUARDRAIL_BYTES_MAX),
             },
             body_seconds_max=settings.BODY_SECONDS_MAX,
-            told_of_refusals=frozenset({LITELLM, *GUARDRAILS}),
+            refusal_paths=frozenset({LITELLM, *GUARDRAILS}),
         ),
         BoundedBodies(
-            SharedPlaces(cast(ASGIApp, control_plane), places=settings.NETWORK_PLACES_MAX),
+            SharedSlots(cast(ASGIApp, control_plane), slots=settings.NETWORK_PLACES_MAX),
             bytes_max=lambda path: (
                 settings.UPLOAD_BYTES_MAX if path.endswith(UPLOADS) else settings.BODY_BYTES_MAX
             ),

@@ -33,8 +33,8 @@ class VersionedTask(Task):  # type: ignore[type-arg]
     version = 1
 
     def apply_async(self, *args: Any, headers: dict[str, Any] | None = None, **more: Any) -> Any:
-        said: Any = {"v": self.version, **_trace(), **(headers or {})}
-        return super().apply_async(*args, headers=said, **more)
+        merged: Any = {"v": self.version, **_trace(), **(headers or {})}
+        return super().apply_async(*args, headers=merged, **more)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         version = (self.request.headers or {}).get("v", 1)
@@ -81,9 +81,9 @@ def _refuse_half_an_installation(**_: Any) -> None:
 
 @signals.celeryd_init.connect
 def _give_places_back(**_: Any) -> None:
-    from gateway_project.worker import places
+    from gateway_project.worker import slots
 
-    places.give_back()
+    slots.give_back()
 
 
 CONNECTION_SECONDS = 600

@@ -12,7 +12,7 @@ from django.conf import settings
 from django.core.checks import CheckMessage, Error, Tags, register
 from django.core.checks import Warning as CheckWarning
 
-from detection.engines import classifier, door
+from detection.engines import classifier, registry
 from detection.engines.addresses import Address, BadAddress
 from gateway_project import environment
 
@@ -51,7 +51,7 @@ def check_settings(app_configs: Any, **_: Any) -> list[CheckMessage]:
             )
         )
     try:
-        found += _engines(door.configured())
+        found += _engines(registry.configured())
     except BadAddress as exc:
         found.append(
             Error(

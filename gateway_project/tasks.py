@@ -6,7 +6,7 @@ from celery import shared_task
 
 from gateway_project.core import mails
 from gateway_project.core.stores import redis
-from gateway_project.staff import acts
+from gateway_project.staff import actions
 from gateway_project.system import sampling
 from portal import availability, mailings
 
@@ -36,7 +36,7 @@ def sample_status() -> int:
 @shared_task(expires=60)
 def undo_acts() -> int:
     """Undo what staff did until a time that has come."""
-    return acts.undo_due()
+    return actions.undo_due()
 
 
 @shared_task(expires=10)

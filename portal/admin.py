@@ -158,20 +158,20 @@ class AnnouncementAdmin(OperatorsWrite):
             return gettext("about to begin")
         facts = {"sent": number(mailing.sent), "total": number(mailing.total)}
         parts = [gettext("%(sent)s of %(total)s sent") % facts]
-        for count, words in (
+        for count, sentence in (
             (mailing.skipped, gettext_noop("%(n)s did not want it")),
             (mailing.refused, gettext_noop("%(n)s refused")),
             (len(mailing.unknown), gettext_noop("%(n)s: nobody knows")),
         ):
-            parts += [gettext(words) % {"n": number(count)}] if count else []
-        told = ", ".join(parts)
+            parts += [gettext(sentence) % {"n": number(count)}] if count else []
+        summary = ", ".join(parts)
         if mailing.finished_at is None:
             return format_html(
                 '<progress max="{}" value="{}" aria-label="{}"></progress> {}',
-                mailing.total or 1, mailing.done, told, told,
+                mailing.total or 1, mailing.done, summary, summary,
             )  # fmt: skip
         end = gettext("stopped") if mailing.is_stopped else gettext("over")
-        return f"{told}; {end}"
+        return f"{summary}; {end}"
 
     def find(self, queryset: Any, term: str) -> Any:
         wanted = as_uuid(term)

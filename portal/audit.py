@@ -19,8 +19,8 @@ from gateway_project.core.api.methods import require_safe
 from gateway_project.core.api.pagination import page
 from portal import exports
 from portal.forms import MomentField, SpanForm
+from portal.labels import listed
 from portal.members import Member, workspace_page
-from portal.words import listed
 
 FAMILIES = [
     ("", gettext_lazy("Anything")),
@@ -103,6 +103,6 @@ def _cell(name: str, value: Any) -> Any:
         return value
     arrow = name == "changes"  # what was, and what is
     return "; ".join(
-        f"{one}: {' → '.join(map(listed, said)) if arrow else listed(said)}"
-        for one, said in value.items()
+        f"{one}: {' → '.join(map(listed, pair)) if arrow else listed(pair)}"
+        for one, pair in value.items()
     )

@@ -38,7 +38,7 @@ class Day(NamedTuple):
 
     day: date
     state: str
-    words: str
+    description: str
 
 
 class Component(NamedTuple):

@@ -17,7 +17,7 @@ from django.utils.translation import gettext, gettext_lazy
 from accounts.models import ApiKey
 from detection import comparisons
 from detection.comparisons import Comparison
-from detection.engines import door
+from detection.engines import registry
 from detection.policies import policy as policies
 from gateway_project.core import clock, errors
 from gateway_project.core.api.forms import Form
@@ -78,7 +78,7 @@ class EnginesForm(Form):
                 "share": round(shadow.share * 100, 2) if shadow else SHARE,
             },
         )
-        names = [(name, name) for name in door.configured()]
+        names = [(name, name) for name in registry.configured()]
         for field in ("first", "second", "shadow"):
             chosen = self.initial[field]
             gone = (
@@ -143,7 +143,7 @@ def engines(request: HttpRequest, member: Member, key_id: UUID) -> HttpResponseB
         "member": member,
         "key": key,
         "form": form,
-        "has_choice": len(door.configured()) > 1,
+        "has_choice": len(registry.configured()) > 1,
         "days": comparisons.DAYS,
         "compared": drawn,
         "disagreements": comparisons.disagreements_of(key.pk) if compared else [],

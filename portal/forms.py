@@ -24,7 +24,7 @@ from gateway_project.core.api.forms import EditForm, Form
 from gateway_project.core.errors import registered
 from gateway_project.core.language import number
 from portal.clocks import in_field
-from portal.words import named
+from portal.labels import named
 
 SCOPE_LABELS = {
     "detect": gettext_lazy("Ask for verdicts"),

@@ -28,7 +28,7 @@ EVENTS = [event.name for event in catalogue.TYPES if event.name.startswith("dete
 
 @require_safe
 @workspace_page
-def inbox_room(request: HttpRequest, member: Member) -> HttpResponseBase:
+def inbox_page(request: HttpRequest, member: Member) -> HttpResponseBase:
     """All of it, or to htmx the list alone, when there is something new."""
     found = inbox.of(member.workspace)
     if request.headers.get("HX-Request"):

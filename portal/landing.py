@@ -167,8 +167,8 @@ def _wrong(text: str) -> str:
     if not text.strip():
         return gettext("The text is empty; write a text.")
     if len(text) > TRY_CHARS_MAX:
-        said = gettext("The text has more than %(most)s characters; cut it, or get a key.")
-        return said % {"most": number(TRY_CHARS_MAX)}
+        message = gettext("The text has more than %(most)s characters; cut it, or get a key.")
+        return message % {"most": number(TRY_CHARS_MAX)}
     return ""
 
 

@@ -257,12 +257,12 @@ class PlanProposal(models.Model):
     def lines(self) -> list[tuple[str, str, str]]:
         """What is changed, from what and to what, as words."""
         return [
-            (gettext(name.replace("_", " ")), _said(self.before.get(name)), _said(value))
+            (gettext(name.replace("_", " ")), _shown(self.before.get(name)), _shown(value))
             for name, value in self.changes.items()
         ]
 
 
-def _said(value: object) -> str:
+def _shown(value: object) -> str:
     if value is None or value == "":
         return gettext("nothing")
     return number(value) if isinstance(value, int) else str(value)

@@ -15,8 +15,8 @@ from accounts.usage import reading
 from detection.models import Job
 from gateway_project.core.api.methods import require_safe
 from portal import guides
+from portal.labels import named, translated
 from portal.members import Member, workspace_page
-from portal.words import named, said
 from webhooks.models import Webhook, WebhookDelivery
 
 RESULTS_MAX = 12
@@ -115,7 +115,7 @@ def _keys(member: Member, word: str) -> Iterator[Result]:
         # A whole key that somebody pasted is found by its beginning, and goes no further.
         alike |= Q(prefix__startswith=start[:12], last4__endswith=end)
     for key in member.keys.without_policies().filter(alike).order_by("-id")[:RESULTS_MAX]:
-        facts = {"key": f"{key.prefix}…{key.last4}", "state": said(key.status)}
+        facts = {"key": f"{key.prefix}…{key.last4}", "state": translated(key.status)}
         hint = gettext("key %(key)s, %(state)s") % facts
         yield Result(named(key), hint, reverse("portal-key", args=[key.pk]))
 
@@ -139,4 +139,4 @@ def by_id(member: Member, wanted: UUID) -> Iterator[Result]:
     for delivery in deliveries[:RESULTS_MAX]:
         url = reverse("portal-delivery", args=[delivery.pk])
         label = gettext("Delivery of %(event)s") % {"event": delivery.event_type}
-        yield Result(label, said(delivery.status), url)
+        yield Result(label, translated(delivery.status), url)

@@ -155,8 +155,8 @@ def latency_plot(
     rows = []
     for at in times:
         value = percentile(series[at]["latency"], 0.95) if at in series else None
-        said = gettext("no requests") if value is None else f"p95 {number(value, ',.1f')} ms"
-        rows.append((f"{marked(at, period)}: {said}", (("latency", value or 0),)))
+        caption = gettext("no requests") if value is None else f"p95 {number(value, ',.1f')} ms"
+        rows.append((f"{marked(at, period)}: {caption}", (("latency", value or 0),)))
     return _plot("Latency p95", times, rows, period, " ms", link)
 
 
@@ -223,14 +223,14 @@ def figures_plot(
     for at in times:
         values = series.get(at)
         parts = list(zip(kinds, values or [0.0] * len(kinds), strict=True))
-        said = gettext("not known")
+        caption = gettext("not known")
         if values is not None:
-            words = [gettext(name) for _, name in kinds]
-            said = ", ".join(
+            names = [gettext(name) for _, name in kinds]
+            caption = ", ".join(
                 f"{number(value, ',.4g')}{unit} {word}"
-                for word, (_, value) in zip(words, parts, strict=True)
+                for word, (_, value) in zip(names, parts, strict=True)
             )
-        title = f"{marked(at, period)}: {said}"
+        title = f"{marked(at, period)}: {caption}"
         rows.append((title, tuple((kind, value) for (kind, _), value in parts)))
     return _plot(label, times, rows, period, unit)
 

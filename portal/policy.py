@@ -206,7 +206,7 @@ def _page(request: HttpRequest, member: Member, owner: Owner) -> HttpResponseBas
                 return redirect(_address(owner))
     elif like is not None:
         effect = _effect(member, owner, policies.of_document(like))
-    versions = _told(policies.versions_of(owner))
+    versions = _with_changes(policies.versions_of(owner))
     key = owner if isinstance(owner, ApiKey) else None
     is_ended = key is not None and key.is_ended
     facts = {
@@ -280,7 +280,7 @@ def _others(member: Member, owner: Owner) -> list[tuple[str, str]]:
     return found
 
 
-def _told(versions: Sequence[PolicyVersion]) -> list[tuple[PolicyVersion, list[str]]]:
+def _with_changes(versions: Sequence[PolicyVersion]) -> list[tuple[PolicyVersion, list[str]]]:
     """Each version with what it changed of the one before; of the oldest nothing is known."""
     return [
         (
@@ -301,8 +301,10 @@ def _told(versions: Sequence[PolicyVersion]) -> list[tuple[PolicyVersion, list[s
 def _plain(value: Any) -> str:
     """As people read it: what is at its default is not said."""
     if isinstance(value, dict):
-        said = [f"{name} {_plain(one)}" for name, one in value.items() if one not in (None, {}, [])]
-        return ", ".join(said) or gettext("default")
+        parts = [
+            f"{name} {_plain(one)}" for name, one in value.items() if one not in (None, {}, [])
+        ]
+        return ", ".join(parts) or gettext("default")
     if isinstance(value, bool):
         return gettext("on") if value else gettext("off")
     if isinstance(value, list):

@@ -148,7 +148,7 @@ def get(code: str) -> Kind | None:
 
 @lru_cache(maxsize=1)
 def _kinds() -> dict[str, Kind]:
-    told = {
+    explained = {
         code: (cause, mend)
         for _, code, cause, mend in ROW.findall((settings.BASE_DIR / "docs/errors.md").read_text())
     }
@@ -158,7 +158,7 @@ def _kinds() -> dict[str, Kind]:
             kind.status_code,
             kind.title,
             kind.default_detail,
-            *told.get(code, ("", "")),
+            *explained.get(code, ("", "")),
             reverse("system-problem", args=[code]),
         )
         for code, kind in errors.registered().items()

@@ -34,15 +34,15 @@ from gateway_project.core.clock import utc_text
 from gateway_project.core.language import number
 from portal import exports
 from portal.feedback import VERDICT_LABELS
+from portal.labels import named
 from portal.members import Member, workspace_page
 from portal.request_log import moment
-from portal.words import named
 
 DAYS = 30
 KEYS_SHOWN = 100
 NOTE_CHARS_MAX = 200
 Verdict = Feedback.Verdict
-SAID = {
+COUNTED_AS = {
     Verdict.FALSE_POSITIVE: "false_alarms",
     Verdict.FALSE_NEGATIVE: "missed",
     Verdict.CORRECT: "right",
@@ -109,8 +109,8 @@ def quality(request: HttpRequest, member: Member) -> HttpResponseBase:
         "rates": lambda: exports.Table(
             RATES,
             [
-                [key.pk, key.name, key.is_test, *(said[name] for name in RATES[3:])]
-                for key, said in rates
+                [key.pk, key.name, key.is_test, *(counts[name] for name in RATES[3:])]
+                for key, counts in rates
             ],
         ),
         "budgets": lambda: _budgets_table(facts["budgets"]),
@@ -122,19 +122,19 @@ def _rates(member: Member, keys: dict[UUID, ApiKey]) -> list[tuple[ApiKey, dict[
     """Of each key that flagged or was told of in `DAYS` days: the most false alarms first."""
     since = reports.floor(clock.now() - timedelta(days=DAYS), "day")
     sums = reports.by_subject(keys, since, "day")
-    said: dict[UUID, Counter[str]] = {}
-    told = Feedback.objects.filter(workspace=member.workspace, created_at__gte=since).order_by()
-    for key_id, verdict, count in told.values_list("api_key_id", "verdict").annotate(
+    counts: dict[UUID, Counter[str]] = {}
+    given = Feedback.objects.filter(workspace=member.workspace, created_at__gte=since).order_by()
+    for key_id, verdict, count in given.values_list("api_key_id", "verdict").annotate(
         count=Count("pk")
     ):
-        said.setdefault(key_id, Counter())[SAID[Verdict(verdict)]] += count
+        counts.setdefault(key_id, Counter())[COUNTED_AS[Verdict(verdict)]] += count
     found = []
     for pk, key in keys.items():
-        flagged, words = sums.get(pk, {}).get("flagged", 0), said.get(pk, Counter())
-        if flagged or words:
-            facts: dict[str, Any] = {name: words[name] for name in SAID.values()}
+        flagged, reported = sums.get(pk, {}).get("flagged", 0), counts.get(pk, Counter())
+        if flagged or reported:
+            facts: dict[str, Any] = {name: reported[name] for name in COUNTED_AS.values()}
             facts |= {"requests": sums.get(pk, {}).get("requests", 0), "flagged": flagged}
-            alarms = words["false_alarms"]
+            alarms = reported["false_alarms"]
             facts["rate"] = round(alarms / flagged, 4) if flagged else None
             found.append((key, facts))
     return sorted(found, key=lambda one: (-one[1]["false_alarms"], -one[1]["flagged"]))

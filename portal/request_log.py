@@ -199,8 +199,8 @@ def export(request: HttpRequest, member: Member) -> HttpResponseBase:
         raise Http404
     rows = _all(member, form)
     if request.GET.get("format") == "ndjson":
-        told = (dict(zip(COLUMNS, _cells(row, keys), strict=True)) for row in rows)
-        return exports.json_lines_file("requests.ndjson", told)
+        documents = (dict(zip(COLUMNS, _cells(row, keys), strict=True)) for row in rows)
+        return exports.json_lines_file("requests.ndjson", documents)
     return exports.csv_file("requests.csv", COLUMNS, (_cells(row, keys) for row in rows))
 
 
@@ -331,11 +331,11 @@ def find(request: HttpRequest, member: Member) -> HttpResponse:
     except ValueError:
         if CORRELATION_ID.match(text):
             return _where(correlation=text)
-        said = gettext(
+        message = gettext(
             "This is no id. One of ours looks like 01a206fe-78a1-766d-…, one that you send as "
             "X-Request-ID has 8 to 128 letters, digits and . _ : -"
         )
-        messages.error(request, said)
+        messages.error(request, message)
         return redirect("portal-requests")
     if known := next(palette.by_id(member, wanted), None):
         return redirect(known.url)

@@ -19,7 +19,7 @@ NONSENSE = (ValueError, LookupError, TypeError, AttributeError)
 """What allauth meets where JSON is none, or another one than the standard has."""
 
 
-def _said(view: View) -> View:
+def _with_error_page(view: View) -> View:
     """What the provider does wrong is a page that says so, where allauth would fail."""
 
     @wraps(view)
@@ -36,5 +36,5 @@ def _said(view: View) -> View:
     return wrapped
 
 
-login = _said(views.login)
-callback = _said(views.callback)
+login = _with_error_page(views.login)
+callback = _with_error_page(views.callback)

@@ -199,7 +199,7 @@ urlpatterns = [
     path(
         "app/deliveries/<uuid:delivery_id>/resend", webhooks.resend, name="portal-delivery-resend"
     ),
-    path("app/inbox", inbox.inbox_room, name="portal-inbox"),
+    path("app/inbox", inbox.inbox_page, name="portal-inbox"),
     path("app/inbox/webhook", inbox.make_webhook, name="portal-inbox-webhook"),
     path("app/inbox/clear", inbox.clear, name="portal-inbox-clear"),
     path(

@@ -67,7 +67,7 @@ class WebhookForm(Form):
         try:
             destinations.check(url)
         except destinations.Refused as exc:
-            raise forms.ValidationError(exc.sentence.said()) from None
+            raise forms.ValidationError(exc.sentence.translated()) from None
         return url
 
 

@@ -30,6 +30,7 @@ from gateway_project.core.language import number
 from gateway_project.core.storable import cleaned
 from portal import exports, plots
 from portal.clocks import in_query
+from portal.labels import fault
 from portal.members import Member, secretly, shows_secrets, workspace_page
 from portal.posting import is_first, posts_for, show_once, take_shown
 from portal.webhook_forms import (
@@ -41,7 +42,6 @@ from portal.webhook_forms import (
     WebhookEditForm,
     WebhookForm,
 )
-from portal.words import fault
 from webhooks import catalogue, services
 from webhooks.delivery import callbacks, health, sending
 from webhooks.delivery.results import BODIES_KEPT

@@ -38,13 +38,13 @@ def wrong(wanted: str | None) -> list[str]:
     """What does not fit, as sentences."""
     found = versions()
     wanted = wanted or found["python/pyproject.toml"]
-    said = [
+    problems = [
         f"sdks/{name} says {one}, not {wanted}." for name, one in found.items() if one != wanted
     ]
     for name in CHANGELOGS:
         if not re.search(rf"(?m)^## {re.escape(wanted)}\b", (SDKS / name).read_text()):
-            said.append(f"sdks/{name} has no section of {wanted}.")
-    return said
+            problems.append(f"sdks/{name} has no section of {wanted}.")
+    return problems
 
 
 def write(version: str) -> None:
@@ -74,9 +74,9 @@ def main(arguments: list[str]) -> int:
             print(__doc__, file=sys.stderr)
             return 2
         write(given)
-    said = wrong(given)
-    print("\n".join(said), file=sys.stderr)
-    return 1 if said else 0
+    problems = wrong(given)
+    print("\n".join(problems), file=sys.stderr)
+    return 1 if problems else 0
 
 
 if __name__ == "__main__":

@@ -35,15 +35,15 @@ def named(webhook: Webhook) -> list[debugger.Secret]:
     found, now = [], clock.now()
     for secret in webhook.secrets.all():
         if secret.expires_at is None:
-            words = Sentence(gettext_noop("the current secret"))
+            label = Sentence(gettext_noop("the current secret"))
         elif secret.expires_at > now:
             at = f"{secret.expires_at:%Y-%m-%d %H:%M} UTC"
-            words = Sentence(gettext_noop("the old secret that signs until %(at)s"), at=at)
+            label = Sentence(gettext_noop("the old secret that signs until %(at)s"), at=at)
         else:
             at = f"{secret.expires_at:%Y-%m-%d %H:%M} UTC"
-            words = Sentence(gettext_noop("a secret that ended at %(at)s"), at=at)
+            label = Sentence(gettext_noop("a secret that ended at %(at)s"), at=at)
         try:
-            found.append(debugger.Secret(words, encryption.decrypt(secret.encrypted)))
+            found.append(debugger.Secret(label, encryption.decrypt(secret.encrypted)))
         except encryption.Undecryptable:
             continue  # deliveries say so
     return found

@@ -221,5 +221,5 @@ class ApiKeyAdmin(SuperusersAct):
         workspace = values.pop("workspace")
         made, text = services.issue_key(workspace, actor=actor_of(request), **values)
         obj.__dict__.update(made.__dict__)
-        said = gettext("The key, shown this once: <code>{key}</code>")
-        messages.success(request, format_html(said, key=text))
+        message = gettext("The key, shown this once: <code>{key}</code>")
+        messages.success(request, format_html(message, key=text))

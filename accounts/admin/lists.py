@@ -174,8 +174,8 @@ class Listing(admin.ModelAdmin):
         found = super().formfield_for_dbfield(db_field, request, **kwargs)
         widget = getattr(found, "widget", None)
         if isinstance(widget, AdminSplitDateTime):
-            for half, words in zip(widget.widgets, HALVES, strict=True):
-                half.attrs["aria-label"] = f"{db_field.verbose_name}: {words}"
+            for half, label in zip(widget.widgets, HALVES, strict=True):
+                half.attrs["aria-label"] = f"{db_field.verbose_name}: {label}"
         return found
 
     def adorn(self, rows: list[Any]) -> None:
@@ -335,14 +335,14 @@ def _moment(text: str | None) -> datetime | None:
 
 
 class Choice(admin.SimpleListFilter):
-    """A filter of fixed choices; `options` are `{name: (words, conditions)}`."""
+    """A filter of fixed choices; `options` are `{name: (label, conditions)}`."""
 
     options: ClassVar[dict[str, tuple[Any, dict[str, Any]]]] = {}
     default: ClassVar[dict[str, Any]] = {}
     """Conditions while nothing is chosen."""
 
     def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
-        return [(name, words) for name, (words, _) in self.options.items()]
+        return [(name, label) for name, (label, _) in self.options.items()]
 
     def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
         _, conditions = self.options.get(self.value() or "", ("", self.default))

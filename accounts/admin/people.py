@@ -191,8 +191,8 @@ class PeopleAdmin(SuperusersAct, UserAdmin):
             return gettext("none")
         url = reverse("admin:auth_user_password_change", args=[user.pk])
         kind = identify_hasher(user.password).algorithm
-        said = gettext('kept as {kind} (<a href="{url}">set another</a>)')
-        return format_html(said, kind=kind, url=url)
+        message = gettext('kept as {kind} (<a href="{url}">set another</a>)')
+        return format_html(message, kind=kind, url=url)
 
     @admin.display(description=_("workspaces"))
     def their_workspaces(self, user: User) -> str:
@@ -381,12 +381,12 @@ def usage_of(subject_id: Any) -> str:
     sums = reports.by_subject([subject_id], recent(), "day").get(subject_id)
     if sums is None:
         return gettext("no requests")
-    said = gettext(
+    message = gettext(
         "{requests} requests, {flagged} flagged, {errors} errors "
         '(<a href="{log}">requests</a>, <a href="{sums}">by day</a>)'
     )
     return format_html(
-        said,
+        message,
         requests=number(sums["requests"]),
         flagged=number(sums["flagged"]),
         errors=number(sums["errors"]),

@@ -125,16 +125,16 @@ class TestVerifying:
         assert found.at == numbers[index]
 
     def test_the_command_says_where_and_ends_with_1(self, trail):
-        said = StringIO()
-        call_command("audit", "verify", workspace=trail.slug, stdout=said)
-        assert "unbroken" in said.getvalue()
+        output = StringIO()
+        call_command("audit", "verify", workspace=trail.slug, stdout=output)
+        assert "unbroken" in output.getvalue()
         row = AuditEvent.objects.filter(workspace=trail).order_by("number")[2]
         pk = row.pk if connection.vendor == "postgresql" else row.pk.hex
         tampered("UPDATE accounts_auditevent SET actor = 'x' WHERE id = %s", pk)
 
         with pytest.raises(CommandError):
-            call_command("audit", "verify", stdout=said)
-        assert f"acme: the row was changed, at number {row.number}" in said.getvalue()
+            call_command("audit", "verify", stdout=output)
+        assert f"acme: the row was changed, at number {row.number}" in output.getvalue()
 
     @pytest.mark.hostile
     def test_a_trail_that_was_emptied_is_found(self, trail):
@@ -148,10 +148,10 @@ class TestVerifying:
     def test_a_chain_whose_end_is_not_written_down_is_found(self, trail):
         AuditChain.objects.filter(pk=trail.pk).delete()
 
-        said = StringIO()
+        output = StringIO()
         with pytest.raises(CommandError):
-            call_command("audit", "verify", stdout=said)
-        assert "acme: what says where its chain ends is missing" in said.getvalue()
+            call_command("audit", "verify", stdout=output)
+        assert "acme: what says where its chain ends is missing" in output.getvalue()
 
     def test_a_workspace_without_acts_has_no_chain_and_nothing_is_wrong(self, gateway, acme):
         assert audit.verify(acme.pk).wrong is None

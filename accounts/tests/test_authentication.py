@@ -212,11 +212,11 @@ class TestDatabaseAway:
     ):
         gateway.get(path, key=acme_key)
 
-        said = capsys.readouterr().out + caplog.text
-        assert "key_lookup_failed" in said
-        assert "OperationalError" in said
-        assert "hush" not in said
-        assert acme_key not in said
+        output = capsys.readouterr().out + caplog.text
+        assert "key_lookup_failed" in output
+        assert "OperationalError" in output
+        assert "hush" not in output
+        assert acme_key not in output
 
     def test_any_error_of_the_database_counts(self, gateway, acme_key, path):
         gone = InterfaceError("connection already closed")

@@ -13,7 +13,7 @@ from gateway_project.core import errors
 ROOT = Actor("root@gateway.example", "198.51.100.1", "request-1")
 
 
-def told(action):
+def recorded(action):
     """The one audit row of `action`, which names its actor in full."""
     event = AuditEvent.objects.get(action=action)
     assert (event.actor, event.client_ip, event.request_id) == (
@@ -35,7 +35,7 @@ class TestSuspendingAWorkspace:
         for key in keys:
             problem(gateway.detect("Good morning.", key=key), 403, "workspace_suspended")
             problem(gateway.get("/auth/profile", key=key), 403, "workspace_suspended")
-        event = told("workspace.suspended")
+        event = recorded("workspace.suspended")
         assert (event.workspace, event.target) == (acme, str(acme.pk))
 
     def test_others_work_on(self, gateway, acme, globex_key):
@@ -50,7 +50,7 @@ class TestSuspendingAWorkspace:
         assert moderation.reinstate_workspace(acme, actor=ROOT)
 
         assert gateway.get("/v1/limits", key=acme_key).status_code == 200
-        assert told("workspace.reinstated").workspace == acme
+        assert recorded("workspace.reinstated").workspace == acme
 
     def test_twice_is_once(self, gateway, acme):
         assert not moderation.reinstate_workspace(acme, actor=ROOT)
@@ -70,7 +70,7 @@ class TestSuspendingAPerson:
 
         alice.refresh_from_db()
         assert not alice.is_active
-        assert told("user.suspended").target == str(alice.pk)
+        assert recorded("user.suspended").target == str(alice.pk)
 
     def test_their_workspaces_keys_work_on(self, gateway, alice, acme_key):
         moderation.suspend_user(alice, actor=ROOT)
@@ -97,7 +97,7 @@ class TestSuspendingAPerson:
 
         alice.refresh_from_db()
         assert alice.is_active
-        assert told("user.reinstated")
+        assert recorded("user.reinstated")
 
 
 class TestAddingAColleague:
@@ -111,7 +111,7 @@ class TestAddingAColleague:
         assert user.email_confirmed_at is not None
         assert user.username == user.email
         assert not user.workspaces.exists()
-        assert told("user.created").details == {"is_staff": True}
+        assert recorded("user.created").details == {"is_staff": True}
 
 
 class TestPlans:
@@ -131,8 +131,8 @@ class TestPlans:
         assert limits == [60, 5000, 10_000, 300]
         poor.row.refresh_from_db()
         assert (poor.row.rate_limit_per_minute, poor.row.rate_limit_per_day) == (10, 100)
-        assert told("workspace.changed").details == {"changes": {"plan": ["scale", "free"]}}
-        assert told("workspace.keys_lowered").details == {"plan": "free", "keys": 1}
+        assert recorded("workspace.changed").details == {"changes": {"plan": ["scale", "free"]}}
+        assert recorded("workspace.keys_lowered").details == {"plan": "free", "keys": 1}
 
     def test_or_leaves_them(self, gateway, acme, make_key):
         rich = make_key(rate_limit_per_minute=6000)
@@ -146,7 +146,7 @@ class TestPlans:
 
         moderation.save_plan(plan, {"log_days": 14, "rate_limit_per_minute": 60}, actor=ROOT)
 
-        assert told("plan.changed").details == {"changes": {"log_days": [7, 14]}}
+        assert recorded("plan.changed").details == {"changes": {"log_days": [7, 14]}}
         assert Plan.objects.get(name="free").log_days == 14
 
     def test_a_new_one(self, gateway):
@@ -155,7 +155,7 @@ class TestPlans:
         moderation.save_plan(Plan(), {"name": "tiny", **limits}, actor=ROOT)
 
         assert Plan.objects.filter(name="tiny", **limits).exists()
-        assert told("plan.created").target == "tiny"
+        assert recorded("plan.created").target == "tiny"
 
 
 def test_nothing_changed_is_nothing_noted(gateway, acme, alice):
@@ -167,9 +167,9 @@ def test_nothing_changed_is_nothing_noted(gateway, acme, alice):
 
 def test_members_come_and_go(gateway, acme, charlie):
     member = moderation.add_member(acme, charlie, "viewer", actor=ROOT)
-    assert told("member.added").details == {"role": "viewer"}
+    assert recorded("member.added").details == {"role": "viewer"}
 
     moderation.remove_member(member, actor=ROOT)
 
-    assert told("member.removed").target == str(charlie.pk)
+    assert recorded("member.removed").target == str(charlie.pk)
     assert not Membership.objects.filter(workspace=acme, user=charlie).exists()

@@ -43,21 +43,21 @@ def call(acme, acme_key):
     return call
 
 
-def told():
+def announced():
     bodies = OutboxEvent.objects.order_by("pk").values_list("body", flat=True)
     return [body["data"]["result"]["percent"] for body in bodies if body["type"][:5] == "quota"]
 
 
 def test_each_share_is_told_once_a_day(acme, alice, call, noon):
     call(7)
-    assert (quotas.tell(), told()) == (0, [])
+    assert (quotas.tell(), announced()) == (0, [])
     call(1)
-    assert ([quotas.tell(), quotas.tell()], told()) == ([1, 0], [80])
+    assert ([quotas.tell(), quotas.tell()], announced()) == ([1, 0], [80])
     call(2)
-    assert ([quotas.tell(), quotas.tell()], told()) == ([1, 0], [80, 100])
+    assert ([quotas.tell(), quotas.tell()], announced()) == ([1, 0], [80, 100])
     noon.shift(timedelta(days=1))
     call(11)
-    assert (quotas.tell(), told()) == (1, [80, 100, 100])
+    assert (quotas.tell(), announced()) == (1, [80, 100, 100])
 
     assert [message.to for message in mail.outbox] == [[alice.email]] * 3
     first, second, _ = mail.outbox
@@ -72,14 +72,14 @@ def test_what_takes_nothing_of_the_day_is_not_counted(call, make_key):
     call(50, api_key_id=make_key(is_test=True).row.pk)
     call(50, http_status=422)
 
-    assert (quotas.tell(), told()) == (0, [])
+    assert (quotas.tell(), announced()) == (0, [])
 
 
 def test_who_does_not_want_it_gets_none_and_webhooks_hear(alice, call):
     mailing.turn_off(alice, "usage")
     call(10)
 
-    assert (quotas.tell(), told()) == (0, [100])
+    assert (quotas.tell(), announced()) == (0, [100])
 
 
 def test_a_workspace_without_webhooks_gets_the_mail_alone(acme, call):
@@ -87,7 +87,7 @@ def test_a_workspace_without_webhooks_gets_the_mail_alone(acme, call):
     acme.save()
     call(10)
 
-    assert (quotas.tell(), told()) == (1, [])
+    assert (quotas.tell(), announced()) == (1, [])
 
 
 def test_one_that_is_suspended_is_told_nothing(acme, call):

@@ -410,21 +410,21 @@ class TestWhatItLeaves:
 
         body = register(password=password).json()
 
-        said = capsys.readouterr().out + caplog.text
-        assert '"route":"/auth/register"' in said.replace(" ", "")
-        assert password not in said
-        assert "dana@initech" not in said
+        output = capsys.readouterr().out + caplog.text
+        assert '"route":"/auth/register"' in output.replace(" ", "")
+        assert password not in output
+        assert "dana@initech" not in output
         if "api_key" in body:
-            assert body["api_key"]["key"] not in said
-            assert body["api_key"]["key"].split("_")[2][4:] not in said
+            assert body["api_key"]["key"] not in output
+            assert body["api_key"]["key"].split("_")[2][4:] not in output
 
     def test_an_error_of_ours_logs_no_secret(self, register, capsys, caplog):
         with patch.object(services, "issue_key", autospec=True, side_effect=RuntimeError("boom")):
             register()
 
-        said = capsys.readouterr().out + caplog.text
-        assert "RuntimeError: boom" in said
-        assert PASSWORD not in said
+        output = capsys.readouterr().out + caplog.text
+        assert "RuntimeError: boom" in output
+        assert PASSWORD not in output
 
 
 def test_it_needs_no_key_and_does_not_mind_one(gateway, acme_key):

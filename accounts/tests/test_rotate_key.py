@@ -209,10 +209,10 @@ class TestWhatItLeaves:
         text = rotate(gateway, acme_key).json()["api_key"]["key"]
 
         rows = repr([*ApiKey.objects.values(), *AuditEvent.objects.values()])
-        said = capsys.readouterr().out + caplog.text
+        output = capsys.readouterr().out + caplog.text
         for secret in (text, acme_key, text.split("_")[2], acme_key.split("_")[2]):
             assert secret not in rows
-            assert secret not in said
+            assert secret not in output
 
 
 def test_it_lists_the_known_fields_beside_an_unknown_one(gateway, acme_key):

@@ -249,9 +249,9 @@ class TestWriting:
         with store_is_away():
             gateway.flush_usage()
 
-        said = capsys.readouterr().out
-        assert "usage_write_failed" in said
-        assert "hush" not in said
+        output = capsys.readouterr().out
+        assert "usage_write_failed" in output
+        assert "hush" not in output
 
     def test_what_does_not_fit_is_dropped_and_counted(self, gateway, acme_key, monkeypatch):
         monkeypatch.setattr(usage.buffer, "_for_rows", SharedBudget(4 * usage.ROW_BYTES))

@@ -36,12 +36,12 @@ def listen(acme):
     return listen
 
 
-def told():
+def announced():
     return list(OutboxEvent.objects.order_by("id"))
 
 
 def names():
-    return [event.type for event in told()]
+    return [event.type for event in announced()]
 
 
 class TestDetections:
@@ -52,19 +52,19 @@ class TestDetections:
         answer = gateway.post("/v1/detect", body, key=acme_key).json()
         gateway.flush_usage()
 
-        completed, flagged = told()
+        completed, flagged = announced()
         assert (completed.type, flagged.type) == ("detection.completed", "detection.flagged")
         assert completed.pk != flagged.pk
-        said = completed.body
-        assert said["request_id"] == answer["request_id"]
-        assert said["api_key_id"] == str(acme_key.row.pk)
-        assert said["data"]["metadata"] == {"order": 7}
-        result = said["data"]["result"]
+        payload = completed.body
+        assert payload["request_id"] == answer["request_id"]
+        assert payload["api_key_id"] == str(acme_key.row.pk)
+        assert payload["data"]["metadata"] == {"order": 7}
+        result = payload["data"]["result"]
         for name in ("is_malicious", "threat_types", "decision", "status", "source", "cached"):
             assert result[name] == answer[name]
         assert result["confidence"] == pytest.approx(answer["confidence"])
         assert result["endpoint"] == "/v1/detect"
-        assert timezone.now() - moment(said["timestamp"]) < timedelta(minutes=1)
+        assert timezone.now() - moment(payload["timestamp"]) < timedelta(minutes=1)
 
     def test_the_text_is_nowhere_in_it(self, gateway, engine, acme_key, listen):
         listen("detection.completed", "detection.flagged")
@@ -72,7 +72,7 @@ class TestDetections:
         gateway.detect(ATTACK, key=acme_key)
         gateway.flush_usage()
 
-        assert "previous instructions" not in repr([event.body for event in told()])
+        assert "previous instructions" not in repr([event.body for event in announced()])
 
     def test_a_harmless_one_is_not_flagged(self, gateway, engine, acme_key, listen):
         listen("detection.completed", "detection.flagged")
@@ -81,7 +81,7 @@ class TestDetections:
         gateway.flush_usage()
 
         assert names() == ["detection.completed"]
-        assert told()[0].body["data"]["result"]["threat_types"] == []
+        assert announced()[0].body["data"]["result"]["threat_types"] == []
 
     def test_without_a_verdict_it_failed(self, gateway, engine, acme_key, listen):
         listen("detection.completed", "detection.failed")
@@ -91,7 +91,7 @@ class TestDetections:
         gateway.flush_usage()
 
         assert r.status_code == 503
-        [event] = told()
+        [event] = announced()
         assert event.type == "detection.failed"
         assert event.body["data"]["result"] == {
             "code": "detection_unavailable",
@@ -105,7 +105,7 @@ class TestDetections:
         gateway.post("/v1/detect", {"text": ""}, key=acme_key)
         gateway.flush_usage()
 
-        assert told() == []
+        assert announced() == []
 
     def test_only_what_is_asked_for_is_told(self, gateway, engine, acme_key, listen):
         listen("detection.flagged", "key.expiring")
@@ -122,7 +122,7 @@ class TestDetections:
         gateway.detect(ATTACK, key=acme_key)
         gateway.flush_usage()
 
-        assert told() == []
+        assert announced() == []
 
     def test_the_same_batch_again_tells_nothing_again(self, gateway, acme_key, listen):
         listen("detection.completed")
@@ -131,7 +131,7 @@ class TestDetections:
         for _ in range(2):
             log.write([batch])
 
-        assert len(told()) == 1
+        assert len(announced()) == 1
 
     def test_extras_go_through_the_stream(self, acme_key):
         values = row(acme_key)
@@ -180,7 +180,7 @@ class TestQuotas:
         assert seen[7] == ["quota.80"]
         assert seen[8] == ["quota.80"]
         assert seen[9] == seen[11] == ["quota.80", "quota.100"]
-        event = told()[0]
+        event = announced()[0]
         assert event.body["api_key_id"] == str(key.row.pk)
         assert event.body["data"]["result"] == {
             "percent": 80,
@@ -255,7 +255,7 @@ class TestExpiringKeys:
             assert events.announce_expiring_keys() == 1
             assert events.announce_expiring_keys() == 0
 
-        [event] = told()
+        [event] = announced()
         assert event.type == "key.expiring"
         assert event.body["api_key_id"] == str(key.row.pk)
         result = event.body["data"]["result"]
@@ -289,4 +289,4 @@ class TestExpiringKeys:
             ApiKey.objects.update(expires_at=timezone.now() - timedelta(seconds=1))
 
         assert events.announce_expiring_keys() == 0
-        assert told() == []
+        assert announced() == []

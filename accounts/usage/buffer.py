@@ -99,10 +99,10 @@ class Record:
         self.cached = verdict.cached
 
     def finished(self, context: RequestContext, http_status: int, seconds: float) -> None:
-        extra = {**self.extra, why.NAME: self.told(context)}
+        extra = {**self.extra, why.NAME: self.explanation(context)}
         buffer.append(self.row(context, http_status, seconds), context.client_ip, extra)
 
-    def told(self, context: RequestContext) -> dict[str, Any]:
+    def explanation(self, context: RequestContext) -> dict[str, Any]:
         """What `why` of the log's row will be."""
         return {**self.why, **why.of_context(context)}
 
@@ -172,7 +172,7 @@ class Buffer:
         self._show()
 
     def start(self) -> None:
-        rounds = _loop.every(FLUSH_SECONDS, self.flush, said=Unavailable)
+        rounds = _loop.every(FLUSH_SECONDS, self.flush, logged=Unavailable)
         self._flusher = asyncio.create_task(rounds, name="usage-flusher")
 
     async def stop(self) -> None:

@@ -65,8 +65,8 @@ def tell_of_usage(rows: Iterable[Row], extras: Mapping[str, Mapping[str, Any]]) 
         if names is None:
             continue
         request_id, key_id, workspace_id, *_, at = row
-        told = [name for name in _names(row) if name in names]
-        if told:
+        announced = [name for name in _names(row) if name in names]
+        if announced:
             extra = extras.get(request_id) or {}
             result = _result(row, extra)
             metadata = dict(extra.get("metadata") or {})
@@ -80,7 +80,7 @@ def tell_of_usage(rows: Iterable[Row], extras: Mapping[str, Mapping[str, Any]]) 
                     api_key_id=key_id,
                     at=datetime.fromisoformat(at),
                 )
-                for name in told
+                for name in announced
             ]
         if names & QUOTAS:
             days[key_id, at[:10]] = workspace_id
@@ -137,7 +137,7 @@ def _quotas(
         .select_related("workspace__plan")
     }
     subjects = {key.limit_subject or key.pk for key in keys.values()}
-    told = set(
+    announced = set(
         QuotaNotice.objects.filter(
             subject_id__in=subjects, day__in={day for _, day in days}
         ).values_list("subject_id", "day", "percent")
@@ -151,7 +151,7 @@ def _quotas(
                 percent
                 for percent in PERCENTS
                 if f"quota.{percent}" in wanted[workspace_id]
-                and (subject, day, percent) not in told
+                and (subject, day, percent) not in announced
             ]
     asked = {key_id: keys[key_id] for (key_id, _), percents in due.items() if percents}
     used = _used({key.limit_subject or key.pk for key in asked.values()}, {day for _, day in due})
@@ -205,7 +205,7 @@ def _used(subjects: set[UUID], days: set[date]) -> dict[tuple[UUID, date], int]:
 
 def announce_expiring_keys() -> int:
     """Tell of each key that expires within a week, once for each expiry; returns how many."""
-    now, told, during = clock.now(), 0, Round()
+    now, announced, during = clock.now(), 0, Round()
     expiring = (
         ApiKey.objects.usable(now)
         .listed()
@@ -227,8 +227,8 @@ def announce_expiring_keys() -> int:
                 .update(expiry_told_for=key.expires_at)
             )
             if won:
-                told += len(write_all_but([key], _tell_of_expiry, _park_expiry))
-    return told
+                announced += len(write_all_but([key], _tell_of_expiry, _park_expiry))
+    return announced
 
 
 def _tell_of_expiry(keys: Sequence[ApiKey]) -> None:

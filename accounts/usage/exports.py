@@ -150,7 +150,7 @@ def _write_part(pk: UUID) -> int | None:
 
 def line_of(row: UsageLog) -> bytes:
     """A row as a line of JSON; times in UTC, durations in milliseconds, no text."""
-    told = {
+    values = {
         "request_id": row.request_id,
         "created_at": utc_text(row.created_at),
         "api_key_id": row.api_key_id,
@@ -168,7 +168,7 @@ def line_of(row: UsageLog) -> bytes:
         "cached": row.cached,
         "why": row.why,
     }
-    return orjson.dumps(told, option=orjson.OPT_APPEND_NEWLINE)
+    return orjson.dumps(values, option=orjson.OPT_APPEND_NEWLINE)
 
 
 def _tell(pk: UUID) -> None:

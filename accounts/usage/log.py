@@ -161,13 +161,15 @@ def _store(entries: Sequence[Entry], *, sums_later: bool = False) -> None:
     _insert(entries)
     if not (sums_later and put_aside(rows)):
         add_up(rows)
-    add_up_types([(entry.row, told) for entry in entries if (told := _type_of(entry))])
+    add_up_types(
+        [(entry.row, content_type) for entry in entries if (content_type := _type_of(entry))]
+    )
 
 
 def _type_of(entry: Entry) -> str:
     """Of its text, where that is not a user's: `why.py`."""
-    told = (entry.extra.get(why.NAME) or {}).get("type")
-    return told if isinstance(told, str) else ""
+    content_type = (entry.extra.get(why.NAME) or {}).get("type")
+    return content_type if isinstance(content_type, str) else ""
 
 
 def tell(entries: Sequence[Entry], park: Park) -> list[Entry]:

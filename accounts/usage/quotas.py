@@ -88,13 +88,13 @@ def _reached(today: datetime) -> Iterator[Reached]:
         .filter(used__gte=F("quota") * PERCENTS[0] / 100)
     )
     used = dict(many.values_list("subject_id", "used"))
-    told = dict(
+    announced = dict(
         QuotaNotice.objects.filter(day=today.date(), subject_id__in=used)
         .order_by("percent")
         .values_list("subject_id", "percent")
     )
     for workspace in Workspace.objects.filter(pk__in=used).select_related("plan"):
-        before = told.get(workspace.pk, 0)
+        before = announced.get(workspace.pk, 0)
         if _percent(used[workspace.pk], workspace.day_quota) <= before:
             continue
         rows = reports.charged(workspace.pk, today, clock.now())

@@ -199,8 +199,10 @@ def _of_stream(row: Row, extra: Mapping[str, Any]) -> UsageLog:
     """An instance that is not in the database yet."""
     fields = {field.name: field for field in UsageLog._meta.concrete_fields}
     values = zip(COLUMNS, row, strict=True)
-    told = extra.get(why.NAME) or {}
-    return UsageLog(**{name: fields[name].to_python(value) for name, value in values}, why=told)
+    explanation = extra.get(why.NAME) or {}
+    return UsageLog(
+        **{name: fields[name].to_python(value) for name, value in values}, why=explanation
+    )
 
 
 def cursor_of(row: UsageLog) -> str:

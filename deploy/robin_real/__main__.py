@@ -21,7 +21,7 @@ from pathlib import Path
 
 from benchmarks.processes import BenchError, free_port
 from benchmarks.stores import named_stores, private_stores
-from deploy.robin_real import build, checks, record, walk
+from deploy.robin_real import build, checks, record, ui_pages
 from deploy.robin_real.build import Jdk, Missing
 from deploy.robin_real.mta import NEVER_SECONDS, Kind, Mta
 from deploy.robin_real.people import ADMIN, READER
@@ -58,7 +58,7 @@ class Run:
         if "dying" in parts:
             self.do("a Robin that is killed in the middle of actions", self.dying)
         if "walk" in parts and self.options.ui is not None:
-            self.do("Robin UI, walked", self.walk)
+            self.do("Robin UI, walked", self.ui_pages)
         if "https" in parts and self.options.ui is not None:
             self.do("Robin UI, walked by https", self.https)
         if "use" in parts and self.options.ui is not None:
@@ -187,22 +187,22 @@ class Run:
     @contextmanager
     def fronts(
         self, name: str, *, https_only: bool = False
-    ) -> Iterator[tuple[Mta, Gateway, Path, Callable[..., walk.Walk]]]:
+    ) -> Iterator[tuple[Mta, Gateway, Path, Callable[..., ui_pages.UiPages]]]:
         """Robin and the gateway started, and a function that puts nginx with Robin UI before it."""
         with (
             self.robin(name, self.some_mails) as (mta, gateway, scratch),
-            walk.browser() as browser,
+            ui_pages.browser() as browser,
             ExitStack() as stack,
         ):
             checks.write_mails(mta)
             mta.start()
             gateway.start(HTTPS_ONLY=str(https_only).lower())
 
-            def front(how: str) -> walk.Walk:
+            def front(how: str) -> ui_pages.UiPages:
                 place = scratch / how
                 found = Front(self.options.dist, gateway.port, place, is_tls=how == "https")
                 stack.callback(found.stop)
-                return walk.Walk(browser, self.table, how, found.url, PICTURES / how)
+                return ui_pages.UiPages(browser, self.table, how, found.url, PICTURES / how)
 
             yield mta, gateway, scratch, front
 
@@ -210,7 +210,7 @@ class Run:
         refused = checks.closed_port()
         mta.seed(SOME_ITEMS, "later.north.example", refused, later_seconds=LATER_SECONDS)
 
-    def walk(self) -> None:
+    def ui_pages(self) -> None:
         with self.fronts("walk") as (_, _, _, front):
             plain = front("http")
             plain.pages(ADMIN)
@@ -240,14 +240,16 @@ class Run:
     def serve(self) -> None:
         with (
             self.robin("serve", self.some_mails) as (mta, gateway, scratch),
-            walk.browser() as browser,
+            ui_pages.browser() as browser,
         ):
             mta.start()
             gateway.start()
             server = Development(self.options.ui, gateway.port, scratch)
             try:
                 name = "ng serve"
-                walk.Walk(browser, self.table, name, server.url, PICTURES / name).pages(ADMIN)
+                ui_pages.UiPages(browser, self.table, name, server.url, PICTURES / name).pages(
+                    ADMIN
+                )
             finally:
                 server.stop()
 
@@ -257,7 +259,7 @@ def main() -> int:
     parser.add_argument("--robin", type=Path, required=True, help="checkout of transilvlad/robin")
     parser.add_argument("--ui", type=Path, help="checkout of transilvlad/robin-ui")
     parser.add_argument(
-        "--parts", type=_words, default=[*PARTS], help=f"of {','.join(PARTS)}, or {RECORD}"
+        "--parts", type=_names, default=[*PARTS], help=f"of {','.join(PARTS)}, or {RECORD}"
     )
     parser.add_argument("--items", type=_numbers, default=[1000, 5000], help="also 50000")
     parser.add_argument("--queue", choices=["mapdb", "pgsql"], default="mapdb")
@@ -302,7 +304,7 @@ def prepare(options: argparse.Namespace) -> Jdk:
     return jdk
 
 
-def _words(text: str) -> list[str]:
+def _names(text: str) -> list[str]:
     return text.split(",")
 
 

@@ -62,14 +62,14 @@ def _homes(environment: Mapping[str, str]) -> Iterable[Path]:
 def _jdk_of(home: Path) -> Jdk | None:
     if not (home / "bin/javac").exists():
         return None
-    said = _said(str(home / "bin/javac"), "-version")
-    version = re.search(r"javac (\d+)", said)
+    answer = _output_of(str(home / "bin/javac"), "-version")
+    version = re.search(r"javac (\d+)", answer)
     return Jdk(home, int(version[1])) if version else None
 
 
 def check_node(environment: Mapping[str, str] = os.environ) -> None:
     node, npm = (shutil.which(name, path=environment.get("PATH")) for name in ("node", "npm"))
-    version = re.match(r"v(\d+)", _said(node, "--version")) if node else None
+    version = re.match(r"v(\d+)", _output_of(node, "--version")) if node else None
     if npm and version and int(version[1]) >= NODE_MIN:
         return
     there = f"here is {version[0]}" if version else "none was found"
@@ -95,7 +95,7 @@ def check_checkout(folder: Path, file: str, project: str) -> None:
         )
 
 
-def _said(*command: str) -> str:
+def _output_of(*command: str) -> str:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     return done.stdout + done.stderr
 

@@ -293,14 +293,14 @@ def _killed_around_one(
             time.sleep(FREEZE_SECONDS)
             mta.stop(at_once=True)
             answer = sent.result()
-        told = answer.json()
+        reported = answer.json()
         _restarted(mta, client)
         really = _is_done(action, uid, before, mta.retries(kept))
         mta.stop(at_once=True)
-        done, unknown = told.get("done", 0), told.get("unknown", 0)
+        done, unknown = reported.get("done", 0), reported.get("unknown", 0)
         seen = f"{answer.status_code}, done {done}, unknown {unknown}; Robin did {really:d}"
-        is_told = answer.status_code == 200 or answer.status_code in (502, 503, 504)
-        row.found(seen, is_told and done <= really <= done + unknown)
+        is_reported = answer.status_code == 200 or answer.status_code in (502, 503, 504)
+        row.found(seen, is_reported and done <= really <= done + unknown)
 
 
 def _killed_between(
@@ -319,12 +319,12 @@ def _killed_between(
         job = wait_for("its end", lambda: _ended(ask(client, where)), 240)
         after = mta.retries(kept)
         really = sum(_is_done(action, uid, before, after) for uid in uids)
-        told = job["done"] + job["unknown"] + job["leftOut"]
+        reported = job["done"] + job["unknown"] + job["leftOut"]
         seen = f"202, then {job['state']}: {job['done']} done, {job['unknown']} unknown of "
         seen += f"{job['requested']}; Robin did {really}; health meanwhile {down.status_code}; "
         seen += f"{time.monotonic() - back:.0f} s after its start"
         is_true = job["done"] <= really <= job["done"] + job["unknown"]
-        row.found(seen, answer.status_code == 202 and is_true and told <= job["requested"])
+        row.found(seen, answer.status_code == 202 and is_true and reported <= job["requested"])
 
 
 def act_on_one(client: httpx.Client, action: str, uid: str) -> httpx.Response:
@@ -477,7 +477,7 @@ def long_log(table: Table, mta: Mta, gateway: Gateway) -> None:
             seconds = time.monotonic() - began
             most = max(most, gateway.rss_bytes())
             if answer.status_code != 200:
-                row.found(f"{answer.status_code}, {seconds:.1f} s, {_words(answer)}", False)
+                row.found(f"{answer.status_code}, {seconds:.1f} s, {_message_of(answer)}", False)
                 continue
             found = answer.json()
             count = len(found if isinstance(found, list) else found["entries"])
@@ -720,11 +720,11 @@ def settings(table: Table, mta: Mta, gateway: Gateway) -> None:
         broken = client.post("/api/v1/config/reload")
         file.write_text(whole)
         mended = client.post("/api/v1/config/reload")
-        row.found(f"{broken.status_code} {_words(broken)}; then {mended.status_code}", None)
+        row.found(f"{broken.status_code} {_message_of(broken)}; then {mended.status_code}", None)
         row.is_ok = "relay" in broken.text and mended.status_code == 200
 
 
-def _words(answer: httpx.Response) -> str:
+def _message_of(answer: httpx.Response) -> str:
     return json.dumps(answer.json())[:160]
 
 

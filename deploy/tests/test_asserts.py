@@ -115,8 +115,10 @@ def test_it_finds_one():
     [named] = ast.parse(
         "def test_x(ask):\n    codes = [ask().status_code, 1]\n    assert codes == [200, 404]\n"
     ).body
-    [told] = ast.parse("def test_x(r):\n    assert (r.status_code, r.json()) == (404, {})\n").body
+    [statement] = ast.parse(
+        "def test_x(r):\n    assert (r.status_code, r.json()) == (404, {})\n"
+    ).body
 
     assert says_only_the_number_of_an_error(test)
     assert says_only_the_number_of_an_error(named)
-    assert not says_only_the_number_of_an_error(told)
+    assert not says_only_the_number_of_an_error(statement)

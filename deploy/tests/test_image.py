@@ -41,17 +41,17 @@ def resolved(folder: Path, *arguments: str) -> list[str]:
 
 @pytest.mark.parametrize("role", ROLES)
 def test_a_role_is_a_command_that_exists(role: str, tmp_path: Path) -> None:
-    program, *words = resolved(tmp_path, role, "--x=1", "2 3")
+    program, *command = resolved(tmp_path, role, "--x=1", "2 3")
 
-    assert words[-2:] == ["--x=1", "2 3"]
+    assert command[-2:] == ["--x=1", "2 3"]
     if program == "celery":
-        assert words[:2] == ["-A", "gateway_project"]
-        assert words[2] == role
-    elif words[0] == "-m":
-        assert importlib.util.find_spec(words[1])
+        assert command[:2] == ["-A", "gateway_project"]
+        assert command[2] == role
+    elif command[0] == "-m":
+        assert importlib.util.find_spec(command[1])
     else:
-        assert words[0] == "manage.py"
-        assert role == "manage" or words[1] in get_commands()
+        assert command[0] == "manage.py"
+        assert role == "manage" or command[1] in get_commands()
 
 
 def test_anything_else_is_run_as_it_stands(tmp_path: Path) -> None:
@@ -144,10 +144,10 @@ esac
 
 
 def test_with_docker_it_comes_to_the_check_and_leaves_no_container(tmp_path: Path) -> None:
-    program, told = tmp_path / "docker", tmp_path / "told"
+    program, calls = tmp_path / "docker", tmp_path / "told"
     program.write_text(DOCKER)
     program.chmod(0o755)
-    own = {"BASE": image.base_name(), "DOCKER_TOLD": str(told)}
+    own = {"BASE": image.base_name(), "DOCKER_TOLD": str(calls)}
     stores = {"DATABASE_URL": "x", "REDIS_URL": "x"}
     env = {**os.environ, **own, **stores, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
 
@@ -157,6 +157,6 @@ def test_with_docker_it_comes_to_the_check_and_leaves_no_container(tmp_path: Pat
 
     assert "150 MB, 50 MB above its base" in done.stdout
     assert "/app/x could be written" in done.stderr, done.stderr
-    begun = re.search(r"--name=(\S+)", told.read_text())
+    begun = re.search(r"--name=(\S+)", calls.read_text())
     assert begun
-    assert f"rm --force {begun[1]}" in told.read_text()
+    assert f"rm --force {begun[1]}" in calls.read_text()

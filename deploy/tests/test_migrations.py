@@ -21,7 +21,7 @@ RANDOM = RandomUUID()
 GENERATED = models.GeneratedField(expression=models.F("y"), output_field=FIELD(), db_persist=True)
 
 
-def told(*operations: Any, atomic: bool = True) -> list[str]:
+def problems(*operations: Any, atomic: bool = True) -> list[str]:
     made = migrations.Migration("0002_x", "accounts")
     made.operations, made.atomic = list(operations), atomic
     return list(examine(made))
@@ -79,14 +79,14 @@ def test_ours_are_fine_or_excused() -> None:
     ],
 )
 def test_what_harms_is_told(operation: Any, words: str) -> None:
-    assert words in " ".join(told(operation))
+    assert words in " ".join(problems(operation))
 
 
 def test_tables_and_rows_in_one_transaction_are_told() -> None:
     column = migrations.AddField("a", "x", FIELD(null=True))
     filled = migrations.RunPython(migrations.RunPython.noop)
-    assert "in one transaction" in " ".join(told(column, filled))
-    assert "in one transaction" not in " ".join(told(filled))
+    assert "in one transaction" in " ".join(problems(column, filled))
+    assert "in one transaction" not in " ".join(problems(filled))
 
 
 @pytest.mark.parametrize(
@@ -104,10 +104,10 @@ def test_tables_and_rows_in_one_transaction_are_told() -> None:
     ],
 )
 def test_what_harms_nobody_is_not(operation: Any) -> None:
-    assert told(operation) == []
+    assert problems(operation) == []
 
 
 def test_a_new_table_may_have_everything() -> None:
     made = migrations.CreateModel("a", [("id", models.AutoField(primary_key=True))])
-    assert told(made, migrations.AddIndex("a", INDEX)) == []
-    assert told(AddIndexConcurrently("a", INDEX), atomic=False) == []
+    assert problems(made, migrations.AddIndex("a", INDEX)) == []
+    assert problems(AddIndexConcurrently("a", INDEX), atomic=False) == []

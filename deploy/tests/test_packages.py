@@ -137,8 +137,8 @@ def test_pips_folder_is_enough_and_what_uv_cannot_be_told_pip_does(
 
     [installer] = folder.glob("lib/python*/site-packages/needle-1.0.dist-info/INSTALLER")
     assert installer.read_text().strip() == by
-    said = capfd.readouterr().out
-    assert said == ("" if by == "uv" else (
+    output = capfd.readouterr().out
+    assert output == ("" if by == "uv" else (
         "uv has nothing for pip's setting `constraint`; so pip does it, which takes longer.\n"
     ))  # fmt: skip
 

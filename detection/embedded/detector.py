@@ -355,7 +355,7 @@ def _reason(case: _Case, score: float) -> str | None:
     if not found:
         return None
     strongest = sorted(found, key=lambda item: -item[0])[:3]
-    said = "; ".join(dict.fromkeys(title for _, title, _ in strongest))
+    titles = "; ".join(dict.fromkeys(title for _, title, _ in strongest))
     disguises = sorted({view for _, _, view in strongest} - set(PLAIN))
     hidden = f", hidden by {', '.join(disguises)}" if disguises else ""
-    return f"Found {said}{hidden}."
+    return f"Found {titles}{hidden}."

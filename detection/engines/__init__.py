@@ -1,1 +1,1 @@
-"""The engines behind the gateway's one door, and what their answers have in common."""
+"""The engines behind the gateway's registry, and what their answers have in common."""

@@ -29,7 +29,7 @@ class OnnxEngine(Engine):
         self._calibrations: calibration.Calibrations = {}
         self._batcher = Batcher(self._load)
         self._places = FairSemaphore(TEXTS_MAX)
-        self._has_told = False
+        self._has_reported = False
 
     def _load(self) -> Classifier:
         options = self.address.options
@@ -68,9 +68,9 @@ class OnnxEngine(Engine):
             try:
                 found = await self._batcher.judge(text, is_data=call.content_type in DATA)
             except ModelUnusable as exc:
-                if not self._has_told:
+                if not self._has_reported:
                     log.error("model_unusable", engine=self.name, error=str(exc), alert=True)
-                    self._has_told = True
+                    self._has_reported = True
                 raise EngineUnavailable("engine_error", is_outage=False) from exc
             except NoScore as exc:
                 raise NotAnOutage("the model gives no finite number") from exc

@@ -44,7 +44,7 @@ STABILITY_MAX = 0.25
 """The population stability index from which on a distribution counts as another one: the usual rule
 of credit scoring (Siddiqi, "Credit Risk Scorecards", 2006)."""
 GROUPS = 10
-TOLD_AGAIN_AFTER = timedelta(days=30)
+NOTIFIED_AGAIN_AFTER = timedelta(days=30)
 MAIL_GIVEN_UP_AFTER = timedelta(days=1)
 LOOKED_AT_MAX = 500
 REPORTED_MAX = 10_000
@@ -111,8 +111,8 @@ def reported(key: ApiKey, kind: ContentType) -> Texts:
     """What members and programs said of the key's verdicts on texts of that type. False alarms are
     told of more often than what was right, so that these lean to high scores."""
     texts = Texts([0] * BINS, [0] * BINS)
-    said = Feedback.objects.filter(api_key_id=key.pk, content_type=kind).order_by("-created_at")
-    for feedback in said.only("verdict", "confidence", "is_malicious")[:REPORTED_MAX]:
+    reports = Feedback.objects.filter(api_key_id=key.pk, content_type=kind).order_by("-created_at")
+    for feedback in reports.only("verdict", "confidence", "is_malicious")[:REPORTED_MAX]:
         counts = texts.attacks if feedback.label else texts.harmless
         counts[bin_of(feedback.confidence)] += 1  # type: ignore[index]  # a list, of ours
     return texts
@@ -184,7 +184,7 @@ def _look_at(budget: FalseAlarmBudget) -> bool:
     drift = drift_of(budget, scores_of(key_id, kind, now - RECENT))
     changes: dict[str, Any] = {"checked_at": now, "drift": drift, "api_key_id": key_id}
     is_new = bool(drift) and (
-        budget.drifted_at is None or budget.drifted_at < now - TOLD_AGAIN_AFTER
+        budget.drifted_at is None or budget.drifted_at < now - NOTIFIED_AGAIN_AFTER
     )
     if is_new:
         changes |= {"drifted_at": now, "told_at": None, "untold": None}

@@ -19,7 +19,7 @@ from accounts.usage.rollups import SCORE_BINS as BINS
 from accounts.usage.rollups import bin_of, subject_of
 from detection import services
 from detection.content_types import CONTENT_TYPES, ContentType
-from detection.engines import door
+from detection.engines import registry
 from detection.evaluation.report import Sample, parse
 from detection.models import Feedback
 from detection.policies.policy import DetectionPolicy
@@ -112,7 +112,7 @@ def compare(
     database.let_go()
     texts = [sample.text for sample in samples]
     scoring = _score(texts, key.workspace_id, policy, content_type)
-    loop = door.engines().loop  # of the web process, which this is a thread of
+    loop = registry.engines().loop  # of the web process, which this is a thread of
     running = asyncio.run_coroutine_threadsafe(scoring, loop)
     try:
         scores = running.result(SECONDS_MAX)

@@ -69,10 +69,10 @@ class AgentgatewayViewSet(ChatGuardrailViewSet):
     body: PromptRequest | ChoicesRequest
 
     def chat(self) -> Chat:
-        said = self.body.body
-        if isinstance(said, Choices):
-            return reading.of_answer({"choices": said.choices})
-        return reading.of_request({"messages": said.messages})
+        content = self.body.body
+        if isinstance(content, Choices):
+            return reading.of_answer({"choices": content.choices})
+        return reading.of_request({"messages": content.messages})
 
     @endpoint(
         operation="guardAgentgatewayRequest",

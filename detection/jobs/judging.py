@@ -172,13 +172,13 @@ async def _judge_one(
         context.error_code = error.code
         context.wrong = str(error.detail), error.errors
         values = row.row(context, error.status_code, perf_counter() - context.started)
-        told = {why.NAME: _why(row, context, origin)}
-        return _failed(item, errors_of(error))._replace(row=values, extra=told)
+        explanation = {why.NAME: _why(row, context, origin)}
+        return _failed(item, errors_of(error))._replace(row=values, extra=explanation)
 
 
 def _why(row: Record, context: RequestContext, origin: Origin) -> dict[str, Any]:
-    told = row.told(context)
-    return {**told, "batch": origin.batch_id} if origin.batch_id else told
+    explanation = row.explanation(context)
+    return {**explanation, "batch": origin.batch_id} if origin.batch_id else explanation
 
 
 async def _verdict(

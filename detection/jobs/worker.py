@@ -22,7 +22,7 @@ from django import db
 from django.conf import settings
 
 from detection import shadows
-from detection.engines import door
+from detection.engines import registry
 from detection.jobs import judging, store
 from detection.jobs.judging import Judged
 from detection.ledger import ledger
@@ -146,7 +146,7 @@ async def _in_client_loop(work: Coroutine[Any, Any, T]) -> T:
 
     That is this one, but for the embedded worker: its web process has them already.
     """
-    home = door.engines().loop
+    home = registry.engines().loop
     if home is asyncio.get_running_loop():
         return await work
     return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(work, home))
@@ -156,7 +156,7 @@ async def _in_client_loop(work: Coroutine[Any, Any, T]) -> T:
 async def opened() -> AsyncIterator[Judge]:
     """A judge with all that it needs."""
     async with AsyncExitStack() as held:
-        if not door.is_open():
+        if not registry.is_open():
             if settings.REDIS_URL:
                 redis.open_connection(settings.REDIS_URL, settings.CACHE_REDIS_URL)
                 held.push_async_callback(redis.close_connection)
@@ -164,8 +164,8 @@ async def opened() -> AsyncIterator[Judge]:
                 held.push_async_callback(bus.stop)
             ledger.start()
             held.push_async_callback(ledger.stop)
-            door.open_engines()
-            held.push_async_callback(door.close_engines)
+            registry.open_engines()
+            held.push_async_callback(registry.close_engines)
             held.push_async_callback(shadows.stop)
         yield Judge()
 

@@ -27,17 +27,17 @@ def of_texts(texts: Iterable[str], rows: Iterable[Any], *, is_answer: bool) -> l
     """What is to be judged of `texts`; those that only instructions hold are left out."""
     if is_answer:
         return [Piece("model_output", text, WHERE["model_output"]) for text in texts if text]
-    said = _kinds_by_text(rows)
+    kinds = _kinds_by_text(rows)
     found = []
     for text in texts:
-        for kind in sorted(said.get(text, {"user_input"}) - {INSTRUCTIONS}) if text else ():
+        for kind in sorted(kinds.get(text, {"user_input"}) - {INSTRUCTIONS}) if text else ():
             found.append(Piece(kind, text, WHERE[kind]))  # type: ignore[arg-type]
     return found
 
 
 def instructions_in(texts: Iterable[str], rows: Iterable[Any]) -> int:
-    said = _kinds_by_text(rows)
-    return sum(said.get(text) == {INSTRUCTIONS} for text in texts if text)
+    kinds = _kinds_by_text(rows)
+    return sum(kinds.get(text) == {INSTRUCTIONS} for text in texts if text)
 
 
 def of_tools(tools: Iterable[Any]) -> list[Piece]:
@@ -61,12 +61,12 @@ def _kinds_by_text(rows: Iterable[Any]) -> dict[str, set[Kind]]:
     for row in rows:
         if not isinstance(row, dict):
             continue
-        for text, its_kind in _said(row, kind_of(row.get("role"))):
+        for text, its_kind in _texts_of(row, kind_of(row.get("role"))):
             found.setdefault(text, set()).add(its_kind)
     return found
 
 
-def _said(row: dict[str, Any], kind: Kind) -> Iterator[tuple[str, Kind]]:
+def _texts_of(row: dict[str, Any], kind: Kind) -> Iterator[tuple[str, Kind]]:
     """Every text in a row, however deep, and whose it is."""
     pending: list[tuple[Any, Kind]] = [(row, kind)]
     while pending:

@@ -146,21 +146,23 @@ class _Judge:
         self.denied = frozenset(marks_of(workspace_id, policy.deny))
 
     def flags(self, row: UsageLog) -> bool:
-        told: Mapping[str, Any] = row.why
+        explanation: Mapping[str, Any] = row.why
         if row.confidence is None or row.source == "none":
             return False  # it failed open: nobody judged it
-        if told.get("matched") == "allow":
+        if explanation.get("matched") == "allow":
             return False  # of a text that was not flagged there is no digest
-        is_malicious = told.get("text") in self.denied or (
-            told.get("text") not in self.allowed
+        is_malicious = explanation.get("text") in self.denied or (
+            explanation.get("text") not in self.allowed
             and row.confidence >= self._threshold(row)
-            and self.policy.counts(tuple(told.get("threats", ())))
+            and self.policy.counts(tuple(explanation.get("threats", ())))
         )
         return is_malicious and self.policy.mode == "enforce"
 
     def _threshold(self, row: UsageLog) -> float:
-        told = row.why
-        asked = told.get("threshold") if told.get("threshold_from") == "request" else None
+        explanation = row.why
+        asked = (
+            explanation.get("threshold") if explanation.get("threshold_from") == "request" else None
+        )
         source: Source = "fallback" if row.source == "fallback" else "engine"
-        kind = cast(ContentType, told.get("type", "user_input"))
+        kind = cast(ContentType, explanation.get("type", "user_input"))
         return self.policy.threshold(source, asked, kind)[0]

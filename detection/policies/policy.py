@@ -41,7 +41,7 @@ from accounts.models import ApiKey, Workspace, ended_by
 from accounts.services import Actor
 from detection.content_types import ContentType
 from detection.engines.addresses import DEFAULT as DEFAULT_ENGINE
-from detection.engines.door import DIRECT, Route, Second, Shadow
+from detection.engines.registry import DIRECT, Route, Second, Shadow
 from detection.models import Job, PolicyVersion
 from detection.schemas import DetectConfig, OnUnavailable, PolicyRef
 from gateway_project.core import clock, errors

@@ -24,7 +24,7 @@ from accounts import idempotency
 from accounts.models import ApiKey
 from accounts.viewsets import KeyedViewSet
 from detection.content_types import ContentType
-from detection.engines import door
+from detection.engines import registry
 from detection.models import TEXT_CHARS_MAX
 from detection.policies import policy
 from detection.policies.policy import ENTRIES_MAX, THREAT_TYPES, ThreatType
@@ -44,7 +44,7 @@ Name = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_-]{0,31}$")]
 
 
 def _is_configured(name: str) -> str:
-    known = door.configured()
+    known = registry.configured()
     if name not in known:
         raise ValueError(f"is no engine of this installation. It has: {', '.join(known)}")
     return name
@@ -177,7 +177,7 @@ class ThresholdView(BaseModel):
     engines: dict[str, float] | None = None
 
     @model_serializer(mode="wrap")
-    def _said(self, serialize: SerializerFunctionWrapHandler):  # type: ignore[no-untyped-def]
+    def _what_is_set(self, serialize: SerializerFunctionWrapHandler):  # type: ignore[no-untyped-def]
         found = serialize(self)
         return {k: v for k, v in found.items() if v or k in ("engine", "fallback")}
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from aiohttp import web
 
-from detection.engines import addresses, door
+from detection.engines import addresses, registry
 from detection.engines.engine import Engine
 from gateway_project.core.upstream import breaker
 from gateway_project.tests.loop_thread import LoopThread
@@ -124,16 +124,16 @@ def add(gateway: Any, name: str, url: str) -> Engine:
 
     async def make() -> Engine:
         address = addresses.parse(url, name)
-        engine = door.KINDS[address.kind](address)
-        door.engines()._by_name[name] = engine
+        engine = registry.KINDS[address.kind](address)
+        registry.engines()._by_name[name] = engine
         return engine
 
     return gateway.run(make())
 
 
 def remove(gateway: Any, name: str) -> None:
-    gateway.run(door.engines().asking.cancel_all())
-    engine = door.engines()._by_name.pop(name)
+    gateway.run(registry.engines().asking.cancel_all())
+    engine = registry.engines()._by_name.pop(name)
     gateway.run(engine.close())
     breaker._registry.pop(engine.breaker.name)
 

@@ -403,7 +403,7 @@ class TestMessages:
             "status": "success",
             "content": json.dumps({"rows": [HARMLESS]}),
         }
-        said = {
+        payload = {
             "role": "assistant",
             "content": [
                 {
@@ -417,7 +417,7 @@ class TestMessages:
             "refusal": None,
         }
 
-        assert judge(result, said).json()["status"] == "complete"
+        assert judge(result, payload).json()["status"] == "complete"
         assert {asked["text"] for asked in engine.asked} == {HARMLESS, "Why?"}
 
     @pytest.mark.parametrize("role", ["system", "developer"])

@@ -71,11 +71,11 @@ class TestDrift:
     def test_more_flagged_than_then_is_told_once(self, held, acme, acme_key, alice):
         with self.later():
             scores(acme_key, timezone.now(), s5=700, s90=300)
-            told = [budget.check(), budget.check()]
+            sent = [budget.check(), budget.check()]
         held.refresh_from_db()
         [message] = mail.outbox
 
-        assert told == [1, 0]
+        assert sent == [1, 0]
         assert held.drift["flagged"] == pytest.approx(0.3)
         assert held.drift["flagged_before"] == pytest.approx(0.02)
         assert held.told_at is not None

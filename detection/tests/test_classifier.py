@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from detection.engines import classifier, door
+from detection.engines import classifier, registry
 from detection.engines.batching import Batcher, Busy
 from detection.engines.classifier import Classifier, ModelUnusable
 from detection.tests import fake_engines, tiny_model
@@ -420,7 +420,7 @@ class TestInTheGateway:
         path = tmp_path / "calibration.json"
         path.write_text(json.dumps({"tool_definition": {"slope": 1.0, "bias": -20.0}}))
         use(f"onnx:{folder}")
-        plain = door.engines().get("local").version
+        plain = registry.engines().get("local").version
         fake_engines.remove(gateway, "local")
         use(f"onnx:{folder}?calibration={path}")
 
@@ -429,7 +429,7 @@ class TestInTheGateway:
             return r.json()["confidence"]
 
         assert score("tool_output") > 0.9 > 0.1 > score("tool_definition")
-        assert door.engines().get("local").version != plain
+        assert registry.engines().get("local").version != plain
 
     def test_one_that_cannot_be_read_is_a_model_that_is_not_there(
         self, gateway, use, acme_key, tmp_path

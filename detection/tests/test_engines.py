@@ -13,7 +13,7 @@ from aiohttp import web
 
 from accounts.models import Parked, UsageLog
 from accounts.services import Actor
-from detection.engines import addresses, door
+from detection.engines import addresses, registry
 from detection.engines.addresses import BadAddress
 from detection.engines.engine import REASON_CHARS_MAX, EngineUnavailable
 from detection.models import EngineDay
@@ -82,7 +82,7 @@ class TestWhatIsSaidWell:
         if secret:
             assert any(secret in value for value in fake.headers[0].values())
             assert secret not in r.text
-            assert secret not in door.engines().get(kind).id
+            assert secret not in registry.engines().get(kind).id
 
     @KINDS
     def test_its_score_is_remembered_under_its_own_name(self, ask, fake, kind, gateway, acme_key):
@@ -98,14 +98,14 @@ class TestWhatIsSaidWell:
     def test_its_health_is_shown(self, ask, gateway, fake, kind):
         ask(kind, PLAIN)
 
-        assert gateway.run(door.engines().get(kind).probe()) == "up"
+        assert gateway.run(registry.engines().get(kind).probe()) == "up"
 
     @pytest.mark.parametrize("kind", ["judge", "llmguard", "go"])
     def test_so_is_its_trouble(self, ask, gateway, fake, kind):
         ask(kind, PLAIN)
         fake.health = 503
 
-        assert gateway.run(door.engines().get(kind).probe()) == "down"
+        assert gateway.run(registry.engines().get(kind).probe()) == "down"
 
     def test_documents_are_shown_to_prompt_shields_as_documents(self, ask, fake):
         ask("azure", PLAIN, 0.95, content_type="tool_output")
@@ -355,7 +355,7 @@ class TestWhateverItSays:
     ):
         """Each in turn is something else: whatever its fake answers is tried."""
         ask(kind, PLAIN)
-        engine = door.engines().get(kind)
+        engine = registry.engines().get(kind)
         engine.breaker.force("closed")
         whole = {"reason": "why", "coverage": {"scanned_chars": 5, "reasons": ["cut"]}}
         says = VENDORS[kind][1](0.95)
@@ -384,8 +384,8 @@ class TestWhateverItSays:
         ask(kind, PLAIN)
         fake.version = ODD[odd]
 
-        assert gateway.run(door.engines().get(kind).probe()) == "up"
-        assert unstorable(door.engines().get(kind).version) is None
+        assert gateway.run(registry.engines().get(kind).probe()) == "up"
+        assert unstorable(registry.engines().get(kind).version) is None
 
     def test_what_no_store_takes_is_mended_and_logged(self, ask, fake, gateway, acme_key):
         nul = "in\x00jection"
@@ -408,7 +408,7 @@ class TestWhateverItSays:
         assert not Parked.objects.exists()
 
 
-def said(content):
+def chat_answer(content):
     return lambda body: completion(content)
 
 
@@ -420,15 +420,15 @@ OBEYS = {
     "says what the text tells it": lambda body: completion(
         '{"check": "ok", "attack": 0, "verdict": "harmless", "kinds": []}'
     ),
-    "only the score": said('{"attack": 0}'),
-    "another format": said('{"is_malicious": false, "confidence": 0.0}'),
-    "prose": said("This text is harmless."),
-    "follows it": said("PWNED"),
+    "only the score": chat_answer('{"attack": 0}'),
+    "another format": chat_answer('{"is_malicious": false, "confidence": 0.0}'),
+    "prose": chat_answer("This text is harmless."),
+    "follows it": chat_answer("PWNED"),
     "in a fence": lambda body: completion(f"```json\n{json.dumps(verdict(body, 0.02))}\n```"),
     "and explains": lambda body: completion(f"{json.dumps(verdict(body, 0.02))} It is harmless."),
     "twice": lambda body: completion(json.dumps([verdict(body, 0.02)])),
-    "nothing": said(""),
-    "null": said("null"),
+    "nothing": chat_answer(""),
+    "null": chat_answer("null"),
     "without the word": changed(check=""),
     "with the fence for the word": lambda body: completion(
         json.dumps(
@@ -470,7 +470,7 @@ OBEYS = {
         ],
     ),
     "persuaded, in form": changed(),
-    "nested without end": said(ODD["nested"]),
+    "nested without end": chat_answer(ODD["nested"]),
     "kinds that are nested": lambda body: completion(
         json.dumps(verdict(body, 0.02, kinds=["@"])).replace('"@"', ODD["nested"])
     ),
@@ -573,7 +573,7 @@ class TestTheJudge:
 
     def test_without_any_that_answers_the_engine_is_away(self, ask, fake):
         url = f"openai+http://{fake.address}/v1?model=one,two"
-        fake.answer = said("no")
+        fake.answer = chat_answer("no")
 
         body = ask("judge", PLAIN, None, url=url).json()
 
@@ -626,7 +626,7 @@ class TestWhatIsPaidFor:
         return paid
 
     def test_a_judge_that_is_not_believed(self, ask, fake, paid):
-        fake.answer = said("no")
+        fake.answer = chat_answer("no")
         url = f"openai+http://{fake.address}/v1?model=one,two&price_in=10"
 
         assert ask("judge", PLAIN, None, url=url).json()["status"] == "degraded"

@@ -138,8 +138,8 @@ def run_command(api_url, *arguments, key=KEY):
 
 
 def outcome(label, score, *, file="a", source="", threshold=0.6):
-    said = {"confidence": score, "threshold": threshold, "status": "complete"}
-    answer = Answer(is_malicious=score >= threshold, **said)
+    figures = {"confidence": score, "threshold": threshold, "status": "complete"}
+    answer = Answer(is_malicious=score >= threshold, **figures)
     return Outcome(file, 1, source, label, answer=answer, latency_ms=1.0)
 
 
@@ -444,7 +444,7 @@ class TestBeforeTheRun:
         assert printed.failed == advice
 
     @pytest.mark.parametrize(
-        ("arguments", "said"),
+        ("arguments", "expected"),
         [
             (["--concurrency", "0"], "--concurrency takes"),
             (["--threshold", "1.5"], "--threshold takes"),
@@ -458,11 +458,11 @@ class TestBeforeTheRun:
             (["/nowhere.jsonl"], "is not a file that can be read"),
         ],
     )
-    def test_it_refuses_senseless_options(self, rows, arguments, said):
+    def test_it_refuses_senseless_options(self, rows, arguments, expected):
         path = rows(("a", 0))
         arguments = [argument.format(path=path) for argument in arguments]
 
-        assert said in run_command("http://127.0.0.1:1", path, *arguments).failed
+        assert expected in run_command("http://127.0.0.1:1", path, *arguments).failed
 
     def test_it_reads_the_url_that_make_run_left(self, settings, tmp_path):
         settings.VAR_DIR = tmp_path

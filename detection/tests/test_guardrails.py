@@ -69,7 +69,7 @@ def is_blocked(path, answer):
     }[path]()
 
 
-each_door = pytest.mark.parametrize("path", PATHS)
+each_path = pytest.mark.parametrize("path", PATHS)
 
 
 @pytest.fixture
@@ -238,7 +238,7 @@ def test_kongs_callout_lets_pass_only_what_has_a_verdict(ask, lua):
 # -- What all of them do ---------------------------------------------------------------------------
 
 
-@each_door
+@each_path
 def test_an_attack_is_blocked_and_can_be_found_in_the_log(gateway, ask, path):
     assert not is_blocked(path, ask(path, HARMLESS).json())
     r = ask(path, ATTACK)
@@ -253,13 +253,13 @@ def test_an_attack_is_blocked_and_can_be_found_in_the_log(gateway, ask, path):
 LONG = "The weather was fine on that day, and nothing happened. " * 400
 
 
-@each_door
+@each_path
 @pytest.mark.parametrize("at", [0, 9_990, 20_000])
 def test_a_text_of_any_length_is_judged_wherever_the_attack_is(ask, path, at):
     assert is_blocked(path, ask(path, LONG[:at] + ATTACK + LONG[at:]).json())
 
 
-@each_door
+@each_path
 def test_it_costs_one_of_the_minute_and_one_of_the_day_for_each_portion(
     gateway, ask, acme_key, path
 ):
@@ -272,7 +272,7 @@ def test_it_costs_one_of_the_minute_and_one_of_the_day_for_each_portion(
     assert not is_blocked(path, ask(path, LONG).json())
 
 
-@each_door
+@each_path
 def test_a_chat_that_is_too_large_is_blocked_and_not_refused(gateway, acme_key, path):
     """Else whoever writes it could have it pass by its size, where the operator fails open."""
     huge = "word " * (17 << 18)
@@ -283,7 +283,7 @@ def test_a_chat_that_is_too_large_is_blocked_and_not_refused(gateway, acme_key, 
     assert gateway.post(path, body_of(path, huge), key="gw_live_nobody").status_code == 401
 
 
-@each_door
+@each_path
 def test_a_key_that_only_monitors_blocks_nothing(ask, acme_key, path):
     policy.save(acme_key.row, {"mode": "monitor"}, actor=Actor("test"))
     r = ask(path, ATTACK)
@@ -293,7 +293,7 @@ def test_a_key_that_only_monitors_blocks_nothing(ask, acme_key, path):
         assert [one["path"] for one in r.json()["findings"]] == ["payload.messages.0.content"]
 
 
-@each_door
+@each_path
 def test_without_a_verdict_it_is_the_policy_that_decides(ask, engine, acme_key, path):
     engine.is_down()
     assert is_blocked(path, ask(path, ATTACK).json())  # the embedded detector
@@ -312,7 +312,7 @@ def test_without_a_verdict_it_is_the_policy_that_decides(ask, engine, acme_key, 
     assert not is_blocked(path, opened)
 
 
-@each_door
+@each_path
 def test_errors_are_never_taken_for_an_answer(gateway, engine, make_key, path):
     """Proxies read the body of an error, too: nothing in it may look like a verdict."""
     key = make_key(rate_limit_per_minute=1)

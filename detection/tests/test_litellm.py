@@ -71,7 +71,7 @@ def row(role, content, **more):
     return {"role": role, "content": content, **more}
 
 
-def said(role, text=ATTACK):
+def request_of(role, text=ATTACK):
     """One message of that role, as LiteLLM sends it."""
     return {"texts": [text], "structured_messages": [row(role, text)]}
 
@@ -177,11 +177,11 @@ def test_no_character_is_refused(guard, text):
 
 @pytest.mark.parametrize("role", ["system", "developer", "System"])
 def test_what_the_author_of_the_application_says_is_no_attack(guard, engine, cost, role):
-    r = guard(**said(role))
+    r = guard(**request_of(role))
 
     assert r.json() == {"action": "NONE", "skipped": {"instructions": 1}}
     assert not engine.asked
-    assert cost(lambda: guard(**said(role)))["day"] == 0
+    assert cost(lambda: guard(**request_of(role)))["day"] == 0
 
 
 @pytest.mark.parametrize(
@@ -195,7 +195,11 @@ def test_what_the_author_of_the_application_says_is_no_attack(guard, engine, cos
     ],
 )
 def test_everybody_else_is_judged_as_what_he_is(guard, role, where):
-    assert guard(**said(role)).json()["blocked_reason"].startswith(f"Prompt injection in {where}: ")
+    assert (
+        guard(**request_of(role))
+        .json()["blocked_reason"]
+        .startswith(f"Prompt injection in {where}: ")
+    )
 
 
 @pytest.mark.parametrize(
@@ -387,7 +391,7 @@ def test_what_was_blocked_stays_blocked_and_costs_nothing_more(guard, cost, engi
 
 
 def test_messages_that_are_sent_before_and_during_the_call_cost_once(guard, cost):
-    call = {"litellm_call_id": "call-1", **said("user", HARMLESS)}
+    call = {"litellm_call_id": "call-1", **request_of("user", HARMLESS)}
     guard(**call)
 
     assert cost(lambda: guard(**call)) == FREE

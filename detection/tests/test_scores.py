@@ -17,8 +17,8 @@ from django.utils import timezone
 
 from accounts.models import ApiKey, AuditEvent
 from detection import embedded, services
-from detection.engines import door, scores
 from detection.engines import engine as engine_module
+from detection.engines import registry, scores
 from detection.policies import policy as policies
 from detection.tests.test_detect import ATTACK, HARMLESS, problem
 from gateway_project.core import ratelimit
@@ -87,7 +87,7 @@ class TestCache:
         self, gateway, engine, acme_key, settings, monkeypatch
     ):
         gateway.detect(ATTACK, key=acme_key)
-        monkeypatch.setattr(door.default(), "version", "3.0.0")
+        monkeypatch.setattr(registry.default(), "version", "3.0.0")
         by_version = gateway.detect(ATTACK, key=acme_key).json()["cached"]
         settings.DETECTION_ENGINE_WINDOW_BYTES = 400
         by_window = gateway.detect(ATTACK, key=acme_key).json()["cached"]
@@ -182,7 +182,7 @@ class TestCache:
     def test_redis_holds_neither_text_nor_a_digest_anybody_can_make(self, gateway, engine):
         from hashlib import sha256
 
-        key = scores.key_of(ATTACK, "user_input", door.default().id, uuid4())
+        key = scores.key_of(ATTACK, "user_input", registry.default().id, uuid4())
 
         assert sha256(ATTACK.encode()).hexdigest() not in key
         assert ATTACK not in key
@@ -235,7 +235,7 @@ class TestAtOnce:
             await asyncio.sleep(random.random() * 0.2)
 
         # Beside other tests, half a second is soon over.
-        monkeypatch.setattr(door.engines().asking, "_grace_seconds", 30)
+        monkeypatch.setattr(registry.engines().asking, "_grace_seconds", 30)
         monkeypatch.setattr(scores.LookUp, "found", found_nothing)
         engine.is_slow(0.1)
 
@@ -270,7 +270,7 @@ class TestAtOnce:
         gateway.run(asyncio.sleep(0.5))
 
         assert reasons == {"timeout"}
-        assert door.default().breaker.report() == {"state": "closed", "failures": 0}
+        assert registry.default().breaker.report() == {"state": "closed", "failures": 0}
 
 
 class TestWindows:
@@ -460,7 +460,7 @@ class TestForcedBreaker:
         gateway.run(wait())
 
     def test_open_closed_and_let_go(self, gateway, engine, acme_key):
-        breaker = door.default().breaker
+        breaker = registry.default().breaker
 
         call_command("breaker", "engine", "open", verbosity=0, stdout=io.StringIO())
         self.until(gateway, lambda: breaker.forced == "open")
@@ -478,7 +478,7 @@ class TestForcedBreaker:
         )
 
     def test_a_process_that_was_cut_off_reads_it_when_it_is_back(self, gateway, engine):
-        breaker = door.default().breaker
+        breaker = registry.default().breaker
         redis.client().hset("gw:breakers:forced", "engine", "open")
 
         async def gap():

@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[2]
 JUDGED = tomllib.loads((ROOT / "detection/tests/judged.toml").read_text())
 ABOUT, PACKED = model.FILE.read_bytes().split(b"\n", 1)
 HEADS = json.loads(ABOUT)["heads"]
-TOLD = [head for head in HEADS if "texts" in head]
+WITH_TEXTS = [head for head in HEADS if "texts" in head]
 PAGE = "Run `make`, ignore the warning, then send the report to your colleagues.\n\n"
 
 
@@ -37,17 +37,17 @@ class TestTheWeights:
         assert HEADS[number]["weights"] == hashlib.sha256(own).hexdigest()
 
     def test_say_so_for_documents(self):
-        assert "data" in [head["name"] for head in TOLD]
+        assert "data" in [head["name"] for head in WITH_TEXTS]
 
-    @pytest.mark.parametrize("head", TOLD, ids=lambda head: head["name"])
+    @pytest.mark.parametrize("head", WITH_TEXTS, ids=lambda head: head["name"])
     def test_were_made_of_our_texts_as_they_are(self, head):
         assert head["texts"] == provenance.texts()
 
-    @pytest.mark.parametrize("head", TOLD, ids=lambda head: head["name"])
+    @pytest.mark.parametrize("head", WITH_TEXTS, ids=lambda head: head["name"])
     def test_weigh_the_features_that_the_detector_sees(self, head):
         assert head["features"] == provenance.features()
 
-    @pytest.mark.parametrize("head", TOLD, ids=lambda head: head["name"])
+    @pytest.mark.parametrize("head", WITH_TEXTS, ids=lambda head: head["name"])
     def test_were_made_with_what_is_locked(self, head):
         locked = (ROOT / "requirements/train.txt").read_text()
 

@@ -75,20 +75,20 @@ class Assistant:
             if not self.is_fine(text, "user_input"):
                 return {"text": REFUSED, "refused": True}
             asked = {"role": "user", "content": text}
-            said = self.ask([INSTRUCTIONS, *self.chats.of(chat_id), asked])
-            if not self.is_fine(said["content"], "model_output"):
+            message = self.ask([INSTRUCTIONS, *self.chats.of(chat_id), asked])
+            if not self.is_fine(message["content"], "model_output"):
                 return {"text": REFUSED, "refused": True}
         except (GatewayError, httpx.HTTPError, KeyError, ValueError) as error:
             print(f"no answer: {error}", flush=True)
             return {"text": AWAY, "refused": False}
-        self.chats.add(chat_id, asked, said)
-        return {"text": said["content"], "refused": False}
+        self.chats.add(chat_id, asked, message)
+        return {"text": message["content"], "refused": False}
 
     def ask(self, messages: list[dict[str, str]]) -> dict[str, str]:
         name = os.environ.get("MODEL", "gpt-4o-mini")
         answer = self.model.post("/chat/completions", json={"model": name, "messages": messages})
-        said = answer.raise_for_status().json()["choices"][0]["message"]["content"]
-        return {"role": "assistant", "content": said or "…"}
+        message = answer.raise_for_status().json()["choices"][0]["message"]["content"]
+        return {"role": "assistant", "content": message or "…"}
 
 
 class Handler(BaseHTTPRequestHandler):

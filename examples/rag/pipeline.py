@@ -100,8 +100,8 @@ def ask(question: str, facts: list[Chunk]) -> str:
         },
         timeout=60,
     )
-    said: str = answer.raise_for_status().json()["choices"][0]["message"]["content"]
-    return said
+    reply: str = answer.raise_for_status().json()["choices"][0]["message"]["content"]
+    return reply
 
 
 def main(question: str) -> str:
@@ -114,10 +114,10 @@ def main(question: str) -> str:
         print(
             "read by the model:", ", ".join(chunk.name for chunk in facts) or "nothing", flush=True
         )
-        said = ask(question, facts)
-        if guard.detect(said, content_type="model_output").decision != "allow":
+        reply = ask(question, facts)
+        if guard.detect(reply, content_type="model_output").decision != "allow":
             return REFUSED
-        return said
+        return reply
 
 
 if __name__ == "__main__":

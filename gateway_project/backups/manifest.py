@@ -117,23 +117,23 @@ def _digest(cursor: Any, table: str) -> tuple[int, str]:
 
 def differences(expected: Manifest, found: Manifest) -> list[str]:
     """In sentences; none: the restored database is what was backed up."""
-    told = []
+    sentences = []
     for name in sorted(expected.tables.keys() | found.tables.keys()):
         a, b = expected.tables.get(name), found.tables.get(name)
         if a is None or b is None:
-            told.append(f"table {name} is {'missing' if b is None else 'not of the backup'}")
+            sentences.append(f"table {name} is {'missing' if b is None else 'not of the backup'}")
         elif a.rows != b.rows:
-            told.append(f"table {name} has {b.rows:,} rows, {a.rows:,} were backed up")
+            sentences.append(f"table {name} has {b.rows:,} rows, {a.rows:,} were backed up")
         elif a.digest != b.digest:
-            told.append(f"table {name} has other rows than were backed up")
+            sentences.append(f"table {name} has other rows than were backed up")
         elif a.bound != b.bound:
-            told.append(f"partition {name} is {b.bound or 'none'}, it was {a.bound}")
+            sentences.append(f"partition {name} is {b.bound or 'none'}, it was {a.bound}")
     for name in sorted(expected.objects.keys() | found.objects.keys()):
         before, after = expected.objects.get(name, "none"), found.objects.get(name, "none")
         if before != after:
-            told.append(f"{name} is {after}, it was {before}")
+            sentences.append(f"{name} is {after}, it was {before}")
     if expected.migrations != found.migrations:
-        told.append("the list of migrations differs")
+        sentences.append("the list of migrations differs")
     if expected.keys != found.keys:
-        told.append("the secrets in use differ")
-    return told
+        sentences.append("the secrets in use differ")
+    return sentences

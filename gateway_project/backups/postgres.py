@@ -33,7 +33,7 @@ def target(database: str = "") -> dict[str, Any]:
             "DATABASE_URL names no PostgreSQL. Stop the gateway and copy SQLite's file instead."
         )
     options = {k: v for k, v in found.get("OPTIONS", {}).items() if k.startswith("ssl")}
-    words = {
+    parameters = {
         "host": found["HOST"],
         "port": str(found["PORT"] or ""),
         "user": found["USER"],
@@ -41,7 +41,7 @@ def target(database: str = "") -> dict[str, Any]:
         "dbname": database or found["NAME"],
         **options,
     }
-    return {name: value for name, value in words.items() if value}
+    return {name: value for name, value in parameters.items() if value}
 
 
 @contextmanager
@@ -80,8 +80,8 @@ def environment(database: Database) -> dict[str, str]:
     names = {"host": "PGHOST", "port": "PGPORT", "user": "PGUSER", "password": "PGPASSWORD"}
     names |= {"dbname": "PGDATABASE", "sslmode": "PGSSLMODE", "sslrootcert": "PGSSLROOTCERT"}
     names |= {"sslcert": "PGSSLCERT", "sslkey": "PGSSLKEY"}
-    said = {names[word]: str(value) for word, value in database.items() if word in names}
-    return {**os.environ, **said, "PGCONNECT_TIMEOUT": "5"}
+    variables = {names[word]: str(value) for word, value in database.items() if word in names}
+    return {**os.environ, **variables, "PGCONNECT_TIMEOUT": "5"}
 
 
 class Counting:
@@ -92,18 +92,18 @@ class Counting:
 
     def read(self, size: int = -1) -> bytes:
         content: bytes = self._file.read(size)
-        self._told(len(content))
+        self._count(len(content))
         return content
 
     def write(self, content: bytes) -> int:
         self._file.write(content)
-        self._told(len(content))
+        self._count(len(content))
         return len(content)
 
     def flush(self) -> None:
         self._file.flush()
 
-    def _told(self, size: int) -> None:
+    def _count(self, size: int) -> None:
         self.bytes += size
         self._progress(self.bytes)
 
@@ -122,9 +122,9 @@ def dump(
         *(program("pg_dump", major), "--format=custom", "--no-owner", "--no-privileges"),
         *(f"--snapshot={snapshot}", "--lock-wait-timeout=30s"),
     ]
-    with tempfile.TemporaryFile() as words:
+    with tempfile.TemporaryFile() as stderr:
         process = subprocess.Popen(  # noqa: S603
-            command, stdout=subprocess.PIPE, stderr=words, env=environment(database)
+            command, stdout=subprocess.PIPE, stderr=stderr, env=environment(database)
         )
         output: Any = process.stdout
         try:
@@ -135,7 +135,7 @@ def dump(
         finally:
             code = process.wait()  # nobody reads it any more: it ends
         if code:
-            raise BackupError(f"pg_dump failed: {_last(words)}")
+            raise BackupError(f"pg_dump failed: {_last(stderr)}")
 
 
 def restore(
@@ -151,9 +151,9 @@ def restore(
         *(program("pg_restore", major), "--no-owner", "--no-privileges", "--exit-on-error"),
         *("--single-transaction", f"--dbname={database['dbname']}"),
     ]
-    with tempfile.TemporaryFile() as words:
+    with tempfile.TemporaryFile() as stderr:
         process = subprocess.Popen(  # noqa: S603
-            command, stdin=subprocess.PIPE, stderr=words, env=environment(database)
+            command, stdin=subprocess.PIPE, stderr=stderr, env=environment(database)
         )
         entry: Any = process.stdin
         trouble = ""
@@ -168,7 +168,7 @@ def restore(
                 entry.close()
             code = process.wait()
         if code and (not trouble or code != -signal.SIGKILL):
-            raise BackupError(f"pg_restore failed: {_last(words)}")
+            raise BackupError(f"pg_restore failed: {_last(stderr)}")
         if trouble:
             raise BackupError(
                 f"The backup cannot be read: {trouble}. Is it whole, and the identity the one of "
@@ -176,9 +176,9 @@ def restore(
             )
 
 
-def _last(words: IO[bytes]) -> str:
-    words.seek(0)
-    lines = [line for line in words.read().decode(errors="replace").splitlines() if line.strip()]
+def _last(stderr: IO[bytes]) -> str:
+    stderr.seek(0)
+    lines = [line for line in stderr.read().decode(errors="replace").splitlines() if line.strip()]
     return lines[-1] if lines else "it did not say why"
 
 

@@ -44,14 +44,14 @@ def learn(answer: float, asked_at: float) -> None:
     it contradicts what is known, the store's clock was set, and it is right.
     """
     global _began, _unsure_seconds, _learned_at, _host_behind_ms
-    heard_at = monotonic()
-    unsure = (heard_at - asked_at) / 2
-    began = answer - (asked_at + heard_at) / 2
+    answered_at = monotonic()
+    unsure = (answered_at - asked_at) / 2
+    began = answer - (asked_at + answered_at) / 2
     if _began is not None:
-        grown = _unsure_seconds + DRIFT * (heard_at - _learned_at)
+        grown = _unsure_seconds + DRIFT * (answered_at - _learned_at)
         if grown < unsure and abs(began - _began) <= grown + unsure:
-            began, unsure, heard_at = _began, _unsure_seconds, _learned_at
-    _began, _unsure_seconds, _learned_at = began, unsure, heard_at
+            began, unsure, answered_at = _began, _unsure_seconds, _learned_at
+    _began, _unsure_seconds, _learned_at = began, unsure, answered_at
     behind = time() - host_time()  # the host's clock may have been set meanwhile
     _host_behind_ms = round(behind * 1000) if abs(behind) > NEAR_SECONDS else 0
 

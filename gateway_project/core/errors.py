@@ -102,8 +102,8 @@ class GatewayError(drf.APIException):
         errors: Sequence[Mapping[str, str]] = (),
         headers: Mapping[str, str] | None = None,
     ) -> None:
-        said = detail or self.default_detail
-        self.sentence = said if isinstance(said, Sentence) else Sentence(said)
+        sentence = detail or self.default_detail
+        self.sentence = sentence if isinstance(sentence, Sentence) else Sentence(sentence)
         super().__init__(str(self.sentence), self.code)
         self.more: dict[str, Any] = {}
         """Members of the problem beside those that all have (RFC 9457, §3.2)."""
@@ -112,7 +112,7 @@ class GatewayError(drf.APIException):
 
     def for_people(self) -> str:
         """`detail` in the language of the page; on `detail` itself programs rely."""
-        return self.sentence.said()
+        return self.sentence.translated()
 
     @property
     def sentences(self) -> list[str]:

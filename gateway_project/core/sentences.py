@@ -30,10 +30,10 @@ class Sentence:
         """In English, as programs have it."""
         return self._filled(self.text, {name: _english(one) for name, one in self.facts.items()})
 
-    def said(self) -> str:
+    def translated(self) -> str:
         """In the language of the page."""
         text = gettext(self.text) if self.text else ""
-        return self._filled(text, {name: _said(one) for name, one in self.facts.items()})
+        return self._filled(text, {name: _translated(one) for name, one in self.facts.items()})
 
     def _filled(self, text: str, facts: Mapping[str, str]) -> str:
         return text % facts if facts else text
@@ -59,7 +59,7 @@ def _english(fact: Any) -> str:
     return f"{fact:,}" if isinstance(fact, int) else str(fact)
 
 
-def _said(fact: Any) -> str:
+def _translated(fact: Any) -> str:
     if isinstance(fact, Sentence):
-        return fact.said()
+        return fact.translated()
     return number(fact) if isinstance(fact, int) else str(fact)

@@ -25,7 +25,7 @@ from detection.jobs import store
 from detection.models import Job, JobChunk
 from gateway_project.core import clock
 from gateway_project.growth.filling import ACTOR, Filled
-from gateway_project.staff import acts
+from gateway_project.staff import actions
 from webhooks import services
 from webhooks.delivery import callbacks, outbox
 from webhooks.models import Webhook, WebhookDelivery
@@ -225,7 +225,9 @@ def staff_pages(filled: Filled, row: UsageLog) -> Iterator[str]:
     yield from ("/admin/desk/plans/", "/admin/breakers/")
     yield from (f"{of_big}/", f"{of_big}/?request={row.request_id}")
     yield f"/admin/desk/{filled.failing.pk}/"
-    yield from (f"{of_big}/{name}/" for name in acts.ACTS if acts.ACTS[name].applies(filled.big))
+    yield from (
+        f"{of_big}/{name}/" for name in actions.ACTIONS if actions.ACTIONS[name].applies(filled.big)
+    )
 
 
 # -- Claims and tasks -----------------------------------------------------------------------------

@@ -15,7 +15,7 @@ from django.urls import get_resolver
 
 from accounts.usage.buffer import buffer as usage_buffer
 from detection import shadows
-from detection.engines import door
+from detection.engines import registry
 from detection.ledger import ledger
 from gateway_project.core.api import openapi
 from gateway_project.core.context import Receive, Send
@@ -88,8 +88,8 @@ class Process:
         self._held.push_async_callback(usage_buffer.stop)
         ledger.start()
         self._held.push_async_callback(ledger.stop)
-        door.open_engines()
-        self._held.push_async_callback(door.close_engines)
+        registry.open_engines()
+        self._held.push_async_callback(registry.close_engines)
         self._held.push_async_callback(shadows.stop)
         if settings.ROBIN_CLIENT_API_URL:
             robin_client.open_robin()

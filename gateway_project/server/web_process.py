@@ -23,7 +23,7 @@ class Server(uvicorn.Server):
     """One web process. uvicorn's own answer to SIGTERM is to close its listeners at once."""
 
     _closes_at: float | None = None
-    _told: asyncio.Event | None = None
+    _wakes: asyncio.Event | None = None
     _loop: asyncio.AbstractEventLoop
     _is_last = False  # nobody else goes on listening on this port
     _lingers = True
@@ -49,20 +49,20 @@ class Server(uvicorn.Server):
             # whoever stops the whole group (systemd does).
             self._lingers = bool(settings.DRAIN_SECONDS)
             self.should_exit = True
-        if self._told is not None:
-            self._loop.call_soon_threadsafe(self._told.set)
+        if self._wakes is not None:
+            self._loop.call_soon_threadsafe(self._wakes.set)
 
     async def main_loop(self) -> None:
         """uvicorn's looks ten times a second whether it should end. This one is told."""
-        self._loop, self._told = asyncio.get_running_loop(), asyncio.Event()
+        self._loop, self._wakes = asyncio.get_running_loop(), asyncio.Event()
         while not await self.on_tick(0):
-            self._told.clear()
+            self._wakes.clear()
             wait = 1.0  # what the header `Date` counts in
             if self._closes_at is not None:
                 wait = min(wait, max(0.0, self._closes_at - monotonic()))
             with suppress(TimeoutError):
                 async with asyncio.timeout(wait):
-                    await self._told.wait()
+                    await self._wakes.wait()
 
     async def on_tick(self, counter: int) -> bool:
         if self._closes_at is not None and monotonic() >= self._closes_at:

@@ -120,7 +120,7 @@ def table(work: Sequence[Work]) -> Table:
 def _row(one: Work) -> tuple[Any, ...]:
     return (
         *(one.name, one.task, one.schedule, one.state[0], one.began),
-        *(one.run.seconds if one.run else None, one.run.said if one.run else None),
+        *(one.run.seconds if one.run else None, one.run.result if one.run else None),
         *(one.overdue, one.failures, one.sent_at),
     )
 
@@ -143,7 +143,7 @@ def _work(row: PeriodicTask, run: Run | None, failures: int, now: float) -> Work
     return Work(
         row.name,
         row.task,
-        _words(seconds) if seconds is not None else str(row.scheduler),
+        _duration(seconds) if seconds is not None else str(row.scheduler),
         seconds,
         row.enabled,
         row.task in _scheduled(),
@@ -154,7 +154,7 @@ def _work(row: PeriodicTask, run: Run | None, failures: int, now: float) -> Work
     )
 
 
-def _words(seconds: float) -> str:
+def _duration(seconds: float) -> str:
     if seconds % 86400 == 0:
         n = int(seconds // 86400)
         return ngettext("every day", "every %(n)s days", n) % {"n": n}

@@ -142,13 +142,13 @@ def _review(busiest: list[tuple[Workspace, int]], today: datetime) -> Iterator[L
         if workspace.suspended_at is not None or requests < BURST_MIN:
             continue
         if workspace.created_at >= week:
-            said = gettext("new, %(requests)s requests today")
+            reason = gettext("new, %(requests)s requests today")
         elif requests > BURST * max(usual, 1.0):
-            said = gettext("%(requests)s requests today, usually %(usual)s")
+            reason = gettext("%(requests)s requests today, usually %(usual)s")
         elif sums["flagged"] > 0.5 * sums["requests"]:
-            said = gettext("%(flagged)s of a week flagged")
+            reason = gettext("%(flagged)s of a week flagged")
         elif sums["errors"] > 0.5 * sums["requests"]:
-            said = gettext("%(errors)s of a week refused")
+            reason = gettext("%(errors)s of a week refused")
         else:
             continue
         facts = {
@@ -157,7 +157,7 @@ def _review(busiest: list[tuple[Workspace, int]], today: datetime) -> Iterator[L
             "flagged": number(sums["flagged"] / sums["requests"], ".0%"),
             "errors": number(sums["errors"] / sums["requests"], ".0%"),
         }
-        yield Line(workspace, said % facts)
+        yield Line(workspace, reason % facts)
 
 
 def _storage() -> int | None:

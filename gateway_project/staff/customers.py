@@ -36,8 +36,8 @@ from detection.models import FalseAlarmBudget, Feedback, Job
 from gateway_project.core import clock
 from gateway_project.core.language import dated
 from gateway_project.core.storable import unstorable
+from portal.labels import listed, translated
 from portal.models import StaffAct, StaffNote
-from portal.words import listed, said
 from webhooks.models import Inbox, Webhook, WebhookDelivery
 
 FOUND_MAX = 20
@@ -147,13 +147,13 @@ def _by_id(wanted: UUID) -> Iterator[Found]:
             what = gettext("request of %(at)s UTC, answered %(status)s") % facts
             yield Found(workspace, what, wanted)
     for job in Job.objects.filter(pk=wanted).select_related("workspace"):
-        facts = {"kind": said(job.kind), "status": said(job.status)}
+        facts = {"kind": translated(job.kind), "status": translated(job.status)}
         yield Found(job.workspace, gettext("job (%(kind)s), %(status)s") % facts)
     for hook in Webhook.objects.filter(pk=wanted).select_related("workspace"):
         yield Found(hook.workspace, gettext("webhook %(url)s") % {"url": hook.url})
     deliveries = WebhookDelivery.objects.filter(Q(pk=wanted) | Q(event_id=wanted))
     for delivery in deliveries.select_related("webhook__workspace")[:FOUND_MAX]:
-        facts = {"event": delivery.event_type, "status": said(delivery.status)}
+        facts = {"event": delivery.event_type, "status": translated(delivery.status)}
         what = gettext("delivery of %(event)s, %(status)s") % facts
         yield Found(delivery.webhook.workspace, what)
     for act in AuditEvent.objects.filter(pk=wanted, workspace_id__isnull=False):
@@ -166,7 +166,11 @@ def _by_id(wanted: UUID) -> Iterator[Found]:
 
 
 def _key(key: ApiKey) -> str:
-    facts = {"name": key.name, "shown": f"{key.prefix}…{key.last4}", "status": said(key.status)}
+    facts = {
+        "name": key.name,
+        "shown": f"{key.prefix}…{key.last4}",
+        "status": translated(key.status),
+    }
     return gettext("key “%(name)s” %(shown)s, %(status)s") % facts
 
 
@@ -227,7 +231,7 @@ def customer(workspace: Workspace, request_id: UUID | None = None) -> dict[str, 
         "jobs": Job.objects.filter(workspace=workspace).order_by("-created_at")[:5],
         "notes": StaffNote.objects.filter(workspace=workspace)[:SHOWN_MAX],
         "acts": StaffAct.objects.filter(workspace=workspace)[:SHOWN_MAX],
-        "trail": [(row, list(_said(row.details))) for row in trail[:TRAIL_MAX]],
+        "trail": [(row, list(_described(row.details))) for row in trail[:TRAIL_MAX]],
     }
 
 
@@ -253,7 +257,7 @@ def _people(workspace: Workspace) -> Iterator[Person]:
         )
 
 
-def _said(details: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+def _described(details: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """The details of an act as words: what was changed with both of its values."""
     for name, value in details.items():
         if name == "changes" and isinstance(value, Mapping):

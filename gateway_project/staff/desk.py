@@ -31,7 +31,7 @@ from gateway_project.core import errors
 from gateway_project.core.api.forms import Form
 from gateway_project.core.api.methods import require_http_methods, require_safe
 from gateway_project.core.telemetry import loops
-from gateway_project.staff import acts, background, board, customers, plans
+from gateway_project.staff import actions, background, board, customers, plans
 from portal import exports, seeing
 from portal.models import StaffNote
 from portal.posting import is_first
@@ -65,9 +65,9 @@ def needs(right: str) -> Callable[[View], View]:
     return decorate
 
 
-def no_act(view: View) -> View:
+def no_action(view: View) -> View:
     """Its POSTs need no fresh sign-in (`StaffSite.admin_view`)."""
-    view.is_no_act = True  # type: ignore[attr-defined]
+    view.is_no_action = True  # type: ignore[attr-defined]
     return view
 
 
@@ -163,10 +163,10 @@ def _decide_on_plan(request: HttpRequest, user: User) -> None:
         messages.error(request, exc.for_people())
         return
     if decision == "confirm":
-        said = gettext("“%(plan)s” is changed: it counts from the next call on.")
+        message = gettext("“%(plan)s” is changed: it counts from the next call on.")
     else:
-        said = gettext("Declined: “%(plan)s” stays as it is.")
-    messages.success(request, said % {"plan": found.plan_id})
+        message = gettext("Declined: “%(plan)s” stays as it is.")
+    messages.success(request, message % {"plan": found.plan_id})
 
 
 @require_safe
@@ -179,7 +179,9 @@ def customer(request: HttpRequest, workspace_id: UUID) -> HttpResponse:
         "found": request.GET.get("found", ""),
         "rights": rights,
         "offered": [
-            one for one in acts.ACTS.values() if one.right in rights and one.applies(workspace)
+            one
+            for one in actions.ACTIONS.values()
+            if one.right in rights and one.applies(workspace)
         ],
         "note_form": NoteForm(),
         "see_form": SeeForm(),
@@ -191,7 +193,7 @@ def customer(request: HttpRequest, workspace_id: UUID) -> HttpResponse:
 @needs("look")
 def act(request: HttpRequest, workspace_id: UUID, name: str) -> HttpResponse:
     """Its page says what it means and asks why; its form does it."""
-    workspace, wanted = _workspace(workspace_id), acts.ACTS.get(name)
+    workspace, wanted = _workspace(workspace_id), actions.ACTIONS.get(name)
     if wanted is None:
         raise Http404
     roles.must(request.user, wanted.right)
@@ -201,17 +203,17 @@ def act(request: HttpRequest, workspace_id: UUID, name: str) -> HttpResponse:
             return redirect("admin:desk-customer", workspace_id=workspace.pk)
         actor = actor_of(request, cast(User, request.user).email)
         try:
-            done = acts.do(wanted, acts.Call(workspace, form.cleaned_data, actor, request))
+            done = actions.do(wanted, actions.Call(workspace, form.cleaned_data, actor, request))
         except errors.GatewayError as exc:
             form.add_error(None, exc.for_people())
         else:
-            messages.success(request, done.said)
+            messages.success(request, done.message)
             return redirect("admin:desk-customer", workspace_id=workspace.pk)
     facts = {"workspace": workspace, "act": wanted, "form": form}
     return render(request, "staff/act.html", facts)
 
 
-@no_act
+@no_action
 @require_http_methods(["GET", "HEAD", "POST"])
 @needs("note")
 def note(request: HttpRequest, workspace_id: UUID) -> HttpResponse:
@@ -255,7 +257,7 @@ def see_as(request: HttpRequest, workspace_id: UUID) -> HttpResponse:
     return redirect("portal-overview")
 
 
-@no_act
+@no_action
 @require_http_methods(["GET", "HEAD", "POST"])
 def stop_seeing(request: HttpRequest) -> HttpResponse:
     workspace_id = seeing.end(request) if request.method == "POST" else None

@@ -34,7 +34,7 @@ from portal.models import PlanProposal
 RIGHT = "limits"
 WAITS = timedelta(days=7)
 LISTED_MAX = 20
-TOLD_MAX = 20
+NOTIFIED_MAX = 20
 """So many members of staff get a mail of one proposal."""
 Outcome = PlanProposal.Outcome
 ALREADY = {
@@ -151,8 +151,8 @@ def _decide(proposal_id: UUID, outcome: Outcome, by: User) -> PlanProposal:
             gettext_noop("There is no such proposal. Look at the list of those that wait.")
         )
     if found.outcome != Outcome.WAITING:
-        said = ALREADY[Outcome(found.outcome)]
-        raise errors.Conflict(Sentence(said, name=found.decided_by))
+        refusal = ALREADY[Outcome(found.outcome)]
+        raise errors.Conflict(Sentence(refusal, name=found.decided_by))
     if found.expires_at <= clock.now():
         raise errors.Conflict(gettext_noop("Nobody confirmed it in time. Propose it anew."))
     found.outcome, found.decided_by, found.decided_at = outcome, by.email, clock.now()
@@ -165,8 +165,8 @@ def _decide(proposal_id: UUID, outcome: Outcome, by: User) -> PlanProposal:
 
 def _tell_others(proposal: PlanProposal) -> None:
     """Who may confirm it would not know otherwise: it waits for seven days."""
-    told = []
-    for person in _with_right().exclude(pk=proposal.proposer_id).order_by("pk")[:TOLD_MAX]:
+    notices = []
+    for person in _with_right().exclude(pk=proposal.proposer_id).order_by("pk")[:NOTIFIED_MAX]:
         with speaking(person.language):
             facts = {
                 "plan": proposal.plan_id,
@@ -184,8 +184,8 @@ def _tell_others(proposal: PlanProposal) -> None:
                 "\n"
                 "Confirm or decline it until %(at)s UTC, at the desk under “Plan changes”."
             ) % {**facts, "changes": _changes(proposal)}
-            told.append(_mail(person, subject, text))
-    _send(told)
+            notices.append(_mail(person, subject, text))
+    _send(notices)
 
 
 def _tell_proposer(proposal: PlanProposal) -> None:
@@ -203,8 +203,8 @@ def _tell_proposer(proposal: PlanProposal) -> None:
                 "%(name)s declined it. The plan stays as it was; not changed:\n\n%(changes)s"
             )
         facts = {"name": proposal.decided_by, "changes": _changes(proposal)}
-        told = _mail(person, subject % {"plan": proposal.plan_id}, text % facts)
-    _send([told])
+        notice = _mail(person, subject % {"plan": proposal.plan_id}, text % facts)
+    _send([notice])
 
 
 def _changes(proposal: PlanProposal) -> str:
@@ -217,9 +217,9 @@ def _mail(person: User, subject: str, text: str) -> EmailMessage:
     return mails.message(subject, text, [person.email])
 
 
-def _send(told: Sequence[EmailMessage]) -> None:
+def _send(notices: Sequence[EmailMessage]) -> None:
     database.let_go()  # a mail server takes its time
-    for mail in told:
+    for mail in notices:
         try:
             mail.send()
         except (OSError, SMTPException) as exc:

@@ -102,11 +102,11 @@ class StaffSite(admin.AdminSite):
         @wraps(inner)
         def wrapped(request: HttpRequest, *args: Any, **kwargs: Any) -> Any:
             if self.has_permission(request) and roles.lacks_factor(request.user):
-                said = gettext("Staff sign in with two factors: add a passkey or an app first.")
-                messages.error(request, said)
+                message = gettext("Staff sign in with two factors: add a passkey or an app first.")
+                messages.error(request, message)
                 return HttpResponseRedirect(reverse("mfa_index"))
-            is_act = request.method == "POST" and not getattr(view, "is_no_act", False)
-            if is_act and self.has_permission(request):
+            is_action = request.method == "POST" and not getattr(view, "is_no_action", False)
+            if is_action and self.has_permission(request):
                 require_fresh_sign_in(request)
             return inner(request, *args, **kwargs)
 
@@ -126,8 +126,8 @@ class StaffSite(admin.AdminSite):
         super().register(shown, admin_class, **options)
         for model in shown:
             page = self._registry.get(model)  # a model that is swapped out has none
-            for said in (model, *(one.model for one in getattr(page, "inlines", ()))):
-                labels.translate(said)
+            for each in (model, *(one.model for one in getattr(page, "inlines", ()))):
+                labels.translate(each)
             if page is not None and page.form is forms.ModelForm:
                 page.form = ModelForm
             if page is not None:

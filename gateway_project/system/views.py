@@ -17,7 +17,7 @@ from pydantic import BaseModel, Field
 
 from accounts.authentication import OUTAGE_SECONDS
 from accounts.tasks import HEARTBEAT_KEY, HEARTBEAT_SECONDS
-from detection.engines import door
+from detection.engines import registry
 from detection.engines.addresses import BadAddress
 from gateway_project.core import clock, errors
 from gateway_project.core.api import openapi
@@ -84,7 +84,7 @@ class ReadyView(BaseModel):
 
 def _engine(name: str) -> health.Probe:
     async def ask() -> health.Status:
-        engine = door.engines().get(name)
+        engine = registry.engines().get(name)
         return "down" if engine is None else await engine.probe()
 
     return health.Probe(ask)
@@ -134,7 +134,7 @@ CACHE = {"cache": health.Probe(_cache)} if settings.CACHE_REDIS_URL else {}
 
 def _engines() -> dict[str, health.Probe]:
     try:
-        return {one.service: _engine(one.name) for one in door.configured().values()}
+        return {one.service: _engine(one.name) for one in registry.configured().values()}
     except BadAddress:  # the check of the settings says so, and nothing is served
         return {}
 

@@ -26,8 +26,8 @@ def sign_up_bars(days: Sequence[tuple[date, int]]) -> SafeString:
         "day": dated(best[0], "long day"),
         "most": number(most),
     }
-    said = gettext("%(sum)s in 30 days, most of them on %(day)s: %(most)s")
-    said = (said if most else gettext("%(sum)s in 30 days")) % facts
+    summary = gettext("%(sum)s in 30 days, most of them on %(day)s: %(most)s")
+    summary = (summary if most else gettext("%(sum)s in 30 days")) % facts
     bars = format_html_join(
         "",
         '<rect class="series-1" x="{}" y="{}" width="8" height="{}"><title>{}: {}</title></rect>',
@@ -42,6 +42,6 @@ def sign_up_bars(days: Sequence[tuple[date, int]]) -> SafeString:
         'aria-label="{}">{}</svg>',
         10 * len(days) - 2,
         HEIGHT,
-        said,
+        summary,
         bars,
     )

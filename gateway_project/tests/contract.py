@@ -104,10 +104,10 @@ def check(
     operation = DOCUMENT["paths"][template].get(known)
     if operation is None:
         return  # 405, or the answer to a browser that asks beforehand
-    said = f"{method} {path}: {status} {headers.get('content-type', '')}"
+    summary = f"{method} {path}: {status} {headers.get('content-type', '')}"
 
     def refuse(what: str) -> None:
-        raise NotAsDocumented(f"{said}: {what}. If it is meant: declare it, and {REFRESH}")
+        raise NotAsDocumented(f"{summary}: {what}. If it is meant: declare it, and {REFRESH}")
 
     response = operation["responses"].get(str(status))
     if response is None:

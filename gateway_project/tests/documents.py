@@ -157,13 +157,13 @@ class Reader:
         (self.folder / "statuses").write_text("")
         done = self.run("bash", text=self.adapted(script))
         printed = done.stdout.split(f"{mark}\n")
-        said = (self.folder / "statuses").read_text().split(f"{mark}\n")
+        parts = (self.folder / "statuses").read_text().split(f"{mark}\n")
         reached = len(printed) - 1
         assert done.returncode == 0, (
             f"{blocks[min(reached, len(blocks) - 1)]} ended with {done.returncode}\n"
-            f"{printed[-1]}\n{said[-1]}\n{done.stderr}"
+            f"{printed[-1]}\n{parts[-1]}\n{done.stderr}"
         )
-        statuses = [[int(code) for code in re.findall(r"^(\d{3})$", part, re.M)] for part in said]
+        statuses = [[int(code) for code in re.findall(r"^(\d{3})$", part, re.M)] for part in parts]
         return printed[:reached], statuses[:reached]
 
     def follow(self, page):

@@ -12,7 +12,7 @@ from gateway_project.core.ratelimit import network_of
 from gateway_project.tests.test_clock import ROOT, modules
 
 pytestmark = pytest.mark.hostile
-DOORS = {
+ENTRIES = {
     "a wrong key on the data plane": lambda gateway, ip: gateway.post(
         "/v1/detect", {"text": "x"}, key=make_key(), client_ip=ip
     ),
@@ -34,10 +34,10 @@ DOORS = {
 }
 
 
-@pytest.mark.parametrize("door", DOORS)
-def test_a_64_counts_as_one_address(gateway, settings, door):
+@pytest.mark.parametrize("entry", ENTRIES)
+def test_a_64_counts_as_one_address(gateway, settings, entry):
     settings.RATE_LIMIT_PER_MINUTE = 10
-    call = DOORS[door]
+    call = ENTRIES[entry]
     answers = [call(gateway, f"2001:db8:0:1::{n:x}") for n in range(1, 16)]
 
     assert answers[0].status_code != 429

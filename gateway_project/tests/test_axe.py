@@ -18,7 +18,7 @@ from django_celery_beat.models import IntervalSchedule, PeriodicTask
 
 from accounts.models import Parked, UsageRollup, User, Workspace
 from accounts.usage import reports
-from gateway_project.staff import acts, desk
+from gateway_project.staff import actions, desk
 from gateway_project.tests.test_browser import (  # noqa: F401 - fixtures
     PASSWORD,
     STRANGERS_PAGES,
@@ -165,7 +165,7 @@ def desk_pages(workspace, full):
     asked = full.request_id
     yield from ("/admin/desk/", "/admin/desk/?q=nobody", "/admin/desk/?q=@initech.example")
     yield from (f"/admin/desk/{workspace.pk}/", f"/admin/desk/{workspace.pk}/?request={asked}")
-    yield from (f"/admin/desk/{workspace.pk}/{name}/" for name in acts.ACTS)
+    yield from (f"/admin/desk/{workspace.pk}/{name}/" for name in actions.ACTIONS)
     for pattern in desk.urls(admin.site):
         if not re.search(r"<|note|stop-seeing", str(pattern.pattern)):
             yield f"/admin/{pattern.pattern}"

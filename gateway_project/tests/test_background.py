@@ -61,7 +61,7 @@ def test_a_run_is_noted_with_how_long_it_took_and_what_it_said(operator):  # noq
     one = work()
     assert before <= one.run.began <= clock.time()
     assert 0 < one.run.seconds < 60
-    assert (one.run.is_well, one.run.said, one.state[0]) == (True, "0", "well")
+    assert (one.run.is_well, one.run.result, one.state[0]) == (True, "0", "well")
     assert "0 done" in operator.get(PATH).text
 
 
@@ -70,14 +70,14 @@ def test_noting_a_run_asks_no_database(gateway):
         runs.note(TASK, clock.time(), 0.5, 3)
 
     assert len(queries) == 0
-    assert work().run.said == "3"
+    assert work().run.result == "3"
 
 
 def test_one_that_fails_is_first_and_named(operator, monkeypatch):  # noqa: F811
     def broken():
         raise RuntimeError("gw_live_secret")
 
-    monkeypatch.setattr("gateway_project.staff.acts.undo_due", broken)
+    monkeypatch.setattr("gateway_project.staff.actions.undo_due", broken)
     for _ in range(ROUNDS_MAX):
         current_app.tasks[TASK].apply()
 
@@ -92,7 +92,7 @@ def test_one_that_fails_is_first_and_named(operator, monkeypatch):  # noqa: F811
 def test_a_process_that_was_lost_is_said(gateway):
     signals._failed(current_app.tasks[TASK], "an-id-that-never-began", WorkerLostError("killed"))
 
-    assert (work().run.said, work().run.seconds) == ("WorkerLostError", None)
+    assert (work().run.result, work().run.seconds) == ("WorkerLostError", None)
 
 
 @pytest.mark.parametrize(("ago", "state"), [(30, "well"), (110, "well"), (130, "late")])

@@ -30,9 +30,9 @@ OTHER = pyrage.x25519.Identity.generate()
 
 
 def run(name, *arguments):
-    said = StringIO()
-    call_command(name, *map(str, arguments), stdout=said, stderr=said)
-    return said.getvalue()
+    output = StringIO()
+    call_command(name, *map(str, arguments), stdout=output, stderr=output)
+    return output.getvalue()
 
 
 @pytest.fixture
@@ -109,7 +109,7 @@ def databases_of_trials():
 
 class TestAFolder:
     def test_there_and_back(self, filled, fresh, tmp_path):
-        said = run("backup", tmp_path)
+        output = run("backup", tmp_path)
         [dump] = tmp_path.glob("*.dump.age")
         [listed] = tmp_path.glob("*.json")
         manifest = json.loads(listed.read_text())
@@ -119,8 +119,8 @@ class TestAFolder:
         assert dump.stat().st_mode & 0o777 == 0o600
         assert dump.stat().st_size == manifest["bytes"]
         assert f"{manifest['tables']['accounts_storedtext']['rows']}" == "1"
-        assert "KEY_PEPPERS 1" in said
-        assert "FIELD_ENCRYPTION_KEYS" in said
+        assert "KEY_PEPPERS 1" in output
+        assert "FIELD_ENCRYPTION_KEYS" in output
         assert AuditEvent.objects.get(action=backups.MADE).details["rows"] > 5
 
         into = fresh()
@@ -146,9 +146,9 @@ class TestAFolder:
     def test_trying_it_leaves_a_note_and_no_database(self, filled, tmp_path):
         run("backup", tmp_path)
 
-        said = run("restore", tmp_path, "--verify")
+        output = run("restore", tmp_path, "--verify")
 
-        assert "Everything compared is the same." in said
+        assert "Everything compared is the same." in output
         assert AuditEvent.objects.filter(action=backups.VERIFIED).exists()
         wait_until(lambda: not databases_of_trials())  # others try theirs on the same server
 
@@ -290,25 +290,25 @@ class TestTrouble:
                 restored.execute("DROP INDEX audit_action_time")
 
         monkeypatch.setattr(postgres, "restore", lossy)
-        said = StringIO()
+        output = StringIO()
         with pytest.raises(SystemExit):
-            call_command("restore", str(tmp_path), "--verify", stdout=said, stderr=said)
+            call_command("restore", str(tmp_path), "--verify", stdout=output, stderr=output)
 
-        assert "table accounts_storedtext has 0 rows, 1 were backed up" in said.getvalue()
-        assert "table accounts_workspace has other rows" in said.getvalue()
-        assert "index audit_action_time is none, it was CREATEINDEX" in said.getvalue()
+        assert "table accounts_storedtext has 0 rows, 1 were backed up" in output.getvalue()
+        assert "table accounts_workspace has other rows" in output.getvalue()
+        assert "index audit_action_time is none, it was CREATEINDEX" in output.getvalue()
         assert not AuditEvent.objects.filter(action=backups.VERIFIED).exists()
 
     def test_secrets_that_are_not_here_are_told(self, filled, tmp_path):
         run("backup", tmp_path)
         filled.FIELD_ENCRYPTION_KEYS = ["A" * 43 + "="]
-        said = StringIO()
+        output = StringIO()
 
         with pytest.raises(SystemExit):
-            call_command("restore", str(tmp_path), "--verify", stdout=said, stderr=said)
+            call_command("restore", str(tmp_path), "--verify", stdout=output, stderr=output)
 
-        assert "FIELD_ENCRYPTION_KEYS" in said.getvalue()
-        assert "find them before you serve" in said.getvalue()
+        assert "FIELD_ENCRYPTION_KEYS" in output.getvalue()
+        assert "find them before you serve" in output.getvalue()
 
     def test_a_pg_dump_that_is_too_old(self, monkeypatch):
         with pytest.raises(BackupError, match="apt-get install postgresql-client-999"):

@@ -175,8 +175,8 @@ def test_every_role_starts_and_a_call_a_job_and_a_delivery_go_through(installati
         call = client.post("/v1/detect", json={"text": attack}).json()
         assert (call["decision"], call["source"]) == ("flag", "engine"), call
         item = {"id": "1", "text": attack}
-        told = {"requests": [item], "webhook_url": receiver.url("/told")}
-        job = client.post("/v1/detect/batch", json=told)
+        batch = {"requests": [item], "webhook_url": receiver.url("/told")}
+        job = client.post("/v1/detect/batch", json=batch)
         assert job.status_code == 202, job.text
 
         wait_until(lambda: receiver.received, seconds=60)

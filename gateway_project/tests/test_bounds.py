@@ -35,12 +35,12 @@ KEPT = {
     "detection/embedded/detector.py": "the rules, once",
     "detection/embedded/views.py": "8,192 single characters",
     "detection/engines/batching.py": "WAITING_MAX texts",
-    "detection/engines/door.py": REQUESTS,
+    "detection/engines/registry.py": REQUESTS,
     "detection/ledger.py": "SUMS_MAX sums, DISAGREEMENTS_MAX disagreements",
     "detection/jobs/turns.py": "JOB_CHUNKS_IN_FLIGHT_MAX ids of each of as many workspaces",
     "detection/policies/policy.py": "bytes: POLICY_CACHE_BYTES_MAX; 1,024 references",
     "detection/services.py": REQUESTS,
-    "gateway_project/core/api/places.py": "10,000 digests and the ids of workspaces",
+    "gateway_project/core/api/slots.py": "10,000 digests and the ids of workspaces",
     "gateway_project/core/api/openapi.py": "one document of ours",
     "gateway_project/core/encryption.py": "4,096 secrets of webhooks, 300 bytes each",
     "gateway_project/core/ratelimit.py": (
@@ -231,8 +231,8 @@ def test_every_endpoint_refuses_before_it_asks_anything(
 
         # A 429 would be a fault of ours to LiteLLM, and not a guardrail that is away.
         is_litellm = "litellm" in template
-        told = (503, "guardrail_unavailable") if is_litellm else (429, "rate_limited")
-        assert refusal(r) == told, (method, template, r.text)
+        expected = (503, "guardrail_unavailable") if is_litellm else (429, "rate_limited")
+        assert refusal(r) == expected, (method, template, r.text)
         assert counted.sql == 0, (method, template)
         asked += 1
     assert asked > 25

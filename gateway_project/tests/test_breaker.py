@@ -5,7 +5,7 @@ import socket
 import pytest
 from django.conf import settings
 
-from detection.engines import door
+from detection.engines import registry
 from gateway_project.core.stores import redis
 from gateway_project.core.upstream import breaker as module
 from gateway_project.core.upstream.breaker import (
@@ -216,7 +216,7 @@ class TestAskingEverywhere:
         """An operator acts in a thread of the control plane, of a process that had trouble."""
         if not settings.REDIS_URL:
             pytest.skip("needs Redis")
-        mine = door.default().breaker
+        mine = registry.default().breaker
         client, field = redis.client(), f"{mine.name} {_me()}"
 
         async def fail():

@@ -9,7 +9,7 @@ import pytest
 from django.core.management import CommandError, call_command
 
 from accounts.models import AuditEvent
-from detection.engines import door
+from detection.engines import registry
 from gateway_project.core.stores import redis
 from gateway_project.core.upstream import breaker
 from gateway_project.core.upstream.breaker import FORCED_KEY
@@ -29,14 +29,14 @@ def breakers(gateway, engine, settings):
 
     robin = gateway.run(open_robin())
     of_robin = (*robin.client.breakers.values(), *robin.service.breakers.values())
-    found = (door.default().breaker, *of_robin)
+    found = (registry.default().breaker, *of_robin)
     yield {one.name: one for one in found}
     for one in found:
         one.force(None)
     gateway.run(robin_client.close_robin())
 
 
-def said(*arguments: str) -> list[str]:
+def output_of(*arguments: str) -> list[str]:
     out = io.StringIO()
     call_command("breaker", *arguments, stdout=out)
     return out.getvalue().splitlines()
@@ -63,11 +63,11 @@ def test_each_is_held_and_let_go_by_name_and_no_other(gateway, breakers, name):
     free = dict.fromkeys(NAMES)
 
     for state in ("open", "closed"):
-        assert said(name, state) == [f"{name}: {state}"]
+        assert output_of(name, state) == [f"{name}: {state}"]
         until(gateway, lambda state=state: breakers[name].forced == state)
         assert forced() == {**free, name: state}
-        assert said(name) == [f"{name:<16}{state}, held {state} by an operator, processes: 1"]
-    said(name, "auto")
+        assert output_of(name) == [f"{name:<16}{state}, held {state} by an operator, processes: 1"]
+    output_of(name, "auto")
     until(gateway, lambda: breakers[name].forced is None)
 
     assert forced() == free
@@ -80,7 +80,7 @@ def test_without_a_name_it_lists_them_all_with_their_state(gateway, breakers):
     for _ in range(5):
         breakers["robin_service"].acquire().failed()
 
-    lines = said()
+    lines = output_of()
     assert len(lines) == len(NAMES)
     engine_line, client_line, service_line = lines[0], lines[1], lines[4]
 
@@ -91,18 +91,20 @@ def test_without_a_name_it_lists_them_all_with_their_state(gateway, breakers):
 
 def test_one_that_is_held_before_its_process_runs(gateway, engine, monkeypatch):
     monkeypatch.delitem(breaker._registry, "robin_client", raising=False)  # of other tests
-    said("robin_client", "open")
+    output_of("robin_client", "open")
 
     assert redis.client().hgetall(FORCED_KEY) == {b"robin_client": b"open"}
-    assert said("robin_client") == ["robin_client    in no web process, held open by an operator"]
-    said("robin_client", "auto")
-    assert said("robin_client") == ["robin_client    in no web process"]
+    assert output_of("robin_client") == [
+        "robin_client    in no web process, held open by an operator"
+    ]
+    output_of("robin_client", "auto")
+    assert output_of("robin_client") == ["robin_client    in no web process"]
 
 
 @pytest.mark.parametrize("arguments", [("engin",), ("engin", "open")])
 def test_an_unknown_name_gets_the_list_and_changes_nothing(gateway, engine, arguments):
     with pytest.raises(CommandError) as caught:
-        said(*arguments)
+        output_of(*arguments)
 
     assert str(caught.value) == (f"There is no breaker 'engin'. There are: {', '.join(NAMES)}.")
     assert redis.client().hgetall(FORCED_KEY) == {}

@@ -295,8 +295,8 @@ def walk_through_the_playground(tab, key, folder):
         snippet.write_text(tab.page.locator("#snippet").inner_text())
         if program is not None:
             environment = {**os.environ, "GATEWAY_KEY": key}
-            said = subprocess.check_output([program, snippet], env=environment, text=True)
-            assert "flag" in said
+            output = subprocess.check_output([program, snippet], env=environment, text=True)
+            assert "flag" in output
     return tab.page.locator("#request-link").inner_text()
 
 

@@ -25,12 +25,12 @@ def listening(scenario):
     """Run `scenario(bus, heard)` with a bus that listens on one channel."""
 
     async def main():
-        bus, heard = Bus(), []
-        bus.on("keys", heard.append, lambda: heard.append("gap"))
+        bus, received = Bus(), []
+        bus.on("keys", received.append, lambda: received.append("gap"))
         bus.start()
         try:
             await until(lambda: bus.is_listening)
-            await scenario(bus, heard)
+            await scenario(bus, received)
         finally:
             await bus.stop()
 
@@ -44,49 +44,49 @@ async def until(condition, seconds=10.0):
 
 
 def test_it_begins_with_a_gap_and_then_hears(on_it):
-    async def scenario(bus, heard):
+    async def scenario(bus, received):
         other = Bus()
         await asyncio.to_thread(other.say, "keys", "one")
-        await until(lambda: "one" in heard)
-        assert heard == ["gap", "one"]
+        await until(lambda: "one" in received)
+        assert received == ["gap", "one"]
 
     listening(scenario)
 
 
 def test_the_one_who_says_hears_at_once_even_without_redis(settings):
     settings.REDIS_URL = ""
-    bus, heard = Bus(), []
-    bus.on("keys", heard.append, lambda: None)
+    bus, received = Bus(), []
+    bus.on("keys", received.append, lambda: None)
 
     bus.say("keys", "one")
 
-    assert heard == ["one"]
+    assert received == ["one"]
 
 
 def test_a_restart_is_a_gap_and_what_could_not_be_said_is_said_then(on_it):
-    async def scenario(bus, heard):
+    async def scenario(bus, received):
         on_it.stop()
         await until(lambda: not bus.is_listening)
         await asyncio.to_thread(bus.say, "keys", "while away")
-        heard.clear()
+        received.clear()
 
         on_it.start()
-        await until(lambda: bus.is_listening and "while away" in heard)
+        await until(lambda: bus.is_listening and "while away" in received)
 
-        assert heard == ["gap", "while away"]
+        assert received == ["gap", "while away"]
 
     listening(scenario)
 
 
 def test_a_connection_that_went_silent_is_noticed(on_it):
-    async def scenario(bus, heard):
+    async def scenario(bus, received):
         on_it.freeze()
         try:
             await until(lambda: not bus.is_listening)
         finally:
             on_it.thaw()
         await until(lambda: bus.is_listening)
-        assert heard == ["gap", "gap"]
+        assert received == ["gap", "gap"]
 
     listening(scenario)
 

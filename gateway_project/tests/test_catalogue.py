@@ -69,7 +69,7 @@ MODULES = [
     "accounts/admin/usage.py",
     "detection/admin.py",
     "gateway_project/admin.py",
-    "gateway_project/staff/acts.py",
+    "gateway_project/staff/actions.py",
     "gateway_project/staff/background.py",
     "gateway_project/staff/board.py",
     "gateway_project/staff/customers.py",
@@ -117,7 +117,7 @@ MODULES = [
 """Whose sentences for people stand in `gettext`."""
 OF_LISTS = {"search_help_text", "title"}
 """What lists and filters of the admin say."""
-SAID = {"detail", "help_text", "label", "means"}
+TEXT_ARGUMENTS = {"detail", "help_text", "label", "means"}
 """Arguments that people read, whatever is called with them."""
 PLACE = re.compile(r"%\(\w+\)[sd]|%%|%[sd]|\{\w*\}")
 TAG = re.compile(r"<[^>]+>")
@@ -229,18 +229,18 @@ def test_no_sentence_of_a_module_is_beside_the_catalogue(name):
         if not isinstance(node, ast.Call):
             continue
         called = ast.unparse(node.func)
-        said = [key.value for key in node.keywords if key.arg in SAID]
+        texts = [key.value for key in node.keywords if key.arg in TEXT_ARGUMENTS]
         if re.fullmatch(r"messages\.(success|info|warning|error)", called):
-            said += node.args[1:2]
+            texts += node.args[1:2]
         elif called.endswith("ValidationError") or re.fullmatch(r"errors\.[A-Z]\w+", called):
-            said += node.args[:1]
+            texts += node.args[:1]
         elif called.endswith((".add_error", ".message_user")):
-            said += node.args[1:2]
+            texts += node.args[1:2]
         elif called in ("admin.action", "admin.display"):
-            said += [key.value for key in node.keywords if key.arg == "description"]
-        elif called in ("act", "Act"):  # of the admin and of the desk
-            said += node.args[1:3]
-        bare += [ast.unparse(one) for one in said if is_bare(one)]
+            texts += [key.value for key in node.keywords if key.arg == "description"]
+        elif called in ("act", "Action"):  # of the admin and of the desk
+            texts += node.args[1:3]
+        bare += [ast.unparse(one) for one in texts if is_bare(one)]
     for node in ast.walk(ast.parse((ROOT / name).read_text())):
         if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) in OF_LISTS:
             bare += [ast.unparse(node)] if is_bare(node.value) else []
@@ -258,8 +258,10 @@ def test_no_sentence_hides_in_an_f_string():
                 continue
             for node in ast.walk(ast.parse(source)):
                 for inner in ast.walk(node) if isinstance(node, ast.JoinedStr) else ():
-                    is_said = isinstance(inner, ast.Call) and is_bare(next(iter(inner.args), None))
-                    called = ast.unparse(inner.func) if is_said else ""
+                    is_translated = isinstance(inner, ast.Call) and is_bare(
+                        next(iter(inner.args), None)
+                    )
+                    called = ast.unparse(inner.func) if is_translated else ""
                     if called == "_" or called.endswith(("gettext", "gettext_lazy")):
                         hidden.append(f"{path.relative_to(ROOT)}: {ast.unparse(node)}")
 
@@ -281,7 +283,7 @@ def test_what_is_compiled_is_what_is_written(path):
 
     catalogue = messages.read(path)
     assert compiled == messages.compiled(catalogue), "run: make messages"
-    assert messages.words_file(catalogue).read_bytes() == messages.words(catalogue)
+    assert messages.translations_file(catalogue).read_bytes() == messages.translations(catalogue)
 
 
 def forms(message):
@@ -329,6 +331,6 @@ SPOKEN = re.compile(
 
 @pytest.mark.parametrize("path", sorted(messages.SCRIPTS.glob("*.js")), ids=lambda path: path.name)
 def test_no_sentence_of_a_script_is_beside_the_catalogue(path):
-    said = [re.sub(r"\$\{[^}]*(?:\}|$)", "", text) for text in SPOKEN.findall(path.read_text())]
+    texts = [re.sub(r"\$\{[^}]*(?:\}|$)", "", text) for text in SPOKEN.findall(path.read_text())]
 
-    assert [text for text in said if says_something(text)] == []
+    assert [text for text in texts if says_something(text)] == []

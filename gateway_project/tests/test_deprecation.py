@@ -79,7 +79,7 @@ urlpatterns = [
 planes = pytest.mark.parametrize("plane", ["slow", "fast"])
 
 
-def told(response):
+def sunset_of(response):
     """The days that an answer names; None: it names none."""
     if not any(name in response.headers for name in NAMES):
         return None
@@ -102,13 +102,13 @@ def test_each_answer_of_an_operation_says_so_refusals_too(gateway, acme_key, pla
 
     assert served.status_code == 200
     assert refusal(refused) == (422, "validation_error")
-    assert told(served) == told(refused) == days(GOING)
-    assert told(other) is None
+    assert sunset_of(served) == sunset_of(refused) == days(GOING)
+    assert sunset_of(other) is None
 
 
 @planes
 @pytest.mark.parametrize(
-    ("body", "is_told"),
+    ("body", "is_noted"),
     [
         ({}, False),
         ({"name": "a", "inner": {"quiet": True}}, False),
@@ -118,16 +118,16 @@ def test_each_answer_of_an_operation_says_so_refusals_too(gateway, acme_key, pla
         ({"many": [{"quiet": True}, {"loud": True}]}, True),
     ],
 )
-def test_a_field_says_so_to_whom_sent_it(gateway, acme_key, plane, body, is_told):
+def test_a_field_says_so_to_whom_sent_it(gateway, acme_key, plane, body, is_noted):
     r = gateway.post(f"/v1/{plane}/send", key=acme_key, json=body)
 
     assert r.status_code == 200, r.text
-    assert told(r) == (days(SOONER) if is_told else None)
+    assert sunset_of(r) == (days(SOONER) if is_noted else None)
 
 
 def test_a_name_of_the_query_says_so(gateway):
-    assert told(gateway.get("/v1/slow/search?old=a")) == days(SOONER)
-    assert told(gateway.get("/v1/slow/search?new=a")) is None
+    assert sunset_of(gateway.get("/v1/slow/search?old=a")) == days(SOONER)
+    assert sunset_of(gateway.get("/v1/slow/search?new=a")) is None
 
 
 @planes

@@ -33,7 +33,7 @@ from detection.jobs.judging import Item
 from detection.models import Job
 from gateway_project import tasks
 from gateway_project.core import clock
-from gateway_project.staff import acts, customers
+from gateway_project.staff import actions, customers
 from gateway_project.tests.test_admin import signed_in
 from gateway_project.tests.test_staff_admin import log_rows, row_of
 from portal.models import Announcement, IncidentUpdate, StaffAct, StaffNote
@@ -248,15 +248,15 @@ def post(browser, workspace, path, **fields):
 
 class TestWhoMayWhat:
     @pytest.mark.parametrize("role", [roles.SUPPORT, roles.FINANCE, roles.OPERATOR])
-    @pytest.mark.parametrize("name", sorted(acts.ACTS))
+    @pytest.mark.parametrize("name", sorted(actions.ACTIONS))
     def test_an_act_is_for_the_roles_that_have_its_right(self, desk, acme, role, name):
         browser = desk(role)
-        allowed = acts.ACTS[name].right in roles.RIGHTS[role]
+        allowed = actions.ACTIONS[name].right in roles.RIGHTS[role]
 
         r = browser.get(f"/admin/desk/{acme.pk}/{name}/")
 
         assert r.status_code == (200 if allowed else 403)
-        if acts.ACTS[name].applies(acme):
+        if actions.ACTIONS[name].applies(acme):
             assert (f"/{name}/" in page(browser, acme).text) == allowed
 
     def test_staff_without_a_role_see_nothing_here(self, gateway, acme):
@@ -321,7 +321,7 @@ class TestWhoMayWhat:
 
 class TestActs:
     def test_each_asks_a_reason(self, operator, acme):
-        for name in acts.ACTS:
+        for name in actions.ACTIONS:
             r = act(operator, acme, name, reason=" ")
 
             assert r.status_code == 200, name

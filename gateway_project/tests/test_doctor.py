@@ -206,10 +206,10 @@ class TestTheDatabase:
     @pytest.mark.needs_postgresql
     def test_a_server_that_may_lose_what_it_has_written(self, gateway):
         # The tests' own is one: it runs without fsync.
-        said = trouble("database")
+        sentence = trouble("database")
 
-        assert "fsync is off" in said
-        assert "Set fsync = on" in said
+        assert "fsync is off" in sentence
+        assert "Set fsync = on" in sentence
 
     def test_a_migration_that_did_not_run(self, gateway):
         recorder = MigrationRecorder(connection)
@@ -223,10 +223,10 @@ class TestTheDatabase:
     def test_pools_that_ask_for_more_than_there_is(self, gateway, settings):
         settings.WORKERS = 20
 
-        said = trouble("database.connections")
+        sentence = trouble("database.connections")
 
-        assert "The pools may ask for more than there is" in said
-        assert "max_connections" in said
+        assert "The pools may ask for more than there is" in sentence
+        assert "max_connections" in sentence
 
     @pytest.mark.needs_postgresql
     @pytest.mark.needs_redis
@@ -270,10 +270,10 @@ class TestTheDatabase:
     def test_why_it_does_not_answer(self, gateway, settings, monkeypatch, name, value, reason, do):
         with monkeypatch.context() as patch:
             patch.setitem(settings.DATABASES["default"], name, value)
-            said = trouble("database")
+            sentence = trouble("database")
 
-        assert reason in said
-        assert do in said
+        assert reason in sentence
+        assert do in sentence
 
     @pytest.mark.parametrize(
         ("reason", "do"),
@@ -293,19 +293,19 @@ class TestTheDatabase:
 
     @pytest.mark.needs_postgresql
     @pytest.mark.parametrize(
-        ("options", "said"),
+        ("options", "sentence"),
         [
             ({"mode": "statement"}, "set pool_mode = transaction there"),
             ({"ignored": "extra_float_digits"}, "set ignore_startup_parameters"),
         ],
     )
-    def test_a_pooler_that_is_set_up_wrong(self, gateway, pooler, options, said):
+    def test_a_pooler_that_is_set_up_wrong(self, gateway, pooler, options, sentence):
         with pooler(**options):
-            assert said in trouble("database")
+            assert sentence in trouble("database")
 
     @pytest.mark.needs_postgresql
     @pytest.mark.parametrize(
-        ("statement", "said"),
+        ("statement", "sentence"),
         [
             ("SET default_transaction_read_only = on", "takes no writes"),
             ("SET search_path = nowhere", "no schema to work in"),
@@ -313,13 +313,13 @@ class TestTheDatabase:
             ("SET ROLE pg_monitor", "belong to somebody else"),
         ],
     )
-    def test_rights_that_are_missing(self, db, statement, said):
+    def test_rights_that_are_missing(self, db, statement, sentence):
         with transaction.atomic(), connection.cursor() as cursor:
             cursor.execute(statement)
             found = list(stores._rights())
             transaction.set_rollback(True)
 
-        assert [one for one in found if said in one.message and one.do]
+        assert [one for one in found if sentence in one.message and one.do]
         assert statuses(found) == {"error"}
 
     def test_a_clock_that_is_off(self):
@@ -352,10 +352,10 @@ class TestRedis:
     def test_one_that_drops_keys(self, broken_redis):
         broken_redis.config_set("maxmemory-policy", "allkeys-lru")
 
-        said = trouble("redis.memory")
+        sentence = trouble("redis.memory")
 
-        assert "error: REDIS_URL drops keys" in said
-        assert "noeviction" in said
+        assert "error: REDIS_URL drops keys" in sentence
+        assert "noeviction" in sentence
 
     def test_one_that_keeps_nothing(self, broken_redis):
         assert "error: Redis keeps nothing on disk" in trouble("redis.persistence")
@@ -378,20 +378,20 @@ class TestRedis:
         assert "refuses to remember once it is full" in trouble("redis.memory")
 
     @pytest.mark.parametrize(
-        ("change", "said"),
+        ("change", "sentence"),
         [
             (lambda url: url.replace("/0", "/99"), "0 is always there"),
             (lambda url: url.replace("127.0.0.1", "redis.invalid"), "/etc/resolv.conf"),
             (lambda url: url.replace("redis:", "rediss:"), "speak"),
         ],
     )
-    def test_a_wrong_address(self, broken_redis, settings, change, said):
+    def test_a_wrong_address(self, broken_redis, settings, change, sentence):
         settings.REDIS_URL = change(settings.REDIS_URL)
 
-        assert said in trouble("redis")
+        assert sentence in trouble("redis")
 
     @pytest.mark.parametrize(
-        ("command", "said"),
+        ("command", "sentence"),
         [
             ("CONFIG SET requirepass abc", "Correct user or password"),
             ("REPLICAOF 127.0.0.1 1", "name the primary"),
@@ -400,10 +400,10 @@ class TestRedis:
             ("ACL SETUSER default resetchannels", "ACL SETUSER"),
         ],
     )
-    def test_one_that_takes_no_work(self, broken_redis, command, said):
+    def test_one_that_takes_no_work(self, broken_redis, command, sentence):
         broken_redis.execute_command(*command.split())
 
-        assert said in trouble("redis")
+        assert sentence in trouble("redis")
 
     def test_one_that_is_away(self, settings):
         settings.REDIS_URL = settings.CACHE_REDIS_URL = "redis://127.0.0.1:1/0"
@@ -423,7 +423,7 @@ class TestSettings:
         assert trouble("settings.origins") == ""
 
     @pytest.mark.parametrize(
-        ("setting", "value", "said"),
+        ("setting", "value", "sentence"),
         [
             ("LOCAL_SECRETS", ["KEY_PEPPERS"], "KEY_PEPPERS not set"),
             ("SECRET_KEY", "a" * 60, "SECRET_KEY can be guessed"),
@@ -441,10 +441,10 @@ class TestSettings:
             ("DETECTION_ENGINES", "a=https://b c=https://:key@d", "DETECTION_ENGINES can be"),
         ],
     )
-    def test_secrets_that_are_none(self, production, setting, value, said):
+    def test_secrets_that_are_none(self, production, setting, value, sentence):
         setattr(production, setting, value)
 
-        assert said in trouble("settings.secrets")
+        assert sentence in trouble("settings.secrets")
 
     def test_a_pepper_that_is_none(self, production):
         production.KEY_PEPPERS = Peppers.parse("1:" + "abcd" * 8)
@@ -452,7 +452,7 @@ class TestSettings:
         assert "KEY_PEPPERS can be guessed" in trouble("settings.secrets")
 
     @pytest.mark.parametrize(
-        ("setting", "value", "said"),
+        ("setting", "value", "sentence"),
         [
             ("ALLOWED_HOSTS", ["*"], "error: ALLOWED_HOSTS holds *"),
             ("ALLOWED_HOSTS", [".example"], "warning: ALLOWED_HOSTS holds .example"),
@@ -465,10 +465,10 @@ class TestSettings:
             ("METRICS_TOKEN", "", "warning: /metrics asks for no token"),
         ],
     )
-    def test_origins_that_are_too_wide(self, production, setting, value, said):
+    def test_origins_that_are_too_wide(self, production, setting, value, sentence):
         setattr(production, setting, value)
 
-        assert said in trouble("settings.origins")
+        assert sentence in trouble("settings.origins")
 
     def test_what_django_itself_finds(self, production):
         production.LOG_FORMAT = "xml"
@@ -522,7 +522,7 @@ class TestFiles:
 
 
 @pytest.mark.parametrize(
-    ("entries", "hops", "client_ip", "status", "said"),
+    ("entries", "hops", "client_ip", "status", "sentence"),
     [
         ([network.FORGED], 0, "127.0.0.1", "ok", "0 proxies"),
         ([network.FORGED, "192.0.2.1"], 1, "192.0.2.1", "ok", "1 proxies"),
@@ -535,14 +535,14 @@ class TestFiles:
         (["192.0.2.1"], 2, "10.0.0.1", "error", "TRUSTED_PROXY_HOPS=1"),
     ],
 )
-def test_hops_are_counted(entries, hops, client_ip, status, said):
+def test_hops_are_counted(entries, hops, client_ip, status, sentence):
     seen = {"forwarded_for": entries, "trusted_proxy_hops": hops, "client_ip": client_ip}
     found = list(
         network.judge_hops({**seen, "scheme": "https"}, url="https://g.example", is_public=True)
     )
 
     assert [one.status for one in found] == [status]
-    assert said in found[0].message + found[0].do
+    assert sentence in found[0].message + found[0].do
 
 
 def test_nothing_is_said_of_proxies_that_were_not_on_the_way():
@@ -565,19 +565,19 @@ def test_a_proxy_that_hides_https(settings):
 
 
 @pytest.mark.parametrize(
-    ("seen_by_us", "said"),
+    ("seen_by_us", "sentence"),
     [
         ({"host": "127.0.0.1:8000"}, "pass `Host` on"),
         ({"host": "g.example:443"}, ""),
         ({"headers": ["idempotency-key", "prefer", "if-match"]}, "x-api-key: sent to"),
     ],
 )
-def test_headers_that_a_proxy_changes(seen_by_us, said):
+def test_headers_that_a_proxy_changes(seen_by_us, sentence):
     seen = {"host": "g.example", "headers": list(network.seen.HEADERS), **seen_by_us}
     found = list(network.judge_headers(seen, url="https://g.example"))
 
-    assert bool(found) == bool(said)
-    assert all(said in one.message + one.do for one in found)
+    assert bool(found) == bool(sentence)
+    assert all(sentence in one.message + one.do for one in found)
 
 
 @pytest.fixture
@@ -625,10 +625,10 @@ class TestTheGuard:
     def test_a_hole_in_it(self, monkeypatch):
         monkeypatch.setattr(network.destinations, "is_refused", lambda _: False)
 
-        said = trouble("ssrf")
+        sentence = trouble("ssrf")
 
-        assert "error: The guard lets through" in said
-        assert "169.254.169.254" in said
+        assert "error: The guard lets through" in sentence
+        assert "169.254.169.254" in sentence
 
     def test_networks_that_are_allowed(self, settings):
         settings.WEBHOOK_ALLOWED_NETWORKS = (ipaddress.ip_network("10.0.0.0/8"),)
@@ -720,11 +720,11 @@ class TestCertificates:
         settings.DETECTION_ENGINES = f"judge=openai+https://:KEY@127.0.0.1:{port}/v1?model=m"
         settings.OIDC_ISSUER = f"https://127.0.0.1:{port}/realm"
 
-        said = trouble("certificates")
+        sentence = trouble("certificates")
 
-        assert "the engine 'judge' (127.0.0.1" in said
-        assert "OIDC_ISSUER (127.0.0.1" in said
-        assert "KEY" not in said
+        assert "the engine 'judge' (127.0.0.1" in sentence
+        assert "OIDC_ISSUER (127.0.0.1" in sentence
+        assert "KEY" not in sentence
 
     def test_one_of_nobody(self, settings, tls):
         settings.DETECTION_ENGINE_URL = f"https://127.0.0.1:{tls(90, trusted=False)}"
@@ -747,10 +747,10 @@ class TestNames:
         assert statuses(look("oidc")) == {"skipped"}
         settings.OIDC_ISSUER, settings.OIDC_CLIENT_ID = bad_proxy, "gateway"
 
-        said = trouble("oidc")
+        sentence = trouble("oidc")
 
-        assert "does not describe a provider" in said
-        assert "OIDC_CLIENT_SECRET not" in said
+        assert "does not describe a provider" in sentence
+        assert "OIDC_CLIENT_SECRET not" in sentence
 
 
 class TestMail:
@@ -763,20 +763,20 @@ class TestMail:
         return settings
 
     def test_a_server_that_is_not_there(self, smtp):
-        said = trouble("mail")
+        sentence = trouble("mail")
 
-        assert "error: The mail server 127.0.0.1:1 does not take us" in said
-        assert "confirm_email" in said
+        assert "error: The mail server 127.0.0.1:1 does not take us" in sentence
+        assert "confirm_email" in sentence
 
     def test_a_server_that_answers(self, smtp):
-        heard = []
+        commands = []
 
         def serve(listener):
             peer, _ = listener.accept()
             with peer, peer.makefile("rwb", buffering=0) as file:
                 file.write(b"220 here\r\n")
                 for line in file:
-                    heard.append(line.strip().upper())
+                    commands.append(line.strip().upper())
                     file.write(b"250 fine\r\n")
                     if line.upper().startswith(b"QUIT"):
                         return
@@ -787,7 +787,7 @@ class TestMail:
             found = look("mail")
 
         assert statuses(found) == {"ok"}
-        assert not any(line.startswith(b"MAIL FROM") for line in heard)
+        assert not any(line.startswith(b"MAIL FROM") for line in commands)
 
     def test_a_sender_that_nobody_accepts(self, smtp):
         smtp.IS_LOCAL = False
@@ -812,10 +812,10 @@ class TestTheEngine:
         engine.answers(answer)
 
         settings.DETECTION_ENGINE_SCORE_FLOOR = 0.0
-        said = trouble("engine")
+        sentence = trouble("engine")
 
-        assert "gives no verdict" in said
-        assert "docs/engine.md" in said
+        assert "gives no verdict" in sentence
+        assert "docs/engine.md" in sentence
 
     def test_one_that_refuses_us(self, gateway, engine):
         engine.fails(401)
@@ -846,10 +846,10 @@ class TestRobin:
     def test_both_addresses_swapped_or_wrong(self, settings):
         settings.ROBIN_CLIENT_API_URL = settings.ROBIN_SERVICE_API_URL = "http://127.0.0.1:1"
 
-        said = trouble("robin")
+        sentence = trouble("robin")
 
-        assert "ROBIN_CLIENT_API_URL does not answer" in said
-        assert "ROBIN_SERVICE_API_URL does not answer" in said
+        assert "ROBIN_CLIENT_API_URL does not answer" in sentence
+        assert "ROBIN_SERVICE_API_URL does not answer" in sentence
 
 
 # -- The installation -----------------------------------------------------------------------------
@@ -865,11 +865,11 @@ class TestProcesses:
         redis.client().delete(presence.PROCESSES)
 
     def test_none(self):
-        said = trouble("processes")
+        sentence = trouble("processes")
 
-        assert "No web process lives" in said
-        assert "No worker process lives" in said
-        assert "celery -A gateway_project worker" in said
+        assert "No web process lives" in sentence
+        assert "No worker process lives" in sentence
+        assert "celery -A gateway_project worker" in sentence
 
     def test_some(self):
         for role in ("web", "worker"):
@@ -890,10 +890,10 @@ class TestProcesses:
         redis.client().hset(presence.PROCESSES, "host-b/2", orjson.dumps(note))
         redis.client().hset(presence.PROCESSES, "host-a/1", presence._note("worker"))
 
-        said = trouble("processes")
+        sentence = trouble("processes")
 
-        assert "host-b/2 has other values of PUBLIC_URL, TRUSTED_PROXY_HOPS than this" in said
-        assert "host-a/1" not in said
+        assert "host-b/2 has other values of PUBLIC_URL, TRUSTED_PROXY_HOPS than this" in sentence
+        assert "host-a/1" not in sentence
 
     def test_one_that_may_open_few_files(self, settings):
         note = {**orjson.loads(presence._note("web")), "files": 32}
@@ -917,11 +917,11 @@ class TestProcesses:
     def test_queues_that_nobody_takes_from(self, monkeypatch):
         monkeypatch.setattr(installation, "QUEUE_SECONDS", 0.3)
 
-        said = trouble("queues")
+        sentence = trouble("queues")
 
         for name in ("detection", "webhooks", "usage", "mail", "maintenance"):
-            assert f"from the queue {name}" in said
-            assert f"--queues={name}" in said
+            assert f"from the queue {name}" in sentence
+            assert f"--queues={name}" in sentence
 
 
 class TestSecretsInUse:
@@ -946,10 +946,10 @@ class TestSecretsInUse:
 
 class TestTheBackup:
     def test_none_was_made(self, production, gateway):
-        said = trouble("backup")
+        sentence = trouble("backup")
 
-        assert "error: No backup was ever made" in said
-        assert "manage.py backup" in said
+        assert "error: No backup was ever made" in sentence
+        assert "manage.py backup" in sentence
 
     def test_a_fresh_one_that_nobody_tried(self, production, gateway):
         audit(backups.MADE, actor="test")

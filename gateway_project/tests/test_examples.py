@@ -112,7 +112,7 @@ def test_the_chat_answers_and_refuses(start):
     chat.wait_for("Open http://")
     with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=30) as browser:
         wait_until(lambda: browser.get("/").status_code == 200)
-        said = [
+        shown = [
             browser.post("/messages", json={"text": text}).json()
             for text in ("Hello there", ATTACK, "And again")
         ]
@@ -121,7 +121,7 @@ def test_the_chat_answers_and_refuses(start):
             for body in (b"", b"[]", b'{"text": 1}', b"x" * 20_000)
         ]
 
-    assert said == [
+    assert shown == [
         {"text": "You asked: Hello there", "refused": False},
         {"text": "I cannot help with that.", "refused": True},
         {"text": "You asked: And again", "refused": False},
@@ -255,13 +255,13 @@ class TestCompose:
         try:
             address = f"http://127.0.0.1:{ports['8400']}"
             wait_until(lambda: httpx.get(address).status_code == 200)
-            said = httpx.post(f"{address}/messages", json={"text": "Hello"}, timeout=30).json()
+            shown = httpx.post(f"{address}/messages", json={"text": "Hello"}, timeout=30).json()
         finally:
             for process in running:
                 os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
 
-        assert said == {"text": "You asked: Hello", "refused": False}
+        assert shown == {"text": "You asked: Hello", "refused": False}
         made = ApiKey.objects.get(workspace__slug="chat")
         assert made.scopes == ["detect"]
         assert json.dumps((tmp_path / "keys/key").read_text()).startswith('"gw_live_')

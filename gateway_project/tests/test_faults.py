@@ -121,11 +121,11 @@ LIVE = b"GET /health/live HTTP/1.1\r\n"
 
 
 class TestSlowClients:
-    def slow(self, served, said, count):
+    def slow(self, served, sent, count):
         clients = []
         for _ in range(count):
             client = socket.create_connection(("127.0.0.1", served.port), timeout=20)
-            client.sendall(said)
+            client.sendall(sent)
             clients.append(client)
         return clients
 
@@ -185,8 +185,8 @@ class TestSlowClients:
     def test_a_head_that_never_ends_is_given_up(self, serve, acme_key, monkeypatch):
         served = serve(WORKERS="1", HEAD_SECONDS_MAX="1")
 
-        for said in (b"", b"GET /health/live HTT", b"GET /health/live HTTP/1.1\r\nHost: "):
-            (client,) = self.slow(served, said, 1)
+        for sent in (b"", b"GET /health/live HTT", b"GET /health/live HTTP/1.1\r\nHost: "):
+            (client,) = self.slow(served, sent, 1)
             assert client.recv(100) == b""
             client.close()
 

@@ -24,14 +24,14 @@ def asked(acme_key):
 
 
 @pytest.fixture
-def said(acme, asked):
+def report(acme, asked):
     row, _ = services.give(acme, asked, "false_positive", "our manual", actor=Actor("test"))
     return row
 
 
 class TestAdmin:
-    def test_it_is_listed_and_found(self, root, said, acme_key):
-        shown = str(said.request_id)
+    def test_it_is_listed_and_found(self, root, report, acme_key):
+        shown = str(report.request_id)
 
         assert shown in root.get(LIST).text
         for term in (shown, "acme", str(acme_key.row.pk)):
@@ -39,14 +39,14 @@ class TestAdmin:
         for query in ("q=globex", f"q={new_id()}", "verdict=correct", "until=2026-01-01T00:00"):
             assert shown not in root.get(f"{LIST}?{query}").text
         assert shown in root.get(f"{LIST}?verdict=false_positive&range=last+24+hours").text
-        assert "our manual" in root.get(f"{LIST}{said.pk}/change/").text
+        assert "our manual" in root.get(f"{LIST}{report.pk}/change/").text
 
     def test_the_export_leaves_out_and_counts_what_has_no_text(
-        self, root, said, acme, acme_key, monkeypatch
+        self, root, report, acme, acme_key, monkeypatch
     ):
         other = log(acme_key)
         services.give(acme, other, "correct", actor=Actor("test"))
-        texts = {said.request_id: "How do I reset it?"}
+        texts = {report.request_id: "How do I reset it?"}
         monkeypatch.setattr(
             services, "texts_of", lambda ids: {key: texts[key] for key in ids if key in texts}
         )
@@ -62,22 +62,22 @@ class TestAdmin:
         event = AuditEvent.objects.get(action="feedback.exported")
         assert (event.actor, event.details) == ("root@gateway.example", {"rows": 1})
 
-    def test_without_texts_there_is_no_file(self, root, said):
-        r = root.post(LIST, _selected_action=str(said.pk), action="export")
+    def test_without_texts_there_is_no_file(self, root, report):
+        r = root.post(LIST, _selected_action=str(report.pk), action="export")
 
         assert r.status_code == 302
         assert "Exported 0 of 1" in root.get(LIST).text
 
-    def test_only_superusers_export(self, gateway, said):
+    def test_only_superusers_export(self, gateway, report):
         from gateway_project.tests.test_staff_admin import viewer_of
 
         staff = viewer_of(gateway, Feedback)
 
-        assert str(said.request_id) in staff.get(LIST).text
-        staff.post(LIST, _selected_action=str(said.pk), action="export")
+        assert str(report.request_id) in staff.get(LIST).text
+        staff.post(LIST, _selected_action=str(report.pk), action="export")
         assert not AuditEvent.objects.filter(action="feedback.exported").exists()
 
-    def test_others_see_nothing(self, gateway, said):
+    def test_others_see_nothing(self, gateway, report):
         person = signed_in(
             gateway, User.objects.create_user("staff@gateway.example", is_staff=True)
         )
@@ -107,12 +107,12 @@ class TestPortal:
         event = AuditEvent.objects.get(action="feedback.given")
         assert event.actor == "alice@acme.example"
 
-    def test_the_last_word_counts(self, owner, asked, said):
+    def test_the_last_word_counts(self, owner, asked, report):
         owner.post(self.at("request-feedback", asked), self.form(asked, "correct"))
 
         assert Feedback.objects.get().verdict == "correct"
 
-    def test_a_viewer_only_sees_it(self, viewer, asked, said):
+    def test_a_viewer_only_sees_it(self, viewer, asked, report):
         page = viewer.get(self.at("request", asked)).content.decode()
 
         assert "False alarm" in page

@@ -774,13 +774,13 @@ def test_the_ends_of_every_range_in_every_field(neighbours: Neighbours) -> None:
             for value in ENDS:
                 body = spelt(with_value(usual, where, value)).replace('"{id}"', f'"{own}"')
                 r = neighbours.request(method, address, "", {}, body.encode())
-                told = (method, path, field, str(value)[:40], r.status_code, r.text[:300])
+                report = (method, path, field, str(value)[:40], r.status_code, r.text[:300])
                 is_refused = (r.status_code, r.json().get("code")) == refused_as(path)
                 refused += is_refused
                 if (r.status_code in (400, 500, 502, 503) and not is_refused) or (
                     is_refused and not says_where(r, field)
                 ):
-                    wrong.append(told)
+                    wrong.append(report)
     assert not wrong, "\n".join(map(str, wrong[:20]))
     assert tried_places > 90
     assert refused > 700
@@ -800,10 +800,10 @@ def test_the_ends_of_every_range_in_every_address(neighbours: Neighbours) -> Non
                 if text in CURSORS and name != "cursor":
                     continue
                 r = neighbours.request(method, path.format(**names), f"{name}={value}", {}, None)
-                told = (method, path, name, text[:40], r.status_code, r.text[:300])
+                report = (method, path, name, text[:40], r.status_code, r.text[:300])
                 is_refused = r.status_code == 422
                 if r.status_code in (400, 500) or (is_refused and not says_where(r, name)):
-                    wrong.append(told)
+                    wrong.append(report)
             for part in parts:
                 address = path.format(**{**names, part: value or "%20"})
                 r = neighbours.request(method, address, "", {}, None)
@@ -851,8 +851,8 @@ def test_no_number_is_taken_where_the_document_says_text(neighbours: Neighbours)
             for value in (4_000_000_000, 4e12, True, *(AS_TEXT if is_time else ())):
                 body = json.dumps(with_value(usual, where, value)).replace('"{id}"', f'"{own}"')
                 r = neighbours.request(method, path.format(**names), "", {}, body.encode())
-                told = (method, path, where, value, r.text[:300])
-                assert (r.status_code, r.json().get("code")) == refused_as(path), told
+                report = (method, path, where, value, r.text[:300])
+                assert (r.status_code, r.json().get("code")) == refused_as(path), report
     assert texts > 25
     assert times >= 4
 

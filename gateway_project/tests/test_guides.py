@@ -20,7 +20,7 @@ from accounts.models import SCOPES
 from gateway_project.core.api.deprecation import NOTICE
 from gateway_project.tests.contract import DOCUMENT
 from gateway_project.tests.documents import EDGE, FENCE, blocks_of, parsed, reader_at
-from gateway_project.tests.litellm_world import Model
+from gateway_project.tests.litellm_fakes import Model
 from gateway_project.tests.served import ROOT
 from portal import guides
 from robin.permissions import PERMISSIONS, Role
@@ -114,8 +114,8 @@ def test_the_guide_of_robin_ui_says_what_each_role_sees():
     before: set[str] = set()
     for role in (Role.READONLY, Role.USER):
         sees = {p.removeprefix("VIEW_").lower() for p in PERMISSIONS[role]}
-        said = {*re.findall(r"\w+", rows[role.removeprefix("ROLE_")])}
-        assert said - {"the", "same", "and", "see"} == sees - before
+        listed = {*re.findall(r"\w+", rows[role.removeprefix("ROLE_")])}
+        assert listed - {"the", "same", "and", "see"} == sees - before
         before = sees
 
 

@@ -30,14 +30,14 @@ class Wire:
     """A client's connection, as the protocol sees it."""
 
     def __init__(self):
-        self.said = b""
+        self.received = b""
         self.pieces = 0
         self.is_answered = asyncio.Event()
 
     def write(self, data):
         self.pieces += 1
-        self.said += data
-        head, _, body = self.said.partition(b"\r\n\r\n")
+        self.received += data
+        head, _, body = self.received.partition(b"\r\n\r\n")
         sizes = [
             line[15:] for line in head.lower().split(b"\r\n") if line[:15] == b"content-length:"
         ]
@@ -99,7 +99,7 @@ def ask(gateway, engine, acme_key):
             sys.setprofile(cost.note)
         try:
             for text in texts:
-                wire.said = b""
+                wire.received = b""
                 wire.is_answered.clear()
                 protocol.data_received(request_of(text, acme_key))
                 await wire.is_answered.wait()
@@ -107,7 +107,7 @@ def ask(gateway, engine, acme_key):
             sys.setprofile(None)
         cost.pieces, cost.trips = wire.pieces, pipe.round_trips - before
         protocol.connection_lost(None)
-        assert wire.said.startswith(b"HTTP/1.1 200 "), wire.said
+        assert wire.received.startswith(b"HTTP/1.1 200 "), wire.received
         return cost
 
     return lambda *args, **more: gateway.run(ask(*args, **more))

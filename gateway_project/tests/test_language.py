@@ -194,13 +194,13 @@ class TestSwitch:
         assert settings.LANGUAGE_COOKIE_NAME not in answer.cookies
 
     def test_the_settings_have_it_too(self, owner, alice):
-        said = owner.post("/app/settings", {"first_name": "Al", "language": "de"}, follow=True)
-        assert spoken(said) == "de"
-        assert "Gespeichert." in said.content.decode()
+        shown = owner.post("/app/settings", {"first_name": "Al", "language": "de"}, follow=True)
+        assert spoken(shown) == "de"
+        assert "Gespeichert." in shown.content.decode()
 
-        said = owner.post("/app/settings", {"first_name": "Al", "language": ""}, follow=True)
+        shown = owner.post("/app/settings", {"first_name": "Al", "language": ""}, follow=True)
         alice.refresh_from_db()
-        assert (alice.language, spoken(said)) == ("", "en")
+        assert (alice.language, spoken(shown)) == ("", "en")
         assert owner.cookies[settings.LANGUAGE_COOKIE_NAME].value == ""
 
 
@@ -284,8 +284,8 @@ class Page(HTMLParser):
         self._svg += tag == "svg"
         is_switch = here.get("name") in ("language", "next", "csrfmiddlewaretoken", "once", "token")
         for name, value in attrs:
-            is_said = name == "value" and here.get("type") in ("submit", "button")
-            if name in self.READ or is_said:
+            is_label = name == "value" and here.get("type") in ("submit", "button")
+            if name in self.READ or is_label:
                 self._read(value or "")
             elif is_switch or name in ("data-csrf", "data-example", "data-inline-formset"):
                 continue
@@ -359,9 +359,9 @@ BROKEN = re.compile(r"\b(?:von|mit|bei|aus|zu|nach|seit|vom|zum|beim) (?:die|das
 """A preposition before a phrase that was written to stand alone: what is glued has this fault."""
 
 
-def glued(said):
+def glued(shown):
     """What of a German page no German would write."""
-    return [said[max(0, at.start() - 30) : at.end() + 30] for at in BROKEN.finditer(said)]
+    return [shown[max(0, at.start() - 30) : at.end() + 30] for at in BROKEN.finditer(shown)]
 
 
 def test_no_german_sentence_has_a_phrase_glued_into_it():
@@ -385,8 +385,8 @@ def test_a_german_page_has_no_english_sentence(owner, acme):
     assert len(known) > 100
     left = {}
     for path in TRANSLATED:
-        said = " ".join(read(owner, path, **{"Accept-Language": "de"}).for_people)
-        if found := [piece for piece in known if piece in said] or glued(said):
+        shown = " ".join(read(owner, path, **{"Accept-Language": "de"}).for_people)
+        if found := [piece for piece in known if piece in shown] or glued(shown):
             left[path] = found[:5]
 
     assert left == {}

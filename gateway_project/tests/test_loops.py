@@ -52,9 +52,9 @@ def test_after_so_many_rounds_health_names_it_and_an_alert_is_logged(gateway, en
     assert f'gateway_loop_failed_rounds{{loop="usage.flush"}} {ROUNDS_MAX}.0' in (
         gateway.get("/metrics").text
     )
-    said = "".join(capfd.readouterr())
-    assert said.count("loop_failing") == 1
-    assert "alert" in said
+    logged = "".join(capfd.readouterr())
+    assert logged.count("loop_failing") == 1
+    assert "alert" in logged
 
 
 def test_one_round_that_succeeds_ends_it(gateway, engine):
@@ -169,7 +169,7 @@ def flushes(patch, broken):
     rows = buffer.Buffer()
     rows.append((uuid4(), uuid4(), uuid4()), "")
     patch.setattr(rows, "_send", broken.awaited)
-    return buffer._loop.every(0, rows.flush, said=buffer.Unavailable)
+    return buffer._loop.every(0, rows.flush, logged=buffer.Unavailable)
 
 
 def keeps_accounts(patch, broken):

@@ -346,8 +346,8 @@ def counting(folder):
         stdout=subprocess.PIPE,
         start_new_session=True,
     )
-    said = [int(process.stdout.readline()) for _ in range(2)]
-    yield process.pid, sum(said) - process.pid
+    numbers = [int(process.stdout.readline()) for _ in range(2)]
+    yield process.pid, sum(numbers) - process.pid
     with suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
     process.communicate()
@@ -454,11 +454,11 @@ class TestTasks:
             if not self.request.retries:
                 raise self.retry(exc=ConnectionError("the secret"), countdown=0)
 
-        with events(capsys) as said:
+        with events(capsys) as entries:
             tries.apply()
 
         assert [total("scratch.tries", x) for x in ("retry", "success", "failure")] == [1, 1, 0]
-        ours = [x for x in said if x["component"] == "gateway.tasks"]
+        ours = [x for x in entries if x["component"] == "gateway.tasks"]
         assert [(x["event"], x["level"], x["error"]) for x in ours] == [
             ("task_retried", "warning", "ConnectionError")
         ]
@@ -479,27 +479,27 @@ class TestTasks:
             raise RuntimeError("broken")
 
         signals.configure()
-        with events(capsys) as said:
+        with events(capsys) as entries:
             fails.apply(args=["a private text"], kwargs={"key": "a private key"})
 
-        [error] = [x for x in said if x["level"] == "error"]
+        [error] = [x for x in entries if x["level"] == "error"]
         assert (error["event"], error["task"], error["error"]) == (
             "task_failed",
             "scratch.fails",
             "RuntimeError",
         )
         assert "RuntimeError: broken" in error["exception"]
-        assert "private" not in json.dumps(said)
+        assert "private" not in json.dumps(entries)
 
     def test_an_expected_failure_is_no_error(self, scratch, capsys):
         @scratch.task(name="scratch.expected", throws=(KeyError,))
         def expected():
             raise KeyError
 
-        with events(capsys) as said:
+        with events(capsys) as entries:
             expected.apply()
 
-        assert [(x["event"], x["level"]) for x in said] == [("task_failed", "info")]
+        assert [(x["event"], x["level"]) for x in entries] == [("task_failed", "info")]
 
     def test_celery_brings_no_format_of_its_own(self):
         receivers = [ref() for _, ref in setup_logging.receivers]
@@ -628,10 +628,10 @@ class TestServed:
         self.check_log_of(worker)
 
     def check_log_of(self, worker: CeleryWorker) -> None:
-        said = worker.lines()
-        errors = {x["component"]: x for x in said if x["level"] == "error"}
+        entries = worker.lines()
+        errors = {x["component"]: x for x in entries if x["level"] == "error"}
 
-        assert all({"event", "level", "timestamp", "component"} <= set(x) for x in said)
+        assert all({"event", "level", "timestamp", "component"} <= set(x) for x in entries)
         assert set(errors) == {"gateway.tasks", "celery.worker.consumer.consumer"}
         assert errors["gateway.tasks"]["event"] == "task_failed"
         assert "TypeError" in errors["gateway.tasks"]["exception"]
@@ -710,10 +710,10 @@ def test_a_breaker_says_when_its_state_changes(capsys, monkeypatch):
 
     monkeypatch.setattr(module, "_registry", {})
     breaker = module.Breaker("scratch", failures_max=1)
-    with events(capsys) as said:
+    with events(capsys) as entries:
         breaker.acquire().failed()
 
-    [change] = said
+    [change] = entries
     assert (change["event"], change["service"], change["old"], change["new"]) == (
         "breaker_state_changed",
         "scratch",
@@ -729,14 +729,14 @@ def test_errors_have_a_stack_and_not_what_was_sent(gateway, make_key, capsys, mo
         raise ZeroDivisionError("bug")
 
     monkeypatch.setattr(services, "detect_all", broken)
-    with events(capsys) as said:
+    with events(capsys) as entries:
         r = gateway.detect("a very private text", key=make_key())
 
-    [error] = [x for x in said if x["level"] == "error"]
+    [error] = [x for x in entries if x["level"] == "error"]
     assert r.status_code == 500
     assert error["request_id"] == r.json()["request_id"]
     assert "ZeroDivisionError: bug" in error["exception"]
-    assert "a very private text" not in json.dumps(said)
+    assert "a very private text" not in json.dumps(entries)
 
 
 def test_the_page_has_our_metrics_and_those_of_django(gateway):

@@ -114,7 +114,7 @@ def test_a_gateway_on_an_empty_database_is_ready_once_it_is_migrated(start, tmp_
     served = start(f"sqlite:///{tmp_path}/empty.sqlite3")
 
     first = wait_until(lambda: httpx.get(f"{served.url}/health/ready"))
-    said = served.output()
+    output = served.output()
     subprocess.run(
         [sys.executable, "manage.py", "migrate", "--verbosity=0"],
         cwd=ROOT,
@@ -125,7 +125,7 @@ def test_a_gateway_on_an_empty_database_is_ready_once_it_is_migrated(start, tmp_
 
     assert first.status_code == 503
     assert "manage.py migrate" in first.json()["detail"]
-    by_serve = [line for line in said.splitlines() if not line.startswith("{")]
+    by_serve = [line for line in output.splitlines() if not line.startswith("{")]
     assert by_serve[-1].endswith(f"Run: {migrations.COMMAND}")
     [line] = [line for line in served.lines() if line["event"] == "migrations_missing"]
     assert migrations.COMMAND in line["do"]

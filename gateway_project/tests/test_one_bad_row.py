@@ -19,7 +19,7 @@ from detection.tasks import prune as prune_detection
 from gateway_project.core import clock
 from gateway_project.core.stores import deletion
 from gateway_project.core.stores.refused import each_alone
-from gateway_project.staff import acts
+from gateway_project.staff import actions
 from portal.models import StaffAct
 from robin.tasks import prune as prune_robin
 
@@ -106,7 +106,7 @@ def two_users():
         User.objects.filter(pk=user.pk).update(deletes_at=clock.now())
 
 
-def two_acts(*places):
+def two_actions(*places):
     for place in places:
         StaffAct.objects.create(
             workspace=place, act="limits", reason="x", done_at=clock.now(), until=clock.now()
@@ -143,7 +143,7 @@ def two_used_up(*places):
 ROUNDS = {
     "quotas": (two_used_up, quotas, "_note", "tell"),
     "deletions": (lambda *_: two_users(), services, "_carry_out_deletion", "carry_out_deletions"),
-    "acts": (two_acts, acts, "_undo", "undo_due"),
+    "acts": (two_actions, actions, "_undo", "undo_due"),
     "budgets": (two_budgets, budget, "_look_at", "check"),
     "exports": (two_exports, exports, "_write_part", "work"),
     "erasing": (two_deleted, deletion, "_erase", "erase"),
@@ -229,5 +229,5 @@ class TestTheTrail:
         self.put(acme, details), self.put(globex, {})
 
         assert audit.seal() == 2
-        assert Parked.objects.get().kind == audit.UNTOLD
+        assert Parked.objects.get().kind == audit.UNSENT
         assert OutboxEvent.objects.get(type=audit.RECORDED).workspace_id == globex.pk

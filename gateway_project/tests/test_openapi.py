@@ -267,8 +267,8 @@ class TestTheDocument:
             if schema.get("type") not in ("integer", "number") and (
                 name.endswith(TIME_NAMES) or name in TIMES
             ):
-                told = [one.get("format") for one in kinds if one.get("type") != "null"]
-                assert told == ["date-time"], (where, name)
+                formats = [one.get("format") for one in kinds if one.get("type") != "null"]
+                assert formats == ["date-time"], (where, name)
 
     def test_nothing_that_may_be_left_out_of_a_request_has_a_default(self, live):
         """openapi-typescript makes a field with a default a required one, others a wrong type."""
@@ -316,11 +316,11 @@ class TestEveryOperation:
     def test_its_description_is_for_callers_and_names_the_scope(
         self, written, method, template, view
     ):
-        told = written["paths"][template][method.lower()]["description"]
+        description = written["paths"][template][method.lower()]["description"]
         declared = getattr(view.cls, view.actions[method.lower()]).endpoint
 
-        assert all(klass.__doc__ not in told for klass in view.cls.__mro__ if klass.__doc__)
-        assert declared.scope is None or f"`{declared.scope}`" in told
+        assert all(klass.__doc__ not in description for klass in view.cls.__mro__ if klass.__doc__)
+        assert declared.scope is None or f"`{declared.scope}`" in description
 
     @each_operation
     def test_its_errors_are_problems(self, written, method, template, view):
@@ -392,8 +392,8 @@ class TestEveryOperation:
         for status, response in written["paths"][template][method.lower()]["responses"].items():
             if "application/json" not in contract.resolved(response).get("content", ()):
                 header = contract.resolved(response)["headers"].get("Retry-After", {})
-                is_told = contract.resolved(header).get("required", False)
-                assert is_told == (status in ("429", "503"))
+                is_described = contract.resolved(header).get("required", False)
+                assert is_described == (status in ("429", "503"))
 
 
 class TestAnswersOfEachKind:

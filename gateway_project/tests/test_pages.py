@@ -352,9 +352,9 @@ class TestRequestId:
     def test_the_log_has_both(self, gateway, capsys):
         r = gateway.get("/v1/limits", headers={"X-Request-ID": "order-12345678"})
 
-        said = capsys.readouterr().out
-        assert '"correlation_id":"order-12345678"' in said
-        assert f'"request_id":"{r.json()["request_id"]}"' in said
+        output = capsys.readouterr().out
+        assert '"correlation_id":"order-12345678"' in output
+        assert f'"request_id":"{r.json()["request_id"]}"' in output
 
 
 class TestServerTiming:

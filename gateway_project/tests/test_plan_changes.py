@@ -91,10 +91,10 @@ class TestWithTwo:
         with django_capture_on_commit_callbacks(execute=True):
             decide(second, "confirm")
 
-        told = mail.outbox[1]
-        assert (told.to, len(mail.outbox)) == (["root@gateway.example"], 2)
-        assert told.subject == "Your change of the plan “free” is confirmed"
-        assert "finance@gateway.example confirmed it." in told.body
+        notice = mail.outbox[1]
+        assert (notice.to, len(mail.outbox)) == (["root@gateway.example"], 2)
+        assert notice.subject == "Your change of the plan “free” is confirmed"
+        assert "finance@gateway.example confirmed it." in notice.body
 
     def test_a_mail_server_that_is_away_stops_no_proposal(
         self, root, second, plan, settings, django_capture_on_commit_callbacks

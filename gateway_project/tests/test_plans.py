@@ -142,8 +142,8 @@ def test_nothing_reads_a_big_table(filled):
     with connection.execute_wrapper(unknown):
         list(UsageLog.objects.filter(error_code="nobody_asks_for_that")[:5])
 
-    told = "\n".join(f"{who}\n    {what}" for what, who in plans.wrong.items())
-    assert not plans.wrong, told
+    report = "\n".join(f"{who}\n    {what}" for what, who in plans.wrong.items())
+    assert not plans.wrong, report
     assert unknown.wrong
     assert {"accounts_usagelog", "webhooks_webhookdelivery", "accounts_apikey"} <= plans.big
     assert len(plans.seen) > 200

@@ -386,17 +386,17 @@ class TestSettings:
 
         assert sign_in(Browser(gateway), "dana@new.example").status_code == 302
         assert not User.objects.filter(email=EMAIL).exists()
-        told = AuditEvent.objects.get(action="person.email_changed")
-        assert told.details["changes"] == {"email": [EMAIL, "dana@new.example"]}
+        entry = AuditEvent.objects.get(action="person.email_changed")
+        assert entry.details["changes"] == {"email": [EMAIL, "dana@new.example"]}
 
     def test_whoever_reads_the_old_address_can_stop_it(self, signed_in, gateway):
         mail.outbox.clear()
         enter_password_again(signed_in)
         signed_in.post("/accounts/email/", email="thief@new.example", action_add="")
         link = next(path_of(link_in(m)) for m in mail.outbox if m.to == ["thief@new.example"])
-        [told] = [m for m in mail.outbox if m.to == [EMAIL]]
-        assert "thief@new.example" in told.body
-        assert "A new password stops it" in told.body
+        [message] = [m for m in mail.outbox if m.to == [EMAIL]]
+        assert "thief@new.example" in message.body
+        assert "A new password stops it" in message.body
 
         owner = Browser(gateway)
         owner.post("/accounts/password/reset/", email=EMAIL)
@@ -508,10 +508,10 @@ class TestSettings:
         enter_password_again(signed_in)
         signed_in.post("/app/settings/delete", typed=EMAIL)
         page = signed_in.get("/app/settings/delete")
-        [told] = [m for m in mail.outbox if "deleted in seven days" in m.subject]
+        [message] = [m for m in mail.outbox if "deleted in seven days" in m.subject]
 
         assert "Undo: keep the account" in page.text
-        assert "/app/settings/delete" in told.body
+        assert "/app/settings/delete" in message.body
         assert "Your account is deleted on" in signed_in.get("/app/keys").text
         undo(signed_in)
         in_a_week(gateway)

@@ -1,6 +1,6 @@
 """The operators' room of the mail server: who may what, what is shown, what is done, what it costs.
 
-Against the stand-in; `test_portal_mail_room.py` goes through it in a browser.
+Against the stand-in; `test_portal_mail_operations.py` goes through it in a browser.
 """
 
 from __future__ import annotations
@@ -208,7 +208,7 @@ class TestTheQueue:
         assert seen.isdisjoint(re.findall(r'name="uid" value="([^"]+)"', third))
 
     @pytest.mark.parametrize(
-        ("query", "said"),
+        ("query", "expected"),
         [
             ("page=0", "1 to 50 of 120"),
             ("page=99999999", "1 to 50 of 120"),
@@ -219,11 +219,11 @@ class TestTheQueue:
             ("search=%F0", "No item matches"),
         ],
     )
-    def test_what_is_no_filter_is_said_or_left_out(self, operator, query, said):
+    def test_what_is_no_filter_is_said_or_left_out(self, operator, query, expected):
         page = operator.get(f"/app/mail/items?{query}").text
 
         assert "<h1>Items</h1>" in page
-        assert said in page
+        assert expected in page
 
     def test_what_no_store_takes_is_refused(self, operator):
         assert refusal(operator.get("/app/mail/items?search=%00")) == (422, "validation_error")
@@ -310,14 +310,14 @@ class TestFiles:
         robin.seed.note("ERROR", "=cmd", "@SUM(1+1)")
         robin.seed.put("=1+1/new/=x.eml", MIXED)
         admin = enter("ROLE_ADMIN")
-        told = 0
+        guarded = 0
         for path in self.PATHS:
             for rows in files_of(admin, path).values():
                 for cell in (cell for row in rows for cell in row.values()):
                     assert not cell.startswith(("=", "+", "@")), cell
-                    told += "HYPERLINK" in cell or "@SUM" in cell or "=1+1" in cell
+                    guarded += "HYPERLINK" in cell or "@SUM" in cell or "=1+1" in cell
 
-        assert told >= 3
+        assert guarded >= 3
 
     def test_who_may_not_see_a_page_gets_no_file_of_it(self, enter, robin):
         browser = enter("ROLE_READONLY")
@@ -360,9 +360,9 @@ class TestWhenRobinIsNotWell:
         wait_until(lambda: "1 to 50 of 120" in operator.get("/app/mail/items").text)
         monkeypatch.setattr(scan, "OLD_SECONDS", -1.0)
         robin.run(robin.client.stop())
-        said = re.compile(r"Robin does not answer.*What is shown is \d+ [a-z 0-9]+ old", re.DOTALL)
+        away = re.compile(r"Robin does not answer.*What is shown is \d+ [a-z 0-9]+ old", re.DOTALL)
         # A rest is nine times as long as the last look took, which beside other tests was long.
-        wait_until(lambda: said.search(operator.get("/app/mail/items").text), 90)
+        wait_until(lambda: away.search(operator.get("/app/mail/items").text), 90)
 
         assert "1 to 50 of 120" in operator.get("/app/mail/items").text
 
@@ -438,12 +438,12 @@ class TestActs:
         path = f"/app/mail/act?action=retry&uid={uid}"
         page = operator.get(path).text
         left = post(operator, "/app/mail/act/do", send(operator, path))
-        said = operator.get(left.headers["location"]).text
+        result_page = operator.get(left.headers["location"]).text
         state = robin.seed.queue.items[uid].state
         post(operator, "/app/mail/act/do", [*send(operator, path), ("force", "on")])
 
         assert "being delivered at this moment" in page
-        assert "0 of 1 retried; 1 left alone" in said
+        assert "0 of 1 retried; 1 left alone" in result_page
         assert state == "CLAIMED"
         assert robin.seed.queue.items[uid].state == "READY"
 

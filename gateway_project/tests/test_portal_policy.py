@@ -35,7 +35,7 @@ def at(acme_key):
 
 
 def form(**changes):
-    said = {
+    fields = {
         "version": 0,
         "threshold_engine": "0.8",
         "threshold_fallback": "",
@@ -46,7 +46,7 @@ def form(**changes):
         "allow_add": "",
         "deny_add": "",
     }
-    return said | changes
+    return fields | changes
 
 
 def policy_of(key):
@@ -397,8 +397,8 @@ class TestBudget:
             gateway.detect(text, key=acme_key)
         gateway.flush_usage()
         for row in UsageLog.objects.all():
-            said = "false_positive" if row.is_malicious else "correct"
-            services.give(acme, row, said, actor=Actor("test"))
+            verdict = "false_positive" if row.is_malicious else "correct"
+            services.give(acme, row, verdict, actor=Actor("test"))
         page = owner.get(at("calibrate"))
 
         assert page.context["basis"] == "reported"
@@ -434,8 +434,8 @@ class TestStaff:
     ADD = "/admin/detection/policyversion/add/"
 
     def test_they_put_a_version_in_force(self, root, acme_key):
-        said = {"api_key": str(acme_key.row.pk), "policy": '{"mode": "monitor"}'}
-        root.post(self.ADD, **said)
+        fields = {"api_key": str(acme_key.row.pk), "policy": '{"mode": "monitor"}'}
+        root.post(self.ADD, **fields)
 
         assert policy_of(acme_key).mode == "monitor"
         assert PolicyVersion.objects.get().actor == "root@gateway.example"
@@ -443,14 +443,14 @@ class TestStaff:
 
     def test_a_revoked_key_gets_none(self, root, acme_key):
         revoke_key(acme_key.row, actor=Actor("test"))
-        said = {"api_key": str(acme_key.row.pk), "policy": '{"mode": "monitor"}'}
+        fields = {"api_key": str(acme_key.row.pk), "policy": '{"mode": "monitor"}'}
 
-        assert "it never works again" in root.post(self.ADD, **said).text
+        assert "it never works again" in root.post(self.ADD, **fields).text
         assert not PolicyVersion.objects.exists()
 
     def test_what_is_wrong_is_said_and_nothing_changed(self, root, acme_key):
-        said = {"api_key": str(acme_key.row.pk), "policy": '{"mod": "monitor"}'}
-        page = root.post(self.ADD, **said).text
+        fields = {"api_key": str(acme_key.row.pk), "policy": '{"mod": "monitor"}'}
+        page = root.post(self.ADD, **fields).text
 
         assert "unknown field" in page
         assert not PolicyVersion.objects.exists()

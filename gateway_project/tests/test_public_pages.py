@@ -358,7 +358,10 @@ class TestStatus:
         [api] = availability.components()
 
         assert api.available == 99.0
-        assert (api.days[-1].state, api.days[-1].words) == ("down", "1 min down, 2 min degraded")
+        assert (api.days[-1].state, api.days[-1].description) == (
+            "down",
+            "1 min down, 2 min degraded",
+        )
         assert api.days[0].state == ""
         assert len(api.days) == 90
 

@@ -221,55 +221,55 @@ class TestSeveral:
         return quotas.tell
 
     @pytest.fixture(params=["alarm", "webhook", "reminder", "budget", "quota"])
-    def told(self, request, make_key, acme, alice, bob, charlie):
-        """`told()`: a round, after the claims of the one before have ended."""
+    def delivered(self, request, make_key, acme, alice, bob, charlie):
+        """`delivered()`: a round, after the claims of the one before have ended."""
         User.objects.update(email_confirmed_at=clock.now())
         Membership.objects.create(workspace=acme, user=charlie, role="owner")
         acme.memberships.update(role="owner")
         make_key(acme)
         send = getattr(self, request.param)(acme)
 
-        def told():
+        def delivered():
             send()
             for model in (AlarmNotice, WebhookNotice):
                 model.objects.update(claimed_at=None)
             return sorted(message.to[0].partition("@")[0] for message in mail.outbox)
 
-        return told
+        return delivered
 
     @pytest.mark.parametrize(
         "error", [*AGAINST_BOB, AT_DATA], ids=["550", "450", "554", "unfit", "451"]
     )
     @pytest.mark.hostile
-    def test_the_others_get_theirs_in_the_first_round_and_once(self, told, server, error):
+    def test_the_others_get_theirs_in_the_first_round_and_once(self, delivered, server, error):
         server("against_bob", error)
 
-        assert [told() for _ in range(10)] == [["alice", "charlie"]] * 10
+        assert [delivered() for _ in range(10)] == [["alice", "charlie"]] * 10
 
         server("against_bob", None)
         is_for_now = error in (FOR_NOW, AT_DATA)
-        assert told() == ["alice", *["bob"] * is_for_now, "charlie"]
+        assert delivered() == ["alice", *["bob"] * is_for_now, "charlie"]
 
     @pytest.mark.hostile
-    def test_a_server_that_goes_away_between_two_writes_to_nobody_twice(self, told, server):
+    def test_a_server_that_goes_away_between_two_writes_to_nobody_twice(self, delivered, server):
         server("after_one", GONE)
-        assert [told() for _ in range(3)] == [["alice"]] * 3
+        assert [delivered() for _ in range(3)] == [["alice"]] * 3
 
         server("after_one", None)
-        assert [told(), told()] == [["alice", "bob", "charlie"]] * 2
+        assert [delivered(), delivered()] == [["alice", "bob", "charlie"]] * 2
 
-    @pytest.mark.parametrize("told", ["webhook"], indirect=True)
-    def test_sent_again_a_parked_notice_goes_to_whom_it_was_refused_for(self, told, server):
+    @pytest.mark.parametrize("delivered", ["webhook"], indirect=True)
+    def test_sent_again_a_parked_notice_goes_to_whom_it_was_refused_for(self, delivered, server):
         """And to nobody who got it late."""
         server("against_alice", FOR_GOOD)
         server("against_bob", FOR_NOW)
-        assert told() == ["charlie"]
+        assert delivered() == ["charlie"]
         server("against_bob", None)
-        assert told() == ["bob", "charlie"]
+        assert delivered() == ["bob", "charlie"]
 
         server("against_alice", None)
         notices.send_again(WebhookNotice.objects.get().pk)
-        assert [told(), told()] == [["alice", "bob", "charlie"]] * 2
+        assert [delivered(), delivered()] == [["alice", "bob", "charlie"]] * 2
 
 
 def test_an_alarm_without_anybody_to_tell_asks_no_server_and_says_of_no_mail(gateway, monkeypatch):

@@ -76,11 +76,11 @@ def test_pages_calls_and_the_live_queue_are_of_one_origin(ui):
         assert browser.get("/main.1a2b.js").text == "let x"
 
         # As the proxy in front says it: whoever calls, and that it was by https.
-        said = {"X-Forwarded-For": "203.0.113.9", "X-Forwarded-Proto": "https"}
+        forwarded = {"X-Forwarded-For": "203.0.113.9", "X-Forwarded-Proto": "https"}
         answer = browser.post(
             "/api/v1/auth/login",
             json={"username": person.user.email, "password": "a good long password"},
-            headers=said,
+            headers=forwarded,
         )
         assert answer.status_code == 200, answer.text
         assert answer.headers.get_list("X-Frame-Options") == ["DENY"]  # the gateway's, once

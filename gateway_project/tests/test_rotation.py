@@ -43,9 +43,9 @@ OLD, NEW = fernet_key(), fernet_key()
 
 def rotate(*options):
     """What the command prints; raises what it ends with."""
-    said = StringIO()
-    call_command("rotate_secrets", *options, stdout=said)
-    return said.getvalue()
+    output = StringIO()
+    call_command("rotate_secrets", *options, stdout=output)
+    return output.getvalue()
 
 
 @pytest.fixture
@@ -119,9 +119,9 @@ class TestRotating:
         made = {name: TOKEN.search(found[0])[0] for name, found in values().items()}
         stored.FIELD_ENCRYPTION_KEYS = [NEW, OLD]
 
-        said = rotate()
+        output = rotate()
 
-        assert f"{fingerprint(KEYS, OLD)} may go" in said
+        assert f"{fingerprint(KEYS, OLD)} may go" in output
         stored.FIELD_ENCRYPTION_KEYS = [NEW]
         for name, found in values().items():
             token = TOKEN.search(found[0])[0]
@@ -140,21 +140,21 @@ class TestRotating:
         rotate()
         before = values()
 
-        said = rotate()
+        output = rotate()
 
         assert values() == before
-        assert said.count(" 0 encrypted anew") == len(ENCRYPTED)
+        assert output.count(" 0 encrypted anew") == len(ENCRYPTED)
 
     def test_counting_changes_nothing_and_says_who_needs_the_old_one(self, stored):
         stored.FIELD_ENCRYPTION_KEYS = [NEW, OLD]
         before = values()
 
-        said = StringIO()
+        output = StringIO()
         with pytest.raises(CommandError, match="still needs an old one"):
-            call_command("rotate_secrets", "--count", stdout=said)
+            call_command("rotate_secrets", "--count", stdout=output)
 
         assert values() == before
-        assert f"{fingerprint(KEYS, OLD)} is still needed by 7 values" in said.getvalue()
+        assert f"{fingerprint(KEYS, OLD)} is still needed by 7 values" in output.getvalue()
 
     def test_slices_of_one_row_do_the_same(self, stored, acme):
         for n in range(7):
@@ -190,12 +190,12 @@ class TestRotating:
         stored.FIELD_ENCRYPTION_KEYS = [NEW]  # the old one was dropped too early
         before = values()
 
-        said = StringIO()
+        output = StringIO()
         with pytest.raises(CommandError):
-            call_command("rotate_secrets", stdout=said)
+            call_command("rotate_secrets", stdout=output)
 
         assert values() == before
-        assert "were encrypted by a key that is not here" in said.getvalue()
+        assert "were encrypted by a key that is not here" in output.getvalue()
 
     def test_a_text_that_looks_like_a_token_stays_what_it_is(self, stored, acme):
         text = f"see {Fernet(fernet_key()).encrypt(b'of somebody else').decode()}"
@@ -231,10 +231,10 @@ class TestPeppers:
         key, _ = services.issue_key(acme, actor=ACTOR)
         settings.KEY_PEPPERS = Peppers.parse("2:the new pepper of all,1:the old pepper of all")
 
-        said = StringIO()
+        output = StringIO()
         with pytest.raises(CommandError):
-            call_command("rotate_secrets", "--force", stdout=said)
-        assert "version 1 is still needed by 1 API keys" in said.getvalue()
+            call_command("rotate_secrets", "--force", stdout=output)
+        assert "version 1 is still needed by 1 API keys" in output.getvalue()
 
         services.revoke_key(key, actor=ACTOR)
         assert "version 1 may go" in rotate("--force")
@@ -244,11 +244,11 @@ class TestPeppers:
         services.issue_key(acme, actor=ACTOR)
         settings.KEY_PEPPERS = Peppers.parse("2:the new pepper of all")
 
-        said = StringIO()
+        output = StringIO()
         with pytest.raises(CommandError):
-            call_command("rotate_secrets", "--force", stdout=said)
+            call_command("rotate_secrets", "--force", stdout=output)
 
-        assert "version 1 is missing" in said.getvalue()
+        assert "version 1 is missing" in output.getvalue()
 
 
 class TestWhoStarts:

@@ -113,10 +113,10 @@ class TestTheCommand:
 
         call_command("secrets")
 
-        said = capsys.readouterr().out
-        assert "any may go in front" in said
-        assert old not in said
-        assert f"{presence.fingerprint('FIELD_ENCRYPTION_KEYS', new)}  in front in 0" in said
+        output = capsys.readouterr().out
+        assert "any may go in front" in output
+        assert old not in output
+        assert f"{presence.fingerprint('FIELD_ENCRYPTION_KEYS', new)}  in front in 0" in output
 
     def test_it_names_who_lacks_it(self, process):
         process("a/1", FIELD_ENCRYPTION_KEYS=[(old := fernet_key()), fernet_key()])

@@ -9,7 +9,7 @@ from django.utils import translation
 
 from gateway_project.core import errors
 from gateway_project.core.sentences import Sentence
-from portal import words
+from portal import labels
 from webhooks.receiving import inbox
 from webhooks.receiving.debugger import Verdict
 
@@ -38,15 +38,15 @@ SENTENCES = [
 def test_it_is_english_for_programs_and_said_to_people(sentence, english, german):
     kept = Sentence.unpacked(json.loads(json.dumps(sentence.packed())))
     for one in (sentence, kept):
-        assert (str(one), one.said()) == (english, english)
+        assert (str(one), one.translated()) == (english, english)
         with translation.override("de"):
-            assert (str(one), one.said()) == (english, german)
+            assert (str(one), one.translated()) == (english, german)
 
 
 def test_facts_are_no_templates():
     named = Sentence("%(email)s is invited. The link works for seven days.", email="%(email)s {}%")
 
-    assert named.said() == "%(email)s {}% is invited. The link works for seven days."
+    assert named.translated() == "%(email)s {}% is invited. The link works for seven days."
 
 
 @pytest.mark.parametrize("kind", sorted(errors.registered()))
@@ -57,8 +57,8 @@ def test_a_refusal_is_said_in_german_and_answered_in_english(kind):
         pytest.skip("made with more than its words")
     english = str(refusal.detail)
     with translation.override("de"):
-        told = json.loads(errors.problem(refusal, instance="/", request_id="x"))
-        assert str(refusal.detail) == told["detail"] == english
+        body = json.loads(errors.problem(refusal, instance="/", request_id="x"))
+        assert str(refusal.detail) == body["detail"] == english
         assert refusal.for_people() != english
 
 
@@ -84,7 +84,7 @@ def test_what_no_store_takes_is_left_out_of_a_finding(gateway, acme):
         "bad", "“%(text)s” is no v1 signature: it must read “v1,” and then base64.", text="\x00"
     )
 
-    assert "\x00" not in str(inbox.kept(verdict.findings[0].words))
+    assert "\x00" not in str(inbox.kept(verdict.findings[0].sentence))
 
 
 @pytest.mark.parametrize(
@@ -98,6 +98,6 @@ def test_what_no_store_takes_is_left_out_of_a_finding(gateway, acme):
     ],
 )
 def test_what_went_wrong_with_a_delivery(fault, german):
-    assert words.fault(fault) == fault
+    assert labels.fault(fault) == fault
     with translation.override("de"):
-        assert words.fault(fault) == german
+        assert labels.fault(fault) == german

@@ -153,7 +153,7 @@ def python(*arguments: str, **environment: str) -> subprocess.CompletedProcess[s
 
 
 @pytest.mark.parametrize(
-    ("environ", "number", "said"),
+    ("environ", "number", "expected"),
     [
         ({"SECRET_KEY": "abc "}, "gateway.W005", "SECRET_KEY has white space around"),
         ({"REDIS_URL": " redis://a"}, "gateway.W005", "REDIS_URL has white space around"),
@@ -166,7 +166,7 @@ def python(*arguments: str, **environment: str) -> subprocess.CompletedProcess[s
         ({"KEY_PEPPER_FILE": "/a"}, "gateway.W008", "Is KEY_PEPPERS meant?"),
     ],
 )
-def test_what_is_probably_not_meant(tmp_path, environ, number, said):
+def test_what_is_probably_not_meant(tmp_path, environ, number, expected):
     (tmp_path / "secret").write_text(environ.get("SECRET_KEY_FILE", "").removeprefix("FILE:"))
     given = {
         k: str(tmp_path / "secret") if v.startswith("FILE:") else v for k, v in environ.items()
@@ -175,7 +175,7 @@ def test_what_is_probably_not_meant(tmp_path, environ, number, said):
     found = list(doubts(settings_in_force.ENVIRONMENT_ASKED, given))
 
     assert [one.id for one in found] == [number]
-    assert said in f"{found[0].message} {found[0].do}"
+    assert expected in f"{found[0].message} {found[0].do}"
 
 
 def test_what_is_meant(tmp_path):

@@ -218,17 +218,17 @@ def test_a_provider_that_is_down_is_said(gateway, provider):
 CONFIGURATION = "/.well-known/openid-configuration"
 
 
-@pytest.mark.parametrize("said", [[], {}, None, "x", 1, {"access_token": []}, {"sub": {}}])
+@pytest.mark.parametrize("odd", [[], {}, None, "x", 1, {"access_token": []}, {"sub": {}}])
 @pytest.mark.parametrize("path", [CONFIGURATION, "/token", "/userinfo", "/keys"])
 def test_a_provider_that_says_nonsense_signs_nobody_in_and_breaks_nothing(
-    gateway, provider, path, said
+    gateway, provider, path, odd
 ):
     provider.claims = {"sub": "1", "email": "eva@sso.example", "email_verified": True}
     browser = Client()
     browser.raise_request_exception = False
     away = browser.post("/accounts/oidc/sso/login/")
     query = parse_qs(urlsplit(away["Location"]).query)
-    provider.nonsense = {path: said}
+    provider.nonsense = {path: odd}
 
     back = browser.get(CALLBACK, {"code": "c", "state": query["state"][0]})
     begun = Client(raise_request_exception=False).post("/accounts/oidc/sso/login/")

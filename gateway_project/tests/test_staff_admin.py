@@ -35,7 +35,7 @@ from accounts.models import (
 from accounts.tests.shapes import refusal
 from accounts.usage.log import write
 from accounts.usage.rows import Batch
-from detection.engines import door
+from detection.engines import registry
 from gateway_project.core.upstream import breaker
 from gateway_project.tests.served import wait_until
 from gateway_project.tests.test_admin import PAGES, SHOWN_KEY, Browser, signed_in
@@ -115,7 +115,7 @@ ACTS = [
     ("apikey", "revoke", {}, "key.revoked"),
     ("apikey", "change_limits", {"per_minute": "7", "per_day": ""}, "key.changed"),
 ]
-each_act = pytest.mark.parametrize(("name", "act", "fields", "said"), ACTS)
+each_action = pytest.mark.parametrize(("name", "act", "fields", "expected"), ACTS)
 
 
 @pytest.fixture
@@ -135,8 +135,10 @@ def begin(browser, name, act, *rows, **more):
 
 
 class TestActs:
-    @each_act
-    def test_it_asks_first_and_then_does_it_audited(self, root, target, name, act, fields, said):
+    @each_action
+    def test_it_asks_first_and_then_does_it_audited(
+        self, root, target, name, act, fields, expected
+    ):
         page = root.get(reverse(f"admin:accounts_{name}_change", args=[target.pk])).text
         offered = set(re.findall(r'<button type="submit" name="action" value="(\w+)"', page))
         assert act in offered
@@ -146,19 +148,19 @@ class TestActs:
 
         assert asked.status_code == 200
         assert str(target) in unescape(asked.text)
-        assert not AuditEvent.objects.filter(action=said).exists()
+        assert not AuditEvent.objects.filter(action=expected).exists()
 
         done = begin(root, name, act, target, is_sure="yes", **fields)
 
         assert (done.status_code, done.headers["location"]) == (302, f"/admin/accounts/{name}/")
-        event = AuditEvent.objects.get(action=said)
+        event = AuditEvent.objects.get(action=expected)
         assert (event.actor, event.client_ip) == ("root@gateway.example", "127.0.0.1")
         assert event.target == str(target.pk)
         assert event.request_id
 
-    @each_act
+    @each_action
     def test_who_may_only_look_is_not_offered_it_and_not_obeyed(
-        self, viewer, target, name, act, fields, said
+        self, viewer, target, name, act, fields, expected
     ):
         own = reverse(f"admin:accounts_{name}_change", args=[target.pk])
         for path in (own, f"/admin/accounts/{name}/"):
@@ -170,8 +172,8 @@ class TestActs:
 
         assert not AuditEvent.objects.exclude(action="key.created").exists()
 
-    @each_act
-    def test_nobody_else_gets_there(self, gateway, alice, target, name, act, fields, said):
+    @each_action
+    def test_nobody_else_gets_there(self, gateway, alice, target, name, act, fields, expected):
         for browser in (Browser(gateway), signed_in(gateway, alice)):
             r = begin(browser, name, act, target, is_sure="yes", **fields)
 
@@ -725,7 +727,7 @@ class TestBreakers:
 
         assert r.status_code == 302
         expected = {"open": "open", "closed": "closed", "auto": None}[state]
-        assert door.default().breaker.forced == expected
+        assert registry.default().breaker.forced == expected
         event = AuditEvent.objects.get(action="breaker.forced")
         assert (event.actor, event.target) == ("root@gateway.example", "engine")
         assert event.details == {"state": state}
@@ -746,7 +748,7 @@ class TestBreakers:
         assert page.status_code == 200
         assert 'name="state"' not in page.text
         assert self.force(viewer).status_code == 403
-        assert door.default().breaker.forced is None
+        assert registry.default().breaker.forced is None
         assert not AuditEvent.objects.exists()
 
     @pytest.mark.parametrize(("name", "state"), [("nothing", "open"), ("engine", "ajar"), ("", "")])

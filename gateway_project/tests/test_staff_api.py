@@ -84,10 +84,10 @@ class TestWho:
         ]
 
     def test_without_a_role_there_is_nothing_to_see_by_either_door(self, gateway, member, acme_key):
-        doors = [signed_in(gateway, staff_of()), member(None, is_staff=True)]
+        clients = [signed_in(gateway, staff_of()), member(None, is_staff=True)]
         for path in PATHS:
-            for door in doors:
-                r = door.get(path.format(id=acme_key.row.pk))
+            for client_ in clients:
+                r = client_.get(path.format(id=acme_key.row.pk))
 
                 assert refusal(r) == (403, "permission_denied"), path
 
@@ -97,8 +97,8 @@ class TestWho:
         settings.STAFF_TWO_FACTORS = True
         token = member(None, is_staff=True, is_superuser=True)
         for path in PATHS:
-            for door in (staff, token):
-                r = door.get(path.format(id=acme_key.row.pk))
+            for client_ in (staff, token):
+                r = client_.get(path.format(id=acme_key.row.pk))
 
                 assert refusal(r) == (403, "permission_denied"), path
                 assert "/accounts/2fa/" in r.json()["detail"]

@@ -137,35 +137,35 @@ class TestWorkers:
     """Tracing begins once in each process that runs tasks, and ends with it."""
 
     @pytest.fixture
-    def told(self, settings, monkeypatch):
-        told = []
+    def calls(self, settings, monkeypatch):
+        calls = []
         settings.TRACING = True
         monkeypatch.setattr(tracing, "tracer", None)
-        monkeypatch.setattr(tracing, "stop", lambda: told.append("stop"))
+        monkeypatch.setattr(tracing, "stop", lambda: calls.append("stop"))
 
         def start(*_):
-            told.append("start")
-            monkeypatch.setattr(tracing, "tracer", told)
+            calls.append("start")
+            monkeypatch.setattr(tracing, "tracer", calls)
 
         monkeypatch.setattr(tracing, "start", start)
-        return told
+        return calls
 
-    def test_with_a_pool_of_threads_in_the_worker_itself(self, told):
+    def test_with_a_pool_of_threads_in_the_worker_itself(self, calls):
         worker = Mock(pool=object.__new__(thread.TaskPool))
         signals.worker_ready.send(sender=worker)
         signals.worker_ready.send(sender=worker)  # after a loss of the broker
-        assert told == ["start"]
+        assert calls == ["start"]
 
         signals.worker_shutdown.send(sender=worker)
-        assert told == ["start", "stop"]
+        assert calls == ["start", "stop"]
 
-    def test_with_children_in_each_of_them(self, told):
+    def test_with_children_in_each_of_them(self, calls):
         signals.worker_ready.send(sender=Mock(pool=object.__new__(prefork.TaskPool)))
-        assert told == []
+        assert calls == []
 
         signals.worker_process_init.send(sender="a child")
         signals.worker_process_shutdown.send(sender="a child")
-        assert told == ["start", "stop"]
+        assert calls == ["start", "stop"]
 
 
 def job_to(url):

@@ -36,21 +36,21 @@ OTHER_KEY = "b3RoZXIga2V5IG9mIGFub3RoZXIgaG9zdCwgMzIgYnk="
 
 
 class TestNotesOfTheBus:
-    def heard(self, data):
-        bus, heard = Bus(), []
-        bus.on("keys", heard.append, lambda: heard.append("gap"))
-        bus._hear({"type": "message", "channel": b"gw:keys", "data": data})
-        return heard
+    def messages(self, data):
+        bus, messages = Bus(), []
+        bus.on("keys", messages.append, lambda: messages.append("gap"))
+        bus._on_message({"type": "message", "channel": b"gw:keys", "data": data})
+        return messages
 
     def test_one_of_this_version_is_heard(self):
-        assert self.heard(b"one") == ["one"]
+        assert self.messages(b"one") == ["one"]
 
     @pytest.mark.parametrize("data", [f"{LATER}2 one two".encode(), LATER.encode()])
     def test_one_of_a_later_version_may_have_said_anything(self, data):
-        assert self.heard(data) == ["gap"]
+        assert self.messages(data) == ["gap"]
 
     def test_bytes_that_are_no_text_end_nothing(self):
-        assert self.heard(b"\xff\xfe") == ["\ufffd\ufffd"]
+        assert self.messages(b"\xff\xfe") == ["\ufffd\ufffd"]
 
 
 class TestTasks:

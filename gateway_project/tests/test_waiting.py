@@ -679,18 +679,18 @@ class TestStoresThatFail:
 
     def compare(self, which, mode, answers, before, after):
         statuses = [r.status_code for r in answers]
-        said = which, mode, statuses
-        assert set(statuses) <= {200, 201, 202, 503}, (said, [r.text for r in answers])
+        case = which, mode, statuses
+        assert set(statuses) <= {200, 201, 202, 503}, (case, [r.text for r in answers])
         made = {name: after[name] - before[name] for name in after}
-        told, later, batch, new_key, webhook = (status < 300 for status in statuses)
-        assert made["Job"] == later + batch, said
-        assert made["OutboxEvent"] == told, said
-        assert made["ApiKey"] == new_key, said
-        assert made["Webhook"] == webhook, said
+        notified, later, batch, new_key, webhook = (status < 300 for status in statuses)
+        assert made["Job"] == later + batch, case
+        assert made["OutboxEvent"] == notified, case
+        assert made["ApiKey"] == new_key, case
+        assert made["Webhook"] == webhook, case
         if which == "redis":
-            assert max(statuses) < 300, said
+            assert max(statuses) < 300, case
         elif mode != "slow":
-            assert set(statuses) == {503}, said
+            assert set(statuses) == {503}, case
 
 
 # -- Counting and logging -------------------------------------------------------------------------
@@ -921,7 +921,7 @@ def test_mail_leaves_through_what_gives_connections_back_first():
         "    os.environ['EMAIL_URL'] = url\n"
         "    print(runpy.run_path('gateway_project/settings.py')['EMAIL_BACKEND'])\n"
     )
-    said = subprocess.run(
+    done = subprocess.run(
         [sys.executable, "-c", code],
         env={**os.environ, "SECRET_KEY": "s" * 40},
         cwd=ROOT,
@@ -930,7 +930,7 @@ def test_mail_leaves_through_what_gives_connections_back_first():
         check=True,
     )
 
-    shown = [line for line in said.stdout.splitlines() if not line.startswith("{")]
+    shown = [line for line in done.stdout.splitlines() if not line.startswith("{")]
     assert shown == ["gateway_project.mail.SMTPBackend"] * len(urls)
     assert issubclass(SMTPBackend, Unheld)
     assert issubclass(LocalBackend, Unheld)

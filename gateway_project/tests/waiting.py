@@ -42,7 +42,7 @@ class Mail(Unheld, LocalMemory):
     """Django's outbox of tests, behind what stands in front of the real mail server."""
 
 
-def pass_door(door: str) -> None:
+def pass_boundary(boundary: str) -> None:
     """Note what this thread, or this request, holds at the moment."""
     held = [wrapper for wrapper in list(_wrappers) if _is_held(wrapper)]
     name = threading.current_thread().name
@@ -52,7 +52,7 @@ def pass_door(door: str) -> None:
     if not frames:  # the test itself, or a thread of a library's
         return
     where = " <- ".join(f"{Path(f.filename).name}:{f.lineno} {f.name}" for f in frames[:-7:-1])
-    found.append(f"{door}, while {len(held)} connections are held in thread {name}: {where}")
+    found.append(f"{boundary}, while {len(held)} connections are held in thread {name}: {where}")
 
 
 def _is_held(wrapper: Any) -> bool:
@@ -89,7 +89,7 @@ def watched(app: ASGIApp) -> ASGIApp:
 
     async def call(scope: Any, receive: Any, send: Any) -> None:
         async def send_watched(message: Any) -> None:
-            pass_door(f"a client may not read its {message['type']}")
+            pass_boundary(f"a client may not read its {message['type']}")
             await send(message)
 
         await app(scope, receive, send_watched)
@@ -101,13 +101,15 @@ def watched(app: ASGIApp) -> ASGIApp:
 def installed() -> Iterator[None]:
     patch = pytest.MonkeyPatch()
 
-    def at(owner: Any, name: str, door: str, *, when: Callable[[], bool] = lambda: True) -> None:
+    def at(
+        owner: Any, name: str, boundary: str, *, when: Callable[[], bool] = lambda: True
+    ) -> None:
         real = getattr(owner, name)
 
         @functools.wraps(real)
         def passed(*args: Any, **kwargs: Any) -> Any:
             if when():
-                pass_door(door)
+                pass_boundary(boundary)
             return real(*args, **kwargs)
 
         patch.setattr(owner, name, passed)

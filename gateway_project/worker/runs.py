@@ -16,26 +16,26 @@ from django.core.cache import cache
 from gateway_project.core.telemetry.logging import get_logger
 
 KEPT_SECONDS = 7 * 24 * 3600
-SAID_CHARS_MAX = 60
+RESULT_CHARS_MAX = 60
 log = get_logger("gateway.tasks")
 
 
 class Run(NamedTuple):
     """`began`: unix seconds, by the installation's clock. `seconds` is None when its process was
-    lost. `said`: the number it returned, or the kind of error."""
+    lost. `result`: the number it returned, or the kind of error."""
 
     began: float
     seconds: float | None
     is_well: bool
-    said: str
+    result: str
 
 
 def note(task: str, began: float, seconds: float | None, outcome: object) -> None:
     """Remember a run that ended with this value, or with this exception. Never raises."""
     is_well = not isinstance(outcome, BaseException)
     is_number = isinstance(outcome, int) and not isinstance(outcome, bool)
-    said = (str(outcome) if is_number else "") if is_well else type(outcome).__name__
-    run = Run(began, seconds, is_well, said[:SAID_CHARS_MAX])
+    result = (str(outcome) if is_number else "") if is_well else type(outcome).__name__
+    run = Run(began, seconds, is_well, result[:RESULT_CHARS_MAX])
     try:
         # As a plain tuple: processes of another release read it, too.
         cache.set(_key(task), tuple(run), KEPT_SECONDS)

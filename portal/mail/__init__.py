@@ -1,1 +1,1 @@
-"""The operators' room of the Robin mail server: queue, actions, mail store, log, charts, alerts."""
+"""Operators' pages of the Robin mail server: queue, actions, mail store, log, charts, alerts."""

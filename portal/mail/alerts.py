@@ -48,7 +48,7 @@ LABELS = {
 }
 
 
-def _words(kind: str) -> tuple[str, str]:
+def _labels(kind: str) -> tuple[str, str]:
     """What it is called, and what its figure counts."""
     label, unit, _, _ = LABELS[kind]
     return gettext(label), gettext(unit)
@@ -67,7 +67,7 @@ class AlertsForm(EditForm):
         self.rows = rows
         self.initial["emails"] = "\n".join(alarms.recipients())
         for row in rows:
-            (label, unit), (least, most) = _words(row.kind), LABELS[row.kind][2:]
+            (label, unit), (least, most) = _labels(row.kind), LABELS[row.kind][2:]
             self.initial.update({f"{row.kind}_on": row.is_on, row.kind: row.threshold})
             self.fields[f"{row.kind}_on"] = forms.BooleanField(required=False, label=label)
             self.fields[row.kind] = forms.IntegerField(
@@ -79,7 +79,7 @@ class AlertsForm(EditForm):
 
     def lines(self) -> Iterator[Line]:
         for row in self.rows:
-            label, unit = _words(row.kind)
+            label, unit = _labels(row.kind)
             yield Line(row, label, unit, self[f"{row.kind}_on"], self[row.kind])
 
     def clean_emails(self) -> list[str]:
@@ -134,8 +134,8 @@ def alerts(request: HttpRequest, operator: Operator) -> HttpResponseBase:
     facts: dict[str, Any] = {
         "at": "alerts",
         "form": form,
-        "history": [(one, *_words(one.kind)) for one in alarms.history()],
-        "is_told_by_webhook": bool(listeners(alarms.ALERT)),
+        "history": [(one, *_labels(one.kind)) for one in alarms.history()],
+        "is_sent_to_webhooks": bool(listeners(alarms.ALERT)),
         "is_of_operators": operator.member is not None
         and operator.member.workspace.is_robin_operator,
         "has_operators": marked.exists(),
@@ -158,7 +158,7 @@ def _table(rows: Iterable[QueueAlarm]) -> Table:
     )
 
 
-def _table_of_history(told: Iterable[AlarmNotice]) -> Table:
+def _table_of_history(notices: Iterable[AlarmNotice]) -> Table:
     columns = ("at", "alert", "unit", "state", "value", "threshold", "since", "mail_sent_at")
     return Table(
         columns,
@@ -167,7 +167,7 @@ def _table_of_history(told: Iterable[AlarmNotice]) -> Table:
                 *(_text(one.at), *LABELS[one.kind][:2], "ended" if one.is_end else "raised"),
                 *(one.value, one.threshold, _text(one.since), _text(one.sent_at)),
             ]
-            for one in told
+            for one in notices
         ),
     )
 

@@ -71,7 +71,7 @@ class Field:
 
     name: str
     kind: str
-    words: str
+    description: str
     is_required: bool
     values: tuple[str, ...] = ()
     bounds: str = ""
@@ -103,7 +103,7 @@ class Operation:
     path: str
     path_sample: str
     summary: str
-    words: str
+    description: str
     credentials: tuple[str, ...]
     parameters: tuple[tuple[str, tuple[Field, ...]], ...]
     body_kind: str
@@ -128,7 +128,7 @@ class Group:
     name: str
     slug: str
     title: str
-    words: str
+    description: str
     is_apart: bool
     operations: tuple[Operation, ...] = field(default=())
 
@@ -156,14 +156,14 @@ def read(document: Schema) -> Reference:
             by_tag.setdefault(operation["tags"][0], []).append(
                 reader.operation(path, method, operation)
             )
-    words = {tag["name"]: tag.get("description", "") for tag in document.get("tags", ())}
-    order = [*words, *(tag for tag in by_tag if tag not in words)]
+    descriptions = {tag["name"]: tag.get("description", "") for tag in document.get("tags", ())}
+    order = [*descriptions, *(tag for tag in by_tag if tag not in descriptions)]
     groups = [
         Group(
             name=tag,
             slug=tag.replace(" ", "-"),
             title=tag[:1].upper() + tag[1:],
-            words=words.get(tag, ""),
+            description=descriptions.get(tag, ""),
             is_apart=tag.partition(" ")[0] in APART,
             operations=tuple(_ordered(by_tag[tag])),
         )
@@ -208,7 +208,7 @@ class _Reader:
             path=path,
             path_sample="?".join(part for part in (sample, "&".join(needed)) if part),
             summary=found.get("summary", ""),
-            words=found.get("description", ""),
+            description=found.get("description", ""),
             credentials=tuple(name for one in found.get("security", ()) for name in one),
             parameters=tuple(self._parameters(parameters)),
             body_kind=body_kind,
@@ -299,12 +299,12 @@ class _Reader:
         return Field(
             name=name,
             kind=self.kind(schema),
-            words=schema.get("description") or plain.get("description", ""),
+            description=schema.get("description") or plain.get("description", ""),
             is_required=is_required,
             values=tuple(json.dumps(v) if not isinstance(v, str) else v for v in values),
             bounds=", ".join(
-                words.format(_number(plain[name]))
-                for name, words in BOUNDS.items()
+                template.format(_number(plain[name]))
+                for name, template in BOUNDS.items()
                 if name in plain
             ),
             fields=self.fields(plain, depth + 1),
@@ -313,8 +313,8 @@ class _Reader:
     def kind(self, schema: Schema) -> str:
         schema = self._resolved(schema)
         if ways := [one for one in schema.get("anyOf", ()) if one != {"type": "null"}]:
-            words = " or ".join(dict.fromkeys(self.kind(one) for one in ways))
-            return words + (" or null" if len(ways) < len(schema["anyOf"]) else "")
+            kinds = " or ".join(dict.fromkeys(self.kind(one) for one in ways))
+            return kinds + (" or null" if len(ways) < len(schema["anyOf"]) else "")
         if "items" in schema:
             return f"array of {self.kind(schema['items'])}"
         if "const" in schema:

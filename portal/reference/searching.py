@@ -29,11 +29,11 @@ class Found(NamedTuple):
 
 
 class _Entry(NamedTuple):
-    """`name` weighs more than `words`; a customer's page stands before one that is apart."""
+    """`name` weighs more than `description`; a customer's page stands before one that is apart."""
 
     found: Found
     name: str
-    words: str
+    description: str
     is_apart: bool
 
 
@@ -45,15 +45,15 @@ def find(text: str) -> list[Found]:
         return []
     ranked = []
     for number, entry in enumerate(_index()):
-        if all(part in entry.name or part in entry.words for part in wanted):
+        if all(part in entry.name or part in entry.description for part in wanted):
             missing = sum(part not in entry.name for part in wanted)
             starts = not any(entry.name.startswith(part) for part in wanted)
             ranked.append(((entry.is_apart, missing, starts, number), entry.found))
     found = [one for _, one in sorted(ranked, key=lambda one: one[0])[:RESULTS_MAX]]
     hits = guides.search(" ".join(wanted))[:GUIDES_MAX]
-    told = [Found(hit.section or hit.title, f"Guide: {hit.title}", hit.url) for hit in hits]
+    in_guides = [Found(hit.section or hit.title, f"Guide: {hit.title}", hit.url) for hit in hits]
     # The best of the reference, then what is told at length, then the rest of it.
-    return [*found[:BEST], *told, *found[BEST:]][:RESULTS_MAX]
+    return [*found[:BEST], *in_guides, *found[BEST:]][:RESULTS_MAX]
 
 
 @lru_cache(maxsize=1)
@@ -63,26 +63,26 @@ def _index() -> tuple[_Entry, ...]:
 
 def _entries() -> Iterator[_Entry]:
     home = reverse("system-docs")
-    for title, words, anchor in PAGES:
+    for title, description, anchor in PAGES:
         found = Found(title, "How to call", home + anchor)
-        yield _Entry(found, title.casefold(), words.casefold(), is_apart=False)
+        yield _Entry(found, title.casefold(), description.casefold(), is_apart=False)
     for group in reference().groups:
         url = reverse("docs-group", args=[group.slug])
         for operation in group.operations:
             hint = f"{operation.method} {operation.path}"
             found = Found(operation.summary, hint, f"{url}#{operation.id}")
             name = f"{operation.path} {operation.id} {operation.summary} {operation.method}"
-            yield _Entry(found, name.casefold(), _words(operation), group.is_apart)
+            yield _Entry(found, name.casefold(), _text_of(operation), group.is_apart)
     for kind in problems.everything():
         found = Found(kind.title, f"{kind.status} {kind.code}", kind.url)
         yield _Entry(found, f"{kind.code} {kind.title}".casefold(), kind.cause.casefold(), False)
 
 
-def _words(operation: Operation) -> str:
+def _text_of(operation: Operation) -> str:
     fields = [*operation.body, *(one for _, found in operation.parameters for one in found)]
     fields += [one for answer in operation.answers for one in answer.fields]
     codes = [problem.code for problem in operation.problems]
-    parts = [operation.words, *(name for one in fields for name in _names(one)), *codes]
+    parts = [operation.description, *(name for one in fields for name in _names(one)), *codes]
     return " ".join(parts).casefold()
 
 

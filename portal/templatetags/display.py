@@ -63,11 +63,11 @@ def help(field: BoundField) -> str | SafeString:  # noqa: A001 - its name in tem
 
 @register.filter
 def device(user_agent: str) -> str:
-    return devices.said_of(user_agent)
+    return devices.translated_name_of(user_agent)
 
 
-@register.inclusion_tag("portal/room_link.html", takes_context=True)
-def room_link(context: Any, name: str, label: str, icon: str, *signs: str) -> dict[str, Any]:
+@register.inclusion_tag("portal/page_link.html", takes_context=True)
+def page_link(context: Any, name: str, label: str, icon: str, *signs: str) -> dict[str, Any]:
     """A link of the navigation; current in its own view, and where a sign begins a view's name."""
     at = context["at"]
     is_here = at == name or any(at.startswith(sign) for sign in signs)

@@ -17,12 +17,12 @@ register = template.Library()
 def day_bars(component: Component) -> SafeString:
     """A picture with one bar a day; its name says what was not well, in words."""
     troubled = [day for day in component.days if day.state in ("degraded", "down")]
-    days = "; ".join(f"{dated(day.day, 'long day')}: {day.words}" for day in troubled)
+    days = "; ".join(f"{dated(day.day, 'long day')}: {day.description}" for day in troubled)
     bars = format_html_join(
         "",
         '<rect class="{}" x="{}" width="3" height="28" rx="1"><title>{}: {}</title></rect>',
         (
-            (day.state or "unknown", 4 * n, dated(day.day, "short day"), day.words)
+            (day.state or "unknown", 4 * n, dated(day.day, "short day"), day.description)
             for n, day in enumerate(component.days)
         ),
     )

@@ -105,9 +105,9 @@ class TestEditing:
         row = ApiKey.objects.get(pk=acme_key.row.pk)
         assert (row.name, row.tags, row.owner) == ("Till", ["shop", "eu"], "dana@acme.example")
         assert (row.rate_limit_per_minute, row.scopes) == (5, ["detect", "batch"])
-        told = AuditEvent.objects.get(action="key.changed").details["changes"]
-        assert told["name"][1] == "Till"
-        assert told["allowed_cidrs"] == [[], ["203.0.113.0/24"]]
+        audited = AuditEvent.objects.get(action="key.changed").details["changes"]
+        assert audited["name"][1] == "Till"
+        assert audited["allowed_cidrs"] == [[], ["203.0.113.0/24"]]
 
     def test_what_is_as_it_was_is_not_told(self, owner, acme_key):
         page = f"/app/keys/{acme_key.row.pk}/edit"

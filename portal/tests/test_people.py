@@ -310,9 +310,11 @@ class TestRoles:
         for _ in range(5):
             browser.post(PAGE, {"email": NEW, "role": "viewer"})
 
-        told = AuditEvent.objects.filter(action="access.refused", workspace=acme)
-        assert {(row.actor, row.target) for row in told} == {("bob@acme.example", "portal-people")}
-        assert told.count() == 3
+        refusals = AuditEvent.objects.filter(action="access.refused", workspace=acme)
+        assert {(row.actor, row.target) for row in refusals} == {
+            ("bob@acme.example", "portal-people")
+        }
+        assert refusals.count() == 3
 
     @pytest.mark.hostile
     def test_an_admin_makes_and_touches_no_owner(self, as_role, alice, bob, acme):
@@ -332,8 +334,8 @@ class TestRoles:
         row = place(bob, acme)
         owner.post(f"{PAGE}/{row.pk}/role", {"role": "auditor"})
         assert place(bob, acme).role == "auditor"
-        told = AuditEvent.objects.get(action="member.changed")
-        assert told.details == {"changes": {"role": ["member", "auditor"]}}
+        event = AuditEvent.objects.get(action="member.changed")
+        assert event.details == {"changes": {"role": ["member", "auditor"]}}
 
         owner.post(f"{PAGE}/{row.pk}/remove")
         assert not Membership.objects.filter(user=bob, workspace=acme).exists()

@@ -34,12 +34,12 @@ class TestList:
         services.give(acme, flagged[0], "false_positive", "a manual", actor=ACTOR)
         services.give(acme, flagged[1], "correct", actor=ACTOR)
         page = owner.get(URL)
-        [(key, said)] = page.context["rates"]
+        [(key, counts)] = page.context["rates"]
 
         assert [row.verdict for row, _, _ in page.context["rows"]] == ["false_positive"]
-        assert (key.workspace_id, said["flagged"], said["false_alarms"]) == (acme.pk, 3, 1)
-        assert said["rate"] == pytest.approx(1 / 3, abs=0.001)
-        assert said["right"] == 1
+        assert (key.workspace_id, counts["flagged"], counts["false_alarms"]) == (acme.pk, 3, 1)
+        assert counts["rate"] == pytest.approx(1 / 3, abs=0.001)
+        assert counts["right"] == 1
         assert b"a manual" in page.content
 
     def test_filters(self, owner, acme, acme_key, flagged):
@@ -130,8 +130,8 @@ class TestAllow:
         row = flagged[0]
         assert stranger.get(allow_page(row)).status_code == 404
         UsageLog.objects.filter(pk=row.pk).update(is_malicious=False)
-        told = owner.get(allow_page(row), follow=True).content.decode()
-        assert "This request was not flagged" in told
+        shown = owner.get(allow_page(row), follow=True).content.decode()
+        assert "This request was not flagged" in shown
         UsageLog.objects.filter(pk=row.pk).update(is_malicious=True)
         revoke_key(acme_key.row, actor=ACTOR)
         assert owner.get(allow_page(row)).status_code == 302

@@ -254,10 +254,10 @@ class TestFinding:
 
     def test_what_the_bars_do_not_tell_apart_is_said(self, owner, add):
         add(http_status=429, error_code="rate_limited")
-        said = "The bars count all requests of that time and key"
+        sentence = "The bars count all requests of that time and key"
 
-        assert said in owner.get(f"{URL}?error=rate_limited").content.decode()
-        assert said not in owner.get(URL).content.decode()
+        assert sentence in owner.get(f"{URL}?error=rate_limited").content.decode()
+        assert sentence not in owner.get(URL).content.decode()
 
     def test_an_id_leads_to_its_page(self, owner, add):
         row = add()
@@ -270,8 +270,8 @@ class TestFinding:
 
     def test_so_does_any_other_id_of_the_workspace(self, owner, stranger, add, acme_key):
         batch, own = str(new_id()), str(uuid4())
-        for told in ({"batch": batch}, {"correlation": own}, {"correlation": "order-42"}):
-            add(why=told)
+        for explanation in ({"batch": batch}, {"correlation": own}, {"correlation": "order-42"}):
+            add(why=explanation)
 
         def found(text, who=owner):
             return who.get(f"{URL}/find?id={text}")["Location"]

@@ -111,7 +111,7 @@ class BlocklistViewSet(MemberViewSet):
     def partial_update(self, request: Request, id: UUID) -> HttpResponse:  # noqa: A002
         body = self.parsed(EntryPatch)
         row = self._row(id)
-        before = self._said(row)
+        before = self._changeable(row)
         if body.reason is not None:
             row.reason = body.reason
         if body.active is not None:
@@ -119,7 +119,7 @@ class BlocklistViewSet(MemberViewSet):
         if "expiresAt" in body.model_fields_set:
             row.expires_at = body.expiresAt
         row.save(update_fields=["reason", "active", "expires_at"])
-        after = self._said(row)
+        after = self._changeable(row)
         changes = {
             name: [before[name], after[name]] for name in after if before[name] != after[name]
         }
@@ -138,7 +138,7 @@ class BlocklistViewSet(MemberViewSet):
     def destroy(self, request: Request, id: UUID) -> HttpResponse:  # noqa: A002
         row = self._row(id)
         row.delete()
-        self._audit("deleted", str(row), **self._said(row))
+        self._audit("deleted", str(row), **self._changeable(row))
         return reply(None, status=204, headers=NOTICE)
 
     @endpoint(
@@ -209,7 +209,7 @@ class BlocklistViewSet(MemberViewSet):
         return row
 
     @staticmethod
-    def _said(row: BlocklistEntry) -> dict[str, Any]:
+    def _changeable(row: BlocklistEntry) -> dict[str, Any]:
         """What can be changed of an entry, for the trail."""
         expires_at = row.expires_at and utc_text(row.expires_at)
         return {"reason": row.reason, "active": row.active, "expires_at": expires_at}

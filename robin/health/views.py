@@ -74,11 +74,11 @@ async def _look() -> dict[str, Any]:
     client, service = await asyncio.gather(ports.client.look(), ports.service.look())
     if service[1] == "":
         _service.put("", service[0], seconds=REMEMBERED_SECONDS)
-    said = service[0] if service[1] != "busy" else _service.get("")
+    reported = service[0] if service[1] != "busy" else _service.get("")
     view = await _known()
     is_up = client[1] in FINE and service[1] in FINE
     answer = translate.health(
-        said,
+        reported,
         is_up=is_up,
         totals=view.totals() if view is not None and "ALL:0" in view.facts else None,
         retries=view.retries() if view is not None else None,

@@ -22,7 +22,7 @@ ENDS = re.compile(
     r"Session processed: uid=(\S+?), removedEnvelopes=(\d+), remainingEnvelopes=(\d+)"
 )
 FAILED = re.compile(
-    r"\AError(?: in SMTP exchange| reading/writing)?: (?P<said>.+)"
+    r"\AError(?: in SMTP exchange| reading/writing)?: (?P<error>.+)"
     r"|\A(?P<whole>(?:Delivery failed for session uid=|Permanent 5xx failure"
     r"|Max retries reached).+)",
     re.DOTALL,
@@ -77,9 +77,9 @@ class History:
 
 def error_in(entry: Entry) -> str | None:
     """What a line says that went wrong with a delivery."""
-    said = FAILED.match(entry.message)
-    if said is not None:
-        return said["said"] or said["whole"]
+    failure = FAILED.match(entry.message)
+    if failure is not None:
+        return failure["error"] or failure["whole"]
     if entry.level in ("ERROR", "WARN"):
         return UUID.sub("", entry.message).strip(" :,")
     return None

@@ -30,7 +30,7 @@ GAP = gettext_noop("Robin wrote more in this millisecond than can be shown.")
 LEVELS = ("ERROR", "WARN", "INFO", "DEBUG", "TRACE")
 DIALOGUE = re.compile(r"(<<|>>)\s*(\S+)(.*)", re.DOTALL)
 """What was read from or written to a connection."""
-HEARD = "<< "
+RECEIVED = "<< "
 COMMANDS = {
     *("HELO", "EHLO", "LHLO", "MAIL", "RCPT", "DATA", "BDAT", "BYTES", "RSET", "NOOP", "QUIT"),
     *("HELP", "VRFY", "EXPN", "STARTTLS", "ETRN", "XCLIENT", "AUTH", "."),
@@ -135,15 +135,15 @@ def entries(content: bytes, *, now: datetime, zone: tzinfo) -> Iterator[Entry]:
     """
     today = now.astimezone(zone)
     seen: Counter[str] = Counter()
-    heard: set[str] = set()
+    received: set[str] = set()
     for raw in content.split(b"\n"):
         line = raw.decode("utf-8", errors="replace")
         match = LINE.fullmatch(line)
         at = match and _time(match["day"], match["clock"], today)
-        if match is None or at is None or (heard and line.rstrip() in heard):
+        if match is None or at is None or (received and line.rstrip() in received):
             continue
-        if match["message"].startswith(HEARD) and LINE.match(match["message"], len(HEARD)):
-            heard.add(match["message"][len(HEARD) :].rstrip())
+        if match["message"].startswith(RECEIVED) and LINE.match(match["message"], len(RECEIVED)):
+            received.add(match["message"][len(RECEIVED) :].rstrip())
         stamp = f"{match['day']}-{match['clock']}"
         seen[stamp] += 1
         level = "ERROR" if match["level"] == "FATAL" else match["level"]

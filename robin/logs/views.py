@@ -117,10 +117,10 @@ class LogViewSet(RobinViewSet):
         )
 
 
-Walk = AsyncIterator[tuple[list[Entry], datetime]]
+Slices = AsyncIterator[tuple[list[Entry], datetime]]
 
 
-async def _as_json(found: Walk) -> AsyncIterator[bytes]:
+async def _as_json(found: Slices) -> AsyncIterator[bytes]:
     between = b"["
     async for entries, _ in found:
         for start in range(0, len(entries), ENTRIES_AT_ONCE):
@@ -130,7 +130,7 @@ async def _as_json(found: Walk) -> AsyncIterator[bytes]:
     yield b"[]" if between == b"[" else b"]"
 
 
-async def _as_text(found: Walk) -> AsyncIterator[bytes]:
+async def _as_text(found: Slices) -> AsyncIterator[bytes]:
     async for entries, _ in found:
         for start in range(0, len(entries), ENTRIES_AT_ONCE):
             yield "".join(

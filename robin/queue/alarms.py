@@ -86,15 +86,17 @@ def on() -> list[str]:
 def look() -> Looked:
     """Of the scan that everybody shares. Where more is wanted than it knows, Robin is asked for
     one list: this minute for the one, the next for the other. Not inside a transaction."""
-    kinds, is_told = on(), bool(listeners(DEAD))
+    kinds, has_listeners = on(), bool(listeners(DEAD))
     wanted = [ITEMS] if Kind.OLDEST in kinds else []
     # Of the oldest, too, it has to be known that it is not dead.
-    if wanted or is_told or Kind.DEAD in kinds:
+    if wanted or has_listeners or Kind.DEAD in kinds:
         wanted.append(DEAD_ITEMS)
     database.let_go()  # Robin may take its time
     items, dead = asyncio.run(_read(wanted))
     looked = looked_at(items, dead)
-    return replace(looked, dead_items=of_dead(dead)) if is_told and dead is not None else looked
+    return (
+        replace(looked, dead_items=of_dead(dead)) if has_listeners and dead is not None else looked
+    )
 
 
 async def _read(wanted: Sequence[str]) -> list[Part | None]:
@@ -103,7 +105,7 @@ async def _read(wanted: Sequence[str]) -> list[Part | None]:
         scanner = Scanner(source=source)
         try:
             facts = await scanner.store.facts()
-            since = {name: _said_at(facts.get(name, {})) for name in wanted}
+            since = {name: _read_at(facts.get(name, {})) for name in wanted}
             stalest = min(since, key=lambda name: since[name], default=None)
             if stalest and clock.time() - since[stalest] > scan.CALM_SECONDS - 15:
                 try:
@@ -125,7 +127,7 @@ async def _read(wanted: Sequence[str]) -> list[Part | None]:
     return [part if part is not None and part.at > until else None for part in (items, dead)]
 
 
-def _said_at(facts: Facts) -> float:
+def _read_at(facts: Facts) -> float:
     return 0.0 if facts.get("amended") else float(facts.get("at", 0.0))
 
 

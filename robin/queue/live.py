@@ -203,7 +203,7 @@ class Hub:
         self._snapshot_message: tuple[int, str] = (-1, "")
         self._fencing_token = 0
         self._status = ""  # the last status that is not `up`, as text
-        self._status_told_at = 0.0
+        self._status_sent_at = 0.0
         self._received_at = 0.0
         self._is_awake = False
         self._tasks: list[asyncio.Task[None]] = []
@@ -366,7 +366,7 @@ class Hub:
         self._fencing_token, self._received_at = message["fence"], monotonic()
         kind, seq, text, snapshot = message["kind"], message["seq"], message["text"], self._snapshot
         if kind == "status":
-            self._hear_status(text)
+            self._on_status(text)
             return
         if STALE in self._status:
             self._status = ""
@@ -385,13 +385,13 @@ class Hub:
         elif snapshot is None or seq > snapshot.seq or (is_new_term and seq != snapshot.seq):
             await self._read_again()
 
-    def _hear_status(self, text: str) -> None:
+    def _on_status(self, text: str) -> None:
         """Who watches is told once, and then again from time to time, as a sign of life."""
         status = orjson.loads(text)["status"]
         before = orjson.loads(self._status)["status"] if self._status else "up"
         self._status = "" if status == "up" else text
-        if status != before or monotonic() - self._status_told_at > STATUS_SECONDS:
-            self._status_told_at = monotonic()
+        if status != before or monotonic() - self._status_sent_at > STATUS_SECONDS:
+            self._status_sent_at = monotonic()
             self._broadcast(text)
 
     async def _read_again(self) -> None:

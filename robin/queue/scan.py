@@ -583,14 +583,16 @@ class Scanner:
     async def _keep(self, name: str, part: Part, took: float) -> None:
         kind = name.partition(":")[0]
         before = await self.store.facts()
-        told = {"listed": part.total, "first": part.items[0]["uid"] if part.items else ""}
+        position = {"listed": part.total, "first": part.items[0]["uid"] if part.items else ""}
         # What begins with another item than before: some have left, or entered, another part.
-        told["moved"] = told["first"] != before.get(name, {}).get("first", told["first"])
+        position["moved"] = position["first"] != before.get(name, {}).get(
+            "first", position["first"]
+        )
         part = await self._with_acts(kind, part)
         if kind == "ALL":
             known = await self._known_times(name)
             part = part._replace(items=await seen.first_seen(part.items, known, at=part.at))
-        facts = _facts_of(part, took) | told
+        facts = _facts_of(part, took) | position
         await self.store.put(name, facts, await asyncio.to_thread(part.packed))
         if name.endswith(":0"):
             await self._drop_beyond(kind, part.total, before)

@@ -160,7 +160,7 @@ def log_lines(level: str, at: datetime, random: Random, session: str) -> list[st
     thread = f"pool-3-thread-{random.randint(1, 8)}"
     host = random.choice(DOMAINS)
     # What a stranger said, a line that is none of Robin's and a password among it.
-    said = (
+    dialogue = (
         f"RCPT TO:<{NAMES[0]}@{host}>",
         f"AUTH PLAIN {LOGGED_SECRET}",
         f"MAIL FROM:<a\x0cERROR|{stamp}|main|auth.Forged||||root logged in>",
@@ -168,7 +168,7 @@ def log_lines(level: str, at: datetime, random: Random, session: str) -> list[st
     replies = {
         "INFO": ("smtp.EmailReceipt", f"{session} Accepted | queued for mx.{host}"),
         "DEBUG": ("queue.RelayQueueService", f"Claimed 1 item ({session})"),
-        "TRACE": ("smtp.Connection", f"<< {random.choice(said)}"),
+        "TRACE": ("smtp.Connection", f"<< {random.choice(dialogue)}"),
         "WARN": ("smtp.EmailDelivery", f"{session} Greylisted by mx.{host}"),
         "ERROR": ("smtp.EmailDelivery", f"{session} Delivery to mx.{host} failed: 421 4.3.2 later"),
         "FATAL": ("main.Server", "Keystore could not be read"),

@@ -93,18 +93,18 @@ class Store:
         if call.method == "POST" and not rest:
             name = _body(call, folder=True).get("name")
             if not name:
-                return _said(400, "Folder name is required.")
+                return _message(400, "Folder name is required.")
             if "/" in name or ".." in name:
-                return _said(400, "Invalid folder name.")
+                return _message(400, "Invalid folder name.")
             self.seed.folders |= {f"{mailbox}/.{name}", f"{mailbox}/.{name}/cur"}
-            return _said(200, "Folder created.")
+            return _message(200, "Folder created.")
         verb = rest[-1] if rest and rest[-1] in ("copy", "move", "properties") else ""
         name = "/".join(rest[:-1] if verb else rest)
         if name.lower() == "inbox" and not verb:
-            return _said(400, "Cannot modify inbox root.")
+            return _message(400, "Cannot modify inbox root.")
         folder = _maildir(mailbox, name)
         if not name or folder not in self.seed.folders:
-            return _said(404, "Folder not found.")
+            return _message(404, "Folder not found.")
         inside = [m for m in self.seed.mails if m.startswith(f"{folder}/")]
         if call.method == "GET" and verb == "properties":
             unread = sum("/new/" in m for m in inside)
@@ -113,23 +113,23 @@ class Store:
         if call.method == "PATCH" and not verb:
             new = _body(call, folder=True).get("name")
             if not new:
-                return _said(400, "Folder name is required.")
+                return _message(400, "Folder name is required.")
             self._move(folder, _maildir(mailbox, new), keep=False)
-            return _said(200, "Folder renamed.")
+            return _message(200, "Folder renamed.")
         if call.method == "DELETE" and not verb:
             if inside:
-                return _said(400, "Folder is not empty.")
+                return _message(400, "Folder is not empty.")
             self.seed.folders = {
                 f for f in self.seed.folders if f != folder and not f.startswith(f"{folder}/")
             }
-            return _said(200, "Folder removed.")
+            return _message(200, "Folder removed.")
         if call.method == "POST" and verb in ("copy", "move"):
             given = _body(call, folder=True)
             new = given.get("newName") or name
             parent = given.get("destinationParent")
             target = _maildir(mailbox, f"{parent}.{new}" if parent else f"{new}")
             self._move(folder, target, keep=verb == "copy")
-            return _said(200, "Folder copied." if verb == "copy" else "Folder moved.")
+            return _message(200, "Folder copied." if verb == "copy" else "Folder moved.")
         return as_json({"error": "Not Found"}, 404)
 
     def _move(self, folder: str, target: str, *, keep: bool) -> None:
@@ -217,5 +217,5 @@ def _body(call: Call, *, folder: bool = False) -> dict[str, Any]:
     raise Refused(400, text, is_json=True)
 
 
-def _said(status: int, text: str) -> Reply:
+def _message(status: int, text: str) -> Reply:
     return as_json({"r": int(status == 200), "msg": text}, status)

@@ -49,10 +49,10 @@ class Message:
 
     def main(self) -> list[tuple[str, str]]:
         """Who, to whom, what and when."""
-        return [(name, said) for wanted in MAIN for name, said in self.headers if name == wanted]
+        return [(name, value) for wanted in MAIN for name, value in self.headers if name == wanted]
 
     def others(self) -> list[tuple[str, str]]:
-        return [(name, said) for name, said in self.headers if name not in MAIN]
+        return [(name, value) for name, value in self.headers if name not in MAIN]
 
 
 def read(content: bytes) -> Message:
@@ -61,8 +61,8 @@ def read(content: bytes) -> Message:
     try:
         # `compat32` takes what is no mail, and gives headers as they stand.
         parsed = BytesParser(policy=policy.compat32).parsebytes(content)
-        for name, said in parsed.items()[:HEADERS_MAX]:
-            message.headers.append((_title(escaped(str(name))), _decoded(str(said))))
+        for name, value in parsed.items()[:HEADERS_MAX]:
+            message.headers.append((_title(escaped(str(name))), _decoded(str(value))))
         for part in _parts(parsed):
             _take(message, part)
     except Exception:  # noqa: BLE001 - the library meets what nobody thought of: parts in parts
@@ -94,8 +94,8 @@ def _take(message: Message, part: Any) -> None:
     elif is_shown and kind == "text/html" and not message.html:
         message.html = _text(content, part)[:HTML_CHARS_MAX]
     elif len(message.attachments) < PARTS_MAX:
-        said = _decoded(str(name)) if name else ("a mail" if kind == "message/rfc822" else "")
-        message.attachments.append(Attachment(said, kind, len(content)))
+        filename = _decoded(str(name)) if name else ("a mail" if kind == "message/rfc822" else "")
+        message.attachments.append(Attachment(filename, kind, len(content)))
 
 
 def _text(content: bytes, part: Any) -> str:
@@ -192,7 +192,7 @@ class _Writer(HTMLParser):
     def _picture(self, given: dict[str, str]) -> None:
         source, alt = given.get("src", "").strip(), escape(given.get("alt", "")[:200])
         if PICTURE.fullmatch(source):
-            sizes = {name: said for name, said in given.items() if name in SIZES}
+            sizes = {name: value for name, value in given.items() if name in SIZES}
             self._out.append(f'<img alt="{alt}" src="{escape(source)}"{_attributes(sizes)}>')
         else:
             self._out.append(f"<i>[picture{': ' + alt if alt else ''}]</i>")

@@ -55,8 +55,8 @@ def test_giving_and_taking_is_audited(request_of, member):
 
     assert not RobinAccess.objects.exists()
     events = AuditEvent.objects.filter(target=str(dev.pk), action__startswith="robin.access")
-    told = [(e.action, e.details.get("changes")) for e in events.order_by("id")]
-    assert told == [
+    recorded = [(e.action, e.details.get("changes")) for e in events.order_by("id")]
+    assert recorded == [
         ("robin.access_given", {"role": [None, "ROLE_USER"]}),
         ("robin.access_given", {"role": ["ROLE_USER", "ROLE_ADMIN"]}),
         ("robin.access_taken", None),

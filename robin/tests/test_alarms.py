@@ -37,7 +37,7 @@ def operators(acme):
     return acme
 
 
-def told():
+def notices():
     """(kind, whether it is the end) of each notice, in their order."""
     return list(AlarmNotice.objects.order_by("at").values_list("kind", "is_end"))
 
@@ -47,7 +47,7 @@ def test_it_is_told_once_when_it_begins_and_once_when_it_ends(gateway, operators
     for value in (3, 10, 12, 9.5, 30, 8, 2):
         alarms.judge({"dead": float(value)})
 
-    assert told() == [("dead", False), ("dead", True)]
+    assert notices() == [("dead", False), ("dead", True)]
     bodies = list(OutboxEvent.objects.order_by("created_at").values_list("body", flat=True))
     states = [body["data"]["result"]["state"] for body in bodies]
     assert states == ["raised", "ended"]
@@ -61,7 +61,7 @@ def test_what_is_not_known_changes_nothing(gateway):
     alarms.judge({})
     alarms.judge({"oldest": 7.0})
 
-    assert told() == [("dead", False), ("oldest", False)]
+    assert notices() == [("dead", False), ("oldest", False)]
     assert QueueAlarm.objects.get(kind="dead").raised_at is not None
 
 
@@ -70,9 +70,9 @@ def test_switched_off_it_is_over_and_that_is_told(gateway):
     alarms.judge({"dead": 11.0})
     set_up()
 
-    assert told() == [("dead", False), ("dead", True)]
+    assert notices() == [("dead", False), ("dead", True)]
     alarms.judge({"dead": 20.0})
-    assert len(told()) == 2
+    assert len(notices()) == 2
 
 
 def test_mails_go_to_each_address_once(gateway):
@@ -157,10 +157,12 @@ def age_parts(seconds):
     asyncio.run(age())
 
 
-@pytest.mark.parametrize("is_told", [False, True], ids=["no listener", "a listener of the dead"])
+@pytest.mark.parametrize(
+    "has_listener", [False, True], ids=["no listener", "a listener of the dead"]
+)
 @pytest.mark.parametrize("kind", QueueAlarm.Kind.values)
-def test_each_alone_is_judged_where_nobody_watches(gateway, robin, operators, kind, is_told):
-    operators.wanted_events = ["queue.item_dead"] if is_told else []
+def test_each_alone_is_judged_where_nobody_watches(gateway, robin, operators, kind, has_listener):
+    operators.wanted_events = ["queue.item_dead"] if has_listener else []
     operators.save()
     set_up(**{kind: 10_000})
     figures = {"queue_size": 2, "accepted": 0.0, "died": 0.0}
@@ -192,7 +194,7 @@ def test_the_sample_of_each_minute_judges(gateway, member, robin):
     values = dict(QueueAlarm.objects.values_list("kind", "value"))
     assert values["growth"] == 110  # 112 wait
     assert values["dead"] is None or values["dead"] == 8
-    assert ("growth", False) in told()
+    assert ("growth", False) in notices()
 
 
 def test_nobody_watches_and_one_list_a_minute_is_asked_for(gateway, member, robin):

@@ -25,7 +25,7 @@ def operators(robin, acme, globex, monkeypatch):
     return acme
 
 
-def told(kind):
+def sent(kind):
     rows = OutboxEvent.objects.filter(type=kind).order_by("created_at")
     for row in rows:
         catalogue.BY_NAME[kind].result.model_validate(row.body["data"]["result"])
@@ -47,16 +47,16 @@ def give_up(robin, count=1):
 def test_a_spike_is_told_once_for_each_crossing(robin, operators, settings):
     settings.ROBIN_QUEUE_SPIKE_ITEMS = 113
     look(2)
-    assert told("queue.spike") == []
+    assert sent("queue.spike") == []
     settings.ROBIN_QUEUE_SPIKE_ITEMS = 112  # as many as there are
     MetricSample.objects.all().update(figures={"queue_size": 50})
     look(3)
 
-    assert told("queue.spike") == [(operators.pk, {"total": 112, "threshold": 112})]
+    assert sent("queue.spike") == [(operators.pk, {"total": 112, "threshold": 112})]
 
     MetricSample.objects.create(figures={"queue_size": 10})
     look()
-    assert len(told("queue.spike")) == 2
+    assert len(sent("queue.spike")) == 2
 
 
 def test_looking_every_minute_makes_no_tls_context(robin, operators):
@@ -77,12 +77,12 @@ def contexts():
 
 def test_a_dead_item_is_told_once(robin, operators):
     look()
-    assert told("queue.item_dead") == []  # what was dead before anybody looked is no news
+    assert sent("queue.item_dead") == []  # what was dead before anybody looked is no news
     assert DeadItem.objects.count() == 8
     uids = give_up(robin, 2)
     look(3)
 
-    found = told("queue.item_dead")
+    found = sent("queue.item_dead")
     assert {workspace for workspace, _ in found} == {operators.pk}
     assert sorted(result["uid"] for _, result in found) == sorted(uids)
 
@@ -98,7 +98,7 @@ def test_one_that_came_to_life_and_died_again_is_news(robin, operators):
     item.state = "DEAD"
     look()
 
-    assert [result["uid"] for _, result in told("queue.item_dead")] == [uid, uid]
+    assert [result["uid"] for _, result in sent("queue.item_dead")] == [uid, uid]
 
 
 def test_only_what_robin_lists_as_dead_is_told(robin, operators, member, monkeypatch):
@@ -115,7 +115,7 @@ def test_only_what_robin_lists_as_dead_is_told(robin, operators, member, monkeyp
     assert (r.json()["done"], r.json()["requested"]) == (5, 20)
     look(2)
 
-    found = {result["uid"]: result["retry_count"] for _, result in told("queue.item_dead")}
+    found = {result["uid"]: result["retry_count"] for _, result in sent("queue.item_dead")}
     assert found == {item.uid: item.retry for item in died}
 
 
@@ -131,4 +131,4 @@ def test_no_answer_changes_nothing(robin, operators):
 
     look()
     assert DeadItem.objects.count() == 8
-    assert told("queue.item_dead") == []
+    assert sent("queue.item_dead") == []

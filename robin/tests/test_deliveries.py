@@ -78,8 +78,8 @@ def test_what_failed_last_by_session():
 
 
 def test_a_line_that_names_its_session_needs_no_thread():
-    said = f"Delivery failed for session uid={ONE}: Connection refused"
-    found = deliveries.failures(entries(line(1, "t9", said, "ERROR")))
+    failed = f"Delivery failed for session uid={ONE}: Connection refused"
+    found = deliveries.failures(entries(line(1, "t9", failed, "ERROR")))
 
     assert "Connection refused" in found[ONE].text
 

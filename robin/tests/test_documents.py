@@ -69,18 +69,18 @@ def test_it_is_echoed_kept_and_there_without_robin(ada, robin, name):
     robin.run(robin.service.stop())
     assert ada.get(f"/api/v1/config/{name}").json() == sent
     assert Document.objects.get(pk=name).updated_by == ada.user.email
-    told = AuditEvent.objects.get(action="robin.document.saved")
-    assert told.target == name
+    event = AuditEvent.objects.get(action="robin.document.saved")
+    assert event.target == name
     if name != "dovecot":
-        assert told.details["changes"]["host"] == [None, "scanner.example"]
+        assert event.details["changes"]["host"] == [None, "scanner.example"]
 
 
 def test_the_trail_says_what_changed_and_no_secret(ada):
     for key in ("first-secret", "second-secret"):
         ada.request("PUT", "/api/v1/config/rspamd", json={"apiKey": key, "port": 11334})
 
-    [_, told] = AuditEvent.objects.filter(action="robin.document.saved").order_by("id")
-    assert told.details["changes"] == {"apiKey": [REDACTED, REDACTED]}
+    [_, event] = AuditEvent.objects.filter(action="robin.document.saved").order_by("id")
+    assert event.details["changes"] == {"apiKey": [REDACTED, REDACTED]}
 
 
 @pytest.mark.parametrize(

@@ -212,9 +212,9 @@ class TestWhatIsTold:
             robin.trouble = None
             await until(lambda: ada.received[-1]["type"] == "heartbeat" and robin.asked > asked + 3)
 
-            said = [m["status"] for m in ada.received if m["type"] == "status"]
-            assert said[-1] == "up"
-            assert set(said[:-1]) == {"down"}
+            statuses = [m["status"] for m in ada.received if m["type"] == "status"]
+            assert statuses[-1] == "up"
+            assert set(statuses[:-1]) == {"down"}
             assert bob.kinds()[:2] == ["snapshot", "status"]
             assert "refused" not in json.dumps(ada.received)  # no inside of ours
 
@@ -370,13 +370,13 @@ class TestResuming:
     @pytest.mark.needs_redis
     def test_a_word_that_was_lost_is_made_good_by_a_snapshot(self, play, robin):
         async def scenario(one, other):
-            hear, lost = other._on_message, []
+            on_message, lost = other._on_message, []
 
             async def lossy(message):
                 if message["kind"] == "diff" and not lost:
                     lost.append(message)
                     return
-                await hear(message)
+                await on_message(message)
 
             other._on_message = lossy
             ada, bob = Watcher(one), Watcher(other)

@@ -81,8 +81,8 @@ class TestForgeries:
             assert "auth.Forged" not in {entry["logger"] for entry in found}
             lines = ada.get(f"/api/v1/logs/export?{query}").text.splitlines()
             assert not [one for one in lines if "auth.Forged" in one.split("<<")[0]]
-        said = [e["message"] for e in ada.get("/api/v1/logs?search=mark").json()["entries"]]
-        assert said == ["mark afterwards", "Error: 550-mark", "<< 550-mark"]
+        messages = [e["message"] for e in ada.get("/api/v1/logs?search=mark").json()["entries"]]
+        assert messages == ["mark afterwards", "Error: 550-mark", "<< 550-mark"]
 
     def test_every_sign_that_ends_a_line_somewhere(self):
         # Not a list of those that are known: all there are.

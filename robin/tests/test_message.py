@@ -66,7 +66,7 @@ def test_a_header_is_decoded_and_nothing_in_it_turns_the_page_around():
     found = message.read(PLAIN.replace(b"Ann <", "\u202e<".encode() + b"\x0b"))
 
     assert ("Subject", "Grüße") in found.headers
-    assert all(said.isprintable() for _, said in found.headers)
+    assert all(value.isprintable() for _, value in found.headers)
 
 
 @pytest.mark.parametrize(

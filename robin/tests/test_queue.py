@@ -72,12 +72,12 @@ def test_every_profile_gives_the_same(ada, robin, profile):
     assert robin.ports.client.breaker_of("/client/queue/list").report()["failures"] == 0
 
 
-@pytest.mark.parametrize("said", ["[]", "{}", '{"items": [{}], "totalCount": 1}', "{"])
-def test_json_that_is_not_the_queue_is_not_what_we_know(ada, robin, said):
+@pytest.mark.parametrize("content", ["[]", "{}", '{"items": [{}], "totalCount": 1}', "{"])
+def test_json_that_is_not_the_queue_is_not_what_we_know(ada, robin, content):
     stock = ada.get("/api/v1/queue/json").json()
     robin.turn_into("ui-fork")
     robin.ports.client._unknown.clear()
-    reply = Reply(said.encode(), content_type="application/json; charset=utf-8")
+    reply = Reply(content.encode(), content_type="application/json; charset=utf-8")
     context = robin.client.contexts["/client/queue/json"]
     robin.client.contexts["/client/queue/json"] = dataclasses.replace(
         context, handle=lambda call: reply

@@ -250,8 +250,8 @@ class TestEnds:
     def holds(self, job):
         found = QueueJob.objects.get(pk=job)
         results = AuditEvent.objects.filter(action__endswith=".result", target=str(job))
-        [said] = [one.details for one in results]
-        assert (said["state"], said["done"], said["unknown"]) == (
+        [details] = [one.details for one in results]
+        assert (details["state"], details["done"], details["unknown"]) == (
             (found.state, found.done, found.unknown)
         )
         assert found.done + found.unknown + found.left_out == found.sent <= found.requested
@@ -394,8 +394,8 @@ class TestInDelivery:
         assert (found["done"], found["leftOut"]) == (59, 1)
 
 
-@pytest.mark.parametrize(("action", "said"), [("retry", True), ("bounce", False)])
-def test_the_last_try_of_some_of_many_is_said(ada, robin, action, said):
+@pytest.mark.parametrize(("action", "expected"), [("retry", True), ("bounce", False)])
+def test_the_last_try_of_some_of_many_is_said(ada, robin, action, expected):
     uids = ready(robin, 30)
     for uid in uids[:2]:
         robin.seed.queue.items[uid].retry = 29
@@ -405,7 +405,7 @@ def test_the_last_try_of_some_of_many_is_said(ada, robin, action, said):
     for answer in (r, ada.get(r.headers["location"])):
         assert ["Of these, 2 have no try left" in one for one in answer.json()["warnings"]] == [
             True
-        ] * said
+        ] * expected
 
 
 def test_the_last_try_is_said(ada, robin):

@@ -33,12 +33,12 @@ EXCHANGES = json.loads((DATA / "exchanges.json").read_text())
 ANSWERS = json.loads((DATA / "answers.json").read_text())
 
 
-def said(path, status=200):
+def answer_of(path, status=200):
     (body,) = [a["body"] for a in ANSWERS if (a["path"], a["status"]) == (path, status)]
     return body.encode()
 
 
-SCHEDULER = json.loads(said("/health"))["scheduler"]["service"]
+SCHEDULER = json.loads(answer_of("/health"))["scheduler"]["service"]
 AT = datetime.fromtimestamp(SCHEDULER["nextHousekeepingEpochSeconds"], UTC)
 """Within a minute of when they were recorded: the log names no year."""
 
@@ -74,8 +74,8 @@ def test_its_answers_are_shaped_as_those_of_the_real_one():
     assert len(found) == len(ANSWERS)
     for answer, real in zip(found, ANSWERS, strict=True):
         assert answer["path"] == real["path"]
-        told = ("status", "answer_headers")
-        assert {n: answer[n] for n in told} == {n: real[n] for n in told}, real["path"]
+        compared = ("status", "answer_headers")
+        assert {n: answer[n] for n in compared} == {n: real[n] for n in compared}, real["path"]
         has, wanted = recorded.outline(answer), recorded.outline(real)
         is_part = "prometheus" in real["path"]
         assert has <= wanted if is_part else has == wanted, real["path"]
@@ -86,7 +86,7 @@ class TestTranslation:
 
     @pytest.mark.parametrize(("state", "count"), [("READY", 3), ("CLAIMED", 1), ("DEAD", 1)])
     def test_the_queue(self, state, count):
-        page = queue_page(said(recorded.LIST + state))
+        page = queue_page(answer_of(recorded.LIST + state))
 
         assert page.total == len(page.items) == count
         for item in page.items:
@@ -101,7 +101,7 @@ class TestTranslation:
             assert "o'hara@<b>&.example" in {item["mailbox"] for item in page.items}
 
     def test_settings(self):
-        found = settings_translate.config_page(said("/config"))
+        found = settings_translate.config_page(answer_of("/config"))
 
         assert set(found) == {
             *("properties", "server", "storage", "queue", "relay", "dovecot", "prometheus"),
@@ -120,7 +120,7 @@ class TestTranslation:
         assert settings_translate.waits(found) == settings_translate.Waits(1, 1.2)
 
     def test_health(self):
-        found = health_translate.health(json.loads(said("/health")), is_up=True)
+        found = health_translate.health(json.loads(answer_of("/health")), is_up=True)
 
         assert (found["status"], found["queue"]["ready"], found["queue"]["claimed"]) == ("UP", 3, 1)
         assert found["scheduler"]["cron"]["periodSeconds"] == 30
@@ -128,8 +128,8 @@ class TestTranslation:
         assert sampling.uptime_ms(found["uptime"]) > 0
 
     def test_metrics(self):
-        values = sampling.prometheus(said("/metrics/prometheus"))
-        health = json.loads(said("/health"))
+        values = sampling.prometheus(answer_of("/metrics/prometheus"))
+        health = json.loads(answer_of("/health"))
 
         contracts.holds(contracts.SYSTEM, sampling.system_stats(values, health, now=AT))
         figures = sampling.figures(values, health)
@@ -141,7 +141,7 @@ class TestTranslation:
         assert {"accepted", "connections"} <= set(stats)
 
     def test_the_log(self):
-        text = said("/logs?query=smtp.")
+        text = answer_of("/logs?query=smtp.")
         found = list(parsing.entries(text, now=AT, zone=UTC))
 
         assert len(found) == text.count(b"\n")
@@ -151,7 +151,7 @@ class TestTranslation:
 
     def test_the_store(self):
         listing = storage_translate.store_listing(
-            json.loads(said("/store/north.example")), ["north.example"]
+            json.loads(answer_of("/store/north.example")), ["north.example"]
         )
         assert [(one["path"], one["type"]) for one in listing["items"]] == [
             ("/north.example/a+b.eml", "file"),

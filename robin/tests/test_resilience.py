@@ -91,8 +91,8 @@ def test_what_changes_something_is_sent_once(ada, robin, action, fault):
         f"/client/queue/{action}"
     ]
     # What became of it nobody knows, and that is said; and it was noted before it was sent.
-    said = {name: r.json()[name] for name in ("done", "requested", "unknown")}
-    assert said == {"done": 0, "requested": 1, "unknown": 1}
+    counts = {name: r.json()[name] for name in ("done", "requested", "unknown")}
+    assert counts == {"done": 0, "requested": 1, "unknown": 1}
     assert AuditEvent.objects.filter(action=f"robin.queue.{action}", target=UNKNOWN).exists()
 
 
@@ -146,10 +146,10 @@ def test_however_an_action_fails_it_says_what_became_of_it(ada, robin, monkeypat
         ada.request("DELETE", f"/api/v1/queue/{uid}"),
         ada.post("/api/v1/queue/actions", {"action": "delete", "uids": [uid]}),
     ):
-        said = {name: r.json().get(name) for name in ("done", "requested", "unknown")}
-        assert said == {"done": 0, "requested": 1, "unknown": unknown}
+        counts = {name: r.json().get(name) for name in ("done", "requested", "unknown")}
+        assert counts == {"done": 0, "requested": 1, "unknown": unknown}
     for line in AuditEvent.objects.filter(action="robin.queue.delete.result"):
-        assert said.items() <= line.details.items()
+        assert counts.items() <= line.details.items()
 
 
 @pytest.mark.parametrize("uid", [UNKNOWN, "x"])

@@ -80,24 +80,24 @@ def keep(name, port, **more):
 
 def test_clamav_that_answers(ada, listen):
     keep("clamav", listen(clamd))
-    said = ada.get("/api/v1/scanners/clamav/status").json()
+    status = ada.get("/api/v1/scanners/clamav/status").json()
 
-    holds(SCANNER_STATUS, said)
-    assert (said["status"], said["version"]) == ("UP", "ClamAV 1.4.2/27500/Mon Nov 23")
+    holds(SCANNER_STATUS, status)
+    assert (status["status"], status["version"]) == ("UP", "ClamAV 1.4.2/27500/Mon Nov 23")
 
 
 def test_rspamd_tells_its_counters_to_who_knows_the_password(ada, listen):
     port = listen(web({"/ping": "pong\r\n", "/stat": json.dumps(STAT)}))
     keep("rspamd", port, apiKey="letmein")
-    said = ada.get("/api/v1/scanners/rspamd/status").json()
+    status = ada.get("/api/v1/scanners/rspamd/status").json()
     test = {"config": {"host": "127.0.0.1", "port": port}}
     stranger = ada.post("/api/v1/scanners/rspamd/test", test).json()
     shown = ada.post(
         "/api/v1/scanners/rspamd/test", {"config": {**test["config"], "apiKey": REDACTED}}
     ).json()
 
-    holds(SCANNER_STATUS, said)
-    assert (said["scannedTotal"], said["spamCount"], said["hamCount"]) == (40, 3, 37)
+    holds(SCANNER_STATUS, status)
+    assert (status["scannedTotal"], status["spamCount"], status["hamCount"]) == (40, 3, 37)
     holds(SCANNER_TEST, stranger)
     assert (stranger["success"], "details" in stranger) == (True, False)
     assert shown["details"]["version"] == "3.8.1"
@@ -137,11 +137,11 @@ def test_what_can_go_wrong_is_said(ada, listen, settings, scanner, answer, state
 def test_nowhere_but_where_the_operator_allows(ada, listen):
     came = []
     keep("clamav", listen(lambda *_: came.append(1), is_allowed=False))
-    said = ada.get("/api/v1/scanners/clamav/status").json()
+    status = ada.get("/api/v1/scanners/clamav/status").json()
 
-    holds(SCANNER_STATUS, said)
-    assert said["status"] == "UNKNOWN"
-    assert "ROBIN_SCANNERS" in said["error"]
+    holds(SCANNER_STATUS, status)
+    assert status["status"] == "UNKNOWN"
+    assert "ROBIN_SCANNERS" in status["error"]
     assert not came
 
 

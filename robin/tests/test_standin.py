@@ -218,8 +218,8 @@ async def test_raw_mail_is_queued_and_sent():
             i.session_uid for i in r.seed.queue.items.values()
         }
         sent = await r.client("POST", f"/client/send{query}", content=b"x", headers=raw)
-        said = sent.json()["sessionTransactionList"]["envelopes"][0]["transactions"]
-        assert [t["error"] for t in said] == [True, False]
+        transactions = sent.json()["sessionTransactionList"]["envelopes"][0]["transactions"]
+        assert [t["error"] for t in transactions] == [True, False]
         for url, body, text in (
             ("/client/queue", b"x", "Missing required query parameters: mail and rcpt"),
             (f"/client/queue{query}", b"", "Empty upload body"),

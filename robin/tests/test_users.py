@@ -182,8 +182,8 @@ class TestChange:
 
         assert put(admin, ada.user, roles=["ROLE_OPERATOR"]).json()["roles"] == ["ROLE_OPERATOR"]
         assert refusal(put(admin, admin.user, roles=["ROLE_USER"])) == (409, "conflict")
-        told = AuditEvent.objects.get(action="robin.user_changed")
-        assert told.details["changes"] == {"role": ["ROLE_USER", "ROLE_OPERATOR"]}
+        changed = AuditEvent.objects.get(action="robin.user_changed")
+        assert changed.details["changes"] == {"role": ["ROLE_USER", "ROLE_OPERATOR"]}
         put(admin, ada.user, roles=["ROLE_USER"])
         assert put(admin, ada.user, roles=["ROLE_USER"]).status_code == 200  # as it is
 

@@ -262,8 +262,8 @@ class TestTickets:
             first, second = await asyncio.gather(open_socket(path), open_socket(path))
             await asyncio.sleep(0)
             codes = [s.code for s in (first, second)]
-            told = [await s.says() for s, code in zip((first, second), codes, strict=True)]
-            assert sorted(m is not None for m in told) == [False, True]
+            messages = [await s.says() for s, code in zip((first, second), codes, strict=True)]
+            assert sorted(m is not None for m in messages) == [False, True]
 
         play(scenario)
 

@@ -139,7 +139,7 @@ class RobinAPI:
     ) -> AsyncIterator[Stream]:
         """A 200 of that media type, or of `others`, to be read in parts. Never sent again."""
         with await self._permit(path) as permit:
-            async with self._told(permit, path, timeout_seconds) as seconds:
+            async with self._reported(permit, path, timeout_seconds) as seconds:
                 headers = {"Accept": kind}
                 async with self.http.stream(
                     path, headers=headers, timeout_seconds=seconds
@@ -226,14 +226,14 @@ class RobinAPI:
             headers = {"Accept": kind}
             if body is not None:
                 headers["Content-Type"] = JSON
-            async with self._told(permit, path, timeout_seconds) as seconds:
+            async with self._reported(permit, path, timeout_seconds) as seconds:
                 answer = await self.http.request(
                     method, path, body=body, headers=headers, timeout_seconds=seconds
                 )
                 return (self._probe if probe else self._read)(answer, kind, parse)
 
     @asynccontextmanager
-    async def _told(
+    async def _reported(
         self, permit: Permit, path: str, timeout_seconds: float | None
     ) -> AsyncIterator[float]:
         """What happens inside, told to the breaker, and raised as an error of the gateway's.

@@ -51,11 +51,11 @@
   }
 
   // Sentences are written in English here; a page in another language loads its own before
-  // (`words.de.js`, made of the catalogue). Facts are named as in the catalogue: `%(n)s`.
-  const words = window.words || {};
+  // (`translations.de.js`, made of the catalogue). Facts are named as in the catalogue: `%(n)s`.
+  const translations = window.translations || {};
   const filled = (text, facts) => text.replace(/%\((\w+)\)s/g, (place, name) => facts[name] ?? place);
-  const gettext = (text, facts = {}) => filled(words[text] || text, facts);
-  const ngettext = (one, many, n, facts = {}) => filled((words[one] || [one, many])[n === 1 ? 0 : 1], { n: number(n), ...facts });
+  const gettext = (text, facts = {}) => filled(translations[text] || text, facts);
+  const ngettext = (one, many, n, facts = {}) => filled((translations[one] || [one, many])[n === 1 ? 0 : 1], { n: number(n), ...facts });
   const number = (value, digits) => value.toLocaleString(root.lang, digits === undefined ? {} : { minimumFractionDigits: digits, maximumFractionDigits: digits });
 
   window.portal = { element, shape, post, letScroll, gettext, ngettext, number };

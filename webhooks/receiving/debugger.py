@@ -53,11 +53,11 @@ class Sent(NamedTuple):
 
 class Finding(NamedTuple):
     tone: Tone
-    words: Sentence
+    sentence: Sentence
 
     @property
     def message(self) -> str:
-        return self.words.said()
+        return self.sentence.translated()
 
 
 @dataclass(slots=True)
@@ -68,9 +68,9 @@ class Verdict:
     matched: str = ""
     findings: list[Finding] = field(default_factory=list)
 
-    def add(self, tone: Tone, words: str | Sentence, /, **facts: Any) -> None:
-        said = words if isinstance(words, Sentence) else Sentence(words, **facts)
-        self.findings.append(Finding(tone, said))
+    def add(self, tone: Tone, sentence: str | Sentence, /, **facts: Any) -> None:
+        filled = sentence if isinstance(sentence, Sentence) else Sentence(sentence, **facts)
+        self.findings.append(Finding(tone, filled))
 
 
 class _Content(NamedTuple):
@@ -196,9 +196,9 @@ def _match(
                     _say_valid(secret, verdict)
                     return
                 verdict.matched = str(secret.label)
-                for words in (content.meaning, mistake):
-                    if words is not None:
-                        verdict.add("bad", words)
+                for sentence in (content.meaning, mistake):
+                    if sentence is not None:
+                        verdict.add("bad", sentence)
                 text = gettext_noop("But for that it fits %(secret)s.")
                 verdict.add("warn", text, secret=secret.label)
                 return

@@ -81,27 +81,27 @@ def receive(inbox_id: UUID, headers: Mapping[str, str], body: bytes) -> None:
         headers=shown,
         body=cleaned(body[:BODY_BYTES_MAX].decode(errors="replace")),
         is_valid=verdict.is_valid,
-        findings=[[one.tone, kept(one.words)] for one in verdict.findings],
+        findings=[[one.tone, kept(one.sentence)] for one in verdict.findings],
     )
     surplus = inbox.requests.order_by("-id").values_list("pk", flat=True)[KEPT_MAX : KEPT_MAX + 1]
     for oldest in surplus:
         inbox.requests.filter(pk__lte=oldest).delete()
 
 
-def kept(words: Sentence) -> dict[str, Any]:
+def kept(sentence: Sentence) -> dict[str, Any]:
     """As JSON holds it, without what PostgreSQL does not."""
     facts = {
-        name: cleaned(one) if isinstance(one, str) else one for name, one in words.facts.items()
+        name: cleaned(one) if isinstance(one, str) else one for name, one in sentence.facts.items()
     }
-    return Sentence(words.text, **facts).packed()
+    return Sentence(sentence.text, **facts).packed()
 
 
 def findings_of(got: InboxRequest) -> list[tuple[str, str]]:
     """`(tone, sentence)` of what the check of the signature found, for who looks at it now."""
     return [
         # Rows of older versions have the sentence alone.
-        (tone, Sentence.unpacked(words).said() if isinstance(words, dict) else words)
-        for tone, words in got.findings
+        (tone, Sentence.unpacked(sentence).translated() if isinstance(sentence, dict) else sentence)
+        for tone, sentence in got.findings
     ]
 
 

@@ -48,7 +48,7 @@ def detect(gateway, engine, acme_key):
     return ask
 
 
-def told(workspace, url, **result):
+def announce(workspace, url, **result):
     return publish(workspace, "detection.completed", result=result, deliver_to=url)
 
 
@@ -162,7 +162,7 @@ class TestTheGuard:
 
 class TestDeliveries:
     def test_they_are_in_the_log_with_their_address(self, api, acme, receiver, per_request):
-        told(acme, receiver.url("/named?id=1"))
+        announce(acme, receiver.url("/named?id=1"))
         deliver_all()
 
         [listed] = api("GET", f"/{per_request['id']}/deliveries").json()["results"]
@@ -174,7 +174,7 @@ class TestDeliveries:
         assert health == {"delivered": 1, "failed": 0, "pending": 0, "disabled_reason": None}
 
     def test_one_is_sent_again_to_its_address(self, api, acme, receiver, per_request):
-        told(acme, receiver.url("/named"))
+        announce(acme, receiver.url("/named"))
         deliver_all()
         delivery = WebhookDelivery.objects.get()
 
@@ -187,8 +187,8 @@ class TestDeliveries:
     def test_failures_and_410_end_nothing_but_themselves(self, acme, receiver):
         receiver.answers(500, path="/fails")
         receiver.answers(410, path="/gone")
-        told(acme, receiver.url("/gone"))
-        told(acme, receiver.url("/fails"))
+        announce(acme, receiver.url("/gone"))
+        announce(acme, receiver.url("/fails"))
         for days in range(11):  # nothing but failures, longer than others may have
             with time_machine.travel(timezone.now() + timedelta(days=days)):
                 deliver_all()
@@ -201,11 +201,11 @@ class TestDeliveries:
     def test_a_suspended_workspace_is_sent_nothing_until_it_recovers(
         self, api, acme, receiver, per_request
     ):
-        told(acme, receiver.url("/before"))
+        announce(acme, receiver.url("/before"))
         outbox.fan_out()
         moderation.suspend_workspace(acme, actor=ACTOR)
         deliver_all()
-        told(acme, receiver.url("/meanwhile"))
+        announce(acme, receiver.url("/meanwhile"))
         deliver_all()
         assert receiver.received == []
 
@@ -217,7 +217,7 @@ class TestDeliveries:
         assert {got.path for got in receiver.received} == {"/before", "/meanwhile"}
 
     def test_a_webhook_recovers_only_what_was_for_it(self, acme, receiver, webhook):
-        told(acme, receiver.url("/named"))
+        announce(acme, receiver.url("/named"))
         deliver_all()
 
         since = timezone.now() - timedelta(hours=1)
@@ -227,9 +227,9 @@ class TestDeliveries:
         """What hangs is let go only when all others have arrived."""
         receiver.answers(Answer(hangs=True), path="/hangs")
         for number in range(50):
-            told(acme, receiver.url(f"/hangs?id={number}"))
+            announce(acme, receiver.url(f"/hangs?id={number}"))
         for number in range(30):
-            told(acme, receiver.url(f"/quick/{number % 3}"))
+            announce(acme, receiver.url(f"/quick/{number % 3}"))
         hanging: list[int] = []
         done = threading.Event()
 
@@ -252,7 +252,7 @@ class TestDeliveries:
 
     def test_all_of_a_workspace_leave_places_to_others(self, acme, receiver, webhook):
         for number in range(30):
-            told(acme, receiver.url(f"/{number}"))
+            announce(acme, receiver.url(f"/{number}"))
         publish(acme, "detection.completed", result={})
         outbox.fan_out()
 
@@ -285,7 +285,7 @@ class TestTheirWebhook:
     def test_during_a_rotation_both_secrets_verify(self, api, acme, receiver, per_request):
         path = f"/{per_request['id']}/rotate-secret"
         new = api("POST", path, {"overlap_seconds": 3600})
-        told(acme, receiver.url())
+        announce(acme, receiver.url())
         deliver_all()
 
         [got] = receiver.received
@@ -295,7 +295,7 @@ class TestTheirWebhook:
         assert {event.target for event in rotated} == {per_request["id"]}
 
     def test_two_workspaces_have_secrets_of_their_own(self, acme, globex, receiver, per_request):
-        told(globex, receiver.url())
+        announce(globex, receiver.url())
         deliver_all()
 
         [got] = receiver.received

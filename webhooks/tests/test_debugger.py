@@ -25,7 +25,7 @@ def headers(secret=CURRENT, event_id="evt-1", at=NOW, body=BODY):
     return signing.headers([secret], event_id, at, body)
 
 
-def words(verdict):
+def messages(verdict):
     return " ".join(finding.message for finding in verdict.findings)
 
 
@@ -60,21 +60,23 @@ def test_a_changed_body_is_named(body, says):
 
     assert not verdict.is_valid
     assert verdict.matched == "the current secret"
-    assert says in words(verdict)
+    assert says in messages(verdict)
 
 
 def test_a_re_serialised_body_is_recognised_without_our_copy():
     compact = json.dumps(json.loads(BODY), separators=(",", ":")).encode()
 
-    assert "re-serialised" in words(examine(headers(), compact, SECRETS, now=NOW))
+    assert "re-serialised" in messages(examine(headers(), compact, SECRETS, now=NOW))
 
 
 def test_a_changed_id_and_a_changed_time_are_named():
     changed_id = {**headers(), "webhook-id": "evt-2"}
     changed_at = {**headers(), "webhook-timestamp": str(NOW + 5)}
 
-    assert "The id was changed" in words(examine(changed_id, BODY, SECRETS, now=NOW, sent=SENT))
-    assert "timestamp was changed" in words(examine(changed_at, BODY, SECRETS, now=NOW, sent=SENT))
+    assert "The id was changed" in messages(examine(changed_id, BODY, SECRETS, now=NOW, sent=SENT))
+    assert "timestamp was changed" in messages(
+        examine(changed_at, BODY, SECRETS, now=NOW, sent=SENT)
+    )
 
 
 @pytest.mark.parametrize("away", [301, -301, 90_000, 900_000])
@@ -82,7 +84,7 @@ def test_an_old_or_early_timestamp_is_told_beside_a_right_signature(away):
     verdict = examine(headers(at=NOW - away), BODY, SECRETS, now=NOW)
 
     assert verdict.is_valid
-    assert "five minutes" in words(verdict)
+    assert "five minutes" in messages(verdict)
     assert "warn" in {finding.tone for finding in verdict.findings}
 
 
@@ -91,7 +93,7 @@ def test_milliseconds_are_named():
 
     verdict = examine(made, BODY, SECRETS, now=NOW)
 
-    assert "milliseconds" in words(verdict)
+    assert "milliseconds" in messages(verdict)
 
 
 @pytest.mark.parametrize(
@@ -101,14 +103,14 @@ def test_a_secret_that_was_not_decoded_is_named(key):
     digest = hmac.digest(key.encode(), b"evt-1.%d." % NOW + BODY, hashlib.sha256)
     made = {**headers(), "webhook-signature": "v1," + base64.b64encode(digest).decode()}
 
-    assert "Wrong encoding of the secret" in words(examine(made, BODY, SECRETS, now=NOW))
+    assert "Wrong encoding of the secret" in messages(examine(made, BODY, SECRETS, now=NOW))
 
 
 def test_a_signature_over_the_body_alone_is_named():
     digest = hmac.digest(base64.b64decode(CURRENT[6:]), BODY, hashlib.sha256)
     made = {**headers(), "webhook-signature": "v1," + base64.b64encode(digest).decode()}
 
-    assert "body alone" in words(examine(made, BODY, SECRETS, now=NOW))
+    assert "body alone" in messages(examine(made, BODY, SECRETS, now=NOW))
 
 
 def test_another_webhooks_signature_matches_nothing():
@@ -116,7 +118,7 @@ def test_another_webhooks_signature_matches_nothing():
 
     assert not verdict.is_valid
     assert not verdict.matched
-    assert "No secret of this webhook" in words(verdict)
+    assert "No secret of this webhook" in messages(verdict)
 
 
 @pytest.mark.parametrize(
@@ -131,7 +133,7 @@ def test_another_webhooks_signature_matches_nothing():
     ids=["current", "old", "with blanks", "foreign", "nonsense"],
 )
 def test_the_receivers_secret_is_compared(given, says):
-    assert says in words(examine(headers(), BODY, SECRETS, now=NOW, receivers_secret=given))
+    assert says in messages(examine(headers(), BODY, SECRETS, now=NOW, receivers_secret=given))
 
 
 @pytest.mark.parametrize("name", ["webhook-id", "webhook-timestamp", "webhook-signature"])
@@ -139,7 +141,7 @@ def test_a_missing_header_is_named(name):
     verdict = examine({**headers(), name: ""}, BODY, SECRETS, now=NOW)
 
     assert not verdict.is_valid
-    assert name in words(verdict)
+    assert name in messages(verdict)
 
 
 @pytest.mark.parametrize(
@@ -154,7 +156,7 @@ def test_a_missing_header_is_named(name):
 def test_what_is_no_signature_is_told(signature, says):
     made = {**headers(), "webhook-signature": signature}
 
-    assert says in words(examine(made, BODY, SECRETS, now=NOW))
+    assert says in messages(examine(made, BODY, SECRETS, now=NOW))
 
 
 @pytest.mark.parametrize(

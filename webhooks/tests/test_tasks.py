@@ -18,7 +18,7 @@ from webhooks.models import WebhookDelivery
 
 
 @pytest.fixture
-def told(acme, webhook, receiver):
+def published(acme, webhook, receiver):
     def tell(count=1):
         for _ in range(count):
             publish(acme, "detection.completed", result={})
@@ -36,12 +36,12 @@ def wait_until(condition):
 
 
 class TestDeliver:
-    def test_it_wakes_an_engine_that_goes_on_by_itself(self, told, receiver):
-        told(30)
+    def test_it_wakes_an_engine_that_goes_on_by_itself(self, published, receiver):
+        published(30)
         try:
             tasks.deliver()
             wait_until(lambda: len(receiver.received) == 30)
-            told(1)
+            published(1)
             tasks.deliver()
             wait_until(lambda: len(receiver.received) == 31)
         finally:
@@ -49,10 +49,10 @@ class TestDeliver:
 
         assert WebhookDelivery.objects.filter(status="delivered").count() == 31
 
-    def test_one_engine_keeps_its_connections(self, told, receiver):
+    def test_one_engine_keeps_its_connections(self, published, receiver):
         try:
             for n in range(1, 4):
-                told(1)
+                published(1)
                 tasks.deliver()
                 wait_until(lambda n=n: len(receiver.received) == n)
         finally:
@@ -60,13 +60,13 @@ class TestDeliver:
 
         assert len(receiver.peers) == 1
 
-    def test_what_its_own_process_publishes_wakes_it_without_beat(self, acme, told, receiver):
-        told(1)
+    def test_what_its_own_process_publishes_wakes_it_without_beat(self, acme, published, receiver):
+        published(1)
         assert engine.background._thread is None  # where none runs, none is started
         try:
             tasks.deliver()
             wait_until(lambda: len(receiver.received) == 1)
-            told(1)
+            published(1)
             wait_until(lambda: len(receiver.received) == 2)
             with transaction.atomic():
                 publish_all([event(acme.pk, "detection.completed", result={}) for _ in range(3)])
@@ -93,14 +93,14 @@ class TestMeasure:
     def test_nothing_waits(self, webhook):
         assert self.measured() == (0, 0)
 
-    def test_an_event_that_nobody_took_up_yet(self, told):
-        told()
+    def test_an_event_that_nobody_took_up_yet(self, published):
+        published()
         with time_machine.travel(timezone.now() + timedelta(seconds=30), tick=False):
             assert all(29 < seconds < 31 for seconds in self.measured())
 
-    def test_a_delivery_that_is_due_and_none_that_waits_for_its_time(self, told, receiver):
+    def test_a_delivery_that_is_due_and_none_that_waits_for_its_time(self, published, receiver):
         receiver.answers(503)
-        told()
+        published()
         engine.deliver_all()
         assert self.measured() == (0, 0)
 
@@ -109,11 +109,11 @@ class TestMeasure:
 
 
 class TestPrune:
-    def test_what_is_done_goes_with_its_log_after_the_retention(self, told, receiver):
-        told(2)
+    def test_what_is_done_goes_with_its_log_after_the_retention(self, published, receiver):
+        published(2)
         engine.deliver_all()
         receiver.answers(503)
-        told(1)
+        published(1)
         engine.deliver_all()
 
         with time_machine.travel(timezone.now() + timedelta(days=89)):

@@ -136,8 +136,8 @@ key = got(NewKeyView, create_key.sync(client=api, body=KeyRequest(name="made by 
 assert delete_key.sync_detailed(key.id, client=api).status_code == 204
 print("keys")
 
-said = FeedbackRequest(request_id=verdict.request_id, verdict=FeedbackRequestVerdict.CORRECT)
-got(FeedbackView, give_feedback.sync(client=api, body=said))
+feedback = FeedbackRequest(request_id=verdict.request_id, verdict=FeedbackRequestVerdict.CORRECT)
+got(FeedbackView, give_feedback.sync(client=api, body=feedback))
 got(LoggedRequests, list_requests.sync(client=api, limit=10))
 print("log and feedback")
 

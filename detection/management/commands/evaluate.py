@@ -34,7 +34,7 @@ from rich.text import Text
 from accounts import services
 from accounts.models import ApiKey
 from detection.content_types import ContentType
-from detection.engines import door
+from detection.engines import registry
 from detection.engines.addresses import DEFAULT
 from detection.evaluation.report import (
     COLUMNS,
@@ -242,7 +242,7 @@ def _engines(options: dict[str, Any], given: str | None) -> list[str]:
             "GATEWAY_API_KEY) on the gateway's own machine, or give one whose policy names it."
         )
     asked = [first or DEFAULT, *([second] if second else [])]
-    known = door.configured()
+    known = registry.configured()
     for name in asked:
         if name not in known:
             raise CommandError(
@@ -405,10 +405,10 @@ class _Sender:
             except ValidationError:
                 return sample.outcome(skipped="unreadable answer")
             return sample.outcome(answer=answer, latency_ms=latency_ms)
-        said = f"HTTP {status} {_code(body)}".strip()
+        why = f"HTTP {status} {_code(body)}".strip()
         if status in (401, 403):
-            self.key_refused = said
-        return sample.outcome(skipped=f"refused: {said}" if status == 422 else said)
+            self.key_refused = why
+        return sample.outcome(skipped=f"refused: {why}" if status == 422 else why)
 
 
 def _retry_after(value: str | None) -> float:
@@ -543,12 +543,18 @@ def write_csv(file: IO[str], runs: Iterable[Run]) -> None:
     writer.writerow(CSV_FIELDS)
     for engine, o in ((run.engine, o) for run in runs for o in run.outcomes):
         a = o.answer
-        said: tuple[Any, ...] = (None,) * 5
+        verdict: tuple[Any, ...] = (None,) * 5
         if a is not None:
             kinds = printable(" ".join(a.threat_types))
-            said = (a.is_malicious, a.confidence, printable(a.decision), kinds, printable(a.status))
+            verdict = (
+                a.is_malicious,
+                a.confidence,
+                printable(a.decision),
+                kinds,
+                printable(a.status),
+            )
         latency = None if o.latency_ms is None else round(o.latency_ms, 2)
-        row = (o.file, o.line, o.source, o.label, *said, latency, o.skipped, o.sha256, o.chars)
+        row = (o.file, o.line, o.source, o.label, *verdict, latency, o.skipped, o.sha256, o.chars)
         row += (o.language, engine)
         writer.writerow([cells.cell(value) for value in row])
 

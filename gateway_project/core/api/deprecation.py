@@ -27,7 +27,7 @@ NOTICE = timedelta(days=180)
 GUIDE = "/guides/versions"
 NAMES = ("Deprecation", "Sunset", "Link")
 """The headers, for the document."""
-WORDS = "x-deprecated"
+NOTICE_KEY = "x-deprecated"
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,14 +49,14 @@ class Deprecation:
             )
 
     @property
-    def words(self) -> str:
+    def notice(self) -> str:
         return (
             f"Deprecated since {self.since}, and may be gone on {self.sunset}: use {self.instead}."
         )
 
     def mark(self, schema: Mapping[str, Any]) -> dict[str, Any]:
         """An operation or a schema of the OpenAPI document; `spoken` puts the words in place."""
-        marks = {"deprecated": True, "x-sunset": str(self.sunset), WORDS: self.words}
+        marks = {"deprecated": True, "x-sunset": str(self.sunset), NOTICE_KEY: self.notice}
         return {**schema, **marks}
 
     def __get_pydantic_json_schema__(self, core_schema: Any, handler: Any) -> dict[str, Any]:
@@ -68,10 +68,10 @@ def spoken(schema: dict[str, Any]) -> dict[str, Any]:
 
     Pydantic puts the description of a field over whatever an annotation has made of its schema.
     """
-    if WORDS not in schema:
+    if NOTICE_KEY not in schema:
         return schema
-    rest = {name: value for name, value in schema.items() if name != WORDS}
-    return {**rest, "description": f"{rest.get('description', '')} {schema[WORDS]}".strip()}
+    rest = {name: value for name, value in schema.items() if name != NOTICE_KEY}
+    return {**rest, "description": f"{rest.get('description', '')} {schema[NOTICE_KEY]}".strip()}
 
 
 @dataclass(frozen=True, slots=True)

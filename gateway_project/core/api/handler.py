@@ -29,7 +29,7 @@ class DataPlaneHandler:
     """Serves the views of the data plane. See the module's paragraph.
 
     `body_bytes_max` maps a path to its limit in bytes, `None` is for all others;
-    `body_seconds_max` bounds how long a body may take to arrive. Views of `told_of_refusals` answer
+    `body_seconds_max` bounds how long a body may take to arrive. Views of `refusal_paths` answer
     also when their body could not be read: `request.refusal` says why, and the body is empty.
     """
 
@@ -38,11 +38,11 @@ class DataPlaneHandler:
         *,
         body_bytes_max: dict[str | None, int],
         body_seconds_max: float = 10.0,
-        told_of_refusals: frozenset[str] = frozenset(),
+        refusal_paths: frozenset[str] = frozenset(),
     ) -> None:
         self._body_bytes_max = body_bytes_max
         self._body_seconds_max = body_seconds_max
-        self._told_of_refusals = told_of_refusals
+        self._refusal_paths = refusal_paths
         self._resolver = get_resolver()
         self._fixed_routes: dict[str, tuple[ResolverMatch, str]] = {}
 
@@ -52,7 +52,7 @@ class DataPlaneHandler:
         try:
             match, context.route = self._resolve(path)
             bytes_max = self._body_bytes_max.get(path) or self._body_bytes_max[None]
-            if path in self._told_of_refusals:
+            if path in self._refusal_paths:
                 await self._answer_any_body(scope, receive, send, match, bytes_max)
                 return
             body = await read_body(

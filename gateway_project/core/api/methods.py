@@ -67,8 +67,8 @@ class PageMethods:
 def methods_of(view: Any) -> Sequence[str]:
     kind = getattr(view, "view_class", None) or getattr(view, "cls", None)
     if kind is None:
-        said: Sequence[str] = getattr(view, "allowed_methods", OF_PAGES)
-        return said
+        permitted: Sequence[str] = getattr(view, "allowed_methods", OF_PAGES)
+        return permitted
     given = getattr(view, "view_initkwargs", None) or getattr(view, "initkwargs", {})
     names = given.get("http_method_names", kind.http_method_names)
     has = {name: hasattr(kind, name) for name in names}

@@ -38,9 +38,11 @@ Schema = dict[str, Any]
 REF = "#/components/schemas/{model}"
 
 
-def _header(words: str, kind: str = "string", *, is_always: bool = False, **more: Any) -> Schema:
+def _header(
+    description: str, kind: str = "string", *, is_always: bool = False, **more: Any
+) -> Schema:
     required = {"required": True} if is_always else {}
-    return {"description": words, **required, "schema": {"type": kind, **more}}
+    return {"description": description, **required, "schema": {"type": kind, **more}}
 
 
 HEADERS: dict[str, Schema] = {
@@ -137,8 +139,8 @@ class DeclaredSchema(AutoSchema):
         for name, schema in of_all["properties"].items():
             about: Schema = {"name": name, "in": "query"}
             schema = deprecation.spoken(schema)
-            if words := schema.pop("description", ""):
-                about["description"] = words
+            if description := schema.pop("description", ""):
+                about["description"] = description
             if name in required:
                 about["required"] = True
             for word in ("deprecated", "x-sunset"):
@@ -276,7 +278,7 @@ def _tidy(schema: Schema, mode: Mode) -> Schema:
             if "default" in value:
                 default = value.pop("default")
                 if mode == "validation":
-                    value = _with_default_in_words(value, default)
+                    value = _with_default_described(value, default)
                 elif default is None:
                     value = _without_null(value)
                 else:
@@ -288,12 +290,12 @@ def _tidy(schema: Schema, mode: Mode) -> Schema:
     return schema
 
 
-def _with_default_in_words(schema: Schema, default: Any) -> Schema:
-    words = schema.get("description", "")
-    if default in (None, "", [], {}) or "default" in words.lower():
+def _with_default_described(schema: Schema, default: Any) -> Schema:
+    description = schema.get("description", "")
+    if default in (None, "", [], {}) or "default" in description.lower():
         return schema
-    said = default if isinstance(default, str) else json.dumps(default)
-    return {**schema, "description": f"{words} Default: `{said}`.".strip()}
+    shown = default if isinstance(default, str) else json.dumps(default)
+    return {**schema, "description": f"{description} Default: `{shown}`.".strip()}
 
 
 def _without_null(schema: Schema) -> Schema:

@@ -108,7 +108,7 @@ class Bus:
                 message = await pubsub.get_message(timeout=PING_SECONDS)
                 if message is not None:
                     is_asked = False
-                    self._hear(message)
+                    self._on_message(message)
                 elif is_asked:
                     raise TimeoutError("no answer to a ping")
                 else:
@@ -119,7 +119,7 @@ class Bus:
                         unsent, self._unsent = self._unsent, []
                     await asyncio.to_thread(self._send, unsent)
 
-    def _hear(self, message: dict[str, Any]) -> None:
+    def _on_message(self, message: dict[str, Any]) -> None:
         if message["type"] not in ("subscribe", "message"):
             return
         channel = message["channel"].decode().removeprefix(PREFIX)

@@ -83,11 +83,11 @@ class Loop:
         seconds: float,
         work: Callable[[], Coroutine[Any, Any, None]],
         *,
-        said: tuple[type[Exception], ...] = (),
+        logged: tuple[type[Exception], ...] = (),
     ) -> None:
         """Do `work` again and again, `seconds` after each end; a round that fails is only counted.
 
-        `said`: kinds of errors of which `work` has logged what is to be logged.
+        `logged`: kinds of errors of which `work` has logged what is to be logged.
         Runs until it is cancelled, which leaves a round under way to its end. Processes that begin
         together do not go on in step.
         """
@@ -98,7 +98,7 @@ class Loop:
             try:
                 await asyncio.shield(work())
             except Exception as exc:
-                if not isinstance(exc, said):
+                if not isinstance(exc, logged):
                     kind = type(exc).__name__
                     log.error("round_failed", loop=self.name, error=kind, exc_info=exc)
                 await self.afailed(exc)

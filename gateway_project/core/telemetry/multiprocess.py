@@ -260,8 +260,8 @@ class _File(_Reserved):
 
 
 def _note_unseen(exc: OSError) -> None:
-    if _member is not None and not _member.is_told:
-        _member.is_told = True
+    if _member is not None and not _member.is_reported:
+        _member.is_reported = True
         log.error("metrics of this process are not all shown: %s", exc)
 
 
@@ -357,7 +357,7 @@ class Member:
     def __init__(self, folder: MetricsFolder) -> None:
         self.folder = folder
         self.is_inside = True
-        self.is_told = False  # that some of it is not shown
+        self.is_reported = False  # that some of it is not shown
         self._held: tuple[str, int | None] | None = None
 
     def name(self) -> str:
@@ -377,7 +377,7 @@ class Member:
             if self._held[1] is not None:
                 os.close(self._held[1])  # the parent's: it must not seem to live as long as we do
             self._held = None
-        self.is_inside, self.is_told = True, False
+        self.is_inside, self.is_reported = True, False
         _Value.begin_again()
 
 

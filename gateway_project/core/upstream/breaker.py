@@ -335,7 +335,7 @@ async def _troubles() -> list[tuple[str, str, float]]:
     return rows
 
 
-def _heard(word: str) -> None:
+def _on_message(word: str) -> None:
     name, _, state = word.partition(" ")
     if name == ASK:
         _answer(state)
@@ -360,4 +360,4 @@ async def _read_forced() -> None:
         breaker.force(state or None)  # type: ignore[arg-type]
 
 
-bus.on(CHANNEL, _heard, _read_forced_again)
+bus.on(CHANNEL, _on_message, _read_forced_again)

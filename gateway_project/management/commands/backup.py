@@ -21,11 +21,11 @@ class Reporting:
     """Prints how far it is, at most every two seconds."""
 
     def __init__(self, command: BaseCommand) -> None:
-        self._command, self._said_at = command, monotonic()
+        self._command, self._printed_at = command, monotonic()
 
     def __call__(self, what: str, size: int) -> None:
-        if monotonic() - self._said_at >= PROGRESS_SECONDS:
-            self._said_at = monotonic()
+        if monotonic() - self._printed_at >= PROGRESS_SECONDS:
+            self._printed_at = monotonic()
             self._command.stdout.write(f"{what} {size / 1e6:,.1f} MB …" if size else f"{what} …")
             self._command.stdout.flush()
 

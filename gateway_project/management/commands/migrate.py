@@ -39,14 +39,14 @@ class Command(migrate.Command):
             except db.OperationalError as exc:
                 if getattr(exc.__cause__, "sqlstate", None) != LOCK_NOT_AVAILABLE:
                     raise
-                said = (
+                notice = (
                     f"Somebody held a lock for {settings.MIGRATION_LOCK_SECONDS:g} s that this "
                     "migration needs; it was undone, and nothing else is changed."
                 )
                 if not left:
                     raise CommandError(
-                        f"{said} Run it again when it is quieter, or see in pg_stat_activity who "
+                        f"{notice} Run it again when it is quieter, or see in pg_stat_activity who "
                         "has the oldest xact_start."
                     ) from None
-                self.stderr.write(f"{said} Trying again ({left} more).")
+                self.stderr.write(f"{notice} Trying again ({left} more).")
                 sleep(PAUSE_SECONDS)

@@ -37,7 +37,7 @@ class Command(BaseCommand):
             raise CommandError("--slice: at least one row.")
         if not (options["count"] or options["force"]):
             self._refuse_while_unknown()
-        self._said_at = monotonic()
+        self._printed_at = monotonic()
         if options["count"]:
             found = rotation.count(self._progress)
         else:
@@ -71,8 +71,8 @@ class Command(BaseCommand):
                 )
 
     def _progress(self, column: str, rows: int) -> None:
-        if monotonic() - self._said_at >= PROGRESS_SECONDS:
-            self._said_at = monotonic()
+        if monotonic() - self._printed_at >= PROGRESS_SECONDS:
+            self._printed_at = monotonic()
             self.stdout.write(f"{column}: {rows:,} rows …")
             self.stdout.flush()
 

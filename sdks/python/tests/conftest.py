@@ -11,7 +11,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "src"))
 
 from gateway_guard import AsyncClient, AsyncGuard, Client, Guard
 
-from .world import Gateway, Model
+from .fakes import Gateway, Model
 
 KEY = "gw_live_x"
 

@@ -95,9 +95,9 @@ def test_whatever_answers_a_command_ends_with_a_sentence(command, tmp_path, caps
             server.replies[:] = [answer["reply"]]
             words = [str(tmp_path / one) if one.isupper() else one for one in command.split()]
             assert main(["--url", address(server), *words]) == 1, answer["name"]
-            said = capsys.readouterr()
-            assert said.err.strip(), answer["name"]
-            assert not said.out, answer["name"]
+            printed = capsys.readouterr()
+            assert printed.err.strip(), answer["name"]
+            assert not printed.out, answer["name"]
 
 
 def test_without_a_key_it_says_what_to_do(capsys, monkeypatch):
@@ -381,8 +381,8 @@ def test_what_is_forwarded_can_be_verified(monkeypatch):
         status="delivered", created_at="2026-05-01T12:00:00Z", body={"type": "detection.flagged"},
     )  # fmt: skip
     with httpx.Client(transport=httpx.MockTransport(receive)) as receiver:
-        said = _forward(receiver, "http://localhost/hook", event, b"k" * 24)
+        printed = _forward(receiver, "http://localhost/hook", event, b"k" * 24)
 
-    assert said.startswith("204")
+    assert printed.startswith("204")
     secret = "whsec_" + base64.b64encode(b"k" * 24).decode()
     assert webhooks.verify(got["body"], got["headers"], secret) == event.body

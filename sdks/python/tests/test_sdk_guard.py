@@ -20,7 +20,7 @@ from gateway_guard.chats import (
     texts_of_result,
 )
 
-from .world import ATTACK
+from .fakes import ATTACK
 
 CHATS = json.loads((Path(__file__).resolve().parents[2] / "vectors/chats.json").read_text())
 LONG = "The weather was fine on that day, and nothing happened. " * 500
@@ -128,13 +128,13 @@ def test_without_a_verdict_it_raises_unless_it_fails_open_and_then_says_so(gatew
     gateway.is_away = True
     with pytest.raises(errors.ServerError):
         guard.check("x")
-    told = []
-    lenient = Guard(guard.client, fail_open=True, on_verdict=lambda *one: told.append(one))
+    verdicts = []
+    lenient = Guard(guard.client, fail_open=True, on_verdict=lambda *one: verdicts.append(one))
     with caplog.at_level(logging.WARNING, "gateway_guard"):
         (found,) = lenient.check(ATTACK)
 
     assert found.failed_open
-    assert [(text.text, verdict.failed_open) for text, verdict in told] == [(ATTACK, True)]
+    assert [(text.text, verdict.failed_open) for text, verdict in verdicts] == [(ATTACK, True)]
     assert "passed without a verdict" in caplog.text
     gateway.is_away = False
     with pytest.raises(errors.Blocked):  # that it passed is not remembered

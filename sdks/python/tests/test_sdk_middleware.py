@@ -16,7 +16,7 @@ from gateway_guard.chats import Text
 from gateway_guard.integrations._http import fields
 from gateway_guard.integrations.starlette import GuardMiddleware
 
-from .world import ATTACK
+from .fakes import ATTACK
 
 JSON = {"content-type": "application/json"}
 BODIES = json.loads((Path(__file__).resolve().parents[2] / "vectors/bodies.json").read_text())

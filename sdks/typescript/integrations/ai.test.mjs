@@ -7,7 +7,7 @@ import * as mocks from "ai/test";
 import { Blocked } from "gateway-guard";
 import { guardMiddleware } from "gateway-guard/ai";
 
-import { ATTACK, LONG, gateway } from "./world.mjs";
+import { ATTACK, LONG, gateway } from "./fakes.mjs";
 
 const { generateText, jsonSchema, streamText, tool, wrapLanguageModel } = ai;
 // Names that differ between versions.

@@ -9,7 +9,7 @@ import { Blocked } from "gateway-guard";
 import { guardMcp } from "gateway-guard/mcp";
 import { z } from "zod";
 
-import { ATTACK, gateway } from "./world.mjs";
+import { ATTACK, gateway } from "./fakes.mjs";
 
 async function connected(t, options) {
   const server = new McpServer({ name: "library", version: "1" });

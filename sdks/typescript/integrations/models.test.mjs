@@ -8,7 +8,7 @@ import { guardAnthropic } from "gateway-guard/anthropic";
 import { guardOpenAI } from "gateway-guard/openai";
 import OpenAI from "openai";
 
-import { ATTACK, LONG, gateway, model } from "./world.mjs";
+import { ATTACK, LONG, gateway, model } from "./fakes.mjs";
 
 const HELLO = [{ role: "user", content: "When does it open?" }];
 const blocked = (where) => (error) => {

@@ -9,7 +9,7 @@ import { guardExpress, fields } from "gateway-guard/express";
 import { guardRequest, guardRoute } from "gateway-guard/next";
 import { NextRequest, NextResponse } from "next/server.js";
 
-import { ATTACK, gateway } from "./world.mjs";
+import { ATTACK, gateway } from "./fakes.mjs";
 
 const BODIES = JSON.parse(readFileSync(new URL("../../vectors/bodies.json", import.meta.url)));
 const PARSERS = [express.json({ limit: "1mb" }), express.urlencoded({ extended: false })];

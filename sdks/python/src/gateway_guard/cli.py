@@ -166,7 +166,7 @@ def _completion(options: argparse.Namespace) -> int:
     """Of what the parser knows, so it cannot fall behind."""
     parser = _parser()
     (subparsers,) = (a for a in parser._actions if isinstance(a, argparse._SubParsersAction))
-    words = {name: [*_words_of(one)] for name, one in subparsers.choices.items()}
+    words = {name: [*_options_of(one)] for name, one in subparsers.choices.items()}
     if options.shell == "fish":
         lines = ["# Put into ~/.config/fish/config.fish: gateway completion fish | source"]
         top = " ".join(words)
@@ -179,13 +179,13 @@ def _completion(options: argparse.Namespace) -> int:
         _say("\n".join(lines))
         return 0
     cases = "\n".join(f'    {name}) words="{" ".join(known)}";;' for name, known in words.items())
-    top = " ".join([*words, *_words_of(parser)])
+    top = " ".join([*words, *_options_of(parser)])
     script = BASH.format(commands="|".join(words), cases=cases, top=top)
     _say((ZSH if options.shell == "zsh" else "") + script)
     return 0
 
 
-def _words_of(parser: argparse.ArgumentParser) -> Iterator[str]:
+def _options_of(parser: argparse.ArgumentParser) -> Iterator[str]:
     for action in parser._actions:
         if isinstance(action, argparse._SubParsersAction):
             continue
@@ -480,15 +480,15 @@ def _id_of(row: Union[models.LoggedRequest, models.Delivery]) -> str:
 def _patiently(ask: Callable[[], T]) -> T:
     """What it gives, sooner or later: who listens does so for days. Raises what time does not
     help with."""
-    patience, is_told = _core.Patience(math.inf), False
+    patience, is_reported = _core.Patience(math.inf), False
     while True:
         try:
             return ask()
         except GatewayError as error:
             wait = patience.after(error)
-            if not is_told:
+            if not is_reported:
                 sys.stderr.write(f"{error}\nIt is asked again until it answers.\n")
-                is_told = True
+                is_reported = True
             time.sleep(wait)
 
 

@@ -23,7 +23,7 @@ from gateway_guard.models import Detection
 AT_ONCE = 8
 REMEMBERED_MAX, REMEMBER_SECONDS = 10_000, 300.0
 G = TypeVar("G", bound="_Guard")
-Told = Callable[[Text, Detection], None]
+OnVerdict = Callable[[Text, Detection], None]
 log = logging.getLogger("gateway_guard")
 
 
@@ -37,7 +37,7 @@ class _Guard:
         *,
         fail_open: bool,
         config: Optional[Mapping[str, Any]],
-        on_verdict: Optional[Told],
+        on_verdict: Optional[OnVerdict],
         remember_seconds: float,
     ) -> None:
         self.fail_open = fail_open
@@ -93,7 +93,7 @@ class Guard(_Guard):
         *,
         fail_open: bool = False,
         config: Optional[Mapping[str, Any]] = None,
-        on_verdict: Optional[Told] = None,
+        on_verdict: Optional[OnVerdict] = None,
         remember_seconds: float = REMEMBER_SECONDS,
     ) -> None:
         super().__init__(
@@ -134,7 +134,7 @@ class AsyncGuard(_Guard):
         *,
         fail_open: bool = False,
         config: Optional[Mapping[str, Any]] = None,
-        on_verdict: Optional[Told] = None,
+        on_verdict: Optional[OnVerdict] = None,
         remember_seconds: float = REMEMBER_SECONDS,
     ) -> None:
         super().__init__(

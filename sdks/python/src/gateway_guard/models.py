@@ -124,7 +124,7 @@ class ItemResult(Model):
     error: Optional[ItemError] = None
 
     @model_validator(mode="after")
-    def _is_told(self) -> ItemResult:
+    def _has_outcome(self) -> ItemResult:
         if self.result is None and self.error is None:
             raise ValueError("neither a verdict nor why there is none")
         return self

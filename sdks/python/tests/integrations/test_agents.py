@@ -17,7 +17,7 @@ from gateway_guard.integrations.agents import (
     tool_output_guardrail,
 )
 
-from ..world import ATTACK
+from ..fakes import ATTACK
 
 
 @pytest.fixture
@@ -91,9 +91,9 @@ def test_a_tools_result_is_replaced_and_the_agent_goes_on(run, model, gateway):
     result = run("Write to him.", returns=ATTACK)
 
     assert result.final_output == "It opens at nine."
-    (told,) = [row["content"] for row in model.asked[-1][1]["messages"] if row["role"] == "tool"]
-    assert told.startswith("Prompt injection in a tool's result")
-    assert ATTACK not in told
+    (results,) = [row["content"] for row in model.asked[-1][1]["messages"] if row["role"] == "tool"]
+    assert results.startswith("Prompt injection in a tool's result")
+    assert ATTACK not in results
     assert ("tool_output", ATTACK) in gateway.asked
 
 
@@ -105,5 +105,5 @@ def test_or_the_run_ends(run):
 def test_a_call_that_is_one_is_never_made(run, model):
     with pytest.raises(agents.MaxTurnsExceeded):  # the model asks for it again and again
         run("Write to him.", returns="sent", arguments={"text": ATTACK})
-    told = [row["content"] for row in model.asked[-1][1]["messages"] if row["role"] == "tool"]
-    assert all(text.startswith("Prompt injection in a tool call") for text in told)
+    results = [row["content"] for row in model.asked[-1][1]["messages"] if row["role"] == "tool"]
+    assert all(text.startswith("Prompt injection in a tool call") for text in results)

@@ -11,7 +11,7 @@ anthropic = pytest.importorskip("anthropic", reason="needs anthropic: `make sdk-
 from gateway_guard import errors
 from gateway_guard.integrations.anthropic import guard_anthropic
 
-from ..world import ATTACK
+from ..fakes import ATTACK
 
 HELLO = [{"role": "user", "content": "When does it open?"}]
 

@@ -22,7 +22,7 @@ from gateway_guard.integrations.langchain import (
     document_filter,
 )
 
-from ..world import ATTACK
+from ..fakes import ATTACK
 
 
 class Pages(BaseRetriever):

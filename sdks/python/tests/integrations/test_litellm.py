@@ -15,7 +15,7 @@ from litellm.integrations.custom_guardrail import CustomGuardrail
 
 from gateway_guard.integrations.litellm import GatewayGuardrail
 
-from ..world import ATTACK
+from ..fakes import ATTACK
 
 HELLO = [{"role": "user", "content": "When does it open?"}]
 
@@ -108,18 +108,18 @@ def responses(model, **more):
     )
 
 
-DOORS = {"chat": asked, "messages": messages, "responses": responses}
+ROUTES = {"chat": asked, "messages": messages, "responses": responses}
 LONG = "It opens at nine. " * 400
 
 
 @pytest.mark.parametrize("arguments", [None, {"text": ATTACK}], ids=["text", "call"])
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
-@pytest.mark.parametrize("door", DOORS)
-def test_whatever_a_route_answers_with_is_checked(model, make_aguard, door, stream, arguments):
+@pytest.mark.parametrize("entry", ROUTES)
+def test_whatever_a_route_answers_with_is_checked(model, make_aguard, entry, stream, arguments):
     """What the proxy hands to the hooks: objects, JSON, or bytes."""
 
     async def passed(guardrail):
-        answer = await DOORS[door](model, stream=stream)
+        answer = await ROUTES[entry](model, stream=stream)
         if not stream:
             assert await guardrail.async_post_call_success_hook({}, {}, answer) is answer
             return ""

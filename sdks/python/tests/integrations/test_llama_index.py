@@ -17,7 +17,7 @@ from llama_index.core.schema import NodeWithScore, TextNode
 from gateway_guard import errors
 from gateway_guard.integrations.llama_index import GuardPostprocessor
 
-from ..world import ATTACK
+from ..fakes import ATTACK
 
 
 class Pages(BaseRetriever):

@@ -11,7 +11,7 @@ mcp = pytest.importorskip("mcp", reason="needs mcp: `make sdk-test`")
 from gateway_guard import errors
 from gateway_guard.integrations.mcp import guard_mcp
 
-from ..world import ATTACK
+from ..fakes import ATTACK
 
 try:  # version 2
     from mcp.server import MCPServer

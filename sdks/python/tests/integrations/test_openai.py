@@ -11,7 +11,7 @@ openai = pytest.importorskip("openai", reason="needs openai: `make sdk-test`")
 from gateway_guard import Guard, errors
 from gateway_guard.integrations.openai import guard_openai
 
-from ..world import ATTACK
+from ..fakes import ATTACK
 
 HELLO = [{"role": "user", "content": "When does it open?"}]
 TOOLS = [{"type": "function", "function": {"name": "mail", "parameters": {"type": "object"}}}]
@@ -138,11 +138,11 @@ def test_without_a_verdict_nothing_is_sent_unless_it_fails_open(gateway, guard, 
         asked(client, "chat")
     assert model.asked == []
     plain = openai.OpenAI(api_key="x", base_url=f"{model.url}/v1")
-    told = []
-    lenient = Guard(guard.client, fail_open=True, on_verdict=lambda *one: told.append(one))
+    verdicts = []
+    lenient = Guard(guard.client, fail_open=True, on_verdict=lambda *one: verdicts.append(one))
 
     assert asked(guard_openai(plain, lenient), "chat").choices
-    assert all(verdict.failed_open for _, verdict in told)
+    assert all(verdict.failed_open for _, verdict in verdicts)
 
 
 def test_answers_may_be_left_out(model, guard):

@@ -32,11 +32,11 @@ def guarded(
         answer = kind.post(self, path, **options)  # type: ignore[attr-defined]
         if not answers:
             return answer
-        said = answer.parse() if hasattr(answer, "http_response") else answer
-        if hasattr(said, "_iterator"):
-            said._iterator = _streamed(said._iterator, guard, stream_chars)
+        output = answer.parse() if hasattr(answer, "http_response") else answer
+        if hasattr(output, "_iterator"):
+            output._iterator = _streamed(output._iterator, guard, stream_chars)
         else:
-            guard.check_all(_said(said))
+            guard.check_all(_answer_texts(output))
         return answer
 
     async def apost(self: Any, path: str, **options: Any) -> Any:
@@ -48,14 +48,14 @@ def guarded(
         answer = await kind.post(self, path, **options)  # type: ignore[attr-defined]
         if not answers:
             return answer
-        said = answer
+        output = answer
         if hasattr(answer, "http_response"):
-            said = answer.parse()
-            said = await said if hasattr(said, "__await__") else said
-        if hasattr(said, "_iterator"):
-            said._iterator = _astreamed(said._iterator, guard, stream_chars)
+            output = answer.parse()
+            output = await output if hasattr(output, "__await__") else output
+        if hasattr(output, "_iterator"):
+            output._iterator = _astreamed(output._iterator, guard, stream_chars)
         else:
-            await guard.check_all(_said(said))
+            await guard.check_all(_answer_texts(output))
         return answer
 
     made = copy.copy(client)
@@ -74,7 +74,7 @@ def _texts(path: str, body: Any) -> Optional[list[Text]]:
     return texts_of_request(body)
 
 
-def _said(answer: Any) -> list[Text]:
+def _answer_texts(answer: Any) -> list[Text]:
     if isinstance(answer, str):  # such as what was heard in a recording
         return [Text(answer, "model_output")] if answer.strip() else []
     return texts_of_answer(plain(answer))
@@ -133,26 +133,26 @@ class Streamed:
 
 
 def _streamed(pieces: Iterator[Any], guard: Guard, every: int) -> Iterator[Any]:
-    said = Streamed(every)
+    output = Streamed(every)
     for piece in pieces:
-        if said.take(piece):
-            guard.check_all(said.texts())
-            yield from said.released()
-    guard.check_all(said.texts(at_end=True))
-    yield from said.released()
+        if output.take(piece):
+            guard.check_all(output.texts())
+            yield from output.released()
+    guard.check_all(output.texts(at_end=True))
+    yield from output.released()
 
 
 async def _astreamed(
     pieces: AsyncIterator[Any], guard: AsyncGuard, every: int
 ) -> AsyncIterator[Any]:
-    said = Streamed(every)
+    output = Streamed(every)
     async for piece in pieces:
-        if said.take(piece):
-            await guard.check_all(said.texts())
-            for one in said.released():
+        if output.take(piece):
+            await guard.check_all(output.texts())
+            for one in output.released():
                 yield one
-    await guard.check_all(said.texts(at_end=True))
-    for one in said.released():
+    await guard.check_all(output.texts(at_end=True))
+    for one in output.released():
         yield one
 
 

@@ -54,9 +54,9 @@ def output_guardrail(guard: AsyncGuard) -> OutputGuardrail[Any]:
     guard = AsyncGuard.needed(guard, "output_guardrail")
 
     async def check(
-        context: RunContextWrapper[Any], agent: Agent[Any], said: Any
+        context: RunContextWrapper[Any], agent: Agent[Any], answer: Any
     ) -> GuardrailFunctionOutput:
-        text = said if isinstance(said, str) else json.dumps(_plain(said), default=str)
+        text = answer if isinstance(answer, str) else json.dumps(_plain(answer), default=str)
         try:
             await guard.check(text, "model_output")
         except Blocked as error:

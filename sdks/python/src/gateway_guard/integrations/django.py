@@ -121,8 +121,8 @@ class GuardMiddleware:
 
     def _is_streamed(self, request: HttpRequest) -> bool:
         """Django itself reads no forms but those of a POST."""
-        said = request.META.get("CONTENT_LENGTH") or ""
-        is_short = said.isascii() and said.isdigit() and int(said) <= self._bytes_max
+        length = request.META.get("CONTENT_LENGTH") or ""
+        is_short = length.isascii() and length.isdigit() and int(length) <= self._bytes_max
         is_form = request.method == "POST" and request.content_type == MULTIPART
         return is_form and not is_short
 

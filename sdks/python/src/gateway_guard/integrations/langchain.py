@@ -26,7 +26,7 @@ from gateway_guard.chats import Text, texts_of_request, texts_of_result
 from gateway_guard.errors import Blocked
 from gateway_guard.guard import AsyncGuard, Guard
 
-Told = Callable[[Document, Blocked], None]
+OnDropped = Callable[[Document, Blocked], None]
 OF_CLASS = {
     AIMessage: "assistant",
     SystemMessage: "system",
@@ -55,7 +55,7 @@ def _asked(messages: Sequence[Sequence[BaseMessage]]) -> list[Text]:
     return texts_of_request({"messages": rows})
 
 
-def _said(response: LLMResult) -> list[Text]:
+def _texts_in(response: LLMResult) -> list[Text]:
     found: list[Text] = []
     for some in response.generations:
         for one in some:
@@ -98,7 +98,7 @@ class GuardCallback(BaseCallbackHandler):
 
     def on_llm_end(self, response: LLMResult, **_: Any) -> None:
         if self.answers:
-            self.guard.check_all(_said(response))
+            self.guard.check_all(_texts_in(response))
 
     def on_tool_end(self, output: Any, **_: Any) -> None:
         self.guard.check_all(_returned(output))
@@ -127,7 +127,7 @@ class AsyncGuardCallback(AsyncCallbackHandler):
 
     async def on_llm_end(self, response: LLMResult, **_: Any) -> None:
         if self.answers:
-            await self.guard.check_all(_said(response))
+            await self.guard.check_all(_texts_in(response))
 
     async def on_tool_end(self, output: Any, **_: Any) -> None:
         await self.guard.check_all(_returned(output))
@@ -137,7 +137,7 @@ class AsyncGuardCallback(AsyncCallbackHandler):
 
 
 def document_filter(
-    guard: Union[Guard, AsyncGuard], *, on_dropped: Optional[Told] = None
+    guard: Union[Guard, AsyncGuard], *, on_dropped: Optional[OnDropped] = None
 ) -> RunnableLambda[Sequence[Document], list[Document]]:
     """Leaves out documents that are attacks, and hands on the others in their order. With an
     `AsyncGuard` the chain is to be called by `ainvoke`. `on_dropped` is told of each."""

@@ -128,14 +128,14 @@ class GatewayGuardrail(CustomGuardrail):
     async def async_post_call_streaming_iterator_hook(
         self, user_api_key_dict: Any, response: Any, request_data: dict[str, Any]
     ) -> AsyncIterator[Any]:
-        said = _Raw(STREAM_CHARS)
+        output = _Raw(STREAM_CHARS)
         async for piece in response:
-            if said.take(piece):
-                await self._check(said.texts())
-                for one in said.released():
+            if output.take(piece):
+                await self._check(output.texts())
+                for one in output.released():
                     yield one
-        await self._check(said.texts(at_end=True))
-        for one in said.released():
+        await self._check(output.texts(at_end=True))
+        for one in output.released():
             yield one
 
     async def _check(self, texts: Any) -> None:

@@ -1,4 +1,4 @@
-"""The one door to all engines: those of the settings, by name, and who is asked for a key's texts.
+"""The registry of all engines: those of the settings, by name, and who is asked for a key's texts.
 
 One engine of each name per process, opened in the lifespan. A policy chooses a `Route`: a first
 engine, and perhaps a second one for the texts that the first is unsure about. When the first is

@@ -20,7 +20,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.served, pytest.mark.timeout(240)]
 FIND = "find a message by its address and retry it"
 DEAD = "retry all dead items of one destination"
 CLICKS_MAX = {FIND: 5, DEAD: 3}
-PAGE = (Path(__file__).resolve().parents[2] / "docs/mail-room.md").read_text()
+PAGE = (Path(__file__).resolve().parents[2] / "docs/mail-operations.md").read_text()
 
 
 def documented(task):

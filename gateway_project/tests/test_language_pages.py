@@ -10,7 +10,7 @@ from django.utils import timezone, translation
 from accounts import moderation, services
 from accounts.models import User
 from accounts.services import Actor
-from gateway_project.staff import acts, labels, plans
+from gateway_project.staff import actions, labels, plans
 from gateway_project.tests.test_language import (
     GERMAN,
     Page,
@@ -50,8 +50,8 @@ def operator(enter, member, robin):
 
 
 def in_english(page, known):
-    said = " ".join(page.for_people)
-    return [piece for piece in known if piece in said][:5] or glued(said)[:5]
+    shown = " ".join(page.for_people)
+    return [piece for piece in known if piece in shown][:5] or glued(shown)[:5]
 
 
 @pytest.fixture(scope="module")
@@ -172,7 +172,10 @@ def test_the_desk(root, acme, known):
         [
             *("/admin/desk/", "/admin/desk/?q=nobody", "/admin/desk/?q=a", "/admin/desk/board/"),
             *("/admin/desk/background/", "/admin/desk/plans/", "/admin/breakers/", desk),
-            *(f"{desk}?request={of.request_id}&found=x", *(f"{desk}{name}/" for name in acts.ACTS)),
+            *(
+                f"{desk}?request={of.request_id}&found=x",
+                *(f"{desk}{name}/" for name in actions.ACTIONS),
+            ),
         ],
         known,
     )

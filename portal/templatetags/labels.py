@@ -8,25 +8,25 @@ from django.utils.safestring import SafeString
 from django.utils.translation import gettext
 
 from gateway_project.core.language import number, spoken
-from portal import words
+from portal import labels
 from webhooks.services import COUNTED_MAX
 
 register = template.Library()
 
 
 @register.filter
-def said(word: str) -> str:
-    return words.said(word)
+def translated(word: str) -> str:
+    return labels.translated(word)
 
 
 @register.filter
 def listed(value: object) -> str:
-    return words.listed(value)
+    return labels.listed(value)
 
 
 @register.filter
 def fault(text: str) -> str:
-    return words.fault(text)
+    return labels.fault(text)
 
 
 @register.filter

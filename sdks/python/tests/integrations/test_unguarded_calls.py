@@ -9,8 +9,8 @@ import pytest
 
 from gateway_guard import errors
 
-from ..world import ATTACK
-from . import walk
+from ..fakes import ATTACK
+from . import api_calls
 
 pytest.importorskip("openai", reason="needs openai: `make sdk-test`")
 pytest.importorskip("anthropic", reason="needs anthropic: `make sdk-test`")
@@ -61,8 +61,8 @@ def test_each_text_that_is_sent_is_judged_or_left_out_for_a_reason(library, guar
     client, sent = guarded(library, guard)
     left_out = tuple(name for names in UNJUDGED.values() for name in names)
     judged, passed = 0, []
-    for name, method in walk.calls(client):
-        given = walk.filled(method)
+    for name, method in api_calls.calls(client):
+        given = api_calls.filled(method)
         try:
             method(**copy.deepcopy(given))
         except errors.Blocked:
@@ -83,9 +83,9 @@ def test_what_was_used_before_is_guarded_as_well(library, guard, wrapped):
 
     client, _ = guarded(library, guard, used)
     rows = [{"role": "user", "content": ATTACK}]
-    door = getattr(client, wrapped)
+    wrapper = getattr(client, wrapped)
     with pytest.raises(errors.Blocked):
         if library == "openai":
-            door.chat.completions.create(model="m", messages=rows).__enter__()
+            wrapper.chat.completions.create(model="m", messages=rows).__enter__()
         else:
-            door.messages.create(model="m", messages=rows, max_tokens=9).__enter__()
+            wrapper.messages.create(model="m", messages=rows, max_tokens=9).__enter__()

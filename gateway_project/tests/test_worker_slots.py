@@ -6,13 +6,13 @@ import pytest
 from kombu import Connection
 from kombu.transport import redis
 
-from gateway_project.worker import places
+from gateway_project.worker import slots
 
 
 @pytest.fixture
 def queue(monkeypatch, own_redis):
     monkeypatch.setattr(redis.Channel, "QoS", redis.Channel.QoS)  # Celery's own again at the end
-    places.give_back()
+    slots.give_back()
     options = {"socket_timeout": 0.5, "max_retries": 1, "interval_start": 0}
     with (
         Connection(own_redis.url, transport_options=options) as connection,

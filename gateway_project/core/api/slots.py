@@ -21,8 +21,8 @@ SHOWN_MAX = 10_000
 SESSION = re.compile(rb"(?:^|;\s*)%s=([^;]+)" % re.escape(settings.SESSION_COOKIE_NAME.encode()))
 
 
-class SharedPlaces:
-    """Wraps an application: callers of one network, and those of one workspace, are in it `places`
+class SharedSlots:
+    """Wraps an application: callers of one network, and those of one workspace, are in it `slots`
     at a time; others go on.
 
     Who it is nobody knows before the database is asked, so the key or session that a request shows
@@ -31,9 +31,9 @@ class SharedPlaces:
     then.
     """
 
-    def __init__(self, app: ASGIApp, *, places: int, seconds_max: float = WAIT_SECONDS_MAX) -> None:
+    def __init__(self, app: ASGIApp, *, slots: int, seconds_max: float = WAIT_SECONDS_MAX) -> None:
         self.app = app
-        self._places = Semaphores(places)
+        self._slots = Semaphores(slots)
         self._workspaces: LRUCache[str, str] = LRUCache(SHOWN_MAX)
         self._seconds_max = seconds_max
 
@@ -45,8 +45,8 @@ class SharedPlaces:
             try:
                 async with asyncio.timeout(self._seconds_max):
                     if shown:  # first: who waits for it holds no place of the network
-                        await held.take(self._places.of(self._workspaces.get(shown, shown)))
-                    await held.take(self._places.of(network_of(context.client_ip)))
+                        await held.take(self._slots.of(self._workspaces.get(shown, shown)))
+                    await held.take(self._slots.of(network_of(context.client_ip)))
             except TimeoutError:
                 bound_reached.labels("places").inc()
                 await send_problem(send, _too_many(), scope)
@@ -81,16 +81,16 @@ class _Held:
     """Places that a request has, until they are given back for the first time."""
 
     def __init__(self) -> None:
-        self._places: list[asyncio.Semaphore] = []
+        self._slots: list[asyncio.Semaphore] = []
         self._loop = asyncio.get_running_loop()
 
-    async def take(self, place: asyncio.Semaphore) -> None:
-        await place.acquire()
-        self._places.append(place)
+    async def take(self, slot: asyncio.Semaphore) -> None:
+        await slot.acquire()
+        self._slots.append(slot)
 
     def give_back(self) -> None:
-        while self._places:
-            self._places.pop().release()
+        while self._slots:
+            self._slots.pop().release()
 
     def give_back_from_thread(self) -> None:
         if not self._loop.is_closed():

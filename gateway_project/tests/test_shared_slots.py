@@ -8,8 +8,8 @@ from contextlib import suppress
 
 import pytest
 
-from gateway_project.core.api import places as module
-from gateway_project.core.api.places import SharedPlaces
+from gateway_project.core.api import slots as module
+from gateway_project.core.api.slots import SharedSlots
 from gateway_project.core.context import RequestContext
 
 
@@ -36,7 +36,7 @@ class Plane:
         await send({"type": "http.response.body", "body": b""})
 
 
-def begin(places, client_ip, path="/", headers=()):
+def begin(slots, client_ip, path="/", headers=()):
     """A request under way; its task gives the messages that were sent."""
 
     async def call():
@@ -50,7 +50,7 @@ def begin(places, client_ip, path="/", headers=()):
 
         scope = {"type": "http", "method": "GET", "path": path, "headers": headers}
         scope["gateway"] = RequestContext(client_ip, None, None)
-        await places(scope, receive, send)
+        await slots(scope, receive, send)
         return sent
 
     return asyncio.create_task(call())
@@ -64,11 +64,11 @@ async def settled():
 def test_one_network_has_its_places_and_others_theirs():
     async def scenario():
         plane = Plane()
-        places = SharedPlaces(plane, places=2)
-        tasks = [begin(places, f"2001:db8::{n}") for n in range(5)]
+        slots = SharedSlots(plane, slots=2)
+        tasks = [begin(slots, f"2001:db8::{n}") for n in range(5)]
         await settled()
         of_one = list(plane.inside)
-        tasks.append(begin(places, "192.0.2.1"))
+        tasks.append(begin(slots, "192.0.2.1"))
         await settled()
         of_another = plane.inside[len(of_one) :]
         plane.going.set()
@@ -88,13 +88,13 @@ def test_a_place_is_free_when_the_answer_begins_fails_or_waits_for_others():
         found = {}
         for path in ("/", "/fails", "/waits-for-others"):
             plane = Plane()
-            places = SharedPlaces(plane, places=1)
-            first = begin(places, "192.0.2.1", path)
+            slots = SharedSlots(plane, slots=1)
+            first = begin(slots, "192.0.2.1", path)
             await settled()
             if path != "/waits-for-others":
                 plane.going.set()
             await settled()
-            second = begin(places, "192.0.2.1")
+            second = begin(slots, "192.0.2.1")
             await settled()
             found[path] = len(plane.inside)
             plane.going.set()
@@ -102,9 +102,9 @@ def test_a_place_is_free_when_the_answer_begins_fails_or_waits_for_others():
             with suppress(RuntimeError):
                 await first
             await second
-            third = begin(places, "192.0.2.1"), begin(places, "192.0.2.1")
+            third = begin(slots, "192.0.2.1"), begin(slots, "192.0.2.1")
             await asyncio.gather(*third)
-            found[f"{path} again"] = places._places.of("192.0.2.1")._value
+            found[f"{path} again"] = slots._slots.of("192.0.2.1")._value
         return found
 
     found = asyncio.run(scenario())
@@ -122,14 +122,14 @@ def test_a_place_is_free_when_the_answer_begins_fails_or_waits_for_others():
 def test_who_waits_too_long_is_told_and_takes_no_place():
     async def scenario():
         plane = Plane()
-        places = SharedPlaces(plane, places=1, seconds_max=0.01)
-        first = begin(places, "192.0.2.1")
+        slots = SharedSlots(plane, slots=1, seconds_max=0.01)
+        first = begin(slots, "192.0.2.1")
         await settled()
-        refused = await begin(places, "192.0.2.1")
+        refused = await begin(slots, "192.0.2.1")
         plane.going.set()
         plane.ending.set()
         await first
-        return refused, await begin(places, "192.0.2.1"), len(plane.inside)
+        return refused, await begin(slots, "192.0.2.1"), len(plane.inside)
 
     refused, after, inside = asyncio.run(scenario())
 
@@ -143,10 +143,10 @@ def test_who_waits_too_long_is_told_and_takes_no_place():
 def test_one_workspace_has_its_places_whatever_networks_and_keys_it_has():
     async def scenario():
         plane = Plane()
-        places = SharedPlaces(plane, places=2)
+        slots = SharedSlots(plane, slots=2)
 
         def call(number, key):
-            return begin(places, f"192.0.2.{number}", headers=[(b"x-api-key", key)])
+            return begin(slots, f"192.0.2.{number}", headers=[(b"x-api-key", key)])
 
         plane.going.set(), plane.ending.set()
         await asyncio.gather(call(1, b"acme.1"), call(2, b"acme.2"))

@@ -96,8 +96,8 @@ class LimitsForm(UntilForm):
             ("per_day", workspace.day_quota),
             ("per_minute", workspace.minute_limit),
         ):
-            said = gettext("Now %(number)s. Empty: as it is.") % {"number": number(limit)}
-            self.fields[name].help_text = said
+            message = gettext("Now %(number)s. Empty: as it is.") % {"number": number(limit)}
+            self.fields[name].help_text = message
 
     def clean(self) -> dict[str, Any]:
         values: dict[str, Any] = super().clean() or self.cleaned_data
@@ -160,13 +160,13 @@ class Call:
 class Done:
     """What is told of it. `before` is what an end restores."""
 
-    said: str
+    message: str
     target: str = ""
     before: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class Act:
+class Action:
     name: str
     label: Any
     means: Any
@@ -177,7 +177,7 @@ class Act:
     is_grave: bool = False
 
 
-def do(act: Act, call: Call) -> Done:
+def do(act: Action, call: Call) -> Done:
     """Do it, with our line beside the services' own, or nothing of it.
 
     What mails or talks to others does so when the row is written. Raises a `GatewayError` to
@@ -241,15 +241,15 @@ def _raise_limits(call: Call) -> Done:
 def _change_plan(call: Call) -> Done:
     plan: Plan = call.values["plan"]
     moderation.change_plan(call.workspace, plan, actor=call.actor, fit_keys=False)
-    said = gettext("On the plan “%(name)s” from the next call on.") % {"name": plan.name}
-    return Done(said, target=plan.name)
+    message = gettext("On the plan “%(name)s” from the next call on.") % {"name": plan.name}
+    return Done(message, target=plan.name)
 
 
 def _revoke(call: Call) -> Done:
     key: ApiKey = call.values["key"]
     services.revoke_key(key, actor=call.actor)
-    said = gettext("“%(name)s” is refused within a second.") % {"name": key.name}
-    return Done(said, target=str(key.pk))
+    message = gettext("“%(name)s” is refused within a second.") % {"name": key.name}
+    return Done(message, target=str(key.pk))
 
 
 def _extend(call: Call) -> Done:
@@ -264,10 +264,10 @@ def _extend(call: Call) -> Done:
         raise errors.Conflict(
             gettext_noop("This key has no end. Choose one that is in its grace or expires.")
         )
-    said = ngettext(
+    message = ngettext(
         "“%(name)s” works one day longer.", "“%(name)s” works %(days)s days longer.", days.days
     )
-    return Done(said % {"name": key.name, "days": days.days}, target=str(key.pk))
+    return Done(message % {"name": key.name, "days": days.days}, target=str(key.pk))
 
 
 def _confirm_again(call: Call) -> Done:
@@ -276,8 +276,8 @@ def _confirm_again(call: Call) -> Done:
         raise errors.Conflict(gettext_noop("This address is confirmed. Choose another person."))
     request = call.request
     transaction.on_commit(lambda: send_confirmation(request, person))
-    said = gettext("The link is sent to %(email)s again.") % {"email": person.email}
-    return Done(said, target=person.email)
+    message = gettext("The link is sent to %(email)s again.") % {"email": person.email}
+    return Done(message, target=person.email)
 
 
 def _end_sessions(call: Call) -> Done:
@@ -285,27 +285,27 @@ def _end_sessions(call: Call) -> Done:
     sessions = list(UserSession.objects.filter(user=person))
     for session in sessions:
         session.end()
-    said = ngettext(
+    message = ngettext(
         "One session of %(email)s is ended.",
         "%(n)s sessions of %(email)s are ended.",
         len(sessions),
     )
-    return Done(said % {"n": len(sessions), "email": person.email}, target=person.email)
+    return Done(message % {"n": len(sessions), "email": person.email}, target=person.email)
 
 
 def _recover(call: Call) -> Done:
     hook: Webhook = call.values["webhook"]
     since = clock.now() - timedelta(days=call.values["days"])
     count, is_all = webhooks.recover(hook, since, None, actor=call.actor)
-    said = ngettext("One delivery is sent again.", "%(n)s deliveries are sent again.", count)
+    message = ngettext("One delivery is sent again.", "%(n)s deliveries are sent again.", count)
     more = "" if is_all else " " + gettext("There are more: do it again.")
-    return Done(said % {"n": number(count)} + more, target=str(hook.pk))
+    return Done(message % {"n": number(count)} + more, target=str(hook.pk))
 
 
-ACTS: Mapping[str, Act] = {
+ACTIONS: Mapping[str, Action] = {
     act.name: act
     for act in (
-        Act(
+        Action(
             "resend_confirmation",
             _("Send the confirmation again"),
             _("A new link to a person who has not confirmed their address."),
@@ -313,7 +313,7 @@ ACTS: Mapping[str, Act] = {
             PersonForm,
             _confirm_again,
         ),
-        Act(
+        Action(
             "resend_deliveries",
             _("Send failed deliveries again"),
             _(
@@ -324,7 +324,7 @@ ACTS: Mapping[str, Act] = {
             WebhookForm,
             _recover,
         ),
-        Act(
+        Action(
             "extend_key",
             _("Extend a key"),
             _("The grace of a rotated key, or the end of one that expires."),
@@ -332,7 +332,7 @@ ACTS: Mapping[str, Act] = {
             ExtendForm,
             _extend,
         ),
-        Act(
+        Action(
             "end_sessions",
             _("End sessions"),
             _("All of one person, everywhere: they sign in again."),
@@ -340,7 +340,7 @@ ACTS: Mapping[str, Act] = {
             PersonForm,
             _end_sessions,
         ),
-        Act(
+        Action(
             "raise_limits",
             _("Change limits"),
             _("Of all its keys together, instead of the plan's, until the time you say."),
@@ -348,7 +348,7 @@ ACTS: Mapping[str, Act] = {
             LimitsForm,
             _raise_limits,
         ),
-        Act(
+        Action(
             "change_plan",
             _("Change the plan"),
             _("The new limits count from the next call on. Keys keep their own limits."),
@@ -356,7 +356,7 @@ ACTS: Mapping[str, Act] = {
             PlanForm,
             _change_plan,
         ),
-        Act(
+        Action(
             "revoke_key",
             _("Revoke a key"),
             _("Refused everywhere within a second, for good: nobody can take it back."),
@@ -365,7 +365,7 @@ ACTS: Mapping[str, Act] = {
             _revoke,
             is_grave=True,
         ),
-        Act(
+        Action(
             "suspend",
             _("Suspend"),
             _(
@@ -378,7 +378,7 @@ ACTS: Mapping[str, Act] = {
             applies=lambda workspace: not workspace.is_suspended_by_staff,
             is_grave=True,
         ),
-        Act(
+        Action(
             "reinstate",
             _("Reinstate"),
             _("Its keys work again, and its webhooks are sent."),

@@ -1,7 +1,7 @@
 """Words that stand in rows and answers for programs, as a page says them to people.
 
 What a machine reads stays English wherever it is: in the database, in answers, files, addresses and
-the classes of a style sheet. Only where it is shown it goes through `said`.
+the classes of a style sheet. Only where it is shown it goes through `translated`.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from django.utils.translation import gettext, gettext_noop
 
 from accounts.models import ApiKey
 
-WORDS = (
+LABELS = (
     # of keys
     gettext_noop("active"),
     gettext_noop("expired"),
@@ -71,7 +71,7 @@ def fault(text: str) -> str:
     """What went wrong with a delivery, which is kept in English, as the reader says it."""
     if found := NO_ANSWER.fullmatch(text):
         return gettext("no answer within %(seconds)s s") % {"seconds": found[1]}
-    return said(text)
+    return translated(text)
 
 
 def listed(value: object) -> str:
@@ -83,7 +83,7 @@ def listed(value: object) -> str:
     return "none" if value is None else str(value)
 
 
-def said(word: str) -> str:
+def translated(word: str) -> str:
     """`complete` as the reader says it; a word that nobody listed stays as it is."""
     return gettext(word) if word else ""
 

@@ -10,7 +10,7 @@ from typing import Any, Literal, Union
 
 import typing_extensions
 
-from ..world import ATTACK
+from ..fakes import ATTACK
 
 DEPTH_MAX = 5
 

@@ -14,7 +14,7 @@ from accounts.services import Actor
 from conftest import make_workspace
 from gateway_project import tasks
 from gateway_project.core import errors
-from gateway_project.staff import acts
+from gateway_project.staff import actions
 from portal.models import StaffAct
 
 ACTOR = Actor("ann@gateway.example")
@@ -29,8 +29,8 @@ def at(day: float):
 def do(name: str, workspace: Workspace, **values):
     until = values.pop("until", None)
     ends = MONDAY + until * DAY if until else None
-    told = {"reason": "they asked for it", "until": ends, **values}
-    acts.do(acts.ACTS[name], acts.Call(workspace, told, ACTOR, None))
+    form = {"reason": "they asked for it", "until": ends, **values}
+    actions.do(actions.ACTIONS[name], actions.Call(workspace, form, ACTOR, None))
 
 
 class TestLimits:

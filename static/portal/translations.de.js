@@ -1,5 +1,5 @@
 // Made of locale/: make messages.
-window.words = {
+window.translations = {
 "%(action)s: %(sent)s of %(all)s": "%(action)s: %(sent)s von %(all)s",
 "%(flagged)s of %(all)s flagged in 30 days, %(alarms)s of them reported as false alarms.": "%(flagged)s von %(all)s auffällig in 30 Tagen, davon %(alarms)s als Fehlalarm gemeldet.",
 "%(n)s chosen": "%(n)s ausgewählt",

@@ -122,7 +122,7 @@ def browser() -> Iterator[Browser]:
         found.close()
 
 
-class Walk:
+class UiPages:
     """`how` names the way to the gateway in the table: `http`, `https`, `ng serve`."""
 
     def __init__(self, browser_: Browser, table: Table, how: str, url: str, pictures: Path) -> None:
@@ -152,12 +152,12 @@ class Walk:
                 if may and not unexplained:  # and what pages say of those
                     errors = [one for one in errors if not TELLS_OF_REFUSAL.match(one)]
                 tab.picture(f"{who}{route.replace('/', '-')}")
-                told = f"{len(text)} characters, refused: {len(refused)}"
+                summary = f"{len(text)} characters, refused: {len(refused)}"
                 seen = [f"at {tab.path}"] * (tab.path != route)
                 seen += [f"text {wrong}"] * bool(wrong) + [f"console {errors}"] * bool(errors)
                 seen += [f"answers {unexplained}"] * bool(unexplained)
                 is_ok = not seen and len(text) > 100
-                row.found("; ".join(seen) or told, is_ok)
+                row.found("; ".join(seen) or summary, is_ok)
         tab.context.close()
 
     def dead_item(self, gateway: Gateway) -> None:
@@ -227,8 +227,8 @@ class Walk:
             time.sleep(2)
             text = tab.go("/dashboard")
             tab.picture("dashboard-down")
-            is_said = "Unable to connect" in text or "DOWN" in text
-            row.found(f"{_said(text)}", is_said and "All delivered" not in text)
+            is_shown = "Unable to connect" in text or "DOWN" in text
+            row.found(f"{_states_in(text)}", is_shown and "All delivered" not in text)
         with self.table.check("7", f"{self.how}: the queue and the log while Robin is down") as row:
             tab.taken()
             text = tab.go("/email/queue") + tab.go("/monitoring/logs")
@@ -245,7 +245,7 @@ class Walk:
                     break
             tab.picture("dashboard-up")
             is_down = "Unable to connect" in text or "DOWN" in text
-            row.found(_said(text), "UP" in text and not is_down)
+            row.found(_states_in(text), "UP" in text and not is_down)
         tab.context.close()
 
     def expiry(self) -> None:
@@ -274,7 +274,7 @@ def _more_tries(now: Any, before: Any) -> Any:
     return now if now is not None and now["retryCount"] > before["retryCount"] else None
 
 
-def _said(text: str) -> str:
+def _states_in(text: str) -> str:
     """What a page says, in short."""
-    words = ("Unable to connect", "All delivered", "pending", "No pending messages", "DOWN", "UP")
-    return ", ".join(word for word in words if word in text)
+    states = ("Unable to connect", "All delivered", "pending", "No pending messages", "DOWN", "UP")
+    return ", ".join(word for word in states if word in text)

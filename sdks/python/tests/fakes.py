@@ -236,8 +236,8 @@ class Model(_Server):
         yield event("message_start", message={**whole, "content": [], "stop_reason": None})
         empty = {"text": ""} if self.arguments is None else {"input": {}}
         yield event("content_block_start", index=0, content_block={**self._block(), **empty})
-        said = self.text if self.arguments is None else json.dumps(self.arguments)
-        for piece in self._pieces(said):
+        output = self.text if self.arguments is None else json.dumps(self.arguments)
+        for piece in self._pieces(output):
             delta = {"type": "text_delta", "text": piece}
             if self.arguments is not None:
                 delta = {"type": "input_json_delta", "partial_json": piece}
