@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import gc
 import threading
 import time
 from collections.abc import Awaitable, Callable, Iterable, Iterator
@@ -87,11 +86,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     ]
     if both:
         raise pytest.UsageError(f"marked slow and hostile: {', '.join(both)}")
-
-
-def pytest_collection_finish() -> None:
-    """What the tests are made of is not looked through each time garbage is collected."""
-    gc.freeze()
 
 
 def shared_fixtures(item: pytest.Item) -> Iterator[str]:

@@ -156,10 +156,11 @@ def store_is_away(monkeypatch):
         with monkeypatch.context() as patched:
             if settings.REDIS_URL:
 
-                def refuse(packed):
+                def refuse(pipe, packed):
                     raise redis.RedisUnavailable("password=hush")
 
-                patched.setattr(redis.connection(), "submit", refuse)
+                # Of the class: what is set on one object stays there, as its own, when undone.
+                patched.setattr(redis.PipelinedConnection, "submit", refuse)
             else:
 
                 def fail(batches):
