@@ -668,7 +668,11 @@ class TestRollups:
     def test_who_reads_sums_knows_that_some_wait(self):
         """A page or a weekly mail may be seconds behind; what decides by sums asks for both."""
         behind = {"accounts/admin/usage.py", "accounts/digest.py", "accounts/usage/reports.py"}
-        behind |= {"gateway_project/staff/board.py", "gateway_project/staff/numbers.py"}
+        behind |= {
+            "accounts/usage/quotas.py",
+            "gateway_project/staff/board.py",
+            "gateway_project/staff/numbers.py",
+        }
         both = {"accounts/usage/events.py", "accounts/usage/reading.py"}
         of_themselves = {"accounts/usage/rollups.py", "accounts/models.py", "accounts/retention.py"}
         of_themselves |= {"gateway_project/management/commands/fill_usage.py"}

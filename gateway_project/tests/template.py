@@ -1,6 +1,6 @@
 """Test processes side by side: one database is migrated, and each of them begins with a copy.
 
-Migrating takes some ten seconds of a core. The run begins with it in a process of its own, while
+Migrating takes some seconds of a core. The run begins with it in a process of its own, while
 the test processes collect; who is done with that waits until there is a database to copy.
 """
 
