@@ -181,7 +181,8 @@ async def _rounds(
             noise.stdin.write(json.dumps([base, receiver, made["noisy"]]).encode() + b"\n")
             await asyncio.sleep(3)  # into their stride
             found["beside"].append(await _quiet(http, made["quiet"], arguments.seconds))
-            output, _ = await noise.communicate()  # which closes its input, and so ends it
+            noise.stdin.close()  # which ends it
+            output, _ = await noise.communicate()
             found["noise"].update(json.loads(output))
             await asyncio.sleep(5)  # what they left is worked off
             alone, beside = found["alone"][-1], found["beside"][-1]
