@@ -359,11 +359,15 @@ class Scanner:
         missing = [name for name in names if name not in found]
         if missing:
             with suppress(RedisError, OSError):
-                found |= await asyncio.to_thread(_unpacked, await self.store.parts(missing))
+                found |= await self._stored(missing)
         for name in missing if is_kept else ():
             if name in found and REVISION in facts.get(name, {}):
                 self._remembered[name] = facts[name], found[name]
         return found
+
+    async def _stored(self, names: Collection[str]) -> dict[str, Part]:
+        """Those of the store, unpacked in a thread. Raises what the store raises."""
+        return await asyncio.to_thread(_unpacked, await self.store.parts(names))
 
     async def seconds_until_free(self) -> float | None:
         """How long somebody's list will still keep Robin; None while nobody reads one."""
@@ -577,7 +581,7 @@ class Scanner:
         """When the items of this part, and of its neighbours, were first seen: most are known."""
         number = int(name.partition(":")[2])
         names = [f"ALL:{n}" for n in (number, number + 1, number - 1) if n >= 0]
-        read = await asyncio.to_thread(_unpacked, await self.store.parts(names))
+        read = await self._stored(names)
         return {i["uid"]: i["firstSeenTime"] for part in read.values() for i in part.items}
 
     async def _keep(self, name: str, part: Part, took: float) -> None:
@@ -610,7 +614,7 @@ class Scanner:
 
     async def _forget_gone(self, facts: Mapping[str, Facts]) -> None:
         names = parts_of("ALL", facts)
-        read = await asyncio.to_thread(_unpacked, await self.store.parts(names))
+        read = await self._stored(names)
         uids = {i["uid"] for part in read.values() for i in part.items}
         times = [facts[name]["at"] for name in names]
         await seen.forget_all_but(uids, round_seconds=max(times) - min(times))
@@ -675,8 +679,7 @@ class Scanner:
                         part = await self._listed("CLAIMED:0", {"at": 0.0})
                     await self._keep("CLAIMED:0", part, monotonic() - began)
                 facts = await self.store.facts()
-            found = await self.store.parts(parts_of("CLAIMED", facts))
-            return _claimed(facts, await asyncio.to_thread(_unpacked, found))
+            return _claimed(facts, await self._stored(parts_of("CLAIMED", facts)))
         except (RedisError, OSError) as exc:
             raise errors.StoreUnavailable from exc
 
