@@ -574,6 +574,15 @@ class TestStoresThatFail:
             **options,
         )
 
+    def start_with(self, robin, serve, proxies):
+        return self.start(
+            serve,
+            proxies,
+            RATE_LIMIT_ENABLED="false",
+            ROBIN_CLIENT_API_URL=robin.client_url,
+            ROBIN_SERVICE_API_URL=robin.service_url,
+        )
+
     def all_well(self, served, key):
         ready = httpx.get(f"{served.url}/health/ready", timeout=30).json()
         is_up = set(ready["checks"].values()) == {"up"}
@@ -607,13 +616,7 @@ class TestStoresThatFail:
 
     def test_no_operation_has(self, serve, proxies, neighbours, robin):
         """All that write, of both planes, at once; whatever table they write to."""
-        served = self.start(
-            serve,
-            proxies,
-            RATE_LIMIT_ENABLED="false",
-            ROBIN_CLIENT_API_URL=robin.client_url,
-            ROBIN_SERVICE_API_URL=robin.service_url,
-        )
+        served = self.start_with(robin, serve, proxies)
         key, proxy = str(neighbours.key), proxies["postgresql"]
         writing = [one for one in OPERATIONS if one[0] != "GET"]
 
@@ -643,13 +646,7 @@ class TestStoresThatFail:
 
     def test_none_fails_for_want_of_redis(self, serve, proxies, neighbours, robin):
         """All of them, of both planes: done without it, or 503."""
-        served = self.start(
-            serve,
-            proxies,
-            RATE_LIMIT_ENABLED="false",
-            ROBIN_CLIENT_API_URL=robin.client_url,
-            ROBIN_SERVICE_API_URL=robin.service_url,
-        )
+        served = self.start_with(robin, serve, proxies)
         key, proxy = str(neighbours.key), proxies["redis"]
         first = [one for one in OPERATIONS if " ".join(one) not in ENDS_ACCESS]
         last = [one for one in OPERATIONS if one not in first]
