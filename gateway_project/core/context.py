@@ -19,6 +19,10 @@ ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
 current: ContextVar[RequestContext | None] = ContextVar("gateway_request", default=None)
 
 
+class Trace(Protocol):
+    def end(self, context: RequestContext, status: int, seconds: float) -> None: ...
+
+
 class UsageRecord(Protocol):
     def finished(self, context: RequestContext, http_status: int, seconds: float) -> None: ...
 
@@ -32,8 +36,6 @@ class RequestContext:
     """
 
     __slots__ = (
-        "beside",
-        "came",
         "client_ip",
         "correlation_id",
         "error_code",
@@ -46,6 +48,7 @@ class RequestContext:
         "request_uuid",
         "route",
         "started",
+        "trace",
         "traceparent",
         "upstream_seconds",
         "usage",
@@ -61,9 +64,7 @@ class RequestContext:
         self.traceparent = traceparent
         self.client_ip = client_ip
         self.started = perf_counter()
-        # For one that turns out slow (`core/telemetry/slow.py`).
-        self.came = 0.0
-        self.beside = (0.0, 0.0)
+        self.trace: Trace | None = None
         self.route = "unmatched"
         self.host = ""
         self.workspace: str | None = None

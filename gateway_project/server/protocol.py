@@ -27,9 +27,10 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
 from gateway_project.core import errors
-from gateway_project.core.api.middleware import CAME, WHOLE_BODY
+from gateway_project.core.api.middleware import CAME, LAST_BYTE, WHOLE_BODY
 from gateway_project.core.context import ASGIApp, Message, Receive, RequestContext, Scope, Send
 from gateway_project.core.telemetry.access_log import observe
+from gateway_project.core.telemetry.slow import seconds_since_last_byte
 from gateway_project.server import heads
 from gateway_project.server.exchange import Exchange
 
@@ -288,6 +289,7 @@ class BoundedHTTPProtocol(HttpToolsProtocol):
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         scope: Scope = cycle.scope  # type: ignore[assignment]  # uvicorn knows none of ours
         scope[WHOLE_BODY], scope[CAME] = cycle.whole_body, perf_counter()  # type: ignore[attr-defined]
+        scope[LAST_BYTE] = self._seconds_since_last_byte
         if cycle.scope["http_version"] == "1.0":
             app = _until_closed(app, cycle)
         super()._start_asgi_task(cycle, app)
@@ -346,6 +348,10 @@ class BoundedHTTPProtocol(HttpToolsProtocol):
         self.transport.close()
         seconds = perf_counter() - context.started
         observe(context, method="", status=error.status_code, seconds=seconds)
+
+    def _seconds_since_last_byte(self) -> float:
+        """As the kernel knows it, to some milliseconds; 0 where it does not."""
+        return seconds_since_last_byte(self.transport.get_extra_info("socket"))
 
     def _is_of_head(self) -> bool:
         """Whether what is refused asks for no body, as far as one knows."""

@@ -38,6 +38,8 @@ WHOLE_BODY = "gateway.whole_body"
 """In a scope: gives the body if all of it is here already (`server/exchange.py`), else None."""
 CAME = "gateway.came"
 """In a scope: when the request's head was read, in seconds of `perf_counter`."""
+LAST_BYTE = "gateway.last_byte"
+"""In a scope: gives how many seconds ago the connection's last byte came to this machine."""
 API_HEADERS = [
     (b"x-content-type-options", b"nosniff"),
     (b"referrer-policy", b"no-referrer"),
@@ -160,7 +162,7 @@ class RequestMiddleware:
     def _context(self, scope: Scope) -> tuple[RequestContext, bool]:
         correlation = traceparent = None
         forwarded = host = ""
-        is_gzip_accepted = False
+        is_gzip_accepted = is_watched = False
         for name, value in scope["headers"]:
             if name == b"host":
                 host = value.decode("latin-1")
@@ -172,6 +174,8 @@ class RequestMiddleware:
                 forwarded = f"{forwarded},{value.decode('latin-1')}"
             elif name == b"traceparent":
                 traceparent = value.decode("latin-1")
+            elif name == b"x-debug-timing":
+                is_watched = True
         if correlation is not None and not CORRELATION_ID.match(correlation):
             correlation = None
         if traceparent is not None and not TRACEPARENT.match(traceparent):
@@ -183,7 +187,12 @@ class RequestMiddleware:
         address = client_address(peer[0] if peer else "", forwarded, self.trusted_hops)
         context = RequestContext(address, correlation, traceparent)
         context.host = host
-        context.came, context.beside = scope.get(CAME, 0.0), slow.begun()
+        if is_watched or self.slow_seconds < math.inf:
+            context.trace = slow.Trace(
+                queued_seconds=context.started - scope.get(CAME, context.started),
+                unread_seconds=scope[LAST_BYTE]() if LAST_BYTE in scope else 0.0,
+                slow_seconds=0.0 if is_watched else self.slow_seconds,
+            )
         return context, is_gzip_accepted
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -251,15 +260,17 @@ class RequestMiddleware:
                 held = None
                 await send_problem(send_finished, errors.InternalError(), scope)
         finally:
-            scope.pop(WHOLE_BODY, None)  # else only the collector would end the two of them
+            # Else only the collector would end the connection and what it holds.
+            scope.pop(WHOLE_BODY, None)
+            scope.pop(LAST_BYTE, None)
             seconds = perf_counter() - context.started
             # 499: the client was gone before there was an answer (nginx's convention).
             status = status or 499
             if context.usage is not None:
                 context.usage.finished(context, status, seconds)
             observe(context, method=scope["method"], status=status, seconds=seconds)
-            if seconds > self.slow_seconds:
-                slow.say(context, status=status, seconds=seconds)
+            if context.trace is not None:
+                context.trace.end(context, status, seconds)
             if span is not None:
                 tracing.end(
                     span,
