@@ -27,6 +27,8 @@ LINE = re.compile(
     re.DOTALL | re.ASCII,
 )
 GAP = gettext_noop("Robin wrote more in this millisecond than can be shown.")
+CUT = gettext_noop("Robin finds no later line of this day: its file has a byte that is not UTF-8.")
+SEARCHING = "Searching logs for query"
 LEVELS = ("ERROR", "WARN", "INFO", "DEBUG", "TRACE")
 DIALOGUE = re.compile(r"(<<|>>)\s*(\S+)(.*)", re.DOTALL)
 """What was read from or written to a connection."""
@@ -119,7 +121,7 @@ class Entry:
         """What Robin says of being asked by us, several lines each time; what was done stays."""
         if not self.raw_logger.startswith("endpoints."):
             return False
-        if self.raw_message.startswith("Searching logs for query"):
+        if self.raw_message.startswith(SEARCHING):
             return True
         is_chatter = self.level in ("DEBUG", "TRACE")
         return is_chatter and not self.raw_message.startswith("Authentication failed")
@@ -159,9 +161,17 @@ def entries(content: bytes, *, now: datetime, zone: tzinfo) -> Iterator[Entry]:
         )
 
 
-def gap(at: datetime, stamp: str) -> Entry:
-    """In the place of lines that are too many to be read."""
-    return Entry(at, f"{stamp}-0", "WARN", "", "", ("", "", ""), GAP, is_gap=True)
+def gap(at: datetime, stamp: str, why: str = GAP) -> Entry:
+    """In the place of lines that are too many to be read, or that Robin does not find."""
+    return Entry(at, f"{stamp}-0", "WARN", "", "", ("", "", ""), why, is_gap=True)
+
+
+def last_search(content: bytes, query: str, *, now: datetime, zone: tzinfo) -> datetime | None:
+    """When Robin was asked that last, by the lines that it finds of its own."""
+    echo = f"{SEARCHING}: '{query}'"
+    lines = b"\n".join(one for one in content.split(b"\n") if one.endswith(echo.encode()))
+    found = entries(lines, now=now, zone=zone)
+    return max((one.at for one in found if one.is_ours() and one.raw_message == echo), default=None)
 
 
 def _time(day: str, clock: str, today: datetime) -> datetime | None:

@@ -80,6 +80,10 @@ class Profile:
     """Ten minutes, as `1129-041` → bytes, estimated."""
     bytes_of: Counter[str] = field(default_factory=Counter)
     """What lines begin with, as `ERROR|` → bytes, estimated."""
+    asked_at: datetime | None = None
+    """When Robin was asked for the sample last, as its log has it: it notes that first."""
+    is_cut: bool = False
+    """It did not find its note of this time: nothing that it logged since then is found."""
 
     def share(self, markers: list[str]) -> float:
         """How much of the log lines are that have one of these before their time."""
@@ -132,6 +136,8 @@ async def walk(which: Filter) -> AsyncIterator[tuple[list[Entry], datetime]]:
     """All that match, newest first, slice by slice, each with the time down to which it goes."""
     zone = ZoneInfo(settings.ROBIN_LOG_TIMEZONE)
     profile = await _profiled(zone)
+    if profile.is_cut and (at := profile.asked_at) and (which.until is None or which.until > at):
+        yield [parsing.gap(at, _name(at, MILLISECOND, zone), parsing.CUT)], clock.now()
     may_ask = bool(which.search) and not profile.is_small
     checked = found = 0
     async for begin, end, content in _pieces(which, profile, zone):
@@ -234,8 +240,9 @@ def _read(
 
 async def _profiled(zone: ZoneInfo) -> Profile:
     global _profile
-    if _profile is not None and monotonic() - _profile.known_since < PAST_SECONDS:
-        return _profile
+    known = _profile
+    if known is not None and monotonic() - known.known_since < PAST_SECONDS:
+        return known
     began, content, is_answered = monotonic(), b"", True
     try:
         content = await _asked(SAMPLE, is_past=False)
@@ -252,7 +259,11 @@ async def _profiled(zone: ZoneInfo) -> Profile:
     # An empty sample tells nothing: clocks that tick in tens of milliseconds never say 137.
     is_small = is_answered and seconds < SMALL_SECONDS
     total = float(bytes_in.total()) or seconds * READ_BYTES_PER_SECOND
-    _profile = Profile(is_small, total, monotonic(), bytes_in, bytes_of)
+    asked_at = parsing.last_search(content, SAMPLE, now=clock.now(), zone=zone)
+    if _profile is not None and _profile is not known:
+        return _profile  # of somebody who shared the answer
+    is_cut = asked_at is not None and known is not None and asked_at == known.asked_at
+    _profile = Profile(is_small, total, monotonic(), bytes_in, bytes_of, asked_at, is_cut)
     return _profile
 
 

@@ -38,7 +38,8 @@ class LogViewSet(RobinViewSet):
             "and the lines about our own reading are left out. Of a long log as much is read as a "
             "page takes: then `complete` is false, `total` is what was seen, and nothing before "
             "`searchedSince` was; an `endTime` before it goes on from there. Where Robin wrote "
-            "more in a millisecond than can be read, an entry without a logger says so."
+            "more in a millisecond than can be read, or where Robin stops at a byte that is not "
+            "UTF-8, an entry without a logger says so."
         ),
         tags=LOGS,
         answer=LogView,

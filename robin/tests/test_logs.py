@@ -9,6 +9,7 @@ from time import process_time
 import pytest
 
 from accounts.tests.shapes import refusal
+from gateway_project.core.clock import utc_text
 from robin.logs import parsing, search
 from robin.logs.parsing import entries, escaped, redacted
 from robin.standin.seed_data import LOGGED_SECRET
@@ -427,6 +428,26 @@ class TestSlices:
         found = ada.get("/api/v1/logs?logger=nobody").json()
         assert (found["total"], found["complete"], found["hasMore"]) == (0, False, True)
         assert found["searchedSince"] < f"{now():%Y-%m-%dT%H:%M:%SZ}"
+
+
+@pytest.mark.parametrize("query", ["", "level=ERROR", "search=nothing"])
+def test_a_log_that_robin_cannot_read_to_its_end_says_so(ada, robin, monkeypatch, query):
+    """A byte that is no UTF-8 ends Robin's search of a file, and it answers 200."""
+    monkeypatch.setattr(search, "PAST_SECONDS", 0.0)
+    monkeypatch.setattr(search, "SHARED_SECONDS", 0.0)
+
+    def said():
+        found = ada.get(f"/api/v1/logs?limit=1000&{query}").json()["entries"]
+        return [entry["timestamp"] for entry in found if entry["message"] == parsing.CUT]
+
+    assert said() == said() == []
+    asked_at = search._profile.asked_at
+    write(robin, line(now(), "two \udce9"), line(now(), "three", level="ERROR"))
+
+    assert said() == said() == [utc_text(asked_at)]
+    until = f"{asked_at - timedelta(seconds=1):%Y-%m-%dT%H:%M:%SZ}"
+    before = ada.get(f"/api/v1/logs?{query}&endTime={until}").json()["entries"]
+    assert parsing.CUT not in {entry["message"] for entry in before}
 
 
 def test_what_was_dropped_is_not_asked_again(ada, robin):
