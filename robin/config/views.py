@@ -75,8 +75,9 @@ class ConfigViewSet(RobinViewSet):
     )
     async def reload(self, request: HttpRequest) -> HttpResponse:
         began = clock.now()
+        await self.audit("robin.config.reload")  # Robin may do it and not come to answer
         found = await settings_page.reload()
-        await self.audit("robin.config.reload", missing=found.missing)
+        await self.audit("robin.config.reload.result", missing=found.missing)
         logged = await _logged_since(began)
         message = found.message
         if logged and not found.missing:

@@ -353,8 +353,16 @@ class TestSettings:
         assert r["missing"] == ["relay"]
         assert "relay" in r["message"]
         assert any("JsonSyntaxException" in line for line in r["logged"])
-        event = AuditEvent.objects.get(action="robin.config.reload")
+        event = AuditEvent.objects.get(action="robin.config.reload.result")
         assert event.details["missing"] == ["relay"]
+
+    def test_a_reload_that_robin_dies_over_is_noted(self, ada, robin):
+        ada.get("/api/v1/config")
+        robin.service.faults.answer = "reset"
+
+        assert refusal(ada.post("/api/v1/config/reload")) == (503, "upstream_unavailable")
+        noted = AuditEvent.objects.filter(action__startswith="robin.config.reload")
+        assert [event.action for event in noted] == ["robin.config.reload"]
 
     def test_what_is_known_goes_on_when_robin_does_not_answer(self, ada, robin):
         before = ada.get("/api/v1/config").json()
