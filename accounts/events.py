@@ -20,6 +20,7 @@ from django.dispatch import Signal
 from accounts.models import AuditEvent, OutboxEvent, Workspace
 from gateway_project.core import clock
 from gateway_project.core.clock import utc_text
+from gateway_project.core.context import current
 from gateway_project.core.storable import cleaned, unstorable
 from gateway_project.core.stores.bulk import copy_in
 
@@ -38,6 +39,7 @@ def publish(
     request_id: str | None = None,
     api_key_id: UUID | None = None,
     deliver_to: str = "",
+    traceparent: str | None = None,
 ) -> OutboxEvent:
     """Queue one event for whoever of `workspace` listens to it.
 
@@ -52,6 +54,7 @@ def publish(
         request_id=request_id,
         api_key_id=api_key_id,
         deliver_to=deliver_to,
+        traceparent=traceparent,
     )
     row = OutboxEvent(**new._replace(id=UUID(str(new.id)))._asdict())
     row.save(force_insert=True)
@@ -73,6 +76,7 @@ class NewEvent(NamedTuple):
     body: dict[str, Any]
     deliver_to: str
     created_at: datetime
+    traceparent: str
 
 
 def publish_all(events: Sequence[NewEvent]) -> None:
@@ -102,8 +106,12 @@ def event(
     api_key_id: UUID | str | None = None,
     at: datetime | None = None,
     deliver_to: str = "",
+    traceparent: str | None = None,
 ) -> NewEvent:
-    """One event, not stored yet. `at` (now) is when the fact happened. Ids may be texts."""
+    """One event, not stored yet. `at` (now) is when the fact happened. Ids may be texts.
+
+    `traceparent` is of whoever caused it: None, the request or task in hand.
+    """
     event_id, now = str(clock.new_id()), clock.now()
     body: dict[str, Any] = {
         "id": event_id,
@@ -115,7 +123,10 @@ def event(
         body["request_id"] = request_id
     if api_key_id is not None:
         body["api_key_id"] = str(api_key_id)
-    return NewEvent(event_id, workspace_id, event_type, body, deliver_to, now)
+    if traceparent is None:
+        context = current.get()
+        traceparent = (context and context.traceparent) or ""
+    return NewEvent(event_id, workspace_id, event_type, body, deliver_to, now, traceparent)
 
 
 def changes_of(row: Model, changes: Mapping[str, Any]) -> dict[str, list[Any]]:

@@ -995,6 +995,13 @@ class OutboxEvent(models.Model):
         db_default="",
         help_text="The one address that it goes to; empty: to whoever listens.",
     )
+    traceparent = models.CharField(
+        max_length=55,
+        blank=True,
+        default="",
+        db_default="",
+        help_text="The span that its fact is of (W3C Trace Context), for whoever is told.",
+    )
     created_at = models.DateTimeField(default=clock.now)
     published_at = models.DateTimeField(null=True, blank=True)
 

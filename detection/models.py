@@ -47,6 +47,13 @@ class Job(models.Model):
     metadata = models.JSONField(null=True, blank=True)
     request_id = models.CharField(max_length=36)
     correlation_id = models.CharField(max_length=128, blank=True, default="")
+    traceparent = models.CharField(
+        max_length=55,
+        blank=True,
+        default="",
+        db_default="",
+        help_text="The span of its request (W3C Trace Context), for all that follows from it.",
+    )
     client_ip = models.CharField(max_length=45, blank=True, default="")
     created_at = models.DateTimeField(default=clock.now, editable=False)
     started_at = models.DateTimeField(null=True, blank=True)

@@ -20,6 +20,7 @@ from detection.policies import policy
 from gateway_project.core import mails
 from gateway_project.core.stores import database, queues
 from gateway_project.core.stores.refused import each_alone
+from gateway_project.core.telemetry import tracing
 from gateway_project.core.telemetry.logging import get_logger
 
 TIME_LIMIT = worker.CHUNK_SECONDS_MAX + 30  # for pools of processes; by then ours has failed
@@ -50,7 +51,7 @@ def work() -> int:
     """Send the tasks of chunks whose turn has come, and those again whose message, or whose worker,
     was lost; returns how many."""
     chunks = store.lost(in_line=_are_in_line)
-    send(Message(chunk.pk, turns.priority_of(chunk)) for chunk in chunks)
+    send(Message(chunk.pk, turns.priority_of(chunk), chunk.job.traceparent) for chunk in chunks)
     return len(chunks) + take_turns()
 
 
@@ -101,10 +102,12 @@ def send(messages: Iterable[Message]) -> None:
     try:
         with current_app.producer_or_acquire() as producer:
             while unsent:
+                chunk_id, priority, traceparent = unsent[0]
                 judge_chunk.apply_async(
-                    (str(unsent[0].chunk_id),),
+                    (str(chunk_id),),
                     producer=producer,
-                    priority=unsent[0].priority,
+                    priority=priority,
+                    headers={tracing.HEADER: traceparent} if traceparent else {},
                     retry=False,
                 )
                 del unsent[0]

@@ -87,6 +87,7 @@ class DetectViewSet(StoringViewSet):
         row = self.context.usage
         if isinstance(row, Record) and self.principal.wants_detections:
             row.extra["metadata"] = self.body.metadata
+            row.extra["traceparent"] = self.context.traceparent
         if isinstance(row, Record) and self.policy.store_text:
             row.extra["text"] = encryption.encrypt(self.body.whole_text)
         verdict = await services.detect_all(

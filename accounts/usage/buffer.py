@@ -82,7 +82,8 @@ class Record:
         self.is_malicious: bool | None = None
         self.confidence: float | None = None
         self.cached = False
-        # What its event tells beyond the row: `metadata` and `threat_types`. Empty: nobody listens.
+        # What its event tells beyond the row (`metadata`, `threat_types`), and the `traceparent`
+        # that goes with it. Empty: nobody listens.
         self.extra: dict[str, Any] = {}
         # What can be said of the request without its text; `accounts/usage/why.py` has the names.
         self.why: dict[str, Any] = {}

@@ -79,6 +79,7 @@ def tell_of_usage(rows: Iterable[Row], extras: Mapping[str, Mapping[str, Any]]) 
                     request_id=request_id,
                     api_key_id=key_id,
                     at=datetime.fromisoformat(at),
+                    traceparent=extra.get("traceparent") or "",
                 )
                 for name in announced
             ]

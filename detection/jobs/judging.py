@@ -207,7 +207,11 @@ async def _verdict(
     )
     extra: dict[str, Any] = {}
     if origin.wants_detections:
-        extra = {"threat_types": verdict.threat_types, "metadata": request.metadata}
+        extra = {
+            "threat_types": verdict.threat_types,
+            "metadata": request.metadata,
+            "traceparent": context.traceparent,
+        }
     if origin.policy.store_text:
         extra["text"] = encryption.encrypt(request.text)
     result = verdict.__pydantic_serializer__.to_json(verdict, exclude_none=True)

@@ -39,6 +39,7 @@ from detection.models import UNFINISHED, Job, JobChunk
 from detection.policies import policy
 from detection.schemas import DetectConfig
 from gateway_project.core import clock, encryption, errors
+from gateway_project.core.context import current
 from gateway_project.core.sentences import Sentence
 from gateway_project.core.stores import advisory
 from gateway_project.core.stores.refused import write_all_but
@@ -67,9 +68,10 @@ CLAIMED = (
     "job__workspace_id",
     "job__client_ip",
     "job__correlation_id",
+    "job__traceparent",
     "job__workspace__wanted_events",
 )
-SENT_OF = ("pk", "number", "size", "job__workspace__suspended_at")
+SENT_OF = ("pk", "number", "size", "job__traceparent", "job__workspace__suspended_at")
 JOBS_COUNTED_MAX = 50_000
 TRUST_IN_LINE = timedelta(minutes=10)
 """The same while others wait in line before it. One that was not lost finds nothing to do."""
@@ -92,6 +94,7 @@ class Order:
     webhook_url: str = ""
     metadata: dict[str, Any] | None = None
     correlation_id: str = ""
+    traceparent: str = ""
     client_ip: str = ""
     job_id: UUID | None = None
 
@@ -112,6 +115,7 @@ def create(order: Order, items: Sequence[Item]) -> tuple[Job, list[JobChunk]]:
         metadata=order.metadata,
         request_id=order.request_id,
         correlation_id=order.correlation_id,
+        traceparent=order.traceparent,
         client_ip=order.client_ip,
         created_at=now,
         expires_at=now + timedelta(days=settings.JOB_RETENTION_DAYS),
@@ -315,10 +319,17 @@ def _work(chunk: JobChunk, run: UUID, key: ApiKey | None) -> Work:
             wants_detections=not is_exhausted and job.workspace.wants_detections,
             client_ip=job.client_ip,
             correlation_id=job.correlation_id or None,
+            traceparent=_traceparent(job),
             batch_id=str(job.pk) if job.kind == Job.Kind.BATCH else "",
         ),
         is_exhausted,
     )
+
+
+def _traceparent(job: Job) -> str | None:
+    """Of the task in hand, which is below the job's request; without traces the job's itself."""
+    task = current.get()
+    return (task and task.traceparent) or job.traceparent or None
 
 
 def path_of(kind: str) -> str:
@@ -476,6 +487,7 @@ def _tell(job: Job, judged: Sequence[Judged]) -> None:
             request_id=job.request_id,
             api_key_id=job.api_key_id,
             deliver_to=deliver_to,
+            traceparent=_traceparent(job) or "",
         )
 
 

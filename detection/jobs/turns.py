@@ -70,6 +70,7 @@ class Message(NamedTuple):
 
     chunk_id: UUID
     priority: int
+    traceparent: str
 
 
 _turn = Turn()
@@ -106,7 +107,7 @@ def take() -> list[Message]:
         JobChunk.objects.filter(pk__in=found).update(sent_at=now)
     may_overtake = seconds < OVERTAKING_SECONDS
     return [
-        Message(pk, priority_of(chunk) if may_overtake else LAST)
+        Message(pk, priority_of(chunk) if may_overtake else LAST, chunk.job.traceparent)
         for pk, chunk in chosen.items()
         if pk in found
     ]
@@ -160,7 +161,8 @@ def _shared_out(
         fewest = min(turns, key=lambda pk: (places.held(pk), turns[pk]))
         if fewest not in next_ones:
             own = unsent().filter(workspace_id=fewest).order_by("turn", "pk")
-            next_ones[fewest] = deque(own.only("pk", "number", "size")[:most])
+            own = own.select_related("job").only("pk", "number", "size", "job__traceparent")
+            next_ones[fewest] = deque(own[:most])
         cost = next_ones[fewest][0].size + CHUNK_COST if next_ones[fewest] else 0
         # One is everybody's, whatever that leaves.
         if not cost or (places.held(fewest) and places.room(fewest) < cost):

@@ -79,6 +79,7 @@ class _Queueing(StoringViewSet):
             webhook_url=body.webhook_url or "",
             metadata=body.metadata,
             correlation_id=context.correlation_id or "",
+            traceparent=context.traceparent or "",
             client_ip=context.client_ip,
             job_id=job_id,
         )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from unittest.mock import Mock
-from uuid import uuid4
 
 import pytest
 from celery import Celery, current_app, signals
@@ -12,11 +11,16 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import StatusCode
 
+from detection import tasks
+from detection.jobs import store
+from detection.models import JobChunk
+from detection.tests.working import wait_until_sent
 from gateway_project import checks
 from gateway_project.celery import VersionedTask
+from gateway_project.core import clock
 from gateway_project.core.context import RequestContext, current
 from gateway_project.core.telemetry import tracing
-from webhooks.delivery.sending import Job, send_once
+from webhooks.delivery.engine import deliver_all
 
 TRACE, CALLER = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 TRACEPARENT = f"00-{TRACE}-{CALLER}-01"
@@ -24,15 +28,43 @@ TRACEPARENT = f"00-{TRACE}-{CALLER}-01"
 
 @pytest.fixture
 def spans():
-    """What was ended, by name, once asked."""
+    """What was ended, by name; `spans(name)`: all of that name."""
     exporter = InMemorySpanExporter()
     tracing.use(SimpleSpanProcessor(exporter), "test", "0")
-    yield lambda: {span.name: span for span in exporter.get_finished_spans()}
+
+    def ended(name=None):
+        found = exporter.get_finished_spans()
+        if name is None:
+            return {span.name: span for span in found}
+        return [span for span in found if span.name == name]
+
+    yield ended
     tracing.stop()
+
+
+@pytest.fixture
+def work_sent(monkeypatch):
+    """Runs the tasks that were sent, all or the one of that number."""
+    sent = []
+    monkeypatch.setattr(
+        "celery.app.task.Task.apply_async",
+        lambda self, args=(), headers=None, **_: sent.append((self, args, headers)),
+    )
+
+    def run(number=None):
+        wait_until_sent()
+        for task, args, headers in list(sent) if number is None else [sent[number]]:
+            task.apply(args, headers=headers)
+
+    return run
 
 
 def ids(span):
     return f"{span.context.trace_id:032x}", f"{span.context.span_id:016x}"
+
+
+def told(received):
+    return {name.lower(): value for name, value in received.headers.items()}["traceparent"]
 
 
 def parent(span):
@@ -118,19 +150,64 @@ class TestOn:
 
         assert sent[tracing.HEADER] == TRACEPARENT
 
-    def test_a_webhook_names_the_call_to_its_receiver(self, gateway, receiver, spans):
-        token = current.set(RequestContext("", None, TRACEPARENT))
-        try:
-            outcome = send_once(job_to(receiver.url("/hook")))
-        finally:
-            current.reset(token)
+    def test_a_webhook_of_a_detection_is_below_its_request(
+        self, gateway, engine, acme_key, make_webhook, receiver, spans
+    ):
+        make_webhook("/subscribed")
+        gateway.post(
+            "/v1/detect",
+            {"text": "hello", "webhook_url": receiver.url("/named")},
+            key=acme_key,
+            headers={"traceparent": TRACEPARENT},
+        )
+        request = spans()["POST /v1/detect"]
+        gateway.flush_usage()
+        deliver_all()
 
-        call = spans()["webhook POST"]
-        [got] = receiver.received
-        headers = {name.lower(): value for name, value in got.headers.items()}
-        assert outcome.kind == "delivered"
-        assert (ids(call)[0], parent(call)) == (TRACE, CALLER)
-        assert headers["traceparent"] == f"00-{TRACE}-{ids(call)[1]}-01"
+        calls = spans("webhook POST")
+        assert ids(request)[0] == TRACE
+        assert [parent(call) for call in calls] == [ids(request)[1]] * 2
+        assert {got.path for got in receiver.received} == {"/named", "/subscribed"}
+        assert {told(got) for got in receiver.received} == {
+            f"00-{TRACE}-{ids(call)[1]}-01" for call in calls
+        }
+
+    def test_a_job_is_in_the_trace_of_its_request_up_to_its_webhooks(
+        self, gateway, engine, acme_key, make_webhook, receiver, spans, work_sent
+    ):
+        make_webhook("/subscribed", ["batch.completed", "detection.completed"])
+        gateway.post(
+            "/v1/detect/batch",
+            {"requests": [{"id": "1", "text": "hello"}], "webhook_url": receiver.url("/named")},
+            key=acme_key,
+            headers={"traceparent": TRACEPARENT},
+        )
+        work_sent()
+        deliver_all()
+
+        found = spans()
+        task = found["task detection.tasks.judge_chunk"]
+        calls = spans("webhook POST")
+        assert (ids(task)[0], parent(task)) == (TRACE, ids(found["POST /v1/detect/batch"])[1])
+        assert parent(found["engine POST /v1/detect"]) == ids(task)[1]
+        assert [parent(call) for call in calls] == [ids(task)[1]] * 3
+        assert {told(got)[:35] for got in receiver.received} == {f"00-{TRACE}"}
+
+    def test_a_chunk_that_was_lost_is_sent_again_in_its_trace(
+        self, gateway, engine, acme_key, spans, work_sent
+    ):
+        gateway.post(
+            "/v1/detect/batch",
+            {"requests": [{"id": "1", "text": "hello"}]},
+            key=acme_key,
+            headers={"traceparent": TRACEPARENT, "Prefer": "respond-async"},
+        )
+        wait_until_sent()
+        JobChunk.objects.update(sent_at=clock.now() - store.TRUST_IN_LINE)
+        tasks.work()
+        work_sent(-1)
+
+        assert ids(spans()["task detection.tasks.judge_chunk"])[0] == TRACE
 
 
 class TestWorkers:
@@ -166,14 +243,6 @@ class TestWorkers:
         signals.worker_process_init.send(sender="a child")
         signals.worker_process_shutdown.send(sender="a child")
         assert calls == ["start", "stop"]
-
-
-def job_to(url):
-    return Job(
-        delivery_id=uuid4(), webhook_id=uuid4(), workspace_id=uuid4(), url=url, event_id="e",
-        body=b"{}", secrets=("whsec_" + "A" * 32,), inbox_id=None, is_active=True,
-        is_suspended=False, is_failing=False,
-    )  # fmt: skip
 
 
 class TestOff:

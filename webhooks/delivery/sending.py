@@ -29,7 +29,6 @@ from django.utils.translation import gettext_noop
 from yarl import URL
 
 from gateway_project.core import clock
-from gateway_project.core.context import current
 from gateway_project.core.storable import cleaned
 from gateway_project.core.stores import database, statements
 from gateway_project.core.stores.refused import UNFIT
@@ -78,6 +77,7 @@ class Job:
     is_failing: bool
     lane: str = ""  # of an address that a request named
     is_withheld: bool = False  # it is of the audit trail, and not asked for any more
+    traceparent: str = ""  # of what the event tells
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +119,7 @@ def jobs_of(
         .order_by("created_at")
         .values_list(
             *("pk", "webhook_id", "event_id", "event__deliver_to", "lane"),
-            *("event_type", "is_test", BODY_TEXT),
+            *("event_type", "is_test", "event__traceparent", BODY_TEXT),
         )
     )
     ids = {webhook_id for _, webhook_id, *_ in rows}
@@ -130,7 +130,7 @@ def jobs_of(
         .prefetch_related("secrets")
     }
     jobs = []
-    for pk, webhook_id, event_id, deliver_to, lane, event_type, is_test, body in rows:
+    for pk, webhook_id, event_id, deliver_to, lane, event_type, is_test, traceparent, body in rows:
         if webhook_id not in webhooks:  # it may have been deleted in between
             continue
         webhook, secrets = webhooks[webhook_id]
@@ -150,6 +150,7 @@ def jobs_of(
                     is_failing=webhook.failing_since is not None,
                     lane=lane,
                     is_withheld=not is_test and webhook.withholds(event_type),
+                    traceparent=traceparent,
                 )
             )
         except UNFIT as exc:
@@ -240,9 +241,8 @@ class Sender:
         destination = destinations.read(job.url)
         session = self._plain if destination.is_plain else self._usual
         url = URL(job.url, encoded=True)
-        sender = current.get()
-        if tracing.tracer is not None and sender is not None and sender.traceparent:
-            headers[tracing.HEADER] = sender.traceparent
+        if job.traceparent:
+            headers[tracing.HEADER] = job.traceparent
         with (
             names.asked_by(str(job.workspace_id)),
             tracing.calling("webhook POST", headers, **{"gateway.event": str(job.event_id)}),
