@@ -4,10 +4,11 @@ One in each worker process, in the background (`core/background.py`). The databa
 threads, one to claim and one to write results, which therefore come in batches when there is much
 to do.
 
-No receiver holds back another: of each webhook only so many deliveries are in flight, fewer when it
-answers slowly, one when it does not answer in time, and only so many begin in a second. Nor does a
-workspace, whatever number of webhooks it has: of `WEBHOOK_DELIVERIES_IN_FLIGHT_MAX` it takes as
-many as it leaves free. All of these bounds are for each process.
+No receiver holds back another: of each webhook one delivery is in flight, one more with each answer
+(TCP's slow start), one again when it does not answer in time, and only so many begin in a second.
+So a hundred that hang take a hundred places of their workspace, and leave it the others. Nor does a
+workspace hold back another: of `WEBHOOK_DELIVERIES_IN_FLIGHT_MAX` it takes as many as it leaves
+free. All of these bounds are for each process.
 """
 
 from __future__ import annotations
@@ -26,14 +27,13 @@ from gateway_project.core.sharing import SharedBudget
 from gateway_project.core.stores import database
 from gateway_project.core.telemetry.logging import get_logger
 from gateway_project.core.telemetry.loops import Loop
-from gateway_project.core.telemetry.metrics import bound_reached
 from webhooks.delivery import outbox, subscriptions
 from webhooks.delivery.outbox import CALLBACKS_MAX
 from webhooks.delivery.results import record
 from webhooks.delivery.sending import TIMEOUT_SECONDS, Job, Outcome, Sender, WindowKey
 
 CLAIMED_AT_ONCE = 200
-WINDOW_START, WINDOW_MAX = 4, 32
+WINDOW_START, WINDOW_MAX = 1, 32
 WINDOWS_MAX = 10_000
 RETRY_SECONDS = 0.5  # while results cannot be written
 RATE_SECONDS = 0.05  # how long a webhook that has used up its rate is left alone
@@ -74,16 +74,11 @@ class ConcurrencyWindow:
         if outcome.is_success:
             self.limit = min(self.limit + 1, WINDOW_MAX)
         elif outcome.kind == "timeout":
-            self.limit = 1
+            self.limit = self.start
 
     @property
     def waits_for_rate(self) -> bool:
         return self._tokens < 1
-
-    @property
-    def is_fresh(self) -> bool:
-        """Whether forgetting it changes nothing."""
-        return not self.in_flight and self.limit >= self.start
 
 
 class SharedWindow(ConcurrencyWindow):
@@ -195,11 +190,7 @@ class Engine:
         window = self._windows.get(key)
         if window is None:
             if len(self._windows) >= WINDOWS_MAX:
-                kept = {key: one for key, one in self._windows.items() if not one.is_fresh}
-                if len(kept) >= WINDOWS_MAX:  # what is narrow begins anew, and narrows again
-                    bound_reached.labels("webhook_windows").inc()
-                    kept = {key: one for key, one in kept.items() if one.in_flight}
-                self._windows = kept
+                self._windows = {key: one for key, one in self._windows.items() if one.in_flight}
             window = self._windows[key] = kind()
         return window
 
@@ -210,7 +201,7 @@ class Engine:
             self._shares.give_back(job.workspace_id, 1)
         for window in windows:
             window.end(outcome)
-        if job.lane and windows[-1].is_fresh:  # there are as many addresses as requests name
+        if job.lane and not windows[-1].in_flight:  # there are as many addresses as requests name
             self._windows.pop((job.webhook_id, job.lane), None)
         self._results.append((job, outcome))
         self._has_results.set()

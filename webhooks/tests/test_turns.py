@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections import Counter
 from datetime import timedelta
 
@@ -19,6 +20,7 @@ from webhooks.catalogue import VERDICT
 from webhooks.delivery import engine, outbox
 from webhooks.models import WebhookDelivery
 from webhooks.tests.conftest import ACTOR
+from webhooks.tests.receiver import Answer
 
 pytestmark = pytest.mark.hostile
 
@@ -161,6 +163,40 @@ def test_they_are_asked_about_once_a_minute_and_given_up_when_all_others_would_b
     assert (take(outbox.Claims()), take(outbox.Claims())) == (2, 1)
     assert {one.status for one in deliveries} == {"failed"}
     assert Parked.objects.filter(kind=outbox.UNSENDABLE).count() == 3
+
+
+def test_a_hundred_that_hang_leave_places_to_others_of_their_workspace(
+    acme, receiver, make_webhook, settings
+):
+    """They are let go only when all others have come."""
+    settings.WEBHOOK_DELIVERIES_IN_FLIGHT_MAX = 40  # of which one workspace takes 20
+    paths = [f"/hangs/{number}" for number in range(10)]
+    for path in paths:
+        make_webhook(path, ["detection.flagged"])
+        receiver.answers(Answer(hangs=True), path=path)
+    for number in range(10):
+        make_webhook(f"/{number}", ["detection.flagged"])
+    tell(acme, 5)
+    hanging: list[int] = []
+    done = threading.Event()
+
+    def watch():
+        while sum("hangs" not in one.path for one in receiver.received) < 50:
+            if done.wait(0.02):
+                return
+        hanging.append(sum("hangs" in one.path for one in receiver.received))
+        for path in paths:
+            receiver.answers(200, path=path)
+        receiver.release()
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    engine.deliver_all()
+    done.set()
+    watcher.join()
+
+    assert hanging == [10]
+    assert len(receiver.received) == 100
 
 
 def test_windows_are_bounded_though_all_of_them_are_narrow(monkeypatch):
