@@ -499,6 +499,16 @@ class TestTheStream:
         gateway.flush_usage()  # there is room again
         assert UsageLog.objects.count() == 3
 
+    def test_rows_take_no_turn_of_the_connection_that_requests_wait_for(self, gateway, acme_key):
+        usage.buffer.append(row(acme_key), "127.0.0.1")
+        pipes = redis.connection(), redis.bulk_connection()
+        before = [one.round_trips for one in pipes]
+
+        gateway.run(usage.buffer.flush())
+
+        assert [one.round_trips - was for one, was in zip(pipes, before, strict=True)] == [0, 1]
+        assert stream.drain() == 1
+
     @pytest.mark.hostile
     def test_long_texts_leave_in_pieces_that_hold_nobody_up(
         self, gateway, acme_key, globex_key, engine

@@ -9,7 +9,8 @@ fill it for the others. Texts to be stored (`store_text`) have half of it, so th
 for them. Rows that do not fit are counted in `gateway_usage_dropped_total`, as is what is left when
 the process has to end.
 
-They leave in pieces of `BATCH_BYTES_MAX`, because the connection to Redis is everybody's.
+They leave in pieces of `BATCH_BYTES_MAX`, because the event loop and Redis are everybody's; the
+connection is not.
 """
 
 from __future__ import annotations
@@ -255,7 +256,7 @@ class Buffer:
             return
         with beside.sending_usage():
             addition = stream.addition(batch)
-        if not await redis.connection().submit(addition):
+        if not await redis.bulk_connection().submit(addition):
             bound_reached.labels("usage_stream").inc()
             raise redis.RedisUnavailable("the stream is full: is a worker running?")
 

@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import blake2b
+from random import uniform
 from typing import Any
 
 import orjson
@@ -124,7 +125,7 @@ async def announce_web() -> None:
         while True:
             note = _note("web", database.web_max())
             redis.send_behind(redis.pack("HSET", PROCESSES, _me(), note))
-            await asyncio.sleep(EVERY_SECONDS)
+            await asyncio.sleep(EVERY_SECONDS * uniform(0.8, 1.0))  # not in step with others
             try:
                 await database.run_behind(database.learn_time)
             except DatabaseError as exc:

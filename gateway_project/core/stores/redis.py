@@ -10,8 +10,9 @@ command fails at once for `backoff_seconds`, so that a dead Redis slows nobody d
 bounded in bytes: a batch, what waits for the next, and a single command, which would make all the
 others late and then fail with it.
 
-Scores go over a connection of their own where `CACHE_REDIS_URL` names another Redis, which may
-forget: the one that counts limits must not.
+What is sent in bulk behind the requests has a connection of its own: on theirs the next batch of
+limits would wait for its reply. Scores have one as well where `CACHE_REDIS_URL` names another
+Redis, which may forget: the one that counts limits must not.
 """
 
 from __future__ import annotations
@@ -266,26 +267,29 @@ class PipelinedConnection(asyncio.Protocol):
 
 
 _shared: PipelinedConnection | None = None
+_bulk: PipelinedConnection | None = None
 _cache: PipelinedConnection | None = None
 
 
 def open_connection(url: str, cache_url: str = "") -> PipelinedConnection:
     """Make the connections of this process; called once, in the lifespan, inside the event loop."""
-    global _shared, _cache
-    _shared = PipelinedConnection(url)
-    _shared.start()
-    if cache_url and cache_url != url:
-        _cache = PipelinedConnection(cache_url)
-        _cache.start()
+    global _shared, _bulk, _cache
+    _shared, _bulk = PipelinedConnection(url), PipelinedConnection(url)
+    _cache = PipelinedConnection(cache_url) if cache_url and cache_url != url else None
+    for one in _opened():
+        one.start()
     return _shared
 
 
 async def close_connection() -> None:
-    global _shared, _cache
-    for one in (_shared, _cache):
-        if one is not None:
-            await one.close()
-    _shared = _cache = None
+    global _shared, _bulk, _cache
+    for one in _opened():
+        await one.close()
+    _shared = _bulk = _cache = None
+
+
+def _opened() -> list[PipelinedConnection]:
+    return [one for one in (_shared, _bulk, _cache) if one is not None]
 
 
 def connection() -> PipelinedConnection:
@@ -295,9 +299,20 @@ def connection() -> PipelinedConnection:
     return _shared
 
 
+def bulk_connection() -> PipelinedConnection:
+    """To the same Redis, for what is large and behind the requests. It connects when it is used."""
+    return _bulk or connection()
+
+
 def cache_connection() -> PipelinedConnection:
     """To the Redis that may forget: of its own, or the only one."""
     return _cache or connection()
+
+
+def backlog() -> tuple[int, int]:
+    """Commands of all connections without a reply yet, and the bytes of those not yet sent."""
+    counts, sizes = zip(*(one.backlog() for one in _opened()), strict=True)
+    return sum(counts), sum(sizes)
 
 
 def is_open() -> bool:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 from pathlib import Path
+from random import uniform
 from typing import Any
 
 from channels.layers import channel_layers
@@ -40,6 +41,7 @@ async def watch() -> None:
     """For as long as this process serves."""
     loop = asyncio.get_running_loop()
     ticks = 0
+    await asyncio.sleep(uniform(0, TICK_SECONDS))  # not in step with the other processes
     while True:
         due = loop.time() + TICK_SECONDS
         await asyncio.sleep(TICK_SECONDS)
@@ -59,7 +61,7 @@ def look() -> None:
         database_connections.labels(lane, "in_use").set(stats.get("pool_size", 0) - free)
         database_waiting.labels(lane).set(stats.get("requests_waiting", 0))
     if redis.is_open():
-        waiting, size = redis.connection().backlog()
+        waiting, size = redis.backlog()
         redis_waiting.set(waiting)
         redis_waiting_bytes.set(size)
         bus_connected.set(bus.is_listening)
