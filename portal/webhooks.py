@@ -43,7 +43,7 @@ from portal.webhook_forms import (
     WebhookForm,
 )
 from webhooks import catalogue, services
-from webhooks.delivery import callbacks, health, sending
+from webhooks.delivery import attempt, callbacks, health
 from webhooks.delivery.results import BODIES_KEPT
 from webhooks.models import Webhook, WebhookDelivery
 from webhooks.receiving import debugger
@@ -402,7 +402,7 @@ def delivery(request: HttpRequest, member: Member, delivery_id: UUID) -> HttpRes
             (attempt, int(attempt.at.timestamp())) for attempt in found.attempts.order_by("-id")
         ],
         "bodies_kept": BODIES_KEPT,
-        "body": sending.body_of(found.pk).decode() if may_read else "",
+        "body": attempt.body_of(found.pk).decode() if may_read else "",
         "may_read": may_read,
         "is_live": is_pending and found.attempts_made == 0,
     }

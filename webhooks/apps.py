@@ -1,5 +1,6 @@
 from typing import Any
 
+from celery import signals
 from django.apps import AppConfig
 
 
@@ -12,6 +13,7 @@ class WebhooksConfig(AppConfig):
         from accounts.events import published
 
         published.connect(_wake_engine)
+        signals.worker_init.connect(_import_sender)
 
 
 def _wake_engine(**_: Any) -> None:
@@ -19,3 +21,8 @@ def _wake_engine(**_: Any) -> None:
     from webhooks.delivery import engine
 
     engine.background.submit_if_running(engine.Engine.wake)
+
+
+def _import_sender(**_: Any) -> None:
+    """Before a worker forks: its children share what sends."""
+    from webhooks.delivery import sending  # noqa: F401

@@ -20,7 +20,7 @@ from gateway_project.core.sentences import Sentence
 from gateway_project.core.telemetry.metrics import bound_reached
 from gateway_project.core.upstream import destinations
 from webhooks import catalogue, keyring, signing
-from webhooks.delivery import callbacks, outbox, schedule, sending, subscriptions
+from webhooks.delivery import attempt, callbacks, outbox, schedule, subscriptions
 from webhooks.delivery.results import ATTEMPTS_KEPT, record
 from webhooks.models import (
     Inbox,
@@ -162,13 +162,15 @@ def update(
 def enable(webhook: Webhook, *, actor: Actor) -> Webhook:
     """Send a probe, and let events through again when it is answered with 2xx; else raise 409.
 
-    Takes as long as the receiver, at most `sending.TIMEOUT_SECONDS`.
+    Takes as long as the receiver, at most `attempt.TIMEOUT_SECONDS`.
     """
+    from webhooks.delivery.sending import send_once
+
     _require_running(webhook)
     probed = webhook.url, webhook.inbox_id
     delivery = _begin_test(webhook, "webhook.test", is_claimed=True)
-    [job] = sending.jobs_of([delivery.pk])
-    outcome = sending.send_once(job)
+    [job] = attempt.jobs_of([delivery.pk])
+    outcome = send_once(job)
     record([(job, outcome)])
     if outcome.kind == "deferred":
         raise errors.StoreUnavailable(
@@ -493,7 +495,7 @@ def _sent(webhook: Webhook, header_id: str, body: bytes) -> debugger.Sent | None
         times = attempts.values_list("at", flat=True)[:ATTEMPTS_KEPT]
         return debugger.Sent(
             str(event_id),
-            sending.body_of(delivery.pk),
+            attempt.body_of(delivery.pk),
             [int(at.timestamp()) for at in times],
         )
     return None

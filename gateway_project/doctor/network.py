@@ -30,7 +30,7 @@ from detection.engines.scores import Score
 from gateway_project.core import clock
 from gateway_project.core.context import RequestContext
 from gateway_project.core.stores import addresses
-from gateway_project.core.upstream import destinations, names
+from gateway_project.core.upstream import destinations, names, resolver
 from gateway_project.core.upstream.client import UpstreamError
 from gateway_project.doctor.examination import Finding, Options, check, error, ok, skipped, warning
 from gateway_project.system import seen
@@ -283,8 +283,7 @@ def _dial() -> Iterator[Finding]:
         def log_message(self, *_: Any) -> None: ...
 
     async def dial(port: int) -> None:
-        resolver = destinations.GuardedResolver(is_plain=True)
-        connector = aiohttp.TCPConnector(resolver=resolver)
+        connector = aiohttp.TCPConnector(resolver=resolver.GuardedResolver(is_plain=True))
         seconds = aiohttp.ClientTimeout(4)
         async with (
             aiohttp.ClientSession(connector=connector, timeout=seconds) as http,

@@ -117,6 +117,14 @@ def test_a_stand_in_needs_no_django(module):
     assert {"django", "celery", "gateway_project"}.isdisjoint(packages)
 
 
+def test_a_web_process_loads_nothing_that_only_some_need():
+    """Only where webhooks are sent; only where traces are. redis-py loads their SDK by itself."""
+    modules = run_python("import sys, gateway_project.asgi; print(*sys.modules)")
+
+    assert {"django.core.handlers.asgi", "detection.embedded"} <= set(modules)
+    assert {"aiohttp", "opentelemetry.exporter"}.isdisjoint(modules)
+
+
 def test_who_only_waits_needs_nothing_but_the_standard_library():
     packages = run_python(
         "import runpy, sys; before = set(sys.modules);"

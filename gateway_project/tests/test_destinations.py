@@ -11,8 +11,9 @@ import pytest
 from aiohttp import web
 
 from gateway_project.core.upstream import destinations, names
-from gateway_project.core.upstream.destinations import GuardedResolver, Refused
+from gateway_project.core.upstream.destinations import Refused
 from gateway_project.core.upstream.names import UnknownName
+from gateway_project.core.upstream.resolver import GuardedResolver
 
 # Addresses at the beginning, the end or in the middle of each network that must never be dialled.
 REFUSED = [

@@ -18,6 +18,7 @@ from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from time import monotonic
+from typing import TYPE_CHECKING
 
 from django import db
 from django.conf import settings
@@ -28,9 +29,12 @@ from gateway_project.core.stores import database
 from gateway_project.core.telemetry.logging import get_logger
 from gateway_project.core.telemetry.loops import Loop
 from webhooks.delivery import outbox, subscriptions
+from webhooks.delivery.attempt import TIMEOUT_SECONDS, Job, Outcome, WindowKey
 from webhooks.delivery.outbox import CALLBACKS_MAX
 from webhooks.delivery.results import record
-from webhooks.delivery.sending import TIMEOUT_SECONDS, Job, Outcome, Sender, WindowKey
+
+if TYPE_CHECKING:
+    from webhooks.delivery.sending import Sender
 
 CLAIMED_AT_ONCE = 200
 WINDOW_START, WINDOW_MAX = 1, 32
@@ -247,6 +251,8 @@ class Engine:
 
 @asynccontextmanager
 async def _opened() -> AsyncIterator[Engine]:
+    from webhooks.delivery.sending import Sender
+
     async with Sender() as sender:
         yield Engine(sender)
 
@@ -263,8 +269,8 @@ def deliver_all() -> None:
     database.let_go()
 
     async def run() -> None:
-        async with Sender() as sender:
-            await Engine(sender).drain()
+        async with _opened() as opened:
+            await opened.drain()
 
     asyncio.run(run())
     subscriptions.close_pending()

@@ -26,9 +26,9 @@ from gateway_project.core.sharing import SharedBudget, Turn
 from gateway_project.core.stores.bulk import each_once
 from gateway_project.core.stores.refused import write_all_but
 from gateway_project.core.stores.sweeps import Round
-from webhooks.delivery import callbacks, sending
+from webhooks.delivery import attempt, callbacks
+from webhooks.delivery.attempt import WindowKey
 from webhooks.delivery.schedule import steps_max
-from webhooks.delivery.sending import WindowKey
 from webhooks.models import Webhook, WebhookDelivery, WebhookNotice
 
 EVENTS_AT_ONCE = 500
@@ -248,7 +248,7 @@ class Claims:
         callbacks_default: int = CALLBACKS_MAX,
         *,
         shares: SharedBudget | None = None,
-    ) -> list[sending.Job]:
+    ) -> list[attempt.Job]:
         """Take up to `places` due deliveries, and of each webhook no more than it has room for.
 
         Of each workspace no more than its share: `shares` has what is in flight of each already,
@@ -278,7 +278,7 @@ class Claims:
         if choice.silent:  # `recover` brings back what they do not get
             closing = Webhook._base_manager.filter(pk__in=choice.silent, is_closing=False)
             closing.update(is_closing=True)
-        jobs = sending.jobs_of(choice.taken, give_up)
+        jobs = attempt.jobs_of(choice.taken, give_up)
         if unreadable := [job for job in jobs if not job.secrets]:
             self._leave(unreadable)
         if withheld := [job.delivery_id for job in jobs if job.is_withheld]:
@@ -289,7 +289,7 @@ class Claims:
             if job.secrets and job.is_active and not (job.is_suspended or job.is_withheld)
         ]
 
-    def _leave(self, jobs: Sequence[sending.Job]) -> None:
+    def _leave(self, jobs: Sequence[attempt.Job]) -> None:
         """Untouched, for who has the key: no attempt of the receiver's has failed."""
         self._left |= {job.webhook_id: monotonic() + LEFT_SECONDS for job in jobs}
         left = WebhookDelivery.objects.filter(pk__in=[job.delivery_id for job in jobs])

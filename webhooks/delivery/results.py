@@ -20,7 +20,7 @@ from gateway_project.core.stores.sweeps import delete_rows
 from gateway_project.core.telemetry.logging import get_logger
 from gateway_project.core.telemetry.metrics import webhook_attempts
 from webhooks.delivery import outbox, schedule, subscriptions
-from webhooks.delivery.sending import Job, Outcome
+from webhooks.delivery.attempt import Job, Outcome
 from webhooks.models import Webhook, WebhookAttempt, WebhookDelivery, WebhookNotice
 
 NOTICE_STEP = 4

@@ -16,9 +16,9 @@ from accounts.events import publish
 from accounts.models import OutboxEvent, Parked
 from gateway_project.core.stores import database
 from webhooks import keyring
-from webhooks.delivery import engine, notices, outbox, sending
+from webhooks.delivery import attempt, engine, notices, outbox
+from webhooks.delivery.attempt import Outcome
 from webhooks.delivery.results import record
-from webhooks.delivery.sending import Outcome
 from webhooks.models import Webhook, WebhookAttempt, WebhookDelivery, WebhookNotice
 from webhooks.tests.receiver import Answer
 
@@ -67,14 +67,14 @@ class TestDelivering:
     def test_one_that_cannot_be_made_ready(self, acme, globex, both, receiver, monkeypatch):
         tell(acme)
         tell(globex)
-        usual = sending.Job
+        usual = attempt.Job
 
         def job(**facts):
             if facts["webhook_id"] == both[0].pk:
                 raise UnicodeEncodeError("utf-8", "\ud800", 0, 1, "surrogates not allowed")
             return usual(**facts)
 
-        monkeypatch.setattr(sending, "Job", job)
+        monkeypatch.setattr(attempt, "Job", job)
         engine.deliver_all()
         engine.deliver_all()
 

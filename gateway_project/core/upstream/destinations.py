@@ -1,9 +1,9 @@
 """Where we may send to when a customer names the address: the one guard against SSRF.
 
 `check(url)` is for the moment an address is given (registration, change, test, a request's own
-`webhook_url`); `GuardedResolver` is for the moment it is dialled. Both ask `Destination.vet`, and
-what was vetted is what is dialled: the resolver hands its addresses straight to the connector, so
-a name that changes in between (DNS rebinding) changes nothing.
+`webhook_url`); `resolver.GuardedResolver` is for the moment it is dialled. Both ask
+`Destination.vet`, and what was vetted is what is dialled: the resolver hands its addresses straight
+to the connector, so a name that changes in between (DNS rebinding) changes nothing.
 
 The networks are listed one by one, because `ipaddress.is_global` lets through NAT64, 6to4 and
 multicast, and `is_private` misses carrier-grade NAT. Sources: IANA's special-purpose address
@@ -21,13 +21,11 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import re
-import socket
 from collections.abc import Iterable
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import NamedTuple
 from urllib.parse import urlsplit
 
-from aiohttp.abc import AbstractResolver, ResolveResult
 from django.conf import settings
 from django.utils.translation import gettext_noop
 
@@ -293,36 +291,3 @@ async def acheck(url: str) -> Destination:
         return destination
     destination.vet(addresses)
     return destination
-
-
-class GuardedResolver(AbstractResolver):
-    """aiohttp's way to addresses: only vetted ones, and those are what it then connects to.
-
-    `is_plain`: for http and odd ports, so that the connector reaches allowed networks alone.
-    aiohttp asks no resolver for a host that is an address: `read` has vetted that.
-    """
-
-    def __init__(self, *, is_plain: bool) -> None:
-        self._is_plain = is_plain
-
-    async def resolve(
-        self, host: str, port: int = 0, family: Any = socket.AF_UNSPEC
-    ) -> list[ResolveResult]:
-        """Raises `Refused`, or what `names.look_up` does."""
-        addresses = await names.look_up(host, family)
-        for address in addresses:
-            vet(address, is_plain=self._is_plain)
-        return [
-            ResolveResult(
-                hostname=host,
-                host=address,
-                port=port,
-                family=socket.AF_INET6 if ":" in address else socket.AF_INET,
-                proto=0,
-                flags=socket.AI_NUMERICHOST | socket.AI_NUMERICSERV,
-            )
-            for address in addresses
-        ]
-
-    async def close(self) -> None:
-        """Nothing to do: the process asks names as long as it lives."""
