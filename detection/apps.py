@@ -1,3 +1,6 @@
+from typing import Any
+
+from celery import signals
 from django.apps import AppConfig
 from django.utils.translation import gettext_lazy as _
 
@@ -7,3 +10,13 @@ class DetectionConfig(AppConfig):
 
     name = "detection"
     verbose_name = _("Detection")
+
+    def ready(self) -> None:
+        signals.worker_init.connect(_read_weights)
+
+
+def _read_weights(**_: Any) -> None:
+    """Before a worker forks: its children share them."""
+    from detection import embedded
+
+    embedded.load()

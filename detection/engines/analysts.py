@@ -21,7 +21,6 @@ FIELDS_MAX = 32
 FIELD_BUDGET_SECONDS = 0.005
 _pool = ThreadPoolExecutor(max_workers=ANALYSTS, thread_name_prefix="embedded")
 _places = FairSemaphore(ANALYSTS)
-embedded.load()  # before processes fork: they share the weights
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 from django.conf import settings
 
+from detection import embedded
 from detection.content_types import ContentType
 from detection.engines import addresses
 from detection.engines.addresses import DEFAULT, Address
@@ -186,6 +187,7 @@ def configured() -> dict[str, Address]:
 def open_engines() -> Engines:
     """Make this process' engines; called once, in the lifespan, inside the event loop."""
     global _engines
+    embedded.load()  # no call waits for it
     _engines = Engines(configured())
     return _engines
 
