@@ -8,7 +8,6 @@ job and webhook are as ever, and nothing had to be parked: it was refused where 
 from __future__ import annotations
 
 import json
-import random
 import re
 from base64 import urlsafe_b64encode
 from collections.abc import Callable
@@ -33,6 +32,7 @@ from detection.tests.working import work_all
 from gateway_project.core.api.endpoint import Asked
 from gateway_project.core.api.forms import Form, ModelForm
 from gateway_project.core.storable import NESTING_MAX, cleaned, unstorable
+from gateway_project.tests.conftest import SHARE
 from gateway_project.tests.test_permissions import ALL, job_of, log_of
 from robin.config import documents
 from webhooks import services as webhooks
@@ -225,22 +225,6 @@ def tried(examples: int) -> Any:
         derandomize=True,
         suppress_health_check=list(HealthCheck),
     )
-
-
-SHARE = 3
-"""One of so many, of the combinations that `is_in_turn` is asked about."""
-
-
-@pytest.fixture
-def is_in_turn(request: pytest.FixtureRequest) -> Callable[[], bool]:
-    """A share of the combinations for a change's tests, all where the slow ones run as well.
-
-    Always the same, and no pattern in it that a list of such a length would fall in with.
-    """
-    if request.config.option.markexpr != "not slow":
-        return lambda: True
-    dice = random.Random(SHARE)
-    return lambda: dice.randrange(SHARE) == 0
 
 
 class Neighbours:
