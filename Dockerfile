@@ -38,13 +38,14 @@ ENV PATH=/venv/bin:$PATH \
     PYTHONDONTWRITEBYTECODE=1 \
     HOST=0.0.0.0 \
     PORT=8000
-# POSTGRESQL_CLIENT=16 adds pg_dump and pg_restore of that version, for `manage backup` and `restore`: of
-# PostgreSQL's own packages, since Debian's may be older than the server.
+# POSTGRESQL_CLIENT=16 adds pg_dump and pg_restore of that version, for `manage backup` and `restore`: Debian's, if
+# that is the one it has, else PostgreSQL's own packages.
 ARG POSTGRESQL_CLIENT=""
 # hadolint ignore=DL3008
 RUN [ -z "$POSTGRESQL_CLIENT" ] || { apt-get update \
-    && apt-get install -y --no-install-recommends ca-certificates postgresql-common \
-    && /usr/share/postgresql-common/pgdg/apt.postgresql.org.sh -y \
+    && { apt-cache show "postgresql-client-$POSTGRESQL_CLIENT" >/dev/null 2>&1 \
+        || { apt-get install -y --no-install-recommends ca-certificates postgresql-common \
+            && /usr/share/postgresql-common/pgdg/apt.postgresql.org.sh -y; }; } \
     && apt-get install -y --no-install-recommends "postgresql-client-$POSTGRESQL_CLIENT" \
     && rm -rf /var/lib/apt/lists/*; }
 # What installs is the base's, and nothing is installed here. Its layer keeps it; no process finds it.

@@ -1,6 +1,7 @@
 """Build the image, start each of its roles, and say how large it is: `make image`.
 
-    python -m deploy.image [--tag gateway:local] [--extra engine] [--only build|check]
+    python -m deploy.image [--tag gateway:local] [--extra engine] [--postgresql-client 16]
+                           [--only build|check]
 
 With Docker, where there is one. Else with buildah, as root and without a daemon: then the base is
 taken from its registry or, where none is reached, made of Debian's own packages (`debootstrap`)
@@ -8,7 +9,8 @@ under the name that the Dockerfile gives it. What is made lies in `IMAGE_FOLDER`
 (`~/.cache/gateway-image`), outside of the checkout.
 
 The check runs the image as its Dockerfile says: as a user without rights, on a root that cannot be
-written, beside the PostgreSQL and the Redis that the environment names (`deploy/services.py`).
+written, beside the PostgreSQL and the Redis that the environment names (`deploy/services.py`). With
+a PostgreSQL client it makes a backup, too, and tries it.
 """
 
 from __future__ import annotations
@@ -30,6 +32,8 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
+
+import pyrage
 
 from deploy.make_secrets import make
 from deploy.services import StopError, say
@@ -131,8 +135,8 @@ class Docker:
             return False
         return not subprocess.run(["docker", "info"], capture_output=True).returncode
 
-    def build(self, tag: str, extra: str) -> None:
-        run(["docker", "build", "--build-arg", f"EXTRA={extra}", "--tag", tag, "."], cwd=ROOT)
+    def build(self, tag: str, arguments: Sequence[str]) -> None:
+        run(["docker", "build", *arguments, "--tag", tag, "."], cwd=ROOT)
 
     def megabytes(self, name: str) -> float:
         look = ["docker", "image", "inspect", "--format", "{{.Size}}", name]
@@ -177,7 +181,7 @@ class Buildah:
         storage = ("--root", str(FOLDER / "storage"), "--storage-driver", "vfs")
         return run(["buildah", *storage, *arguments], **options).strip()
 
-    def build(self, tag: str, extra: str) -> None:
+    def build(self, tag: str, arguments: Sequence[str]) -> None:
         FOLDER.mkdir(parents=True, exist_ok=True)
         base = base_name()
         if not self._has(base):
@@ -185,7 +189,7 @@ class Buildah:
         mounts = [f"--volume={path}:{path}:ro" for path in MACHINES if Path(path).exists()]
         say(f"building {tag} (a minute or two)")
         how = ("--isolation=chroot", "--network=host", "--pull-never", "--format=docker")
-        self("build", *how, *mounts, "--build-arg", f"EXTRA={extra}", "--tag", tag, ".", cwd=ROOT)
+        self("build", *how, *mounts, *arguments, "--tag", tag, ".", cwd=ROOT)
 
     def megabytes(self, name: str) -> float:
         """Of all its layers, as they would be unpacked."""
@@ -294,7 +298,7 @@ def examine(files: Sequence[str]) -> None:
         raise StopError(f"{len(found)} files should not be in it, such as {found[:5]}")
 
 
-def check(start: Start, shared: Path) -> None:
+def check(start: Start, shared: Path, *, has_client: bool) -> None:
     """Each role is started and answers, and ends within its grace when it is told to."""
     # Under the shared folder: nothing else of this machine is seen from inside.
     make(shared / "secrets")
@@ -332,6 +336,13 @@ def check(start: Start, shared: Path) -> None:
         if code := (migrate := begin("migrate")).wait(120):
             raise StopError(f"migrate ended with {code}:\n{migrate.output()[-2000:]}")
         say("migrate: ended with 0")
+        if has_client:
+            env["BACKUP_RECIPIENTS"] = _recipient(shared)
+            for words in (("backup",), ("restore", "--verify", f"--identity={shared}/identity")):
+                done = begin("manage", *words, f"{shared}/backups")
+                if code := done.wait(120):
+                    raise StopError(f"{words[0]} ended with {code}:\n{done.output()[-2000:]}")
+                say(f"{words[0]}: {done.output().splitlines()[-1]}")
         roles = {
             "engine": (begin("engine", f"--port={engine}"), f"http://127.0.0.1:{engine}/health"),
             "serve": (begin(), f"http://127.0.0.1:{port}/health"),
@@ -355,6 +366,15 @@ def check(start: Start, shared: Path) -> None:
                 raise StopError(f"{name} ended with {code}:\n{running.output()[-2000:]}")
 
 
+def _recipient(shared: Path) -> str:
+    """Of backups, whose identity and folder are there for the image's user."""
+    identity = pyrage.x25519.Identity.generate()
+    (shared / "identity").write_text(f"{identity}\n")
+    (shared / "backups").mkdir()
+    (shared / "backups").chmod(0o777)
+    return str(identity.to_public())
+
+
 def _answers(url: str, part: str) -> bool:
     with suppress(OSError), urllib.request.urlopen(url, timeout=3) as answer:
         return part in answer.read().decode().replace(" ", "")
@@ -372,14 +392,18 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="deploy.image", description=__doc__.split("\n")[0])
     parser.add_argument("--tag", default="gateway:local")
     parser.add_argument("--extra", default="", help="`engine`: with what a classifier needs")
+    parser.add_argument("--postgresql-client", default="", metavar="VERSION")
     parser.add_argument("--only", choices=["build", "check"])
     options = parser.parse_args()
     try:
         tool: Docker | Buildah = Docker() if Docker.is_here() else Buildah()
         if isinstance(tool, Buildah):
             tool.require()
+        given = {"EXTRA": options.extra, "POSTGRESQL_CLIENT": options.postgresql_client}
         if options.only != "check":
-            tool.build(options.tag, options.extra)
+            tool.build(
+                options.tag, [f"--build-arg={name}={value}" for name, value in given.items()]
+            )
         base, all_of_it = tool.megabytes(base_name()), tool.megabytes(options.tag)
         above = all_of_it - base
         print(f"{options.tag}: {all_of_it:.0f} MB, {above:.0f} MB above its base ({base:.0f} MB)")
@@ -391,10 +415,10 @@ def main() -> int:
             try:
                 with tool.opened(options.tag, shared) as (start, files):
                     examine(files)
-                    check(start, shared)
+                    check(start, shared, has_client=bool(options.postgresql_client))
             finally:
                 shutil.rmtree(shared, ignore_errors=True)
-        if above > ABOVE_BASE_MB_MAX and not options.extra:
+        if above > ABOVE_BASE_MB_MAX and not any(given.values()):
             raise StopError(f"more than {ABOVE_BASE_MB_MAX} MB above its base")
     except StopError as end:
         print(f"image: {end}", file=sys.stderr)

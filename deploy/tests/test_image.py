@@ -152,9 +152,18 @@ def test_with_docker_it_comes_to_the_check_and_leaves_no_container(tmp_path: Pat
     env = {**os.environ, **own, **stores, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
 
     done = subprocess.run(
-        [sys.executable, "-m", "deploy.image"], env=env, cwd=ROOT, capture_output=True, text=True
+        [sys.executable, "-m", "deploy.image", "--postgresql-client=16"],
+        env=env,
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
     )
 
+    dockerfile = (ROOT / "Dockerfile").read_text()
+    build = next(line for line in calls.read_text().splitlines() if line.startswith("build "))
+    given = dict(re.findall(r"--build-arg=(\w+)=(\S*)", build))
+    assert set(given) == set(re.findall(r"^ARG (\w+)", dockerfile, re.MULTILINE))
+    assert given["POSTGRESQL_CLIENT"] == "16"
     assert "150 MB, 50 MB above its base" in done.stdout
     assert "/app/x could be written" in done.stderr, done.stderr
     begun = re.search(r"--name=(\S+)", calls.read_text())
