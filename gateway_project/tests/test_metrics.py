@@ -227,6 +227,21 @@ class TestFolder:
 
         assert scraped(folder) == {("level", living.name): 1.0}
 
+    def test_it_says_how_many_requests_each_of_the_living_answered(self, folder):
+        processes = [Somebody(folder) for _ in range(3)]
+        for number, process in enumerate(processes):
+            os.utime(folder.path / f"{process.name}.lock", (number, number))
+        for process, endpoint, count in zip((0, 0, 1, 2), "abaa", (1, 2, 4, 8), strict=True):
+            processes[process].writes(
+                *("counter", "gateway_requests", "gateway_requests_total", count), endpoint=endpoint
+            )
+        processes[1].dies()
+        Somebody(folder).counts(1)  # which answers none
+
+        found = {key[1]: count for key, count in scraped(folder).items() if "process" in key[0]}
+
+        assert found == {"0": 3, "1": 8}
+
     def test_a_sweep_that_was_killed_at_any_moment_counts_nothing_twice(self, tmp_path):
         finished, steps = False, 0
         while not finished:

@@ -29,13 +29,15 @@ from threading import Lock
 from typing import Any, ClassVar
 
 from prometheus_client import REGISTRY, CollectorRegistry, generate_latest, values
-from prometheus_client.metrics_core import Metric
+from prometheus_client.metrics_core import GaugeMetricFamily, Metric
 from prometheus_client.mmap_dict import MmapedDict, mmap_key
 from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
 
 FILE = re.compile(r"(counter|histogram|summary|gauge_[a-z]+)_([0-9a-z-]+)\.db")
 ARCHIVE = "archive"
+REQUESTS = '["gateway_requests", "gateway_requests_total"'
+"""How the keys of its series begin."""
 NOWHERE = Path(os.devnull, "metrics")
 FILE_BYTES_MIN = 1 << 16
 DOUBLES = struct.Struct("dd")  # value and time
@@ -95,7 +97,24 @@ class MetricsFolder:
     def _read_all(self) -> list[Metric]:
         # A file is empty for the moment between its making and its first value.
         files = [str(path) for path in self._files() if path.stat().st_size]
-        return list(MultiProcessCollector.merge(files))  # type: ignore[no-untyped-call]
+        merged = list(MultiProcessCollector.merge(files))  # type: ignore[no-untyped-call]
+        return [*merged, *self._by_process()]
+
+    def _by_process(self) -> Iterator[Metric]:
+        """How evenly the living share the requests, the eldest first: by number, so that no
+        restart makes a series."""
+        found = []
+        for path in self._files("counter"):
+            lock = path.with_name(f"{path.stem.removeprefix('counter_')}.lock")
+            counts = [value for key, (value, _) in _read(path) if key.startswith(REQUESTS)]
+            if counts and lock.exists():
+                found.append((lock.stat().st_mtime_ns, lock.name, sum(counts)))
+        if found:
+            text = "Requests that each living process has answered."
+            family = GaugeMetricFamily("gateway_process_requests", text, labels=["process"])
+            for number, (_, _, count) in enumerate(sorted(found)):
+                family.add_metric([str(number)], count)
+            yield family
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
