@@ -234,8 +234,18 @@ SELECT id, now(), '{}', '{}', true, '[]' FROM webhooks_inbox, generate_series(1,
 """
 
 
-def fill(rows: int = FULL, *, keys: int | None = None, days: int = DAYS, say: Say) -> Filled:
-    """Fill an empty PostgreSQL database. `rows`: of the usage log; the others in proportion."""
+def fill(
+    rows: int = FULL,
+    *,
+    keys: int | None = None,
+    days: int = DAYS,
+    only_usage: bool = False,
+    say: Say,
+) -> Filled:
+    """Fill an empty PostgreSQL database. `rows`: of the usage log; the others in proportion.
+
+    `only_usage`: the log and its sums, and whose it is, so that a worker finds nothing to do.
+    """
     share = rows / FULL
 
     def part(of_full: int, least: int = 1) -> int:
@@ -272,12 +282,13 @@ def fill(rows: int = FULL, *, keys: int | None = None, days: int = DAYS, say: Sa
     }
     with connection.cursor() as cursor:
         cursor.execute(FUNCTIONS)
-        for name, statements in (
+        parts = (
             ("workspaces, people and keys", SMALL),
             ("events and deliveries", DELIVERIES),
             ("jobs, feedback, policies", JOBS),
             ("what belongs to people", PEOPLE),
-        ):
+        )
+        for name, statements in parts[:1] if only_usage else parts:
             say(name)
             for statement in statements.split(";\n"):
                 if statement.strip():

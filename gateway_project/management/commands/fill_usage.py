@@ -35,6 +35,9 @@ class Command(BaseCommand):
         parser.add_argument("--keys", type=int, help="of the big workspace")
         parser.add_argument("--days", type=int, default=DAYS)
         parser.add_argument("--only-fill", action="store_true", help="measure nothing")
+        parser.add_argument(
+            "--only-usage", action="store_true", help="fill nothing but the log, measure nothing"
+        )
 
     def handle(self, *args: Any, **options: Any) -> None:
         if connection.vendor != "postgresql":
@@ -43,10 +46,14 @@ class Command(BaseCommand):
             raise CommandError("This database has usage already. Name an empty one.")
         console = Console()
         filled = fill(
-            options["rows"], keys=options["keys"], days=options["days"], say=console.print
+            options["rows"],
+            keys=options["keys"],
+            days=options["days"],
+            only_usage=options["only_usage"],
+            say=console.print,
         )
         console.print(f"{UsageRollup.objects.count():,} sums of usage")
-        if options["only_fill"]:
+        if options["only_fill"] or options["only_usage"]:
             return
         settings.RATE_LIMIT_ENABLED = False
         settings.ALLOWED_HOSTS = ["*"]
