@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import json
 import os
 import secrets
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from benchmarks import machine
 from benchmarks.processes import LOOPBACK, BenchError, free_port
 from benchmarks.stores import Stores
 
@@ -19,6 +21,18 @@ ROOT = Path(__file__).resolve().parent.parent
 REFERENCE_VENV = ROOT / ".venv-bench"
 REQUIREMENTS = Path(__file__).parent / "requirements.txt"
 PER_MINUTE, PER_DAY = 10_000_000, 1_000_000_000  # limits are on, and never reached
+
+_VERSIONS = """
+import json, platform, sys
+from importlib.metadata import PackageNotFoundError, version
+found = {"Python": platform.python_version()}
+for name in sys.argv[1:]:
+    try:
+        found[name] = version(name)
+    except PackageNotFoundError:
+        pass
+print(json.dumps(found))
+"""
 
 
 @dataclass(frozen=True)
@@ -30,7 +44,7 @@ class Contender:
     port: int
     cwd: Path
     make_key: tuple[str, ...]  # its last line of standard output is the API key
-    make_token: tuple[str, ...]  # likewise an access token of the Robin API
+    make_token: tuple[str, ...]  # likewise an access token of the Robin API; none: it has no such
     serve: tuple[str, ...]
     env: Mapping[str, str]
     ready_path: str
@@ -39,6 +53,10 @@ class Contender:
     packages: tuple[str, ...]  # whose versions are printed
     python: Path
     prepare: tuple[tuple[str, ...], ...] = ()
+    prepare_seconds: int = 120  # that each of them may take
+    metrics: str = ""  # where its processes count, in files of the client library
+    usage_stream: str = ""  # in Redis, where usage waits
+    is_peer: bool = False  # it only passes on: no headers, usage or metrics are asked of it
     worker: tuple[str, ...] = ()  # runs beside the web processes, and its CPU counts with theirs
     fill_keys: tuple[str, ...] = ()  # with STORED ACTIVE FILE: see fill_keys.py
     missing: tuple[str, ...] = field(default=())  # named in the report: not on (yet)
@@ -74,6 +92,7 @@ def reference(stores: Stores, engine_port: int, workers: int, scratch: Path) -> 
             "PYTHONDONTWRITEBYTECODE": "1",
         },
         ready_path="/health",
+        metrics=str(metrics),
         usage_table="usage_logs",
         switched_on=(
             "API key: SHA-256 against PostgreSQL, cached 60 s in Redis",
@@ -97,6 +116,7 @@ def gateway(stores: Stores, engine_port: int, workers: int, scratch: Path) -> Co
         raise BenchError("There is no manage.py yet; run with `--only reference`.")
     port = free_port()
     command = (sys.executable, str(manage))
+    metrics = str(scratch / "gateway-metrics")
     return Contender(
         name="gateway",
         title="this gateway (Django)",
@@ -137,9 +157,12 @@ def gateway(stores: Stores, engine_port: int, workers: int, scratch: Path) -> Co
             "JWT_SECRET": secrets.token_urlsafe(48),
             "KEY_PEPPERS": f"1:{secrets.token_hex(32)}",
             "FIELD_ENCRYPTION_KEYS": base64.urlsafe_b64encode(os.urandom(32)).decode(),
+            "PROMETHEUS_MULTIPROC_DIR": metrics,
         },
         ready_path="/health/ready",
+        metrics=metrics,
         usage_table="accounts_usagelog",
+        usage_stream="gw:usage",
         switched_on=(
             "API key: keyed hash against PostgreSQL, verified keys remembered in the worker",
             "limits per minute and day in Redis, with headers",
@@ -158,6 +181,7 @@ def gateway(stores: Stores, engine_port: int, workers: int, scratch: Path) -> Co
 def gateway_on_granian(stores: Stores, engine_port: int, workers: int, scratch: Path) -> Contender:
     """The same application behind the other server: what docs/decisions/0002 rests on."""
     usual = gateway(stores, engine_port, workers, scratch)
+    metrics = str(scratch / "granian-metrics")
     return replace(
         usual,
         name="granian",
@@ -168,7 +192,8 @@ def gateway_on_granian(stores: Stores, engine_port: int, workers: int, scratch: 
             "--workers", str(workers), "--loop", "uvloop", "--http", "1", "--no-ws",
             "--no-access-log", "--log-level", "warning",
         ),
-        env={**usual.env, "PROMETHEUS_MULTIPROC_DIR": str(scratch / "granian-metrics")},
+        env={**usual.env, "PROMETHEUS_MULTIPROC_DIR": metrics},
+        metrics=metrics,
         packages=("granian", *usual.packages),
     )  # fmt: skip
 
@@ -185,6 +210,7 @@ def gateway_before(stores: Stores, engine_port: int, workers: int, scratch: Path
     def moved(command: tuple[str, ...]) -> tuple[str, ...]:
         return tuple(f"{folder}/manage.py" if part == manage else part for part in command)
 
+    metrics = str(scratch / "before-metrics")
     return replace(
         usual,
         name="before",
@@ -193,7 +219,62 @@ def gateway_before(stores: Stores, engine_port: int, workers: int, scratch: Path
         prepare=tuple(moved(command) for command in usual.prepare),
         make_key=moved(usual.make_key),
         serve=moved(usual.serve),
-        env={**usual.env, "PROMETHEUS_MULTIPROC_DIR": str(scratch / "before-metrics")},
+        env={**usual.env, "PROMETHEUS_MULTIPROC_DIR": metrics},
+        metrics=metrics,
+    )
+
+
+def gateway_filled(stores: Stores, engine_port: int, workers: int, scratch: Path) -> Contender:
+    """This project beside ten million usage rows and a million keys, which takes minutes."""
+    usual = gateway(stores, engine_port, workers, scratch)
+    fill = ("fill_usage", "--rows", "10000000", "--days", "7", "--only-usage")
+    metrics = str(scratch / "filled-metrics")
+    return replace(
+        usual,
+        name="filled",
+        title="this gateway, ten million usage rows",
+        prepare=(*usual.prepare, (sys.executable, str(ROOT / "manage.py"), *fill)),
+        prepare_seconds=1_800,
+        env={**usual.env, "PROMETHEUS_MULTIPROC_DIR": metrics},
+        metrics=metrics,
+    )
+
+
+def nginx(stores: Stores, engine_port: int, workers: int, scratch: Path) -> Contender:
+    """What passing on costs at least: a proxy with a limit for each key, and nothing else."""
+    folder, port = scratch / "nginx", free_port()
+    folder.mkdir()
+    text = (Path(__file__).parent / "nginx_peer.conf").read_text()
+    for mark, value in {
+        "@USER@": "user root;" if os.geteuid() == 0 else "",  # else its workers cannot enter
+        "@WORKERS@": str(workers),
+        "@DIR@": str(folder),
+        "@PORT@": str(port),
+        "@ENGINE@": str(engine_port),
+    }.items():
+        text = text.replace(mark, value)
+    config = folder / "nginx.conf"
+    config.write_text(text)
+    return Contender(
+        name="nginx",
+        title="nginx, limit_req alone",
+        port=port,
+        cwd=folder,
+        make_key=("echo", "any"),
+        make_token=(),
+        serve=(machine.nginx_path(), "-p", str(folder), "-c", str(config), "-e", "stderr"),
+        env={},
+        ready_path="/health",
+        usage_table="",
+        switched_on=("a limit for each key, in its own memory", "a line in a log"),
+        packages=(),
+        python=Path(sys.executable),
+        missing=(
+            "keys that are known or not",
+            "verdicts: caches, policies, breaker, fallback",
+            "usage, metrics, request id, headers",
+        ),
+        is_peer=True,
     )
 
 
@@ -202,8 +283,25 @@ FACTORIES = {
     "gateway": gateway,
     "granian": gateway_on_granian,
     "before": gateway_before,
+    "filled": gateway_filled,
+    "nginx": nginx,
 }
+BESIDE = {"granian", "before", "filled", "nginx"}  # held against this gateway, which comes along
 USUAL = ("reference", "gateway")  # the others run when `--only` names them
+
+
+def package_versions(contenders: Iterable[Contender]) -> dict[str, dict[str, str]]:
+    """Python and main packages of every contender, read in its own environment."""
+    found = {}
+    for contender in contenders:
+        if not contender.packages:
+            continue
+        done = subprocess.run(
+            [str(contender.python), "-c", _VERSIONS, *contender.packages],
+            capture_output=True, text=True, check=True, timeout=30,
+        )  # fmt: skip
+        found[contender.name] = json.loads(done.stdout)
+    return found
 
 
 def _reference_python() -> Path:

@@ -39,7 +39,9 @@ def run_wrk(
 ) -> Load:
     """Offer the row's requests for `seconds`, as fast as they are answered if it says no rate.
 
-    A run with any failed request does not count: it raises, with a sample of the answers.
+    With a rate each connection has a thread of wrk and a timetable of its own, which answers do not
+    put off: who is still waited for when the next request is due is measured from then (an open
+    loop). A run with any failed request does not count: it raises, with a sample of the answers.
     """
     output = _wrk(row, port, headers, connections, seconds, keys, sample=False)
     result = json.loads(_line(output, "RESULT"))
@@ -74,6 +76,7 @@ def _wrk(
     # The key travels in the environment: arguments are readable for every user of the machine.
     env = base_environment() | {
         "BENCH_RUN": f"{os.getpid()}-{secrets.token_hex(6)}",
+        "BENCH_SEED": str(secrets.randbelow(1 << 31)),
         "BENCH_HEADERS": "\n".join(f"{name}: {value}" for name, value in headers.items()),
         "BENCH_CONNECTIONS": str(connections),
         "BENCH_SAMPLE": "1" if sample else "0",
@@ -81,8 +84,9 @@ def _wrk(
         "BENCH_RATE": str(row.offered_per_second or ""),
         **row.script_env,
     }
+    threads = connections if row.offered_per_second else 1
     command = [
-        "wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "--timeout", "10s",
+        "wrk", f"-t{threads}", f"-c{connections}", f"-d{seconds}s", "--timeout", "10s",
         "-s", str(SCRIPTS / row.script), f"http://{LOOPBACK}:{port}{row.path}",
     ]  # fmt: skip
     try:

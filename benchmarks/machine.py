@@ -2,30 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 import re
 import shutil
 import subprocess
 import time
-from collections.abc import Iterable
 from pathlib import Path
 
-from benchmarks.contenders import Contender
 from benchmarks.processes import BenchError
-
-_VERSIONS = """
-import json, platform, sys
-from importlib.metadata import PackageNotFoundError, version
-found = {"Python": platform.python_version()}
-for name in sys.argv[1:]:
-    try:
-        found[name] = version(name)
-    except PackageNotFoundError:
-        pass
-print(json.dumps(found))
-"""
 
 
 def require_tools() -> None:
@@ -71,18 +56,6 @@ def describe() -> dict[str, str]:
 def cores() -> int:
     """Cores that this process may use."""
     return len(os.sched_getaffinity(0))
-
-
-def package_versions(contenders: Iterable[Contender]) -> dict[str, dict[str, str]]:
-    """Python and main packages of every contender, read in its own environment."""
-    found = {}
-    for contender in contenders:
-        done = subprocess.run(
-            [str(contender.python), "-c", _VERSIONS, *contender.packages],
-            capture_output=True, text=True, check=True, timeout=30,
-        )  # fmt: skip
-        found[contender.name] = json.loads(done.stdout)
-    return found
 
 
 def busy_share(seconds: float = 1.0) -> float:

@@ -1,4 +1,4 @@
-"""A benchmark that tried nothing says so, instead of that its musts are met."""
+"""A benchmark that tried nothing says so, and what it holds to its musts is the worst run."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ from typing import Any
 
 import pytest
 
-from benchmarks import chaos, soak
+from benchmarks import chaos, report, run, soak
 from benchmarks.chaos import Step
+from benchmarks.load import Load
 from benchmarks.processes import Aside, BenchError
+from benchmarks.rows import ROWS, Limit, Row, below
 from benchmarks.soak import Series
 
 CHAOS: dict[str, Any] = {
@@ -50,3 +52,114 @@ def test_an_error_beside_a_run_is_the_runs() -> None:
 
     with pytest.raises(BenchError, match="the load ended: KeyError"):
         beside.check()
+
+
+# -- The rows of `make bench` ----------------------------------------------------------------------
+
+
+def round_(rate: float = 1_000.0, **more: Any) -> report.Run:
+    p95, calls = more.pop("p95", 3.0), more.pop("calls", 1_000)
+    load = Load(1_000, rate, 1.0, p95, 2 * p95, 4 * p95)
+    return report.Run(load, more.pop("cpu", 500.0), calls, settled=True, **more)
+
+
+def figures(row: Row, *runs: report.Rounds, base: report.Result | None = None) -> dict[str, Any]:
+    return {one["name"]: one for one in report.summarise(row, runs, base)["figures"]}
+
+
+def row_of(**limits: Limit) -> Row:
+    return Row(name="detect", title="a row", limits=limits, base="other")
+
+
+@pytest.mark.parametrize(
+    ("limit", "by_run", "verdict"),
+    [
+        (Limit(5.0, 8.0), (9.0, 8.0, 9.0), "aim met"),
+        (Limit(5.0, 8.0), (9.0, 7.9, 9.0), "must met"),
+        (Limit(5.0), (9.0, 4.9, 9.0), "must missed"),
+        (below(5.0, 2.0), (1.0, 1.9), "aim met"),
+        (below(5.0, 2.0), (1.0, 2.0), "must met"),
+        (below(5.0), (1.0, 5.0, 1.0), "must missed"),
+    ],
+    ids=["aim", "must", "one run too slow", "aim below", "must below", "one run too much"],
+)
+def test_the_worst_run_is_held_to_a_limit(limit, by_run, verdict) -> None:
+    found = report.judged("ratio", [[value] for value in by_run], limit)
+
+    assert found["verdict"] == verdict
+    result = {"figures": [], "rows": [{"figures": [found]}]}
+    assert report.missed(result) is (verdict == "must missed")
+
+
+def test_a_run_is_the_median_of_its_rounds() -> None:
+    quick, slow = round_(p95=4.0), round_(p95=30.0)
+    bare = [round_(p95=1.0)] * 3
+    calm = {"gateway": [quick, slow, quick], "engine": bare}
+    busy = {"gateway": [slow, slow, quick], "engine": bare}
+
+    for runs, verdict in (((calm,), "must met"), ((calm, busy, calm), "must missed")):
+        found = figures(row_of(added_p95_ms=below(5.0)), *runs)["added_p95_ms"]
+        assert (found["verdict"], found["min"], found["max"]) == (verdict, 3.0, 29.0)
+
+
+def test_it_is_held_against_what_ran_beside_it() -> None:
+    rounds = {
+        "reference": [round_(250.0, cpu=1_000.0)],
+        "gateway": [round_(1_000.0, cpu=300.0, empty_seconds=0.5, busiest_share=0.7)],
+        "before": [round_(800.0, cpu=600.0)],
+        "nginx": [round_(10_000.0)],
+        "filled": [round_(900.0)],
+    }
+    base = report.summarise(row_of(), [{"gateway": [round_(2_000.0, cpu=600.0, calls=2_000)]}])
+    limits = ("rate_to_base", "window_cpu_to_base", "empty_seconds", "busiest_share")
+
+    found = figures(row_of(**dict.fromkeys(limits, Limit(1.0))), rounds, base=base)
+
+    assert {name: round(one["by_run"][0], 3) for name, one in found.items()} == {
+        "ratio": 4.0, "cpu_ratio": 3.333, "nginx": 0.1, "rate_to_before": 1.25,
+        "cpu_to_before": 0.5, "filled": 0.9, "rate_to_base": 0.5, "window_cpu_to_base": 1.0,
+        "empty_seconds": 0.5, "busiest_share": 0.7,
+    }  # fmt: skip
+
+
+def test_a_load_that_was_not_answered_is_said() -> None:
+    row = Row("offered", "a rate", limits={"answered_share": Limit(0.98)}, offered_per_second=1_000)
+
+    assert figures(row, {"gateway": [round_(970.0)]})["answered_share"]["verdict"] == "must missed"
+
+
+def test_every_limit_is_of_a_figure_and_every_base_stands_before_its_rows() -> None:
+    names = [row.name for row in ROWS]
+    assert len(names) == len(set(names))
+    for number, row in enumerate(ROWS):
+        assert set(row.limits) <= set(report.FIGURES), row.name
+        assert not row.base or row.base in names[:number], row.name
+        assert row.base or not {"rate_to_base", "window_cpu_to_base"} & set(row.limits), row.name
+
+
+def test_what_is_chosen_comes_with_what_it_is_held_against() -> None:
+    names, rows = run._selection(["before", "keys-1000000", "offered-80"])
+
+    assert names == ["gateway", "before"]
+    assert [row.name for row in rows] == [
+        *("detect", "offered-80", "keys-10", "keys-10000", "keys-1000000"),
+    ]
+    assert run._selection([])[0] == ["reference", "gateway"]
+    with pytest.raises(BenchError, match="Unknown: nobody"):
+        run._selection(["nobody"])
+
+
+def test_the_rate_of_the_plans_is_that_of_detections() -> None:
+    cached = report.summarise(Row("cached", "cached"), [{"gateway": [round_(9_000.0)]}])
+    detect = report.summarise(Row("detect", "detect"), [{"gateway": [round_(900.0, cpu=600.0)]}])
+    result = {"settings": {"connections": 32}, "added_latency": {}}
+
+    assert report.plan_targets({**result, "rows": [cached]}, "gateway") == []
+    assert report.plan_targets({**result, "rows": [cached, detect]}, "gateway")[2] == {
+        "target": "10,000 req/s by its CPU", "measured": "6.0 cores, none idle", "met": None,
+    }  # fmt: skip
+
+
+def test_the_busier_of_two_workers() -> None:
+    assert run.busiest_share({"a": 10.0, "b": 10.0}, {"a": 40.0, "b": 80.0, "old": 0.0}) == 0.7
+    assert run.busiest_share({}, {"a": 40.0}) is None
