@@ -53,6 +53,30 @@ def test_what_lies_in_cycles_does_not_wait_for_fifty_thousand_more(monkeypatch):
     asyncio.run(left_behind())
 
 
+FREED = """
+import os
+from gateway_project.core import memory
+
+def resident():
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+blocks = [bytearray(2_000) for _ in range(20_000)]
+above = bytearray(2_000)  # malloc gives back by itself what nothing lies above
+del blocks
+before = resident()
+memory.give_back()
+print(before - resident())
+"""
+
+
+@pytest.mark.skipif(memory.malloc_trim is None, reason="malloc_trim is glibc's")
+def test_what_was_freed_goes_back_to_the_system():
+    [given_back] = run_python(FREED)
+
+    assert int(given_back) > 20e6  # of 40
+
+
 def test_the_api_document_is_made_once_for_any_number_of_readers(gateway, monkeypatch):
     made = []
     generate = SchemaGenerator.get_schema
