@@ -10,10 +10,10 @@ line is fitted through what comes after the warm-up. That takes a quarter of an 
 (CELERY_TASK_TIME_LIMIT) a worker's parent remembers when the time of each task would have ended,
 which is 2 to 3 MB in ten minutes until then.
 
-The musts, of every process and in both times: memory grows by less than `MUST_MB` in ten minutes,
-or less than can be told from its ups and downs; no file stays open; no table grows but those of the
-log and of the work that was given, and none of all at rest. Exit codes: 0 fine, 1 a must was
-missed, 2 the run does not count.
+The musts, of every process and in both times: memory grows by less than `MUST_MB`, and connections
+by less than `MUST_CONNECTIONS`, in ten minutes, or less than can be told from their ups and downs;
+no other file stays open; no table grows but those of the log and of the work that was given, and
+none of all at rest. Exit codes: 0 fine, 1 a must was missed, 2 the run does not count.
 """
 
 from __future__ import annotations
@@ -25,12 +25,14 @@ import sys
 import tempfile
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import mean
 from typing import Any
+from urllib.parse import urlsplit
 
 import psycopg
 from rich.console import Console
@@ -45,6 +47,9 @@ from benchmarks.run import running_engine
 from benchmarks.stores import named_stores, private_stores, versions
 
 MUST_MB = 1.0
+# Pools open another when they need it; what each page, job or minute lost would be ten and more.
+MUST_CONNECTIONS = 3.0
+CONNECTED = "connected "
 EVERY_SECONDS = 5.0
 PAGES_SECONDS = 20.0
 COOL_SECONDS = 30.0  # what was under way ends, and is written
@@ -65,23 +70,37 @@ class Series:
 
     seconds: list[float] = field(default_factory=list)
     mb: list[float] = field(default_factory=list)
-    files: list[int] = field(default_factory=list)
+    files: list[Counter[str]] = field(default_factory=list)
+    """By what they are."""
     threads: list[int] = field(default_factory=list)
 
     @property
-    def mb_in_ten_minutes(self) -> float:
-        return slope(self.seconds, self.mb)[0] * 600
+    def file_counts(self) -> list[int]:
+        return [one.total() for one in self.files]
 
     @property
-    def doubt(self) -> float:
-        """Two standard errors of it: a shorter run knows less."""
-        return slope(self.seconds, self.mb)[1] * 2 * 600
+    def connections(self) -> list[int]:
+        return [
+            sum(count for kind, count in one.items() if kind.startswith(CONNECTED))
+            for one in self.files
+        ]
+
+    def in_ten_minutes(self, values: Sequence[float]) -> tuple[float, float]:
+        """What they grow by, and its two standard errors: a shorter run knows less."""
+        rise, error = slope(self.seconds, values)
+        return rise * 600, error * 2 * 600
 
     @property
-    def files_lost(self) -> int:
-        """Open at the end beyond what was open before: the least of each third."""
+    def more_files(self) -> dict[str, int]:
+        """The least of the last third beyond the least of the first, by what they are."""
         third = max(1, len(self.files) // 3)
-        return min(self.files[-third:]) - min(self.files[:third])
+        kinds = {kind for one in self.files for kind in one}
+        least = {
+            kind: min(one[kind] for one in self.files[-third:])
+            - min(one[kind] for one in self.files[:third])
+            for kind in kinds
+        }
+        return {kind: count for kind, count in sorted(least.items()) if count > 0}
 
 
 LOOKS_MIN = 3
@@ -171,7 +190,10 @@ def run(arguments: argparse.Namespace, console: Console) -> dict[str, Any]:
             stack.callback(children[name].stop, 30.0)
         children["web"].wait_ready(known.port, known.ready_path)
         base = f"http://{LOOPBACK}:{known.port}"
-        watch = Watch(children, stores.database_url, console)
+        urls = {"PostgreSQL": database_url, "Redis": redis_url, "the receiver": receiver.url}
+        peers = {urlsplit(url).port or 0: name for name, url in urls.items()}
+        peers |= {engine: "the engine", known.port: "callers"}
+        watch = Watch(children, stores.database_url, peers, console)
         with Load(base, key, arguments.rate) as load, Pages(base, addresses) as opened:
             under_load = watch("under load", arguments.minutes * 60, arguments.warm_minutes * 60)
         show_time(under_load, console)
@@ -213,8 +235,15 @@ class Pages:
 
 
 class Watch:
-    def __init__(self, children: dict[str, Child], database_url: str, console: Console) -> None:
+    def __init__(
+        self,
+        children: dict[str, Child],
+        database_url: str,
+        peers: dict[int, str],
+        console: Console,
+    ) -> None:
         self._children, self._database_url, self._console = children, database_url, console
+        self._peers = peers
 
     def __call__(self, name: str, seconds: float, warm: float) -> dict[str, Any]:
         """`{name, processes, tables}`: what is read each `EVERY_SECONDS`, after so many seconds."""
@@ -247,7 +276,7 @@ class Watch:
                 series = found.setdefault(f"{title} {number}", Series())
                 try:
                     status = Path(f"/proc/{pid}/status").read_text()
-                    files = sum(1 for _ in Path(f"/proc/{pid}/fd").iterdir())
+                    files = open_files(pid, self._peers)
                 except OSError:
                     continue  # it has ended since
                 facts = dict(line.split(":", 1) for line in status.splitlines())
@@ -255,6 +284,25 @@ class Watch:
                 series.mb.append(int(facts["RssAnon"].split()[0]) * 1024 / 1e6)
                 series.files.append(files)
                 series.threads.append(int(facts["Threads"]))
+
+
+def open_files(pid: int, peers: dict[int, str]) -> Counter[str]:
+    """How many, by what they are: of connections, by whose port there is at one of their ends."""
+    connections = {}
+    for table in Path(f"/proc/{pid}/net").glob("tcp*"):
+        for line in table.read_text().splitlines()[1:]:
+            _, here, there, _, _, _, _, _, _, inode, *_ = line.split()
+            ports = [int(end.rpartition(":")[2], 16) for end in (there, here)]
+            name = next((peers[port] for port in ports if port in peers), "others")
+            connections[f"socket:[{inode}]"] = f"{CONNECTED}to {name}"
+    found = Counter[str]()
+    for one in Path(f"/proc/{pid}/fd").iterdir():
+        try:
+            target = str(one.readlink())
+        except FileNotFoundError:
+            continue  # closed meanwhile
+        found[connections.get(target) or target.partition("[")[0].removesuffix(":")] += 1
+    return found
 
 
 def rows(database_url: str) -> dict[str, int]:
@@ -285,10 +333,15 @@ def missed_musts(result: dict[str, Any]) -> list[str]:
         for name, series in time_["processes"].items():
             when = f"{name} {time_['name']}"
             # A sleeping process has no ups and downs: any growth of it is one.
-            if series.mb_in_ten_minutes - series.doubt >= MUST_MB:
-                missed.append(f"{when} grew by {series.mb_in_ten_minutes:.2f} MB in ten minutes")
-            if series.files_lost > 0:
-                missed.append(f"{when} has {series.files_lost} more files open")
+            megabytes, doubt = series.in_ten_minutes(series.mb)
+            if megabytes - doubt >= MUST_MB:
+                missed.append(f"{when} grew by {megabytes:.2f} MB in ten minutes")
+            more = series.more_files
+            connections, doubt = series.in_ten_minutes(series.connections)
+            if connections - doubt >= MUST_CONNECTIONS:
+                missed.append(f"{when}: {connections:.1f} connections in ten minutes more, {more}")
+            if lost := {kind: n for kind, n in more.items() if not kind.startswith(CONNECTED)}:
+                missed.append(f"{when} has more files open: {lost}")
         grows: Callable[[str], bool] = lambda table: table.startswith(GROW)  # noqa: E731
         for table, count in time_["tables"].items():
             if count > 0 and not grows(table):
@@ -299,7 +352,10 @@ def missed_musts(result: dict[str, Any]) -> list[str]:
 def show_time(time_: dict[str, Any], console: Console) -> None:
     title = f"{time_['name']}, {time_['seconds'] / 60:.1f} minutes"
     table = Table(title=title)
-    headings = ("process", "MB first", "MB last", "MB in 10 minutes", "open files", "threads")
+    headings = (
+        *("process", "MB first", "MB last", "MB in 10 minutes"),
+        *("open files", "more at the end", "threads"),
+    )
     for heading in headings:
         table.add_column(heading)
     for name, series in time_["processes"].items():
@@ -307,8 +363,9 @@ def show_time(time_: dict[str, Any], console: Console) -> None:
             name,
             f"{series.mb[0]:.1f}",
             f"{series.mb[-1]:.1f}",
-            f"{series.mb_in_ten_minutes:+.2f} ± {series.doubt:.2f}",
-            f"{min(series.files)} to {max(series.files)}",
+            "{:+.2f} ± {:.2f}".format(*series.in_ten_minutes(series.mb)),
+            f"{min(series.file_counts)} to {max(series.file_counts)}",
+            ", ".join(f"{count} {kind}" for kind, count in series.more_files.items()),
             f"{min(series.threads)} to {max(series.threads)}",
         )
     console.print(table)

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import socket
+from collections import Counter
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,7 +22,7 @@ CHAOS: dict[str, Any] = {
     "webhooks_lost": 0, "jobs_lost": 0, "jobs_double": 0,
     "steps": [Step("nothing", 12.0, 481), Step(chaos.GATEWAY_KILLED, 23.0, 917)],
 }  # fmt: skip
-CALM = Series([0.0, 5.0, 10.0], [99.0, 99.0, 99.0], [9, 9, 9], [2, 2, 2])
+CALM = Series([0.0, 5.0, 10.0], [99.0, 99.0, 99.0], [Counter({"pipe": 9})] * 3, [2, 2, 2])
 SOAK: dict[str, Any] = {
     "calls": 900, "pages": 40, "webhooks": 900,
     "times": [{"name": "under load", "processes": {"web 0": CALM}, "tables": {}}],
@@ -37,9 +41,35 @@ def test_soak_misses_its_musts_when_nothing_was_tried() -> None:
     assert soak.missed_musts(SOAK) == []
     for name in ("calls", "pages", "webhooks"):
         assert soak.missed_musts({**SOAK, name: 0}), name
-    for processes in ({}, {"web 0": Series([0.0, 5.0], [1.0, 99.0], [9, 9], [2, 2])}):
+    for processes in ({}, {"web 0": Series([0.0, 5.0], [1.0, 99.0], CALM.files[:2], [2, 2])}):
         times = [{"name": "under load", "processes": processes, "tables": {}}]
         assert soak.missed_musts({**SOAK, "times": times})
+
+
+def test_soak_names_the_files_that_stay_open() -> None:
+    looks = [60.0 * number for number in range(30)]
+
+    def missed(kind: str, every: int) -> list[str]:
+        files = [Counter({"pipe": 9, kind: 1 + number // every}) for number in range(30)]
+        series = Series(looks, [99.0] * 30, files, [2] * 30)
+        times = [{"name": "under load", "processes": {"web 0": series}, "tables": {}}]
+        return soak.missed_musts({**SOAK, "times": times})
+
+    assert missed("connected to PostgreSQL", 15) == []  # its pool
+    [sentence] = missed("connected to PostgreSQL", 2)
+    assert "{'connected to PostgreSQL': 10}" in sentence
+    [sentence] = missed("/var/log/x", 15)
+    assert sentence == "web 0 under load has more files open: {'/var/log/x': 1}"
+
+
+def test_soak_says_what_open_files_are(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        peers = {listener.getsockname()[1]: "Redis"}
+        before = soak.open_files(os.getpid(), peers)
+        with socket.create_connection(listener.getsockname()), (tmp_path / "x").open("w"):
+            more = soak.open_files(os.getpid(), peers) - before
+
+    assert more == {"connected to Redis": 1, str(tmp_path / "x"): 1}
 
 
 def test_an_error_beside_a_run_is_the_runs() -> None:
