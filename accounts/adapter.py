@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 from functools import partial
 from itertools import groupby
 from smtplib import SMTPException
-from typing import Any
+from typing import Any, cast
 from urllib.parse import urlsplit
 
 from allauth.account.adapter import DefaultAccountAdapter
@@ -43,7 +43,7 @@ from gateway_project.core.telemetry.logging import get_logger
 from gateway_project.core.telemetry.metrics import bound_reached
 
 log = get_logger("gateway.accounts")
-SIGNED_IN = "person.signed_in"
+SIGNED_IN, SIGNED_OUT = "person.signed_in", "person.signed_out"
 DEVICE_REMEMBERED = timedelta(days=90)
 DEVICES_LOOKED_AT = 500
 ENDED_LISTED = 20
@@ -232,6 +232,14 @@ class AccountAdapter(DefaultAccountAdapter):  # type: ignore[misc]
         people.tell(user, SIGNED_IN, actor_of(request, user.email), methods=methods, device=device)
         if before and device not in before:
             self.send_notification_mail("account/email/new_device", user)
+
+    def logout(self, request: HttpRequest) -> None:
+        """Sign them out, and audit it; of the admin, too."""
+        user = cast(User, request.user)
+        device = devices.name_of(request.headers.get("user-agent", ""))
+        with transaction.atomic():
+            people.tell(user, SIGNED_OUT, actor_of(request, user.email), device=device)
+            super().logout(request)
 
     def render_mail(
         self, template_prefix: str, email: str, context: Any, headers: Any = None

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from functools import wraps
 from typing import Any
 
+from allauth.account.views import LogoutView
 from django import forms
 from django.contrib import admin, messages
 from django.contrib.admin.helpers import ACTION_CHECKBOX_NAME
@@ -142,6 +143,8 @@ class StaffSite(admin.AdminSite):
         return [
             path("breakers/", self.admin_view(self.breakers), name="breakers"),
             *desk.urls(self),
+            # The portal's way out: it is audited, and asks for no password of who would leave.
+            path("logout/", LogoutView.as_view(), name="logout"),
             *super().get_urls(),
         ]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from datetime import timedelta
 from html import unescape
 from http.cookies import SimpleCookie
 from importlib import import_module
@@ -10,10 +11,12 @@ from types import SimpleNamespace
 from urllib.parse import urlencode
 
 import pytest
+import time_machine
 from allauth.account.internal.flows.login import record_authentication
 from django.conf import settings
 from django.contrib.auth import BACKEND_SESSION_KEY, HASH_SESSION_KEY, SESSION_KEY
 from django.urls import reverse
+from django.utils import timezone
 
 from accounts import services
 from accounts.keys import is_well_formed
@@ -139,6 +142,14 @@ class TestSigningIn:
         unknown = Browser(gateway).sign_in("nobody@gateway.example", "not the password")
 
         assert complaint(wrong) == complaint(unknown)
+
+    def test_staff_leave_without_their_password(self, browser, staff):
+        with time_machine.travel(timezone.now() + timedelta(minutes=16), tick=True):
+            r = browser.post("/admin/logout/")
+
+        assert (r.status_code, r.headers["location"]) == (302, "/")
+        assert browser._request("GET", "/admin/").headers["location"].startswith("/admin/login/")
+        assert AuditEvent.objects.filter(action="person.signed_out", actor=staff.email).exists()
 
     def test_who_is_not_staff_is_refused(self, gateway, alice):
         services.confirm_email(alice, actor=services.Actor("test"))

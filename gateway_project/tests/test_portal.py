@@ -347,6 +347,17 @@ class TestSettings:
         assert signed_in._request("GET", "/app/settings").status_code == 200
         assert AuditEvent.objects.filter(action="person.session_ended").exists()
 
+    def test_who_leaves_is_in_the_trail_of_their_workspace(self, signed_in):
+        workspace = Workspace.objects.get(members__email=EMAIL)
+        left = AuditEvent.objects.filter(workspace=workspace, action="person.signed_out")
+        before = left.count()
+        signed_in.post("/accounts/logout/")
+        signed_in.post("/accounts/logout/")  # nobody by then
+
+        assert left.count() == before + 1
+        row = left.latest("id")
+        assert (row.actor, row.client_ip) == (EMAIL, "127.0.0.1")
+
     def test_another_persons_session_is_not_there(self, signed_in, gateway, alice):
         services.confirm_email(alice, actor=services.Actor("test"))
         stranger = Browser(gateway)
