@@ -253,13 +253,7 @@ def _texts(workspace: Workspace) -> Iterator[bytes]:
 
 
 def _csv(columns: Sequence[str], rows: Iterable[Any]) -> Iterator[bytes]:
-    return exports.csv_pieces(columns, ([_cell(getattr(r, n)) for n in columns] for r in rows))
-
-
-def _cell(value: Any) -> Any:
-    if isinstance(value, list):
-        return ", ".join(map(str, value))
-    return utc_text(value) if hasattr(value, "isoformat") else value
+    return exports.csv_pieces(*exports.table(columns, rows))
 
 
 def _json(value: Any) -> list[bytes]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime, time, timedelta
 from typing import Any
 from uuid import UUID
@@ -22,7 +22,6 @@ from detection.policies import policy as policies
 from gateway_project.core import clock, errors
 from gateway_project.core.api.forms import Form
 from gateway_project.core.api.methods import require_http_methods
-from gateway_project.core.clock import utc_text
 from portal import exports, plots
 from portal.members import Member, workspace_page
 
@@ -151,19 +150,11 @@ def engines(request: HttpRequest, member: Member, key_id: UUID) -> HttpResponseB
     }
     files = {
         **plots.files(*(plot for _, plot in drawn)),
-        "compared": lambda: _table(COMPARED, compared),
-        "disagreements": lambda: _table(DISAGREED, comparisons.disagreements_of(key.pk)),
-        "costs": lambda: _table(SPENT, facts["spent"]),
+        "compared": lambda: exports.table(COMPARED, compared),
+        "disagreements": lambda: exports.table(DISAGREED, comparisons.disagreements_of(key.pk)),
+        "costs": lambda: exports.table(SPENT, facts["spent"]),
     }
     return exports.page(request, "portal/pages/engines.html", facts, files)
-
-
-def _table(columns: Sequence[str], rows: Iterable[Any]) -> exports.Table:
-    return exports.Table(columns, [[_cell(getattr(row, name)) for name in columns] for row in rows])
-
-
-def _cell(value: Any) -> Any:
-    return utc_text(value) if isinstance(value, datetime) else value
 
 
 def _plot(compared: Comparison) -> plots.Plot:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from datetime import datetime
+from operator import attrgetter
 from typing import Any, NamedTuple, TypeVar
 
 import orjson
@@ -18,6 +20,7 @@ from django.shortcuts import render
 
 from gateway_project.core import cells
 from gateway_project.core.api.responses import ndjson, streamed
+from gateway_project.core.clock import utc_text
 
 ROWS_A_PIECE = 500
 ROWS_MAX = 100_000
@@ -34,6 +37,13 @@ class Table(NamedTuple):
 
     columns: Sequence[str]
     rows: Iterable[Sequence[Any]]
+
+
+def table(columns: Sequence[str] | Mapping[str, str], rows: Iterable[Any]) -> Table:
+    """Of what each row has by these names, or by the paths that they stand for
+    (`{"plan": "workspace.plan_id"}`)."""
+    paths = columns.values() if isinstance(columns, Mapping) else columns
+    return Table(tuple(columns), map(attrgetter(*paths), rows))
 
 
 def page(
@@ -94,10 +104,16 @@ def csv_pieces(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> Iterato
     writer = cells.writer(text)
     writer.writerow(columns)
     for number, row in enumerate(rows, start=1):
-        writer.writerow([cells.cell(value) for value in row])
+        writer.writerow([cells.cell(_plain(value)) for value in row])
         if number % ROWS_A_PIECE == 0:
             yield _taken(text)
     yield _taken(text)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, list):
+        return ", ".join(map(str, value))
+    return utc_text(value) if isinstance(value, datetime) else value
 
 
 def _taken(text: io.StringIO) -> bytes:

@@ -19,7 +19,6 @@ from gateway_project.core import errors
 from gateway_project.core.api.methods import require_safe
 from gateway_project.core.api.pagination import page
 from gateway_project.core.api.responses import ndjson
-from gateway_project.core.clock import utc_text
 from portal import exports
 from portal.members import Member, workspace_page
 from portal.posting import posts_for
@@ -56,17 +55,7 @@ def _table(rows: Iterable[Job]) -> exports.Table:
         *("id", "kind", "status", "total", "succeeded", "flagged", "failed"),
         *("created_at", "finished_at", "expires_at", "webhook_url"),
     )
-    return exports.Table(
-        columns,
-        (
-            [
-                *(row.pk, row.kind, row.status, row.total, row.succeeded, row.flagged, row.failed),
-                *(at and utc_text(at) for at in (row.created_at, row.finished_at, row.expires_at)),
-                row.webhook_url,
-            ]
-            for row in rows
-        ),
-    )
+    return exports.table(columns, rows)
 
 
 def _is_flagged(row: dict[str, Any]) -> bool:

@@ -21,7 +21,6 @@ from accounts.models import AUDIT_SCOPE, ApiKey, ApiKeyQuerySet
 from accounts.usage import reading, reports
 from gateway_project.core import clock, errors
 from gateway_project.core.api.methods import require_http_methods, require_safe
-from gateway_project.core.clock import utc_text
 from portal import exports, figures, plots
 from portal.clocks import written, zone_name
 from portal.forms import KeyEditForm, KeyFilter, KeyForm, RevokeForm, RotateForm
@@ -112,7 +111,7 @@ def export(request: HttpRequest, member: Member) -> HttpResponseBase:
             *(key.pk, key.name, f"{key.prefix}…{key.last4}", key.status, key.is_test),
             *(", ".join(key.scopes), ", ".join(key.tags), key.owner),
             *(key.rate_limit_per_minute, key.rate_limit_per_day),
-            *(at and utc_text(at) for at in (key.created_at, key.last_used_at, key.expires_at)),
+            *(key.created_at, key.last_used_at, key.expires_at),
         ]
         for key in found
     )
@@ -295,7 +294,7 @@ def _key_page(
         "callers": lambda: exports.Table(
             CALLERS,
             [
-                (one["ip"], one["agent"], one["calls"], utc_text(one["last"]))
+                (one["ip"], one["agent"], one["calls"], one["last"])
                 for one in facts.get("callers", ())
             ],
         ),

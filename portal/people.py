@@ -24,7 +24,6 @@ from gateway_project.core import errors
 from gateway_project.core.api.error_pages import refuse
 from gateway_project.core.api.forms import EditForm, Form
 from gateway_project.core.api.methods import require_http_methods, require_safe
-from gateway_project.core.clock import utc_text
 from gateway_project.core.upstream.names import text_records
 from portal import exports
 from portal.members import CURRENT, Member, workspace_page
@@ -34,6 +33,9 @@ DOMAIN = RegexValidator(
     r"^(?=.{4,253}$)([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\.)+[a-z][a-z0-9-]{0,61}[a-z0-9]$",
     gettext_lazy("Write it like example.com, without https:// and without a path."),
 )
+
+MEMBERS = {"email": "user.email", "name": "user.first_name", "role": "role", "since": "created_at"}
+INVITATIONS = ("email", "role", "invited_by", "sent_at", "expires_at")
 
 
 class InviteForm(Form):
@@ -105,26 +107,8 @@ def people_page(request: HttpRequest, member: Member) -> HttpResponseBase:
         "domain_form": DomainForm(),
     }
     files = {
-        "members": lambda: exports.Table(
-            ("email", "name", "role", "since"),
-            [
-                (one.user.email, one.user.first_name, one.role, utc_text(one.created_at))
-                for one in facts["people"]
-            ],
-        ),
-        "invitations": lambda: exports.Table(
-            ("email", "role", "invited_by", "sent_at", "expires_at"),
-            [
-                (
-                    one.email,
-                    one.role,
-                    one.invited_by,
-                    utc_text(one.sent_at),
-                    utc_text(one.expires_at),
-                )
-                for one in facts["invitations"]
-            ],
-        ),
+        "members": lambda: exports.table(MEMBERS, facts["people"]),
+        "invitations": lambda: exports.table(INVITATIONS, facts["invitations"]),
     }
     return exports.page(request, "portal/pages/people.html", facts, files)
 

@@ -24,7 +24,6 @@ from detection.policies.policy import ENTRIES_MAX, THREAT_TYPES, DetectionPolicy
 from gateway_project.core import errors
 from gateway_project.core.api.forms import Form
 from gateway_project.core.api.methods import require_http_methods
-from gateway_project.core.clock import utc_text
 from gateway_project.core.language import number
 from portal import exports
 from portal.members import Member, workspace_page
@@ -315,10 +314,7 @@ def _plain(value: Any) -> str:
 def _table(versions: Sequence[tuple[PolicyVersion, list[str]]]) -> exports.Table:
     return exports.Table(
         ("version", "created_at", "actor", "changes"),
-        [
-            (one.version, utc_text(one.created_at), one.actor, "; ".join(changes))
-            for one, changes in versions
-        ],
+        [(one.version, one.created_at, one.actor, "; ".join(changes)) for one, changes in versions],
     )
 
 

@@ -30,7 +30,6 @@ from gateway_project.core import clock, errors
 from gateway_project.core.api.forms import Form
 from gateway_project.core.api.methods import require_http_methods, require_safe
 from gateway_project.core.api.pagination import page
-from gateway_project.core.clock import utc_text
 from gateway_project.core.language import number
 from portal import exports
 from portal.feedback import VERDICT_LABELS
@@ -145,7 +144,7 @@ def _table(rows: Iterable[Feedback], keys: dict[UUID, ApiKey]) -> exports.Table:
         COLUMNS,
         (
             [
-                *(utc_text(row.created_at), row.request_id),
+                *(row.created_at, row.request_id),
                 keys[row.api_key_id].name if row.api_key_id in keys else "",
                 *(row.verdict, row.confidence, row.decision, row.source, row.note),
             ]
@@ -160,7 +159,7 @@ def _budgets_table(rows: Iterable[tuple[FalseAlarmBudget, ApiKey | None]]) -> ex
         [
             key.name if key else "",
             *(getattr(one, name) for name in columns),
-            one.drifted_at and utc_text(one.drifted_at),
+            one.drifted_at,
         ]
         for one, key in rows
     )

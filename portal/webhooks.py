@@ -151,9 +151,11 @@ def webhooks(request: HttpRequest, member: Member) -> HttpResponseBase:
             if member.workspace.is_robin_operator or not event.name.startswith("queue.")
         ],
     }
-    return exports.page(
-        request, "portal/pages/webhooks.html", facts, {"webhooks": lambda: _table(found, counts)}
-    )
+    files = {
+        "webhooks": lambda: _table(found, counts),
+        "by-hour": lambda: _by_hour([(webhook, plot) for webhook, _, plot in rows]),
+    }
+    return exports.page(request, "portal/pages/webhooks.html", facts, files)
 
 
 def _table(found: Sequence[Webhook], counts: Mapping[UUID, Mapping[str, int]]) -> exports.Table:
@@ -162,12 +164,18 @@ def _table(found: Sequence[Webhook], counts: Mapping[UUID, Mapping[str, int]]) -
         columns,
         [
             [
-                *(one.pk, one.url, ", ".join(one.events), one.is_active, utc_text(one.created_at)),
+                *(one.pk, one.url, one.events, one.is_active, one.created_at),
                 *(counts.get(one.pk, {}).get(name, 0) for name in STATES),
             ]
             for one in found
         ],
     )
+
+
+def _by_hour(drawn: Sequence[tuple[Webhook, plots.Plot]]) -> exports.Table:
+    """All of the list's charts."""
+    cells = [(one.pk, one.url, *row) for one, plot in drawn for row in plot.rows_of_file]
+    return exports.Table(("id", "url", "from", *STATES), cells)
 
 
 def _log(rows: Iterable[WebhookDelivery]) -> exports.Table:
@@ -179,9 +187,9 @@ def _log(rows: Iterable[WebhookDelivery]) -> exports.Table:
         columns,
         (
             [
-                *(row.pk, utc_text(row.created_at), row.event_type, row.is_test, row.url),
+                *(row.pk, row.created_at, row.event_type, row.is_test, row.url),
                 *(row.status, row.attempts_made, row.http_status, row.error),
-                row.next_attempt_at and utc_text(row.next_attempt_at),
+                row.next_attempt_at,
             ]
             for row in rows
         ),

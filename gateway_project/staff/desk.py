@@ -31,7 +31,7 @@ from gateway_project.core import errors
 from gateway_project.core.api.forms import Form
 from gateway_project.core.api.methods import require_http_methods, require_safe
 from gateway_project.core.telemetry import loops
-from gateway_project.staff import actions, background, board, customers, plans
+from gateway_project.staff import actions, background, board, customers, files, plans
 from portal import exports, seeing
 from portal.models import StaffNote
 from portal.posting import is_first
@@ -91,11 +91,11 @@ def urls(site: AdminSite) -> list[URLPattern]:
 
 @require_safe
 @needs("look")
-def search(request: HttpRequest) -> HttpResponse:
+def search(request: HttpRequest) -> HttpResponseBase:
     """One customer is shown at once; of several, which."""
     word = request.GET.get("q", "").strip()
     found = customers.find(word)
-    if len(found) == 1:
+    if len(found) == 1 and exports.NAME not in request.GET:
         [one] = found
         query = {"found": one.what, **({"request": one.request_id} if one.request_id else {})}
         url = reverse("admin:desk-customer", args=[one.workspace.pk])
@@ -106,14 +106,15 @@ def search(request: HttpRequest) -> HttpResponse:
         "roles": roles.roles_of(request.user),
         "waiting": 0 if word else plans.waiting().count(),
     }
-    return render(request, "staff/desk.html", facts)
+    return exports.page(request, "staff/desk.html", facts, files.of_search(found))
 
 
 @require_safe
 @needs("look")
-def business_board(request: HttpRequest) -> HttpResponse:
+def business_board(request: HttpRequest) -> HttpResponseBase:
     """How the business does, and who needs a look."""
-    return render(request, "staff/board.html", {"board": board.board()})
+    facts = {"board": board.board()}
+    return exports.page(request, "staff/board.html", facts, files.of_board(facts["board"]))
 
 
 @require_safe
@@ -125,28 +126,29 @@ def background_work(request: HttpRequest) -> HttpResponseBase:
         "patience": background.PATIENCE_SECONDS,
         "rounds_max": loops.ROUNDS_MAX,
     }
-    files = {"background": lambda: background.table(facts["work"])}
-    return exports.page(request, "staff/background.html", facts, files)
+    table = {"background": lambda: background.table(facts["work"])}
+    return exports.page(request, "staff/background.html", facts, table)
 
 
 @require_http_methods(["GET", "HEAD", "POST"])
 @needs("look")
-def plan_changes(request: HttpRequest) -> HttpResponse:
+def plan_changes(request: HttpRequest) -> HttpResponseBase:
     """Changes of plans that wait for a second person, and what became of the last ones."""
     user = cast(User, request.user)
     if request.method == "POST":
         roles.must(user, plans.RIGHT)
         _decide_on_plan(request, user)
         return redirect("admin:desk-plans")
+    latest = plans.latest()
     facts = {
         "waiting": plans.waiting(),
-        "latest": plans.latest(),
+        "latest": latest,
         "needs_two": plans.needs_two(),
         "may_decide": plans.RIGHT in roles.rights_of(user),
         "may_propose": user.is_superuser,
         "me": user.pk,
     }
-    return render(request, "staff/plans.html", facts)
+    return exports.page(request, "staff/plans.html", facts, files.of_plans(latest))
 
 
 def _decide_on_plan(request: HttpRequest, user: User) -> None:
@@ -171,7 +173,7 @@ def _decide_on_plan(request: HttpRequest, user: User) -> None:
 
 @require_safe
 @needs("look")
-def customer(request: HttpRequest, workspace_id: UUID) -> HttpResponse:
+def customer(request: HttpRequest, workspace_id: UUID) -> HttpResponseBase:
     workspace = _workspace(workspace_id)
     rights = roles.rights_of(request.user)
     facts = {
@@ -186,7 +188,7 @@ def customer(request: HttpRequest, workspace_id: UUID) -> HttpResponse:
         "note_form": NoteForm(),
         "see_form": SeeForm(),
     }
-    return render(request, "staff/customer.html", facts)
+    return exports.page(request, "staff/customer.html", facts, files.of_customer(facts))
 
 
 @require_http_methods(["GET", "HEAD", "POST"])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import re
 from datetime import timedelta
 from html import unescape
@@ -73,6 +75,28 @@ def page(browser, acme):
 def act(browser, workspace, name, **fields):
     fields.setdefault("reason", "they asked for it by mail")
     return browser.post(f"/admin/desk/{workspace.pk}/{name}/", **fields)
+
+
+def test_each_table_is_a_file_too(operator, acme, globex, alice):
+    found = furnished.furnish(acme, "=1+1")
+    Webhook.objects.filter(pk=found.webhook_id).update(failing_since=clock.now())
+    Membership.objects.create(user=alice, workspace=globex)
+    seen = set()
+    for path in (f"{acme.pk}/", "board/", "plans/", f"?q={alice.email}", "background/"):
+        text = operator.get(f"/admin/desk/{path}").text.replace("&amp;", "&")
+        for link in re.findall(r'href="(\?[^"]*csv=[\w-]+)"', text):
+            r = operator.get(f"/admin/desk/{path.partition('?')[0]}{link}")
+            header, *rows = csv.reader(io.StringIO(r.text))
+
+            assert r.headers["content-type"].startswith("text/csv"), link
+            assert all(len(row) == len(header) for row in rows), link
+            assert not any(cell.startswith("=") for row in rows for cell in row), link
+            seen.add(link.rpartition("=")[2])
+
+    assert seen >= {
+        *("people", "keys", "errors", "work", "trail"),
+        *("sign-ups", "waiting", "failing", "customers", "background"),
+    }
 
 
 class TestFinding:

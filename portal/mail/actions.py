@@ -30,7 +30,6 @@ from accounts.events import audit
 from gateway_project.core import errors
 from gateway_project.core.api.forms import Form
 from gateway_project.core.api.methods import require_safe
-from gateway_project.core.clock import utc_text
 from gateway_project.core.language import number
 from portal import exports
 from portal.mail.entry import Operator, mail_page, show, show_or_file
@@ -330,9 +329,9 @@ def _table(rows: Iterable[QueueJob]) -> exports.Table:
         columns,
         (
             [
-                *(row.pk, utc_text(row.created_at), row.action, row.is_forced, row.state),
+                *(row.pk, row.created_at, row.action, row.is_forced, row.state),
                 *(row.requested, row.sent, row.done, row.unknown, row.left_out),
-                *(row.finished_at and utc_text(row.finished_at), row.by),
+                *(row.finished_at, row.by),
             ]
             for row in rows
         ),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from datetime import datetime
 from typing import Any, NamedTuple
 
 from django import forms
@@ -16,7 +15,6 @@ from accounts.models import Workspace, normal_email
 from gateway_project.core import errors
 from gateway_project.core.api.forms import EditForm
 from gateway_project.core.api.methods import require_http_methods
-from gateway_project.core.clock import utc_text
 from portal.exports import ROWS_MAX, Table
 from portal.mail.entry import Operator, mail_page, show_or_file
 from robin.models import AlarmNotice, AlarmRecipient, QueueAlarm
@@ -152,7 +150,7 @@ def _table(rows: Iterable[QueueAlarm]) -> Table:
     return Table(
         columns,
         (
-            [*LABELS[row.kind][:2], row.is_on, row.threshold, row.value, _text(row.raised_at)]
+            [*LABELS[row.kind][:2], row.is_on, row.threshold, row.value, row.raised_at]
             for row in rows
         ),
     )
@@ -164,13 +162,9 @@ def _table_of_history(notices: Iterable[AlarmNotice]) -> Table:
         columns,
         (
             [
-                *(_text(one.at), *LABELS[one.kind][:2], "ended" if one.is_end else "raised"),
-                *(one.value, one.threshold, _text(one.since), _text(one.sent_at)),
+                *(one.at, *LABELS[one.kind][:2], "ended" if one.is_end else "raised"),
+                *(one.value, one.threshold, one.since, one.sent_at),
             ]
             for one in notices
         ),
     )
-
-
-def _text(at: datetime | None) -> str | None:
-    return None if at is None else utc_text(at)

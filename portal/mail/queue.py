@@ -27,7 +27,6 @@ from gateway_project.core import clock, errors
 from gateway_project.core.api.forms import Form
 from gateway_project.core.api.methods import require_safe
 from gateway_project.core.api.responses import SECRET_HEADERS
-from gateway_project.core.clock import utc_text
 from gateway_project.core.storable import cleaned
 from portal.exports import ROWS_MAX, Table
 from portal.mail.entry import Files, Operator, mail_page, show, show_or_file, tried
@@ -125,9 +124,7 @@ def _files_of(facts: dict[str, Any], history: list[list[float]]) -> Files:
     return {
         "destinations": lambda: _table_of_destinations(facts),
         "items": lambda: table_of_items(facts["look"], Filter()),
-        "queue-size": lambda: Table(
-            ("at", "items"), ((utc_text(_at(ms)), size) for ms, size in history)
-        ),
+        "queue-size": lambda: Table(("at", "items"), ((_at(ms), size) for ms, size in history)),
     }
 
 
@@ -142,10 +139,10 @@ def _table_of_destinations(facts: dict[str, Any]) -> Table:
 
 def _cells_of(line: Line, may_read_log: bool) -> list[Any]:
     one, failure = line.where, line.failure
-    cells = [one.name, one.ready, one.claimed, one.dead, one.unknown, _text(line.oldest)]
-    cells.append("now" if one.next_ms == 0 else _text(line.next))
+    cells = [one.name, one.ready, one.claimed, one.dead, one.unknown, line.oldest]
+    cells.append("now" if one.next_ms == 0 else line.next)
     if may_read_log:
-        cells += [_text(failure.at), failure.text] if failure else [None, None]
+        cells += [failure.at, failure.text] if failure else [None, None]
     return cells
 
 
@@ -181,13 +178,9 @@ def _cells(row: Row) -> list[Any]:
     item = row.item
     return [
         *(item["uid"], item.get("state"), ", ".join(item["recipients"]), item["recipientsTotal"]),
-        *(item["retryCount"], item["maxRetryCount"], item["protocol"], _text(row.since)),
-        *(_text(row.last), "now" if row.is_due else _text(row.next), item.get("sessionUid")),
+        *(item["retryCount"], item["maxRetryCount"], item["protocol"], row.since),
+        *(row.last, "now" if row.is_due else row.next, item.get("sessionUid")),
     ]
-
-
-def _text(at: datetime | None) -> str | None:
-    return None if at is None else utc_text(at)
 
 
 @dataclass(frozen=True, slots=True)
@@ -403,9 +396,7 @@ def _exported(
 def table_of_lines(entries: Iterable[Entry]) -> Table:
     """Of Robin's log, as the page shows them: without credentials."""
     columns = ("at", "level", "logger", "thread", "message")
-    return Table(
-        columns, ([utc_text(e.at), e.level, e.logger, e.thread, e.message] for e in entries)
-    )
+    return Table(columns, ([e.at, e.level, e.logger, e.thread, e.message] for e in entries))
 
 
 def _session(request: HttpRequest) -> str:
