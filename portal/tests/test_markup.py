@@ -50,6 +50,39 @@ def test_a_key_that_is_for_tests_is_marked_wherever_its_name_stands():
     assert unmarked == []
 
 
+def test_on_a_phone_each_row_of_a_table_is_a_card_or_needs_none():
+    wide = {
+        "queue.html",  # what a script draws
+        *("alerts.html", "message.html", "board.html", "usersession_list.html"),  # narrow as well
+        *("engines.html", "index.html", "breakers.html"),  # a heading at each row
+    }
+    rooms = [
+        path for room in ("portal", "staff") for path in Path("templates", room).rglob("*.html")
+    ]
+    plain = {
+        path.name
+        for path in [*rooms, Path("templates/usersessions/usersession_list.html")]
+        if re.search(r"<table(?![^>]*\bcards\b)", path.read_text())
+    }
+
+    assert plain == wide
+
+
+def test_no_sentence_for_people_has_the_marks_of_a_document():
+    """But those of events and of one refusal, which `labels.coded` and programs read."""
+    catalogue = Path("locale/de/LC_MESSAGES/django.po").read_text()
+    marked = re.findall(r'#: (.+)\n(?:.*\n)*?msgid ((?:".*"\n)+)', catalogue)
+    places = {place for place, sentence in marked if "`" in sentence}
+
+    assert places <= {"webhooks/catalogue.py", "detection/feedback/services.py"}
+
+
+def test_a_script_writes_times_in_the_zone_of_the_page():
+    for path in Path("static/portal").glob("*.js"):
+        for form in re.findall(r"DateTimeFormat\(([^)]+)\)", path.read_text()):
+            assert "timeZone: root.dataset.zone" in form, path.name
+
+
 FORM = re.compile(r"(<form[^>]*\smethod=\"post\"[^>]*>)(.*?)</form>", re.S)
 
 

@@ -4,7 +4,7 @@
 (() => {
   const room = document.getElementById("queue");
   if (!room) return;
-  const { element, shape, post, gettext, ngettext, number } = window.portal;
+  const { element, shape, post, gettext, ngettext, number, written } = window.portal;
   const find = (id) => document.getElementById(id);
   const SHOWN = 50;
   const HOUR = 3_600_000;
@@ -14,7 +14,6 @@
   const items = new Map();
   const rows = new Map();
   const history = JSON.parse(room.dataset.history);
-  const precise = new Intl.DateTimeFormat(document.documentElement.lang, { dateStyle: "medium", timeStyle: "medium" });
   let seq = null;
   let tries = 0;
   let lastWord = 0;
@@ -116,7 +115,7 @@
     for (const figure of document.querySelectorAll("[data-total]")) {
       figure.textContent = number(totals[figure.dataset.total]);
     }
-    find("changed").textContent = gettext("as of %(at)s", { at: precise.format(at) });
+    find("changed").textContent = gettext("as of %(at)s", { at: written(at) });
     // The first snapshot may be older than the page's history: of when somebody watched last.
     history.push([at, totals.total]);
     history.sort(([one], [other]) => one - other);
@@ -132,7 +131,7 @@
     const since = element("time");
     since.dateTime = new Date(item.createTime).toISOString();
     since.title = `${since.dateTime.slice(0, 19).replace("T", " ")} UTC`;
-    since.textContent = precise.format(item.createTime);
+    since.textContent = written(item.createTime);
     const at = element("td");
     at.append(since);
     const more = item.recipientsTotal > 1 ? ` ${ngettext("and %(n)s more", "and %(n)s more", item.recipientsTotal - 1)}` : "";
@@ -180,7 +179,7 @@
   }
 
   // -- The chart ----------------------------------------------------------------------------------
-  const [WIDTH, HEIGHT, LEFT, TOP, BOTTOM] = [720, 180, 48, 10, 22];
+  const [HEIGHT, LEFT, TOP, BOTTOM] = [180, 48, 10, 22];
 
   function top(most) {
     const unit = 10 ** Math.floor(Math.log10(Math.max(most, 1)));
@@ -189,14 +188,17 @@
 
   function draw(now) {
     while (history.length && history[0][0] < now - HOUR) history.shift();
+    // A unit is a pixel: on a phone the words of the axes stay as large as others.
+    const width = find("chart").clientWidth || 720;
+    find("chart").setAttribute("viewBox", `0 0 ${width} ${HEIGHT}`);
     const most = top(Math.max(...history.map(([, total]) => total), 1));
     // As far back as is known, ten minutes at least.
     const span = SPANS.map((minutes) => minutes * 60_000).find((span) => history[0][0] >= now - span) || HOUR;
-    const x = (at) => LEFT + ((WIDTH - LEFT) * (at - now + span)) / span;
+    const x = (at) => LEFT + ((width - LEFT) * (at - now + span)) / span;
     const y = (total) => TOP + (HEIGHT - TOP - BOTTOM) * (1 - total / most);
     const parts = [];
     for (const level of [0, most / 2, most]) {
-      parts.push(shape("line", { class: "gridline", x1: LEFT, x2: WIDTH, y1: y(level), y2: y(level) }));
+      parts.push(shape("line", { class: "gridline", x1: LEFT, x2: width, y1: y(level), y2: y(level) }));
       parts.push(shape("text", { class: "axis", x: 0, y: y(level) }, number(level)));
     }
     for (const part of [1, 0.5]) {
@@ -206,7 +208,7 @@
     const points = history.map(([at, total]) => `${x(at).toFixed(1)},${y(total).toFixed(1)}`);
     // Steps: between two looks the number is what it was.
     const path = points.map((point, index) => (index ? `H${point.split(",")[0]}V${point.split(",")[1]}` : `M${point}`));
-    const line = `${path.join("")}H${WIDTH}`;
+    const line = `${path.join("")}H${width}`;
     const first = points[0].split(",")[0];
     parts.push(shape("path", { class: "area", d: `${line}V${y(0)}H${first}Z` }));
     parts.push(shape("path", { class: "line series-1", d: line }));

@@ -58,10 +58,29 @@
   const ngettext = (one, many, n, facts = {}) => filled((translations[one] || [one, many])[n === 1 ? 0 : 1], { n: number(n), ...facts });
   const number = (value, digits) => value.toLocaleString(root.lang, digits === undefined ? {} : { minimumFractionDigits: digits, maximumFractionDigits: digits });
 
-  window.portal = { element, shape, post, letScroll, gettext, ngettext, number };
+  // As `portal/clocks.py` writes a time to the second, in the zone of the page.
+  function written(at) {
+    const year = new Date(at).getFullYear() === new Date().getFullYear() ? {} : { year: "numeric" };
+    const [day, second] = [
+      { day: root.lang === "en" ? "2-digit" : "numeric", month: "short", ...year },
+      { hour: "2-digit", minute: "2-digit", second: "2-digit", hourCycle: "h23" },
+    ].map((form) => new Intl.DateTimeFormat(root.lang === "en" ? "en-GB" : root.lang, { timeZone: root.dataset.zone, ...form }).format(at));
+    return root.lang === "de" ? `${day}, ${second}` : `${day} ${second}`;
+  }
+
+  window.portal = { element, shape, post, letScroll, gettext, ngettext, number, written };
+
+  // Where rows are cards their headings are not seen: a number says what it is.
+  function label(within) {
+    for (const cell of within.querySelectorAll("table.cards td.number:not([data-label])")) {
+      const heading = cell.closest("table").tHead?.rows[0].cells[cell.cellIndex];
+      if (heading && cell.textContent.trim() && !cell.matches(":first-child")) cell.dataset.label = heading.textContent;
+    }
+  }
 
   function prepare(within) {
     letScroll(within);
+    label(within);
   }
 
   async function copy(button) {
