@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import re
 
+from django.utils.html import escape
+from django.utils.safestring import SafeString, mark_safe
 from django.utils.translation import gettext, gettext_noop
 
 from accounts.models import ApiKey
@@ -91,3 +93,8 @@ def translated(word: str) -> str:
 def named(key: ApiKey) -> str:
     """Its name in a list of choices, where no badge can stand (`test_mark.html`)."""
     return gettext("%(name)s (test)") % {"name": key.name} if key.is_test else key.name
+
+
+def coded(text: str) -> SafeString:
+    """A sentence of ours for a page: `names` in it are code."""
+    return mark_safe(re.sub(r"`([^`]+)`", r"<code>\1</code>", escape(text)))  # noqa: S308 - escaped

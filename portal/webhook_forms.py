@@ -6,6 +6,7 @@ from collections.abc import Collection
 from typing import Any, cast
 
 from django import forms
+from django.utils.html import format_html
 from django.utils.text import format_lazy
 from django.utils.translation import gettext, gettext_lazy
 
@@ -13,6 +14,7 @@ from accounts import audit
 from gateway_project.core.api.forms import EditForm, Form
 from gateway_project.core.upstream import destinations
 from portal.forms import GRACE, MomentField, SpanForm
+from portal.labels import coded
 from webhooks import catalogue
 from webhooks.delivery.schedule import ATTEMPTS_MAX
 from webhooks.models import Webhook, WebhookDelivery
@@ -56,7 +58,7 @@ class WebhookForm(Form):
         super().__init__(data)
         field = cast(forms.MultipleChoiceField, self.fields["events"])
         field.choices = [
-            (event.name, ": ".join((event.name, gettext(event.description))))
+            (event.name, format_html("{}: {}", event.name, coded(gettext(event.description))))
             for event in catalogue.TYPES
             if (is_robins or event.name in kept or not event.name.startswith("queue."))
             and (can_audit or event.name != audit.RECORDED)

@@ -30,7 +30,7 @@ from gateway_project.core.language import number
 from gateway_project.core.storable import cleaned
 from portal import exports, plots
 from portal.clocks import in_query
-from portal.labels import fault
+from portal.labels import coded, fault
 from portal.members import Member, secretly, shows_secrets, workspace_page
 from portal.posting import is_first, posts_for, show_once, take_shown
 from portal.webhook_forms import (
@@ -144,7 +144,7 @@ def webhooks(request: HttpRequest, member: Member) -> HttpResponseBase:
         "examples": [
             (
                 event.name,
-                gettext(event.description),
+                coded(gettext(event.description)),
                 json.dumps(catalogue.example_of(event), indent=2),
             )
             for event in catalogue.TYPES

@@ -298,7 +298,7 @@ class TestProblems:
     def test_a_page_shows_cause_example_and_mend(self, gateway):
         text = gateway.get("/problems/validation_error", headers=HTML).text
 
-        for words in ("Cause", "Mend", "Example", "treshold", "/v1/detect"):
+        for words in ("Cause", "What to do", "Example", "treshold", "/v1/detect"):
             assert words in text
 
     def test_no_page_of_an_error_leads_to_a_document_that_is_not_here(self, gateway):
