@@ -73,6 +73,7 @@ KEPT = {
     "robin/queue/leader.py": "120 messages of MESSAGE_BYTES_MAX",
     "robin/queue/live.py": "120 messages of MESSAGE_BYTES_MAX",
     "robin/queue/scan.py": "REMEMBERED_PARTS of 1,000 items",
+    "robin/queue/scan_store.py": REQUESTS,
     "robin/upstream/client.py": "16 paths of ours",
 }
 # Tables that customers make grow, and what bounds them.

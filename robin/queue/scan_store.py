@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import secrets
 import zlib
-from collections.abc import Collection, Mapping
+from collections.abc import Awaitable, Collection, Mapping
 from threading import Lock
 from typing import Any, NamedTuple, Protocol
 
@@ -17,6 +17,7 @@ import orjson
 from django.conf import settings
 
 from gateway_project.core.stores.addresses import async_client
+from gateway_project.core.stores.caching import SingleFlight
 from gateway_project.core.stores.refused import UNFIT
 from gateway_project.core.telemetry.logging import get_logger
 
@@ -66,7 +67,7 @@ class Part(NamedTuple):
 class ScanStore(Protocol):
     """Every call may raise `redis.RedisError` or `OSError`."""
 
-    async def facts(self) -> dict[str, Facts]:
+    async def facts(self) -> Mapping[str, Facts]:
         """By part what is known of it; beside them `SIZES` and `TROUBLE`, if there are such."""
         ...
 
@@ -101,8 +102,14 @@ class RedisScanStore:
     def __init__(self, url: str) -> None:
         self._redis: Any = async_client(url, socket_timeout=2, socket_connect_timeout=1)
         self._facts, self._acts = PREFIX + "facts", PREFIX + "acts"
+        self._asking: SingleFlight[int, Mapping[str, Facts]] = SingleFlight()
+        self._writes = 0
 
-    async def facts(self) -> dict[str, Facts]:
+    async def facts(self) -> Mapping[str, Facts]:
+        # All pages of a moment ask the same; but what this process has written, it sees.
+        return await self._asking.do(self._writes, self._ask_for_facts)
+
+    async def _ask_for_facts(self) -> Mapping[str, Facts]:
         found = await self._redis.hgetall(self._facts)
         return _read_facts({name.decode(): content for name, content in found.items()})
 
@@ -121,11 +128,12 @@ class RedisScanStore:
             facts = _revised(facts)
         pipeline.hset(self._facts, name, orjson.dumps(facts))
         pipeline.expire(self._facts, KEEP_SECONDS)
-        await pipeline.execute()
+        await self._written(pipeline.execute())
 
     async def replace(self, name: str, old: bytes, new: bytes, facts: Facts) -> bool:
         values = (old, new, name, orjson.dumps(_revised(facts)), KEEP_SECONDS)
-        return bool(await self._redis.eval(REPLACE, 2, PREFIX + name, self._facts, *values))
+        keys = PREFIX + name, self._facts
+        return bool(await self._written(self._redis.eval(REPLACE, len(keys), *keys, *values)))
 
     async def drop(self, names: Collection[str]) -> None:
         if not names:
@@ -133,7 +141,7 @@ class RedisScanStore:
         pipeline = self._redis.pipeline(transaction=True)
         pipeline.hdel(self._facts, *names)
         pipeline.delete(*(PREFIX + name for name in names))
-        await pipeline.execute()
+        await self._written(pipeline.execute())
 
     async def acted(self, uids: Mapping[str, str]) -> None:
         pipeline = self._redis.pipeline(transaction=True)
@@ -149,7 +157,14 @@ class RedisScanStore:
         pairs = zip(ordered, found, strict=True)
         return {uid: text.decode() for uid, text in pairs if text is not None}
 
+    async def _written(self, writing: Awaitable[Any]) -> Any:
+        try:
+            return await writing
+        finally:
+            self._writes += 1
+
     async def close(self) -> None:
+        await self._asking.cancel_all()
         await self._redis.aclose()
 
 
@@ -164,7 +179,7 @@ class _Local:
 
 
 class LocalScanStore:
-    async def facts(self) -> dict[str, Facts]:
+    async def facts(self) -> Mapping[str, Facts]:
         with _local.lock:
             return _read_facts(dict(_local.facts))
 

@@ -11,6 +11,7 @@ from uuid import UUID
 
 import pytest
 from django.conf import settings as django_settings
+from redis.asyncio import Redis
 
 from accounts.tests.shapes import refusal
 from gateway_project.core import clock, errors
@@ -20,6 +21,7 @@ from robin.models import SeenItem
 from robin.queue import scan, seen, services, source
 from robin.queue.alerts import tls
 from robin.queue.scan import Scanner
+from robin.queue.scan_store import RedisScanStore
 from robin.queue.translate import QueuePage
 from robin.queue.turns import Turn
 from robin.standin.queue import Envelope
@@ -498,3 +500,33 @@ def test_an_item_is_the_same_whoever_read_it(gateway, robin, kind):
     assert found[0].items
     assert found[0] == found[1]
     assert 2 in {item["maxRetryCount"] for item in found[0].items}
+
+
+@pytest.mark.needs_redis
+def test_pages_at_once_ask_redis_once(gateway, monkeypatch):
+    """And see what this process has written meanwhile."""
+    asked = []
+    real = Redis.hgetall
+
+    def hgetall(redis, name):
+        asked.append(name)
+        return real(redis, name)
+
+    async def run():
+        store = RedisScanStore(django_settings.REDIS_URL)
+        try:
+            await store.put("ALL:0", {"at": 1})
+            together = await asyncio.gather(*(store.facts() for _ in range(20)))
+            assert len(asked) == 1
+            assert [facts["ALL:0"]["at"] for facts in together] == [1.0] * 20
+
+            before = asyncio.ensure_future(store.facts())
+            await store.put("ALL:0", {"at": 2})
+            assert (await store.facts())["ALL:0"]["at"] == 2.0
+            await before
+        finally:
+            await store.drop(["ALL:0"])
+            await store.close()
+
+    monkeypatch.setattr(Redis, "hgetall", hgetall)
+    gateway.run(run())
