@@ -29,11 +29,12 @@ from websockets.asyncio.client import connect
 from benchmarks import machine
 from benchmarks.contenders import gateway
 from benchmarks.processes import LOOPBACK, BenchError, Child, base_environment, run_once
+from benchmarks.rows import below
 from benchmarks.stores import named_stores, private_stores
 from robin.standin.queue import Envelope
 from robin.standin.robin import Robin
 
-MUST_MS = 250
+LIMIT = below(100, 50)  # ms from the poll to the last client
 POLL_SECONDS = 5
 AT_ONCE = 50  # sockets that are opened side by side
 
@@ -50,14 +51,16 @@ def main() -> int:
         console.print(f"The run does not count: {error}", style="red", markup=False)
         return 2
     lasts = sorted(max(one) for one in late_ms)
+    verdict = LIMIT.verdict([lasts[int(len(lasts) * 0.95)]])
     p95 = median(sorted(one)[int(len(one) * 0.95)] for one in late_ms)
     console.print(
         f"{arguments.clients} clients on one worker, {len(late_ms)} changes: the last client "
         f"heard {median(lasts):.0f} ms after the poll (median; {lasts[0]:.0f}-{lasts[-1]:.0f}), "
-        f"95 of 100 within {p95:.0f} ms; must < {MUST_MS} ms. {bytes_each / 1024:.0f} KiB each."
+        f"95 of 100 within {p95:.0f} ms; must < {LIMIT.must} ms, aim < {LIMIT.aim} ms of 95 "
+        f"changes in 100: {verdict}. {bytes_each / 1024:.0f} KiB each."
     )
     console.print(", ".join(f"{k} {v}" for k, v in machine.describe().items()), style="dim")
-    return 0 if lasts[int(len(lasts) * 0.95)] < MUST_MS else 1
+    return 1 if verdict == "must missed" else 0
 
 
 async def run(clients: int, changes: int, console: Console) -> tuple[list[list[float]], float]:

@@ -116,6 +116,7 @@ class Side:
                 if json.loads(key)[1] == "gateway_requests_total"
             )
             for file in Path(self.contender.metrics).glob("counter_*.db")
+            if file.stat().st_size  # none, for the moment between its making and its first value
         }
 
 

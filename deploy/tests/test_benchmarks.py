@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import socket
+import subprocess
+import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -27,6 +29,20 @@ SOAK: dict[str, Any] = {
     "calls": 900, "pages": 40, "webhooks": 900,
     "times": [{"name": "under load", "processes": {"web 0": CALM}, "tables": {}}],
 }  # fmt: skip
+
+
+def test_each_starts_in_an_environment_without_settings() -> None:
+    """What needs Django is imported where it is used: `make bench-…` names no settings."""
+    names = sorted(path.stem for path in Path(chaos.__file__).parent.glob("[a-z]*.py"))
+    script = "\n".join(f"import benchmarks.{name}" for name in names)
+    kept = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
+    folder = Path(chaos.__file__).parents[1]
+
+    done = subprocess.run(
+        [sys.executable, "-c", script], env=kept, cwd=folder, capture_output=True, text=True
+    )
+
+    assert done.returncode == 0, done.stderr
 
 
 def test_chaos_misses_its_musts_when_nothing_was_tried() -> None:
