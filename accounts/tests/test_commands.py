@@ -47,8 +47,9 @@ class TestCreateKey:
     def test_the_key_works(self, gateway, engine):
         text = run("create_key", "--workspace", "initech").strip()
 
-        assert gateway.detect("Good morning.", key=text).status_code == 200
-        assert gateway.get("/v1/keys", key=text).status_code == 200
+        assert gateway.detect("Good morning.", key=text).json()["decision"] == "allow"
+        [key] = gateway.get("/v1/keys", key=text).json()["results"]
+        assert key["prefix"] == text[:12]
 
     def test_it_makes_the_workspace_confirmed(self, gateway):
         run("create_key", "--workspace", "initech")

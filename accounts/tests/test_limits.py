@@ -6,7 +6,7 @@ import pytest
 
 from accounts import authentication
 from accounts.models import Plan, UsageLog
-from accounts.tests.shapes import problem
+from accounts.tests.shapes import problem, refusal
 
 
 def remaining(r):
@@ -185,14 +185,17 @@ class TestTheMinuteOfAWorkspace:
         acme.save()
         keys = [make_key() for _ in range(3)]
 
-        codes = [gateway.detect("Good morning.", key=key).status_code for key in keys * 5]
+        answers = [gateway.detect("Good morning.", key=key) for key in keys * 5]
 
-        assert codes.count(200) == 10
+        assert [r.json()["decision"] for r in answers[:10]] == ["allow"] * 10
+        assert {refusal(r) for r in answers[10:]} == {(429, "rate_limited")}
 
-    def test_another_workspace_has_its_own(self, gateway, engine, acme, acme_key, globex_key):
+    def test_another_workspace_has_its_own(self, gateway, engine, acme, make_key, globex_key):
         acme.rate_limit_per_minute = 1
         acme.save()
         Plan.objects.update(rate_limit_per_minute=60)
-        assert gateway.detect("Good morning.", key=acme_key).status_code == 200
+        keys = [make_key(rate_limit_per_minute=1) for _ in range(2)]
+        _, of_acme = [gateway.detect("Good morning.", key=key) for key in keys]
 
-        assert gateway.detect("Good morning.", key=globex_key).status_code == 200
+        assert refusal(of_acme) == (429, "rate_limited")
+        assert gateway.detect("Good morning.", key=globex_key).json()["decision"] == "allow"

@@ -73,7 +73,7 @@ def test_it_never_holds_the_key(gateway, acme_key):
 def test_it_needs_no_scope(gateway, make_key):
     key = make_key(scopes=["webhooks"])
 
-    assert gateway.get("/auth/profile", key=key).status_code == 200
+    assert gateway.get("/auth/profile", key=key).json()["api_key"]["scopes"] == ["webhooks"]
 
 
 def test_it_costs_one_of_the_minute_and_none_of_the_day(gateway, acme_key):

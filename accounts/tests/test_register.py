@@ -134,7 +134,7 @@ class TestTheKey:
 
         r = gateway.detect("Hello there, how are you?", key=key)
 
-        assert r.status_code == 200
+        assert r.json()["decision"] == "allow"
 
     def test_it_is_on_trial_until_the_email_is_confirmed(self, gateway, register):
         key = register().json()["api_key"]["key"]
@@ -347,7 +347,7 @@ class TestTheLimit:
         for _ in range(7):
             register(password="short")
 
-        assert register().status_code == 201
+        assert register().json()["user"]["id"] == str(User.objects.get().pk)
 
     def test_another_address_is_free(self, register):
         for i in range(6):
@@ -355,7 +355,7 @@ class TestTheLimit:
 
         r = register(email="n6@initech.example", client_ip="198.51.100.7")
 
-        assert r.status_code == 201
+        assert r.json()["user"]["email"] == "n6@initech.example"
 
     def test_a_taken_email_counts_so_that_addresses_cannot_be_tried_out(self, register):
         register()
@@ -432,7 +432,7 @@ def test_it_needs_no_key_and_does_not_mind_one(gateway, acme_key):
 
     r = gateway.post("/auth/register", body, key=acme_key)
 
-    assert r.status_code == 201
+    assert r.json()["user"]["email"] == "dana@initech.example"
 
 
 def test_two_refusals_look_alike_whoever_is_registered(register):
