@@ -457,9 +457,11 @@ class TestWhoMayRead:
             problem(gateway.delete(f"{base}/{mine}", key=theirs), 404, "not_found")
 
     def test_another_key_of_the_workspace_may(self, gateway, submit, make_key):
-        url = submit(HARMLESS).json()["status_url"]
+        mine = submit(HARMLESS).json()
 
-        assert gateway.get(url, key=make_key()).status_code == 200
+        found = gateway.get(mine["status_url"], key=make_key()).json()
+
+        assert found["batch_id"] == mine["batch_id"]
 
     @pytest.mark.parametrize("query", ["limit=0", "limit=201", "limit=x", "cursor=-1", "cursor=zz"])
     def test_a_page_that_cannot_be(self, gateway, submit, acme_key, query):
@@ -583,7 +585,9 @@ class TestIdempotency:
             "validation_error",
         )
 
-        assert submit(HARMLESS, headers=headers).status_code == 202
+        accepted = submit(HARMLESS, headers=headers).json()
+
+        assert accepted["batch_id"] == str(Job.objects.get().pk)
 
     @pytest.mark.parametrize("key", ["", "x" * 256, "two words"])
     def test_a_key_that_cannot_be(self, submit, key):

@@ -49,6 +49,7 @@ def test_every_page_that_is_found_is_there(owner, acme, name):
         for result in owner.get("/app/search", {"q": label}).json()["results"]
     }
 
+    assert urls
     assert {owner.get(url).status_code for url in urls} <= {200, 302}
 
 
