@@ -662,7 +662,7 @@ def test_no_charset_brings_in_what_the_bytes_do_not_hold(
     sent = {"Content-Type": f"text/plain; charset={charset}", **neighbours.staff}
     for path in ("/admin/users?search=\\x00", "/admin/users?search=\\ud800"):
         r = neighbours.gateway.get(path, headers=sent)
-        assert r.status_code == 200
+        assert r.json()["results"] == []
 
 
 @pytest.mark.parametrize("path", ["/", "/app/", "/admin/", "/accounts/login/", "/v1/keys"])

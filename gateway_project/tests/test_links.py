@@ -68,7 +68,7 @@ def test_both_planes_know_a_name_by_one_rule(gateway, settings, host, is_ours):
 
     answers = [gateway.get(path, headers={"Host": host}) for path in PATHS]
 
-    refused = [r.status_code == 400 for r in answers]
+    refused = ["ALLOWED_HOSTS" in r.text for r in answers]
     assert refused == [not is_ours] * len(PATHS)
 
 
@@ -86,7 +86,9 @@ def test_a_foreign_host_is_refused_on_both_planes(gateway, settings, path):
 def test_probes_know_no_name(gateway, settings, path):
     settings.ALLOWED_HOSTS = ["gateway.example"]
 
-    assert gateway.get(path, headers={"Host": "10.0.0.7:8000"}).status_code == 200
+    r = gateway.get(path, headers={"Host": "10.0.0.7:8000"})
+
+    assert r.json()["status"] in ("up", "degraded")
 
 
 def test_mails_lead_to_us(gateway):

@@ -142,11 +142,12 @@ def test_tokens_of_one_host_are_good_at_the_other(hosts, member):
         bearer = {"Authorization": f"Bearer {signed_in.json()['tokens']['accessToken']}"}
         cookie = {"Cookie": f"refreshToken={signed_in.cookies['refreshToken']}"}
 
-        assert call(there, "GET", "/api/v1/auth/me", headers=bearer).status_code == 200
+        me = call(there, "GET", "/api/v1/auth/me", headers=bearer)
+        assert me.json()["email"] == ada.user.email
         again = call(there, "POST", "/api/v1/auth/refresh", headers=cookie, json={})
         assert again.status_code == 200, again.text
         renewed = {"Authorization": f"Bearer {again.json()['accessToken']}"}
-        assert call(here, "GET", "/api/v1/auth/me", headers=renewed).status_code == 200
+        assert call(here, "GET", "/api/v1/auth/me", headers=renewed).json() == me.json()
 
 
 def test_a_renewed_lease_is_nobody_elses(hosts, engine, acme, make_key):
