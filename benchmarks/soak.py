@@ -171,7 +171,7 @@ def run(arguments: argparse.Namespace, console: Console) -> dict[str, Any]:
             "WEBHOOK_ALLOWED_NETWORKS": "127.0.0.0/8",
         }
         for command in known.prepare:
-            run_once(command, env, known.cwd, seconds=120)
+            run_once(command, env, known.cwd, seconds=600)
         receiver = Receiver()
         act = (sys.executable, "-m", "benchmarks.soak", "--act=prepare", f"--url={receiver.url}")
         key = json.loads(run_once(act, env, known.cwd, 60))["key"]
