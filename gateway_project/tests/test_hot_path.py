@@ -11,6 +11,7 @@ import gc
 import inspect
 import json
 import sys
+import tracemalloc
 from dataclasses import dataclass, field
 
 import pytest
@@ -70,6 +71,23 @@ class Cost:
                 self.coroutines.add(frame)  # one that goes on is the same
 
 
+@dataclass
+class Allocated:
+    """Bytes that our functions asked for, freed again or not, as far as their beginnings and ends
+    show; some of it is the watching's own."""
+
+    size: int = 0
+    last: int = 0
+
+    def note(self, frame, event, _):
+        _, peak = tracemalloc.get_traced_memory()
+        asked_by = frame.f_back if event == "call" else frame
+        if asked_by and not any(part in asked_by.f_code.co_filename for part in NOT_OURS):
+            self.size += peak - self.last
+        self.last = tracemalloc.get_traced_memory()[0]
+        tracemalloc.reset_peak()
+
+
 def request_of(text, key):
     body = json.dumps({"text": text}).encode()
     return (
@@ -86,8 +104,8 @@ def ask(gateway, engine, acme_key):
     )
     config.load()
 
-    async def ask(*texts, is_watched=True):
-        """All over one connection."""
+    async def ask(*texts, is_watched=True, watch=None):
+        """All over one connection; `watch` instead of counting what it costs."""
         loop = asyncio.get_running_loop()
         protocol = BoundedHTTPProtocol(config, ServerState(), {}, loop)
         protocol.access_log = False  # pytest's handlers would turn uvicorn's on
@@ -96,7 +114,7 @@ def ask(gateway, engine, acme_key):
         pipe = redis.connection()
         before = pipe.round_trips
         if is_watched:
-            sys.setprofile(cost.note)
+            sys.setprofile(watch or cost.note)
         try:
             for text in texts:
                 wire.received = b""
@@ -133,6 +151,41 @@ def test_a_detection_costs_no_more_than_this(ask, counted, is_cached, calls, cor
     # The least of some: what a round does beside it, such as sending usage, is not its own.
     assert min(cost.calls for cost in costs) <= calls
     assert min(len(cost.coroutines) for cost in costs) <= coroutines
+
+
+@pytest.mark.needs_redis
+@pytest.mark.parametrize(
+    ("is_cached", "kilobytes"), [(True, 68), (False, 93)], ids=["cached", "engine asked"]
+)
+def test_a_detection_allocates_no_more_than_this(ask, is_cached, kilobytes):
+    texts = [TEXT if is_cached else f"{TEXT} {n}" for n in range(ROUNDS + 3)]
+    for text in texts[:3]:
+        ask(text)
+    found = []
+    tracemalloc.start()
+    try:
+        for text in texts[3:]:
+            allocated = Allocated(last=tracemalloc.get_traced_memory()[0])
+            tracemalloc.reset_peak()
+            ask(text, watch=allocated.note)
+            found.append(allocated.size / 1000)
+    finally:
+        tracemalloc.stop()
+
+    assert min(found) <= kilobytes
+
+
+def test_what_is_freed_at_once_is_allocated_all_the_same():
+    tracemalloc.start()
+    try:
+        allocated = Allocated(last=tracemalloc.get_traced_memory()[0])
+        sys.setprofile(allocated.note)
+        json.dumps("x" * 100_000)
+        sys.setprofile(None)
+    finally:
+        tracemalloc.stop()
+
+    assert allocated.size > 100_000
 
 
 @pytest.fixture
