@@ -1,6 +1,6 @@
 """The gateway before the real Robin and the real Robin UI: `make robin-real ROBIN=path UI=path`.
 
-    python -m deploy.robin_real --robin CHECKOUT [--ui CHECKOUT] [--parts …] [--items 1000,5000]
+    python -m deploy.robin_real --robin CHECKOUT [--ui CHECKOUT] [--parts …] [--items …]
 
 `DATABASE_URL` and `REDIS_URL` name a PostgreSQL and a Redis, as `deploy/services.py run` gives
 them. Exit codes: 0 fine, 1 a check failed, 2 the run could not begin. docs/robin-real.md has more.
@@ -32,6 +32,9 @@ from deploy.robin_real.table import Table
 PARTS = ("standing", "moving", "log", "rest", "bad", "dying", "walk", "https", "use", "serve")
 RECORD = "record"
 """No part of all: it writes a file of the tests."""
+ITEMS = (1000, 5000, 50_000)
+DUE_MIN, DUE_SHARE = 5000, 0.25
+"""So many mails are to be delivered: rounds are as long as lists, and those as the queue."""
 LATER_SECONDS = 6 * 3600
 SOME_ITEMS = 137
 PICTURES = ROOT / "var/robin-real"
@@ -103,7 +106,8 @@ class Run:
 
     def long_queue(self, items: int, parts: list[str]) -> None:
         seconds = self.options.sink_seconds
-        port, due, are_moving = free_port(), self.options.due, "moving" in parts
+        port, are_moving = free_port(), "moving" in parts
+        due = self.options.due or max(DUE_MIN, int(DUE_SHARE * items))
 
         def seed(mta: Mta) -> None:
             if "standing" in parts:
@@ -261,9 +265,9 @@ def main() -> int:
     parser.add_argument(
         "--parts", type=_names, default=[*PARTS], help=f"of {','.join(PARTS)}, or {RECORD}"
     )
-    parser.add_argument("--items", type=_numbers, default=[1000, 5000], help="also 50000")
+    parser.add_argument("--items", type=_numbers, default=[*ITEMS])
     parser.add_argument("--queue", choices=["mapdb", "pgsql"], default="mapdb")
-    parser.add_argument("--due", type=int, default=5000, help="mails to deliver, beside --items")
+    parser.add_argument("--due", type=int, help="mails to deliver, beside --items")
     parser.add_argument("--rounds", type=int, default=2, help="of each kind")
     parser.add_argument("--seconds", type=float, default=60, help="of the others")
     parser.add_argument("--watched-seconds", type=float, default=240, help="of the watched ones")

@@ -48,6 +48,7 @@ class Gateway:
             "PROMETHEUS_MULTIPROC_DIR": str(scratch / "metrics"),
             "TRUSTED_PROXY_HOPS": "1",
             "HTTPS_ONLY": "false",
+            "LOGIN_RATE_LIMIT_PER_MINUTE": "60",  # one person here signs in for each check
             "LOG_LEVEL": "WARNING",
             "TMPDIR": str(scratch),
         }

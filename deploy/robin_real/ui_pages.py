@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -55,7 +55,7 @@ class Tab:
             base_url=url, ignore_https_errors=True, viewport={"width": 1440, "height": 900}
         )
         self.page: Page = self.context.new_page()
-        self.page.set_default_timeout(15_000)
+        self.page.set_default_timeout(30_000)
         self.pictures = pictures
         self.errors: list[str] = []
         self.refused: list[Answered] = []
@@ -101,7 +101,11 @@ class Tab:
         self.page.locator("#username").fill(email)
         self.page.locator("#password").fill(PASSWORD)
         self.page.get_by_role("button", name="Sign In").click()
-        self.page.wait_for_url(lambda url: "/auth/login" not in url)
+        self.wait_for_path(lambda path: "/auth/login" not in path)
+
+    def wait_for_path(self, is_right: Callable[[str], bool]) -> None:
+        """It is a page of one document, whose fonts may never come: its load means nothing."""
+        self.page.wait_for_url(lambda url: is_right(urlsplit(url).path), wait_until="commit")
 
     @property
     def path(self) -> str:
@@ -178,7 +182,7 @@ class UiPages:
             row_of_it.get_by_title("Retry Delivery").click()
             tab.look()
             tab.picture("queue-retried")
-            again = wait_for("another try", lambda: _more_tries(item(), before), 90)
+            again = wait_for("another try", lambda: _more_tries(item(), before))
             row.found(f"tries {before['retryCount']} → {again['retryCount']}", True)
         tab.context.close()
 
@@ -266,7 +270,7 @@ class UiPages:
     def _at(self, tab: Tab, path: str, email: str) -> None:
         tab.go(path)
         tab.sign_in(email)
-        tab.page.wait_for_url(lambda url: urlsplit(url).path == path)
+        tab.wait_for_path(lambda now: now == path)
         tab.look()
 
 
