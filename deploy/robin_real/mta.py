@@ -7,7 +7,8 @@ import secrets
 import shutil
 import signal
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -146,6 +147,17 @@ class Mta:
         )
         for name, text in files.items():
             (self.settings / name).write_text(text)
+
+    @contextmanager
+    def broken(self, name: str) -> Iterator[None]:
+        """That file of its settings ends in the middle."""
+        file = self.settings / name
+        whole = file.read_text()
+        file.write_text(whole[: len(whole) // 2])
+        try:
+            yield
+        finally:
+            file.write_text(whole)
 
     def seed(self, items: int, domain: str, port: int, *, later_seconds: int = 0) -> None:
         """`items` mails more, while Robin does not run; those with `later_seconds` put off all."""

@@ -31,7 +31,14 @@ def record(table: Table, mta: Mta, port: int, refused: int) -> None:
         wait_for("a dead and a claimed item", lambda: _states(mta) >= {"DEAD", "CLAIMED"})
         ports = {"client": mta.ports.client, "service": mta.ports.service}
         headers = {"Authorization": f"Bearer {mta.token}"}
-        answers = [recorded.answer(ports[call["server"]], call, headers) for call in recorded.CALLS]
+
+        def answered(*, broken: bool) -> list[dict[str, Any]]:
+            calls = [call for call in recorded.CALLS if call.get("broken", False) is broken]
+            return [recorded.answer(ports[call["server"]], call, headers) for call in calls]
+
+        answers = answered(broken=False)
+        with mta.broken("relay.json5"):
+            answers += answered(broken=True)
         text = _with_other_names(json.dumps(answers, indent=1, ensure_ascii=False), mta, port)
         ANSWERS.write_text(f"{text}\n")
         row.found(f"{len(answers)}, {len(text):,} letters", all(a["body"] for a in answers))

@@ -39,6 +39,7 @@ async def current_document(name: str) -> dict[str, Any]:
 
 async def _logged_since(began: datetime) -> list[str]:
     """What Robin complained of while it read its files: it tells nobody else."""
+    search.forget()  # somebody may have asked for the same a second ago
     since = began - timedelta(seconds=1)
     which = Filter(levels=frozenset({"WARN", "ERROR"}), since=since)
     try:

@@ -66,8 +66,9 @@ class SeedData:
     accepted: int = 4980
     reloads: int = 0
     broken: set[str] = field(default_factory=set)
-    """Sections whose file cannot be read: they go with the next reload, which says that all is
-    well, and complains in the log."""
+    """Sections whose file cannot be read. The next reload says that all is well; then the page of
+    settings fails, or, where `Server` is broken too, the others are gone from it."""
+    is_unreadable: bool = False
 
     def __post_init__(self) -> None:
         random = Random(self.seed)

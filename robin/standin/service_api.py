@@ -145,6 +145,10 @@ class ServiceAPI:
     # -- Settings ---------------------------------------------------------------------------------
 
     def config(self, call: Call) -> Reply:
+        if self.seed.is_unreadable:
+            text = "Failed to generate config viewer: java.io.EOFException: End of input"
+            self.seed.note("ERROR", "endpoints.RobinServiceEndpoint", text)
+            return Reply("Internal Server Error", 500)
         first, others = [], []
         for title, content in self.seed.config.items():
             text = escape(json.dumps(_floats(content), indent=2))
@@ -167,10 +171,12 @@ class ServiceAPI:
 
     def reload(self, call: Call) -> Reply:
         self.seed.reloads += 1
-        for title in self.seed.broken:
-            self.seed.config.pop(title, None)
+        if "Server" in self.seed.broken:
             text = "Server reload trigger timed out or interrupted: JsonSyntaxException"
-            self.seed.note("WARN", "main.Config", f"{text} in {title}")
+            self.seed.note("WARN", "main.Config", text)
+            for title in self.seed.broken - {"Server"}:
+                self.seed.config.pop(title, None)
+        self.seed.is_unreadable = bool(self.seed.broken) and "Server" not in self.seed.broken
         text = '{"status":"OK", "message":"Configuration reloaded successfully"}'
         return Reply(text, content_type=JSON)
 

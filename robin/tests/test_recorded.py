@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from robin.config import translate as settings_translate
+from robin.config.views import ABOUT
 from robin.health import translate as health_translate
 from robin.logs import parsing
 from robin.metrics import sampling
@@ -33,8 +34,11 @@ EXCHANGES = json.loads((DATA / "exchanges.json").read_text())
 ANSWERS = json.loads((DATA / "answers.json").read_text())
 
 
-def answer_of(path, status=200):
-    (body,) = [a["body"] for a in ANSWERS if (a["path"], a["status"]) == (path, status)]
+def answer_of(path, status=200, *, broken=False):
+    key = (path, status, broken)
+    (body,) = [
+        a["body"] for a in ANSWERS if (a["path"], a["status"], a.get("broken", False)) == key
+    ]
     return body.encode()
 
 
@@ -47,6 +51,7 @@ def asked_of_the_stand_in(ask, **facts):
     async def run():
         robin = Robin(SeedData(), **facts)
         robin.seed.queue.cost = 0.0
+        robin.seed.broken = {"Relay Configuration"}
         for name, content in recorded.MAILS.items():
             robin.seed.put(f"north.example/{name}", content)
         await robin.start()
@@ -148,6 +153,16 @@ class TestTranslation:
         assert {entry.at.date() for entry in found} == {AT.date()}
         assert {entry.logger.partition(".")[0] for entry in found} == {"smtp", "endpoints"}
         assert "Error: 550 5.1.1 No such user" in {entry.message for entry in found}
+
+    def test_a_reload_over_a_broken_file(self):
+        """It says that all is well; then the page of settings fails, and the log has why."""
+        assert json.loads(answer_of("/config/reload", broken=True))["status"] == "OK"
+        assert answer_of("/config", 500, broken=True) == b"Internal Server Error"
+        text = answer_of("/logs?query=onfig", broken=True)
+        (why,) = [e for e in parsing.entries(text, now=AT, zone=UTC) if e.level == "ERROR"]
+        assert why.message.startswith("Failed to generate config viewer: ")
+        assert not why.is_ours()
+        assert ABOUT.search(why.searched())
 
     def test_the_store(self):
         listing = storage_translate.store_listing(

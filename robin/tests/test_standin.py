@@ -303,7 +303,16 @@ async def test_the_date_of_an_item_is_that_of_the_listing():
 @in_a_loop
 async def test_a_broken_file_is_reloaded_with_good_cheer():
     async with asked() as r:
+        before = await r.service("GET", "/config")
         r.seed.broken = {"Relay Configuration"}
+        assert (await r.service("POST", "/config/reload")).json()["status"] == "OK"
+        unreadable = await r.service("GET", "/config")
+        assert (unreadable.status_code, unreadable.text) == (500, "Internal Server Error")
+        assert "Failed to generate config viewer" in (await r.client("GET", "/logs?q=ERROR")).text
+        r.seed.broken = set()
+        await r.service("POST", "/config/reload")
+        assert (await r.service("GET", "/config")).text == before.text
+        r.seed.broken = {"Server", "Relay Configuration"}
         assert (await r.service("POST", "/config/reload")).json()["status"] == "OK"
         assert "Relay Configuration" not in (await r.service("GET", "/config")).text
         assert "JsonSyntaxException" in (await r.client("GET", "/logs?q=WARN")).text

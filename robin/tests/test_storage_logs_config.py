@@ -346,7 +346,7 @@ class TestSettings:
 
     def test_a_reload_says_what_is_gone_and_what_robin_complained_of(self, ada, robin):
         ada.get("/api/v1/config")
-        robin.seed.broken = {"Relay Configuration"}
+        robin.seed.broken = {"Server", "Relay Configuration"}
 
         r = ada.post("/api/v1/config/reload").json()
 
@@ -355,6 +355,18 @@ class TestSettings:
         assert any("JsonSyntaxException" in line for line in r["logged"])
         event = AuditEvent.objects.get(action="robin.config.reload.result")
         assert event.details["missing"] == ["relay"]
+
+    def test_a_reload_after_which_the_settings_cannot_be_read_says_why(self, ada, robin):
+        before = ada.get("/api/v1/config").json()["sections"]
+        ada.get("/api/v1/logs?level=ERROR,WARN")  # remembered for two seconds
+        robin.seed.broken = {"Relay Configuration"}
+
+        r = ada.post("/api/v1/config/reload").json()
+
+        assert "does not show its settings" in r["message"]
+        assert r["missing"] == sorted(before)
+        assert any("Failed to generate config viewer" in line for line in r["logged"])
+        assert ada.get("/api/v1/config").json()["sections"] == before
 
     def test_a_reload_that_robin_dies_over_is_noted(self, ada, robin):
         ada.get("/api/v1/config")
