@@ -20,6 +20,7 @@ from accounts.models import Parked, UsageRollup, User, Workspace
 from accounts.usage import reports
 from gateway_project.staff import actions, desk
 from gateway_project.tests.test_browser import (  # noqa: F401 - fixtures
+    MEMBERS_PAGES,
     PASSWORD,
     STRANGERS_PAGES,
     _served_site,
@@ -45,6 +46,8 @@ SUPERUSERS = SimpleNamespace(
     user=SimpleNamespace(is_superuser=True, is_active=True, is_staff=True, has_perm=lambda *_: True)
 )
 KEYS = 200
+ACCOUNTS_PAGES = [path for path in MEMBERS_PAGES if path.startswith("/accounts/")]
+"""allauth's, behind the sign-in."""
 
 
 @pytest.fixture
@@ -62,7 +65,7 @@ def test_axe_finds_nothing_and_no_page_is_heavy(site, full, open_tab):  # noqa: 
         wrong += look(tab, path)
     sign_in(tab)
     tab.page.wait_for_url("**/app/")
-    for path in furnished.pages(full):
+    for path in [*furnished.pages(full), *ACCOUNTS_PAGES]:
         wrong += look(tab, path)
 
     assert not wrong, "\n".join(wrong)
