@@ -6,6 +6,10 @@ connections that send one byte a minute would stay for ever. Bodies have limits 
 served (`heads.py`) goes to the application with its refusal, so that it leaves in the format of
 every other error; what cannot even be split into a request is refused here. A WebSocket that is
 closed from here ends within seconds, whether or not its client still reads.
+
+Connections that come in one burst, as those of a proxy's pool do, are mostly accepted by the one of
+several processes that is awake. So each ends after about a hundred requests, and is told so with
+its last answer: the next is accepted by who has the least to do.
 """
 
 from __future__ import annotations
@@ -17,6 +21,7 @@ import struct
 import sys
 from collections.abc import Callable
 from http import HTTPStatus
+from random import randint
 from time import perf_counter
 from typing import Any
 
@@ -52,6 +57,7 @@ OLDEST = re.compile(rb"(?:\r\n)*[A-Z]+ [^ \r\n]+\r?\n")
 ABSOLUTE = re.compile(rb"https?://([^/?#]*)", re.IGNORECASE)
 CLOSE_SECONDS_MAX = 5.0
 LINGER_SECONDS_MAX, LINGER_BYTES_MAX = 5.0, 20 << 20
+REQUESTS_OF_A_CONNECTION = 50, 150  # by chance, so that those of a burst do not come again in one
 READ_BYTES_MIN = 16 * 1024
 """What a client that is behind has to read of an answer in `ANSWER_STALL_SECONDS_MAX`."""
 
@@ -105,8 +111,11 @@ class BoundedHTTPProtocol(HttpToolsProtocol):
     _is_handshake = _is_unread = False
     _thrown_away = 0
     _idle_since: float | None = None
+    _requests_left = sys.maxsize
 
     def connection_made(self, transport: Any) -> None:
+        if self.config.workers > 1:
+            self._requests_left = randint(*REQUESTS_OF_A_CONNECTION)
         super().connection_made(_Lingering(transport, self._has_read_all))  # type: ignore[arg-type]
         self._start_timer()
 
@@ -290,6 +299,9 @@ class BoundedHTTPProtocol(HttpToolsProtocol):
         scope: Scope = cycle.scope  # type: ignore[assignment]  # uvicorn knows none of ours
         scope[WHOLE_BODY], scope[CAME] = cycle.whole_body, perf_counter()  # type: ignore[attr-defined]
         scope[LAST_BYTE] = self._seconds_since_last_byte
+        self._requests_left -= 1
+        if self._requests_left <= 0 and not self.pipeline:
+            cycle.keep_alive = False
         if cycle.scope["http_version"] == "1.0":
             app = _until_closed(app, cycle)
         super()._start_asgi_task(cycle, app)

@@ -9,6 +9,7 @@ import uvicorn
 from uvicorn.server import ServerState
 
 from gateway_project.core.api.middleware import WHOLE_BODY
+from gateway_project.server import protocol
 from gateway_project.server.protocol import BoundedHTTPProtocol
 
 START = {"type": "http.response.start", "status": 200}
@@ -125,6 +126,32 @@ def test_no_header_ends_its_line(value):
     assert value not in whole.partition(b"\r\n\r\n")[0].replace(b"\r\n", b"")
     assert b"set-cookie" not in whole
     assert b"hello" not in whole
+
+
+@pytest.mark.parametrize(("workers", "ends_with"), [(2, 3), (1, None)])
+def test_a_connection_ends_where_another_process_may_have_less_to_do(
+    workers, ends_with, monkeypatch
+):
+    monkeypatch.setattr(protocol, "REQUESTS_OF_A_CONNECTION", (3, 3))
+
+    async def app(scope, receive, send):
+        await send({**START, "headers": [LENGTH]})
+        await send(body(b"hello"))
+
+    async def run():
+        config = uvicorn.Config(app, http=BoundedHTTPProtocol, log_config=None, workers=workers)
+        config.load()
+        connection = BoundedHTTPProtocol(config, ServerState(), {}, asyncio.get_running_loop())
+        wire = Wire()
+        connection.connection_made(wire)
+        for number in (1, 2, 3):
+            connection.data_received(ASK)
+            await asyncio.gather(*(asyncio.all_tasks() - {asyncio.current_task()}))
+            assert (b"connection: close" in wire.pieces[-1]) is (number == ends_with)
+            assert wire.is_closed is (number == ends_with)
+        connection.connection_lost(None)
+
+    asyncio.run(run())
 
 
 def test_a_body_that_is_here_is_given_once():
