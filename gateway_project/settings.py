@@ -399,7 +399,7 @@ ACCOUNT_CHANGE_EMAIL = True  # one address at a time; the old one stays until th
 ACCOUNT_REAUTHENTICATION_REQUIRED = True
 ACCOUNT_REAUTHENTICATION_TIMEOUT = 15 * 60
 ACCOUNT_SESSION_REMEMBER = True
-# Passwords are guarded by `accounts/lockout.py`, the forms by django-ratelimit (`portal/urls.py`).
+# Passwords are guarded by `accounts/lockout.py`, the forms by `portal/limits.py`.
 # What is left to allauth: wrong codes of the second factor, and mails to one address.
 ACCOUNT_RATE_LIMITS = {
     "login": None,
@@ -501,10 +501,7 @@ CORS_EXPOSE_HEADERS = [
     *("Idempotency-Replayed", "Location", "X-Gateway-Notice", "X-Request-ID"),
 ]
 
-# django-ratelimit guards the browser's sign-in forms; how it finds the address is ours.
-RATELIMIT_IP_META_KEY = "gateway_project.core.api.error_pages.client_ip"
 SILENCED_SYSTEM_CHECKS = [
-    "django_ratelimit.W001",  # it knows our back-ends only by the names of what they wrap
     "security.W008",  # redirecting to https is the proxy's work: health probes come in plain
     "security.W021",  # preloading HSTS is for the domain's owner to decide
 ]

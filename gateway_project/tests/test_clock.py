@@ -11,7 +11,9 @@ import pytest
 import time_machine
 from django.db import connection
 
+from accounts.tests.shapes import refusal
 from gateway_project.core import clock
+from gateway_project.tests.test_public_pages import JSON
 
 pytestmark = pytest.mark.hostile
 ROOT = Path(__file__).resolve().parents[2]
@@ -21,6 +23,7 @@ HOST_CLOCK = {
     *("time.time", "time.time_ns", "time.localtime", "time.gmtime", "timezone.now"),
     *("timezone.localtime", "timezone.localdate", "datetime.now", "datetime.utcnow"),
     *("datetime.today", "date.today", "uuid.uuid1", "uuid_utils.compat.uuid7", "aware_utcnow"),
+    *("core.get_usage", "core.is_ratelimited", "decorators.ratelimit"),  # django-ratelimit's
 }
 MAY = {
     "gateway_project/core/clock.py": "it is what others ask",
@@ -97,10 +100,24 @@ def test_nothing_of_ours_reads_the_hosts_clock():
         "from datetime import date\ndate.today()",
         "from uuid_utils.compat import uuid7\nuuid7()",
         "models.DateTimeField(auto_now_add=True)",
+        "from django_ratelimit.core import get_usage\nget_usage()",
+        "from django_ratelimit.decorators import ratelimit\nratelimit()",
     ],
 )
 def test_the_check_knows_each_way_to_read_it(source):
     assert readers_of_the_host_clock(ast.parse(source))
+
+
+@pytest.mark.needs_redis
+def test_forms_count_by_the_time_that_hosts_share(gateway, engine):
+    """Of two hosts whose clocks are minutes apart."""
+    answers = []
+    for n in range(11):
+        with time_machine.travel(time.time() + 100 * (n % 2)):
+            answers.append(gateway.request("POST", "/", data={"text": "Hello"}, headers=JSON))
+
+    assert [r.status_code for r in answers[:10]] == [200] * 10
+    assert refusal(answers[10]) == (429, "rate_limited")
 
 
 LEARN = clock.learn  # the real one, which tests are without

@@ -116,7 +116,7 @@ class PageLimit:
 
 
 def client_ip(request: HttpRequest) -> str:
-    """django-ratelimit's hook: the address behind our trusted proxies, as it is counted."""
+    """The address behind our trusted proxies, as it is counted."""
     return network_of(context_of(request).client_ip) or "unknown"
 
 
