@@ -105,7 +105,7 @@ def _speaking_to(user: Any, request: HttpRequest) -> AbstractContextManager[Any]
 
 
 @contextmanager
-def _mails_behind(request: HttpRequest) -> Iterator[None]:
+def mails_behind(request: HttpRequest) -> Iterator[None]:
     """Send what is mailed meanwhile at the end, and nothing when it fails: no transaction waits
     for a mail server."""
     behind: list[Callable[[], object]] = []
@@ -161,7 +161,7 @@ class AccountAdapter(DefaultAccountAdapter):  # type: ignore[misc]
         """
         others = User.objects.exclude(pk=email_address.user_id)
         try:
-            with _mails_behind(request), transaction.atomic():
+            with mails_behind(request), transaction.atomic():
                 if others.filter(email=email_address.email).exists():
                     raise IntegrityError("it is taken")
                 confirmed = bool(super().confirm_email(request, email_address))

@@ -11,6 +11,7 @@ from uuid import UUID
 from django import forms
 from django.contrib import messages
 from django.core import signing
+from django.db import transaction
 from django.http import HttpRequest, HttpResponse
 from django.http.response import HttpResponseBase
 from django.shortcuts import redirect
@@ -214,8 +215,9 @@ def use_budget(request: HttpRequest, member: Member, key_id: UUID) -> HttpRespon
         messages.error(request, gettext("This was fitted for another key. Nothing was changed."))
         return redirect("portal-key-calibrate", key_id=key.pk)
     fitted = Fitted(*values)
-    if _put_in_force(request, member, key, kind, fitted.threshold):
-        budgets.keep(key, kind, fitted, basis)
+    with transaction.atomic():
+        if _put_in_force(request, member, key, kind, fitted.threshold):
+            budgets.keep(key, kind, fitted, basis)
     return _page_of(key, kind)
 
 

@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 from django.contrib import messages
+from django.db import transaction
 from django.http import HttpRequest, HttpResponse
 from django.http.response import HttpResponseBase
 from django.shortcuts import redirect, render
@@ -110,12 +111,13 @@ def make_webhook(request: HttpRequest, member: Member) -> HttpResponse:
 def clear(request: HttpRequest, member: Member) -> HttpResponse:
     member.must_change()
     found = inbox.of(member.workspace)
-    inbox.clear(found)
-    audit(
-        "inbox.cleared",
-        workspace=member.workspace,
-        target=found.pk,
-        **member.actor(request).fields(),
-    )
+    with transaction.atomic():
+        inbox.clear(found)
+        audit(
+            "inbox.cleared",
+            workspace=member.workspace,
+            target=found.pk,
+            **member.actor(request).fields(),
+        )
     messages.success(request, gettext("The inbox is empty."))
     return redirect("portal-inbox")

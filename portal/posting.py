@@ -8,6 +8,7 @@ only takes POSTs answers everybody else with the page of its form.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from functools import wraps
 from secrets import token_urlsafe
 from typing import Any, cast
@@ -120,13 +121,33 @@ def is_first(request: HttpRequest) -> bool:
         UUID(mark)
     except ValueError:
         return True  # not one of our pages
+    key = f"once:{request.user.pk}:{mark}"
     try:
-        first = cache.add(f"once:{request.user.pk}:{mark}", 1, ONCE_SECONDS)
+        first = cache.add(key, 1, ONCE_SECONDS)
     except (RedisError, OSError):
         return True  # a key too many is better than none
-    if not first:
+    if first:
+        request.once_key = key  # type: ignore[attr-defined]
+    else:
         messages.info(request, gettext(TWICE))
     return bool(first)
+
+
+class SentAgain:
+    """A form that failed may be sent again: it did not do its work."""
+
+    sync_capable, async_capable = True, False
+
+    def __init__(self, get_response: Callable[[HttpRequest], HttpResponseBase]) -> None:
+        self._get_response = get_response
+
+    def __call__(self, request: HttpRequest) -> HttpResponseBase:
+        return self._get_response(request)
+
+    def process_exception(self, request: HttpRequest, exception: Exception) -> None:
+        if (key := getattr(request, "once_key", None)) is not None:
+            with suppress(RedisError, OSError):
+                cache.delete(key)
 
 
 def show_once(request: HttpRequest, where: object, **facts: Any) -> None:

@@ -11,6 +11,7 @@ from uuid import UUID
 
 from django import forms
 from django.contrib import messages
+from django.db import transaction
 from django.db.models import Count, QuerySet
 from django.http import Http404, HttpRequest, HttpResponse
 from django.http.response import HttpResponseBase
@@ -276,11 +277,12 @@ def _allow(
         return False
     actor, note = member.actor(request), form.cleaned_data["note"]
     try:
-        version = policies.allow(owner, digest, note, actor=actor)
+        with transaction.atomic():
+            version = policies.allow(owner, digest, note, actor=actor)
+            services.give(member.workspace, row, Verdict.FALSE_POSITIVE, note, actor=actor)
     except errors.GatewayError as exc:
         form.add_error(None, "; ".join(exc.sentences) or exc.for_people())
         return False
-    services.give(member.workspace, row, Verdict.FALSE_POSITIVE, note, actor=actor)
     messages.success(
         request,
         gettext(

@@ -8,7 +8,10 @@ from allauth.account.app_settings import EmailVerificationMethod
 from allauth.account.internal import flows
 from allauth.account.views import SignupView
 from allauth.core.exceptions import ImmediateHttpResponse
+from django.db import transaction
 from django.http import HttpResponseBase
+
+from accounts.adapter import mails_behind
 
 
 class SignUp(SignupView):  # type: ignore[misc]
@@ -19,6 +22,10 @@ class SignUp(SignupView):  # type: ignore[misc]
     """
 
     def form_valid(self, form: Any) -> HttpResponseBase:
+        with mails_behind(self.request), transaction.atomic():
+            return self._signed_up(form)
+
+    def _signed_up(self, form: Any) -> HttpResponseBase:
         self.user, response = form.try_save(self.request)
         if response is not None:
             return response  # type: ignore[no-any-return]

@@ -78,8 +78,9 @@ class BlocklistViewSet(MemberViewSet):
         problems=[errors.Conflict],
     )
     def create(self, request: Request) -> HttpResponse:
-        row = self._added(self.parsed(EntryRequest))
-        self._audit("added", str(row))
+        with transaction.atomic():
+            row = self._added(self.parsed(EntryRequest))
+            self._audit("added", str(row))
         return reply(EntryView.of(row), status=201, headers=NOTICE)
 
     def _added(self, body: EntryRequest) -> BlocklistEntry:
@@ -118,12 +119,13 @@ class BlocklistViewSet(MemberViewSet):
             row.active = body.active
         if "expiresAt" in body.model_fields_set:
             row.expires_at = body.expiresAt
-        row.save(update_fields=["reason", "active", "expires_at"])
         after = self._changeable(row)
         changes = {
             name: [before[name], after[name]] for name in after if before[name] != after[name]
         }
-        self._audit("changed", str(row), changes=changes)
+        with transaction.atomic():
+            row.save(update_fields=["reason", "active", "expires_at"])
+            self._audit("changed", str(row), changes=changes)
         return reply(EntryView.of(row), headers=NOTICE)
 
     @changing(
@@ -137,8 +139,9 @@ class BlocklistViewSet(MemberViewSet):
     )
     def destroy(self, request: Request, id: UUID) -> HttpResponse:  # noqa: A002
         row = self._row(id)
-        row.delete()
-        self._audit("deleted", str(row), **self._changeable(row))
+        with transaction.atomic():
+            row.delete()
+            self._audit("deleted", str(row), **self._changeable(row))
         return reply(None, status=204, headers=NOTICE)
 
     @endpoint(
@@ -162,16 +165,17 @@ class BlocklistViewSet(MemberViewSet):
         if len(rows) > ROWS_MAX:
             raise invalid(f"has more than {ROWS_MAX} entries")
         imported, wrong = 0, []
-        for number, row in enumerate(rows, 1):
-            try:
-                self._added(EntryRequest.model_validate(row))
-                imported += 1
-            except pydantic.ValidationError as exc:
-                sentence = errors.from_pydantic(exc, EntryRequest).sentences[0]
-                wrong.append(f"entry {number}: {sentence}")
-            except errors.Conflict as exc:
-                wrong.append(f"entry {number}: {exc.detail}")
-        self._audit("imported", f"{imported} entries")
+        with transaction.atomic():
+            for number, row in enumerate(rows, 1):
+                try:
+                    self._added(EntryRequest.model_validate(row))
+                    imported += 1
+                except pydantic.ValidationError as exc:
+                    sentence = errors.from_pydantic(exc, EntryRequest).sentences[0]
+                    wrong.append(f"entry {number}: {sentence}")
+                except errors.Conflict as exc:
+                    wrong.append(f"entry {number}: {exc.detail}")
+            self._audit("imported", f"{imported} entries")
         answer = ImportedView(imported=imported, failed=len(wrong), errors=wrong[:ERRORS_MAX])
         return reply(answer, headers=NOTICE)
 

@@ -11,7 +11,7 @@ from functools import partial
 from typing import Any
 from uuid import UUID
 
-from django.db import transaction
+from django.db import InterfaceError, OperationalError, transaction
 from django.utils.translation import gettext_noop
 
 from accounts import authentication
@@ -72,9 +72,15 @@ def disable(webhook_id: UUID, reason: Webhook.DisabledReason, facts: dict[str, A
 
 
 def close_first(webhook_id: UUID) -> None:
-    """Give up the first of what is on its way there, mostly all; `close_pending` does the rest."""
-    webhook = Webhook._base_manager.select_related("workspace").get(pk=webhook_id)
-    _close(webhook, CLOSED_FIRST)
+    """Give up the first of what is on its way there, mostly all; `close_pending` does the rest.
+
+    It is stopped already, so nobody is told when the database does not take this as well.
+    """
+    try:
+        webhook = Webhook._base_manager.select_related("workspace").get(pk=webhook_id)
+        _close(webhook, CLOSED_FIRST)
+    except (OperationalError, InterfaceError) as exc:
+        log.info("deliveries_left_open", webhook=str(webhook_id), error=type(exc).__name__)
 
 
 def close_pending() -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -175,7 +176,10 @@ def not_found(request: HttpRequest, exception: Exception) -> HttpResponse:
 
 
 def server_error(request: HttpRequest) -> HttpResponse:
-    return refuse(request, errors.InternalError())
+    """Whatever a page raised, or a middleware around it: mostly a store that is away, or slow."""
+    raised = sys.exc_info()[1]
+    error = errors.translate(raised) if isinstance(raised, Exception) else errors.InternalError()
+    return refuse(request, error)
 
 
 def csrf_failure(request: HttpRequest, reason: str = "", **_: Any) -> HttpResponse:

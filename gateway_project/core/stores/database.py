@@ -28,6 +28,7 @@ from django.conf import settings
 from django.db import transaction
 from django.http import HttpRequest, HttpResponse
 from django.utils.decorators import sync_only_middleware
+from django.utils.translation import gettext_noop
 
 from gateway_project.core import errors
 from gateway_project.core.context import current
@@ -51,7 +52,9 @@ BOUNDS = statements.Bounds(statement=1.5, lock=0.5, idle=2.0)
 LANE = statements.Lane("data", WRITERS_MAX + READERS_MAX + 3, BOUNDS)
 
 LATE = "The database took too long. Nothing was changed: try again shortly."
-UNKNOWN = "The database did not say whether it was stored. Look before you send it again."
+UNKNOWN = gettext_noop(
+    "The database did not say whether it was stored. Look before you send it again."
+)
 
 
 def pool_max() -> int:
