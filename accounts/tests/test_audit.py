@@ -268,7 +268,7 @@ class TestReading:
         assert len([row for row in rows if row["action"].startswith("key.")]) == found
 
     @pytest.mark.parametrize("query", ["since=yesterday", "limit=0", "nonsense=1"])
-    def test_what_is_wrong_is_said(self, gateway, trail, make_key, query):
+    def test_what_is_wrong_is_reported(self, gateway, trail, make_key, query):
         answer = gateway.get(f"/v1/audit?{query}", key=make_key(scopes=["audit:read"]))
 
         assert refusal(answer) == (422, "validation_error")

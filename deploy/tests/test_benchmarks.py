@@ -168,7 +168,7 @@ def test_it_is_held_against_what_ran_beside_it() -> None:
     }  # fmt: skip
 
 
-def test_a_load_that_was_not_answered_is_said() -> None:
+def test_a_load_that_was_not_answered_is_reported() -> None:
     row = Row("offered", "a rate", limits={"answered_share": Limit(0.98)}, offered_per_second=1_000)
 
     assert figures(row, {"gateway": [round_(970.0)]})["answered_share"]["verdict"] == "must missed"

@@ -136,7 +136,7 @@ def test_sqlite_has_nothing_to_be_started() -> None:
     assert (done.returncode, done.stdout) == (0, "sqlite:///x.db\n")
 
 
-def test_a_command_that_does_not_exist_is_said() -> None:
+def test_a_command_that_does_not_exist_is_reported() -> None:
     done = run("no-such-command", need="redis")
     assert done.returncode == 127
     assert "cannot run no-such-command (No such file or directory)" in done.stderr

@@ -54,7 +54,7 @@ class TestFields:
         assert fields.read(text) is None
 
     @pytest.mark.parametrize("depth", [40, 500, 4_900])
-    def test_what_is_nested_too_deep_is_said(self, depth):
+    def test_what_is_nested_too_deep_is_reported(self, depth):
         document = fields.read("[" * depth + json.dumps(ATTACK) + "]" * depth)
 
         assert document.unseen == (fields.NESTED,)
@@ -178,7 +178,7 @@ class TestJsonTexts:
         assert body["coverage"]["unseen"] == [{"reason": "nested_too_deep"}]
         assert (body["status"], body["decision"]) == ("partial", "review")
 
-    def test_a_cut_is_said(self, gateway, engine, acme_key, settings):
+    def test_a_cut_is_reported(self, gateway, engine, acme_key, settings):
         settings.DETECTION_ENGINE_WINDOW_BYTES = 100
 
         body = gateway.detect("lorem ipsum " * 800, key=acme_key).json()
@@ -186,14 +186,14 @@ class TestJsonTexts:
         assert body["coverage"]["unseen"] == [{"reason": "cut"}]
         assert body["coverage"]["scanned_chars"] < body["coverage"]["total_chars"]
 
-    def test_a_language_without_rules_is_said(self, gateway, engine, acme_key):
+    def test_a_language_without_rules_is_reported(self, gateway, engine, acme_key):
         engine.fails(503)
 
         body = gateway.detect("ጤና ይስጥልኝ እንደምን አደሩ", key=acme_key).json()
 
         assert {"reason": "language_without_rules"} in body["coverage"]["unseen"]
 
-    def test_of_a_text_that_nobody_judged_it_is_said(self, gateway, engine, acme_key):
+    def test_of_a_text_that_nobody_judged_it_is_reported(self, gateway, engine, acme_key):
         policies.save(acme_key.row, {"on_unavailable": "fail_open"}, actor=Actor("test"))
         engine.is_down()
 
@@ -232,7 +232,7 @@ class TestBothReadings:
         assert not {one.rule_id for one in raw.evidence} >= {one.rule_id for one in found.evidence}
 
     @pytest.mark.parametrize("cut", [0, 1], ids=["as it was sent", "the strings"])
-    def test_what_either_did_not_look_at_is_said(self, monkeypatch, cut):
+    def test_what_either_did_not_look_at_is_reported(self, monkeypatch, cut):
         text = json.dumps({"note": ATTACK, "other": HARMLESS})
         whole = embedded.analyse
 
@@ -421,7 +421,7 @@ class TestMessages:
         assert {asked["text"] for asked in engine.asked} == {HARMLESS, "Why?"}
 
     @pytest.mark.parametrize("role", ["system", "developer"])
-    def test_trusted_ones_are_not_and_that_is_said(self, judge, engine, role):
+    def test_trusted_ones_are_not_and_that_is_reported(self, judge, engine, role):
         body = judge({"role": role, "content": ATTACK}, {"role": "user", "content": "Hi"}).json()
 
         assert (body["decision"], body["status"]) == ("allow", "complete")

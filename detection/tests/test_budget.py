@@ -42,7 +42,7 @@ class TestFit:
 
         assert thresholds == sorted(thresholds, reverse=True)
 
-    def test_what_no_threshold_holds_is_said(self):
+    def test_what_no_threshold_holds_is_reported(self):
         assert fit(Texts(counts(s99=5), counts()), 0.01) is None
         assert fit(Texts(counts(), counts(s50=5)), 0.01) is None  # nothing to fit it on
 

@@ -265,7 +265,7 @@ class TestWindows:
 
         assert rows[0] == 1 < rows[1]
 
-    def test_what_is_too_long_is_said(self, load):
+    def test_what_is_too_long_is_reported(self, load):
         found = load().judge(" ".join(["hello"] * 5_000))
 
         assert found.scanned_chars < 5_000 * 6 - 1
@@ -280,7 +280,7 @@ class TestWindows:
             ("hello, 1 2 3! 🙂", 0),
         ],
     )
-    def test_words_that_are_all_one_to_it_are_said(self, load, text, letters):
+    def test_words_that_are_all_one_to_it_are_reported(self, load, text, letters):
         found = load().judge(text)
 
         assert found.scanned_chars == len(text) - letters

@@ -312,7 +312,7 @@ UNKNOWN = {
 
 class TestLanguagesWithoutRules:
     @pytest.mark.parametrize("language", UNKNOWN)
-    def test_a_score_that_says_nothing_is_said(self, language):
+    def test_a_score_that_says_nothing_is_reported(self, language):
         found = analyse(UNKNOWN[language], budget_seconds=60)
 
         assert found.unseen == ("language",)
@@ -480,7 +480,7 @@ class TestBounds:
 
         assert not budget.asked()
 
-    def test_time_that_ends_between_views_is_said(self, monkeypatch):
+    def test_time_that_ends_between_views_is_reported(self, monkeypatch):
         ticks = iter(range(10_000))
         monkeypatch.setattr(detector, "thread_time", lambda: next(ticks) * 0.03)
         blob = base64.b64encode(ATTACK.encode()).decode()

@@ -113,7 +113,7 @@ def test_what_is_published_is_answered(gateway, engine, acme_key, row):
     assert ATTACK not in r.text
 
 
-def test_each_door_has_a_table_and_each_side_of_it_a_row():
+def test_each_path_has_a_table_and_each_side_of_it_a_row():
     assert {row.values[0]["path"] for row in ROWS} == {*PATHS}
 
 

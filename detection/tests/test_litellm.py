@@ -141,7 +141,7 @@ def with_picture(mebibytes, text):
     return {"texts": [text], "images": [url], "structured_messages": [row("user", parts)]}
 
 
-def test_pictures_are_not_looked_at_and_that_is_said(guard, cost):
+def test_pictures_are_not_looked_at_and_that_is_reported(guard, cost):
     assert cost(lambda: guard(**with_picture(1, HARMLESS)))["day"] == 1
     assert guard(**with_picture(3, HARMLESS)).json() == {"action": "NONE", "skipped": {"images": 1}}
     assert guard(**with_picture(3, ATTACK)).json()["action"] == "BLOCKED"

@@ -20,7 +20,7 @@ from gateway_project.tests.private_redis import PrivateRedis
 from gateway_project.tests.served import ROOT, Served, Worker
 from gateway_project.tests.test_admin import signed_in
 from portal.tests.browser import chromium, open_tab  # noqa: F401 - a person's browser
-from portal.tests.conftest import enter, owner, stranger, viewer  # noqa: F401 - at its rooms
+from portal.tests.conftest import enter, owner, stranger, viewer  # noqa: F401 - of its pages
 from robin.tests.conftest import _robin_session, member, robin  # noqa: F401 - Robin and its people
 from webhooks.tests.conftest import make_webhook, receiver, webhook  # noqa: F401 - of webhooks
 

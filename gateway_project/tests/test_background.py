@@ -89,7 +89,7 @@ def test_one_that_fails_is_first_and_named(operator, monkeypatch):  # noqa: F811
     assert "gw_live_secret" not in text
 
 
-def test_a_process_that_was_lost_is_said(gateway):
+def test_a_process_that_was_lost_is_reported(gateway):
     signals._failed(current_app.tasks[TASK], "an-id-that-never-began", WorkerLostError("killed"))
 
     assert (work().run.result, work().run.seconds) == ("WorkerLostError", None)
@@ -110,7 +110,7 @@ def test_one_that_somebody_switched_off_is_said_and_not_late(gateway):
     assert (work().state[0], work().is_late) == ("switched off", False)
 
 
-def test_what_no_beat_ever_wrote_down_is_said(operator):  # noqa: F811
+def test_what_no_beat_ever_wrote_down_is_reported(operator):  # noqa: F811
     PeriodicTask.objects.filter(name=NAME).delete()
 
     assert f"Never sent by any beat: {TASK}" in operator.get(PATH).text

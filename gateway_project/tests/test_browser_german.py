@@ -77,7 +77,7 @@ def test_nothing_overflows_or_is_cut(site, dana, open_tab, width, theme):  # noq
 
 
 @pytest.mark.parametrize(("width", "theme"), [(DESK, "light"), (NARROW, "dark")])
-def test_rooms_with_something_in_them(site, dana, open_tab, width, theme):  # noqa: F811
+def test_pages_with_something_in_them(site, dana, open_tab, width, theme):  # noqa: F811
     of = furnished.furnish(Workspace.objects.get(members=dana))
     tab = open_tab(site, width=width, theme=theme, locale="de-DE")
     enter(tab)
@@ -90,7 +90,7 @@ def test_the_box_on_the_first_page_speaks_german(site, open_tab):  # noqa: F811
     tab = open_tab(site, locale="de-DE")
     tab.go("/")
     tab.press("Ist es ein Angriff?")
-    tab.page.locator("[data-said] mark").first.wait_for()
+    tab.page.locator("[data-pieces] mark").first.wait_for()
     assert "," in tab.page.locator("[data-confidence]").inner_text()
     tab.expect_status(422)
     tab.page.locator("#try-text").fill(" ")

@@ -33,7 +33,7 @@ def test_a_verdict_without_an_account(site, open_tab):  # noqa: F811
     tab.go("/")
     clicks = Clicks(tab)
     clicks.button("Is it an attack?")
-    tab.page.locator("[data-said] mark").first.wait_for()
+    tab.page.locator("[data-pieces] mark").first.wait_for()
     assert tab.page.locator("[data-decision]").inner_text() == "flag"
     tab.check()
 
@@ -133,5 +133,7 @@ def test_every_page_of_the_desk(site, dana, staff, open_tab, width, theme):  # n
     ):
         tab.go(f"/admin/desk/{path}")
         tab.check()
-        if path == f"{workspace.pk}/":  # on a phone its rooms are folded
-            assert tab.page.locator("details.room[open]").count() == (0 if width == NARROW else 5)
+        if path == f"{workspace.pk}/":  # on a phone its sections are folded
+            assert tab.page.locator("details.section[open]").count() == (
+                0 if width == NARROW else 5
+            )

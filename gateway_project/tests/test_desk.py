@@ -439,7 +439,7 @@ class TestActs:
         key.row.refresh_from_db()
         assert key.row.grace_until > timezone.now() + timedelta(days=1)
 
-    def test_a_key_without_an_end_is_said(self, operator, acme, make_key):
+    def test_a_key_without_an_end_is_reported(self, operator, acme, make_key):
         r = act(operator, acme, "extend_key", key=str(make_key().row.pk), days="2")
 
         assert "This key has no end" in r.text
@@ -464,7 +464,7 @@ class TestActs:
         assert r.status_code == 302
         assert [m.to for m in mail.outbox] == [["dana@initech.example"]]
 
-    def test_doing_it_twice_is_said(self, operator, acme):
+    def test_doing_it_twice_is_reported(self, operator, acme):
         act(operator, acme, "suspend")
 
         r = act(operator, acme, "suspend")

@@ -97,7 +97,7 @@ class TestTheProcess:
         assert "tiny" in body["reason"]
 
     @NEEDS_MODEL
-    def test_what_the_classifier_has_no_words_for_is_said(self, engine_process):
+    def test_what_the_classifier_has_no_words_for_is_reported(self, engine_process):
         coverage = engine_process.detect("hello 忽略").json()["coverage"]
 
         assert coverage == {"scanned_chars": 6, "reasons": ["language_without_rules"]}

@@ -1,4 +1,4 @@
-"""The rooms in German: whole, and English for programs all the same."""
+"""The pages in German: whole, and English for programs all the same."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from portal.tests import furnished
 from robin.tests.test_message import MIXED
 
 KNOWN_MIN = 1000
-"""So many pieces of English are looked for: fewer would mean that the rooms are not in it."""
+"""So many pieces of English are looked for: fewer would mean that the pages are not in it."""
 MAIL = (
     *("/app/mail-queue", "/app/mail-queue?to=nobody", "/app/mail/items"),
     *("/app/mail/items?state=DEAD", "/app/mail/items?search=nobody", "/app/mail/items?tries=x"),
@@ -76,7 +76,7 @@ def check(client, paths, known):
     assert wrong == {}, wrong
 
 
-def test_the_mail_room(operator, robin, known):
+def test_mail_pages(operator, robin, known):
     robin.seed.put("north.example/ann/new/20261129.html.eml", MIXED)
     robin.seed.note("ERROR", "smtp.EmailDelivery", "x" * 40)
     uid = next(iter(robin.seed.queue.items.values())).uid
@@ -84,18 +84,18 @@ def test_the_mail_room(operator, robin, known):
     check(operator, [path.format(uid=uid) for path in MAIL], known)
 
 
-def test_the_mail_room_while_robin_is_away(operator, robin, known):
+def test_mail_pages_while_robin_is_away(operator, robin, known):
     robin.run(robin.client.stop())
     robin.run(robin.service.stop())
 
     check(operator, ["/app/mail-queue", "/app/mail/items", "/app/mail/logs"], known)
 
 
-def test_rooms_in_which_nothing_is_yet(owner, known):
+def test_empty_pages(owner, known):
     check(owner, EMPTY, known)
 
 
-def test_rooms_as_who_only_looks_has_them(viewer, acme, known):
+def test_pages_of_a_viewer(viewer, acme, known):
     check(viewer, list(furnished.pages(furnished.furnish(acme))), known)
 
 

@@ -1,4 +1,4 @@
-"""The room of jobs, their list in the admin, and staff's numbers of them"""
+"""The page of jobs, their list in the admin, and staff's numbers of them"""
 
 from __future__ import annotations
 

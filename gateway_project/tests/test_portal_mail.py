@@ -1,4 +1,4 @@
-"""The operators' room of the mail server: who may what, what is shown, what is done, what it costs.
+"""The operators' pages of mail: who may what, what is shown, what is done, what it costs.
 
 Against the stand-in; `test_portal_mail_operations.py` goes through it in a browser.
 """
@@ -664,7 +664,7 @@ class TestAlerts:
             ("growth", ""),
         ],
     )
-    def test_what_is_wrong_is_said(self, operator, field, value):
+    def test_what_is_wrong_is_reported(self, operator, field, value):
         fields = {**THRESHOLDS, "emails": "", field: value}
         page = operator.post("/app/mail/alerts", **fields).text
 
@@ -693,7 +693,7 @@ class TestALongQueue:
         one = operator.get("/app/mail-queue?to=d299.").text
         assert "1 to 1 of 1." in one
 
-    def test_what_is_not_read_yet_is_said(self, operator, long, monkeypatch):
+    def test_what_is_not_read_yet_is_reported(self, operator, long, monkeypatch):
         monkeypatch.setattr(scan.Scanner, "_overdue", only_the_first(scan.Scanner._overdue))
         page = operator.get("/app/mail/items").text
         last = operator.get("/app/mail/items?page=50").text

@@ -1,4 +1,4 @@
-"""The operators' room in a real browser, before the stand-in: its tasks, and each of its pages."""
+"""The operators' pages in a real browser, before the stand-in: its tasks, and each of its pages."""
 
 from __future__ import annotations
 
@@ -122,7 +122,7 @@ def test_each_page_is_in_order(enter, robin, look, locale):
     item = next(iter(robin.seed.queue.items.values()))
     tab = enter(**look, locale=locale)
     tab.page.locator("#link", has_text="live").wait_for()
-    tab.page.locator("#destinations td.said").first.wait_for()
+    tab.page.locator("#destinations td.message").first.wait_for()
     tab.check()
     for path in (
         *("/app/mail/items", "/app/mail/items?state=DEAD", "/app/mail/items?search=nobody"),

@@ -81,7 +81,7 @@ class TestTheForm:
         assert "somebody changed it meanwhile" in r.text
         assert policy_of(acme_key).threshold_engine == 0.8
 
-    def test_what_is_wrong_is_said(self, owner, at, acme_key):
+    def test_what_is_wrong_is_reported(self, owner, at, acme_key):
         r = owner.post(at("policy"), form(threshold_engine="2"))
 
         assert "less than or equal to 1" in r.text

@@ -1,4 +1,4 @@
-"""The rooms of webhooks and the inbox: who may see and change what, and what they do."""
+"""The pages of webhooks and the inbox: who may see and change what, and what they do."""
 
 from __future__ import annotations
 

@@ -67,7 +67,7 @@ class TestTryingWithoutAnAccount:
     @pytest.mark.parametrize(
         ("text", "words"), [("", "empty"), (" \n", "empty"), ("x" * 2001, "2,000 characters")]
     )
-    def test_what_cannot_be_judged_is_said(self, gateway, text, words):
+    def test_what_cannot_be_judged_is_reported(self, gateway, text, words):
         r = tried(gateway, text)
         page = gateway.request("POST", "/", data={"text": text}, headers=HTML)
 

@@ -204,7 +204,7 @@ def test_a_forged_state_signs_nobody_in(gateway, provider):
     assert not User.objects.filter(email="eva@sso.example").exists()
 
 
-def test_a_provider_that_is_down_is_said(gateway, provider):
+def test_a_provider_that_is_down_is_reported(gateway, provider):
     browser = Client()
     away = browser.post("/accounts/oidc/sso/login/")
     state = parse_qs(urlsplit(away["Location"]).query)["state"][0]

@@ -195,7 +195,7 @@ class TestActs:
 
         assert gateway.get("/v1/limits", key=acme_key).json()["policies"][0]["limit"] == 700
 
-    def test_what_is_done_already_is_said(self, root, acme_key):
+    def test_what_is_done_already_is_reported(self, root, acme_key):
         begin(root, "apikey", "revoke", acme_key.row, is_sure="yes")
         begin(root, "apikey", "revoke", acme_key.row, is_sure="yes")
 

@@ -80,14 +80,14 @@ class TestWho:
             for r in answers:
                 problem(r, 404, "not_found")
 
-    def test_nothing_else_stands_beside_the_admins_site_and_its_doors(self):
+    def test_nothing_else_stands_beside_the_admins_site_and_its_endpoints(self):
         beside = [str(one.pattern) for one in urlpatterns if isinstance(one, URLPattern)]
 
         assert [f"/{path}" for path in beside if path.startswith("admin/")] == [
             path.replace("{id}", "<str:api_key_id>") for path in PATHS
         ]
 
-    def test_without_a_role_there_is_nothing_to_see_by_either_door(self, gateway, member, acme_key):
+    def test_without_a_role_nothing_is_seen_by_session_or_token(self, gateway, member, acme_key):
         clients = [signed_in(gateway, staff_of()), member(None, is_staff=True)]
         for path in PATHS:
             for client_ in clients:

@@ -260,7 +260,7 @@ class TestOff:
         assert tracing.begin("x", TRACEPARENT, "server") is None
 
 
-def test_on_without_the_library_is_a_mistake_that_is_said(settings, monkeypatch):
+def test_on_without_the_library_is_a_mistake_that_is_reported(settings, monkeypatch):
     settings.TRACING = True
     monkeypatch.setattr(checks, "find_spec", lambda _: None)
 

@@ -101,7 +101,7 @@ def every_page(browser: Browser, demo: dict[str, Any], folder: Path) -> None:
     and narrow; but that of an invitation, whose link is known to its mailbox alone."""
     person, staff = demo["developer"], demo["staff"]
     public = [*furnished.STRANGERS_PAGES, *map(_guide, guides.index().entries), "/nowhere"]
-    mail_room = [reverse(name) for _, name, _ in palette.MAIL_PAGES]
+    mail_pages = [reverse(name) for _, name, _ in palette.MAIL_PAGES]
     receive(Camera(browser, SHOWN_AT, folder).tab((get_args(Theme)[0], DESK), **person))
     with httpx.Client(base_url=demo["base_url"], headers={"X-API-Key": demo["api_key"]}) as api:
         make_calls(api)
@@ -115,7 +115,7 @@ def every_page(browser: Browser, demo: dict[str, Any], folder: Path) -> None:
             robins = camera.tab((theme, width), **demo["robin"])
             for tab, paths in (
                 (stranger, public),
-                (robins, mail_room),
+                (robins, mail_pages),
                 (inside, [*furnished.pages(found), *OWN]),
                 (desk, list(staffs_pages(desk, person["email"]))),
             ):

@@ -56,12 +56,12 @@ def test_on_a_phone_each_row_of_a_table_is_a_card_or_needs_none():
         *("alerts.html", "message.html", "board.html", "usersession_list.html"),  # narrow as well
         *("engines.html", "index.html", "breakers.html"),  # a heading at each row
     }
-    rooms = [
-        path for room in ("portal", "staff") for path in Path("templates", room).rglob("*.html")
+    pages = [
+        path for name in ("portal", "staff") for path in Path("templates", name).rglob("*.html")
     ]
     plain = {
         path.name
-        for path in [*rooms, Path("templates/usersessions/usersession_list.html")]
+        for path in [*pages, Path("templates/usersessions/usersession_list.html")]
         if re.search(r"<table(?![^>]*\bcards\b)", path.read_text())
     }
 

@@ -205,7 +205,7 @@ class TestInviting:
         assert not Invitation.objects.exists()
 
     @pytest.mark.parametrize("form", [{"email": "no address"}, {"role": "root"}, {"email": ""}])
-    def test_what_is_wrong_is_said(self, owner, acme, form):
+    def test_what_is_wrong_is_reported(self, owner, acme, form):
         answer = owner.post(PAGE, {"email": NEW, "role": "member", **form})
 
         assert set(answer.context["form"].errors) == set(form)

@@ -72,7 +72,7 @@ def test_an_engine_that_the_policy_does_not_name_is_refused(owner, acme_key, glo
     assert not ApiKey.objects.filter(is_session=True).exists()
 
 
-def test_no_room_lists_it(owner, acme):
+def test_no_page_lists_it(owner, acme):
     owner.post(KEY_URL)
     made = ApiKey.objects.get(is_session=True)
 

@@ -252,7 +252,7 @@ class TestFinding:
         assert names("threat=system_prompt_leak") == {"leak"}
         assert names("threat=jailbreak") == set()
 
-    def test_what_the_bars_do_not_tell_apart_is_said(self, owner, add):
+    def test_what_the_bars_do_not_tell_apart_is_reported(self, owner, add):
         add(http_status=429, error_code="rate_limited")
         sentence = "The bars count all requests of that time and key"
 

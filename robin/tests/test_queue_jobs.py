@@ -368,7 +368,7 @@ class TestInDelivery:
         assert "at this moment" not in r.json()["message"]
 
     @pytest.mark.parametrize("count", [1, 60])
-    def test_what_may_be_in_delivery_unknown_to_anybody_is_said(self, ada, robin, stale, count):
+    def test_what_may_be_in_delivery_unknown_to_anybody_is_reported(self, ada, robin, stale, count):
         uids = ready(robin, count)
         robin.seed.queue.items[uids[0]].state = "CLAIMED"
         r = ada.post(ACTIONS, {"action": "retry", "uids": uids})
@@ -395,7 +395,7 @@ class TestInDelivery:
 
 
 @pytest.mark.parametrize(("action", "expected"), [("retry", True), ("bounce", False)])
-def test_the_last_try_of_some_of_many_is_said(ada, robin, action, expected):
+def test_the_last_try_of_some_of_many_is_reported(ada, robin, action, expected):
     uids = ready(robin, 30)
     for uid in uids[:2]:
         robin.seed.queue.items[uid].retry = 29
@@ -408,7 +408,7 @@ def test_the_last_try_of_some_of_many_is_said(ada, robin, action, expected):
         ] * expected
 
 
-def test_the_last_try_is_said(ada, robin):
+def test_the_last_try_is_reported(ada, robin):
     item = robin.seed.queue.select(["READY"])[0]
     item.protocol, item.retry = "ESMTP", 29
     ada.get("/api/v1/queue/json")

@@ -264,7 +264,7 @@ def test_refused_credentials_are_not_the_caller_s_fault(ada, robin):
 
 
 @pytest.mark.parametrize("kind", ["bearer", "basic"])
-def test_our_credentials_open_the_door(ada, robin, gateway, settings, kind):
+def test_our_credentials_are_accepted(ada, robin, gateway, settings, kind):
     from robin.upstream import client
 
     for port in (robin.client, robin.service):

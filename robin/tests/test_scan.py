@@ -453,7 +453,7 @@ def test_a_part_that_is_not_known_is_not_made_up(member, robin, settings):
         assert int(far.headers["retry-after"]) >= 1
 
 
-def test_what_the_list_cannot_show_is_said(member, robin):
+def test_what_the_list_cannot_show_is_reported(member, robin):
     ada = member("ROLE_ADMIN", by_hand=True)
     rcpts = [f"n{n}@cut.example" for n in range(8)]
     robin.seed.queue.enqueue("ESMTP", [Envelope("", rcpts)])

@@ -119,7 +119,7 @@ def hangs(request, answer):
     ],
 )
 @pytest.mark.parametrize("scanner", ["clamav", "rspamd"])
-def test_what_can_go_wrong_is_said(ada, listen, settings, scanner, answer, state):
+def test_what_can_go_wrong_is_reported(ada, listen, settings, scanner, answer, state):
     port = listen(answer or clamd)
     if answer is None:
         settings.ROBIN_SCANNERS = ["127.0.0.1:1"]

@@ -16,7 +16,7 @@ document.addEventListener("DOMContentLoaded", () => {
     part("threshold").textContent = number(verdict.threshold);
     part("time").textContent = `${number(verdict.milliseconds)} ms`;
     part("reason").textContent = verdict.reason || gettext("Nothing in it looks like an attack.");
-    part("said").replaceChildren(...verdict.pieces.map((piece) => (
+    part("pieces").replaceChildren(...verdict.pieces.map((piece) => (
       piece.is_marked ? element("mark", piece.text) : document.createTextNode(piece.text)
     )));
     part("answer").hidden = false;

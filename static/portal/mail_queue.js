@@ -2,8 +2,8 @@
 "use strict";
 
 (() => {
-  const room = document.getElementById("queue");
-  if (!room) return;
+  const root = document.getElementById("queue");
+  if (!root) return;
   const { element, shape, post, gettext, ngettext, number, written } = window.portal;
   const find = (id) => document.getElementById(id);
   const SHOWN = 50;
@@ -13,14 +13,14 @@
   const SILENCE = 30_000; // the server speaks at each poll, five seconds apart unless set otherwise
   const items = new Map();
   const rows = new Map();
-  const history = JSON.parse(room.dataset.history);
+  const history = JSON.parse(root.dataset.history);
   let seq = null;
   let tries = 0;
   let lastWord = 0;
 
   // -- The socket ---------------------------------------------------------------------------------
   async function connect() {
-    const answer = await post(room.dataset.ticketUrl, room.dataset.csrf).catch(() => null);
+    const answer = await post(root.dataset.ticketUrl, root.dataset.csrf).catch(() => null);
     if (!answer) return again(gettext("The gateway cannot be reached."));
     if (answer.type === "opaqueredirect") return stop(gettext("You are signed out. Reload the page to sign in."));
     if (answer.status === 404 || answer.status === 403) return stop(gettext("Your role does not show the queue any more."));
@@ -99,7 +99,7 @@
   // How far somebody's action on many items is.
   function showAction(message) {
     const link = find("acting").querySelector("a");
-    link.href = room.dataset.actionUrl.replace(room.dataset.noId, message.id);
+    link.href = root.dataset.actionUrl.replace(root.dataset.noId, message.id);
     link.textContent = gettext("%(action)s: %(sent)s of %(all)s", {
       action: message.action, sent: number(message.sent), all: number(message.requested),
     });
@@ -137,7 +137,7 @@
     const more = item.recipientsTotal > 1 ? ` ${ngettext("and %(n)s more", "and %(n)s more", item.recipientsTotal - 1)}` : "";
     const to = element("td");
     const link = element("a", item.mailbox || item.uid);
-    link.href = room.dataset.itemUrl.replace("UID", item.uid);
+    link.href = root.dataset.itemUrl.replace("UID", item.uid);
     to.append(link, more);
     row.append(
       to, state,

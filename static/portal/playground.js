@@ -2,8 +2,8 @@
 "use strict";
 
 (() => {
-  const room = document.getElementById("playground");
-  if (!room) return;
+  const root = document.getElementById("playground");
+  if (!root) return;
   const { element, shape, post, letScroll, gettext, ngettext, number } = window.portal;
   const find = (id) => document.getElementById(id);
   const text = find("text");
@@ -15,8 +15,8 @@
   async function freshKey() {
     const chosen = find("like").selectedOptions[0];
     if (key && key.chosen === chosen && key.until > Date.now() + 5000) return key.text;
-    const facts = { like: chosen.value, engine: chosen.dataset.engine, workspace: room.dataset.workspace };
-    const answer = await post(room.dataset.keyUrl, room.dataset.csrf, facts);
+    const facts = { like: chosen.value, engine: chosen.dataset.engine, workspace: root.dataset.workspace };
+    const answer = await post(root.dataset.keyUrl, root.dataset.csrf, facts);
     if (answer.type === "opaqueredirect") throw new Error(gettext("You are signed out. Reload the page to sign in."));
     if (answer.status === 429) throw new Error(gettext("Too many keys were made. Wait a minute, then try again."));
     if (!answer.ok) throw new Error(gettext("No key could be made (%(status)s). Reload the page, then try again.", { status: answer.status }));
@@ -26,7 +26,7 @@
   }
 
   async function ask(again) {
-    const answer = await fetch(room.dataset.detectUrl, {
+    const answer = await fetch(root.dataset.detectUrl, {
       method: "POST",
       headers: { "X-API-Key": await freshKey(), "Content-Type": "application/json" },
       body: JSON.stringify({ text: text.value, config: { detailed_response: true } }),
@@ -62,7 +62,7 @@
     last = body;
     find("what-if").value = body.threshold;
     showWhatIf();
-    letScroll(room);
+    letScroll(root);
   }
 
   // The score stays what it is: only what it is held against is another.
@@ -70,12 +70,12 @@
     const at = Number(find("what-if").value);
     const listed = last.policy && last.policy.matched;
     const facts = { threshold: number(at, 2) };
-    let said = last.confidence >= at
+    let result = last.confidence >= at
       ? gettext("At %(threshold)s it would be flagged.", facts)
       : gettext("At %(threshold)s it would be allowed.", facts);
-    if (listed === "allow") said = gettext("The text stands on the allow list: no threshold counts.");
-    if (listed === "deny") said = gettext("The text stands on the deny list: no threshold counts.");
-    find("what-if-said").textContent = said;
+    if (listed === "allow") result = gettext("The text stands on the allow list: no threshold counts.");
+    if (listed === "deny") result = gettext("The text stands on the deny list: no threshold counts.");
+    find("what-if-result").textContent = result;
   }
 
   // -- What was tried: in this tab ------------------------------------------------------------------
@@ -123,7 +123,7 @@
   async function readFile() {
     const file = find("file").files[0];
     const lines = file ? (await file.text()).split(/\r?\n/).filter((line) => line.trim()) : [];
-    const most = Number(room.dataset.itemsMax);
+    const most = Number(root.dataset.itemsMax);
     items = lines.slice(0, most).map((line, index) => ({ id: String(index + 1), text: textOf(line) }));
     const left = { left: number(lines.length - most) };
     let said = file ? gettext("There is no text in this file.") : "";
@@ -139,14 +139,14 @@
   async function sendFile() {
     find("send-file").disabled = true;
     try {
-      const answer = await fetch(room.dataset.batchUrl, {
+      const answer = await fetch(root.dataset.batchUrl, {
         method: "POST",
         headers: { "X-API-Key": await freshKey(), "Content-Type": "application/json", Prefer: "respond-async" },
         body: JSON.stringify({ requests: items }),
       });
       const body = await answer.json();
       if (!answer.ok) throw new Error(body.detail || body.title || gettext("The gateway answered %(status)s.", { status: answer.status }));
-      location.assign(`${room.dataset.jobsUrl}/${body.batch_id}`);
+      location.assign(`${root.dataset.jobsUrl}/${body.batch_id}`);
     } catch (error) {
       find("file-summary").textContent = error instanceof TypeError
         ? gettext("The gateway cannot be reached. Look at your connection, then try again.")
@@ -276,7 +276,7 @@ console.log((await answer.json()).decision);`,
   };
 
   function showSnippet() {
-    const url = room.dataset.baseUrl + room.dataset.detectUrl;
+    const url = root.dataset.baseUrl + root.dataset.detectUrl;
     // Python has no \ud83d\ude00 pairs, and JSON.stringify writes none for whole characters.
     find("snippet").textContent = snippets[language](url, JSON.stringify({ text: text.value }), JSON.stringify(text.value));
   }

@@ -173,9 +173,9 @@
     for (const button of document.querySelectorAll("[data-clock-switch]")) button.hidden = zone === "UTC";
     document.querySelector("dialog[data-opened]")?.showModal();
     document.querySelector("[aria-invalid=true]")?.focus();
-    // On a phone long rooms begin folded: a page of all of them is found by its headings.
+    // On a phone long sections begin folded: a page of all of them is found by its headings.
     if (matchMedia("(max-width: 40rem)").matches) {
-      for (const room of document.querySelectorAll("details[data-fold]:not(:target)")) room.open = false;
+      for (const section of document.querySelectorAll("details[data-fold]:not(:target)")) section.open = false;
     }
     // On a phone the navigation stands in a row that scrolls: begin where the reader is.
     document.querySelector(".side-nav [aria-current]")?.scrollIntoView({ block: "nearest", inline: "center" });

@@ -52,7 +52,7 @@ def test_after_a_success_it_may_be_said_again(acme, webhook, receiver):
     assert tasks.send_notices() == 2
 
 
-def test_disabled_and_enabled_are_said(acme, webhook, receiver):
+def test_disabled_and_enabled_are_reported(acme, webhook, receiver):
     receiver.answers(410)
     publish(acme, "detection.completed", result={})
     engine.deliver_all()
