@@ -19,7 +19,9 @@ def result_of(verdict: Detection, endpoint: str) -> dict[str, Any]:
     return catalogue.Verdict(**fields, endpoint=endpoint).model_dump(mode="json")
 
 
-def tell(url: str, verdict: Detection, caller: Caller, endpoint: str) -> None:
+def tell(
+    url: str, verdict: Detection, caller: Caller, endpoint: str, traceparent: str | None
+) -> None:
     """Store the event: one INSERT, which joins the caller's transaction."""
     events.publish(
         caller.workspace_id,
@@ -29,4 +31,5 @@ def tell(url: str, verdict: Detection, caller: Caller, endpoint: str) -> None:
         request_id=verdict.request_id,
         api_key_id=caller.key_id,
         deliver_to=url,
+        traceparent=traceparent or "",
     )

@@ -117,7 +117,8 @@ class DetectViewSet(StoringViewSet):
             return reply(verdict, exclude_none=True)
 
         def tell() -> HttpResponse:
-            callbacks.tell(url, verdict, self.principal, self.context.route)
+            context = self.context  # a thread of the data plane has none of its own
+            callbacks.tell(url, verdict, self.principal, context.route, context.traceparent)
             return reply(verdict, exclude_none=True)
 
         return await self.once(tell)

@@ -17,7 +17,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextvars import copy_context
 from functools import partial
 from threading import Lock
 from time import monotonic
@@ -191,8 +190,7 @@ async def _wait_for(
                 await turn.acquire()
         except TimeoutError:
             raise errors.StoreUnavailable(LATE) from None
-    # With whose request it is, as threads of pages have it: what is stored names its trace.
-    thread = executor.submit(copy_context().run, call)
+    thread = executor.submit(call)
     thread.add_done_callback(partial(_finished, loop, turn))
     outcome = asyncio.wrap_future(thread)
     outcome.add_done_callback(ignore)  # of one that nobody waits for any more
