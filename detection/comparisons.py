@@ -9,11 +9,13 @@ from uuid import UUID
 
 from django.db.models import QuerySet, Sum
 
+from accounts.models import ApiKey
 from detection.ledger import COLUMNS
 from detection.models import Disagreement, EngineDay
 from gateway_project.core import clock
 from gateway_project.core.stores.sweeps import Round
 
+SPENT = ("engine", "calls", "tokens_in", "tokens_out", "cost")
 DAYS = 30
 DAYS_KEPT = 95
 DISAGREEMENTS_SHOWN = 50
@@ -100,9 +102,23 @@ def _compared(pair: tuple[str, str], rows: Sequence[EngineDay]) -> Comparison:
 
 def spent_by(key_id: UUID) -> list[Spent]:
     """Of the last `DAYS` days: engines that have a price or count tokens."""
+    return _spent(_rows(key_id))
+
+
+def spent_in(
+    workspace_id: UUID, first: date, last: date, key_id: UUID | None = None
+) -> list[Spent]:
+    """The same of all keys of a workspace, or of one, from one day to another, both among it."""
+    keys = ApiKey.objects.filter(workspace_id=workspace_id).order_by()
+    if key_id is not None:
+        keys = keys.filter(pk=key_id)
+    days = EngineDay.objects.filter(day__range=(first, last))
+    return _spent(days.filter(api_key_id__in=keys.values("pk")))
+
+
+def _spent(days: QuerySet[EngineDay]) -> list[Spent]:
     rows = (
-        _rows(key_id)
-        .order_by()
+        days.order_by()
         .values("engine")
         .annotate(
             all_calls=Sum("calls"),

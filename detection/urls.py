@@ -1,5 +1,6 @@
 from django.urls import path
 
+from detection.engines.views import CostViewSet
 from detection.feedback.views import FeedbackViewSet
 from detection.guardrails.agentgateway import AgentgatewayViewSet
 from detection.guardrails.kong import KongViewSet
@@ -54,5 +55,6 @@ urlpatterns = [
         OpenGuardrailsViewSet.as_view({"post": "evaluate"}),
         name="guardrail-openguardrails",
     ),
+    path("v1/engines/costs", CostViewSet.as_view({"get": "list"}), name="detection-costs"),
     path("v1/feedback", FeedbackViewSet.as_view({"post": "create"}), name="detection-feedback"),
 ]

@@ -34,7 +34,6 @@ DISAGREED = (
     *("created_at", "request_id", "content_type", "compared_to", "own_score", "engine"),
     *("shadow_score", "is_malicious"),
 )
-SPENT = ("engine", "calls", "tokens_in", "tokens_out", "cost")
 
 
 def _number(label: Any, most: float, help_text: Any = "") -> forms.FloatField:
@@ -152,7 +151,7 @@ def engines(request: HttpRequest, member: Member, key_id: UUID) -> HttpResponseB
         **plots.files(*(plot for _, plot in drawn)),
         "compared": lambda: exports.table(COMPARED, compared),
         "disagreements": lambda: exports.table(DISAGREED, comparisons.disagreements_of(key.pk)),
-        "costs": lambda: exports.table(SPENT, facts["spent"]),
+        "costs": lambda: exports.table(comparisons.SPENT, facts["spent"]),
     }
     return exports.page(request, "portal/pages/engines.html", facts, files)
 

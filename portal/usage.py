@@ -14,6 +14,7 @@ from django.urls import reverse
 
 from accounts.models import ApiKey, Plan, Workspace
 from accounts.usage import reports
+from detection import comparisons
 from gateway_project.core import clock
 from gateway_project.core.api.methods import require_safe
 from gateway_project.core.ratelimit import State
@@ -92,10 +93,14 @@ def usage(request: HttpRequest, member: Member) -> HttpResponseBase:
         "then": _before(member.workspace, month, now),
         "today": _today(member.workspace, keys, now) if is_running else None,
         "plans": plans,
+        "spent": comparisons.spent_in(
+            member.workspace.pk, month.begins.date(), (month.ends - timedelta(days=1)).date()
+        ),
         "has_alerts": set(member.workspace.wanted_events) >= ALERTS,
     }
     files = {
         **plots.files(facts["plot"]),
+        "costs": lambda: exports.table(comparisons.SPENT, facts["spent"]),
         "plans": lambda: exports.Table(PLANS, [[fit[name] for name in PLANS] for fit in plans]),
         "judges": lambda: exports.Table(("judge", "detections"), [(n, total[n]) for n in JUDGES]),
         "endpoints": lambda: exports.Table(

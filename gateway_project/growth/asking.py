@@ -180,6 +180,7 @@ def lists(filled: Filled) -> Iterator[Subject]:
             *("/auth/profile", "/v1/keys", "/v1/keys?limit=200", f"/v1/keys/{key}"),
             *("/webhooks/list", f"/webhooks/{webhook}", "/webhooks/per-request"),
             *("/v1/requests?limit=200", f"/webhooks/{per_request}/deliveries", "/v1/policy"),
+            "/v1/engines/costs",
             *(
                 f"/webhooks/{webhook}/deliveries?{query}"
                 for query in delivery_filters()

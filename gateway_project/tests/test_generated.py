@@ -322,7 +322,14 @@ KNOWN = {"section": "clamav", "scanner": "clamav", "username": "nobody", "code":
 GROUPS = {
     "detect": ("/v1/detect", "/v1/guardrails/", "/beta/"),
     "keys and policy": ("/v1/keys", "/v1/policy", "/v1/limits", "/auth/"),
-    "log and feedback": ("/v1/requests", "/v1/feedback", "/v1/audit", "/admin/", "/health"),
+    "log and feedback": (
+        "/v1/requests",
+        "/v1/engines",
+        "/v1/feedback",
+        "/v1/audit",
+        "/admin/",
+        "/health",
+    ),
     "webhooks": ("/webhooks", "/inbox"),
     "people of Robin": ("/api/v1/auth", "/api/v1/users", "/api/v1/blocklist"),
     "Robin": ("/api/v1/queue", "/api/v1/storage", "/api/v1/logs", "/api/v1/health"),

@@ -105,6 +105,7 @@ NAMES = {
     "listAudit": "GET /v1/audit",
     "listBlocklist": "GET /api/v1/blocklist",
     "listDeliveries": "GET /webhooks/{id}/deliveries",
+    "listEngineCosts": "GET /v1/engines/costs",
     "listEvents": "GET /webhooks/events",
     "listKeys": "GET /v1/keys",
     "listLogEntries": "GET /api/v1/logs",

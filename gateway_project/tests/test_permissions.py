@@ -43,6 +43,7 @@ TABLE: dict[tuple[str, str], tuple[int, ...]] = {
     ("PATCH", "/v1/keys/{id}"): (401, 200, 403, 404, 401),
     ("DELETE", "/v1/keys/{id}"): (401, 204, 403, 404, 401),
     ("GET", "/v1/audit"): (401, 200, 403, 200, 401),
+    ("GET", "/v1/engines/costs"): (401, 200, 403, 200, 401),
     ("GET", "/v1/requests"): (401, 200, 403, 200, 401),
     ("GET", "/v1/requests/{request_id}"): (401, 200, 403, 404, 401),
     ("POST", "/v1/detect"): (401, 200, 403, 200, 401),
@@ -220,7 +221,7 @@ def log_of(key: ApiKey) -> str:
 @pytest.fixture
 def caller(make_key: Any, globex: Any, request: pytest.FixtureRequest) -> str | None:
     scopes = ["detect", "batch", "keys:write", "webhooks", "usage:read", "audit:read"]
-    is_log = request.getfixturevalue("path").startswith("/v1/requests")
+    is_log = request.getfixturevalue("path").startswith(("/v1/requests", "/v1/engines"))
     match request.param:
         case "allowed":
             return str(make_key(scopes=scopes))

@@ -15,6 +15,7 @@ from detection.models import Disagreement, EngineDay
 from detection.policies import policy as policies
 from detection.tests.test_detect import ATTACK, HARMLESS
 from gateway_project.core import clock
+from portal.tests.furnished import bytes_of
 
 NAMES = "judge=openai+http://127.0.0.1:1/v1?model=m rules=embedded:"
 
@@ -97,6 +98,49 @@ class TestChoosing:
 
     def test_another_workspaces_key_is_missing(self, stranger, at):
         assert refusal(stranger.get(at("engines"))) == (404, "not_found")
+
+
+class TestCosts:
+    """Tokens and costs of all keys, on the page of usage, as a file of it and by the API."""
+
+    @pytest.fixture(autouse=True)
+    def _spent(self, acme_key, make_key, globex):
+        today = clock.now().date()
+        for key in (acme_key.row, make_key().row, make_key(globex).row):
+            for days in (0, 40):
+                EngineDay.objects.create(
+                    api_key_id=key.pk, workspace_id=key.workspace_id, engine="judge", role="paid",
+                    day=today - timedelta(days=days), calls=2, tokens_in=800, tokens_out=120,
+                    cost=0.5,
+                )  # fmt: skip
+
+    def test_stand_on_the_page_of_usage_and_in_its_file(self, owner):
+        page = owner.get("/app/usage").text
+        table = bytes_of(owner.get("/app/usage?csv=costs")).decode()
+
+        assert "What engines cost" in page
+        assert table.splitlines()[1] == '"judge",4,1600,240,1.0'
+
+    @pytest.mark.parametrize(
+        ("query", "calls"),
+        [("", 4), ("?first_day=2020-01-01", 8), ("?last_day=2020-01-01", 0), ("?key={key}", 2)],
+    )
+    def test_are_answered_by_day_and_key(self, gateway, make_key, acme_key, query, calls):
+        reader = make_key(scopes=["usage:read"])
+
+        r = gateway.get(f"/v1/engines/costs{query.format(key=acme_key.row.pk)}", key=reader)
+
+        wanted = {"engine": "judge", "calls": calls, "tokens_in": calls * 400,
+                  "tokens_out": calls * 60, "cost": calls / 4}  # fmt: skip
+        assert r.json()["results"] == ([wanted] if calls else [])
+
+    @pytest.mark.parametrize(
+        "query", ["first_day=0", "first_day=2026-02-30", "first_day=2026-02-02&last_day=2026-02-01"]
+    )
+    def test_days_that_are_none_are_refused(self, gateway, make_key, query):
+        r = gateway.get(f"/v1/engines/costs?{query}", key=make_key(scopes=["usage:read"]))
+
+        assert refusal(r) == (422, "validation_error")
 
 
 class TestComparing:

@@ -32,11 +32,13 @@ LEFT_OUT = {
     "python": {
         "POST /auth/register": ELSEWHERE,
         "DELETE /auth/revoke": "keys.revoke does that",
+        "GET /v1/engines/costs": RARE,
         **GUARDRAILS,
     },
     "typescript": {
         "POST /auth/register": ELSEWHERE,
         "DELETE /auth/revoke": "keys.revoke does that",
+        "GET /v1/engines/costs": RARE,
         **GUARDRAILS,
     },
     "go": GUARDRAILS
@@ -45,6 +47,7 @@ LEFT_OUT = {
             *("POST /auth/register", "DELETE /auth/revoke", "GET /auth/profile"),
             *("POST /v1/detect/async", "GET /v1/detect/async/{id}"),
             *("GET /v1/keys/{id}", "PATCH /v1/keys/{id}"),
+            "GET /v1/engines/costs",
             *("GET /v1/requests", "GET /v1/requests/{request_id}"),
             *("GET /webhooks/{id}", "PATCH /webhooks/{id}", "GET /webhooks/events"),
             *("GET /webhooks/{id}/deliveries", "GET /webhooks/deliveries/{id}"),

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+import re
+from datetime import date, datetime
 from typing import Annotated, Any
 
 from pydantic import (
@@ -69,3 +70,13 @@ def _is_number(text: str) -> bool:
 
 Moment = Annotated[AwareDatetime, BeforeValidator(is_written_out), Field(strict=False)]
 """A time that somebody asks by, with its offset; not seconds of an epoch, which Pydantic takes."""
+
+
+def _is_day(value: Any) -> Any:
+    if isinstance(value, str) and not re.fullmatch(r"[0-9]{4}-[0-9]{2}-[0-9]{2}", value):
+        raise ValueError("send a day such as 2026-05-01")
+    return value
+
+
+Day = Annotated[date, BeforeValidator(_is_day), Field(strict=False)]
+"""A day that somebody asks by; nor is the time of one a day."""
