@@ -102,9 +102,18 @@ LEET_AMONG = frozenset("_@$!|")
 LEET = str.maketrans("013457@$!|", "oieastasil")
 
 BASE64 = re.compile(
-    r"(?<![A-Za-z0-9+/_=-])[A-Za-z0-9+/_-]{16,}(?:\r?\n[A-Za-z0-9+/_-]{16,}){0,200}"
+    r"(?<![A-Za-z0-9+/_=-])={0,2}[A-Za-z0-9+/_-]{16,}(?:\r?\n[A-Za-z0-9+/_-]{16,}){0,200}"
     r"(?:\r?\n[A-Za-z0-9+/_-]{2,15}(?==))?={0,2}(?![A-Za-z0-9+/=])"
 )
+# Signs in groups, or words that were encoded one by one: each is whole.
+_FOURS = "(?:[A-Za-z0-9+/_-]{4}){0,40}[A-Za-z0-9+/_-]{2}(?:[A-Za-z0-9+/_-][A-Za-z0-9+/_=-]|==)"
+BASE64_APART = re.compile(rf"(?<!\S){_FOURS}(?:\s{_FOURS}){{3,400}}(?!\S)")
+BASE85 = re.compile(r"(?<!\S)(?:<~)?[!-~]{25,}(?!\S)")
+# Of its words nearly all have a sign or a digit, and those that have none are capitals.
+_ROT47 = r"(?:[^\s2-@]{0,30}[2-@]\S{0,30}|[A-K]{1,4})"
+ROT47_RUN = re.compile(rf"(?<!\S){_ROT47}(?:\s{_ROT47}){{4,2000}}")
+ROT47 = {code: 33 + (code - 33 + 47) % 94 for code in range(33, 127)}
+DOUBLED = re.compile(r"\b(?:(\w)\1)+(?:\W{1,4}(?:(\w)\2)+){3,}\b")
 BASE32 = re.compile(r"[A-Z2-7](?<![A-Z2-7=][A-Z2-7])[A-Z2-7]{23,}={0,6}(?![A-Z2-7=])")
 _HEX = "[0-9A-Fa-f]"
 HEX = re.compile(
@@ -543,13 +552,40 @@ def _bytes_to_text(raw: bytes) -> str:
 
 
 def _base64(blob: str) -> str | None:
-    body = re.sub(r"\s", "", blob).rstrip("=").replace("-", "+").replace("_", "/")
+    body = re.sub(r"\s", "", blob).strip("=").replace("-", "+").replace("_", "/")
+    found = _base64_of(body)
+    return found if found is None or _is_text(found) else _base64_of(body[::-1])
+
+
+def _base64_of(body: str) -> str | None:
     if len(body) % 4 == 1:
         body = body[:-1]
     try:
         return _bytes_to_text(base64.b64decode(body + "=" * (-len(body) % 4)))
     except (binascii.Error, ValueError):
         return None
+
+
+def _base64_apart(blob: str) -> str | None:
+    words = blob.replace("=", "").split()
+    whole = _base64_of("".join(words)) if "=" not in blob.rstrip("=") else None
+    return whole if whole and _is_text(whole) else " ".join(filter(None, map(_base64_of, words)))
+
+
+def _base85(blob: str) -> str | None:
+    with suppress(ValueError):
+        return _bytes_to_text(base64.b85decode(blob))
+    with suppress(ValueError):
+        return _bytes_to_text(base64.a85decode(blob, adobe=blob.startswith("<~")))
+    return None
+
+
+def _rot47(blob: str) -> str:
+    return blob.translate(ROT47)
+
+
+def _single(blob: str) -> str:
+    return re.sub(r"(\w)\1", r"\1", blob)
 
 
 def _base32(blob: str) -> str | None:
@@ -619,6 +655,10 @@ DECODERS: tuple[Decoder, ...] = (
     ("morse", MORSE_RUN, (".- ", "-. ", ".. "), 1, _morse),
     ("hex", HEX, (), 2, _hex),
     ("base64", BASE64, (), 16, _base64),
+    ("base64", BASE64_APART, (), 4, _base64_apart),
+    ("base85", BASE85, (), 25, _base85),
+    ("rot47", ROT47_RUN, ("E96", "J@F", "2?5", "2==", ":?8", ":@?"), 2, _rot47),
+    ("doubled", DOUBLED, (), 2, _single),
     ("base32", BASE32, (), 24, _base32),
 )
 

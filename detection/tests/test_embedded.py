@@ -211,6 +211,15 @@ DISGUISES = {
     "codes": lambda t: " ".join(str(ord(c)) for c in t),
     "binary": lambda t: " ".join(f"{ord(c):08b}" for c in t),
     "rot13": lambda t: codecs.encode(t, "rot13"),
+    "rot47": lambda t: "".join(chr(33 + (ord(c) + 14) % 94) if c > " " else c for c in t),
+    "base85": lambda t: base64.b85encode(t.encode()).decode(),
+    "ascii85": lambda t: base64.a85encode(t.encode(), adobe=True).decode(),
+    "base64 backwards": lambda t: base64.b64encode(t.encode()).decode()[::-1],
+    "base64 in fours": lambda t: re.sub("(.{4})", r"\1 ", base64.b64encode(t.encode()).decode()),
+    "base64 by words": lambda t: " ".join(
+        base64.b64encode(word.encode()).decode() for word in t.split()
+    ),
+    "doubled letters": lambda t: re.sub(r"(\w)", r"\1\1", t),
     "reversed": lambda t: t[::-1],
     "tag characters": lambda t: "Hello! " + "".join(chr(0xE0000 + ord(c)) for c in t),
 }
