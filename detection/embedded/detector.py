@@ -20,7 +20,25 @@ CATEGORIES: tuple[str, ...] = (
     "encoding_attack",
     "delimiter_attack",
 )
-ContentType = Literal["user_input", "document", "tool_output", "model_output"]
+ContentType = Literal[
+    "user_input",
+    "document",
+    "tool_output",
+    "model_output",
+    "tool_definition",
+    "tool_call",
+    "memory_write",
+    "system",
+]
+READ: frozenset[str] = frozenset({"document", "tool_output", "tool_definition", "memory_write"})
+"""What a model reads as facts, so that an order to it is out of place."""
+
+RULES_AT: dict[str, dict[str, float]] = {
+    "model_output": dict.fromkeys(CATEGORIES, 0.8),
+    "system": {**dict.fromkeys(CATEGORIES, 0.3), "injection": 0.7, "data_extraction": 0.7},
+}
+"""What is left of a rule's weight, by type and category: answers are full of code, and who writes
+to the system says what it is, what to keep to itself and where the user's text begins."""
 
 BUDGET_SECONDS = 0.04
 THRESHOLD = 0.6
@@ -33,7 +51,7 @@ TRIES_MAX = 32  # how often a rule that was only found softened is tried again
 SOFTENED_MIN = 0.2  # what the strongest dampeners leave of a rule
 ECHO = 0.2  # what a second rule adds on the words that a stronger one already claimed
 
-VERSION = "5.1"
+VERSION = "6.0"
 MODEL_SHOWN_MIN = 0.2  # below, the model's part is no evidence
 TITLES = {
     "prompt": "wording that attacks on assistants have",
@@ -145,6 +163,7 @@ class _Case:
     content_type: str
     is_document: bool
     heads: tuple[str, ...]
+    judge: model.Model
     hits: dict[str, _Hit] = field(default_factory=dict)
     judgements: dict[str, _Judgement] = field(default_factory=dict)
     softened: dict[tuple[str, str], bool] = field(default_factory=dict)
@@ -186,17 +205,19 @@ def analyse(
     content_type: ContentType = "user_input",
     *,
     budget_seconds: float = BUDGET_SECONDS,
+    judge: model.Model | None = None,
 ) -> Analysis:
-    """Judge one text: pure computation, the same answer every time.
+    """Judge one text: pure computation, the same answer every time. By other weights than those
+    that were shipped, where `judge` has some.
 
     Each rule counts once, where it is strongest. Rules that fired on different words are taken as
     independent chances of an attack (noisy-or); a second one on the same words adds little.
     """
-    is_document = content_type in ("document", "tool_output")
+    is_document = content_type in READ
     heads = model.HEADS if is_document or DATA.match(text) else model.HEADS[:1]
-    load()  # the first time, before the clock runs
+    judge = judge or load()  # the first time, before the clock runs
     budget = _Budget(budget_seconds)
-    case = _Case(content_type, is_document, heads)
+    case = _Case(content_type, is_document, heads, judge)
     names: list[str] = []
     scanned = len(text)
     limits = views.Limits()
@@ -253,13 +274,14 @@ def _look(number: int, view: views.View, case: _Case, budget: _Budget) -> int:
     tried = _scan(number, view, case, budget)
     if budget.asked():
         return 0
-    findings, reached = load().find(view.text, case.heads, budget.asked, view.changed)
+    findings, reached = case.judge.find(view.text, case.heads, budget.asked, view.changed)
     for finding in findings:
-        weight = load().weight(finding, case.content_type)
+        weight = case.judge.weight(finding, case.content_type)
         if weight <= 0 or case.is_softened(*view.span(finding.start, finding.end)):
             continue
         known = case.judgements.get(finding.head)
-        if known is None or weight > known.weight:
+        # Of two that are certain the higher one: what a disguise hides speaks louder without it.
+        if known is None or (weight, finding.margin) > (known.weight, known.finding.margin):
             case.judgements[finding.head] = _Judgement(finding, view, weight)
     return min(tried, reached)
 
@@ -316,6 +338,7 @@ def _hit(
 ) -> _Hit:
     start, end = match.start(), max(match.end(), match.start() + 1)
     full = rule.weight_document if case.is_document else rule.weight
+    full *= RULES_AT.get(case.content_type, {}).get(rule.category, 1.0)
     relief = _book.relief(view.text, start, end, rule, case.softened)
     weight = round(max(full * SOFTENED_MIN, full - relief), 4)
     evidence = Evidence(*view.span(start, end), rule.id, rule.category, view.name, weight)

@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from detection import embedded
-from detection.content_types import ContentType, for_embedded, unseen_of
+from detection.content_types import ContentType, unseen_of
 from detection.engines import fields, readings
 from gateway_project.core.sharing import FairSemaphore
 
@@ -63,10 +63,9 @@ def analyse_now(text: str, content_type: ContentType) -> Finding:
 
 
 def _worst(texts: Sequence[str], content_type: ContentType) -> int | None:
-    kind = for_embedded(content_type)
     longest = sorted(range(len(texts)), key=lambda at: -len(texts[at]))[:FIELDS_MAX]
     scores = {
-        at: embedded.analyse(texts[at], kind, budget_seconds=FIELD_BUDGET_SECONDS).score
+        at: embedded.analyse(texts[at], content_type, budget_seconds=FIELD_BUDGET_SECONDS).score
         for at in longest
     }
     best = max(scores, key=lambda at: scores[at], default=None)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from detection import embedded
-from detection.content_types import FIELDS_APART, ContentType, for_embedded
+from detection.content_types import FIELDS_APART, ContentType
 from detection.engines.fields import Document
 
 JSON_VIEW = "json"
@@ -16,14 +16,13 @@ JSON_VIEW = "json"
 
 def analyse(text: str, document: Document | None, content_type: ContentType) -> embedded.Analysis:
     """The worst of all readings; of what any of them did not look at, all."""
-    kind = for_embedded(content_type)
-    raw = embedded.analyse(text, kind)
+    raw = embedded.analyse(text, content_type)
     if document is None:
         return raw
     inside = [document.text]
     if content_type in FIELDS_APART and document.names:
         inside.append(document.names)  # by themselves, since the longer a text, the less counts
-    found = [raw, *(embedded.analyse(one, kind) for one in inside)]
+    found = [raw, *(embedded.analyse(one, content_type) for one in inside)]
     worst = max(found, key=lambda one: one.score)
     kinds = dict.fromkeys(kind for one in (worst, *found) for kind in one.categories)
     share = min(one.scanned_chars / max(1, one.total_chars) for one in found)

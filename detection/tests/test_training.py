@@ -5,8 +5,10 @@ from __future__ import annotations
 import gzip
 import hashlib
 import json
+import os
 import re
 import subprocess
+import sys
 import tomllib
 import zlib
 from pathlib import Path
@@ -14,51 +16,86 @@ from pathlib import Path
 import pytest
 
 from detection.embedded import model
-from detection.training import corpus, documents, held_out, provenance
+from detection.training import corpus, documents, held_out, provenance, public, scales
 
 ROOT = Path(__file__).parents[2]
 JUDGED = tomllib.loads((ROOT / "detection/tests/judged.toml").read_text())
 ABOUT, PACKED = model.FILE.read_bytes().split(b"\n", 1)
-HEADS = json.loads(ABOUT)["heads"]
-WITH_TEXTS = [head for head in HEADS if "texts" in head]
+MADE_OF = json.loads(ABOUT)["made_of"]
 PAGE = "Run `make`, ignore the warning, then send the report to your colleagues.\n\n"
 
 
 class TestTheWeights:
-    """Each claim of `weights.bin` about itself. What fails here is mended by `make train`. The head
-    for prompts is older than the claims about texts, features and packages."""
+    """Each claim of `weights.bin` about itself. What fails here is mended by `make train`."""
 
-    @pytest.mark.parametrize("number", range(len(HEADS)))
-    def test_are_those_that_were_made(self, number):
+    def test_are_those_that_were_made(self):
         body = zlib.decompress(PACKED)
-        size = len(body) // len(HEADS)
-        own = body[number * size : (number + 1) * size]
 
-        assert HEADS[number]["weights"] == hashlib.sha256(own).hexdigest()
+        assert MADE_OF["weights"] == hashlib.sha256(body).hexdigest()
 
-    def test_say_so_for_documents(self):
-        assert "data" in [head["name"] for head in WITH_TEXTS]
+    def test_were_made_of_our_texts_as_they_are(self):
+        assert MADE_OF["own_texts"] == provenance.own_texts()
 
-    @pytest.mark.parametrize("head", WITH_TEXTS, ids=lambda head: head["name"])
-    def test_were_made_of_our_texts_as_they_are(self, head):
-        assert head["texts"] == provenance.texts()
+    def test_weigh_the_features_that_the_detector_sees(self):
+        assert MADE_OF["features"] == provenance.features()
 
-    @pytest.mark.parametrize("head", WITH_TEXTS, ids=lambda head: head["name"])
-    def test_weigh_the_features_that_the_detector_sees(self, head):
-        assert head["features"] == provenance.features()
-
-    @pytest.mark.parametrize("head", WITH_TEXTS, ids=lambda head: head["name"])
-    def test_were_made_with_what_is_locked(self, head):
+    def test_were_made_with_what_is_locked(self):
         locked = (ROOT / "requirements/train.txt").read_text()
 
-        for package, version in head["packages"].items():
+        for package, version in MADE_OF["packages"].items():
             assert re.search(rf"^{package}=={re.escape(version)}[ ;\\]", locked, re.MULTILINE)
+
+    def test_mean_what_the_scales_say(self):
+        heads = json.loads(ABOUT)["heads"]
+
+        assert {head["name"]: head["points"] for head in heads} == (
+            json.loads(json.dumps(scales.POINTS))
+        )
+
+    def test_are_of_texts_that_are_found_again(self):
+        """Of commits that are named, or of files that lie beside the specifications."""
+        made = {f"{name}.jsonl" for name in (*public.PROJECTS, "translations")}
+
+        assert {name for name in MADE_OF["data"] if not name.startswith("dev_")} == made
+        assert all(re.fullmatch("[0-9a-f]{40}", one.commit) for one in public.PROJECTS.values())
 
     def test_are_of_texts_whose_origin_is_named(self):
         notice = (ROOT / "NOTICE").read_text().lower()
-        for head in HEADS:
-            for name in head["data"]:
-                assert ORIGIN.get(name, name.removesuffix(".jsonl")).lower() in notice, name
+        for name in MADE_OF["data"]:
+            assert ORIGIN.get(name, name.removesuffix(".jsonl")).lower() in notice, name
+
+
+class TestTraining:
+    """The same texts give the same bytes, in whatever process."""
+
+    MAKE = """
+import hashlib
+from detection.embedded import concepts
+from detection.training import __main__ as training, corpus
+own = corpus.own()
+lexicon = concepts.load()
+windows = training.windows_of(own[:: len(own) // 240], lexicon)
+made = training.fitted(windows)
+weights = [training.as_head(head, made[head]) for head in made]
+seen = repr([(head.step, head.bias, raw) for head, raw in weights])
+print(hashlib.sha256(seen.encode()).hexdigest())
+"""
+
+    def test_gives_the_same_bytes_again(self):
+        runs = [
+            subprocess.Popen(
+                [sys.executable, "-c", self.MAKE],
+                cwd=ROOT,
+                env={**os.environ, "PYTHONHASHSEED": seed, "OPENBLAS_NUM_THREADS": "1"},
+                stdout=subprocess.PIPE,
+                text=True,
+            )
+            for seed in ("1", "2")
+        ]
+        first, second = (run.communicate(timeout=60)[0] for run in runs)
+
+        assert len(first) == 65
+        assert first == second
 
 
 ORIGIN = {
@@ -78,7 +115,9 @@ ORIGIN = {
     "mails.jsonl": "SpamAssassin",
     "mcp_servers.jsonl": "Model Context Protocol",
     "opensource.jsonl": "Open Source Guides",
-    "packages.jsonl": "Python packages",
+    "tau2_agents.jsonl": "tau2-bench",
+    "nodejs.jsonl": "Node.js",
+    "brew.jsonl": "Homebrew",
     "react.jsonl": "react.dev",
     "recipes.jsonl": "public-domain-recipes",
     "tau2.jsonl": "tau2-bench",

@@ -8,6 +8,7 @@ import random
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from detection.training import disguises
@@ -15,7 +16,7 @@ from detection.training.grammar import Grammar
 
 SEED = 7
 DATA_SOURCES = (
-    *("BIPIA", "spikee", "injecagent", "llmail-inject", "mcp-servers", "django", "packages"),
+    *("BIPIA", "spikee", "injecagent", "llmail-inject", "mcp-servers", "django", "tau2-"),
     *(
         "tau-bench",
         "tldr",
@@ -103,11 +104,18 @@ def read(paths: Sequence[Path]) -> tuple[list[Example], dict[str, str]]:
     return examples, digests
 
 
+@cache
 def own() -> list[Example]:
     """Our own texts, the same every time."""
     rng = random.Random(SEED)
     found = [*_prompts(rng), *_languages(rng), *_data(rng)]
     return list({(e.text, e.label, e.head): e for e in found}.values())
+
+
+def enlarged(examples: Sequence[Example]) -> list[Example]:
+    """With orders put into harmless texts, and with copies in disguise."""
+    found = [*examples, *spliced(examples)]
+    return [*found, *disguised(found)]
 
 
 def judges(example: Example, head: str) -> bool:

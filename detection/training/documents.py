@@ -38,10 +38,11 @@ class Source(Protocol):
 
 
 class Checkout:
-    """Files of the newest commit of a git directory, bare or not."""
+    """Files of a commit of a git directory, bare or not; where none is named, of the newest."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, commit: str = "HEAD") -> None:
         self.path = path
+        self.commit = commit
 
     def _git(self, *arguments: str) -> str:
         found = subprocess.run(
@@ -49,11 +50,19 @@ class Checkout:
         )
         return found.stdout.decode("utf-8", "replace")
 
+    def is_there(self) -> bool:
+        """Whether the path is a git directory that holds the commit."""
+        try:
+            self._git("cat-file", "-e", f"{self.commit}^{{commit}}")
+        except (OSError, subprocess.CalledProcessError):
+            return False
+        return True
+
     def names(self) -> list[str]:
-        return self._git("ls-tree", "-rz", "--name-only", "HEAD").split("\0")[:-1]
+        return self._git("ls-tree", "-rz", "--name-only", self.commit).split("\0")[:-1]
 
     def read(self, name: str) -> str:
-        return self._git("show", f"HEAD:{name}")
+        return self._git("show", f"{self.commit}:{name}")
 
 
 class Folder:

@@ -1,10 +1,10 @@
 """Labelled texts of public projects: `python -m detection.training.public OUT DIR…`.
 
-Each `DIR` is a git directory (bare or not) of one of the projects below; what it gives is written
-as `OUT/<name>.jsonl`, one `{"text", "label", "source"}` a line, for `python -m detection.training`.
-So are harmless texts of the packages that are installed here: Django's translations, and what
-packages say of themselves. Licences are in NOTICE; nothing of these projects is part of the
-repository.
+Each `DIR` is a git directory (bare or not) that holds the commit of one of the `PROJECTS`, or a
+folder into which the release of a package was unpacked; what it gives is written as
+`OUT/<name>.jsonl`, one `{"text", "label", "source"}` a line, for `python -m detection.training`.
+The same commits give the same files, whatever came after them. Licences are in NOTICE; nothing of
+these projects is part of the repository.
 """
 
 from __future__ import annotations
@@ -16,12 +16,10 @@ import random
 import re
 import sys
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from email import message_from_string
-from importlib import metadata
 from pathlib import Path
 from typing import Any
-
-import django
 
 from detection.training import documents
 
@@ -37,11 +35,13 @@ MESSAGE = re.compile(r'^msgstr(?:\[\d\])? ("(?:.|\n(?="))*)', re.MULTILINE)
 ANSWERS_MAX = 500
 ATTACKS = re.compile(r"prompt injection|jailbreak|ignore (?:all|any|previous)", re.IGNORECASE)
 PLACE = re.compile(r"\{\{\{?([^{}]*)\}?\}\}")
-FREE = re.compile(r"\b(?:MIT|BSD|Apache)\b")
 
 
 class Checkout(documents.Checkout):
     """The same, of whose files some are lines of JSON."""
+
+    def json(self, name: str) -> Any:
+        return json.loads(self.read(name))
 
     def json_lines(self, name: str) -> list[dict[str, Any]]:
         return [json.loads(line) for line in self.read(name).splitlines() if line.strip()]
@@ -77,7 +77,7 @@ def spikee(repo: Checkout) -> Iterator[Row]:
 
 def llmail(repo: Checkout) -> Iterator[Row]:
     """Harmless mails of the LLMail-Inject analysis (MIT)."""
-    for text in json.loads(repo.read("defense_eval/emails_data/fp_tests.json"))["emails"]:
+    for text in repo.json("defense_eval/emails_data/fp_tests.json")["emails"]:
         yield text, 0, "llmail-inject/fp_tests"
     yield from _mails(repo)
 
@@ -86,7 +86,7 @@ def _mails(repo: Checkout) -> Iterator[Row]:
     """What their scenarios have in the inbox before the attack."""
     for level in range(1, 5):
         name = f"defense_eval/emails_data/level{level}.json"
-        for text in json.loads(repo.read(name))["emails"]:
+        for text in repo.json(name)["emails"]:
             yield text, 0, f"llmail-inject/level{level}"
 
 
@@ -150,12 +150,12 @@ def injecagent(repo: Checkout) -> Iterator[Row]:
         for kind, row in rng.sample(orders, 20):
             order = row["Attacker Instruction"]
             yield template.replace("<Attacker Instruction>", order), 1, f"injecagent/{kind}"
-    answers = json.loads(repo.read("data/attacker_simulated_responses.json"))
+    answers = repo.json("data/attacker_simulated_responses.json")
     texts = list(answers.values() if isinstance(answers, dict) else answers)
     for text in rng.sample(texts, min(len(texts), ANSWERS_MAX)):
         found = text if isinstance(text, str) else json.dumps(text)
         yield found[:3000], 0, "injecagent/simulated"
-    for tool in json.loads(repo.read("data/tools.json")):
+    for tool in repo.json("data/tools.json"):
         yield json.dumps(tool)[:4000], 0, "injecagent/tools"
 
 
@@ -170,7 +170,7 @@ def mcp_servers(repo: Checkout) -> Iterator[Row]:
 
 def clinc(repo: Checkout) -> Iterator[Row]:
     """What people ask an assistant, 150 kinds of it (CC-BY-3.0)."""
-    found = json.loads(repo.read("data/data_small.json"))
+    found = repo.json("data/data_small.json")
     rows = [text for name in sorted(found) for text, _ in found[name]]
     for text in random.Random(SEED).sample(rows, 1500):
         yield text, 0, "clinc150/utterance"
@@ -191,7 +191,7 @@ def gpteacher(repo: Checkout) -> Iterator[Row]:
         ("Roleplay/roleplay-simple-deduped-roleplay-instruct.json", 500, 1400),
         ("Codegen/codegen-instruct.json", 350, 300),
     ):
-        rows = json.loads(repo.read(name))
+        rows = repo.json(name)
         kind = name.split("/")[0].lower()
         for row in rng.sample(rows, min(count, len(rows))):
             text = f"{row['instruction']}\n{row['input']}".strip()
@@ -228,7 +228,7 @@ def tau_bench(repo: Checkout) -> Iterator[Row]:
         ("airline", "reservations"),
         ("airline", "users"),
     ):
-        rows = list(json.loads(repo.read(f"tau_bench/envs/{domain}/data/{name}.json")).values())
+        rows = list(repo.json(f"tau_bench/envs/{domain}/data/{name}.json").values())
         for row in rng.sample(rows, min(40, len(rows))):
             yield json.dumps(row)[:3000], 0, f"tau-bench/{name}"
     for domain in ("retail", "airline"):
@@ -261,7 +261,7 @@ def mails(repo: Checkout) -> Iterator[Row]:
             if name.startswith(f"data/{group}/") and name.endswith(".json")
         ]
         for name in rng.sample(names, min(count, len(names))):
-            text = _mail(json.loads(repo.read(name))["text"])
+            text = _mail(repo.json(name)["text"])
             for piece in documents.pieces(text)[:1]:
                 yield piece, 0, f"spamassassin/{group}"
 
@@ -283,9 +283,39 @@ def tau2(repo: Checkout) -> Iterator[Row]:
     folder = "data/tau2/domains"
     names = [n for n in repo.names() if n.startswith(f"{folder}/banking_knowledge/documents/")]
     for name in random.Random(SEED).sample(sorted(names), min(300, len(names))):
-        found = json.loads(repo.read(name))
+        found = repo.json(name)
         for piece in documents.pieces(f"{found['title']}\n{found['content']}")[:1]:
             yield piece, 0, "docs-tau2/knowledge"
+
+
+def tau2_agents(repo: Checkout) -> Iterator[Row]:
+    """What agents call their tools with, and what is known of those whom they serve (MIT)."""
+    folder = "data/tau2/domains"
+    tasks = [
+        *(
+            task
+            for name in ("airline", "retail")
+            for task in repo.json(f"{folder}/{name}/tasks.json")
+        ),
+        *(
+            repo.json(name)
+            for name in sorted(repo.names())
+            if name.startswith(f"{folder}/banking_knowledge/tasks/task_")
+        ),
+    ]
+    calls: dict[str, None] = {}
+    facts: dict[str, None] = {}
+    for task in tasks:
+        for action in (task.get("evaluation_criteria") or {}).get("actions") or ():
+            call = {"name": action["name"], "arguments": action["arguments"]}
+            calls[json.dumps(call)] = None
+        instructions = task["user_scenario"]["instructions"]
+        if isinstance(instructions, dict) and instructions.get("known_info"):
+            facts[instructions["known_info"]] = None
+    rng = random.Random(SEED)
+    for kind, texts in (("call", calls), ("fact", facts)):
+        for text in rng.sample([*texts], min(300, len(texts))):
+            yield text[:3000], 0, f"tau2-{kind}"
 
 
 def guides(
@@ -301,13 +331,14 @@ def guides(
     return read
 
 
-def translations() -> Iterator[Row]:
+def translations(release: documents.Folder) -> Iterator[Row]:
     """What Django says to its users (BSD-3-Clause), in the languages of attacks."""
-    root = Path(django.__file__).parent
     for language in LANGUAGES:
         texts: list[str] = []
-        for path in sorted(root.glob(f"**/locale/{language}/LC_MESSAGES/django.po")):
-            for match in MESSAGE.finditer(path.read_text()):
+        for name in release.names():
+            if not name.endswith(f"/locale/{language}/LC_MESSAGES/django.po"):
+                continue
+            for match in MESSAGE.finditer(release.read(name)):
                 text = "".join(re.findall(r'"((?:[^"\\\\]|\\\\.)*)"', match[1])).replace(
                     "\\n", "\n"
                 )
@@ -319,67 +350,148 @@ def translations() -> Iterator[Row]:
             yield "\n".join(texts[at : at + 3]), 0, f"django/{language}"
 
 
-def packages() -> Iterator[Row]:
-    """What the installed packages say of themselves, where their licence is a free one."""
-    for found in sorted(metadata.distributions(), key=lambda one: str(one.metadata["Name"])):
-        about = found.metadata
-        licence = " ".join(
-            str(value)
-            for field in ("License", "License-Expression", "Classifier")
-            for value in about.get_all(field) or ()
-            if field != "Classifier" or "License" in value
-        )
-        text = str(found.read_text("METADATA") or "").partition("\n\n")[2]
-        if not FREE.search(licence) or len(text) < 400:
-            continue
-        for at in range(0, min(len(text), 12_000), 3000):
-            yield text[at : at + 3000], 0, f"packages/{about['Name']}"
+@dataclass(frozen=True, slots=True)
+class Project:
+    origin: str
+    """Whose it is, and at which commit (or release) it was read."""
+    read: Callable[[Checkout], Iterator[Row]]
+
+    @property
+    def commit(self) -> str:
+        return self.origin.partition("@")[2]
 
 
-PROJECTS: dict[str, tuple[str, Callable[[Checkout], Iterator[Row]]]] = {
-    "spikee": (f"{SPIKEE}/{SPIKEE_SEEDS[0]}/instructions.jsonl", spikee),
-    "llmail": ("defense_eval/emails_data/fp_tests.json", llmail),
-    "injecagent": ("data/attacker_simulated_responses.json", injecagent),
-    "mcp_servers": ("src/filesystem/README.md", mcp_servers),
-    "clinc": ("data/data_small.json", clinc),
-    "banking": ("banking_data/train.csv", banking),
-    "gpteacher": ("Codegen/codegen-instruct.json", gpteacher),
-    "fastchat": ("fastchat/llm_judge/data/mt_bench/question.jsonl", fastchat),
-    "fabric": ("data/patterns/summarize/system.md", fabric),
-    "tau_bench": ("tau_bench/envs/retail/wiki.md", tau_bench),
-    "tldr": ("pages/common/git.md", tldr),
-    "postmark": ("templates/plain/password-reset/content.txt", postmark),
-    "talon": ("talon/quotations.py", talon),
-    "octokit": ("payload-examples/api.github.com/issues/opened.payload.json", octokit),
-    "mails": ("data/hard-ham-1/00001.7c7d6921e671bbe18ebb5f893cd9bb35.json", mails),
-    "tau2": ("data/tau2/domains/retail/policy.md", tau2),
-    # Guides, of which many are orders to their readers.
-    "fastapi": (
-        "docs/en/docs/deployment/docker.md",
-        guides("fastapi", r"docs/.*\.md$|docs_src/.*\.py$", 500),
-    ),
-    "opensource": (
-        "_articles/how-to-contribute.md",
-        guides("opensource", r"_articles/.*\.md$|_data/.*\.yml$", 400),
-    ),
-    "recipes": ("content/aglio-e-olio.md", guides("recipes", r"content/.*\.md$", 250)),
-    "handbook": ("pages/tools/google-drive.md", guides("handbook", r"pages/.*\.md$", 350)),
-    "prometheus": (
-        "docs/introduction/first_steps.md",
-        guides("prometheus", r"(?:docs|blog)/.*\.md$", 200),
-    ),
-    "react": ("src/content/learn/index.md", guides("react", r"src/content/.*\.md$", 300)),
-    "slack": (
-        "web-api/slack_web_openapi_v2.json",
-        guides("slack", r"(?:web|events)-api/\w+_v\d\.json$", 60, 30),
-    ),
-    # What commands print, and the same as JSON.
-    "jc": (
-        "tests/fixtures/generic/acpi-V.out",
-        guides("jc", r"tests/fixtures/.*\.(?:out|json)$|docs/parsers/.*\.md$", 500),
-    ),
-    "govuk": ("source/accessibility.html.md", guides("govuk", r"source/.*\.md(?:\.erb)?$", 250)),
+DJANGO = "django-5.2.19"
+PROJECTS = {
+    name: Project(origin, read)
+    for name, origin, read in (
+        ("spikee", "ReversecLabs/spikee@454f7a0c21db2dd8779c23408f24700430c71d8b", spikee),
+        (
+            "llmail",
+            "microsoft/llmail-inject-challenge-analysis@f9a059442c13a2825bf5bb2266820947bc6d822d",
+            llmail,
+        ),
+        (
+            "injecagent",
+            "enkryptai/xInjectAgent@21af27703ad4e591b8fc686ab9d79249d299a0e8",
+            injecagent,
+        ),
+        (
+            "mcp_servers",
+            "modelcontextprotocol/servers@76d64c822f5125032f89eb71dbdb94e42b434821",
+            mcp_servers,
+        ),
+        ("clinc", "clinc/oos-eval@828f8093932c8fe6ca7936c3d2e52903b1c523de", clinc),
+        (
+            "banking",
+            "PolyAI-LDN/task-specific-datasets@57ec275d8078af65b7731c2a98be812d844a6d6b",
+            banking,
+        ),
+        ("gpteacher", "teknium1/GPTeacher@481075123c29854bddb82655badeef6a438f2436", gpteacher),
+        ("fastchat", "lm-sys/FastChat@0e6d3e4beaab66f4d3f93db72541a4abab8af28d", fastchat),
+        ("fabric", "danielmiessler/fabric@272f04dd3278f99bee49e94a7747b54708745a5d", fabric),
+        (
+            "tau_bench",
+            "sierra-research/tau-bench@59a200c6d575d595120f1cb70fea53cef0632f6b",
+            tau_bench,
+        ),
+        ("tldr", "tldr-pages/tldr@08e345f42639f67d99282813247ac670dc6e87cb", tldr),
+        (
+            "postmark",
+            "ActiveCampaign/postmark-templates@fa73527acb4eb59cf673a54572d213e908f1515c",
+            postmark,
+        ),
+        ("talon", "mailgun/talon@71d9b6eb78e985bcdfbf99b69c20c001b4b818c4", talon),
+        ("octokit", "octokit/webhooks@3a58428aa5c399cf5aa12c8663aea1fb1f515254", octokit),
+        (
+            "mails",
+            "stdlib-js/datasets-spam-assassin@1b84d49ab4b28092ead009b3ceeb67ae525289d1",
+            mails,
+        ),
+        ("tau2", "sierra-research/tau2-bench@a2c024725189473d2d7cea3a5cfdbcc67478e41f", tau2),
+        (
+            "tau2_agents",
+            "sierra-research/tau2-bench@a2c024725189473d2d7cea3a5cfdbcc67478e41f",
+            tau2_agents,
+        ),
+        # Guides, of which many are orders to their readers.
+        (
+            "fastapi",
+            "fastapi/fastapi@c3f316b7e814667e8ee81e03a7330d00ee61e45c",
+            guides("fastapi", r"docs/.*\.md$|docs_src/.*\.py$", 500),
+        ),
+        (
+            "opensource",
+            "github/opensource.guide@ebc9678e39b55ff5e5c8801d1960904692188e90",
+            guides("opensource", r"_articles/.*\.md$|_data/.*\.yml$", 400),
+        ),
+        (
+            "recipes",
+            "ronaldl29/public-domain-recipes@61b488ee25afd3abacc7aec408752f3987a9f8b3",
+            guides("recipes", r"content/.*\.md$", 250),
+        ),
+        (
+            "handbook",
+            "18F/handbook@1e4955634d0369f17e5bbc0ebbf8f62e2a3dfe4b",
+            guides("handbook", r"pages/.*\.md$", 350),
+        ),
+        (
+            "prometheus",
+            "prometheus/docs@c105550aad07161f62d02e305ed09799ec6025fa",
+            guides("prometheus", r"(?:docs|blog)/.*\.md$", 200),
+        ),
+        (
+            "react",
+            "reactjs/react.dev@12d692da47e77cdc558b928fcfbaf4e71c6d0cec",
+            guides("react", r"src/content/.*\.md$", 300),
+        ),
+        (
+            "slack",
+            "slackapi/slack-api-specs@bc08db49625630e3585bf2f1322128ea04f2a7f3",
+            guides("slack", r"(?:web|events)-api/\w+_v\d\.json$", 60, 30),
+        ),
+        # What commands print, and the same as JSON.
+        (
+            "jc",
+            "kellyjonbrazil/jc@ac8120e1fed9bb13b854b1333aef9c2dbce44f54",
+            guides("jc", r"tests/fixtures/.*\.(?:out|json)$|docs/parsers/.*\.md$", 500),
+        ),
+        (
+            "govuk",
+            "alphagov/govuk-developer-docs@972d1b4410ffd165f2f3e889eda30bcf7d1cc6b3",
+            guides("govuk", r"source/.*\.md(?:\.erb)?$", 250),
+        ),
+        # In many languages.
+        (
+            "nodejs",
+            "nodejs/nodejs.org@6f94c8a6ab643beeee7038eba3fb521207d4b345",
+            guides(
+                "nodejs", r"apps/site/pages/(?!en/blog).*\.mdx?$|apps/site/pages/en/blog/\w*/", 400
+            ),
+        ),
+        (
+            "helm",
+            "helm/helm-www@227f41447a683545325e87aedf10c67096d11004",
+            guides("helm", r"(?:docs|i18n/\w+/.*/current)/.*\.mdx?$", 500),
+        ),
+        (
+            "opentelemetry",
+            "open-telemetry/opentelemetry.io@dd5997c8b9fafbf72ea6b8059ade242d88b8f118",
+            guides("opentelemetry", r"content/.*\.md$", 600),
+        ),
+        (
+            "brew",
+            "Homebrew/brew@aad366ffaf6a8c94c66d35e4b990d42ac4195305",
+            guides("brew", r"docs/.*\.md$|manpages/.*\.1$", 200, 5),
+        ),
+        (
+            "laravel",
+            "laravel/docs@86077535bbfdc2ab29cd9f202ee1ab3e7e6e18e6",
+            guides("laravel", r"\w+\.md$", 250),
+        ),
+    )
 }
+"""By the name of the file that is made of it."""
 
 
 def write(out: Path, name: str, found: Iterable[Row]) -> None:
@@ -397,14 +509,21 @@ def main(arguments: list[str]) -> None:
         raise SystemExit(__doc__)
     out = Path(arguments[0])
     out.mkdir(parents=True, exist_ok=True)
-    write(out, "translations", translations())
-    write(out, "packages", packages())
+    missing = {
+        **{name: project.origin for name, project in PROJECTS.items()},
+        "translations": DJANGO,
+    }
     for path in map(Path, arguments[1:]):
-        repo = Checkout(path)
-        names = set(repo.names())
-        for name, (mark, read) in PROJECTS.items():
-            if mark in names:
-                write(out, name, read(repo))
+        if (path / f"{DJANGO}.dist-info").is_dir():
+            write(out, "translations", translations(documents.Folder(path)))
+            del missing["translations"]
+        for name, project in PROJECTS.items():
+            checkout = Checkout(path, project.commit)
+            if checkout.is_there():
+                write(out, name, project.read(checkout))
+                del missing[name]
+    if missing:
+        raise SystemExit("\n".join(["Not found:", *sorted(missing.values())]))
 
 
 if __name__ == "__main__":
