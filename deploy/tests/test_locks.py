@@ -37,7 +37,6 @@ DOCUMENTED = {
     "_Compress",  # what the type of `zlib.compressobj` is called in typeshed
 }
 ELSEWHERE = {
-    "requirements/train.txt",
     "benchmarks/requirements.txt",
     "deploy/clients/requirements.txt",
     "sdks/python/tests/integrations/requirements.txt",
