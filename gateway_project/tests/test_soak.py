@@ -28,7 +28,7 @@ from gateway_project.tests.served import ROOT, Served, Worker, children_of, wait
 from webhooks import services
 from webhooks.models import WebhookDelivery
 
-pytestmark = [pytest.mark.served, pytest.mark.slow, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.served, pytest.mark.timeout(180)]
 DETECTIONS = 90  # of a round
 BATCHES = 10
 PAGES = ("/", "/accounts/login/", "/openapi.json", "/docs", "/metrics", "/health", "/nothing")
