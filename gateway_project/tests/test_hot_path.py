@@ -155,7 +155,7 @@ def test_a_detection_costs_no_more_than_this(ask, counted, is_cached, calls, cor
 
 @pytest.mark.needs_redis
 @pytest.mark.parametrize(
-    ("is_cached", "kilobytes"), [(True, 68), (False, 93)], ids=["cached", "engine asked"]
+    ("is_cached", "kilobytes"), [(True, 72), (False, 98)], ids=["cached", "engine asked"]
 )
 def test_a_detection_allocates_no_more_than_this(ask, is_cached, kilobytes):
     texts = [TEXT if is_cached else f"{TEXT} {n}" for n in range(ROUNDS + 3)]

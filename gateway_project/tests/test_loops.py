@@ -182,8 +182,7 @@ def keeps_accounts(patch, broken):
 
 async def delivers(patch, broken):
     patch.setattr(outbox, "fan_out", broken)
-    async with engine.Sender() as sender:
-        one = engine.Engine(sender)
+    async with engine._opened() as one:
         while True:
             await one.wake()
 
@@ -192,14 +191,13 @@ async def writes_results(patch, broken):
     """None of the rounds ends meanwhile: all of it is one."""
     patch.setattr(engine, "RETRY_SECONDS", 0)
     patch.setattr(engine, "record", broken)
-    async with engine.Sender() as sender:
-        await engine.Engine(sender)._write([])
+    async with engine._opened() as one:
+        await one._write([])
 
 
 async def loses_results(patch, broken):
     patch.setattr(engine, "record", broken)
-    async with engine.Sender() as sender:
-        one = engine.Engine(sender)
+    async with engine._opened() as one:
         while True:
             one._results = [None]
             await one.wake()

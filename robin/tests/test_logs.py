@@ -298,7 +298,10 @@ class TestSlices:
         monkeypatch.setattr(search, "ONE_IN", 10)
         end = now()
         begin = (end - timedelta(days=1)).replace(hour=0, minute=0, second=0, microsecond=0)
-        step = (end - begin) / 10_000
+        # Not a multiple of ten milliseconds: a sample takes those that end in a seven.
+        ms = (end - begin) // timedelta(milliseconds=10_000)
+        step = timedelta(milliseconds=ms - ms % 10 - 7)
+        begin = end - 10_000 * step
         for name in robin.seed.log:
             robin.seed.log[name].clear()
         write(robin, *(line(begin + n * step, f"number {n:06} {'x' * 150}") for n in range(10_000)))
