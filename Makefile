@@ -10,7 +10,7 @@ STORES := $(SERVICES) --want nginx,chromium,faketime,pgbouncer,prometheus,alertm
 # All tests but the slow: N processes side by side, which a few tests would not repay. One more than the cores of
 # a small machine, since those that start servers often wait.
 N := 3
-ALL = -n $(N) --dist loadgroup --max-worker-restart 0 $(QUICK)
+ALL = -n $(N) --dist loadscope --max-worker-restart 0 $(QUICK)
 QUICK := -m 'not slow'
 ROWS := 10000000
 # Named after the content, not dated: switching branches or restoring a cached .venv reinstalls
@@ -142,7 +142,7 @@ run-two: setup-dev ## The tests of served processes behind pgbouncer: two gatewa
 		$(PY) -m pytest -m served $(T)
 
 hostile: setup-dev ## Only the tests of what one customer, row, host or version does to the others
-	@$(STORES) -- $(PY) -m pytest -n $(N) --dist loadgroup -m hostile
+	@$(STORES) -- $(PY) -m pytest -n $(N) --dist loadscope -m hostile
 
 checks: setup-dev # What needs no stores, two at a time: the types take as long as all others
 	@$(MAKE) --no-print-directory -j 2 types style imports migrations-check migrations-lint deploy-check

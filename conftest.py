@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import random
 import threading
 import time
 from collections.abc import Awaitable, Callable, Iterable, Iterator
@@ -59,23 +60,19 @@ from robin.queue import scan
 pytest_plugins = ["deploy.tests.processes", "gateway_project.tests.template"]
 T = TypeVar("T")
 ACTOR = Actor("test")
+SHARE = 3
+"""One of so many, of the combinations that `is_in_turn` is asked about."""
 PLANS = {"free": (60, 10_000, 7), "team": (600, 200_000, 30), "scale": (6_000, 5_000_000, 90)}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """`make test` leaves out what is slow, and never what is hostile; stores may not be there.
-
-    Tests of several processes that share a fixture of their module go to one, which makes it once.
-    """
+    """`make test` leaves out what is slow, and never what is hostile; stores may not be there."""
     is_postgresql = settings.DATABASES["default"]["ENGINE"].endswith("postgresql")
     missing = {
         "needs_redis": None if settings.REDIS_URL else "needs Redis: `make test` starts it",
         "needs_postgresql": None if is_postgresql else "needs PostgreSQL: `make test` starts it",
     }
     for item in items:
-        shared = sorted(shared_fixtures(item))
-        if shared and not item.get_closest_marker("xdist_group"):
-            item.add_marker(pytest.mark.xdist_group(f"{item.path.stem}:{shared[0]}"))
         for name, reason in missing.items():
             if reason and item.get_closest_marker(name):
                 item.add_marker(pytest.mark.skip(reason=reason))
@@ -88,11 +85,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         raise pytest.UsageError(f"marked slow and hostile: {', '.join(both)}")
 
 
-def shared_fixtures(item: pytest.Item) -> Iterator[str]:
-    """The names of its module's fixtures that a test asks for, also by way of others."""
-    for name, found in item._fixtureinfo.name2fixturedefs.items():
-        if found[-1].scope == "module" and not name.startswith("_xunit"):
-            yield name
+@pytest.fixture
+def is_in_turn(request: pytest.FixtureRequest) -> Callable[[], bool]:
+    """A share of the combinations for a change's tests, all where the slow ones run as well.
+
+    Always the same, and no pattern in it that a list of such a length would fall in with.
+    """
+    if request.config.option.markexpr != "not slow":
+        return lambda: True
+    dice = random.Random(SHARE)
+    return lambda: dice.randrange(SHARE) == 0
 
 
 @pytest.fixture(scope="session", autouse=True)

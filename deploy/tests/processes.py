@@ -3,8 +3,9 @@
 pytest-django gives each process a database; here each gets a Redis server, because channels of
 publish and subscribe cross the numbered databases of one.
 
-They are dealt out one by one (`loadgroup`; xdist 3.8 does not hear of groups from pytest 9.2): what
-wants the same thing of the machine keeps apart by a lock of its own.
+They are dealt out one by one, what may take long first; those of a file that share a fixture, such
+as servers that run, stay together, so that it is made once. What wants the same thing of the
+machine keeps apart by a lock of its own.
 
 xdist compares what the processes have collected: a parameter's id that is random, or that depends
 on the order of a set, ends the run and is named.
@@ -13,9 +14,12 @@ on the order of a set, ends the run and is named.
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import tempfile
+from collections.abc import Iterator
 from contextlib import ExitStack
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +28,8 @@ import pytest
 from deploy import services
 
 AGAIN, AGAIN_MAX = "again", 10
+SHARING = re.compile(r'scope="module"|def test\w+\([^)]*\bshared\b')
+"""In a file of tests: a fixture of it that is made once (`shared`: of the conftest)."""
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -55,6 +61,31 @@ def pytest_configure(config: pytest.Config) -> None:
     expected = getattr(config, "workerinput", {}).get("redis_url", "")
     if expected and os.environ.get("REDIS_URL") != expected:
         raise pytest.UsageError("this test process was not given the Redis made for it")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> Iterator[None]:
+    """What has a limit of its own first: else a process would be left alone with it at the end."""
+    yield  # for pytest-randomly's order
+    items.sort(key=lambda item: item.get_closest_marker("timeout") is None)
+
+
+@cache
+def shares(path: str) -> bool:
+    return SHARING.search(Path(path).read_text()) is not None
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """In place of `loadgroup`: xdist 3.8 writes groups where pytest 9.2 does not look for them."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Together(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            path = nodeid.partition("::")[0]
+            return path if shares(path) else nodeid
+
+    return Together(config, log)
 
 
 @pytest.hookimpl(trylast=True)  # when the cache has been told what failed

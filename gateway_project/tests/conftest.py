@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import random
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import cycle
 from pathlib import Path
@@ -23,21 +22,6 @@ from portal.tests.browser import chromium, open_tab  # noqa: F401 - a person's b
 from portal.tests.conftest import enter, owner, stranger, viewer  # noqa: F401 - of its pages
 from robin.tests.conftest import _robin_session, member, robin  # noqa: F401 - Robin and its people
 from webhooks.tests.conftest import make_webhook, receiver, webhook  # noqa: F401 - of webhooks
-
-SHARE = 3
-"""One of so many, of the combinations that `is_in_turn` is asked about."""
-
-
-@pytest.fixture
-def is_in_turn(request: pytest.FixtureRequest) -> Callable[[], bool]:
-    """A share of the combinations for a change's tests, all where the slow ones run as well.
-
-    Always the same, and no pattern in it that a list of such a length would fall in with.
-    """
-    if request.config.option.markexpr != "not slow":
-        return lambda: True
-    dice = random.Random(SHARE)
-    return lambda: dice.randrange(SHARE) == 0
 
 
 @pytest.fixture

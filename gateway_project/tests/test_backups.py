@@ -23,7 +23,6 @@ from gateway_project.tests.served import free_port, wait_until
 
 pytestmark = [
     pytest.mark.needs_postgresql,
-    pytest.mark.xdist_group("backups"),  # a test looks whether a database of theirs is left
 ]
 PAIR = pyrage.x25519.Identity.generate()
 OTHER = pyrage.x25519.Identity.generate()

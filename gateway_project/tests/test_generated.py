@@ -27,12 +27,12 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from accounts.models import SCOPES, Parked, UsageLog, Workspace
+from conftest import SHARE
 from detection.models import Job
 from detection.tests.working import work_all
 from gateway_project.core.api.endpoint import Asked
 from gateway_project.core.api.forms import Form, ModelForm
 from gateway_project.core.storable import NESTING_MAX, cleaned, unstorable
-from gateway_project.tests.conftest import SHARE
 from gateway_project.tests.test_permissions import ALL, job_of, log_of
 from robin.config import documents
 from webhooks import services as webhooks

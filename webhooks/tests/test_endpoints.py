@@ -61,7 +61,7 @@ class TestTheAuditTrail:
     @pytest.mark.parametrize("status", [200, 503, 410], ids=["sent", "waiting", "given_up"])
     @pytest.mark.parametrize("is_ended", [False, True], ids=["asked", "ended"])
     def test_no_acts_together_bring_it_to_another_address(
-        self, api, receiver, theirs, status, is_ended
+        self, api, receiver, theirs, status, is_ended, is_in_turn
     ):
         """`is_ended`: its owner takes the event away, and somebody else then has the address."""
         mine, since = receiver.url("/mine"), clock.now() - timedelta(hours=1)
@@ -82,6 +82,8 @@ class TestTheAuditTrail:
             ("POST", f"/{theirs.pk}/rotate-secret", {}),
         ]
         for first, second in permutations(acts, 2):
+            if not is_in_turn():
+                continue
             api(*first), api(*second)
             WebhookDelivery.objects.filter(status="pending").update(next_attempt_at=clock.now())
             seal()
