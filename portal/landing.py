@@ -47,22 +47,22 @@ class Measured(NamedTuple):
 # learnt from would flatter.
 FOUND = (
     Measured(
-        _("16 of 25"),
+        _("15 of 25"),
         _("attacks without trigger words found"),
         _("our own texts, by technique; 0 of 25 harmless twins flagged"),
-        "16 of 25 attacks by techniques without trigger words and 0 of 25 harmless twins",
+        "15 of 25 attacks by techniques without trigger words and 0 of 25 harmless twins",
     ),
     Measured(
-        _("26 of 34"),
+        _("24 of 34"),
         _("attacks in 24 languages found"),
         _("our own texts; 0 of 34 harmless ones flagged"),
-        "26 of 34 attacks in 24 languages and 0 of 34 harmless texts",
+        "24 of 34 attacks in 24 languages and 0 of 34 harmless texts",
     ),
     Measured(
-        _("10 of 18"),
+        _("9 of 18"),
         _("orders hidden in what tools return found"),
         _("our own texts; 0 of 20 harmless answers flagged"),
-        "10 of 18 orders hidden in what tools return and 0 of 20 harmless",
+        "9 of 18 orders hidden in what tools return and 0 of 20 harmless",
     ),
     Measured(
         "80 %",

@@ -26,6 +26,7 @@ NO_FILE = {
     "act.html": "the first of those that an act is for: the items' page has all of its filter",
     "message.html": "the attachments of one mail, in its download",
     "sparkline.html": "all of a list are one file: webhooks.html",
+    "costs.html": "its pages have the link, where they say of what time: usage.html, engines.html",
     "breakers.html": "the state of this moment, with the acts on it",
     "index.html": "the first page of Django's admin",
 }
