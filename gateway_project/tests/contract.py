@@ -15,10 +15,11 @@ from contextlib import contextmanager
 from typing import Any
 
 import httpx
+import jsonschema_rs
 import pytest
 from django.conf import settings
 from django.test import client as django_client
-from jsonschema import Draft202012Validator, FormatChecker
+from jsonschema import Draft202012Validator, FormatChecker, ValidationError
 
 from gateway_project.core.api.responses import NDJSON
 
@@ -77,10 +78,29 @@ def resolved(about: Mapping[str, Any]) -> Any:
     return about
 
 
+class Schema:
+    """One of the document's. What is right is told in microseconds, what is wrong in words."""
+
+    def __init__(self, schema: dict[str, Any]) -> None:
+        self._quick = jsonschema_rs.Draft202012Validator(
+            schema, validate_formats=True, formats={"date-time": _is_time}
+        )
+        self._words = Draft202012Validator(schema, format_checker=formats)
+
+    def error_in(self, value: Any) -> ValidationError | None:
+        return None if self._quick.is_valid(value) else next(self._words.iter_errors(value), None)
+
+
 @functools.cache
-def _validator(pointer: str) -> Draft202012Validator:
-    schema = {"$ref": pointer, "components": DOCUMENT["components"], "paths": DOCUMENT["paths"]}
-    return Draft202012Validator(schema, format_checker=formats)
+def _schema(pointer: str) -> Schema:
+    return Schema(
+        {"$ref": pointer, "components": DOCUMENT["components"], "paths": DOCUMENT["paths"]}
+    )
+
+
+@functools.cache
+def _schema_of_header(about: str) -> Schema:
+    return Schema(json.loads(about))
 
 
 def check(
@@ -127,7 +147,7 @@ def check(
         refuse(f"the content type is not declared, only {', '.join(declared)}")
     if "json" in kind and kind != NDJSON:
         where = f"{pointer}/content/{_escaped(kind)}/schema"
-        for error in _validator(where).iter_errors(json.loads(content)):
+        if (error := _schema(where).error_in(json.loads(content))) is not None:
             refuse(f"{error.json_path}: {error.message[:500]}")
 
 
@@ -161,7 +181,7 @@ def _check_headers(
         if is_number and not value.isdigit():
             refuse(f"the header {name} is no number: {value!r}")
         found = int(value) if is_number else value
-        if not Draft202012Validator(about["schema"], format_checker=formats).is_valid(found):
+        if _schema_of_header(json.dumps(about["schema"])).error_in(found) is not None:
             refuse(f"the header {name} is {value!r}")
     undeclared = {
         name for name in set(sent) - names - OF_HTTP if not name.startswith("access-control-")
