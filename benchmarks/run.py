@@ -454,7 +454,6 @@ def running_side(name: str, bench: Bench, database_url: str, redis_url: str) -> 
             env["SLOW_REQUEST_MS"] = str(bench.tail_ms)
         for command in contender.prepare:
             run_once(command, env, contender.cwd, seconds=contender.prepare_seconds)
-        stored = stores.count(contender.usage_table) if contender.usage_table else 0
         lines = run_once(contender.make_key, env, contender.cwd, seconds=60).split()
         if not lines:
             raise BenchError(f"{contender.title}: no key came from {contender.make_key}.")
@@ -468,7 +467,8 @@ def running_side(name: str, bench: Bench, database_url: str, redis_url: str) -> 
             child.wait_ready(contender.port, contender.ready_path)
             bearer = {"Authorization": f"Bearer {token}"}
             side = Side(contender, child, stores, contender.headers(lines[-1]), bearer)
-            side.stored = stored
+            # Now: some make their tables when they start.
+            side.stored = stores.count(contender.usage_table) if contender.usage_table else 0
             if contender.worker:
                 log = bench.scratch / f"{name}-worker.log"
                 title = f"{contender.title}, worker"
