@@ -19,6 +19,7 @@ from contextlib import asynccontextmanager, suppress
 from contextvars import Context
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import islice
 from time import monotonic
 from typing import Any, Literal, NamedTuple
 
@@ -67,6 +68,8 @@ OLD_SECONDS = 30.0
 """What is older is not shown when Robin fails: then that is said."""
 REMEMBERED_PARTS = 4
 """The part that is looked at, one more, who is claimed and who is dead: some 5 MB at most."""
+VIEWS_KEPT, PAGES_KEPT = 4, 8
+"""Of these parts, and of each view."""
 log = get_logger("gateway.live")
 _loop = Loop("robin.scan")
 
@@ -97,6 +100,9 @@ class View:
     parts: Mapping[str, Part]
     claimed: frozenset[str] = frozenset()
     dead: frozenset[str] = frozenset()
+    pages: LRUCache[tuple[int, int], list[Item]] = field(
+        default_factory=lambda: LRUCache(PAGES_KEPT), compare=False
+    )
 
     @property
     def total(self) -> int:
@@ -159,6 +165,13 @@ class View:
                     seen_uids.add(item["uid"])
                     yield self.with_state(item)
 
+    def page(self, first: int, last: int) -> list[Item]:
+        """Items from one number to before another, the first of the parts being 0."""
+        found = self.pages.get((first, last))
+        if found is None:
+            found = self.pages[first, last] = list(islice(self.items(), first, last))
+        return found
+
     def with_state(self, item: Item) -> Item:
         state = self.state_of(item["uid"])
         return {**item, "state": state} if state is not None else item
@@ -214,6 +227,8 @@ class Scanner:
         default_factory=lambda: LRUCache(REMEMBERED_PARTS)
     )
     """By name, and as unpacked: what is looked at most is not fetched and unpacked each time."""
+    _views: LRUCache[tuple[str, ...], View] = field(default_factory=lambda: LRUCache(VIEWS_KEPT))
+    """By what was asked for, as long as nothing was read or changed since."""
     _is_closed: bool = False
     _seen_busy: float = 0.0
     """For how long what was abandoned had gone on when it was seen last."""
@@ -330,6 +345,9 @@ class Scanner:
             )
 
     async def _view(self, facts: Mapping[str, Facts], names: Collection[str]) -> View:
+        known = self._views.get((*names,))
+        if known is not None and known.facts == facts:
+            return known
         overlays = [*parts_of("CLAIMED", facts), *parts_of("DEAD", facts)]
         read = await self._parts(facts, [*names, *overlays])
         uids = {
@@ -337,7 +355,12 @@ class Scanner:
             for kind in ("CLAIMED", "DEAD")
         }
         parts = {name: read[name] for name in names if name in read}
-        return View(facts, parts, uids["CLAIMED"] - uids["DEAD"], uids["DEAD"])
+        view = View(facts, parts, uids["CLAIMED"] - uids["DEAD"], uids["DEAD"])
+        is_small = len(names) <= REMEMBERED_PARTS // 2  # a page may lie in two
+        shown = [*names, *overlays]
+        if is_small and all(REVISION in facts.get(name, {}) and name in read for name in shown):
+            self._views[*names,] = view
+        return view
 
     async def _facts(self) -> Mapping[str, Facts]:
         try:

@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from itertools import islice
 from typing import Any, Literal, NamedTuple
 from uuid import UUID
 
@@ -116,7 +115,7 @@ async def page(which: Filter, *, number: int, size: int) -> Page:
         view = await scanner().view(*names)
         _raise_if_unread(view, names, first)
         start = int(names[0].partition(":")[2]) * PART_ITEMS
-        items = list(islice(view.items(), first - start, last - start))
+        items = view.page(first - start, last - start)
         return Page(view.total, items, view.as_of(names), view.is_complete, view.known)
     view = await _whole(which)
     total, items = 0, list[Item]()

@@ -530,3 +530,24 @@ def test_pages_at_once_ask_redis_once(gateway, monkeypatch):
 
     monkeypatch.setattr(Redis, "hgetall", hgetall)
     gateway.run(run())
+
+
+def test_a_page_is_made_once_until_something_is_read_or_done(gateway, robin, member):
+    async def look():
+        scanner = scan.scanner()
+        first = await scanner.view("ALL:0")
+        while not first.knows_states:
+            await asyncio.sleep(0.01)
+            first = await scanner.view("ALL:0")
+        again = await scanner.view("ALL:0")
+        page = first.page(0, 5)
+        assert again is first
+        assert again.page(0, 5) is page
+
+        [item, *_] = page
+        await services.act("delete", [item["uid"]])
+        after = await scanner.view("ALL:0")
+        assert after is not first
+        assert item["uid"] not in [one["uid"] for one in after.page(0, 5)]
+
+    gateway.run(look())
