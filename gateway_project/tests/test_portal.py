@@ -151,7 +151,7 @@ class TestRegistering:
         assert [r.status_code for r in tries] == [200] * 5 + [429]
         assert "Too many requests" in tries[5].text
         wait = int(tries[5].headers["retry-after"])
-        assert 1 <= wait <= 60
+        assert 1 <= wait <= 72  # of a minute's five, one is free a fifth into the next
         assert f"Try again in {wait} seconds" in tries[5].text
 
 

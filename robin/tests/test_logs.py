@@ -298,9 +298,10 @@ class TestSlices:
         monkeypatch.setattr(search, "ONE_IN", 10)
         end = now()
         begin = (end - timedelta(days=1)).replace(hour=0, minute=0, second=0, microsecond=0)
-        # Not a multiple of ten milliseconds: a sample takes those that end in a seven.
-        ms = (end - begin) // timedelta(milliseconds=10_000)
-        step = timedelta(milliseconds=ms - ms % 10 - 7)
+        # A sample takes the milliseconds that end in a seven: with a step of nearly a multiple of
+        # ten, or of a simple part of it, it would find bursts, or none of every hundredth line.
+        tens = (end - begin) / 10_000 // timedelta(milliseconds=10)
+        step = timedelta(milliseconds=10 * tens - 10, microseconds=6_183)
         begin = end - 10_000 * step
         for name in robin.seed.log:
             robin.seed.log[name].clear()
