@@ -73,7 +73,7 @@ KEPT = {
     "robin/queue/alerts.py": "one TLS context",
     "robin/queue/leader.py": "120 messages of MESSAGE_BYTES_MAX",
     "robin/queue/live.py": "120 messages of MESSAGE_BYTES_MAX",
-    "robin/queue/scan.py": "REMEMBERED_PARTS of 1,000 items, VIEWS_KEPT of two, PAGES_KEPT of each",
+    "robin/queue/scan.py": "REMEMBERED_PARTS of 1,000 items, VIEWS_KEPT of two",
     "robin/queue/scan_store.py": REQUESTS,
     "robin/upstream/client.py": "16 paths of ours",
 }

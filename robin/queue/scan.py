@@ -18,8 +18,7 @@ from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mappi
 from contextlib import asynccontextmanager, suppress
 from contextvars import Context
 from dataclasses import dataclass, field
-from functools import partial
-from itertools import islice
+from functools import cached_property, partial
 from time import monotonic
 from typing import Any, Literal, NamedTuple
 
@@ -68,8 +67,8 @@ OLD_SECONDS = 30.0
 """What is older is not shown when Robin fails: then that is said."""
 REMEMBERED_PARTS = 4
 """The part that is looked at, one more, who is claimed and who is dead: some 5 MB at most."""
-VIEWS_KEPT, PAGES_KEPT = 4, 8
-"""Of these parts, and of each view."""
+VIEWS_KEPT = 4
+"""Of these parts, two at most in each."""
 log = get_logger("gateway.live")
 _loop = Loop("robin.scan")
 
@@ -100,9 +99,6 @@ class View:
     parts: Mapping[str, Part]
     claimed: frozenset[str] = frozenset()
     dead: frozenset[str] = frozenset()
-    pages: LRUCache[tuple[int, int], list[Item]] = field(
-        default_factory=lambda: LRUCache(PAGES_KEPT), compare=False
-    )
 
     @property
     def total(self) -> int:
@@ -156,21 +152,15 @@ class View:
             found.subtract(self.facts.get(name, {}).get("retries", {}))
         return {count: found[count] for count in sorted(found, key=int) if found[count] > 0}
 
-    def items(self) -> Iterable[Item]:
+    @cached_property
+    def items(self) -> list[Item]:
         """Of the parts, in Robin's order, each once, with its state."""
-        seen_uids: set[str] = set()
+        found: dict[str, Item] = {}
         for name in sorted(self.parts, key=lambda name: int(name.partition(":")[2])):
             for item in self.parts[name].items:
-                if item["uid"] not in seen_uids:
-                    seen_uids.add(item["uid"])
-                    yield self.with_state(item)
-
-    def page(self, first: int, last: int) -> list[Item]:
-        """Items from one number to before another, the first of the parts being 0."""
-        found = self.pages.get((first, last))
-        if found is None:
-            found = self.pages[first, last] = list(islice(self.items(), first, last))
-        return found
+                if item["uid"] not in found:
+                    found[item["uid"]] = self.with_state(item)
+        return list(found.values())
 
     def with_state(self, item: Item) -> Item:
         state = self.state_of(item["uid"])

@@ -115,7 +115,7 @@ async def page(which: Filter, *, number: int, size: int) -> Page:
         view = await scanner().view(*names)
         _raise_if_unread(view, names, first)
         start = int(names[0].partition(":")[2]) * PART_ITEMS
-        items = view.page(first - start, last - start)
+        items = view.items[first - start : last - start]
         return Page(view.total, items, view.as_of(names), view.is_complete, view.known)
     view = await _whole(which)
     total, items = 0, list[Item]()
@@ -175,7 +175,7 @@ def _unread(view: View) -> scan.Reading:
 async def find(uid: str) -> Item:
     uid = checked_uid(uid)
     view = await scanner().view("ALL:0")
-    if not any(item["uid"] == uid for item in view.items()):
+    if not any(item["uid"] == uid for item in view.items):
         view = await scanner().view(scan.WHOLE, is_loaded=False)
     async for known in scanner().each(view):
         for item in known:
@@ -196,7 +196,7 @@ async def fetch_queue() -> live.Queue:
     view = await scanner().view("ALL:0")
     if view.dead and "ALL:1" in view.facts:
         view = await scanner().view("ALL:0", "ALL:1")
-    waiting = [item for item in view.items() if item.get("state") != "DEAD"]
+    waiting = [item for item in view.items if item.get("state") != "DEAD"]
     return live.Queue(waiting, view.totals(), utc_text(datetime.fromtimestamp(view.as_of(), UTC)))
 
 

@@ -255,7 +255,7 @@ class TestWhatIsKnown:
             view = await scanner.view(scan.WHOLE)
             while not view.is_complete:
                 view = await scanner.view(scan.WHOLE)
-            assert [i["uid"] for i in view.items()] == [i["uid"] for i in source.items]
+            assert [i["uid"] for i in view.items] == [i["uid"] for i in source.items]
             assert view.totals() == {"total": 2500, "ready": 2499, "claimed": 0, "dead": 1}
             assert view.state_of(item(7)["uid"]) == "DEAD"
             assert view.retries() == {"0": 2499}
@@ -267,7 +267,7 @@ class TestWhatIsKnown:
         source = FakeSource(3)
 
         async def times(scanner):
-            return {i["uid"]: i["createTime"] for i in (await scanner.view("ALL:0")).items()}
+            return {i["uid"]: i["createTime"] for i in (await scanner.view("ALL:0")).items}
 
         async def scenario(scanner):
             first = await times(scanner)
@@ -313,7 +313,7 @@ class TestWhatIsKnown:
                 await scanner._keep(name, await scanner._listed(name, {}), 0.0)
                 facts = await scanner.store.facts()
                 view = await scanner._view(facts, scan.parts_of("ALL", facts))
-                known = {i["uid"]: i["firstSeenTime"] for i in view.items()}
+                known = {i["uid"]: i["firstSeenTime"] for i in view.items}
                 if view.is_complete:
                     assert known.keys() >= {i["uid"] for i in source.items}
                 for uid, at in known.items():
@@ -350,7 +350,7 @@ class TestWhatIsKnown:
             await scanner.acted("retry", [item(4)["uid"]], done=1)
             facts = await scanner.store.facts()
             view = await scanner._view(facts, ["ALL:0"])
-            states = {i["uid"]: (i["state"], i["retryCount"]) for i in view.items()}
+            states = {i["uid"]: (i["state"], i["retryCount"]) for i in view.items}
             assert states == {
                 item(2)["uid"]: ("DEAD", 0),
                 item(3)["uid"]: ("READY", 0),
@@ -374,11 +374,11 @@ class TestWhatIsKnown:
             monkeypatch.setattr(scanner.store, "parts", counted)
             await scanner.view("ALL:0")
             fetched.clear()
-            assert len([*(await scanner.view("ALL:0")).items()]) == 4
+            assert len([*(await scanner.view("ALL:0")).items]) == 4
             assert fetched == []
 
             await other.acted("delete", [item(1)["uid"]], done=1, want_again=False)
-            assert len([*(await scanner.view("ALL:0")).items()]) == 3
+            assert len([*(await scanner.view("ALL:0")).items]) == 3
             assert "ALL:0" in fetched
 
         play(scenario, source, count=2)
@@ -394,7 +394,7 @@ class TestWhatIsKnown:
 
             for name in ("facts", "parts"):
                 monkeypatch.setattr(scanner.store, name, away)
-            assert len([*(await scanner.view("ALL:0")).items()]) == 4
+            assert len([*(await scanner.view("ALL:0")).items]) == 4
 
         play(scenario, FakeSource(4))
 
@@ -540,14 +540,14 @@ def test_a_page_is_made_once_until_something_is_read_or_done(gateway, robin, mem
             await asyncio.sleep(0.01)
             first = await scanner.view("ALL:0")
         again = await scanner.view("ALL:0")
-        page = first.page(0, 5)
+        page = first.items
         assert again is first
-        assert again.page(0, 5) is page
+        assert again.items is page
 
         [item, *_] = page
         await services.act("delete", [item["uid"]])
         after = await scanner.view("ALL:0")
         assert after is not first
-        assert item["uid"] not in [one["uid"] for one in after.page(0, 5)]
+        assert item["uid"] not in [one["uid"] for one in after.items]
 
     gateway.run(look())
