@@ -65,6 +65,8 @@ INSERT INTO accounts_user (id, password, is_superuser, username, first_name, las
 SELECT pg_temp.id_at(at), '!', false, 'p' || n || '@example.com', '', '', false, true, at,
     'p' || n || '@example.com'
 FROM generate_series(1, %(people)s) AS n, LATERAL pg_temp.back(n, %(people)s, '300 days') AS at;
+ANALYZE accounts_workspace;
+ANALYZE accounts_user;
 INSERT INTO accounts_membership (user_id, workspace_id, role, created_at)
 SELECT person.id, workspace.id, 'owner', now()
 FROM (SELECT id, row_number() OVER () AS n FROM accounts_user WHERE email LIKE 'p%%') AS person
