@@ -25,7 +25,6 @@ from django.core.exceptions import ImproperlyConfigured
 from drf_spectacular.generators import SchemaGenerator
 from drf_spectacular.openapi import AutoSchema
 from drf_spectacular.plumbing import ComponentRegistry, ResolvedComponent, build_basic_type
-from drf_spectacular.renderers import OpenApiJsonRenderer2
 from pydantic import TypeAdapter, ValidationError
 from pydantic.json_schema import GenerateJsonSchema
 
@@ -308,8 +307,8 @@ def _without_null(schema: Schema) -> Schema:
 
 def finish(result: Mapping[str, Any], generator: Any, **_: Any) -> dict[str, Any]:
     """Describe the headers once, those that some answer has."""
-    text = json.dumps(result)
-    used = {name: header for name, header in HEADERS.items() if f"/headers/{name}" in text}
+    text = orjson.dumps(result)
+    used = {n: header for n, header in HEADERS.items() if f"/headers/{n}".encode() in text}
     components = {**result["components"], "headers": used}
     return {**result, "components": dict(sorted(components.items()))}
 
@@ -335,7 +334,5 @@ def document() -> Document:
 @functools.cache
 def _made() -> Document:
     schema = SchemaGenerator().get_schema(public=True)  # type: ignore[no-untyped-call]
-    plain = orjson.dumps(
-        orjson.loads(OpenApiJsonRenderer2().render(schema))
-    )  # half of it is blanks
+    plain = orjson.dumps(schema)
     return Document(plain, gzip.compress(plain, mtime=0), f'"{sha256(plain).hexdigest()[:32]}"')
