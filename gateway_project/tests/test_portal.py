@@ -91,17 +91,20 @@ def sign_in(browser, email=EMAIL, password=PASSWORD):
 
 
 class TestWhoMaySee:
-    @pytest.mark.parametrize("path", [path for path in APP if "/join/" not in path])
-    def test_a_stranger_is_led_to_the_form(self, gateway, path):
-        path = re.sub("<uuid:[^>]+>", str(uuid4()), path)
-        path = re.sub("<(int|str):[^>]+>", "1", path)
-        r = Browser(gateway)._request("GET", path)
-        if not r.headers["location"].startswith("/accounts/login/"):  # to the page of its form
-            path = r.headers["location"]
+    def test_a_stranger_is_led_to_the_form(self, gateway, settings):
+        settings.RATE_LIMIT_ENABLED = False
+        for template in APP:
+            if "/join/" in template:
+                continue
+            path = re.sub("<uuid:[^>]+>", str(uuid4()), template)
+            path = re.sub("<(int|str):[^>]+>", "1", path)
             r = Browser(gateway)._request("GET", path)
+            if not r.headers["location"].startswith("/accounts/login/"):  # to the page of its form
+                path = r.headers["location"]
+                r = Browser(gateway)._request("GET", path)
 
-        assert r.status_code == 302
-        assert r.headers["location"].startswith(f"/accounts/login/?next={path}")
+            assert r.status_code == 302, template
+            assert r.headers["location"].startswith(f"/accounts/login/?next={path}"), template
 
 
 class TestRegistering:
