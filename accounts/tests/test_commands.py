@@ -97,7 +97,7 @@ class TestCreateKey:
         policies = gateway.get("/v1/limits", key=text).json()["policies"]
         assert [p["limit"] for p in policies[1:]] == [20_000, 50_000, 300]
 
-    def test_it_has_every_scope_unless_told(self, gateway):
+    def test_it_has_every_scope_by_default(self, gateway):
         run("create_key", "--workspace=acme", "--name=all")
         run("create_key", "--workspace=acme", "--name=two", "--scope=detect", "--scope=batch")
 

@@ -65,7 +65,7 @@ class TestPublish:
         with django_assert_num_queries(1):
             publish(acme, "quota.80", result={})
 
-    def test_a_fact_that_is_rolled_back_is_never_told(self, acme):
+    def test_an_event_that_is_rolled_back_is_never_sent(self, acme):
         with suppress(RolledBack), transaction.atomic():
             publish(acme, "quota.80", result={})
             audit("quota.crossed", actor="test", workspace=acme)

@@ -48,7 +48,7 @@ def rows_of(export):
     return [json.loads(line) for line in content.splitlines()]
 
 
-def test_it_is_whole_and_told_of_once(add, acme, globex, monkeypatch):
+def test_it_is_whole_and_mailed_about_once(add, acme, globex, monkeypatch):
     monkeypatch.setattr(exports, "ROWS_A_PART", 7)
     add(20)
     add(3, workspace_id=globex.pk)

@@ -126,7 +126,7 @@ class TestReminder:
         assert rotated.last4 in message.body
         assert "203.0.113.7" in message.body
 
-    def test_a_grace_that_was_extended_is_told_of_again(self, rotated):
+    def test_an_extended_grace_sends_a_second_reminder(self, rotated):
         with self.at(rotated, timedelta(minutes=50)):
             reminders.remind_of_graces()
             services.extend_grace(rotated, 86_400, actor=ACTOR)
@@ -134,7 +134,7 @@ class TestReminder:
         with self.at(rotated, timedelta(minutes=50)):
             assert reminders.remind_of_graces() == 1
 
-    def test_nobody_is_told_of_one_that_nothing_calls(self, rotated):
+    def test_a_key_that_nothing_calls_sends_no_reminder(self, rotated):
         ApiKey.objects.filter(pk=rotated.pk).update(last_used_at=None)
         with self.at(rotated, timedelta(minutes=5)):
             assert reminders.remind_of_graces() == 0
@@ -192,13 +192,13 @@ class TestExpiry:
         assert "expires soon" in message.subject
         assert expiring.last4 in message.body
 
-    def test_another_expiry_is_told_of_again(self, expiring):
+    def test_another_expiry_is_announced_again(self, expiring):
         reminders.remind_of_expiries()
         ApiKey.objects.update(expires_at=expiring.expires_at + timedelta(days=1))
 
         assert reminders.remind_of_expiries() == 1
 
-    def test_when_it_is_rotated_its_grace_is_told_of_instead(self, expiring):
+    def test_a_rotated_key_sends_the_reminder_of_its_grace_instead(self, expiring):
         reminders.remind_of_expiries()
         services.rotate_key(expiring, grace_seconds=4 * 3600, actor=ACTOR)
         key = ApiKey.objects.get(pk=expiring.pk)
@@ -212,7 +212,7 @@ class TestExpiry:
         [{"last_used_at": None}, {"revoked_at": MONDAY}, {"created_at": MONDAY}],
         ids=["unused", "revoked", "made for a week"],
     )
-    def test_nobody_is_told_of_what_may_end(self, expiring, values):
+    def test_a_key_that_may_end_sends_no_reminder(self, expiring, values):
         ApiKey.objects.update(**values)
 
         assert reminders.remind_of_expiries() == 0

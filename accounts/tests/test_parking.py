@@ -377,7 +377,7 @@ def caused(error, cause):
     ],
     ids=lambda value: type(getattr(value, "__cause__", None) or value).__name__,
 )
-def test_a_store_that_is_away_is_told_from_data_that_is_refused(error, expected):
+def test_a_store_that_is_away_is_not_taken_for_refused_data(error, expected):
     assert is_refused(error) is expected
 
 

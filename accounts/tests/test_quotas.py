@@ -48,7 +48,7 @@ def announced():
     return [body["data"]["result"]["percent"] for body in bodies if body["type"][:5] == "quota"]
 
 
-def test_each_share_is_told_once_a_day(acme, alice, call, noon):
+def test_each_share_is_mailed_once_a_day(acme, alice, call, noon):
     call(7)
     assert (quotas.tell(), announced()) == (0, [])
     call(1)
@@ -90,7 +90,7 @@ def test_a_workspace_without_webhooks_gets_the_mail_alone(acme, call):
     assert (quotas.tell(), announced()) == (1, [])
 
 
-def test_one_that_is_suspended_is_told_nothing(acme, call):
+def test_a_suspended_workspace_gets_no_mail(acme, call):
     call(10)
     acme.suspended_at = clock.now()
     acme.save()

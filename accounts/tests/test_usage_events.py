@@ -45,7 +45,7 @@ def names():
 
 
 class TestDetections:
-    def test_a_verdict_is_told_as_it_was_answered(self, gateway, engine, acme_key, listen):
+    def test_an_event_has_the_verdict_as_it_was_answered(self, gateway, engine, acme_key, listen):
         listen("detection.completed", "detection.flagged")
 
         body = {"text": ATTACK, "metadata": {"order": 7}}
@@ -107,7 +107,7 @@ class TestDetections:
 
         assert announced() == []
 
-    def test_only_what_is_asked_for_is_told(self, gateway, engine, acme_key, listen):
+    def test_only_subscribed_events_are_sent(self, gateway, engine, acme_key, listen):
         listen("detection.flagged", "key.expiring")
 
         gateway.detect(ATTACK, key=acme_key)
@@ -167,7 +167,7 @@ class TestQuotas:
         rows = [row(key, at=at, **fields) for _ in range(count)]
         log.write([Batch(uuid4(), rows, {}).plain()])
 
-    def test_each_is_told_once_as_it_is_crossed(self, gateway, make_key, listen):
+    def test_each_threshold_sends_one_event(self, gateway, make_key, listen):
         listen("quota.80", "quota.100")
         key = make_key(rate_limit_per_day=10)
 
@@ -245,7 +245,7 @@ class TestQuotas:
 
 
 class TestExpiringKeys:
-    def test_a_key_is_told_of_a_week_before(self, acme, make_key, listen):
+    def test_a_key_sends_an_event_a_week_before_it_expires(self, acme, make_key, listen):
         listen("key.expiring")
         ends = timezone.now() + timedelta(days=8)
         key = make_key(name="Production", expires_at=ends)
@@ -264,7 +264,7 @@ class TestExpiringKeys:
         assert abs(moment(result["expires_at"]) - ends) < timedelta(milliseconds=1)
         assert str(key) not in repr(event.body)
 
-    def test_another_expiry_is_told_of_again(self, acme, make_key, listen):
+    def test_another_expiry_is_announced_again(self, acme, make_key, listen):
         listen("key.expiring")
         key = make_key(expires_at=timezone.now() + timedelta(days=1))
         events.announce_expiring_keys()
@@ -276,7 +276,7 @@ class TestExpiringKeys:
         assert events.announce_expiring_keys() == 1
 
     @pytest.mark.parametrize("why", ["revoked", "expired", "rotated", "nobody listens"])
-    def test_nobody_is_told_of(self, acme, make_key, listen, why):
+    def test_nobody_gets_an_event(self, acme, make_key, listen, why):
         if why != "nobody listens":
             listen("key.expiring")
         key = make_key(expires_at=timezone.now() + timedelta(days=1))

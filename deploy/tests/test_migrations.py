@@ -78,11 +78,11 @@ def test_ours_are_fine_or_excused() -> None:
         ),
     ],
 )
-def test_what_harms_is_told(operation: Any, words: str) -> None:
+def test_a_harmful_operation_is_found(operation: Any, words: str) -> None:
     assert words in " ".join(problems(operation))
 
 
-def test_tables_and_rows_in_one_transaction_are_told() -> None:
+def test_tables_and_rows_in_one_transaction_are_found() -> None:
     column = migrations.AddField("a", "x", FIELD(null=True))
     filled = migrations.RunPython(migrations.RunPython.noop)
     assert "in one transaction" in " ".join(problems(column, filled))

@@ -150,7 +150,7 @@ class TestJsonTexts:
 
     @pytest.mark.parametrize("is_away", [False, True], ids=["engine", "embedded"])
     @pytest.mark.parametrize("content_type", ["tool_definition", "tool_call"])
-    def test_an_order_told_in_names_is_found(
+    def test_an_order_hidden_in_names_is_found(
         self, gateway, engine, acme_key, content_type, is_away
     ):
         value: object = "x"

@@ -143,7 +143,7 @@ class TestWhatItCosts:
         assert remaining(gateway, key)["day"] == 0
 
     @pytest.mark.parametrize("headers", [{}, {"Prefer": "respond-async"}])
-    def test_a_batch_that_no_day_could_fit_is_not_told_to_wait(
+    def test_a_batch_beyond_a_days_quota_is_not_asked_to_retry(
         self, gateway, engine, make_key, headers
     ):
         key = make_key(rate_limit_per_day=10)

@@ -68,7 +68,7 @@ class TestDrift:
     def later(self, days=40):
         return time_machine.travel(timezone.now() + timedelta(days=days), tick=False)
 
-    def test_more_flagged_than_then_is_told_once(self, held, acme, acme_key, alice):
+    def test_more_flagged_than_then_is_reported_once(self, held, acme, acme_key, alice):
         with self.later():
             scores(acme_key, timezone.now(), s5=700, s90=300)
             sent = [budget.check(), budget.check()]

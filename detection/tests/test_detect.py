@@ -288,9 +288,7 @@ class TestTheEnginesTraps:
 
         assert gateway.detect(ATTACK, key=acme_key).json()["threat_types"] == []
 
-    def test_the_stand_in_reads_only_the_first_bytes_when_told_so(
-        self, gateway, engine, acme_key, settings
-    ):
+    def test_the_stand_in_can_read_only_the_first_bytes(self, gateway, engine, acme_key, settings):
         settings.DETECTION_ENGINE_WINDOW_BYTES = 0
         engine.has(cut_bytes=500)
 

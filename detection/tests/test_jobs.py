@@ -479,7 +479,7 @@ class TestWhoMayRead:
         assert not JobChunk.objects.exists()
 
 
-class TestWhoIsTold:
+class TestNotifications:
     def test_who_asked_for_batch_events_and_the_webhook_url(
         self, submit, make_webhook, receiver, acme
     ):
@@ -503,7 +503,7 @@ class TestWhoIsTold:
                 "status_url": r.json()["status_url"],
             }
 
-    def test_nobody_is_told_twice_and_nobody_who_did_not_ask(self, submit, receiver, webhook):
+    def test_no_event_is_sent_twice_or_unasked(self, submit, receiver, webhook):
         submit(HARMLESS)
         work_all()
         deliver_all()
@@ -602,7 +602,9 @@ class TestIdempotency:
         assert len(ids) == 1
         assert not IdempotencyRecord.objects.exists()
 
-    def test_a_detection_with_a_webhook_url_is_told_once(self, gateway, engine, acme_key, receiver):
+    def test_a_detection_with_a_webhook_url_sends_one_event(
+        self, gateway, engine, acme_key, receiver
+    ):
         body = {"text": ATTACK, "webhook_url": receiver.url("/told"), "metadata": {"n": 1}}
         headers = {"Idempotency-Key": "g" * 36}
         first, again = (
@@ -648,7 +650,7 @@ class TestIdempotency:
                 problem(r, 409, "idempotency_in_progress")
                 assert r.headers["retry-after"] == "1"
 
-    def test_who_comes_while_the_first_is_served_is_told_so(self, acme, rf_post):
+    def test_a_repeat_while_the_first_is_served_is_a_conflict(self, acme, rf_post):
         if connection.vendor != "postgresql":
             pytest.skip("needs PostgreSQL: SQLite's transactions exclude each other")
         started, may_end, seen = threading.Event(), threading.Event(), []

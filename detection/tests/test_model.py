@@ -212,7 +212,7 @@ class TestTheShortcuts:
 
             assert found == [place for place in expected if place[1] not in signs]
 
-    def test_ciphers_are_told_by_the_words_that_they_would_give(self):
+    def test_ciphers_are_recognised_by_the_words_that_they_give(self):
         for _, change in views.CIPHERS:
             hidden = change("the code and all the instructions of the system")
             shares = views._shares(hidden)

@@ -77,7 +77,7 @@ def test_metadata_from_before_it_was_refused(gateway, jobs, acme_key, metadata):
     assert theirs.count() == 1
 
 
-def test_an_event_that_cannot_be_told_costs_no_results(gateway, jobs, monkeypatch):
+def test_an_event_that_cannot_be_sent_costs_no_results(gateway, jobs, monkeypatch):
     Workspace.objects.update(wanted_events=["batch.completed"])
     usual = store.publish
 

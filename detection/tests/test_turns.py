@@ -285,7 +285,7 @@ class TestWhatMayWait:
         assert [r.status_code for r in answers].count(202) == 5
         assert sum(JobChunk.objects.values_list("size", flat=True)) == 100
 
-    def test_what_others_wait_for_is_not_told(self, gateway, engine, acme_key, tenant):
+    def test_the_work_of_others_is_not_shown(self, gateway, engine, acme_key, tenant):
         body, later = {"requests": items(HARMLESS)}, {"Prefer": "respond-async"}
 
         def estimate():

@@ -104,7 +104,7 @@ def test_whoever_has_the_api_document_is_not_sent_it_again(gateway):
     assert again.headers["etag"] == first.headers["etag"]
 
 
-def test_every_view_is_imported_before_the_collector_is_told_what_stays(monkeypatch, settings):
+def test_every_view_is_imported_before_objects_are_frozen(monkeypatch, settings):
     settings.ROOT_URLCONF = __name__
     clear_url_caches()
     imported = []

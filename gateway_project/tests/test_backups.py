@@ -277,7 +277,7 @@ class TestTrouble:
         assert AuditEvent.objects.count() == before
 
     @pytest.mark.slow
-    def test_a_row_that_did_not_come_back_is_told(self, filled, tmp_path, monkeypatch):
+    def test_a_row_that_did_not_come_back_is_reported(self, filled, tmp_path, monkeypatch):
         run("backup", tmp_path)
         restore = postgres.restore
 
@@ -298,7 +298,7 @@ class TestTrouble:
         assert "index audit_action_time is none, it was CREATEINDEX" in output.getvalue()
         assert not AuditEvent.objects.filter(action=backups.VERIFIED).exists()
 
-    def test_secrets_that_are_not_here_are_told(self, filled, tmp_path):
+    def test_missing_secrets_are_named(self, filled, tmp_path):
         run("backup", tmp_path)
         filled.FIELD_ENCRYPTION_KEYS = ["A" * 43 + "="]
         output = StringIO()

@@ -206,7 +206,7 @@ class TestAskingEverywhere:
         assert everywhere.silent == 1
         assert "engine" in everywhere.processes[_me()]
 
-    def test_of_all_the_worst_is_told(self):
+    def test_the_worst_state_is_reported(self):
         closed, opened = {"state": "closed", "failures": 1}, {"state": "open", "failures": 5}
         everywhere = Everywhere({"a": {"x": closed}, "b": {"x": opened, "y": closed}}, 0)
 

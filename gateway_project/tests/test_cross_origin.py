@@ -64,7 +64,7 @@ class TestCORS:
             assert allowed(r) == {}
             assert "origin" in r.headers["vary"].lower()
 
-    def test_caches_are_told_also_without_an_origin(self, gateway):
+    def test_vary_is_sent_also_without_an_origin(self, gateway):
         assert "origin" in gateway.get(PATHS[0]).headers["vary"].lower()
 
     @pytest.mark.parametrize("path", ["/health", "/v1/limits", "/", "/auth/profile", "/metrics"])

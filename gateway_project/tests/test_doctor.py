@@ -606,7 +606,7 @@ def test_bodies_and_sockets_that_a_proxy_does_not_let_through(bad_proxy):
     assert (socket_.status, "`Upgrade`" in socket_.do) == ("error", True)
 
 
-def test_nobody_else_is_told_what_the_gateway_sees(gateway):
+def test_nobody_else_learns_what_the_gateway_sees(gateway):
     for headers in ({}, {"Authorization": "Doctor x:y:z"}, {"Authorization": "Bearer x"}):
         answer = gateway.get("/health/seen", headers=headers)
         assert (answer.status_code, answer.json()["code"]) == (404, "not_found")

@@ -177,7 +177,7 @@ def test_a_receiver_is_sent_an_event_and_believes_it(start, name):
 
 @pytest.mark.slow
 @pytest.mark.served
-def test_who_has_no_gateway_is_told_what_to_do(start):
+def test_without_a_gateway_it_says_what_to_do(start):
     nobody = start("chat", GATEWAY_URL=f"http://127.0.0.1:{free_port()}")
     refused = start("webhooks-django", GATEWAY_API_KEY="gw_live_wrong")
 

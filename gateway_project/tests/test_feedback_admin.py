@@ -133,7 +133,7 @@ class TestPortal:
 
         assert refusal(r) == (404, "not_found")
 
-    def test_a_long_note_is_told(self, owner, asked):
+    def test_a_long_note_is_refused(self, owner, asked):
         form = self.form(asked, note="x" * 1001)
         r = owner.post(self.at("request-feedback", asked), form, follow=True)
 

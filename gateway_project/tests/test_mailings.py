@@ -178,7 +178,7 @@ STEPS = ("before", "after", "settled")
 class TestKilled:
     @pytest.mark.parametrize("step", STEPS)
     @pytest.mark.parametrize("slice_of", [1, 3, 100])
-    def test_at_each_mail_nobody_gets_two_and_it_is_told_of_whom_nobody_knows(
+    def test_at_each_mail_nobody_gets_two_and_unknown_outcomes_are_reported(
         self, server, people, announcement, monkeypatch, step, slice_of
     ):
         """The worker dies with each mail once: before it left, after it, and when that is kept."""

@@ -278,7 +278,7 @@ class TestDevices:
         assert done.status_code == 302
         return [message.subject for message in mail.outbox]
 
-    def test_a_browser_that_is_new_is_told(self, gateway, alice):
+    def test_a_new_browser_is_mailed_about(self, gateway, alice):
         services.confirm_email(alice, actor=services.Actor("test"))
 
         assert self.sign_in(alice, FIREFOX) == []  # the first of all

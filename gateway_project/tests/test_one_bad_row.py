@@ -221,7 +221,7 @@ class TestTheTrail:
             assert audit.verify(place.pk).wrong is None
 
     @pytest.mark.parametrize("details", [{"n": 2**64}, [1]], ids=["large", "list"])
-    def test_what_cannot_be_told_is_parked_and_the_others_are_told(
+    def test_an_event_that_cannot_be_sent_is_parked_and_the_others_are_sent(
         self, gateway, acme, globex, details
     ):
         audit.seal()

@@ -704,7 +704,7 @@ class TestOverview:
     def test_it_says_what_to_do_first(self, signed_in):
         assert "Make a key" in signed_in.get("/app/").text
 
-    def test_a_person_without_a_workspace_is_told(self, signed_in):
+    def test_a_person_without_a_workspace_sees_why(self, signed_in):
         User.objects.get(email=EMAIL).memberships.all().delete()
 
         assert f"{EMAIL} is in none" in signed_in.get("/app/").text

@@ -74,7 +74,7 @@ class TestTheForm:
 
         assert policy_of(acme_key).deny == frozenset()
 
-    def test_who_saves_an_old_page_is_told(self, owner, at, acme_key):
+    def test_saving_an_old_page_is_a_conflict(self, owner, at, acme_key):
         owner.post(at("policy"), form())
         r = owner.post(at("policy"), form(threshold_engine="0.2"))
 

@@ -276,7 +276,7 @@ class TestWho:
         r = stranger.post(at("delivery-resend", delivery_id=delivery.pk))
         assert refusal(r) == (404, "not_found")
 
-    def test_a_suspended_workspace_is_told(self, owner, acme, webhook):
+    def test_a_suspended_workspace_sees_why(self, owner, acme, webhook):
         moderation.suspend_workspace(acme, actor=ACTOR)
 
         assert "was suspended" in text_of(owner.get("/app/webhooks"))

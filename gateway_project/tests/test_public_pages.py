@@ -396,7 +396,7 @@ class TestStatus:
         assert "100.00 % available" in page
         assert page.count("<rect") == 180
 
-    def test_an_open_incident_is_told_on_the_page_and_in_the_feed(self, gateway):
+    def test_an_open_incident_is_on_the_page_and_in_the_feed(self, gateway):
         availability.record({"api": "up"})
         incident = Incident.objects.create(title="Slow <answers>", impact="minor")
         IncidentUpdate.objects.create(incident=incident, text="We look into it.")

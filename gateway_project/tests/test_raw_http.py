@@ -532,7 +532,9 @@ class TestWhoStillSends:
     """An answer that comes before the end of a body is read, and nobody sends for ever."""
 
     @pytest.mark.parametrize("target", ["POST /v1/detect", "POST /accounts/login/", "POST /health"])
-    def test_it_is_told_before_it_is_through(self, served: Served, acme_key: Any, target: str):
+    def test_it_is_refused_before_it_is_read_whole(
+        self, served: Served, acme_key: Any, target: str
+    ):
         body = b"x" * (20 * MIB)
         head = request(target, f"X-API-Key: {acme_key}", f"Content-Length: {len(body)}").encode()
 

@@ -209,7 +209,7 @@ def test_another_key_of_the_workspace_is_not_given_the_secret(gateway, make_key)
     assert refusal(r) == (422, "idempotency_mismatch")
 
 
-def test_a_registration_is_told_again_only_to_who_knows_the_password(gateway):
+def test_a_registration_is_repeated_only_with_the_password(gateway):
     body = {"email": "new@initech.example", "password": "correct horse battery"}
     first = again(gateway, None, "POST", "/auth/register", {"json": body})
 

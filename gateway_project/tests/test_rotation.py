@@ -186,7 +186,7 @@ class TestRotating:
 
         assert StoredText.objects.get().encrypted == ""
 
-    def test_what_no_key_opens_is_left_and_told(self, stored):
+    def test_what_no_key_opens_is_left_and_reported(self, stored):
         stored.FIELD_ENCRYPTION_KEYS = [NEW]  # the old one was dropped too early
         before = values()
 

@@ -119,7 +119,7 @@ def test_a_place_is_free_when_the_answer_begins_fails_or_waits_for_others():
     }
 
 
-def test_who_waits_too_long_is_told_and_takes_no_place():
+def test_waiting_too_long_is_refused_and_takes_no_place():
     async def scenario():
         plane = Plane()
         slots = SharedSlots(plane, slots=1, seconds_max=0.01)

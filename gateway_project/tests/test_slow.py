@@ -51,7 +51,7 @@ def test_who_is_quick_leaves_none(gateway, engine, acme_key, slow_from, capsysbi
     assert lines(capsysbinary) == []
 
 
-def test_who_asks_is_told_of_in_the_log_alone(gateway, engine, acme_key, slow_from, capsysbinary):
+def test_the_debug_timing_is_in_the_log_alone(gateway, engine, acme_key, slow_from, capsysbinary):
     slow_from(60.0)
     r = gateway.post(
         "/v1/detect", json={"text": "hello"}, headers={"X-API-Key": acme_key, "X-Debug-Timing": "1"}

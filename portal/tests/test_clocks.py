@@ -68,7 +68,7 @@ def test_what_a_person_types_is_never_refused_and_loses_nothing(berlin):
 
 
 @pytest.mark.parametrize("text", ["2026-02-30T00:00", "9999-12-31T23:59-23:59", "soon", "24:00"])
-def test_what_is_no_moment_is_told(berlin, text):
+def test_an_impossible_time_is_named(berlin, text):
     with pytest.raises(Exception, match="valid date/time"):
         MomentField().clean(text)
 

@@ -109,7 +109,7 @@ class TestEditing:
         assert audited["name"][1] == "Till"
         assert audited["allowed_cidrs"] == [[], ["203.0.113.0/24"]]
 
-    def test_what_is_as_it_was_is_not_told(self, owner, acme_key):
+    def test_saving_without_a_change_records_nothing(self, owner, acme_key):
         page = f"/app/keys/{acme_key.row.pk}/edit"
         initial = owner.get(page).context["form"].initial
         owner.post(page, {k: "" if v is None else v for k, v in initial.items()})

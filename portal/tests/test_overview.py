@@ -97,7 +97,7 @@ def test_staff_without_a_workspace_land_on_a_page_that_leads_on(enter, gateway):
     assert elsewhere.status_code == 404
 
 
-def test_a_person_without_a_workspace_is_told_whom_to_ask(enter, bob):
+def test_a_person_without_a_workspace_sees_whom_to_ask(enter, bob):
     landed = enter(bob).get("/app/")
 
     assert landed.status_code == 200

@@ -227,7 +227,7 @@ class TestInviting:
 
         assert "2 invitations are open already" in answer.content.decode()
 
-    def test_who_waits_is_told_where_they_land(self, owner, acme, make_person, enter):
+    def test_waiting_people_see_where_they_land(self, owner, acme, make_person, enter):
         dora = make_person(NEW)
         dora.memberships.all().delete()
         invited(owner)
@@ -285,7 +285,7 @@ class TestRoles:
         else:
             assert refusal(answer) == (403, "permission_denied")
 
-    def test_every_role_is_told_of(self):
+    def test_every_role_is_explained(self):
         roles = set(people.Role.values)
 
         assert roles == set(people.MAY) == set(people.ROLE_HELP) == set(RIGHTS)
@@ -304,7 +304,7 @@ class TestRoles:
         assert not ApiKey.objects.filter(name="k").exists()
 
     @pytest.mark.hostile
-    def test_refusals_are_told_and_fill_no_trail(self, as_role, acme, monkeypatch):
+    def test_refusals_are_recorded_and_fill_no_trail(self, as_role, acme, monkeypatch):
         monkeypatch.setattr(people, "REFUSALS_AN_HOUR", 3)
         browser = as_role("viewer")
         for _ in range(5):

@@ -104,7 +104,7 @@ class TestAllow:
         assert policy.of_owner(acme).allow == {policy.digest_of(ATTACK)}
         assert gateway.detect(ATTACK, key=acme_key).json()["decision"] == "allow"
 
-    def test_a_text_on_the_deny_list_is_told(self, owner, acme_key, flagged):
+    def test_a_text_on_the_deny_list_is_named(self, owner, acme_key, flagged):
         denied = {"deny": [{"digest": policy.digest_of(ATTACK), "note": ""}]}
         policy.save(acme_key.row, denied, actor=ACTOR)
         page = owner.post(allow_page(flagged[0]), {"text": ATTACK, "where": "key"})
@@ -126,7 +126,9 @@ class TestAllow:
 
         assert acme_key.row.detection_policy == {}
 
-    def test_what_cannot_be_settled_is_not_found_or_told(self, owner, stranger, acme_key, flagged):
+    def test_what_cannot_be_settled_is_not_found_or_explained(
+        self, owner, stranger, acme_key, flagged
+    ):
         row = flagged[0]
         assert stranger.get(allow_page(row)).status_code == 404
         UsageLog.objects.filter(pk=row.pk).update(is_malicious=False)

@@ -91,7 +91,7 @@ class TestList:
             "since=2026-05-02T00:00&until=2026-05-01T00:00",
         ],
     )
-    def test_a_wrong_filter_is_told_and_shows_nothing(self, owner, add, query):
+    def test_a_wrong_filter_is_named_and_shows_nothing(self, owner, add, query):
         add()
 
         r = owner.get(f"{URL}?{query}")
@@ -206,7 +206,7 @@ class TestWhy:
             assert threat in page
         assert "Ignore all previous" not in page
 
-    def test_the_policy_in_force_then_is_told_from_the_one_now(
+    def test_the_policy_in_force_then_is_not_the_one_now(
         self, owner, gateway, engine, acme_admin_key
     ):
         put = {"threshold": {"engine": 0.3, "fallback": 0.3}}

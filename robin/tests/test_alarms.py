@@ -42,7 +42,7 @@ def notices():
     return list(AlarmNotice.objects.order_by("at").values_list("kind", "is_end"))
 
 
-def test_it_is_told_once_when_it_begins_and_once_when_it_ends(gateway, operators):
+def test_it_is_mailed_once_when_it_begins_and_once_when_it_ends(gateway, operators):
     set_up(dead=10)
     for value in (3, 10, 12, 9.5, 30, 8, 2):
         alarms.judge({"dead": float(value)})
@@ -65,7 +65,7 @@ def test_what_is_not_known_changes_nothing(gateway):
     assert QueueAlarm.objects.get(kind="dead").raised_at is not None
 
 
-def test_switched_off_it_is_over_and_that_is_told(gateway):
+def test_an_alarm_switched_off_is_over_and_says_so(gateway):
     set_up(dead=10)
     alarms.judge({"dead": 11.0})
     set_up()
@@ -214,7 +214,7 @@ def test_without_alarms_no_list_is_asked_for(gateway, member, robin):
     assert not [target for _, target in robin.client.asked if "/client/queue" in target]
 
 
-def test_what_left_is_told_from_what_was_given_up():
+def test_what_was_delivered_is_not_taken_for_given_up():
     at = timezone.now()
     rows = [
         (at, {"queue_size": 10, "accepted": 100.0, "died": 2.0}),

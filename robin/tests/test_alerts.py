@@ -44,7 +44,7 @@ def give_up(robin, count=1):
     return [item.uid for item in alive]
 
 
-def test_a_spike_is_told_once_for_each_crossing(robin, operators, settings):
+def test_a_spike_is_reported_once_for_each_crossing(robin, operators, settings):
     settings.ROBIN_QUEUE_SPIKE_ITEMS = 113
     look(2)
     assert sent("queue.spike") == []
@@ -75,7 +75,7 @@ def contexts():
     return sum(isinstance(thing, ssl.SSLContext) for thing in gc.get_objects())
 
 
-def test_a_dead_item_is_told_once(robin, operators):
+def test_a_dead_item_is_reported_once(robin, operators):
     look()
     assert sent("queue.item_dead") == []  # what was dead before anybody looked is no news
     assert DeadItem.objects.count() == 8
@@ -101,7 +101,7 @@ def test_one_that_came_to_life_and_died_again_is_news(robin, operators):
     assert [result["uid"] for _, result in sent("queue.item_dead")] == [uid, uid]
 
 
-def test_only_what_robin_lists_as_dead_is_told(robin, operators, member, monkeypatch):
+def test_only_what_robin_lists_as_dead_is_reported(robin, operators, member, monkeypatch):
     """Of what somebody bounces some are delivered that moment, and some never were."""
     look()
     monkeypatch.setattr(scan, "CALM_SECONDS", 60.0)

@@ -134,7 +134,7 @@ def play(gateway, robin, settings, monkeypatch):
     return play
 
 
-class TestWhatIsTold:
+class TestWhatIsSent:
     def test_a_snapshot_first_then_differences_and_heartbeats(self, play, robin):
         async def scenario(hub, _):
             ada = Watcher(hub)

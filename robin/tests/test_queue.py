@@ -280,7 +280,7 @@ def test_a_long_queue_is_searched_whole(ada, robin):
     assert len(asked) <= 2 * (3 + 2)  # a thousand items each, and who is claimed, or dead
 
 
-def test_what_the_live_queue_is_told(ada, robin, gateway):
+def test_what_the_live_queue_hears(ada, robin, gateway):
     found = gateway.run(services.fetch_queue())
 
     assert found.totals == {"total": 120, "ready": 104, "claimed": 8, "dead": 8}

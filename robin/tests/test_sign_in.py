@@ -331,7 +331,7 @@ class TestSecondFactor:
         body = {"username": ada.user.email, "password": password, **more}
         return gateway.post(LOGIN, body, client_ip="192.0.2.7")
 
-    def test_the_password_alone_is_told_what_is_missing(self, gateway, ada):
+    def test_the_password_alone_is_answered_with_what_is_missing(self, gateway, ada):
         r = self.sign_in(gateway, ada)
 
         assert (r.status_code, r.json()["code"]) == (401, "second_factor_required")

@@ -364,7 +364,7 @@ async def test_it_hangs_up_over_an_answer_that_is_too_long_for_its_memory():
 
 
 @in_a_loop
-async def test_what_it_is_told_to_stop_in_the_middle_of_is_done_in_part():
+async def test_an_act_stopped_in_the_middle_is_done_in_part():
     async with asked() as r:
         chosen = [item.uid for item in r.seed.queue.select(["READY"])[:10]]
         r.seed.closes_after = 4

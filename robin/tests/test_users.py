@@ -341,7 +341,7 @@ class TestWhatTheyBegan:
         return ada.post("/api/v1/queue/actions", body).headers["location"]
 
     @pytest.mark.parametrize("end", ENDS.values(), ids=ENDS.keys())
-    def test_it_is_stopped_and_stays_told(self, root, member, robin, end):
+    def test_it_is_cancelled_and_says_why(self, root, member, robin, end):
         ada = member("ROLE_ADMIN", by_hand=True)
         begun = self.begin(ada, robin)
         end(root, ada.user)

@@ -80,7 +80,7 @@ def test_a_changed_id_and_a_changed_time_are_named():
 
 
 @pytest.mark.parametrize("away", [301, -301, 90_000, 900_000])
-def test_an_old_or_early_timestamp_is_told_beside_a_right_signature(away):
+def test_an_old_or_early_timestamp_is_named_beside_a_right_signature(away):
     verdict = examine(headers(at=NOW - away), BODY, SECRETS, now=NOW)
 
     assert verdict.is_valid
@@ -153,7 +153,7 @@ def test_a_missing_header_is_named(name):
         ("v1", "wrong"),
     ],
 )
-def test_what_is_no_signature_is_told(signature, says):
+def test_a_malformed_signature_is_named(signature, says):
     made = {**headers(), "webhook-signature": signature}
 
     assert says in messages(examine(made, BODY, SECRETS, now=NOW))

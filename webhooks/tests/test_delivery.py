@@ -421,7 +421,7 @@ class TestClaiming:
         assert {job.webhook_id for job in jobs} == {quick.pk}
         assert len(jobs) == 4
 
-    def test_nothing_is_told_twice_to_one_webhook(self, receiver, acme, webhook):
+    def test_no_event_goes_twice_to_one_webhook(self, receiver, acme, webhook):
         tell(acme)
         assert [outbox.fan_out(), outbox.fan_out()] == [1, 0]
 

@@ -89,7 +89,7 @@ def test_an_address_that_nobody_confirmed_gets_none(acme, charlie, webhook):
     assert [sent.to for sent in mail.outbox] == [["alice@acme.example"]]
 
 
-def test_who_enables_it_all_day_long_is_told_once_an_hour(webhook, receiver):
+def test_enabling_it_all_day_sends_one_notice_an_hour(webhook, receiver):
     for _ in range(3):
         Webhook.objects.update(is_active=False)
         services.enable(Webhook.objects.get(), actor=ACTOR)

@@ -65,7 +65,7 @@ def test_the_whole_verdict_as_json(capsys):
     assert json.loads(capsys.readouterr().out)["confidence"] == 0.93
 
 
-def test_a_terminal_is_told_nothing_by_a_text(capsys):
+def test_a_text_cannot_control_the_terminal(capsys):
     with replaying([reply({**VERDICT, "reason": "\x1b]0;owned\x07\u202etxt fine ü"})]) as server:
         main(["--url", address(server), "detect", "x"])
 
@@ -107,7 +107,7 @@ def test_without_a_key_it_says_what_to_do(capsys, monkeypatch):
     assert "gateway login" in capsys.readouterr().err
 
 
-def test_a_refusal_is_told_as_it_came(capsys):
+def test_a_refusal_is_printed_as_it_came(capsys):
     problem = {"code": "scope_denied", "detail": "The key lacks the scope 'detect'."}
     with replaying([reply(problem, 403)]) as server:
         assert main(["--url", address(server), "detect", "x"]) == 1
