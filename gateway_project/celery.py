@@ -12,11 +12,14 @@ from gateway_project.core.context import current
 from gateway_project.core.telemetry import tracing
 from gateway_project.core.telemetry.logging import get_logger
 
+LAST_WORDS_SECONDS = 0.5
 log = get_logger("gateway.tasks")
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "gateway_project.settings")
 
 
 class App(Celery):
+    amqp_cls = "gateway_project.worker.broker:AMQP"
+
     def now(self) -> datetime:
         """What beat's schedule and the ends of messages (`expires`) are counted from."""
         return clock.now()
@@ -84,6 +87,14 @@ def _give_places_back(**_: Any) -> None:
     from gateway_project.worker import slots
 
     slots.give_back()
+
+
+@signals.celeryd_init.connect
+def _leave_a_silent_broker(**_: Any) -> None:
+    """Celery waits five seconds for what a connection that it leaves may still have to say."""
+    from celery.worker.consumer import consumer
+
+    consumer.COLLECT_SOCKET_TIMEOUT = LAST_WORDS_SECONDS  # type: ignore[attr-defined]
 
 
 CONNECTION_SECONDS = 600

@@ -573,10 +573,10 @@ CELERY_BROKER_TRANSPORT_OPTIONS = {
     # Whoever sends a task has a caller waiting: one more try at once, not six seconds of them.
     "max_retries": 1,
     "interval_start": 0,
-    "socket_connect_timeout": 2,
-    "socket_timeout": 2,  # of each connection that a broker without a word has left behind
+    "socket_connect_timeout": 1,
+    "socket_timeout": 1,  # of each connection that a broker without a word has left behind
     "socket_keepalive": True,
-    "health_check_interval": 3,  # a broker that says nothing is left after two of them
+    "health_check_interval": 2,  # a broker that says nothing is left after two of them
     **_of_sentinels,
 }
 CELERY_TASK_QUEUES = [Queue(name) for name in queues.NAMES]  # a worker without -Q takes all
@@ -600,6 +600,7 @@ CELERY_TASK_ROUTES = {
 CELERY_WORKER_HIJACK_ROOT_LOGGER = False
 CELERY_WORKER_REDIRECT_STDOUTS = False
 CELERY_BROKER_CONNECTION_RETRY_ON_STARTUP = True
+CELERY_BROKER_CONNECTION_MAX_RETRIES = None  # each second, for ever: worker/broker.py
 CELERY_DB_REUSE_MAX = sys.maxsize  # `gateway_project/celery.py` closes them
 CELERY_TIMEZONE = "UTC"
 CELERY_BEAT_SCHEDULER = "gateway_project.worker.beat:Scheduler"

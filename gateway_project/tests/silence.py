@@ -19,6 +19,7 @@ class Proxy:
         self._parts = urlsplit(url)
         self._age = 0
         self._is_silent = False
+        self._tasks: list[Any] = []  # of those that wait for ever nobody else knows
         self._thread = LoopThread("proxy")
         self._server = self._thread.run(self._start())
         port = self._server.sockets[0].getsockname()[1]
@@ -36,6 +37,7 @@ class Proxy:
         self._is_silent = False
 
     async def _take(self, reader: Any, writer: Any) -> None:
+        self._tasks.append(asyncio.current_task())
         writers = [writer]
         try:
             if self._is_silent:

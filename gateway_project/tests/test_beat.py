@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import datetime
 import time
+from types import SimpleNamespace
 
 import pytest
 import time_machine
@@ -14,6 +15,7 @@ from django.db import connection
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 from django_celery_beat.models import PeriodicTask, PeriodicTasks
+from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from gateway_project.celery import app
 from gateway_project.core.stores import redis
@@ -142,3 +144,34 @@ class TestSeveral:
         run(beat.EDITED_SECONDS + 1)
 
         assert "deliver-webhooks" not in run(SECONDS)[0]
+
+
+@pytest.mark.needs_redis
+def test_a_worker_whose_beat_finds_redis_silent_leaves_all_that_it_has(now, monkeypatch):
+    """Its loop ends by an error of its broker's connection, and goes on after any other."""
+
+    def silent():
+        raise RedisTimeoutError
+
+    forgotten, timer = [], SimpleNamespace(call_after=lambda *_: None)
+    consumer = SimpleNamespace(app=app, timer=timer)
+    spare = beat.SpareBeat(consumer)
+    spare.start(consumer)
+    monkeypatch.setattr(beat, "redis", SimpleNamespace(client=silent))
+    monkeypatch.setattr(beat.database, "forget_connections", lambda: forgotten.append(True))
+
+    with pytest.raises(app.connection_for_read().connection_errors):
+        spare._turn(timer)
+    assert forgotten
+
+
+def test_a_broker_that_is_away_is_tried_each_second_for_ever(monkeypatch):
+    asked = []
+    monkeypatch.setattr("kombu.connection.retry_over_time", lambda *args, **_: asked.append(args))
+
+    app.connection_for_write().ensure_connection(
+        None, app.conf.broker_connection_max_retries, callback=None
+    )
+
+    [(*_, retries, first, step, longest, _)] = asked
+    assert (retries, first, step, longest) == (None, 1, 0, 1)

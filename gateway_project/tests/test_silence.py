@@ -9,11 +9,12 @@ from __future__ import annotations
 import httpx
 import psycopg
 import pytest
+import redis
 from django.db import connection as django_connection
 
 from accounts.events import publish
 from accounts.models import UsageLog
-from gateway_project.core.stores import liveness
+from gateway_project.core.stores import addresses, liveness
 from gateway_project.tests.served import database_url, wait_until
 from gateway_project.tests.silence import Proxy
 from webhooks.models import WebhookDelivery
@@ -23,8 +24,8 @@ served = pytest.mark.served
 NOTICED_SECONDS = 30
 BACK_SECONDS = 15
 """By design 10 and 2; a busy machine takes longer, and TCP by itself a quarter of an hour."""
-WORKER_SECONDS = 60
-"""12 alone, and 22 without both: one after the other it leaves what it had of its broker."""
+WORKER_SECONDS = 30
+"""4 alone, and 7 without both."""
 
 
 @pytest.fixture
@@ -103,7 +104,7 @@ def test_the_stores_of_a_worker(work, own_redis, acme, webhook, receiver, vanish
     for proxy in stores.values():
         proxy.heal()
 
-    # What hung before hangs on: the worker must have left it.
+    # What hung before hangs on: the worker must leave it.
     wait_until(
         lambda: WebhookDelivery.objects.filter(status="delivered").count() == 2, WORKER_SECONDS
     )
@@ -134,3 +135,34 @@ class TestAConnection:
         with pytest.raises(psycopg.OperationalError):
             connection.execute("SELECT 1")
         assert connection.closed
+
+    def test_the_others_of_the_process_are_doubted_at_once(self, store, monkeypatch):
+        first, second = (liveness.Connection.connect(store.url) for _ in range(2))
+        store.vanish()
+        store.heal()
+        with pytest.raises(psycopg.OperationalError):
+            first.execute("SELECT 1")
+
+        monkeypatch.setattr(liveness, "LOOK_SECONDS", 3600)
+        with pytest.raises(psycopg.OperationalError):
+            second.execute("SELECT 2")
+        with liveness.Connection.connect(store.url) as third:
+            assert third.execute("SELECT 3").fetchone() == (3,)
+
+
+@pytest.mark.needs_redis
+def test_one_connection_to_redis_that_broke_takes_those_that_lie_idle_with_it(own_redis, vanishing):
+    store = vanishing(own_redis.url)
+    pool = addresses.pool(store.url, socket_timeout=0.2)
+    client = redis.Redis(connection_pool=pool)
+    several = [pool.get_connection() for _ in range(3)]
+    for one in several:
+        pool.release(one)
+    store.vanish()
+    store.heal()
+
+    with pytest.raises(redis.TimeoutError):
+        client.ping()
+    assert client.ping()
+    assert sum(one.is_connected for one in several) == 1
+    client.close()

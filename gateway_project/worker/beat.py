@@ -7,6 +7,7 @@ two of them send no more than one. Without Redis there is one process, and it se
 
 from __future__ import annotations
 
+from contextlib import suppress
 from datetime import datetime
 from time import monotonic
 from typing import Any
@@ -15,7 +16,7 @@ from celery import bootsteps
 from django.conf import settings
 from django.db import Error as DatabaseError
 from django_celery_beat.schedulers import DatabaseScheduler, ModelEntry
-from redis.exceptions import LockError, RedisError
+from redis.exceptions import LockError, LockNotOwnedError, RedisError
 
 from gateway_project.core.stores import database, redis
 from gateway_project.core.telemetry import saturation
@@ -47,6 +48,7 @@ class Scheduler(DatabaseScheduler):  # type: ignore[misc]  # untyped
     Entry = Entry
     role = "beat"
     is_leading = False
+    is_lost = False
     _look_at = 0.0
     _edited_at = 0.0
     _lock: Any = None
@@ -72,19 +74,27 @@ class Scheduler(DatabaseScheduler):  # type: ignore[misc]  # untyped
             return True
         try:
             if self.is_leading:
-                return bool(self._lock.reacquire())
+                with suppress(LockNotOwnedError):  # a store kept this process for longer
+                    return bool(self._lock.reacquire())
             self._lock = redis.client().lock(LOCK, timeout=LEASE_SECONDS, thread_local=False)
             return bool(self._lock.acquire(blocking=False))
-        except (LockError, RedisError, OSError) as exc:
+        except LockError:
+            return False
+        except (RedisError, OSError) as exc:
             if self.is_leading:
                 log.warning("beat_lock_lost", error=type(exc).__name__)
+            self.on_lost(exc)
             return False
+
+    def on_lost(self, exc: Exception) -> None:
+        """The store of the lock does not answer; the next look asks it again."""
 
     def setup_schedule(self) -> None:
         """When it begins to lead: two that start at once would write the same rows."""
 
     def close(self) -> None:
-        super().close()
+        if not self.is_lost:
+            super().close()  # writes what it sent, to a database that may be away as well
         if self.is_leading and self._lock is not None:
             self.is_leading = False
             try:
@@ -116,6 +126,17 @@ class Scheduler(DatabaseScheduler):  # type: ignore[misc]  # untyped
         return changed or before != self._last_timestamp
 
 
+class _WorkersScheduler(Scheduler):
+    role = "worker"
+
+    def on_lost(self, exc: Exception) -> None:
+        """The broker is that Redis: the worker connects anew, with all that it has of both stores,
+        since what takes one may have taken the other."""
+        self.is_lost = True
+        database.forget_connections()
+        raise exc
+
+
 class SpareBeat(bootsteps.StartStopStep):
     """A worker's scheduler, in the turns of its own timer: no thread of it is there at a fork."""
 
@@ -127,8 +148,7 @@ class SpareBeat(bootsteps.StartStopStep):
 
     def start(self, consumer: Any) -> None:
         """Again after each loss of the broker, which ends all that the timer had."""
-        self._scheduler = Scheduler(consumer.app, lazy=True)
-        self._scheduler.role = "worker"
+        self._scheduler = _WorkersScheduler(consumer.app, lazy=True)
         self._next = consumer.timer.call_after(0.1, self._turn, (consumer.timer,))
 
     def _turn(self, timer: Any) -> None:
@@ -136,8 +156,11 @@ class SpareBeat(bootsteps.StartStopStep):
         try:
             if self._scheduler is not None:
                 wait = self._scheduler.tick()
-        except (DatabaseError, RedisError, OSError) as exc:
+        except DatabaseError as exc:
             log.warning("beat_turn_failed", error=type(exc).__name__)
+        except (RedisError, OSError) as exc:
+            log.warning("beat_turn_failed", error=type(exc).__name__)
+            raise  # to the worker's loop, which ends and begins anew
         finally:
             if self._scheduler is not None:
                 self._next = timer.call_after(max(wait, 0.001), self._turn, (timer,))

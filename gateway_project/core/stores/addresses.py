@@ -103,13 +103,29 @@ def pool(url: str, **options: Any) -> redis.ConnectionPool:
     """redis-py's, with its options for connections."""
     found = Sentinels.of(url)
     if found is None:
-        made: Any = redis.ConnectionPool.from_url(url, **options)
+        made: Any = _Pool.from_url(url, **options)
         made.connection_class = _leaving(made.connection_class)
         return made  # type: ignore[no-any-return]
     asked = {**found.of_sentinels, "retry": Retry(NoBackoff(), TRIES)}
     sentinel: Any = redis.sentinel.Sentinel(found.hosts, sentinel_kwargs=asked)  # type: ignore[no-untyped-call]
     more = {**options, **found.of_redis, "ssl": found.is_tls}
-    return redis.sentinel.SentinelConnectionPool(found.name, sentinel, **more)  # type: ignore[no-untyped-call]
+    return _SentinelsPool(found.name, sentinel, **more)  # type: ignore[no-untyped-call]
+
+
+class _Together:
+    """One that broke is seldom alone: each of the others would cost a time-out of its own."""
+
+    def release(self, connection: Any) -> None:
+        is_broken = not connection.is_connected
+        super().release(connection)  # type: ignore[misc]
+        if is_broken:
+            self.disconnect(inuse_connections=False)  # type: ignore[attr-defined]
+
+
+class _Pool(_Together, redis.ConnectionPool): ...
+
+
+class _SentinelsPool(_Together, redis.sentinel.SentinelConnectionPool): ...
 
 
 def async_pool(url: str, **options: Any) -> redis.asyncio.ConnectionPool:

@@ -153,6 +153,13 @@ async def find(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T
     return await _wait_for(_Call(partial(function, *args, **kwargs), is_write=False), _finder)
 
 
+def forget_connections() -> None:
+    """Begin anew, in this thread and with everybody's pool."""
+    db.connections.close_all()
+    if hasattr(db.connection, "close_pool"):  # PostgreSQL's
+        db.connection.close_pool()
+
+
 async def probe() -> None:
     """Raise `StoreUnavailable` when the database does not answer, however busy its threads are."""
     await _wait_for(_Call(_select_one, is_write=False), _prober)

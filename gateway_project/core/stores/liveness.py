@@ -11,8 +11,9 @@ from __future__ import annotations
 import secrets
 import socket
 from collections.abc import Generator
+from math import inf
 from time import monotonic
-from typing import Any
+from typing import Any, ClassVar
 
 import psycopg
 
@@ -24,7 +25,7 @@ HOSTS_NAMED = (
     "SELECT DISTINCT substring(application_name FROM '^gateway-[0-9a-f]{12} on (.+)$') AS host"
     " FROM pg_stat_activity WHERE datname = current_database()"
 )
-LOOK_SECONDS = 3.0
+LOOK_SECONDS = 2.0
 CHECK_SECONDS = 1.0
 """The same of what only asks whether a connection that lay idle still works."""
 DOUBT_SECONDS = 0.3
@@ -46,7 +47,9 @@ class Connection(psycopg.Connection[Any]):
     """Raises `OperationalError`, and is closed, when its server has forgotten it."""
 
     _made_by: tuple[str, dict[str, Any]] = "", {}
+    _made_at = inf
     _is_check = False
+    _forgotten_at: ClassVar = 0.0
 
     @classmethod
     def connect(cls, conninfo: str = "", **parameters: Any) -> Any:
@@ -55,7 +58,7 @@ class Connection(psycopg.Connection[Any]):
         name = f"gateway-{secrets.token_hex(6)}{at}"
         parameters["application_name"] = name[:NAME_BYTES_MAX]
         made = super().connect(conninfo, **parameters)
-        made._made_by = conninfo, parameters
+        made._made_by, made._made_at = (conninfo, parameters), monotonic()
         return made
 
     def execute(self, query: Any, *args: Any, **kwargs: Any) -> Any:
@@ -75,7 +78,7 @@ class Connection(psycopg.Connection[Any]):
 
     def _watched(self, gen: Any) -> Generator[Any, Any, Any]:
         """psycopg's steps of an exchange, with a look at the server between two that wait."""
-        look_at = monotonic() + (CHECK_SECONDS if self._is_check else LOOK_SECONDS)
+        look_at = monotonic() + self._patience()
         is_doubted = False
         try:
             step = next(gen)
@@ -85,12 +88,18 @@ class Connection(psycopg.Connection[Any]):
                     if self._is_at_work():
                         is_doubted, look_at = False, monotonic() + LOOK_SECONDS
                     elif is_doubted:
+                        Connection._forgotten_at = monotonic()
                         raise psycopg.OperationalError("the server does not know of the statement")
                     else:  # its answer may be on the way
                         is_doubted, look_at = True, monotonic() + DOUBT_SECONDS
                 step = gen.send(ready)
         except StopIteration as end:
             return end.value
+
+    def _patience(self) -> float:
+        if self._made_at < Connection._forgotten_at:
+            return DOUBT_SECONDS  # one that was forgotten is seldom alone
+        return CHECK_SECONDS if self._is_check else LOOK_SECONDS
 
     def _is_at_work(self) -> bool:
         conninfo, parameters = self._made_by
