@@ -155,22 +155,29 @@ JOBS = """
 INSERT INTO detection_job (id, kind, workspace_id, api_key_id, status, total, succeeded, failed,
     flagged, webhook_url, request_id, correlation_id, client_ip, created_at, finished_at,
     expires_at)
-SELECT pg_temp.id_at(at), CASE WHEN is_over THEN 'async' ELSE 'batch' END, %(big)s, %(key)s,
+SELECT pg_temp.id_at(at), CASE WHEN is_over THEN 'async' ELSE 'batch' END,
+    CASE WHEN is_over OR turn = 0 THEN %(big)s ELSE others.spaces[turn] END,
+    CASE WHEN is_over OR turn = 0 THEN %(key)s ELSE others.keys[turn] END,
     CASE WHEN is_over THEN 'complete' ELSE 'queued' END, CASE WHEN is_over THEN 1 ELSE 1250 END,
     CASE WHEN is_over THEN 1 ELSE 0 END, 0, 0, '', '', '', '', at, CASE WHEN is_over THEN at END,
     at + interval '7 days'
 FROM generate_series(1, %(jobs)s) AS n, LATERAL pg_temp.back(n, %(jobs)s, '8 days') AS at,
-    LATERAL (SELECT n %% 11 > 0 AS is_over) AS state;
+    -- As many of them as one workspace may have waiting, in each of these.
+    (SELECT array_agg(workspace_id) AS spaces, array_agg(id) AS keys FROM (
+        SELECT DISTINCT ON (workspace_id) workspace_id, id FROM accounts_apikey
+        WHERE workspace_id <> %(big)s LIMIT 499) AS found) AS others,
+    LATERAL (SELECT n %% 11 > 0 AS is_over, (n / 11 - 1) %% (1 + cardinality(spaces)) AS turn) AS state;
 INSERT INTO detection_jobchunk (id, job_id, workspace_id, number, first, size, state, items,
-    results, attempts, sent_at)
+    results, attempts)
 SELECT pg_temp.id_at(job.created_at), job.id, job.workspace_id, number, number * 50,
     CASE WHEN job.kind = 'async' THEN 1 ELSE 50 END,
     CASE WHEN job.kind = 'async' THEN 'done' ELSE 'queued' END,
     CASE WHEN job.kind = 'async' THEN '' ELSE repeat('x', 400) END,
-    CASE WHEN job.kind = 'async' THEN '{"id":"1"}' ELSE '' END, 0,
-    now() - interval '1 hour' * random()
+    CASE WHEN job.kind = 'async' THEN '{"id":"1"}' ELSE '' END, 0
 FROM detection_job AS job,
     LATERAL generate_series(0, CASE WHEN job.kind = 'async' THEN 0 ELSE 24 END) AS number;
+UPDATE detection_jobchunk SET sent_at = now() - interval '1 minute'
+WHERE id IN (SELECT id FROM detection_jobchunk WHERE state = 'queued' LIMIT 16);
 INSERT INTO detection_feedback (id, workspace_id, request_id, api_key_id, verdict, note,
     confidence, is_malicious, decision, source, created_at)
 SELECT pg_temp.id_at(at), %(big)s, pg_temp.id_at(at), %(key)s, 'correct', '', 0.5, false, 'allow',
