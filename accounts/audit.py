@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 from uuid import UUID
 
 import orjson
-from django.db import connection, transaction
+from django.db import transaction
 from django.db.models import QuerySet
 
 from accounts import parking
@@ -25,7 +25,7 @@ from accounts.events import NewEvent, event, publish_all
 from accounts.models import AuditChain, AuditEvent, Workspace
 from gateway_project.core import clock
 from gateway_project.core.clock import utc_text
-from gateway_project.core.stores import advisory
+from gateway_project.core.stores import advisory, bulk
 from gateway_project.core.stores.refused import write_all_but
 from gateway_project.core.stores.sweeps import delete_rows, some_of
 
@@ -34,11 +34,6 @@ NOBODYS = UUID(int=0)
 RECORDED, UNSENT = "audit.recorded", "accounts.audit"
 ROWS_A_ROUND = 1_000
 ROUNDS_MAX = 20
-SEAL = """
-UPDATE accounts_auditevent SET number = sealed.number, digest = sealed.digest
-FROM unnest(%s::uuid[], %s::bigint[], %s::text[]) AS sealed (id, number, digest)
-WHERE accounts_auditevent.id = sealed.id
-"""
 
 
 def seal() -> int:
@@ -67,7 +62,7 @@ def _seal_some() -> int:
             chain.number += 1
             chain.digest = digest_of(row, chain.number, chain.digest)
             row.number, row.digest = chain.number, chain.digest
-        _write(rows)
+        bulk.update_each(rows, ["number", "digest"])
         AuditChain.objects.bulk_create(
             chains.values(),
             update_conflicts=True,
@@ -76,15 +71,6 @@ def _seal_some() -> int:
         )
         write_all_but(rows, lambda some: publish_all(_events(some)), _park)
     return len(rows)
-
-
-def _write(rows: Sequence[AuditEvent]) -> None:
-    if connection.vendor == "postgresql":
-        ids, numbers, digests = zip(*((r.pk, r.number, r.digest) for r in rows), strict=True)
-        with connection.cursor() as cursor:
-            cursor.execute(SEAL, [list(ids), list(numbers), list(digests)])
-    else:
-        AuditEvent.objects.bulk_update(rows, ["number", "digest"], batch_size=500)
 
 
 def digest_of(row: AuditEvent, number: int, before: str) -> str:
@@ -237,5 +223,5 @@ def forget(before: datetime, size: int) -> int:
             if row.number and row.number > chain.forgotten:  # times are not quite in its order
                 chain.forgotten, chain.forgotten_digest = row.number, row.digest
                 moved.append(chain)
-        AuditChain.objects.bulk_update(moved, ["forgotten", "forgotten_digest"], batch_size=500)
+        bulk.update_each(moved, ["forgotten", "forgotten_digest"])
         return delete_rows(AuditEvent, ids)

@@ -15,6 +15,7 @@ from django.db.models.functions import RowNumber
 from django.utils.translation import gettext_noop
 
 from gateway_project.core import clock
+from gateway_project.core.stores import bulk
 from gateway_project.core.stores.refused import UNFIT, reason, write_all_but
 from gateway_project.core.stores.sweeps import delete_rows
 from gateway_project.core.telemetry.logging import get_logger
@@ -194,13 +195,12 @@ def _write(deliveries: Sequence[WebhookDelivery]) -> None:
             next_attempt_at=None,
             finished_at=clock.now(),
         )
-    WebhookDelivery.objects.bulk_update(
+    bulk.update_each(
         others,
         [
             *("status", "attempts_made", "step", "is_claimed", "http_status", "error"),
             *("next_attempt_at", "finished_at"),
         ],
-        batch_size=100,
     )
 
 
@@ -239,9 +239,8 @@ def _judge(results: Sequence[tuple[WebhookDelivery, Outcome]]) -> list[_Ending]:
             endings.append(_Ending(webhook.pk, Reason.GONE, facts))
         elif at - webhook.failing_since >= DISABLE_AFTER:
             endings.append(_Ending(webhook.pk, Reason.FAILING, facts))
-    Webhook.objects.bulk_update(
-        webhooks.values(), ["failing_since", "last_failed_at", "is_noticed"]
-    )
+    names = ["failing_since", "last_failed_at", "is_noticed"]
+    bulk.update_each(list(webhooks.values()), names)
     return endings
 
 

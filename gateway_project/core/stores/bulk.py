@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from django.db import connection
+from django.db.models import Model
 
 
 def copy_in(table: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
@@ -19,6 +20,34 @@ def copy_in(table: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -
     ):
         for row in rows:
             copy.write_row(row)
+
+
+def update_each(rows: Sequence[Model], names: Sequence[str]) -> None:
+    """Write these fields of each row as it has them, in one statement.
+
+    Django's own `bulk_update` has a `CASE` of all rows for each field, and takes ten times the CPU.
+    """
+    if not rows:
+        return
+    model = type(rows[0])
+    if connection.vendor != "postgresql":
+        model._default_manager.bulk_update(rows, names, batch_size=100)
+        return
+    fields: list[Any] = [model._meta.pk, *(model._meta.get_field(name) for name in names)]
+    columns = [connection.ops.quote_name(field.column) for field in fields]
+    arrays = (f"%s::{field.rel_db_type(connection)}[]" for field in fields)
+    statement = f"""
+UPDATE {connection.ops.quote_name(model._meta.db_table)} AS old
+SET {", ".join(f"{column} = new.{column}" for column in columns[1:])}
+FROM unnest({", ".join(arrays)}) AS new ({", ".join(columns)})
+WHERE old.{columns[0]} = new.{columns[0]}
+"""  # noqa: S608
+    values = [
+        [field.get_db_prep_save(getattr(row, field.attname), connection) for row in rows]
+        for field in fields
+    ]
+    with connection.cursor() as cursor:
+        cursor.execute(statement, values)
 
 
 def each_once(column: str, table: str, where: str, then: str, *, after: str = "") -> str:
