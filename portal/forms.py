@@ -10,8 +10,11 @@ from uuid import UUID
 
 from django import forms
 from django.core.validators import MaxValueValidator
+from django.forms.utils import flatatt
 from django.utils import timezone
 from django.utils.dateparse import parse_datetime
+from django.utils.html import format_html, format_html_join
+from django.utils.safestring import SafeString
 from django.utils.text import format_lazy
 from django.utils.translation import gettext, gettext_lazy, pgettext_lazy
 
@@ -46,6 +49,25 @@ TAGS_MAX, TAG_CHARS_MAX = 10, 40
 
 def moment_input() -> forms.DateTimeInput:
     return forms.DateTimeInput(attrs={"type": "datetime-local"}, format="%Y-%m-%dT%H:%M")
+
+
+class LongSelect(forms.Select):
+    """Of a hundred options and more: Django renders two templates for each of them."""
+
+    def render(self, name: str, value: Any, attrs: Any = None, renderer: Any = None) -> SafeString:
+        widget = self.get_context(name, value, attrs)["widget"]
+        options = format_html_join(
+            "",
+            "<option{}>{}</option>",
+            (
+                (flatatt({"value": option["value"], **option["attrs"]}), option["label"])
+                for _, group, _ in widget["optgroups"]
+                for option in group
+            ),
+        )
+        return format_html(
+            "<select{}>{}</select>", flatatt({"name": name, **widget["attrs"]}), options
+        )
 
 
 class MomentField(forms.DateTimeField):
@@ -316,7 +338,11 @@ class RequestFilter(SpanForm):
     """Filters of the log, from the query string; a wrong one is told, not ignored."""
 
     key = forms.TypedChoiceField(
-        required=False, coerce=UUID, empty_value=None, label=gettext_lazy("Key")
+        required=False,
+        coerce=UUID,
+        empty_value=None,
+        label=gettext_lazy("Key"),
+        widget=LongSelect,
     )
     status = forms.RegexField(
         r"^[1-5](xx|[0-9]{2})?$",
@@ -337,7 +363,7 @@ class RequestFilter(SpanForm):
             ("flag", gettext_lazy("Flag")),
         ],
     )
-    error = forms.ChoiceField(required=False, label=gettext_lazy("Error code"))
+    error = forms.ChoiceField(required=False, label=gettext_lazy("Error code"), widget=LongSelect)
     threat = forms.ChoiceField(
         required=False,
         label=gettext_lazy("Threat"),

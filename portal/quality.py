@@ -34,6 +34,7 @@ from gateway_project.core.api.pagination import page
 from gateway_project.core.language import number
 from portal import exports
 from portal.feedback import VERDICT_LABELS
+from portal.forms import LongSelect
 from portal.labels import named
 from portal.members import Member, workspace_page
 from portal.request_log import moment
@@ -60,7 +61,11 @@ class QualityFilter(Form):
         choices=[("", gettext_lazy("False alarms and misses")), *VERDICT_LABELS.items()],
     )
     key = forms.TypedChoiceField(
-        required=False, coerce=UUID, empty_value=None, label=gettext_lazy("Key")
+        required=False,
+        coerce=UUID,
+        empty_value=None,
+        label=gettext_lazy("Key"),
+        widget=LongSelect,
     )
 
     def __init__(self, keys: Iterable[ApiKey], data: Any) -> None:

@@ -38,6 +38,8 @@ from portal.posting import is_first
 SHOWN = 50
 PAGES_READ_MAX = 10
 """Items of a batch stand as one row: so many pages of the log are read for one of ours."""
+LOOKS_MAX = 2
+"""So many of them may be cut short, by a filter that few rows match."""
 PRESETS = (
     (gettext_noop("15 min"), timedelta(minutes=15)),
     (gettext_noop("1 h"), timedelta(hours=1)),
@@ -109,6 +111,7 @@ def _lines(
     lines: list[Line] = []
     wanted = form.conditions()
     together = not wanted.get("batch")
+    looks = 0
     for _ in range(PAGES_READ_MAX):
         found = reading.page(member.workspace, **wanted, cursor=cursor, size=SHOWN)
         for row in found.rows:
@@ -128,7 +131,8 @@ def _lines(
         if found.older is None:
             return lines, None
         cursor = found.older
-        if len(lines) == SHOWN or not found.rows:
+        looks += len(found.rows) < SHOWN
+        if len(lines) == SHOWN or not found.rows or looks == LOOKS_MAX:
             break
     return lines, cursor
 

@@ -28,7 +28,7 @@ from gateway_project.core import clock
 from gateway_project.core.stores import database
 
 ROWS_ON_A_PAGE = 50
-LOOKED_AT_MAX = 20_000
+LOOKED_AT_MAX = 15_000
 HOUR = timedelta(hours=1)
 INSTANT = timedelta(microseconds=1)
 LAST_INSTANT = datetime.max.replace(tzinfo=UTC)

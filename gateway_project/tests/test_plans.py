@@ -31,7 +31,7 @@ SHARE = 100
 BIG = 50_000
 """Rows of a full table that nobody may read from end to end."""
 THROWN_AWAY_MAX = 25_000
-"""Rows that a statement may look at for nothing: a page looks back over 20,000."""
+"""Rows that a statement may look at for nothing: a page looks back over 15,000."""
 SOON_OVER = 0.1
 """Of a table, where a `LIMIT` finds enough among its first rows."""
 EXCUSED = {
