@@ -57,7 +57,7 @@ def zone_name() -> str:
 def zone_at(at: datetime) -> str:
     """The zone's name; in the hour that clocks show twice, which of the two it is (`CEST`)."""
     here = timezone.localtime(at)
-    if here.replace(fold=0).utcoffset() == here.replace(fold=1).utcoffset():
+    if here.utcoffset() == here.replace(fold=1 - here.fold).utcoffset():
         return zone_name()
     return here.tzname() or zone_name()
 

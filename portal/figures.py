@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
-from urllib.parse import urlencode
+from urllib.parse import quote
 from uuid import UUID
 
 from accounts.usage import reports
@@ -23,24 +23,28 @@ def since(
 
     `p95_ms` is None without requests. `before` has the same sums of the buckets from `before` to
     `first`. `log` is the address of the request log, filtered to the subject, that the figures
-    lead to. One query.
+    lead to. Two queries.
     """
-    rows = reports.timeline(subject, before or first, period)
+    now = reports.timeline(subject, first, period)
     times = plots.buckets(first, clock.now(), period)
-    now = [row for row in rows if row["at"] >= first]
     series = {row["at"]: row for row in now}
 
-    def link(begin: datetime, end: datetime) -> str:
-        return _narrowed(log, since=begin, until=end)
+    # Once for two plots: a week has 168 hours.
+    marks = plots.marked_all(times, period)
+    step = plots.STEPS[period]
+    links = {at: _narrowed(log, since=at, until=at + step) for at in times} if log else {}
+
+    def link(begin: datetime, _: datetime) -> str:
+        return links[begin]
 
     return {
         "since": first,
         **_sums(now),
         "plots": [
-            plots.requests_plot(times, series, period, link if log else None),
-            plots.latency_plot(times, series, period, link if log else None),
+            plots.requests_plot(times, series, period, link if log else None, marks),
+            plots.latency_plot(times, series, period, link if log else None, marks),
         ],
-        "before": _sums([row for row in rows if row["at"] < first]),
+        "before": _sums(reports.total(subject, before, first, period) if before else []),
         "log": _narrowed(log, since=first) if log else "",
     }
 
@@ -59,8 +63,8 @@ def _sums(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 def _narrowed(log: str, **times: datetime) -> str:
     """The log from and until these."""
-    query = {name: in_query(at) for name, at in times.items()}
-    return f"{log}{'&' if '?' in log else '?'}{urlencode(query)}"
+    query = "&".join(f"{name}={quote(in_query(at), '')}" for name, at in times.items())
+    return f"{log}{'&' if '?' in log else '?'}{query}"
 
 
 def recent(subject: UUID, length: timedelta, period: str, *, log: str = "") -> dict[str, Any]:

@@ -70,13 +70,23 @@ def timeline(subject_id: UUID, since: datetime, period: str) -> list[dict[str, A
     over the roll-ups, whatever the traffic was.
     """
     rows = UsageRollup.objects.filter(period=period, subject_id=subject_id, bucket__gte=since)
+    return [{"at": at, **sums} for at, sums in _with_latency(rows, "bucket")]
+
+
+def total(subject_id: UUID, since: datetime, until: datetime, period: str) -> list[dict[str, Any]]:
+    """The sum of what `timeline` tells of the buckets of [since, until); empty without any."""
+    rows = UsageRollup.objects.filter(
+        period=period, subject_id=subject_id, bucket__gte=since, bucket__lt=until
+    )
+    return [sums for _, sums in _with_latency(rows, "subject_id")]
+
+
+def _with_latency(rows: QuerySet[UsageRollup], by: str) -> Iterator[tuple[Any, dict[str, Any]]]:
     alone = ~Q(endpoint__startswith=BATCHES)
     wanted = {f"sum_{name}": Sum(name, filter=alone, default=0) for name in LATENCY_COLUMNS}
     failed = Sum("requests", filter=Q(http_status__gte=500), default=0)
-    return [
-        {"at": at, **sums, "failed": row["failed"], "latency": [row[name] for name in wanted]}
-        for at, sums, row in _grouped(rows, "bucket", failed=failed, **wanted)
-    ]
+    for value, sums, row in _grouped(rows, by, failed=failed, **wanted):
+        yield value, {**sums, "failed": row["failed"], "latency": [row[name] for name in wanted]}
 
 
 def charged(

@@ -79,9 +79,9 @@ def test_queries_do_not_grow_with_keys(owner, make_key, django_assert_num_querie
     for number in range(count):
         make_key(name=f"key {number}")
 
-    # Session, user, membership with workspace and plan, keys, timeline, sums by key of the first
-    # day's hours and of the days since, first call, announcements.
-    with django_assert_num_queries(10):
+    # Session, user, membership with workspace and plan, keys, timeline and the sum before it, sums
+    # by key of the first day's hours and of the days since, first call, announcements.
+    with django_assert_num_queries(11):
         facts = owner.get("/app/").context
 
     assert len(facts["rows"]) == min(count, 20)
