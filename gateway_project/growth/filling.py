@@ -166,7 +166,8 @@ FROM generate_series(1, %(jobs)s) AS n, LATERAL pg_temp.back(n, %(jobs)s, '8 day
     (SELECT array_agg(workspace_id) AS spaces, array_agg(id) AS keys FROM (
         SELECT DISTINCT ON (workspace_id) workspace_id, id FROM accounts_apikey
         WHERE workspace_id <> %(big)s LIMIT 499) AS found) AS others,
-    LATERAL (SELECT n %% 11 > 0 AS is_over, (n / 11 - 1) %% (1 + cardinality(spaces)) AS turn) AS state;
+    LATERAL (SELECT n %% 11 > 0 AS is_over,
+        (%(jobs)s - n) / 11 %% (1 + cardinality(spaces)) AS turn) AS state;
 INSERT INTO detection_jobchunk (id, job_id, workspace_id, number, first, size, state, items,
     results, attempts)
 SELECT pg_temp.id_at(job.created_at), job.id, job.workspace_id, number, number * 50,
