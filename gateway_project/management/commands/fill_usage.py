@@ -5,7 +5,8 @@ It fills a database of its own only: it refuses where any key has been used.
 
 from __future__ import annotations
 
-from collections import Counter
+import sys
+from collections import defaultdict
 from collections.abc import Iterator
 from itertools import chain
 from typing import Any
@@ -44,7 +45,7 @@ class Command(BaseCommand):
             raise CommandError("Only PostgreSQL takes so much: set DATABASE_URL.")
         if UsageLog.objects.exists():
             raise CommandError("This database has usage already. Name an empty one.")
-        console = Console()
+        console = Console(width=None if sys.stdout.isatty() else 120)
         filled = fill(
             options["rows"],
             keys=options["keys"],
@@ -59,8 +60,14 @@ class Command(BaseCommand):
         settings.ALLOWED_HOSTS = ["*"]
         results = list(self._measured(filled, options["rows"]))
         console.print(_table(results))
-        missed = Counter(result.kind for result in results if not result.is_ok)
-        console.print(f"{len(results)} measured, missed: {dict(missed) or 'none'}")
+        for kind, found in sorted(_by_kind(results).items()):
+            worst = max(found, key=lambda result: result.ms)
+            missed = sum(not result.is_ok for result in found)
+            console.print(
+                f"{kind}: {len(found)} measured, the worst {worst.ms:,.0f} ms (limit "
+                f"{worst.limit_ms:,.0f}), {missed} missed",
+                highlight=False,
+            )
 
     @staticmethod
     def _measured(filled: Filled, rows: int) -> Iterator[Result]:
@@ -78,6 +85,13 @@ class Command(BaseCommand):
         yield from measuring.beside_a_reader()
         yield from measuring.measure(asking.deletions(filled), rounds=1)
         yield from measuring.measure(asking.tasks())
+
+
+def _by_kind(results: list[Result]) -> dict[str, list[Result]]:
+    found = defaultdict(list)
+    for result in results:
+        found[result.kind].append(result)
+    return found
 
 
 def _table(results: list[Result]) -> Table:
