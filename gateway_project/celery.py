@@ -12,7 +12,7 @@ from gateway_project.core.context import current
 from gateway_project.core.telemetry import tracing
 from gateway_project.core.telemetry.logging import get_logger
 
-LAST_WORDS_SECONDS = 0.5
+LAST_WORDS_SECONDS = 1.5
 log = get_logger("gateway.tasks")
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "gateway_project.settings")
 
@@ -91,7 +91,8 @@ def _give_places_back(**_: Any) -> None:
 
 @signals.celeryd_init.connect
 def _leave_a_silent_broker(**_: Any) -> None:
-    """Celery waits five seconds for what a connection that it leaves may still have to say."""
+    """Celery waits five seconds for what a connection that it leaves may still have to say: the
+    broker answers a BRPOP within one."""
     from celery.worker.consumer import consumer
 
     consumer.COLLECT_SOCKET_TIMEOUT = LAST_WORDS_SECONDS  # type: ignore[attr-defined]

@@ -23,7 +23,7 @@ def since(
 
     `p95_ms` is None without requests. `before` has the same sums of the buckets from `before` to
     `first`. `log` is the address of the request log, filtered to the subject, that the figures
-    lead to. Two queries.
+    lead to. One query, and one for `before`.
     """
     now = reports.timeline(subject, first, period)
     times = plots.buckets(first, clock.now(), period)

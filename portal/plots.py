@@ -7,7 +7,7 @@ Bars lead to the rows that they count, where `links` says how.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -98,14 +98,15 @@ class Plot:
     zone: str
     slug: str = ""
     columns_of_file: Sequence[str] = ()
-    rows_of_file: Iterable[Sequence[Any]] = ()
+    times_of_file: Sequence[datetime] = ()
+    values_of_file: Sequence[Sequence[float]] = ()
     width: int = WIDTH
     height: int = HEIGHT
 
     @property
     def shapes(self) -> SafeString:
         """The columns as SVG. Not by a template: a week's hours took it a tenth of a second."""
-        return mark_safe("".join(map(self._shape, self.columns)))  # noqa: S308 - escaped below
+        return mark_safe("".join(map(self._shape, self.columns)))  # noqa: S308 - titles and links are escaped
 
     def _shape(self, column: Column) -> str:
         across = f'x="{column.x}" width="{column.width}"'
@@ -124,6 +125,11 @@ class Plot:
     def as_table(self) -> Table:
         """A row for each column of the plot: when it begins, and the values it shows."""
         return Table(self.columns_of_file, self.rows_of_file)
+
+    @property
+    def rows_of_file(self) -> Iterator[tuple[Any, ...]]:
+        for at, values in zip(self.times_of_file, self.values_of_file, strict=True):
+            yield utc_text(at), *(round(value, 2) for value in values)
 
 
 def files(*drawn: Plot) -> dict[str, Callable[[], Table]]:
@@ -317,10 +323,8 @@ def _plot(
         "UTC" if period == "day" else zone_name(),
         slug=slugify(label),
         columns_of_file=("from", *(name for _, name in legend)),
-        rows_of_file=(  # which few ask for
-            (utc_text(at), *(round(value, 2) for _, value in parts))
-            for at, (_, parts) in zip(times, rows, strict=True)
-        ),
+        times_of_file=times,
+        values_of_file=[[value for _, value in parts] for _, parts in rows],
     )
 
 

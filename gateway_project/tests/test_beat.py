@@ -10,13 +10,16 @@ from types import SimpleNamespace
 
 import pytest
 import time_machine
+from celery.worker.consumer import consumer
 from django.conf import settings
 from django.db import connection
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 from django_celery_beat.models import PeriodicTask, PeriodicTasks
+from redis.exceptions import ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
+from gateway_project import celery
 from gateway_project.celery import app
 from gateway_project.core.stores import redis
 from gateway_project.worker import beat
@@ -154,9 +157,9 @@ def test_a_worker_whose_beat_finds_redis_silent_leaves_all_that_it_has(now, monk
         raise RedisTimeoutError
 
     forgotten, timer = [], SimpleNamespace(call_after=lambda *_: None)
-    consumer = SimpleNamespace(app=app, timer=timer)
-    spare = beat.SpareBeat(consumer)
-    spare.start(consumer)
+    worker = SimpleNamespace(app=app, timer=timer)
+    spare = beat.SpareBeat(worker)
+    spare.start(worker)
     monkeypatch.setattr(beat, "redis", SimpleNamespace(client=silent))
     monkeypatch.setattr(beat.database, "forget_connections", lambda: forgotten.append(True))
 
@@ -175,3 +178,44 @@ def test_a_broker_that_is_away_is_tried_each_second_for_ever(monkeypatch):
 
     [(*_, retries, first, step, longest, _)] = asked
     assert (retries, first, step, longest) == (None, 1, 0, 1)
+
+
+def test_a_full_redis_is_no_silent_one(now, monkeypatch):
+    """It answers: the worker goes on with what it has of both stores."""
+
+    class Full:
+        def lock(self, *_, **__):
+            raise ResponseError("OOM command not allowed")
+
+    monkeypatch.setattr(settings, "REDIS_URL", "redis://full")
+    monkeypatch.setattr(beat, "redis", SimpleNamespace(client=Full))
+    monkeypatch.setattr(beat.database, "forget_connections", pytest.fail)
+    timer = SimpleNamespace(call_after=lambda *_: None)
+    worker = SimpleNamespace(app=app, timer=timer)
+    spare = beat.SpareBeat(worker)
+    spare.start(worker)
+
+    spare._turn(timer)
+
+
+@pytest.mark.needs_redis
+def test_who_lost_the_lock_for_a_while_reads_again_what_was_sent(now):
+    one = Beat().scheduler
+    one.tick()
+    before = one._last_timestamp
+    forget_the_lock()
+    now.shift(beat.LOOK_SECONDS)
+
+    assert one.tick() == 0
+    assert not one.is_leading
+    PeriodicTasks.objects.update(last_update=timezone.now())
+    one.tick()
+    assert one.is_leading
+    assert one._last_timestamp != before
+
+
+def test_a_worker_waits_for_the_last_words_of_its_broker_as_long_as_a_brpop_takes():
+    assert consumer.COLLECT_SOCKET_TIMEOUT  # Celery's own name
+    celery._leave_a_silent_broker()
+
+    assert consumer.COLLECT_SOCKET_TIMEOUT == celery.LAST_WORDS_SECONDS > 1

@@ -7,7 +7,6 @@ two of them send no more than one. Without Redis there is one process, and it se
 
 from __future__ import annotations
 
-from contextlib import suppress
 from datetime import datetime
 from time import monotonic
 from typing import Any
@@ -16,7 +15,9 @@ from celery import bootsteps
 from django.conf import settings
 from django.db import Error as DatabaseError
 from django_celery_beat.schedulers import DatabaseScheduler, ModelEntry
+from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import LockError, LockNotOwnedError, RedisError
+from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from gateway_project.core.stores import database, redis
 from gateway_project.core.telemetry import saturation
@@ -27,6 +28,7 @@ LEASE_SECONDS = 6.0
 EDITED_SECONDS = 5.0
 LATE_SECONDS = 0.002
 LOCK = "gw:beat"
+SILENT = (RedisConnectionError, RedisTimeoutError)
 log = get_logger("gateway.beat")
 
 
@@ -48,7 +50,7 @@ class Scheduler(DatabaseScheduler):  # type: ignore[misc]  # untyped
     Entry = Entry
     role = "beat"
     is_leading = False
-    is_lost = False
+    ends_when_silent = False
     _look_at = 0.0
     _edited_at = 0.0
     _lock: Any = None
@@ -60,7 +62,7 @@ class Scheduler(DatabaseScheduler):  # type: ignore[misc]  # untyped
             saturation.weigh(self.role)
             self.is_leading = self._acquire()
         if not self.is_leading:
-            return LOOK_SECONDS
+            return max(0.0, self._look_at - monotonic())
         if not was_leading:
             log.info("beat_leads")
             super().setup_schedule()
@@ -73,28 +75,33 @@ class Scheduler(DatabaseScheduler):  # type: ignore[misc]  # untyped
         if not settings.REDIS_URL:
             return True
         try:
-            if self.is_leading:
-                with suppress(LockNotOwnedError):  # a store kept this process for longer
-                    return bool(self._lock.reacquire())
-            self._lock = redis.client().lock(LOCK, timeout=LEASE_SECONDS, thread_local=False)
-            return bool(self._lock.acquire(blocking=False))
-        except LockError:
+            try:
+                return self._look()
+            except SILENT:
+                return (
+                    self._look()
+                )  # by a new connection: one may have stalled, or be a host's before
+        except LockNotOwnedError:
+            self._look_at = monotonic()  # it took too long, and another may have sent: begin again
             return False
         except (RedisError, OSError) as exc:
             if self.is_leading:
                 log.warning("beat_lock_lost", error=type(exc).__name__)
-            self.on_lost(exc)
+            if self.ends_when_silent and isinstance(exc, SILENT):
+                raise
             return False
 
-    def on_lost(self, exc: Exception) -> None:
-        """The store of the lock does not answer; the next look asks it again."""
+    def _look(self) -> bool:
+        if self.is_leading:
+            return bool(self._lock.reacquire())
+        self._lock = redis.client().lock(LOCK, timeout=LEASE_SECONDS, thread_local=False)
+        return bool(self._lock.acquire(blocking=False))
 
     def setup_schedule(self) -> None:
         """When it begins to lead: two that start at once would write the same rows."""
 
     def close(self) -> None:
-        if not self.is_lost:
-            super().close()  # writes what it sent, to a database that may be away as well
+        super().close()
         if self.is_leading and self._lock is not None:
             self.is_leading = False
             try:
@@ -128,13 +135,11 @@ class Scheduler(DatabaseScheduler):  # type: ignore[misc]  # untyped
 
 class _WorkersScheduler(Scheduler):
     role = "worker"
+    ends_when_silent = True
 
-    def on_lost(self, exc: Exception) -> None:
-        """The broker is that Redis: the worker connects anew, with all that it has of both stores,
-        since what takes one may have taken the other."""
-        self.is_lost = True
-        database.forget_connections()
-        raise exc
+    def _ensure_connected(self) -> Any:
+        database.let_go()  # the worker's loop waits for this: not for ever
+        return self.connection.ensure_connection(max_retries=1)
 
 
 class SpareBeat(bootsteps.StartStopStep):
@@ -156,11 +161,14 @@ class SpareBeat(bootsteps.StartStopStep):
         try:
             if self._scheduler is not None:
                 wait = self._scheduler.tick()
-        except DatabaseError as exc:
+        except SILENT as exc:
+            # Its Redis is the broker: the worker's loop ends by this and connects anew, with all
+            # that it has of both stores, since what takes one may have taken the other.
             log.warning("beat_turn_failed", error=type(exc).__name__)
-        except (RedisError, OSError) as exc:
+            database.forget_connections()
+            raise
+        except (DatabaseError, RedisError, OSError) as exc:
             log.warning("beat_turn_failed", error=type(exc).__name__)
-            raise  # to the worker's loop, which ends and begins anew
         finally:
             if self._scheduler is not None:
                 self._next = timer.call_after(max(wait, 0.001), self._turn, (timer,))

@@ -5,11 +5,13 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from django import forms
+from django.test.html import parse_html
 from django.utils import timezone
 
 from accounts.models import ApiKey, Plan
 from portal import plots
-from portal.forms import KeyForm, RevokeForm
+from portal.forms import KeyForm, LongSelect, RevokeForm
 
 PLAN = Plan(name="free", rate_limit_per_minute=60, rate_limit_per_day=10_000)
 GOOD = {
@@ -62,6 +64,29 @@ def test_a_plot_has_a_column_for_hours_without_requests():
     assert [len(column.pieces) for column in plot.columns] == [0, 3, 0, 0]
     assert plot.columns[1].title == ("01 May 10:00 UTC: 1,200 requests, 200 flagged, 100 errors")
     assert [level.text for level in plot.levels] == ["2,000", "1,000", "0"]
+
+
+def test_a_drawing_is_of_what_it_counts_and_its_words_stay_words():
+    comparison = plots.comparison_plot([NOON], {NOON: {"agreed": 3}}, '<b>"5 & \u202e')
+    linked = plots.requests_plot(
+        [NOON], {NOON: {"requests": 1, "flagged": 0, "errors": 0}}, "hour", lambda *_: '/"<b>?a=1&b'
+    )
+
+    assert "&lt;b&gt;&quot;5 &amp; \u202e" in comparison.shapes
+    assert "<b>" not in comparison.shapes + linked.shapes
+    assert ' data-url="/&quot;&lt;b&gt;?a=1&amp;b"' in linked.shapes
+    assert linked.shapes.count("<rect") == 2  # one of the count, and what a pointer meets
+
+
+def test_a_long_list_is_the_plain_one():
+    options = {"required": False, "choices": [("", "Any"), ('"<b>', "<i>&"), ("5", "five")]}
+    plain, long = (
+        forms.ChoiceField(**options, widget=widget(attrs={"id": "id_key"})).widget
+        for widget in (forms.Select, LongSelect)
+    )
+
+    assert parse_html(long.render("key", "5")) == parse_html(plain.render("key", "5"))
+    assert "&lt;i&gt;&amp;" in long.render("key", "5")
 
 
 def test_latency_is_in_milliseconds():

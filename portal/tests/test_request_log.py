@@ -13,7 +13,7 @@ from django.utils import timezone
 
 from accounts.models import new_id
 from accounts.tests.shapes import logged, refusal
-from accounts.usage import exports, stream, why
+from accounts.usage import exports, reading, stream, why
 
 URL = "/app/requests"
 
@@ -412,3 +412,21 @@ def body_of(answer):
         return b"".join([piece async for piece in answer.streaming_content]).decode()
 
     return async_to_sync(read)()
+
+
+def test_a_page_looks_back_twice_over_what_does_not_match(owner, add, monkeypatch):
+    monkeypatch.setattr(reading, "LOOKED_AT_MAX", 3)
+    now = timezone.now()
+    matching = []
+    for n in range(24):
+        decision = "allow" if n % 3 else "review"
+        row = add(created_at=now - timedelta(minutes=n), decision=decision)
+        matching += [row.pk] if decision == "review" else []
+
+    pages, older = [], "?decision=review"
+    while older:
+        page = owner.get(URL + older)
+        pages.append(shown(page))
+        older = page.context["older"]
+    assert [pk for found in pages for pk in found] == matching
+    assert max(map(len, pages)) == 3

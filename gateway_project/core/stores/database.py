@@ -154,10 +154,10 @@ async def find(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T
 
 
 def forget_connections() -> None:
-    """Begin anew, in this thread and with everybody's pool."""
+    """Begin anew: with this thread's connection and the pools of all threads, at once."""
     db.connections.close_all()
     if hasattr(db.connection, "close_pool"):  # PostgreSQL's
-        db.connection.close_pool()
+        db.connection.close_pool(seconds=0.0)
 
 
 async def probe() -> None:

@@ -47,7 +47,7 @@ class Connection(psycopg.Connection[Any]):
     """Raises `OperationalError`, and is closed, when its server has forgotten it."""
 
     _made_by: tuple[str, dict[str, Any]] = "", {}
-    _made_at = inf
+    _made_at = inf  # or when the server last had a statement of it in hand
     _is_check = False
     _forgotten_at: ClassVar = 0.0
 
@@ -85,10 +85,12 @@ class Connection(psycopg.Connection[Any]):
             while True:
                 ready = yield step
                 if not ready and monotonic() > look_at:
-                    if self._is_at_work():
+                    if is_at_work := self._is_at_work():
+                        self._made_at = monotonic()
                         is_doubted, look_at = False, monotonic() + LOOK_SECONDS
                     elif is_doubted:
-                        Connection._forgotten_at = monotonic()
+                        if is_at_work is not None:
+                            Connection._forgotten_at = monotonic()
                         raise psycopg.OperationalError("the server does not know of the statement")
                     else:  # its answer may be on the way
                         is_doubted, look_at = True, monotonic() + DOUBT_SECONDS
@@ -101,7 +103,8 @@ class Connection(psycopg.Connection[Any]):
             return DOUBT_SECONDS  # one that was forgotten is seldom alone
         return CHECK_SECONDS if self._is_check else LOOK_SECONDS
 
-    def _is_at_work(self) -> bool:
+    def _is_at_work(self) -> bool | None:
+        """None: the server could not be asked."""
         conninfo, parameters = self._made_by
         name = parameters["application_name"]
         plain = {**parameters, "application_name": "gateway-probe", "autocommit": True}
@@ -111,4 +114,4 @@ class Connection(psycopg.Connection[Any]):
             with _Probe.connect(conninfo, **plain) as probe:
                 return probe.execute(IS_AT_WORK, [name]).fetchone() is not None
         except psycopg.OperationalError:
-            return False
+            return None

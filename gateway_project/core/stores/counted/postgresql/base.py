@@ -54,11 +54,14 @@ class DatabaseWrapper(base.DatabaseWrapper):  # type: ignore[misc]
             pool.resize(min(1, lane.size), lane.size)
         return pool
 
-    def close_pool(self) -> None:
-        """Of all lanes: whoever asks for it has changed something, or wants the database alone."""
+    def close_pool(self, seconds: float = 5.0) -> None:
+        """Of all lanes: whoever asks for it has changed something, or wants the database alone.
+
+        `seconds`: for its threads, which may be connecting, to end.
+        """
         for pools in list(self._lanes.values()):
             if pool := pools.pop(self.alias, None):
-                pool.close()
+                pool.close(seconds)
 
     @property
     def _has_pool(self) -> bool:
