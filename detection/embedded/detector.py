@@ -310,6 +310,7 @@ def _scan(number: int, view: views.View, case: _Case, budget: _Budget) -> int:
     # The end first, so that padding cannot push an attack out of the budget.
     middle = max(0, len(text) - TAIL_CHARS) if len(text) > 2 * TAIL_CHARS else 0
     done = steps = 0
+    place, differs = -1, True
     for first, last in ((middle, len(text)), (0, middle)):
         for start, rule in _book.places(text, first, last):
             steps += 1
@@ -319,7 +320,9 @@ def _scan(number: int, view: views.View, case: _Case, budget: _Budget) -> int:
             if known is not None and (not known.is_softened or known.tries >= TRIES_MAX):
                 continue
             # Where a view is the plain text, it would only find again what was found there.
-            if changed is not None and not rules.could_differ(changed, start):
+            if changed is not None and start != place:
+                place, differs = start, rules.could_differ(changed, start)
+            if not differs:
                 continue
             match = rule.pattern.match(text, start, start + rules.REACH)
             if match is None:

@@ -24,7 +24,7 @@ import zlib
 from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import accumulate, pairwise
+from itertools import accumulate, combinations, pairwise
 from math import log2, sqrt
 from pathlib import Path
 from typing import NamedTuple
@@ -63,12 +63,12 @@ _LETTER = rf"[^\W\d_{concepts.UNSPACED}]"
 _MARKS = "\u0900-\u0dff\u0300-\u036f\u0591-\u05c7\u0610-\u061a\u064b-\u065f"
 
 
-def _pattern_of_tokens(*, letters: str, mails: bool) -> re.Pattern[str]:
+def _pattern_of_tokens(*, letters: str, unspaced: bool, mails: bool) -> re.Pattern[str]:
     mail = r"|(?P<mail>[\w.+-]{1,64}@[\w-]{1,64}(?:\.[\w-]{1,64}){1,4})" if mails else ""
+    run = rf"|(?P<unspaced>[{concepts.UNSPACED}]{{1,200}})" if unspaced else ""
     return re.compile(
         r"(?P<url>https?://[^\s\"'<>)\]]{1,400}|www\.[^\s\"'<>)\]]{1,400})"
-        rf"{mail}|(?P<word>{letters})"
-        rf"|(?P<unspaced>[{concepts.UNSPACED}]{{1,200}})"
+        rf"{mail}|(?P<word>{letters}){run}"
         r"|(?P<number>\d+(?:[.,:]\d+)*|(?:\\x[0-9a-f]{2}|\\u[0-9a-f]{4})+)"
         r"|(?P<line>(?:\\[nrt]|\s*\n\s*)+)"
         r"|(?P<mark>[^\w\s])"
@@ -81,6 +81,7 @@ TOKENS = {
         letters=r"[A-Za-z][A-Za-z'-]*"
         if is_ascii
         else rf"(?:{_LETTER}|[{_MARKS}])(?:{_LETTER}+|[{_MARKS}'’-]+)*",
+        unspaced=not is_ascii,
         mails=mails,
     )
     for is_ascii in (True, False)
@@ -179,8 +180,13 @@ def buckets_of_word(word: str) -> list[int]:
     found = [bucket(word)]
     if len(word) > 3 and word[0] != "<":
         whole = f"^{word}$"
-        for size in (3, 4, 5):
-            found += [bucket(whole[at : at + size]) for at in range(len(whole) - size + 1)]
+        if whole.isascii():  # as `bucket` does, but encoded once: most words of codes are new
+            raw, crc32, mask = whole.encode(), zlib.crc32, BUCKETS - 1
+            for size in (3, 4, 5):
+                found += [crc32(raw[at : at + size]) & mask for at in range(len(raw) - size + 1)]
+        else:
+            for size in (3, 4, 5):
+                found += [bucket(whole[at : at + size]) for at in range(len(whole) - size + 1)]
     return found
 
 
@@ -258,10 +264,7 @@ def ideas_of(lexicon: concepts.Lexicon, text: str, tokens: Tokens) -> list[tuple
 def idea_features(ideas: Sequence[int], size: int) -> list[int]:
     """Numbers of the features of a set of ideas: `size` single ones, then all pairs."""
     ideas = sorted(set(ideas))[:IDEAS_MAX]
-    found = list(ideas)
-    for position, first in enumerate(ideas):
-        found += [size + first * size + second for second in ideas[position + 1 :]]
-    return found
+    return ideas + [size + first * size + second for first, second in combinations(ideas, 2)]
 
 
 def _holds(places: Sequence[int], start: int, end: int) -> bool:
@@ -395,7 +398,7 @@ class Model:
         self.lexicon = lexicon
         self.heads = {head.name: head for head in heads}
         self.remembered: dict[str, _Word] = {}
-        self.remembered_ideas: dict[str, dict[int, float]] = {name: {} for name in self.heads}
+        self.remembered_ideas: dict[int, tuple[float, ...]] = {}
 
     def weight(self, finding: Finding, kind: str = "") -> float:
         """The score of a finding in a text of that content type, 0..1: 0.6 where few harmless
@@ -442,7 +445,7 @@ class Model:
                 word[1][number] + weights[pair] for word, pair in zip(words, pairs, strict=True)
             ]
             sums = list(accumulate(each, initial=0))
-            best, last = self._best(head, sums, seen, spent)
+            best, last = self._best(head, number, sums, seen, spent)
             if last < len(seen):
                 reached = min(reached, tokens.starts[seen[last][0]])
             if best is not None:
@@ -469,12 +472,13 @@ class Model:
     def _best(
         self,
         head: Head,
+        number_of_head: int,
         sums: Sequence[int],
         windows: Sequence[_Window],
         spent: Callable[[], bool] | None,
     ) -> tuple[_Best | None, int]:
         """The window with the highest margin, and how many windows were looked at."""
-        weights = self.remembered_ideas[head.name]
+        known = self.remembered_ideas
         highest, best = -1e9, None
         margins: list[float] = []
         step, bias, scales = head.step, head.bias, SCALES
@@ -482,13 +486,17 @@ class Model:
             if spent is not None and not number % 32 and spent():
                 windows = windows[:number]
                 break
-            weight = weights.get(ideas)
-            if weight is None:
-                weight = self._weight_of_ideas(head, _ideas_in(ideas))
-                if len(weights) >= WORDS_KEPT:
-                    weights.clear()
-                weights[ideas] = weight
-            margin = bias + weight + (sums[end] - sums[start]) * step / scales[end - start]
+            weights = known.get(ideas)
+            if weights is None:
+                weights = self._weights_of_ideas(_ideas_in(ideas))
+                if len(known) >= WORDS_KEPT:
+                    known.clear()
+                known[ideas] = weights
+            margin = (
+                bias
+                + weights[number_of_head]
+                + (sums[end] - sums[start]) * step / scales[end - start]
+            )
             margins.append(-1e9 if is_few else margin)
             if is_few and margin > head.few:
                 margin = head.few
@@ -513,9 +521,13 @@ class Model:
             highest -= head.length * LENGTHS[min(several, LENGTH_MAX)]
         return _Best(highest, start, end, _ideas_in(ideas)), len(windows)
 
-    def _weight_of_ideas(self, head: Head, ideas: Ideas) -> float:
+    def _weights_of_ideas(self, ideas: Ideas) -> tuple[float, ...]:
+        """For each head."""
         found = idea_features(ideas, len(self.lexicon.names))
-        return head.ideas_step * sum([head.ideas[feature] for feature in found])
+        return tuple(
+            head.ideas_step * sum([head.ideas[feature] for feature in found])
+            for head in self.heads.values()
+        )
 
     def _finding(self, head: Head, tokens: Tokens, sums: Sequence[int], best: _Best) -> Finding:
         weights = [

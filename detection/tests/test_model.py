@@ -174,6 +174,34 @@ class TestTheShortcuts:
             model.bucket(f"{before} {word}") for before, word in pairwise([model.BOUNDARY, *words])
         ]
 
+    @pytest.mark.parametrize(
+        "word", ["instructions", "указания", "비밀번호를", "mot-clé", "a\ud800bc"]
+    )
+    def test_pieces_of_words_are_hashed_as_texts(self, word):
+        whole = f"^{word}$"
+        pieces = [
+            whole[at : at + size] for size in (3, 4, 5) for at in range(len(whole) + 1 - size)
+        ]
+
+        assert model.buckets_of_word(word) == [model.bucket(text) for text in (word, *pieces)]
+
+    @pytest.mark.parametrize("gap", [" ", "   ", "\n", "\r\n\n", ".", " - ", " | ", "\t"])
+    def test_letters_apart_are_looked_for_where_some_are(self, gap):
+        text = f"now {gap.join('ignore')}"
+
+        assert views.SPACED.search(text)
+        assert views.SOME_SPACED.search(text)
+
+    @pytest.mark.parametrize("group", ["techniques", "languages", "tools"])
+    def test_characters_are_folded_at_once_as_one_by_one(self, group):
+        for text in JUDGED[group]["attacks"] + JUDGED[group]["harmless"]:
+            at_once = views._folded_letters(text)
+            one_by_one = views._folded_letters(
+                f"{text}\x00"
+            )  # a control character, which is left out
+
+            assert at_once.text == one_by_one.text
+
     @pytest.mark.parametrize("group", ["techniques", "languages", "tools"])
     def test_ascii_texts_are_cut_into_the_same_tokens(self, group):
         general = model.TOKENS[False, True]
