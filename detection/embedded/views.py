@@ -100,6 +100,11 @@ LEET_TOKEN = re.compile(
     r"(?!\w{1,40}@[\w-]{1,40}\.[a-z])[\w@$!|]{3,40}"
 )
 CODE = re.compile(r"[0-9a-f]{12,}")
+# A word in leetspeak has such a sign before or among its letters; 3rd, x11 and utf8 have not, and
+# what has a digit that is no letter is a number or a code, as is x4d.
+LEET_WORD = re.compile(
+    r"(?!\w*[2689]|[^_]{25}|0?x[0-9a-f]{1,6}$)(?:[013457]{1,2}[a-z]{3}|[\w@$!|]*?[a-z][013457@$!]{1,3}[a-z])"
+)
 LEET_SIGN = re.compile(r"[013457@$!|]")
 LEET_RUN = re.compile(r"(?<![\w@$!|\\])[\w@$!|]*?[013457@$!|][\w@$!|]*")
 LEET = str.maketrans("013457@$!|", "oieastasil")
@@ -123,6 +128,7 @@ HEX = re.compile(
     rf"{_HEX}(?<!{_HEX}{_HEX})(?:{_HEX}(?:{_HEX}{{2}}){{7,3999}}"
     rf"|(?:(?<=0)x{_HEX}{{2}}|{_HEX})(?:(?:[ :,]|,? ?0x){_HEX}{{2}}){{7,4000}}(?!{_HEX}))"
 )
+DIGITS = tuple("0123456789")
 DECIMAL = re.compile(r"(?<!\d)\d{2,6}(?:[ ,;]{1,2}\d{1,6}){7,}(?!\d)")
 OCTAL = re.compile(r"(?<!\d)[01][0-7]{2}(?: [01][0-7]{2}){7,}(?!\d)")
 MORSE_RUN = re.compile(r"(?<!\S)[.-]{1,6}(?:(?: {1,4}| ?[/|\n] ?)[.-]{1,6}){7,}(?!\S)")
@@ -482,19 +488,21 @@ def _untagged(plain: View) -> View:
 
 
 def _leet(plain: View) -> View | None:
-    """Digits and signs for letters, where they stand inside words; lengths stay the same."""
+    """Digits and signs for letters, where a word has them; lengths stay the same."""
     text = plain.text
     if not LEET_SIGN.search(text):
         return None
     pieces: list[str] = []
     copied = 0
+    has_words = False
     for run in LEET_RUN.finditer(text):
         token = LEET_TOKEN.match(text, run.start())
         if token is None or CODE.fullmatch(token[0]):
             continue
+        has_words = has_words or LEET_WORD.match(token[0]) is not None
         pieces += text[copied : token.start()], token[0].translate(LEET)
         copied = token.end()
-    if not pieces:
+    if not has_words:
         return None
     changed = "".join((*pieces, text[copied:]))
     differ = [
@@ -669,12 +677,12 @@ DECODERS: tuple[Decoder, ...] = (
     ("octal", OCTAL, ("14", "16"), 3, _octal),
     ("decimal", DECIMAL, ("10", "11"), 2, _decimal),
     ("morse", MORSE_RUN, (".- ", "-. ", ".. "), 1, _morse),
-    ("hex", HEX, (), 2, _hex),
+    ("hex", HEX, DIGITS, 2, _hex),
     ("base64", BASE64, (), 16, _base64),
     ("base64", BASE64_APART, (), 4, _base64_apart),
     ("base85", BASE85, (), 25, _base85),
     ("rot47", ROT47_RUN, ("E96", "J@F", "2?5", "2==", ":?8", ":@?"), 2, _rot47),
-    ("doubled", DOUBLED, (), 2, _single),
+    ("doubled", DOUBLED, ("aa", "ii", "uu", "аа", "ии", "αα", "ιι"), 2, _single),
     ("base32", BASE32, (), 24, _base32),
 )
 

@@ -100,6 +100,7 @@ print(hashlib.sha256(seen.encode()).hexdigest())
 
 ORIGIN = {
     "banking.jsonl": "banking77",
+    "changelogs.jsonl": "Keep a Changelog",
     "clinc.jsonl": "clinc150",
     "dev_awesome_chatgpt_benign.jsonl": "awesome-chatgpt-prompts",
     "dev_bastioncorpus.jsonl": "bastioncorpus",
@@ -121,6 +122,7 @@ ORIGIN = {
     "react.jsonl": "react.dev",
     "recipes.jsonl": "public-domain-recipes",
     "tau2.jsonl": "tau2-bench",
+    "templates.jsonl": "issue templates",
     "tau_bench.jsonl": "tau-bench",
     "translations.jsonl": "Django's translations",
     "handbook.jsonl": "TTS\n  handbook",

@@ -33,16 +33,17 @@ FOLDS = [
     for fold in """
 deepset BIPIA llmail-inject postmark talon spamassassin clinc150 own/mode own/requests
 mcp-servers docs-fastapi docs-opensource docs-recipes docs-handbook docs-prometheus docs-react
-docs-govuk docs-tau2 docs-nodejs docs-laravel
+docs-govuk docs-tau2 docs-nodejs docs-laravel docs-covenant
 
 bastioncorpus-0.6.0 prompt-shield spikee self-instruct tau-bench tau2-call tau2-fact
-docs-slack docs-jc docs-opentelemetry own/leak own/trigger own/page
+docs-slack docs-jc docs-opentelemetry docs-changelogs docs-semver docs-sinatra own/leak
+own/trigger own/page
 
-Lakera Giskard injecagent banking77 fabric docs-helm own/persona own/cyber own/framed own/mail
-own/letter own/asks
+Lakera Giskard injecagent banking77 fabric docs-helm docs-twelve docs-templates
+own/persona own/cyber own/framed own/mail own/letter own/asks
 
-garak GPTFuzzer gpteacher tldr octokit docs-brew own/secret own/everyday own/task own/quiz own/tool
-own/record own/howto own/conditional
+garak GPTFuzzer gpteacher tldr octokit docs-brew docs-compose own/secret own/everyday own/task
+own/quiz own/tool own/record own/howto own/conditional
 
 awesome-chatgpt-prompts fastchat own/override own/security own/figurative own/goal own/errand
 own/voices own/objects

@@ -461,7 +461,6 @@ PROJECTS = {
             "alphagov/govuk-developer-docs@972d1b4410ffd165f2f3e889eda30bcf7d1cc6b3",
             guides("govuk", r"source/.*\.md(?:\.erb)?$", 250),
         ),
-        # In many languages.
         (
             "nodejs",
             "nodejs/nodejs.org@6f94c8a6ab643beeee7038eba3fb521207d4b345",
@@ -488,6 +487,43 @@ PROJECTS = {
             "laravel",
             "laravel/docs@86077535bbfdc2ab29cd9f202ee1ab3e7e6e18e6",
             guides("laravel", r"\w+\.md$", 250),
+        ),
+        # Rules for people and programs, in many languages.
+        (
+            "covenant",
+            "EthicalSource/contributor_covenant@c104cdff077e33e62320f47fb98958e15fd15f1b",
+            guides("covenant", r"content/version/(?:1/4|2/[01])/code.of.conduct\.[\w-]+\.md$", 250),
+        ),
+        (
+            "changelogs",
+            "olivierlacan/keep-a-changelog@e7c7c23e369d8936b7042d91a5c0d046f6ae03fd",
+            guides("changelogs", r"source/.*\.haml$", 250),
+        ),
+        (
+            "semver",
+            "semver/semver.org@7b7a97965fecbe00d193ae0ad542f5583298abc9",
+            guides("semver", r"lang/.*\.md$", 250),
+        ),
+        (
+            "twelve",
+            "heroku/12factor@468c7ac0336cf1ab76ed3dad612928e2ef2d8799",
+            guides("twelve", r"content/.*\.md$", 350),
+        ),
+        # What changed, what to write into a report, and settings with passwords in them.
+        (
+            "sinatra",
+            "sinatra/sinatra@cb22afd7902b566b6eaba6c4ea89739494a65d12",
+            guides("sinatra", r"(?:CHANGELOG|README|rack-protection/README)\.md$", 120, 50),
+        ),
+        (
+            "templates",
+            "stevemao/github-issue-templates@82f42891e1298c2c3cdf34de9fc8da50831cc6a5",
+            guides("templates", r".*\.(?:md|yml)$", 100),
+        ),
+        (
+            "compose",
+            "docker/awesome-compose@18f59bdb09ecf520dd5758fbf90dec314baec545",
+            guides("compose", r"[\w-]+/(?:README\.md|compose\.ya?ml|[\w-]+/Dockerfile)$", 150),
         ),
     )
 }

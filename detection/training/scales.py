@@ -1,5 +1,5 @@
 """What margins mean at each place of an agent: 0.6 where about two in a hundred harmless texts lie
-above, of those that `python -m detection.training.held_out` names; for documents eight, since else
+above, of those that `python -m detection.training.held_out` names; for documents seven, since else
 half of what is hidden in them would be missed.
 """
 
@@ -17,7 +17,7 @@ _ASSISTANT_READS = _points(7.0, begins=2.0)
 """There, what is an attack as a prompt is mostly a text about prompts."""
 POINTS: dict[str, dict[str, Points]] = {
     "prompt": {
-        "": _points(1.8, begins=2.6),
+        "": _points(1.7, begins=2.6),
         "model_output": _points(4.5, begins=2.6),
         "tool_call": _points(1.0, begins=2.6),
         "system": _points(13.0, begins=2.0),
@@ -30,7 +30,7 @@ POINTS: dict[str, dict[str, Points]] = {
         "": _points(0.3, begins=1.0),
         "tool_call": _points(0.0, begins=1.0),
         "system": _points(6.0, begins=1.0),
-        "document": _points(-1.3, begins=1.0),
+        "document": _points(-1.39, begins=1.0),
         "tool_output": _points(0.3, begins=0.6),
         "tool_definition": _points(1.2, begins=0.6),
         "memory_write": _points(2.5, begins=0.6),
