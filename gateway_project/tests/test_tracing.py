@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from unittest.mock import Mock
 
 import pytest
 from celery import Celery, current_app, signals
 from celery.concurrency import prefork, thread
+from django.db import connections
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import StatusCode
@@ -236,7 +238,10 @@ class TestWorkers:
         signals.worker_shutdown.send(sender=worker)
         assert calls == ["start", "stop"]
 
-    def test_with_children_in_each_of_them(self, calls):
+    def test_with_children_in_each_of_them(self, calls, monkeypatch):
+        # A child keeps one connection in place of a pool: these tests do not.
+        settings = deepcopy(connections.settings["default"])
+        monkeypatch.setitem(connections.settings, "default", settings)
         signals.worker_ready.send(sender=Mock(pool=object.__new__(prefork.TaskPool)))
         assert calls == []
 
