@@ -66,6 +66,7 @@ def _is_held(wrapper: Any) -> bool:
     )
 
 
+@functools.cache
 def _is_ours(path: str) -> bool:
     file = Path(path)
     if not file.is_relative_to(ROOT):
