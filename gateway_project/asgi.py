@@ -15,9 +15,9 @@ from typing import cast
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "gateway_project.settings")
 
-from django.core.asgi import get_asgi_application
+import django
 
-control_plane = get_asgi_application()
+django.setup(set_prefix=False)
 
 from django.conf import settings
 
@@ -31,6 +31,7 @@ from gateway_project.core.context import ASGIApp, Receive, Scope, Send
 from gateway_project.server import heads, hosts
 from gateway_project.server.cors import CrossOrigin
 from gateway_project.server.lifespan import Process
+from gateway_project.server.pages import PagesHandler
 from robin.queue import live
 from robin.queue.consumers import QueueConsumer
 
@@ -102,7 +103,7 @@ class Router:
         await plane(scope, receive, send)
 
 
-control_plane.request_class = hosts.Request  # links do not come from the caller
+control_plane = PagesHandler()
 application = RequestMiddleware(
     Router(
         DataPlaneHandler(

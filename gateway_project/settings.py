@@ -347,7 +347,7 @@ MIDDLEWARE = [
     "gateway_project.core.api.error_pages.RefusedData",
     "gateway_project.core.api.error_pages.RefusedMethods",
     "django.middleware.security.SecurityMiddleware",
-    "servestatic.middleware.ServeStaticMiddleware",
+    "gateway_project.server.pages.StaticFiles",
     "gateway_project.core.api.error_pages.PageLimit",
     "gateway_project.core.api.methods.PageMethods",
     "django.contrib.sessions.middleware.SessionMiddleware",

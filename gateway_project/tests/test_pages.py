@@ -474,3 +474,12 @@ def test_the_document_is_sent_once(gateway, sent, status):
 
     assert r.status_code == status
     assert r.headers["etag"] == tag
+
+
+def test_a_page_takes_three_turns_of_a_thread(gateway, counted):
+    """Django's note that it begins, all middleware with the view, and its end."""
+    gateway.get("/terms", headers=HTML)
+    counted.hops = 0
+
+    assert gateway.get("/terms", headers=HTML).status_code == 200
+    assert counted.hops <= 2 * 3  # each is asked for, and handed to a thread
