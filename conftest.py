@@ -448,8 +448,9 @@ def forget_limits() -> None:
         return
     client = redis.client()
     keys = [key for name in queues.NAMES for key in queues.keys_of(name)]
-    for pattern in ("rl:*", "gw:*", "once:*"):
-        keys += client.scan_iter(pattern, count=10_000)
+    # Looked for in one trip: each test begins with it.
+    of_ours = (b"rl:", b"gw:", b"once:")
+    keys += (key for key in client.scan_iter(count=10_000) if key.startswith(of_ours))
     client.delete(*keys)
     limiter.local = ratelimit.MemoryLimiter()
     limiter.degraded_since = None
