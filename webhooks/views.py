@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import partial
+from functools import cache, partial
 from typing import Any
 from uuid import UUID
 
@@ -385,19 +385,23 @@ class CatalogueViewSet(ControlPlaneViewSet):
         public=True,
     )
     def list(self, request: Request) -> HttpResponse:
-        return reply(
-            Catalogue(
-                [
-                    EventView(
-                        name=event.name,
-                        description=event.description,
-                        schema_=catalogue.schema_of(event),
-                        example=catalogue.example_of(event),
-                    )
-                    for event in catalogue.TYPES
-                ]
+        return reply(_catalogue())
+
+
+@cache
+def _catalogue() -> Catalogue:
+    """The same for everybody, and the schemas of all results take some milliseconds."""
+    return Catalogue(
+        [
+            EventView(
+                name=event.name,
+                description=event.description,
+                schema_=catalogue.schema_of(event),
+                example=catalogue.example_of(event),
             )
-        )
+            for event in catalogue.TYPES
+        ]
+    )
 
 
 class InboxViewSet(ControlPlaneViewSet):
