@@ -407,6 +407,13 @@ class TestTheRun:
         assert "1 of 3 texts answered" in printed
         assert printed.failed.startswith("Stopped by Ctrl-C.")
 
+    def test_nothing_is_complete_when_nothing_was_answered(self, api, rows):
+        printed = run_command(api.url, rows(b"not JSON"))
+
+        assert "0 of 1 texts answered" in printed
+        assert "complete" not in printed
+        assert printed.failed == "No text was answered."
+
     def test_it_says_loudly_that_answers_were_degraded(self, api, rows):
         printed = run_command(api.url, rows(("degraded attack", 1), ("b", 0)))
 

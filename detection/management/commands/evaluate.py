@@ -490,7 +490,7 @@ def _print(console: Console, run: Run, *, by_source: bool, by_language: bool) ->
             f"those of the engine alone.\n{lines}"
         )
         console.print(Panel(text, title="NOT A CLEAN RUN", border_style="bold red"))
-    else:
+    elif run.answered:
         console.print("Every answer was complete.")
 
 
