@@ -20,4 +20,5 @@ def off_by(offset: str) -> dict[str, str]:
         "FAKETIME_DONT_FAKE_MONOTONIC": "1",
         "DONT_FAKE_MONOTONIC": "1",
         "FAKETIME_NO_CACHE": "1",
+        "PYTHONPATH": str(Path(__file__).parent / "other_host"),
     }
