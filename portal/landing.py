@@ -47,10 +47,10 @@ class Measured(NamedTuple):
 # learnt from would flatter.
 FOUND = (
     Measured(
-        _("15 of 25"),
+        _("13 of 25"),
         _("attacks without trigger words found"),
         _("our own texts, by technique; 0 of 25 harmless twins flagged"),
-        "15 of 25 attacks by techniques without trigger words and 0 of 25 harmless twins",
+        "13 of 25 attacks by techniques without trigger words and 0 of 25 harmless twins",
     ),
     Measured(
         _("24 of 34"),
@@ -59,30 +59,30 @@ FOUND = (
         "24 of 34 attacks in 24 languages and 0 of 34 harmless texts",
     ),
     Measured(
-        _("9 of 18"),
+        _("11 of 18"),
         _("orders hidden in what tools return found"),
         _("our own texts; 0 of 20 harmless answers flagged"),
-        "9 of 18 orders hidden in what tools return and 0 of 20 harmless",
+        "11 of 18 orders hidden in what tools return and 0 of 20 harmless",
     ),
     Measured(
-        "80 %",
+        "63 %",
         _("of a password game's attacks found"),
-        _("1,122 texts of gandalf, none of which it was trained on"),
-        "| gandalf | 80 % of 1,122 |",
+        _("1,126 texts of gandalf, none of which it was trained on"),
+        "| gandalf | 63 % of 1,126 |",
     ),
 )
 MISSED = (
     Measured(
-        "44 %",
+        "34 %",
         _("of short English and German attacks found"),
-        _("222 texts of deepset, none of which it was trained on; 0 of 351 harmless ones flagged"),
-        "| deepset train | 44 % of 222 |",
+        _("225 texts of deepset, none of which it was trained on; 0 of 351 harmless ones flagged"),
+        "| deepset train | 34 % of 225 |",
     ),
     Measured(
-        "28 %",
+        "29 %",
         _("of harmless role descriptions are flagged"),
         _("167 personas, a kind that the model had never met"),
-        "| 28 % of 167 |",
+        "| 29 % of 167 |",
     ),
 )
 SPEED = (

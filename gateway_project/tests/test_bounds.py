@@ -76,6 +76,7 @@ KEPT = {
     "robin/queue/scan.py": "REMEMBERED_PARTS of 1,000 items, VIEWS_KEPT of two",
     "robin/queue/scan_store.py": REQUESTS,
     "robin/upstream/client.py": "16 paths of ours",
+    "webhooks/views.py": "one list of ours",
 }
 # Tables that customers make grow, and what bounds them.
 ROWS = {
@@ -182,6 +183,7 @@ def test_no_cache_is_without_an_end():
         "gateway_project/core/api/openapi.py",
         "gateway_project/core/stores/counted/cursors.py",
         "robin/queue/alerts.py",
+        "webhooks/views.py",
     }
 
 
