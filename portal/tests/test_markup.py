@@ -8,6 +8,7 @@ from pathlib import Path
 from urllib.parse import urljoin
 
 import pytest
+from django.contrib import admin
 from django.urls import resolve
 
 from portal.tests import furnished
@@ -104,3 +105,22 @@ def test_every_form_names_the_workspace_of_its_page(owner, acme):
 
     assert nameless == {}
     assert seen > 40
+
+
+def test_no_words_of_the_admin_have_the_colour_behind_them():
+    """Django writes in that of its header's links on its first colours, which are one here."""
+    styles = Path(admin.__file__).parent / "static/admin/css"
+    rules = "".join(
+        re.sub(r"/\*.*?\*/", "", p.read_text(), flags=re.S) for p in styles.glob("*.css")
+    )
+    ours = Path("static/portal/admin.css").read_text()
+    found = [
+        selector.strip()
+        for selectors, rule in re.findall(r"([^{}]+)\{([^{}]*)\}", rules)
+        if "color: var(--header-link-color)" in rule
+        and re.search(r"background: var\(--(primary|secondary)\)", rule)
+        for selector in selectors.split(",")
+    ]
+
+    assert ".selector-chosen-title" in found
+    assert [selector for selector in found if selector not in ours] == []
