@@ -124,3 +124,16 @@ def test_no_words_of_the_admin_have_the_colour_behind_them():
 
     assert ".selector-chosen-title" in found
     assert [selector for selector in found if selector not in ours] == []
+
+
+def test_what_stands_beside_a_box_is_one_piece(owner, acme):
+    """Labels of boxes lay their children out side by side: words and a `code` would be columns."""
+    broken = []
+    for path in furnished.pages(furnish(acme)):
+        page = owner.get(path).content.decode()
+        for label in re.findall(r"<label[^>]*>(\s*<input[^>]*>.*?)</label>", page, re.DOTALL):
+            beside = re.sub(r"<input[^>]*>", "", label).strip()
+            if "<" in beside and not re.fullmatch(r"<span[^>]*>.*</span>", beside, re.DOTALL):
+                broken.append((path, beside[:80]))
+
+    assert broken == []
