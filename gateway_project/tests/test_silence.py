@@ -25,7 +25,7 @@ NOTICED_SECONDS = 30
 BACK_SECONDS = 15
 """By design 10 and 2; a busy machine takes longer, and TCP by itself a quarter of an hour."""
 WORKER_SECONDS = 30
-"""Some 5, and 8 without both, on a machine that has nothing else to do."""
+"""Some 5, and 10 without both, on a machine that has nothing else to do."""
 
 
 @pytest.fixture
