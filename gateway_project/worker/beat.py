@@ -77,10 +77,8 @@ class Scheduler(DatabaseScheduler):  # type: ignore[misc]  # untyped
         try:
             try:
                 return self._look()
-            except SILENT:
-                return (
-                    self._look()
-                )  # by a new connection: one may have stalled, or be a host's before
+            except SILENT:  # that connection may have stalled, or be of a host that is gone
+                return self._look()
         except LockNotOwnedError:
             self._look_at = monotonic()  # it took too long, and another may have sent: begin again
             return False
