@@ -77,6 +77,38 @@ def test_what_was_freed_goes_back_to_the_system():
     assert int(given_back) > 20e6  # of 40
 
 
+ARENAS = """
+import ctypes, tempfile, threading
+import gateway_project
+
+libc = ctypes.CDLL(None)
+libc.fopen.restype = ctypes.c_void_p
+
+def keep(barrier):
+    blocks = [bytearray(2_000) for _ in range(100)]
+    barrier.wait()
+
+barrier = threading.Barrier(16)
+threads = [threading.Thread(target=keep, args=[barrier]) for _ in range(16)]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
+with tempfile.NamedTemporaryFile() as file:
+    stream = ctypes.c_void_p(libc.fopen(file.name.encode(), b"w"))
+    libc.malloc_info(0, stream)
+    libc.fclose(stream)
+    print(file.read().count(b"<heap "))
+"""
+
+
+@pytest.mark.skipif(memory.malloc_trim is None, reason="malloc_trim is glibc's")
+def test_threads_share_what_malloc_keeps_for_them():
+    [arenas] = run_python(ARENAS)
+
+    assert int(arenas) <= 2
+
+
 def test_the_api_document_is_made_once_for_any_number_of_readers(gateway, monkeypatch):
     made = []
     generate = SchemaGenerator.get_schema
