@@ -118,10 +118,7 @@ def run(arguments: argparse.Namespace, console: Console) -> dict[str, Any]:
             with ExitStack() as running:
                 children = []
                 for number, line in enumerate(lines):
-                    command = (
-                        *(*celery, *line, "--loglevel=WARNING", "--without-gossip"),
-                        *("--without-mingle", f"--hostname=w{number}@%h"),
-                    )
+                    command = (*celery, *line, "--loglevel=WARNING", f"--hostname=w{number}@%h")
                     child = Child(
                         f"worker {number}",
                         command,

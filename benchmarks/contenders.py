@@ -133,7 +133,6 @@ def gateway(stores: Stores, engine_port: int, workers: int, scratch: Path) -> Co
         worker=(
             sys.executable, "-m", "celery", "-A", "gateway_project", "worker", "--beat",
             "--schedule", str(scratch / "beat"), "--concurrency", "1", "--loglevel", "WARNING",
-            "--without-gossip", "--without-mingle",
         ),
         env={
             "DJANGO_SETTINGS_MODULE": "gateway_project.settings",

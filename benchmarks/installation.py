@@ -96,7 +96,7 @@ class Installation:
     def start_worker(self, number: int) -> None:
         name = f"worker{number}"
         celery = (sys.executable, "-m", "celery", "-A", "gateway_project", "worker")
-        options = ("--without-gossip", "--without-mingle", "--pool=threads", "--concurrency=4")
+        options = ("--pool=threads", "--concurrency=4")
         self._start(name, (*celery, *options, f"--hostname={name}@chaos"), {})
 
     def kill(self, name: str) -> None:

@@ -181,7 +181,7 @@ def run(arguments: argparse.Namespace, console: Console) -> dict[str, Any]:
         celery = (sys.executable, "-m", "celery", "-A", "gateway_project")
         commands = {
             "web": known.serve,
-            "worker": (*celery, "worker", "--concurrency=1", "--without-gossip"),
+            "worker": (*celery, "worker", "--concurrency=1"),
             "beat": (*celery, "beat", "--schedule", str(scratch / "beat")),
         }
         children: dict[str, Child] = {}

@@ -562,6 +562,7 @@ SPECTACULAR_SETTINGS = {
 
 _broker_url, _of_sentinels = addresses.broker(REDIS_URL)
 CELERY_BROKER_URL = _broker_url or "memory://localhost/"
+CELERY_WORKER_CONSUMER = "gateway_project.worker.consumer:Consumer"
 CELERY_TASK_IGNORE_RESULT = True
 CELERY_TASK_ACKS_LATE = True
 CELERY_TASK_REJECT_ON_WORKER_LOST = True
@@ -600,7 +601,7 @@ CELERY_TASK_ROUTES = {
 CELERY_WORKER_HIJACK_ROOT_LOGGER = False
 CELERY_WORKER_REDIRECT_STDOUTS = False
 CELERY_BROKER_CONNECTION_RETRY_ON_STARTUP = True
-CELERY_BROKER_CONNECTION_MAX_RETRIES = None  # each second, for ever: worker/broker.py
+CELERY_BROKER_CONNECTION_MAX_RETRIES = None  # for ever: worker/broker.py
 CELERY_DB_REUSE_MAX = sys.maxsize  # `gateway_project/celery.py` closes them
 CELERY_TIMEZONE = "UTC"
 CELERY_BEAT_SCHEDULER = "gateway_project.worker.beat:Scheduler"

@@ -168,7 +168,7 @@ class Worker:
         self.process = subprocess.Popen(
             [
                 *(sys.executable, "-m", "celery", "-A", "gateway_project", "worker"),
-                *("--without-gossip", "--without-mingle", *(options or ("--concurrency=1",))),
+                *(options or ("--concurrency=1",)),
             ],
             cwd=code,
             env={

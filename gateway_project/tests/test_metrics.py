@@ -533,7 +533,7 @@ class CeleryWorker:
         self.process = subprocess.Popen(
             [
                 *(sys.executable, "-m", "celery", "-A", "gateway_project", "worker"),
-                *("--concurrency=1", "--without-gossip", "--without-mingle"),
+                "--concurrency=1",
             ],
             cwd=ROOT,
             env=served.environment,

@@ -6,17 +6,23 @@ with what starting a process on a busy machine may cost.
 
 from __future__ import annotations
 
+from unittest.mock import Mock
+
 import httpx
 import psycopg
 import pytest
 import redis
+from celery import current_app
 from django.db import connection as django_connection
+from django.utils.module_loading import import_string
+from kombu.asynchronous.timer import Timer
 
 from accounts.events import publish
 from accounts.models import UsageLog
-from gateway_project.core.stores import addresses, liveness
+from gateway_project.core.stores import addresses, liveness, silence
 from gateway_project.tests.served import database_url, wait_until
 from gateway_project.tests.silence import Proxy
+from gateway_project.tests.test_at_rest import run_python
 from webhooks.models import WebhookDelivery
 
 pytestmark = [pytest.mark.hostile, pytest.mark.timeout(150)]
@@ -148,6 +154,39 @@ class TestAConnection:
             second.execute("SELECT 2")
         with liveness.Connection.connect(store.url) as third:
             assert third.execute("SELECT 3").fetchone() == (3,)
+
+    def test_a_server_that_was_silent_just_now_is_tried_for_a_short_time(self, store, monkeypatch):
+        monkeypatch.setattr(liveness, "RETRY_SECONDS", 0.2)
+        store.vanish()
+        silence.of_postgresql.note()
+
+        with pytest.raises(psycopg.errors.ConnectionTimeout):
+            liveness.Connection.connect(store.url, connect_timeout=3600)
+
+
+def test_what_one_process_found_silent_is_known_to_those_forked_beside_it():
+    code = """
+import os
+from gateway_project.core.stores.silence import of_postgresql, of_redis
+
+for silence in (of_postgresql, of_redis):
+    if not (pid := os.fork()):
+        silence.note()
+        os._exit(0)
+    os.waitpid(pid, 0)
+    print(of_postgresql.seconds_ago < 60, of_redis.seconds_ago < 60)
+"""
+
+    assert run_python(code) == ["True", "False", "True", "True"]
+
+
+def test_a_worker_says_nothing_to_the_others():
+    make = import_string(current_app.conf.worker_consumer.replace(":", "."))
+    consumer = make(Mock(), app=current_app, controller=Mock(), timer=Timer())
+
+    names = {step.name.rpartition(".")[2] for step in consumer.steps}
+    assert names >= {"Connection", "Control", "Tasks"}
+    assert not names & {"Gossip", "Heart", "Mingle"}
 
 
 @pytest.mark.needs_redis

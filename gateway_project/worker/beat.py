@@ -20,6 +20,7 @@ from redis.exceptions import LockError, LockNotOwnedError, RedisError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from gateway_project.core.stores import database, redis
+from gateway_project.core.stores.silence import of_postgresql
 from gateway_project.core.telemetry import saturation
 from gateway_project.core.telemetry.logging import get_logger
 
@@ -164,6 +165,7 @@ class SpareBeat(bootsteps.StartStopStep):
             # that it has of both stores, since what takes one may have taken the other.
             log.warning("beat_turn_failed", error=type(exc).__name__)
             database.forget_connections()
+            of_postgresql.note()
             raise
         except (DatabaseError, RedisError, OSError) as exc:
             log.warning("beat_turn_failed", error=type(exc).__name__)

@@ -31,9 +31,6 @@ class EmbeddedWorker:
             concurrency=CONCURRENCY,
             loglevel="WARNING",
             quiet=True,
-            without_gossip=True,
-            without_mingle=True,
-            without_heartbeat=True,
         )
         # Signals belong to the web server of this process.
         self._worker.install_platform_tweaks = lambda worker: None  # type: ignore[method-assign]

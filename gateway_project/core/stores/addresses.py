@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
+from time import monotonic
 from typing import Any
 from urllib.parse import parse_qs, quote, unquote, urlsplit
 
@@ -25,6 +26,8 @@ from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import ReadOnlyError
 from redis.retry import Retry
+
+from gateway_project.core.stores.silence import of_redis
 
 SCHEMES = {"redis+sentinel": False, "rediss+sentinel": True}
 """And whether by TLS."""
@@ -115,11 +118,18 @@ def pool(url: str, **options: Any) -> redis.ConnectionPool:
 class _Together:
     """One that broke is seldom alone: each of the others would cost a time-out of its own."""
 
-    def release(self, connection: Any) -> None:
-        is_broken = not connection.is_connected
-        super().release(connection)  # type: ignore[misc]
-        if is_broken:
+    _looked_at = 0.0
+
+    def get_connection(self, *args: Any, **more: Any) -> Any:
+        if self._looked_at < of_redis.found_at:
+            self._looked_at = monotonic()
             self.disconnect(inuse_connections=False)  # type: ignore[attr-defined]
+        return super().get_connection(*args, **more)  # type: ignore[misc]
+
+    def release(self, connection: Any) -> None:
+        if not connection.is_connected:
+            of_redis.note()
+        super().release(connection)  # type: ignore[misc]
 
 
 class _Pool(_Together, redis.ConnectionPool): ...

@@ -13,11 +13,12 @@ import socket
 from collections.abc import Generator
 from math import inf
 from time import monotonic
-from typing import Any, ClassVar
+from typing import Any
 
 import psycopg
 
 from gateway_project.core.stores import statements
+from gateway_project.core.stores.silence import of_postgresql
 
 NAME_BYTES_MAX = 63
 """PostgreSQL cuts off what is longer."""
@@ -29,6 +30,8 @@ LOOK_SECONDS = 2.0
 CHECK_SECONDS = 1.0
 """The same of what only asks whether a connection that lay idle still works."""
 DOUBT_SECONDS = 0.3
+RETRY_SECONDS = 1.0
+RECENT_SECONDS = 5.0
 CHECKS = ("", "SELECT 1")  # psycopg's pool's, and Django's
 ANSWER_SECONDS = 2
 # A pooler hands the name on to the server, where a process id would be its own.
@@ -38,18 +41,44 @@ IS_AT_WORK = (
 )
 
 
-class _Probe(psycopg.Connection[Any]):
+class _Impatient(psycopg.Connection[Any]):
+    """Tries a server that was silent just now for a second only: the next try may find it back."""
+
+    @classmethod
+    def _connect_gen(cls, conninfo: str = "") -> Any:
+        is_recent = of_postgresql.seconds_ago < RECENT_SECONDS
+        give_up_at = monotonic() + (RETRY_SECONDS if is_recent else inf)
+        gen = super()._connect_gen(conninfo)
+        try:
+            step = next(gen)
+            while True:
+                ready = yield step
+                if not ready and monotonic() > give_up_at:
+                    raise psycopg.errors.ConnectionTimeout("the server says nothing")
+                step = gen.send(ready)
+        except StopIteration as end:
+            return end.value
+
+    @classmethod
+    def connect(cls, conninfo: str = "", **parameters: Any) -> Any:
+        try:
+            return super().connect(conninfo, **parameters)
+        except psycopg.errors.ConnectionTimeout:
+            of_postgresql.note()
+            raise
+
+
+class _Probe(_Impatient):
     def wait(self, gen: Any, interval: float = 0.1, timeout: float | None = None) -> Any:
         return super().wait(gen, interval, ANSWER_SECONDS)
 
 
-class Connection(psycopg.Connection[Any]):
+class Connection(_Impatient):
     """Raises `OperationalError`, and is closed, when its server has forgotten it."""
 
     _made_by: tuple[str, dict[str, Any]] = "", {}
     _made_at = inf  # or when the server last had a statement of it in hand
     _is_check = False
-    _forgotten_at: ClassVar = 0.0
 
     @classmethod
     def connect(cls, conninfo: str = "", **parameters: Any) -> Any:
@@ -79,7 +108,7 @@ class Connection(psycopg.Connection[Any]):
     def _watched(self, gen: Any) -> Generator[Any, Any, Any]:
         """psycopg's steps of an exchange, with a look at the server between two that wait."""
         look_at = monotonic() + self._patience()
-        is_doubted = False
+        is_doubted = self._is_older
         try:
             step = next(gen)
             while True:
@@ -90,7 +119,7 @@ class Connection(psycopg.Connection[Any]):
                         is_doubted, look_at = False, monotonic() + LOOK_SECONDS
                     elif is_doubted:
                         if is_at_work is not None:
-                            Connection._forgotten_at = monotonic()
+                            of_postgresql.note()
                         raise psycopg.OperationalError("the server does not know of the statement")
                     else:  # its answer may be on the way
                         is_doubted, look_at = True, monotonic() + DOUBT_SECONDS
@@ -98,9 +127,14 @@ class Connection(psycopg.Connection[Any]):
         except StopIteration as end:
             return end.value
 
+    @property
+    def _is_older(self) -> bool:
+        """Than a silence: one that was forgotten is seldom alone."""
+        return self._made_at < of_postgresql.found_at
+
     def _patience(self) -> float:
-        if self._made_at < Connection._forgotten_at:
-            return DOUBT_SECONDS  # one that was forgotten is seldom alone
+        if self._is_older:
+            return DOUBT_SECONDS
         return CHECK_SECONDS if self._is_check else LOOK_SECONDS
 
     def _is_at_work(self) -> bool | None:
