@@ -11,11 +11,11 @@ from typing import Any
 from celery.app import amqp
 from kombu import Connection
 
-RETRY_SECONDS = 0.5
+RETRY_SECONDS = 0.25
 
 
 class BrokerConnection(Connection):
-    """Tries a broker that is away twice a second: kombu rests ever longer, up to half a minute."""
+    """Hardly rests between tries of a broker that is away: kombu ever longer, up to half a minute."""
 
     def _ensure_connection(  # type: ignore[override]  # what else there is goes on by name
         self,
