@@ -648,7 +648,7 @@ CELERY_BEAT_SCHEDULE = {
 if REDIS_URL:  # without it usage goes straight to the database
     CELERY_BEAT_SCHEDULE["drain-usage"] = {
         "task": "accounts.tasks.drain_usage",
-        "schedule": 1.0,
+        "schedule": 5.0,  # and soon after something came: worker/beat.py
     }
 
 LOGGING_CONFIG = None

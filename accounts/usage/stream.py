@@ -72,6 +72,13 @@ def addition(batch: Batch) -> bytes:
     return redis.pack("EVAL", ADD, 2, STREAM, BYTES, most, OVERHEAD, *fields)
 
 
+def is_waiting() -> bool:
+    """Whether entries wait, and nobody writes them now; one trip."""
+    pipeline = redis.client().pipeline(transaction=False)
+    waiting, is_drained = pipeline.xlen(STREAM).exists(LOCK).execute()
+    return bool(waiting) and not is_drained
+
+
 def remove(entry_ids: Iterable[bytes]) -> None:
     """Delete entries that are written."""
     redis.client().eval(REMOVE, 2, STREAM, BYTES, OVERHEAD, *entry_ids)

@@ -19,6 +19,7 @@ from django_celery_beat.models import PeriodicTask, PeriodicTasks
 from redis.exceptions import ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
+from accounts.usage import stream
 from gateway_project import celery
 from gateway_project.celery import app
 from gateway_project.core.stores import redis
@@ -81,8 +82,8 @@ def test_it_sends_on_time_and_does_not_turn_in_between(run):
     expected = SECONDS / settings.CELERY_BEAT_SCHEDULE["deliver-webhooks"]["schedule"]
     assert expected - 2 <= sent.count("deliver-webhooks") <= expected + 1
     assert 1 <= sent.count("worker-heartbeat") <= 2
-    # One turn for each task, and one more that says how long to sleep.
-    assert turns <= 2 * len(sent) + SECONDS
+    # One turn for each task, one more that says how long to sleep, and the looks for usage.
+    assert turns <= 2 * len(sent) + SECONDS + SECONDS / beat.STREAM_SECONDS
     assert looks <= SECONDS / beat.EDITED_SECONDS + 1
 
 
@@ -147,6 +148,26 @@ class TestSeveral:
         run(beat.EDITED_SECONDS + 1)
 
         assert "deliver-webhooks" not in run(SECONDS)[0]
+
+
+@pytest.mark.needs_redis
+class TestUsage:
+    @pytest.fixture(autouse=True)
+    def nothing_waits(self, now):
+        redis.client().delete(stream.STREAM, stream.LOCK)
+        yield
+        redis.client().delete(stream.STREAM, stream.LOCK)
+
+    def test_what_waits_is_written_soon_and_nothing_is_sent_for_nothing(self, run):
+        assert run(SECONDS)[0].count(beat.DRAIN) <= SECONDS / 5 + 1
+        redis.client().xadd(stream.STREAM, {"rows": ""})
+
+        assert beat.DRAIN in run(2 * beat.STREAM_SECONDS)[0]
+
+    def test_while_somebody_writes_it_nobody_else_is_sent(self, run):
+        redis.client().xadd(stream.STREAM, {"rows": ""})
+        with redis.client().lock(stream.LOCK, timeout=60):
+            assert run(SECONDS)[0].count(beat.DRAIN) <= SECONDS / 5 + 1
 
 
 @pytest.mark.needs_redis

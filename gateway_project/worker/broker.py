@@ -15,7 +15,7 @@ RETRY_SECONDS = 0.25
 
 
 class BrokerConnection(Connection):
-    """Hardly rests between tries of a broker that is away: kombu ever longer, up to half a minute."""
+    """Hardly rests between tries of a broker that is away: kombu does, up to half a minute."""
 
     def _ensure_connection(  # type: ignore[override]  # what else there is goes on by name
         self,
