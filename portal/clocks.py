@@ -56,10 +56,14 @@ def zone_name() -> str:
 
 def zone_at(at: datetime) -> str:
     """The zone's name; in the hour that clocks show twice, which of the two it is (`CEST`)."""
-    here = timezone.localtime(at)
+    return shown_twice(timezone.localtime(at)) or zone_name()
+
+
+def shown_twice(here: datetime) -> str:
+    """Which of the two hours it is that clocks there show twice; nothing for all others."""
     if here.utcoffset() == here.replace(fold=1 - here.fold).utcoffset():
-        return zone_name()
-    return here.tzname() or zone_name()
+        return ""
+    return here.tzname() or ""
 
 
 def in_field(at: datetime) -> str:

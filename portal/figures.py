@@ -30,9 +30,8 @@ def since(
     series = {row["at"]: row for row in now}
 
     # Once for two plots: a week has 168 hours.
-    marks = plots.marked_all(times, period)
-    step = plots.STEPS[period]
-    links = {at: _narrowed(log, since=at, until=at + step) for at in times} if log else {}
+    marks = plots.marked(times, period)
+    links = _links(log, times, plots.STEPS[period]) if log else {}
 
     def link(begin: datetime, _: datetime) -> str:
         return links[begin]
@@ -45,7 +44,7 @@ def since(
             plots.latency_plot(times, series, period, link if log else None, marks),
         ],
         "before": _sums(reports.total(subject, before, first, period) if before else []),
-        "log": _narrowed(log, since=first) if log else "",
+        "log": f"{_begun(log)}since={quote(in_query(first), '')}" if log else "",
     }
 
 
@@ -61,10 +60,15 @@ def _sums(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     }
 
 
-def _narrowed(log: str, **times: datetime) -> str:
-    """The log from and until these."""
-    query = "&".join(f"{name}={quote(in_query(at), '')}" for name, at in times.items())
-    return f"{log}{'&' if '?' in log else '?'}{query}"
+def _links(log: str, times: Sequence[datetime], step: timedelta) -> dict[datetime, str]:
+    """The log of each bucket: one ends where the next begins."""
+    ends = [quote(in_query(at), "") for at in (*times, times[-1] + step)]
+    pairs = zip(times, ends, ends[1:], strict=False)
+    return {at: f"{_begun(log)}since={begin}&until={end}" for at, begin, end in pairs}
+
+
+def _begun(log: str) -> str:
+    return f"{log}{'&' if '?' in log else '?'}"
 
 
 def recent(subject: UUID, length: timedelta, period: str, *, log: str = "") -> dict[str, Any]:

@@ -10,18 +10,18 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
+from html import escape
 from typing import Any
 
 from django.utils import timezone
-from django.utils.html import escape
 from django.utils.safestring import SafeString, mark_safe
 from django.utils.text import slugify
 from django.utils.translation import gettext, gettext_noop
 
 from accounts.usage.reports import percentile
 from gateway_project.core.clock import utc_text
-from gateway_project.core.language import dated, number
-from portal.clocks import zone_at, zone_name
+from gateway_project.core.language import dated, number, numbers
+from portal.clocks import shown_twice, zone_name
 from portal.exports import Table
 
 WIDTH, HEIGHT = 1000, 100
@@ -155,13 +155,14 @@ def requests_plot(
     marks: Sequence[str] = (),
 ) -> Plot:
     """Clean, flagged and failed requests, one on the other. `marks`: of the times, if written."""
-    rows = []
-    for at, mark in zip(times, marks or marked_all(times, period), strict=True):
+    rows, write = [], numbers()
+    sentence = gettext("%(at)s: %(requests)s requests, %(flagged)s flagged, %(errors)s errors")
+    for at, mark in zip(times, marks or marked(times, period), strict=True):
         sums = series.get(at, {"requests": 0, "flagged": 0, "errors": 0})
         clean = max(0, sums["requests"] - sums["flagged"] - sums["errors"])
-        title = gettext("%(at)s: %(requests)s requests, %(flagged)s flagged, %(errors)s errors") % {
+        title = sentence % {
             "at": mark,
-            **{name: number(sums[name]) for name in ("requests", "flagged", "errors")},
+            **{name: write(sums[name], ",") for name in ("requests", "flagged", "errors")},
         }
         rows.append(
             (title, (("clean", clean), ("flagged", sums["flagged"]), ("errors", sums["errors"])))
@@ -177,10 +178,10 @@ def latency_plot(
     marks: Sequence[str] = (),
 ) -> Plot:
     """The 95th percentile of each bucket, in ms. `marks`: of the times, if written."""
-    rows = []
-    for at, mark in zip(times, marks or marked_all(times, period), strict=True):
+    rows, write, nothing = [], numbers(), gettext("no requests")
+    for at, mark in zip(times, marks or marked(times, period), strict=True):
         value = percentile(series[at]["latency"], 0.95) if at in series else None
-        caption = gettext("no requests") if value is None else f"p95 {number(value, ',.1f')} ms"
+        caption = nothing if value is None else f"p95 {write(value, ',.1f')} ms"
         rows.append((f"{mark}: {caption}", (("latency", value or 0),)))
     return _plot("Latency p95", times, rows, period, " ms", link)
 
@@ -193,7 +194,7 @@ def deliveries_plot(
 ) -> Plot:
     """How the events of each bucket fared with one webhook."""
     rows = []
-    for at in times:
+    for at, mark in zip(times, marked(times, period), strict=True):
         counts = series.get(at, {})
         delivered, pending, failed = (
             counts.get(status, 0) for status in ("delivered", "pending", "failed")
@@ -201,7 +202,7 @@ def deliveries_plot(
         title = gettext(
             "%(at)s: %(delivered)s delivered, %(pending)s on their way, %(failed)s failed"
         ) % {
-            "at": marked(at, period),
+            "at": mark,
             "delivered": number(delivered),
             "pending": number(pending),
             "failed": number(failed),
@@ -215,7 +216,7 @@ def comparison_plot(
 ) -> Plot:
     """How a shadow engine judged the texts of each day, beside the answers."""
     rows = []
-    for at in times:
+    for at, mark in zip(times, marked(times, "day"), strict=True):
         counts = series.get(at, {})
         agreed, own, shadow = (
             counts.get(name, 0) for name in ("agreed", "only_own", "only_shadow")
@@ -224,7 +225,7 @@ def comparison_plot(
             "%(at)s: %(agreed)s judged alike, %(shadow)s malicious by %(engine)s alone, %(own)s by "
             "the answer alone"
         ) % {
-            "at": marked(at, "day"),
+            "at": mark,
             "agreed": number(agreed),
             "shadow": number(shadow),
             "engine": engine,
@@ -245,7 +246,7 @@ def figures_plot(
     """Figures of each bucket, one on the other, in the order of the label's legend."""
     kinds = LEGENDS[label]
     rows = []
-    for at in times:
+    for at, mark in zip(times, marked(times, period), strict=True):
         values = series.get(at)
         parts = list(zip(kinds, values or [0.0] * len(kinds), strict=True))
         caption = gettext("not known")
@@ -255,27 +256,28 @@ def figures_plot(
                 f"{number(value, ',.4g')}{unit} {word}"
                 for word, (_, value) in zip(names, parts, strict=True)
             )
-        title = f"{marked(at, period)}: {caption}"
+        title = f"{mark}: {caption}"
         rows.append((title, tuple((kind, value) for (kind, _), value in parts)))
     return _plot(label, times, rows, period, unit)
 
 
-def marked_all(times: Sequence[datetime], period: str) -> list[str]:
-    return [marked(at, period) for at in times]
-
-
-def marked(at: datetime, period: str) -> str:
+def marked(times: Sequence[datetime], period: str) -> list[str]:
     """`29 Nov 12:00 UTC` in the page's zone; a day is UTC's, wherever the reader is."""
+    there, name = _there(times, period), zone_name()
     if period == "day":
-        return f"{_label(at, period)} (UTC)"
-    return f"{_label(at, period)} {zone_at(at)}"
+        return [f"{_label(at, period)} (UTC)" for at in there]
+    return [f"{_label(at, period)} {shown_twice(at) or name}" for at in there]
 
 
-def _label(at: datetime, period: str) -> str:
-    if period == "day":
-        return dated(at.astimezone(UTC), "day")
-    here = timezone.localtime(at)
-    return f"{here:%H:%M}" if period == "minute" else dated(here, "minute")
+def _there(times: Sequence[datetime], period: str) -> list[datetime]:
+    zone = UTC if period == "day" else timezone.get_current_timezone()
+    return [at.astimezone(zone) for at in times]
+
+
+def _label(there: datetime, period: str) -> str:
+    if period == "minute":
+        return f"{there:%H:%M}"
+    return dated(there, "day" if period == "day" else "minute")
 
 
 def _plot(
@@ -310,9 +312,8 @@ def _plot(
         for share in (1, 0.5, 0)
     ]
     last = len(times) - 1
-    marks = [_label(times[round(last * n / (MARKS - 1))], period) for n in range(MARKS)]
-    if last < MARKS:
-        marks = [_label(at, period) for at in times]
+    shown = times if last < MARKS else [times[round(last * n / (MARKS - 1))] for n in range(MARKS)]
+    marks = [_label(at, period) for at in _there(shown, period)]
     legend = LEGENDS[label]
     return Plot(
         gettext(label),

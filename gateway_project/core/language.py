@@ -7,8 +7,10 @@ program reads (SVG, CSV, JSON, an input's value) is never written with these.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager
-from datetime import date
+from datetime import date, datetime, time
+from functools import lru_cache
 from typing import Any
 
 from django.conf import settings
@@ -55,14 +57,26 @@ def speaking(tag: str) -> AbstractContextManager[Any]:
 
 def number(value: float, form: str = ",") -> str:
     """`1,234.5` as the reader writes it: `1.234,5`. `form` is one of Python's (`,.1f`, `.1%`)."""
-    text = format(value, form)
+    return numbers()(value, form)
+
+
+def numbers() -> Callable[[float, str], str]:
+    """`number` for many of them: how the reader writes is asked once."""
     point = formats.get_format("DECIMAL_SEPARATOR")
     if point == ".":
-        return text
+        return format
     comma = formats.get_format("THOUSAND_SEPARATOR")
-    return text.translate({ord("."): point, ord(","): comma, ord("%"): "\u00a0%"})
+    signs = {ord("."): point, ord(","): comma, ord("%"): "\u00a0%"}
+    return lambda value, form: format(value, form).translate(signs)
 
 
 def dated(at: date, form: str = "minute") -> str:
     """`29 Nov 12:29`, `29. Nov., 12:29`: a form of `DATES`, in the zone that `at` has."""
-    return dateformat.format(at, DATES.get(spoken(), DATES["en"])[form])
+    moment = datetime.combine(at, at.time() if isinstance(at, datetime) else time())
+    return _dated(moment, form, spoken())
+
+
+@lru_cache(4096)
+def _dated(at: datetime, form: str, language: str) -> str:
+    """In that language, which is in hand. Charts of a week have 168 hours, the same for all."""
+    return dateformat.format(at, DATES.get(language, DATES["en"])[form])

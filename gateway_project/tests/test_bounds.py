@@ -44,6 +44,7 @@ KEPT = {
     "gateway_project/core/api/slots.py": "10,000 digests and the ids of workspaces",
     "gateway_project/core/api/openapi.py": "one document of ours",
     "gateway_project/core/encryption.py": "4,096 secrets of webhooks, 300 bytes each",
+    "gateway_project/core/language.py": "4,096 dates as pages write them",
     "gateway_project/core/ratelimit.py": (
         "20,000 refusals, MEMORY_SUBJECTS_MAX windows: 2 kB each at most"
     ),
