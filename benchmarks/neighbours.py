@@ -168,6 +168,7 @@ async def _rounds(
     console: Console,
 ) -> dict[str, Any]:
     found: dict[str, Any] = {"alone": [], "beside": [], "noise": Counter()}
+    _be_a_machine_of_its_own()
     async with _at_an_address_of_its_own(base, 0) as http:
         await _quiet(http, made["quiet"], 3.0)  # warm up
         for number in range(arguments.rounds):
@@ -176,6 +177,7 @@ async def _rounds(
                 *(sys.executable, "-m", "benchmarks.neighbours", "--act=noise"),
                 stdin=asyncio.subprocess.PIPE,
                 stdout=asyncio.subprocess.PIPE,
+                preexec_fn=lambda: os.setpriority(os.PRIO_PROCESS, 0, 0),
             )
             assert noise.stdin is not None
             noise.stdin.write(json.dumps([base, receiver, made["noisy"]]).encode() + b"\n")
@@ -192,6 +194,14 @@ async def _rounds(
                 f"and {beside.p95('job_ms'):.0f} ms; errors {sum(beside.errors.values())}"
             )
     return found
+
+
+def _be_a_machine_of_its_own() -> None:
+    """So far as one machine lets: the quiet tenant's clock is read when an answer is there."""
+    try:
+        os.setpriority(os.PRIO_PROCESS, 0, -10)
+    except PermissionError:
+        pass  # then it waits for a core behind what it measures
 
 
 def _at_an_address_of_its_own(base: str, number: int) -> aiohttp.ClientSession:
