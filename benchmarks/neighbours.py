@@ -28,7 +28,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable
-from contextlib import AsyncExitStack, ExitStack
+from contextlib import AsyncExitStack, ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
@@ -198,10 +198,8 @@ async def _rounds(
 
 def _be_a_machine_of_its_own() -> None:
     """So far as one machine lets: the quiet tenant's clock is read when an answer is there."""
-    try:
+    with suppress(PermissionError):  # then it waits for a core behind what it measures
         os.setpriority(os.PRIO_PROCESS, 0, -10)
-    except PermissionError:
-        pass  # then it waits for a core behind what it measures
 
 
 def _at_an_address_of_its_own(base: str, number: int) -> aiohttp.ClientSession:

@@ -1,4 +1,9 @@
-"""Several web processes on one socket: started, kept alive, replaced, stopped."""
+"""Several web processes on one socket: started, kept alive, replaced, stopped.
+
+They are forked from the supervisor, which imported the application: what they never change they
+share, more than half of what each would need by itself, and a new one is there at once. After a
+SIGHUP they are begun anew instead, since the files of secrets are read where settings are imported.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +18,7 @@ from contextlib import suppress
 from multiprocessing.process import BaseProcess
 
 import uvicorn
+from uvicorn import _subprocess
 from uvicorn.supervisors import multiprocess
 
 from gateway_project.server.handshakes import allow_handshakes
@@ -33,6 +39,11 @@ class Worker(multiprocess.Process):
             self._server = Server(self.config)
         return self._server
 
+    def target(self, sockets: list[socket.socket] | None = None) -> None:
+        for number in multiprocess.SIGNALS:
+            signal.signal(number, signal.SIG_DFL)  # not the supervisor's, who queues them
+        super().target(sockets)
+
     def terminate(self) -> None:
         """Retire it: without a drain, for the others accept on the same port."""
         if self.exitcode is None:
@@ -47,6 +58,8 @@ class Supervisor(multiprocess.Multiprocess):
     def __init__(self, config: uvicorn.Config, sockets: list[socket.socket]) -> None:
         super().__init__(config, sockets)
         multiprocess.Process = Worker  # type: ignore[misc]  # the name that its methods call
+        preload()
+        _begin_by("fork")
         self._restart = threading.Thread()
         self._stop_signal = signal.SIGTERM
 
@@ -62,6 +75,7 @@ class Supervisor(multiprocess.Multiprocess):
     def handle_hup(self) -> None:
         sys.stderr.write(SIGHUP_SENTENCE)
         sys.stderr.flush()
+        _begin_by("spawn")
         # In a thread: a stop must not wait until the last worker has been replaced.
         if self._restart.is_alive():
             self.signal_queue.append(signal.SIGHUP)  # after this one
@@ -92,6 +106,23 @@ class Supervisor(multiprocess.Multiprocess):
                 for child in children:
                     tell(child, signal.SIGINT)
             time.sleep(0.05)
+
+
+def preload() -> None:
+    """Import all that a web process serves, and keep collections away from it."""
+    from django.urls import get_resolver
+
+    from gateway_project import asgi  # noqa: F401 - the application, and its settings
+    from gateway_project.core.api import openapi
+    from gateway_project.core.memory import tune_gc
+
+    get_resolver().reverse_dict  # noqa: B018 - reading it imports every view
+    openapi.document()
+    tune_gc()
+
+
+def _begin_by(method: str) -> None:
+    _subprocess.spawn = multiprocessing.get_context(method)  # type: ignore[assignment]
 
 
 def tell(child: BaseProcess, number: int) -> None:

@@ -117,7 +117,7 @@ class Served:
         return [
             child
             for child in children_of(self.process.pid)
-            if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes()
+            if b"resource_tracker" not in Path(f"/proc/{child}/cmdline").read_bytes()
         ]
 
     def detect(self, key: str, text: str = "hello") -> httpx.Response:

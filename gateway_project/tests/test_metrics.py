@@ -638,8 +638,9 @@ class TestServed:
         assert everywhere == after_death == {40.0}
         assert tasks >= done >= 1  # its beat sends one more each 15 s
         assert failures == 1
-        # Two web workers, Celery's parent and its child: one of four is another, then two are gone.
-        assert [len(x) for x in (names, restarted, names & restarted, left)] == [4, 4, 3, 2]
+        # Two web workers and what they are forked from, Celery's parent and its child: one of the
+        # five is another, then two are gone.
+        assert [len(x) for x in (names, restarted, names & restarted, left)] == [5, 5, 4, 3]
         self.check_log_of(worker)
 
     def check_log_of(self, worker: CeleryWorker) -> None:

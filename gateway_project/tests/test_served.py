@@ -78,6 +78,14 @@ def rows_of(key) -> int:
     return UsageLog.objects.filter(api_key_id=key.row.pk).count()
 
 
+def shared_part(pid: int) -> float:
+    """Of what a process wrote in its memory, or the one that it was forked from did."""
+    lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()[1:]
+    sizes = {name: int(size) for name, size, *_ in map(str.split, lines)}
+    shared, own = sizes["Shared_Dirty:"], sizes["Private_Dirty:"]
+    return shared / (shared + own)
+
+
 class TestTwoWorkers:
     def test_metrics_logs_and_usage_agree_about_all_requests(self, serve, make_key):
         key = make_key(rate_limit_per_minute=1000)
@@ -86,6 +94,7 @@ class TestTwoWorkers:
             statuses = list(pool.map(lambda _: served.detect(key).status_code, range(60)))
 
         text = httpx.get(f"{served.url}/metrics").text
+        shared = [shared_part(worker) for worker in served.web_workers()]
         served.stop()
 
         counted = re.findall(
@@ -105,6 +114,8 @@ class TestTwoWorkers:
         assert [float(x) for x in counted + observed] == [60, 60]
         assert len(lines) == 60
         assert rows_of(key) == 60
+        assert len(shared) == 2
+        assert min(shared) > 0.4  # they are forked from what imported the application
         assert sum(x.get("event") == "process_stopped" for x in served.lines()) == 2
 
     @pytest.mark.slow

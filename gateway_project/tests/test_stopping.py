@@ -243,6 +243,25 @@ def test_sighup_replaces_the_workers_and_fails_no_request(serve, key):
 
 
 @pytest.mark.slow
+def test_sighup_reads_the_files_of_secrets_again(serve, tmp_path):
+    token = tmp_path / "token"
+    token.write_text("old")
+    served = serve(WORKERS="2", METRICS_TOKEN_FILE=str(token))
+
+    def scrape(bearer: str) -> int:
+        headers = {"Authorization": f"Bearer {bearer}"}
+        return httpx.get(f"{served.url}/metrics", headers=headers).status_code
+
+    token.write_text("new")
+    before = scrape("old"), scrape("new")
+    served.process.send_signal(signal.SIGHUP)
+    wait_until(lambda: events(served).count("process_stopped") == 2)
+
+    assert before == (200, 404)
+    assert (scrape("old"), scrape("new")) == (404, 200)
+
+
+@pytest.mark.slow
 def test_sigterm_to_one_worker_leaves_the_port_to_the_others(serve, key):
     served = serve(WORKERS="2")
     worker = served.web_workers()[0]
