@@ -11,9 +11,11 @@ from django.http import HttpRequest
 from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 
+from accounts.admin.actions import each
 from accounts.admin.lists import Choice, ReadOnly, actor_of, as_uuid
 from accounts.events import audit
 from accounts.models import User, normal_email
+from gateway_project.core.language import number
 from robin.access import sessions
 from robin.config import documents
 from robin.models import BlocklistEntry, Document, RefreshFamily, RobinAccess
@@ -84,9 +86,15 @@ class SessionAdmin(ReadOnly):
 
     @admin.action(description=_("End the chosen sessions"), permissions=["view"])
     def revoke(self, request: HttpRequest, queryset: QuerySet[RefreshFamily]) -> None:
-        for family in queryset:
-            sessions.revoke(family.pk, because="staff", actor=actor_of(request))
-        self.message_user(request, gettext("Ended: %(n)s.") % {"n": queryset.count()})
+        actor = actor_of(request)
+        rows = list(queryset)
+        each(
+            self,
+            request,
+            rows,
+            lambda row: sessions.revoke(row.pk, because="staff", actor=actor),
+        )
+        self.message_user(request, gettext("Ended: %(n)s.") % {"n": number(len(rows))})
 
     revoke.applies = lambda family: family.revoked_at is None  # type: ignore[attr-defined]
 

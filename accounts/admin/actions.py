@@ -8,17 +8,46 @@ from typing import Any
 from django import forms
 from django.contrib import admin, messages
 from django.contrib.admin.helpers import ACTION_CHECKBOX_NAME
+from django.db import InterfaceError, OperationalError
 from django.db.models import QuerySet
 from django.http import HttpRequest
 from django.template.response import TemplateResponse
-from django.utils.translation import gettext, ngettext
+from django.utils.translation import gettext, gettext_noop, ngettext
+from redis.exceptions import RedisError
 
 from accounts.admin.lists import actor_of
 from gateway_project.core import errors
 from gateway_project.core.language import number
+from gateway_project.core.sentences import Sentence
 
 ROWS_MAX = 500
 SHOWN_MAX = 50
+PARTLY = gettext_noop(
+    "A store failed in the middle: done for %(done)s of %(all)s rows. Look at the list before you "
+    "do it again for the others."
+)
+
+
+def each(
+    modeladmin: Any, request: HttpRequest, rows: list[Any], run: Callable[[Any], object]
+) -> int:
+    """Do it to one after the other, and say which refused; to how many it was done.
+
+    Each is a transaction of its own, so that no tenant's row is locked for the others' sake. When a
+    store fails behind the first, the `StoreUnavailable` says how far it came.
+    """
+    done = 0
+    for before, row in enumerate(rows):
+        try:
+            done += run(row) is not False
+        except errors.GatewayError as exc:
+            modeladmin.message_user(request, f"{row}: {exc.for_people()}", messages.ERROR)
+        except (OperationalError, InterfaceError, RedisError) as exc:
+            if not before:
+                raise
+            said = Sentence(PARTLY, done=done, all=len(rows))
+            raise errors.StoreUnavailable(said) from exc
+    return done
 
 
 def act(
@@ -71,12 +100,8 @@ def act(
         return TemplateResponse(request, "accounts/admin/confirm.html", context)
 
     def _run(modeladmin: Any, request: HttpRequest, rows: list[Any], values: Any) -> None:
-        done = 0
-        for row in rows:
-            try:
-                done += run(row, actor=actor_of(request), **values) is not False
-            except errors.GatewayError as exc:
-                modeladmin.message_user(request, f"{row}: {exc.for_people()}", messages.ERROR)
+        actor = actor_of(request)
+        done = each(modeladmin, request, rows, lambda row: run(row, actor=actor, **values))
         same = len(rows) - done
         text = gettext("%(label)s: done for %(n)s.") % {"label": label, "n": number(done)}
         if same:
