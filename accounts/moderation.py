@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any, Literal
 
-from django.db import connection, models, transaction
+from django.db import InterfaceError, OperationalError, connection, models, transaction
 from django.db.models import F, Q
 from django.db.models.expressions import Combinable
 from django.db.models.functions import Least
@@ -29,6 +29,7 @@ from accounts.models import (
 )
 from accounts.services import Actor
 from gateway_project.core import clock, errors
+from gateway_project.core.stores import database
 from gateway_project.core.upstream import breaker
 
 # -- People ---------------------------------------------------------------------------------------
@@ -218,10 +219,18 @@ def save_plan(plan: Plan, changes: Mapping[str, Any], *, actor: Actor) -> None:
 def force_breaker(name: str, state: Literal["open", "closed", "auto"], *, actor: Actor) -> None:
     """Hold a breaker in every process, or let it decide again (`auto`).
 
-    Raises redis-py's errors when nothing was forced; it is audited only when it was.
+    Raises redis-py's errors when nobody knows whether it was; it is audited only when it is known.
     """
-    breaker.force_everywhere(name, None if state == "auto" else state)
-    audit("breaker.forced", target=name, state=state, **actor.fields())
+    is_forced = False
+    try:
+        with transaction.atomic():
+            audit("breaker.forced", target=name, state=state, **actor.fields())
+            breaker.force_everywhere(name, None if state == "auto" else state)
+            is_forced = True
+    except (OperationalError, InterfaceError) as exc:
+        if not is_forced:
+            raise
+        raise errors.StoreUnavailable(database.UNKNOWN) from exc
 
 
 def _changed(row: models.Model, changes: Mapping[str, Any]) -> dict[str, list[Any]]:

@@ -10,6 +10,7 @@ from django.contrib import admin
 from django.contrib.auth.admin import UserAdmin
 from django.contrib.auth.hashers import identify_hasher
 from django.contrib.auth.password_validation import validate_password
+from django.db import transaction
 from django.db.models import Q, QuerySet
 from django.http import HttpRequest
 from django.urls import reverse
@@ -221,6 +222,7 @@ class PeopleAdmin(SuperusersAct, UserAdmin):
                 **actor_of(request).fields(),
             )
 
+    @transaction.atomic
     def user_change_password(self, request: HttpRequest, id: str, form_url: str = "") -> Any:  # noqa: A002
         rows = User.objects.filter(pk=as_uuid(id) or new_id()).values_list("password", flat=True)
         before = rows.first()

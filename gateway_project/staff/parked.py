@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from uuid import UUID
 
-from django.db import DatabaseError
+from django.db import DatabaseError, transaction
 from django.db.models import F
 from django.utils.translation import gettext_noop
 
@@ -47,7 +47,9 @@ def rerun(parked: Parked, *, actor: Actor) -> None:
             )
         )
     try:
-        run(parked)
+        with transaction.atomic():
+            run(parked)
+            _forget(parked, "parked.rerun", actor)
     except Exception as exc:
         if isinstance(exc, DatabaseError) and not is_refused(exc):
             raise
@@ -63,7 +65,6 @@ def rerun(parked: Parked, *, actor: Actor) -> None:
                 why=reason(exc),
             )
         ) from exc
-    _forget(parked, "parked.rerun", actor)
 
 
 def discard(parked: Parked, *, actor: Actor) -> None:
@@ -71,6 +72,7 @@ def discard(parked: Parked, *, actor: Actor) -> None:
     _forget(parked, "parked.discarded", actor)
 
 
+@transaction.atomic
 def _forget(parked: Parked, action: str, actor: Actor) -> None:
     Parked.objects.filter(pk=parked.pk).delete()
     audit(action, target=parked.origin, kind=parked.kind, **actor.fields())

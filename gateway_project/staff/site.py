@@ -9,8 +9,10 @@ from typing import Any
 from allauth.account.views import LogoutView
 from django import forms
 from django.contrib import admin, messages
+from django.contrib.admin.actions import delete_selected
 from django.contrib.admin.helpers import ACTION_CHECKBOX_NAME
 from django.core.exceptions import ValidationError
+from django.db import transaction
 from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.template.response import TemplateResponse
@@ -96,6 +98,11 @@ class BackgroundWork(admin.ModelAdmin):  # type: ignore[type-arg]
 class StaffSite(admin.AdminSite):
     index_template = "staff/index.html"
 
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        # Django's writes down first what it then deletes, each by itself.
+        self.add_action(transaction.atomic(delete_selected), "delete_selected")
+
     def admin_view(self, view: Any, cacheable: bool = False) -> Any:
         """Staff without a second factor are led to setting one up (`STAFF_TWO_FACTORS`)."""
         inner = super().admin_view(view, cacheable)
@@ -148,6 +155,10 @@ class StaffSite(admin.AdminSite):
             *super().get_urls(),
         ]
 
+    @transaction.atomic
+    def password_change(self, request: HttpRequest, extra_context: Any = None) -> Any:
+        return super().password_change(request, extra_context)
+
     def index(self, request: HttpRequest, extra_context: Any = None) -> TemplateResponse:
         context = {**(extra_context or {}), "board": numbers.dashboard()}
         return super().index(request, context)
@@ -187,7 +198,10 @@ class StaffSite(admin.AdminSite):
         try:
             moderation.force_breaker(name, state, actor=actor)  # type: ignore[arg-type]
         except (RedisError, OSError):
-            messages.error(request, gettext("Redis did not answer. Nothing was changed."))
+            text = gettext(
+                "Redis did not say whether it was changed. Look below before you do it again."
+            )
+            messages.error(request, text)
             return
         text = HELD[state] % {"name": name}
         messages.success(request, text)

@@ -49,7 +49,8 @@ class Command(BaseCommand):
                 self.stdout.write(f"{name}: {state}")
                 return
         except RedisError as exc:
-            raise CommandError(f"Redis did not answer, nothing was changed: {exc}") from exc
+            said = f"Redis did not answer: look what is held before you try again ({exc})."
+            raise CommandError(said) from exc
         for one in names if name is None else [name]:
             self.stdout.write(f"{one:<16}{_description(one, everywhere, forced)}")
         if everywhere.silent:
