@@ -107,7 +107,10 @@ def _speaking_to(user: Any, request: HttpRequest) -> AbstractContextManager[Any]
 @contextmanager
 def mails_behind(request: HttpRequest) -> Iterator[None]:
     """Send what is mailed meanwhile at the end, and nothing when it fails: no transaction waits
-    for a mail server."""
+    for a mail server. Inside another of the same request it is that one's end."""
+    if hasattr(request, MAILS_BEHIND):
+        yield
+        return
     behind: list[Callable[[], object]] = []
     setattr(request, MAILS_BEHIND, behind)
     try:

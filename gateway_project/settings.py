@@ -350,7 +350,7 @@ MIDDLEWARE = [
     "gateway_project.server.pages.StaticFiles",
     "gateway_project.core.api.error_pages.PageLimit",
     "gateway_project.core.api.methods.PageMethods",
-    "django.contrib.sessions.middleware.SessionMiddleware",
+    "gateway_project.core.stores.sessions.Sessions",
     "django.middleware.common.CommonMiddleware",
     "django.middleware.csrf.CsrfViewMiddleware",
     "django.contrib.auth.middleware.AuthenticationMiddleware",

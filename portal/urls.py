@@ -32,6 +32,7 @@ from portal import (
     views,
     webhooks,
 )
+from portal.account_forms import make_whole
 from portal.limits import limited
 from portal.mail import actions as mail_actions
 from portal.mail import alerts as mail_alerts
@@ -41,6 +42,8 @@ from portal.mail import queue as mail_queue
 from portal.mail import store as mail_store
 
 READ: Any = {"http_method_names": ["get", "head"]}
+ALLAUTH: Any = include("allauth.urls")
+make_whole(ALLAUTH[0].urlpatterns)
 
 urlpatterns = [
     path("", limited("try", per_minute=10)(landing.landing), name="portal-landing"),
@@ -71,7 +74,7 @@ urlpatterns = [
         limited("language", by="user_or_ip", per_minute=30)(language.switch),
         name="portal-language",
     ),
-    path("accounts/", include("allauth.urls")),
+    path("accounts/", ALLAUTH),
     path("app/", overview.overview, name="portal-overview"),
     path("app/unsent/<str:token>", views.unsent, name="portal-unsent"),
     path("app/keys", keys.keys, name="portal-keys"),

@@ -289,5 +289,5 @@ def test_pages_are_limited_first():
     limit = "gateway_project.core.api.error_pages.PageLimit"
     order = settings.MIDDLEWARE
 
-    assert order.index(limit) < order.index("django.contrib.sessions.middleware.SessionMiddleware")
+    assert order.index(limit) < order.index("gateway_project.core.stores.sessions.Sessions")
     assert get_resolver().url_patterns
