@@ -32,13 +32,17 @@ View = Callable[..., HttpResponseBase]
 SHOWN_ONCE = "shown_once"
 WAITS_SECONDS = 10 * 60
 WAITING_MAX = 5
-ONCE_SECONDS = 60 * 60
+ONCE_SECONDS, UNDER_WAY_SECONDS = 60 * 60, 60
+DONE = "done"
 KEPT_SECONDS, KEPT_CHARS_MAX, KEPT_AN_HOUR = 15 * 60, 20_000, 20
 NEVER_KEPT = {"csrfmiddlewaretoken", "secret", "password"}
 SIGNED_OUT = gettext_noop(
     "You were signed out before this was sent, so nothing was done. Sign in and send it again."
 )
 TWICE = gettext_noop("This form was sent already, and what it makes is made once.")
+STARTED = gettext_noop(
+    "This form was sent a moment ago. Look whether it is done; if not, send it again in a minute."
+)
 SAFE = ("GET", "HEAD")
 
 
@@ -122,19 +126,23 @@ def is_first(request: HttpRequest) -> bool:
     except ValueError:
         return True  # not one of our pages
     key = f"once:{request.user.pk}:{mark}"
+    request.once_key = key  # type: ignore[attr-defined]
     try:
-        first = cache.add(key, 1, ONCE_SECONDS)
+        if cache.add(key, "", UNDER_WAY_SECONDS):
+            return True
+        is_done = cache.get(key) == DONE
     except (RedisError, OSError):
         return True  # a key too many is better than none
-    if first:
-        request.once_key = key  # type: ignore[attr-defined]
-    else:
-        messages.info(request, gettext(TWICE))
-    return bool(first)
+    request.once_key = None  # type: ignore[attr-defined]
+    messages.info(request, gettext(TWICE if is_done else STARTED))
+    return False
 
 
 class SentAgain:
-    """A form that failed may be sent again: it did not do its work."""
+    """A form that failed may be sent again: it did not do its work.
+
+    Where Redis went away in the midst, its mark is still there, for a minute.
+    """
 
     sync_capable, async_capable = True, False
 
@@ -142,12 +150,14 @@ class SentAgain:
         self._get_response = get_response
 
     def __call__(self, request: HttpRequest) -> HttpResponseBase:
-        return self._get_response(request)
-
-    def process_exception(self, request: HttpRequest, exception: Exception) -> None:
+        response = self._get_response(request)
         if (key := getattr(request, "once_key", None)) is not None:
             with suppress(RedisError, OSError):
-                cache.delete(key)
+                if response.status_code < 400:
+                    cache.set(key, DONE, ONCE_SECONDS)
+                else:
+                    cache.delete(key)
+        return response
 
 
 def show_once(request: HttpRequest, where: object, **facts: Any) -> None:

@@ -15,6 +15,7 @@ from uuid import UUID
 
 from django import forms
 from django.contrib import messages
+from django.db import DatabaseError
 from django.http import (
     Http404,
     HttpRequest,
@@ -31,6 +32,7 @@ from gateway_project.core import errors
 from gateway_project.core.api.forms import Form
 from gateway_project.core.api.methods import require_safe
 from gateway_project.core.language import number
+from gateway_project.core.telemetry.logging import get_logger
 from portal import exports
 from portal.mail.entry import Operator, mail_page, show, show_or_file
 from portal.mail.queue import ITEMS_SHOWN, ItemFilter, Row, row_of
@@ -44,6 +46,7 @@ from robin.upstream.client import from_thread
 LISTED = 10
 JOBS_SHOWN = 50
 STOP_POLLING = 286
+log = get_logger("gateway.robin")
 MEANINGS: dict[Action, str] = {
     "retry": gettext_noop("Robin tries to deliver now. Each item loses one of its tries."),
     "bounce": gettext_noop("They become dead, and are not tried any more."),
@@ -222,7 +225,7 @@ def do(request: HttpRequest, operator: Operator) -> HttpResponse:
     if token := form.cleaned_data["token"]:
         which = where.wanted() if where.is_valid() else Filter()
         by = str(operator.user.pk)
-        uids = from_thread(services.confirm(action, which, token, by=by))
+        uids = from_thread(services.confirm(action, which, token, by=by, is_kept=True))
         details["filter"] = where.filled()
     else:
         uids = services.unique(request.POST.getlist("uid")[:ITEMS_SHOWN])
@@ -268,7 +271,10 @@ def _do_at_once(
         more = {"done": found.done, "requested": found.requested}
         more |= {"unknown": found.unknown, "left_out": found.left_out}
         _say(request, action, found)
-    audit(f"robin.queue.{action}.result", target=target, **fields, **more)
+    try:
+        audit(f"robin.queue.{action}.result", target=target, **fields, **more)
+    except DatabaseError as exc:  # no reason to say that it was not done
+        log.error("audit_failed", action=action, target=target, error=type(exc).__name__)
 
 
 def _half_done(action: Action, counts: dict[str, Any]) -> str:

@@ -338,10 +338,16 @@ async def propose(action: Action, which: Filter, *, by: str) -> Proposal:
     return Proposal(len(uids), token, claimed, last, view.is_complete)
 
 
-async def confirm(action: Action, which: Filter, token: str, *, by: str) -> list[str]:
-    """The uids that were shown as a number; the token is good once, for the same person."""
+async def confirm(
+    action: Action, which: Filter, token: str, *, by: str, is_kept: bool = False
+) -> list[str]:
+    """The uids that were shown as a number; the token is good once, for the same person.
+
+    `is_kept`: whoever asks sees to it that it is done once, and may have to come again.
+    """
     kept = await cache.aget(_key(by))
-    if kept is None or kept[:3] != (token, action, which) or not await cache.adelete(_key(by)):
+    is_right = kept is not None and kept[:3] == (token, action, which)
+    if not is_right or not (is_kept or await cache.adelete(_key(by))):
         raise errors.Conflict(
             gettext_noop("This confirmation is not valid, or no longer. Send the filter anew.")
         )
