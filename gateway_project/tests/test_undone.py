@@ -1,32 +1,37 @@
-"""What is answered with 503 has not happened, at whichever write its store fails.
+"""What is answered with 503 has not happened, at whichever write or command its store fails.
 
-Every operation that writes and every form that the portal's pages show, so a new one is among
-them: each is sent with a store that is away at its first commit, and with one that is slow at one
-write after the other, until it is done. None is answered 500, and what is answered 503 has changed
-nothing.
+Every operation that writes, and every form that a page shows (of the portal, the public ones, those
+of staff and of Robin's operators), so a new one is among them. Each is sent with a database that is
+away at its first commit, with one that is slow at one write after the other, and with a Redis that
+is away from one command after the other on: refusing, or silent. None is answered 500; what is
+answered 503 has changed nothing, or its answer says so; and sent again it is done, once.
 """
 
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Callable, Iterable, Iterator
+import logging
+from collections.abc import Iterator
+from datetime import timedelta
 from functools import partial
-from html import unescape
-from typing import Any, NamedTuple
-from urllib.parse import urlsplit
+from typing import Any
 
 import pytest
+from allauth.account.models import EmailAddress
+from allauth.core.internal import ratelimit
+from django.contrib import admin
+from django.contrib.contenttypes.models import ContentType
 from django.test import Client
-from django.urls import resolve
+from django.utils import timezone
 
-from accounts import services
-from accounts.models import Membership, WorkspaceDomain
+from accounts import parking, services
+from accounts.models import Membership, User, Workspace, WorkspaceDomain
 from accounts.services import Actor
 from detection import tasks
 from detection.policies import policy as policies
-from gateway_project.core.stores.database import UNKNOWN
-from gateway_project.tests.failing_store import FailingStore
+from gateway_project.staff.actions import ACTIONS
+from gateway_project.tests.failing_store import FailingRedis, FailingStore
+from gateway_project.tests.shown_forms import acts_of, forms_of, linked, opened
 from gateway_project.tests.test_generated import (  # noqa: F401 - a fixture
     BODIES,
     KNOWN,
@@ -34,11 +39,13 @@ from gateway_project.tests.test_generated import (  # noqa: F401 - a fixture
     _neighbours,
     own_id,
 )
-from gateway_project.tests.test_staff_saves import Fields
-from gateway_project.tests.test_waiting import ENDS_ACCESS, QUEUE, contents
+from gateway_project.tests.test_waiting import QUEUE
+from gateway_project.tests.undone import Asked, Stores, Tried
+from portal.models import Announcement, Incident, Mailing, PlanProposal
 from portal.tests.furnished import STRANGERS_PAGES, furnish, pages
 from portal.tests.test_posting import POSTED, PURE
-from robin.models import BlocklistEntry
+from robin.models import BlocklistEntry, RefreshFamily, RobinAccess
+from robin.queue import jobs, scan
 from webhooks.receiving import inbox
 
 pytestmark = [
@@ -46,45 +53,33 @@ pytestmark = [
     pytest.mark.timeout(300),
 ]
 ACTOR = Actor("test")
-WRITES_MAX = 40
-WRITING = sorted(
-    (one for one in OPERATIONS if one[0] != "GET"),
-    key=lambda one: (" ".join(one) in ENDS_ACCESS, one[0] == "DELETE"),
-)
-"""Last what ends this access, or what others are about."""
+WRITING = [one for one in OPERATIONS if one[0] != "GET"]
 DONE_ALL_THE_SAME = {
     # Robin does these, and says so. That their audit could not be written is in the log.
     ("POST", "/api/v1/queue/actions"),
     ("POST", "/api/v1/config/reload"),
     ("PUT", "/api/v1/config/{section}"),
     ("POST", "/api/v1/scanners/{scanner}/test"),
+    *(f"portal-mail-do:{act}" for act in ("retry", "bounce", "delete")),
     # It is paused. What was on its way is given up by the worker, which closes the rest anyway.
-    "portal-webhook-switch",
+    *("portal-webhook-switch", "admin:webhooks_webhook_changelist:disable"),
+    # It is led to a page that says that nobody knows, and shows what is so.
+    *(f"admin:breakers:{state}" for state in ("open", "closed", "auto")),
 }
-"""What is answered as done although a write failed, and why."""
+"""What is answered as done although a store failed, and why."""
 ASKED_OF_ROBIN = frozenset({"accounts_auditevent"})
 """What is asked of its queue is in the trail before it is asked, and that it failed."""
 NOT_DONE = {
-    **dict.fromkeys(("account_login", "account_reset_password"), "there is nobody of that name"),
-    "account_logout": "Django takes the cookie back even when the session could not be ended",
+    "account_reset_password": "there is nobody of that name",
     "mfa_login_webauthn": "it asks for what a key signed",
+    "admin:detection_feedback_changelist:export": "of none there is a text that is stored",
     "portal-landing": "it judges a text, and keeps nothing",
-    "portal-language": "a cookie holds it",
+    "portal-language:de": "a cookie holds it",
 }
 """Forms that stay forms, as they are filled in here: nothing is written by them."""
-ENDING = (
-    *("portal-key-end", "portal-webhook-switch"),
-    *("portal-domain-remove", "portal-webhook-delete", "portal-key-revoke"),
-    *("portal-member-remove", "portal-member-hand-over", "portal-workspace-new"),
-    *("portal-delete-account", "account_logout"),
-)
-"""Forms in whose wake others are refused; the last ones last."""
 NOT_SHOWN = {
-    **dict.fromkeys(
-        ("portal-mail-do", "portal-mail-action-cancel", "portal-mail-queue-ticket"),
-        "on pages of Robin: what they call is among the operations",
-    ),
-    "portal-playground-key": "a script asks for it",
+    **dict.fromkeys(("portal-mail-do", "portal-mail-action-cancel"), "on pages of Robin: below"),
+    **dict.fromkeys(("portal-mail-queue-ticket", "portal-playground-key"), "a script asks for it"),
     "portal-end-session": "on a list of browsers that signed in by the form",
     "portal-invitation-accept": "on the page of who has no workspace, as the next",
     "portal-domain-join": "",
@@ -94,52 +89,16 @@ NOT_SHOWN = {
 
 
 @pytest.fixture
-def store(gateway: Any, monkeypatch: Any) -> FailingStore:
-    return FailingStore(monkeypatch)
-
-
-class Tried:
-    """One request until it is done. `answer`: the last; `wrong`: what should not have been."""
-
-    def __init__(
-        self, store: FailingStore, send: Callable[[], Any], may_change: frozenset[str] = frozenset()
-    ) -> None:
-        self._store, self._may_change = store, may_change
-        self._before = contents()
-        self.wrong: list[Any] = []
-        self.is_done = False
-        self.is_hidden = False
-        with store.away_at_commit():
-            self.answer = send()
-        if not store.has_failed:
-            self.is_done = bool(store.passed) and self.answer.status_code < 400
-            return
-        self._look()
-        # What came before that commit is undone or not, whichever write of it fails.
-        for writes in range(max(0, store.passed - 1), WRITES_MAX):
-            with store.slow_after(writes):
-                self.answer = send()
-            if not store.has_failed:
-                self.is_done |= bool(store.passed) and self.answer.status_code < 400
-                return
-            self._look()
-        raise AssertionError("it never ends")
-
-    def _look(self) -> None:
-        status, failed_at = self.answer.status_code, self._store.failed_at
-        if status == 503 and not self._store.passed:
-            return
-        held = contents()
-        if status == 503 and UNKNOWN.encode() in self.answer.content:  # after all else was done
-            self.is_done, self._before = held != self._before, held
-            return
-        if status == 503:
-            changed = {name for name in held if held[name] != self._before[name]} - self._may_change
-            self.wrong += [(failed_at, changed)] if changed else []
-        elif status == 500 or 400 <= status < 404:
-            self.wrong.append((failed_at, status))
-        self.is_hidden |= status < 400
-        self._before = held
+def stores(gateway: Any, settings: Any, monkeypatch: Any) -> Iterator[Stores]:
+    """Nothing happens by itself, nothing is counted or logged, and nobody waits long."""
+    settings.RATE_LIMIT_ENABLED = False
+    settings.ROBIN_TIMEOUT_SECONDS = 0.1
+    monkeypatch.setattr(scan, "QUICK_SECONDS", 0.1)
+    monkeypatch.setattr(ratelimit, "CACHE_LOCK_WAIT_TIMEOUT", 0.0)
+    monkeypatch.setattr(tasks, "take_turns_behind", lambda: None)
+    logging.disable()
+    yield Stores(gateway, FailingStore(monkeypatch), FailingRedis(monkeypatch))
+    logging.disable(logging.NOTSET)
 
 
 @pytest.fixture
@@ -150,9 +109,9 @@ def known(neighbours: Any) -> dict[str, str]:
 
 
 def test_no_operation_is_refused_and_done(
-    neighbours: Any, known: dict[str, str], store: FailingStore, monkeypatch: Any
+    neighbours: Any, known: dict[str, str], stores: Stores
 ) -> None:
-    monkeypatch.setattr(tasks, "take_turns_behind", lambda: None)  # nothing happens by itself
+    stores.keep()
     wrong, hidden = {}, set()
     for method, path in WRITING:
         own = known["entry"] if "blocklist" in path else own_id(path, neighbours.ids)
@@ -162,7 +121,7 @@ def test_no_operation_is_refused_and_done(
         content = body.replace('"{id}"', f'"{own}"').encode() or None
 
         tried = Tried(
-            store,
+            stores,
             partial(neighbours.request, method, address, "", {}, content),
             ASKED_OF_ROBIN if path.startswith(QUEUE) else frozenset(),
         )
@@ -173,85 +132,146 @@ def test_no_operation_is_refused_and_done(
             hidden.add((method, path))
     assert wrong == {}
     assert hidden <= DONE_ALL_THE_SAME
+    assert stores.left() == {}
 
 
-FORM = re.compile(r"<form\b[^>]*>.*?</form>", re.DOTALL)
-FILLED = {
+TYPED = {
     "name": "Another", "email": "new@initech.example", "domain": "initech.example", "note": "x",
-    "url": "https://198.41.0.4/other", "text": "x", "password": "x", "login": "nobody@x.example",
-    "password1": "correct horse battery", "first_name": "Ann", "verdict": "correct",
+    "url": "https://198.41.0.4/other", "text": "x", "password": "a good long password",
+    "login": "alice@acme.example", "first_name": "Ann", "verdict": "correct",
+    "oldpassword": "a good long password",
+    **dict.fromkeys(("password1", "password2"), "correct horse battery"),
+    # of staff
+    "old_password": "x", **dict.fromkeys(("new_password1", "new_password2"), "another good one"),
+    "reason": "They asked for it.", "slug": "another", "title": "Slow", "subject": "Slow",
+    "rate_limit_per_minute": "7", "rate_limit_per_day": "7", "log_days": "7",
+    "per_minute": "7", "per_day": "7", "policy": '{"mode": "monitor"}', "keys_max": "7",
+    "ends_at_0": "2999-01-01", "ends_at_1": "00:00", "updates-0-text": "x",
 }  # fmt: skip
 """What people type where a form begins empty."""
 
 
-class Found(NamedTuple):
-    name: str
-    address: str
-    fields: dict[str, list[str]]
-
-
-def forms_of(browser: Client, page: str) -> Iterator[Found]:
-    """Filled in; by the names of their views."""
-    text = browser.get(page, HTTP_ACCEPT="text/html").content.decode(errors="replace")
-    for form in FORM.findall(text):
-        head = form.partition(">")[0]
-        if 'method="post"' not in head:
-            continue
-        action = re.search(r'action="([^"]+)"', head)
-        address = unescape(action[1]) if action else page
-        fields = Fields(form).values
-        for field in set(re.findall(r'name="([^"]+)"', form)) & set(FILLED):
-            if not any(fields.get(field, ())):
-                fields[field] = [FILLED[field]]
-        yield Found(resolve(urlsplit(address).path).view_name, address, fields)
-
-
-def all_forms(browser: Client, pages: Iterable[str]) -> Iterator[Found]:
-    """Each once, as its page shows it at that moment."""
-    seen = set()
-    ending = {}
-    for page in pages:
-        while found := next((one for one in forms_of(browser, page) if one.name not in seen), None):
-            seen.add(found.name)
-            if found.name in ENDING:
-                ending[found.name] = page
-            else:
-                yield found
-    for name in sorted(ending, key=ENDING.index):
-        yield from [one for one in forms_of(browser, ending[name]) if one.name == name][:1]
-
-
 @pytest.fixture
-def addresses(owner: Any, charlie: Any, acme: Any) -> list[str]:
+def furnished(owner: Any, alice: Any, charlie: Any, acme: Any) -> list[str]:
     """Pages of a workspace that has something on each of them."""
     of = furnish(acme)
     policies.save(acme, {"mode": "enforce"}, actor=ACTOR)
     rotated, _ = services.issue_key(acme, actor=ACTOR, name="old")
     services.rotate_key(rotated, grace_seconds=3_600, actor=ACTOR)
     WorkspaceDomain.objects.create(workspace=acme, domain="acme.example", token="t", role="member")
+    EmailAddress.objects.create(user=alice, email=alice.email, primary=True, verified=True)
     inbox.receive(inbox.of(acme).pk, {}, b"{}")
     Membership.objects.create(workspace=acme, user=charlie, role="member")
     return [*pages(of), f"/app/keys/{rotated.pk}"]
 
 
 def test_no_form_is_refused_and_done(
-    owner: Any, addresses: list[str], engine: Any, settings: Any, store: FailingStore
+    owner: Any, furnished: list[str], engine: Any, stores: Stores
 ) -> None:
-    settings.RATE_LIMIT_ENABLED = False
-    wrong, not_done, hidden, names = {}, {}, set(), set()
-    for browser, of_browser in ((owner, addresses), (Client(), STRANGERS_PAGES)):
-        browser.raise_request_exception = False
-        for name, address, fields in all_forms(browser, of_browser):
-            tried = Tried(store, partial(browser.post, address, fields, HTTP_ACCEPT="text/html"))
+    stranger = Client()
+    seen = [*opened(owner, furnished), *linked(owner, "/accounts/", "/app/settings")]
+    of_owner = [form for page in seen for form in forms_of(*page, TYPED)]
+    public = opened(stranger, STRANGERS_PAGES)
+    of_anybody = [form for page in public for form in forms_of(*page, TYPED)]
+    stores.keep(owner, stranger)
 
-            names.add(name)
-            if tried.wrong:
-                wrong[name] = tried.wrong
-            if tried.is_hidden:
-                hidden.add(name)
-            if not tried.is_done and name not in PURE:
-                not_done[name] = tried.answer.status_code
-    assert wrong == {}
-    assert hidden <= DONE_ALL_THE_SAME
-    assert sorted(not_done) == sorted(NOT_DONE), "fill it in above, or furnish its page"
+    found, others = Asked(stores, owner, of_owner), Asked(stores, stranger, of_anybody)
+
+    not_done = (found.not_done.keys() | others.not_done.keys()) - PURE.keys()
+    names = {name.partition(":")[0] for name in found.names | others.names}
+    assert {**found.wrong, **others.wrong} == {}
+    assert found.hidden | others.hidden <= DONE_ALL_THE_SAME
+    assert not_done == {name for name in NOT_DONE if not name.startswith("admin:")}, "fill it in"
     assert {pattern.name for pattern in POSTED} - names == set(NOT_SHOWN)
+    assert stores.left() == {}
+
+
+@pytest.fixture
+def of_staff(
+    furnished: Any, acme: Any, alice: Any, bob: Any, charlie: Any, globex: Any
+) -> dict[str, str]:
+    """Something of every kind that staff do something about; what they choose it by."""
+    now = timezone.now()
+    later = now + timedelta(hours=1)
+    for number in range(2):
+        parking.park("usage.row", str(number), ValueError(), workspace_id=acme.pk)
+        for n in range(2):
+            said = Announcement.objects.create(text="Hello", ends_at=later)
+            if n:
+                unknown = [str(bob.pk)]
+                Mailing.objects.create(
+                    announcement=said, subject="x", begun_by="x", unknown=unknown
+                )
+        Incident.objects.create(title="Slow")
+        BlocklistEntry.objects.create(type="DOMAIN", value=f"old{number}.example")
+    for user in (charlie, alice):
+        RobinAccess.objects.create(user=user, role="ROLE_ADMIN")
+        RefreshFamily.objects.create(
+            user=user, password_stamp="x", created_at=now, expires_at=later
+        )
+    User.objects.create_user("held@x.example", "x", is_active=False)
+    Workspace.objects.filter(pk=globex.pk).update(suspended_at=now)
+    Workspace.objects.filter(pk=acme.pk).update(plan="scale")
+    PlanProposal.objects.create(
+        plan_id="free", changes={"keys_max": 9}, before={"keys_max": acme.plan.keys_max},
+        reason="Because.", proposer_id=bob.pk, proposed_by=bob.email, expires_at=later,
+    )  # fmt: skip
+    new = User.objects.create_user("aaron@acme.example", "x")
+    EmailAddress.objects.create(user=new, email=new.email, primary=True)
+    Membership.objects.create(workspace=acme, user=new, role="member")
+    key, _ = services.issue_key(acme, actor=ACTOR, name="ending", expires_at=later)
+    return {"workspace": str(acme.pk), "user": str(bob.pk), "api_key": str(key.pk)}
+
+
+def test_no_act_of_staff_is_refused_and_done(
+    enter: Any, of_staff: dict[str, str], globex: Any, engine: Any, stores: Stores
+) -> None:
+    """On every page that leads on from the admin's first one: what its lists offer, too."""
+    root = enter(User.objects.create_superuser("root@gateway.example", "x"))
+    ContentType.objects.get_for_models(*admin.site._registry)
+    typed = {**TYPED, **of_staff}
+    customers = [f"/admin/desk/{of_staff['workspace']}/", f"/admin/desk/{globex.pk}/reinstate/"]
+    seen = list(linked(root, "/admin/", "/admin/", *customers))
+    stores.keep(root)
+    forms = [form for page in seen for form in forms_of(*page, typed)]
+    forms += [act for page in seen for act in acts_of(root, *page, typed, stores.come_back)]
+
+    found = Asked(stores, root, forms)
+
+    # What is only looked at the admin shows in a form as well.
+    not_done = {name for name, status in found.not_done.items() if status != 403}
+    assert found.wrong == {}
+    assert found.hidden <= DONE_ALL_THE_SAME
+    assert not_done == {name for name in NOT_DONE if name.startswith("admin:")}, "fill it in"
+    offered = {f"admin:desk-act:{name}" for name in ACTIONS}
+    for model, page in admin.site._registry.items():
+        of_page = f"admin:{model._meta.app_label}_{model._meta.model_name}_changelist"
+        offered |= {f"{of_page}:{getattr(act, '__name__', act)}" for act in page.actions}
+    assert offered <= found.names
+    assert stores.left() == {}
+
+
+def test_no_act_on_robins_queue_is_refused_and_done(
+    member: Any, enter: Any, robin: Any, stores: Stores
+) -> None:
+    user = member("ROLE_ADMIN", by_hand=True).user
+    operator = enter(user)
+    queue = robin.seed.queue
+    queue.items = dict(list(queue.items.items())[:20])
+    trail = {"actor": user.email}
+    jobs.begin(
+        "retry", list(queue.items), by=user.pk, is_forced=False, trail=trail, details={}, last_try=0
+    )
+    of_a_filter = "/app/mail/act?action=bounce&state=DEAD&all=1"
+    seen = linked(operator, "/app/mail", of_a_filter, "/app/mail-queue")
+    forms = [form for page in seen for form in forms_of(*page, TYPED)]
+    stores.keep(operator, queue=queue)
+
+    found = Asked(stores, operator, forms, ASKED_OF_ROBIN)
+
+    names = {name.partition(":")[0] for name in found.names}
+    assert found.wrong == {}
+    assert found.hidden <= DONE_ALL_THE_SAME
+    assert found.not_done == {}
+    assert names >= {"portal-mail-do", "portal-mail-action-cancel", "portal-mail-alerts"}
+    assert stores.left() == {}
