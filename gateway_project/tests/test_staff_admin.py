@@ -704,6 +704,8 @@ def plan_of(root, name, query):
             "UPDATE pg_class SET reltuples = 1e7, relpages = 1 "
             "WHERE relname LIKE 'accounts_%' AND relkind = 'r'"
         )
+        # And nobody had looked into them, as PostgreSQL may have, when there were four.
+        cursor.execute("DELETE FROM pg_statistic WHERE starelid::regclass::text LIKE 'accounts_%'")
         cursor.execute(f"EXPLAIN {rows}")
         plan = "\n".join(line for (line,) in cursor.fetchall())
         transaction.set_rollback(True)
