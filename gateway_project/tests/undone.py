@@ -13,6 +13,7 @@ from django.test import Client
 
 from accounts import authentication
 from accounts.admin.actions import PARTLY
+from accounts.idempotency import SERVED_SECONDS_MAX
 from conftest import forget_limits
 from gateway_project.core.stores import redis
 from gateway_project.core.stores.database import UNKNOWN
@@ -80,10 +81,12 @@ class Stores:
         return found
 
 
-def _a_minute_passes() -> None:
-    """What is held in Redis by whoever does not know it: turns, allauth's locks, marks of forms."""
+def _let_time_pass() -> None:
+    """What is held in Redis by whoever does not know it ends: turns, allauth's locks, marks of
+    forms, keys of calls that are being served."""
     client = redis.client()
-    over = [key for key in client.scan_iter(count=10_000) if 0 < client.pttl(key) <= 60_000]
+    most = SERVED_SECONDS_MAX * 1000
+    over = [key for key in client.scan_iter(count=10_000) if 0 < client.pttl(key) <= most]
     client.delete(*over, *(turns.PREFIX + name for name in ("holder", "since", "rest")))
 
 
@@ -142,7 +145,7 @@ class Tried:
         with self._stores.redis.away_after(commands, manner):
             answer = self._send()
         if self._look(answer, f"{manner} after {commands}"):
-            _a_minute_passes()
+            _let_time_pass()
             self._send()
             self._is_done_once(f"was {manner} after {commands}")
 
