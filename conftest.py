@@ -44,7 +44,7 @@ from detection.engines import registry
 from detection.engines.standin import Engine, Switches
 from gateway_project.core import clock, ratelimit
 from gateway_project.core.ratelimit import RedisLimiter
-from gateway_project.core.stores import database, queues, redis
+from gateway_project.core.stores import database, queues, redis, silence
 from gateway_project.core.telemetry.logging import Together
 from gateway_project.core.upstream import names
 from gateway_project.system import views as system_views
@@ -436,6 +436,8 @@ def forget_everything(gateway: Gateway) -> None:
     stream.left.forget()
     partitions._days_known.clear()
     database.forget_trouble()
+    silence.of_postgresql.forget()
+    silence.of_redis.forget()
     forget_limits()
 
 

@@ -236,6 +236,9 @@ class TestTheDrain:
                 stream.drain()
 
         assert not Parked.objects.exists()
+        assert not stream.asks_for_drain()  # not four times a second, all of which would fail
+        assert 0 < redis.client().pttl(stream.LOCK) <= stream.REST_SECONDS * 1000
+        redis.client().delete(stream.LOCK)
         assert stream.drain() == 1
 
     def test_a_workspace_can_fill_no_more_than_its_part(

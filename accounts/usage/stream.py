@@ -33,6 +33,11 @@ ROUND_SECONDS = 2.0
 """Of writing; then follow the sums."""
 LOCK = "gw:usage:drain"
 LOCK_SECONDS = 10.0
+REST_SECONDS = 1.0
+"""After a round that failed: the lock is kept for so long."""
+SENT = "gw:usage:sent"
+SENT_MS = 5_000
+"""One is on its way; or what waits is for others (`Left`)."""
 SLACK_SECONDS = 10.0
 LEFT_SECONDS = 60.0
 UNREADABLE = "usage.entry"
@@ -72,11 +77,14 @@ def addition(batch: Batch) -> bytes:
     return redis.pack("EVAL", ADD, 2, STREAM, BYTES, most, OVERHEAD, *fields)
 
 
-def is_waiting() -> bool:
-    """Whether entries wait, and nobody writes them now; one trip."""
-    pipeline = redis.client().pipeline(transaction=False)
-    waiting, is_drained = pipeline.xlen(STREAM).exists(LOCK).execute()
-    return bool(waiting) and not is_drained
+def asks_for_drain() -> bool:
+    """Whether entries wait that nobody writes now, and nobody was sent for; then the caller sends.
+
+    One trip, and another when the answer is yes.
+    """
+    client = redis.client()
+    waiting, taken = client.pipeline(transaction=False).xlen(STREAM).exists(LOCK, SENT).execute()
+    return bool(waiting) and not taken and bool(client.set(SENT, 1, nx=True, px=SENT_MS))
 
 
 def remove(entry_ids: Iterable[bytes]) -> None:
@@ -140,19 +148,26 @@ def drain() -> int:
     lock = client.lock(LOCK, timeout=LOCK_SECONDS)
     if not lock.acquire(blocking=False):
         return 0
-    stored = 0
+    client.delete(SENT)
+    stored, is_well = 0, False
     try:
         for piece in _read(client, Round(ROUND_SECONDS)):
             stored += write([batch for _, batch in piece if batch is not None], sums_later=True)
             remove(entry_id for entry_id, _ in piece)
             lock.reacquire()
         add_up_aside()
+        if left.has_any:
+            client.set(SENT, 1, px=SENT_MS)
+        is_well = True
         return stored
     except LockError:  # it took too long, or Redis was flushed: whoever has it now goes on
         return stored
     finally:
         with suppress(LockError):
-            lock.release()
+            if is_well:
+                lock.release()
+            else:
+                lock.extend(REST_SECONDS, replace_ttl=True)
 
 
 Read = tuple[bytes, Batch | None]

@@ -52,6 +52,7 @@ def main() -> int:
         proxy_headers=False,
         access_log=False,
         server_header=False,
+        log_config=None,  # the settings have set it up, in what the web processes are forked from
         log_level="warning",
     )
     sockets = [config.bind_socket()]

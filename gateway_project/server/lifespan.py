@@ -33,12 +33,12 @@ SWITCH_SECONDS = 0.0005
 """So long a thread of the control plane keeps the event loop waiting for the interpreter. Python's
 own 5 ms come again in each of the handful of turns that a detection takes."""
 log = get_logger("gateway.process")
-started_at = monotonic()
 
 
 class Process:
     """Starts in the order of need and stops in reverse: readiness first, stores last."""
 
+    started_at = monotonic()
     ready = False
     leaving = False  # a signal came: every answer then says `connection: close`
     probe_client: ClassVar[httpx.AsyncClient]
@@ -71,6 +71,7 @@ class Process:
                 return
 
     async def start(self) -> None:
+        Process.started_at = monotonic()
         sys.setswitchinterval(SWITCH_SECONDS)
         openapi.document()  # as large as nothing else that is served, and the same for everybody
         statements.bind_process(statements.of_requests())
@@ -127,7 +128,7 @@ class Process:
 
 
 def uptime_seconds() -> int:
-    return int(monotonic() - started_at)
+    return int(monotonic() - Process.started_at)
 
 
 def probes() -> httpx.AsyncClient:

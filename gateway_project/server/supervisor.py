@@ -2,7 +2,8 @@
 
 They are forked from the supervisor, which imported the application: what they never change they
 share, more than half of what each would need by itself, and a new one is there at once. After a
-SIGHUP they are begun anew instead, since the files of secrets are read where settings are imported.
+SIGHUP they are begun anew instead, since the files of secrets are read where settings are imported;
+they share nothing then.
 """
 
 from __future__ import annotations

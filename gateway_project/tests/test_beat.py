@@ -154,15 +154,20 @@ class TestSeveral:
 class TestUsage:
     @pytest.fixture(autouse=True)
     def nothing_waits(self, now):
-        redis.client().delete(stream.STREAM, stream.LOCK)
+        redis.client().delete(stream.STREAM, stream.LOCK, stream.SENT)
         yield
-        redis.client().delete(stream.STREAM, stream.LOCK)
+        redis.client().delete(stream.STREAM, stream.LOCK, stream.SENT)
 
     def test_what_waits_is_written_soon_and_nothing_is_sent_for_nothing(self, run):
         assert run(SECONDS)[0].count(beat.DRAIN) <= SECONDS / 5 + 1
         redis.client().xadd(stream.STREAM, {"rows": ""})
 
         assert beat.DRAIN in run(2 * beat.STREAM_SECONDS)[0]
+
+    def test_one_that_nobody_takes_is_not_sent_again_and_again(self, run):
+        redis.client().xadd(stream.STREAM, {"rows": ""})
+
+        assert run(SECONDS)[0].count(beat.DRAIN) <= SECONDS / 5 + 2
 
     def test_while_somebody_writes_it_nobody_else_is_sent(self, run):
         redis.client().xadd(stream.STREAM, {"rows": ""})

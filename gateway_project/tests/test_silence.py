@@ -6,6 +6,7 @@ with what starting a process on a busy machine may cost.
 
 from __future__ import annotations
 
+import time
 from unittest.mock import Mock
 
 import httpx
@@ -131,6 +132,31 @@ class TestAConnection:
 
         assert slept == (1,)
 
+    def test_nor_is_one_doubted_for_a_silence_that_it_outlived(self, store):
+        with liveness.Connection.connect(store.url) as connection:
+            silence.of_postgresql.note()
+            slept = connection.execute("SELECT 1 FROM pg_sleep(1)").fetchone()
+
+        assert slept == (1,)
+        assert not connection._is_older  # it was heard of since
+
+    @pytest.mark.parametrize("is_at_work", [False, None], ids=["idle", "nobody says"])
+    def test_an_answer_that_was_on_its_way_is_taken(self, store, monkeypatch, is_at_work):
+        """The server has done the statement by the time that it is asked of it."""
+        asked = []
+
+        def look(connection):
+            asked.append(time.sleep(0.4))
+            return is_at_work
+
+        monkeypatch.setattr(liveness.Connection, "_is_at_work", look)
+        with liveness.Connection.connect(store.url) as connection:
+            silence.of_postgresql.note()
+            slept = connection.execute("SELECT 1 FROM pg_sleep(0.5)").fetchone()
+
+        assert slept == (1,)
+        assert asked
+
     @pytest.mark.parametrize("is_back", [False, True], ids=["silent", "a new host is there"])
     def test_one_whose_answer_will_never_come_is_not(self, store, is_back):
         connection = liveness.Connection.connect(store.url)
@@ -162,6 +188,19 @@ class TestAConnection:
 
         with pytest.raises(psycopg.errors.ConnectionTimeout):
             liveness.Connection.connect(store.url, connect_timeout=3600)
+
+    def test_and_then_has_its_whole_time_again(self, store, monkeypatch):
+        """One that is slow, and not silent, would never be met."""
+        monkeypatch.setattr(liveness, "RETRY_SECONDS", 0.2)
+        monkeypatch.setattr(liveness, "RECENT_SECONDS", 1.0)
+        store.vanish()
+        silence.of_postgresql.note()
+
+        def wait():
+            with pytest.raises(psycopg.errors.ConnectionTimeout):
+                liveness.Connection.connect(store.url, connect_timeout=2)
+
+        wait_until(lambda: wait() or silence.of_postgresql.seconds_ago < 0.1, 20)
 
 
 def test_what_one_process_found_silent_is_known_to_those_forked_beside_it():

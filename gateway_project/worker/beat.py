@@ -88,7 +88,7 @@ class Scheduler(DatabaseScheduler):  # type: ignore[misc]  # untyped
             self._stream_at = monotonic() + STREAM_SECONDS
             try:
                 entry = self.schedule.get(DRAIN)
-                if entry is not None and stream.is_waiting():
+                if entry is not None and stream.asks_for_drain():
                     self.apply_entry(entry, producer=self.producer)
             except (RedisError, OSError):
                 self._look_at = 0.0  # at the lock: whether it is silent
@@ -187,7 +187,7 @@ class SpareBeat(bootsteps.StartStopStep):
             # that it has of both stores, since what takes one may have taken the other.
             log.warning("beat_turn_failed", error=type(exc).__name__)
             database.forget_connections()
-            of_postgresql.note()
+            of_postgresql.note()  # for the children: a look at each of theirs is cheap
             raise
         except (DatabaseError, RedisError, OSError) as exc:
             log.warning("beat_turn_failed", error=type(exc).__name__)

@@ -30,6 +30,8 @@ LOOK_SECONDS = 2.0
 CHECK_SECONDS = 1.0
 """The same of what only asks whether a connection that lay idle still works."""
 DOUBT_SECONDS = 0.3
+AGAIN_SECONDS = 0.1
+"""For an answer that was on its way when the server had no more of the statement."""
 RETRY_SECONDS = 1.0
 RECENT_SECONDS = 5.0
 CHECKS = ("", "SELECT 1")  # psycopg's pool's, and Django's
@@ -64,7 +66,9 @@ class _Impatient(psycopg.Connection[Any]):
         try:
             return super().connect(conninfo, **parameters)
         except psycopg.errors.ConnectionTimeout:
-            of_postgresql.note()
+            # Each five seconds one has its whole time: a server may be slow, and not silent.
+            if of_postgresql.seconds_ago >= RECENT_SECONDS:
+                of_postgresql.note()
             raise
 
 
@@ -77,7 +81,7 @@ class Connection(_Impatient):
     """Raises `OperationalError`, and is closed, when its server has forgotten it."""
 
     _made_by: tuple[str, dict[str, Any]] = "", {}
-    _made_at = inf  # or when the server last had a statement of it in hand
+    _spoke_at = inf
     _is_check = False
 
     @classmethod
@@ -87,7 +91,7 @@ class Connection(_Impatient):
         name = f"gateway-{secrets.token_hex(6)}{at}"
         parameters["application_name"] = name[:NAME_BYTES_MAX]
         made = super().connect(conninfo, **parameters)
-        made._made_by, made._made_at = (conninfo, parameters), monotonic()
+        made._made_by, made._spoke_at = (conninfo, parameters), monotonic()
         return made
 
     def execute(self, query: Any, *args: Any, **kwargs: Any) -> Any:
@@ -107,30 +111,34 @@ class Connection(_Impatient):
 
     def _watched(self, gen: Any) -> Generator[Any, Any, Any]:
         """psycopg's steps of an exchange, with a look at the server between two that wait."""
-        look_at = monotonic() + self._patience()
-        is_doubted = self._is_older
+        began = monotonic()
+        look_at = began + self._patience()
+        is_doubted = False
         try:
             step = next(gen)
             while True:
                 ready = yield step
                 if not ready and monotonic() > look_at:
                     if is_at_work := self._is_at_work():
-                        self._made_at = monotonic()
                         is_doubted, look_at = False, monotonic() + LOOK_SECONDS
+                    elif is_at_work is None and monotonic() < began + LOOK_SECONDS:
+                        look_at = began + LOOK_SECONDS  # it is there, perhaps, and full
                     elif is_doubted:
                         if is_at_work is not None:
                             of_postgresql.note()
                         raise psycopg.OperationalError("the server does not know of the statement")
                     else:  # its answer may be on the way
-                        is_doubted, look_at = True, monotonic() + DOUBT_SECONDS
+                        again = AGAIN_SECONDS if self._is_older else DOUBT_SECONDS
+                        is_doubted, look_at = True, monotonic() + again
                 step = gen.send(ready)
         except StopIteration as end:
+            self._spoke_at = monotonic()
             return end.value
 
     @property
     def _is_older(self) -> bool:
-        """Than a silence: one that was forgotten is seldom alone."""
-        return self._made_at < of_postgresql.found_at
+        """Not heard of since a silence: one that was forgotten is seldom alone."""
+        return self._spoke_at < of_postgresql.found_at
 
     def _patience(self) -> float:
         if self._is_older:

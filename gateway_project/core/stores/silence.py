@@ -1,7 +1,7 @@
-"""When a store last said nothing, as all processes forked from one know it.
+"""When a store last left a connection without an answer, or without its other end.
 
-What one of them has found out the others need not find out again: each of their connections that
-is older would cost a time-out of its own.
+All processes that were forked from one know it together. What one of them has found out the others
+need not find out again: each of their connections that is older would cost a time-out of its own.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ class Silence:
 
     def __init__(self, place: int) -> None:
         self._place = place
-        _shared[place] = 0.0
+        self.forget()
 
     @property
     def found_at(self) -> float:
@@ -31,6 +31,9 @@ class Silence:
 
     def note(self) -> None:
         _shared[self._place] = monotonic()
+
+    def forget(self) -> None:
+        _shared[self._place] = 0.0
 
 
 of_postgresql = Silence(0)

@@ -26,6 +26,10 @@ seconds, or a minute while what it asks is slow."""
 log = get_logger("gateway.loops")
 
 
+FAILED_SECONDS = 1.0
+"""After a round that failed, however soon the next would come: `ROUNDS_MAX` are no blink."""
+
+
 class Loop:
     """One loop, by its name. Its calls ask the cache, and never raise; `a…` are for event loops."""
 
@@ -102,6 +106,7 @@ class Loop:
                     kind = type(exc).__name__
                     log.error("round_failed", loop=self.name, error=kind, exc_info=exc)
                 await self.afailed(exc)
+                wait = max(seconds, FAILED_SECONDS)
             else:
                 await self.asucceeded()
 

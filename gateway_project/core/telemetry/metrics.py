@@ -111,7 +111,8 @@ loop_lag = Histogram(
 )
 process_memory = Gauge(
     "gateway_process_memory_bytes",
-    "Memory (RSS) of all processes, by role: web, worker (with its children), beat.",
+    "Memory (RSS) of all processes, by role: web, worker (with its children), beat. What forked "
+    "processes share is counted in each.",
     ["role"],
     multiprocess_mode="livesum",
 )
