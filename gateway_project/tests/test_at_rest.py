@@ -34,14 +34,19 @@ def run_python(code: str, **environment: str) -> list[str]:
     return done.stdout.split()
 
 
-def test_what_lies_in_cycles_does_not_wait_for_fifty_thousand_more(monkeypatch):
+@pytest.mark.parametrize("is_old", [False, True], ids=["young", "of the oldest generation"])
+def test_what_lies_in_cycles_does_not_wait_for_fifty_thousand_more(monkeypatch, is_old):
     class Cycle:
         def __init__(self) -> None:
             self.me = self
 
     async def left_behind() -> None:
         gone = asyncio.Event()
-        left = weakref.ref(Cycle(), lambda _: gone.set())
+        cycle = Cycle()
+        left = weakref.ref(cycle, lambda _: gone.set())
+        for generation in (0, 1) * is_old:
+            gc.collect(generation)
+        del cycle
         assert left() is not None
         collecting = asyncio.create_task(memory.collect_at_rest())
         async with asyncio.timeout(5):
