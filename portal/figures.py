@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
+from itertools import pairwise
 from typing import Any
 from urllib.parse import quote
 from uuid import UUID
@@ -62,9 +63,9 @@ def _sums(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 def _links(log: str, times: Sequence[datetime], step: timedelta) -> dict[datetime, str]:
     """The log of each bucket: one ends where the next begins."""
-    ends = [quote(in_query(at), "") for at in (*times, times[-1] + step)]
-    pairs = zip(times, ends, ends[1:], strict=False)
-    return {at: f"{_begun(log)}since={begin}&until={end}" for at, begin, end in pairs}
+    begun, ends = _begun(log), [quote(in_query(at), "") for at in (*times, times[-1] + step)]
+    pairs = zip(times, pairwise(ends), strict=True)
+    return {at: f"{begun}since={begin}&until={end}" for at, (begin, end) in pairs}
 
 
 def _begun(log: str) -> str:

@@ -87,14 +87,13 @@ class SessionAdmin(ReadOnly):
     @admin.action(description=_("End the chosen sessions"), permissions=["view"])
     def revoke(self, request: HttpRequest, queryset: QuerySet[RefreshFamily]) -> None:
         actor = actor_of(request)
-        rows = list(queryset)
-        each(
+        done = each(
             self,
             request,
-            rows,
+            list(queryset),
             lambda row: sessions.revoke(row.pk, because="staff", actor=actor),
         )
-        self.message_user(request, gettext("Ended: %(n)s.") % {"n": number(len(rows))})
+        self.message_user(request, gettext("Ended: %(n)s.") % {"n": number(done)})
 
     revoke.applies = lambda family: family.revoked_at is None  # type: ignore[attr-defined]
 

@@ -1,9 +1,8 @@
 """Several web processes on one socket: started, kept alive, replaced, stopped.
 
-They are forked from the supervisor, which imported the application: what they never change they
-share, more than half of what each would need by itself, and a new one is there at once. After a
-SIGHUP they are begun anew instead, since the files of secrets are read where settings are imported;
-they share nothing then.
+They are forked from the supervisor, which imported the application, and share what none of them
+changes. After a SIGHUP they are begun anew instead, since the files of secrets are read where
+settings are imported; they share nothing then.
 """
 
 from __future__ import annotations

@@ -23,11 +23,9 @@ ROUNDS_MAX = 5
 FORGET_SECONDS = 300
 """After its last failed round, a loop that nobody runs any more is forgotten: a round takes
 seconds, or a minute while what it asks is slow."""
-log = get_logger("gateway.loops")
-
-
 FAILED_SECONDS = 1.0
 """After a round that failed, however soon the next would come: `ROUNDS_MAX` are no blink."""
+log = get_logger("gateway.loops")
 
 
 class Loop:
