@@ -52,8 +52,7 @@ class MemberViewSet(ControlPlaneViewSet):
     def initial(self, request: Request, *args: Any, **kwargs: Any) -> None:
         super().initial(request, *args, **kwargs)
         sent = request._request
-        is_changing = HEADER in self.declared(self.action).parameters
-        if is_changing and "HTTP_IDEMPOTENCY_KEY" in sent.META:
+        if self.declared(self.action).is_repeatable and "HTTP_IDEMPOTENCY_KEY" in sent.META:
             name = str(sent.method).lower()
             act: Callable[..., HttpResponse] = getattr(self, name)
             sender = sender_of(self.principal, sent)

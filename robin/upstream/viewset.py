@@ -31,9 +31,7 @@ class RobinViewSet(DataPlaneViewSet):
     authentication_classes = [JWTAuthentication]
     principal: Member
 
-    def repeat(self, request: HttpRequest) -> idempotency.Repeat | None:
-        if request.method not in idempotency.METHODS:
-            return None
+    def repeat(self, request: HttpRequest) -> idempotency.Repeat:
         return idempotency.Repeat(sender_of(self.principal, request))
 
     async def audit_first(self, action: str, *, target: str = "", **details: Any) -> None:

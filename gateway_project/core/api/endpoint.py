@@ -137,6 +137,11 @@ class Endpoint:
     credential: Credential = API_KEY
     deprecations: Deprecations = NONE
 
+    @property
+    def is_repeatable(self) -> bool:
+        """Whether it says that the same `Idempotency-Key` again has no second effect."""
+        return any(parameter.name == "Idempotency-Key" for parameter in self.parameters)
+
 
 class Principal(Protocol):
     """Who calls, as far as limits and scopes go (`accounts.authentication.Caller`)."""

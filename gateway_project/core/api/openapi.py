@@ -163,9 +163,10 @@ class DeclaredSchema(AutoSchema):
 
     def _responses(self, declared: Endpoint) -> Schema:
         found: Schema = {}
-        repeats = {one.name for one in declared.parameters} & {"Idempotency-Key"}
         for status, answer in sorted(declared.answers.items()):
-            more: tuple[str, ...] = ("Idempotency-Replayed",) if repeats and status < 300 else ()
+            more: tuple[str, ...] = ()
+            if declared.is_repeatable and status < 300:
+                more = ("Idempotency-Replayed",)
             more += deprecation.NAMES if declared.deprecations else ()
             found[str(status)] = self._response(status, answer, more)
         by_status: dict[int, list[type[GatewayError]]] = {}

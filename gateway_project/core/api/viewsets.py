@@ -265,9 +265,8 @@ class DataPlaneViewSet(_Declared):
             fetching = self.prefetch()
             if fetching is not None:
                 await fetching
-            repeat = self.repeat(request) if "HTTP_IDEMPOTENCY_KEY" in request.META else None
-            if repeat is not None:
-                return await self._serve_once(request, name, kwargs, repeat)
+            if "HTTP_IDEMPOTENCY_KEY" in request.META and declared.is_repeatable:
+                return await self._serve_once(request, name, kwargs, self.repeat(request))
             if principal.policies:
                 started = perf_counter()
                 costs = _costs(principal, self.minute_cost, self.day_cost)
@@ -305,9 +304,9 @@ class DataPlaneViewSet(_Declared):
         repeat.keep(answer)
         return answer
 
-    def repeat(self, request: HttpRequest) -> Repeat | None:
-        """How the request is known when it is sent again; asked only of one that says it may be."""
-        return None
+    def repeat(self, request: HttpRequest) -> Repeat:
+        """How the request is known when it is sent again; asked only where `is_repeatable`."""
+        raise NotImplementedError
 
     def _refuse_again(self, declared: Endpoint) -> None:
         """Raise the 429 that is certain whatever the body says."""
