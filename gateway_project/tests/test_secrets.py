@@ -125,6 +125,13 @@ class TestTheCommand:
         with pytest.raises(CommandError, match=r"Not yet.*unknown to web b/2"):
             call_command("secrets")
 
+    def test_one_that_was_added_here_alone_is_known_to_nobody_yet(self, process, host):
+        process("a/1", FIELD_ENCRYPTION_KEYS=[(old := fernet_key())])
+        host(FIELD_ENCRYPTION_KEYS=[old, fernet_key()])  # in `.env`, and nothing restarted
+
+        with pytest.raises(CommandError, match=r"Not yet.*unknown to web a/1\. Restart"):
+            call_command("secrets")
+
     def test_a_process_that_is_gone_is_not_asked(self, process, monkeypatch):
         process("a/1", FIELD_ENCRYPTION_KEYS=[(old := fernet_key()), (new := fernet_key())])
         monkeypatch.setattr(presence.clock, "time", lambda: 0.0)

@@ -17,7 +17,8 @@ from gateway_project.system.presence import Process
 class Command(BaseCommand):
     help = (
         "Shows by fingerprint which secrets each live process knows. Ends with 0 when each knows "
-        "all that any knows: only then put a new one in front (docs/settings.md)."
+        "all that any of them and this environment know: only then put a new one in front "
+        "(docs/settings.md)."
     )
     requires_system_checks = []
 
@@ -34,18 +35,26 @@ class Command(BaseCommand):
                 f"No process wrote in the last {presence.GONE_SECONDS:.0f} seconds: start them."
             )
         missing = [
-            sentence for name in presence.own_secrets() for sentence in self._show(name, processes)
+            sentence
+            for name, own in presence.own_secrets().items()
+            for sentence in self._show(name, own, processes)
         ]
         self._show_peppers()
         if missing:
-            raise CommandError("Not yet. " + " ".join(missing))
+            raise CommandError(
+                f"Not yet. {' '.join(missing)} Restart these, with it behind the one in front."
+            )
         self.stdout.write(
             f"Each of the {len(processes)} processes knows all of these: any may go in front."
         )
 
-    def _show(self, name: str, processes: list[Process]) -> list[str]:
-        """Print what is known of a setting; who lacks something, in sentences."""
-        known = list(dict.fromkeys(one for p in processes for one in p.knows.get(name, ())))
+    def _show(self, name: str, own: list[str], processes: list[Process]) -> list[str]:
+        """Print what is known of a setting; who lacks something, in sentences.
+
+        What this environment alone knows was just added, and nobody was restarted yet.
+        """
+        known = dict.fromkeys(one for p in processes for one in p.knows.get(name, ()))
+        known.update(dict.fromkeys(own))
         self.stdout.write(name)
         missing = []
         for one in known:
