@@ -75,6 +75,8 @@ def make(store: Store, *, actor: dict[str, Any], progress: Progress) -> Manifest
         # What is counted is what is dumped: both see this transaction's snapshot.
         connection.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
         [snapshot] = connection.execute("SELECT pg_export_snapshot()").fetchone() or [""]
+        # They go on meanwhile: the dump has them as far as now, or further.
+        sequences = manifest.sequences(connection)
         major = connection.info.server_version // 10_000
         writer = store.writer(f"{name}{SUFFIX}")
         try:
@@ -94,6 +96,7 @@ def make(store: Store, *, actor: dict[str, Any], progress: Progress) -> Manifest
                 postgresql=major,
                 dump=f"{name}{SUFFIX}",
             )
+            found.objects |= sequences
             found.bytes, found.sha256 = writer.bytes, writer.sha256
             writer.commit()
         except BaseException:

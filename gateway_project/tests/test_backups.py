@@ -154,13 +154,17 @@ class TestAFolder:
     def test_rows_that_come_while_it_is_made_are_not_half_in_it(
         self, filled, tmp_path, monkeypatch, acme
     ):
-        describe = services.manifest.describe
+        def beside_traffic(function):
+            def late(*args, **more):
+                accounts.issue_key(acme, actor=Actor("test"))  # committed after the snapshot
+                with connection.cursor() as cursor:
+                    cursor.execute("SELECT nextval('accounts_usagelog_id_seq')")
+                return function(*args, **more)
 
-        def late(open_connection, **facts):
-            accounts.issue_key(acme, actor=Actor("test"))  # committed after the snapshot
-            return describe(open_connection, **facts)
+            return late
 
-        monkeypatch.setattr(services.manifest, "describe", late)
+        for module, name in ((postgres, "dump"), (services.manifest, "describe")):
+            monkeypatch.setattr(module, name, beside_traffic(getattr(module, name)))
         run("backup", tmp_path)
         monkeypatch.undo()
         filled.BACKUP_IDENTITY = str(PAIR)
@@ -287,6 +291,7 @@ class TestTrouble:
                 restored.execute("DELETE FROM accounts_storedtext")
                 restored.execute("UPDATE accounts_workspace SET name = 'x'")
                 restored.execute("DROP INDEX audit_action_time")
+                restored.execute("ALTER SEQUENCE accounts_usagerollup_id_seq RESTART")
 
         monkeypatch.setattr(postgres, "restore", lossy)
         output = StringIO()
@@ -296,6 +301,7 @@ class TestTrouble:
         assert "table accounts_storedtext has 0 rows, 1 were backed up" in output.getvalue()
         assert "table accounts_workspace has other rows" in output.getvalue()
         assert "index audit_action_time is none, it was CREATEINDEX" in output.getvalue()
+        assert "sequence accounts_usagerollup_id_seq is 0, it was" in output.getvalue()
         assert not AuditEvent.objects.filter(action=backups.VERIFIED).exists()
 
     def test_missing_secrets_are_named(self, filled, tmp_path):
