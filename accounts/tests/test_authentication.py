@@ -17,6 +17,7 @@ from accounts.keys import Peppers
 from accounts.models import ApiKey
 from accounts.services import Actor
 from accounts.tests.shapes import problem, refusal, same_but_for_ids
+from gateway_project.core import errors
 from gateway_project.core.stores import database
 from gateway_project.core.stores.bus import bus
 from gateway_project.core.stores.caching import TTLCache
@@ -240,6 +241,25 @@ class TestDatabaseAway:
 
     def test_a_typo_is_still_401(self, gateway, database_is_away, path):
         problem(gateway.get(path, key="gw_live_x"), 401, "invalid_api_key")
+
+
+@pytest.mark.parametrize(("seconds", "rest"), [(0.0, 1.0), (0.75, 0.25), (2.0, 0.25)])
+def test_what_was_long_in_failing_is_soon_tried_again(gateway, monkeypatch, seconds, rest):
+    """A connection to a server that is silent takes a second to fail: the next may find it back."""
+    now = 1000.0
+    monkeypatch.setattr(database, "_backing_off_until", 0.0)
+    monkeypatch.setattr(database, "monotonic", lambda: now)
+
+    def fail():
+        nonlocal now
+        now += seconds
+        raise OperationalError("gone")
+
+    with pytest.raises(errors.StoreUnavailable):
+        gateway.run(database.read(fail))
+
+    assert database._backing_off_until == now + rest
+    database.forget_trouble()
 
 
 class TestAKnownKeyInAnOutage:

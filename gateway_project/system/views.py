@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import secrets
+from functools import partial
 from time import monotonic
 from typing import Any, Literal
 
@@ -125,10 +126,12 @@ async def _failing_loops() -> list[str]:
         return []
 
 
-# Readiness is asked every few seconds, and what it is told must be of the last few.
-NEEDED = {"database": health.Probe(_database, remember_up_seconds=5)}
+# Readiness is asked every few seconds, and what it is told must be of the last few; that a store is
+# back, of the last.
+_probe = partial(health.Probe, remember_up_seconds=5, remember_trouble_seconds=1)
+NEEDED = {"database": _probe(_database)}
 if settings.REDIS_URL:
-    NEEDED["redis"] = health.Probe(_redis, remember_up_seconds=5)
+    NEEDED["redis"] = _probe(_redis)
 CACHE = {"cache": health.Probe(_cache)} if settings.CACHE_REDIS_URL else {}
 
 

@@ -4,7 +4,7 @@
 before anybody is told so: what is answered with 503 has not happened. `read` is for what does not.
 Pages and management calls have a pool of connections of their own, so neither plane can take the
 other's; writers of one workspace take half of the writers at most, so a row that it holds keeps
-nobody else waiting. Only a database that is away has everybody turned away for `REST_SECONDS`, not
+nobody else waiting. Only a database that is away has everybody turned away for a moment, not
 a statement that took too long. `hops` lets a test count that a hot request uses none.
 
 Django's request signals do not fire here, so a connection taken from the pool would never go back:
@@ -45,6 +45,8 @@ DEADLINE_SECONDS = 2.0
 COMMIT_SECONDS_MAX = 10.0
 """How long a commit that has left is waited for: it may have happened."""
 REST_SECONDS = 1.0
+"""From when what failed had begun: how long it took is no reason to come back later."""
+REST_SECONDS_MIN = 0.25
 BOUNDS = statements.Bounds(statement=1.5, lock=0.5, idle=2.0)
 # A thread for who it is that asks, for the usage log, and for the probe: none may wait for a
 # request's, or keep one waiting.
@@ -98,8 +100,10 @@ class _Call(Generic[T]):
         self._is_write = is_write
         self._lock = Lock()
         self._is_undone = self._is_committing = False
+        self.began_at = 0.0
 
     def __call__(self) -> T:
+        self.began_at = monotonic()
         try:
             with statements.bounded(BOUNDS):
                 if not self._is_write:
@@ -198,7 +202,7 @@ async def _wait_for(
         except TimeoutError:
             raise errors.StoreUnavailable(LATE) from None
     thread = executor.submit(call)
-    thread.add_done_callback(partial(_finished, loop, turn))
+    thread.add_done_callback(partial(_finished, loop, turn, call))
     outcome = asyncio.wrap_future(thread)
     outcome.add_done_callback(ignore)  # of one that nobody waits for any more
     await asyncio.wait([outcome], timeout=deadline - loop.time())
@@ -220,7 +224,10 @@ def _turn_of_workspace() -> asyncio.Semaphore:
 
 
 def _finished(
-    loop: asyncio.AbstractEventLoop, turn: asyncio.Semaphore | None, thread: Future[Any]
+    loop: asyncio.AbstractEventLoop,
+    turn: asyncio.Semaphore | None,
+    call: _Call[Any],
+    thread: Future[Any],
 ) -> None:
     """In the thread, also of a call that nobody waits for any more: only now is its place free."""
     global trouble_since, _backing_off_until
@@ -231,7 +238,8 @@ def _finished(
         trouble_since = None
     elif is_away(exc):
         note_trouble()
-        _backing_off_until = monotonic() + REST_SECONDS
+        rest = max(call.began_at + REST_SECONDS, monotonic() + REST_SECONDS_MIN)
+        _backing_off_until = max(_backing_off_until, rest)
 
 
 def is_away(exc: BaseException) -> bool:

@@ -39,9 +39,11 @@ class Probe:
         ask: Callable[[], Awaitable[Status]],
         *,
         remember_up_seconds: float = REMEMBER_UP_SECONDS,
+        remember_trouble_seconds: float = REMEMBER_TROUBLE_SECONDS,
     ) -> None:
         self._ask = ask
         self._remember_up_seconds = remember_up_seconds
+        self._remember_trouble_seconds = remember_trouble_seconds
         self._known: Component | None = None
         self._until = 0.0
         self._lock = asyncio.Lock()
@@ -52,7 +54,7 @@ class Probe:
             if self._known is None or fresh or monotonic() >= self._until:
                 self._known = await self._probe()
                 up = self._known.status == "up"
-                seconds = self._remember_up_seconds if up else REMEMBER_TROUBLE_SECONDS
+                seconds = self._remember_up_seconds if up else self._remember_trouble_seconds
                 self._until = monotonic() + seconds
             return self._known
 
