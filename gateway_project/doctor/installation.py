@@ -77,7 +77,12 @@ def examine_default_secrets(_: Options) -> Iterator[Finding]:
     for name in weak:
         yield error(
             f"{name} can be guessed.",
-            f"Make another ({HOW_TO_MAKE}) and roll it (docs/settings.md, Rolling a secret).",
+            f"Make another ({HOW_TO_MAKE}) and "
+            + (
+                "set it on both sides: here, and at the other end."
+                if name in TOKENS + ADDRESSES
+                else "roll it (docs/settings.md, Rolling a secret)."
+            ),
         )
     if len({settings.SECRET_KEY, settings.JWT_SECRET}) == 1:
         yield warning(

@@ -446,6 +446,11 @@ class TestSettings:
 
         assert sentence in trouble("settings.secrets")
 
+    def test_what_two_sides_share_is_not_rolled(self, production):
+        production.DATABASE_URL = "postgres://gateway:gateway@db/gateway"
+        assert "set it on both sides" in trouble("settings.secrets")
+        assert "roll it" not in trouble("settings.secrets")
+
     def test_a_pepper_that_is_none(self, production):
         production.KEY_PEPPERS = Peppers.parse("1:" + "abcd" * 8)
 
