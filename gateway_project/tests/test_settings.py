@@ -311,6 +311,23 @@ def test_a_role_with_the_example_as_it_is_says_what_is_missing_and_how_to_make_i
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("database", "reason"),
+    [
+        ("postgres://gateway:x@127.0.0.1:1/gateway", "couldn't get a connection after"),
+        ("sqlite://:memory:", "no such table: accounts_user"),
+    ],
+    ids=["away", "without tables"],
+)
+def test_a_command_without_its_database_says_where_to_look(tmp_path, database, reason):
+    done = manage("confirm_email", "a@b.example", VAR_DIR=str(tmp_path), DATABASE_URL=database)
+
+    assert done.returncode == 1
+    assert f"The database failed: {reason}" in done.stderr
+    assert "manage.py doctor database database.migrations" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 @pytest.mark.slow
 def test_each_secret_of_the_example_is_made_by_the_command_above_it(tmp_path):
     text = (ROOT / ".env.example").read_text()
