@@ -47,42 +47,42 @@ class Measured(NamedTuple):
 # learnt from would flatter.
 FOUND = (
     Measured(
-        _("13 of 25"),
+        _("14 of 25"),
         _("attacks without trigger words found"),
-        _("our own texts, by technique; 0 of 25 harmless twins flagged"),
-        "13 of 25 attacks by techniques without trigger words and 0 of 25 harmless twins",
+        _("our own texts, by technique; 1 of 25 harmless twins flagged"),
+        "14 of 25 attacks by techniques without trigger words and 1 of 25 harmless twins",
     ),
     Measured(
-        _("24 of 34"),
+        _("25 of 34"),
         _("attacks in 24 languages found"),
         _("our own texts; 0 of 34 harmless ones flagged"),
-        "24 of 34 attacks in 24 languages and 0 of 34 harmless texts",
+        "25 of 34 attacks in 24 languages and 0 of 34 harmless texts",
     ),
     Measured(
-        _("11 of 18"),
+        _("12 of 18"),
         _("orders hidden in what tools return found"),
         _("our own texts; 0 of 20 harmless answers flagged"),
-        "11 of 18 orders hidden in what tools return and 0 of 20 harmless",
+        "12 of 18 orders hidden in what tools return and 0 of 20 harmless",
     ),
     Measured(
-        "63 %",
+        "69 %",
         _("of a password game's attacks found"),
-        _("1,126 texts of gandalf, none of which it was trained on"),
-        "| gandalf | 63 % of 1,126 |",
+        _("1,077 texts of gandalf, none of which it was trained on"),
+        "| gandalf | 69 % of 1,077 |",
     ),
 )
 MISSED = (
     Measured(
-        "34 %",
+        "59 %",
         _("of short English and German attacks found"),
-        _("225 texts of deepset, none of which it was trained on; 0 of 351 harmless ones flagged"),
-        "| deepset train | 34 % of 225 |",
+        _("213 texts of deepset, none of which it was trained on; 2 of 351 harmless ones flagged"),
+        "| deepset train | 59 % of 213 |",
     ),
     Measured(
-        "29 %",
+        "24 %",
         _("of harmless role descriptions are flagged"),
-        _("167 personas, a kind that the model had never met"),
-        "| 29 % of 167 |",
+        _("166 personas, a kind that the model had never met"),
+        "| 24 % of 166 |",
     ),
 )
 SPEED = (

@@ -51,7 +51,7 @@ TRIES_MAX = 32  # how often a rule that was only found softened is tried again
 SOFTENED_MIN = 0.2  # what the strongest dampeners leave of a rule
 ECHO = 0.2  # what a second rule adds on the words that a stronger one already claimed
 
-VERSION = "7.0"
+VERSION = "8.0"
 MODEL_SHOWN_MIN = 0.2  # below, the model's part is no evidence
 TITLES = {
     "prompt": "wording that attacks on assistants have",

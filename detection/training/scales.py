@@ -17,7 +17,7 @@ _ASSISTANT_READS = _points(7.0, begins=2.0)
 """There, what is an attack as a prompt is mostly a text about prompts."""
 POINTS: dict[str, dict[str, Points]] = {
     "prompt": {
-        "": _points(1.7, begins=2.6),
+        "": _points(1.3, begins=2.6),
         "model_output": _points(4.5, begins=2.6),
         "tool_call": _points(1.0, begins=2.6),
         "system": _points(13.0, begins=2.0),
