@@ -36,10 +36,8 @@ JUDGES = ("BIPIA",)
 """Never learnt from: a few mails with an order in them and without, by which others are judged."""
 PAGES = ("docs-", "spamassassin")
 """Documentation and mails, of which there is much: too far from what people ask an assistant."""
-ASKED = tuple(
-    f"own/{name}" for name in ("claims", "deutsch", "follow", "roles", "sources", "switch")
-)
-"""Wishes that only make sense where an assistant is spoken to: they say little about documents."""
+ASKED = tuple(f"own/{name}" for name in ("claims", "deutsch", "sources", "switch"))
+"""Attacks that only make sense where an assistant is spoken to: they say little about documents."""
 TICKETS = ("banking77",)
 """What customers write: to an assistant as well as in a ticket that one reads."""
 WISHES = ("self-instruct", "fastchat", "gpteacher", "awesome-chatgpt-prompts")
