@@ -248,6 +248,7 @@ def test_what_was_long_in_failing_is_soon_tried_again(gateway, monkeypatch, seco
     """A connection to a server that is silent takes a second to fail: the next may find it back."""
     now = 1000.0
     monkeypatch.setattr(database, "_backing_off_until", 0.0)
+    monkeypatch.setattr(database, "trouble_since", None)
     monkeypatch.setattr(database, "monotonic", lambda: now)
 
     def fail():
@@ -259,7 +260,6 @@ def test_what_was_long_in_failing_is_soon_tried_again(gateway, monkeypatch, seco
         gateway.run(database.read(fail))
 
     assert database._backing_off_until == now + rest
-    database.forget_trouble()
 
 
 class TestAKnownKeyInAnOutage:

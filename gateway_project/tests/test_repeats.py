@@ -534,4 +534,5 @@ def test_what_does_not_say_so_knows_no_repeats(gateway, robin, member, settings,
     for r in answers:
         assert str(r.status_code) in declared
         assert r.status_code not in (409, 429), r.text
+        assert "idempotency_" not in r.text
         assert "idempotency-replayed" not in r.headers

@@ -328,6 +328,17 @@ def test_a_command_without_its_database_says_where_to_look(tmp_path, database, r
     assert "Traceback" not in done.stderr
 
 
+def test_a_fault_of_a_command_is_not_taken_for_its_database(tmp_path):
+    deadlock = (
+        "import psycopg; from django.db import OperationalError; "
+        "raise OperationalError('deadlock') from psycopg.errors.DeadlockDetected('deadlock')"
+    )
+    done = manage("shell", "-c", deadlock, VAR_DIR=str(tmp_path), DATABASE_URL="sqlite://:memory:")
+
+    assert "Traceback" in done.stderr
+    assert "The database failed" not in done.stderr
+
+
 @pytest.mark.slow
 def test_each_secret_of_the_example_is_made_by_the_command_above_it(tmp_path):
     text = (ROOT / ".env.example").read_text()

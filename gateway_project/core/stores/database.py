@@ -238,8 +238,7 @@ def _finished(
         trouble_since = None
     elif is_away(exc):
         note_trouble()
-        rest = max(call.began_at + REST_SECONDS, monotonic() + REST_SECONDS_MIN)
-        _backing_off_until = max(_backing_off_until, rest)
+        _backing_off_until = max(call.began_at + REST_SECONDS, monotonic() + REST_SECONDS_MIN)
 
 
 def is_away(exc: BaseException) -> bool:
